@@ -1,0 +1,153 @@
+// Package app puts the worker together from its configuration, for cmd/worker and for cmd/sandbox.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/telemetry"
+)
+
+// Version and Commit are set by the linker.
+var (
+	Version = "dev"
+	Commit  = "unknown"
+)
+
+// closeTimeout bounds the closing of the links to Service Bus and of the operations port.
+const closeTimeout = 5 * time.Second
+
+// Worker is the assembled worker.
+type Worker struct {
+	cfg      config.Config
+	log      *zap.Logger
+	client   *azservicebus.Client
+	receiver *azservicebus.Receiver
+	revoker  *revoker.Revoker
+	consumer *consumer.Consumer
+	health   *telemetry.Health
+	metrics  *telemetry.Metrics
+	ops      net.Listener // nil: no operations port
+}
+
+// New builds the worker and opens its operations port; it connects to nothing else yet. The log goes to w. cfg must be
+// valid. Call Run next; it releases everything.
+func New(cfg config.Config, w io.Writer) (*Worker, error) {
+	log, err := telemetry.NewLogger(w, cfg.Log.Level, cfg.Log.Format)
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
+	if err != nil {
+		return nil, fmt.Errorf("events.types: %w", err)
+	}
+	protected, err := guard.NewProtected(cfg.Guard.ProtectedUsers)
+	if err != nil {
+		return nil, fmt.Errorf("guard.protected_users: %w", err)
+	}
+	credential, err := graphCredential(cfg)
+	if err != nil {
+		return nil, err
+	}
+	graph, err := revoker.New(revoker.Config{
+		Root:        cfg.Cloud().GraphRoot,
+		Scope:       cfg.Cloud().Scope(),
+		Credential:  credential,
+		Timeout:     cfg.Graph.Timeout,
+		Connections: cfg.Consumer.Concurrency,
+	})
+	if err != nil {
+		return nil, err
+	}
+	client, receiver, err := newReceiver(cfg)
+	if err != nil {
+		return nil, err
+	}
+	worker := &Worker{
+		cfg:      cfg,
+		log:      log,
+		client:   client,
+		receiver: receiver,
+		revoker:  graph,
+		health:   telemetry.NewHealth(consumer.MaxSilence, consumer.PartServiceBus, consumer.PartGraph),
+		metrics:  telemetry.NewMetrics(Version, Commit),
+	}
+	worker.consumer = consumer.New(consumer.Config{
+		Concurrency:   cfg.Consumer.Concurrency,
+		MaxInHand:     cfg.Consumer.MaxInHand,
+		SettleTimeout: cfg.Consumer.SettleTimeout,
+		DrainTimeout:  cfg.Consumer.DrainTimeout,
+		HashUsers:     cfg.Log.HashUsers,
+	}, consumer.Parts{
+		Receiver:  receiver,
+		Decoder:   decoder,
+		Protected: protected,
+		Revoker:   graph,
+		Retrier: retry.New(retry.Policy{
+			MaxAttempts:     cfg.Retry.MaxAttempts,
+			InitialInterval: cfg.Retry.InitialInterval,
+			MaxInterval:     cfg.Retry.MaxInterval,
+			MaxAge:          cfg.Retry.MaxAge,
+			LaggingFor:      cfg.Retry.NotFoundFor,
+		}),
+		Log:     log,
+		Metrics: worker.metrics,
+		Health:  worker.health,
+	})
+	if cfg.Ops.Address != "" {
+		if worker.ops, err = net.Listen("tcp", cfg.Ops.Address); err != nil {
+			return nil, fmt.Errorf("open the operations port: %w; set ops.address to a free address, or to \"\" for none", err)
+		}
+	}
+	return worker, nil
+}
+
+// OpsAddress is where /healthz, /readyz and /metrics are served; "" when they are not.
+func (w *Worker) OpsAddress() string {
+	if w.ops == nil {
+		return ""
+	}
+	return w.ops.Addr().String()
+}
+
+// Run works until ctx ends, then drains; when hard ends too it stops at once. It returns when everything is released, at
+// the latest after consumer.drain_timeout, consumer.settle_timeout and 10 s for closing. Messages that could not be
+// finished are abandoned and no error: Service Bus delivers them again.
+func (w *Worker) Run(ctx, hard context.Context) error {
+	defer w.log.Sync() //nolint:errcheck // nothing is left to do, and it fails on terminals
+	w.log.Info("starting", zap.String("version", Version), zap.String("commit", Commit),
+		zap.String("ops", w.OpsAddress()), zap.Any("config", w.cfg.Redacted()))
+
+	var ops *telemetry.Server
+	if w.ops != nil {
+		ops = telemetry.Serve(w.ops, w.health, w.metrics)
+	}
+	unfinished := w.consumer.Run(ctx, hard)
+
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	err := errors.Join(w.receiver.Close(closing), w.client.Close(closing))
+	w.revoker.Close()
+	if ops != nil {
+		err = errors.Join(err, ops.Close(closing))
+	}
+	if err != nil {
+		// Everything is settled by now; a link that does not close in time is closed by the end of the process.
+		w.log.Warn("not closed cleanly", zap.Error(err))
+	}
+	w.log.Info("stopped", zap.Int("unfinished", unfinished))
+	return nil
+}

@@ -1,0 +1,113 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/session-revoker/session-revoker/config"
+)
+
+// newReceiver makes the Service Bus client and its one receiver. It dials nothing yet.
+func newReceiver(cfg config.Config) (*azservicebus.Client, *azservicebus.Receiver, error) {
+	options := &azservicebus.ClientOptions{
+		ApplicationID: "session-revoker",
+		// The receive loop repeats by itself, for ever and visibly: the SDK's own silent minutes would hide an outage.
+		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
+	}
+	var client *azservicebus.Client
+	var err error
+	if cfg.ServiceBus.ConnectionString != "" {
+		client, err = azservicebus.NewClientFromConnectionString(cfg.ServiceBus.ConnectionString, options)
+	} else {
+		var credential azcore.TokenCredential
+		if credential, err = defaultCredential(cfg); err == nil {
+			client, err = azservicebus.NewClient(cfg.ServiceBus.Namespace, credential, options)
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the Service Bus client: %w", err)
+	}
+	receiver, err := client.NewReceiverForQueue(cfg.ServiceBus.Queue, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the receiver for queue %q: %w", cfg.ServiceBus.Queue, err)
+	}
+	return client, receiver, nil
+}
+
+// graphCredential picks how the worker signs in to Graph: the sandbox's token endpoint, a client secret, or Azure's
+// default chain (workload identity, managed identity, environment, CLI).
+func graphCredential(cfg config.Config) (azcore.TokenCredential, error) {
+	switch {
+	case cfg.Graph.TokenURL != "":
+		return &oauthCredential{config: clientcredentials.Config{
+			ClientID:     cfg.Graph.ClientID,
+			ClientSecret: cfg.Graph.ClientSecret,
+			TokenURL:     cfg.Graph.TokenURL,
+		}}, nil
+	case cfg.Graph.ClientSecret != "":
+		credential, err := azidentity.NewClientSecretCredential(cfg.Graph.TenantID, cfg.Graph.ClientID, cfg.Graph.ClientSecret,
+			&azidentity.ClientSecretCredentialOptions{ClientOptions: azureOptions(cfg)})
+		if err != nil {
+			return nil, fmt.Errorf("use graph.client_secret: %w", err)
+		}
+		return credential, nil
+	}
+	return defaultCredential(cfg)
+}
+
+func defaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
+	credential, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
+		ClientOptions: azureOptions(cfg),
+		TenantID:      cfg.Graph.TenantID,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find an Azure credential (workload identity, managed identity, environment, CLI): %w", err)
+	}
+	return credential, nil
+}
+
+func azureOptions(cfg config.Config) azcore.ClientOptions {
+	return azcore.ClientOptions{
+		Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: cfg.Cloud().Authority},
+		// One try: package retry repeats.
+		Retry: policy.RetryOptions{MaxRetries: -1},
+	}
+}
+
+// oauthCredential gets tokens from a plain OAuth 2.0 endpoint: azidentity speaks to Entra alone, over https, while the
+// sandbox's Graph serves its own on a loopback address.
+type oauthCredential struct {
+	config clientcredentials.Config
+
+	mu    sync.Mutex
+	token *oauth2.Token
+}
+
+// GetToken returns the cached token while it is good for a minute more and no claims ask for a new one.
+func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	token := c.token
+	c.mu.Unlock()
+	if token == nil || options.Claims != "" || time.Until(token.Expiry) < time.Minute {
+		config := c.config
+		config.Scopes = options.Scopes
+		var err error
+		if token, err = config.Token(ctx); err != nil {
+			return azcore.AccessToken{}, fmt.Errorf("get a token from %s: %w", c.config.TokenURL, err)
+		}
+		c.mu.Lock()
+		c.token = token
+		c.mu.Unlock()
+	}
+	return azcore.AccessToken{Token: token.AccessToken, ExpiresOn: token.Expiry}, nil
+}

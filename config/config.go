@@ -1,0 +1,130 @@
+// Package config turns a YAML file, the environment and flags into one validated Config.
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config is every setting of the worker. The tags are the single source of each setting's key, default and description:
+// flags, environment names and the documented table are made from them. Fields tagged secret have no flag, since
+// everybody on the machine sees a process's arguments.
+type Config struct {
+	ServiceBus ServiceBus `koanf:"servicebus"`
+	Graph      Graph      `koanf:"graph"`
+	Retry      Retry      `koanf:"retry"`
+	Consumer   Consumer   `koanf:"consumer"`
+	Events     Events     `koanf:"events"`
+	Guard      Guard      `koanf:"guard"`
+	Ops        Ops        `koanf:"ops"`
+	Log        Log        `koanf:"log"`
+}
+
+// ServiceBus says where events come from.
+type ServiceBus struct {
+	ConnectionString     string `koanf:"connection_string" secret:"true" doc:"Connection string of the namespace; one of this, its file, or servicebus.namespace."`
+	ConnectionStringFile string `koanf:"connection_string_file" doc:"File that holds the connection string (a mounted secret)."`
+	Namespace            string `koanf:"namespace" doc:"Fully qualified namespace, like contoso.servicebus.windows.net; signs in with DefaultAzureCredential."`
+	Queue                string `koanf:"queue" doc:"Queue to receive from. Required, unless the connection string has an EntityPath."`
+}
+
+// Graph says which Graph is called, and as whom.
+type Graph struct {
+	CloudName        string        `koanf:"cloud" default:"global" doc:"National cloud: global, usgov-l4, usgov-dod or china. Picks Graph root, sign-in authority, scope and Service Bus domain."`
+	Endpoint         string        `koanf:"endpoint" doc:"Other Graph root, for tests with an emulator. http is accepted on loopback addresses only."`
+	TenantID         string        `koanf:"tenant_id" doc:"Tenant to sign in to (GUID or domain). Required with a client secret."`
+	ClientID         string        `koanf:"client_id" doc:"Application (client) id. Required with a client secret."`
+	ClientSecret     string        `koanf:"client_secret" secret:"true" doc:"Client secret. Without one DefaultAzureCredential is used: workload identity, managed identity, environment, CLI."`
+	ClientSecretFile string        `koanf:"client_secret_file" doc:"File that holds the client secret (a mounted secret)."`
+	TokenURL         string        `koanf:"token_url" doc:"OAuth 2.0 token endpoint of an emulator; only together with graph.endpoint on a loopback address."`
+	Timeout          time.Duration `koanf:"timeout" default:"30s" min:"1s" max:"5m" doc:"Limit of one attempt, token included."`
+}
+
+// Retry is the budget of one user's call.
+type Retry struct {
+	MaxAttempts     int           `koanf:"max_attempts" default:"8" min:"1" max:"100" doc:"Counted failures before a user is dead-lettered as RetriesExhausted."`
+	InitialInterval time.Duration `koanf:"initial_interval" default:"1s" min:"10ms" max:"1m" doc:"First wait between attempts; doubles each time, with jitter of ±50 %."`
+	MaxInterval     time.Duration `koanf:"max_interval" default:"1m" min:"10ms" max:"10m" doc:"Longest wait of the backoff. Retry-After may ask for more."`
+	MaxAge          time.Duration `koanf:"max_age" default:"1h" min:"1m" max:"24h" doc:"Age at which server faults count although nobody else succeeds."`
+	NotFoundFor     time.Duration `koanf:"not_found_for" default:"1m" min:"0s" max:"15m" doc:"How long a 404 is taken for replication lag of a new account; 0 believes it at once."`
+}
+
+// Consumer bounds the work in hand.
+type Consumer struct {
+	Concurrency   int           `koanf:"concurrency" default:"16" min:"1" max:"256" doc:"Calls to Graph at once. Graph's quota is 20 per second for the whole app and tenant."`
+	MaxInHand     int           `koanf:"max_in_hand" default:"256" min:"1" max:"5000" doc:"Messages held locked at once."`
+	SettleTimeout time.Duration `koanf:"settle_timeout" default:"10s" min:"1s" max:"1m" doc:"Limit of one settlement or lock renewal."`
+	DrainTimeout  time.Duration `koanf:"drain_timeout" default:"25s" min:"1s" max:"1h" doc:"How long work in hand may take after SIGTERM. Kubernetes' terminationGracePeriodSeconds must exceed this plus settle_timeout plus 10 s."`
+}
+
+// Events says what is accepted.
+type Events struct {
+	Types []string `koanf:"types" default:"device.lost,device.stolen,user.offboarded,user.compromised" doc:"Event types that sign somebody out; any other is dead-lettered as UnknownEvent."`
+}
+
+// Guard says who is never signed out.
+type Guard struct {
+	ProtectedUsers []string `koanf:"protected_users" doc:"Object ids and user principal names that are never revoked. List both forms of a break-glass account."`
+}
+
+// Ops is the operations port.
+type Ops struct {
+	Address string `koanf:"address" default:":9090" doc:"Address of /healthz, /readyz and /metrics; empty for none."`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level     string `koanf:"level" default:"info" doc:"debug, info, warn or error."`
+	Format    string `koanf:"format" default:"json" doc:"json or console."`
+	HashUsers bool   `koanf:"hash_users" default:"false" doc:"Log a short hash instead of user ids and names, and no text from Graph or producers that may name them."`
+}
+
+// Cloud is a national cloud: what belongs together and must not be mixed
+// (https://learn.microsoft.com/graph/deployments).
+type Cloud struct {
+	Name             string
+	GraphRoot        string
+	Authority        string
+	ServiceBusSuffix string
+}
+
+// Scope is what a token for this cloud's Graph is asked for.
+func (c Cloud) Scope() string { return c.GraphRoot + "/.default" }
+
+var clouds = []Cloud{
+	{"global", "https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net"},
+	{"usgov-l4", "https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net"},
+	{"usgov-dod", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net"},
+	{"china", "https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn"},
+}
+
+// Cloud returns the chosen national cloud, with graph.endpoint in place of its Graph root if that is set.
+func (c Config) Cloud() Cloud {
+	i := slices.IndexFunc(clouds, func(cloud Cloud) bool { return cloud.Name == c.Graph.CloudName })
+	if i < 0 {
+		return Cloud{}
+	}
+	cloud := clouds[i]
+	if c.Graph.Endpoint != "" {
+		cloud.GraphRoot = strings.TrimRight(c.Graph.Endpoint, "/")
+	}
+	return cloud
+}
+
+// Redacted is the configuration for a log line, by key: secrets are replaced, and what is not set is left out.
+func (c Config) Redacted() map[string]string {
+	settings := map[string]string{}
+	for _, o := range options(&c) {
+		value := fmt.Sprint(o.value.Interface())
+		switch {
+		case o.value.IsZero(), value == "[]":
+		case o.Secret:
+			settings[o.Key] = "(set)"
+		default:
+			settings[o.Key] = value
+		}
+	}
+	return settings
+}

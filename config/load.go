@@ -1,0 +1,281 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFile bounds the configuration file and each file that holds a secret.
+const maxFile = 1 << 20
+
+// Problems are all that is wrong with a configuration, each with the key and what to set.
+type Problems []string
+
+func (p Problems) Error() string {
+	return fmt.Sprintf("%d problems with the configuration:\n  - %s", len(p), strings.Join(p, "\n  - "))
+}
+
+func (p *Problems) add(format string, args ...any) {
+	*p = append(*p, fmt.Sprintf(format, args...))
+}
+
+// Load reads the file that --config names, environ (as os.Environ returns it) and the flags that Flags registered, each over
+// the one before, and validates the result. The error is Problems and names everything that is wrong at once; it never
+// holds a secret.
+func Load(fs *pflag.FlagSet, environ []string) (Config, error) {
+	var problems Problems
+	k := koanf.New(".")
+	if name, _ := fs.GetString(FileFlag); name != "" {
+		loadFile(k, name, &problems)
+	}
+	load(k, envProvider(environ, &problems), "the environment", &problems)
+	load(k, posflag.ProviderWithFlag(fs, ".", k, func(f *pflag.Flag) (string, any) {
+		if f.Name == FileFlag || !slices.ContainsFunc(Options(), func(o Option) bool { return o.Flag == f.Name }) {
+			return "", nil
+		}
+		return f.Name, posflag.FlagVal(fs, f)
+	}), "the flags", &problems)
+
+	var c Config
+	for _, o := range options(&c) {
+		if raw := k.Get(o.Key); raw != nil {
+			if problem := assign(o, raw); problem != "" {
+				problems.add("%s: %s (%s)", o.Key, problem, o.Env)
+			}
+		}
+	}
+	readSecret(&c.ServiceBus.ConnectionString, c.ServiceBus.ConnectionStringFile, "servicebus.connection_string", &problems)
+	readSecret(&c.Graph.ClientSecret, c.Graph.ClientSecretFile, "graph.client_secret", &problems)
+	if len(problems) == 0 {
+		// The rules build on values that could be read.
+		problems = c.validate()
+	}
+	if len(problems) > 0 {
+		slices.Sort(problems)
+		return Config{}, problems
+	}
+	return c, nil
+}
+
+func load(k *koanf.Koanf, p koanf.Provider, from string, problems *Problems) {
+	if err := k.Load(p, nil); err != nil {
+		problems.add("%s: %v", from, err)
+	}
+}
+
+// loadFile reads one YAML document. An empty file is fine; duplicate keys are the parser's error.
+func loadFile(k *koanf.Koanf, name string, problems *Problems) {
+	text, err := readFile(name)
+	if err != nil {
+		problems.add("--%s: %v", FileFlag, err)
+		return
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var settings map[string]any
+	if err := decoder.Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
+		problems.add("%s: %v", name, err)
+		return
+	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		problems.add("%s: more than one YAML document; keep one", name)
+		return
+	}
+	file := koanf.New(".")
+	load(file, confmap.Provider(settings, "."), name, problems)
+	known := Options()
+	for _, key := range file.Keys() {
+		switch {
+		case slices.ContainsFunc(known, func(o Option) bool { return o.Key == key }):
+		case slices.ContainsFunc(known, func(o Option) bool { return strings.HasPrefix(o.Key, key+".") }) && file.Get(key) == nil:
+			// a group whose settings are all commented out
+			file.Delete(key)
+		default:
+			problems.add("%s: unknown setting %q%s", name, key, hint(key))
+		}
+	}
+	if err := k.Merge(file); err != nil {
+		problems.add("%s: %v", name, err)
+	}
+}
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
+	}
+	return text, err
+}
+
+// envProvider reads our variables and reports foreign ones with our prefix.
+func envProvider(environ []string, problems *Problems) *env.Env {
+	known := map[string]Option{}
+	for _, o := range Options() {
+		known[o.Env] = o
+	}
+	return env.Provider(".", env.Opt{
+		Prefix:      EnvPrefix,
+		EnvironFunc: func() []string { return environ },
+		TransformFunc: func(name, value string) (string, any) {
+			o, ok := known[name]
+			switch {
+			case ok && value == "" && o.value.Kind() != reflect.String:
+				return "", nil // a template that fills in nothing
+			case ok:
+				return o.Key, value
+			case !fromKubernetes(name):
+				problems.add("%s: unknown environment variable%s", name, hint(name))
+			}
+			return "", nil
+		},
+	})
+}
+
+// fromKubernetes recognises the variables that the kubelet injects for a Service called "revoker"
+// (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+func fromKubernetes(name string) bool {
+	rest := strings.TrimPrefix(name, EnvPrefix)
+	return rest == "SERVICE_HOST" || strings.HasPrefix(rest, "SERVICE_PORT") || rest == "PORT" || strings.HasPrefix(rest, "PORT_")
+}
+
+// hint names the known key or variable that is spelled most like the unknown one, if one is near.
+func hint(unknown string) string {
+	best, nearest := "", 4 // up to three changes are a slip of the finger
+	for _, o := range Options() {
+		for _, known := range []string{o.Key, o.Env} {
+			if d := distance(strings.ToLower(unknown), strings.ToLower(known)); d < nearest {
+				best, nearest = known, d
+			}
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+// distance is Levenshtein's, for short strings.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// assign converts what a file, variable or flag holds; the result says what is wrong with it.
+func assign(o Option, raw any) (problem string) {
+	text, isText := raw.(string)
+	var value any
+	var err error
+	switch o.value.Interface().(type) {
+	case string:
+		if !isText {
+			return "must be a string: put it in quotes"
+		}
+		value = text
+	case int:
+		if value = raw; isText {
+			value, err = strconv.Atoi(text)
+		}
+	case bool:
+		if value = raw; isText {
+			value, err = strconv.ParseBool(text)
+		}
+	case time.Duration:
+		if value = raw; isText {
+			value, err = time.ParseDuration(text)
+		}
+	case []string:
+		if isText {
+			value = splitList(text)
+			break
+		}
+		value, err = stringsOf(raw)
+	}
+	if converted := reflect.ValueOf(value); err == nil && converted.IsValid() && converted.Type() == o.value.Type() {
+		o.value.Set(converted)
+		return ""
+	}
+	if o.Secret {
+		return "cannot be read"
+	}
+	return fmt.Sprintf("%q is not %s", fmt.Sprint(raw), wanted(o))
+}
+
+func stringsOf(raw any) ([]string, error) {
+	switch list := raw.(type) {
+	case []string:
+		return list, nil
+	case []any:
+		texts := make([]string, 0, len(list))
+		for _, item := range list {
+			text, ok := item.(string)
+			if !ok {
+				return nil, errors.New("an item is not a string")
+			}
+			texts = append(texts, text)
+		}
+		return texts, nil
+	}
+	return nil, errors.New("not a list")
+}
+
+func wanted(o Option) string {
+	switch o.value.Interface().(type) {
+	case int:
+		return "a whole number"
+	case bool:
+		return "true or false"
+	case time.Duration:
+		return "a duration with its unit, like 90s or 1m30s"
+	}
+	return "a list of strings"
+}
+
+func readSecret(into *string, file, key string, problems *Problems) {
+	switch {
+	case file == "":
+	case *into != "":
+		problems.add("%s and %s_file are both set: keep one", key, key)
+	default:
+		text, err := readFile(file)
+		*into = strings.TrimSpace(string(text))
+		if err != nil {
+			problems.add("%s_file: %v", key, err)
+		} else if *into == "" {
+			problems.add("%s_file: %s is empty", key, file)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// EnvPrefix begins the name of every environment variable of ours.
+const EnvPrefix = "REVOKER_"
+
+// FileFlag is the flag that names the configuration file.
+const FileFlag = "config"
+
+// Option is one setting, as the documentation shows it.
+type Option struct {
+	// Key is the setting's place in the file, Env its environment variable; Flag is empty for secrets.
+	Key, Env, Flag string
+	Default, Doc   string
+	Secret         bool
+
+	min, max string
+	value    reflect.Value // the field
+}
+
+// Options lists every setting in the order of Config.
+func Options() []Option { return options(new(Config)) }
+
+// options walks the struct that c points to.
+func options(c *Config) []Option {
+	var list []Option
+	groups := reflect.ValueOf(c).Elem()
+	for i := range groups.NumField() {
+		prefix := groups.Type().Field(i).Tag.Get("koanf")
+		group := groups.Field(i)
+		for j := range group.NumField() {
+			tag := group.Type().Field(j).Tag
+			key := prefix + "." + tag.Get("koanf")
+			o := Option{
+				Key:     key,
+				Env:     EnvPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_")),
+				Flag:    key,
+				Default: tag.Get("default"),
+				Doc:     tag.Get("doc"),
+				Secret:  tag.Get("secret") == "true",
+				min:     tag.Get("min"),
+				max:     tag.Get("max"),
+				value:   group.Field(j),
+			}
+			if o.Secret {
+				o.Flag = ""
+			}
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// Flags registers --config and one flag for each setting that is not a secret. Load reads them.
+func Flags(fs *pflag.FlagSet) {
+	fs.StringP(FileFlag, "c", "", "YAML file with settings")
+	for _, o := range Options() {
+		if o.Secret {
+			continue
+		}
+		switch o.value.Interface().(type) {
+		case int:
+			fs.Int(o.Flag, mustParse[int](o.Default), o.Doc)
+		case bool:
+			fs.Bool(o.Flag, mustParse[bool](o.Default), o.Doc)
+		case time.Duration:
+			fs.Duration(o.Flag, mustDuration(o.Default), o.Doc)
+		case []string:
+			fs.StringSlice(o.Flag, splitList(o.Default), o.Doc)
+		default:
+			fs.String(o.Flag, o.Default, o.Doc)
+		}
+	}
+}
+
+// mustParse reads a tag of ours.
+func mustParse[T any](s string) (v T) {
+	if _, err := fmt.Sscan(s, &v); err != nil {
+		panic(fmt.Sprintf("config: bad tag %q: %v", s, err))
+	}
+	return v
+}
+
+func mustDuration(s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic(fmt.Sprintf("config: bad tag %q: %v", s, err))
+	}
+	return d
+}
+
+func splitList(s string) []string {
+	var list []string
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			list = append(list, item)
+		}
+	}
+	return list
+}
+
+// MarkdownTable is the table of all settings for the documentation.
+func MarkdownTable() string {
+	var b strings.Builder
+	b.WriteString("| setting | environment | default | what it does |\n|---|---|---|---|\n")
+	for _, o := range Options() {
+		fallback := "–"
+		if o.Default != "" {
+			fallback = "`" + o.Default + "`"
+		}
+		doc := o.Doc
+		if o.min != "" {
+			doc += fmt.Sprintf(" From %s to %s.", o.min, o.max)
+		}
+		if o.Secret {
+			doc += " *Secret: no flag.*"
+		}
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s |\n", o.Key, o.Env, fallback, doc)
+	}
+	return b.String()
+}

@@ -1,0 +1,193 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// queueName: letters, digits, periods, hyphens, underscores and slashes, beginning and ending with a letter or digit
+// (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules, Microsoft.ServiceBus).
+var queueName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
+
+// validate checks every setting by itself and against the others. It may fill in the queue from the connection string.
+func (c *Config) validate() Problems {
+	var p Problems
+	for _, o := range options(c) {
+		checkRange(o, &p)
+	}
+	cloud := c.Cloud()
+	if cloud.Name == "" {
+		p.add("graph.cloud: %q is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)", c.Graph.CloudName)
+	}
+	c.validateServiceBus(cloud, &p)
+	c.validateGraph(&p)
+	if c.Retry.MaxInterval < c.Retry.InitialInterval {
+		p.add("retry.max_interval: %s is below retry.initial_interval %s", c.Retry.MaxInterval, c.Retry.InitialInterval)
+	}
+	if len(c.Events.Types) == 0 {
+		p.add("events.types: empty: no event would ever sign anybody out")
+	}
+	for _, entry := range c.Guard.ProtectedUsers {
+		if _, err := uuid.Parse(entry); err != nil && strings.Count(entry, "@") != 1 {
+			p.add("guard.protected_users: %q is neither an object id nor a user principal name", entry)
+		}
+	}
+	if c.Ops.Address != "" {
+		if _, _, err := net.SplitHostPort(c.Ops.Address); err != nil {
+			p.add("ops.address: %q is not host:port or :port (REVOKER_OPS_ADDRESS)", c.Ops.Address)
+		}
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		p.add("log.level: %q: use debug, info, warn or error (REVOKER_LOG_LEVEL)", c.Log.Level)
+	}
+	if !slices.Contains([]string{"json", "console"}, c.Log.Format) {
+		p.add("log.format: %q: use json or console (REVOKER_LOG_FORMAT)", c.Log.Format)
+	}
+	return p
+}
+
+func checkRange(o Option, p *Problems) {
+	if o.min == "" {
+		return
+	}
+	var outside bool
+	switch v := o.value.Interface().(type) {
+	case int:
+		outside = v < mustParse[int](o.min) || v > mustParse[int](o.max)
+	case time.Duration:
+		outside = v < mustDuration(o.min) || v > mustDuration(o.max)
+	}
+	if outside {
+		p.add("%s: %v is out of range: set %s to %s (%s)", o.Key, o.value.Interface(), o.min, o.max, o.Env)
+	}
+}
+
+func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
+	sb := &c.ServiceBus
+	switch {
+	case sb.ConnectionString == "" && sb.Namespace == "":
+		p.add("servicebus: set servicebus.namespace (REVOKER_SERVICEBUS_NAMESPACE) or a connection string (REVOKER_SERVICEBUS_CONNECTION_STRING)")
+	case sb.ConnectionString != "" && sb.Namespace != "":
+		p.add("servicebus: both a namespace and a connection string are set: keep one")
+	case sb.Namespace != "":
+		if strings.ContainsAny(sb.Namespace, "/:") || !strings.Contains(sb.Namespace, ".") {
+			p.add("servicebus.namespace: %q must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", sb.Namespace, cloud.ServiceBusSuffix)
+		} else if problem := cloud.serves(sb.Namespace); problem != "" {
+			p.add("servicebus.namespace: %s", problem)
+		}
+	default:
+		c.validateConnectionString(cloud, p)
+	}
+	switch {
+	case sb.Queue == "":
+		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE)")
+	case !queueName.MatchString(sb.Queue):
+		p.add("servicebus.queue: %q is not a queue name: up to 260 letters, digits, . - _ and /, beginning and ending with a letter or digit", sb.Queue)
+	}
+}
+
+// validateConnectionString reads the parts that matter. Nothing of the string may stand in a problem but the host.
+func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
+	const key = "servicebus.connection_string"
+	parts := map[string]string{}
+	for part := range strings.SplitSeq(c.ServiceBus.ConnectionString, ";") {
+		name, value, found := strings.Cut(strings.TrimSpace(part), "=")
+		if found {
+			parts[strings.ToLower(name)] = value
+		}
+	}
+	endpoint, err := url.Parse(parts["endpoint"])
+	if err != nil || endpoint.Scheme != "sb" || endpoint.Hostname() == "" {
+		p.add("%s: no Endpoint=sb://…; copy it whole from the portal", key)
+		return
+	}
+	if (parts["sharedaccesskeyname"] == "" || parts["sharedaccesskey"] == "") && parts["sharedaccesssignature"] == "" {
+		p.add("%s: neither SharedAccessKeyName with SharedAccessKey nor SharedAccessSignature; copy it whole from the portal", key)
+	}
+	emulator := strings.EqualFold(parts["usedevelopmentemulator"], "true")
+	if problem := cloud.serves(endpoint.Hostname()); problem != "" && !emulator {
+		p.add("%s: %s", key, problem)
+	}
+	switch path := parts["entitypath"]; {
+	case path == "":
+	case c.ServiceBus.Queue == "":
+		c.ServiceBus.Queue = path
+	case !strings.EqualFold(path, c.ServiceBus.Queue):
+		p.add("%s: its EntityPath is another queue than servicebus.queue %q", key, c.ServiceBus.Queue)
+	}
+}
+
+// serves says what is wrong with a Service Bus host in this cloud, "" if nothing.
+func (c Cloud) serves(host string) string {
+	if c.Name == "" {
+		return ""
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if strings.HasSuffix(host, "."+c.ServiceBusSuffix) {
+		return ""
+	}
+	for _, other := range clouds {
+		if strings.HasSuffix(host, "."+other.ServiceBusSuffix) {
+			return fmt.Sprintf("%s belongs to the cloud %s, and graph.cloud is %s: use one cloud for both (REVOKER_GRAPH_CLOUD)", host, other.Name, c.Name)
+		}
+	}
+	return fmt.Sprintf("%s does not end in .%s, the Service Bus domain of graph.cloud %s", host, c.ServiceBusSuffix, c.Name)
+}
+
+func (c *Config) validateGraph(p *Problems) {
+	g := c.Graph
+	if g.Endpoint != "" {
+		problem := checkEndpoint(g.Endpoint)
+		for _, cloud := range clouds {
+			if strings.TrimRight(g.Endpoint, "/") == cloud.GraphRoot {
+				problem = fmt.Sprintf("it is the root of the cloud %s: leave it out and set graph.cloud", cloud.Name)
+			}
+		}
+		if problem != "" {
+			p.add("graph.endpoint: %q: %s (REVOKER_GRAPH_ENDPOINT)", g.Endpoint, problem)
+		}
+	}
+	if g.TokenURL != "" {
+		switch problem := checkEndpoint(g.TokenURL); {
+		case problem != "":
+			p.add("graph.token_url: %q: %s (REVOKER_GRAPH_TOKEN_URL)", g.TokenURL, problem)
+		case !isLoopback(g.TokenURL) || !isLoopback(g.Endpoint):
+			p.add("graph.token_url: only for an emulator: it and graph.endpoint must be loopback addresses")
+		case g.ClientID == "" || g.ClientSecret == "":
+			p.add("graph.token_url: needs graph.client_id and graph.client_secret")
+		}
+		return
+	}
+	if g.ClientSecret != "" && (g.TenantID == "" || g.ClientID == "") {
+		p.add("graph.client_secret: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id (REVOKER_GRAPH_CLIENT_ID)")
+	}
+}
+
+func checkEndpoint(raw string) string {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "not a plain URL"
+	case u.Scheme == "https", u.Scheme == "http" && isLoopback(raw):
+		return ""
+	case u.Scheme == "http":
+		return "http would send tokens in the clear: use https, or a loopback address"
+	}
+	return "must begin with https://"
+}
+
+func isLoopback(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+}

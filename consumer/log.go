@@ -1,0 +1,96 @@
+package consumer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+// record writes the one line, and counts the one metric, of an event's end.
+func (c *Consumer) record(m *message, r result, todo action, settled bool) {
+	c.Metrics.Events.WithLabelValues(string(r.outcome), string(r.reason)).Inc()
+	fields := append(c.about(m, r.item),
+		zap.String("outcome", string(r.outcome)),
+		zap.String("settlement", string(todo)),
+		zap.Bool("settled", settled && todo != leave),
+		zap.Int("attempts", r.calls),
+	)
+	if r.reason != "" {
+		fields = append(fields, zap.String("reason", string(r.reason)))
+	}
+	if a := r.attempt; r.calls > 0 {
+		fields = append(fields,
+			zap.Int("status", a.Status),
+			zap.Duration("duration", a.Duration),
+			zap.String("requestId", deadletter.Cut(a.RequestID, 128)),
+			zap.String("clientRequestId", a.ClientRequestID),
+		)
+	}
+	if m.EnqueuedTime != nil {
+		fields = append(fields, zap.Duration("sinceEnqueued", time.Since(*m.EnqueuedTime)))
+	}
+	if r.outcome == revoked && r.item.Event.User.UPN() == "" {
+		// An object id does not show a guest, whose revocation succeeds and changes nothing.
+		fields = append(fields, zap.String("external", "unknown"))
+	}
+	level := zapcore.InfoLevel
+	if r.err != nil {
+		fields = append(fields, zap.String("error", c.text(r.err)))
+		level = zapcore.WarnLevel
+	}
+	c.Log.Log(level, "event "+string(r.outcome), fields...)
+}
+
+// aboutMessage names the message, the same way in every line.
+func (c *Consumer) aboutMessage(m *message) []zap.Field {
+	fields := []zap.Field{
+		zap.String("messageId", deadletter.Cut(m.MessageID, 128)),
+		zap.Uint32("deliveryCount", m.DeliveryCount),
+	}
+	if m.SequenceNumber != nil {
+		fields = append(fields, zap.Int64("sequenceNumber", *m.SequenceNumber))
+	}
+	return fields
+}
+
+// about names the event, the same way in every line.
+func (c *Consumer) about(m *message, item event.Item) []zap.Field {
+	return append(c.aboutMessage(m),
+		zap.Int("event", item.Index),
+		zap.String("eventId", deadletter.Cut(item.Event.ID, 128)),
+		zap.String("eventType", deadletter.Cut(item.Event.Type, 128)),
+		zap.String("user", c.user(item.Event.User)),
+	)
+}
+
+// user names the user in the log.
+func (c *Consumer) user(u event.User) string {
+	if !c.HashUsers || u.IsZero() {
+		return u.Name()
+	}
+	sum := sha256.Sum256([]byte(u.Key()))
+	return "sha256:" + hex.EncodeToString(sum[:8])
+}
+
+// text is the error as it may stand in the log: texts from outside can name the user.
+func (c *Consumer) text(err error) string {
+	if c.HashUsers {
+		var failure *revoker.Error
+		var invalid *event.Error
+		switch {
+		case errors.As(err, &failure):
+			return failure.Brief()
+		case errors.As(err, &invalid):
+			return invalid.Field + ": not accepted"
+		}
+	}
+	return deadletter.Cut(err.Error(), deadletter.MaxDescription)
+}

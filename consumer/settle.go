@@ -1,0 +1,128 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+// action is what is done with a message.
+type action string
+
+const (
+	complete   action = "complete"
+	deadLetter action = "dead_letter"
+	abandon    action = "abandon"
+	// leave: the lock is lost, the message is no longer ours to settle.
+	leave action = "leave"
+)
+
+// actionFor decides by the events' results. One unfinished event keeps the whole message alive: revoking the others
+// again is harmless, losing one is not.
+func actionFor(results []result) action {
+	todo := complete
+	for _, r := range results {
+		switch {
+		case r.outcome == unfinished && errors.Is(r.err, errLockLost):
+			return leave
+		case r.outcome == unfinished:
+			todo = abandon
+		case r.outcome == deadLettered && todo == complete:
+			todo = deadLetter
+		}
+	}
+	return todo
+}
+
+// settle ends the message's way and logs what became of each event. It reports whether the message was finished.
+func (c *Consumer) settle(m *message, results []result) (finished bool) {
+	todo := actionFor(results)
+	err := c.do(todo, m, results)
+	if todo != leave {
+		c.Metrics.Settlements.WithLabelValues(string(todo), settlementResult(err)).Inc()
+	}
+	if err != nil {
+		c.Log.Warn("not settled; Service Bus delivers the message again, and a repeated call is harmless",
+			append(c.aboutMessage(m), zap.String("action", string(todo)), zap.Error(err))...)
+	}
+	for _, r := range results {
+		c.record(m, r, todo, err == nil)
+	}
+	return todo == complete || todo == deadLetter
+}
+
+func (c *Consumer) do(todo action, m *message, results []result) error {
+	// Not derived from the work's context: what is done must be settled even while the worker stops.
+	ctx, cancel := context.WithTimeout(context.Background(), c.SettleTimeout)
+	defer cancel()
+	switch todo {
+	case complete:
+		return c.Receiver.CompleteMessage(ctx, m.ReceivedMessage, nil)
+	case deadLetter:
+		return c.Receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(results))
+	case abandon:
+		return c.Receiver.AbandonMessage(ctx, m.ReceivedMessage, nil)
+	}
+	return nil
+}
+
+func settlementResult(err error) string {
+	switch {
+	case err == nil:
+		return "ok"
+	case isLockLost(err):
+		return "lock_lost"
+	}
+	return "error"
+}
+
+// deadLetterOptions describes the failed events: the first one gives the reason, all stand in the description, and their
+// indexes in one property where only some failed.
+func deadLetterOptions(results []result) *azservicebus.DeadLetterOptions {
+	var failed []result
+	var indexes, texts []string
+	for _, r := range results {
+		if r.outcome != deadLettered {
+			continue
+		}
+		failed = append(failed, r)
+		indexes = append(indexes, strconv.Itoa(r.item.Index))
+		texts = append(texts, fmt.Sprintf("[%d] %s", r.item.Index, r))
+	}
+	first := failed[0]
+	reason := string(first.reason)
+	description := first.err.Error()
+	if len(results) > 1 {
+		description = fmt.Sprintf("%d of %d events failed: %s", len(failed), len(results), strings.Join(texts, "; "))
+	}
+	description = deadletter.Cut(description, deadletter.MaxDescription)
+
+	properties := map[string]any{deadletter.PropertyAttempts: strconv.Itoa(first.calls)}
+	if list := strings.Join(indexes, ","); len(failed) < len(results) && len(list) <= deadletter.MaxProperty {
+		properties[deadletter.PropertyFailed] = list
+	}
+	var failure *revoker.Error
+	if errors.As(first.err, &failure) {
+		setIfAny(properties, deadletter.PropertyCode, failure.Code)
+		if failure.Status != 0 {
+			properties[deadletter.PropertyStatus] = strconv.Itoa(failure.Status)
+		}
+		setIfAny(properties, deadletter.PropertyRequestID, deadletter.Cut(failure.RequestID, 128))
+		setIfAny(properties, deadletter.PropertyClientRequestID, failure.ClientRequestID)
+	}
+	return &azservicebus.DeadLetterOptions{Reason: &reason, ErrorDescription: &description, PropertiesToModify: properties}
+}
+
+func setIfAny(properties map[string]any, key, value string) {
+	if value != "" {
+		properties[key] = value
+	}
+}

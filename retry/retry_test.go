@@ -1,0 +1,190 @@
+package retry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// failure is an error as retry wants to know it.
+type failure struct {
+	permanent, systemic, shared, lagging bool
+	after                                time.Duration
+}
+
+func (failure) Error() string               { return "failed" }
+func (f failure) Permanent() bool           { return f.permanent }
+func (f failure) Systemic() bool            { return f.systemic }
+func (f failure) Shared() bool              { return f.shared }
+func (f failure) Lagging() bool             { return f.lagging }
+func (f failure) RetryAfter() time.Duration { return f.after }
+
+var policy = retry.Policy{
+	MaxAttempts:     4,
+	InitialInterval: time.Second,
+	MaxInterval:     8 * time.Second,
+	MaxAge:          time.Hour,
+	LaggingFor:      30 * time.Second,
+}
+
+// calls runs Do against a fixed series of answers; the last one repeats for ever. It returns when each call was made.
+func calls(ctx context.Context, r *retry.Retrier, answers ...error) (at []time.Duration, err error) {
+	start := time.Now()
+	err = r.Do(ctx, func() error {
+		answer := answers[min(len(at), len(answers)-1)]
+		at = append(at, time.Since(start))
+		return answer
+	}, nil)
+	return at, err
+}
+
+func TestSuccessIsNotRepeated(t *testing.T) {
+	at, err := calls(t.Context(), retry.New(policy), nil)
+	if len(at) != 1 || err != nil {
+		t.Fatalf("calls %v, error %v", at, err)
+	}
+}
+
+func TestPermanentFailureIsNotRepeated(t *testing.T) {
+	at, err := calls(t.Context(), retry.New(policy), failure{permanent: true})
+	if len(at) != 1 || !errors.As(err, &failure{}) {
+		t.Fatalf("calls %v, error %v", at, err)
+	}
+}
+
+func TestBackoffDoublesWithJitterAndTheBudgetEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at, err := calls(t.Context(), retry.New(policy), failure{})
+		var exhausted *retry.ExhaustedError
+		if !errors.As(err, &exhausted) || exhausted.Attempts != 4 || len(at) != 4 {
+			t.Fatalf("want exhaustion after 4 attempts, got %d calls and %v", len(at), err)
+		}
+		if !errors.As(err, &failure{}) {
+			t.Errorf("the last failure is lost: %v", err)
+		}
+		for i, middle := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+			if wait := at[i+1] - at[i]; wait < middle/2 || wait > middle*3/2 {
+				t.Errorf("wait %d is %v, want %v ± 50 %%", i+1, wait, middle)
+			}
+		}
+	})
+}
+
+func TestNeverEarlierThanRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at, err := calls(t.Context(), retry.New(policy), failure{systemic: true, after: 90 * time.Second}, nil)
+		if err != nil || len(at) != 2 || at[1] < 90*time.Second || at[1] > 91*time.Second {
+			t.Fatalf("calls at %v, error %v; want the second after 90 s", at, err)
+		}
+	})
+}
+
+func TestRetryAfterOfADayIsAskedAgainAfterTenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at, err := calls(t.Context(), retry.New(policy), failure{systemic: true, after: 24 * time.Hour}, nil)
+		if err != nil || len(at) != 2 || at[1] != retry.MaxRetryAfter {
+			t.Fatalf("calls at %v, error %v; want the second after %v", at, err, retry.MaxRetryAfter)
+		}
+	})
+}
+
+func TestSystemicFailuresCostNoBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make([]error, 0, 101)
+		for range 100 {
+			answers = append(answers, failure{systemic: true})
+		}
+		at, err := calls(t.Context(), retry.New(policy), append(answers, nil)...)
+		if err != nil || len(at) != 101 {
+			t.Fatalf("%d calls, error %v; want success at the 101st", len(at), err)
+		}
+	})
+}
+
+func TestSharedFailureCountsOnlyWhileOthersSucceed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := retry.New(policy)
+		ctx, cancel := context.WithCancel(t.Context())
+		others := func() { _ = r.Do(ctx, func() error { return nil }, nil) }
+
+		count := 0
+		err := r.Do(ctx, func() error {
+			if count++; count > 20 { // 20 failures in a quiet night cost nothing
+				others()
+			}
+			return failure{shared: true}
+		}, nil)
+		cancel()
+		var exhausted *retry.ExhaustedError
+		if !errors.As(err, &exhausted) || exhausted.Attempts != 20+policy.MaxAttempts {
+			t.Fatalf("want exhaustion at attempt %d, got %v", 20+policy.MaxAttempts, err)
+		}
+	})
+}
+
+func TestSharedFailureCountsAfterMaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		_, err := calls(t.Context(), retry.New(policy), failure{shared: true})
+		var exhausted *retry.ExhaustedError
+		if !errors.As(err, &exhausted) || time.Since(start) < policy.MaxAge {
+			t.Fatalf("after %v: %v; want exhaustion after %v", time.Since(start), err, policy.MaxAge)
+		}
+	})
+}
+
+func TestLaggingFailureIsBelievedAfterItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at, err := calls(t.Context(), retry.New(policy), failure{lagging: true})
+		if last := at[len(at)-1]; last != policy.LaggingFor || !errors.As(err, &failure{}) {
+			t.Fatalf("calls at %v, error %v; want the last exactly after %v", at, err, policy.LaggingFor)
+		}
+		believing := policy
+		believing.LaggingFor = 0
+		if at, _ := calls(t.Context(), retry.New(believing), failure{lagging: true}); len(at) != 1 {
+			t.Errorf("LaggingFor 0: %d calls, want 1", len(at))
+		}
+	})
+}
+
+func TestTheEndOfTheContextEndsTheWaitAndNamesItsCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := errors.New("lock lost")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(10*time.Minute, func() { cancel(lost) })
+		start := time.Now()
+		_, err := calls(ctx, retry.New(policy), failure{systemic: true})
+		if !errors.Is(err, lost) || time.Since(start) != 10*time.Minute {
+			t.Fatalf("after %v: %v", time.Since(start), err)
+		}
+		if at, err := calls(ctx, retry.New(policy), nil); len(at) != 0 || !errors.Is(err, lost) {
+			t.Errorf("an ended context still made %d calls, error %v", len(at), err)
+		}
+	})
+}
+
+func TestWrappedFailuresAreRecognised(t *testing.T) {
+	at, _ := calls(t.Context(), retry.New(policy), fmt.Errorf("call: %w", failure{permanent: true}))
+	if len(at) != 1 {
+		t.Fatalf("%d calls, want 1", len(at))
+	}
+}
+
+func TestOnRetryHearsOfEachFailureBeforeItsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var heard []retry.Failure
+		err := retry.New(policy).Do(t.Context(), func() error { return failure{} }, func(f retry.Failure) { heard = append(heard, f) })
+		if len(heard) != policy.MaxAttempts-1 || heard[0].Attempt != 1 || heard[0].Wait <= 0 || err == nil {
+			t.Fatalf("heard %+v, error %v", heard, err)
+		}
+	})
+}

@@ -1,0 +1,87 @@
+package revoker
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// maxBody bounds what is read of an answer. Graph's answers to this call have a few hundred bytes.
+const maxBody = 64 << 10
+
+// exchange is one request and what came back, written by the recorder and read after the SDK has returned: the SDK alone
+// hides the status of empty, redirected and non-JSON answers. One goroutine uses it at a time.
+type exchange struct {
+	token           string
+	clientRequestID string
+	start           time.Time
+
+	duration time.Duration
+	status   int // 0: no answer
+	header   http.Header
+	body     []byte
+	bodyErr  error // the answer broke off, or is larger than maxBody
+}
+
+type exchangeKey struct{}
+
+func withExchange(ctx context.Context, ex *exchange) context.Context {
+	return context.WithValue(ctx, exchangeKey{}, ex)
+}
+
+func (ex *exchange) attempt() Attempt {
+	a := Attempt{
+		Start:           ex.start,
+		Duration:        ex.duration,
+		Status:          ex.status,
+		RequestID:       ex.header.Get("request-id"),
+		ClientRequestID: ex.clientRequestID,
+	}
+	a.ServerDate, _ = http.ParseTime(ex.header.Get("Date"))
+	return a
+}
+
+// recorder is the round tripper under the SDK: it authenticates the request and records the exchange.
+type recorder struct {
+	next http.RoundTripper
+	host string // the only host that may see the token
+}
+
+func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	ex, ok := req.Context().Value(exchangeKey{}).(*exchange)
+	if !ok || req.URL.Host != r.host {
+		return nil, fmt.Errorf("refusing to send a token to %s", req.URL.Host)
+	}
+	req = req.Clone(req.Context())
+	req.Header.Set("Authorization", "Bearer "+ex.token)
+	// Set, not added: the SDK has put an id of its own, and two values help nobody.
+	req.Header.Set("client-request-id", ex.clientRequestID)
+	// Under throttling, signing out a stolen device goes before the tenant's other jobs
+	// (https://learn.microsoft.com/graph/throttling-limits, identity and access).
+	req.Header.Set("x-ms-throttle-priority", "high")
+
+	resp, err := r.next.RoundTrip(req)
+	if err != nil {
+		ex.duration = time.Since(ex.start)
+		return nil, err
+	}
+	ex.body, ex.bodyErr = readBody(resp.Body)
+	ex.duration = time.Since(ex.start)
+	ex.status, ex.header = resp.StatusCode, resp.Header.Clone()
+	resp.Body = io.NopCloser(bytes.NewReader(ex.body))
+	// With a claims challenge in sight the SDK would send the request again by itself, and it panics on a malformed one.
+	resp.Header.Del("WWW-Authenticate")
+	return resp, nil
+}
+
+func readBody(body io.ReadCloser) ([]byte, error) {
+	defer body.Close()
+	b, err := io.ReadAll(io.LimitReader(body, maxBody+1))
+	if err == nil && len(b) > maxBody {
+		err = fmt.Errorf("answer larger than %d bytes", maxBody)
+	}
+	return b, err
+}

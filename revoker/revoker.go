@@ -1,0 +1,195 @@
+// Package revoker makes one attempt to revoke one user's sign-in sessions through Microsoft Graph, and says what the
+// answer means. It never repeats a call: retrying, pacing and giving up are decided elsewhere.
+package revoker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/google/uuid"
+	"github.com/microsoft/kiota-abstractions-go/authentication"
+	kiotahttp "github.com/microsoft/kiota-http-go"
+	kiotajson "github.com/microsoft/kiota-serialization-json-go"
+	"github.com/microsoftgraph/msgraph-sdk-go/users"
+
+	"github.com/session-revoker/session-revoker/event"
+)
+
+// Config says which Graph is called, and as whom.
+type Config struct {
+	// Root is Graph's root of the national cloud, without a version: https://graph.microsoft.com. Required.
+	Root string
+	// Scope is what the token is asked for. Defaults to Root + "/.default".
+	Scope string
+	// Credential gives the tokens. Required.
+	Credential azcore.TokenCredential
+	// Timeout bounds one attempt, token included. Defaults to 30 s.
+	Timeout time.Duration
+	// Connections is how many idle connections are kept: as many as calls run at once. Defaults to 16.
+	Connections int
+	// Transport replaces the HTTP transport; tests use it to reach an in-memory server. Defaults to a transport of the
+	// Revoker's own, with the proxy of the environment.
+	Transport http.RoundTripper
+}
+
+// Revoker calls Graph. It is safe for concurrent use. Close releases its idle connections.
+type Revoker struct {
+	root    *url.URL
+	timeout time.Duration
+	tokens  *tokens
+	adapter *kiotahttp.NetHttpRequestAdapter
+	client  *http.Client
+}
+
+// Attempt is what is known of one HTTP request, whether it succeeded or not. Fields are zero where no answer came.
+type Attempt struct {
+	// Start is our clock just before the request was sent, Duration how long it took until the answer was read.
+	Start    time.Time
+	Duration time.Duration
+	// Status is the HTTP status; ServerDate the answer's Date header.
+	Status     int
+	ServerDate time.Time
+	// RequestID is Graph's id of the call and ClientRequestID ours. Microsoft's support asks for both.
+	RequestID, ClientRequestID string
+}
+
+// New builds a Revoker. The error names the setting that is missing or wrong.
+func New(cfg Config) (*Revoker, error) {
+	root, err := url.Parse(strings.TrimRight(cfg.Root, "/"))
+	if err != nil || root.Host == "" || (root.Scheme != "https" && root.Scheme != "http") {
+		return nil, fmt.Errorf("graph root %q is not an http(s) URL", cfg.Root)
+	}
+	if cfg.Credential == nil {
+		return nil, errors.New("a credential for Graph is required")
+	}
+	if cfg.Scope == "" {
+		cfg.Scope = root.String() + "/.default"
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 30 * time.Second
+	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 16
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = newTransport(cfg.Connections)
+	}
+	client := &http.Client{
+		// A client of our own keeps the SDK's middleware away: its retries would hide 429s and multiply calls.
+		Transport: recorder{next: cfg.Transport, host: root.Host},
+		// A redirect is not Graph's answer (a proxy's login page is); following it would send the token elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	// The JSON factories are given to this adapter alone: without them every good answer comes back as an error.
+	adapter, err := kiotahttp.NewNetHttpRequestAdapterWithParseNodeFactoryAndSerializationWriterFactoryAndHttpClient(
+		// The recorder adds the token itself: the SDK's provider would leave it out silently for a host it does not know.
+		&authentication.AnonymousAuthenticationProvider{},
+		kiotajson.NewJsonParseNodeFactory(),
+		kiotajson.NewJsonSerializationWriterFactory(),
+		client,
+	)
+	if err != nil {
+		return nil, fmt.Errorf("build the Graph adapter: %w", err)
+	}
+	return &Revoker{
+		root:    root,
+		timeout: cfg.Timeout,
+		tokens:  newTokens(cfg.Credential, cfg.Scope),
+		adapter: adapter,
+		client:  client,
+	}, nil
+}
+
+func newTransport(connections int) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	t.MaxIdleConns = connections
+	t.MaxIdleConnsPerHost = connections
+	t.MaxResponseHeaderBytes = 64 << 10
+	return t
+}
+
+// Close releases the idle connections.
+func (r *Revoker) Close() {
+	r.client.CloseIdleConnections()
+}
+
+// Revoke makes one HTTP request to revoke the user's sign-in sessions. A nil error means that Graph answered 2xx and did
+// not say false; tokens stop working within a few minutes after that. Any error is an *Error. When ctx ends during
+// the request, the error is of kind Unreachable and the sessions may or may not be revoked: calling again is harmless.
+func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) {
+	if user.IsZero() {
+		return Attempt{}, &Error{Kind: Rejected, Err: errors.New("no user: refusing to call Graph without an id or user principal name")}
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	token, err := r.tokens.get(ctx)
+	if err != nil {
+		return Attempt{Start: time.Now()}, &Error{Kind: NoToken, Err: err}
+	}
+	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now()}
+	value, sdkErr := r.post(withExchange(ctx, ex), r.url(user))
+	attempt := ex.attempt()
+	failure := ex.verdict(value, sdkErr)
+	if failure == nil {
+		return attempt, nil
+	}
+	failure.Attempt = attempt
+	switch {
+	case failure.Kind == Unauthorized:
+		r.tokens.refuse(token)
+	case failure.Status == http.StatusServiceUnavailable:
+		// Graph asks to repeat a 503 on a new connection, which usually leads to another server.
+		r.client.CloseIdleConnections()
+	}
+	return attempt, failure
+}
+
+// Check gets a token and looks at its permissions, without calling Graph. Any error is an *Error, of kind NoToken or
+// MissingPermission; a token that cannot be read passes, since only Graph can tell.
+func (r *Revoker) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	token, err := r.tokens.get(ctx)
+	if err != nil {
+		return &Error{Kind: NoToken, Err: err}
+	}
+	if lacksPermission(token) {
+		return &Error{Kind: MissingPermission}
+	}
+	return nil
+}
+
+// post lets the SDK's request builder make the call; value is nil where Graph sent none.
+func (r *Revoker) post(ctx context.Context, target string) (value *bool, err error) {
+	defer func() {
+		// The SDK's error types panic on bodies that they do not expect.
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the Graph SDK failed to read the answer: %v", p)
+		}
+	}()
+	answer, err := users.NewItemRevokeSignInSessionsRequestBuilder(target, r.adapter).
+		PostAsRevokeSignInSessionsPostResponse(ctx, nil)
+	if err != nil || answer == nil {
+		return nil, err
+	}
+	return answer.GetValue(), nil
+}
+
+// url builds the call's address. Ids and names were validated; escaping is still done here, where the URL is made. A name
+// that begins with $ needs the form ('name') without a slash before it, with quotes doubled
+// (https://learn.microsoft.com/graph/api/user-get, "Users whose userPrincipalName begins with $").
+func (r *Revoker) url(user event.User) string {
+	base := r.root.String() + "/v1.0/users"
+	if name := user.Name(); strings.HasPrefix(name, "$") {
+		return base + "('" + url.PathEscape(strings.ReplaceAll(name, "'", "''")) + "')/revokeSignInSessions"
+	}
+	return base + "/" + url.PathEscape(user.Name()) + "/revokeSignInSessions"
+}

@@ -1,0 +1,397 @@
+package revoker_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"go.uber.org/goleak"
+
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	adaID     = "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c8d"
+	revokedOK = `{"@odata.context":"https://graph.microsoft.com/v1.0/$metadata#Edm.Boolean","value":true}`
+	jsonType  = "application/json;odata.metadata=minimal;charset=utf-8"
+)
+
+var ada = mustUser(adaID, "")
+
+func mustUser(id, upn string) event.User {
+	user, err := event.NewUser(id, upn)
+	if err != nil {
+		panic(err)
+	}
+	return user
+}
+
+// graph is a server whose answer each test writes, and what it was asked.
+type graph struct {
+	*httptest.Server
+	mu       sync.Mutex
+	requests []*http.Request
+}
+
+func newGraph(t *testing.T, answer http.HandlerFunc) *graph {
+	g := &graph{}
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.mu.Lock()
+		g.requests = append(g.requests, r.Clone(context.Background()))
+		g.mu.Unlock()
+		answer(w, r)
+	}))
+	t.Cleanup(g.Close)
+	return g
+}
+
+func (g *graph) seen() []*http.Request {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.requests
+}
+
+// says answers every request alike; headers come in pairs.
+func says(status int, body string, headers ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if body != "" {
+			w.Header().Set("Content-Type", jsonType)
+		}
+		for i := 0; i < len(headers); i += 2 {
+			w.Header().Set(headers[i], headers[i+1])
+		}
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+func graphError(code string) string {
+	return fmt.Sprintf(`{"error":{"code":%q,"message":"something about it"}}`, code)
+}
+
+// credential hands out tokens; a request with claims gets a fresh one, as azidentity's caches do.
+type credential struct {
+	mu     sync.Mutex
+	roles  string
+	issued int
+	err    error
+	claims []string
+}
+
+func (c *credential) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return azcore.AccessToken{}, c.err
+	}
+	if o.Claims != "" || c.issued == 0 {
+		c.issued++
+	}
+	if o.Claims != "" {
+		c.claims = append(c.claims, o.Claims)
+	}
+	return azcore.AccessToken{Token: c.token()}, nil
+}
+
+func (c *credential) token() string {
+	enc := base64.RawURLEncoding.EncodeToString
+	return enc([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + enc([]byte(fmt.Sprintf(`{"roles":[%s],"n":%d}`, c.roles, c.issued))) + "."
+}
+
+func withRole() *credential { return &credential{roles: `"User.RevokeSessions.All"`} }
+
+func newRevoker(t *testing.T, root string, cred azcore.TokenCredential) *revoker.Revoker {
+	r, err := revoker.New(revoker.Config{Root: root, Credential: cred, Timeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// attempt makes one call against a server that answers with handler.
+func attempt(t *testing.T, cred azcore.TokenCredential, handler http.HandlerFunc) (*graph, revoker.Attempt, *revoker.Error) {
+	g := newGraph(t, handler)
+	a, err := newRevoker(t, g.URL, cred).Revoke(t.Context(), ada)
+	var failure *revoker.Error
+	if err != nil && !errors.As(err, &failure) {
+		t.Fatalf("error of type %T, want *revoker.Error: %v", err, err)
+	}
+	return g, a, failure
+}
+
+func TestWhatAnAnswerMeans(t *testing.T) {
+	html := "<html><body>Access denied by your proxy</body></html>"
+	cases := []struct {
+		name   string
+		answer http.HandlerFunc
+		want   revoker.Kind // "" is success
+	}{
+		{"200 true", says(200, revokedOK), ""},
+		{"200 without a body", says(200, ""), ""},
+		{"201 true", says(201, revokedOK), ""},
+		{"204", says(204, ""), ""},
+		{"200 without a value", says(200, `{}`), ""},
+		{"200 false is not success", says(200, `{"value":false}`), revoker.NotRevoked},
+		{"200 HTML is a portal's page", says(200, html, "Content-Type", "text/html"), revoker.Unavailable},
+		{"200 with broken JSON", says(200, `{"value":`), revoker.Unavailable},
+		{"200 with a body that breaks off", says(200, revokedOK, "Content-Length", "5000"), revoker.Unreachable},
+		{"200 with an endless body", says(200, `{"a":"`+strings.Repeat("x", 1<<20)+`"}`), revoker.Unreachable},
+		{"302", says(302, "", "Location", "https://login.example.com/"), revoker.Unavailable},
+		{"400", says(400, graphError("BadRequest")), revoker.Rejected},
+		{"401", says(401, graphError("InvalidAuthenticationToken")), revoker.Unauthorized},
+		{"403 of one user", says(403, graphError("Authorization_RequestDenied")), revoker.Forbidden},
+		{"403 HTML is a proxy's", says(403, html, "Content-Type", "text/html"), revoker.Unavailable},
+		{"404", says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
+		{"404 HTML is a proxy's", says(404, html, "Content-Type", "text/html"), revoker.Unavailable},
+		{"404 without a body", says(404, ""), revoker.Unavailable},
+		{"408", says(408, ""), revoker.Unavailable},
+		{"409", says(409, graphError("Conflict")), revoker.Rejected},
+		{"429", says(429, graphError("TooManyRequests")), revoker.Throttled},
+		{"429 without a body", says(429, ""), revoker.Throttled},
+		{"500", says(500, graphError("InternalServerError")), revoker.Unavailable},
+		{"502 HTML", says(502, html, "Content-Type", "text/html"), revoker.Unavailable},
+		{"503", says(503, graphError("serviceNotAvailable")), revoker.Unavailable},
+		{"504", says(504, ""), revoker.Unavailable},
+		{"509", says(509, ""), revoker.Unavailable},
+		{"dropped", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, revoker.Unreachable},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			g, _, failure := attempt(t, withRole(), c.answer)
+			if got := kindOf(failure); got != c.want {
+				t.Errorf("kind %q, want %q (%v)", got, c.want, failure)
+			}
+			// The SDK's own retries would hide throttling and multiply calls.
+			if n := len(g.seen()); n != 1 {
+				t.Errorf("%d requests, want one per attempt", n)
+			}
+		})
+	}
+}
+
+func kindOf(failure *revoker.Error) revoker.Kind {
+	if failure == nil {
+		return ""
+	}
+	return failure.Kind
+}
+
+func TestODataErrorWithoutMessageDoesNotPanic(t *testing.T) {
+	for _, body := range []string{`{"error":{}}`, `{"error":{"code":"X"}}`, `{"error":null}`, `{}`, `[]`, `null`, `"x"`} {
+		_, _, failure := attempt(t, withRole(), says(400, body))
+		if failure == nil || failure.Error() == "" {
+			t.Errorf("%s: no error", body)
+		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	cases := []struct {
+		name, value string
+		want        time.Duration
+	}{
+		{"seconds", "17", 17 * time.Second},
+		{"a date is measured against the answer's own clock", now.Add(90 * time.Second).Format(http.TimeFormat), 90 * time.Second},
+		{"a date in the past", now.Add(-time.Hour).Format(http.TimeFormat), 0},
+		{"absent", "", 0},
+		{"rubbish", "soon", 0},
+		{"negative", "-5", 0},
+		{"beyond all bounds", "99999999999999999999", 0},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			_, _, failure := attempt(t, withRole(), says(429, "", "Retry-After", c.value, "Date", now.Format(http.TimeFormat)))
+			if failure.RetryAfter() != c.want {
+				t.Errorf("%q: %v, want %v", c.value, failure.RetryAfter(), c.want)
+			}
+		})
+	}
+}
+
+func TestMissingPermissionIsToldFromOneUsersOwn403(t *testing.T) {
+	denied := says(403, graphError("Authorization_RequestDenied"))
+	for roles, want := range map[string]revoker.Kind{
+		``:                             revoker.MissingPermission,
+		`"User.Read.All"`:              revoker.MissingPermission,
+		`"User.RevokeSessions.All"`:    revoker.Forbidden,
+		`"User.ReadWrite.All"`:         revoker.Forbidden,
+		`"Directory.ReadWrite.All"`:    revoker.Forbidden,
+		`"X","Directory.Read.All"`:     revoker.MissingPermission,
+		`"user.revokesessions.all"`:    revoker.MissingPermission,
+		`"X","User.ReadWrite.All","Y"`: revoker.Forbidden,
+	} {
+		_, _, failure := attempt(t, &credential{roles: roles}, denied)
+		if failure.Kind != want || failure.Systemic() != (want == revoker.MissingPermission) {
+			t.Errorf("roles [%s]: %q (systemic %v), want %q", roles, failure.Kind, failure.Systemic(), want)
+		}
+	}
+}
+
+func TestA401ForcesOneNewToken(t *testing.T) {
+	var first string
+	g := newGraph(t, func(w http.ResponseWriter, r *http.Request) {
+		if first == "" {
+			first = r.Header.Get("Authorization")
+		}
+		if r.Header.Get("Authorization") == first {
+			// A claims challenge makes the SDK repeat the request by itself; a malformed one makes it panic.
+			says(401, graphError("InvalidAuthenticationToken"), "WWW-Authenticate", `Bearer realm="", claims=x`)(w, r)
+			return
+		}
+		says(200, revokedOK)(w, r)
+	})
+	cred := withRole()
+	r := newRevoker(t, g.URL, cred)
+	if _, err := r.Revoke(t.Context(), ada); err == nil || len(g.seen()) != 1 {
+		t.Fatalf("error %v after %d requests, want a 401 after one", err, len(g.seen()))
+	}
+	for range 3 {
+		if _, err := r.Revoke(t.Context(), ada); err != nil {
+			t.Fatalf("with a new token: %v", err)
+		}
+	}
+	if len(cred.claims) != 1 {
+		t.Errorf("%d forced renewals, want 1: %v", len(cred.claims), cred.claims)
+	}
+}
+
+func TestNoTokenCallsNobody(t *testing.T) {
+	g, _, failure := attempt(t, &credential{err: errors.New("identity service down")}, says(200, revokedOK))
+	if kindOf(failure) != revoker.NoToken || !failure.Systemic() || len(g.seen()) != 0 {
+		t.Errorf("%v after %d requests", failure, len(g.seen()))
+	}
+}
+
+func TestTheRequest(t *testing.T) {
+	g, a, failure := attempt(t, withRole(), says(200, revokedOK, "request-id", "graph-1", "Date", "Sun, 01 Mar 2026 12:00:00 GMT"))
+	if failure != nil {
+		t.Fatal(failure)
+	}
+	r := g.seen()[0]
+	if r.Method != http.MethodPost || r.ContentLength > 0 {
+		t.Errorf("%s with a body of %d bytes, want POST without one", r.Method, r.ContentLength)
+	}
+	if auth := r.Header.Get("Authorization"); auth != "Bearer "+(&credential{roles: `"User.RevokeSessions.All"`, issued: 1}).token() {
+		t.Errorf("Authorization %q: the token must reach a bare host:port too", auth)
+	}
+	if ids := r.Header.Values("client-request-id"); len(ids) != 1 || ids[0] != a.ClientRequestID || len(ids[0]) != 36 {
+		t.Errorf("client-request-id %q, want exactly the attempt's %q", ids, a.ClientRequestID)
+	}
+	if a.RequestID != "graph-1" || a.Status != 200 || a.Duration <= 0 || a.Start.IsZero() || a.ServerDate.Hour() != 12 {
+		t.Errorf("attempt %+v", a)
+	}
+}
+
+func TestPaths(t *testing.T) {
+	for name, want := range map[string]string{
+		"ada@contoso.com":                       "/v1.0/users/ada@contoso.com/revokeSignInSessions",
+		"o'neil@contoso.com":                    "/v1.0/users/o%27neil@contoso.com/revokeSignInSessions",
+		"a_fabrikam.com#EXT#@c.onmicrosoft.com": "/v1.0/users/a_fabrikam.com%23EXT%23@c.onmicrosoft.com/revokeSignInSessions",
+		"a^b~c!@contoso.com":                    "/v1.0/users/a%5Eb~c%21@contoso.com/revokeSignInSessions",
+		"$svc@contoso.com":                      "/v1.0/users('$svc@contoso.com')/revokeSignInSessions",
+		"$o'neil@contoso.com":                   "/v1.0/users('$o%27%27neil@contoso.com')/revokeSignInSessions",
+	} {
+		g := newGraph(t, says(204, ""))
+		if _, err := newRevoker(t, g.URL+"/", withRole()).Revoke(t.Context(), mustUser("", name)); err != nil {
+			t.Fatal(err)
+		}
+		if got := g.seen()[0].RequestURI; got != want {
+			t.Errorf("%s: called %s, want %s", name, got, want)
+		}
+	}
+	g := newGraph(t, says(204, ""))
+	if _, err := newRevoker(t, g.URL, withRole()).Revoke(t.Context(), mustUser(strings.ToUpper(adaID), "ada@contoso.com")); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.seen()[0].RequestURI; got != "/v1.0/users/"+adaID+"/revokeSignInSessions" {
+		t.Errorf("with id and name the id is called, got %s", got)
+	}
+}
+
+func TestNobodyIsNeverCalled(t *testing.T) {
+	g := newGraph(t, says(204, ""))
+	_, err := newRevoker(t, g.URL, withRole()).Revoke(t.Context(), event.User{})
+	var failure *revoker.Error
+	if !errors.As(err, &failure) || !failure.Permanent() || len(g.seen()) != 0 {
+		t.Errorf("error %v after %d requests", err, len(g.seen()))
+	}
+}
+
+func TestTheTokenStaysWithGraph(t *testing.T) {
+	other := newGraph(t, says(204, ""))
+	_, _, failure := attempt(t, withRole(), says(307, "", "Location", other.URL))
+	if failure == nil || len(other.seen()) != 0 {
+		t.Errorf("error %v; the redirect was followed %d times", failure, len(other.seen()))
+	}
+}
+
+func TestASlowAnswerEndsWithTheTimeout(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	g := newGraph(t, func(http.ResponseWriter, *http.Request) { <-release })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := newRevoker(t, g.URL, withRole()).Revoke(ctx, ada)
+	var failure *revoker.Error
+	if !errors.As(err, &failure) || failure.Kind != revoker.Unreachable || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestErrorsNeverHoldTheToken(t *testing.T) {
+	cred := withRole()
+	for _, answer := range []http.HandlerFunc{
+		says(401, graphError("InvalidAuthenticationToken")),
+		func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		says(200, "{"),
+	} {
+		_, _, failure := attempt(t, cred, answer)
+		if strings.Contains(failure.Error(), cred.token()) {
+			t.Errorf("the error holds the token: %v", failure)
+		}
+	}
+}
+
+func TestCheckTellsBeforeTheFirstCall(t *testing.T) {
+	for name, c := range map[string]struct {
+		cred *credential
+		want revoker.Kind
+	}{
+		"permission": {withRole(), ""},
+		"none":       {&credential{roles: `"User.Read.All"`}, revoker.MissingPermission},
+		"no token":   {&credential{err: errors.New("down")}, revoker.NoToken},
+	} {
+		err := newRevoker(t, "http://127.0.0.1:1", c.cred).Check(t.Context())
+		var failure *revoker.Error
+		errors.As(err, &failure)
+		if kindOf(failure) != c.want {
+			t.Errorf("%s: %v, want kind %q", name, err, c.want)
+		}
+	}
+}
+
+func TestNewNamesWhatIsWrong(t *testing.T) {
+	for _, cfg := range []revoker.Config{
+		{Root: "graph.microsoft.com", Credential: withRole()},
+		{Root: "ftp://graph.microsoft.com", Credential: withRole()},
+		{Root: "https://graph.microsoft.com"},
+	} {
+		if _, err := revoker.New(cfg); err == nil {
+			t.Errorf("%+v was accepted", cfg)
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package revoker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Kind is what a failed attempt means.
+type Kind string
+
+// The kinds, from the answer that concerns one user to the one that concerns everyone.
+const (
+	// NotRevoked: 2xx with value false.
+	NotRevoked Kind = "not_revoked"
+	// NotFound: 404 from Graph itself. Right after an account was made this can be replication lag.
+	NotFound Kind = "not_found"
+	// Rejected: any other 4xx from Graph: the request itself is refused.
+	Rejected Kind = "rejected"
+	// Forbidden: 403 although the token holds the permission, or does not tell.
+	Forbidden Kind = "forbidden"
+	// MissingPermission: 403, and the token holds none of the permissions that allow the call.
+	MissingPermission Kind = "missing_permission"
+	// Unauthorized: 401; the next attempt forces a new token.
+	Unauthorized Kind = "unauthorized"
+	// NoToken: no token could be had; Graph was not called.
+	NoToken Kind = "no_token"
+	// Throttled: 429.
+	Throttled Kind = "throttled"
+	// Unavailable: 408, 425, 509, 5xx, or an answer that is not Graph's (a redirect, a proxy's page) or not readable.
+	Unavailable Kind = "unavailable"
+	// Unreachable: no whole answer: dial failure, dropped connection, timeout.
+	Unreachable Kind = "unreachable"
+)
+
+// Error is a failed attempt. It implements what package retry asks of an error.
+type Error struct {
+	Kind Kind
+	Attempt
+	// Code and Message are Graph's own, cut to 128 and 256 bytes; empty where Graph sent none.
+	Code, Message string
+	// After is the answer's Retry-After, 0 if there was none.
+	After time.Duration
+	// Err is the cause beneath, if there is one.
+	Err error
+}
+
+// Error names the kind, the status, Graph's code and message, and the ids that Microsoft's support asks for.
+func (e *Error) Error() string {
+	text := e.Brief()
+	if e.Message != "" {
+		text += ": " + e.Message
+	}
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	if e.RequestID != "" {
+		text += " (request-id " + e.RequestID + ")"
+	}
+	return text
+}
+
+// Brief is the error without any text from outside, which may name the user.
+func (e *Error) Brief() string {
+	text := hints[e.Kind]
+	if e.Status != 0 {
+		text += fmt.Sprintf(" (HTTP %d", e.Status)
+		if e.Code != "" {
+			text += " " + e.Code
+		}
+		text += ")"
+	}
+	return text
+}
+
+// hints says, by kind, what happened and, where a person can do something, what.
+var hints = map[Kind]string{
+	NotRevoked:        "Graph says that it revoked nothing",
+	NotFound:          "Graph does not know the user",
+	Rejected:          "Graph rejects the request",
+	Forbidden:         "Graph refuses this user",
+	MissingPermission: "the app lacks User.RevokeSessions.All: grant it as an application permission, with admin consent",
+	Unauthorized:      "Graph refuses the token: check graph.cloud, the tenant, and that the app is not disabled",
+	NoToken:           "no token for Graph: check the credential (graph.client_id, secret or workload identity)",
+	Throttled:         "Graph throttles",
+	Unavailable:       "Graph is unavailable or something else answered in its place",
+	Unreachable:       "no answer from Graph",
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Permanent says that the same request will be refused again.
+func (e *Error) Permanent() bool { return e.Kind == Rejected }
+
+// Systemic says that the fault hits every user alike.
+func (e *Error) Systemic() bool {
+	switch e.Kind {
+	case MissingPermission, Unauthorized, NoToken, Throttled:
+		return true
+	}
+	return false
+}
+
+// Shared says that the fault may hit every user: only other users' successes can tell.
+func (e *Error) Shared() bool {
+	switch e.Kind {
+	case Forbidden, Unavailable, Unreachable:
+		return true
+	}
+	return false
+}
+
+// Lagging says that the user may appear later: replication of a new account takes up to minutes.
+func (e *Error) Lagging() bool { return e.Kind == NotFound }
+
+// RetryAfter is how long Graph asked not to be called.
+func (e *Error) RetryAfter() time.Duration { return e.After }
+
+// verdict says what the exchange means; nil is success. The status decides and not the SDK's error, since the SDK reports
+// empty answers and redirects as success and a proxy's error page as a parsing problem.
+func (ex *exchange) verdict(value *bool, sdkErr error) *Error {
+	if ex.status == 0 || ex.bodyErr != nil {
+		return &Error{Kind: Unreachable, Err: errors.Join(sdkErr, ex.bodyErr)}
+	}
+	if ex.status/100 == 2 {
+		return ex.success(value, sdkErr)
+	}
+	failure := &Error{After: ex.retryAfter()}
+	fromGraph := failure.readBody(ex)
+	switch status := ex.status; {
+	case status == http.StatusTooManyRequests:
+		failure.Kind = Throttled
+	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusTooEarly:
+		failure.Kind = Unavailable
+	case status == http.StatusUnauthorized:
+		failure.Kind = Unauthorized
+	case !fromGraph:
+		// A proxy's 403 or 404 says nothing about the user.
+		failure.Kind = Unavailable
+	case status == http.StatusForbidden && lacksPermission(ex.token):
+		failure.Kind = MissingPermission
+	case status == http.StatusForbidden:
+		failure.Kind = Forbidden
+	case status == http.StatusNotFound:
+		failure.Kind = NotFound
+	case status >= 400:
+		failure.Kind = Rejected
+	default:
+		failure.Kind = Unavailable
+	}
+	return failure
+}
+
+// success reads a 2xx: older and beta forms answer without a body, and a body may still say false. A page that is not
+// JSON (a captive portal, a proxy's login) is nobody's word that sessions were revoked.
+func (ex *exchange) success(value *bool, sdkErr error) *Error {
+	switch {
+	case len(ex.body) == 0:
+		return nil
+	case !ex.isJSON():
+		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with content type %q is not Graph's answer", cut(ex.header.Get("Content-Type"), 128))}
+	case sdkErr != nil:
+		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with an unreadable body: %w", sdkErr)}
+	case value != nil && !*value:
+		return &Error{Kind: NotRevoked}
+	}
+	return nil
+}
+
+// readBody takes code and message from an error answer and says whether it looks like Graph's.
+func (e *Error) readBody(ex *exchange) bool {
+	if !ex.isJSON() {
+		return false
+	}
+	var answer struct {
+		Error *struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(ex.body, &answer) != nil || answer.Error == nil {
+		return false
+	}
+	e.Code, e.Message = cut(answer.Error.Code, 128), cut(answer.Error.Message, 256)
+	return true
+}
+
+func (ex *exchange) isJSON() bool {
+	mediaType, _, err := mime.ParseMediaType(ex.header.Get("Content-Type"))
+	return err == nil && mediaType == "application/json"
+}
+
+// retryAfter reads the Retry-After header: seconds, or a date that is measured against the answer's own Date, so that a
+// wrong clock here does not matter (RFC 9110 §10.2.3). What cannot be read is 0.
+func (ex *exchange) retryAfter() time.Duration {
+	value := strings.TrimSpace(ex.header.Get("Retry-After"))
+	if value == "" {
+		return 0
+	}
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	until, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(ex.header.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return max(0, until.Sub(now))
+}
+
+func cut(s string, limit int) string {
+	if len(s) > limit {
+		return strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
+}

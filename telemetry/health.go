@@ -1,0 +1,88 @@
+package telemetry
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Health is what the worker knows of its own state. It is safe for concurrent use.
+//
+// Liveness is the receive loop's heartbeat alone: an outage of Graph or of Service Bus is no reason to restart a worker
+// that holds messages. Readiness names each part that does not work.
+type Health struct {
+	limit time.Duration
+
+	mu    sync.Mutex
+	beat  time.Time
+	parts map[string]string // what is wrong with it; "" is well
+}
+
+// NewHealth returns a Health that is alive while heartbeats are at most limit apart, and ready when each of the named
+// parts was reported well.
+func NewHealth(limit time.Duration, parts ...string) *Health {
+	h := &Health{limit: limit, beat: time.Now(), parts: make(map[string]string, len(parts))}
+	for _, p := range parts {
+		h.parts[p] = "not tried yet"
+	}
+	return h
+}
+
+// Beat is the receive loop's heartbeat.
+func (h *Health) Beat() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.beat = time.Now()
+}
+
+// Report says that a part works ("") or what is wrong with it, and returns whether that is new.
+func (h *Health) Report(part, problem string) (changed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	changed = h.parts[part] != problem
+	h.parts[part] = problem
+	return changed
+}
+
+// Alive says whether the heartbeat is recent.
+func (h *Health) Alive() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return time.Since(h.beat) <= h.limit
+}
+
+// Problems returns what is wrong, by part; empty means ready.
+func (h *Health) Problems() map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	problems := map[string]string{}
+	for part, problem := range h.parts {
+		if problem != "" {
+			problems[part] = problem
+		}
+	}
+	return problems
+}
+
+// ServeLive answers /healthz: 200, or 503 when the heartbeat stopped.
+func (h *Health) ServeLive(w http.ResponseWriter, _ *http.Request) {
+	if !h.Alive() {
+		http.Error(w, "the receive loop has stopped", http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = w.Write([]byte("ok\n"))
+}
+
+// ServeReady answers /readyz: 200, or 503 with the problems as a JSON object.
+func (h *Health) ServeReady(w http.ResponseWriter, _ *http.Request) {
+	problems := h.Problems()
+	w.Header().Set("Content-Type", "application/json")
+	if len(problems) > 0 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_ = json.NewEncoder(w).Encode(struct {
+		Ready    bool              `json:"ready"`
+		Problems map[string]string `json:"problems,omitempty"`
+	}{len(problems) == 0, problems})
+}
