@@ -1,0 +1,130 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+// summary is what --drain prints: the outcome by the servers' own records, and what is wrong with it.
+type summary struct {
+	OK           bool           `json:"ok"`
+	Messages     int            `json:"messages"`
+	Completed    int            `json:"completed"`
+	UsersRevoked int            `json:"usersRevoked"`
+	DeadLetters  map[string]int `json:"deadLetters"`
+	GraphCalls   map[string]int `json:"graphCallsByStatus"`
+	Problems     []string       `json:"problems"`
+}
+
+func (s *summary) wrong(format string, args ...any) {
+	s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
+}
+
+// check compares what the sample demands with what Service Bus holds and what Graph saw. It asks the servers alone, never
+// the worker.
+func check(servers *servers, sample sample) summary {
+	s := summary{Messages: len(sample.messages), DeadLetters: map[string]int{}, GraphCalls: map[string]int{}, Problems: []string{}}
+	checkQueue(&s, servers, sample)
+	checkGraph(&s, servers, sample)
+	s.OK = len(s.Problems) == 0
+	return s
+}
+
+// checkQueue: nothing is left, and each message is completed or dead-lettered as it must be.
+func checkQueue(s *summary, servers *servers, sample sample) {
+	counts, err := servers.broker.Counts(queue)
+	if err != nil {
+		s.wrong("count the queue: %v", err)
+		return
+	}
+	if left := counts.Active + counts.Scheduled + counts.Deferred; left != 0 {
+		s.wrong("%d messages are still in the queue", left)
+	}
+	dead := map[string]servicebus.PeekedMessage{}
+	letters, err := servers.broker.Peek(queue+"/$DeadLetterQueue", 0, int(counts.DeadLetter)+1)
+	if err != nil {
+		s.wrong("peek the dead letters: %v", err)
+		return
+	}
+	for _, letter := range letters {
+		dead[letter.MessageID] = letter
+		s.DeadLetters[letter.DeadLetterReason]++
+	}
+	s.Completed = s.Messages - len(letters)
+	for _, m := range sample.messages {
+		letter, isDead := dead[*m.message.MessageID]
+		delete(dead, *m.message.MessageID)
+		failed, _ := letter.ApplicationProperties[deadletter.PropertyFailed].(string)
+		switch {
+		case m.reason == "" && isDead:
+			s.wrong("%s: dead-lettered as %s (%s)", m.about, letter.DeadLetterReason, letter.DeadLetterDescription)
+		case m.reason != "" && !isDead:
+			s.wrong("%s: not dead-lettered as %s", m.about, m.reason)
+		case m.reason != "" && letter.DeadLetterReason != string(m.reason):
+			s.wrong("%s: dead-lettered as %s, not %s", m.about, letter.DeadLetterReason, m.reason)
+		case failed != m.failed:
+			s.wrong("%s: the dead letter names the failed events %q, not %q", m.about, failed, m.failed)
+		}
+	}
+	for id := range maps.Keys(dead) {
+		s.wrong("a dead letter that nobody sent: %s", id)
+	}
+}
+
+// checkGraph: who must be signed out is, and nobody else was even tried.
+func checkGraph(s *summary, servers *servers, sample sample) {
+	must, may := map[string]bool{}, map[string]bool{"": true} // "" is somebody whom Graph does not know
+	for _, m := range sample.messages {
+		for _, id := range m.revoked {
+			must[id], may[id] = true, true
+		}
+		if m.reason == deadletter.NotRevoked {
+			may[stubbornID(sample)] = true
+		}
+	}
+	for _, person := range sample.people {
+		_, revoked := servers.graph.Revoked(person.ID)
+		if revoked {
+			s.UsersRevoked++
+		}
+		if revoked != must[person.ID] {
+			s.wrong("%s: revoked is %v", person.UserPrincipalName, revoked)
+		}
+	}
+	for _, call := range servers.graph.Calls() {
+		status := fmt.Sprint(call.Status)
+		if call.Status == 0 {
+			status = "dropped"
+		}
+		s.GraphCalls[status]++
+		if !may[call.UserID] {
+			s.wrong("Graph was called for %s, who must never be signed out", call.Key)
+		}
+	}
+}
+
+func stubbornID(sample sample) string {
+	i := slices.IndexFunc(sample.people, func(u graph.User) bool { return strings.HasPrefix(u.UserPrincipalName, "stubborn@") })
+	return sample.people[i].ID
+}
+
+// report prints the summary; the error is errProblems when there are any.
+func report(w io.Writer, s summary) error {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "%s\n", text)
+	if !s.OK {
+		return errProblems
+	}
+	return nil
+}

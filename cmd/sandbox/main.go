@@ -1,0 +1,146 @@
+// Command sandbox is the worker with its whole cloud on one machine: an embedded Service Bus, an embedded Graph, and the
+// same worker code that runs in production, fed with a sample of real life.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// options are the command line.
+type options struct {
+	amqp, graph, ops string
+	noWorker, drain  bool
+	leavers          int
+	timeout          time.Duration
+	log              string
+}
+
+// errProblems says that the sandbox ran and its check found something.
+var errProblems = errors.New("the outcome is not what the sample demands")
+
+// run is the program: 0 is success, 1 a failed check or a failure, 2 a wrong command line.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var o options
+	started := false
+	cmd := &cobra.Command{
+		Use:   "sandbox",
+		Short: "Run the worker with an embedded Service Bus and Graph on this machine",
+		Long: `Run the worker with an embedded Service Bus and Graph on this machine.
+
+Without flags it publishes a sample of events (duplicates, an unknown user, a
+guest, a protected user, malformed messages, a throttled spell, a mass
+offboarding), shows what becomes of each, and goes on until Ctrl-C.
+
+--drain    ends when everything is settled, compares the outcome with the
+           servers' own records, prints a JSON summary, and exits 0 or 1.
+--no-worker starts the two servers only and prints how to reach them; any
+           program, the official SDKs included, can use them.`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			started = true
+			soft, hard, stop := app.Signals(cmd.Context())
+			defer stop()
+			return sandbox(soft, hard, o, stdout)
+		},
+	}
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	f := cmd.Flags()
+	f.StringVar(&o.amqp, "amqp", "127.0.0.1:5672", "address of the embedded Service Bus; port 0 for any free one")
+	f.StringVar(&o.graph, "graph", "127.0.0.1:8081", "address of the embedded Graph and its token endpoint; port 0 for any free one")
+	f.StringVar(&o.ops, "ops", "127.0.0.1:9090", "address of the worker's /healthz, /readyz and /metrics; port 0 for any free one")
+	f.BoolVar(&o.noWorker, "no-worker", false, "start the two servers only, and print how to reach them")
+	f.BoolVar(&o.drain, "drain", false, "publish the sample, wait until all is settled, check, print a JSON summary and exit")
+	f.IntVar(&o.leavers, "leavers", 40, "how many people the sample's mass offboarding signs out")
+	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "how long --drain waits for everything to be settled")
+	f.StringVar(&o.log, "log", "", "file for the worker's own log (JSON lines); without it decisions are shown as they are made")
+	cmd.MarkFlagsMutuallyExclusive("no-worker", "drain")
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(stderr, "sandbox: %v\n", err)
+		if started {
+			return 1
+		}
+		return 2
+	}
+	return 0
+}
+
+// sandbox starts what the options ask for and returns when it is over and everything is stopped.
+func sandbox(soft, hard context.Context, o options, stdout io.Writer) (err error) {
+	s := newSample(o.leavers)
+	servers, err := startServers(o, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, servers.stop()) }()
+
+	if o.noWorker {
+		servers.describe(stdout)
+		<-soft.Done()
+		return nil
+	}
+	screen := newView(stdout, servers, isTerminal(stdout) && !o.drain, o.drain)
+	logTo, closeLog, err := openLog(o.log, screen)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	worker, err := startWorker(hard, servers, o, logTo)
+	if err != nil {
+		return err
+	}
+	screen.start(worker.ops)
+	err = play(soft, servers, s, o)
+	if err == nil && !o.drain {
+		screen.say("everything is settled; send events of your own, or stop with Ctrl-C")
+		<-soft.Done()
+	}
+	err = errors.Join(err, worker.stop())
+	screen.stop()
+	if err != nil || !o.drain {
+		return ignoreEnd(soft, err)
+	}
+	return report(stdout, check(servers, s))
+}
+
+// ignoreEnd takes Ctrl-C for what it is: the way to end the sandbox.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// openLog returns where the worker's log goes: the file, or the screen that shows its decisions.
+func openLog(name string, screen *view) (w io.Writer, done func(), err error) {
+	if name == "" {
+		return screen, func() {}, nil
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600) //nolint:gosec // the user names the file
+	if err != nil {
+		return nil, nil, fmt.Errorf("open --log: %w", err)
+	}
+	return io.MultiWriter(f, screen), func() { _ = f.Close() }, nil
+}

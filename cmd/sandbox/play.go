@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// play publishes the sample with the real SDK, as a producer would, and waits until everything in the queue is settled.
+func play(ctx context.Context, s *servers, sample sample, o options) error {
+	for _, fault := range sample.faults {
+		s.graph.Inject(fault)
+	}
+	if err := publish(ctx, s, sample, o); err != nil {
+		return fmt.Errorf("publish the sample: %w", err)
+	}
+	return awaitSettled(ctx, s, o.timeout)
+}
+
+func publish(ctx context.Context, s *servers, sample sample, o options) error {
+	client, err := azservicebus.NewClientFromConnectionString(s.connectionString, nil)
+	if err != nil {
+		return err
+	}
+	defer client.Close(context.WithoutCancel(ctx))
+	sender, err := client.NewSender(queue, nil)
+	if err != nil {
+		return err
+	}
+	throttled := false
+	for _, m := range sample.messages {
+		if m.about == massOffboarding && !throttled {
+			throttled = true
+			s.graph.Inject(graph.Fault{Count: 5, Status: http.StatusTooManyRequests, RetryAfter: "1"})
+		}
+		if err := sender.SendMessage(ctx, m.message, nil); err != nil {
+			return err
+		}
+		if !o.drain && m.about != massOffboarding {
+			// One after the other, so that a person can follow.
+			if err := pause(ctx, 300*time.Millisecond); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// awaitSettled returns when the queue holds nothing but dead letters.
+func awaitSettled(ctx context.Context, s *servers, timeout time.Duration) error {
+	deadline := time.Now().Add(timeout)
+	for {
+		counts, err := s.broker.Counts(queue)
+		if err != nil {
+			return err
+		}
+		if counts.Active == 0 && counts.Scheduled == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d messages are not settled after %s (--timeout)", counts.Active, timeout)
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// sample is a realistic morning of a security team: its people, what Graph does wrong, and the messages with what must
+// become of each.
+type sample struct {
+	people   []graph.User
+	faults   []graph.Fault
+	messages []sampleMessage
+}
+
+// sampleMessage is one message and its expected end.
+type sampleMessage struct {
+	about   string
+	message *azservicebus.Message
+	// revoked are the ids of those who must be signed out.
+	revoked []string
+	// reason is set when the message must be dead-lettered; failed are then the indexes that the dead letter must name.
+	reason deadletter.Reason
+	failed string
+}
+
+const (
+	breakGlass = "breakglass@contoso.com"
+	domain     = "contoso.com"
+	// massOffboarding is what the last messages are about; Graph throttles when it begins.
+	massOffboarding = "mass offboarding"
+)
+
+func person(n int, name string) graph.User {
+	return graph.User{
+		ID:                fmt.Sprintf("00000000-0000-4000-8000-%012d", n),
+		UserPrincipalName: name + "@" + domain,
+		UserType:          "Member",
+		AccountEnabled:    true,
+	}
+}
+
+// newSample builds the sample; leavers is how many people the mass offboarding at its end signs out.
+func newSample(leavers int) sample {
+	ada, grace, alan := person(1, "ada"), person(2, "grace"), person(3, "alan")
+	edsger, barbara, tony := person(4, "edsger"), person(5, "barbara"), person(6, "tony")
+	service, newcomer, unlucky := person(7, "$backup"), person(8, "newcomer"), person(9, "unlucky")
+	stubborn, glass := person(10, "stubborn"), person(11, "breakglass")
+	guest := person(12, "visitor_fabrikam.com#EXT#")
+	guest.UserType = "Guest"
+
+	s := sample{
+		people: []graph.User{ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest},
+		faults: []graph.Fault{
+			{User: newcomer.ID, Count: 2, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"Resource does not exist or one of its queried reference-property objects are not present."}}`},
+			{User: unlucky.ID, Count: 1, Drop: true},
+			{User: unlucky.ID, Count: 1, Status: 503, RetryAfter: "1"},
+			{User: stubborn.ID, ValueFalse: true},
+		},
+	}
+	add := func(m sampleMessage) { s.messages = append(s.messages, m) }
+
+	add(sampleMessage{about: "stolen phone, CloudEvent", message: cloudEvent("device.stolen", ada), revoked: ids(ada)})
+	add(sampleMessage{about: "the same phone reported again", message: cloudEvent("device.stolen", ada), revoked: ids(ada)})
+	add(sampleMessage{about: "lost laptop, CloudEvent in binary form", message: binaryCloudEvent("device.lost", grace), revoked: ids(grace)})
+	add(sampleMessage{about: "leaver from HR, plain JSON", message: plain("user.offboarded", map[string]any{"userPrincipalName": alan.UserPrincipalName}), revoked: ids(alan)})
+	add(sampleMessage{about: "compromised account, Event Grid schema", message: eventGrid("user.compromised", edsger), revoked: ids(edsger)})
+	add(sampleMessage{about: "two leavers in one message", message: batch(barbara, tony), revoked: ids(barbara, tony)})
+	add(sampleMessage{about: "service account whose name begins with $", message: plain("user.offboarded", map[string]any{"userPrincipalName": service.UserPrincipalName}), revoked: ids(service)})
+	add(sampleMessage{about: "account made a moment ago (Graph lags)", message: cloudEvent("device.lost", newcomer), revoked: ids(newcomer)})
+	add(sampleMessage{about: "Graph drops the call, then answers 503", message: cloudEvent("device.stolen", unlucky), revoked: ids(unlucky)})
+	add(sampleMessage{about: "Graph says that it revoked nothing", message: cloudEvent("device.lost", stubborn), reason: deadletter.NotRevoked})
+	add(sampleMessage{about: "somebody Graph does not know", message: plain("device.lost", map[string]any{"userPrincipalName": "nobody@" + domain}), reason: deadletter.UserNotFound})
+	add(sampleMessage{about: "a guest", message: plain("device.lost", map[string]any{"userPrincipalName": guest.UserPrincipalName}), reason: deadletter.ExternalUser})
+	add(sampleMessage{about: "the break-glass account", message: plain("user.compromised", map[string]any{"userPrincipalName": breakGlass}), reason: deadletter.ProtectedUser})
+	add(sampleMessage{about: "half a JSON document", message: body("application/json", `{"type":"device.lost","userId":`), reason: deadletter.InvalidEvent})
+	add(sampleMessage{about: "a name that is a path", message: plain("device.lost", map[string]any{"userPrincipalName": "../groups/all@" + domain}), reason: deadletter.InvalidEvent})
+	add(sampleMessage{about: "an event that signs nobody out", message: cloudEvent("device.enrolled", ada), reason: deadletter.UnknownEvent})
+	add(sampleMessage{
+		about: "three users in one message, the second unknown", message: batch(ada, graph.User{ID: person(999, "gone").ID}, grace),
+		revoked: ids(ada, grace), reason: deadletter.UserNotFound, failed: "1",
+	})
+	for i := range leavers {
+		leaver := person(1000+i, fmt.Sprintf("leaver%d", i))
+		s.people = append(s.people, leaver)
+		add(sampleMessage{about: massOffboarding, message: cloudEvent("user.offboarded", leaver), revoked: ids(leaver)})
+	}
+	for i := range s.messages {
+		id := fmt.Sprintf("sample-%03d", i)
+		s.messages[i].message.MessageID = &id
+	}
+	return s
+}
+
+func ids(users ...graph.User) []string {
+	var list []string
+	for _, u := range users {
+		list = append(list, u.ID)
+	}
+	return list
+}
+
+func body(contentType, text string) *azservicebus.Message {
+	return &azservicebus.Message{ContentType: &contentType, Body: []byte(text)}
+}
+
+func encoded(contentType string, v any) *azservicebus.Message {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // the sample holds strings and maps only
+	}
+	return body(contentType, string(text))
+}
+
+func plain(eventType string, fields map[string]any) *azservicebus.Message {
+	fields["type"] = eventType
+	return encoded("application/json", fields)
+}
+
+var made int // numbers the events
+
+func envelope(eventType string, user graph.User) map[string]any {
+	made++
+	return map[string]any{
+		"specversion": "1.0", "id": fmt.Sprintf("event-%d", made), "source": "/sandbox/mdm", "type": eventType,
+		"time": time.Now().UTC().Format(time.RFC3339Nano), "datacontenttype": "application/json",
+		"data": map[string]any{"userId": user.ID},
+	}
+}
+
+func cloudEvent(eventType string, user graph.User) *azservicebus.Message {
+	return encoded("application/cloudevents+json; charset=utf-8", envelope(eventType, user))
+}
+
+func batch(users ...graph.User) *azservicebus.Message {
+	var events []any
+	for _, u := range users {
+		events = append(events, envelope("user.offboarded", u))
+	}
+	return encoded("application/cloudevents-batch+json", events)
+}
+
+func binaryCloudEvent(eventType string, user graph.User) *azservicebus.Message {
+	m := encoded("application/json", map[string]any{"userId": user.ID})
+	m.ApplicationProperties = map[string]any{}
+	for key, value := range envelope(eventType, user) {
+		if key != "data" && key != "datacontenttype" {
+			m.ApplicationProperties["cloudEvents:"+key] = value
+		}
+	}
+	return m
+}
+
+func eventGrid(eventType string, user graph.User) *azservicebus.Message {
+	made++
+	return encoded("application/json", []any{map[string]any{
+		"id": fmt.Sprintf("event-%d", made), "topic": "/sandbox/topic", "subject": "devices/42", "eventType": eventType,
+		"eventTime": time.Now().UTC().Format(time.RFC3339Nano), "dataVersion": "1", "data": map[string]any{"userId": user.ID},
+	}})
+}

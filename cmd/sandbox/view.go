@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"golang.org/x/term"
+)
+
+const (
+	// redrawEvery is fast enough to follow and slow enough to read.
+	redrawEvery = 250 * time.Millisecond
+	// recentLines is how many decisions the live summary shows.
+	recentLines = 14
+	// eraseBelow clears the screen from the cursor down (ECMA-48, ED).
+	eraseBelow = "\x1b[J"
+)
+
+// view shows what happens. It is the writer of the worker's log: each decision's line is told in a sentence. On a terminal
+// the last ones stand under a table that is redrawn in place; elsewhere each is a plain line. It is safe for concurrent use.
+type view struct {
+	out     io.Writer
+	servers *servers
+	live    bool
+	// decisions on the way to a JSON summary go to standard error, so that standard output holds the summary alone
+	quiet bool
+
+	mu       sync.Mutex
+	recent   []string
+	outcomes map[string]int
+	drawn    int // lines of the last drawing
+
+	stopped chan struct{}
+	done    chan struct{}
+}
+
+func newView(out io.Writer, s *servers, live, quiet bool) *view {
+	if quiet {
+		out = os.Stderr
+	}
+	return &view{out: out, servers: s, live: live, quiet: quiet, outcomes: map[string]int{}, stopped: make(chan struct{}), done: make(chan struct{})}
+}
+
+// start says where everything is and begins to redraw.
+func (v *view) start(ops string) {
+	fmt.Fprintf(v.out, "Service Bus  %s\nGraph        %s\n", v.servers.connectionString, v.servers.graphURL)
+	if ops != "" {
+		fmt.Fprintf(v.out, "Worker       http://%s/metrics  /healthz  /readyz\n", ops)
+	}
+	fmt.Fprintln(v.out)
+	go func() {
+		defer close(v.done)
+		if !v.live {
+			return
+		}
+		tick := time.NewTicker(redrawEvery)
+		defer tick.Stop()
+		for {
+			v.draw()
+			select {
+			case <-tick.C:
+			case <-v.stopped:
+				v.draw()
+				return
+			}
+		}
+	}()
+}
+
+func (v *view) stop() {
+	close(v.stopped)
+	<-v.done
+}
+
+// entry is what the view reads of a log line.
+type entry struct {
+	Level     string `json:"level"`
+	Message   string `json:"msg"`
+	EventType string `json:"eventType"`
+	User      string `json:"user"`
+	Outcome   string `json:"outcome"`
+	Reason    string `json:"reason"`
+	Attempts  int    `json:"attempts"`
+	Wait      string `json:"wait"`
+	Error     string `json:"error"`
+}
+
+// Write takes lines of the worker's log; zap writes whole lines.
+func (v *view) Write(p []byte) (int, error) {
+	for line := range bytes.Lines(p) {
+		var e entry
+		if json.Unmarshal(line, &e) == nil {
+			v.tell(e)
+		}
+	}
+	return len(p), nil
+}
+
+func (v *view) tell(e entry) {
+	who := strings.TrimSpace(e.EventType + "  " + e.User)
+	switch {
+	case e.Outcome != "":
+		v.count(e.Outcome, e.Reason)
+		sentence := fmt.Sprintf("%-14s %s", e.Outcome, who)
+		if e.Attempts > 1 {
+			sentence += fmt.Sprintf("  after %d attempts", e.Attempts)
+		}
+		if e.Reason != "" {
+			sentence += fmt.Sprintf("  %s: %s", e.Reason, e.Error)
+		}
+		v.say(sentence)
+	case e.Level != "info":
+		sentence := fmt.Sprintf("%-14s %s  %s", e.Message, who, e.Error)
+		if e.Wait != "" {
+			sentence = fmt.Sprintf("%-14s %s  in %s: %s", "again", who, e.Wait, e.Error)
+		}
+		v.say(sentence)
+	}
+}
+
+func (v *view) count(outcome, reason string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if reason != "" {
+		outcome = reason
+	}
+	v.outcomes[outcome]++
+}
+
+// say shows one line.
+func (v *view) say(line string) {
+	line = time.Now().Format("15:04:05.000") + "  " + line
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.live {
+		fmt.Fprintln(v.out, line)
+		return
+	}
+	v.recent = append(v.recent, line)
+	if len(v.recent) > recentLines {
+		v.recent = v.recent[1:]
+	}
+}
+
+// draw replaces the last drawing by a new one.
+func (v *view) draw() {
+	counts, _ := v.servers.broker.Counts(queue)
+	calls := map[int]int{}
+	for _, call := range v.servers.graph.Calls() {
+		calls[call.Status]++
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.AppendHeader(table.Row{"Queue", "", "Decisions", "", "Graph's answers", ""})
+	left := [][2]any{{"waiting", counts.Active - counts.Locked}, {"in hand", counts.Locked}, {"dead letters", counts.DeadLetter}}
+	var middle, right [][2]any
+	for _, outcome := range slices.Sorted(maps.Keys(v.outcomes)) {
+		middle = append(middle, [2]any{outcome, v.outcomes[outcome]})
+	}
+	for _, status := range slices.Sorted(maps.Keys(calls)) {
+		name := fmt.Sprint(status)
+		if status == 0 {
+			name = "dropped"
+		}
+		right = append(right, [2]any{name, calls[status]})
+	}
+	for i := range max(len(left), len(middle), len(right)) {
+		row := table.Row{}
+		for _, column := range [][][2]any{left, middle, right} {
+			if i < len(column) {
+				row = append(row, column[i][0], column[i][1])
+			} else {
+				row = append(row, "", "")
+			}
+		}
+		t.AppendRow(row)
+	}
+	lines := append(strings.Split(t.Render(), "\n"), v.recent...)
+
+	var screen strings.Builder
+	if v.drawn > 0 {
+		screen.WriteString(text.CursorUp.Sprintn(v.drawn) + eraseBelow)
+	}
+	for _, line := range lines {
+		screen.WriteString(text.Trim(line, v.width()) + "\n")
+	}
+	v.drawn = len(lines)
+	_, _ = io.WriteString(v.out, screen.String())
+}
+
+// width is the terminal's: a line that wraps would break the drawing.
+func (v *view) width() int {
+	if f, ok := v.out.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+			return width
+		}
+	}
+	return 80
+}

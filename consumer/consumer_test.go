@@ -1,0 +1,338 @@
+package consumer_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// inBubble runs a scenario against a world with these settings.
+func inBubble(t *testing.T, s settings, scenario func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { scenario(t, newWorld(t, s)) })
+}
+
+func TestAnEventEndsInARevocation(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.send(about(ada), named(grace.UserPrincipalName))
+		w.run()
+		w.settled(time.Minute)
+		w.wantRevoked(ada, grace)
+		w.wantDead(nil)
+		for _, u := range []graph.User{ada, grace} {
+			if calls := w.graph.CallsFor(u.ID); len(calls) != 1 {
+				t.Errorf("%d calls for %s, want 1", len(calls), u.UserPrincipalName)
+			}
+		}
+		if n := w.logs.FilterField(outcomeField("revoked")).Len(); n != 2 {
+			t.Errorf("%d lines say revoked, want one per event: %v", n, w.lines())
+		}
+		if problems := w.health.Problems(); len(problems) != 0 {
+			t.Errorf("not ready: %v", problems)
+		}
+	})
+}
+
+func TestWhatCannotBeRevokedIsDeadLetteredWithItsReason(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, ValueFalse: true})
+		w.graph.Inject(graph.Fault{User: grace.ID, Status: 400, Body: `{"error":{"code":"BadRequest","message":"no"}}`})
+		w.send(
+			about(ada),
+			about(grace),
+			named("nobody@contoso.com"),
+			named(guest.UserPrincipalName),
+			about(glass),
+			named(strings.ToUpper(glass.UserPrincipalName)),
+			&azservicebus.Message{Body: []byte(`{"type":"device.stolen"}`)},
+			&azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"device.enrolled","userId":%q}`, alan.ID))},
+		)
+		w.run()
+		w.settled(10 * time.Minute)
+		w.wantRevoked()
+		w.wantDead(map[string]string{
+			"m0": "NotRevoked", "m1": "RequestRejected", "m2": "UserNotFound", "m3": "ExternalUser",
+			"m4": "ProtectedUser", "m5": "ProtectedUser", "m6": "InvalidEvent", "m7": "UnknownEvent",
+		})
+		for _, u := range []graph.User{guest, glass, alan} {
+			if calls := w.graph.CallsFor(u.ID); len(calls) != 0 {
+				t.Errorf("%s was called %d times and must never be", u.UserPrincipalName, len(calls))
+			}
+		}
+		letter := w.dead()["m1"]
+		for property, want := range map[string]string{
+			deadletter.PropertyStatus: "400", deadletter.PropertyCode: "BadRequest", deadletter.PropertyAttempts: "1",
+		} {
+			if got := letter.ApplicationProperties[property]; got != want {
+				t.Errorf("%s is %v, want %s", property, got, want)
+			}
+		}
+		call := w.graph.CallsFor(grace.ID)[0]
+		if letter.ApplicationProperties[deadletter.PropertyClientRequestID] != call.ClientRequestID ||
+			letter.ApplicationProperties[deadletter.PropertyRequestID] != call.RequestID {
+			t.Errorf("the dead letter does not name the call: %v", letter.ApplicationProperties)
+		}
+	})
+}
+
+func TestBadInputNeverReachesGraph(t *testing.T) {
+	inputs := map[string]*azservicebus.Message{
+		"a 1 MB body":          {Body: []byte(`{"type":"device.lost","userId":"` + strings.Repeat("a", 1<<20) + `"}`)},
+		"invalid UTF-8":        {Body: []byte("{\"type\":\"device.lost\",\"userPrincipalName\":\"a\xff@contoso.com\"}")},
+		"deep JSON":            {Body: []byte(strings.Repeat("[", 100_000))},
+		"slashes in a UPN":     named("a/../../b@contoso.com"),
+		"dots in a UPN":        named("..@contoso.com"),
+		"the SDK's me literal": named("me-token-to-replace"),
+		"an empty body":        {Body: []byte{}},
+		"no body at all":       {},
+		"rubbish":              {Body: []byte{0, 1, 2, 3, 255}},
+	}
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		want := map[string]string{}
+		for name, m := range inputs {
+			m.MessageID = &name
+			w.send(m)
+			want[name] = "InvalidEvent"
+		}
+		value := "AMQP value"
+		err := w.sender.SendAMQPAnnotatedMessage(t.Context(), &azservicebus.AMQPAnnotatedMessage{
+			Properties: &azservicebus.AMQPAnnotatedMessageProperties{MessageID: value},
+			Body:       azservicebus.AMQPAnnotatedMessageBody{Value: fmt.Sprintf(`{"type":"device.lost","userId":%q}`, ada.ID)},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[value] = "InvalidEvent"
+		w.run()
+		w.settled(time.Minute)
+		w.wantDead(want)
+		if calls := w.graph.Calls(); len(calls) != 0 {
+			t.Errorf("Graph was called: %v", calls)
+		}
+	})
+}
+
+func TestABodyInSeveralDataSectionsIsRead(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		err := w.sender.SendAMQPAnnotatedMessage(t.Context(), &azservicebus.AMQPAnnotatedMessage{
+			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost",`), []byte(fmt.Sprintf(`"userId":%q}`, ada.ID))}},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.run()
+		w.settled(time.Minute)
+		w.wantRevoked(ada)
+	})
+}
+
+func TestAMessageWithManyUsersIsSettledWhenAllAre(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.send(
+			about(ada, grace, alan),
+			about(ada, graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6bffff"}, glass, grace),
+			about(glass, glass),
+		)
+		w.run()
+		w.settled(10 * time.Minute)
+		w.wantRevoked(ada, grace, alan)
+		w.wantDead(map[string]string{"m1": "UserNotFound", "m2": "ProtectedUser"})
+		if got := w.dead()["m1"].ApplicationProperties[deadletter.PropertyFailed]; got != "1,2" {
+			t.Errorf("failed events %q, want 1,2", got)
+		}
+		if got, ok := w.dead()["m2"].ApplicationProperties[deadletter.PropertyFailed]; ok {
+			t.Errorf("all failed, and yet the dead letter names %v", got)
+		}
+	})
+}
+
+func TestReplicationLagIsWaitedFor(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Count: 3, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"?"}}`})
+		w.send(about(ada))
+		w.run()
+		w.settled(time.Minute)
+		w.wantRevoked(ada)
+		w.wantDead(nil)
+	})
+}
+
+func TestThrottlingIsObeyed(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "97"})
+		w.send(about(ada))
+		w.run()
+		w.settled(10 * time.Minute)
+		calls := w.graph.CallsFor(ada.ID)
+		if len(calls) != 2 || calls[1].Start.Sub(calls[0].End) < 97*time.Second {
+			t.Fatalf("calls %+v, want the second 97 s after the first", calls)
+		}
+		w.wantRevoked(ada)
+	})
+}
+
+func TestAnOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
+	inBubble(t, settings{maxDeliveries: 2, maxInHand: 2}, func(t *testing.T, w *world) {
+		down := w.graph.Inject(graph.Fault{Status: 503})
+		w.send(about(ada), about(grace), about(alan))
+		w.run()
+		time.Sleep(30 * time.Minute)
+		if c := w.counts(); c.Active != 3 || c.DeadLetter != 0 || c.Locked != 2 {
+			t.Errorf("after 30 minutes: %+v, want all three in the queue, two of them held", c)
+		}
+		if w.health.Problems()[consumer.PartGraph] == "" {
+			t.Error("readiness does not tell that Graph is down")
+		}
+		if !w.health.Alive() {
+			t.Error("an outage of Graph must not look like a dead worker")
+		}
+		down()
+		w.settled(5 * time.Minute)
+		w.wantRevoked(ada, grace, alan)
+		w.wantDead(nil)
+		if problems := w.health.Problems(); len(problems) != 0 {
+			t.Errorf("after the outage: %v", problems)
+		}
+	})
+}
+
+func TestWithoutThePermissionNoMessageIsTaken(t *testing.T) {
+	inBubble(t, settings{roles: []string{"User.Read.All"}}, func(t *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		time.Sleep(time.Hour)
+		if c := w.counts(); c.Active != 1 || c.Locked != 0 || c.DeadLetter != 0 {
+			t.Errorf("%+v, want the message untouched", c)
+		}
+		if problem := w.health.Problems()[consumer.PartGraph]; !strings.Contains(problem, "User.RevokeSessions.All") {
+			t.Errorf("readiness says %q, want the missing permission", problem)
+		}
+		if n := w.logs.FilterLevelExact(-1).Len() + len(w.lines()); n > 5 {
+			t.Errorf("%d log lines in an hour of waiting: %v", n, w.lines())
+		}
+	})
+}
+
+func TestAPermissionTakenAwayMakesMessagesWait(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.run()
+		time.Sleep(time.Minute)
+		w.graph.SetRoles("app", nil)
+		w.graph.RevokeTokens()
+		w.send(about(ada))
+		time.Sleep(3 * time.Hour)
+		if c := w.counts(); c.Active != 1 || c.DeadLetter != 0 {
+			t.Fatalf("%+v, want the message waiting", c)
+		}
+		w.graph.SetRoles("app", []string{"User.RevokeSessions.All"})
+		w.graph.RevokeTokens()
+		w.settled(5 * time.Minute)
+		w.wantRevoked(ada)
+	})
+}
+
+func TestOneUsersOwn403IsDeadLetteredWhileOthersSucceed(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Status: 403, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(30 * time.Minute)
+		if len(w.dead()) != 0 {
+			t.Fatal("dead-lettered in a quiet night: the 403 may be everyone's")
+		}
+		for i := range 20 {
+			m, id := about(grace), fmt.Sprintf("other%d", i)
+			m.MessageID = &id
+			w.send(m)
+			time.Sleep(2 * time.Minute)
+		}
+		w.wantDead(map[string]string{"m0": "Forbidden"})
+	})
+}
+
+func TestLocksAreKeptWhileAMessageWaits(t *testing.T) {
+	inBubble(t, settings{lock: 30 * time.Second}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: 429, RetryAfter: "590"})
+		w.send(about(ada))
+		w.run()
+		w.settled(20 * time.Minute)
+		w.wantRevoked(ada)
+		if n := testutil.ToFloat64(w.metrics.LocksLost); n != 0 {
+			t.Errorf("%v locks lost", n)
+		}
+		if n := testutil.ToFloat64(w.metrics.Renewals.WithLabelValues("ok")); n < 590/30 {
+			t.Errorf("%v renewals in 590 s of waiting", n)
+		}
+		if calls := w.graph.CallsFor(ada.ID); len(calls) != 2 {
+			t.Errorf("%d calls, want 2: a redelivery would have made more", len(calls))
+		}
+	})
+}
+
+func TestAQuickMessageCostsNoRenewal(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		w.settled(time.Minute)
+		if n := testutil.ToFloat64(w.metrics.Renewals.WithLabelValues("ok")); n != 0 {
+			t.Errorf("%v renewals", n)
+		}
+	})
+}
+
+func TestAConnectionCutLosesNothing(t *testing.T) {
+	inBubble(t, settings{lock: 20 * time.Second}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
+		w.send(about(ada), about(grace), about(alan))
+		w.run()
+		for range 4 {
+			time.Sleep(3 * time.Second)
+			w.broker.CloseConnections()
+		}
+		w.settled(10 * time.Minute)
+		w.wantRevoked(ada, grace, alan)
+		w.wantDead(nil)
+	})
+}
+
+func TestTheOrderIsReceiveDecodeGuardRevokeSettle(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 10 * time.Second})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(9 * time.Second)
+		if c := w.counts(); c.Locked != 1 || c.Active != 1 {
+			t.Fatalf("%+v during the call: the message must be held, not settled", c)
+		}
+		w.settled(time.Minute)
+		w.wantRevoked(ada)
+	})
+}
+
+func TestHashedUsersDoNotAppearInTheLog(t *testing.T) {
+	inBubble(t, settings{hashUsers: true}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: grace.ID, Status: 400, Body: fmt.Sprintf(`{"error":{"code":"BadRequest","message":"user %s"}}`, grace.ID)})
+		w.send(about(ada), about(grace), named("nobody@contoso.com"), named("a/b@contoso.com"), named(guest.UserPrincipalName))
+		w.run()
+		w.settled(10 * time.Minute)
+		log := strings.Join(w.lines(), "\n")
+		for _, secret := range []string{ada.ID, grace.ID, "nobody", "a/b", "fabrikam"} {
+			if strings.Contains(log, secret) {
+				t.Errorf("the log names %s:\n%s", secret, log)
+			}
+		}
+		if !strings.Contains(log, "sha256:") {
+			t.Errorf("no hashed user in the log:\n%s", log)
+		}
+	})
+}

@@ -1,0 +1,270 @@
+package consumer_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+func outcomeField(o string) zap.Field { return zap.String("outcome", o) }
+
+// trap is the real receiver with one of its traps sprung; nil functions leave it as it is. Its record is safe to read
+// when the worker has stopped.
+type trap struct {
+	consumer.Receiver
+	receive  func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
+	complete func(ctx context.Context, m *azservicebus.ReceivedMessage) error
+	renew    func(ctx context.Context, m *azservicebus.ReceivedMessage) error
+
+	mu     sync.Mutex
+	limits []int
+	first  []time.Duration
+	tokens map[*azservicebus.ReceivedMessage]bool
+}
+
+func (r *trap) ReceiveMessages(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	r.mu.Lock()
+	r.limits = append(r.limits, limit)
+	r.first = append(r.first, o.TimeAfterFirstMessage)
+	r.mu.Unlock()
+	receive := r.Receiver.ReceiveMessages
+	if r.receive != nil {
+		receive = r.receive
+	}
+	messages, err := receive(ctx, limit, o)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range messages {
+		if r.tokens == nil {
+			r.tokens = map[*azservicebus.ReceivedMessage]bool{}
+		}
+		r.tokens[m] = true
+	}
+	return messages, err
+}
+
+func (r *trap) CompleteMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.CompleteMessageOptions) error {
+	if r.complete != nil {
+		return r.complete(ctx, m)
+	}
+	return r.Receiver.CompleteMessage(ctx, m, o)
+}
+
+func (r *trap) RenewMessageLock(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.RenewMessageLockOptions) error {
+	if r.renew != nil {
+		return r.renew(ctx, m)
+	}
+	return r.Receiver.RenewMessageLock(ctx, m, o)
+}
+
+// trapped returns settings whose receiver is r.
+func trapped(s settings, r *trap) settings {
+	s.wrap = func(real consumer.Receiver) consumer.Receiver {
+		r.Receiver = real
+		return r
+	}
+	return s
+}
+
+func TestTrapReceiveMayReturnNothingWithoutAnError(t *testing.T) {
+	r := &trap{}
+	empty := 3
+	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+		if empty--; empty >= 0 {
+			return nil, nil
+		}
+		return r.Receiver.ReceiveMessages(ctx, limit, o)
+	}
+	inBubble(t, trapped(settings{}, r), func(_ *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		w.settled(time.Minute)
+		w.wantRevoked(ada)
+	})
+}
+
+func TestTrapMessagesMayComeAfterTheContextEnded(t *testing.T) {
+	r := &trap{}
+	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+		messages, err := r.Receiver.ReceiveMessages(ctx, limit, o)
+		<-ctx.Done() // the stop comes while the messages are already locked
+		return messages, err
+	}
+	inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		time.Sleep(10 * time.Second)
+		if left := w.stop(); left != 0 {
+			t.Errorf("%d unfinished", left)
+		}
+		w.wantRevoked(ada)
+		if c := w.counts(); c.Active != 0 {
+			t.Errorf("%+v: received and not settled", c)
+		}
+	})
+}
+
+func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T) {
+	r := &trap{}
+	inBubble(t, trapped(settings{maxInHand: 3, concurrency: 1}, r), func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Delay: 3 * time.Second})
+		w.send(about(ada), about(grace), about(alan), about(ada), about(grace))
+		w.run()
+		w.settled(10 * time.Minute)
+		w.stop()
+		if r.limits[0] != 3 {
+			t.Errorf("asked for %d at first, want 3", r.limits[0])
+		}
+		for i, limit := range r.limits {
+			if limit > 3 || r.first[i] != time.Millisecond {
+				t.Errorf("receive %d asked for %d messages and %v after the first", i, limit, r.first[i])
+			}
+		}
+		releases := 0
+		letters, _ := w.broker.Peek(queue, 0, 10)
+		for _, l := range letters {
+			releases += int(l.DeliveryCount)
+		}
+		if releases != 0 {
+			t.Errorf("%d deliveries came back", releases)
+		}
+	})
+}
+
+func TestTrapSettlingHasNoTimeLimitOfItsOwn(t *testing.T) {
+	r := &trap{}
+	var deadlines []time.Duration
+	r.complete = func(ctx context.Context, _ *azservicebus.ReceivedMessage) error {
+		deadline, ok := ctx.Deadline()
+		if !ok {
+			return errors.New("no deadline")
+		}
+		deadlines = append(deadlines, time.Until(deadline))
+		<-ctx.Done() // a link that never answers
+		return ctx.Err()
+	}
+	inBubble(t, trapped(settings{lock: 5 * time.Minute}, r), func(t *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		time.Sleep(time.Second)
+		start := time.Now()
+		w.stop() // the settlement's context must outlive the stop, and end
+		if len(deadlines) != 1 || deadlines[0] != 10*time.Second || time.Since(start) > 10*time.Second {
+			t.Errorf("deadlines %v, stopped after %v", deadlines, time.Since(start))
+		}
+		if n := testutil.ToFloat64(w.metrics.Settlements.WithLabelValues("complete", "error")); n != 1 {
+			t.Errorf("%v failed settlements counted, want 1", n)
+		}
+	})
+}
+
+func TestTrapRenewingWritesTheMessage(t *testing.T) {
+	r := &trap{}
+	shared := false
+	r.renew = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
+		r.mu.Lock()
+		shared = shared || r.tokens[m]
+		r.mu.Unlock()
+		return r.Receiver.RenewMessageLock(ctx, m, nil)
+	}
+	inBubble(t, trapped(settings{lock: 10 * time.Second}, r), func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Count: 1, Status: 429, RetryAfter: "60"})
+		w.send(about(ada))
+		w.run()
+		w.settled(10 * time.Minute)
+		if shared {
+			t.Error("the lock of the very message that others read was renewed: a data race")
+		}
+	})
+}
+
+func TestTrapALostLockIsFinal(t *testing.T) {
+	r := &trap{}
+	lost := 1
+	r.renew = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
+		if lost--; lost >= 0 {
+			return &azservicebus.Error{Code: azservicebus.CodeLockLost}
+		}
+		return r.Receiver.RenewMessageLock(ctx, m, nil)
+	}
+	inBubble(t, trapped(settings{lock: 30 * time.Second}, r), func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Count: 1, Status: 429, RetryAfter: "40"})
+		w.send(about(ada))
+		w.run()
+		w.settled(10 * time.Minute)
+		w.wantRevoked(ada)
+		if n := testutil.ToFloat64(w.metrics.LocksLost); n != 1 {
+			t.Errorf("%v locks lost, want 1", n)
+		}
+		if n := w.logs.FilterField(outcomeField("unfinished")).FilterField(zap.String("settlement", "leave")).Len(); n != 1 {
+			t.Errorf("the first delivery was settled after its lock was lost: %v", w.lines())
+		}
+	})
+}
+
+func TestTrapALostLockDoesNotStopTheCallOnTheWire(t *testing.T) {
+	r := &trap{renew: func(context.Context, *azservicebus.ReceivedMessage) error {
+		return &azservicebus.Error{Code: azservicebus.CodeLockLost}
+	}}
+	inBubble(t, trapped(settings{lock: 20 * time.Second}, r), func(_ *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Count: 1, Delay: 15 * time.Second, User: ada.ID})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(16 * time.Second)
+		w.wantRevoked(ada)
+		w.settled(time.Minute)
+	})
+}
+
+func TestTrapAReceiverCanGoSilent(t *testing.T) {
+	r := &trap{}
+	r.receive = func(ctx context.Context, _ int, _ *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
+		w.run()
+		time.Sleep(time.Hour)
+		if !w.health.Alive() {
+			t.Error("the heartbeat depends on messages")
+		}
+		w.stop()
+		if n := len(r.limits); n < 100 {
+			t.Errorf("%d receive calls in an hour: each must be bounded", n)
+		}
+	})
+}
+
+func TestServiceBusAwayIsToldAndSurvived(t *testing.T) {
+	r := &trap{}
+	down := true
+	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+		if down {
+			return nil, &azservicebus.Error{Code: azservicebus.CodeConnectionLost}
+		}
+		return r.Receiver.ReceiveMessages(ctx, limit, o)
+	}
+	inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		time.Sleep(time.Hour)
+		if w.health.Problems()[consumer.PartServiceBus] == "" || !w.health.Alive() {
+			t.Errorf("problems %v, alive %v", w.health.Problems(), w.health.Alive())
+		}
+		down = false
+		w.settled(time.Minute)
+		w.wantRevoked(ada)
+		if problems := w.health.Problems(); len(problems) != 0 {
+			t.Errorf("after the outage: %v", problems)
+		}
+	})
+}

@@ -1,0 +1,111 @@
+package consumer_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+func TestStoppingFinishesWhatIsInHand(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Delay: 8 * time.Second})
+		w.send(about(ada), about(grace))
+		w.run()
+		time.Sleep(2 * time.Second)
+		w.send(about(alan)) // taken before the stop as well
+		time.Sleep(time.Second)
+		if left := w.stop(); left != 0 {
+			t.Errorf("%d messages unfinished, want none", left)
+		}
+		w.wantRevoked(ada, grace, alan)
+		if c := w.counts(); c.Active != 0 {
+			t.Errorf("%+v: settled messages are still there", c)
+		}
+	})
+}
+
+func TestAfterTheStopNothingIsReceived(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.run()
+		time.Sleep(5 * time.Second)
+		w.stop()
+		w.send(about(ada))
+		time.Sleep(5 * time.Minute)
+		if c := w.counts(); c.Active != 1 || len(w.graph.Calls()) != 0 {
+			t.Errorf("%+v after %d calls, want the message untouched", c, len(w.graph.Calls()))
+		}
+	})
+}
+
+func TestWhatCannotBeFinishedIsAbandonedAndComesAgain(t *testing.T) {
+	inBubble(t, settings{drain: 20 * time.Second}, func(t *testing.T, w *world) {
+		up := w.graph.Inject(graph.Fault{User: ada.ID, Status: 503})
+		w.send(about(ada), about(grace))
+		w.run()
+		time.Sleep(10 * time.Second)
+		start := time.Now()
+		if left := w.stop(); left != 1 {
+			t.Errorf("%d messages unfinished, want 1", left)
+		}
+		if took := time.Since(start); took < 20*time.Second || took > 30*time.Second {
+			t.Errorf("the drain took %v, want drain_timeout and at most settle_timeout more", took)
+		}
+		up()
+		if c := w.counts(); c.Active != 1 || c.Locked != 0 || c.DeadLetter != 0 {
+			t.Fatalf("%+v, want the message free for the next worker", c)
+		}
+		letters, err := w.broker.Peek(queue, 0, 10)
+		if err != nil || len(letters) != 1 || letters[0].DeliveryCount != 1 {
+			t.Errorf("%+v %v, want a delivery count of 1", letters, err)
+		}
+	})
+}
+
+func TestASecondSignalHurries(t *testing.T) {
+	inBubble(t, settings{drain: 10 * time.Minute}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Delay: time.Minute, Status: 503})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(5 * time.Second)
+		start := time.Now()
+		time.AfterFunc(3*time.Second, w.stopHard)
+		if left := w.stop(); left != 1 || time.Since(start) > 4*time.Second {
+			t.Errorf("%d unfinished after %v, want 1 after 3 s", left, time.Since(start))
+		}
+		if c := w.counts(); c.Active != 1 || c.Locked != 0 {
+			t.Errorf("%+v, want the message free for the next worker", c)
+		}
+	})
+}
+
+func TestStoppingWhileWaitingForThePermissionEndsAtOnce(t *testing.T) {
+	inBubble(t, settings{roles: []string{"User.Read.All"}}, func(t *testing.T, w *world) {
+		w.run()
+		time.Sleep(time.Hour)
+		start := time.Now()
+		w.stop()
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestTwentyRestartsWhileGraphIsAwayDeadLetterNothing(t *testing.T) {
+	inBubble(t, settings{drain: 5 * time.Second}, func(t *testing.T, w *world) {
+		up := w.graph.Inject(graph.Fault{Status: 503})
+		w.send(about(ada), about(grace))
+		for range 20 {
+			w.restart()
+			time.Sleep(20 * time.Second)
+			w.stop()
+		}
+		if c := w.counts(); c.Active != 2 || c.DeadLetter != 0 {
+			t.Fatalf("%+v, want both messages in the queue", c)
+		}
+		up()
+		w.restart()
+		w.settled(10 * time.Minute)
+		w.wantRevoked(ada, grace)
+	})
+}

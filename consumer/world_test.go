@@ -1,0 +1,344 @@
+package consumer_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/telemetry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const queue = "events"
+
+// The people of the tests.
+var (
+	ada   = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "ada@contoso.com", UserType: "Member", AccountEnabled: true}
+	grace = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", UserPrincipalName: "grace@contoso.com", UserType: "Member", AccountEnabled: true}
+	alan  = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c03", UserPrincipalName: "alan@contoso.com", UserType: "Member", AccountEnabled: true}
+	guest = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c04", UserPrincipalName: "v_fabrikam.com#EXT#@contoso.com", UserType: "Guest", AccountEnabled: true}
+	glass = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c05", UserPrincipalName: "breakglass@contoso.com", UserType: "Member", AccountEnabled: true}
+)
+
+// world is a worker between an embedded Service Bus and an embedded Graph, with the real clients, in memory: inside a
+// synctest bubble its minutes take no time.
+type world struct {
+	t        *testing.T
+	broker   *servicebus.Broker
+	graph    *graph.Server
+	sender   *azservicebus.Sender
+	receiver *azservicebus.Receiver
+	logs     *observer.ObservedLogs
+	health   *telemetry.Health
+	metrics  *telemetry.Metrics
+	worker   *consumer.Consumer
+
+	soft, hard         context.Context
+	stopSoft, stopHard context.CancelFunc
+	ended              chan int // what Run returned; nil while nothing runs
+}
+
+// settings are what a test changes; the zero value of each field means the default below.
+type settings struct {
+	concurrency, maxInHand int
+	lock                   time.Duration
+	maxDeliveries          int
+	drain                  time.Duration
+	retry                  retry.Policy
+	hashUsers              bool
+	roles                  []string
+	wrap                   func(consumer.Receiver) consumer.Receiver
+}
+
+func defaulted[T comparable](v, fallback T) T {
+	var zero T
+	if v == zero {
+		return fallback
+	}
+	return v
+}
+
+// newWorld builds everything; the worker runs only after run.
+func newWorld(t *testing.T, s settings) *world {
+	w := &world{t: t}
+	w.soft, w.stopSoft = context.WithCancel(context.Background())
+	w.hard, w.stopHard = context.WithCancel(context.Background())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	w.broker, err = servicebus.New(servicebus.Config{
+		Queues: []servicebus.QueueConfig{{
+			Name: queue, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
+		}},
+		MaxMessageSize: 4 << 20,
+	})
+	must(err)
+	roles := s.roles
+	if roles == nil {
+		roles = []string{"User.RevokeSessions.All"}
+	}
+	w.graph, err = graph.New(graph.Config{
+		Tenant: "contoso", Users: []graph.User{ada, grace, alan, guest, glass},
+		Apps: []graph.App{{ClientID: "app", Secret: "secret", Roles: roles}},
+	})
+	must(err)
+	listener := graph.NewMemoryListener()
+	web := &http.Server{Handler: w.graph}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(listener) }()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
+
+	client, err := azservicebus.NewClientFromConnectionString(
+		"Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName="+servicebus.DefaultKey.Name+";SharedAccessKey="+servicebus.DefaultKey.Value,
+		&azservicebus.ClientOptions{
+			NewWebSocketConn: func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+				return w.broker.NewClientConn()
+			},
+			RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second},
+		})
+	must(err)
+	w.sender, err = client.NewSender(queue, nil)
+	must(err)
+	w.receiver, err = client.NewReceiverForQueue(queue, nil)
+	must(err)
+
+	revoke, err := revoker.New(revoker.Config{
+		Root: "http://graph.bubble", Credential: &credential{client: &http.Client{Transport: transport}}, Transport: transport,
+	})
+	must(err)
+	protected, err := guard.NewProtected([]string{glass.ID, glass.UserPrincipalName})
+	must(err)
+	decoder, err := event.NewDecoder(event.Config{})
+	must(err)
+	core, logs := observer.New(zap.DebugLevel)
+	w.logs = logs
+	w.health = telemetry.NewHealth(consumer.MaxSilence, consumer.PartServiceBus, consumer.PartGraph)
+	w.metrics = telemetry.NewMetrics("test", "test")
+	var receiver consumer.Receiver = w.receiver
+	if s.wrap != nil {
+		receiver = s.wrap(receiver)
+	}
+	w.worker = consumer.New(consumer.Config{
+		Concurrency: defaulted(s.concurrency, 4), MaxInHand: defaulted(s.maxInHand, 16),
+		SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers,
+	}, consumer.Parts{
+		Receiver: receiver, Decoder: decoder, Protected: protected, Revoker: revoke,
+		Retrier: retry.New(defaulted(s.retry, retry.Policy{
+			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
+		})),
+		Log: zap.New(core), Metrics: w.metrics, Health: w.health,
+	})
+	t.Cleanup(func() {
+		// This order lets every goroutine end inside the bubble.
+		w.stopSoft()
+		w.stopHard()
+		if w.ended != nil {
+			w.stop()
+		}
+		_ = client.Close(context.Background())
+		_ = w.broker.Close()
+		revoke.Close()
+		transport.CloseIdleConnections()
+		_ = web.Close()
+		<-served
+		synctest.Wait()
+	})
+	return w
+}
+
+// run starts the worker.
+func (w *world) run() {
+	ended := make(chan int, 1)
+	w.ended = ended
+	go func() { ended <- w.worker.Run(w.soft, w.hard) }()
+}
+
+// restart runs a new worker with the same parts, as a new process would.
+func (w *world) restart() {
+	w.soft, w.stopSoft = context.WithCancel(context.Background())
+	w.worker = consumer.New(w.worker.Config, w.worker.Parts)
+	w.run()
+}
+
+// stop tells the worker to stop and returns how many messages it could not finish.
+func (w *world) stop() int {
+	w.stopSoft()
+	select {
+	case left := <-w.ended:
+		w.ended = nil // nothing to stop any more
+		return left
+	case <-time.After(10 * time.Minute):
+		w.t.Error("the worker did not stop")
+		return -1
+	}
+}
+
+// send publishes one message with each body, numbered m0, m1, …
+func (w *world) send(messages ...*azservicebus.Message) {
+	w.t.Helper()
+	for i, m := range messages {
+		if m.MessageID == nil {
+			id := fmt.Sprintf("m%d", i)
+			m.MessageID = &id
+		}
+		if err := w.sender.SendMessage(context.Background(), m, nil); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// about is a plain event for each user, all in one message.
+func about(users ...graph.User) *azservicebus.Message {
+	var events []string
+	for _, u := range users {
+		events = append(events, fmt.Sprintf(`{"type":"device.stolen","userId":%q}`, u.ID))
+	}
+	if len(events) == 1 {
+		return &azservicebus.Message{Body: []byte(events[0])}
+	}
+	return &azservicebus.Message{Body: []byte("[" + strings.Join(events, ",") + "]")}
+}
+
+// named is an event that names its user by user principal name.
+func named(upn string) *azservicebus.Message {
+	return &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"device.stolen","userPrincipalName":%q}`, upn))}
+}
+
+// settled waits until the queue holds nothing but dead letters, for at most limit.
+func (w *world) settled(limit time.Duration) {
+	w.t.Helper()
+	deadline := time.Now().Add(limit)
+	for w.counts().Active > 0 {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%d messages are not settled after %v; log: %v", w.counts().Active, limit, w.lines())
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	synctest.Wait()
+}
+
+func (w *world) counts() servicebus.Counts {
+	w.t.Helper()
+	counts, err := w.broker.Counts(queue)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return counts
+}
+
+// dead returns the dead letters by message id.
+func (w *world) dead() map[string]servicebus.PeekedMessage {
+	w.t.Helper()
+	letters, err := w.broker.Peek(queue+"/$DeadLetterQueue", 0, 1000)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	byID := map[string]servicebus.PeekedMessage{}
+	for _, l := range letters {
+		byID[l.MessageID] = l
+	}
+	return byID
+}
+
+// wantDead fails unless exactly these messages are dead letters, with these reasons.
+func (w *world) wantDead(reasons map[string]string) {
+	w.t.Helper()
+	dead := w.dead()
+	for id, letter := range dead {
+		if reasons[id] != letter.DeadLetterReason {
+			w.t.Errorf("%s is dead-lettered as %q (%s), want %q", id, letter.DeadLetterReason, letter.DeadLetterDescription, reasons[id])
+		}
+	}
+	for id, reason := range reasons {
+		if _, ok := dead[id]; !ok {
+			w.t.Errorf("%s is not dead-lettered, want %q", id, reason)
+		}
+	}
+}
+
+// wantRevoked fails unless exactly these users are revoked.
+func (w *world) wantRevoked(users ...graph.User) {
+	w.t.Helper()
+	for _, u := range []graph.User{ada, grace, alan, guest, glass} {
+		want := false
+		for _, wanted := range users {
+			want = want || wanted.ID == u.ID
+		}
+		if _, got := w.graph.Revoked(u.ID); got != want {
+			w.t.Errorf("%s: revoked is %v, want %v", u.UserPrincipalName, got, want)
+		}
+	}
+}
+
+func (w *world) lines() []string {
+	var lines []string
+	for _, e := range w.logs.All() {
+		fields, _ := json.Marshal(e.ContextMap())
+		lines = append(lines, e.Message+" "+string(fields))
+	}
+	return lines
+}
+
+// credential gets tokens from the embedded Graph's own endpoint.
+type credential struct {
+	client *http.Client
+	mu     sync.Mutex
+	token  string
+}
+
+func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	token := c.token
+	c.mu.Unlock()
+	if token != "" && o.Claims == "" {
+		return azcore.AccessToken{Token: token}, nil
+	}
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {"secret"}, "scope": o.Scopes}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://graph.bubble/contoso/oauth2/v2.0/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		AccessToken string `json:"access_token"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.AccessToken == "" {
+		return azcore.AccessToken{}, fmt.Errorf("token endpoint: %s, %v", resp.Status, err)
+	}
+	c.mu.Lock()
+	c.token = answer.AccessToken
+	c.mu.Unlock()
+	return azcore.AccessToken{Token: answer.AccessToken}, nil
+}

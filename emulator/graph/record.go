@@ -1,0 +1,158 @@
+package graph
+
+import (
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Call is one request to Graph and what became of it.
+type Call struct {
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end"` // zero while the call is under way
+	// Method and Path are as called; Key is the id or name in the path.
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	Key    string `json:"key"`
+	// UserID is whom it concerned, "" if unknown or not reached.
+	UserID string `json:"userId"`
+	// Status is 0 for a dropped connection. Revoked says that the call changed something.
+	Status  int  `json:"status"`
+	Revoked bool `json:"revoked"`
+	// AppID is the caller, RequestID ours, ClientRequestID the caller's.
+	AppID           string `json:"appId"`
+	RequestID       string `json:"requestId"`
+	ClientRequestID string `json:"clientRequestId"`
+	// Fault says that a fault on order acted.
+	Fault bool `json:"fault"`
+}
+
+// Fault is a fault on order. Of several that fit a call, the one injected first acts.
+type Fault struct {
+	// User limits the fault to one user, by id or user principal name; "" is everybody, unknown users included.
+	User string `json:"user"`
+	// Count is how often it acts; 0 is until it is removed.
+	Count int `json:"count"`
+
+	// Delay holds the answer back, alone or before any of the following.
+	Delay time.Duration `json:"delay"`
+	// Status answers instead of Graph, with RetryAfter, ContentType and Body if given (default: a body like Graph's).
+	Status      int    `json:"status"`
+	RetryAfter  string `json:"retryAfter"`
+	Body        string `json:"body"`
+	ContentType string `json:"contentType"`
+	// Drop closes the connection before anything happens, DropAfter after the sessions were revoked.
+	Drop      bool `json:"drop"`
+	DropAfter bool `json:"dropAfter"`
+	// ValueFalse revokes nothing and says so. EmptyBody and Truncate revoke, and answer without or with half a body.
+	ValueFalse bool `json:"valueFalse"`
+	EmptyBody  bool `json:"emptyBody"`
+	Truncate   bool `json:"truncate"`
+
+	// Token makes the fault act on the token endpoint instead: Delay, Drop and Status do.
+	Token bool `json:"token"`
+}
+
+// Inject orders a fault; remove takes it back.
+func (s *Server) Inject(f Fault) (remove func()) {
+	injected := &f
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = append(s.faults, injected)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.drop(injected)
+	}
+}
+
+func (s *Server) drop(f *Fault) {
+	for i, other := range s.faults {
+		if other == f {
+			s.faults = append(s.faults[:i:i], s.faults[i+1:]...)
+			return
+		}
+	}
+}
+
+// takeFault returns the fault that acts on a call for this user, or on a token request. The caller holds the lock.
+func (s *Server) takeFault(key string, token bool) *Fault {
+	for _, f := range s.faults {
+		if f.Token != token || f.User != "" && !s.same(f.User, key) {
+			continue
+		}
+		acting := *f
+		if f.Count > 0 {
+			if f.Count--; f.Count == 0 {
+				s.drop(f)
+			}
+		}
+		return &acting
+	}
+	return nil
+}
+
+// same says that two names, ids or user principal names, are one user's.
+func (s *Server) same(a, b string) bool {
+	if strings.EqualFold(a, b) {
+		return true
+	}
+	x, y := s.find(a), s.find(b)
+	return x != nil && x == y
+}
+
+// begin records the call and picks its fault.
+func (s *Server) begin(call *Call) *Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.calls) >= s.maxCalls {
+		s.calls = append([]*Call(nil), s.calls[len(s.calls)-s.maxCalls/2:]...)
+	}
+	s.calls = append(s.calls, call)
+	fault := s.takeFault(call.Key, false)
+	call.Fault = fault != nil
+	if e := s.find(call.Key); e != nil {
+		call.UserID = e.ID
+	}
+	return fault
+}
+
+// end finishes the record of a call, once.
+func (s *Server) end(call *Call, status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if call.End.IsZero() {
+		call.End, call.Status = time.Now(), status
+	}
+}
+
+// Calls returns the finished calls in order of arrival; those still under way are left out.
+func (s *Server) Calls() []Call {
+	return s.filter(func(*Call) bool { return true })
+}
+
+// CallsFor returns the finished calls for one user, by id or user principal name.
+func (s *Server) CallsFor(name string) []Call {
+	return s.filter(func(c *Call) bool { return s.same(name, c.Key) })
+}
+
+func (s *Server) filter(wanted func(*Call) bool) []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var calls []Call
+	for _, c := range s.calls {
+		// End is written under the lock, the other fields before it.
+		if !c.End.IsZero() && wanted(c) {
+			calls = append(calls, *c)
+		}
+	}
+	return calls
+}
+
+func newGUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

@@ -1,0 +1,223 @@
+// Package graph is an embedded Microsoft Graph for tests and for the sandbox: users, the call that revokes their sign-in
+// sessions, tokens, the write quota, and faults on order. It records every call, so that a test can ask who was revoked
+// when. It uses the standard library alone.
+package graph
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// DefaultMaxCalls is how many calls are remembered; older ones are forgotten first.
+const DefaultMaxCalls = 200_000
+
+// Config says what the server knows.
+type Config struct {
+	// Tenant is the directory's name in token URLs. Defaults to "tenant".
+	Tenant string
+	// Apps may get tokens. Defaults to one, "client" with secret "secret" and the role User.RevokeSessions.All.
+	Apps []App
+	// Users is the directory.
+	Users []User
+	// Quota bounds the writes of each app; the zero Quota bounds nothing.
+	Quota Quota
+	// ClockOffset is added to the clock in Date headers and records of effects.
+	ClockOffset time.Duration
+	// MaxCalls bounds the remembered calls. Defaults to DefaultMaxCalls.
+	MaxCalls int
+}
+
+// App is an application that may sign in with a secret. Its Roles are its application permissions.
+type App struct {
+	ClientID, Secret string
+	Roles            []string
+}
+
+// User is a person or guest. UserType is Member or Guest.
+type User struct {
+	ID                string `json:"id"`
+	UserPrincipalName string `json:"userPrincipalName"`
+	UserType          string `json:"userType"`
+	AccountEnabled    bool   `json:"accountEnabled"`
+}
+
+// entry is a user in the directory.
+type entry struct {
+	User
+	validFrom time.Time // signInSessionsValidFromDateTime
+	revoked   bool      // moved by a call
+}
+
+// Server is an http.Handler; the caller owns the http.Server around it. It has no goroutines and is safe for concurrent use.
+type Server struct {
+	tenant string
+	offset time.Duration
+	key    []byte // signs tokens
+
+	mu         sync.Mutex // guards all below, and is never held while waiting
+	apps       map[string]App
+	byID       map[string]*entry
+	byUPN      map[string]*entry
+	quota      Quota
+	meters     map[string]*meter
+	faults     []*Fault
+	calls      []*Call
+	maxCalls   int
+	generation int // tokens of earlier generations are refused
+}
+
+// New returns a Server; the error names a user without an id or given twice.
+func New(cfg Config) (*Server, error) {
+	if cfg.Tenant == "" {
+		cfg.Tenant = "tenant"
+	}
+	if cfg.Apps == nil {
+		cfg.Apps = []App{{ClientID: "client", Secret: "secret", Roles: []string{"User.RevokeSessions.All"}}}
+	}
+	if cfg.MaxCalls == 0 {
+		cfg.MaxCalls = DefaultMaxCalls
+	}
+	s := &Server{
+		tenant: cfg.Tenant, offset: cfg.ClockOffset, key: make([]byte, 32), maxCalls: cfg.MaxCalls,
+		apps: map[string]App{}, byID: map[string]*entry{}, byUPN: map[string]*entry{}, meters: map[string]*meter{},
+	}
+	_, _ = rand.Read(s.key) // never fails (crypto/rand)
+	for _, app := range cfg.Apps {
+		s.apps[app.ClientID] = app
+	}
+	for _, u := range cfg.Users {
+		if err := s.AddUser(u); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.SetQuota(cfg.Quota)
+}
+
+// AddUser adds a user; the error says that the id is missing or that id or name are taken.
+func (s *Server) AddUser(u User) error {
+	if u.ID == "" || u.UserPrincipalName == "" {
+		return errors.New("a user needs an id and a user principal name")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, upn := strings.ToLower(u.ID), strings.ToLower(u.UserPrincipalName)
+	if s.byID[id] != nil || s.byUPN[upn] != nil {
+		return fmt.Errorf("user %s (%s) is already there", u.ID, u.UserPrincipalName)
+	}
+	e := &entry{User: u, validFrom: s.now().Add(-24 * time.Hour)}
+	s.byID[id], s.byUPN[upn] = e, e
+	return nil
+}
+
+// RemoveUser removes a user by id or user principal name; from then on Graph answers 404.
+func (s *Server) RemoveUser(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.find(name); e != nil {
+		delete(s.byID, strings.ToLower(e.ID))
+		delete(s.byUPN, strings.ToLower(e.UserPrincipalName))
+	}
+}
+
+// SetRoles changes an app's permissions for tokens issued from now on, as in Entra: a token keeps the roles it was issued with.
+func (s *Server) SetRoles(clientID string, roles []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	app := s.apps[clientID]
+	app.Roles = roles
+	s.apps[clientID] = app
+}
+
+// RevokeTokens makes every token issued so far answer 401.
+func (s *Server) RevokeTokens() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generation++
+}
+
+// Revoked says when a call last moved the user's signInSessionsValidFromDateTime, by id or user principal name.
+func (s *Server) Revoked(name string) (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(name)
+	if e == nil || !e.revoked {
+		return time.Time{}, false
+	}
+	return e.validFrom, true
+}
+
+func (s *Server) find(name string) *entry {
+	name = strings.ToLower(name)
+	if e := s.byID[name]; e != nil {
+		return e
+	}
+	return s.byUPN[name]
+}
+
+func (s *Server) now() time.Time { return time.Now().Add(s.offset) }
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
+	w.Header().Set("Date", s.now().UTC().Format(http.TimeFormat))
+	path := r.URL.EscapedPath()
+	switch version, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/"); {
+	case version == "v1.0" || version == "beta":
+		s.serveGraph(w, r, version, rest)
+	case version == "_emulator":
+		s.serveAdmin(w, r, rest)
+	case path == "/"+s.tenant+"/oauth2/v2.0/token":
+		s.serveToken(w, r)
+	case path == "/"+s.tenant+"/v2.0/.well-known/openid-configuration":
+		s.serveOpenID(w, r)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// target is the user and the action that a path names.
+type target struct {
+	key    string // id or user principal name as called
+	action string // "" reads the user
+	quoted bool   // the form users('key')
+}
+
+// parsePath reads users/{key}[/action] and users('{key}')[/action]; the rest of Graph does not exist here.
+func parsePath(rest string) (t target, ok bool) {
+	name, action, _ := strings.Cut(rest, "/")
+	switch {
+	case name == "users":
+		name, t.action, _ = strings.Cut(action, "/")
+	default:
+		if name, t.quoted = unquote(name); !t.quoted {
+			return target{}, false
+		}
+		t.action = action
+	}
+	key, err := url.PathUnescape(name)
+	if err != nil || key == "" {
+		return target{}, false
+	}
+	if t.quoted {
+		key = strings.ReplaceAll(key, "''", "'")
+	}
+	t.key = key
+	t.action = strings.TrimPrefix(t.action, "microsoft.graph.")
+	return t, true
+}
+
+// unquote takes x out of users('x'), whose quotes and parentheses may be percent-encoded.
+func unquote(segment string) (string, bool) {
+	plain := strings.NewReplacer("%28", "(", "%29", ")", "%27", "'").Replace(segment)
+	inner, ok := strings.CutPrefix(plain, "users('")
+	if !ok {
+		return segment, false
+	}
+	return strings.CutSuffix(inner, "')")
+}

@@ -1,0 +1,251 @@
+package graph
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// revokers are the application permissions that allow the call; readers those that allow reading a user.
+var (
+	revokers = []string{"User.RevokeSessions.All", "User.ReadWrite.All", "Directory.ReadWrite.All"}
+	readers  = []string{"User.Read.All", "User.ReadWrite.All", "Directory.Read.All", "Directory.ReadWrite.All"}
+)
+
+const graphJSON = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"
+
+// serveGraph answers a call to Graph itself and records it.
+func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, rest string) {
+	call := &Call{
+		Start: time.Now(), Method: r.Method, Path: r.URL.EscapedPath(),
+		RequestID: newGUID(), ClientRequestID: r.Header.Get("client-request-id"),
+	}
+	t, known := parsePath(rest)
+	call.Key = t.key
+	fault := s.begin(call)
+	// A dropped connection unwinds by a panic; the call is recorded all the same.
+	defer s.end(call, 0)
+
+	w.Header().Set("request-id", call.RequestID)
+	if call.ClientRequestID != "" {
+		w.Header().Set("client-request-id", call.ClientRequestID)
+	}
+	_, _ = io.Copy(io.Discard, r.Body)
+	a := &answer{w: w, r: r, call: call, fault: fault, end: s.end}
+	if !a.before() {
+		return
+	}
+	claims, problem := s.authenticate(r)
+	call.AppID = claims.AppID
+	switch {
+	case problem != "":
+		w.Header().Set("WWW-Authenticate", `Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize"`)
+		a.fail(http.StatusUnauthorized, "InvalidAuthenticationToken", problem)
+	case !known:
+		a.fail(http.StatusBadRequest, "BadRequest", fmt.Sprintf("Resource not found for the segment '%s'.", rest))
+	case strings.HasPrefix(t.key, "$") && !t.quoted:
+		a.fail(http.StatusBadRequest, "BadRequest", "The request URI is not valid: a key that begins with $ needs the form users('$key').")
+	case t.action == "":
+		s.read(a, claims, t)
+	case t.action == "revokeSignInSessions", t.action == "invalidateAllRefreshTokens" && version == "beta":
+		s.revoke(a, claims, t)
+	default:
+		a.fail(http.StatusBadRequest, "BadRequest", fmt.Sprintf("Resource not found for the segment '%s'.", t.action))
+	}
+}
+
+// revoke moves the user's signInSessionsValidFromDateTime to now; a guest's stays where it is, and the answer is the same.
+func (s *Server) revoke(a *answer, claims claims, t target) {
+	if a.r.Method != http.MethodPost {
+		a.w.Header().Set("Allow", http.MethodPost)
+		a.fail(http.StatusMethodNotAllowed, "Request_BadRequest", "Specified HTTP method is not allowed for the request target.")
+		return
+	}
+	if retryAfter, allowed := s.meter(a.w, claims.AppID); !allowed {
+		if retryAfter != "" {
+			a.w.Header().Set("Retry-After", retryAfter)
+		}
+		a.fail(http.StatusTooManyRequests, "TooManyRequests", "Please retry again later.")
+		return
+	}
+	if !claims.holdsAny(revokers) {
+		a.fail(http.StatusForbidden, "Authorization_RequestDenied", "Access to invalidate refresh tokens operation is denied.")
+		return
+	}
+	s.mu.Lock()
+	e := s.find(t.key)
+	if e != nil {
+		a.call.UserID = e.ID
+		if e.UserType != "Guest" && (a.fault == nil || !a.fault.ValueFalse) {
+			e.validFrom, e.revoked = s.now(), true
+			a.call.Revoked = true
+		}
+	}
+	s.mu.Unlock()
+	switch {
+	case e == nil:
+		a.notFound(t.key)
+	case a.fault != nil && a.fault.ValueFalse:
+		a.ok(`{"@odata.context":"https://graph.microsoft.com/v1.0/$metadata#Edm.Boolean","value":false}`)
+	case t.action == "invalidateAllRefreshTokens":
+		a.ok("")
+	default:
+		a.ok(`{"@odata.context":"https://graph.microsoft.com/v1.0/$metadata#Edm.Boolean","value":true}`)
+	}
+}
+
+// read answers GET /users/{key} with the selected properties.
+func (s *Server) read(a *answer, claims claims, t target) {
+	switch {
+	case a.r.Method != http.MethodGet:
+		a.w.Header().Set("Allow", http.MethodGet)
+		a.fail(http.StatusMethodNotAllowed, "Request_BadRequest", "Specified HTTP method is not allowed for the request target.")
+		return
+	case !claims.holdsAny(readers):
+		a.fail(http.StatusForbidden, "Authorization_RequestDenied", "Insufficient privileges to complete the operation.")
+		return
+	}
+	s.mu.Lock()
+	e := s.find(t.key)
+	var found entry
+	if e != nil {
+		found = *e
+	}
+	s.mu.Unlock()
+	if e == nil {
+		a.notFound(t.key)
+		return
+	}
+	a.call.UserID = found.ID
+	properties := map[string]any{
+		"id": found.ID, "userPrincipalName": found.UserPrincipalName, "userType": found.UserType, "accountEnabled": found.AccountEnabled,
+		"signInSessionsValidFromDateTime": found.validFrom.UTC().Format(time.RFC3339),
+	}
+	selected := []string{"id", "userPrincipalName"}
+	if query := a.r.URL.Query().Get("$select"); query != "" {
+		selected = strings.Split(query, ",")
+	}
+	result := map[string]any{"@odata.context": "https://graph.microsoft.com/v1.0/$metadata#users(" + strings.Join(selected, ",") + ")/$entity"}
+	for _, name := range selected {
+		value, ok := properties[strings.TrimSpace(name)]
+		if !ok {
+			a.fail(http.StatusBadRequest, "BadRequest", fmt.Sprintf("Could not find a property named '%s' on type 'microsoft.graph.user'.", name))
+			return
+		}
+		result[strings.TrimSpace(name)] = value
+	}
+	text, _ := json.Marshal(result) // strings and a boolean
+	a.ok(string(text))
+}
+
+// answer writes what the client sees, with the fault, if any, over it.
+type answer struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	call  *Call
+	fault *Fault
+	end   func(*Call, int) // records the call
+}
+
+// before lets a fault act instead of Graph; it returns false when the answer is given.
+func (a *answer) before() bool {
+	f := a.fault
+	if f == nil {
+		return true
+	}
+	if f.Delay > 0 {
+		timer := time.NewTimer(f.Delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-a.r.Context().Done():
+			panic(http.ErrAbortHandler) // nobody waits for the answer
+		}
+	}
+	if f.Drop {
+		panic(http.ErrAbortHandler)
+	}
+	if f.Status == 0 {
+		return true
+	}
+	if f.RetryAfter != "" {
+		a.w.Header().Set("Retry-After", f.RetryAfter)
+	}
+	contentType, body := f.ContentType, f.Body
+	if contentType == "" {
+		contentType = graphJSON
+		if body == "" && f.Status >= 400 {
+			body = errorBody(a.call, strings.ReplaceAll(http.StatusText(f.Status), " ", ""), "injected fault")
+		}
+	}
+	a.write(f.Status, contentType, body)
+	return false
+}
+
+// ok answers 200 with the body, or 204 without one.
+func (a *answer) ok(body string) {
+	status := http.StatusOK
+	if f := a.fault; f != nil {
+		switch {
+		case f.DropAfter:
+			panic(http.ErrAbortHandler)
+		case f.EmptyBody:
+			a.write(status, "", "")
+			return
+		case f.Truncate:
+			a.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+			a.write(status, graphJSON, body[:len(body)/2])
+			panic(http.ErrAbortHandler)
+		}
+	}
+	if body == "" {
+		status = http.StatusNoContent
+	}
+	a.write(status, graphJSON, body)
+}
+
+func (a *answer) notFound(key string) {
+	a.fail(http.StatusNotFound, "Request_ResourceNotFound",
+		fmt.Sprintf("Resource '%s' does not exist or one of its queried reference-property objects are not present.", key))
+}
+
+func (a *answer) fail(status int, code, message string) {
+	a.write(status, graphJSON, errorBody(a.call, code, message))
+}
+
+func (a *answer) write(status int, contentType, body string) {
+	a.end(a.call, status) // before the client can ask for it
+	if body != "" {
+		a.w.Header().Set("Content-Type", contentType)
+	}
+	a.w.WriteHeader(status)
+	_, _ = io.WriteString(a.w, body)
+}
+
+// errorBody is shaped like Graph's.
+func errorBody(call *Call, code, message string) string {
+	type inner struct {
+		Date            string `json:"date"`
+		RequestID       string `json:"request-id"`
+		ClientRequestID string `json:"client-request-id,omitempty"`
+	}
+	type detail struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Inner   inner  `json:"innerError"`
+	}
+	text, _ := json.Marshal(map[string]detail{"error": { // strings alone
+		Code: code, Message: message,
+		Inner: inner{Date: call.Start.UTC().Format("2006-01-02T15:04:05"), RequestID: call.RequestID, ClientRequestID: call.ClientRequestID},
+	}})
+	return string(text)
+}
+
+func (c claims) holdsAny(roles []string) bool {
+	return slices.ContainsFunc(c.Roles, func(role string) bool { return slices.Contains(roles, role) })
+}

@@ -1,0 +1,233 @@
+package servicebus
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+// state is where a message is in its life.
+type state uint8
+
+const (
+	available state = iota
+	locked
+	deferred
+	scheduled
+	gone
+)
+
+func (s state) String() string {
+	return [...]string{"active", "locked", "deferred", "scheduled", "gone"}[s]
+}
+
+// Names that Service Bus gives to annotations and properties.
+const (
+	annotationSequence   = "x-opt-sequence-number"
+	annotationEnqueued   = "x-opt-enqueued-time"
+	annotationLocked     = "x-opt-locked-until"
+	annotationState      = "x-opt-message-state"
+	annotationEnqueueSeq = "x-opt-enqueue-sequence-number"
+	annotationDeadSource = "x-opt-deadletter-source"
+	annotationScheduled  = "x-opt-scheduled-enqueue-time"
+	annotationToken      = "x-opt-lock-token"
+	propertyReason       = "DeadLetterReason"
+	propertyDescription  = "DeadLetterErrorDescription"
+)
+
+// message is one stored message. Its queue's lock guards it. Times are in milliseconds of Unix time.
+type message struct {
+	seq                        int64
+	enqueued, expires, visible int64 // expires 0: never; visible: when a scheduled one becomes active
+	failures                   uint32
+	state                      state
+	wasDeferred                bool // a locked message that was deferred goes back to that
+	durable, firstAcquirer     bool
+	priority                   *uint8
+	ttl                        *uint32
+	// Encoded parts, each in an array of this message's own: whole sections, or the pairs of a map.
+	annotations, deliveryAnnotations         []byte
+	annotationCount, deliveryAnnotationCount int
+	properties, appProperties, bodyAndFooter []byte
+	bodyLength                               int
+	deadSource                               string
+
+	token      amqp.UUID // while locked
+	until      int64
+	prev, next *message // in the queue's list of locked messages
+}
+
+// size is what the message counts against its queue's bound.
+func (m *message) size() int64 {
+	return int64(len(m.annotations) + len(m.deliveryAnnotations) + len(m.properties) + len(m.appProperties) + len(m.bodyAndFooter))
+}
+
+func (m *message) bodySections() []byte { return m.bodyAndFooter[:m.bodyLength] }
+
+func (m *message) id() string {
+	p, err := amqp.ReadProperties(m.properties)
+	if err != nil || p.MessageID == nil {
+		return ""
+	}
+	return fmt.Sprint(p.MessageID)
+}
+
+// parseMessage copies an encoded message into a stored one.
+func parseMessage(encoded []byte, now time.Time) (*message, error) {
+	s, err := amqp.SplitMessage(encoded)
+	if err != nil {
+		return nil, err
+	}
+	header, err := amqp.ReadHeader(s.Header)
+	if err != nil {
+		return nil, err
+	}
+	m := &message{durable: header.Durable, firstAcquirer: header.FirstAcquirer, priority: header.Priority, ttl: header.TTL}
+	if m.deliveryAnnotations, m.deliveryAnnotationCount, err = pairsOf(s.DeliveryAnnotations, nil); err != nil {
+		return nil, err
+	}
+	m.annotations, m.annotationCount, err = pairsOf(s.MessageAnnotations, func(key string, value any) bool {
+		switch key {
+		case annotationSequence, annotationEnqueued, annotationLocked, annotationState, annotationEnqueueSeq, annotationDeadSource:
+			return false // the broker's own
+		case annotationScheduled:
+			if t, ok := value.(time.Time); ok && t.After(now) {
+				m.visible = t.UnixMilli()
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := amqp.ReadMapSection(s.ApplicationProperties); err != nil {
+		return nil, err
+	}
+	id, err := amqp.RawMessageID(s.Properties)
+	if err != nil {
+		return nil, err
+	}
+	if id == nil {
+		if s.Properties, err = amqp.WithMessageID(s.Properties, newID()); err != nil {
+			return nil, err
+		}
+	}
+	// One array for all, of the right size: the frame's buffer and a batch's must not be kept alive.
+	parts := make([]byte, 0, len(s.Properties)+len(s.ApplicationProperties)+len(s.Body)+len(s.Footer))
+	keep := func(b ...[]byte) []byte {
+		start := len(parts)
+		for _, part := range b {
+			parts = append(parts, part...)
+		}
+		if start == len(parts) {
+			return nil
+		}
+		return parts[start:len(parts):len(parts)]
+	}
+	m.properties, m.appProperties = keep(s.Properties), keep(s.ApplicationProperties)
+	m.bodyAndFooter, m.bodyLength = keep(s.Body, s.Footer), len(s.Body)
+	return m, nil
+}
+
+// pairsOf returns a map section's pairs, encoded, without those that keep refuses.
+func pairsOf(section []byte, keep func(key string, value any) bool) (pairs []byte, n int, err error) {
+	m, err := amqp.ReadMapSection(section)
+	if err != nil || len(m) == 0 {
+		return nil, 0, err
+	}
+	for _, p := range m {
+		key := fmt.Sprint(p.Key)
+		if keep != nil && !keep(key, p.Value) {
+			continue
+		}
+		if pairs, err = amqp.AppendValue(pairs, p.Key); err != nil {
+			return nil, 0, err
+		}
+		if pairs, err = amqp.AppendValue(pairs, p.Value); err != nil {
+			return nil, 0, err
+		}
+		n++
+	}
+	return bytes.Clone(pairs), n, nil
+}
+
+// view says how a message is shown.
+type view struct {
+	locked  bool // with its lock
+	peeked  bool // without its lock, and with its state
+	withTag bool // with the lock token among the delivery annotations
+}
+
+// encode appends the whole message as it is delivered, or as a peek shows it.
+func (m *message) encode(dst []byte, v view) []byte {
+	dst = amqp.Header{Durable: m.durable, Priority: m.priority, TTL: m.ttl, FirstAcquirer: m.firstAcquirer, DeliveryCount: m.failures}.Append(dst)
+	if m.deliveryAnnotationCount > 0 || v.locked {
+		w := amqp.NewMapWriter(dst, amqp.SectionDeliveryAnnotations)
+		w.Raw(m.deliveryAnnotations, m.deliveryAnnotationCount)
+		if v.locked {
+			w.UUID(annotationToken, m.token)
+		}
+		dst = w.Done()
+	}
+	w := amqp.NewMapWriter(dst, amqp.SectionMessageAnnotations)
+	w.Raw(m.annotations, m.annotationCount)
+	w.Long(annotationSequence, m.seq)
+	w.Time(annotationEnqueued, time.UnixMilli(m.enqueued))
+	if v.locked {
+		w.Time(annotationLocked, time.UnixMilli(m.until))
+	}
+	if m.deadSource != "" {
+		w.String(annotationDeadSource, m.deadSource)
+	}
+	switch {
+	case m.state == scheduled:
+		w.Int(annotationState, 2)
+	case m.state == deferred, m.wasDeferred:
+		w.Int(annotationState, 1)
+	case v.peeked:
+		w.Int(annotationState, 0)
+	}
+	dst = w.Done()
+	dst = append(dst, m.properties...)
+	dst = append(dst, m.appProperties...)
+	return append(dst, m.bodyAndFooter...)
+}
+
+// modify merges pairs into the application properties.
+func (m *message) modify(pairs amqp.Map) {
+	if len(pairs) == 0 {
+		return
+	}
+	properties, err := amqp.ReadMapSection(m.appProperties)
+	if err != nil {
+		return // checked when it was enqueued
+	}
+	for _, p := range pairs {
+		properties.Set(fmt.Sprint(p.Key), p.Value)
+	}
+	if section, err := amqp.AppendMapSection(nil, amqp.SectionApplicationProperties, properties); err == nil {
+		m.appProperties = section
+	}
+}
+
+// newToken makes a lock token. It need not be unguessable: a lock is no secret among clients that may listen.
+func newToken() (t amqp.UUID) {
+	binary.BigEndian.PutUint64(t[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(t[8:], rand.Uint64())
+	t[6], t[8] = t[6]&0x0f|0x40, t[8]&0x3f|0x80
+	return t
+}
+
+func newID() string {
+	t := newToken()
+	return fmt.Sprintf("%x-%x-%x-%x-%x", t[:4], t[4:6], t[6:8], t[8:10], t[10:])
+}
+
+// tagOf is a token's form as a delivery tag: the byte order of a .NET GUID.
+func tagOf(t amqp.UUID) []byte {
+	return []byte{t[3], t[2], t[1], t[0], t[5], t[4], t[7], t[6], t[8], t[9], t[10], t[11], t[12], t[13], t[14], t[15]}
+}
