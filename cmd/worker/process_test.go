@@ -1,0 +1,361 @@
+package main_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+// These tests run the real binary, as a process of its own, against the embedded servers in this one.
+
+const queue = "events"
+
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "worker")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "worker")
+		if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build the worker: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// cloud is the two servers on ports, with people in the directory.
+type cloud struct {
+	t      *testing.T
+	broker *servicebus.Broker
+	graph  *graph.Server
+	env    []string
+	send   func(...*azservicebus.Message)
+}
+
+func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
+	t.Helper()
+	c := &cloud{t: t}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var users []graph.User
+	for i := range people {
+		users = append(users, graph.User{ID: id(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"})
+	}
+	var err error
+	c.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: users})
+	must(err)
+	c.broker, err = servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: lock, MaxDeliveryCount: 100}}})
+	must(err)
+	amqp, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	server := &http.Server{Handler: c.graph}
+	go func() { _ = c.broker.Serve(amqp) }()
+	go func() { _ = server.Serve(web) }()
+	connection := servicebus.ConnectionString(amqp.Addr().String(), servicebus.DefaultKey)
+	root := "http://" + web.Addr().String()
+	c.env = []string{
+		"PATH=" + os.Getenv("PATH"),
+		"REVOKER_SERVICEBUS_CONNECTION_STRING=" + connection,
+		"REVOKER_SERVICEBUS_QUEUE=" + queue,
+		"REVOKER_GRAPH_ENDPOINT=" + root,
+		"REVOKER_GRAPH_TOKEN_URL=" + root + "/contoso/oauth2/v2.0/token",
+		"REVOKER_GRAPH_CLIENT_ID=client",
+		"REVOKER_GRAPH_CLIENT_SECRET=secret",
+		"REVOKER_OPS_ADDRESS=127.0.0.1:0",
+		"REVOKER_CONSUMER_CONCURRENCY=4",
+		"REVOKER_CONSUMER_MAX_IN_HAND=32",
+		"REVOKER_CONSUMER_DRAIN_TIMEOUT=2s",
+	}
+	client, err := azservicebus.NewClientFromConnectionString(connection, nil)
+	must(err)
+	sender, err := client.NewSender(queue, nil)
+	must(err)
+	c.send = func(messages ...*azservicebus.Message) {
+		t.Helper()
+		for _, m := range messages {
+			must(sender.SendMessage(context.Background(), m, nil))
+		}
+	}
+	t.Cleanup(func() {
+		_ = client.Close(context.Background())
+		_ = c.broker.Close()
+		_ = server.Close()
+	})
+	return c
+}
+
+func id(i int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", i) }
+
+func about(i int) *azservicebus.Message {
+	return &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"device.lost","userId":%q}`, id(i)))}
+}
+
+// process is a running worker.
+type process struct {
+	*exec.Cmd
+	out output
+}
+
+// output collects what a process prints while a test reads it.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func (c *cloud) start(env ...string) *process {
+	c.t.Helper()
+	p := &process{Cmd: exec.Command(binary, "run")}
+	p.Env = append(c.env, env...)
+	p.Stdout, p.Stderr = &p.out, &p.out
+	if err := p.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		if p.ProcessState == nil {
+			_ = p.Process.Kill()
+			_ = p.Wait()
+		}
+	})
+	return p
+}
+
+// until waits for a condition on the servers, polling: they are real, and so is time here.
+func (c *cloud) until(what string, condition func() bool) {
+	c.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("waited a minute for %s; the queue holds %+v", what, c.counts())
+		}
+	}
+}
+
+func (c *cloud) counts() servicebus.Counts {
+	c.t.Helper()
+	counts, err := c.broker.Counts(queue)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return counts
+}
+
+func (c *cloud) revoked(people int) (n int) {
+	for i := range people {
+		if _, ok := c.graph.Revoked(id(i)); ok {
+			n++
+		}
+	}
+	return n
+}
+
+func TestKillAtAnyInstantLosesNothing(t *testing.T) {
+	const people = 300
+	c := newCloud(t, people, 2*time.Second) // short locks: what a killed worker held comes back soon
+	c.graph.Inject(graph.Fault{Delay: 2 * time.Millisecond})
+	for i := range people {
+		c.send(about(i))
+	}
+	for kill := range 6 {
+		p := c.start()
+		c.until("some progress", func() bool { return c.revoked(people) >= (kill+1)*people/10 })
+		if err := p.Process.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.Wait()
+	}
+	if c.counts().Active == 0 {
+		t.Fatal("the scenario is wrong: nothing was left for the last worker")
+	}
+	c.start()
+	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
+	if n := c.revoked(people); n != people {
+		t.Errorf("%d of %d users are revoked and the queue is empty", n, people)
+	}
+	if dead := c.counts().DeadLetter; dead != 0 {
+		t.Errorf("%d dead letters", dead)
+	}
+	// Each kill costs at most a repeated call for each message in hand.
+	if calls := len(c.graph.Calls()); calls > people+6*32 {
+		t.Errorf("%d calls for %d users", calls, people)
+	}
+}
+
+func TestSIGTERMFinishesWhatIsInHandAndExitsWith0(t *testing.T) {
+	const people = 200
+	c := newCloud(t, people, time.Minute)
+	c.graph.Inject(graph.Fault{Delay: 20 * time.Millisecond})
+	for i := range people {
+		c.send(about(i))
+	}
+	p := c.start()
+	c.until("some progress", func() bool { return c.revoked(people) >= 20 })
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatalf("exit: %v\n%s", err, &p.out)
+	}
+	counts := c.counts()
+	if counts.Locked != 0 || counts.DeadLetter != 0 || counts.Active+c.revoked(people) != people {
+		t.Errorf("%+v and %d revoked: every message must be either done or free", counts, c.revoked(people))
+	}
+	left, err := c.broker.Peek(queue, 0, people)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range left {
+		if m.DeliveryCount != 0 {
+			t.Errorf("message %d has a failed delivery although the drain had time", m.SequenceNumber)
+		}
+	}
+}
+
+func TestASecondSIGTERMHurries(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	c.graph.Inject(graph.Fault{Status: 503})
+	c.send(about(0))
+	p := c.start("REVOKER_CONSUMER_DRAIN_TIMEOUT=10m")
+	c.until("an attempt", func() bool { return len(c.graph.Calls()) > 0 })
+	for range 2 {
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		// Two signals at one instant would be one.
+		c.until("the first signal to be taken", func() bool { return strings.Contains(p.out.String(), "stopped receiving") })
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatalf("exit: %v\n%s", err, &p.out)
+	}
+	if counts := c.counts(); counts.Active != 1 || counts.DeadLetter != 0 {
+		t.Errorf("%+v, want the message in the queue", counts)
+	}
+}
+
+func TestTheOperationsPortAndTheLog(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := port.Addr().String()
+	_ = port.Close()
+	p := c.start("REVOKER_OPS_ADDRESS=" + address)
+	get := func(path string) (int, string) {
+		resp, err := http.Get("http://" + address + path)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(text)
+	}
+	c.until("readiness", func() bool { code, _ := get("/readyz"); return code == http.StatusOK })
+	c.send(about(0))
+	c.until("the revocation", func() bool { return c.counts().Active == 0 })
+	if code, text := get("/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d %s", code, text)
+	}
+	_, metrics := get("/metrics")
+	for _, want := range []string{
+		`session_revoker_events_total{outcome="revoked",reason=""} 1`, `session_revoker_graph_attempts_total{result="revoked"} 1`,
+		"session_revoker_enqueue_to_revoked_seconds_count 1", "session_revoker_build_info{", "session_revoker_messages_in_hand 0",
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	log := p.out.String()
+	if strings.Contains(log, servicebus.DefaultKey.Value) || strings.Contains(log, `"secret"`) {
+		t.Errorf("the log holds a secret:\n%s", log)
+	}
+	decisions := 0
+	for line := range strings.Lines(log) {
+		var fields map[string]any
+		if err := json.Unmarshal([]byte(line), &fields); err != nil {
+			t.Errorf("not JSON: %s", line)
+		}
+		if fields["outcome"] == "revoked" {
+			decisions++
+			for _, key := range []string{"messageId", "sequenceNumber", "user", "attempts", "requestId", "clientRequestId", "sinceEnqueued", "eventType"} {
+				if _, ok := fields[key]; !ok {
+					t.Errorf("the decision lacks %s: %s", key, line)
+				}
+			}
+		}
+	}
+	if decisions != 1 {
+		t.Errorf("%d decisions logged, want 1:\n%s", decisions, log)
+	}
+}
+
+func TestAWrongConfigurationExitsWith2AndNamesEverything(t *testing.T) {
+	cmd := exec.Command(binary, "run", "--log.level", "loud")
+	cmd.Env = []string{"REVOKER_GRAPH_CLOUD=mars", "REVOKER_GRAPH_COULD=x"}
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 2 {
+		t.Errorf("exit code %d (%v)", cmd.ProcessState.ExitCode(), err)
+	}
+	if !strings.Contains(string(out), "REVOKER_GRAPH_COULD") || !strings.Contains(string(out), "did you mean") {
+		t.Errorf("the unknown variable is not named:\n%s", out)
+	}
+	cmd = exec.Command(binary, "run", "--log.level", "loud")
+	cmd.Env = []string{"REVOKER_GRAPH_CLOUD=mars"}
+	out, _ = cmd.CombinedOutput()
+	for _, want := range []string{"log.level", "graph.cloud", "servicebus.queue", "REVOKER_SERVICEBUS_CONNECTION_STRING"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the problems lack %s:\n%s", want, out)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	out, err := exec.Command(binary, "version").Output()
+	if err != nil || !strings.HasPrefix(string(out), "session-revoker ") {
+		t.Errorf("%q, %v", out, err)
+	}
+}

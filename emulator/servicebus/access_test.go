@@ -1,0 +1,145 @@
+package servicebus_test
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+// impatient makes the client fail at once instead of trying for a minute.
+var impatient = &azservicebus.ClientOptions{RetryOptions: azservicebus.RetryOptions{MaxRetries: -1}}
+
+func clientWith(t *testing.T, connectionString string) *azservicebus.Client {
+	t.Helper()
+	client, err := azservicebus.NewClientFromConnectionString(connectionString, impatient)
+	must(t, err)
+	t.Cleanup(func() { _ = client.Close(ctx) })
+	return client
+}
+
+func TestAnUnknownQueueIsNotFound(t *testing.T) {
+	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	sender, err := client.NewSender("elsewhere", nil)
+	must(t, err)
+	wantCode(t, sender.SendMessage(ctx, &azservicebus.Message{}, nil), azservicebus.CodeNotFound)
+	receiver, err := client.NewReceiverForQueue("elsewhere", nil)
+	must(t, err)
+	_, err = receiver.ReceiveMessages(ctx, 1, nil)
+	wantCode(t, err, azservicebus.CodeNotFound)
+	_, err = receiver.PeekMessages(ctx, 1, nil)
+	wantCode(t, err, azservicebus.CodeNotFound)
+}
+
+func TestQueueNamesIgnoreCaseAndMayHoldSlashes(t *testing.T) {
+	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "Security/Events"}}})
+	sender, err := client.NewSender("security/EVENTS", nil)
+	must(t, err)
+	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("x")}, nil))
+	receiver, err := client.NewReceiverForQueue("SECURITY/events", nil)
+	must(t, err)
+	if got := bodies(receiveFrom(t, receiver, 1)); got != "[x]" {
+		t.Errorf("received %s", got)
+	}
+}
+
+func TestKeysAndTheirClaims(t *testing.T) {
+	sendOnly := servicebus.Key{Name: "producer", Value: "p", Send: true}
+	listenOnly := servicebus.Key{Name: "worker", Value: "w", Listen: true}
+	_, _, addr := overTCP(t, servicebus.Config{
+		Queues: []servicebus.QueueConfig{{Name: queue}}, Keys: []servicebus.Key{servicebus.DefaultKey, sendOnly, listenOnly},
+	})
+	send := func(key servicebus.Key) error {
+		sender, err := clientWith(t, servicebus.ConnectionString(addr, key)).NewSender(queue, nil)
+		must(t, err)
+		return sender.SendMessage(ctx, &azservicebus.Message{}, nil)
+	}
+	peek := func(key servicebus.Key) error {
+		receiver, err := clientWith(t, servicebus.ConnectionString(addr, key)).NewReceiverForQueue(queue, nil)
+		must(t, err)
+		_, err = receiver.PeekMessages(ctx, 1, nil)
+		return err
+	}
+	must(t, send(sendOnly))
+	must(t, peek(listenOnly))
+	err := send(listenOnly)
+	wantCode(t, err, azservicebus.CodeUnauthorizedAccess)
+	if err == nil || !strings.Contains(err.Error(), "'Send' claim(s) are required to perform this operation") {
+		t.Errorf("the error does not name the claim: %v", err)
+	}
+	err = peek(sendOnly)
+	wantCode(t, err, azservicebus.CodeUnauthorizedAccess)
+	if err == nil || !strings.Contains(err.Error(), "'Listen' claim(s) are required to perform this operation") {
+		t.Errorf("the error does not name the claim: %v", err)
+	}
+	for _, wrong := range []servicebus.Key{{Name: "producer", Value: "guess"}, {Name: "nobody", Value: "p"}} {
+		wantCode(t, send(wrong), azservicebus.CodeUnauthorizedAccess)
+	}
+}
+
+func TestExpiredAndForeignSignaturesAreRefused(t *testing.T) {
+	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}, {Name: "other"}}})
+	use := func(signature string) error {
+		sender, err := clientWith(t, "Endpoint=sb://"+addr+";SharedAccessSignature="+signature+";UseDevelopmentEmulator=true").NewSender(queue, nil)
+		must(t, err)
+		return sender.SendMessage(ctx, &azservicebus.Message{}, nil)
+	}
+	must(t, use(sign("amqp://"+addr+"/"+queue, time.Now().Add(time.Hour))))
+	must(t, use(sign("amqp://"+addr, time.Now().Add(time.Hour)))) // the whole namespace
+	for name, signature := range map[string]string{
+		"expired":         sign("amqp://"+addr+"/"+queue, time.Now().Add(-time.Minute)),
+		"for another one": sign("amqp://"+addr+"/other", time.Now().Add(time.Hour)),
+		"for a prefix":    sign("amqp://"+addr+"/ord", time.Now().Add(time.Hour)),
+		"tampered":        strings.Replace(sign("amqp://"+addr+"/other", time.Now().Add(time.Hour)), "other", queue, 1),
+	} {
+		err := use(signature)
+		wantCode(t, err, azservicebus.CodeUnauthorizedAccess)
+		if name == "expired" && (err == nil || !strings.Contains(err.Error(), "ExpiredToken")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTooLargeMessagesAreRefused(t *testing.T) {
+	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}, MaxMessageSize: 10_000})
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	if err := sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 20_000)}, nil); !errors.Is(err, azservicebus.ErrMessageTooLarge) {
+		t.Errorf("got %v", err)
+	}
+	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 9_000)}, nil))
+}
+
+func TestConfigurationsThatMakeNoSense(t *testing.T) {
+	for name, cfg := range map[string]servicebus.Config{
+		"no queue":    {},
+		"no name":     {Queues: []servicebus.QueueConfig{{}}},
+		"a sub-queue": {Queues: []servicebus.QueueConfig{{Name: "q/$DeadLetterQueue"}}},
+		"twice":       {Queues: []servicebus.QueueConfig{{Name: "q"}, {Name: "Q"}}},
+		"negative":    {Queues: []servicebus.QueueConfig{{Name: "q", LockDuration: -1}}},
+		"empty key":   {Queues: []servicebus.QueueConfig{{Name: "q"}}, Keys: []servicebus.Key{{Name: "k"}}},
+	} {
+		if _, err := servicebus.New(cfg); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestServingAfterCloseFails(t *testing.T) {
+	broker, err := servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	must(t, err)
+	must(t, broker.Close())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	if err := broker.Serve(l); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve: %v", err)
+	}
+	if _, err := broker.NewClientConn(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("NewClientConn: %v", err)
+	}
+}

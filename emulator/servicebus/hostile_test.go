@@ -1,0 +1,365 @@
+package servicebus_test
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+// sign makes a SAS token with the default key.
+func sign(audience string, until time.Time) string {
+	resource, expiry := strings.ToLower(url.QueryEscape(audience)), fmt.Sprint(until.Unix())
+	mac := hmac.New(sha256.New, []byte(servicebus.DefaultKey.Value))
+	mac.Write([]byte(resource + "\n" + expiry))
+	return fmt.Sprintf("SharedAccessSignature sr=%s&sig=%s&se=%s&skn=%s", resource,
+		url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil))), expiry, servicebus.DefaultKey.Name)
+}
+
+// raw is a client that speaks AMQP by hand.
+type raw struct {
+	t      testing.TB
+	conn   net.Conn
+	frames *amqp.FrameReader
+}
+
+// dial connects and opens; everything after that is the test's.
+func dial(t testing.TB, addr string) *raw {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	must(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+	r := &raw{t: t, conn: conn, frames: amqp.NewFrameReader(conn, 1<<20)}
+	r.bytes(amqp.HeaderSASL[:])
+	r.header(amqp.HeaderSASL)
+	r.next() // mechanisms
+	r.frame(amqp.TypeSASL, 0, &amqp.SASLInit{Mechanism: "ANONYMOUS"})
+	r.next() // outcome
+	r.bytes(amqp.HeaderAMQP[:])
+	r.header(amqp.HeaderAMQP)
+	r.put(0, &amqp.Open{ContainerID: "raw", MaxFrameSize: 65536})
+	r.next()
+	return r
+}
+
+func (r *raw) bytes(b []byte) {
+	_, err := r.conn.Write(b)
+	must(r.t, err)
+}
+
+func (r *raw) header(want [8]byte) {
+	r.t.Helper()
+	got, err := r.frames.ReadProtocolHeader()
+	must(r.t, err)
+	if got != want {
+		r.t.Fatalf("header %x, want %x", got, want)
+	}
+}
+
+func (r *raw) frame(kind uint8, channel uint16, p amqp.Performative, payload ...[]byte) {
+	r.t.Helper()
+	b, err := amqp.AppendFrame(nil, kind, channel, p, payload...)
+	must(r.t, err)
+	r.bytes(b)
+}
+
+func (r *raw) put(channel uint16, p amqp.Performative, payload ...[]byte) {
+	r.t.Helper()
+	r.frame(amqp.TypeAMQP, channel, p, payload...)
+}
+
+// next returns the next performative and its payload.
+func (r *raw) next() (amqp.Performative, []byte) {
+	r.t.Helper()
+	for {
+		frame, err := r.frames.ReadFrame()
+		must(r.t, err)
+		if len(frame.Body) == 0 {
+			continue
+		}
+		p, payload, err := amqp.ReadPerformative(frame.Body)
+		must(r.t, err)
+		return p, payload
+	}
+}
+
+// wait returns the next performative of a type, and fails when the connection ends before.
+func wait[P amqp.Performative](r *raw) P {
+	r.t.Helper()
+	for {
+		if p, _ := r.next(); p != nil {
+			if wanted, ok := p.(P); ok {
+				return wanted
+			}
+		}
+	}
+}
+
+func (r *raw) begin(channel uint16) {
+	r.t.Helper()
+	r.put(channel, &amqp.Begin{IncomingWindow: 5000, OutgoingWindow: 5000, HandleMax: 1000})
+	wait[*amqp.Begin](r)
+}
+
+// authorize signs in for an entity over $cbs on channel 0.
+func (r *raw) authorize(addr, entity string) {
+	r.t.Helper()
+	r.begin(0)
+	r.put(0, &amqp.Attach{Name: "cbs-out", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "$cbs"}})
+	wait[*amqp.Flow](r)
+	r.put(0, &amqp.Attach{Name: "cbs-in", Handle: 1, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: "$cbs"}, Target: &amqp.Target{Address: "me"}})
+	wait[*amqp.Attach](r)
+	credit := uint32(10)
+	handle := uint32(1)
+	r.put(0, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 5000, Handle: &handle, DeliveryCount: new(uint32), LinkCredit: &credit})
+	audience := "amqp://" + addr + "/" + entity
+	message, err := amqp.Properties{MessageID: "1", ReplyTo: "me"}.Append(nil)
+	must(r.t, err)
+	message, err = amqp.AppendMapSection(message, amqp.SectionApplicationProperties, amqp.Map{
+		{Key: "operation", Value: "put-token"}, {Key: "type", Value: "servicebus.windows.net:sastoken"}, {Key: "name", Value: audience},
+	})
+	must(r.t, err)
+	message, err = amqp.AppendAMQPValue(message, sign(audience, time.Now().Add(time.Hour)))
+	must(r.t, err)
+	r.put(0, &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}, MessageFormat: new(uint32), Settled: true}, message)
+	wait[*amqp.Transfer](r)
+}
+
+// stillServes fails unless a well-behaved client's messages come and go.
+func stillServes(t *testing.T, client *azservicebus.Client) {
+	t.Helper()
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("fine")}, nil))
+	receiver, err := client.NewReceiverForQueue(queue, nil)
+	must(t, err)
+	m := receiveFrom(t, receiver, 1)[0]
+	must(t, receiver.CompleteMessage(ctx, m, nil))
+	must(t, sender.Close(ctx))
+	must(t, receiver.Close(ctx))
+}
+
+func TestGarbageEndsItsOwnConnectionOnly(t *testing.T) {
+	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	random := rand.New(rand.NewPCG(1, 2))
+	noise := make([]byte, 4096)
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	frame := func(body ...byte) []byte {
+		b := binary.BigEndian.AppendUint32(nil, uint32(8+len(body)))
+		return append(append(b, 2, 0, 0, 0), body...)
+	}
+	for name, attack := range map[string]func(r *raw){
+		"noise":              func(r *raw) { r.bytes(noise) },
+		"an oversized frame": func(r *raw) { r.bytes([]byte{0x7f, 0xff, 0xff, 0xff, 2, 0, 0, 0}) },
+		"a frame of 4 bytes": func(r *raw) { r.bytes([]byte{0, 0, 0, 4, 2, 0, 0, 0}) },
+		"no such performative": func(r *raw) {
+			r.bytes(frame(0x00, 0x53, 0x99, 0x45))
+		},
+		"a list that claims 2^32 items":  func(r *raw) { r.bytes(frame(0x00, 0x53, 0x11, 0xd0, 0, 0, 0, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)) },
+		"descriptors within descriptors": func(r *raw) { r.bytes(frame(make([]byte, 60_000)...)) },
+		"a session that does not exist":  func(r *raw) { r.put(7, &amqp.Flow{}) },
+		"a session twice":                func(r *raw) { r.begin(1); r.put(1, &amqp.Begin{}) },
+		"the same handle twice":          func(r *raw) { r.begin(1); attachTwice(r) },
+		"more sessions than allowed":     func(r *raw) { floodSessions(r) },
+		"a second open":                  func(r *raw) { r.begin(0); r.put(0, &amqp.Open{ContainerID: "again"}) },
+		"a transfer on a receiving link": func(r *raw) { r.authorize(addr, queue); transferBackwards(r) },
+		"another protocol after open":    func(r *raw) { r.bytes([]byte("GET / HTTP/1.1\r\n\r\n")) },
+		"half a frame, and then nothing": func(r *raw) { r.bytes([]byte{0, 0, 1, 0, 2, 0}); _ = r.conn.(*net.TCPConn).CloseWrite() },
+		"a message that is not one":      func(r *raw) { r.authorize(addr, queue); sendRubbish(r); _ = r.conn.Close() },
+		"a disposition for everything":   func(r *raw) { r.begin(1); disposeAll(r); _ = r.conn.Close() },
+		"requests whose answers nobody reads": func(r *raw) {
+			r.authorize(addr, queue)
+			_ = r.conn.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := dial(t, addr)
+			r.t = t
+			attack(r)
+			_, _ = io.Copy(io.Discard, r.conn) // until the broker has closed it
+			stillServes(t, client)
+		})
+	}
+}
+
+func attachTwice(r *raw) {
+	a := &amqp.Attach{Name: "x", Handle: 3, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "$cbs"}}
+	r.put(1, a)
+	r.put(1, a)
+}
+
+func floodSessions(r *raw) {
+	for channel := range uint16(1025) {
+		r.put(channel, &amqp.Begin{IncomingWindow: 1, OutgoingWindow: 1})
+	}
+}
+
+func transferBackwards(r *raw) {
+	r.begin(1)
+	r.put(1, &amqp.Attach{Name: "in", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
+	wait[*amqp.Attach](r)
+	r.put(1, &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}})
+}
+
+func sendRubbish(r *raw) {
+	r.begin(1)
+	r.put(1, &amqp.Attach{Name: "out", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: queue}})
+	wait[*amqp.Flow](r)
+	batch := uint32(0x80013700)
+	for i, format := range []*uint32{new(uint32), &batch} {
+		id := uint32(i)
+		r.put(1, &amqp.Transfer{DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: format}, []byte("rubbish"))
+		if d := wait[*amqp.Disposition](r); d.First != id {
+			r.t.Errorf("answer to %d, want %d", d.First, id)
+		} else if _, refused := d.State.(amqp.Rejected); !refused {
+			r.t.Errorf("rubbish was answered with %T", d.State)
+		}
+	}
+}
+
+func disposeAll(r *raw) {
+	last := uint32(1<<32 - 1)
+	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver, Last: &last, Settled: true, State: amqp.Accepted{}})
+}
+
+func TestAFloodOfLinksIsBounded(t *testing.T) {
+	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	r := dial(t, addr)
+	r.begin(0)
+	for handle := range uint32(300) {
+		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Attach{
+			Name: fmt.Sprint(handle), Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "$cbs"},
+		})
+		must(t, err)
+		if _, err := r.conn.Write(b); err != nil {
+			break // cut off
+		}
+	}
+	if _, err := io.Copy(io.Discard, r.conn); err != nil && strings.Contains(err.Error(), "timeout") {
+		t.Error("300 links in one session were taken")
+	}
+	stillServes(t, client)
+}
+
+func TestNothingHappensWithoutAToken(t *testing.T) {
+	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	for _, role := range []amqp.Role{amqp.RoleSender, amqp.RoleReceiver} {
+		for _, address := range []string{queue, queue + "/$management", queue + "/$DeadLetterQueue"} {
+			r := dial(t, addr)
+			r.begin(0)
+			r.put(0, &amqp.Attach{Name: "x", Role: role, Source: &amqp.Source{Address: address}, Target: &amqp.Target{Address: address}})
+			if d := wait[*amqp.Detach](r); d.Error == nil || d.Error.Condition != "amqp:unauthorized-access" {
+				t.Errorf("%s: detached with %v", address, d.Error)
+			}
+		}
+	}
+}
+
+func TestASlowReaderDoesNotFillTheMemory(t *testing.T) {
+	broker, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	for range 200 {
+		must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 200_000)}, nil))
+	}
+	r := dial(t, addr)
+	r.authorize(addr, queue)
+	r.begin(1)
+	r.put(1, &amqp.Attach{Name: "slow", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
+	wait[*amqp.Attach](r)
+	credit := uint32(200)
+	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 1 << 20, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit})
+	wait[*amqp.Transfer](r) // and then it reads no more
+	counts, err := broker.Counts(queue)
+	must(t, err)
+	// What is in hand is what fits the buffers: ours, and the kernel's.
+	if counts.Locked > 100 {
+		t.Errorf("%d messages of 200 kB were put on the wire of a client that does not read", counts.Locked)
+	}
+	// It wakes up, and gets the rest.
+	for got := 1; got < 200; {
+		if p, _ := r.next(); p != nil {
+			if transfer, ok := p.(*amqp.Transfer); ok && transfer.DeliveryID != nil {
+				got++
+			}
+		}
+	}
+}
+
+func TestASessionWindowIsRespected(t *testing.T) {
+	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	for range 10 {
+		must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("x")}, nil))
+	}
+	r := dial(t, addr)
+	r.authorize(addr, queue)
+	r.put(1, &amqp.Begin{IncomingWindow: 3, OutgoingWindow: 1})
+	wait[*amqp.Begin](r)
+	r.put(1, &amqp.Attach{Name: "narrow", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
+	wait[*amqp.Attach](r)
+	credit := uint32(10)
+	flow := &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 3, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit, Echo: true}
+	r.put(1, flow)
+	transfers := func() (n int) {
+		for {
+			switch p, _ := r.next(); p.(type) {
+			case *amqp.Transfer:
+				n++
+			case *amqp.Flow:
+				return n
+			}
+		}
+	}
+	if n := transfers(); n != 3 {
+		t.Errorf("%d transfers into a window of 3", n)
+	}
+	three := uint32(3)
+	r.put(1, &amqp.Flow{NextIncomingID: &three, IncomingWindow: 100, OutgoingWindow: 1})
+	for range 7 {
+		wait[*amqp.Transfer](r)
+	}
+}
+
+func TestDrainUsesUpTheCredit(t *testing.T) {
+	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("x")}, nil))
+	r := dial(t, addr)
+	r.authorize(addr, queue)
+	r.begin(1)
+	r.put(1, &amqp.Attach{Name: "in", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
+	wait[*amqp.Attach](r)
+	credit := uint32(50)
+	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit, Drain: true})
+	wait[*amqp.Transfer](r)
+	f := wait[*amqp.Flow](r)
+	if !f.Drain || f.LinkCredit == nil || *f.LinkCredit != 0 || f.DeliveryCount == nil || *f.DeliveryCount != 50 || f.Handle == nil {
+		t.Errorf("answer to a drain: %+v", f)
+	}
+	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("y")}, nil))
+	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Echo: true})
+	if p, _ := r.next(); p != nil {
+		if _, delivered := p.(*amqp.Transfer); delivered {
+			t.Error("a message was delivered on credit that was drained")
+		}
+	}
+}

@@ -1,0 +1,433 @@
+package servicebus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+var ctx = context.Background()
+
+func TestMessagesComeInOrderAndCompletedOnesAreGone(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a", "b", "c")
+		messages := b.receive(3)
+		if got := bodies(messages); got != "[a b c]" {
+			t.Errorf("received %s", got)
+		}
+		for i, m := range messages {
+			if *m.SequenceNumber != int64(i+1) || m.DeliveryCount != 1 || m.EnqueuedTime == nil || m.LockedUntil == nil {
+				t.Errorf("message %d: sequence %d, delivery %d, enqueued %v, locked until %v", i, *m.SequenceNumber, m.DeliveryCount, m.EnqueuedTime, m.LockedUntil)
+			}
+			must(t, b.receiver.CompleteMessage(ctx, m, nil))
+		}
+		b.wantCounts(servicebus.Counts{})
+		b.nothing(b.receiver, time.Hour)
+	})
+}
+
+func TestReceiveAndDelete(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a")
+		r, err := b.client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{ReceiveMode: azservicebus.ReceiveModeReceiveAndDelete})
+		must(t, err)
+		if got := bodies(receiveFrom(t, r, 1)); got != "[a]" {
+			t.Errorf("received %s", got)
+		}
+		b.wantCounts(servicebus.Counts{})
+	})
+}
+
+func TestAbandonMergesPropertiesAndCounts(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a", "b")
+		must(t, b.receiver.AbandonMessage(ctx, b.receive(1)[0], &azservicebus.AbandonMessageOptions{PropertiesToModify: map[string]any{"why": "later", "n": int64(7)}}))
+		m := b.receive(1)[0]
+		if string(m.Body) != "a" || m.DeliveryCount != 2 || m.ApplicationProperties["why"] != "later" || m.ApplicationProperties["n"] != int64(7) {
+			t.Errorf("%s, delivery %d, properties %v; want a again, before b", m.Body, m.DeliveryCount, m.ApplicationProperties)
+		}
+	})
+}
+
+func TestTooManyDeliveriesEndInTheDeadLetterQueue(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 3}, func(t *testing.T, b *bench) {
+		b.send("a")
+		for range 3 {
+			must(t, b.receiver.AbandonMessage(ctx, b.receive(1)[0], nil))
+		}
+		b.wantCounts(servicebus.Counts{DeadLetter: 1})
+		m := receiveFrom(t, b.deadLetters(), 1)[0]
+		if m.DeadLetterReason == nil || *m.DeadLetterReason != "MaxDeliveryCountExceeded" || *m.DeadLetterSource != queue || *m.SequenceNumber != 1 {
+			t.Errorf("reason %v, source %v, sequence %d", m.DeadLetterReason, m.DeadLetterSource, *m.SequenceNumber)
+		}
+	})
+}
+
+func TestDeadLettering(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 2}, func(t *testing.T, b *bench) {
+		b.send("a", "b")
+		reason, description := "NoSuchUser", "who is that?"
+		must(t, b.receiver.DeadLetterMessage(ctx, b.receive(1)[0], &azservicebus.DeadLetterOptions{
+			Reason: &reason, ErrorDescription: &description, PropertiesToModify: map[string]any{"status": "404"},
+		}))
+		must(t, b.receiver.DeadLetterMessage(ctx, b.receive(1)[0], nil)) // without a word
+		r := b.deadLetters()
+		m := receiveFrom(t, r, 2)
+		if *m[0].DeadLetterReason != reason || *m[0].DeadLetterErrorDescription != description || m[0].ApplicationProperties["status"] != "404" {
+			t.Errorf("reason %q, description %q, properties %v", *m[0].DeadLetterReason, *m[0].DeadLetterErrorDescription, m[0].ApplicationProperties)
+		}
+		for range 5 { // no delivery count leads out of a dead-letter queue
+			must(t, r.AbandonMessage(ctx, m[0], nil))
+			m[0] = receiveFrom(t, r, 1)[0]
+		}
+		if m[0].DeliveryCount != 1 {
+			t.Errorf("a dead letter counts deliveries: %d", m[0].DeliveryCount)
+		}
+		must(t, r.CompleteMessage(ctx, m[0], nil))
+		b.wantCounts(servicebus.Counts{DeadLetter: 1})
+	})
+}
+
+func TestDeferredMessagesWaitForTheirNumber(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a")
+		m := b.receive(1)[0]
+		must(t, b.receiver.DeferMessage(ctx, m, &azservicebus.DeferMessageOptions{PropertiesToModify: map[string]any{"k": "v"}}))
+		b.nothing(b.receiver, time.Hour)
+		b.wantCounts(servicebus.Counts{Deferred: 1})
+		seq := []int64{*m.SequenceNumber}
+		for range 2 { // abandoned, it stays deferred
+			d, err := b.receiver.ReceiveDeferredMessages(ctx, seq, nil)
+			must(t, err)
+			if d[0].State != azservicebus.MessageStateDeferred || d[0].ApplicationProperties["k"] != "v" {
+				t.Errorf("state %v, properties %v", d[0].State, d[0].ApplicationProperties)
+			}
+			must(t, b.receiver.AbandonMessage(ctx, d[0], nil))
+		}
+		d, err := b.receiver.ReceiveDeferredMessages(ctx, seq, nil)
+		must(t, err)
+		if d[0].DeliveryCount != 3 {
+			t.Errorf("delivery count %d after two failures", d[0].DeliveryCount)
+		}
+		must(t, b.receiver.CompleteMessage(ctx, d[0], nil))
+		_, err = b.receiver.ReceiveDeferredMessages(ctx, seq, nil)
+		wantCode(t, err, azservicebus.CodeNotFound)
+	})
+}
+
+func TestLocksExpireAndCountAFailure(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
+		b.send("a")
+		first := b.receive(1)[0]
+		if d := time.Until(*first.LockedUntil); d < 29*time.Second || d > 30*time.Second {
+			t.Errorf("locked for %v", d)
+		}
+		start := time.Now()
+		second := b.receive(1)[0] // comes by itself when the lock ends
+		if waited := time.Since(start); waited < 29*time.Second || waited > 31*time.Second || second.DeliveryCount != 2 {
+			t.Errorf("came again after %v with delivery count %d", waited, second.DeliveryCount)
+		}
+		wantCode(t, b.receiver.CompleteMessage(ctx, first, nil), azservicebus.CodeLockLost)
+		wantCode(t, b.receiver.RenewMessageLock(ctx, first, nil), azservicebus.CodeLockLost)
+		must(t, b.receiver.CompleteMessage(ctx, second, nil))
+		b.wantCounts(servicebus.Counts{})
+	})
+}
+
+func TestRenewedLocksLast(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
+		b.send("a", "b")
+		held := b.receive(2)
+		for range 40 {
+			time.Sleep(20 * time.Second)
+			must(t, b.receiver.RenewMessageLock(ctx, held[0], nil))
+		}
+		if d := time.Until(*held[0].LockedUntil); d != 30*time.Second {
+			t.Errorf("renewed for %v", d)
+		}
+		must(t, b.receiver.CompleteMessage(ctx, held[0], nil))
+		wantCode(t, b.receiver.CompleteMessage(ctx, held[1], nil), azservicebus.CodeLockLost)
+		b.wantCounts(servicebus.Counts{Active: 1})
+	})
+}
+
+func TestLocksSurviveTheLinkAndCanBeSettledFromElsewhere(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a")
+		m := b.receive(1)[0]
+		must(t, b.receiver.Close(ctx))
+		b.wantCounts(servicebus.Counts{Active: 1, Locked: 1})
+		other, err := b.client.NewReceiverForQueue(queue, nil)
+		must(t, err)
+		must(t, other.RenewMessageLock(ctx, m, nil))
+		must(t, other.CompleteMessage(ctx, m, nil))
+		b.wantCounts(servicebus.Counts{})
+	})
+}
+
+func TestScheduledMessages(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		at := time.Now().Add(time.Hour)
+		numbers, err := b.sender.ScheduleMessages(ctx, []*azservicebus.Message{{Body: []byte("late")}, {Body: []byte("never")}}, at, nil)
+		must(t, err)
+		must(t, b.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("later"), ScheduledEnqueueTime: &at}, nil))
+		past := time.Now().Add(-time.Hour)
+		must(t, b.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("now"), ScheduledEnqueueTime: &past}, nil))
+		must(t, b.sender.CancelScheduledMessages(ctx, numbers[1:], nil))
+		b.wantCounts(servicebus.Counts{Active: 1, Scheduled: 2})
+		now := b.receive(1)
+		if got := bodies(now); got != "[now]" {
+			t.Errorf("received %s", got)
+		}
+		must(t, b.receiver.CompleteMessage(ctx, now[0], nil))
+		b.nothing(b.receiver, 59*time.Minute+30*time.Second)
+		late := b.receive(2)
+		if got := bodies(late); got != "[late later]" || late[0].EnqueuedTime.Before(at.Truncate(time.Millisecond)) {
+			t.Errorf("received %s, enqueued %v, scheduled for %v", got, late[0].EnqueuedTime, at)
+		}
+		wantCode(t, b.sender.CancelScheduledMessages(ctx, numbers, nil), azservicebus.CodeNotFound)
+	})
+}
+
+func TestPeekShowsEverythingAndLocksNothing(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a", "b", "c", "d")
+		held := b.receive(2)
+		must(t, b.receiver.DeferMessage(ctx, held[1], nil))
+		at := time.Now().Add(time.Hour)
+		_, err := b.sender.ScheduleMessages(ctx, []*azservicebus.Message{{Body: []byte("e")}}, at, nil)
+		must(t, err)
+		page, err := b.receiver.PeekMessages(ctx, 3, nil)
+		must(t, err)
+		rest, err := b.receiver.PeekMessages(ctx, 10, nil) // goes on where the last one ended
+		must(t, err)
+		if got := bodies(append(page, rest...)); got != "[a b c d e]" {
+			t.Errorf("peeked %s", got)
+		}
+		if page[1].State != azservicebus.MessageStateDeferred || rest[1].State != azservicebus.MessageStateScheduled || page[0].LockedUntil != nil {
+			t.Errorf("states %v %v, locked until %v", page[1].State, rest[1].State, page[0].LockedUntil)
+		}
+		from := int64(4)
+		again, err := b.receiver.PeekMessages(ctx, 1, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &from})
+		must(t, err)
+		if got := bodies(again); got != "[d]" {
+			t.Errorf("peeked from 4: %s", got)
+		}
+		b.wantCounts(servicebus.Counts{Active: 3, Locked: 1, Deferred: 1, Scheduled: 1})
+	})
+}
+
+func TestTimeToLive(t *testing.T) {
+	ttl := 10 * time.Second
+	for _, keep := range []bool{false, true} {
+		inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: keep, DefaultTTL: time.Hour, LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
+			must(t, b.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("short"), TimeToLive: &ttl}, nil))
+			b.send("hour")
+			time.Sleep(11 * time.Second)
+			want := servicebus.Counts{Active: 1}
+			if keep {
+				want.DeadLetter = 1
+			}
+			b.wantCounts(want)
+			time.Sleep(time.Hour)
+			if keep {
+				dead := receiveFrom(t, b.deadLetters(), 2)
+				if *dead[0].DeadLetterReason != "TTLExpiredException" || *dead[0].TimeToLive != ttl {
+					t.Errorf("reason %q, ttl %v", *dead[0].DeadLetterReason, *dead[0].TimeToLive)
+				}
+				time.Sleep(24 * time.Hour) // dead letters do not expire
+				want = servicebus.Counts{DeadLetter: 2}
+			} else {
+				want = servicebus.Counts{}
+			}
+			b.wantCounts(want)
+		})
+	}
+}
+
+func TestAMessageThatExpiresWhileHeldMayStillBeCompleted(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, b *bench) {
+		ttl := 10 * time.Second
+		for range 2 {
+			must(t, b.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("x"), TimeToLive: &ttl}, nil))
+		}
+		held := b.receive(2)
+		time.Sleep(30 * time.Second)
+		must(t, b.receiver.CompleteMessage(ctx, held[0], nil))
+		time.Sleep(time.Minute) // the other one's lock ends, and then the message
+		b.wantCounts(servicebus.Counts{})
+	})
+}
+
+func TestDuplicateDetection(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{DuplicateWindow: time.Minute}, func(t *testing.T, b *bench) {
+		b.send("a", "a", "b")
+		for _, m := range b.receive(2) {
+			must(t, b.receiver.CompleteMessage(ctx, m, nil))
+		}
+		b.send("a") // its original is gone, its id is not
+		b.wantCounts(servicebus.Counts{})
+		time.Sleep(time.Minute)
+		b.send("a")
+		b.wantCounts(servicebus.Counts{Active: 1})
+	})
+}
+
+func TestBatchesAreAtomicAndNumberedInARow(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{MaxBytes: 20_000}, func(t *testing.T, b *bench) {
+		batch, err := b.sender.NewMessageBatch(ctx, nil)
+		must(t, err)
+		for i := range 50 {
+			must(t, batch.AddMessage(&azservicebus.Message{Body: []byte(fmt.Sprint(i))}, nil))
+		}
+		must(t, b.sender.SendMessageBatch(ctx, batch, nil))
+		for i, m := range b.receive(50) {
+			if string(m.Body) != fmt.Sprint(i) || *m.SequenceNumber != int64(i+1) || len(m.MessageID) != 36 {
+				t.Fatalf("message %d: %q with number %d and id %q", i, m.Body, *m.SequenceNumber, m.MessageID)
+			}
+		}
+		large, err := b.sender.NewMessageBatch(ctx, nil)
+		must(t, err)
+		for range 20 {
+			must(t, large.AddMessage(&azservicebus.Message{Body: make([]byte, 1000)}, nil))
+		}
+		if err := b.sender.SendMessageBatch(ctx, large, nil); err == nil || !strings.Contains(err.Error(), "resource-limit-exceeded") {
+			t.Errorf("a full queue took a batch: %v", err)
+		}
+		b.wantCounts(servicebus.Counts{Active: 50, Locked: 50}) // nothing of the second one
+	})
+}
+
+func TestLargeMessagesAndEveryKindOfValueSurvive(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		body := []byte(strings.Repeat("0123456789abcdef", 100_000)) // 1.6 MB, 25 frames
+		subject, correlation, contentType, to, replyTo, key := "s", "c", "application/json", "t", "r", "p"
+		ttl := 90 * time.Second
+		properties := map[string]any{
+			"string": "é", "bool": true, "int32": int32(-1), "int64": int64(1) << 60, "uint64": uint64(1) << 63, "float64": 3.25, "float32": float32(1.5),
+			"time": time.Date(2020, 1, 2, 3, 4, 5, 6_000_000, time.UTC), "null": nil, "byte": uint8(255), "int8": int8(-128), "binary": []byte{1, 2},
+		}
+		must(t, b.sender.SendMessage(ctx, &azservicebus.Message{
+			Body: body, Subject: &subject, CorrelationID: &correlation, ContentType: &contentType, To: &to, ReplyTo: &replyTo, PartitionKey: &key,
+			TimeToLive: &ttl, ApplicationProperties: properties,
+		}, nil))
+		m := b.receive(1)[0]
+		if string(m.Body) != string(body) || *m.Subject != subject || *m.CorrelationID != correlation || *m.ContentType != contentType ||
+			*m.To != to || *m.ReplyTo != replyTo || *m.PartitionKey != key || *m.TimeToLive != ttl {
+			t.Errorf("%d bytes, %+v", len(m.Body), m)
+		}
+		for name, want := range properties {
+			if got := m.ApplicationProperties[name]; fmt.Sprint(got) != fmt.Sprint(want) || fmt.Sprintf("%T", got) != fmt.Sprintf("%T", want) {
+				t.Errorf("%s: %T %v, want %T %v", name, got, got, want, want)
+			}
+		}
+	})
+}
+
+func TestReleasedMessagesCountNoFailure(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 2}, func(t *testing.T, b *bench) {
+		b.nothing(b.receiver, time.Second) // leaves credit behind: the SDK gives back what comes on it
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, _ = b.receiver.ReceiveMessages(short, 50, nil)
+		b.send("a", "b", "c")
+		synctest.Wait()
+		released := 0
+		for _, r := range *b.records {
+			if r.Event == servicebus.Released {
+				released++
+			}
+		}
+		if released == 0 {
+			t.Fatal("the scenario is wrong: nothing was released")
+		}
+		for _, m := range b.receive(3) {
+			if m.DeliveryCount != 1 {
+				t.Errorf("%s: delivery count %d after being released", m.Body, m.DeliveryCount)
+			}
+		}
+		b.wantCounts(servicebus.Counts{Active: 3, Locked: 3})
+	})
+}
+
+func TestCutConnectionsLoseNothing(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{LockDuration: 20 * time.Second}, func(t *testing.T, b *bench) {
+		const n = 60
+		for i := range n {
+			b.send(fmt.Sprint(i))
+		}
+		done := map[string]bool{}
+		for cuts := 0; len(done) < n; {
+			short, cancel := context.WithTimeout(ctx, 30*time.Second)
+			messages, err := b.receiver.ReceiveMessages(short, 7, nil)
+			cancel()
+			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				t.Logf("receive: %v", err)
+			}
+			for i, m := range messages {
+				if i == 3 && cuts < 5 {
+					cuts++
+					b.broker.CloseConnections()
+				}
+				settling, cancel := context.WithTimeout(ctx, 10*time.Second)
+				if b.receiver.CompleteMessage(settling, m, nil) == nil {
+					done[string(m.Body)] = true
+				}
+				cancel()
+			}
+			if b.counts().Active == 0 {
+				break
+			}
+		}
+		b.wantCounts(servicebus.Counts{})
+	})
+}
+
+func TestAnIdleClientStaysConnected(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a")
+		m := b.receive(1)[0]
+		must(t, b.receiver.CompleteMessage(ctx, m, nil))
+		go func() {
+			time.Sleep(time.Hour)
+			b.send("b")
+		}()
+		long, cancel := context.WithTimeout(ctx, 2*time.Hour)
+		defer cancel()
+		messages, err := b.receiver.ReceiveMessages(long, 1, nil) // a lost link would come back as nil, nil
+		if err != nil || bodies(messages) != "[b]" {
+			t.Errorf("received %s, %v", bodies(messages), err)
+		}
+	})
+}
+
+func TestTwoReceiversShare(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		other, err := b.client.NewReceiverForQueue(queue, nil)
+		must(t, err)
+		got := make(chan int, 2)
+		for _, r := range []*azservicebus.Receiver{b.receiver, other} {
+			go func() {
+				short, cancel := context.WithTimeout(ctx, time.Minute)
+				defer cancel()
+				messages, _ := r.ReceiveMessages(short, 10, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: 5 * time.Second})
+				got <- len(messages)
+			}()
+		}
+		synctest.Wait()
+		for i := range 20 {
+			b.send(fmt.Sprint(i))
+		}
+		if one, two := <-got, <-got; one != 10 || two != 10 {
+			t.Errorf("%d and %d messages, want 10 each", one, two)
+		}
+	})
+}
