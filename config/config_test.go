@@ -1,0 +1,292 @@
+package config_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/session-revoker/session-revoker/config"
+)
+
+var update = flag.Bool("update", false, "write the table of settings into the documentation")
+
+const secret = "s3cr3t-value"
+
+// minimal is the least that is valid.
+var minimal = []string{"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=events"}
+
+func load(t *testing.T, file string, environ []string, args ...string) (config.Config, error) {
+	t.Helper()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	config.Flags(fs)
+	if file != "" {
+		args = append(args, "--config", write(t, "config.yaml", file))
+	}
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return config.Load(fs, environ)
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// wantProblems fails unless each text stands in the error.
+func wantProblems(t *testing.T, err error, texts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("accepted; want problems with %q", texts)
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			t.Errorf("the error lacks %q:\n%v", text, err)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := load(t, "", minimal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInHand != 256 || c.Consumer.DrainTimeout != 25*time.Second ||
+		c.Ops.Address != ":9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.lost device.stolen user.offboarded user.compromised]" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
+	file := "retry: {max_attempts: 3, max_age: 2h}\nlog: {level: warn}\nguard:\n  protected_users: [a@b.c, d@e.f]\n"
+	c, err := load(t, file, append(minimal, "REVOKER_RETRY_MAX_ATTEMPTS=4", "REVOKER_LOG_LEVEL=error"), "--log.level", "debug")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Retry.MaxAge != 2*time.Hour || c.Retry.MaxAttempts != 4 || c.Log.Level != "debug" || len(c.Guard.ProtectedUsers) != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestListsFromEverywhere(t *testing.T) {
+	for name, try := range map[string]func() (config.Config, error){
+		"file":        func() (config.Config, error) { return load(t, "events: {types: [a.b, c.d]}", minimal) },
+		"environment": func() (config.Config, error) { return load(t, "", append(minimal, "REVOKER_EVENTS_TYPES=a.b, c.d,")) },
+		"flag":        func() (config.Config, error) { return load(t, "", minimal, "--events.types", "a.b,c.d") },
+	} {
+		if c, err := try(); err != nil || fmt.Sprint(c.Events.Types) != "[a.b c.d]" {
+			t.Errorf("%s: %v, %v", name, c.Events.Types, err)
+		}
+	}
+}
+
+func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
+	file := "servicebus: {namspace: x}\nretry: {max_attempts: many, max_age: 5}\nconsumer: {drain_timeout: 25}\nnonsense: 1\n"
+	_, err := load(t, file, []string{"REVOKER_LOG_LEVL=debug", "REVOKER_OPS_ADDRESS=x"})
+	wantProblems(t, err, `"servicebus.namspace"`, `did you mean "servicebus.namespace"`, "retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
+		"with its unit", `"nonsense"`, "REVOKER_LOG_LEVL", `did you mean "REVOKER_LOG_LEVEL"`)
+
+	_, err = load(t, "", []string{"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090", "REVOKER_CONSUMER_CONCURRENCY=0"},
+		"--retry.initial_interval=30s", "--retry.max_interval=20s", "--guard.protected_users", "somebody", "--events.types=")
+	wantProblems(t, err, "graph.cloud", "log.format", "ops.address", "consumer.concurrency", "1 to 256", "retry.max_interval",
+		"guard.protected_users", "servicebus.queue", "REVOKER_SERVICEBUS_NAMESPACE", "events.types")
+}
+
+func TestFilesThatAreNotAccepted(t *testing.T) {
+	for name, file := range map[string]string{
+		"a key twice":           "log: {level: info}\nlog: {level: warn}",
+		"two documents":         "log: {level: info}\n---\nlog: {level: warn}",
+		"not a mapping":         "- a\n- b",
+		"not YAML":              "log: [",
+		"a number for a string": "graph: {tenant_id: 5}",
+		"too large":             "# " + strings.Repeat("x", 1<<20),
+	} {
+		if _, err := load(t, file, minimal); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	for name, file := range map[string]string{"empty": "", "comments": "# nothing\n", "an empty group": "log:\nretry:\n"} {
+		if _, err := load(t, "\n"+file, minimal); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, err := load(t, "", minimal, "--config", "/does/not/exist")
+	wantProblems(t, err, "/does/not/exist")
+}
+
+func TestVariablesThatKubernetesInjectsAreNoMistake(t *testing.T) {
+	_, err := load(t, "", append(minimal, "REVOKER_SERVICE_HOST=10.0.0.1", "REVOKER_SERVICE_PORT=80", "REVOKER_SERVICE_PORT_METRICS=80",
+		"REVOKER_PORT=tcp://10.0.0.1:80", "REVOKER_PORT_80_TCP_ADDR=10.0.0.1", "OTHER=1"))
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEmptyVariablesAreNotSet(t *testing.T) {
+	c, err := load(t, "", append(minimal, "REVOKER_RETRY_MAX_AGE=", "REVOKER_OPS_ADDRESS="))
+	if err != nil || c.Retry.MaxAge != time.Hour || c.Ops.Address != "" {
+		t.Errorf("max age %v, ops %q (an empty address means none), %v", c.Retry.MaxAge, c.Ops.Address, err)
+	}
+}
+
+func TestWhereSecretsMayStand(t *testing.T) {
+	connection := "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=listen;SharedAccessKey=" + secret
+	c, err := load(t, "", []string{
+		"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_CONNECTION_STRING_FILE=" + write(t, "cs", connection+"\n"),
+		"REVOKER_GRAPH_CLIENT_SECRET_FILE=" + write(t, "secret", "  "+secret+"\n"), "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_TENANT_ID=t",
+	})
+	if err != nil || c.ServiceBus.ConnectionString != connection || c.Graph.ClientSecret != secret {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if text := fmt.Sprint(c.Redacted()); strings.Contains(text, secret) || !strings.Contains(text, "graph.client_secret:(set)") {
+		t.Errorf("redacted: %s", text)
+	}
+	for _, o := range config.Options() {
+		if o.Secret && o.Flag != "" {
+			t.Errorf("%s is a secret with a flag: everybody sees a process's arguments", o.Key)
+		}
+	}
+	_, err = load(t, "", append(minimal, "REVOKER_SERVICEBUS_CONNECTION_STRING="+connection, "REVOKER_GRAPH_CLIENT_SECRET="+secret,
+		"REVOKER_GRAPH_CLIENT_SECRET_FILE=/does/not/exist"))
+	wantProblems(t, err, "client_secret_file are both set")
+	if strings.Contains(err.Error(), secret) {
+		t.Errorf("the error holds a secret: %v", err)
+	}
+	_, err = load(t, "servicebus: {connection_string: [1, "+secret+"]}", minimal)
+	if err == nil || strings.Contains(err.Error(), secret) {
+		t.Errorf("the error holds a secret: %v", err)
+	}
+	_, err = load(t, "", append(minimal, "REVOKER_GRAPH_CLIENT_SECRET="+secret))
+	wantProblems(t, err, "graph.tenant_id", "graph.client_id")
+}
+
+func TestConnectionStrings(t *testing.T) {
+	key := ";SharedAccessKeyName=n;SharedAccessKey=" + secret
+	for name, c := range map[string]struct {
+		connection, queue, problem, wantQueue string
+	}{
+		"whole":               {"Endpoint=sb://c.servicebus.windows.net/" + key, "q", "", "q"},
+		"keys in any case":    {"endpoint=sb://c.servicebus.windows.net/;sharedaccesskeyname=n;sharedaccesskey=x", "q", "", "q"},
+		"with a path":         {"Endpoint=sb://c.servicebus.windows.net/" + key + ";EntityPath=events", "", "", "events"},
+		"with another path":   {"Endpoint=sb://c.servicebus.windows.net/" + key + ";EntityPath=events", "q", "EntityPath", ""},
+		"of a private link":   {"Endpoint=sb://c.privatelink.servicebus.windows.net/" + key, "q", "", "q"},
+		"of the emulator":     {"Endpoint=sb://127.0.0.1:5672" + key + ";UseDevelopmentEmulator=true", "q", "", "q"},
+		"of an unknown host":  {"Endpoint=sb://bus.example.com/" + key, "q", "does not end in .servicebus.windows.net", ""},
+		"of another cloud":    {"Endpoint=sb://c.servicebus.chinacloudapi.cn/" + key, "q", "belongs to the cloud china", ""},
+		"without a key":       {"Endpoint=sb://c.servicebus.windows.net/", "q", "SharedAccessKey", ""},
+		"without an endpoint": {"SharedAccessKeyName=n;SharedAccessKey=" + secret, "q", "Endpoint", ""},
+		"a signature":         {"Endpoint=sb://c.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y", "q", "", "q"},
+	} {
+		got, err := load(t, "", []string{"REVOKER_SERVICEBUS_CONNECTION_STRING=" + c.connection, "REVOKER_SERVICEBUS_QUEUE=" + c.queue})
+		switch {
+		case c.problem == "" && (err != nil || got.ServiceBus.Queue != c.wantQueue):
+			t.Errorf("%s: queue %q, %v", name, got.ServiceBus.Queue, err)
+		case c.problem != "" && (err == nil || !strings.Contains(err.Error(), c.problem)):
+			t.Errorf("%s: %v; want %q", name, err, c.problem)
+		case err != nil && strings.Contains(err.Error(), secret):
+			t.Errorf("%s: the error holds the key: %v", name, err)
+		}
+	}
+}
+
+func TestNationalClouds(t *testing.T) {
+	clouds := []struct{ name, root, authority, suffix string }{
+		{"global", "https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net"},
+		{"usgov-l4", "https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net"},
+		{"usgov-dod", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net"},
+		{"china", "https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn"},
+	}
+	for _, graph := range clouds {
+		for _, bus := range clouds {
+			c, err := load(t, "", []string{"REVOKER_GRAPH_CLOUD=" + graph.name, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_NAMESPACE=contoso." + bus.suffix})
+			if mixed := graph.suffix != bus.suffix; mixed != (err != nil) {
+				t.Errorf("Graph of %s with %s: %v", graph.name, bus.suffix, err)
+			}
+			if err != nil {
+				continue
+			}
+			if got := c.Cloud(); got.GraphRoot != graph.root || got.Authority != graph.authority || got.Scope() != graph.root+"/.default" {
+				t.Errorf("%s: %+v", graph.name, got)
+			}
+		}
+		_, err := load(t, "", append(minimal, "REVOKER_GRAPH_ENDPOINT="+graph.root+"/"))
+		wantProblems(t, err, "set graph.cloud")
+	}
+}
+
+func TestEndpointsForEmulators(t *testing.T) {
+	for endpoint, accepted := range map[string]bool{
+		"http://127.0.0.1:8081": true, "http://localhost:8081": true, "http://[::1]:8081": true, "https://graph.test.example": true,
+		"http://graph.test.example": false, "http://10.0.0.1": false, "graph": false, "ftp://x": false, "https://u:p@x": false, "https://x/?q": false,
+	} {
+		if _, err := load(t, "", append(minimal, "REVOKER_GRAPH_ENDPOINT="+endpoint)); (err == nil) != accepted {
+			t.Errorf("%s: %v", endpoint, err)
+		}
+	}
+	withToken := append(minimal, "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:8081/t/token", "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_CLIENT_SECRET=s")
+	_, err := load(t, "", append(withToken, "REVOKER_GRAPH_ENDPOINT=https://graph.test.example"))
+	wantProblems(t, err, "loopback")
+	c, err := load(t, "", append(withToken, "REVOKER_GRAPH_ENDPOINT=http://127.0.0.1:8081/"))
+	if err != nil || c.Cloud().GraphRoot != "http://127.0.0.1:8081" {
+		t.Errorf("%+v, %v", c.Cloud(), err)
+	}
+}
+
+func TestTheDocumentationListsEverySetting(t *testing.T) {
+	const open, end = "<!-- options: made by `go test ./config -update` -->\n", "<!-- /options -->"
+	for _, file := range []string{"../README.md", "../docs/configuration.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, rest, found := strings.Cut(string(text), open)
+		got, after, closed := strings.Cut(rest, end)
+		if !found || !closed {
+			t.Fatalf("%s has lost the marks around its table of settings", file)
+		}
+		if *update {
+			if err := os.WriteFile(file, []byte(before+open+config.MarkdownTable()+end+after), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		} else if got != config.MarkdownTable() {
+			t.Errorf("%s: the table of settings is out of date: run go test ./config -update", file)
+		}
+	}
+}
+
+func TestTheExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
+	text, err := os.ReadFile("../worker.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := load(t, string(text), nil); err != nil {
+		t.Error(err)
+	}
+	for _, o := range config.Options() {
+		if _, name, _ := strings.Cut(o.Key, "."); !strings.Contains(string(text), name+":") {
+			t.Errorf("the example does not mention %s", o.Key)
+		}
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{"", "log: {level: info}", "retry:\n  max_age: 1h\n", "a: &a [*a]", "? 1\n: 2", "log: 5", "events: {types: {a: b}}", "{}", "\x00"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, file string) {
+		c, err := load(t, file+"\n", minimal)
+		if err == nil && c.ServiceBus.Queue == "" {
+			t.Error("accepted without a queue")
+		}
+	})
+}
