@@ -1,0 +1,265 @@
+package event_test
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/event"
+)
+
+const userID = "588d7c15-8565-448e-bc2d-57f2b7c4c58a"
+
+func decoder(t testing.TB) *event.Decoder {
+	t.Helper()
+	d, err := event.NewDecoder(event.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func text(body string) event.Message { return event.Message{Body: []byte(body)} }
+
+// cloudEvent is a CloudEvent whose members can be replaced: "name", "json".
+func cloudEvent(replace ...string) string {
+	members := []string{"specversion", `"1.0"`, "id", `"1"`, "source", `"/x"`, "type", `"device.lost"`, "data", `{"userId":"` + userID + `"}`}
+	members = append(members, replace...)
+	last := map[string]string{}
+	var order []string
+	for i := 0; i < len(members); i += 2 {
+		if _, ok := last[members[i]]; !ok {
+			order = append(order, members[i])
+		}
+		last[members[i]] = members[i+1]
+	}
+	var parts []string
+	for _, name := range order {
+		if last[name] != "" {
+			parts = append(parts, fmt.Sprintf("%q:%s", name, last[name]))
+		}
+	}
+	return "{" + strings.Join(parts, ",") + "}"
+}
+
+func TestAcceptedForms(t *testing.T) {
+	when := time.Date(2026, 3, 1, 12, 0, 0, 123456700, time.UTC)
+	const stamp = "2026-03-01T12:00:00.1234567Z"
+	data := `{"userId":"` + userID + `"}`
+	binary := func(prefix string, at any) event.Message {
+		return event.Message{ContentType: "application/json; charset=utf-8", Body: []byte(data), Properties: map[string]any{
+			prefix + "specversion": "1.0", prefix + "id": "7", prefix + "source": "/mdm", prefix + "type": "device.stolen", prefix + "time": at, "other": 5,
+		}}
+	}
+	full := cloudEvent("id", `"7"`, "source", `"/mdm"`, "type", `"device.stolen"`, "time", `"`+stamp+`"`)
+	for name, m := range map[string]event.Message{
+		"CloudEvents structured":            {ContentType: "application/cloudevents+json; charset=utf-8", Body: []byte(full)},
+		"CloudEvents by shape":              text(full),
+		"CloudEvents batch":                 {ContentType: "application/cloudevents-batch+json", Body: []byte("[" + full + "]")},
+		"CloudEvents binary, colon":         binary("cloudEvents:", stamp),
+		"CloudEvents binary, underscore":    binary("cloudEvents_", stamp),
+		"CloudEvents binary, timestamp":     binary("CLOUDEVENTS:", when),
+		"Event Grid":                        text(`{"id":"7","topic":"/mdm","eventType":"device.stolen","eventTime":"` + stamp + `","data":` + data + `}`),
+		"Event Grid in an array":            text(`[{"id":"7","topic":"/mdm","eventType":"device.stolen","eventTime":"` + stamp + `","data":` + data + `}]`),
+		"plain":                             text(`{"id":"7","source":"/mdm","type":"device.stolen","time":"` + stamp + `","userId":"` + userID + `"}`),
+		"plain, as text, with a BOM":        {ContentType: "text/plain", Body: []byte("\xef\xbb\xbf\n " + `{"id":"7","source":"/mdm","type":"device.stolen","time":"` + stamp + `","userId":"` + strings.ToUpper(userID) + `"} `)},
+		"plain, with an unreadable content": {ContentType: ";;", Body: []byte(`{"id":"7","source":"/mdm","type":"device.stolen","time":"` + stamp + `","userId":"` + userID + `"}`)},
+	} {
+		items, err := decoder(t).Decode(m)
+		if err != nil || len(items) != 1 || items[0].Err != nil {
+			t.Errorf("%s: %+v, %v", name, items, err)
+			continue
+		}
+		e := items[0].Event
+		if e.ID != "7" || e.Source != "/mdm" || e.Type != "device.stolen" || !e.Time.Equal(when) || e.User.ID() != userID {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+}
+
+func TestRejections(t *testing.T) {
+	user := `"userId":"` + userID + `"`
+	valid := `{"type":"device.lost",` + user + `}`
+	for name, c := range map[string]struct {
+		message event.Message
+		kind    event.Kind
+		field   string
+	}{
+		"empty":                      {text(""), event.Invalid, "body"},
+		"spaces":                     {text("  \n"), event.Invalid, "body"},
+		"not JSON":                   {text("device lost: ada"), event.Invalid, "body"},
+		"half JSON":                  {text(`{"type":"device.lost","userId":`), event.Invalid, "body"},
+		"two documents":              {text(valid + valid), event.Invalid, "body"},
+		"a string":                   {text(`"x"`), event.Invalid, "body"},
+		"null":                       {text(`null`), event.Invalid, "body"},
+		"an empty array":             {text(`[]`), event.Invalid, "body"},
+		"an array of strings":        {text(`["x"]`), event.Invalid, "event."},
+		"invalid UTF-8":              {text("{\"type\":\"device.lost\",\"userPrincipalName\":\"a\xff@b.cd\"}"), event.Invalid, "body"},
+		"nested too deep":            {text(strings.Repeat(`{"a":`, 100_000)), event.Invalid, "body"},
+		"arrays nested too deep":     {text(strings.Repeat("[", 100_000)), event.Invalid, "body"},
+		"too large":                  {text(`{"type":"device.lost",` + user + `,"x":"` + strings.Repeat("x", event.MaxBodyBytes) + `"}`), event.Invalid, "body"},
+		"too many":                   {text("[" + strings.Repeat(valid+",", event.MaxEvents) + valid + "]"), event.Invalid, "body"},
+		"an AMQP value":              {event.Message{BodyKind: "value"}, event.Invalid, "body"},
+		"an AMQP sequence":           {event.Message{BodyKind: "sequence", Body: []byte(valid)}, event.Invalid, "body"},
+		"no type":                    {text(`{` + user + `}`), event.UnknownType, "type"},
+		"another type":               {text(`{"type":"device.found",` + user + `}`), event.UnknownType, "type"},
+		"a type in other case":       {text(`{"type":"Device.Lost",` + user + `}`), event.UnknownType, "type"},
+		"a type that is a number":    {text(`{"type":5,` + user + `}`), event.UnknownType, "type"},
+		"no user":                    {text(`{"type":"device.lost"}`), event.Invalid, "userId"},
+		"an empty user":              {text(`{"type":"device.lost","userId":"","userPrincipalName":null}`), event.Invalid, "userId"},
+		"an id with spaces":          {text(`{"type":"device.lost","userId":" ` + userID + `"}`), event.Invalid, "userId"},
+		"an id as a URN":             {text(`{"type":"device.lost","userId":"urn:uuid:` + userID + `"}`), event.Invalid, "userId"},
+		"an id that is an object":    {text(`{"type":"device.lost","userId":{"a":1}}`), event.Invalid, "userId"},
+		"a huge number":              {text(`{"type":"device.lost","userId":` + strings.Repeat("9", 5000) + `}`), event.Invalid, "userId"},
+		"a good id and a bad name":   {text(`{"type":"device.lost",` + user + `,"userPrincipalName":"x"}`), event.Invalid, "userPrincipalName"},
+		"a NUL in the name":          {text(`{"type":"device.lost","userPrincipalName":"a\u0000@b.cd"}`), event.Invalid, "userPrincipalName"},
+		"a lone surrogate":           {text(`{"type":"device.lost","userPrincipalName":"a\ud800@b.cd"}`), event.Invalid, "userPrincipalName"},
+		"a name given twice":         {text(`{"type":"device.lost",` + user + `,` + user + `}`), event.Invalid, "event.userId"},
+		"in other case":              {text(`{"type":"device.lost",` + user + `,"USERID":"x"}`), event.Invalid, "event.USERID"},
+		"twice, by an escape":        {text(`{"type":"device.lost",` + user + `,"user\u0049d":"x"}`), event.Invalid, "event.userId"},
+		"twice, in data":             {text(cloudEvent("data", `{`+user+`,"userid":"x"}`)), event.Invalid, "data.userid"},
+		"a time of another form":     {text(`{"type":"device.lost",` + user + `,"time":"03/01/2026"}`), event.Invalid, "time"},
+		"a CloudEvent's time":        {text(cloudEvent("time", `"yesterday"`)), event.Invalid, "time"},
+		"two envelopes":              {text(cloudEvent("eventType", `"x"`)), event.Invalid, "specversion"},
+		"a CloudEvent without id":    {text(cloudEvent("id", "")), event.Invalid, "event"},
+		"a CloudEvent without type":  {text(cloudEvent("type", "")), event.UnknownType, "type"},
+		"a CloudEvent without data":  {text(cloudEvent("data", "")), event.Invalid, "data"},
+		"a CloudEvent of null":       {text(cloudEvent("data", "null")), event.Invalid, "data"},
+		"a CloudEvent with XML":      {text(cloudEvent("datacontenttype", `"text/xml"`, "data", `"<x/>"`)), event.Invalid, "datacontenttype"},
+		"data that is an array":      {text(cloudEvent("data", "[1]")), event.Invalid, "data"},
+		"data in a string":           {text(cloudEvent("data", `"{}"`)), event.Invalid, "data"},
+		"base64 that is none":        {text(cloudEvent("data", "", "data_base64", `"%%"`)), event.Invalid, "event"},
+		"base64 that is not JSON":    {text(cloudEvent("data", "", "data_base64", `"AAEC"`)), event.Invalid, "data"},
+		"the user outside the data":  {text(cloudEvent("data", "{}", "userid", `"`+userID+`"`)), event.Invalid, "data.userId"},
+		"an Event Grid without data": {text(`{"eventType":"device.lost","userId":"` + userID + `"}`), event.Invalid, "data"},
+		"binary without a type": {event.Message{Body: []byte(`{` + user + `}`), Properties: map[string]any{
+			"cloudEvents:specversion": "1.0", "cloudEvents:id": "1", "cloudEvents:source": "/x",
+		}}, event.UnknownType, "cloudEvents:type"},
+		"binary with a number for its id": {event.Message{Body: []byte(`{` + user + `}`), Properties: map[string]any{
+			"cloudEvents:specversion": "1.0", "cloudEvents:id": int64(1), "cloudEvents:source": "/x", "cloudEvents:type": "device.lost",
+		}}, event.Invalid, "cloudEvents:id"},
+		"binary of another version": {event.Message{Body: []byte(`{` + user + `}`), Properties: map[string]any{
+			"cloudEvents:specversion": "9", "cloudEvents:id": "1", "cloudEvents:source": "/x", "cloudEvents:type": "device.lost",
+		}}, event.Invalid, "cloudEvents:specversion"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			items, err := decoder(t).Decode(c.message)
+			if err == nil {
+				err = items[0].Err
+				if !items[0].Event.User.IsZero() {
+					t.Errorf("refused, and yet it has the user %s", items[0].Event.User.Name())
+				}
+			}
+			var problem *event.Error
+			if !errors.As(err, &problem) {
+				t.Fatalf("accepted: %+v, %v", items, err)
+			}
+			if problem.Kind != c.kind || !strings.HasPrefix(problem.Field, c.field) {
+				t.Errorf("kind %d, %v; want kind %d of field %s", problem.Kind, problem, c.kind, c.field)
+			}
+			if len(problem.Error()) > 500 {
+				t.Errorf("a reason of %d characters", len(problem.Error()))
+			}
+		})
+	}
+}
+
+func TestOnlyTwoFieldsNameTheUser(t *testing.T) {
+	body := `{"type":"device.lost","actor":"ada@b.cd","identity":"ada@b.cd","initiatedByUserPrincipalName":"ada@b.cd","subject":"ada@b.cd","email":"ada@b.cd",
+		"UserPrincipalName":"ada@b.cd","user_id":"` + userID + `","user":{"userId":"` + userID + `"}}`
+	items, err := decoder(t).Decode(text(body))
+	if err != nil || items[0].Err == nil || !items[0].Event.User.IsZero() {
+		t.Errorf("somebody was guessed: %+v, %v", items, err)
+	}
+}
+
+func TestGoodAndBadEventsKeepTheirPlaces(t *testing.T) {
+	good, bad := `{"type":"device.lost","userId":"`+userID+`"}`, `{"type":"device.lost"}`
+	items, err := decoder(t).Decode(text("[" + strings.Join([]string{good, bad, good, `{"type":"x"}`}, ",") + "]"))
+	if err != nil || len(items) != 4 {
+		t.Fatalf("%+v, %v", items, err)
+	}
+	for i, item := range items {
+		if item.Index != i || (item.Err == nil) != (i%2 == 0) {
+			t.Errorf("place %d: %+v", i, item)
+		}
+	}
+	items, err = decoder(t).Decode(text("[" + strings.Repeat(good+",", event.MaxEvents-1) + good + "]"))
+	if err != nil || len(items) != event.MaxEvents {
+		t.Errorf("%d events, %v", len(items), err)
+	}
+}
+
+func TestTheAllowListIsConfigurable(t *testing.T) {
+	d, err := event.NewDecoder(event.Config{Types: []string{"Microsoft.Graph.UserDeleted"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for body, accepted := range map[string]bool{
+		`{"type":"Microsoft.Graph.UserDeleted","userId":"` + userID + `"}`: true,
+		`{"type":"device.lost","userId":"` + userID + `"}`:                 false,
+	} {
+		if items, err := d.Decode(text(body)); err != nil || (items[0].Err == nil) != accepted {
+			t.Errorf("%s: %+v, %v", body, items, err)
+		}
+	}
+	for _, bad := range []string{"", " x"} {
+		if _, err := event.NewDecoder(event.Config{Types: []string{bad}}); err == nil {
+			t.Errorf("the type %q was accepted", bad)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add("application/json", "", `{"type":"device.lost","userId":"`+userID+`"}`)
+	f.Add("application/cloudevents+json", "", cloudEvent())
+	f.Add("application/cloudevents-batch+json", "", "["+cloudEvent()+"]")
+	f.Add("", "1.0", `{"userPrincipalName":"$a@b.cd"}`)
+	f.Add("", "", `[{"eventType":"device.lost","data":{"userId":"`+userID+`"}}]`)
+	f.Add("", "", cloudEvent("data", "", "data_base64", `"e30="`, "time", `"2026-03-01T12:00:00Z"`))
+	d := decoder(f)
+	f.Fuzz(func(t *testing.T, contentType, specversion, body string) {
+		m := event.Message{ContentType: contentType, Body: []byte(body)}
+		if specversion != "" {
+			m.Properties = map[string]any{"cloudEvents:specversion": specversion, "cloudEvents:id": "1", "cloudEvents:source": "/x", "cloudEvents:type": "device.lost"}
+		}
+		items, err := d.Decode(m)
+		if (err == nil) != (len(items) > 0) {
+			t.Fatalf("%d items and the error %v", len(items), err)
+		}
+		for _, item := range items {
+			if (item.Err == nil) == item.Event.User.IsZero() {
+				t.Fatalf("item %+v: a good event has a user, a bad one none", item)
+			}
+			if item.Err == nil {
+				checkUser(t, item.Event.User)
+			}
+		}
+	})
+}
+
+// checkUser fails if a user could lead a URL astray.
+func checkUser(t *testing.T, u event.User) {
+	t.Helper()
+	if u.Key() == "" || u.Key() != strings.ToLower(u.Name()) {
+		t.Fatalf("key %q of %q", u.Key(), u.Name())
+	}
+	segment := url.PathEscape(u.Name())
+	if strings.ContainsAny(segment, "/?#\\ ") || strings.Contains(segment, "..") || segment == "." || segment == "me-token-to-replace" {
+		t.Fatalf("path segment %q", segment)
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	d := decoder(b)
+	m := event.Message{ContentType: "application/cloudevents+json", Body: []byte(cloudEvent("time", `"2026-03-01T12:00:00Z"`))}
+	b.ReportAllocs()
+	for b.Loop() {
+		if items, err := d.Decode(m); err != nil || items[0].Err != nil {
+			b.Fatal(items, err)
+		}
+	}
+}
