@@ -1,0 +1,161 @@
+package amqp_test
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+func FuzzReadValue(f *testing.F) {
+	for _, v := range values {
+		b, _ := amqp.AppendValue(nil, v)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v, rest, err := amqp.ReadValue(b)
+		if err != nil {
+			return
+		}
+		if len(rest) > len(b) {
+			t.Fatal("more bytes are left than there were")
+		}
+		again, err := amqp.AppendValue(nil, v)
+		if err != nil {
+			return // an array of described or empty values is read, not written
+		}
+		if len(again) == 0 {
+			t.Fatal("a value without bytes")
+		}
+		w, rest, err := amqp.ReadValue(again)
+		if err != nil || len(rest) > 0 {
+			t.Fatalf("%v was written as %x, which cannot be read: %v", v, again, err)
+		}
+		if b1, err := amqp.AppendValue(nil, w); err != nil || !bytes.Equal(b1, again) {
+			t.Fatalf("%v is written as %x, and then as %x", v, again, b1)
+		}
+	})
+}
+
+func FuzzReadPerformative(f *testing.F) {
+	for _, p := range performatives {
+		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, p)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b[8:])
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		p, payload, err := amqp.ReadPerformative(body)
+		if err != nil {
+			return
+		}
+		if len(payload) > len(body) {
+			t.Fatal("more payload than body")
+		}
+		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, p)
+		if err != nil {
+			return // a delivery state that we only read
+		}
+		again, _, err := amqp.ReadPerformative(b[8:])
+		if err != nil {
+			t.Fatalf("%+v was written as %x, which cannot be read: %v", p, b, err)
+		}
+		if reflect.TypeOf(again) != reflect.TypeOf(p) {
+			t.Fatalf("%T came back as %T", p, again)
+		}
+	})
+}
+
+func FuzzSplitMessage(f *testing.F) {
+	b, err := full().MarshalBinary()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(amqp.AppendData(nil, []byte("x")))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := amqp.SplitMessage(b)
+		if err != nil {
+			return
+		}
+		parts := [][]byte{s.Header, s.DeliveryAnnotations, s.MessageAnnotations, s.Properties, s.ApplicationProperties, s.Body, s.Footer}
+		if !bytes.Equal(bytes.Join(parts, nil), b) {
+			t.Fatal("the sections do not make up the message")
+		}
+		_, _ = amqp.ReadHeader(s.Header)
+		_, _ = amqp.ReadProperties(s.Properties)
+		_, _ = amqp.RawMessageID(s.Properties)
+		_, _ = amqp.WithMessageID(s.Properties, "x")
+		_, _ = amqp.ReadMapSection(s.ApplicationProperties)
+		_, _ = amqp.ReadAMQPValue(s.Body)
+		_ = amqp.DataSections(s.Body, func([]byte) error { return nil })
+	})
+}
+
+func FuzzFrameReader(f *testing.F) {
+	var stream []byte
+	for _, p := range performatives {
+		stream, _ = amqp.AppendFrame(stream, amqp.TypeAMQP, 0, p)
+	}
+	f.Add(stream)
+	f.Add([]byte{0, 0, 0, 8, 2, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		frames := amqp.NewFrameReader(bytes.NewReader(b), 512)
+		read := 0
+		for {
+			frame, err := frames.ReadFrame()
+			if err != nil {
+				return
+			}
+			if read += 8 + len(frame.Body); read > len(b) {
+				t.Fatal("more was read than there was")
+			}
+		}
+	})
+}
+
+func BenchmarkTransfer(b *testing.B) {
+	payload := make([]byte, 500)
+	transfer := &amqp.Transfer{Handle: 1, DeliveryID: pointer(uint32(900)), DeliveryTag: make([]byte, 16), MessageFormat: new(uint32)}
+	var out []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		var err error
+		if out, err = amqp.AppendFrame(out[:0], amqp.TypeAMQP, 0, transfer, payload); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err = amqp.ReadPerformative(out[8:]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDisposition(b *testing.B) {
+	disposition := &amqp.Disposition{Role: amqp.RoleReceiver, First: 900, State: amqp.Accepted{}}
+	var out []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		var err error
+		if out, err = amqp.AppendFrame(out[:0], amqp.TypeAMQP, 0, disposition); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err = amqp.ReadPerformative(out[8:]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSplitMessage(b *testing.B) {
+	message, err := full().MarshalBinary()
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := amqp.SplitMessage(message); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
