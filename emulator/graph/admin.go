@@ -25,7 +25,7 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, rest string)
 		if user := r.URL.Query().Get("user"); user != "" {
 			calls = s.CallsFor(user)
 		}
-		writeJSON(w, http.StatusOK, slices.Concat([]Call{}, calls)) // [] rather than null
+		writeJSON(w, http.StatusOK, append([]Call{}, calls...)) // [] rather than null
 	case "GET users":
 		writeJSON(w, http.StatusOK, s.users())
 	case "POST users":

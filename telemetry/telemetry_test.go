@@ -1,0 +1,125 @@
+package telemetry_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/telemetry"
+)
+
+func TestMain(m *testing.M) {
+
+	goleak.VerifyTestMain(m)
+}
+
+func TestAliveIsARecentHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := telemetry.NewHealth(time.Minute)
+		time.Sleep(time.Minute)
+		if !h.Alive() {
+			t.Error("dead at the limit")
+		}
+		time.Sleep(time.Second)
+		if h.Alive() {
+			t.Error("alive without a heartbeat")
+		}
+		h.Beat()
+		if !h.Alive() {
+			t.Error("dead after a heartbeat")
+		}
+	})
+}
+
+func TestReadyIsEveryPart(t *testing.T) {
+	h := telemetry.NewHealth(time.Minute, "a", "b")
+	if len(h.Problems()) != 2 {
+		t.Errorf("parts that were not tried are well: %v", h.Problems())
+	}
+	if !h.Report("a", "") || h.Report("a", "") {
+		t.Error("a change must be told once")
+	}
+	if p := h.Problems(); len(p) != 1 || p["b"] == "" {
+		t.Errorf("problems %v", p)
+	}
+	h.Report("b", "")
+	if len(h.Problems()) != 0 {
+		t.Errorf("problems %v", h.Problems())
+	}
+	if !h.Report("a", "broken") {
+		t.Error("a new problem must be told")
+	}
+}
+
+func TestTheOperationsPort(t *testing.T) {
+	health, metrics := telemetry.NewHealth(time.Minute, "graph"), telemetry.NewMetrics("v1", "abc")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := telemetry.Serve(l, health, metrics)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	get := func(path string) (int, string) {
+		resp, err := client.Get("http://" + l.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(body)
+	}
+	if code, _ := get("/healthz"); code != 200 {
+		t.Errorf("/healthz: %d", code)
+	}
+	health.Report("graph", "no token")
+	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, `"graph":"no token"`) {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	health.Report("graph", "")
+	if code, body := get("/readyz"); code != 200 || !strings.Contains(body, `"ready":true`) {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if code, body := get("/metrics"); code != 200 || !strings.Contains(body, `session_revoker_build_info{commit="abc",version="v1"} 1`) {
+		t.Errorf("/metrics: %d %s", code, body)
+	}
+	if code, _ := get("/debug"); code != 404 {
+		t.Errorf("/debug: %d", code)
+	}
+	if err := server.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Get("http://" + l.Addr().String() + "/healthz"); err == nil {
+		t.Error("the port is open after Close")
+	}
+}
+
+func TestTheLog(t *testing.T) {
+	var out bytes.Buffer
+	log, err := telemetry.NewLogger(&out, "warn", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("not this")
+	log.Warn("this", zap.Duration("wait", 90*time.Second))
+	var line map[string]any
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["msg"] != "this" || line["level"] != "warn" || line["wait"] != "1m30s" {
+		t.Errorf("%s, %v", &out, err)
+	}
+	if _, err := time.Parse(time.RFC3339Nano, line["time"].(string)); err != nil {
+		t.Error(err)
+	}
+	for _, c := range [][2]string{{"loud", "json"}, {"info", "xml"}} {
+		if _, err := telemetry.NewLogger(&out, c[0], c[1]); err == nil {
+			t.Errorf("%v was accepted", c)
+		}
+	}
+}
