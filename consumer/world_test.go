@@ -337,7 +337,7 @@ func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 		AccessToken string `json:"access_token"`
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.AccessToken == "" {
-		return azcore.AccessToken{}, fmt.Errorf("token endpoint: %s, %v", resp.Status, err)
+		return azcore.AccessToken{}, fmt.Errorf("token endpoint: %s, %w", resp.Status, err)
 	}
 	c.mu.Lock()
 	c.token = answer.AccessToken

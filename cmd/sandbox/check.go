@@ -49,7 +49,7 @@ func checkQueue(s *summary, servers *servers, sample sample) {
 		s.wrong("%d messages are still in the queue", left)
 	}
 	dead := map[string]servicebus.PeekedMessage{}
-	letters, err := servers.broker.Peek(queue+"/$DeadLetterQueue", 0, int(counts.DeadLetter)+1)
+	letters, err := servers.broker.Peek(queue+"/$DeadLetterQueue", 0, counts.DeadLetter+1)
 	if err != nil {
 		s.wrong("peek the dead letters: %v", err)
 		return

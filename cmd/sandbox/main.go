@@ -56,7 +56,7 @@ offboarding), shows what becomes of each, and goes on until Ctrl-C.
 			started = true
 			soft, hard, stop := app.Signals(cmd.Context())
 			defer stop()
-			return sandbox(soft, hard, o, stdout)
+			return sandbox(soft, hard, o, stdout, stderr)
 		},
 	}
 	cmd.SetArgs(args)
@@ -83,7 +83,7 @@ offboarding), shows what becomes of each, and goes on until Ctrl-C.
 }
 
 // sandbox starts what the options ask for and returns when it is over and everything is stopped.
-func sandbox(soft, hard context.Context, o options, stdout io.Writer) (err error) {
+func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (err error) {
 	s := newSample(o.leavers)
 	servers, err := startServers(o, s)
 	if err != nil {
@@ -96,7 +96,10 @@ func sandbox(soft, hard context.Context, o options, stdout io.Writer) (err error
 		<-soft.Done()
 		return nil
 	}
-	screen := newView(stdout, servers, isTerminal(stdout) && !o.drain, o.drain)
+	screen := newView(stdout, servers, s.people, isTerminal(stdout))
+	if o.drain { // standard output is for the summary alone
+		screen = newView(stderr, servers, s.people, false)
+	}
 	logTo, closeLog, err := openLog(o.log, screen)
 	if err != nil {
 		return err

@@ -15,6 +15,8 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/term"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
 const (
@@ -32,8 +34,7 @@ type view struct {
 	out     io.Writer
 	servers *servers
 	live    bool
-	// decisions on the way to a JSON summary go to standard error, so that standard output holds the summary alone
-	quiet bool
+	names   map[string]string // user principal names by id
 
 	mu       sync.Mutex
 	recent   []string
@@ -44,11 +45,15 @@ type view struct {
 	done    chan struct{}
 }
 
-func newView(out io.Writer, s *servers, live, quiet bool) *view {
-	if quiet {
-		out = os.Stderr
+func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
+	v := &view{
+		out: out, servers: s, live: live, names: map[string]string{}, outcomes: map[string]int{},
+		stopped: make(chan struct{}), done: make(chan struct{}),
 	}
-	return &view{out: out, servers: s, live: live, quiet: quiet, outcomes: map[string]int{}, stopped: make(chan struct{}), done: make(chan struct{})}
+	for _, p := range people {
+		v.names[p.ID] = p.UserPrincipalName
+	}
+	return v
 }
 
 // start says where everything is and begins to redraw.
@@ -107,6 +112,9 @@ func (v *view) Write(p []byte) (int, error) {
 }
 
 func (v *view) tell(e entry) {
+	if name, ok := v.names[e.User]; ok {
+		e.User = name
+	}
 	who := strings.TrimSpace(e.EventType + "  " + e.User)
 	switch {
 	case e.Outcome != "":
@@ -122,7 +130,8 @@ func (v *view) tell(e entry) {
 	case e.Level != "info":
 		sentence := fmt.Sprintf("%-14s %s  %s", e.Message, who, e.Error)
 		if e.Wait != "" {
-			sentence = fmt.Sprintf("%-14s %s  in %s: %s", "again", who, e.Wait, e.Error)
+			wait, _ := time.ParseDuration(e.Wait)
+			sentence = fmt.Sprintf("%-14s %s  in %s: %s", "again", who, wait.Round(10*time.Millisecond), e.Error)
 		}
 		v.say(sentence)
 	}

@@ -51,7 +51,8 @@ func newWorld(t testing.TB, cfg graph.Config) *world {
 	if cfg.Apps == nil {
 		cfg.Apps = []graph.App{
 			{ClientID: "client", Secret: "secret", Roles: []string{"User.RevokeSessions.All", "User.Read.All"}},
-			{ClientID: "other", Secret: "s+/=&", Roles: []string{"User.RevokeSessions.All"}}, {ClientID: "none", Secret: "secret"},
+			{ClientID: "other", Secret: "s+/=&", Roles: []string{"User.RevokeSessions.All"}},
+			{ClientID: "none", Secret: "secret"},
 		}
 	}
 	server, err := graph.New(cfg)
@@ -117,10 +118,10 @@ type answer struct {
 
 // call makes one request with the world's token.
 func (w *world) call(method, path string) answer {
-	return w.as(w.token, context.Background(), method, path)
+	return w.as(context.Background(), w.token, method, path)
 }
 
-func (w *world) as(token string, ctx context.Context, method, path string) answer {
+func (w *world) as(ctx context.Context, token, method, path string) answer {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(ctx, method, "http://graph.test"+path, nil)
 	if err != nil {
@@ -224,7 +225,7 @@ func TestReadingAUser(t *testing.T) {
 		if a := w.call(http.MethodGet, "/v1.0/users/"+ada.ID+"?$select=shoeSize"); a.status != 400 {
 			t.Errorf("an unknown property: %d", a.status)
 		}
-		if a := w.as(w.signIn("other", "s+/=&"), t.Context(), http.MethodGet, "/v1.0/users/"+ada.ID); a.status != 403 || !strings.Contains(a.body, "Insufficient privileges") {
+		if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodGet, "/v1.0/users/"+ada.ID); a.status != 403 || !strings.Contains(a.body, "Insufficient privileges") {
 			t.Errorf("without a role that reads: %d %s", a.status, a.body)
 		}
 	})
@@ -254,7 +255,7 @@ func TestErrorsAndHeadersLookLikeGraphs(t *testing.T) {
 func TestTokens(t *testing.T) {
 	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
 		try := func(token string) int {
-			return w.as(token, t.Context(), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions").status
+			return w.as(t.Context(), token, http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions").status
 		}
 		if try(w.token) != 200 {
 			t.Error("a good token is refused")
@@ -267,14 +268,14 @@ func TestTokens(t *testing.T) {
 				t.Errorf("%s: %d", name, status)
 			}
 		}
-		if a := w.as("x", t.Context(), http.MethodGet, "/v1.0/users/x"); !strings.Contains(a.header.Get("WWW-Authenticate"), "Bearer") || !strings.Contains(a.body, "InvalidAuthenticationToken") {
+		if a := w.as(t.Context(), "x", http.MethodGet, "/v1.0/users/x"); !strings.Contains(a.header.Get("WWW-Authenticate"), "Bearer") || !strings.Contains(a.body, "InvalidAuthenticationToken") {
 			t.Errorf("%v %s", a.header, a.body)
 		}
 		foreign := newWorld(t, graph.Config{})
 		if status := try(foreign.token); status != 401 {
 			t.Errorf("another server's token: %d", status)
 		}
-		if a := w.as(w.signIn("none", "secret"), t.Context(), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 403 || !strings.Contains(a.body, "Access to invalidate refresh tokens operation is denied.") {
+		if a := w.as(t.Context(), w.signIn("none", "secret"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 403 || !strings.Contains(a.body, "Access to invalidate refresh tokens operation is denied.") {
 			t.Errorf("without the role: %d %s", a.status, a.body)
 		}
 		w.SetRoles("client", nil)
@@ -324,7 +325,7 @@ func TestTheTokenEndpointsErrors(t *testing.T) {
 	other := grant("client", "secret")
 	other.Set("scope", "http://elsewhere/.default")
 	_, answer := w.ask(other, nil)
-	if a := w.as(answer["access_token"].(string), t.Context(), http.MethodPost, "/v1.0/users/x/revokeSignInSessions"); a.status != 401 {
+	if a := w.as(t.Context(), answer["access_token"].(string), http.MethodPost, "/v1.0/users/x/revokeSignInSessions"); a.status != 401 {
 		t.Errorf("a token for another audience: %d", a.status)
 	}
 	w.Inject(graph.Fault{Token: true, Count: 1, Status: 503})
@@ -397,7 +398,7 @@ func TestADelayEndsWithTheCaller(t *testing.T) {
 		w.Inject(graph.Fault{Delay: time.Hour})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if a := w.as(w.token, ctx, http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.err == nil {
+		if a := w.as(ctx, w.token, http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.err == nil {
 			t.Errorf("%+v", a)
 		}
 		synctest.Wait()
@@ -431,7 +432,7 @@ func TestQuotas(t *testing.T) {
 				if got := a.header.Get("Retry-After"); got != want {
 					t.Errorf("Retry-After %s, want %s", got, want)
 				}
-				if a := w.as(w.signIn("other", "s+/=&"), t.Context(), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 200 {
+				if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 200 {
 					t.Errorf("another app is throttled too: %d", a.status)
 				}
 				seconds, _ := strconv.Atoi(want)

@@ -191,8 +191,8 @@ type target struct {
 // parsePath reads users/{key}[/action] and users('{key}')[/action]; the rest of Graph does not exist here.
 func parsePath(rest string) (t target, ok bool) {
 	name, action, _ := strings.Cut(rest, "/")
-	switch {
-	case name == "users":
+	switch name {
+	case "users":
 		name, t.action, _ = strings.Cut(action, "/")
 	default:
 		if name, t.quoted = unquote(name); !t.quoted {

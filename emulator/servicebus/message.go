@@ -157,9 +157,8 @@ func pairsOf(section []byte, keep func(key string, value any) bool) (pairs []byt
 
 // view says how a message is shown.
 type view struct {
-	locked  bool // with its lock
-	peeked  bool // without its lock, and with its state
-	withTag bool // with the lock token among the delivery annotations
+	locked bool // with its lock
+	peeked bool // without its lock, and with its state
 }
 
 // encode appends the whole message as it is delivered, or as a peek shows it.

@@ -3,7 +3,6 @@ package amqp
 import (
 	"encoding/binary"
 	"fmt"
-	"time"
 )
 
 // writer appends the fields of one composite: a descriptor and a list (part 1, §1.4).
@@ -303,14 +302,6 @@ func (r *reader) binary() []byte {
 func (r *reader) mapping() Map {
 	m, _ := typed[Map](r)
 	return m
-}
-
-func (r *reader) time() *time.Time {
-	t, ok := typed[time.Time](r)
-	if !ok {
-		return nil
-	}
-	return &t
 }
 
 // symbols reads one symbol or an array of them.

@@ -71,10 +71,9 @@ func splitSection(b []byte) (code int, value, rest []byte, err error) {
 	if len(b) < 3 || b[0] != codeDescribed {
 		return 0, nil, nil, errors.New("amqp: a message section must begin with a descriptor")
 	}
-	switch {
-	case b[1] == codeSmallUlong:
+	if b[1] == codeSmallUlong {
 		code, b = int(b[2]), b[3:]
-	default:
+	} else {
 		descriptor, after, err := readValue(b[1:], 0)
 		if err != nil {
 			return 0, nil, nil, err
@@ -279,7 +278,7 @@ func (m *MapWriter) key(name string) {
 	m.w.count += 2
 }
 
-// Long, Time, Int, String and UUID append a pair with a symbol as its key.
+// Long appends a long; its key, like those below, is a symbol.
 func (m *MapWriter) Long(name string, v int64) {
 	m.key(name)
 	m.w.dst = appendLong(m.w.dst, v)

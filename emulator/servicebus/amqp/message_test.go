@@ -155,8 +155,12 @@ func TestAMapWrittenPairByPairIsTheSame(t *testing.T) {
 	w.UUID("u", amqp.UUID{1})
 	got, err := amqp.ReadMapSection(bytes.TrimPrefix(w.Done(), []byte("before")))
 	want := amqp.Map{
-		{amqp.Symbol("own"), "x"}, {amqp.Symbol("n"), int64(1 << 40)}, {amqp.Symbol("t"), when}, {amqp.Symbol("s"), int32(2)},
-		{amqp.Symbol("d"), "q"}, {amqp.Symbol("u"), amqp.UUID{1}},
+		{amqp.Symbol("own"), "x"},
+		{amqp.Symbol("n"), int64(1 << 40)},
+		{amqp.Symbol("t"), when},
+		{amqp.Symbol("s"), int32(2)},
+		{amqp.Symbol("d"), "q"},
+		{amqp.Symbol("u"), amqp.UUID{1}},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, %v\nwant %v", got, err, want)

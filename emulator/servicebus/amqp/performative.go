@@ -61,19 +61,22 @@ const (
 	ReceiverSecond  uint8 = 1
 )
 
-// Performatives and SASL bodies (part 2, §2.7, and part 5, §5.3.3). Pointers and empty strings are absent fields; reading
-// ignores fields that nobody here needs.
+// The performatives and SASL bodies (part 2, §2.7, and part 5, §5.3.3). Pointers, empty strings and nil maps are absent
+// fields; reading ignores fields that nobody here needs.
 type (
+	// Open begins a connection. A MaxFrameSize of 0 is absent; IdleTimeout is in milliseconds.
 	Open struct {
 		ContainerID, Hostname     string
-		MaxFrameSize, IdleTimeout uint32 // 0 is absent; milliseconds
+		MaxFrameSize, IdleTimeout uint32
 		ChannelMax                uint16
 		Properties                Map
 	}
+	// Begin begins a session.
 	Begin struct {
 		RemoteChannel                                             *uint16
 		NextOutgoingID, IncomingWindow, OutgoingWindow, HandleMax uint32
 	}
+	// Attach begins a link.
 	Attach struct {
 		Name                 string
 		Handle               uint32
@@ -86,53 +89,66 @@ type (
 		MaxMessageSize       uint64
 		Properties           Map
 	}
+	// Flow tells windows, and with a Handle a link's credit.
 	Flow struct {
 		NextIncomingID                                 *uint32
 		IncomingWindow, NextOutgoingID, OutgoingWindow uint32
 		Handle, DeliveryCount, LinkCredit, Available   *uint32
 		Drain, Echo                                    bool
 	}
+	// Transfer carries a message or a part of one. DeliveryTag aliases the frame when it is read.
 	Transfer struct {
 		Handle        uint32
 		DeliveryID    *uint32
-		DeliveryTag   []byte // aliases the frame when read
+		DeliveryTag   []byte
 		MessageFormat *uint32
 		Settled       bool
 		More          bool
 		Aborted       bool
 	}
+	// Disposition tells the state of deliveries; State is one of the delivery states below, or nil.
 	Disposition struct {
 		Role    Role
 		First   uint32
 		Last    *uint32
 		Settled bool
-		State   any // a delivery state or nil
+		State   any
 	}
+	// Detach ends a link.
 	Detach struct {
 		Handle uint32
 		Closed bool
 		Error  *Error
 	}
-	End            struct{ Error *Error }
-	Close          struct{ Error *Error }
+	// End ends a session.
+	End struct{ Error *Error }
+	// Close ends a connection.
+	Close struct{ Error *Error }
+	// SASLMechanisms offers mechanisms.
 	SASLMechanisms struct{ Mechanisms []Symbol }
-	SASLInit       struct {
+	// SASLInit chooses one.
+	SASLInit struct {
 		Mechanism Symbol
 		Response  []byte
 	}
+	// SASLOutcome is the result; 0 is success.
 	SASLOutcome struct{ Code uint8 }
 )
 
-// Delivery states (part 3, §3.4).
+// The delivery states (part 3, §3.4).
 type (
+	// Accepted is success.
 	Accepted struct{}
+	// Released gives the message back untouched.
 	Released struct{}
+	// Rejected refuses it.
 	Rejected struct{ Error *Error }
+	// Modified gives it back changed.
 	Modified struct {
 		DeliveryFailed, UndeliverableHere bool
 		MessageAnnotations                Map
 	}
-	// Received and the states of transactions are read as this.
+	// OtherState is any other, such as received or those of transactions.
 	OtherState struct{ Code uint64 }
 )
 

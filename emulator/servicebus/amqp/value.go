@@ -21,9 +21,11 @@ type (
 	UUID [16]byte
 	// Char is one Unicode character.
 	Char rune
-	// Decimal32, Decimal64 and Decimal128 are kept as they come.
-	Decimal32  [4]byte
-	Decimal64  [8]byte
+	// Decimal32 is kept as it comes.
+	Decimal32 [4]byte
+	// Decimal64 is kept as it comes.
+	Decimal64 [8]byte
+	// Decimal128 is kept as it comes.
 	Decimal128 [16]byte
 	// Array holds values of one type.
 	Array []any

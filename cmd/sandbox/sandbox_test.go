@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+)
+
+var anyPort = []string{"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0"}
+
+// screen is what a program prints, readable while it runs.
+type screen struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// until waits for a text on the screen.
+func (s *screen) until(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.String(), text); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute for %q:\n%s", text, s)
+		}
+	}
+}
+
+func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
+	var stdout, stderr screen
+	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10"), &stdout, &stderr)
+	var s summary
+	if err := json.Unmarshal([]byte(stdout.String()), &s); err != nil {
+		t.Fatalf("standard output is not one JSON document: %v\n%s", err, &stdout)
+	}
+	if code != 0 || !s.OK || len(s.Problems) != 0 {
+		t.Errorf("exit code %d, %+v\n%s", code, s, &stderr)
+	}
+	if s.Completed+sum(s.DeadLetters) != s.Messages || s.GraphCalls["429"] == 0 || s.GraphCalls["dropped"] == 0 {
+		t.Errorf("%+v: every message has one end, and the faults were met", s)
+	}
+}
+
+func sum(counts map[string]int) (n int) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+func TestTheCheckFindsWhatIsWrong(t *testing.T) {
+	s := newSample(1)
+	servers, err := startServers(options{amqp: "127.0.0.1:0", graph: "127.0.0.1:0"}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer servers.stop()
+	if err := publish(t.Context(), servers, s, options{drain: true}); err != nil {
+		t.Fatal(err)
+	}
+	// No worker has run: everything is still there, nobody is revoked, nothing is dead-lettered.
+	result := check(servers, s)
+	text := strings.Join(result.Problems, "\n")
+	for _, want := range []string{"still in the queue", "ada@contoso.com: revoked is false", "a guest: not dead-lettered as ExternalUser"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the problems lack %q:\n%s", want, text)
+		}
+	}
+	if result.OK || report(&screen{}, result) == nil {
+		t.Error("the check is content")
+	}
+}
+
+func TestWithoutAWorkerTheServersServeAnyClient(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var stdout screen
+	done := make(chan int, 1)
+	go func() { done <- run(ctx, append(anyPort, "--no-worker"), &stdout, &stdout) }()
+	stdout.until(t, "Stop with Ctrl-C")
+	settings := map[string]string{}
+	for line := range strings.Lines(stdout.String()) {
+		if setting, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
+			name, value, _ := strings.Cut(setting, "=")
+			settings[name] = strings.Trim(value, "'")
+		}
+	}
+	client, err := azservicebus.NewClientFromConnectionString(settings["REVOKER_SERVICEBUS_CONNECTION_STRING"], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sender, err := client.NewSender(settings["REVOKER_SERVICEBUS_QUEUE"], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("hello")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	receiver, err := client.NewReceiverForQueue(settings["REVOKER_SERVICEBUS_QUEUE"], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := receiver.ReceiveMessages(ctx, 1, nil)
+	if err != nil || len(messages) != 1 || string(messages[0].Body) != "hello" {
+		t.Fatalf("%v, %v", messages, err)
+	}
+	if err := receiver.CompleteMessage(ctx, messages[0], nil); err != nil {
+		t.Error(err)
+	}
+	if err := client.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	resp, err := http.Get(settings["REVOKER_GRAPH_ENDPOINT"] + "/_emulator/users")
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("%v, %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if code := <-done; code != 0 {
+		t.Errorf("exit code %d:\n%s", code, &stdout)
+	}
+}
+
+func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var stdout screen
+	done := make(chan int, 1)
+	go func() { done <- run(ctx, append(anyPort, "--leavers", "3"), &stdout, &stdout) }()
+	stdout.until(t, "everything is settled")
+	cancel()
+	if code := <-done; code != 0 {
+		t.Errorf("exit code %d:\n%s", code, &stdout)
+	}
+	for _, want := range []string{"ada@contoso.com", "ProtectedUser", "ExternalUser", "UserNotFound", "/metrics"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("nothing was shown of %s:\n%s", want, &stdout)
+		}
+	}
+}
+
+func TestWrongCommandLines(t *testing.T) {
+	for _, args := range [][]string{{"--drain", "--no-worker"}, {"--unknown"}, {"extra"}} {
+		var out screen
+		if code := run(t.Context(), args, &out, &out); code != 2 || out.String() == "" {
+			t.Errorf("%v: exit code %d, %q", args, code, &out)
+		}
+	}
+	var out screen
+	if code := run(t.Context(), append(anyPort[2:], "--amqp", "256.0.0.1:1"), &out, &out); code != 1 || !strings.Contains(out.String(), "--amqp") {
+		t.Errorf("an impossible address: exit code %d, %q", code, &out)
+	}
+}
