@@ -93,7 +93,7 @@ func TestListsFromEverywhere(t *testing.T) {
 func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
 	file := "servicebus: {namspace: x}\nretry: {max_attempts: many, max_age: 5}\nconsumer: {drain_timeout: 25}\nnonsense: 1\n"
 	_, err := load(t, file, []string{"REVOKER_LOG_LEVL=debug", "REVOKER_OPS_ADDRESS=x"})
-	wantProblems(t, err, `"servicebus.namspace"`, `did you mean "servicebus.namespace"`, "retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
+	wantProblems(t, err, "servicebus.queue: required", "ops.address", `"servicebus.namspace"`, `did you mean "servicebus.namespace"`, "retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
 		"with its unit", `"nonsense"`, "REVOKER_LOG_LEVL", `did you mean "REVOKER_LOG_LEVEL"`)
 
 	_, err = load(t, "", []string{"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090", "REVOKER_CONSUMER_CONCURRENCY=0"},

@@ -53,18 +53,18 @@ func Load(fs *pflag.FlagSet, environ []string) (Config, error) {
 
 	var c Config
 	for _, o := range options(&c) {
-		if raw := k.Get(o.Key); raw != nil {
-			if problem := assign(o, raw); problem != "" {
-				problems.add("%s: %s (%s)", o.Key, problem, o.Env)
-			}
+		raw := k.Get(o.Key)
+		if raw == nil {
+			continue
+		}
+		if problem := assign(o, raw); problem != "" {
+			problems.add("%s: %s (%s)", o.Key, problem, o.Env)
+			_ = assign(o, o.Default) // so that the rules below find no second problem in it
 		}
 	}
 	readSecret(&c.ServiceBus.ConnectionString, c.ServiceBus.ConnectionStringFile, "servicebus.connection_string", &problems)
 	readSecret(&c.Graph.ClientSecret, c.Graph.ClientSecretFile, "graph.client_secret", &problems)
-	if len(problems) == 0 {
-		// The rules build on values that could be read.
-		problems = c.validate()
-	}
+	problems = append(problems, c.validate()...)
 	if len(problems) > 0 {
 		slices.Sort(problems)
 		return Config{}, problems

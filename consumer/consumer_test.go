@@ -156,6 +156,25 @@ func TestAMessageWithManyUsersIsSettledWhenAllAre(t *testing.T) {
 	})
 }
 
+func TestTrapDeadLetterTextsMustStaySmall(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		events := strings.Repeat(fmt.Sprintf(`{"type":"device.stolen","userId":%q},`, glass.ID), 999)
+		w.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(`[%s{"type":"device.stolen","userId":%q}]`, events, ada.ID))})
+		w.run()
+		w.settled(time.Minute)
+		w.wantDead(map[string]string{"m0": "ProtectedUser"})
+		w.wantRevoked(ada)
+		letter := w.dead()["m0"]
+		if n := len(letter.DeadLetterDescription); n == 0 || n > deadletter.MaxDescription {
+			t.Errorf("a description of %d bytes", n)
+		}
+		failed, _ := letter.ApplicationProperties[deadletter.PropertyFailed].(string)
+		if len(failed) > deadletter.MaxProperty || failed != "" && strings.Count(failed, ",") != 998 {
+			t.Errorf("%d bytes of indexes: they must be all there, or none when they do not fit", len(failed))
+		}
+	})
+}
+
 func TestReplicationLagIsWaitedFor(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 3, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"?"}}`})

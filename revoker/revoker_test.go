@@ -189,12 +189,46 @@ func kindOf(failure *revoker.Error) revoker.Kind {
 	return failure.Kind
 }
 
-func TestODataErrorWithoutMessageDoesNotPanic(t *testing.T) {
+func TestTrapODataErrorsWithoutAMessagePanic(t *testing.T) {
 	for _, body := range []string{`{"error":{}}`, `{"error":{"code":"X"}}`, `{"error":null}`, `{}`, `[]`, `null`, `"x"`} {
 		_, _, failure := attempt(t, withRole(), says(400, body))
 		if failure == nil || failure.Error() == "" {
 			t.Errorf("%s: no error", body)
 		}
+	}
+}
+
+func TestTrapTheSDKRetriesByItself(t *testing.T) {
+	for _, status := range []int{429, 503, 504} {
+		g, _, failure := attempt(t, withRole(), says(status, "", "Retry-After", "0"))
+		if failure == nil || failure.Status != status || len(g.seen()) != 1 {
+			t.Errorf("%d: %v after %d requests; want to see it after one", status, failure, len(g.seen()))
+		}
+	}
+}
+
+func TestTrapTheAdapterHasNoSerializers(t *testing.T) {
+	if _, _, failure := attempt(t, withRole(), says(200, revokedOK)); failure != nil {
+		t.Errorf("the user is revoked, and yet: %v", failure)
+	}
+	if _, _, failure := attempt(t, withRole(), says(200, `{"value":false}`)); kindOf(failure) != revoker.NotRevoked {
+		t.Errorf("value false was not read: %v", failure)
+	}
+}
+
+func TestTrapAnHTMLPageHidesItsStatus(t *testing.T) {
+	_, a, failure := attempt(t, withRole(), says(403, "<html>blocked</html>", "Content-Type", "text/html"))
+	if kindOf(failure) != revoker.Unavailable || failure.Status != 403 || a.Status != 403 || !failure.Shared() {
+		t.Errorf("%v; a proxy's 403 is nobody's verdict about the user, and its status must be told", failure)
+	}
+}
+
+func TestTrapEmptyAnswersAndRedirectsLookAlikeToTheSDK(t *testing.T) {
+	if _, _, failure := attempt(t, withRole(), says(204, "")); failure != nil {
+		t.Errorf("204: %v", failure)
+	}
+	if _, _, failure := attempt(t, withRole(), says(302, "", "Location", "/login")); kindOf(failure) != revoker.Unavailable {
+		t.Errorf("302: %v", failure)
 	}
 }
 
@@ -241,7 +275,8 @@ func TestMissingPermissionIsToldFromOneUsersOwn403(t *testing.T) {
 	}
 }
 
-func TestA401ForcesOneNewToken(t *testing.T) {
+// TestTrapTheSDKAnswersClaimsChallengesItself also shows that a 401 forces one new token, and one only.
+func TestTrapTheSDKAnswersClaimsChallengesItself(t *testing.T) {
 	var first string
 	g := newGraph(t, func(w http.ResponseWriter, r *http.Request) {
 		if first == "" {
@@ -276,6 +311,7 @@ func TestNoTokenCallsNobody(t *testing.T) {
 	}
 }
 
+// TestTheRequest covers two traps: the SDK adds a client-request-id of its own, and leaves the token out for a bare host:port.
 func TestTheRequest(t *testing.T) {
 	g, a, failure := attempt(t, withRole(), says(200, revokedOK, "request-id", "graph-1", "Date", "Sun, 01 Mar 2026 12:00:00 GMT"))
 	if failure != nil {
@@ -322,7 +358,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-func TestNobodyIsNeverCalled(t *testing.T) {
+func TestTrapAnEmptyUserIsNeverCalled(t *testing.T) {
 	g := newGraph(t, says(204, ""))
 	_, err := newRevoker(t, g.URL, withRole()).Revoke(t.Context(), event.User{})
 	var failure *revoker.Error
@@ -331,7 +367,7 @@ func TestNobodyIsNeverCalled(t *testing.T) {
 	}
 }
 
-func TestTheTokenStaysWithGraph(t *testing.T) {
+func TestTrapRedirectsAreNotFollowed(t *testing.T) {
 	other := newGraph(t, says(204, ""))
 	_, _, failure := attempt(t, withRole(), says(307, "", "Location", other.URL))
 	if failure == nil || len(other.seen()) != 0 {

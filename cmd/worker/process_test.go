@@ -340,13 +340,7 @@ func TestAWrongConfigurationExitsWith2AndNamesEverything(t *testing.T) {
 	if cmd.ProcessState.ExitCode() != 2 {
 		t.Errorf("exit code %d (%v)", cmd.ProcessState.ExitCode(), err)
 	}
-	if !strings.Contains(string(out), "REVOKER_GRAPH_COULD") || !strings.Contains(string(out), "did you mean") {
-		t.Errorf("the unknown variable is not named:\n%s", out)
-	}
-	cmd = exec.Command(binary, "run", "--log.level", "loud")
-	cmd.Env = []string{"REVOKER_GRAPH_CLOUD=mars"}
-	out, _ = cmd.CombinedOutput()
-	for _, want := range []string{"log.level", "graph.cloud", "servicebus.queue", "REVOKER_SERVICEBUS_CONNECTION_STRING"} {
+	for _, want := range []string{"REVOKER_GRAPH_COULD", "did you mean", "log.level", "graph.cloud", "servicebus.queue", "REVOKER_SERVICEBUS_CONNECTION_STRING"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the problems lack %s:\n%s", want, out)
 		}
