@@ -21,8 +21,8 @@ const (
 	maxSessions    = 1024 // per connection
 	maxLinks       = 256  // per session
 	maxBatch       = 5000 // messages in one batch, and in one answer to a peek
-	// maxBuffered is how many bytes wait for a slow reader before its deliveries pause; at maxBacklog, which only answers
-	// can reach, it is cut off.
+	// maxBuffered is how many bytes wait for a slow reader before its deliveries pause, or for the credit of a receiver of
+	// answers before requests are refused. At maxBacklog the connection is cut off, whichever way the bytes go.
 	maxBuffered = 4 << 20
 	maxBacklog  = 64 << 20
 	// writeTimeout cuts off a reader that takes nothing at all.

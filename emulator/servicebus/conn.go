@@ -24,6 +24,7 @@ type conn struct {
 
 	sessions map[uint16]*session
 	claims   map[string]claim // by lower-case entity path
+	parts    int              // bytes of messages that have not come whole yet
 
 	mu       sync.Mutex
 	out      []byte
@@ -209,8 +210,17 @@ func (c *conn) putFrame(frameType uint8, channel uint16, p amqp.Performative) {
 	c.mu.Lock()
 	// What is encoded here is ours and has types.
 	c.out, _ = amqp.AppendFrame(c.out, frameType, channel, p)
+	c.bound()
 	c.mu.Unlock()
 	c.poke()
+}
+
+// bound cuts off a peer that asks for more and more and reads nothing. The caller holds the lock.
+func (c *conn) bound() {
+	if len(c.out) > maxBacklog {
+		c.out = nil
+		_ = c.nc.Close()
+	}
 }
 
 func (c *conn) putBytes(b []byte) {
@@ -239,7 +249,7 @@ func (c *conn) write() {
 	for {
 		c.mu.Lock()
 		sending, c.out = c.out, sending[:0]
-		closed, backlog := c.closed, len(sending)
+		closed := c.closed
 		if c.beat != interval {
 			interval = c.beat // the peer has said what it wants
 			beat.Reset(interval)
@@ -250,10 +260,7 @@ func (c *conn) write() {
 		for _, l := range waiting {
 			l.queue.wake(l.outlet)
 		}
-		if backlog > maxBacklog {
-			return
-		}
-		if backlog == 0 {
+		if len(sending) == 0 {
 			if closed {
 				return
 			}
@@ -324,6 +331,7 @@ func (c *conn) appendTransfer(s *session, handle, id uint32, tag []byte, settled
 			break
 		}
 	}
+	c.bound()
 	c.poke()
 }
 

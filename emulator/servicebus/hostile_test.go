@@ -183,10 +183,7 @@ func TestGarbageEndsItsOwnConnectionOnly(t *testing.T) {
 		"half a frame, and then nothing": func(r *raw) { r.bytes([]byte{0, 0, 1, 0, 2, 0}); _ = r.conn.(*net.TCPConn).CloseWrite() },
 		"a message that is not one":      func(r *raw) { r.authorize(addr, queue); sendRubbish(r); _ = r.conn.Close() },
 		"a disposition for everything":   func(r *raw) { r.begin(1); disposeAll(r); _ = r.conn.Close() },
-		"requests whose answers nobody reads": func(r *raw) {
-			r.authorize(addr, queue)
-			_ = r.conn.Close()
-		},
+		"parts of a thousand messages":   func(r *raw) { r.authorize(addr, queue); neverFinish(r) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := dial(t, addr)
@@ -231,6 +228,68 @@ func sendRubbish(r *raw) {
 			r.t.Errorf("rubbish was answered with %T", d.State)
 		}
 	}
+}
+
+// neverFinish sends the first parts of a message on each of many links.
+func neverFinish(r *raw) {
+	channels, handles := uint16(2), uint32(200)
+	for channel := range channels {
+		r.begin(channel + 1)
+		for handle := range handles {
+			r.put(channel+1, &amqp.Attach{Name: fmt.Sprint(handle), Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: queue}})
+			wait[*amqp.Flow](r)
+		}
+	}
+	for channel := range channels {
+		for handle := range handles {
+			for part := range 4 {
+				t := &amqp.Transfer{Handle: handle, More: true}
+				if part == 0 {
+					t.DeliveryID, t.DeliveryTag, t.MessageFormat = new(uint32), []byte{1}, new(uint32)
+				}
+				b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, channel+1, t, make([]byte, 60_000))
+				must(r.t, err)
+				if _, err := r.conn.Write(b); err != nil {
+					return // cut off
+				}
+			}
+		}
+	}
+	r.t.Error("96 MB of unfinished messages were taken")
+}
+
+func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
+	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	for range 20 {
+		must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 200_000)}, nil))
+	}
+	r := dial(t, addr)
+	r.authorize(addr, queue)
+	r.begin(1)
+	management := queue + "/$management"
+	r.put(1, &amqp.Attach{Name: "ask", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: management}})
+	wait[*amqp.Flow](r)
+	r.put(1, &amqp.Attach{Name: "answers", Handle: 1, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: management}, Target: &amqp.Target{Address: "here"}})
+	wait[*amqp.Attach](r)
+	message, err := amqp.Properties{MessageID: "1", ReplyTo: "here"}.Append(nil)
+	must(t, err)
+	message, err = amqp.AppendMapSection(message, amqp.SectionApplicationProperties, amqp.Map{{Key: "operation", Value: "com.microsoft:peek-message"}})
+	must(t, err)
+	message, err = amqp.AppendAMQPValue(message, amqp.Map{{Key: "from-sequence-number", Value: int64(0)}, {Key: "message-count", Value: int32(100)}})
+	must(t, err)
+	refused := 0
+	for id := range uint32(50) { // 4 MB each, and no credit for any
+		r.put(1, &amqp.Transfer{DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, message)
+		if _, no := wait[*amqp.Disposition](r).State.(amqp.Rejected); no {
+			refused++
+		}
+	}
+	if refused < 48 {
+		t.Errorf("%d of 50 answers of 4 MB were refused, the others are kept for nobody", refused)
+	}
+	stillServes(t, client)
 }
 
 func disposeAll(r *raw) {

@@ -31,6 +31,7 @@ type link struct {
 	answer  func(request) response // of a sender
 	replyTo string                 // of a receiver: its target address
 	replies [][]byte               // that wait for credit
+	waiting int                    // bytes of replies
 	credit  uint32                 // of a receiver of replies
 	sent    uint32
 
@@ -68,6 +69,7 @@ func (s *session) handle(p amqp.Performative, payload []byte) error {
 
 func (l *link) close() {
 	delete(l.session.links, l.handle)
+	l.forgetPart()
 	if l.outlet != nil {
 		l.queue.unsubscribe(l.outlet)
 	}
@@ -263,10 +265,10 @@ func (s *session) receive(t *amqp.Transfer, payload []byte) error {
 	if t.DeliveryID != nil {
 		l.first = *t
 		l.first.DeliveryTag = nil // aliases the frame
-		l.partial = l.partial[:0]
+		l.forgetPart()
 	}
 	if t.Aborted {
-		l.partial = nil
+		l.forgetPart()
 		return nil
 	}
 	if len(l.partial)+len(payload) > s.conn.b.maxMessage+maxFrameSize {
@@ -276,13 +278,15 @@ func (s *session) receive(t *amqp.Transfer, payload []byte) error {
 		}})
 		return nil
 	}
-	if t.More {
-		l.partial = append(l.partial, payload...)
-		return nil
-	}
-	if len(l.partial) > 0 {
+	if t.More || len(l.partial) > 0 {
+		if s.conn.parts += len(payload); s.conn.parts > maxBacklog {
+			return fmt.Errorf("more than %d bytes of unfinished messages", maxBacklog)
+		}
 		l.partial = append(l.partial, payload...)
 		payload = l.partial
+	}
+	if t.More {
+		return nil
 	}
 	l.deliveries++
 	if l.granted > 0 {
@@ -292,14 +296,18 @@ func (s *session) receive(t *amqp.Transfer, payload []byte) error {
 	if refusal := l.accept(payload); refusal != nil {
 		state = amqp.Rejected{Error: refusal}
 	}
-	if cap(l.partial) > maxFrameSize {
-		l.partial = nil // large messages are rare
-	}
+	l.forgetPart()
 	if !l.first.Settled && l.first.DeliveryID != nil {
 		s.conn.put(s.channel, &amqp.Disposition{Role: amqp.RoleReceiver, First: *l.first.DeliveryID, Settled: true, State: state})
 	}
 	l.topUp()
 	return nil
+}
+
+// forgetPart drops what has come of a message; large messages are too rare to keep their memory.
+func (l *link) forgetPart() {
+	l.session.conn.parts -= len(l.partial)
+	l.partial = nil
 }
 
 // batchFormat marks a message whose data sections are each a whole message.

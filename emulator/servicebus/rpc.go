@@ -53,10 +53,11 @@ func (l *link) serveRequest(encoded []byte) *amqp.Error {
 	if to == nil {
 		return &amqp.Error{Condition: "amqp:not-found", Description: "No receiver is attached for the request's reply-to."}
 	}
-	if len(to.replies) >= senderCredit {
+	if to.waiting+len(reply) > maxBuffered && to.waiting > 0 || len(to.replies) >= senderCredit {
 		return &amqp.Error{Condition: "amqp:resource-limit-exceeded", Description: "Too many answers wait for the receiver's credit."}
 	}
 	to.replies = append(to.replies, reply)
+	to.waiting += len(reply)
 	to.flushReplies()
 	return nil
 }
@@ -89,6 +90,8 @@ func (l *link) flushReplies() {
 		id := l.session.nextDelivery
 		l.session.nextDelivery++
 		c.appendTransfer(l.session, l.handle, id, tagOf(newToken()), true, l.replies[0])
+		l.waiting -= len(l.replies[0])
+		l.replies[0] = nil
 		l.replies = l.replies[1:]
 		l.credit--
 		l.sent++
