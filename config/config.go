@@ -113,7 +113,8 @@ func (c Config) Cloud() Cloud {
 	return cloud
 }
 
-// Redacted is the configuration for a log line, by key: secrets are replaced, and what is not set is left out.
+// Redacted is the configuration for a log line, by key: secrets are replaced, users too if the log must not name them, and
+// what is not set is left out.
 func (c Config) Redacted() map[string]string {
 	settings := map[string]string{}
 	for _, o := range options(&c) {
@@ -122,6 +123,8 @@ func (c Config) Redacted() map[string]string {
 		case o.value.IsZero(), value == "[]":
 		case o.Secret:
 			settings[o.Key] = "(set)"
+		case o.Key == "guard.protected_users" && c.Log.HashUsers:
+			settings[o.Key] = fmt.Sprintf("(%d users)", len(c.Guard.ProtectedUsers))
 		default:
 			settings[o.Key] = value
 		}

@@ -151,6 +151,10 @@ func TestWhereSecretsMayStand(t *testing.T) {
 	if text := fmt.Sprint(c.Redacted()); strings.Contains(text, secret) || !strings.Contains(text, "graph.client_secret:(set)") {
 		t.Errorf("redacted: %s", text)
 	}
+	c, err = load(t, "", append(minimal, "REVOKER_GUARD_PROTECTED_USERS=glass@contoso.com", "REVOKER_LOG_HASH_USERS=true"))
+	if text := fmt.Sprint(c.Redacted()); err != nil || strings.Contains(text, "glass@") || !strings.Contains(text, "(1 users)") {
+		t.Errorf("redacted, with hashed users: %s, %v", text, err)
+	}
 	for _, o := range config.Options() {
 		if o.Secret && o.Flag != "" {
 			t.Errorf("%s is a secret with a flag: everybody sees a process's arguments", o.Key)

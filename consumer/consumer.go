@@ -147,7 +147,7 @@ func (c *Consumer) awaitPermission(ctx context.Context) {
 	waits := newWaits()
 	for ctx.Err() == nil {
 		c.Health.Beat()
-		err := c.Revoker.Check(ctx)
+		err := c.checkPermission(ctx)
 		if err == nil {
 			c.reportGraph(nil)
 			return
@@ -155,6 +155,13 @@ func (c *Consumer) awaitPermission(ctx context.Context) {
 		c.reportGraph(err)
 		_ = retry.Sleep(ctx, waits.NextBackOff())
 	}
+}
+
+func (c *Consumer) checkPermission(ctx context.Context) error {
+	// Shorter than an attempt may be: the heartbeat must go on.
+	ctx, cancel := context.WithTimeout(ctx, receiveWait)
+	defer cancel()
+	return c.Revoker.Check(ctx)
 }
 
 // receive hands each message to take until ctx ends. Each message that it hands over holds one token of places.

@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var anyPort = []string{"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0"}
 

@@ -1,0 +1,131 @@
+package app
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/spf13/pflag"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/session-revoker/session-revoker/config"
+)
+
+func load(t *testing.T, environ ...string) config.Config {
+	t.Helper()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	config.Flags(fs)
+	cfg, err := config.Load(fs, append(environ, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_OPS_ADDRESS="))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func TestHowTheWorkerSignsIn(t *testing.T) {
+	namespace := "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net"
+	secret := []string{namespace, "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_CLIENT_SECRET=s"}
+	for name, c := range map[string]struct {
+		environ []string
+		fits    func(any) bool
+	}{
+		"by default":           {[]string{namespace}, func(v any) bool { _, ok := v.(*azidentity.DefaultAzureCredential); return ok }},
+		"with a client secret": {append(secret, "REVOKER_GRAPH_TENANT_ID=t"), func(v any) bool { _, ok := v.(*azidentity.ClientSecretCredential); return ok }},
+		"in the sandbox": {
+			append(secret, "REVOKER_GRAPH_ENDPOINT=http://127.0.0.1:1", "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:1/t"),
+			func(v any) bool { _, ok := v.(*oauthCredential); return ok },
+		},
+	} {
+		credential, err := graphCredential(load(t, c.environ...))
+		if err != nil || !c.fits(credential) {
+			t.Errorf("%s: %T, %v", name, credential, err)
+		}
+	}
+}
+
+func TestTheCloudPicksTheAuthority(t *testing.T) {
+	cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.chinacloudapi.cn", "REVOKER_GRAPH_CLOUD=china")
+	options := azureOptions(cfg)
+	if host := options.Cloud.ActiveDirectoryAuthorityHost; host != "https://login.chinacloudapi.cn/" || options.Retry.MaxRetries != -1 {
+		t.Errorf("authority %q, %d retries of the SDK's own", host, options.Retry.MaxRetries)
+	}
+}
+
+func TestSandboxTokensAreCachedUntilTheyEndOrClaimsAskForAnother(t *testing.T) {
+	issued, life := 0, "3600"
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		issued++
+		if r.FormValue("scope") != "root/.default" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token":"t","token_type":"Bearer","expires_in":`+life+`}`)
+	}))
+	defer server.Close()
+	c := &oauthCredential{config: clientcredentials.Config{ClientID: "c", ClientSecret: "very-secret", TokenURL: server.URL}}
+	get := func(claims string) {
+		t.Helper()
+		token, err := c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"root/.default"}, Claims: claims})
+		if err != nil || token.Token != "t" {
+			t.Fatalf("%v, %v", token, err)
+		}
+	}
+	get("")
+	get("")
+	if issued != 1 {
+		t.Errorf("%d tokens, want the first one twice", issued)
+	}
+	life = "30"
+	get("{}")
+	get("")
+	if issued != 3 {
+		t.Errorf("%d tokens, want one for the claims and one because the last one ends within a minute", issued)
+	}
+	if _, err := c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"x"}}); err == nil || strings.Contains(err.Error(), "very-secret") {
+		t.Errorf("a refusal: %v", err)
+	}
+}
+
+func TestAnOccupiedOperationsPortIsAClearError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net")
+	cfg.Ops.Address = l.Addr().String()
+	if _, err := New(cfg, io.Discard); err == nil || !strings.Contains(err.Error(), "ops.address") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
+	soft, hard, stop := Signals(context.Background())
+	defer stop()
+	signal := func(ended context.Context) {
+		t.Helper()
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-ended.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("the signal changed nothing")
+		}
+	}
+	signal(soft)
+	if hard.Err() != nil {
+		t.Error("the first signal is hard")
+	}
+	signal(hard)
+}
