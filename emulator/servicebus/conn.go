@@ -48,6 +48,7 @@ type session struct {
 	window       int64 // transfer frames that the peer takes
 	nextDelivery uint32
 	unsettled    map[uint32]held
+	sweepAt      int // how many unsettled there are when the next sweep is due
 }
 
 // held is a delivery that waits for its settlement.
@@ -308,11 +309,25 @@ func (s *session) transfer(l *link, m *message) bool {
 	token := m.token
 	if l.outlet.peekLock {
 		s.unsettled[id] = held{l, token}
+		s.sweep(l.queue)
 	} else {
 		token = newToken() // a tag must not be null
 	}
 	c.appendTransfer(s, l.handle, id, tagOf(token), !l.outlet.peekLock, payload)
 	return true
+}
+
+// sweep forgets deliveries of the queue whose locks are gone: nobody need ever settle them. The caller holds both locks.
+func (s *session) sweep(q *queue) {
+	if len(s.unsettled) < s.sweepAt {
+		return
+	}
+	for id, h := range s.unsettled {
+		if h.link.queue == q && q.byToken[h.token] == nil {
+			delete(s.unsettled, id)
+		}
+	}
+	s.sweepAt = 2*len(s.unsettled) + 1000
 }
 
 // appendTransfer cuts the payload into frames. The caller holds the lock.

@@ -2,6 +2,7 @@ package servicebus
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 )
 
@@ -26,7 +27,14 @@ func (h *dueHeap) Pop() any {
 	return last
 }
 
-func (h *dueHeap) push(d due) { heap.Push(h, d) }
+// schedule has the message looked at when the time comes. Entries of messages that are gone are swept now and then.
+func (q *queue) schedule(at, seq int64) {
+	if len(q.due) > 2*len(q.index)+1024 {
+		q.due = slices.DeleteFunc(q.due, func(d due) bool { return q.index[d.seq] == nil })
+		heap.Init(&q.due)
+	}
+	heap.Push(&q.due, due{at, seq})
+}
 
 // seenIDs remembers message ids for duplicate detection, the oldest first.
 type seenIDs struct {
@@ -115,7 +123,7 @@ func (q *queue) ripen(m *message, now int64) {
 	}
 	switch {
 	case m.state == locked:
-		q.due.push(due{m.until, m.seq})
+		q.schedule(m.until, m.seq)
 	case q.cfg.DeadLetterOnExpiration:
 		q.bury(m, "TTLExpiredException", "The message expired and was dead lettered.")
 	default:

@@ -110,7 +110,7 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 		m.state, m.enqueued = available, now
 		if m.visible > now {
 			m.state, m.enqueued = scheduled, m.visible
-			q.due.push(due{m.visible, m.seq})
+			q.schedule(m.visible, m.seq)
 		}
 		ttl := q.cfg.DefaultTTL.Milliseconds()
 		if m.ttl != nil && (ttl == 0 || int64(*m.ttl) < ttl) {
@@ -118,7 +118,7 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 		}
 		if ttl > 0 {
 			m.expires = m.enqueued + ttl
-			q.due.push(due{m.expires, m.seq})
+			q.schedule(m.expires, m.seq)
 		}
 		q.insert(m)
 		q.tell(m, Enqueued, "")

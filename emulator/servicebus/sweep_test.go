@@ -1,0 +1,75 @@
+package servicebus
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+// encoded is a small message with a time to live of a day.
+func encoded(t *testing.T) []byte {
+	t.Helper()
+	ttl := uint32(86_400_000)
+	return amqp.AppendData(amqp.Header{TTL: &ttl}.Append(nil), []byte("x"))
+}
+
+// TestWhatIsOverIsForgotten sends far more messages through a queue than it holds at a time: its books must not grow.
+func TestWhatIsOverIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(QueueConfig{Name: "q", LockDuration: time.Second, MaxDeliveryCount: 3}, nil)
+		defer func() { q.close(); q.dead.close() }()
+		o := &outlet{peekLock: true, credit: 1 << 30}
+		var held []amqp.UUID
+		o.send = func(m *message) bool { held = append(held, m.token); return true }
+		q.subscribe(o)
+		for i := range 100_000 {
+			m, err := parseMessage(encoded(t), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := q.enqueue([]*message{m}); err != nil {
+				t.Fatal(err)
+			}
+			if err := q.settle(held[0], settlement{kind: Completed}); err != nil {
+				t.Fatalf("message %d: %v", i, err)
+			}
+			held = held[:0]
+		}
+		if len(q.order) > 2000 || len(q.due) > 2000 || len(q.index) != 0 || len(q.byToken) != 0 || q.bytes != 0 {
+			t.Errorf("the empty queue remembers %d numbers, %d due times, %d messages, %d tokens, %d bytes", len(q.order), len(q.due), len(q.index), len(q.byToken), q.bytes)
+		}
+	})
+}
+
+func TestDeliveriesWhoseLocksAreGoneAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := New(Config{Queues: []QueueConfig{{Name: "q", LockDuration: time.Second, MaxDeliveryCount: 1 << 30}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		q := b.queues["q"]
+		_, server := newPipe()
+		s := &session{conn: newConn(b, server), links: map[uint32]*link{}, unsettled: map[uint32]held{}, window: ourWindow}
+		s.conn.maxFrame = maxFrameSize
+		l := &link{session: s, queue: q, outlet: &outlet{peekLock: true, credit: 1 << 30}}
+		l.outlet.send = func(m *message) bool {
+			s.conn.out = s.conn.out[:0]
+			return s.transfer(l, m)
+		}
+		q.subscribe(l.outlet)
+		m, err := parseMessage(amqp.AppendData(nil, []byte("x")), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := q.enqueue([]*message{m}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5000 * time.Second) // delivered every second, and never settled
+		if n := len(s.unsettled); n > 1500 || s.nextDelivery < 4000 {
+			t.Errorf("%d deliveries are remembered of %d, one of which is held", n, s.nextDelivery)
+		}
+	})
+}
