@@ -122,10 +122,12 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 
 	c.awaitPermission(ctx)
 	c.receive(ctx, func(m *azservicebus.ReceivedMessage) {
-		c.Metrics.InHand.Set(float64(c.inHand.Add(1)))
+		c.inHand.Add(1)
+		c.Metrics.InHand.Inc()
 		messages.Go(func() {
 			defer func() {
-				c.Metrics.InHand.Set(float64(c.inHand.Add(-1)))
+				c.inHand.Add(-1)
+				c.Metrics.InHand.Dec()
 				c.release(1)
 			}()
 			if !c.handle(work, newMessage(m)) {
@@ -167,6 +169,7 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 // receive hands each message to take until ctx ends. Each message that it hands over holds one token of places.
 func (c *Consumer) receive(ctx context.Context, take func(*azservicebus.ReceivedMessage)) {
 	connected := false
+	losses := 0 // of the link, in a row
 	waits := newWaits()
 	for {
 		free := c.reserve(ctx)
@@ -190,7 +193,14 @@ func (c *Consumer) receive(ctx context.Context, take func(*azservicebus.Received
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
-		waits.Reset()
+		if connected {
+			losses = 0
+			waits.Reset()
+		} else if losses++; losses > 1 {
+			// Service Bus detaches idle links, which costs nobody a wait; losing one after the other is trouble.
+			_ = retry.Sleep(ctx, waits.NextBackOff())
+			continue
+		}
 		c.Metrics.LastReceive.SetToCurrentTime()
 		if c.Health.Report(PartServiceBus, "") {
 			c.Log.Info("connected to Service Bus")

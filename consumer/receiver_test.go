@@ -92,6 +92,24 @@ func TestTrapReceiveMayReturnNothingWithoutAnError(t *testing.T) {
 	})
 }
 
+func TestALinkThatIsLostAgainAndAgainIsNotRenewedInABusyLoop(t *testing.T) {
+	r := &trap{}
+	r.receive = func(context.Context, int, *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+		return nil, nil
+	}
+	inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
+		w.run()
+		time.Sleep(10 * time.Minute)
+		w.stop()
+		if n := len(r.limits); n > 100 {
+			t.Errorf("%d receive calls in ten minutes", n)
+		}
+		if !w.health.Alive() {
+			t.Error("the heartbeat stopped")
+		}
+	})
+}
+
 func TestTrapMessagesMayComeAfterTheContextEnded(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/retry"
 )
 
 // play publishes the sample with the real SDK, as a producer would, and waits until everything in the queue is settled.
@@ -43,7 +44,7 @@ func publish(ctx context.Context, s *servers, sample sample, o options) error {
 		}
 		if !o.drain && m.about != massOffboarding {
 			// One after the other, so that a person can follow.
-			if err := pause(ctx, 300*time.Millisecond); err != nil {
+			if err := retry.Sleep(ctx, 300*time.Millisecond); err != nil {
 				return err
 			}
 		}
@@ -65,19 +66,8 @@ func awaitSettled(ctx context.Context, s *servers, timeout time.Duration) error 
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%d messages are not settled after %s (--timeout)", counts.Active, timeout)
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := retry.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
