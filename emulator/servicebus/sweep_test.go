@@ -68,6 +68,8 @@ func TestDeliveriesWhoseLocksAreGoneAreForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(5000 * time.Second) // delivered every second, and never settled
+		s.conn.mu.Lock()
+		defer s.conn.mu.Unlock()
 		if n := len(s.unsettled); n > 1500 || s.nextDelivery < 4000 {
 			t.Errorf("%d deliveries are remembered of %d, one of which is held", n, s.nextDelivery)
 		}
