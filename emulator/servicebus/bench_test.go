@@ -40,8 +40,14 @@ func BenchmarkSendBatches(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
 }
 
-// BenchmarkReceiveComplete receives in batches and completes each message by itself, several at once.
+// BenchmarkReceiveComplete receives in batches and completes each message by itself: 32 at once, as a worker does, or one
+// after the other, where each waits for its answer.
 func BenchmarkReceiveComplete(b *testing.B) {
+	b.Run("32 at once", func(b *testing.B) { receiveComplete(b, 32) })
+	b.Run("one after the other", func(b *testing.B) { receiveComplete(b, 1) })
+}
+
+func receiveComplete(b *testing.B, atOnce int) {
 	_, client, _ := overTCP(b, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue, MaxBytes: 1 << 40, LockDuration: 5 * time.Minute}}})
 	sender, err := client.NewSender(queue, nil)
 	must(b, err)
@@ -52,7 +58,7 @@ func BenchmarkReceiveComplete(b *testing.B) {
 	b.ResetTimer()
 	work := make(chan *azservicebus.ReceivedMessage, 1000)
 	var workers sync.WaitGroup
-	for range 32 {
+	for range atOnce {
 		workers.Go(func() {
 			for m := range work {
 				if err := receiver.CompleteMessage(context.Background(), m, nil); err != nil {
