@@ -139,8 +139,21 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	c.Log.Info("stopped receiving; finishing what is in hand", zap.Int64("inHand", c.inHand.Load()), zap.Duration("timeout", c.DrainTimeout))
 	hurry := time.AfterFunc(c.DrainTimeout, func() { stopWork(errDrained) })
 	defer hurry.Stop()
-	messages.Wait()
-	return int(left.Load())
+	finished := make(chan struct{})
+	go func() {
+		messages.Wait()
+		close(finished)
+	}()
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
+	for {
+		select {
+		case <-finished:
+			return int(left.Load())
+		case <-beat.C:
+			c.Health.Beat()
+		}
+	}
 }
 
 // awaitPermission returns when there is a token that may revoke, or ctx ends. A worker without one must not take

@@ -88,7 +88,9 @@ func (c *Consumer) revoke(held, work context.Context, m *message, item event.Ite
 		var err error
 		r.calls++
 		r.attempt, err = c.Revoker.Revoke(work, item.Event.User)
-		c.observe(err)
+		if work.Err() == nil { // a call that we cut off ourselves tells nothing about Graph
+			c.observe(err)
+		}
 		return err
 	}, func(f retry.Failure) {
 		// Once per distinct failure: a long outage must not flood the log.

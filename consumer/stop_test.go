@@ -1,9 +1,11 @@
 package consumer_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
@@ -75,6 +77,46 @@ func TestASecondSignalHurries(t *testing.T) {
 		}
 		if c := w.counts(); c.Active != 1 || c.Locked != 0 {
 			t.Errorf("%+v, want the message free for the next worker", c)
+		}
+	})
+}
+
+func TestALongDrainIsAliveAndBlamesNobody(t *testing.T) {
+	inBubble(t, settings{drain: 30 * time.Minute, maxInHand: 16}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Status: 429, RetryAfter: "590"})
+		w.graph.Inject(graph.Fault{Delay: 25 * time.Second})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(time.Minute)
+		for i := range 5 { // on the wire when everything ends
+			m, id := about(grace), fmt.Sprintf("late%d", i)
+			m.MessageID = &id
+			w.send(m)
+		}
+		w.stopSoft()
+		for range 5 {
+			time.Sleep(4 * time.Second)
+			if !w.health.Alive() {
+				t.Fatal("a worker that drains looks dead")
+			}
+		}
+		w.stopHard()
+		w.stop()
+		if problem := w.health.Problems()[consumer.PartGraph]; problem != "" {
+			t.Errorf("calls that we cut off ourselves are Graph's fault: %s", problem)
+		}
+	})
+	inBubble(t, settings{drain: 30 * time.Minute}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Count: 3, Status: 429, RetryAfter: "590"})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(time.Second)
+		w.stopSoft()
+		for range 25 {
+			time.Sleep(time.Minute)
+			if !w.health.Alive() {
+				t.Fatal("a worker that drains looks dead")
+			}
 		}
 	})
 }
