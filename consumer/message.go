@@ -37,8 +37,9 @@ func newMessage(m *azservicebus.ReceivedMessage) *message {
 func (c *Consumer) handle(work context.Context, m *message) (finished bool) {
 	held, letGo := c.hold(work, m)
 	results := c.decide(held, work, m)
+	lost := errors.Is(context.Cause(held), errLockLost)
 	letGo()
-	return c.settle(m, results)
+	return c.settle(m, results, lost)
 }
 
 // decide finds out what becomes of each event in the message.
@@ -88,7 +89,7 @@ func (c *Consumer) revoke(held, work context.Context, m *message, item event.Ite
 		var err error
 		r.calls++
 		r.attempt, err = c.Revoker.Revoke(work, item.Event.User)
-		if work.Err() == nil { // a call that we cut off ourselves tells nothing about Graph
+		if err == nil || work.Err() == nil { // a call that we cut off ourselves tells nothing about Graph
 			c.observe(err)
 		}
 		return err

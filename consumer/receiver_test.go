@@ -229,16 +229,20 @@ func TestTrapALostLockIsFinal(t *testing.T) {
 	})
 }
 
+// A success after the lock was lost is not settled either: the call is done, the message is not ours.
 func TestTrapALostLockDoesNotStopTheCallOnTheWire(t *testing.T) {
 	r := &trap{renew: func(context.Context, *azservicebus.ReceivedMessage) error {
 		return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 	}}
-	inBubble(t, trapped(settings{lock: 20 * time.Second}, r), func(_ *testing.T, w *world) {
+	inBubble(t, trapped(settings{lock: 20 * time.Second}, r), func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Count: 1, Delay: 15 * time.Second, User: ada.ID})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(16 * time.Second)
 		w.wantRevoked(ada)
+		if c := w.counts(); c.Active != 1 {
+			t.Errorf("%+v: settled without a lock", c)
+		}
 		w.settled(time.Minute)
 	})
 }

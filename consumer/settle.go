@@ -26,13 +26,14 @@ const (
 )
 
 // actionFor decides by the events' results. One unfinished event keeps the whole message alive: revoking the others
-// again is harmless, losing one is not.
-func actionFor(results []result) action {
+// again is harmless, losing one is not. A lost lock is final, whatever was reached: Service Bus delivers the message again.
+func actionFor(results []result, lockLost bool) action {
+	if lockLost {
+		return leave
+	}
 	todo := complete
 	for _, r := range results {
 		switch {
-		case r.outcome == unfinished && errors.Is(r.err, errLockLost):
-			return leave
 		case r.outcome == unfinished:
 			todo = abandon
 		case r.outcome == deadLettered && todo == complete:
@@ -43,8 +44,8 @@ func actionFor(results []result) action {
 }
 
 // settle ends the message's way and logs what became of each event. It reports whether the message was finished.
-func (c *Consumer) settle(m *message, results []result) (finished bool) {
-	todo := actionFor(results)
+func (c *Consumer) settle(m *message, results []result, lockLost bool) (finished bool) {
+	todo := actionFor(results, lockLost)
 	err := c.do(todo, m, results)
 	if todo != leave {
 		c.Metrics.Settlements.WithLabelValues(string(todo), settlementResult(err)).Inc()
