@@ -97,6 +97,9 @@ func (c *conn) read() error {
 		if err != nil {
 			return err
 		}
+		if frame.Type != amqp.TypeAMQP {
+			return fmt.Errorf("a frame of type %d after the handshake", frame.Type)
+		}
 		if len(frame.Body) == 0 {
 			continue // a keep-alive
 		}

@@ -27,8 +27,11 @@ func FuzzConnection(f *testing.F) {
 	for _, operation := range []string{"renew-lock", "peek-message", "receive-by-sequence-number", "update-disposition", "schedule-message", "cancel-scheduled-message"} {
 		ask, _ := amqp.AppendMapSection(append([]byte(nil), request...), amqp.SectionApplicationProperties, amqp.Map{{Key: "operation", Value: "com.microsoft:" + operation}})
 		ask, _ = amqp.AppendAMQPValue(ask, amqp.Map{
-			{Key: "from-sequence-number", Value: int64(0)}, {Key: "message-count", Value: int32(5)}, {Key: "lock-tokens", Value: amqp.Array{amqp.UUID{}}},
-			{Key: "sequence-numbers", Value: amqp.Array{int64(1)}}, {Key: "disposition-status", Value: "completed"},
+			{Key: "from-sequence-number", Value: int64(0)},
+			{Key: "message-count", Value: int32(5)},
+			{Key: "lock-tokens", Value: amqp.Array{amqp.UUID{}}},
+			{Key: "sequence-numbers", Value: amqp.Array{int64(1)}},
+			{Key: "disposition-status", Value: "completed"},
 			{Key: "messages", Value: []any{amqp.Map{{Key: "message", Value: body}}}},
 		})
 		f.Add(frame(&amqp.Transfer{Handle: 2, DeliveryID: &one, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, ask))

@@ -179,6 +179,7 @@ func TestGarbageEndsItsOwnConnectionOnly(t *testing.T) {
 		"more sessions than allowed":     func(r *raw) { floodSessions(r) },
 		"a second open":                  func(r *raw) { r.begin(0); r.put(0, &amqp.Open{ContainerID: "again"}) },
 		"a transfer on a receiving link": func(r *raw) { r.authorize(addr, queue); transferBackwards(r) },
+		"a SASL frame after open":        func(r *raw) { r.frame(amqp.TypeSASL, 0, &amqp.SASLInit{Mechanism: "PLAIN"}) },
 		"another protocol after open":    func(r *raw) { r.bytes([]byte("GET / HTTP/1.1\r\n\r\n")) },
 		"half a frame, and then nothing": func(r *raw) { r.bytes([]byte{0, 0, 1, 0, 2, 0}); _ = r.conn.(*net.TCPConn).CloseWrite() },
 		"a message that is not one":      func(r *raw) { r.authorize(addr, queue); sendRubbish(r); _ = r.conn.Close() },
@@ -394,6 +395,58 @@ func TestASessionWindowIsRespected(t *testing.T) {
 	r.put(1, &amqp.Flow{NextIncomingID: &three, IncomingWindow: 100, OutgoingWindow: 1})
 	for range 7 {
 		wait[*amqp.Transfer](r)
+	}
+}
+
+func TestOnlyAnOutcomeSettles(t *testing.T) {
+	broker, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("x")}, nil))
+	r := dial(t, addr)
+	r.authorize(addr, queue)
+	r.begin(1)
+	r.put(1, &amqp.Attach{Name: "in", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
+	wait[*amqp.Attach](r)
+	credit := uint32(1)
+	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit})
+	wait[*amqp.Transfer](r)
+	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver}) // no state: nothing is decided yet
+	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Echo: true})
+	wait[*amqp.Flow](r)
+	if counts, err := broker.Counts(queue); err != nil || counts.Locked != 1 {
+		t.Errorf("%+v, %v: the message must still be held", counts, err)
+	}
+	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Accepted{}})
+	if d := wait[*amqp.Disposition](r); d.State != (amqp.Accepted{}) {
+		t.Errorf("settled with %v", d.State)
+	}
+	if counts, err := broker.Counts(queue); err != nil || counts.Active != 0 {
+		t.Errorf("%+v, %v: the message must be gone", counts, err)
+	}
+}
+
+func TestAMalformedMessageDoesNotReachAReceiver(t *testing.T) {
+	broker, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	r := dial(t, addr)
+	r.authorize(addr, queue)
+	r.begin(1)
+	r.put(1, &amqp.Attach{Name: "out", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: queue}})
+	wait[*amqp.Flow](r)
+	for i, message := range [][]byte{
+		{0, 0x53, 0x75, 0xa1, 1, 'x'},              // data that is a string
+		{0, 0x53, 0x77, 0xc0, 3, 2, 0x40, 0xa1},    // a value whose list is cut off
+		{0, 0x53, 0x74, 0xc1, 3, 2, 0xa1, 0x3f},    // application properties with an unknown type
+		{0, 0x53, 0x73, 0x41, 0, 0x53, 0x75, 0xa0}, // properties that are a boolean
+	} {
+		id := uint32(i)
+		r.put(1, &amqp.Transfer{DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, message)
+		if _, refused := wait[*amqp.Disposition](r).State.(amqp.Rejected); !refused {
+			t.Errorf("%x was accepted", message)
+		}
+	}
+	if counts, err := broker.Counts(queue); err != nil || counts.Active != 0 {
+		t.Errorf("%+v, %v", counts, err)
 	}
 }
 

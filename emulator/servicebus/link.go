@@ -362,6 +362,9 @@ func (s *session) dispose(d *amqp.Disposition) {
 	if d.Role != amqp.RoleReceiver {
 		return // our replies, which are settled anyway
 	}
+	if _, other := d.State.(amqp.OtherState); other || d.State == nil && !d.Settled {
+		return // not an outcome (part 3, §3.4): nothing is decided yet
+	}
 	last := d.First
 	if d.Last != nil {
 		last = *d.Last

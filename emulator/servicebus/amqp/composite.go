@@ -1,342 +1,154 @@
 package amqp
 
 import (
-	"encoding/binary"
 	"fmt"
+	"strings"
 )
 
-// writer appends the fields of one composite: a descriptor and a list (part 1, §1.4).
-type writer struct {
-	dst   []byte
-	start int // of the list's count
-	count uint32
-	err   error
+// Descriptor codes of composite types.
+const (
+	descOpen          = 0x10
+	descBegin         = 0x11
+	descAttach        = 0x12
+	descFlow          = 0x13
+	descTransfer      = 0x14
+	descDisposition   = 0x15
+	descDetach        = 0x16
+	descEnd           = 0x17
+	descClose         = 0x18
+	descError         = 0x1d
+	descReceived      = 0x23
+	descAccepted      = 0x24
+	descRejected      = 0x25
+	descReleased      = 0x26
+	descModified      = 0x27
+	descSource        = 0x28
+	descTarget        = 0x29
+	descCoordinator   = 0x30
+	descDeclared      = 0x33
+	descTransactional = 0x34
+	descMechanisms    = 0x40
+	descInit          = 0x41
+	descOutcome       = 0x44
+)
+
+// composite is the definition of a type that is written as a described list (AMQP 1.0 §1.4).
+type composite struct {
+	code      byte
+	name      string
+	fields    []string
+	mandatory uint32 // a bit for each field that must not be null
 }
 
-func newWriter(dst []byte, code byte) *writer {
-	// The descriptor must be a small ulong: go-amqp reads nothing else.
-	dst = append(dst, codeDescribed, codeSmallUlong, code, codeList32, 0, 0, 0, 0, 0, 0, 0, 0)
-	return &writer{dst: dst, start: len(dst) - 4}
+// composites are the definitions by code, and symbolic the codes by the name that may stand in their place.
+var composites, symbolic = define(
+	// code, name, fields in order; "!" marks the mandatory ones. AMQP 1.0 §2.7, §2.8.14, §3.2, §3.4, §3.5, §4.5, §5.3.3.
+	def{descOpen, "open", "container-id! hostname max-frame-size channel-max idle-time-out outgoing-locales incoming-locales offered-capabilities desired-capabilities properties"},
+	def{descBegin, "begin", "remote-channel next-outgoing-id! incoming-window! outgoing-window! handle-max offered-capabilities desired-capabilities properties"},
+	def{descAttach, "attach", "name! handle! role! snd-settle-mode rcv-settle-mode source target unsettled incomplete-unsettled initial-delivery-count max-message-size offered-capabilities desired-capabilities properties"},
+	def{descFlow, "flow", "next-incoming-id incoming-window! next-outgoing-id! outgoing-window! handle delivery-count link-credit available drain echo properties"},
+	def{descTransfer, "transfer", "handle! delivery-id delivery-tag message-format settled more rcv-settle-mode state resume aborted batchable"},
+	def{descDisposition, "disposition", "role! first! last settled state batchable"},
+	def{descDetach, "detach", "handle! closed error"},
+	def{descEnd, "end", "error"},
+	def{descClose, "close", "error"},
+	def{descError, "error", "condition! description info"},
+	def{descReceived, "received", "section-number! section-offset!"},
+	def{descAccepted, "accepted", ""},
+	def{descRejected, "rejected", "error"},
+	def{descReleased, "released", ""},
+	def{descModified, "modified", "delivery-failed undeliverable-here message-annotations"},
+	def{descSource, "source", "address durable expiry-policy timeout dynamic dynamic-node-properties distribution-mode filter default-outcome outcomes capabilities"},
+	def{descTarget, "target", "address durable expiry-policy timeout dynamic dynamic-node-properties capabilities"},
+	def{descCoordinator, "coordinator", "capabilities"},
+	def{descDeclared, "declared", "txn-id!"},
+	def{descTransactional, "transactional-state", "txn-id! outcome"},
+	def{descMechanisms, "sasl-mechanisms", "sasl-server-mechanisms!"},
+	def{descInit, "sasl-init", "mechanism! initial-response hostname"},
+	def{descOutcome, "sasl-outcome", "code! additional-data"},
+	def{SectionHeader, "header", "durable priority ttl first-acquirer delivery-count"},
+	def{SectionProperties, "properties", "message-id user-id to subject reply-to correlation-id content-type content-encoding absolute-expiry-time creation-time group-id group-sequence reply-to-group-id"},
+)
+
+type def struct {
+	code         byte
+	name, fields string
 }
 
-func (w *writer) done() ([]byte, error) {
-	binary.BigEndian.PutUint32(w.dst[w.start:], w.count)
-	binary.BigEndian.PutUint32(w.dst[w.start-4:], uint32(len(w.dst)-w.start))
-	return w.dst, w.err
-}
-
-func (w *writer) null() { w.dst, w.count = append(w.dst, codeNull), w.count+1 }
-
-func (w *writer) any(v any) {
-	dst, err := AppendValue(w.dst, v)
-	if err != nil {
-		w.err = err
-		dst = append(w.dst, codeNull)
-	}
-	w.dst, w.count = dst, w.count+1
-}
-
-func (w *writer) bool(v bool) {
-	code := byte(codeFalse)
-	if v {
-		code = codeTrue
-	}
-	w.dst, w.count = append(w.dst, code), w.count+1
-}
-
-func (w *writer) uint(v uint32)  { w.dst, w.count = appendUint(w.dst, v), w.count+1 }
-func (w *writer) ulong(v uint64) { w.dst, w.count = appendUlong(w.dst, v), w.count+1 }
-
-func (w *writer) ubyte(v uint8) { w.dst, w.count = append(w.dst, codeUbyte, v), w.count+1 }
-
-func (w *writer) optUint(v *uint32) {
-	if v == nil {
-		w.null()
-		return
-	}
-	w.uint(*v)
-}
-
-func (w *writer) optUbyte(v *uint8) {
-	if v == nil {
-		w.null()
-		return
-	}
-	w.ubyte(*v)
-}
-
-// text writes a string, null when it is empty; symbol likewise.
-func (w *writer) text(s string) {
-	if s == "" {
-		w.null()
-		return
-	}
-	w.dst, w.count = appendSized(w.dst, codeStr8, codeStr32, s), w.count+1
-}
-
-func (w *writer) symbol(s Symbol) {
-	if s == "" {
-		w.null()
-		return
-	}
-	w.dst, w.count = appendSized(w.dst, codeSym8, codeSym32, string(s)), w.count+1
-}
-
-func (w *writer) binary(b []byte) {
-	if b == nil {
-		w.null()
-		return
-	}
-	w.dst, w.count = appendBinary(w.dst, b), w.count+1
-}
-
-func (w *writer) mapping(m Map) {
-	if m == nil {
-		w.null()
-		return
-	}
-	w.any(m)
-}
-
-func (w *writer) symbols(s []Symbol) {
-	if s == nil {
-		w.null()
-		return
-	}
-	items := make(Array, len(s))
-	for i := range s {
-		items[i] = s[i]
-	}
-	w.any(items)
-}
-
-// nested writes a composite in place of a field.
-func (w *writer) nested(p interface {
-	append(dst []byte) ([]byte, error)
-},
-) {
-	dst, err := p.append(w.dst)
-	if err != nil {
-		w.err = err
-		return
-	}
-	w.dst, w.count = dst, w.count+1
-}
-
-// reader reads the fields of one composite in order. Missing fields are as null ones; the first wrong type ends it.
-type reader struct {
-	code uint64
-	b    []byte
-	left int
-	at   int
-	err  error
-}
-
-// readComposite reads a descriptor and a list; rest is what follows.
-func readComposite(src []byte) (code uint64, r *reader, rest []byte, err error) {
-	if len(src) < 3 || src[0] != codeDescribed {
-		return 0, nil, nil, fmt.Errorf("amqp: a composite must begin with a descriptor")
-	}
-	if src[1] == codeSmallUlong { // what everybody sends
-		code, src = uint64(src[2]), src[3:]
-	} else {
-		descriptor, after, err := readValue(src[1:], 0)
-		if err != nil {
-			return 0, nil, nil, err
+func define(defs ...def) (byCode [256]*composite, byName map[Symbol]byte) {
+	byName = map[Symbol]byte{}
+	for _, d := range defs {
+		c := &composite{code: d.code, name: d.name, fields: strings.Fields(d.fields)}
+		for i, field := range c.fields {
+			name, mandatory := strings.CutSuffix(field, "!")
+			if c.fields[i] = name; mandatory {
+				c.mandatory |= 1 << i
+			}
 		}
-		switch d := descriptor.(type) {
-		case uint64:
-			code = d
-		case Symbol:
-			code = descriptors[d]
-		}
-		src = after
+		byCode[d.code] = c
+		byName[Symbol("amqp:"+d.name+":list")] = d.code
 	}
+	return byCode, byName
+}
+
+// readDescriptor reads a descriptor's code: a ulong of either size, or a name.
+func readDescriptor(src []byte) (code uint64, rest []byte, err error) {
+	if len(src) >= 3 && src[0] == codeDescribed && src[1] == codeSmallUlong { // what everybody sends
+		return uint64(src[2]), src[3:], nil
+	}
+	if len(src) == 0 || src[0] != codeDescribed {
+		return 0, nil, fmt.Errorf("it must begin with a descriptor")
+	}
+	raw, rest, err := cutDescriptor(src[1:])
+	if err != nil {
+		return 0, nil, err
+	}
+	descriptor, _, err := readValue(raw, 1)
+	if err != nil {
+		return 0, nil, err
+	}
+	switch d := descriptor.(type) {
+	case uint64:
+		return d, rest, nil
+	case Symbol:
+		if known, ok := symbolic[d]; ok {
+			return uint64(known), rest, nil
+		}
+	}
+	return 0, nil, fmt.Errorf("its descriptor is %s and names nothing known", typeName(raw[0]))
+}
+
+// readComposite reads a descriptor and the head of a list; rest is what follows the list.
+func readComposite(src []byte) (r reader, rest []byte, err error) {
+	code, src, err := readDescriptor(src)
+	if err != nil {
+		return r, nil, err
+	}
+	if code > 0xff || composites[code] == nil {
+		return r, nil, fmt.Errorf("the descriptor 0x%02x is not known", code)
+	}
+	r.c = composites[code]
 	if len(src) == 0 {
-		return 0, nil, nil, errShort
+		return r, nil, r.fault(errShort)
 	}
 	format := src[0]
 	b, rest, err := span(format, src[1:])
 	if err != nil {
-		return 0, nil, nil, err
+		return r, nil, r.fault(err)
 	}
-	r = &reader{code: code}
 	switch format {
 	case codeList0:
 	case codeList8, codeList32:
 		if r.left, r.b, err = count(format == codeList8, b); err != nil {
-			return 0, nil, nil, err
+			return r, nil, r.fault(err)
 		}
 	default:
-		return 0, nil, nil, fmt.Errorf("amqp: composite 0x%02x holds format code 0x%02x, not a list", code, format)
+		return r, nil, r.fault(fmt.Errorf("it holds %s, must be a list", typeName(format)))
 	}
-	return code, r, rest, nil
+	if r.left > len(r.c.fields) {
+		return r, nil, r.fault(fmt.Errorf("it has %d fields, at most %d are defined", r.left, len(r.c.fields)))
+	}
+	return r, rest, nil
 }
 
-// raw returns the next field's bytes, nil for null or none.
-func (r *reader) raw() []byte {
-	r.at++
-	if r.err != nil || r.left == 0 {
-		return nil
-	}
-	r.left--
-	value, rest, err := skipValue(r.b)
-	if err != nil {
-		r.err = fmt.Errorf("amqp: composite 0x%02x, field %d: %w", r.code, r.at, err)
-		return nil
-	}
-	r.b = rest
-	if value[0] == codeNull {
-		return nil
-	}
-	return value
-}
-
-func (r *reader) any() any {
-	raw := r.raw()
-	if raw == nil {
-		return nil
-	}
-	v, _, err := readValue(raw, 1)
-	if err != nil && r.err == nil {
-		r.err = fmt.Errorf("amqp: composite 0x%02x, field %d: %w", r.code, r.at, err)
-	}
-	return v
-}
-
-// typed returns the next field if it is a T.
-func typed[T any](r *reader) (value T, ok bool) {
-	v := r.any()
-	if v == nil {
-		return value, false
-	}
-	if value, ok = v.(T); !ok && r.err == nil {
-		r.err = fmt.Errorf("amqp: composite 0x%02x, field %d: is a %T, must be a %T", r.code, r.at, v, value)
-	}
-	return value, ok
-}
-
-func (r *reader) bool() bool {
-	raw := r.raw()
-	if len(raw) == 1 && (raw[0] == codeTrue || raw[0] == codeFalse) {
-		return raw[0] == codeTrue
-	}
-	return r.decode(raw) == any(true)
-}
-
-// uint reads a uint without allocating.
-func (r *reader) uint() (uint32, bool) {
-	raw := r.raw()
-	if len(raw) > 0 {
-		switch raw[0] {
-		case codeUint0:
-			return 0, true
-		case codeSmallUint:
-			return uint32(raw[1]), true
-		case codeUint:
-			return binary.BigEndian.Uint32(raw[1:]), true
-		}
-		r.wrong(raw, "a uint")
-	}
-	return 0, false
-}
-
-func (r *reader) optUint() *uint32 {
-	v, ok := r.uint()
-	if !ok {
-		return nil
-	}
-	return &v
-}
-
-func (r *reader) ulong() uint64 {
-	raw := r.raw()
-	if raw == nil {
-		return 0
-	}
-	v, ok := r.decode(raw).(uint64)
-	if !ok {
-		r.wrong(raw, "a ulong")
-	}
-	return v
-}
-
-func (r *reader) optUbyte() *uint8 {
-	v, ok := typed[uint8](r)
-	if !ok {
-		return nil
-	}
-	return &v
-}
-
-func (r *reader) text() string {
-	raw := r.raw()
-	if raw == nil {
-		return ""
-	}
-	switch v := r.decode(raw).(type) {
-	case string:
-		return v
-	case Symbol:
-		return string(v)
-	}
-	r.wrong(raw, "a string")
-	return ""
-}
-
-func (r *reader) symbol() Symbol { return Symbol(r.text()) }
-
-func (r *reader) binary() []byte {
-	raw := r.raw()
-	if raw == nil {
-		return nil
-	}
-	if raw[0] == codeBin8 || raw[0] == codeBin32 {
-		b, _, _ := span(raw[0], raw[1:]) // raw is one whole value
-		return b
-	}
-	r.wrong(raw, "a binary")
-	return nil
-}
-
-func (r *reader) mapping() Map {
-	m, _ := typed[Map](r)
-	return m
-}
-
-// symbols reads one symbol or an array of them.
-func (r *reader) symbols() []Symbol {
-	switch v := r.any().(type) {
-	case Symbol:
-		return []Symbol{v}
-	case Array:
-		var list []Symbol
-		for _, item := range v {
-			s, ok := item.(Symbol)
-			if !ok {
-				r.err = fmt.Errorf("amqp: composite 0x%02x, field %d: an array of %T, must be symbols", r.code, r.at, item)
-				return nil
-			}
-			list = append(list, s)
-		}
-		return list
-	}
-	return nil
-}
-
-func (r *reader) decode(raw []byte) any {
-	if raw == nil {
-		return nil
-	}
-	v, _, err := readValue(raw, 1)
-	if err != nil && r.err == nil {
-		r.err = err
-	}
-	return v
-}
-
-func (r *reader) wrong(raw []byte, wanted string) {
-	if r.err == nil {
-		r.err = fmt.Errorf("amqp: composite 0x%02x, field %d: has format code 0x%02x, must be %s", r.code, r.at, raw[0], wanted)
-	}
-}
+func (r *reader) fault(err error) error { return fmt.Errorf("%s 0x%02x: %w", r.c.name, r.c.code, err) }

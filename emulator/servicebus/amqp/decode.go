@@ -2,14 +2,26 @@ package amqp
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"time"
 )
 
-// ReadValue reads one value and returns the bytes behind it. []byte values alias src.
+var (
+	errShort      = errors.New("value is cut off")
+	errDescriptor = errors.New("a descriptor is described itself")
+)
+
+// ReadValue reads one value and returns the bytes behind it. []byte values alias src, also those inside lists, maps and
+// arrays. It fails on bytes that are cut off or malformed and on nesting deeper than 32; it allocates at most 100 times
+// the size of src. Strings are not checked to be UTF-8: their bytes are kept.
 func ReadValue(src []byte) (v any, rest []byte, err error) {
-	return readValue(src, 0)
+	v, rest, err = readValue(src, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("amqp: %w", err)
+	}
+	return v, rest, nil
 }
 
 func readValue(src []byte, depth int) (any, []byte, error) {
@@ -20,7 +32,11 @@ func readValue(src []byte, depth int) (any, []byte, error) {
 		return nil, nil, errShort
 	}
 	if src[0] == codeDescribed {
-		descriptor, rest, err := readValue(src[1:], depth+1)
+		raw, rest, err := cutDescriptor(src[1:])
+		if err != nil {
+			return nil, nil, err
+		}
+		descriptor, _, err := readValue(raw, depth+1)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -33,60 +49,95 @@ func readValue(src []byte, depth int) (any, []byte, error) {
 	return readBody(src[0], src[1:], depth)
 }
 
-// width returns how many bytes follow the constructor: a fixed number, or a size field of this width and then as many.
-func width(code byte) (fixed, size int, ok bool) {
-	switch code >> 4 {
-	case 0x4:
-		return 0, 0, code <= codeList0
-	case 0x5:
-		return 1, 0, code <= codeBool
-	case 0x6:
-		return 2, 0, code <= codeShort
-	case 0x7:
-		return 4, 0, code <= codeDecimal32
-	case 0x8:
-		return 8, 0, code <= codeDecimal64
-	case 0x9:
-		return 16, 0, code == codeDecimal128 || code == codeUUID
-	case 0xa:
-		return 0, 1, code == codeBin8 || code == codeStr8 || code == codeSym8
-	case 0xb:
-		return 0, 4, code == codeBin32 || code == codeStr32 || code == codeSym32
-	case 0xc:
-		return 0, 1, code == codeList8 || code == codeMap8
-	case 0xd:
-		return 0, 4, code == codeList32 || code == codeMap32
-	case 0xe:
-		return 0, 1, code == codeArray8
-	case 0xf:
-		return 0, 4, code == codeArray32
-	}
-	return 0, 0, false
-}
+// What layout holds in place of a number of bytes.
+const (
+	sized8  = -1 // a size field of one byte, and as many bytes
+	sized32 = -4 // a size field of four bytes
+	unknown = -128
+)
 
-// span cuts the bytes of a value's body off src.
+// layout tells what follows each format code: a fixed number of bytes, or one of the constants above (AMQP 1.0 §1.2).
+var layout = func() (t [256]int8) {
+	for code := range t {
+		t[code] = unknown
+	}
+	for codes, width := range map[string]int8{
+		"\x40\x41\x42\x43\x44\x45":     0,
+		"\x50\x51\x52\x53\x54\x55\x56": 1,
+		"\x60\x61":                     2,
+		"\x70\x71\x72\x73\x74":         4,
+		"\x80\x81\x82\x83\x84":         8,
+		"\x94\x98":                     16,
+		"\xa0\xa1\xa3\xc0\xc1\xe0":     sized8,
+		"\xb0\xb1\xb3\xd0\xd1\xf0":     sized32,
+	} {
+		for i := range len(codes) {
+			t[codes[i]] = width
+		}
+	}
+	return t
+}()
+
+// span cuts the bytes of a value off src, which begins behind its format code and, if it has one, holds its size field.
 func span(code byte, src []byte) (body, rest []byte, err error) {
-	fixed, size, ok := width(code)
-	if !ok {
-		return nil, nil, fmt.Errorf("amqp: unknown format code 0x%02x", code)
+	n := int(layout[code])
+	if n < 0 {
+		switch {
+		case n == unknown:
+			return nil, nil, fmt.Errorf("unknown format code 0x%02x", code)
+		case len(src) < -n:
+			return nil, nil, errShort
+		case n == sized8:
+			n, src = int(src[0]), src[1:]
+		default:
+			n, src = int(binary.BigEndian.Uint32(src)), src[4:]
+		}
 	}
-	if len(src) < size {
+	if n > len(src) {
 		return nil, nil, errShort
 	}
-	n := fixed
-	switch size {
-	case 1:
-		n = int(src[0])
-	case 4:
-		n = int(binary.BigEndian.Uint32(src))
-	}
-	if n > len(src)-size {
-		return nil, nil, errShort
-	}
-	return src[size : size+n], src[size+n:], nil
+	return src[:n], src[n:], nil
 }
 
-// readBody reads what follows the constructor code.
+// cut returns the bytes of the first value and those behind it. It looks at sizes only.
+func cut(src []byte) (value, rest []byte, err error) {
+	rest = src
+	for described := 0; ; described++ {
+		switch {
+		case described > maxDepth:
+			return nil, nil, errDepth
+		case len(rest) == 0:
+			return nil, nil, errShort
+		}
+		if rest[0] != codeDescribed {
+			break
+		}
+		if _, rest, err = cutDescriptor(rest[1:]); err != nil {
+			return nil, nil, err
+		}
+	}
+	if _, rest, err = span(rest[0], rest[1:]); err != nil {
+		return nil, nil, err
+	}
+	return src[:len(src)-len(rest)], rest, nil
+}
+
+// cutDescriptor cuts a descriptor, which is a value that is not described itself: AMQP 1.0 §1.5 reserves all but symbols
+// and ulongs.
+func cutDescriptor(src []byte) (descriptor, rest []byte, err error) {
+	if len(src) == 0 {
+		return nil, nil, errShort
+	}
+	if src[0] == codeDescribed {
+		return nil, nil, errDescriptor
+	}
+	if _, rest, err = span(src[0], src[1:]); err != nil {
+		return nil, nil, err
+	}
+	return src[:len(src)-len(rest)], rest, nil
+}
+
+// readBody reads what follows the format code.
 func readBody(code byte, src []byte, depth int) (any, []byte, error) {
 	b, rest, err := span(code, src)
 	if err != nil {
@@ -118,7 +169,7 @@ func readBody(code byte, src []byte, depth int) (any, []byte, error) {
 	case codeSmallLong:
 		v = int64(int8(b[0]))
 	case codeBool:
-		v = b[0] != 0
+		v, err = b[0] == 1, checkBool(b)
 	case codeUshort:
 		v = binary.BigEndian.Uint16(b)
 	case codeShort:
@@ -148,7 +199,7 @@ func readBody(code byte, src []byte, depth int) (any, []byte, error) {
 	case codeUUID:
 		v = UUID(b)
 	case codeBin8, codeBin32:
-		v = b
+		v = b[:len(b):len(b)] // appending to it must not touch what stands behind
 	case codeStr8, codeStr32:
 		v = string(b)
 	case codeSym8, codeSym32:
@@ -163,20 +214,35 @@ func readBody(code byte, src []byte, depth int) (any, []byte, error) {
 	return v, rest, err
 }
 
-// count reads a compound's count, each item of which takes at least one byte unless free says otherwise.
-func count(short bool, b []byte) (n int, rest []byte, err error) {
+func checkBool(b []byte) error {
+	if b[0] > 1 {
+		return fmt.Errorf("a boolean is 0x%02x", b[0])
+	}
+	return nil
+}
+
+// count reads the count of a list or map, each item of which takes at least one byte.
+func count(short bool, b []byte) (n int, items []byte, err error) {
 	switch {
 	case short && len(b) >= 1:
-		n, rest = int(b[0]), b[1:]
+		n, items = int(b[0]), b[1:]
 	case !short && len(b) >= 4:
-		n, rest = int(binary.BigEndian.Uint32(b)), b[4:]
+		n, items = int(binary.BigEndian.Uint32(b)), b[4:]
 	default:
 		return 0, nil, errShort
 	}
-	if n > len(rest) {
-		return 0, nil, fmt.Errorf("amqp: %d items in %d bytes", n, len(rest))
+	if n > len(items) {
+		return 0, nil, fmt.Errorf("%d items in %d bytes", n, len(items))
 	}
-	return n, rest, nil
+	return n, items, nil
+}
+
+func pairs(short bool, b []byte) (n int, items []byte, err error) {
+	n, items, err = count(short, b)
+	if err == nil && n%2 != 0 {
+		err = fmt.Errorf("a map of %d items, half of which must be keys", n)
+	}
+	return n / 2, items, err
 }
 
 func readList(short bool, b []byte, depth int) ([]any, error) {
@@ -194,14 +260,11 @@ func readList(short bool, b []byte, depth int) ([]any, error) {
 }
 
 func readMap(short bool, b []byte, depth int) (Map, error) {
-	n, b, err := count(short, b)
+	n, b, err := pairs(short, b)
 	if err != nil {
 		return nil, err
 	}
-	if n%2 != 0 {
-		return nil, fmt.Errorf("amqp: a map of %d items", n)
-	}
-	m := make(Map, n/2)
+	m := make(Map, n)
 	for i := range m {
 		if m[i].Key, b, err = readValue(b, depth+1); err != nil {
 			return nil, err
@@ -213,53 +276,73 @@ func readMap(short bool, b []byte, depth int) (Map, error) {
 	return m, trailing(b)
 }
 
-// maxFree bounds arrays of values that take no bytes (null, true, uint0 …), whose count nothing else bounds.
-const maxFree = 64
+// maxFree bounds arrays of values that take no bytes (true, uint0 …), whose count nothing else bounds. They are legal, but
+// nobody writes them.
+const maxFree = 8
 
-func readArray(short bool, b []byte, depth int) (Array, error) {
+// array is an array's head and the bytes of its items.
+type array struct {
+	count      int
+	descriptor []byte // encoded; nil unless the items are described
+	code       byte   // of each item
+	items      []byte
+}
+
+func arrayHead(short bool, b []byte, depth int) (a array, err error) {
 	size := 4
 	if short {
 		size = 1
 	}
-	if len(b) < size+1 {
-		return nil, errShort
+	switch {
+	case depth >= maxDepth: // its items are one deeper
+		return a, errDepth
+	case len(b) < size+1:
+		return a, errShort
+	case short:
+		a.count = int(b[0])
+	default:
+		a.count = int(binary.BigEndian.Uint32(b))
 	}
-	n := int(b[0])
-	if !short {
-		n = int(binary.BigEndian.Uint32(b))
-	}
-	b = b[size:]
-	code := b[0]
-	b = b[1:]
-	var descriptor any
-	described := code == codeDescribed
-	if described {
-		var err error
-		if descriptor, b, err = readValue(b, depth+1); err != nil {
-			return nil, err
+	if b = b[size:]; b[0] == codeDescribed {
+		if a.descriptor, b, err = cutDescriptor(b[1:]); err != nil {
+			return a, err
 		}
 		if len(b) == 0 {
-			return nil, errShort
+			return a, errShort
 		}
-		code, b = b[0], b[1:]
 	}
-	fixed, sized, ok := width(code)
-	if !ok {
-		return nil, fmt.Errorf("amqp: unknown format code 0x%02x", code)
+	a.code, a.items = b[0], b[1:]
+	least := int(layout[a.code])
+	if least == unknown {
+		return a, fmt.Errorf("unknown format code 0x%02x", a.code)
 	}
-	if least := max(fixed, sized); n > len(b)/max(least, 1) && (least > 0 || n > maxFree) {
-		return nil, fmt.Errorf("amqp: %d items in %d bytes", n, len(b))
+	if least < 0 {
+		least = -least // the size field
 	}
-	if depth >= maxDepth {
-		return nil, errDepth
+	if least == 0 && a.count > maxFree || least > 0 && a.count > len(a.items)/least {
+		return a, fmt.Errorf("%d items in %d bytes", a.count, len(a.items))
 	}
-	items := make(Array, n)
-	for i := range items {
-		var err error
-		if items[i], b, err = readBody(code, b, depth+1); err != nil {
+	return a, nil
+}
+
+func readArray(short bool, b []byte, depth int) (Array, error) {
+	a, err := arrayHead(short, b, depth)
+	if err != nil {
+		return nil, err
+	}
+	var descriptor any
+	if a.descriptor != nil {
+		if descriptor, _, err = readValue(a.descriptor, depth+1); err != nil {
 			return nil, err
 		}
-		if described {
+	}
+	items := make(Array, a.count)
+	b = a.items
+	for i := range items {
+		if items[i], b, err = readBody(a.code, b, depth+1); err != nil {
+			return nil, err
+		}
+		if a.descriptor != nil {
 			items[i] = Described{descriptor, items[i]}
 		}
 	}
@@ -268,31 +351,7 @@ func readArray(short bool, b []byte, depth int) (Array, error) {
 
 func trailing(b []byte) error {
 	if len(b) > 0 {
-		return fmt.Errorf("amqp: %d bytes behind the last item", len(b))
+		return fmt.Errorf("%d bytes behind the last item", len(b))
 	}
 	return nil
-}
-
-// skipValue returns the bytes of the first value without decoding it; it checks sizes, not the content of compounds.
-func skipValue(src []byte) (value, rest []byte, err error) { return skip(src, 0) }
-
-func skip(src []byte, depth int) (value, rest []byte, err error) {
-	if depth > maxDepth {
-		return nil, nil, errDepth
-	}
-	if len(src) == 0 {
-		return nil, nil, errShort
-	}
-	if src[0] == codeDescribed {
-		_, rest, err = skip(src[1:], depth+1)
-		if err == nil {
-			_, rest, err = skip(rest, depth+1)
-		}
-	} else {
-		_, rest, err = span(src[0], src[1:])
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return src[:len(src)-len(rest)], rest, nil
 }
