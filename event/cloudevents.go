@@ -1,66 +1,78 @@
 package event
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"mime"
+	"slices"
 	"strings"
 	"time"
 
 	cloudevents "github.com/cloudevents/sdk-go/v2/event"
 )
 
-// readCloudEvent reads a CloudEvent 1.0 in its JSON form (https://github.com/cloudevents/spec, JSON Event Format §3).
-func (d *Decoder) readCloudEvent(raw json.RawMessage) (Event, *Error) {
-	envelope, problem := readObject(raw)
-	if problem != nil {
-		return Event{}, within("event", problem)
-	}
-	// The library would report a missing type as one problem among others; the type has a reason of its own.
-	eventType, problem := envelope.text("type")
-	if problem != nil {
-		return Event{}, &Error{Kind: UnknownType, Field: "type", Problem: problem.Problem}
-	}
-	if problem := d.checkType("type", eventType); problem != nil {
-		return Event{Type: eventType}, problem
-	}
-	// The library reads the time loosely.
-	when, problem := envelope.text("time")
+// readCloudEvent reads a CloudEvent 1.0, structured or binary (https://github.com/cloudevents/spec).
+//
+// The members are read by our own readObject and the attributes then checked by the CloudEvents SDK. Its parser is not
+// used: as of v2.16 it takes an event with both data and data_base64 for one with either, stops at a member whose name is
+// empty, panics on a data_base64 that is no string, and does not unescape one. Each would pick another user or lose an event.
+func (d *Decoder) readCloudEvent(o object) (Event, *Error) {
+	event, problem := d.readEnvelope(o, "type", "source", "time")
 	if problem == nil {
-		_, problem = readTime("time", when)
+		problem = checkAttributes(o, event)
 	}
 	if problem != nil {
-		return Event{Type: eventType}, problem
+		return event, problem
 	}
-	var ce cloudevents.Event
-	if err := json.Unmarshal(raw, &ce); err != nil {
-		return Event{Type: eventType}, invalid("event", "not a CloudEvent: %s", quote(err.Error()))
+	data, problem := o.value("data")
+	if problem != nil {
+		return event, problem
 	}
-	return finish(ce)
+	encoded, problem := o.text("data_base64")
+	if problem != nil {
+		return event, problem
+	}
+	if encoded != "" {
+		if data != nil {
+			return event, invalid("data", "given beside data_base64: they could name different users; send one of the two")
+		}
+		if data, problem = readBase64("data_base64", encoded); problem != nil {
+			return event, problem
+		}
+	}
+	event.User, problem = readData(data)
+	return event, problem
 }
 
-// finish takes the user from a CloudEvent whose type is known.
-func finish(ce cloudevents.Event) (Event, *Error) {
-	event := Event{ID: ce.ID(), Source: ce.Source(), Type: ce.Type(), Time: ce.Time()}
-	if ce.SpecVersion() != cloudevents.CloudEventsVersionV1 {
-		return event, invalid("specversion", "%s: only 1.0 is read", quote(ce.SpecVersion()))
+// checkAttributes checks what CloudEvents 1.0 asks of the attributes (CloudEvents specification §3.1), and that the data
+// is JSON.
+func checkAttributes(o object, event Event) *Error {
+	specversion, versionProblem := o.text("specversion")
+	contentType, typeProblem := o.text("datacontenttype")
+	if problem := firstOf(versionProblem, typeProblem); problem != nil {
+		return problem
 	}
+	for _, required := range []struct{ name, value string }{{"specversion", specversion}, {"id", event.ID}, {"source", event.Source}} {
+		if required.value == "" {
+			return invalid(o.prefix+required.name, "missing: CloudEvents 1.0 requires it")
+		}
+	}
+	if specversion != cloudevents.CloudEventsVersionV1 {
+		return invalid(o.prefix+"specversion", "%s: only 1.0 is read", quote(specversion))
+	}
+	if contentType != "" && !isJSON(contentType) {
+		return invalid(o.prefix+"datacontenttype", "%s: the data must be JSON", quote(contentType))
+	}
+	ce := cloudevents.New(specversion)
+	ce.SetID(event.ID)
+	ce.SetSource(event.Source)
+	ce.SetType(event.Type)
 	if err := ce.Validate(); err != nil {
-		return event, invalid("event", "not a CloudEvent: %s", strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+		// Its lines come in random order and can quote a whole attribute.
+		field, _, _ := strings.Cut(slices.Min(strings.Split(strings.TrimSpace(err.Error()), "\n")), ":")
+		return invalid(o.prefix+field, "blank, or not a URI reference where CloudEvents 1.0 requires one")
 	}
-	if contentType := ce.DataContentType(); contentType != "" && !isJSON(contentType) {
-		return event, invalid("datacontenttype", "%s: the data must be JSON", quote(contentType))
-	}
-	data := ce.Data()
-	if len(data) == 0 {
-		return event, invalid("data", "missing: it must hold userId or userPrincipalName")
-	}
-	// Data given as data_base64 has not been looked at yet.
-	checked, problem := checkJSON(data)
-	if problem != nil {
-		return event, invalid("data", "%s", problem.Problem)
-	}
-	event.User, problem = readData(checked)
-	return event, problem
+	return nil
 }
 
 func isJSON(contentType string) bool {
@@ -68,68 +80,56 @@ func isJSON(contentType string) bool {
 	return err == nil && (mediaType == "application/json" || mediaType == "text/json" || strings.HasSuffix(mediaType, "+json"))
 }
 
-// binaryAttributes returns the attributes of a CloudEvent in binary form, or nil if it is none. The AMQP binding prefixes
-// them with "cloudEvents:" or, for clients that cannot send a colon, "cloudEvents_"
-// (https://github.com/cloudevents/spec, AMQP Protocol Binding §3.1.3).
-func binaryAttributes(properties map[string]any) map[string]any {
-	const prefix = "cloudevents"
-	var attributes map[string]any
-	for name, value := range properties {
-		if len(name) <= len(prefix)+1 || !strings.EqualFold(name[:len(prefix)], prefix) || !strings.ContainsRune(":_", rune(name[len(prefix)])) {
-			continue
-		}
-		if attributes == nil {
-			attributes = map[string]any{}
-		}
-		attributes[name[len(prefix)+1:]] = value
+// readBase64 returns the JSON in encoded.
+func readBase64(field, encoded string) (json.RawMessage, *Error) {
+	data, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return nil, invalid(field, "not Base64 (RFC 4648 §4, with padding): %v", err)
 	}
-	if _, ok := attributes["specversion"]; !ok {
-		return nil
-	}
-	return attributes
+	return checkJSON(field, data)
 }
 
-// readBinary reads a CloudEvent in binary form: its attributes stand in properties, the body is the data.
-func (d *Decoder) readBinary(attributes map[string]any, body []byte) (Event, *Error) {
-	texts := map[string]string{}
-	for _, name := range []string{"specversion", "id", "source", "type", "subject"} {
-		value, ok := attributes[name]
-		if !ok {
+// readBinary turns a CloudEvent in binary form into the same object as the structured form: its attributes stand in
+// properties, the body is the data. No members: it is no such event. The AMQP binding prefixes the attributes with
+// "cloudEvents:" or, for clients that cannot send a colon, "cloudEvents_" (AMQP Protocol Binding §3.1.3).
+//
+// The message's content type, which is the data's, is not asked: the body has turned out to be JSON, and many clients set
+// none or the wrong one.
+func readBinary(properties map[string]any, body json.RawMessage) (object, *Error) {
+	const prefix = "cloudEvents:"
+	o := object{prefix: prefix, members: map[string]member{}}
+	for property, value := range properties {
+		name, ok := cutBinaryPrefix(property)
+		if !ok || !slices.Contains([]string{"specversion", "id", "source", "type", "time"}, name) {
 			continue
 		}
-		if texts[name], ok = value.(string); !ok {
-			return Event{}, invalid("cloudEvents:"+name, "must be a string")
+		if o.has(name) {
+			return o, invalid(prefix+name, "given twice, with different prefixes")
 		}
-	}
-	event := Event{Type: texts["type"]}
-	if problem := d.checkType("cloudEvents:type", event.Type); problem != nil {
-		return event, problem
-	}
-	if texts["specversion"] != cloudevents.CloudEventsVersionV1 {
-		return event, invalid("cloudEvents:specversion", "%s: only 1.0 is read", quote(texts["specversion"]))
-	}
-	ce := cloudevents.New(cloudevents.CloudEventsVersionV1)
-	ce.SetID(texts["id"])
-	ce.SetSource(texts["source"])
-	ce.SetType(event.Type)
-	if texts["subject"] != "" {
-		ce.SetSubject(texts["subject"])
-	}
-	switch when := attributes["time"].(type) {
-	case nil:
-	case time.Time:
-		ce.SetTime(when)
-	case string:
-		t, problem := readTime("cloudEvents:time", when)
-		if problem != nil {
-			return event, problem
+		switch v := value.(type) {
+		case time.Time:
+			value = v.UTC().Format(time.RFC3339Nano)
+		case string:
+		default:
+			return o, invalid(prefix+name, "must be a string; time may be a timestamp")
 		}
-		ce.SetTime(t)
-	default:
-		return event, invalid("cloudEvents:time", "must be a timestamp or a string")
+		text, err := json.Marshal(value)
+		if err != nil {
+			return o, invalid(prefix+name, "not readable: %v", err)
+		}
+		o.members[name] = member{value: text, written: name, times: 1}
 	}
-	if err := ce.SetData(cloudevents.ApplicationJSON, body); err != nil {
-		return event, invalid("data", "not readable: %v", err)
+	if len(o.members) > 0 {
+		o.members["data"] = member{value: body, written: "data", times: 1}
 	}
-	return finish(ce)
+	return o, nil
+}
+
+// cutBinaryPrefix returns the attribute that an application property stands for.
+func cutBinaryPrefix(property string) (name string, ok bool) {
+	const word = "cloudEvents"
+	if len(property) <= len(word) || !strings.EqualFold(property[:len(word)], word) {
+		return "", false
+	}
+	return property[len(word)+1:], property[len(word)] == ':' || property[len(word)] == '_'
 }

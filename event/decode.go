@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +19,17 @@ var DefaultTypes = []string{"device.lost", "device.stolen", "user.offboarded", "
 const (
 	fieldID  = "userId"
 	fieldUPN = "userPrincipalName"
+)
+
+// The names that are read, by the object they stand in; every other name is ignored.
+var (
+	userNames  = []string{fieldID, fieldUPN}
+	eventNames = []string{
+		"specversion", "datacontenttype", "data_base64", // CloudEvents
+		"eventType", "topic", "eventTime", // Event Grid
+		"type", "id", "source", "time", "data",
+		fieldID, fieldUPN, // plain
+	}
 )
 
 // Config says what a Decoder accepts.
@@ -52,17 +64,11 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 // The form is chosen by the content type (application/cloudevents+json, application/cloudevents-batch+json), then by the
 // properties of a CloudEvent in binary form, then by each JSON object's shape: specversion means CloudEvents, eventType
 // means the Event Grid schema, neither means a plain event.
-func (d *Decoder) Decode(m Message) (items []Item, err error) {
-	defer func() {
-		// The CloudEvents library parses foreign bytes; a panic of its must not stop the worker.
-		if p := recover(); p != nil {
-			items, err = nil, invalid("body", "cannot be decoded")
-		}
-	}()
+func (d *Decoder) Decode(m Message) ([]Item, error) {
 	if m.BodyKind != "" && m.BodyKind != "data" {
 		return nil, invalid("body", "an AMQP %s: send the JSON as data (bytes)", m.BodyKind)
 	}
-	body, problem := checkJSON(m.Body)
+	body, problem := checkJSON("body", m.Body)
 	if problem != nil {
 		return nil, problem
 	}
@@ -70,50 +76,64 @@ func (d *Decoder) Decode(m Message) (items []Item, err error) {
 	read := d.readByShape
 	switch mediaType {
 	case "application/cloudevents+json":
-		return one(d.readCloudEvent(body)), nil
+		return []Item{readItem(0, body, d.readCloudEvent)}, nil
 	case "application/cloudevents-batch+json":
 		read = d.readCloudEvent
 	default:
-		if attributes := binaryAttributes(m.Properties); attributes != nil {
-			return one(d.readBinary(attributes, body)), nil
+		binary, problem := readBinary(m.Properties, body)
+		if problem != nil {
+			return nil, problem
+		}
+		if len(binary.members) > 0 {
+			return []Item{newItem(0, func() (Event, *Error) { return d.readCloudEvent(binary) })}, nil
 		}
 		if body[0] == '{' {
-			return one(d.readByShape(body)), nil
+			return []Item{readItem(0, body, d.readByShape)}, nil
 		}
 	}
 	values, problem := readArray(body)
 	if problem != nil {
 		return nil, problem
 	}
-	items = make([]Item, len(values))
+	items := make([]Item, len(values))
 	for i, value := range values {
-		event, problem := read(value)
-		items[i] = item(i, event, problem)
+		items[i] = readItem(i, value, read)
 	}
 	return items, nil
 }
 
-func one(event Event, problem *Error) []Item {
-	return []Item{item(0, event, problem)}
-}
-
-func item(index int, event Event, problem *Error) Item {
+// newItem returns what read finds. A panic, be it ours or of a library that looks at foreign text, costs this event and not
+// the worker, nor the other events of the message.
+func newItem(index int, read func() (Event, *Error)) (item Item) {
+	defer func() {
+		if recover() != nil {
+			item = Item{Index: index, Err: invalid("event", "cannot be decoded, by a defect of the worker: report it with this message")}
+		}
+	}()
+	event, problem := read()
 	if problem != nil {
-		event.User = User{}
 		return Item{Index: index, Event: event, Err: problem}
 	}
 	return Item{Index: index, Event: event}
 }
 
-func (d *Decoder) readByShape(raw json.RawMessage) (Event, *Error) {
-	o, problem := readObject(raw)
+// readItem reads one JSON object of a message.
+func readItem(index int, raw json.RawMessage, read func(object) (Event, *Error)) Item {
+	return newItem(index, func() (Event, *Error) {
+		o, problem := readObject("event", "", raw, eventNames)
+		if problem != nil {
+			return Event{}, problem
+		}
+		return read(o)
+	})
+}
+
+func (d *Decoder) readByShape(o object) (Event, *Error) {
 	switch {
-	case problem != nil:
-		return Event{}, within("event", problem)
 	case o.has("specversion") && o.has("eventType"):
 		return Event{}, invalid("specversion", "both CloudEvents' specversion and Event Grid's eventType are present: send one of the two forms")
 	case o.has("specversion"):
-		return d.readCloudEvent(raw)
+		return d.readCloudEvent(o)
 	case o.has("eventType"):
 		return d.readEventGrid(o)
 	}
@@ -124,7 +144,7 @@ func (d *Decoder) readByShape(raw json.RawMessage) (Event, *Error) {
 func (d *Decoder) readPlain(o object) (Event, *Error) {
 	event, problem := d.readEnvelope(o, "type", "source", "time")
 	if problem == nil {
-		event.User, problem = readUser("", o)
+		event.User, problem = readUser(o)
 	}
 	return event, problem
 }
@@ -133,18 +153,26 @@ func (d *Decoder) readPlain(o object) (Event, *Error) {
 // (https://learn.microsoft.com/azure/event-grid/event-schema).
 func (d *Decoder) readEventGrid(o object) (Event, *Error) {
 	event, problem := d.readEnvelope(o, "eventType", "topic", "eventTime")
-	if problem == nil {
-		event.User, problem = readData(o["data"])
+	if problem != nil {
+		return event, problem
 	}
+	data, problem := o.value("data")
+	if problem != nil {
+		return event, problem
+	}
+	event.User, problem = readData(data)
 	return event, problem
 }
 
 // readEnvelope reads id, type, source and time; the type first, since of a foreign type nothing else matters.
 func (d *Decoder) readEnvelope(o object, typeName, sourceName, timeName string) (event Event, problem *Error) {
-	if event.Type, problem = o.text(typeName); problem != nil {
-		return event, &Error{Kind: UnknownType, Field: typeName, Problem: problem.Problem}
+	if _, problem = o.value(typeName); problem != nil {
+		return event, problem
 	}
-	if problem = d.checkType(typeName, event.Type); problem != nil {
+	if event.Type, problem = o.text(typeName); problem != nil {
+		return event, &Error{Kind: UnknownType, Field: o.prefix + typeName, Problem: problem.Problem}
+	}
+	if problem = d.checkType(o.prefix+typeName, event.Type); problem != nil {
 		return event, problem
 	}
 	var idProblem, sourceProblem, textProblem, timeProblem *Error
@@ -153,7 +181,7 @@ func (d *Decoder) readEnvelope(o object, typeName, sourceName, timeName string) 
 	event.Source, sourceProblem = o.text(sourceName)
 	when, textProblem = o.text(timeName)
 	if textProblem == nil {
-		event.Time, timeProblem = readTime(timeName, when)
+		event.Time, timeProblem = readTime(o.prefix+timeName, when)
 	}
 	return event, firstOf(idProblem, sourceProblem, textProblem, timeProblem)
 }
@@ -176,14 +204,18 @@ func (d *Decoder) checkType(field, value string) *Error {
 	return nil
 }
 
-// readTime reads RFC 3339 with up to nine digits of a second; "" is the zero time.
+// rfc3339 is the form of a time. The time package alone would also take a comma, hours of one digit and any number of digits
+// behind the second (https://go.dev/issue/54580).
+var rfc3339 = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$`)
+
+// readTime reads RFC 3339 with up to nine digits of a second; "" is as good as absent, the zero time.
 func readTime(field, value string) (time.Time, *Error) {
 	if value == "" {
 		return time.Time{}, nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, value)
-	if err != nil {
-		return time.Time{}, invalid(field, "%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z)", quote(value))
+	if err != nil || !rfc3339.MatchString(value) {
+		return time.Time{}, invalid(field, "%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z, at most nine digits behind the second)", quote(value))
 	}
 	return t.UTC(), nil
 }
@@ -193,29 +225,24 @@ func readData(raw json.RawMessage) (User, *Error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return User{}, invalid("data", "missing: it must hold userId or userPrincipalName")
 	}
-	o, problem := readObject(raw)
+	o, problem := readObject("data", "data.", raw, userNames)
 	if problem != nil {
-		if problem.Field == "" {
-			return User{}, invalid("data", "%s", problem.Problem)
-		}
-		return User{}, within("data", problem)
+		return User{}, problem
 	}
-	return readUser("data", o)
+	return readUser(o)
 }
 
-// readUser reads the two fields that name the user; an empty string or null is as good as absent.
-func readUser(where string, o object) (User, *Error) {
-	id, problem := o.text(fieldID)
-	if problem != nil {
-		return User{}, within(where, problem)
-	}
-	upn, problem := o.text(fieldUPN)
-	if problem != nil {
-		return User{}, within(where, problem)
+// readUser reads the two fields that name the user; an empty string is as good as absent.
+func readUser(o object) (User, *Error) {
+	id, idProblem := o.text(fieldID)
+	upn, upnProblem := o.text(fieldUPN)
+	if problem := firstOf(idProblem, upnProblem); problem != nil {
+		return User{}, problem
 	}
 	user, err := NewUser(id, upn)
+	var problem *Error
 	if errors.As(err, &problem) {
-		return User{}, within(where, problem)
+		return User{}, &Error{Kind: problem.Kind, Field: o.prefix + problem.Field, Problem: problem.Problem}
 	}
 	return user, nil
 }

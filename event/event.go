@@ -69,14 +69,6 @@ func invalid(field, format string, args ...any) *Error {
 	return &Error{Kind: Invalid, Field: field, Problem: fmt.Sprintf(format, args...)}
 }
 
-// within places an error of a field into the object that holds it.
-func within(object string, err *Error) *Error {
-	if err == nil || object == "" {
-		return err
-	}
-	return &Error{Kind: err.Kind, Field: object + "." + err.Field, Problem: err.Problem}
-}
-
 // quote shows foreign text, cut to 64 characters.
 func quote(s string) string {
 	const limit = 64

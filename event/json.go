@@ -4,27 +4,28 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
 // checkJSON returns the body without a byte order mark if it is one JSON document within the bounds. It runs before any
 // parser: parsers differ in what they do with invalid UTF-8, deep nesting and text behind the document.
-func checkJSON(body []byte) ([]byte, *Error) {
+func checkJSON(field string, body []byte) ([]byte, *Error) {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
 	switch {
 	case len(body) == 0:
-		return nil, invalid("body", "empty")
+		return nil, invalid(field, "empty")
 	case len(body) > MaxBodyBytes:
-		return nil, invalid("body", "%d bytes, at most %d are read", len(body), MaxBodyBytes)
+		return nil, invalid(field, "%d bytes, at most %d are read", len(body), MaxBodyBytes)
 	case !utf8.Valid(body):
-		return nil, invalid("body", "not valid UTF-8")
+		return nil, invalid(field, "not valid UTF-8")
 	case tooDeep(body):
-		return nil, invalid("body", "JSON nested deeper than %d", MaxDepth)
+		return nil, invalid(field, "JSON nested deeper than %d", MaxDepth)
 	}
 	var syntax json.RawMessage
 	if err := json.Unmarshal(body, &syntax); err != nil {
-		return nil, invalid("body", "not JSON: %v", err)
+		return nil, invalid(field, "not JSON: %v", err)
 	}
 	return bytes.TrimSpace(body), nil
 }
@@ -49,43 +50,98 @@ func tooDeep(body []byte) bool {
 	return false
 }
 
-// object is a JSON object whose names are all different, even without regard to case.
-type object map[string]json.RawMessage
+// object holds those members of a JSON object that may be read.
+type object struct {
+	prefix  string // is put before a member's name in errors, such as "data."
+	members map[string]member
+}
 
-// readObject reads the members. Two names that differ only in case are refused: of {"userId":A,"UserId":B} parsers pick
-// different people.
-func readObject(raw json.RawMessage) (object, *Error) {
+type member struct {
+	value   json.RawMessage // nil when null: as good as absent, as CloudEvents has it (JSON Event Format §2.2)
+	written string          // the name as last written
+	times   int             // how often the name was written, in any case
+}
+
+// readObject reads the members with the given names; self is how errors call the object.
+func readObject(self, prefix string, raw json.RawMessage, names []string) (object, *Error) {
+	o := object{prefix: prefix, members: map[string]member{}}
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
-		return nil, invalid("", "must be a JSON object")
+		return o, invalid(self, "must be a JSON object")
 	}
-	members := object{}
-	folded := map[string]bool{}
 	for decoder.More() {
 		token, err := decoder.Token()
 		if err != nil {
-			return nil, invalid("", "not readable: %v", err)
+			return o, invalid(self, "not readable: %v", err)
 		}
-		name, _ := token.(string)
-		if fold := strings.ToLower(name); folded[fold] {
-			return nil, invalid(name, "given twice")
-		} else {
-			folded[fold] = true
-		}
+		written, _ := token.(string)
 		var value json.RawMessage
 		if err := decoder.Decode(&value); err != nil {
-			return nil, invalid(name, "not readable: %v", err)
+			return o, invalid(self, "not readable: %v", err)
 		}
-		members[name] = value
+		for _, name := range names {
+			if !strings.EqualFold(written, name) {
+				continue
+			}
+			m := o.members[name]
+			m.written = written
+			m.times++
+			if written == name && string(value) != "null" {
+				m.value = value
+			}
+			o.members[name] = m
+		}
 	}
-	return members, nil
+	return o, nil
+}
+
+// value returns a member, nil when it is absent. Names are case-sensitive. One given twice is refused, even in different
+// case: of {"userId":A,"UserId":B} parsers pick different people. So is a user's name in other case alone: what it says of
+// the user would be overlooked.
+func (o object) value(name string) (json.RawMessage, *Error) {
+	m := o.members[name]
+	switch {
+	case m.times > 1:
+		return nil, invalid(o.prefix+name, "given twice; names that differ only in case count as one")
+	case m.times == 1 && m.written != name && slices.Contains(userNames, name):
+		return nil, invalid(o.prefix+name, "written %s: names are case-sensitive", quote(m.written))
+	}
+	return m.value, nil
+}
+
+// text returns a member's string; "" when it is absent.
+func (o object) text(name string) (string, *Error) {
+	raw, problem := o.value(name)
+	if problem != nil || raw == nil {
+		return "", problem
+	}
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return "", invalid(o.prefix+name, "must be a string, not %s", describe(raw))
+	}
+	return s, nil
+}
+
+// has says that the object has a member of exactly this name.
+func (o object) has(name string) bool { return o.members[name].value != nil }
+
+func describe(raw json.RawMessage) string {
+	switch raw[0] {
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case 't', 'f':
+		return "a boolean"
+	}
+	return fmt.Sprintf("the number %s", quote(string(raw)))
 }
 
 // readArray splits an array of at most MaxEvents values.
 func readArray(raw json.RawMessage) ([]json.RawMessage, *Error) {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	if start, err := decoder.Token(); err != nil || start != json.Delim('[') {
-		return nil, invalid("body", "must be a JSON array")
+		return nil, invalid("body", "must be a JSON object, or an array of objects")
 	}
 	var values []json.RawMessage
 	for decoder.More() {
@@ -102,34 +158,4 @@ func readArray(raw json.RawMessage) ([]json.RawMessage, *Error) {
 		return nil, invalid("body", "an array without events")
 	}
 	return values, nil
-}
-
-// text returns a member's string; "" when it is absent or null.
-func (o object) text(name string) (string, *Error) {
-	raw, ok := o[name]
-	if !ok || string(raw) == "null" {
-		return "", nil
-	}
-	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", invalid(name, "must be a string, not %s", describe(raw))
-	}
-	return s, nil
-}
-
-func (o object) has(name string) bool {
-	_, ok := o[name]
-	return ok
-}
-
-func describe(raw json.RawMessage) string {
-	switch raw[0] {
-	case '{':
-		return "an object"
-	case '[':
-		return "an array"
-	case 't', 'f':
-		return "a boolean"
-	}
-	return fmt.Sprintf("the number %s", quote(string(raw)))
 }

@@ -57,6 +57,9 @@ func (u User) Name() string {
 	return u.upn
 }
 
+// String is Name, so that a User prints as one.
+func (u User) String() string { return u.Name() }
+
 // Key identifies the user: Name in lower case, since Graph compares both without case.
 func (u User) Key() string { return strings.ToLower(u.Name()) }
 

@@ -18,7 +18,9 @@ func TestUserPrincipalNames(t *testing.T) {
 		"a@-b.com": false, "a@b-.com": false, "a/b@contoso.com": false, `a\b@contoso.com`: false, "a%2fb@contoso.com": false, "a?b@contoso.com": false,
 		"a b@contoso.com": false, " ada@contoso.com": false, "ada@contoso.com\n": false, "ädä@contoso.com": false, "ada@cöntoso.com": false,
 		"ada@contoso.com/x": false, "a+b@contoso.com": false, long + "a@contoso.com": false, "a@" + strings.Repeat("b", 64) + ".com": false,
-		long + "@" + strings.Repeat("b.", 30) + "com": false, "me-token-to-replace": false, "a@b.c#": false, "\x00@b.cd": false,
+		long + "@" + strings.Repeat("b.", 30) + "com":  false,
+		long + "@" + strings.Repeat("b.", 22) + "info": true, long + "@" + strings.Repeat("b.", 22) + "infos": false, // 113 and 114 in all
+		"me-token-to-replace": false, "a@b.c#": false, "\x00@b.cd": false,
 	} {
 		u, err := event.NewUser("", upn)
 		if (err == nil) != valid {
@@ -60,7 +62,7 @@ func TestWhoIsWho(t *testing.T) {
 		t.Error("the zero User is somebody")
 	}
 	both, err := event.NewUser(strings.ToUpper(userID), "Guest_x.com#ext#@contoso.com")
-	if err != nil || both.Name() != userID || both.Key() != userID || !both.External() {
+	if err != nil || both.Name() != userID || both.Key() != userID || both.String() != userID || !both.External() {
 		t.Errorf("%v, %v: the id is called, and the guest is recognised", both, err)
 	}
 	if id, _ := event.NewUser(userID, ""); id.External() {
