@@ -15,6 +15,7 @@ type Config struct {
 	ServiceBus ServiceBus `koanf:"servicebus"`
 	Graph      Graph      `koanf:"graph"`
 	Retry      Retry      `koanf:"retry"`
+	Dedupe     Dedupe     `koanf:"dedupe"`
 	Consumer   Consumer   `koanf:"consumer"`
 	Events     Events     `koanf:"events"`
 	Guard      Guard      `koanf:"guard"`
@@ -51,6 +52,14 @@ type Retry struct {
 	NotFoundFor     time.Duration `koanf:"not_found_for" default:"1m" min:"0s" max:"15m" doc:"How long a 404 is taken for replication lag of a new account; 0 believes it at once."`
 }
 
+// Dedupe says how events about one user become one call.
+type Dedupe struct {
+	Window      time.Duration `koanf:"window" default:"1m" min:"0s" max:"1h" doc:"After a call, later events about the same user wait this long for one more call that decides for all of them."`
+	SkewMargin  time.Duration `koanf:"skew_margin" default:"5s" min:"0s" max:"5m" doc:"How much the clocks of Service Bus, Graph and this machine may differ without an event being taken for covered by an earlier call."`
+	RememberFor time.Duration `koanf:"remember_for" default:"1h" min:"1m" max:"24h" doc:"How long calls are remembered at least; older events that arrive late are completed without a call."`
+	MaxUsers    int           `koanf:"max_users" default:"100000" min:"100" max:"10000000" doc:"How many users are remembered at most; below 200 bytes each. Forgetting costs a call."`
+}
+
 // Consumer bounds the work in hand.
 type Consumer struct {
 	Concurrency   int           `koanf:"concurrency" default:"16" min:"1" max:"256" doc:"Calls to Graph at once. Graph's quota is 20 per second for the whole app and tenant."`
@@ -61,7 +70,7 @@ type Consumer struct {
 
 // Events says what is accepted.
 type Events struct {
-	Types []string `koanf:"types" default:"device.lost,device.stolen,user.offboarded,user.compromised" doc:"Event types that sign somebody out; any other is dead-lettered as UnknownEvent."`
+	Types []string `koanf:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded" doc:"Event types that sign somebody out, the most urgent first; any other is dead-lettered as UnknownEvent."`
 }
 
 // Guard says who is never signed out.

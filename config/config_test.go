@@ -61,8 +61,8 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInHand != 256 || c.Consumer.DrainTimeout != 25*time.Second ||
-		c.Ops.Address != ":9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.lost device.stolen user.offboarded user.compromised]" {
+	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInHand != 256 || c.Dedupe.Window != time.Minute || c.Consumer.DrainTimeout != 25*time.Second ||
+		c.Ops.Address != ":9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
 		t.Errorf("%+v", c)
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
-	"github.com/cenkalti/backoff/v4"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
@@ -54,7 +54,7 @@ type Revoker interface {
 	Revoke(ctx context.Context, user event.User) (revoker.Attempt, error)
 }
 
-// Config bounds the Consumer. All fields are required and positive.
+// Config bounds the Consumer. All fields are required and positive, except HashUsers and what Dedupe allows to be 0.
 type Config struct {
 	// Concurrency is how many calls to Graph run at once.
 	Concurrency int
@@ -64,6 +64,10 @@ type Config struct {
 	SettleTimeout time.Duration
 	// DrainTimeout is how long the messages in hand may take to be finished after the Consumer was told to stop.
 	DrainTimeout time.Duration
+	// Entity is the path of the queue, by which its messages are told from those of other queues.
+	Entity string
+	// Dedupe bounds the ledger; its MaxWaiting is set to half of MaxInHand.
+	Dedupe dedupe.Config
 	// HashUsers replaces users in the log by a short hash, and leaves out texts from outside that may name them.
 	HashUsers bool
 }
@@ -81,32 +85,55 @@ type Parts struct {
 }
 
 // Consumer receives from one queue. One goroutine receives; each message in hand has a goroutine of its own, which owns
-// everything about that message.
+// everything about that message; each user that is called for has one that owns the calls. They meet in the ledger, which
+// decides which message stands for which user, and in the line, where calls begin. Both are owned by one lock each.
 type Consumer struct {
 	Config
 	Parts
 
-	places chan struct{} // one token per message in hand or asked for
-	calls  chan struct{} // one token per call to Graph under way
-	inHand atomic.Int64  // messages held locked
+	ledger *dedupe.Ledger
+	line   *line
+	works  sync.WaitGroup // the users' goroutines
 
-	// failures counts failed calls since the last success, to tell Graph's trouble from one user's.
-	failures atomic.Int32
+	places   chan struct{} // one token per message in hand or asked for
+	inHand   atomic.Int64  // messages held locked
+	entering atomic.Int64  // of them, those whose users are not in the ledger yet
 }
 
 // Why work in hand ends before it is done.
 var (
-	errLockLost = errors.New("the message's lock was lost; Service Bus delivers it again")
-	errDrained  = errors.New("the drain timeout has passed")
+	errLockLost       = errors.New("the message's lock was lost; Service Bus delivers it again")
+	errDeliveredAgain = errors.New("the message's lock was lost: Service Bus has delivered it again, and the new delivery takes its place")
+	errDrained        = errors.New("the drain timeout has passed")
 )
 
 // New returns a Consumer.
 func New(cfg Config, parts Parts) *Consumer {
-	return &Consumer{
+	cfg.Dedupe.MaxWaiting = max(1, cfg.MaxInHand/2)
+	c := &Consumer{
 		Config: cfg,
 		Parts:  parts,
+		ledger: dedupe.New(cfg.Dedupe),
+		line:   newLine(cfg.Concurrency, cfg.MaxInHand),
 		places: make(chan struct{}, cfg.MaxInHand),
-		calls:  make(chan struct{}, cfg.Concurrency),
+	}
+	c.Metrics.Watch(c.state)
+	return c
+}
+
+// state is what the metrics show of the work in hand.
+func (c *Consumer) state() telemetry.State {
+	ledger := c.ledger.State()
+	waiting, calls, pace, openSince, _ := c.line.state()
+	return telemetry.State{
+		Promises:    ledger.Promises,
+		Parked:      ledger.Parked,
+		Remembered:  ledger.Remembered,
+		InLine:      waiting,
+		Calls:       calls,
+		PerSecond:   pace.PerSecond,
+		HeldFor:     max(0, time.Until(pace.HeldUntil)),
+		BreakerOpen: !openSince.IsZero(),
 	}
 }
 
@@ -117,12 +144,14 @@ func New(cfg Config, parts Parts) *Consumer {
 func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	work, stopWork := context.WithCancelCause(hard)
 	defer stopWork(nil)
+	defer c.line.stop()
 	var messages sync.WaitGroup
 	var left atomic.Int32
 
 	c.awaitPermission(ctx)
 	c.receive(ctx, func(m *azservicebus.ReceivedMessage) {
 		c.inHand.Add(1)
+		c.entering.Add(1)
 		c.Metrics.InHand.Inc()
 		messages.Go(func() {
 			defer func() {
@@ -130,18 +159,21 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 				c.Metrics.InHand.Dec()
 				c.release(1)
 			}()
-			if !c.handle(work, newMessage(m)) {
+			if !c.handle(work, newMessage(m), c.entered) {
 				left.Add(1)
 			}
 		})
 	})
 
+	// What is parked is called now: being done is better than handing back.
+	c.ledger.Hurry()
 	c.Log.Info("stopped receiving; finishing what is in hand", zap.Int64("inHand", c.inHand.Load()), zap.Duration("timeout", c.DrainTimeout))
 	hurry := time.AfterFunc(c.DrainTimeout, func() { stopWork(errDrained) })
 	defer hurry.Stop()
 	finished := make(chan struct{})
 	go func() {
 		messages.Wait()
+		c.works.Wait()
 		close(finished)
 	}()
 	beat := time.NewTicker(beatEvery)
@@ -156,152 +188,9 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	}
 }
 
-// awaitPermission returns when there is a token that may revoke, or ctx ends. A worker without one must not take
-// messages: it could do nothing with them but raise their delivery counts.
-func (c *Consumer) awaitPermission(ctx context.Context) {
-	waits := newWaits()
-	for ctx.Err() == nil {
-		c.Health.Beat()
-		err := c.checkPermission(ctx)
-		if err == nil {
-			c.reportGraph(nil)
-			return
-		}
-		c.reportGraph(err)
-		_ = retry.Sleep(ctx, waits.NextBackOff())
+// entered says that a message's users are in the ledger: what may be received can be told again.
+func (c *Consumer) entered() {
+	if c.entering.Add(-1) == 0 {
+		c.line.signal()
 	}
-}
-
-func (c *Consumer) checkPermission(ctx context.Context) error {
-	// Shorter than an attempt may be: the heartbeat must go on.
-	ctx, cancel := context.WithTimeout(ctx, receiveWait)
-	defer cancel()
-	return c.Revoker.Check(ctx)
-}
-
-// receive hands each message to take until ctx ends. Each message that it hands over holds one token of places.
-func (c *Consumer) receive(ctx context.Context, take func(*azservicebus.ReceivedMessage)) {
-	connected := false
-	losses := 0 // of the link, in a row
-	waits := newWaits()
-	for {
-		free := c.reserve(ctx)
-		if free == 0 {
-			return
-		}
-		messages, err := c.receiveOnce(ctx, free, &connected)
-		c.release(free - len(messages))
-		for _, m := range messages {
-			take(m)
-		}
-		c.Health.Beat()
-		if ctx.Err() != nil {
-			return
-		}
-		if err != nil {
-			connected = false
-			if c.Health.Report(PartServiceBus, err.Error()) {
-				c.Log.Error("cannot receive from Service Bus; trying again until it works", zap.Error(err), zap.String("todo", serviceBusHint(err)))
-			}
-			_ = retry.Sleep(ctx, waits.NextBackOff())
-			continue
-		}
-		if connected {
-			losses = 0
-			waits.Reset()
-		} else if losses++; losses > 1 {
-			// Service Bus detaches idle links, which costs nobody a wait; losing one after the other is trouble.
-			_ = retry.Sleep(ctx, waits.NextBackOff())
-			continue
-		}
-		c.Metrics.LastReceive.SetToCurrentTime()
-		if c.Health.Report(PartServiceBus, "") {
-			c.Log.Info("connected to Service Bus")
-		}
-	}
-}
-
-// receiveOnce waits up to receiveWait for up to limit messages. No messages and no error means that none came.
-func (c *Consumer) receiveOnce(ctx context.Context, limit int, connected *bool) ([]*azservicebus.ReceivedMessage, error) {
-	ctx, cancel := context.WithTimeout(ctx, receiveWait)
-	defer cancel()
-	if !*connected {
-		// A receive that ends by its time limit looks the same on an idle queue and on a dead network. A peek does not.
-		if _, err := c.Receiver.PeekMessages(ctx, 1, nil); err != nil {
-			return nil, err
-		}
-		*connected = true
-		if c.Health.Report(PartServiceBus, "") {
-			c.Log.Info("connected to Service Bus")
-		}
-	}
-	messages, err := c.Receiver.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
-	switch {
-	case len(messages) > 0:
-		// Messages may come even though the context ended: they are locked, so they are ours to settle.
-		return messages, nil
-	case err == nil:
-		// The SDK returns neither messages nor an error after it lost its link; the next call makes a new one.
-		*connected = false
-		return nil, nil
-	case ctx.Err() != nil:
-		return nil, nil
-	}
-	return nil, err
-}
-
-// reserve waits until a message may be taken in hand, and then returns how many; 0 when ctx has ended. Only free places
-// are asked for: what Service Bus sends beyond them would be bounced back one by one.
-func (c *Consumer) reserve(ctx context.Context) (free int) {
-	beat := time.NewTicker(beatEvery)
-	defer beat.Stop()
-	for free == 0 {
-		if ctx.Err() != nil {
-			return 0
-		}
-		select {
-		case c.places <- struct{}{}:
-			free = 1
-		case <-beat.C:
-			c.Health.Beat()
-		case <-ctx.Done():
-			return 0
-		}
-	}
-	for {
-		select {
-		case c.places <- struct{}{}:
-			free++
-		default:
-			return free
-		}
-	}
-}
-
-func (c *Consumer) release(places int) {
-	for range places {
-		<-c.places
-	}
-}
-
-// newWaits paces attempts to reach Service Bus or the identity service: from 1 s up to 30 s, for ever.
-func newWaits() *backoff.ExponentialBackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(time.Second),
-		backoff.WithMaxInterval(30*time.Second),
-		backoff.WithMaxElapsedTime(0),
-	)
-}
-
-func serviceBusHint(err error) string {
-	var sb *azservicebus.Error
-	if errors.As(err, &sb) {
-		switch sb.Code {
-		case azservicebus.CodeUnauthorizedAccess:
-			return "give the identity or key the right to listen: the role 'Azure Service Bus Data Receiver' or a Listen claim"
-		case azservicebus.CodeNotFound:
-			return "check servicebus.queue: the namespace has no such queue"
-		}
-	}
-	return "check servicebus.namespace or the connection string, DNS, and that port 5671 is open"
 }

@@ -12,41 +12,45 @@ import (
 )
 
 // hold keeps the message's lock until letGo is called. held ends when work does, and with errLockLost when the lock is
-// gone: then the message is Service Bus' again and nothing more may be started for it.
+// gone: then the message is Service Bus' again and nothing more may be started for it. A message that does not wait costs
+// neither a renewal nor a goroutine.
 func (c *Consumer) hold(work context.Context, m *message) (held context.Context, letGo func()) {
 	held, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})
-	go func() {
+	timer := time.AfterFunc(renewAfter(m.lockedUntil), func() {
 		defer close(stopped)
 		if c.keepLock(held, m) {
 			return
 		}
 		c.Metrics.LocksLost.Inc()
 		cancel(errLockLost)
-	}()
+	})
 	return held, func() {
+		waiting := timer.Stop()
 		cancel(nil)
-		<-stopped
+		if !waiting {
+			<-stopped
+		}
 	}
 }
 
-// keepLock renews the lock each time half of what remains has passed; a message that is done by then costs no renewal.
-// It returns true when ctx ends, false when the lock is lost.
+// renewAfter is half of what remains of the lock, and at least a second, so that a clock that runs ahead of the broker's
+// does not make renewing a busy loop.
+func renewAfter(until time.Time) time.Duration { return max(time.Until(until)/2, time.Second) }
+
+// keepLock renews the lock, now and each time half of what remains has passed. It returns true when ctx ends, false when the
+// lock is lost.
 func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 	// The renewals write to a copy: settling reads the original at the same time.
 	renewed := *m.ReceivedMessage
 	until := m.lockedUntil
 	for {
-		// At least a second, so that a clock that runs ahead of the broker's does not make this a busy loop.
-		wait := max(time.Until(until)/2, time.Second)
-		if retry.Sleep(ctx, wait) != nil {
-			return true
-		}
 		err := c.renew(ctx, &renewed)
 		switch {
 		case err == nil:
 			c.Metrics.Renewals.WithLabelValues("ok").Inc()
 			until = *renewed.LockedUntil
+			m.lock.Renewed(until)
 		case ctx.Err() != nil:
 			return true
 		case isLockLost(err):
@@ -59,6 +63,9 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 			if time.Now().After(until) {
 				return false
 			}
+		}
+		if retry.Sleep(ctx, renewAfter(until)) != nil {
+			return true
 		}
 	}
 }

@@ -17,6 +17,9 @@ import (
 // record writes the one line, and counts the one metric, of an event's end.
 func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	c.Metrics.Events.WithLabelValues(string(r.outcome), string(r.reason)).Inc()
+	if r.outcome == revoked && m.EnqueuedTime != nil {
+		c.Metrics.Latency.Observe(max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
+	}
 	fields := append(c.about(m, r.item),
 		zap.String("outcome", string(r.outcome)),
 		zap.String("settlement", string(todo)),
@@ -25,6 +28,9 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	)
 	if r.reason != "" {
 		fields = append(fields, zap.String("reason", string(r.reason)))
+	}
+	if r.outcome == superseded {
+		fields = append(fields, zap.Int64("by", r.waits.End().By.Sequence))
 	}
 	if a := r.attempt; r.calls > 0 {
 		fields = append(fields,

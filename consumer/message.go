@@ -5,152 +5,108 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
-	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
-	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
 // message is one received message; its goroutine owns it.
 type message struct {
 	*azservicebus.ReceivedMessage
+	received time.Time
 	// lockedUntil is a copy: the SDK writes the original, unsynchronised, when the lock is renewed.
 	lockedUntil time.Time
+	// lock tells the ledger how long the lock lasts; the renewals move it.
+	lock dedupe.Lock
 }
 
 func newMessage(m *azservicebus.ReceivedMessage) *message {
-	msg := &message{ReceivedMessage: m}
+	msg := &message{ReceivedMessage: m, received: time.Now()}
 	if m.LockedUntil != nil {
 		msg.lockedUntil = *m.LockedUntil
 	}
+	msg.lock.Renewed(msg.lockedUntil)
 	return msg
 }
 
-// handle is the way of one message: hold its lock, decode, guard, revoke (with retries), settle. It says whether the
-// message was finished; work ends it early.
-func (c *Consumer) handle(work context.Context, m *message) (finished bool) {
-	held, letGo := c.hold(work, m)
-	results := c.decide(held, work, m)
-	lost := errors.Is(context.Cause(held), errLockLost)
+// handle is the way of one message: hold its lock, decode, guard, let the ledger decide who is called for, wait for each
+// user's end, settle. It says whether the message was finished; hard ends it early. entered is called when the message's
+// users stand in line, or are decided.
+func (c *Consumer) handle(hard context.Context, m *message, entered func()) (finished bool) {
+	held, letGo := c.hold(hard, m)
+	results := c.enter(hard, m)
+	entered()
+	lost := c.await(held, results)
 	letGo()
 	return c.settle(m, results, lost)
 }
 
-// decide finds out what becomes of each event in the message.
-func (c *Consumer) decide(held, work context.Context, m *message) []result {
+// enter finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
+// enters the ledger, once per message.
+func (c *Consumer) enter(hard context.Context, m *message) []result {
 	items, err := c.Decoder.Decode(m.content())
 	if err != nil {
 		return []result{rejected(event.Item{Err: err})}
 	}
 	results := make([]result, len(items))
-	if len(items) == 1 {
-		results[0] = c.decideEvent(held, work, m, items[0])
-		return results
-	}
-	var events sync.WaitGroup
+	entered := make(map[string]*dedupe.Event, len(items))
 	for i, item := range items {
-		events.Go(func() { results[i] = c.decideEvent(held, work, m, item) })
+		user := item.Event.User
+		switch {
+		case item.Err != nil:
+			results[i] = rejected(item)
+			continue
+		case c.Protected.Has(user):
+			results[i] = refused(item, deadletter.ProtectedUser, "the user is on the list of protected users")
+			continue
+		case user.External():
+			results[i] = refused(item, deadletter.ExternalUser, "a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing")
+			continue
+		}
+		key := user.Key()
+		waits := entered[key]
+		if waits == nil {
+			waits = m.eventAt(c.Entity, item.Event.Urgency)
+			entered[key] = waits
+			c.enterLedger(hard, key, user, waits)
+		}
+		results[i] = result{item: item, waits: waits}
 	}
-	events.Wait()
 	return results
 }
 
-// decideEvent finds out what becomes of one event's user. Only a user that passes every check reaches Graph.
-func (c *Consumer) decideEvent(held, work context.Context, m *message, item event.Item) result {
-	switch user := item.Event.User; {
-	case item.Err != nil:
-		return rejected(item)
-	case c.Protected.Has(user):
-		return refused(item, deadletter.ProtectedUser, "the user is on the list of protected users")
-	case user.External():
-		return refused(item, deadletter.ExternalUser, "a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing")
-	}
-	return c.revoke(held, work, m, item)
-}
-
-// revoke calls Graph until the user's sessions are revoked or the failure is final. held ends the waiting; a call under
-// way ends only with work, since its success may still spare the next one.
-func (c *Consumer) revoke(held, work context.Context, m *message, item event.Item) result {
-	r := result{item: item}
-	var told string
-	err := c.Retrier.Do(held, func() error {
-		select {
-		case c.calls <- struct{}{}:
-			defer func() { <-c.calls }()
-		case <-held.Done():
-			return context.Cause(held)
-		}
-		var err error
-		r.calls++
-		r.attempt, err = c.Revoker.Revoke(work, item.Event.User)
-		if err == nil || work.Err() == nil { // a call that we cut off ourselves tells nothing about Graph
-			c.observe(err)
-		}
-		return err
-	}, func(f retry.Failure) {
-		// Once per distinct failure: a long outage must not flood the log.
-		if text := c.text(f.Err); text != told {
-			told = text
-			c.Log.Warn("attempt failed; trying again", append(c.about(m, item),
-				zap.String("error", text), zap.Int("attempt", f.Attempt), zap.Duration("wait", f.Wait))...)
-		}
-	})
-	if err != nil {
-		r.fail(err)
-		return r
-	}
-	r.outcome = revoked
-	if m.EnqueuedTime != nil {
-		c.Metrics.Latency.Observe(max(0, time.Since(*m.EnqueuedTime).Seconds()))
-	}
-	return r
-}
-
-// observe tells metrics and health of one attempt's end.
-func (c *Consumer) observe(err error) {
-	var failure *revoker.Error
-	if !errors.As(err, &failure) {
-		c.Metrics.GraphCalls.WithLabelValues("revoked").Inc()
-		c.failures.Store(0)
-		c.reportGraph(nil)
-		return
-	}
-	c.Metrics.GraphCalls.WithLabelValues(string(failure.Kind)).Inc()
+// enterLedger enters the event, and makes sure that the user is worked on.
+func (c *Consumer) enterLedger(hard context.Context, key string, user event.User, e *dedupe.Event) {
+	work, isNew := c.ledger.Enter(key, e)
 	switch {
-	case failure.Kind == revoker.Throttled:
-	case failure.Systemic():
-		c.reportGraph(err)
-	case failure.Shared():
-		if c.failures.Add(1) >= 3 {
-			c.reportGraph(err)
-		}
-	default: // an answer about one user is an answer
-		c.failures.Store(0)
+	case isNew:
+		c.works.Go(func() { c.runWork(hard, work, user) })
+	case work != nil:
+		c.line.raise(key, e.Urgency)
 	}
 }
 
-// reportGraph sets Graph's health and logs when it changes.
-func (c *Consumer) reportGraph(err error) {
-	if err == nil {
-		if c.Health.Report(PartGraph, "") {
-			c.Log.Info("Graph is usable")
+// await returns when the end of each event is known, or held ends; then the events that are still undecided leave the
+// ledger. It says whether the message's lock is lost.
+func (c *Consumer) await(held context.Context, results []result) (lost bool) {
+	for i := range results {
+		r := &results[i]
+		if r.waits == nil {
+			continue
 		}
-		return
+		select {
+		case <-r.waits.Done():
+		case <-held.Done():
+			c.ledger.Leave(r.item.Event.User.Key(), r.waits)
+		}
+		lost = r.decide(context.Cause(held)) || lost
 	}
-	var failure *revoker.Error
-	problem := err.Error()
-	if errors.As(err, &failure) {
-		problem = failure.Brief()
-	}
-	if c.Health.Report(PartGraph, problem) {
-		c.Log.Error("Graph is not usable; messages wait, none is dead-lettered for it", zap.String("error", c.text(err)))
-	}
+	return lost || errors.Is(context.Cause(held), errLockLost)
 }
 
 // content is what the decoder needs of the message.
@@ -177,7 +133,11 @@ func (m *message) content() event.Message {
 type outcome string
 
 const (
-	revoked      outcome = "revoked"
+	revoked outcome = "revoked"
+	// covered: a call that started after the event was enqueued has revoked its user.
+	covered outcome = "covered"
+	// superseded: a newer message of the same user, which is in hand, stands for both.
+	superseded   outcome = "superseded"
 	deadLettered outcome = "dead_lettered"
 	// unfinished: the lock was lost or the worker had to stop; the message comes again.
 	unfinished outcome = "unfinished"
@@ -186,11 +146,37 @@ const (
 // result is what became of one event, and why.
 type result struct {
 	item    event.Item
+	waits   *dedupe.Event // nil when the event did not enter the ledger
 	outcome outcome
 	reason  deadletter.Reason // set when dead-lettered
-	err     error             // nil when revoked
+	err     error             // why it is dead-lettered or unfinished
 	calls   int
 	attempt revoker.Attempt // the last call
+}
+
+// decide takes over the event's end from the ledger, and says whether that means that the message's lock is lost. cause is
+// why the waiting ended early.
+func (r *result) decide(cause error) (lost bool) {
+	end := r.waits.End()
+	if d, ok := end.Detail.(*decision); ok {
+		r.calls, r.attempt, r.err = d.calls, d.attempt, d.err
+	}
+	switch end.Fate {
+	case dedupe.Revoked:
+		r.outcome = revoked
+	case dedupe.Covered:
+		r.outcome = covered
+	case dedupe.Superseded:
+		r.outcome = superseded
+	case dedupe.Failed:
+		r.fail()
+	case dedupe.Replaced:
+		r.outcome, r.err = unfinished, errDeliveredAgain
+		return true
+	case dedupe.Undecided:
+		r.outcome, r.err = unfinished, cause
+	}
+	return false
 }
 
 func refused(item event.Item, reason deadletter.Reason, why string) result {
@@ -206,15 +192,13 @@ func rejected(item event.Item) result {
 	return r
 }
 
-// fail sets the outcome that a final failure leads to.
-func (r *result) fail(err error) {
-	r.err = err
+// fail names the reason of a final failure.
+func (r *result) fail() {
+	r.outcome, r.reason = deadLettered, deadletter.RetriesExhausted
 	var failure *revoker.Error
-	if !errors.As(err, &failure) {
-		r.outcome = unfinished
+	if !errors.As(r.err, &failure) {
 		return
 	}
-	r.outcome = deadLettered
 	switch failure.Kind {
 	case revoker.NotFound:
 		r.reason = deadletter.UserNotFound
@@ -224,8 +208,6 @@ func (r *result) fail(err error) {
 		r.reason = deadletter.Forbidden
 	case revoker.Rejected:
 		r.reason = deadletter.RequestRejected
-	default:
-		r.reason = deadletter.RetriesExhausted
 	}
 }
 

@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -139,8 +140,8 @@ func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T)
 		w.run()
 		w.settled(10 * time.Minute)
 		w.stop()
-		if r.limits[0] != 3 {
-			t.Errorf("asked for %d at first, want 3", r.limits[0])
+		if r.limits[0] != 1 || slices.Max(r.limits) < 2 {
+			t.Errorf("asked for %v, want 1 until Graph has answered well, and then for all free places", r.limits)
 		}
 		for i, limit := range r.limits {
 			if limit > 3 || r.first[i] != time.Millisecond {

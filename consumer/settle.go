@@ -89,7 +89,8 @@ func settlementResult(err error) string {
 // indexes in one property where only some failed.
 func deadLetterOptions(results []result) *azservicebus.DeadLetterOptions {
 	var failed []result
-	var indexes, texts []string
+	var indexes, texts, stoodFor []string
+	stoodForCount := 0
 	for _, r := range results {
 		if r.outcome != deadLettered {
 			continue
@@ -97,6 +98,11 @@ func deadLetterOptions(results []result) *azservicebus.DeadLetterOptions {
 		failed = append(failed, r)
 		indexes = append(indexes, strconv.Itoa(r.item.Index))
 		texts = append(texts, fmt.Sprintf("[%d] %s", r.item.Index, r))
+		if r.waits != nil {
+			others := r.waits.StoodFor()
+			stoodFor = append(stoodFor, others.MessageIDs...)
+			stoodForCount += others.Count
+		}
 	}
 	first := failed[0]
 	reason := string(first.reason)
@@ -109,6 +115,10 @@ func deadLetterOptions(results []result) *azservicebus.DeadLetterOptions {
 	properties := map[string]any{deadletter.PropertyAttempts: strconv.Itoa(first.calls)}
 	if list := strings.Join(indexes, ","); len(failed) < len(results) && len(list) <= deadletter.MaxProperty {
 		properties[deadletter.PropertyFailed] = list
+	}
+	if stoodForCount > 0 {
+		properties[deadletter.PropertyStoodFor] = deadletter.Cut(strings.Join(stoodFor, ","), deadletter.MaxProperty)
+		properties[deadletter.PropertyStoodForCount] = strconv.Itoa(stoodForCount)
 	}
 	var failure *revoker.Error
 	if errors.As(first.err, &failure) {

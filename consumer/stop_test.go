@@ -11,9 +11,11 @@ import (
 
 func TestStoppingFinishesWhatIsInHand(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{Delay: 8 * time.Second})
-		w.send(about(ada), about(grace))
+		w.send(about(ada)) // until Graph has answered one call well, only one message is taken
 		w.run()
+		w.settled(time.Minute)
+		w.graph.Inject(graph.Fault{Delay: 8 * time.Second})
+		w.send(about(grace))
 		time.Sleep(2 * time.Second)
 		w.send(about(alan)) // taken before the stop as well
 		time.Sleep(time.Second)

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
@@ -147,6 +148,7 @@ func newWorld(t *testing.T, s settings) *world {
 	}
 	w.worker = consumer.New(consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInHand: defaulted(s.maxInHand, 16),
+		Entity: queue, Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
 		SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers,
 	}, consumer.Parts{
 		Receiver: receiver, Decoder: decoder, Protected: protected, Revoker: revoke,

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// DefaultTypes are the event types that sign somebody out, unless configured otherwise.
-var DefaultTypes = []string{"device.lost", "device.stolen", "user.offboarded", "user.compromised"}
+// DefaultTypes are the event types that sign somebody out, the most urgent first, unless configured otherwise.
+var DefaultTypes = []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
 
 // The only fields that are ever taken for the user. An event often names other people too: the admin who pressed the
 // button, the manager, a private mail address.
@@ -34,13 +34,13 @@ var (
 
 // Config says what a Decoder accepts.
 type Config struct {
-	// Types is the allow-list, compared exactly. Empty means DefaultTypes.
+	// Types is the allow-list, the most urgent first, compared exactly. Empty means DefaultTypes.
 	Types []string
 }
 
 // Decoder decodes messages. It is immutable and safe for concurrent use.
 type Decoder struct {
-	types map[string]bool
+	types map[string]int // the place on the allow-list
 }
 
 // NewDecoder returns a Decoder; the error names an unusable type.
@@ -48,12 +48,14 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	if len(cfg.Types) == 0 {
 		cfg.Types = DefaultTypes
 	}
-	d := &Decoder{types: map[string]bool{}}
-	for _, t := range cfg.Types {
+	d := &Decoder{types: map[string]int{}}
+	for i, t := range cfg.Types {
 		if t == "" || t != strings.TrimSpace(t) {
 			return nil, fmt.Errorf("event type %q: empty, or with spaces around it", t)
 		}
-		d.types[t] = true
+		if _, ok := d.types[t]; !ok {
+			d.types[t] = i
+		}
 	}
 	return d, nil
 }
@@ -172,7 +174,7 @@ func (d *Decoder) readEnvelope(o object, typeName, sourceName, timeName string) 
 	if event.Type, problem = o.text(typeName); problem != nil {
 		return event, &Error{Kind: UnknownType, Field: o.prefix + typeName, Problem: problem.Problem}
 	}
-	if problem = d.checkType(o.prefix+typeName, event.Type); problem != nil {
+	if event.Urgency, problem = d.urgency(o.prefix+typeName, event.Type); problem != nil {
 		return event, problem
 	}
 	var idProblem, sourceProblem, textProblem, timeProblem *Error
@@ -194,14 +196,16 @@ func firstOf(problems ...*Error) *Error {
 	return problems[i]
 }
 
-func (d *Decoder) checkType(field, value string) *Error {
+// urgency is the type's place on the allow-list.
+func (d *Decoder) urgency(field, value string) (int, *Error) {
+	place, known := d.types[value]
 	switch {
 	case value == "":
-		return &Error{Kind: UnknownType, Field: field, Problem: "missing"}
-	case !d.types[value]:
-		return &Error{Kind: UnknownType, Field: field, Problem: quote(value) + " is not on the allow-list (events.types)"}
+		return 0, &Error{Kind: UnknownType, Field: field, Problem: "missing"}
+	case !known:
+		return 0, &Error{Kind: UnknownType, Field: field, Problem: quote(value) + " is not on the allow-list (events.types)"}
 	}
-	return nil
+	return place, nil
 }
 
 // rfc3339 is the form of a time. The time package alone would also take a comma, hours of one digit and any number of digits

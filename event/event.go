@@ -24,6 +24,8 @@ type Event struct {
 	// Time is when it happened; zero when the producer did not say.
 	Time time.Time
 	User User
+	// Urgency is the place of Type on the allow-list, from 0, the most urgent.
+	Urgency int
 }
 
 // Message is what the decoder needs of a Service Bus message.

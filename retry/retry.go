@@ -1,14 +1,17 @@
-// Package retry decides whether, when and how often a failed attempt is repeated.
+// Package retry decides whether, when and how often attempts are made: the budget of one user's call, the pace that Graph
+// allows to all calls, and the breaker that stops them while nothing can succeed.
 //
 // It knows failures only through small interfaces that the errors may implement:
 //
 //	Permanent() bool           repeating cannot help: give up now
-//	Systemic() bool            the fault hits everyone (no token, no permission, throttled): wait as long as it takes
-//	Shared() bool              the fault may hit everyone (server down): it counts only while others succeed
+//	Systemic() bool            the fault hits everyone (no token, no permission): no attempt of anybody can succeed
+//	Throttled() bool           too many calls: the server asks all callers to pause
+//	Shared() bool              the fault may hit everyone (server down): only other users' attempts can tell
 //	Lagging() bool             the answer may be true later (replication): believe it after Policy.LaggingFor
+//	Excused() bool             the fault is already mended (a token renewed): try again, it counts for nothing
 //	RetryAfter() time.Duration the server asked not to be called earlier
 //
-// An error that implements none of them counts against the budget and is repeated.
+// An error that implements none of them is an answer about one user; it counts against that user's budget.
 package retry
 
 import (
@@ -38,7 +41,7 @@ type Policy struct {
 	LaggingFor time.Duration
 }
 
-// Retrier runs attempts under one Policy. It is safe for concurrent use, and must be shared by all calls to one server:
+// Retrier hands out budgets under one Policy. It is safe for concurrent use, and must be shared by all calls to one server:
 // it learns from the successes of some whether the failures of others are their own.
 type Retrier struct {
 	policy    Policy
@@ -67,64 +70,71 @@ func (e *ExhaustedError) Error() string {
 
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Failure is one failed attempt that will be repeated.
-type Failure struct {
-	// Attempt counts from 1.
-	Attempt int
-	Err     error
-	// Wait is how long until the next attempt.
-	Wait time.Duration
+// Budget is what one user's failures may cost until giving up. Waiting costs nothing, and neither do failures that are
+// everyone's. One goroutine uses it.
+type Budget struct {
+	retrier  *Retrier
+	waits    *backoff.ExponentialBackOff
+	start    time.Time
+	seen     uint64 // successes of all users when this one last failed
+	attempts int
+	counted  int
 }
 
-// Do calls attempt until it succeeds, its failure is final, or ctx ends. The error is nil, the failure itself when it is
-// permanent or no longer taken for lag, an *ExhaustedError, or the cause of ctx.
-//
-// ctx ends the waiting and further attempts, never an attempt under way: attempt brings its own context.
-// onRetry, which may be nil, is told of each failure before the wait that follows it.
-func (r *Retrier) Do(ctx context.Context, attempt func() error, onRetry func(Failure)) error {
-	waits := backoff.NewExponentialBackOff(
+// Budget begins a new budget; its time runs from the first attempt.
+func (r *Retrier) Budget() *Budget {
+	return &Budget{retrier: r, waits: backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(r.policy.InitialInterval),
 		backoff.WithMaxInterval(r.policy.MaxInterval),
 		backoff.WithMultiplier(2),
 		// The time spent is not the budget: attempts are. Waiting on a server's order must not use it up.
 		backoff.WithMaxElapsedTime(0),
-	)
-	start := time.Now()
-	seen := r.successes.Load()
-	counted := 0
-	for attempts := 1; ; attempts++ {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		err := attempt()
-		if err == nil {
-			r.successes.Add(1)
-			return nil
-		}
-		elapsed := time.Since(start)
-		successes := r.successes.Load()
-		switch {
-		case permanent(err), lagging(err) && elapsed >= r.policy.LaggingFor:
-			return err
-		case systemic(err), lagging(err):
-		case shared(err) && successes == seen && elapsed < r.policy.MaxAge:
-		default:
-			if counted++; counted >= r.policy.MaxAttempts {
-				return &ExhaustedError{Attempts: attempts, Elapsed: elapsed, Err: err}
-			}
-		}
-		seen = successes
-		wait := max(waits.NextBackOff(), min(retryAfter(err), MaxRetryAfter))
-		if lagging(err) {
-			wait = min(wait, r.policy.LaggingFor-elapsed)
-		}
-		if onRetry != nil {
-			onRetry(Failure{Attempt: attempts, Err: err, Wait: wait})
-		}
-		if err := Sleep(ctx, wait); err != nil {
-			return err
-		}
+	)}
+}
+
+// Attempt counts an attempt that begins now.
+func (b *Budget) Attempt() {
+	if b.attempts++; b.attempts == 1 {
+		b.start = time.Now()
+		b.seen = b.retrier.successes.Load()
 	}
+}
+
+// Attempts is how many were made.
+func (b *Budget) Attempts() int { return b.attempts }
+
+// Succeeded tells of an attempt that succeeded, so that others can tell their own failures from everyone's.
+func (b *Budget) Succeeded() { b.retrier.successes.Add(1) }
+
+// Failed says what follows from an attempt's failure: how long to wait until the next one, or a final error, which is the
+// failure itself when it is permanent or no longer taken for lag, and otherwise an *ExhaustedError. impatient believes
+// a Lagging failure at once.
+//
+// A failure that stops everyone is not waited for here: pace and breaker hold the next attempt back.
+func (b *Budget) Failed(err error, impatient bool) (wait time.Duration, final error) {
+	p := b.retrier.policy
+	elapsed := time.Since(b.start)
+	successes := b.retrier.successes.Load()
+	othersSucceed := successes != b.seen
+	b.seen = successes
+	switch {
+	case permanent(err), lagging(err) && (impatient || elapsed >= p.LaggingFor):
+		return 0, err
+	case systemic(err), throttled(err), excused(err):
+		return 0, nil
+	case lagging(err):
+		return min(b.wait(err), p.LaggingFor-elapsed), nil
+	case shared(err) && !othersSucceed && elapsed < p.MaxAge:
+		return b.wait(err), nil
+	}
+	if b.counted++; b.counted >= p.MaxAttempts {
+		return 0, &ExhaustedError{Attempts: b.attempts, Elapsed: elapsed, Err: err}
+	}
+	return b.wait(err), nil
+}
+
+func (b *Budget) wait(err error) time.Duration {
+	return max(b.waits.NextBackOff(), After(err))
 }
 
 // Sleep waits for d or until ctx ends, and then returns the cause of ctx.
@@ -149,6 +159,11 @@ func systemic(err error) bool {
 	return errors.As(err, &e) && e.Systemic()
 }
 
+func throttled(err error) bool {
+	var e interface{ Throttled() bool }
+	return errors.As(err, &e) && e.Throttled()
+}
+
 func shared(err error) bool {
 	var e interface{ Shared() bool }
 	return errors.As(err, &e) && e.Shared()
@@ -158,6 +173,14 @@ func lagging(err error) bool {
 	var e interface{ Lagging() bool }
 	return errors.As(err, &e) && e.Lagging()
 }
+
+func excused(err error) bool {
+	var e interface{ Excused() bool }
+	return errors.As(err, &e) && e.Excused()
+}
+
+// After is how long the server asked not to be called, at most MaxRetryAfter; 0 when it did not.
+func After(err error) time.Duration { return min(retryAfter(err), MaxRetryAfter) }
 
 func retryAfter(err error) time.Duration {
 	var e interface{ RetryAfter() time.Duration }

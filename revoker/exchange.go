@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -41,6 +42,9 @@ func (ex *exchange) attempt() Attempt {
 		ClientRequestID: ex.clientRequestID,
 	}
 	a.ServerDate, _ = http.ParseTime(ex.header.Get("Date"))
+	if usage, err := strconv.ParseFloat(ex.header.Get("x-ms-throttle-limit-percentage"), 64); err == nil && usage > 0 && usage < 100 {
+		a.Usage = usage
+	}
 	return a
 }
 

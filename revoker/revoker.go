@@ -56,6 +56,9 @@ type Attempt struct {
 	// Status is the HTTP status; ServerDate the answer's Date header.
 	Status     int
 	ServerDate time.Time
+	// Usage is the part of the quota that is used, as Graph reports it from 0.8 on; 0 when it does not
+	// (https://learn.microsoft.com/graph/throttling, x-ms-throttle-limit-percentage).
+	Usage float64
 	// RequestID is Graph's id of the call and ClientRequestID ours. Microsoft's support asks for both.
 	RequestID, ClientRequestID string
 }
@@ -130,7 +133,7 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	token, err := r.tokens.get(ctx)
+	token, forced, err := r.tokens.get(ctx)
 	if err != nil {
 		return Attempt{Start: time.Now()}, &Error{Kind: NoToken, Err: err}
 	}
@@ -144,6 +147,7 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	failure.Attempt = attempt
 	switch {
 	case failure.Kind == Unauthorized:
+		failure.Renewed = forced
 		r.tokens.refuse(token)
 	case failure.Status == http.StatusServiceUnavailable:
 		// Graph asks to repeat a 503 on a new connection, which usually leads to another server.
@@ -157,7 +161,7 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 func (r *Revoker) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	token, err := r.tokens.get(ctx)
+	token, _, err := r.tokens.get(ctx)
 	if err != nil {
 		return &Error{Kind: NoToken, Err: err}
 	}

@@ -27,25 +27,27 @@ func newTokens(credential azcore.TokenCredential, scope string) *tokens {
 	return &tokens{credential: credential, scope: scope, turn: make(chan struct{}, 1)}
 }
 
-func (t *tokens) get(ctx context.Context) (string, error) {
+// get returns a token, and whether it was forced after a refused one.
+func (t *tokens) get(ctx context.Context) (token string, forced bool, err error) {
 	select {
 	case t.turn <- struct{}{}:
 		defer func() { <-t.turn }()
 	case <-ctx.Done():
-		return "", fmt.Errorf("waiting for a token: %w", context.Cause(ctx))
+		return "", false, fmt.Errorf("waiting for a token: %w", context.Cause(ctx))
 	}
 	options := policy.TokenRequestOptions{Scopes: []string{t.scope}}
-	token, err := t.credential.GetToken(ctx, options)
-	if err == nil && t.wasRefused(token.Token) {
+	answer, err := t.credential.GetToken(ctx, options)
+	if err == nil && t.wasRefused(answer.Token) {
+		forced = true
 		// A claims request is the documented way past the credential's cache; this is the form that Entra itself sends
 		// in a claims challenge (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
 		options.Claims = fmt.Sprintf(`{"access_token":{"nbf":{"essential":true,"value":"%d"}}}`, time.Now().Unix())
-		token, err = t.credential.GetToken(ctx, options)
+		answer, err = t.credential.GetToken(ctx, options)
 	}
 	if err != nil {
-		return "", err
+		return "", forced, err
 	}
-	return token.Token, nil
+	return answer.Token, forced, nil
 }
 
 func (t *tokens) refuse(token string) {

@@ -26,7 +26,7 @@ const (
 	Forbidden Kind = "forbidden"
 	// MissingPermission: 403, and the token holds none of the permissions that allow the call.
 	MissingPermission Kind = "missing_permission"
-	// Unauthorized: 401; the next attempt forces a new token.
+	// Unauthorized: 401; the next attempt forces a new token, unless this one had (Renewed).
 	Unauthorized Kind = "unauthorized"
 	// NoToken: no token could be had; Graph was not called.
 	NoToken Kind = "no_token"
@@ -46,6 +46,8 @@ type Error struct {
 	Code, Message string
 	// After is the answer's Retry-After, 0 if there was none.
 	After time.Duration
+	// Renewed says that the token which Graph refused had been forced after an earlier refusal.
+	Renewed bool
 	// Err is the cause beneath, if there is one.
 	Err error
 }
@@ -97,14 +99,22 @@ func (e *Error) Unwrap() error { return e.Err }
 // Permanent says that the same request will be refused again.
 func (e *Error) Permanent() bool { return e.Kind == Rejected }
 
-// Systemic says that the fault hits every user alike.
+// Systemic says that the fault hits every user alike, and that no call can succeed before a person or time mends it.
 func (e *Error) Systemic() bool {
 	switch e.Kind {
-	case MissingPermission, Unauthorized, NoToken, Throttled:
+	case MissingPermission, NoToken:
 		return true
+	case Unauthorized:
+		return e.Renewed
 	}
 	return false
 }
+
+// Excused says that the next attempt mends the fault by itself: it brings a new token.
+func (e *Error) Excused() bool { return e.Kind == Unauthorized && !e.Renewed }
+
+// Throttled says that Graph asks all callers to pause.
+func (e *Error) Throttled() bool { return e.Kind == Throttled }
 
 // Shared says that the fault may hit every user: only other users' successes can tell.
 func (e *Error) Shared() bool {

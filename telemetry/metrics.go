@@ -2,6 +2,9 @@
 package telemetry
 
 import (
+	"sync/atomic"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
@@ -28,6 +31,75 @@ type Metrics struct {
 	Latency prometheus.Histogram
 	// LastReceive is when the receive loop last heard from Service Bus, as a Unix time in seconds.
 	LastReceive prometheus.Gauge
+
+	state atomic.Pointer[func() State]
+}
+
+// State is a picture of the work in hand, taken when the metrics are read.
+type State struct {
+	// Promises is how many users have an unsettled event in hand; Parked how many of them wait for the end of their window;
+	// Remembered how many verdicts are kept.
+	Promises, Parked, Remembered int
+	// InLine is how many users wait for their call, Calls how many calls are under way.
+	InLine, Calls int
+	// PerSecond is the rate that Graph allowed when it last throttled; +Inf when it never did. HeldFor is how much longer
+	// its last Retry-After lasts.
+	PerSecond float64
+	HeldFor   time.Duration
+	// BreakerOpen says that calls are stopped but for probes.
+	BreakerOpen bool
+}
+
+// Watch makes the metrics show what state returns; it must be safe for concurrent use. The last one given counts.
+func (m *Metrics) Watch(state func() State) { m.state.Store(&state) }
+
+// gauges shows the State. It is a prometheus.Collector.
+type gauges struct {
+	m     *Metrics
+	descs []*prometheus.Desc
+}
+
+func newGauges(m *Metrics, ns string) *gauges {
+	g := &gauges{m: m}
+	for _, d := range [][2]string{
+		{"promises", "Users with an unsettled event in hand."},
+		{"parked", "Users in hand that wait for the end of their deduplication window."},
+		{"remembered_users", "Users whose last verdict is remembered."},
+		{"line_length", "Users that wait for their call."},
+		{"graph_calls_under_way", "Calls to Graph under way."},
+		{"pace_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did."},
+		{"pace_held_seconds", "How much longer Graph's last Retry-After lasts."},
+		{"breaker_open", "1 while calls are stopped but for probes, because nothing can succeed."},
+	} {
+		g.descs = append(g.descs, prometheus.NewDesc(prometheus.BuildFQName(ns, "", d[0]), d[1], nil, nil))
+	}
+	return g
+}
+
+// Describe implements prometheus.Collector.
+func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range g.descs {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (g *gauges) Collect(ch chan<- prometheus.Metric) {
+	state := g.m.state.Load()
+	if state == nil {
+		return
+	}
+	s := (*state)()
+	open := 0.0
+	if s.BreakerOpen {
+		open = 1
+	}
+	for i, v := range []float64{
+		float64(s.Promises), float64(s.Parked), float64(s.Remembered), float64(s.InLine), float64(s.Calls),
+		s.PerSecond, s.HeldFor.Seconds(), open,
+	} {
+		ch <- prometheus.MustNewConstMetric(g.descs[i], prometheus.GaugeValue, v)
+	}
 }
 
 // NewMetrics registers the metrics in a registry of their own. version and commit label the build.
@@ -67,7 +139,7 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, build,
+		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -110,6 +110,7 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 		return err
 	}
 	screen.start(worker.ops)
+	screen.say("the deduplication window is 5 s here (dedupe.window; in production 1 m), and retries are quicker")
 	err = play(soft, servers, s, o)
 	if err == nil && !o.drain {
 		screen.say("everything is settled; send events of your own, or stop with Ctrl-C")

@@ -103,6 +103,7 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_RETRY_INITIAL_INTERVAL=250ms",
 		"REVOKER_RETRY_MAX_INTERVAL=2s",
 		"REVOKER_RETRY_NOT_FOUND_FOR=4s",
+		"REVOKER_DEDUPE_WINDOW=5s",
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
@@ -91,6 +92,13 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		SettleTimeout: cfg.Consumer.SettleTimeout,
 		DrainTimeout:  cfg.Consumer.DrainTimeout,
 		HashUsers:     cfg.Log.HashUsers,
+		Entity:        cfg.ServiceBus.Queue,
+		Dedupe: dedupe.Config{
+			Window:     cfg.Dedupe.Window,
+			SkewMargin: cfg.Dedupe.SkewMargin,
+			Remember:   cfg.Dedupe.RememberFor,
+			MaxUsers:   cfg.Dedupe.MaxUsers,
+		},
 	}, consumer.Parts{
 		Receiver:  receiver,
 		Decoder:   decoder,

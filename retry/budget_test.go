@@ -36,14 +36,34 @@ var policy = retry.Policy{
 	LaggingFor:      30 * time.Second,
 }
 
-// calls runs Do against a fixed series of answers; the last one repeats for ever. It returns when each call was made.
+// do makes attempts as the worker does, without pace and breaker, until they succeed or the budget says that it is over.
+func do(ctx context.Context, r *retry.Retrier, attempt func() error) error {
+	budget := r.Budget()
+	for {
+		budget.Attempt()
+		err := attempt()
+		if err == nil {
+			budget.Succeeded()
+			return nil
+		}
+		wait, final := budget.Failed(err, false)
+		if final != nil {
+			return final
+		}
+		if err := retry.Sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// calls runs do against a fixed series of answers; the last one repeats for ever. It returns when each call was made.
 func calls(ctx context.Context, r *retry.Retrier, answers ...error) (at []time.Duration, err error) {
 	start := time.Now()
-	err = r.Do(ctx, func() error {
+	err = do(ctx, r, func() error {
 		answer := answers[min(len(at), len(answers)-1)]
 		at = append(at, time.Since(start))
 		return answer
-	}, nil)
+	})
 	return at, err
 }
 
@@ -81,7 +101,7 @@ func TestBackoffDoublesWithJitterAndTheBudgetEnds(t *testing.T) {
 
 func TestNeverEarlierThanRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		at, err := calls(t.Context(), retry.New(policy), failure{systemic: true, after: 90 * time.Second}, nil)
+		at, err := calls(t.Context(), retry.New(policy), failure{after: 90 * time.Second}, nil)
 		if err != nil || len(at) != 2 || at[1] < 90*time.Second || at[1] > 91*time.Second {
 			t.Fatalf("calls at %v, error %v; want the second after 90 s", at, err)
 		}
@@ -90,7 +110,7 @@ func TestNeverEarlierThanRetryAfter(t *testing.T) {
 
 func TestRetryAfterOfADayIsAskedAgainAfterTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		at, err := calls(t.Context(), retry.New(policy), failure{systemic: true, after: 24 * time.Hour}, nil)
+		at, err := calls(t.Context(), retry.New(policy), failure{after: 24 * time.Hour}, nil)
 		if err != nil || len(at) != 2 || at[1] != retry.MaxRetryAfter {
 			t.Fatalf("calls at %v, error %v; want the second after %v", at, err, retry.MaxRetryAfter)
 		}
@@ -114,15 +134,15 @@ func TestSharedFailureCountsOnlyWhileOthersSucceed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := retry.New(policy)
 		ctx, cancel := context.WithCancel(t.Context())
-		others := func() { _ = r.Do(ctx, func() error { return nil }, nil) }
+		others := func() { _ = do(ctx, r, func() error { return nil }) }
 
 		count := 0
-		err := r.Do(ctx, func() error {
+		err := do(ctx, r, func() error {
 			if count++; count > 20 { // 20 failures in a quiet night cost nothing
 				others()
 			}
 			return failure{shared: true}
-		}, nil)
+		})
 		cancel()
 		var exhausted *retry.ExhaustedError
 		if !errors.As(err, &exhausted) || exhausted.Attempts != 20+policy.MaxAttempts {
@@ -156,22 +176,6 @@ func TestLaggingFailureIsBelievedAfterItsTime(t *testing.T) {
 	})
 }
 
-func TestTheEndOfTheContextEndsTheWaitAndNamesItsCause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		lost := errors.New("lock lost")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		time.AfterFunc(10*time.Minute, func() { cancel(lost) })
-		start := time.Now()
-		_, err := calls(ctx, retry.New(policy), failure{systemic: true})
-		if !errors.Is(err, lost) || time.Since(start) != 10*time.Minute {
-			t.Fatalf("after %v: %v", time.Since(start), err)
-		}
-		if at, err := calls(ctx, retry.New(policy), nil); len(at) != 0 || !errors.Is(err, lost) {
-			t.Errorf("an ended context still made %d calls, error %v", len(at), err)
-		}
-	})
-}
-
 func TestWrappedFailuresAreRecognised(t *testing.T) {
 	at, _ := calls(t.Context(), retry.New(policy), fmt.Errorf("call: %w", failure{permanent: true}))
 	if len(at) != 1 {
@@ -179,12 +183,10 @@ func TestWrappedFailuresAreRecognised(t *testing.T) {
 	}
 }
 
-func TestOnRetryHearsOfEachFailureBeforeItsWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var heard []retry.Failure
-		err := retry.New(policy).Do(t.Context(), func() error { return failure{} }, func(f retry.Failure) { heard = append(heard, f) })
-		if len(heard) != policy.MaxAttempts-1 || heard[0].Attempt != 1 || heard[0].Wait <= 0 || err == nil {
-			t.Fatalf("heard %+v, error %v", heard, err)
-		}
-	})
+func TestAnImpatientBudgetBelievesLagAtOnce(t *testing.T) {
+	budget := retry.New(policy).Budget()
+	budget.Attempt()
+	if _, final := budget.Failed(failure{lagging: true}, true); final == nil {
+		t.Error("waits for lag although the hand is full")
+	}
 }

@@ -1,0 +1,239 @@
+package consumer
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+// line is where users wait for their call, and the one place where calls begin: the most urgent first and then in order of
+// place, when the pace and the breaker allow. It owns both; its lock is held for a few steps, and never while waiting.
+type line struct {
+	maxOpen int // messages in hand up to which more are received while the breaker is open
+
+	mu      sync.Mutex
+	pace    *retry.Pace
+	breaker *retry.Breaker
+	waiting turns
+	byUser  map[string]*turn
+	calls   int // under way
+	places  int // handed out
+	timer   *time.Timer
+
+	// changed is signalled when a call has ended: what may be received can be another number then.
+	changed chan struct{}
+}
+
+// turn is one user's place in the line, and then the right to one call.
+type turn struct {
+	user    string
+	urgency int
+	place   int
+	index   int // in the heap; -1 when granted or gone
+	call    int // the pace's number of it
+	granted chan struct{}
+}
+
+func newLine(concurrency, maxInHand int) *line {
+	l := &line{
+		maxOpen: max(3, maxInHand/2),
+		pace:    retry.NewPace(concurrency),
+		breaker: retry.NewBreaker(),
+		byUser:  map[string]*turn{},
+		changed: make(chan struct{}, 1),
+	}
+	l.timer = time.AfterFunc(time.Hour, l.tick)
+	l.timer.Stop()
+	return l
+}
+
+// newPlace is the next place in line. Whoever waits again after a failed attempt keeps the place.
+func (l *line) newPlace() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.places++
+	return l.places
+}
+
+// wait returns when the user's call may begin; then done or cancel must follow. The error is the cause of ctx, and then
+// there is nothing to end. urgency is asked once, under the line's lock, so that a raise that comes later is not lost.
+func (l *line) wait(ctx context.Context, user string, place int, urgency func() int) (*turn, error) {
+	t := &turn{user: user, place: place, granted: make(chan struct{})}
+	l.mu.Lock()
+	t.urgency = urgency()
+	heap.Push(&l.waiting, t)
+	l.byUser[user] = t
+	l.grant()
+	l.mu.Unlock()
+	select {
+	case <-t.granted:
+		return t, nil
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.index < 0 {
+		return t, nil // granted at the same instant: the caller finds out that nobody waits any more
+	}
+	heap.Remove(&l.waiting, t.index)
+	l.forget(t)
+	l.breaker.Forget(user)
+	return nil, context.Cause(ctx)
+}
+
+func (l *line) forget(t *turn) {
+	if l.byUser[t.user] == t {
+		delete(l.byUser, t.user)
+	}
+}
+
+// raise makes a waiting user more urgent.
+func (l *line) raise(user string, urgency int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t := l.byUser[user]; t != nil && urgency < t.urgency {
+		t.urgency = urgency
+		heap.Fix(&l.waiting, t.index)
+	}
+}
+
+// done ends a call and says whether the breaker is open now.
+func (l *line) done(t *turn, usage float64, err error) (open bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.calls--
+	l.pace.End(t.call, err, usage, now)
+	l.breaker.End(t.user, err, now)
+	l.grant()
+	l.signal()
+	return !l.breaker.Closed()
+}
+
+// cancel gives a granted turn back: no call was made, or one that we cut off ourselves.
+func (l *line) cancel(t *turn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls--
+	l.pace.Cancel(t.call)
+	l.breaker.Cancel(t.user)
+	l.grant()
+	l.signal()
+}
+
+func (l *line) tick() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.grant()
+}
+
+// stop ends the line's timer; nobody may wait any more.
+func (l *line) stop() { l.timer.Stop() }
+
+// grant lets calls begin while pace and breaker allow. The caller holds the lock.
+func (l *line) grant() {
+	for len(l.waiting) > 0 {
+		now := time.Now()
+		wait, ok := l.breaker.Allow(now)
+		if ok {
+			wait, ok = l.pace.Allow(now)
+		}
+		if !ok {
+			if wait > 0 {
+				l.timer.Reset(wait)
+			}
+			return
+		}
+		t := l.next()
+		heap.Remove(&l.waiting, t.index)
+		l.forget(t)
+		l.calls++
+		l.breaker.Begin(t.user)
+		t.call = l.pace.Begin(now)
+		close(t.granted)
+	}
+}
+
+// next is who may call. While the breaker is open, probes go round: first those who were not tried since it opened.
+func (l *line) next() *turn {
+	best := l.waiting[0]
+	if l.breaker.Closed() {
+		return best
+	}
+	for _, t := range l.waiting[1:] {
+		if a, b := l.breaker.Tried(t.user), l.breaker.Tried(best.user); a < b || a == b && t.before(best) {
+			best = t
+		}
+	}
+	return best
+}
+
+// limit is how many messages may be received: any number while the breaker is closed; while it is not, one at a time, and
+// only if a probe would otherwise have to go to somebody who failed already, so that the trouble of the users in hand is
+// not taken for everyone's.
+func (l *line) limit(inHand int) int {
+	const any = 1 << 20
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.breaker.Closed() {
+		return any
+	}
+	if l.calls > 0 || inHand >= l.maxOpen {
+		return 0
+	}
+	for _, t := range l.waiting {
+		if l.breaker.Tried(t.user) == 0 {
+			return 0
+		}
+	}
+	return 1
+}
+
+func (l *line) signal() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// state is a picture of the line.
+func (l *line) state() (waiting, calls int, pace retry.PaceState, openSince time.Time, cause error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	openSince, cause = l.breaker.Open()
+	return len(l.waiting), l.calls, l.pace.State(), openSince, cause
+}
+
+// turns is a heap (container/heap).
+type turns []*turn
+
+func (t *turn) before(other *turn) bool {
+	return t.urgency < other.urgency || t.urgency == other.urgency && t.place < other.place
+}
+
+func (h turns) Len() int           { return len(h) }
+func (h turns) Less(i, j int) bool { return h[i].before(h[j]) }
+func (h turns) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push adds a turn.
+func (h *turns) Push(x any) {
+	t := x.(*turn)
+	t.index = len(*h)
+	*h = append(*h, t)
+}
+
+// Pop takes the last turn off.
+func (h *turns) Pop() any {
+	last := len(*h) - 1
+	t := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	t.index = -1
+	return t
+}

@@ -1,0 +1,176 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/cenkalti/backoff/v4"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+// awaitPermission returns when there is a token that may revoke, or ctx ends. A worker without one must not take
+// messages: it could do nothing with them but raise their delivery counts.
+func (c *Consumer) awaitPermission(ctx context.Context) {
+	waits := newWaits()
+	for ctx.Err() == nil {
+		c.Health.Beat()
+		err := c.checkPermission(ctx)
+		if err == nil {
+			c.reportGraph(nil)
+			return
+		}
+		c.reportGraph(err)
+		_ = retry.Sleep(ctx, waits.NextBackOff())
+	}
+}
+
+func (c *Consumer) checkPermission(ctx context.Context) error {
+	// Shorter than an attempt may be: the heartbeat must go on.
+	ctx, cancel := context.WithTimeout(ctx, receiveWait)
+	defer cancel()
+	return c.Revoker.Check(ctx)
+}
+
+// receive hands each message to take until ctx ends. Each message that it hands over holds one token of places.
+func (c *Consumer) receive(ctx context.Context, take func(*azservicebus.ReceivedMessage)) {
+	connected := false
+	losses := 0 // of the link, in a row
+	waits := newWaits()
+	for {
+		free := c.reserve(ctx)
+		if free == 0 {
+			return
+		}
+		messages, err := c.receiveOnce(ctx, free, &connected)
+		c.release(free - len(messages))
+		for _, m := range messages {
+			take(m)
+		}
+		c.Health.Beat()
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			connected = false
+			if c.Health.Report(PartServiceBus, err.Error()) {
+				c.Log.Error("cannot receive from Service Bus; trying again until it works", zap.Error(err), zap.String("todo", serviceBusHint(err)))
+			}
+			_ = retry.Sleep(ctx, waits.NextBackOff())
+			continue
+		}
+		if connected {
+			losses = 0
+			waits.Reset()
+		} else if losses++; losses > 1 {
+			// Service Bus detaches idle links, which costs nobody a wait; losing one after the other is trouble.
+			_ = retry.Sleep(ctx, waits.NextBackOff())
+			continue
+		}
+		c.Metrics.LastReceive.SetToCurrentTime()
+		if c.Health.Report(PartServiceBus, "") {
+			c.Log.Info("connected to Service Bus")
+		}
+	}
+}
+
+// receiveOnce waits up to receiveWait for up to limit messages. No messages and no error means that none came.
+func (c *Consumer) receiveOnce(ctx context.Context, limit int, connected *bool) ([]*azservicebus.ReceivedMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, receiveWait)
+	defer cancel()
+	if !*connected {
+		// A receive that ends by its time limit looks the same on an idle queue and on a dead network. A peek does not.
+		if _, err := c.Receiver.PeekMessages(ctx, 1, nil); err != nil {
+			return nil, err
+		}
+		*connected = true
+		if c.Health.Report(PartServiceBus, "") {
+			c.Log.Info("connected to Service Bus")
+		}
+	}
+	messages, err := c.Receiver.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+	switch {
+	case len(messages) > 0:
+		// Messages may come even though the context ended: they are locked, so they are ours to settle.
+		return messages, nil
+	case err == nil:
+		// The SDK returns neither messages nor an error after it lost its link; the next call makes a new one.
+		*connected = false
+		return nil, nil
+	case ctx.Err() != nil:
+		return nil, nil
+	}
+	return nil, err
+}
+
+// reserve waits until a message may be taken in hand, and then returns how many; 0 when ctx has ended. Only free places
+// are asked for: what Service Bus sends beyond them would be bounced back one by one.
+func (c *Consumer) reserve(ctx context.Context) (free int) {
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
+	for {
+		if ctx.Err() != nil {
+			return 0
+		}
+		limit := c.line.limit(int(c.inHand.Load()))
+		if limit == 1 && c.entering.Load() > 0 {
+			limit = 0 // the last one may suit
+		}
+		var place chan<- struct{}
+		if limit > 0 {
+			place = c.places
+		}
+		select {
+		case place <- struct{}{}:
+			return 1 + c.reserveMore(limit-1)
+		case <-c.line.changed:
+		case <-beat.C:
+			c.Health.Beat()
+		case <-ctx.Done():
+			return 0
+		}
+	}
+}
+
+func (c *Consumer) reserveMore(limit int) (free int) {
+	for free < limit {
+		select {
+		case c.places <- struct{}{}:
+			free++
+		default:
+			return free
+		}
+	}
+	return free
+}
+
+func (c *Consumer) release(places int) {
+	for range places {
+		<-c.places
+	}
+}
+
+// newWaits paces attempts to reach Service Bus or the identity service: from 1 s up to 30 s, for ever.
+func newWaits() *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(time.Second),
+		backoff.WithMaxInterval(30*time.Second),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+func serviceBusHint(err error) string {
+	var sb *azservicebus.Error
+	if errors.As(err, &sb) {
+		switch sb.Code {
+		case azservicebus.CodeUnauthorizedAccess:
+			return "give the identity or key the right to listen: the role 'Azure Service Bus Data Receiver' or a Listen claim"
+		case azservicebus.CodeNotFound:
+			return "check servicebus.queue: the namespace has no such queue"
+		}
+	}
+	return "check servicebus.namespace or the connection string, DNS, and that port 5671 is open"
+}

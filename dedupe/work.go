@@ -1,0 +1,244 @@
+package dedupe
+
+import (
+	"context"
+	"time"
+)
+
+// Work is what is to be done for one user until nothing about the user is unsettled. One goroutine runs it:
+//
+//	for again := true; again; {
+//		w.Parked(ctx)                 // the end of the window, if there is one to wait for
+//		if !w.Start() { return }      // nobody waits any more
+//		… one attempt …
+//		again = w.Succeeded(…)        // or w.Failed(…), or w.Retry() and another w.Start()
+//	}
+//
+// So there are never two attempts for one user on the wire.
+type Work struct {
+	ledger *Ledger
+	key    string
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	// The ledger's lock guards all below.
+	promise group // waits for the next attempt
+	caller  group // the attempt on the wire was started for these
+	beside  group // came during the attempt
+	onWire  bool
+	// startedFor are the messages that caller held when the attempt started, those included whose lock was lost since.
+	startedFor []Position
+	urgency    int
+
+	waiting     bool // parked or between attempts
+	parkedUntil time.Time
+	called      chan struct{} // closed when a parked promise is to be called now
+}
+
+// Key is the user's key.
+func (w *Work) Key() string { return w.key }
+
+// Context ends when nobody waits for this user any more: then waiting for the next attempt is over. It does not end while
+// an attempt is on the wire.
+func (w *Work) Context() context.Context { return w.ctx }
+
+// Urgency is that of the most urgent event that the promise stands for; 0 is the most urgent.
+func (w *Work) Urgency() int {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	return w.urgency
+}
+
+// AwaitWindow returns when a parked promise is to be called: at the end of the window, or earlier when the ledger hurries
+// or needs room, or when nobody waits any more. It returns at once when the promise is not parked.
+func (w *Work) AwaitWindow() {
+	w.ledger.mu.Lock()
+	until, called := w.parkedUntil, w.called
+	w.ledger.mu.Unlock()
+	if until.IsZero() {
+		return
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-called:
+	case <-w.ctx.Done():
+	}
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	w.unpark()
+}
+
+// Resume says that the wait between attempts is over; what waits now waits for its turn.
+func (w *Work) Resume() {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	w.setWaiting(false)
+}
+
+// Start puts an attempt on the wire for the promise. False says that nobody waits any more: no attempt may be made, and the
+// Work is over.
+func (w *Work) Start() bool {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	if w.empty() {
+		return false
+	}
+	w.setWaiting(false)
+	w.caller, w.promise = w.promise, nil
+	w.startedFor = w.startedFor[:0]
+	for _, e := range w.caller {
+		w.startedFor = append(w.startedFor, e.Position)
+	}
+	w.onWire = true
+	return true
+}
+
+// Succeeded ends the attempt on the wire: it is the end of the events that it was started for, and of those beside that it
+// covers. What came too late is parked. It says whether there is more to do; otherwise the Work is over.
+func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	v := verdict{covers: a.coversBefore(l.cfg.SkewMargin).UnixNano(), until: a.Start.Add(l.cfg.Window).UnixNano()}
+	// The message that the attempt was made for, even if its lock was lost in between: it will come again.
+	v.entity, v.sequence = w.newestStarted()
+	l.verdicts.put(w.key, v, now)
+	for _, e := range w.caller {
+		e.finish(End{Fate: Revoked, Detail: detail})
+	}
+	beside := w.beside
+	w.caller, w.beside = nil, nil
+	for _, e := range beside {
+		if v.covered(e.Position) {
+			e.finish(End{Fate: Covered})
+		} else {
+			w.promise = w.promise.add(e, now)
+		}
+	}
+	return w.decided(v)
+}
+
+// Failed ends the attempt on the wire with a final failure of the events that it was started for. What came beside is parked:
+// it may fare better. It says whether there is more to do; otherwise the Work is over.
+func (w *Work) Failed(a Attempt, detail any) (again bool) {
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := verdict{until: a.Start.Add(l.cfg.Window).UnixNano()}
+	l.verdicts.put(w.key, v, time.Now())
+	for _, e := range w.caller {
+		e.finish(End{Fate: Failed, Detail: detail})
+	}
+	w.promise, w.caller, w.beside = w.beside, nil, nil
+	return w.decided(v)
+}
+
+// Retry ends the attempt on the wire without a decision: all wait for the next one, and the newest stands for the others.
+// waits says that the next attempt is not wanted at once. It says whether somebody still waits; otherwise the Work is over.
+func (w *Work) Retry(waits bool) (again bool) {
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	w.onWire = false
+	w.promise, w.caller = w.caller, nil
+	beside := w.beside
+	w.beside = nil
+	for _, e := range beside {
+		w.promise = w.promise.add(e, now)
+	}
+	if w.empty() {
+		l.drop(w)
+		return false
+	}
+	w.setWaiting(waits)
+	l.makeRoom()
+	return true
+}
+
+// decided parks what is left until the window ends.
+func (w *Work) decided(v verdict) (again bool) {
+	w.onWire = false
+	if w.empty() {
+		w.ledger.drop(w)
+		return false
+	}
+	w.urgency = w.promise[0].Urgency
+	for _, e := range w.promise {
+		w.urgency = min(w.urgency, e.Urgency)
+	}
+	w.park(time.Unix(0, v.until))
+	return true
+}
+
+// takeOver gives a redelivery the place that its message has: that of the held copy, or of the one that the attempt on the
+// wire was started for and whose lock was lost since.
+func (w *Work) takeOver(e *Event) bool {
+	if w.promise.takeOver(e) || w.caller.takeOver(e) || w.beside.takeOver(e) {
+		return true
+	}
+	if w.onWire {
+		for _, p := range w.startedFor {
+			if p.same(e.Position) {
+				w.caller = append(w.caller, e)
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (w *Work) newestStarted() (entity string, sequence int64) {
+	newest := w.startedFor[0]
+	for _, p := range w.startedFor[1:] {
+		if p.Compare(newest) > 0 {
+			newest = p
+		}
+	}
+	return newest.Entity, newest.Sequence
+}
+
+func (w *Work) remove(e *Event) {
+	for _, g := range []*group{&w.promise, &w.caller, &w.beside} {
+		var found bool
+		if *g, found = g.remove(e); found {
+			return
+		}
+	}
+}
+
+func (w *Work) empty() bool { return len(w.promise)+len(w.caller)+len(w.beside) == 0 }
+
+// park makes the promise wait until the window ends, if there is room and time for it.
+func (w *Work) park(until time.Time) {
+	if w.ledger.hurry || w.ledger.waiting >= w.ledger.cfg.MaxWaiting {
+		return
+	}
+	w.parkedUntil = until
+	w.called = make(chan struct{})
+	w.setWaiting(true)
+}
+
+func (w *Work) unpark() {
+	if w.parkedUntil.IsZero() {
+		return
+	}
+	w.parkedUntil = time.Time{}
+	w.setWaiting(false)
+	close(w.called)
+}
+
+func (w *Work) setWaiting(waiting bool) {
+	if w.waiting == waiting {
+		return
+	}
+	w.waiting = waiting
+	if waiting {
+		w.ledger.waiting++
+	} else {
+		w.ledger.waiting--
+	}
+}

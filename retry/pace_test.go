@@ -1,0 +1,141 @@
+package retry_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+// throttling is a 429 as retry wants to know it.
+type throttling struct{ after time.Duration }
+
+func (throttling) Error() string               { return "throttled" }
+func (throttling) Throttled() bool             { return true }
+func (t throttling) RetryAfter() time.Duration { return t.after }
+
+// quota is one app that calls the embedded Graph, without a network.
+type quota struct {
+	server *graph.Server
+	token  string
+}
+
+func newQuota(t *testing.T, q graph.Quota) *quota {
+	t.Helper()
+	server, err := graph.New(graph.Config{Quota: q, MaxCalls: 100_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {"secret"}, "scope": {"http://example.com/.default"}}
+	r := httptest.NewRequest(http.MethodPost, "/tenant/oauth2/v2.0/token", strings.NewReader(form.Encode()))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+	server.ServeHTTP(w, r)
+	_, rest, _ := strings.Cut(w.Body.String(), `"access_token":"`)
+	token, _, _ := strings.Cut(rest, `"`)
+	if token == "" {
+		t.Fatalf("no token: %s", w.Body)
+	}
+	return &quota{server, token}
+}
+
+// call makes one call; an unknown user's costs as much as any.
+func (q *quota) call() (usage float64, err error) {
+	r := httptest.NewRequest(http.MethodPost, "/v1.0/users/nobody@contoso.com/revokeSignInSessions", nil)
+	r.Header.Set("Authorization", "Bearer "+q.token)
+	w := httptest.NewRecorder()
+	q.server.ServeHTTP(w, r)
+	if w.Code != http.StatusNotFound && w.Code != http.StatusTooManyRequests {
+		panic(w.Body.String())
+	}
+	usage, _ = strconv.ParseFloat(w.Header().Get("x-ms-throttle-limit-percentage"), 64)
+	if w.Code == http.StatusTooManyRequests {
+		seconds, _ := strconv.Atoi(w.Header().Get("Retry-After"))
+		return usage, throttling{time.Duration(seconds) * time.Second}
+	}
+	return usage, nil
+}
+
+// drive makes n calls succeed, as fast as the pace allows, and returns how long it took and how many were throttled. One
+// goroutine owns the pace.
+func drive(p *retry.Pace, q *quota, n int, latency time.Duration) (took time.Duration, throttled int) {
+	type ended struct {
+		call  int
+		usage float64
+		err   error
+	}
+	results := make(chan ended)
+	start := time.Now()
+	todo, underWay := n, 0
+	for todo > 0 || underWay > 0 {
+		wait, ok := p.Allow(time.Now())
+		if ok && todo > 0 {
+			call := p.Begin(time.Now())
+			todo--
+			underWay++
+			go func() {
+				time.Sleep(latency / 2)
+				usage, err := q.call()
+				time.Sleep(latency / 2)
+				results <- ended{call, usage, err}
+			}()
+			continue
+		}
+		var timer <-chan time.Time
+		if wait > 0 && todo > 0 {
+			timer = time.After(wait)
+		}
+		select {
+		case <-timer:
+		case r := <-results:
+			underWay--
+			p.End(r.call, r.err, r.usage, time.Now())
+			if r.err != nil {
+				throttled++
+				todo++
+			}
+		}
+	}
+	return time.Since(start), throttled
+}
+
+func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
+	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
+		for _, headers := range []bool{true, false} {
+			for _, limit := range []int{16, 64} {
+				for _, latency := range []time.Duration{2 * time.Millisecond, 200 * time.Millisecond} {
+					t.Run(fmt.Sprint(model, headers, limit, latency), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							quota := graph.Quota{Model: model, Limit: 300, Per: 15 * time.Second, Headers: headers}
+							const users = 3000
+							took, throttled := drive(retry.NewPace(limit), newQuota(t, quota), users, latency)
+							ratio := took.Seconds() / quota.CheapestDone(users).Seconds()
+							t.Logf("%.3f × the least time, %d throttled", ratio, throttled)
+							bound := 1.05
+							if !headers {
+								bound = 1.25
+							}
+							if latency > 100*time.Millisecond {
+								bound += 0.05 // the last calls take their time, whatever the pace
+							}
+							if ratio > bound {
+								t.Errorf("%.3f × the least time, want at most %.2f", ratio, bound)
+							}
+							if headers && throttled*100 > users {
+								t.Errorf("%d of %d calls throttled, want at most 1 in 100 when Graph reports the usage", throttled, users)
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
