@@ -162,3 +162,20 @@ func TestTheMostUrgentInHandIsCalledFirst(t *testing.T) {
 		}
 	})
 }
+
+// The naive breaker takes the lone 403 for everyone's, and receives nobody else.
+func TestOneUsersOwn403InAQuietNightStopsNobody(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Status: http.StatusForbidden, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(10 * time.Minute)
+		m, id := about(grace), "later"
+		m.MessageID = &id
+		w.send(m)
+		time.Sleep(30 * time.Second)
+		w.wantRevoked(grace)
+		w.settled(3 * time.Hour)
+		w.wantDead(map[string]string{"m0": "Forbidden"})
+	})
+}
