@@ -124,16 +124,16 @@ func New(cfg Config, parts Parts) *Consumer {
 // state is what the metrics show of the work in hand.
 func (c *Consumer) state() telemetry.State {
 	ledger := c.ledger.State()
-	waiting, calls, pace, openSince, _ := c.line.state()
+	waiting, pace, open := c.line.state()
 	return telemetry.State{
 		Promises:    ledger.Promises,
 		Parked:      ledger.Parked,
 		Remembered:  ledger.Remembered,
 		InLine:      waiting,
-		Calls:       calls,
+		Calls:       pace.UnderWay,
 		PerSecond:   pace.PerSecond,
 		HeldFor:     max(0, time.Until(pace.HeldUntil)),
-		BreakerOpen: !openSince.IsZero(),
+		BreakerOpen: open,
 	}
 }
 
@@ -159,7 +159,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 				c.Metrics.InHand.Dec()
 				c.release(1)
 			}()
-			if !c.handle(work, newMessage(m), c.entered) {
+			if !c.handle(work, newMessage(m)) {
 				left.Add(1)
 			}
 		})

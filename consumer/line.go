@@ -19,7 +19,6 @@ type line struct {
 	breaker *retry.Breaker
 	waiting turns
 	byUser  map[string]*turn
-	calls   int // under way
 	places  int // handed out
 	timer   *time.Timer
 
@@ -100,24 +99,24 @@ func (l *line) raise(user string, urgency int) {
 	}
 }
 
-// done ends a call and says whether the breaker is open now.
-func (l *line) done(t *turn, usage float64, err error) (open bool) {
+// done ends a call. It says whether the breaker lets only probes through now, and because of which failure; there may be
+// none yet.
+func (l *line) done(t *turn, usage float64, err error) (open bool, cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	l.calls--
 	l.pace.End(t.call, err, usage, now)
 	l.breaker.End(t.user, err, now)
 	l.grant()
 	l.signal()
-	return !l.breaker.Closed()
+	_, cause = l.breaker.Open()
+	return !l.breaker.Closed(), cause
 }
 
 // cancel gives a granted turn back: no call was made, or one that we cut off ourselves.
 func (l *line) cancel(t *turn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.calls--
 	l.pace.Cancel(t.call)
 	l.breaker.Cancel(t.user)
 	l.grant()
@@ -150,7 +149,6 @@ func (l *line) grant() {
 		t := l.next()
 		heap.Remove(&l.waiting, t.index)
 		l.forget(t)
-		l.calls++
 		l.breaker.Begin(t.user)
 		t.call = l.pace.Begin(now)
 		close(t.granted)
@@ -181,7 +179,7 @@ func (l *line) limit(inHand int) int {
 	if l.breaker.Closed() {
 		return any
 	}
-	if l.calls > 0 || inHand >= l.maxOpen {
+	if l.pace.State().UnderWay > 0 || inHand >= l.maxOpen {
 		return 0
 	}
 	for _, t := range l.waiting {
@@ -200,11 +198,11 @@ func (l *line) signal() {
 }
 
 // state is a picture of the line.
-func (l *line) state() (waiting, calls int, pace retry.PaceState, openSince time.Time, cause error) {
+func (l *line) state() (waiting int, pace retry.PaceState, open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	openSince, cause = l.breaker.Open()
-	return len(l.waiting), l.calls, l.pace.State(), openSince, cause
+	_, cause := l.breaker.Open()
+	return len(l.waiting), l.pace.State(), cause != nil
 }
 
 // turns is a heap (container/heap).

@@ -17,7 +17,7 @@ import (
 func (c *Consumer) hold(work context.Context, m *message) (held context.Context, letGo func()) {
 	held, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})
-	timer := time.AfterFunc(renewAfter(m.lockedUntil), func() {
+	timer := time.AfterFunc(renewAfter(m.lock.Until()), func() {
 		defer close(stopped)
 		if c.keepLock(held, m) {
 			return
@@ -43,14 +43,12 @@ func renewAfter(until time.Time) time.Duration { return max(time.Until(until)/2,
 func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 	// The renewals write to a copy: settling reads the original at the same time.
 	renewed := *m.ReceivedMessage
-	until := m.lockedUntil
 	for {
 		err := c.renew(ctx, &renewed)
 		switch {
 		case err == nil:
 			c.Metrics.Renewals.WithLabelValues("ok").Inc()
-			until = *renewed.LockedUntil
-			m.lock.Renewed(until)
+			m.lock.Renewed(*renewed.LockedUntil)
 		case ctx.Err() != nil:
 			return true
 		case isLockLost(err):
@@ -60,11 +58,11 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 		default:
 			c.Metrics.Renewals.WithLabelValues("error").Inc()
 			c.Log.Warn("lock not renewed; trying again while it may still be ours", append(c.aboutMessage(m), zap.Error(err))...)
-			if time.Now().After(until) {
+			if time.Now().After(m.lock.Until()) {
 				return false
 			}
 		}
-		if retry.Sleep(ctx, renewAfter(until)) != nil {
+		if retry.Sleep(ctx, renewAfter(m.lock.Until())) != nil {
 			return true
 		}
 	}

@@ -19,28 +19,25 @@ import (
 type message struct {
 	*azservicebus.ReceivedMessage
 	received time.Time
-	// lockedUntil is a copy: the SDK writes the original, unsynchronised, when the lock is renewed.
-	lockedUntil time.Time
-	// lock tells the ledger how long the lock lasts; the renewals move it.
+	// lock is until when the message is ours; the renewals move it, and the ledger asks it. It is a copy: the SDK writes the
+	// original, unsynchronised, when the lock is renewed.
 	lock dedupe.Lock
 }
 
 func newMessage(m *azservicebus.ReceivedMessage) *message {
 	msg := &message{ReceivedMessage: m, received: time.Now()}
 	if m.LockedUntil != nil {
-		msg.lockedUntil = *m.LockedUntil
+		msg.lock.Renewed(*m.LockedUntil)
 	}
-	msg.lock.Renewed(msg.lockedUntil)
 	return msg
 }
 
 // handle is the way of one message: hold its lock, decode, guard, let the ledger decide who is called for, wait for each
-// user's end, settle. It says whether the message was finished; hard ends it early. entered is called when the message's
-// users stand in line, or are decided.
-func (c *Consumer) handle(hard context.Context, m *message, entered func()) (finished bool) {
+// user's end, settle. It says whether the message was finished; hard ends it early.
+func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	held, letGo := c.hold(hard, m)
 	results := c.enter(hard, m)
-	entered()
+	c.entered()
 	lost := c.await(held, results)
 	letGo()
 	return c.settle(m, results, lost)
@@ -107,6 +104,26 @@ func (c *Consumer) await(held context.Context, results []result) (lost bool) {
 		lost = r.decide(context.Cause(held)) || lost
 	}
 	return lost || errors.Is(context.Cause(held), errLockLost)
+}
+
+// eventAt is how the ledger knows an event of the message.
+func (m *message) eventAt(entity string, urgency int) *dedupe.Event {
+	e := &dedupe.Event{
+		Position:  dedupe.Position{Enqueued: m.received, Entity: entity},
+		MessageID: m.MessageID,
+		Urgency:   urgency,
+		Lock:      &m.lock,
+	}
+	if m.EnqueuedTime != nil {
+		e.Enqueued = *m.EnqueuedTime
+	}
+	if m.SequenceNumber != nil {
+		e.Sequence = *m.SequenceNumber
+	}
+	if m.ExpiresAt != nil {
+		e.ExpiresAt = *m.ExpiresAt
+	}
+	return e
 }
 
 // content is what the decoder needs of the message.

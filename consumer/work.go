@@ -52,8 +52,9 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 			}
 			return false
 		}
-		open := c.line.done(turn, attempt.Usage, err)
+		open, cause := c.line.done(turn, attempt.Usage, err)
 		c.observe(err)
+		c.reportGraph(cause)
 		decided := &decision{attempt: attempt, calls: budget.Attempts(), err: err}
 		if err == nil {
 			budget.Succeeded()
@@ -85,7 +86,7 @@ func times(a revoker.Attempt) dedupe.Attempt {
 	return dedupe.Attempt{Start: a.Start, Duration: a.Duration, ServerDate: a.ServerDate}
 }
 
-// observe tells metrics and health of one attempt's end.
+// observe counts one attempt's end.
 func (c *Consumer) observe(err error) {
 	result := "revoked"
 	var failure *revoker.Error
@@ -93,8 +94,6 @@ func (c *Consumer) observe(err error) {
 		result = string(failure.Kind)
 	}
 	c.Metrics.GraphCalls.WithLabelValues(result).Inc()
-	_, _, _, _, cause := c.line.state()
-	c.reportGraph(cause)
 }
 
 // reportGraph sets Graph's health and logs when it changes.
@@ -114,24 +113,4 @@ func (c *Consumer) reportGraph(err error) {
 		c.Log.Error("Graph is not usable: calls stop but for one probe at a time; messages wait, none is dead-lettered for it",
 			zap.String("error", c.text(err)))
 	}
-}
-
-// eventAt is how the ledger knows an event of the message.
-func (m *message) eventAt(entity string, urgency int) *dedupe.Event {
-	e := &dedupe.Event{
-		Position:  dedupe.Position{Enqueued: m.received, Entity: entity},
-		MessageID: m.MessageID,
-		Urgency:   urgency,
-		Lock:      &m.lock,
-	}
-	if m.EnqueuedTime != nil {
-		e.Enqueued = *m.EnqueuedTime
-	}
-	if m.SequenceNumber != nil {
-		e.Sequence = *m.SequenceNumber
-	}
-	if m.ExpiresAt != nil {
-		e.ExpiresAt = *m.ExpiresAt
-	}
-	return e
 }

@@ -38,6 +38,9 @@ type Lock struct{ until atomic.Int64 }
 // Renewed says that the lock lasts until then.
 func (l *Lock) Renewed(until time.Time) { l.until.Store(until.UnixNano()) }
 
+// Until is the time of the last Renewed; before the first one it lies in the past.
+func (l *Lock) Until() time.Time { return time.Unix(0, l.until.Load()) }
+
 func (l *Lock) held(now time.Time) bool { return now.UnixNano() < l.until.Load() }
 
 // Event is one user's event in a message that is held locked. Its exported fields are set before Enter and not changed

@@ -37,12 +37,7 @@ type Breaker struct {
 // NewBreaker returns a half-open Breaker.
 func NewBreaker() *Breaker {
 	return &Breaker{
-		waits: backoff.NewExponentialBackOff(
-			backoff.WithInitialInterval(probeFirst),
-			backoff.WithMaxInterval(probeMax),
-			backoff.WithMultiplier(2),
-			backoff.WithMaxElapsedTime(0),
-		),
+		waits: doubling(probeFirst, probeMax),
 		row:   map[string]bool{},
 		tried: map[string]int{},
 	}
@@ -96,14 +91,14 @@ func (b *Breaker) End(user string, err error, now time.Time) {
 	b.Cancel(user)
 	after := After(err)
 	switch {
-	case err != nil && excused(err):
-	case err != nil && throttled(err):
+	case excused(err):
+	case throttled(err):
 		if retryAfter(err) > MaxRetryAfter {
 			b.open(err, now, after)
 		}
-	case err != nil && systemic(err):
+	case systemic(err):
 		b.failed(user, wasProbe, err, now, after)
-	case err != nil && shared(err):
+	case shared(err):
 		b.row[user] = true
 		if !b.closed || len(b.row) >= breakAfter {
 			b.failed(user, wasProbe, err, now, after)

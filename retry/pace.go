@@ -64,13 +64,7 @@ type Pace struct {
 
 // NewPace returns a Pace that lets at most limit calls be under way at once.
 func NewPace(limit int) *Pace {
-	p := &Pace{limit: limit, guesses: backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(time.Second),
-		backoff.WithMaxInterval(time.Minute),
-		backoff.WithMultiplier(2),
-		backoff.WithRandomizationFactor(0.1),
-		backoff.WithMaxElapsedTime(0),
-	)}
+	p := &Pace{limit: limit, guesses: doubling(time.Second, time.Minute, backoff.WithRandomizationFactor(0.1))}
 	p.ended.judged = true
 	return p
 }
@@ -156,7 +150,7 @@ func (p *Pace) Cancel(call int) {
 // End tells how a call ended. usage is the part of the quota that is used, as the server reports it; 0 when it does not.
 func (p *Pace) End(call int, err error, usage float64, now time.Time) {
 	p.underWay--
-	if err != nil && throttled(err) {
+	if throttled(err) {
 		p.refused(call, err, now)
 		return
 	}

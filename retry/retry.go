@@ -83,13 +83,18 @@ type Budget struct {
 
 // Budget begins a new budget; its time runs from the first attempt.
 func (r *Retrier) Budget() *Budget {
-	return &Budget{retrier: r, waits: backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(r.policy.InitialInterval),
-		backoff.WithMaxInterval(r.policy.MaxInterval),
+	return &Budget{retrier: r, waits: doubling(r.policy.InitialInterval, r.policy.MaxInterval)}
+}
+
+// doubling returns waits that double from first to most, with ±50 % jitter unless options say otherwise, for ever: the time
+// spent is no budget, attempts are. Waiting on a server's order must not use it up.
+func doubling(first, most time.Duration, options ...backoff.ExponentialBackOffOpts) *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(append([]backoff.ExponentialBackOffOpts{
+		backoff.WithInitialInterval(first),
+		backoff.WithMaxInterval(most),
 		backoff.WithMultiplier(2),
-		// The time spent is not the budget: attempts are. Waiting on a server's order must not use it up.
 		backoff.WithMaxElapsedTime(0),
-	)}
+	}, options...)...)
 }
 
 // Attempt counts an attempt that begins now.

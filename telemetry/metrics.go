@@ -53,33 +53,43 @@ type State struct {
 // Watch makes the metrics show what state returns; it must be safe for concurrent use. The last one given counts.
 func (m *Metrics) Watch(state func() State) { m.state.Store(&state) }
 
-// gauges shows the State. It is a prometheus.Collector.
+// gauge is one metric made of the State.
+type gauge struct {
+	desc  *prometheus.Desc
+	value func(State) float64
+}
+
+// gauges shows the State, of one moment in all of them. It is a prometheus.Collector.
 type gauges struct {
-	m     *Metrics
-	descs []*prometheus.Desc
+	m   *Metrics
+	all []gauge
 }
 
 func newGauges(m *Metrics, ns string) *gauges {
 	g := &gauges{m: m}
-	for _, d := range [][2]string{
-		{"promises", "Users with an unsettled event in hand."},
-		{"parked", "Users in hand that wait for the end of their deduplication window."},
-		{"remembered_users", "Users whose last verdict is remembered."},
-		{"line_length", "Users that wait for their call."},
-		{"graph_calls_under_way", "Calls to Graph under way."},
-		{"pace_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did."},
-		{"pace_held_seconds", "How much longer Graph's last Retry-After lasts."},
-		{"breaker_open", "1 while calls are stopped but for probes, because nothing can succeed."},
-	} {
-		g.descs = append(g.descs, prometheus.NewDesc(prometheus.BuildFQName(ns, "", d[0]), d[1], nil, nil))
+	add := func(name, help string, value func(State) float64) {
+		g.all = append(g.all, gauge{prometheus.NewDesc(prometheus.BuildFQName(ns, "", name), help, nil, nil), value})
 	}
+	add("promises", "Users with an unsettled event in hand.", func(s State) float64 { return float64(s.Promises) })
+	add("parked", "Users in hand that wait for the end of their deduplication window.", func(s State) float64 { return float64(s.Parked) })
+	add("remembered_users", "Users whose last verdict is remembered.", func(s State) float64 { return float64(s.Remembered) })
+	add("line_length", "Users that wait for their call.", func(s State) float64 { return float64(s.InLine) })
+	add("graph_calls_under_way", "Calls to Graph under way.", func(s State) float64 { return float64(s.Calls) })
+	add("pace_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did.", func(s State) float64 { return s.PerSecond })
+	add("pace_held_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })
+	add("breaker_open", "1 while calls are stopped but for probes, because nothing can succeed.", func(s State) float64 {
+		if s.BreakerOpen {
+			return 1
+		}
+		return 0
+	})
 	return g
 }
 
 // Describe implements prometheus.Collector.
 func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range g.descs {
-		ch <- d
+	for _, one := range g.all {
+		ch <- one.desc
 	}
 }
 
@@ -90,15 +100,8 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	s := (*state)()
-	open := 0.0
-	if s.BreakerOpen {
-		open = 1
-	}
-	for i, v := range []float64{
-		float64(s.Promises), float64(s.Parked), float64(s.Remembered), float64(s.InLine), float64(s.Calls),
-		s.PerSecond, s.HeldFor.Seconds(), open,
-	} {
-		ch <- prometheus.MustNewConstMetric(g.descs[i], prometheus.GaugeValue, v)
+	for _, one := range g.all {
+		ch <- prometheus.MustNewConstMetric(one.desc, prometheus.GaugeValue, one.value(s))
 	}
 }
 
