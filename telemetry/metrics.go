@@ -53,6 +53,15 @@ type State struct {
 // Watch makes the metrics show what state returns; it must be safe for concurrent use. The last one given counts.
 func (m *Metrics) Watch(state func() State) { m.state.Store(&state) }
 
+// State asks the function given to Watch; the zero State before.
+func (m *Metrics) State() State {
+	state := m.state.Load()
+	if state == nil {
+		return State{}
+	}
+	return (*state)()
+}
+
 // gauge is one metric made of the State.
 type gauge struct {
 	desc  *prometheus.Desc
@@ -95,11 +104,7 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (g *gauges) Collect(ch chan<- prometheus.Metric) {
-	state := g.m.state.Load()
-	if state == nil {
-		return
-	}
-	s := (*state)()
+	s := g.m.State()
 	for _, one := range g.all {
 		ch <- prometheus.MustNewConstMetric(one.desc, prometheus.GaugeValue, one.value(s))
 	}

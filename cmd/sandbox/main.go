@@ -41,12 +41,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Short: "Run the worker with an embedded Service Bus and Graph on this machine",
 		Long: `Run the worker with an embedded Service Bus and Graph on this machine.
 
-Without flags it publishes a sample of events (duplicates, an unknown user, a
-guest, a protected user, malformed messages, a throttled spell, a mass
-offboarding), shows what becomes of each, and goes on until Ctrl-C.
+Without flags it publishes a sample of events (duplicates, storms about one user, an
+unknown user, a guest, a protected user, malformed messages, a throttled spell,
+a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 
---drain    ends when everything is settled, compares the outcome with the
-           servers' own records, prints a JSON summary, and exits 0 or 1.
+--drain    ends when everything is settled, checks each message and each call
+           against the promises by the servers' own records, prints a JSON
+           summary, and exits 0 or 1.
 --no-worker starts the two servers only and prints how to reach them; any
            program, the official SDKs included, can use them.`,
 		Args:          cobra.NoArgs,
@@ -109,8 +110,8 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 	if err != nil {
 		return err
 	}
-	screen.start(worker.ops)
-	screen.say("the deduplication window is 5 s here (dedupe.window; in production 1 m), and retries are quicker")
+	screen.start(worker.Worker)
+	screen.say(fmt.Sprintf("the deduplication window is %s here (dedupe.window; in production 1 m), and retries are quicker", dedupeWindow))
 	err = play(soft, servers, s, o)
 	if err == nil && !o.drain {
 		screen.say("everything is settled; send events of your own, or stop with Ctrl-C")

@@ -42,7 +42,7 @@ func publish(ctx context.Context, s *servers, sample sample, o options) error {
 		if err := sender.SendMessage(ctx, m.message, nil); err != nil {
 			return err
 		}
-		if !o.drain && m.about != massOffboarding {
+		if !o.drain && !m.atOnce {
 			// One after the other, so that a person can follow.
 			if err := retry.Sleep(ctx, 300*time.Millisecond); err != nil {
 				return err

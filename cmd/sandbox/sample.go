@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -23,11 +24,15 @@ type sample struct {
 type sampleMessage struct {
 	about   string
 	message *azservicebus.Message
-	// revoked are the ids of those who must be signed out.
-	revoked []string
+	// revoked are the ids of those who must be signed out; tried are those of whom Graph refuses it.
+	revoked, tried []string
 	// reason is set when the message must be dead-lettered; failed are then the indexes that the dead letter must name.
 	reason deadletter.Reason
 	failed string
+	// oneOfMany says that instead a newer message of the same user may stand for it.
+	oneOfMany bool
+	// atOnce says that the next message follows without a pause.
+	atOnce bool
 }
 
 const (
@@ -35,6 +40,8 @@ const (
 	domain     = "contoso.com"
 	// massOffboarding is what the last messages are about; Graph throttles when it begins.
 	massOffboarding = "mass offboarding"
+	// storm is how often an MDM that has gone wild reports the same device.
+	storm = 25
 )
 
 func person(n int, name string) graph.User {
@@ -51,12 +58,12 @@ func newSample(leavers int) sample {
 	ada, grace, alan := person(1, "ada"), person(2, "grace"), person(3, "alan")
 	edsger, barbara, tony := person(4, "edsger"), person(5, "barbara"), person(6, "tony")
 	service, newcomer, unlucky := person(7, "$backup"), person(8, "newcomer"), person(9, "unlucky")
-	stubborn, glass := person(10, "stubborn"), person(11, "breakglass")
+	stubborn, glass, stormy := person(10, "stubborn"), person(11, "breakglass"), person(13, "stormy")
 	guest := person(12, "visitor_fabrikam.com#EXT#")
 	guest.UserType = "Guest"
 
 	s := sample{
-		people: []graph.User{ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest},
+		people: []graph.User{ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest, stormy},
 		faults: []graph.Fault{
 			{User: newcomer.ID, Count: 2, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"Resource does not exist or one of its queried reference-property objects are not present."}}`},
 			{User: unlucky.ID, Count: 1, Drop: true},
@@ -75,7 +82,7 @@ func newSample(leavers int) sample {
 	add(sampleMessage{about: "service account whose name begins with $", message: plain("user.offboarded", map[string]any{"userPrincipalName": service.UserPrincipalName}), revoked: ids(service)})
 	add(sampleMessage{about: "account made a moment ago (Graph lags)", message: cloudEvent("device.lost", newcomer), revoked: ids(newcomer)})
 	add(sampleMessage{about: "Graph drops the call, then answers 503", message: cloudEvent("device.stolen", unlucky), revoked: ids(unlucky)})
-	add(sampleMessage{about: "Graph says that it revoked nothing", message: cloudEvent("device.lost", stubborn), reason: deadletter.NotRevoked})
+	add(sampleMessage{about: "Graph says that it revoked nothing", message: cloudEvent("device.lost", stubborn), tried: ids(stubborn), reason: deadletter.NotRevoked})
 	add(sampleMessage{about: "somebody Graph does not know", message: plain("device.lost", map[string]any{"userPrincipalName": "nobody@" + domain}), reason: deadletter.UserNotFound})
 	add(sampleMessage{about: "a guest", message: plain("device.lost", map[string]any{"userPrincipalName": guest.UserPrincipalName}), reason: deadletter.ExternalUser})
 	add(sampleMessage{about: "the break-glass account", message: plain("user.compromised", map[string]any{"userPrincipalName": breakGlass}), reason: deadletter.ProtectedUser})
@@ -84,18 +91,35 @@ func newSample(leavers int) sample {
 	add(sampleMessage{about: "an event that signs nobody out", message: cloudEvent("device.enrolled", ada), reason: deadletter.UnknownEvent})
 	add(sampleMessage{
 		about: "three users in one message, the second unknown", message: batch(ada, graph.User{ID: person(999, "gone").ID}, grace),
-		revoked: ids(ada, grace), reason: deadletter.UserNotFound, failed: "1",
+		revoked: ids(ada, grace), tried: ids(person(999, "gone")), reason: deadletter.UserNotFound, failed: "1",
 	})
+	unknown := person(998, "unknown")
+	for i := range storm {
+		add(sampleMessage{about: "a storm about one phone", message: cloudEvent("device.stolen", stormy), revoked: ids(stormy), atOnce: true})
+		add(sampleMessage{
+			about: "a storm about somebody unknown", message: cloudEvent("device.lost", unknown), tried: ids(unknown),
+			reason: deadletter.UserNotFound, oneOfMany: i < storm-1, atOnce: true,
+		})
+	}
 	for i := range leavers {
 		leaver := person(1000+i, fmt.Sprintf("leaver%d", i))
 		s.people = append(s.people, leaver)
-		add(sampleMessage{about: massOffboarding, message: cloudEvent("user.offboarded", leaver), revoked: ids(leaver)})
+		add(sampleMessage{about: massOffboarding, message: cloudEvent("user.offboarded", leaver), revoked: ids(leaver), atOnce: true})
 	}
 	for i := range s.messages {
 		id := fmt.Sprintf("sample-%03d", i)
 		s.messages[i].message.MessageID = &id
 	}
 	return s
+}
+
+// users says whom each message concerns, by its id.
+func (s sample) users() func(messageID string) []string {
+	byID := map[string][]string{}
+	for _, m := range s.messages {
+		byID[*m.message.MessageID] = slices.Concat(m.revoked, m.tried)
+	}
+	return func(messageID string) []string { return byID[messageID] }
 }
 
 func ids(users ...graph.User) []string {

@@ -153,7 +153,7 @@ func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d:\n%s", code, &stdout)
 	}
-	for _, want := range []string{"ada@contoso.com", "ProtectedUser", "ExternalUser", "UserNotFound", "/metrics"} {
+	for _, want := range []string{"ada@contoso.com", "ProtectedUser", "ExternalUser", "UserNotFound", "superseded", "/metrics"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("nothing was shown of %s:\n%s", want, &stdout)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -24,12 +25,15 @@ const (
 	clientID = "11111111-1111-4111-8111-111111111111"
 	// clientSecret opens nothing but the embedded Graph.
 	clientSecret = "sandbox-secret" //nolint:gosec // see above
+	// dedupeWindow is shorter than in production, so that a watcher sees it end.
+	dedupeWindow = 5 * time.Second
 )
 
 // servers are the embedded Service Bus and Graph.
 type servers struct {
 	broker           *servicebus.Broker
 	graph            *graph.Server
+	journal          *audit.Journal // what became of each message
 	connectionString string
 	graphURL         string
 
@@ -39,8 +43,10 @@ type servers struct {
 
 // startServers opens both ports and serves until stop.
 func startServers(o options, s sample) (*servers, error) {
+	journal := &audit.Journal{}
 	broker, err := servicebus.New(servicebus.Config{
-		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: 30 * time.Second, MaxDeliveryCount: 100}},
+		Queues:  []servicebus.QueueConfig{{Name: queue, LockDuration: 30 * time.Second, MaxDeliveryCount: 100}},
+		Observe: journal.Observe,
 	})
 	if err != nil {
 		return nil, err
@@ -66,6 +72,7 @@ func startServers(o options, s sample) (*servers, error) {
 	started := &servers{
 		broker:           broker,
 		graph:            directory,
+		journal:          journal,
 		connectionString: servicebus.ConnectionString(amqp.Addr().String(), servicebus.DefaultKey),
 		graphURL:         "http://" + web.Addr().String(),
 		web:              &http.Server{Handler: directory, ReadHeaderTimeout: 10 * time.Second},
@@ -103,7 +110,7 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_RETRY_INITIAL_INTERVAL=250ms",
 		"REVOKER_RETRY_MAX_INTERVAL=2s",
 		"REVOKER_RETRY_NOT_FOUND_FOR=4s",
-		"REVOKER_DEDUPE_WINDOW=5s",
+		"REVOKER_DEDUPE_WINDOW=" + dedupeWindow.String(),
 	}
 }
 
@@ -122,7 +129,7 @@ func (s *servers) describe(w io.Writer) {
 
 // runningWorker is the worker in this process.
 type runningWorker struct {
-	ops    string
+	*app.Worker
 	cancel context.CancelFunc
 	done   chan error
 }
@@ -140,7 +147,7 @@ func startWorker(hard context.Context, s *servers, o options, log io.Writer) (*r
 		return nil, err
 	}
 	soft, cancel := context.WithCancel(hard)
-	running := &runningWorker{ops: worker.OpsAddress(), cancel: cancel, done: make(chan error, 1)}
+	running := &runningWorker{Worker: worker, cancel: cancel, done: make(chan error, 1)}
 	go func() { running.done <- worker.Run(soft, hard) }()
 	return running, nil
 }

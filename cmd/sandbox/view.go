@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -16,7 +17,9 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/term"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/telemetry"
 )
 
 const (
@@ -34,6 +37,7 @@ type view struct {
 	out     io.Writer
 	servers *servers
 	live    bool
+	worker  *app.Worker       // set by start
 	names   map[string]string // user principal names by id
 
 	mu       sync.Mutex
@@ -57,9 +61,10 @@ func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
 }
 
 // start says where everything is and begins to redraw.
-func (v *view) start(ops string) {
+func (v *view) start(worker *app.Worker) {
+	v.worker = worker
 	fmt.Fprintf(v.out, "Service Bus  %s\nGraph        %s\n", v.servers.connectionString, v.servers.graphURL)
-	if ops != "" {
+	if ops := worker.OpsAddress(); ops != "" {
 		fmt.Fprintf(v.out, "Worker       http://%s/metrics  /healthz  /readyz\n", ops)
 	}
 	fmt.Fprintln(v.out)
@@ -168,26 +173,41 @@ func (v *view) draw() {
 	for _, call := range v.servers.graph.Calls() {
 		calls[call.Status]++
 	}
+	state := v.worker.State()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	t := table.NewWriter()
-	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"Queue", "", "Decisions", "", "Graph's answers", ""})
-	left := [][2]any{{"waiting", counts.Active - counts.Locked}, {"in hand", counts.Locked}, {"dead letters", counts.DeadLetter}}
-	var middle, right [][2]any
+	columns := [][][2]any{
+		{{"waiting", counts.Active - counts.Locked}, {"in hand", counts.Locked}, {"dead letters", counts.DeadLetter}},
+		{
+			{"promises", state.Promises},
+			{"parked", state.Parked},
+			{"in line", state.InLine},
+			{"calls under way", state.Calls},
+			{"pace", pace(state)},
+			{"breaker", breaker(state)},
+		},
+		nil, nil,
+	}
 	for _, outcome := range slices.Sorted(maps.Keys(v.outcomes)) {
-		middle = append(middle, [2]any{outcome, v.outcomes[outcome]})
+		columns[2] = append(columns[2], [2]any{outcome, v.outcomes[outcome]})
 	}
 	for _, status := range slices.Sorted(maps.Keys(calls)) {
 		name := fmt.Sprint(status)
 		if status == 0 {
 			name = "dropped"
 		}
-		right = append(right, [2]any{name, calls[status]})
+		columns[3] = append(columns[3], [2]any{name, calls[status]})
 	}
-	for i := range max(len(left), len(middle), len(right)) {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.AppendHeader(table.Row{"Queue", "", "Worker", "", "Events", "", "Graph's answers", ""})
+	height := 0
+	for _, column := range columns {
+		height = max(height, len(column))
+	}
+	for i := range height {
 		row := table.Row{}
-		for _, column := range [][][2]any{left, middle, right} {
+		for _, column := range columns {
 			if i < len(column) {
 				row = append(row, column[i][0], column[i][1])
 			} else {
@@ -207,6 +227,23 @@ func (v *view) draw() {
 	}
 	v.drawn = len(lines)
 	_, _ = io.WriteString(v.out, screen.String())
+}
+
+func pace(s telemetry.State) string {
+	switch {
+	case s.HeldFor > 0:
+		return fmt.Sprintf("held for %s", s.HeldFor.Round(100*time.Millisecond))
+	case math.IsInf(s.PerSecond, 1):
+		return "full speed"
+	}
+	return fmt.Sprintf("%.1f/s", s.PerSecond)
+}
+
+func breaker(s telemetry.State) string {
+	if s.BreakerOpen {
+		return "open"
+	}
+	return "closed"
 }
 
 // width is the terminal's: a line that wraps would break the drawing.

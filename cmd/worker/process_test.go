@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
+	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -47,11 +49,12 @@ func TestMain(m *testing.M) {
 
 // cloud is the two servers on ports, with people in the directory.
 type cloud struct {
-	t      *testing.T
-	broker *servicebus.Broker
-	graph  *graph.Server
-	env    []string
-	send   func(...*azservicebus.Message)
+	t       *testing.T
+	broker  *servicebus.Broker
+	graph   *graph.Server
+	journal audit.Journal
+	env     []string
+	send    func(...*azservicebus.Message)
 }
 
 func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
@@ -70,7 +73,10 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 	var err error
 	c.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: users})
 	must(err)
-	c.broker, err = servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: lock, MaxDeliveryCount: 100}}})
+	c.broker, err = servicebus.New(servicebus.Config{
+		Queues:  []servicebus.QueueConfig{{Name: queue, LockDuration: lock, MaxDeliveryCount: 100}},
+		Observe: c.journal.Observe,
+	})
 	must(err)
 	amqp, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
@@ -93,6 +99,7 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 		"REVOKER_CONSUMER_CONCURRENCY=4",
 		"REVOKER_CONSUMER_MAX_IN_HAND=32",
 		"REVOKER_CONSUMER_DRAIN_TIMEOUT=2s",
+		"REVOKER_DEDUPE_WINDOW=2s",
 	}
 	client, err := azservicebus.NewClientFromConnectionString(connection, nil)
 	must(err)
@@ -188,25 +195,46 @@ func (c *cloud) revoked(people int) (n int) {
 }
 
 func TestKillAtAnyInstantLosesNothing(t *testing.T) {
-	const people = 300
+	const (
+		people = 300
+		kills  = 12
+	)
 	c := newCloud(t, people, 2*time.Second) // short locks: what a killed worker held comes back soon
-	c.graph.Inject(graph.Fault{Delay: 2 * time.Millisecond})
-	for i := range people {
-		c.send(about(i))
+	c.graph.Inject(graph.Fault{Delay: 3 * time.Millisecond})
+	users := map[string][]string{}
+	event := func(i int) *azservicebus.Message {
+		m := about(i)
+		name := fmt.Sprintf("message-%d", len(users))
+		m.MessageID = &name
+		users[name] = []string{id(i)}
+		return m
 	}
-	for kill := range 6 {
+	for i := range people {
+		c.send(event(i), event(people-1-i)) // everybody twice
+	}
+	for kill := range kills {
 		p := c.start()
-		c.until("some progress", func() bool { return c.revoked(people) >= (kill+1)*people/10 })
+		// Some instant between the first call of this process and the last of its share.
+		share := 1 + rand.IntN(people/kills)
+		before := len(c.graph.Calls())
+		c.until("some progress", func() bool { return len(c.graph.Calls()) >= before+share || c.counts().Active == 0 })
+		time.Sleep(rand.N(2 * time.Millisecond))
 		if err := p.Process.Signal(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		_ = p.Wait()
+		t.Logf("kill %d after %d calls", kill, len(c.graph.Calls())-before)
 	}
 	if c.counts().Active == 0 {
 		t.Fatal("the scenario is wrong: nothing was left for the last worker")
 	}
 	c.start()
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
+	for _, problem := range c.journal.Check(c.graph.Calls(), audit.Expected{
+		Users: func(message string) []string { return users[message] }, Workers: kills + 1,
+	}) {
+		t.Error(problem)
+	}
 	if n := c.revoked(people); n != people {
 		t.Errorf("%d of %d users are revoked and the queue is empty", n, people)
 	}
@@ -214,7 +242,7 @@ func TestKillAtAnyInstantLosesNothing(t *testing.T) {
 		t.Errorf("%d dead letters", dead)
 	}
 	// Each kill costs at most a repeated call for each message in hand.
-	if calls := len(c.graph.Calls()); calls > people+6*32 {
+	if calls := len(c.graph.Calls()); calls > people+kills*32 {
 		t.Errorf("%d calls for %d users", calls, people)
 	}
 }

@@ -131,6 +131,9 @@ func (w *Worker) OpsAddress() string {
 	return w.ops.Addr().String()
 }
 
+// State is a picture of the work in hand. It is safe for concurrent use.
+func (w *Worker) State() telemetry.State { return w.metrics.State() }
+
 // Run works until ctx ends, then drains; when hard ends too it stops at once. It returns when everything is released, at
 // the latest after consumer.drain_timeout, consumer.settle_timeout and 10 s for closing. Messages that could not be
 // finished are abandoned and no error: Service Bus delivers them again.
