@@ -5,7 +5,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -93,7 +92,7 @@ type Consumer struct {
 
 	ledger *dedupe.Ledger
 	line   *line
-	works  sync.WaitGroup // the users' goroutines
+	hands  *hands // the messages' and the users' goroutines
 
 	places   chan struct{} // one token per message in hand or asked for
 	inHand   atomic.Int64  // messages held locked
@@ -115,6 +114,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		Parts:  parts,
 		ledger: dedupe.New(cfg.Dedupe),
 		line:   newLine(cfg.Concurrency, cfg.MaxInHand),
+		hands:  newHands(),
 		places: make(chan struct{}, cfg.MaxInHand),
 	}
 	c.Metrics.Watch(c.state)
@@ -145,7 +145,6 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	work, stopWork := context.WithCancelCause(hard)
 	defer stopWork(nil)
 	defer c.line.stop()
-	var messages sync.WaitGroup
 	var left atomic.Int32
 
 	c.awaitPermission(ctx)
@@ -153,7 +152,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 		c.inHand.Add(1)
 		c.entering.Add(1)
 		c.Metrics.InHand.Inc()
-		messages.Go(func() {
+		c.hands.do(func() {
 			defer func() {
 				c.inHand.Add(-1)
 				c.Metrics.InHand.Dec()
@@ -172,8 +171,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	defer hurry.Stop()
 	finished := make(chan struct{})
 	go func() {
-		messages.Wait()
-		c.works.Wait()
+		c.hands.stop()
 		close(finished)
 	}()
 	beat := time.NewTicker(beatEvery)

@@ -57,10 +57,10 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 
 // aboutMessage names the message, the same way in every line.
 func (c *Consumer) aboutMessage(m *message) []zap.Field {
-	fields := []zap.Field{
+	fields := append(make([]zap.Field, 0, 20), // room for all that a line may hold
 		zap.String("messageId", deadletter.Cut(m.MessageID, 128)),
 		zap.Uint32("deliveryCount", m.DeliveryCount),
-	}
+	)
 	if m.SequenceNumber != nil {
 		fields = append(fields, zap.Int64("sequenceNumber", *m.SequenceNumber))
 	}

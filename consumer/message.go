@@ -82,7 +82,7 @@ func (c *Consumer) enterLedger(hard context.Context, key string, user event.User
 	work, isNew := c.ledger.Enter(key, e)
 	switch {
 	case isNew:
-		c.works.Go(func() { c.runWork(hard, work, user) })
+		c.hands.do(func() { c.runWork(hard, work, user) })
 	case work != nil:
 		c.line.raise(key, e.Urgency)
 	}

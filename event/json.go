@@ -23,9 +23,9 @@ func checkJSON(field string, body []byte) ([]byte, *Error) {
 	case tooDeep(body):
 		return nil, invalid(field, "JSON nested deeper than %d", MaxDepth)
 	}
-	var syntax json.RawMessage
-	if err := json.Unmarshal(body, &syntax); err != nil {
-		return nil, invalid(field, "not JSON: %v", err)
+	if !json.Valid(body) {
+		var syntax json.RawMessage
+		return nil, invalid(field, "not JSON: %v", json.Unmarshal(body, &syntax))
 	}
 	return bytes.TrimSpace(body), nil
 }
@@ -114,6 +114,9 @@ func (o object) text(name string) (string, *Error) {
 	raw, problem := o.value(name)
 	if problem != nil || raw == nil {
 		return "", problem
+	}
+	if raw[0] == '"' && !bytes.ContainsRune(raw, '\\') {
+		return string(raw[1 : len(raw)-1]), nil // checkJSON found it to be JSON and UTF-8: without escapes it is what it says
 	}
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {

@@ -74,7 +74,7 @@ func (e *ExhaustedError) Unwrap() error { return e.Err }
 // everyone's. One goroutine uses it.
 type Budget struct {
 	retrier  *Retrier
-	waits    *backoff.ExponentialBackOff
+	waits    *backoff.ExponentialBackOff // nil until something fails
 	start    time.Time
 	seen     uint64 // successes of all users when this one last failed
 	attempts int
@@ -83,7 +83,7 @@ type Budget struct {
 
 // Budget begins a new budget; its time runs from the first attempt.
 func (r *Retrier) Budget() *Budget {
-	return &Budget{retrier: r, waits: doubling(r.policy.InitialInterval, r.policy.MaxInterval)}
+	return &Budget{retrier: r}
 }
 
 // doubling returns waits that double from first to most, with ±50 % jitter unless options say otherwise, for ever: the time
@@ -139,6 +139,9 @@ func (b *Budget) Failed(err error, impatient bool) (wait time.Duration, final er
 }
 
 func (b *Budget) wait(err error) time.Duration {
+	if b.waits == nil {
+		b.waits = doubling(b.retrier.policy.InitialInterval, b.retrier.policy.MaxInterval)
+	}
 	return max(b.waits.NextBackOff(), After(err))
 }
 

@@ -59,7 +59,7 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok || req.URL.Host != r.host {
 		return nil, fmt.Errorf("refusing to send a token to %s", req.URL.Host)
 	}
-	req = req.Clone(req.Context())
+	// In place, as the SDK's own middleware does: post made this request, and nobody sends it again.
 	req.Header.Set("Authorization", "Bearer "+ex.token)
 	// Set, not added: the SDK has put an id of its own, and two values help nobody.
 	req.Header.Set("client-request-id", ex.clientRequestID)
@@ -72,20 +72,27 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		ex.duration = time.Since(ex.start)
 		return nil, err
 	}
-	ex.body, ex.bodyErr = readBody(resp.Body)
+	ex.body, ex.bodyErr = readBody(resp)
 	ex.duration = time.Since(ex.start)
-	ex.status, ex.header = resp.StatusCode, resp.Header.Clone()
+	ex.status, ex.header = resp.StatusCode, resp.Header
 	resp.Body = io.NopCloser(bytes.NewReader(ex.body))
 	// With a claims challenge in sight the SDK would send the request again by itself, and it panics on a malformed one.
-	resp.Header.Del("WWW-Authenticate")
+	if resp.Header.Get("WWW-Authenticate") != "" {
+		resp.Header = resp.Header.Clone()
+		resp.Header.Del("WWW-Authenticate")
+	}
 	return resp, nil
 }
 
-func readBody(body io.ReadCloser) ([]byte, error) {
-	defer body.Close()
-	b, err := io.ReadAll(io.LimitReader(body, maxBody+1))
-	if err == nil && len(b) > maxBody {
+func readBody(resp *http.Response) ([]byte, error) {
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	if n := resp.ContentLength; n > 0 && n <= maxBody {
+		b.Grow(int(n) + bytes.MinRead)
+	}
+	n, err := b.ReadFrom(io.LimitReader(resp.Body, maxBody+1))
+	if err == nil && n > maxBody {
 		err = fmt.Errorf("answer larger than %d bytes", maxBody)
 	}
-	return b, err
+	return b.Bytes(), err
 }

@@ -41,7 +41,7 @@ type Config struct {
 
 // Revoker calls Graph. It is safe for concurrent use. Close releases its idle connections.
 type Revoker struct {
-	root    *url.URL
+	users   string // the address of all users
 	timeout time.Duration
 	tokens  *tokens
 	adapter *kiotahttp.NetHttpRequestAdapter
@@ -102,7 +102,7 @@ func New(cfg Config) (*Revoker, error) {
 		return nil, fmt.Errorf("build the Graph adapter: %w", err)
 	}
 	return &Revoker{
-		root:    root,
+		users:   root.String() + "/v1.0/users",
 		timeout: cfg.Timeout,
 		tokens:  newTokens(cfg.Credential, cfg.Scope),
 		adapter: adapter,
@@ -191,7 +191,7 @@ func (r *Revoker) post(ctx context.Context, target string) (value *bool, err err
 // that begins with $ needs the form ('name') without a slash before it, with quotes doubled
 // (https://learn.microsoft.com/graph/api/user-get, "Users whose userPrincipalName begins with $").
 func (r *Revoker) url(user event.User) string {
-	base := r.root.String() + "/v1.0/users"
+	base := r.users
 	if name := user.Name(); strings.HasPrefix(name, "$") {
 		return base + "('" + url.PathEscape(strings.ReplaceAll(name, "'", "''")) + "')/revokeSignInSessions"
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -201,8 +200,8 @@ func (e *Error) readBody(ex *exchange) bool {
 }
 
 func (ex *exchange) isJSON() bool {
-	mediaType, _, err := mime.ParseMediaType(ex.header.Get("Content-Type"))
-	return err == nil && mediaType == "application/json"
+	mediaType, _, _ := strings.Cut(ex.header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(mediaType), "application/json")
 }
 
 // retryAfter reads the Retry-After header: seconds, or a date that is measured against the answer's own Date, so that a
