@@ -1,6 +1,9 @@
 package dedupe
 
-import "time"
+import (
+	"crypto/sha256"
+	"time"
+)
 
 // verdict is what the last decided attempt for a user means for events to come. It is kept small: there is one per
 // remembered user.
@@ -53,23 +56,33 @@ type memory struct {
 	max     int           // of both generations
 	keep    time.Duration // at least this long, if max allows, and at most twice as long
 	rotated time.Time
-	young   map[string]verdict
-	old     map[string]verdict
+	young   map[fingerprint]verdict
+	old     map[fingerprint]verdict
+}
+
+// fingerprint stands for a user's key in less than half of its space. That two users share one is as good as impossible, by
+// chance or on purpose: it is half of a SHA-256 sum.
+type fingerprint [16]byte
+
+func fingerprintOf(key string) fingerprint {
+	sum := sha256.Sum256([]byte(key))
+	return fingerprint(sum[:16])
 }
 
 func (m *memory) get(key string) (verdict, bool) {
-	if v, ok := m.young[key]; ok {
+	user := fingerprintOf(key)
+	if v, ok := m.young[user]; ok {
 		return v, true
 	}
-	v, ok := m.old[key]
+	v, ok := m.old[user]
 	return v, ok
 }
 
 func (m *memory) put(key string, v verdict, now time.Time) {
 	if m.young == nil || len(m.young) >= (m.max+1)/2 || now.Sub(m.rotated) >= m.keep {
-		m.old, m.young, m.rotated = m.young, map[string]verdict{}, now
+		m.old, m.young, m.rotated = m.young, map[fingerprint]verdict{}, now
 	}
-	m.young[key] = v
+	m.young[fingerprintOf(key)] = v
 }
 
 func (m *memory) len() int { return len(m.young) + len(m.old) }
