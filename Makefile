@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 # where goroutines meet are tested with -race.
 RACE := ./emulator/... ./dedupe/... ./retry/... ./consumer/... ./revoker/... ./telemetry/... ./cmd/...
 
-.PHONY: run test race lint fmt build fuzz bench clean
+.PHONY: run test race lint fmt build fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
@@ -40,7 +40,10 @@ fuzz: ## every fuzz test for FUZZTIME
 		done; \
 	done
 
-bench: ## speed and memory of the embedded broker
+bench: ## the worker beside a bare loop and a plain worker, as ratios; 25 minutes, most of it waiting for quotas
+	$(GO) run ./bench
+
+bench-broker: ## speed and memory of the embedded broker
 	$(GO) test -run '^$$' -bench . -benchmem ./emulator/...
 
 clean:

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/microsoft/kiota-abstractions-go/authentication"
+	kiotahttp "github.com/microsoft/kiota-http-go"
+	kiotajson "github.com/microsoft/kiota-serialization-json-go"
+	"github.com/microsoftgraph/msgraph-sdk-go/users"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+)
+
+// The contenders: each is a process of its own, with the worker's own environment variables, until it gets SIGTERM.
+const (
+	bareLoop    = "bare loop"    // receives and completes; the least that any consumer does
+	plainWorker = "plain worker" // calls Graph once for each message, and completes it
+	ourWorker   = "worker"       // cmd/worker
+)
+
+// goroutines is how many messages the bare loop and the plain worker settle at once, and how many calls run at once.
+const goroutines = 64
+
+// compete runs a contender in this process.
+func compete(name string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), nil)
+	if err != nil {
+		return err
+	}
+	receiver, err := client.NewReceiverForQueue(os.Getenv("REVOKER_SERVICEBUS_QUEUE"), nil)
+	if err != nil {
+		return err
+	}
+	work := func(context.Context, *azservicebus.ReceivedMessage) error { return nil }
+	if name == plainWorker {
+		if work, err = callGraph(ctx); err != nil {
+			return err
+		}
+	}
+	messages := make(chan *azservicebus.ReceivedMessage)
+	var workers sync.WaitGroup
+	for range goroutines {
+		workers.Go(func() {
+			for m := range messages {
+				if err := work(ctx, m); err != nil {
+					_ = receiver.DeadLetterMessage(context.Background(), m, nil)
+					continue
+				}
+				_ = receiver.CompleteMessage(context.Background(), m, nil)
+			}
+		})
+	}
+	for ctx.Err() == nil {
+		// 1 ms instead of the SDK's 20 ms, as the worker does: the difference would be the whole result.
+		batch, err := receiver.ReceiveMessages(ctx, 4*goroutines, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: time.Millisecond})
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		for _, m := range batch {
+			messages <- m
+		}
+	}
+	close(messages)
+	workers.Wait()
+	return nil
+}
+
+// callGraph calls Graph with its SDK for the user of a plain JSON event.
+func callGraph(ctx context.Context) (func(context.Context, *azservicebus.ReceivedMessage) error, error) {
+	root := os.Getenv("REVOKER_GRAPH_ENDPOINT")
+	signIn := clientcredentials.Config{
+		ClientID: os.Getenv("REVOKER_GRAPH_CLIENT_ID"), ClientSecret: os.Getenv("REVOKER_GRAPH_CLIENT_SECRET"),
+		TokenURL: os.Getenv("REVOKER_GRAPH_TOKEN_URL"), Scopes: []string{root + "/.default"},
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = goroutines // the default of 2 would dial for nearly every call
+	// The SDK's own HTTP client, without its retries.
+	middleware := slices.DeleteFunc(kiotahttp.GetDefaultMiddlewares(), func(m kiotahttp.Middleware) bool {
+		_, retries := m.(*kiotahttp.RetryHandler)
+		return retries
+	})
+	client := &http.Client{Transport: &oauth2.Transport{
+		Source: signIn.TokenSource(ctx),
+		Base:   kiotahttp.NewCustomTransportWithParentTransport(transport, middleware...),
+	}}
+	adapter, err := kiotahttp.NewNetHttpRequestAdapterWithParseNodeFactoryAndSerializationWriterFactoryAndHttpClient(
+		&authentication.AnonymousAuthenticationProvider{}, // the client adds the token
+		kiotajson.NewJsonParseNodeFactory(), kiotajson.NewJsonSerializationWriterFactory(), client)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
+		var event struct {
+			UserID string `json:"userId"`
+		}
+		if err := json.Unmarshal(m.Body, &event); err != nil {
+			return err
+		}
+		answer, err := users.NewItemRevokeSignInSessionsRequestBuilder(root+"/v1.0/users/"+event.UserID+"/revokeSignInSessions", adapter).
+			PostAsRevokeSignInSessionsPostResponse(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if value := answer.GetValue(); value == nil || !*value {
+			return errors.New("not revoked")
+		}
+		return nil
+	}, nil
+}
+
+// isContender says whether this program was started by itself, as one of the two.
+func isContender(args []string) (name string, ok bool) {
+	if len(args) == 2 && args[0] == "contender" {
+		return args[1], true
+	}
+	return "", false
+}

@@ -1,0 +1,181 @@
+// Command bench compares the worker with what people would use instead: a bare loop that receives and completes, and a
+// plain worker with the same SDKs that calls Graph once for each message. It prints ratios of rates measured one after the
+// other on the same machine against the same embedded servers.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/pflag"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// workerBinary is cmd/worker, built for the occasion.
+var workerBinary string
+
+// options are the command line.
+type options struct {
+	only   []string
+	rounds int
+	limit  int
+	per    time.Duration
+	people int
+}
+
+// line is one line of the result.
+type line struct{ what, value, goal string }
+
+type scenario struct {
+	name string
+	run  func(options) ([]line, error)
+}
+
+var scenarios = []scenario{
+	{"distinct", distinct},
+	{"storm", storm},
+	{"latency", latency},
+	{"memory", memory},
+	{"quota", quota},
+}
+
+func main() {
+	if name, ok := isContender(os.Args[1:]); ok {
+		exit(compete(name))
+	}
+	var o options
+	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, quota (default all)")
+	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
+	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
+	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
+	pflag.IntVar(&o.people, "people", 3000, "users of the quota scenario")
+	pflag.Parse()
+	exit(bench(o))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func bench(o options) error {
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	workerBinary = filepath.Join(dir, "worker")
+	//nolint:gosec // our own file
+	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker").CombinedOutput(); err != nil {
+		return fmt.Errorf("build the worker (run this in the repository's root): %w\n%s", err, out)
+	}
+	t := table.NewWriter()
+	t.AppendHeader(table.Row{"what", "measured", "goal"})
+	for _, s := range scenarios {
+		if len(o.only) > 0 && !slices.Contains(o.only, s.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "%s …\n", s.name)
+		lines, err := s.run(o)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		for _, l := range lines {
+			t.AppendRow(table.Row{l.what, l.value, l.goal})
+		}
+	}
+	fmt.Printf("%s, %d CPUs, commit %s, %s\n\n%s\n", processor(), runtime.NumCPU(), commit(), runtime.Version(), t.RenderMarkdown())
+	return nil
+}
+
+// processor is the CPU's name where the system tells it.
+func processor() string {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	for l := range strings.Lines(string(info)) {
+		if name, ok := strings.CutPrefix(l, "model name"); ok {
+			return strings.TrimSpace(strings.TrimLeft(name, "\t :"))
+		}
+	}
+	return runtime.GOOS + "/" + runtime.GOARCH
+}
+
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// drain lets a contender settle n events of some users, all queued before it starts.
+func drain(name string, n, users int, wait time.Duration, env ...string) (rate float64, calls int, err error) {
+	s, err := newStage(users, graph.Quota{})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.close()
+	if err := s.send(n, users); err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(wait)
+	runtime.GC()
+	p, err := s.start(name, env...)
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := s.awaitSettled(n, 5*time.Minute); err != nil {
+		_ = p.stop()
+		return 0, 0, err
+	}
+	err = p.stop()
+	fmt.Fprintf(os.Stderr, "  %-12s %7.0f events/s, %d calls, %.2f s of CPU\n", name, s.rate(), len(s.graph.Calls()),
+		(p.ProcessState.UserTime() + p.ProcessState.SystemTime()).Seconds())
+	return s.rate(), len(s.graph.Calls()), err
+}
+
+// duel lets two contenders drain the same, one after the other, and returns the median of the ratios of their rates. The
+// machine's other work changes from minute to minute: only neighbours are compared.
+func duel(o options, other string, n, users int, wait time.Duration) (ratio float64, calls int, err error) {
+	var ratios []float64
+	for range o.rounds {
+		theirs, _, err := drain(other, n, users, wait)
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", other, err)
+		}
+		ours, called, err := drain(ourWorker, n, users, wait, fmt.Sprintf("REVOKER_CONSUMER_CONCURRENCY=%d", goroutines))
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", ourWorker, err)
+		}
+		ratios, calls = append(ratios, ours/theirs), max(calls, called)
+	}
+	return median(ratios), calls, nil
+}
+
+func distinct(o options) ([]line, error) {
+	ratio, _, err := duel(o, plainWorker, 20_000, 20_000, 0)
+	return []line{{"20,000 events of 20,000 users: rate ÷ plain worker's", fmt.Sprintf("%.2f", ratio), "≥ 0.90"}}, err
+}
+
+func storm(o options) ([]line, error) {
+	ratio, calls, err := duel(o, bareLoop, 20_000, 200, 11*time.Second)
+	return []line{
+		{"20,000 events of 200 users, 10 s old: rate ÷ bare loop's", fmt.Sprintf("%.2f", ratio), "≥ 0.70"},
+		{"— calls to Graph", fmt.Sprint(calls), "≤ 200"},
+	}, err
+}
