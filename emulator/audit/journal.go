@@ -62,6 +62,8 @@ func (j *Journal) Observe(r servicebus.Record) {
 	case servicebus.Completed, servicebus.DeadLettered, servicebus.Expired:
 		m.letGo(r.Time)
 		m.end, m.ended, m.reason = r.Event, r.Time, r.Reason
+	case servicebus.Forwarded: // its life goes on elsewhere, as another message
+		m.end, m.ended = r.Event, r.Time
 	case servicebus.Renewed, servicebus.Duplicate, servicebus.Cancelled:
 	}
 }

@@ -34,8 +34,9 @@ var DefaultKey = Key{Name: "RootManageSharedAccessKey", Value: "SAS_KEY_VALUE", 
 
 // Config declares what the broker holds.
 type Config struct {
-	// Queues are declared at start; at least one.
+	// Queues and Topics are declared at start; at least one.
 	Queues []QueueConfig
+	Topics []TopicConfig
 	// Keys may sign in. Defaults to DefaultKey.
 	Keys []Key
 	// MaxMessageSize is in bytes. Defaults to 256 KiB, as on the Standard tier.
@@ -60,6 +61,9 @@ type QueueConfig struct {
 	DuplicateWindow time.Duration
 	// MaxBytes bounds the queue and its dead letters together. Defaults to 1 GiB.
 	MaxBytes int64
+	// ForwardTo is a queue or topic that every message goes on to, ForwardDeadLettersTo one for every dead letter. What cannot
+	// be forwarded is kept in NAME/$Transfer/$DeadLetterQueue.
+	ForwardTo, ForwardDeadLettersTo string
 }
 
 // Key is a shared access key and what it allows. Manage includes the other two.
@@ -71,7 +75,7 @@ type Key struct {
 // Broker is the server. All methods are safe for concurrent use.
 type Broker struct {
 	keys       map[string]Key
-	queues     map[string]*queue // by lower-case name; immutable
+	queues     map[string]*queue // queues, topics and subscriptions by lower-case path; immutable
 	maxMessage int
 
 	mu        sync.Mutex
@@ -83,8 +87,8 @@ type Broker struct {
 
 // New returns a running broker without a port. The error names what is wrong with the Config.
 func New(cfg Config) (*Broker, error) {
-	if len(cfg.Queues) == 0 {
-		return nil, errors.New("servicebus: declare at least one queue")
+	if len(cfg.Queues)+len(cfg.Topics) == 0 {
+		return nil, errors.New("servicebus: declare at least one queue or topic")
 	}
 	if cfg.Keys == nil {
 		cfg.Keys = []Key{DefaultKey}
@@ -102,19 +106,91 @@ func New(cfg Config) (*Broker, error) {
 		}
 		b.keys[k.Name] = k
 	}
-	for _, q := range cfg.Queues {
-		name := strings.ToLower(strings.Trim(q.Name, "/"))
-		switch {
-		case name == "" || strings.Contains(name, "$"):
-			return nil, fmt.Errorf("servicebus: %q is not a queue name", q.Name)
-		case b.queues[name] != nil:
-			return nil, fmt.Errorf("servicebus: queue %q is declared twice", q.Name)
-		case q.LockDuration < 0 || q.MaxDeliveryCount < 0 || q.DefaultTTL < 0 || q.DuplicateWindow < 0 || q.MaxBytes < 0:
-			return nil, fmt.Errorf("servicebus: queue %q: negative settings", q.Name)
-		}
-		b.queues[name] = newQueue(q, cfg.Observe)
+	if err := b.declare(cfg); err != nil {
+		return nil, fmt.Errorf("servicebus: %w", err)
 	}
 	return b, nil
+}
+
+// declare makes the entities, and then ties those together that forward.
+func (b *Broker) declare(cfg Config) error {
+	for _, q := range cfg.Queues {
+		if _, err := b.add(plainQueue, q, cfg.Observe); err != nil {
+			return err
+		}
+	}
+	for _, t := range cfg.Topics {
+		if t.ForwardTo != "" || t.ForwardDeadLettersTo != "" {
+			return fmt.Errorf("topic %q: only queues and subscriptions forward", t.Name)
+		}
+		topic, err := b.add(topicQueue, t.QueueConfig, cfg.Observe)
+		if err != nil {
+			return err
+		}
+		if len(t.Subscriptions) > maxSubscriptions {
+			return fmt.Errorf("topic %q: more than %d subscriptions", t.Name, maxSubscriptions)
+		}
+		var subscriptions []*queue
+		for _, s := range t.Subscriptions {
+			if s.Name == "" || strings.Contains(s.Name, "/") {
+				return fmt.Errorf("topic %q: %q is not a subscription name", t.Name, s.Name)
+			}
+			s.Name = t.Name + "/Subscriptions/" + s.Name
+			one, err := b.add(subscriptionQueue, s.QueueConfig, cfg.Observe)
+			if err != nil {
+				return err
+			}
+			one.rules = newRules(s.Rules)
+			subscriptions = append(subscriptions, one)
+		}
+		topic.forward = toSubscriptions(subscriptions)
+	}
+	for _, q := range b.queues {
+		var err error
+		if q.cfg.ForwardTo != "" {
+			q.forward, err = b.forwarder(q, q.cfg.ForwardTo)
+		}
+		if err == nil && q.cfg.ForwardDeadLettersTo != "" {
+			q.dead.forward, err = b.forwarder(q, q.cfg.ForwardDeadLettersTo)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Broker) add(k kind, cfg QueueConfig, observe func(Record)) (*queue, error) {
+	name := strings.ToLower(strings.Trim(cfg.Name, "/"))
+	switch {
+	case name == "" || strings.Contains(name, "$"):
+		return nil, fmt.Errorf("%q is not a name for an entity", cfg.Name)
+	case b.queues[name] != nil:
+		return nil, fmt.Errorf("%q is declared twice", cfg.Name)
+	case cfg.LockDuration < 0 || cfg.MaxDeliveryCount < 0 || cfg.DefaultTTL < 0 || cfg.DuplicateWindow < 0 || cfg.MaxBytes < 0:
+		return nil, fmt.Errorf("%q: negative settings", cfg.Name)
+	case k == subscriptionQueue && cfg.DuplicateWindow > 0:
+		return nil, fmt.Errorf("%q: duplicates are detected by the topic", cfg.Name)
+	}
+	q := newQueue(cfg, observe)
+	q.kind = k
+	b.queues[name] = q
+	return q, nil
+}
+
+// forwarder sends on to an entity by its name.
+func (b *Broker) forwarder(from *queue, to string) (func(*message) error, error) {
+	target := b.entity(to)
+	switch {
+	case target == nil || target.kind != plainQueue && target.kind != topicQueue:
+		return nil, fmt.Errorf("%q forwards to %q, which is no queue or topic", from.name, to)
+	case target == from:
+		return nil, fmt.Errorf("%q forwards to itself", from.name)
+	}
+	return func(m *message) error {
+		_, err := target.enqueue([]*message{m})
+		return err
+	}, nil
 }
 
 // ConnectionString is what a client needs to reach the broker at addr (host:port) with a key.
@@ -206,20 +282,25 @@ func (b *Broker) Close() error {
 	for _, q := range b.queues {
 		q.close()
 		q.dead.close()
+		q.transfer.close()
 	}
 	return nil
 }
 
-// entity finds a queue or its dead-letter queue by address, in any case and with or without a leading slash.
+// entity finds a queue, a topic, a subscription (TOPIC/Subscriptions/NAME), or the dead-letter queues of one, by address: in any
+// case and with or without a leading slash.
 func (b *Broker) entity(address string) *queue {
 	name := strings.ToLower(strings.Trim(address, "/"))
-	if parent, ok := strings.CutSuffix(name, "/$deadletterqueue"); ok {
-		if q := b.queues[parent]; q != nil {
-			return q.dead
-		}
-		return nil
+	part := func(q *queue) *queue { return q }
+	if parent, ok := strings.CutSuffix(name, "/$transfer/$deadletterqueue"); ok {
+		name, part = parent, func(q *queue) *queue { return q.transfer }
+	} else if parent, ok := strings.CutSuffix(name, "/$deadletterqueue"); ok {
+		name, part = parent, func(q *queue) *queue { return q.dead }
 	}
-	return b.queues[name]
+	if q := b.queues[name]; q != nil {
+		return part(q)
+	}
+	return nil
 }
 
 // Counts is what a queue holds.
@@ -303,6 +384,7 @@ const (
 	LockExpired  EventKind = "lock_expired"
 	Expired      EventKind = "expired"
 	Cancelled    EventKind = "cancelled"
+	Forwarded    EventKind = "forwarded" // from a topic to its subscriptions too
 )
 
 // Record is one change of a message's state.

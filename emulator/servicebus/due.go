@@ -92,7 +92,7 @@ func (q *queue) armFor(at int64) {
 // tick does what is due.
 func (q *queue) tick() {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.release()
 	if q.closed {
 		return
 	}

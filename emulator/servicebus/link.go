@@ -146,8 +146,12 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 		return unauthorized("Send")
 	case p.Role == amqp.RoleReceiver && !granted.listen:
 		return unauthorized("Listen")
-	case p.Role == amqp.RoleSender && q.dead == nil:
-		return &amqp.Error{Condition: "amqp:not-allowed", Description: "Nobody may send to a dead-letter queue."}
+	case p.Role == amqp.RoleSender && (q.kind == deadQueue || q.kind == subscriptionQueue):
+		return &amqp.Error{Condition: "amqp:not-allowed", Description: "Nobody may send to a subscription or to a dead-letter queue."}
+	case p.Role == amqp.RoleReceiver && q.kind == topicQueue:
+		return &amqp.Error{Condition: "amqp:not-allowed", Description: "Nobody may receive from a topic: receive from its subscriptions."}
+	case p.Role == amqp.RoleReceiver && q.forward != nil:
+		return &amqp.Error{Condition: "amqp:not-allowed", Description: "Nobody may receive from an entity that forwards its messages."}
 	}
 	l.queue = q
 	if p.Role == amqp.RoleReceiver {

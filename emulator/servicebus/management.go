@@ -32,6 +32,12 @@ func managementOf(q *queue, granted claim, maxMessage int) func(request) respons
 			return m.schedule(maxMessage)
 		case "com.microsoft:cancel-scheduled-message":
 			return m.cancel()
+		case "com.microsoft:add-rule":
+			return m.addRule()
+		case "com.microsoft:remove-rule":
+			return m.removeRule()
+		case "com.microsoft:enumerate-rules":
+			return m.enumerateRules()
 		}
 		return failure(501, "amqp:not-implemented", fmt.Sprintf("The operation %q is not supported by this emulator.", operation))
 	}
@@ -197,7 +203,7 @@ func (m management) dispose() response {
 func (m management) schedule(maxMessage int) response {
 	list, _ := m.body.Get("messages")
 	entries, _ := list.([]any)
-	if len(entries) == 0 || len(entries) > maxBatch || m.q.dead == nil {
+	if len(entries) == 0 || len(entries) > maxBatch || m.q.kind == deadQueue || m.q.kind == subscriptionQueue {
 		return badRequest("messages must be a list of messages.")
 	}
 	now := time.Now()

@@ -55,6 +55,8 @@ type message struct {
 	properties, appProperties, bodyAndFooter []byte
 	bodyLength                               int
 	deadSource                               string
+	origin                                   int64 // the sequence number before it was forwarded; 0: it was not
+	hops                                     int   // how often it was
 
 	token      amqp.UUID // while locked
 	until      int64
@@ -178,6 +180,9 @@ func (m *message) encode(dst []byte, v view) []byte {
 	w.Time(annotationEnqueued, time.UnixMilli(m.enqueued))
 	if v.locked {
 		w.Time(annotationLocked, time.UnixMilli(m.until))
+	}
+	if m.origin != 0 {
+		w.Long(annotationEnqueueSeq, m.origin)
 	}
 	if m.deadSource != "" {
 		w.String(annotationDeadSource, m.deadSource)

@@ -15,8 +15,13 @@ import (
 type queue struct {
 	name    string
 	cfg     QueueConfig
-	dead    *queue // nil: this is a dead-letter queue
+	kind    kind
+	dead    *queue // of a queue, topic or subscription: its dead letters
+	rules   *rules // of a subscription
 	observe func(Record)
+	// forward takes the messages that become available; nil keeps them here. transfer keeps those that it does not take.
+	forward  func(*message) error
+	transfer *queue
 
 	mu      sync.Mutex
 	closed  bool
@@ -31,7 +36,8 @@ type queue struct {
 	outlets   []*outlet // the receivers, in turn
 	turn      int
 	byToken   map[amqp.UUID]*message
-	lockOrder message // ring of the locked messages, the next to expire first: all locks last equally long
+	lockOrder message    // ring of the locked messages, the next to expire first: all locks last equally long
+	leaving   []*message // to be forwarded when the lock is released
 	due       dueHeap
 	seen      seenIDs
 	timer     *time.Timer
@@ -54,6 +60,8 @@ func newQueue(cfg QueueConfig, observe func(Record)) *queue {
 	q := emptyQueue(cfg.Name, cfg, observe)
 	// Dead letters expire never and are delivered as often as anybody likes.
 	q.dead = emptyQueue(cfg.Name+"/$DeadLetterQueue", QueueConfig{LockDuration: cfg.LockDuration}, observe)
+	q.transfer = emptyQueue(cfg.Name+"/$Transfer/$DeadLetterQueue", QueueConfig{LockDuration: cfg.LockDuration}, observe)
+	q.dead.kind, q.transfer.kind, q.dead.transfer = deadQueue, deadQueue, q.transfer
 	return q
 }
 
@@ -87,7 +95,7 @@ func (q *queue) tell(m *message, kind EventKind, reason string) {
 // in silence, as the service does.
 func (q *queue) enqueue(messages []*message) ([]int64, error) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.release()
 	var size int64
 	for _, m := range messages {
 		size += m.size()
@@ -117,7 +125,11 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 			ttl = int64(*m.ttl)
 		}
 		if ttl > 0 {
-			m.expires = m.enqueued + ttl
+			if expires := m.enqueued + ttl; m.expires == 0 || expires < m.expires { // the topic's bounds it too
+				m.expires = expires
+			}
+		}
+		if m.expires > 0 {
 			q.schedule(m.expires, m.seq)
 		}
 		q.insert(m)
@@ -185,6 +197,14 @@ func (q *queue) to(m *message, s state) {
 
 // dispatch hands out messages while there are any and somebody wants them.
 func (q *queue) dispatch() {
+	if q.forward != nil {
+		for m := q.nextAvailable(); m != nil; m = q.nextAvailable() {
+			q.to(m, gone)
+			q.tell(m, Forwarded, "")
+			q.leaving = append(q.leaving, m)
+		}
+		return
+	}
 	for {
 		o := q.nextOutlet()
 		if o == nil {
@@ -271,7 +291,7 @@ func (q *queue) unsubscribe(o *outlet) {
 // wake lets a stalled receiver have messages again.
 func (q *queue) wake(o *outlet) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.release()
 	o.stalled = false
 	q.dispatch()
 	q.arm()
@@ -330,7 +350,7 @@ type settlement struct {
 // settle ends the lock; errLockLost if there is none.
 func (q *queue) settle(token amqp.UUID, s settlement) error {
 	q.mu.Lock()
-	defer q.mu.Unlock()
+	defer q.release()
 	m := q.byToken[token]
 	if m == nil {
 		return errLockLost
@@ -371,7 +391,7 @@ func (q *queue) giveBack(m *message) {
 
 // fail counts a failed delivery, and buries the message when there were too many. A dead-letter queue counts none.
 func (q *queue) fail(m *message, kind EventKind) {
-	if q.dead == nil {
+	if q.kind == deadQueue {
 		q.giveBack(m)
 		q.tell(m, kind, "")
 		return
@@ -386,7 +406,7 @@ func (q *queue) fail(m *message, kind EventKind) {
 
 // bury moves an unlocked message to the dead-letter queue; within it, the message stays.
 func (q *queue) bury(m *message, reason, description string) {
-	if q.dead == nil {
+	if q.kind == deadQueue {
 		q.to(m, available)
 		return
 	}
