@@ -28,7 +28,17 @@ type ServiceBus struct {
 	ConnectionString     string `koanf:"connection_string" secret:"true" doc:"Connection string of the namespace; one of this, its file, or servicebus.namespace."`
 	ConnectionStringFile string `koanf:"connection_string_file" doc:"File that holds the connection string (a mounted secret)."`
 	Namespace            string `koanf:"namespace" doc:"Fully qualified namespace, like contoso.servicebus.windows.net; signs in with DefaultAzureCredential."`
-	Queue                string `koanf:"queue" doc:"Queue to receive from. Required, unless the connection string has an EntityPath."`
+	Queue                string `koanf:"queue" doc:"Queue to receive from. Required, unless a topic is, or the connection string has an EntityPath."`
+	Topic                string `koanf:"topic" doc:"Topic to receive from, through servicebus.subscription, instead of a queue."`
+	Subscription         string `koanf:"subscription" doc:"Subscription of servicebus.topic to receive from."`
+}
+
+// Entity is the path of the queue or subscription.
+func (s ServiceBus) Entity() string {
+	if s.Topic != "" {
+		return s.Topic + "/Subscriptions/" + s.Subscription
+	}
+	return s.Queue
 }
 
 // Graph says which Graph is called, and as whom.

@@ -203,6 +203,37 @@ func TestConnectionStrings(t *testing.T) {
 	}
 }
 
+func TestQueueOrSubscription(t *testing.T) {
+	path := "Endpoint=sb://c.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=x;EntityPath=events"
+	plain := strings.TrimSuffix(path, ";EntityPath=events")
+	for name, c := range map[string]struct {
+		connection, queue, topic, subscription string
+		want                                   string // the entity, or a part of the problem
+	}{
+		"a queue":                          {plain, "q", "", "", "q"},
+		"a subscription":                   {plain, "", "t", "s", "t/Subscriptions/s"},
+		"both":                             {plain, "q", "t", "s", "both a queue and a topic"},
+		"a queue and a subscription":       {plain, "q", "", "s", "both a queue and a topic"},
+		"nothing":                          {plain, "", "", "", "servicebus.queue: required"},
+		"no topic":                         {plain, "", "", "s", "servicebus.topic: required"},
+		"no subscription":                  {plain, "", "t", "", "servicebus.subscription: required"},
+		"a path as subscription":           {plain, "", "t", "a/b", "not a subscription name"},
+		"a subscription with a long name":  {plain, "", "t", strings.Repeat("a", 51), "not a subscription name"},
+		"a wrong topic":                    {plain, "", "t$", "s", "not a topic name"},
+		"the topic of a connection string": {path, "", "", "s", "events/Subscriptions/s"},
+		"the same topic twice":             {path, "", "Events", "s", "Events/Subscriptions/s"},
+		"another topic":                    {path, "", "t", "s", "another topic"},
+	} {
+		got, err := load(t, "", []string{
+			"REVOKER_SERVICEBUS_CONNECTION_STRING=" + c.connection, "REVOKER_SERVICEBUS_QUEUE=" + c.queue,
+			"REVOKER_SERVICEBUS_TOPIC=" + c.topic, "REVOKER_SERVICEBUS_SUBSCRIPTION=" + c.subscription,
+		})
+		if err == nil && got.ServiceBus.Entity() != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: entity %q, %v; want %q", name, got.ServiceBus.Entity(), err, c.want)
+		}
+	}
+}
+
 func TestNationalClouds(t *testing.T) {
 	clouds := []struct{ name, root, authority, suffix string }{
 		{"global", "https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net"},

@@ -12,11 +12,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// queueName: letters, digits, periods, hyphens, underscores and slashes, beginning and ending with a letter or digit
+// entityName: letters, digits, periods, hyphens, underscores and slashes, beginning and ending with a letter or digit
 // (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules, Microsoft.ServiceBus).
-var queueName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
+var entityName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
 
-// validate checks every setting by itself and against the others. It may fill in the queue from the connection string.
+// validate checks every setting by itself and against the others. It may fill in the queue or topic from the connection string.
 func (c *Config) validate() Problems {
 	var p Problems
 	for _, o := range options(c) {
@@ -85,11 +85,31 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	default:
 		c.validateConnectionString(cloud, p)
 	}
+	sb.validateEntity(p)
+}
+
+// validateEntity: a queue, or a topic with a subscription.
+func (s *ServiceBus) validateEntity(p *Problems) {
+	const form = "letters, digits, . - _ and /, beginning and ending with a letter or digit"
 	switch {
-	case sb.Queue == "":
-		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE)")
-	case !queueName.MatchString(sb.Queue):
-		p.add("servicebus.queue: %q is not a queue name: up to 260 letters, digits, . - _ and /, beginning and ending with a letter or digit", sb.Queue)
+	case s.Queue != "" && (s.Topic != "" || s.Subscription != ""):
+		p.add("servicebus: both a queue and a topic are set: keep one")
+	case s.Queue != "" && !entityName.MatchString(s.Queue):
+		p.add("servicebus.queue: %q is not a queue name: up to 260 %s", s.Queue, form)
+	case s.Queue != "":
+	case s.Topic == "" && s.Subscription == "":
+		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE), or servicebus.topic with servicebus.subscription")
+	case s.Topic == "":
+		p.add("servicebus.topic: required with servicebus.subscription (REVOKER_SERVICEBUS_TOPIC)")
+	case s.Subscription == "":
+		p.add("servicebus.subscription: required with servicebus.topic: create one for this worker (REVOKER_SERVICEBUS_SUBSCRIPTION)")
+	default:
+		if !entityName.MatchString(s.Topic) {
+			p.add("servicebus.topic: %q is not a topic name: up to 260 %s", s.Topic, form)
+		}
+		if !entityName.MatchString(s.Subscription) || len(s.Subscription) > 50 || strings.Contains(s.Subscription, "/") {
+			p.add("servicebus.subscription: %q is not a subscription name: up to 50 letters, digits, . - and _", s.Subscription)
+		}
 	}
 }
 
@@ -115,12 +135,18 @@ func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 	if problem := cloud.serves(endpoint.Hostname()); problem != "" && !emulator {
 		p.add("%s: %s", key, problem)
 	}
+	sb := &c.ServiceBus
 	switch path := parts["entitypath"]; {
 	case path == "":
-	case c.ServiceBus.Queue == "":
-		c.ServiceBus.Queue = path
-	case !strings.EqualFold(path, c.ServiceBus.Queue):
-		p.add("%s: its EntityPath is another queue than servicebus.queue %q", key, c.ServiceBus.Queue)
+	case sb.Topic != "" && !strings.EqualFold(path, sb.Topic):
+		p.add("%s: its EntityPath is another topic than servicebus.topic %q", key, sb.Topic)
+	case sb.Topic != "":
+	case sb.Subscription != "":
+		sb.Topic = path
+	case sb.Queue == "":
+		sb.Queue = path
+	case !strings.EqualFold(path, sb.Queue):
+		p.add("%s: its EntityPath is another queue than servicebus.queue %q", key, sb.Queue)
 	}
 }
 

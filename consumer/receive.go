@@ -169,7 +169,7 @@ func serviceBusHint(err error) string {
 		case azservicebus.CodeUnauthorizedAccess:
 			return "give the identity or key the right to listen: the role 'Azure Service Bus Data Receiver' or a Listen claim"
 		case azservicebus.CodeNotFound:
-			return "check servicebus.queue: the namespace has no such queue"
+			return "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
 		}
 	}
 	return "check servicebus.namespace or the connection string, DNS, and that port 5671 is open"

@@ -74,7 +74,14 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 	c.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: users})
 	must(err)
 	c.broker, err = servicebus.New(servicebus.Config{
-		Queues:  []servicebus.QueueConfig{{Name: queue, LockDuration: lock, MaxDeliveryCount: 100}},
+		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: lock, MaxDeliveryCount: 100}},
+		Topics: []servicebus.TopicConfig{{
+			QueueConfig: servicebus.QueueConfig{Name: "devices"},
+			Subscriptions: []servicebus.SubscriptionConfig{
+				{QueueConfig: servicebus.QueueConfig{Name: "worker", LockDuration: lock, MaxDeliveryCount: 100}},
+				{QueueConfig: servicebus.QueueConfig{Name: "archive"}},
+			},
+		}},
 		Observe: c.journal.Observe,
 	})
 	must(err)
@@ -274,6 +281,39 @@ func TestSIGTERMFinishesWhatIsInHandAndExitsWith0(t *testing.T) {
 		if m.DeliveryCount != 0 {
 			t.Errorf("message %d has a failed delivery although the drain had time", m.SequenceNumber)
 		}
+	}
+}
+
+func TestASubscriptionIsASourceLikeAQueue(t *testing.T) {
+	c := newCloud(t, 2, time.Minute)
+	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	sender, err := client.NewSender("devices", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*azservicebus.Message{about(0), about(1), {Body: []byte("rubbish")}} {
+		if err := sender.SendMessage(t.Context(), m, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := c.start("REVOKER_SERVICEBUS_QUEUE=", "REVOKER_SERVICEBUS_TOPIC=devices", "REVOKER_SERVICEBUS_SUBSCRIPTION=worker")
+	counts := func(name string) servicebus.Counts {
+		counts, err := c.broker.Counts("devices/Subscriptions/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return counts
+	}
+	c.until("an empty subscription", func() bool { return counts("worker").Active == 0 })
+	if n, dead := c.revoked(2), counts("worker").DeadLetter; n != 2 || dead != 1 {
+		t.Errorf("%d revoked, %d dead letters, want 2 and 1:\n%s", n, dead, &p.out)
+	}
+	if others := counts("archive"); others.Active != 3 || others.DeadLetter != 0 {
+		t.Errorf("another subscription lost something: %+v", others)
 	}
 }
 

@@ -92,7 +92,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		SettleTimeout: cfg.Consumer.SettleTimeout,
 		DrainTimeout:  cfg.Consumer.DrainTimeout,
 		HashUsers:     cfg.Log.HashUsers,
-		Entity:        cfg.ServiceBus.Queue,
+		Entity:        cfg.ServiceBus.Entity(),
 		Dedupe: dedupe.Config{
 			Window:     cfg.Dedupe.Window,
 			SkewMargin: cfg.Dedupe.SkewMargin,

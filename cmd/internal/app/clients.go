@@ -37,9 +37,14 @@ func newReceiver(cfg config.Config) (*azservicebus.Client, *azservicebus.Receive
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the Service Bus client: %w", err)
 	}
-	receiver, err := client.NewReceiverForQueue(cfg.ServiceBus.Queue, nil)
+	var receiver *azservicebus.Receiver
+	if sb := cfg.ServiceBus; sb.Topic != "" {
+		receiver, err = client.NewReceiverForSubscription(sb.Topic, sb.Subscription, nil)
+	} else {
+		receiver, err = client.NewReceiverForQueue(sb.Queue, nil)
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("make the receiver for queue %q: %w", cfg.ServiceBus.Queue, err)
+		return nil, nil, fmt.Errorf("make the receiver for %q: %w", cfg.ServiceBus.Entity(), err)
 	}
 	return client, receiver, nil
 }
