@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -32,14 +33,12 @@ func newMessage(m *azservicebus.ReceivedMessage) *message {
 	return msg
 }
 
-// handle is the way of one message: hold its lock, decode, guard, let the ledger decide who is called for, wait for each
-// user's end, settle. It says whether the message was finished; hard ends it early.
+// handle is the way of one message: decode, guard, let the ledger decide who is called for, hold the lock while each user's
+// end is awaited, settle. It says whether the message was finished; hard ends it early.
 func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
-	held, letGo := c.hold(hard, m)
 	results := c.enter(hard, m)
 	c.entered()
-	lost := c.await(held, results)
-	letGo()
+	lost := c.await(hard, m, results)
 	return c.settle(m, results, lost)
 }
 
@@ -88,9 +87,15 @@ func (c *Consumer) enterLedger(hard context.Context, key string, user event.User
 	}
 }
 
-// await returns when the end of each event is known, or held ends; then the events that are still undecided leave the
-// ledger. It says whether the message's lock is lost.
-func (c *Consumer) await(held context.Context, results []result) (lost bool) {
+// await returns when the end of each event is known, or when hard ends or the message's lock is lost; then the events that
+// are still undecided leave the ledger. It says whether the lock is lost.
+func (c *Consumer) await(hard context.Context, m *message, results []result) (lost bool) {
+	held := hard
+	if slices.ContainsFunc(results, result.undecided) {
+		var letGo func()
+		held, letGo = c.hold(hard, m)
+		defer letGo()
+	}
 	for i := range results {
 		r := &results[i]
 		if r.waits == nil {
@@ -169,6 +174,19 @@ type result struct {
 	err     error             // why it is dead-lettered or unfinished
 	calls   int
 	attempt revoker.Attempt // the last call
+}
+
+// undecided says that the event's end is not known yet.
+func (r result) undecided() bool {
+	if r.waits == nil {
+		return false
+	}
+	select {
+	case <-r.waits.Done():
+		return false
+	default:
+		return true
+	}
 }
 
 // decide takes over the event's end from the ledger, and says whether that means that the message's lock is lost. cause is
