@@ -23,7 +23,11 @@ func main() {
 // options are the command line.
 type options struct {
 	amqp, graph, ops string
+	admin, adminTLS  string
+	adminCert        string
 	noWorker, drain  bool
+	entities         string
+	keys             []string
 	leavers          int
 	timeout          time.Duration
 	log              string
@@ -49,7 +53,8 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
            against the promises by the servers' own records, prints a JSON
            summary, and exits 0 or 1.
 --no-worker starts the two servers only and prints how to reach them; any
-           program, the official SDKs included, can use them.`,
+           program, the official SDKs included, can use them. --entities and
+           --key add queues, topics and shared access keys.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -67,11 +72,16 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 	f.StringVar(&o.amqp, "amqp", "127.0.0.1:5672", "address of the embedded Service Bus; port 0 for any free one")
 	f.StringVar(&o.graph, "graph", "127.0.0.1:8081", "address of the embedded Graph and its token endpoint; port 0 for any free one")
 	f.StringVar(&o.ops, "ops", "127.0.0.1:9090", "address of the worker's /healthz, /readyz and /metrics; port 0 for any free one")
+	f.StringVar(&o.admin, "admin", "127.0.0.1:5300", "address of Service Bus' administration API over http; empty for none")
+	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301", "address of the same over https, which its clients insist on; empty for none")
+	f.StringVar(&o.adminCert, "admin-cert", "", "file to write the certificate of --admin-tls to, so that clients can trust it")
 	f.BoolVar(&o.noWorker, "no-worker", false, "start the two servers only, and print how to reach them")
 	f.BoolVar(&o.drain, "drain", false, "publish the sample, wait until all is settled, check, print a JSON summary and exit")
 	f.IntVar(&o.leavers, "leavers", 40, "how many people the sample's mass offboarding signs out")
 	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "how long --drain waits for everything to be settled")
 	f.StringVar(&o.log, "log", "", "file for the worker's own log (JSON lines); without it decisions are shown as they are made")
+	f.StringVar(&o.entities, "entities", "", "file that declares more queues and topics, in the format of the official emulator's config.json")
+	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as NAME=VALUE:Listen,Send,Manage with the claims that it shall have; repeatable")
 	cmd.MarkFlagsMutuallyExclusive("no-worker", "drain")
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(stderr, "sandbox: %v\n", err)

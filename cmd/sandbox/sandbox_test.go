@@ -3,20 +3,28 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
 	"go.uber.org/goleak"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var anyPort = []string{"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0"}
+var anyPort = []string{"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-tls", "127.0.0.1:0"}
 
 // screen is what a program prints, readable while it runs.
 type screen struct {
@@ -142,6 +150,38 @@ func TestWithoutAWorkerTheServersServeAnyClient(t *testing.T) {
 	}
 }
 
+func TestMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
+	dir := t.TempDir()
+	entities, certificate := filepath.Join(dir, "config.json"), filepath.Join(dir, "ca.pem")
+	text := `{"UserConfig": {"Namespaces": [{"Name": "ns", "Topics": [{"Name": "devices", "Subscriptions": [{"Name": "worker"}]}]}]}}`
+	if err := os.WriteFile(entities, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := options{amqp: "127.0.0.1:0", graph: "127.0.0.1:0", adminTLS: "127.0.0.1:0", adminCert: certificate, entities: entities, keys: []string{"kpi=s3cret:Listen,Manage"}}
+	s, err := startServers(o, newSample(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	pool := x509.NewCertPool()
+	if pem, err := os.ReadFile(certificate); err != nil || !pool.AppendCertsFromPEM(pem) {
+		t.Fatalf("the certificate: %v", err)
+	}
+	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	defer web.CloseIdleConnections()
+	client, err := admin.NewClientFromConnectionString(servicebus.ConnectionString(s.adminTLS, servicebus.Key{Name: "kpi", Value: "s3cret"}),
+		&admin.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: web}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := client.GetSubscriptionRuntimeProperties(t.Context(), "devices", "worker", nil); err != nil || got == nil {
+		t.Errorf("the declared subscription: %v, %v", got, err)
+	}
+	if got, err := client.GetQueueRuntimeProperties(t.Context(), queue, nil); err != nil || got == nil {
+		t.Errorf("the sandbox's own queue: %v, %v", got, err)
+	}
+}
+
 func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -161,6 +201,13 @@ func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
 }
 
 func TestWrongCommandLines(t *testing.T) {
+	var wrong screen
+	if code := run(t.Context(), append(anyPort, "--no-worker", "--key", "name=value:Read"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--key") {
+		t.Errorf("a wrong key: exit code %d, %q", code, &wrong)
+	}
+	if code := run(t.Context(), append(anyPort, "--no-worker", "--entities", "missing.json"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--entities") {
+		t.Errorf("a missing file: exit code %d, %q", code, &wrong)
+	}
 	for _, args := range [][]string{{"--drain", "--no-worker"}, {"--unknown"}, {"extra"}} {
 		var out screen
 		if code := run(t.Context(), args, &out, &out); code != 2 || out.String() == "" {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -37,17 +40,22 @@ type servers struct {
 	connectionString string
 	graphURL         string
 
-	web  *http.Server
-	done chan error // one value from each of the two accept loops
+	admin, adminTLS string // addresses; "" for none
+
+	webs []*http.Server
+	done chan error // one value from each accept loop
+	open int        // accept loops
 }
 
 // startServers opens both ports and serves until stop.
 func startServers(o options, s sample) (*servers, error) {
 	journal := &audit.Journal{}
-	broker, err := servicebus.New(servicebus.Config{
-		Queues:  []servicebus.QueueConfig{{Name: queue, LockDuration: 30 * time.Second, MaxDeliveryCount: 100}},
-		Observe: journal.Observe,
-	})
+	cfg, err := brokerConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Observe = journal.Observe
+	broker, err := servicebus.New(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -60,32 +68,100 @@ func startServers(o options, s sample) (*servers, error) {
 	if err != nil {
 		return nil, err
 	}
-	amqp, err := net.Listen("tcp", o.amqp)
-	if err != nil {
-		return nil, fmt.Errorf("open the Service Bus port: %w; choose another with --amqp", err)
+	started := &servers{broker: broker, graph: directory, journal: journal, done: make(chan error, 4)}
+	if err := started.listen(o); err != nil {
+		return nil, errors.Join(err, started.stop())
 	}
-	web, err := net.Listen("tcp", o.graph)
-	if err != nil {
-		_ = amqp.Close()
-		return nil, fmt.Errorf("open the Graph port: %w; choose another with --graph", err)
-	}
-	started := &servers{
-		broker:           broker,
-		graph:            directory,
-		journal:          journal,
-		connectionString: servicebus.ConnectionString(amqp.Addr().String(), servicebus.DefaultKey),
-		graphURL:         "http://" + web.Addr().String(),
-		web:              &http.Server{Handler: directory, ReadHeaderTimeout: 10 * time.Second},
-		done:             make(chan error, 2),
-	}
-	go func() { started.done <- broker.Serve(amqp) }()
-	go func() { started.done <- started.web.Serve(web) }()
 	return started, nil
 }
 
+// listen opens the ports.
+func (s *servers) listen(o options) error {
+	amqp, err := net.Listen("tcp", o.amqp)
+	if err != nil {
+		return fmt.Errorf("open the Service Bus port: %w; choose another with --amqp", err)
+	}
+	s.connectionString = servicebus.ConnectionString(amqp.Addr().String(), servicebus.DefaultKey)
+	s.open++
+	go func() { s.done <- s.broker.Serve(amqp) }()
+	address, err := s.serve(o.graph, s.graph, nil)
+	if err != nil {
+		return fmt.Errorf("open the Graph port: %w; choose another with --graph", err)
+	}
+	s.graphURL = "http://" + address
+	if o.admin != "" {
+		if s.admin, err = s.serve(o.admin, s.broker.Admin(), nil); err != nil {
+			return fmt.Errorf("open the administration port: %w; choose another with --admin", err)
+		}
+	}
+	if o.adminTLS == "" {
+		return nil
+	}
+	certificate, err := newCertificate(o.adminCert)
+	if err != nil {
+		return err
+	}
+	if s.adminTLS, err = s.serve(o.adminTLS, s.broker.Admin(), &certificate); err != nil {
+		return fmt.Errorf("open the administration port for https: %w; choose another with --admin-tls", err)
+	}
+	return nil
+}
+
+// serve opens a port for an http handler, with TLS if there is a certificate, and returns its address.
+func (s *servers) serve(address string, handler http.Handler, certificate *tls.Certificate) (string, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", err
+	}
+	address = l.Addr().String()
+	if certificate != nil {
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12})
+	}
+	web := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: log.New(io.Discard, "", 0), // clients that do not trust the certificate are their own affair
+	}
+	s.webs = append(s.webs, web)
+	s.open++
+	go func() { s.done <- web.Serve(l) }()
+	return address, nil
+}
+
+// brokerConfig is the sandbox's queue and key, with what --entities and --key add.
+func brokerConfig(o options) (servicebus.Config, error) {
+	cfg := servicebus.Config{
+		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: 30 * time.Second, MaxDeliveryCount: 100}},
+		Keys:   []servicebus.Key{servicebus.DefaultKey},
+	}
+	for _, text := range o.keys {
+		key, err := servicebus.ParseKey(text)
+		if err != nil {
+			return cfg, fmt.Errorf("--key: %w", err)
+		}
+		cfg.Keys = append(cfg.Keys, key)
+	}
+	if o.entities == "" {
+		return cfg, nil
+	}
+	file, err := os.Open(o.entities)
+	if err != nil {
+		return cfg, fmt.Errorf("--entities: %w", err)
+	}
+	defer file.Close()
+	queues, topics, err := servicebus.ReadEntities(file)
+	if err != nil {
+		return cfg, fmt.Errorf("--entities %s: %w", o.entities, err)
+	}
+	cfg.Queues, cfg.Topics = append(cfg.Queues, queues...), topics
+	return cfg, nil
+}
+
 func (s *servers) stop() error {
-	err := errors.Join(s.web.Close(), s.broker.Close())
-	for range 2 {
+	err := s.broker.Close()
+	for _, web := range s.webs {
+		err = errors.Join(err, web.Close())
+	}
+	for range s.open {
 		if serveErr := <-s.done; !errors.Is(serveErr, http.ErrServerClosed) {
 			err = errors.Join(err, serveErr)
 		}
@@ -119,6 +195,9 @@ func (s *servers) describe(w io.Writer) {
 	fmt.Fprintf(w, "Service Bus  %s\n", s.connectionString)
 	fmt.Fprintf(w, "Queue        %s\n", queue)
 	fmt.Fprintf(w, "Graph        %s (users like ada@%s; calls seen: %s/_emulator/calls)\n", s.graphURL, domain, s.graphURL)
+	if s.admin != "" || s.adminTLS != "" {
+		fmt.Fprintf(w, "Administration  http://%s  https://%s (--admin-cert FILE writes the certificate)\n", s.admin, s.adminTLS)
+	}
 	fmt.Fprintf(w, "\nA worker for them in another shell:\n\n")
 	for _, setting := range s.settings(options{ops: "127.0.0.1:9090"}) {
 		name, value, _ := strings.Cut(setting, "=")

@@ -61,6 +61,8 @@ type QueueConfig struct {
 	DuplicateWindow time.Duration
 	// MaxBytes bounds the queue and its dead letters together. Defaults to 1 GiB.
 	MaxBytes int64
+	// Status defaults to Active.
+	Status Status
 	// ForwardTo is a queue or topic that every message goes on to, ForwardDeadLettersTo one for every dead letter. What cannot
 	// be forwarded is kept in NAME/$Transfer/$DeadLetterQueue.
 	ForwardTo, ForwardDeadLettersTo string
@@ -72,11 +74,37 @@ type Key struct {
 	Listen, Send, Manage bool
 }
 
+// ParseKey reads a key from NAME=VALUE:CLAIM,CLAIM,… with the claims Listen, Send and Manage, in any case.
+func ParseKey(text string) (Key, error) {
+	name, rest, named := strings.Cut(text, "=")
+	at := strings.LastIndexByte(rest, ':')
+	if !named || name == "" || at <= 0 {
+		return Key{}, fmt.Errorf("a key must be given as NAME=VALUE:Listen,Send,Manage")
+	}
+	key := Key{Name: name, Value: rest[:at]}
+	for claim := range strings.SplitSeq(rest[at+1:], ",") {
+		switch strings.ToLower(strings.TrimSpace(claim)) {
+		case "listen":
+			key.Listen = true
+		case "send":
+			key.Send = true
+		case "manage":
+			key.Manage = true
+		default:
+			return Key{}, fmt.Errorf("the key %s: the claim %q is none of Listen, Send and Manage", name, claim)
+		}
+	}
+	return key, nil
+}
+
 // Broker is the server. All methods are safe for concurrent use.
 type Broker struct {
 	keys       map[string]Key
-	queues     map[string]*queue // queues, topics and subscriptions by lower-case path; immutable
 	maxMessage int
+	observe    func(Record)
+
+	entities sync.RWMutex
+	queues   map[string]*queue // queues, topics and subscriptions by lower-case path
 
 	mu        sync.Mutex
 	closed    bool
@@ -97,7 +125,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg.MaxMessageSize = 256 << 10
 	}
 	b := &Broker{
-		keys: map[string]Key{}, queues: map[string]*queue{}, maxMessage: cfg.MaxMessageSize,
+		keys: map[string]Key{}, queues: map[string]*queue{}, maxMessage: cfg.MaxMessageSize, observe: cfg.Observe,
 		listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
 	}
 	for _, k := range cfg.Keys {
@@ -110,87 +138,6 @@ func New(cfg Config) (*Broker, error) {
 		return nil, fmt.Errorf("servicebus: %w", err)
 	}
 	return b, nil
-}
-
-// declare makes the entities, and then ties those together that forward.
-func (b *Broker) declare(cfg Config) error {
-	for _, q := range cfg.Queues {
-		if _, err := b.add(plainQueue, q, cfg.Observe); err != nil {
-			return err
-		}
-	}
-	for _, t := range cfg.Topics {
-		if t.ForwardTo != "" || t.ForwardDeadLettersTo != "" {
-			return fmt.Errorf("topic %q: only queues and subscriptions forward", t.Name)
-		}
-		topic, err := b.add(topicQueue, t.QueueConfig, cfg.Observe)
-		if err != nil {
-			return err
-		}
-		if len(t.Subscriptions) > maxSubscriptions {
-			return fmt.Errorf("topic %q: more than %d subscriptions", t.Name, maxSubscriptions)
-		}
-		var subscriptions []*queue
-		for _, s := range t.Subscriptions {
-			if s.Name == "" || strings.Contains(s.Name, "/") {
-				return fmt.Errorf("topic %q: %q is not a subscription name", t.Name, s.Name)
-			}
-			s.Name = t.Name + "/Subscriptions/" + s.Name
-			one, err := b.add(subscriptionQueue, s.QueueConfig, cfg.Observe)
-			if err != nil {
-				return err
-			}
-			one.rules = newRules(s.Rules)
-			subscriptions = append(subscriptions, one)
-		}
-		topic.forward = toSubscriptions(subscriptions)
-	}
-	for _, q := range b.queues {
-		var err error
-		if q.cfg.ForwardTo != "" {
-			q.forward, err = b.forwarder(q, q.cfg.ForwardTo)
-		}
-		if err == nil && q.cfg.ForwardDeadLettersTo != "" {
-			q.dead.forward, err = b.forwarder(q, q.cfg.ForwardDeadLettersTo)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *Broker) add(k kind, cfg QueueConfig, observe func(Record)) (*queue, error) {
-	name := strings.ToLower(strings.Trim(cfg.Name, "/"))
-	switch {
-	case name == "" || strings.Contains(name, "$"):
-		return nil, fmt.Errorf("%q is not a name for an entity", cfg.Name)
-	case b.queues[name] != nil:
-		return nil, fmt.Errorf("%q is declared twice", cfg.Name)
-	case cfg.LockDuration < 0 || cfg.MaxDeliveryCount < 0 || cfg.DefaultTTL < 0 || cfg.DuplicateWindow < 0 || cfg.MaxBytes < 0:
-		return nil, fmt.Errorf("%q: negative settings", cfg.Name)
-	case k == subscriptionQueue && cfg.DuplicateWindow > 0:
-		return nil, fmt.Errorf("%q: duplicates are detected by the topic", cfg.Name)
-	}
-	q := newQueue(cfg, observe)
-	q.kind = k
-	b.queues[name] = q
-	return q, nil
-}
-
-// forwarder sends on to an entity by its name.
-func (b *Broker) forwarder(from *queue, to string) (func(*message) error, error) {
-	target := b.entity(to)
-	switch {
-	case target == nil || target.kind != plainQueue && target.kind != topicQueue:
-		return nil, fmt.Errorf("%q forwards to %q, which is no queue or topic", from.name, to)
-	case target == from:
-		return nil, fmt.Errorf("%q forwards to itself", from.name)
-	}
-	return func(m *message) error {
-		_, err := target.enqueue([]*message{m})
-		return err
-	}, nil
 }
 
 // ConnectionString is what a client needs to reach the broker at addr (host:port) with a key.
@@ -279,26 +226,8 @@ func (b *Broker) Close() error {
 	}
 	b.mu.Unlock()
 	b.running.Wait()
-	for _, q := range b.queues {
-		q.close()
-		q.dead.close()
-		q.transfer.close()
-	}
-	return nil
-}
-
-// entity finds a queue, a topic, a subscription (TOPIC/Subscriptions/NAME), or the dead-letter queues of one, by address: in any
-// case and with or without a leading slash.
-func (b *Broker) entity(address string) *queue {
-	name := strings.ToLower(strings.Trim(address, "/"))
-	part := func(q *queue) *queue { return q }
-	if parent, ok := strings.CutSuffix(name, "/$transfer/$deadletterqueue"); ok {
-		name, part = parent, func(q *queue) *queue { return q.transfer }
-	} else if parent, ok := strings.CutSuffix(name, "/$deadletterqueue"); ok {
-		name, part = parent, func(q *queue) *queue { return q.dead }
-	}
-	if q := b.queues[name]; q != nil {
-		return part(q)
+	for _, q := range b.all() {
+		q.closeAll()
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package servicebus
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
@@ -22,6 +23,9 @@ type link struct {
 	handle  uint32
 	role    amqp.Role // the client's
 	address string    // of the node: the source of a receiver, the target of a sender
+
+	node   *queue      // the entity, of a link to it or to its $management node
+	forced atomic.Bool // we have detached the link
 
 	// A link to or from a queue.
 	queue  *queue
@@ -56,7 +60,9 @@ func (s *session) handle(p amqp.Performative, payload []byte) error {
 	case *amqp.Detach:
 		if l := s.links[p.Handle]; l != nil {
 			l.close()
-			s.conn.put(s.channel, &amqp.Detach{Handle: l.handle, Closed: true})
+			if !l.forced.Load() {
+				s.conn.put(s.channel, &amqp.Detach{Handle: l.handle, Closed: true})
+			}
 		}
 	case *amqp.End:
 		s.end()
@@ -72,6 +78,9 @@ func (l *link) close() {
 	l.forgetPart()
 	if l.outlet != nil {
 		l.queue.unsubscribe(l.outlet)
+	}
+	if l.node != nil {
+		l.node.detached(l)
 	}
 }
 
@@ -94,6 +103,9 @@ func (s *session) attach(p *amqp.Attach) error {
 		return nil
 	}
 	s.links[p.Handle] = l
+	if l.node != nil {
+		l.node.attached(l)
+	}
 	reply := &amqp.Attach{
 		Name: p.Name, Handle: p.Handle, Role: !p.Role, Source: p.Source, Target: p.Target,
 		SenderSettleMode: p.SenderSettleMode, ReceiverSettleMode: p.ReceiverSettleMode,
@@ -140,20 +152,17 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 		if !granted.listen && !granted.send {
 			return unauthorized("Listen")
 		}
-		l.answer = managementOf(q, granted, c.b.maxMessage)
+		l.node, l.answer = q, managementOf(q, granted, c.b.maxMessage)
 		return nil
 	case p.Role == amqp.RoleSender && !granted.send:
 		return unauthorized("Send")
 	case p.Role == amqp.RoleReceiver && !granted.listen:
 		return unauthorized("Listen")
-	case p.Role == amqp.RoleSender && (q.kind == deadQueue || q.kind == subscriptionQueue):
-		return &amqp.Error{Condition: "amqp:not-allowed", Description: "Nobody may send to a subscription or to a dead-letter queue."}
-	case p.Role == amqp.RoleReceiver && q.kind == topicQueue:
-		return &amqp.Error{Condition: "amqp:not-allowed", Description: "Nobody may receive from a topic: receive from its subscriptions."}
-	case p.Role == amqp.RoleReceiver && q.forward != nil:
-		return &amqp.Error{Condition: "amqp:not-allowed", Description: "Nobody may receive from an entity that forwards its messages."}
 	}
-	l.queue = q
+	if refusal := q.usable(p.Role == amqp.RoleSender); refusal != nil {
+		return refusal
+	}
+	l.queue, l.node = q, q
 	if p.Role == amqp.RoleReceiver {
 		for _, pair := range p.Source.Filter {
 			if fmt.Sprint(pair.Key) == "com.microsoft:session-filter" {

@@ -13,20 +13,23 @@ import (
 // queue is the state of a queue or of a dead-letter queue. Its lock guards everything in it, its messages included, and is
 // held only while memory is touched. Order of locks: a queue's, then its dead-letter queue's, then a connection's.
 type queue struct {
-	name    string
-	cfg     QueueConfig
-	kind    kind
-	dead    *queue // of a queue, topic or subscription: its dead letters
-	rules   *rules // of a subscription
-	observe func(Record)
-	// forward takes the messages that become available; nil keeps them here. transfer keeps those that it does not take.
-	forward  func(*message) error
-	transfer *queue
+	name     string
+	cfg      QueueConfig
+	kind     kind
+	dead     *queue // of a queue, topic or subscription: its dead letters
+	rules    *rules // of a subscription
+	created  time.Time
+	observe  func(Record)
+	transfer *queue // keeps what could not be forwarded
 
 	mu      sync.Mutex
 	closed  bool
-	lastSeq int64
-	bytes   int64
+	updated time.Time
+	links   map[*link]struct{} // to the entity or its $management node
+	// subscriptions are a topic's; the slice is replaced, never changed.
+	subscriptions []*queue
+	lastSeq       int64
+	bytes         int64
 	// index holds the messages; order their sequence numbers, ascending, with those of messages that are gone until they are
 	// swept. Before order[cursor] nothing is available.
 	index     map[int64]*message
@@ -36,12 +39,15 @@ type queue struct {
 	outlets   []*outlet // the receivers, in turn
 	turn      int
 	byToken   map[amqp.UUID]*message
-	lockOrder message    // ring of the locked messages, the next to expire first: all locks last equally long
-	leaving   []*message // to be forwarded when the lock is released
-	due       dueHeap
-	seen      seenIDs
-	timer     *time.Timer
-	armed     int64 // when the timer fires; 0: it does not
+	lockOrder message // ring of the locked messages, the next to expire first: all locks last equally long
+	// forward takes the messages that become available; nil keeps them here. leaving are those that it gets when the lock is
+	// released.
+	forward func(*message) error
+	leaving []*message
+	due     dueHeap
+	seen    seenIDs
+	timer   *time.Timer
+	armed   int64 // when the timer fires; 0: it does not
 }
 
 // outlet is a receiver's link, as its queue sees it: how many messages it may still get. The queue's lock guards it.
@@ -66,7 +72,8 @@ func newQueue(cfg QueueConfig, observe func(Record)) *queue {
 }
 
 func emptyQueue(name string, cfg QueueConfig, observe func(Record)) *queue {
-	q := &queue{name: name, cfg: cfg, observe: observe, index: map[int64]*message{}, byToken: map[amqp.UUID]*message{}}
+	now := time.Now()
+	q := &queue{name: name, cfg: cfg, observe: observe, created: now, updated: now, index: map[int64]*message{}, byToken: map[amqp.UUID]*message{}}
 	q.lockOrder.prev, q.lockOrder.next = &q.lockOrder, &q.lockOrder
 	return q
 }
@@ -99,6 +106,9 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 	var size int64
 	for _, m := range messages {
 		size += m.size()
+	}
+	if q.closed {
+		return nil, errGone
 	}
 	if q.bytes+q.dead.held()+size > q.cfg.MaxBytes {
 		return nil, errFull

@@ -75,6 +75,17 @@ func (r *rules) add(one rule.Rule) error {
 	return nil
 }
 
+func (r *rules) replace(one rule.Rule) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := r.find(one.Name)
+	if i < 0 {
+		return errNoRule
+	}
+	r.list[i] = one
+	return nil
+}
+
 func (r *rules) remove(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -100,25 +111,6 @@ func (r *rules) match(m rule.Message) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.ContainsFunc(r.list, func(one rule.Rule) bool { return one.Filter.Match(m) })
-}
-
-// toSubscriptions gives each subscription of the topic whose rules match a copy of the message.
-func toSubscriptions(subscriptions []*queue) func(*message) error {
-	return func(m *message) error {
-		seen, err := m.forRules()
-		if err != nil {
-			return err
-		}
-		var problems []error
-		for _, s := range subscriptions {
-			if s.rules.match(seen) {
-				if _, err := s.enqueue([]*message{m.copied()}); err != nil {
-					problems = append(problems, fmt.Errorf("%s: %w", s.name, err))
-				}
-			}
-		}
-		return errors.Join(problems...)
-	}
 }
 
 // copied is a message of its own with the same content; the content's bytes are never changed in place.
@@ -167,20 +159,20 @@ func (m *message) forRules() (rule.Message, error) {
 // release unlocks the queue, and then hands on what it and its dead-letter queue forward. That is done without a lock:
 // forwarding may go in circles.
 func (q *queue) release() {
-	leaving := q.leaving
+	leaving, forward := q.leaving, q.forward
 	q.leaving = nil
 	q.mu.Unlock()
 	for _, m := range leaving {
-		q.handOn(m)
+		q.handOn(m, forward)
 	}
-	if q.dead != nil && q.dead.forward != nil {
+	if q.dead != nil {
 		q.dead.mu.Lock()
 		q.dead.release()
 	}
 }
 
 // handOn forwards one message. What cannot be forwarded stays beside the queue, in its transfer dead-letter queue.
-func (q *queue) handOn(m *message) {
+func (q *queue) handOn(m *message, forward func(*message) error) {
 	if q.kind != topicQueue {
 		m.origin = m.seq
 		m.hops++
@@ -189,7 +181,7 @@ func (q *queue) handOn(m *message) {
 	seq := m.seq
 	reason, problem := "MaxTransferHopCountExceeded", fmt.Errorf("the message was forwarded more than %d times", maxHops)
 	if m.hops <= maxHops {
-		reason, problem = "ForwardingFailed", q.forward(m)
+		reason, problem = "ForwardingFailed", forward(m)
 	}
 	if problem == nil {
 		return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // MaxSQL is how long an expression may be, in bytes, as in Service Bus.
@@ -335,7 +336,7 @@ func equal(a, b any) truth {
 	return truthOf(order == 0)
 }
 
-// compare orders two strings, two numbers or two booleans; anything else is not comparable.
+// compare orders two strings, two numbers, two times or two booleans; anything else is not comparable.
 func compare(a, b any) (order int, comparable bool) {
 	if a, ok := a.(string); ok {
 		b, ok := b.(string)
@@ -347,6 +348,10 @@ func compare(a, b any) (order int, comparable bool) {
 			return 0, ok
 		}
 		return 1, ok
+	}
+	if a, ok := a.(time.Time); ok {
+		b, ok := b.(time.Time)
+		return a.Compare(b), ok
 	}
 	if x, ok := integer(a); ok {
 		if y, ok := integer(b); ok {

@@ -1,0 +1,67 @@
+package servicebus
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// forever is how Service Bus writes .NET's largest time span.
+const forever = "P10675199DT2H48M5.4775807S"
+
+var isoDuration = regexp.MustCompile(`^P(?:(\d{1,8})D)?(?:T(?:(\d{1,8})H)?(?:(\d{1,8})M)?(?:(\d{1,10}(?:\.\d{1,9})?)S)?)?$`)
+
+// ParseDuration reads an ISO 8601 duration of days, hours, minutes and seconds, like PT1M30S. What is longer than Go can say,
+// as Service Bus' own "for ever", is math.MaxInt64.
+func ParseDuration(text string) (time.Duration, error) {
+	match := isoDuration.FindStringSubmatch(text)
+	if match == nil || text == "P" || text[len(text)-1] == 'T' {
+		return 0, fmt.Errorf("%q is not an ISO 8601 duration like PT1M30S", text)
+	}
+	total := 0.0 // in seconds
+	for i, unit := range []float64{86400, 3600, 60, 1} {
+		if match[i+1] == "" {
+			continue
+		}
+		n, err := strconv.ParseFloat(match[i+1], 64)
+		if err != nil {
+			return 0, fmt.Errorf("%q: %w", text, err)
+		}
+		total += n * unit
+	}
+	if total >= math.MaxInt64/1e9 {
+		return math.MaxInt64, nil
+	}
+	return time.Duration(math.Round(total * 1e9)), nil
+}
+
+// formatDuration writes a duration for the administration API; 0 and MaxInt64 are for ever.
+func formatDuration(d time.Duration) string {
+	if d == 0 || d == math.MaxInt64 {
+		return forever
+	}
+	days := d / (24 * time.Hour)
+	rest := d % (24 * time.Hour)
+	text := "P"
+	if days > 0 {
+		text += fmt.Sprintf("%dD", days)
+	}
+	if rest > 0 {
+		text += "T"
+	}
+	for _, unit := range []struct {
+		size time.Duration
+		mark string
+	}{{time.Hour, "H"}, {time.Minute, "M"}} {
+		if n := rest / unit.size; n > 0 {
+			text += fmt.Sprintf("%d%s", n, unit.mark)
+		}
+		rest %= unit.size
+	}
+	if rest > 0 {
+		text += strconv.FormatFloat(rest.Seconds(), 'f', -1, 64) + "S"
+	}
+	return text
+}

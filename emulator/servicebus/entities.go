@@ -1,0 +1,155 @@
+package servicebus
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
+)
+
+// ReadEntities reads queues and topics from a file in the format of the official emulator's config.json
+// (https://learn.microsoft.com/azure/service-bus-messaging/test-locally-with-service-bus-emulator). There must be one
+// namespace. The error names what is unknown or not supported.
+func ReadEntities(r io.Reader) (queues []QueueConfig, topics []TopicConfig, err error) {
+	var file entitiesFile
+	decoder := json.NewDecoder(io.LimitReader(r, 16<<20))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&file); err != nil {
+		return nil, nil, fmt.Errorf("read the entities: %w", err)
+	}
+	if n := len(file.UserConfig.Namespaces); n != 1 {
+		return nil, nil, fmt.Errorf("read the entities: %d namespaces; exactly one is supported", n)
+	}
+	namespace := file.UserConfig.Namespaces[0]
+	for _, q := range namespace.Queues {
+		cfg, err := q.Properties.config(q.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		queues = append(queues, cfg)
+	}
+	for _, t := range namespace.Topics {
+		cfg, err := t.Properties.config(t.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		topic := TopicConfig{QueueConfig: cfg}
+		for _, s := range t.Subscriptions {
+			one, err := s.config()
+			if err != nil {
+				return nil, nil, fmt.Errorf("topic %s: %w", t.Name, err)
+			}
+			topic.Subscriptions = append(topic.Subscriptions, one)
+		}
+		topics = append(topics, topic)
+	}
+	return queues, topics, nil
+}
+
+// The file, with the names of the official emulator.
+type (
+	entitiesFile struct {
+		UserConfig struct {
+			Namespaces []struct {
+				Name   string
+				Queues []struct {
+					Name       string
+					Properties entityProperties
+				}
+				Topics []struct {
+					Name          string
+					Properties    entityProperties
+					Subscriptions []entitySubscription
+				}
+			}
+			Logging json.RawMessage
+		}
+	}
+	entityProperties struct {
+		LockDuration, DefaultMessageTimeToLive, DuplicateDetectionHistoryTimeWindow string
+		MaxDeliveryCount                                                            int
+		DeadLetteringOnMessageExpiration, RequiresDuplicateDetection                bool
+		RequiresSession                                                             bool
+		ForwardTo, ForwardDeadLetteredMessagesTo                                    string
+	}
+	entitySubscription struct {
+		Name       string
+		Properties entityProperties
+		Rules      []entityRule
+	}
+	entityRule struct {
+		Name       string
+		Properties struct {
+			FilterType        string
+			SQLFilter         struct{ SQLExpression string } `json:"SqlFilter"`
+			CorrelationFilter entityCorrelation
+			Action            struct{ SQLExpression string }
+		}
+	}
+	entityCorrelation struct {
+		ContentType, CorrelationID, Label, MessageID, ReplyTo, ReplyToSessionID, SessionID, To string
+		Properties                                                                             map[string]any
+	}
+)
+
+func (p entityProperties) config(name string) (QueueConfig, error) {
+	cfg := QueueConfig{
+		Name: name, MaxDeliveryCount: p.MaxDeliveryCount, DeadLetterOnExpiration: p.DeadLetteringOnMessageExpiration,
+		ForwardTo: p.ForwardTo, ForwardDeadLettersTo: p.ForwardDeadLetteredMessagesTo,
+	}
+	if p.RequiresSession {
+		return cfg, fmt.Errorf("%s: RequiresSession is not supported by this emulator", name)
+	}
+	var err error
+	read := func(field, text string) time.Duration {
+		d, problem := ParseDuration(cmp.Or(text, "PT0S"))
+		if problem != nil && err == nil {
+			err = fmt.Errorf("%s: %s: %w", name, field, problem)
+		}
+		return d
+	}
+	cfg.LockDuration = read("LockDuration", p.LockDuration)
+	cfg.DefaultTTL = read("DefaultMessageTimeToLive", p.DefaultMessageTimeToLive)
+	if window := read("DuplicateDetectionHistoryTimeWindow", p.DuplicateDetectionHistoryTimeWindow); p.RequiresDuplicateDetection {
+		cfg.DuplicateWindow = cmp.Or(window, 10*time.Minute)
+	}
+	if cfg.DefaultTTL == math.MaxInt64 {
+		cfg.DefaultTTL = 0
+	}
+	return cfg, err
+}
+
+func (s entitySubscription) config() (SubscriptionConfig, error) {
+	cfg, err := s.Properties.config(s.Name)
+	subscription := SubscriptionConfig{QueueConfig: cfg}
+	for _, r := range s.Rules {
+		filter, problem := r.filter()
+		if problem != nil {
+			return subscription, fmt.Errorf("subscription %s: rule %s: %w", s.Name, r.Name, problem)
+		}
+		subscription.Rules = append(subscription.Rules, rule.Rule{Name: r.Name, Filter: filter})
+	}
+	return subscription, err
+}
+
+func (r entityRule) filter() (rule.Filter, error) {
+	p := r.Properties
+	if p.Action.SQLExpression != "" {
+		return nil, fmt.Errorf("actions are not supported by this emulator")
+	}
+	switch p.FilterType {
+	case "Sql":
+		return rule.NewSQL(p.SQLFilter.SQLExpression)
+	case "Correlation":
+		c := p.CorrelationFilter
+		return rule.NewCorrelation(map[string]string{
+			"ContentType": c.ContentType, "CorrelationId": c.CorrelationID, "Label": c.Label, "MessageId": c.MessageID,
+			"ReplyTo": c.ReplyTo, "ReplyToSessionId": c.ReplyToSessionID, "SessionId": c.SessionID, "To": c.To,
+		}, c.Properties)
+	}
+	return nil, fmt.Errorf("FilterType %q is neither Sql nor Correlation", p.FilterType)
+}

@@ -1,0 +1,98 @@
+package servicebus_test
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+const entitiesFile = `{"UserConfig": {"Namespaces": [{"Name": "sbemulatorns",
+  "Queues": [{"Name": "queue.1", "Properties": {
+      "DeadLetteringOnMessageExpiration": true, "DefaultMessageTimeToLive": "PT1H", "DuplicateDetectionHistoryTimeWindow": "PT20S",
+      "ForwardDeadLetteredMessagesTo": "", "ForwardTo": "", "LockDuration": "PT1M", "MaxDeliveryCount": 3,
+      "RequiresDuplicateDetection": true, "RequiresSession": false}}],
+  "Topics": [{"Name": "topic.1",
+      "Properties": {"DefaultMessageTimeToLive": "PT1H", "DuplicateDetectionHistoryTimeWindow": "PT20S", "RequiresDuplicateDetection": false},
+      "Subscriptions": [
+        {"Name": "correlated", "Properties": {"LockDuration": "PT30S", "MaxDeliveryCount": 3, "ForwardTo": "queue.1"},
+         "Rules": [{"Name": "r", "Properties": {"FilterType": "Correlation", "CorrelationFilter": {"Label": "red", "Properties": {"prop1": "value1"}}}}]},
+        {"Name": "sql", "Rules": [{"Name": "r", "Properties": {"FilterType": "Sql", "SqlFilter": {"SqlExpression": "color = 'red'"}}}]},
+        {"Name": "all"}]}]
+}], "Logging": {"Type": "File"}}}`
+
+func TestEntitiesOfTheOfficialEmulatorsFile(t *testing.T) {
+	queues, declared, err := servicebus.ReadEntities(strings.NewReader(entitiesFile))
+	must(t, err)
+	want := servicebus.QueueConfig{
+		Name: "queue.1", LockDuration: time.Minute, MaxDeliveryCount: 3, DefaultTTL: time.Hour, DeadLetterOnExpiration: true, DuplicateWindow: 20 * time.Second,
+	}
+	if len(queues) != 1 || !reflect.DeepEqual(queues[0], want) {
+		t.Errorf("queues %+v", queues)
+	}
+	inTopics(t, servicebus.Config{Queues: queues, Topics: declared}, func(t *testing.T, b *topics) {
+		red := colored("red")
+		red.ApplicationProperties["prop1"] = "value1"
+		b.send("topic.1", red, colored("blue"))
+		b.holds("queue.1", "red")
+		b.holds("topic.1/Subscriptions/sql", "red")
+		b.holds("topic.1/Subscriptions/all", "red", "blue")
+	})
+}
+
+func TestEntitiesThatAreNotSupportedAreNamed(t *testing.T) {
+	for change, want := range map[string]string{
+		`"RequiresSession": false|"RequiresSession": true`:                                  "queue.1: RequiresSession is not supported",
+		`"LockDuration": "PT1M"|"LockDuration": "1 minute"`:                                 "queue.1: LockDuration",
+		`"MaxDeliveryCount": 3|"MaxDeliverys": 3`:                                           "MaxDeliverys",
+		`"FilterType": "Sql"|"FilterType": "Regex"`:                                         "Regex",
+		`color = 'red'|color LIKE 'r%'`:                                                     "subscription sql: rule r: SQL filter",
+		`[{"Name": "sbemulatorns"|[{"Name": "a"}, {"Name": "b"`:                             "2 namespaces",
+		`"FilterType": "Sql"|"FilterType": "Sql", "Action": {"SqlExpression": "SET a = 1"}`: "actions",
+		`{"UserConfig"|[{"UserConfig"`:                                                      "read the entities",
+	} {
+		from, to, _ := strings.Cut(change, "|")
+		text := strings.Replace(entitiesFile, from, to, 1)
+		if _, _, err := servicebus.ReadEntities(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", to, err, want)
+		}
+	}
+}
+
+func TestDurations(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"PT1M": time.Minute, "PT0S": 0, "P1D": 24 * time.Hour, "P2DT3H4M5.5S": 51*time.Hour + 4*time.Minute + 5500*time.Millisecond,
+		"P10675199DT2H48M5.4775807S": math.MaxInt64, "P14D": 14 * 24 * time.Hour,
+	} {
+		if got, err := servicebus.ParseDuration(text); err != nil || got != want {
+			t.Errorf("%s is %v (%v), want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "P", "PT", "P1DT", "1M", "PT1X", "PT1.5M", "-PT1M", "P1Y", "PT1S "} {
+		if got, err := servicebus.ParseDuration(text); err == nil {
+			t.Errorf("%q is read as %v", text, got)
+		}
+	}
+}
+
+func TestParseKey(t *testing.T) {
+	for text, want := range map[string]servicebus.Key{
+		"reader=a=b:c:Listen":            {Name: "reader", Value: "a=b:c", Listen: true},
+		"all=secret:listen, Send,MANAGE": {Name: "all", Value: "secret", Listen: true, Send: true, Manage: true},
+	} {
+		if got, err := servicebus.ParseKey(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "name", "name=value", "=value:Listen", "name=:Listen", "name=value:", "name=value:Read"} {
+		if key, err := servicebus.ParseKey(text); err == nil {
+			t.Errorf("%q is read as %+v", text, key)
+		} else if strings.Contains(fmt.Sprint(err), "value:") {
+			t.Errorf("the error tells the secret: %v", err)
+		}
+	}
+}
