@@ -120,9 +120,7 @@ type countDetails struct {
 
 // config changes what a description says; the rest stays as it was.
 func (d description) config(cfg QueueConfig) (QueueConfig, error) {
-	if d.RequiresSession {
-		return cfg, invalid("RequiresSession is not supported by this emulator.")
-	}
+	cfg.RequiresSession = d.RequiresSession
 	for name, field := range map[string]struct {
 		text string
 		to   *time.Duration
@@ -183,6 +181,7 @@ func (b *Broker) entryOf(q *queue) entry {
 		LockDuration:               formatDuration(q.cfg.LockDuration),
 		MaxSizeInMegabytes:         max(1, q.cfg.MaxBytes>>20),
 		RequiresDuplicateDetection: q.cfg.DuplicateWindow > 0,
+		RequiresSession:            q.cfg.RequiresSession,
 		DefaultMessageTimeToLive:   formatDuration(q.cfg.DefaultTTL),
 		DeadLetterOnExpiration:     q.cfg.DeadLetterOnExpiration,
 		DuplicateDetectionWindow:   formatDuration(cmp.Or(q.cfg.DuplicateWindow, 10*time.Minute)),

@@ -57,6 +57,8 @@ type QueueConfig struct {
 	// letters; else they are dropped.
 	DefaultTTL             time.Duration
 	DeadLetterOnExpiration bool
+	// RequiresSession makes every message belong to a session, and every receiver hold one.
+	RequiresSession bool
 	// DuplicateWindow is how long message ids are remembered; 0 turns duplicate detection off.
 	DuplicateWindow time.Duration
 	// MaxBytes bounds the queue and its dead letters together. Defaults to 1 GiB.

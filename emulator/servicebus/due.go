@@ -137,6 +137,7 @@ func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
+	q.endSessions()
 	if q.timer != nil {
 		q.timer.Stop()
 	}

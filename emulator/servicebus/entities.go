@@ -98,11 +98,8 @@ type (
 
 func (p entityProperties) config(name string) (QueueConfig, error) {
 	cfg := QueueConfig{
-		Name: name, MaxDeliveryCount: p.MaxDeliveryCount, DeadLetterOnExpiration: p.DeadLetteringOnMessageExpiration,
+		Name: name, RequiresSession: p.RequiresSession, MaxDeliveryCount: p.MaxDeliveryCount, DeadLetterOnExpiration: p.DeadLetteringOnMessageExpiration,
 		ForwardTo: p.ForwardTo, ForwardDeadLettersTo: p.ForwardDeadLetteredMessagesTo,
-	}
-	if p.RequiresSession {
-		return cfg, fmt.Errorf("%s: RequiresSession is not supported by this emulator", name)
 	}
 	var err error
 	read := func(field, text string) time.Duration {

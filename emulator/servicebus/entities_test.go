@@ -46,7 +46,6 @@ func TestEntitiesOfTheOfficialEmulatorsFile(t *testing.T) {
 
 func TestEntitiesThatAreNotSupportedAreNamed(t *testing.T) {
 	for change, want := range map[string]string{
-		`"RequiresSession": false|"RequiresSession": true`:                                  "queue.1: RequiresSession is not supported",
 		`"LockDuration": "PT1M"|"LockDuration": "1 minute"`:                                 "queue.1: LockDuration",
 		`"MaxDeliveryCount": 3|"MaxDeliverys": 3`:                                           "MaxDeliverys",
 		`"FilterType": "Sql"|"FilterType": "Regex"`:                                         "Regex",

@@ -85,6 +85,8 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 		return nil, fmt.Errorf("%q: negative settings", cfg.Name)
 	case k == topicQueue && (cfg.ForwardTo != "" || cfg.ForwardDeadLettersTo != ""):
 		return nil, fmt.Errorf("topic %q: only queues and subscriptions forward", cfg.Name)
+	case k == topicQueue && cfg.RequiresSession:
+		return nil, fmt.Errorf("topic %q: only queues and subscriptions have sessions", cfg.Name)
 	case k == subscriptionQueue && cfg.DuplicateWindow > 0:
 		return nil, fmt.Errorf("%q: duplicates are detected by the topic", cfg.Name)
 	case !cfg.Status.valid():
@@ -210,6 +212,9 @@ func (b *Broker) update(q *queue, d description) error {
 	if q.kind == subscriptionQueue {
 		cfg.DuplicateWindow = 0
 	}
+	q.mu.Lock()
+	cfg.RequiresSession = q.cfg.RequiresSession // cannot be changed, as in the service
+	q.mu.Unlock()
 	if err := b.tie(q, cfg); err != nil {
 		return invalid(err.Error())
 	}

@@ -76,7 +76,11 @@ func (s *session) handle(p amqp.Performative, payload []byte) error {
 func (l *link) close() {
 	delete(l.session.links, l.handle)
 	l.forgetPart()
-	if l.outlet != nil {
+	switch {
+	case l.outlet == nil:
+	case l.queue.hasSessions():
+		l.queue.leave(l.outlet)
+	default:
 		l.queue.unsubscribe(l.outlet)
 	}
 	if l.node != nil {
@@ -86,6 +90,9 @@ func (l *link) close() {
 
 // attach makes the link that the client asks for, or says why not (part 2, §2.6.3).
 func (s *session) attach(p *amqp.Attach) error {
+	if old := s.links[p.Handle]; old != nil && old.forced.Load() {
+		old.close() // the client need not answer our detach before it uses the handle again
+	}
 	if s.links[p.Handle] != nil || len(s.links) >= maxLinks {
 		return fmt.Errorf("handle %d is in use, or more than %d links in one session", p.Handle, maxLinks)
 	}
@@ -113,6 +120,10 @@ func (s *session) attach(p *amqp.Attach) error {
 	if p.Role == amqp.RoleReceiver {
 		reply.InitialDeliveryCount = new(uint32)
 		reply.MaxMessageSize = 1<<64 - 1
+		if l.queue != nil && l.queue.hasSessions() {
+			l.acceptSession(reply, waitOf(p))
+			return nil
+		}
 		s.conn.put(s.channel, reply)
 		if l.outlet != nil {
 			l.queue.subscribe(l.outlet)
@@ -164,18 +175,83 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 	}
 	l.queue, l.node = q, q
 	if p.Role == amqp.RoleReceiver {
-		for _, pair := range p.Source.Filter {
-			if fmt.Sprint(pair.Key) == "com.microsoft:session-filter" {
-				return &amqp.Error{
-					Condition:   "amqp:not-allowed",
-					Description: "It is not possible to create a session receiver on an entity that does not require sessions.",
-				}
+		_, wantsSession := p.Source.Filter.Get(sessionFilter)
+		switch {
+		case wantsSession && !q.hasSessions():
+			return &amqp.Error{
+				Condition:   "amqp:not-allowed",
+				Description: "It is not possible to create a session receiver on an entity that does not require sessions.",
+			}
+		case !wantsSession && q.hasSessions():
+			return &amqp.Error{
+				Condition:   "amqp:not-allowed",
+				Description: "It is not possible for an entity that requires sessions to create a non-sessionful message receiver.",
 			}
 		}
 		l.outlet = &outlet{peekLock: p.SenderSettleMode == nil || *p.SenderSettleMode != amqp.SenderSettled}
 		l.outlet.send = func(m *message) bool { return l.session.transfer(l, m) }
 	}
 	return nil
+}
+
+const (
+	sessionFilter = "com.microsoft:session-filter"
+	lockedUntil   = "com.microsoft:locked-until-utc"
+	acceptTimeout = "com.microsoft:timeout"
+	// defaultWait is how long a receiver waits for its next session unless it says otherwise.
+	defaultWait = time.Minute
+	maxWait     = 24 * time.Hour
+	// ticksTo1970 is Unix' zero in .NET's ticks of 100 ns since the year 1.
+	ticksTo1970 = 621355968000000000
+)
+
+// waitOf is how long the receiver wants to wait for a session.
+func waitOf(p *amqp.Attach) time.Duration {
+	v, _ := p.Properties.Get(acceptTimeout)
+	if milliseconds, ok := v.(uint32); ok {
+		return min(time.Duration(milliseconds)*time.Millisecond, maxWait)
+	}
+	return defaultWait
+}
+
+// acceptSession answers the attach of a receiver of sessions, when it has one: the session that its filter names, or for a null
+// the next that is free. The filter is answered in the shape in which it came: clients take no other.
+func (l *link) acceptSession(reply *amqp.Attach, wait time.Duration) {
+	s, q := l.session, l.queue
+	filter, _ := reply.Source.Filter.Get(sessionFilter)
+	described, isDescribed := filter.(amqp.Described)
+	if isDescribed {
+		filter = described.Value
+	}
+	granted := func(g *group) {
+		var value any = g.id
+		if isDescribed {
+			value = amqp.Described{Descriptor: described.Descriptor, Value: g.id}
+		}
+		source := *reply.Source
+		source.Filter = amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: value}}
+		reply.Source = &source
+		reply.Properties = amqp.Map{{Key: amqp.Symbol(lockedUntil), Value: g.until.UnixMilli()*10_000 + ticksTo1970}}
+		s.conn.put(s.channel, reply)
+	}
+	refused := func(why *amqp.Error) {
+		l.forced.Store(true)
+		s.refuse(l, why)
+	}
+	l.outlet.lost = func() {
+		l.forced.Store(true)
+		s.conn.put(s.channel, &amqp.Detach{Handle: l.handle, Closed: true, Error: errSessionLockLost})
+	}
+	if id, named := filter.(string); named {
+		g, refusal := q.acceptNamed(id, l.outlet)
+		if refusal != nil {
+			refused(refusal)
+			return
+		}
+		granted(g)
+		return
+	}
+	q.acceptNext(l.outlet, wait, granted, func() { refused(errNoSession) })
 }
 
 func unauthorized(what string) *amqp.Error {

@@ -32,6 +32,14 @@ func managementOf(q *queue, granted claim, maxMessage int) func(request) respons
 			return m.schedule(maxMessage)
 		case "com.microsoft:cancel-scheduled-message":
 			return m.cancel()
+		case "com.microsoft:renew-session-lock":
+			return m.renewSession()
+		case "com.microsoft:get-session-state":
+			return ok(amqp.Map{{Key: "session-state", Value: bytesOrNil(q.sessionState(m.text("session-id")))}})
+		case "com.microsoft:set-session-state":
+			return m.setSessionState(maxMessage)
+		case "com.microsoft:get-message-sessions":
+			return m.sessions()
 		case "com.microsoft:add-rule":
 			return m.addRule()
 		case "com.microsoft:remove-rule":
@@ -145,13 +153,70 @@ func (m management) peek() response {
 		return badRequest("from-sequence-number and a positive message-count are required.")
 	}
 	messages := []any{}
-	for _, encoded := range m.q.peek(from, int(min(limit, maxBatch))) {
+	var session *string
+	if id, named := m.body.Get("session-id"); named {
+		if text, isText := id.(string); isText {
+			session = &text
+		}
+	}
+	for _, encoded := range m.q.peek(from, int(min(limit, maxBatch)), session) {
 		messages = append(messages, amqp.Map{{Key: "message", Value: encoded}})
 	}
 	if len(messages) == 0 {
 		return response{status: 204, description: "No messages.", body: amqp.Map{}}
 	}
 	return ok(amqp.Map{{Key: "messages", Value: messages}})
+}
+
+func (m management) renewSession() response {
+	until, err := m.q.renewSession(m.text("session-id"))
+	if err != nil {
+		return failed(err)
+	}
+	return ok(amqp.Map{{Key: "expiration", Value: until.UTC()}})
+}
+
+// bytesOrNil makes no state a null: the key must be there, or clients cannot read the answer.
+func bytesOrNil(b []byte) any {
+	if b == nil {
+		return nil
+	}
+	return b
+}
+
+func (m management) setSessionState(maxState int) response {
+	v, _ := m.body.Get("session-state")
+	state, _ := v.([]byte)
+	switch {
+	case !m.q.hasSessions():
+		return badRequest("The entity has no sessions.")
+	case len(state) > maxState:
+		return badRequest("The state is too large.")
+	}
+	if err := m.q.setSessionState(m.text("session-id"), state); err != nil {
+		return failed(err)
+	}
+	return ok(amqp.Map{})
+}
+
+// noTime and later in last-updated-time asks for all sessions with messages or a state.
+var noTime = time.UnixMilli(253402300799999)
+
+func (m management) sessions() response {
+	v, _ := m.body.Get("last-updated-time")
+	since, _ := v.(time.Time)
+	if !since.Before(noTime) {
+		since = time.Time{}
+	}
+	skip, _ := m.number("skip")
+	top, _ := m.number("top")
+	ids := m.q.sessionIDs(since)
+	ids = ids[min(max(skip, 0), int64(len(ids))):]
+	ids = ids[:min(max(top, 0), int64(len(ids)), maxBatch)]
+	if len(ids) == 0 {
+		return response{status: 204, description: "No sessions.", body: amqp.Map{}}
+	}
+	return ok(amqp.Map{{Key: "sessions-ids", Value: arrayOf(ids)}, {Key: "skip", Value: int32(skip) + int32(len(ids))}}) //nolint:gosec // bounded above
 }
 
 func (m management) receive() response {

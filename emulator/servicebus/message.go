@@ -55,8 +55,9 @@ type message struct {
 	properties, appProperties, bodyAndFooter []byte
 	bodyLength                               int
 	deadSource                               string
-	origin                                   int64 // the sequence number before it was forwarded; 0: it was not
-	hops                                     int   // how often it was
+	session                                  string // the group-id, where the entity requires sessions
+	origin                                   int64  // the sequence number before it was forwarded; 0: it was not
+	hops                                     int    // how often it was
 
 	token      amqp.UUID // while locked
 	until      int64

@@ -40,6 +40,9 @@ type queue struct {
 	turn      int
 	byToken   map[amqp.UUID]*message
 	lockOrder message // ring of the locked messages, the next to expire first: all locks last equally long
+	groups    map[string]*group
+	waiters   []*waiter
+	states    int // sessions with a state
 	// forward takes the messages that become available; nil keeps them here. leaving are those that it gets when the lock is
 	// released.
 	forward func(*message) error
@@ -54,7 +57,10 @@ type queue struct {
 type outlet struct {
 	credit, delivered uint32
 	peekLock          bool
-	stalled           bool // the connection takes nothing at the moment
+	group             *group  // the session that it holds, where the entity has sessions
+	waits             *waiter // while it waits for one
+	lost              func()  // is called when it has lost its session, with the queue locked
+	stalled           bool    // the connection takes nothing at the moment
 	// send puts the message on the wire without waiting; false means not now. It is called with the queue locked.
 	send func(m *message) bool
 }
@@ -106,6 +112,9 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 	var size int64
 	for _, m := range messages {
 		size += m.size()
+		if q.hasSessions() && !m.readSession() {
+			return nil, errSessionMissing
+		}
 	}
 	if q.closed {
 		return nil, errGone
@@ -169,6 +178,9 @@ func (q *queue) insert(m *message) {
 		q.order = append(q.order, m.seq)
 	}
 	q.cursor = min(q.cursor, at)
+	if q.hasSessions() {
+		q.sortIn(m)
+	}
 }
 
 // to changes a message's state.
@@ -180,6 +192,9 @@ func (q *queue) to(m *message, s state) {
 		if s == available {
 			at, _ := slices.BinarySearch(q.order, m.seq)
 			q.cursor = min(q.cursor, at)
+			if q.hasSessions() {
+				q.sortIn(m)
+			}
 		}
 		return
 	}
@@ -215,6 +230,10 @@ func (q *queue) dispatch() {
 		}
 		return
 	}
+	if q.hasSessions() {
+		q.dispatchSessions()
+		return
+	}
 	for {
 		o := q.nextOutlet()
 		if o == nil {
@@ -224,24 +243,29 @@ func (q *queue) dispatch() {
 		if m == nil {
 			return
 		}
+		q.deliver(o, m)
+	}
+}
+
+// deliver sends a message to a receiver, or notes that it takes nothing at the moment.
+func (q *queue) deliver(o *outlet, m *message) {
+	if o.peekLock {
+		q.lock(m)
+	}
+	if !o.send(m) {
 		if o.peekLock {
-			q.lock(m)
+			q.unlock(m)
+			q.to(m, available)
 		}
-		if !o.send(m) {
-			if o.peekLock {
-				q.unlock(m)
-				q.to(m, available)
-			}
-			o.stalled = true
-			continue
-		}
-		o.credit--
-		o.delivered++
-		q.tell(m, Delivered, "")
-		if !o.peekLock {
-			q.to(m, gone)
-			q.tell(m, Completed, "")
-		}
+		o.stalled = true
+		return
+	}
+	o.credit--
+	o.delivered++
+	q.tell(m, Delivered, "")
+	if !o.peekLock {
+		q.to(m, gone)
+		q.tell(m, Completed, "")
 	}
 }
 
@@ -270,6 +294,10 @@ func (q *queue) lock(m *message) {
 	q.to(m, locked)
 	m.token, m.until = newToken(), nowMilli()+q.cfg.LockDuration.Milliseconds()
 	q.byToken[m.token] = m
+	if q.hasSessions() {
+		m.until = q.groupOf(m.session).until.UnixMilli() // its session's lock is its own
+		return
+	}
 	q.linkLast(m)
 	q.armFor(m.until)
 }
@@ -281,6 +309,9 @@ func (q *queue) linkLast(m *message) {
 
 func (q *queue) unlock(m *message) {
 	delete(q.byToken, m.token)
+	if m.next == nil {
+		return
+	}
 	m.prev.next, m.next.prev = m.next, m.prev
 	m.prev, m.next = nil, nil
 }
@@ -334,7 +365,7 @@ func (q *queue) renew(tokens []amqp.UUID) ([]time.Time, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, t := range tokens {
-		if q.byToken[t] == nil {
+		if q.byToken[t] == nil || q.hasSessions() {
 			return nil, errLockLost
 		}
 	}
@@ -362,7 +393,10 @@ func (q *queue) settle(token amqp.UUID, s settlement) error {
 	q.mu.Lock()
 	defer q.release()
 	m := q.byToken[token]
-	if m == nil {
+	switch {
+	case m == nil && q.hasSessions():
+		return errSessionLockLost
+	case m == nil:
 		return errLockLost
 	}
 	q.unlock(m)
@@ -452,12 +486,21 @@ func (q *queue) from(seq int64, limit int) []*message {
 }
 
 // peek returns encoded messages from a sequence number on, at most limit and about maxBuffered bytes of them.
-func (q *queue) peek(seq int64, limit int) [][]byte {
+//
+// With a session, only of that one.
+func (q *queue) peek(seq int64, limit int, session *string) [][]byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var list [][]byte
 	total := 0
-	for _, m := range q.from(seq, limit) {
+	within := limit
+	if session != nil {
+		within = len(q.index)
+	}
+	for _, m := range q.from(seq, within) {
+		if session != nil && (m.session != *session || len(list) >= limit) {
+			continue
+		}
 		encoded := m.encode(nil, view{peeked: true})
 		if total += len(encoded); total > maxBuffered && len(list) > 0 {
 			break
@@ -478,8 +521,12 @@ func (q *queue) take(numbers []int64, peekLock bool) ([]taken, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, seq := range numbers {
-		if m := q.index[seq]; m == nil || m.state != deferred {
+		m := q.index[seq]
+		if m == nil || m.state != deferred {
 			return nil, errNoMessage
+		}
+		if q.hasSessions() && q.groupOf(m.session).holder == nil {
+			return nil, errSessionLockLost
 		}
 	}
 	list := make([]taken, len(numbers))
