@@ -25,20 +25,34 @@ type Config struct {
 
 // ServiceBus says where events come from.
 type ServiceBus struct {
-	ConnectionString     string `koanf:"connection_string" secret:"true" doc:"Connection string of the namespace; one of this, its file, or servicebus.namespace."`
-	ConnectionStringFile string `koanf:"connection_string_file" doc:"File that holds the connection string (a mounted secret)."`
-	Namespace            string `koanf:"namespace" doc:"Fully qualified namespace, like contoso.servicebus.windows.net; signs in with DefaultAzureCredential."`
-	Queue                string `koanf:"queue" doc:"Queue to receive from. Required, unless a topic is, or the connection string has an EntityPath."`
-	Topic                string `koanf:"topic" doc:"Topic to receive from, through servicebus.subscription, instead of a queue."`
-	Subscription         string `koanf:"subscription" doc:"Subscription of servicebus.topic to receive from."`
+	ConnectionString     string   `koanf:"connection_string" secret:"true" doc:"Connection string of the namespace; one of this, its file, or servicebus.namespace."`
+	ConnectionStringFile string   `koanf:"connection_string_file" doc:"File that holds the connection string (a mounted secret)."`
+	Namespace            string   `koanf:"namespace" doc:"Fully qualified namespace, like contoso.servicebus.windows.net; signs in with DefaultAzureCredential."`
+	Queue                string   `koanf:"queue" doc:"Queue to receive from. Required, unless a topic is, or the connection string has an EntityPath."`
+	Topic                string   `koanf:"topic" doc:"Topic to receive from, through servicebus.subscription, instead of a queue."`
+	Subscription         string   `koanf:"subscription" doc:"Subscription of servicebus.topic to receive from."`
+	Sources              []string `koanf:"sources" doc:"Several queues, and subscriptions as TOPIC/Subscriptions/NAME, instead of one: the most urgent first. Calls for an earlier one's events go before those for a later one's."`
 }
 
-// Entity is the path of the queue or subscription.
-func (s ServiceBus) Entity() string {
-	if s.Topic != "" {
-		return s.Topic + "/Subscriptions/" + s.Subscription
+// Entities are the paths of the queues and subscriptions, the most urgent first.
+func (s ServiceBus) Entities() []string {
+	switch {
+	case len(s.Sources) > 0:
+		return s.Sources
+	case s.Topic != "":
+		return []string{s.Topic + "/Subscriptions/" + s.Subscription}
 	}
-	return s.Queue
+	return []string{s.Queue}
+}
+
+// SplitSubscription takes the path of a subscription apart; ok says that it is one.
+func SplitSubscription(entity string) (topic, subscription string, ok bool) {
+	const middle = "/subscriptions/"
+	at := strings.LastIndex(strings.ToLower(entity), middle)
+	if at < 0 {
+		return "", "", false
+	}
+	return entity[:at], entity[at+len(middle):], true
 }
 
 // Graph says which Graph is called, and as whom.
@@ -73,7 +87,7 @@ type Dedupe struct {
 // Consumer bounds the work in hand.
 type Consumer struct {
 	Concurrency   int           `koanf:"concurrency" default:"16" min:"1" max:"256" doc:"Calls to Graph at once. Graph's quota is 20 per second for the whole app and tenant."`
-	MaxInHand     int           `koanf:"max_in_hand" default:"256" min:"1" max:"5000" doc:"Messages held locked at once."`
+	MaxInHand     int           `koanf:"max_in_hand" default:"256" min:"1" max:"5000" doc:"Messages held locked at once, for each source."`
 	SettleTimeout time.Duration `koanf:"settle_timeout" default:"10s" min:"1s" max:"1m" doc:"Limit of one settlement or lock renewal."`
 	DrainTimeout  time.Duration `koanf:"drain_timeout" default:"25s" min:"1s" max:"1h" doc:"How long work in hand may take after SIGTERM. Kubernetes' terminationGracePeriodSeconds must exceed this plus settle_timeout plus 10 s."`
 }

@@ -228,8 +228,27 @@ func TestQueueOrSubscription(t *testing.T) {
 			"REVOKER_SERVICEBUS_CONNECTION_STRING=" + c.connection, "REVOKER_SERVICEBUS_QUEUE=" + c.queue,
 			"REVOKER_SERVICEBUS_TOPIC=" + c.topic, "REVOKER_SERVICEBUS_SUBSCRIPTION=" + c.subscription,
 		})
-		if err == nil && got.ServiceBus.Entity() != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: entity %q, %v; want %q", name, got.ServiceBus.Entity(), err, c.want)
+		if err == nil && strings.Join(got.ServiceBus.Entities(), " ") != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: entities %q, %v; want %q", name, got.ServiceBus.Entities(), err, c.want)
+		}
+	}
+}
+
+func TestSeveralSources(t *testing.T) {
+	plain := "Endpoint=sb://c.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=x"
+	for name, c := range map[string]struct{ queue, sources, want string }{
+		"two":                 {"", "urgent,devices/Subscriptions/bulk", "urgent devices/Subscriptions/bulk"},
+		"beside a queue":      {"q", "urgent,bulk", "keep one"},
+		"the same twice":      {"", "urgent,bulk,Urgent", "named twice"},
+		"no name":             {"", "urgent,$bulk", "neither a queue name nor"},
+		"half a subscription": {"", "urgent,devices/Subscriptions/", "neither a queue name nor"},
+		"too many":            {"", "a,b,c,d,e,f,g,h,i", "at most 8"},
+	} {
+		got, err := load(t, "", []string{
+			"REVOKER_SERVICEBUS_CONNECTION_STRING=" + plain, "REVOKER_SERVICEBUS_QUEUE=" + c.queue, "REVOKER_SERVICEBUS_SOURCES=" + c.sources,
+		})
+		if err == nil && strings.Join(got.ServiceBus.Entities(), " ") != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: entities %q, %v; want %q", name, got.ServiceBus.Entities(), err, c.want)
 		}
 	}
 }

@@ -91,7 +91,13 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 // validateEntity: a queue, or a topic with a subscription.
 func (s *ServiceBus) validateEntity(p *Problems) {
 	const form = "letters, digits, . - _ and /, beginning and ending with a letter or digit"
+	one := s.Queue != "" || s.Topic != "" || s.Subscription != ""
 	switch {
+	case len(s.Sources) > 0:
+		if one {
+			p.add("servicebus: both servicebus.sources and a single queue or topic are set (a connection string's EntityPath is one): keep one")
+		}
+		s.validateSources(p)
 	case s.Queue != "" && (s.Topic != "" || s.Subscription != ""):
 		p.add("servicebus: both a queue and a topic are set: keep one")
 	case s.Queue != "" && !entityName.MatchString(s.Queue):
@@ -107,10 +113,34 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 		if !entityName.MatchString(s.Topic) {
 			p.add("servicebus.topic: %q is not a topic name: up to 260 %s", s.Topic, form)
 		}
-		if !entityName.MatchString(s.Subscription) || len(s.Subscription) > 50 || strings.Contains(s.Subscription, "/") {
+		if !isSubscriptionName(s.Subscription) {
 			p.add("servicebus.subscription: %q is not a subscription name: up to 50 letters, digits, . - and _", s.Subscription)
 		}
 	}
+}
+
+func (s *ServiceBus) validateSources(p *Problems) {
+	seen := map[string]bool{}
+	for _, source := range s.Sources {
+		topic, subscription, isSubscription := SplitSubscription(source)
+		switch {
+		case seen[strings.ToLower(source)]:
+			p.add("servicebus.sources: %q is named twice", source)
+		case isSubscription && (!entityName.MatchString(topic) || !isSubscriptionName(subscription)), !isSubscription && !entityName.MatchString(source):
+			p.add("servicebus.sources: %q is neither a queue name nor TOPIC/Subscriptions/NAME", source)
+		}
+		seen[strings.ToLower(source)] = true
+	}
+	if len(s.Sources) > maxSources {
+		p.add("servicebus.sources: %d sources; at most %d are allowed", len(s.Sources), maxSources)
+	}
+}
+
+// maxSources bounds the receivers of one process, each with max_in_hand messages.
+const maxSources = 8
+
+func isSubscriptionName(name string) bool {
+	return entityName.MatchString(name) && len(name) <= 50 && !strings.Contains(name, "/")
 }
 
 // validateConnectionString reads the parts that matter. Nothing of the string may stand in a problem but the host.

@@ -5,6 +5,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,14 +58,12 @@ type Revoker interface {
 type Config struct {
 	// Concurrency is how many calls to Graph run at once.
 	Concurrency int
-	// MaxInHand is how many messages are held locked at once; at most 5,000, the SDK's bound on credits.
+	// MaxInHand is how many messages of each source are held locked at once; at most 5,000, the SDK's bound on credits.
 	MaxInHand int
 	// SettleTimeout bounds each settlement and each lock renewal.
 	SettleTimeout time.Duration
 	// DrainTimeout is how long the messages in hand may take to be finished after the Consumer was told to stop.
 	DrainTimeout time.Duration
-	// Entity is the path of the queue, by which its messages are told from those of other queues.
-	Entity string
 	// Dedupe bounds the ledger; its MaxWaiting is set to half of MaxInHand.
 	Dedupe dedupe.Config
 	// HashUsers replaces users in the log by a short hash, and leaves out texts from outside that may name them.
@@ -73,7 +72,8 @@ type Config struct {
 
 // Parts are what the Consumer works with. All are required.
 type Parts struct {
-	Receiver  Receiver
+	// Sources are received from at once; the calls for an earlier one's messages go before those for a later one's.
+	Sources   []Source
 	Decoder   *event.Decoder
 	Protected *guard.Protected
 	Revoker   Revoker
@@ -83,7 +83,39 @@ type Parts struct {
 	Health    *telemetry.Health
 }
 
-// Consumer receives from one queue. One goroutine receives; each message in hand has a goroutine of its own, which owns
+// Source is a queue or subscription.
+type Source struct {
+	// Entity is its path, by which its messages are told from those of others.
+	Entity   string
+	Receiver Receiver
+}
+
+// HealthParts names the parts that a Consumer of these sources reports to telemetry.Health.
+func HealthParts(entities ...string) []string {
+	parts := []string{PartGraph}
+	for _, e := range entities {
+		parts = append(parts, healthPart(e, len(entities)))
+	}
+	return parts
+}
+
+func healthPart(entity string, sources int) string {
+	if sources == 1 {
+		return PartServiceBus
+	}
+	return PartServiceBus + " " + entity
+}
+
+// source is a Source in use.
+type source struct {
+	Source
+	rank    int           // 0 is the most urgent
+	part    string        // of Health
+	places  chan struct{} // one token per message in hand or asked for
+	changed chan struct{} // is signalled when another number of messages may be received
+}
+
+// Consumer receives from its sources. One goroutine receives from each; each message in hand has a goroutine of its own, which owns
 // everything about that message; each user that is called for has one that owns the calls. They meet in the ledger, which
 // decides which message stands for which user, and in the line, where calls begin. Both are owned by one lock each.
 type Consumer struct {
@@ -94,9 +126,9 @@ type Consumer struct {
 	line   *line
 	hands  *hands // the messages' and the users' goroutines
 
-	places   chan struct{} // one token per message in hand or asked for
-	inHand   atomic.Int64  // messages held locked
-	entering atomic.Int64  // of them, those whose users are not in the ledger yet
+	sources  []*source
+	inHand   atomic.Int64 // messages held locked
+	entering atomic.Int64 // of them, those whose users are not in the ledger yet
 }
 
 // Why work in hand ends before it is done.
@@ -115,7 +147,14 @@ func New(cfg Config, parts Parts) *Consumer {
 		ledger: dedupe.New(cfg.Dedupe),
 		line:   newLine(cfg.Concurrency, cfg.MaxInHand),
 		hands:  newHands(),
-		places: make(chan struct{}, cfg.MaxInHand),
+	}
+	for i, s := range parts.Sources {
+		one := &source{
+			Source: s, rank: i, part: healthPart(s.Entity, len(parts.Sources)),
+			places: make(chan struct{}, cfg.MaxInHand), changed: make(chan struct{}, 1),
+		}
+		c.sources = append(c.sources, one)
+		c.line.changed = append(c.line.changed, one.changed)
 	}
 	c.Metrics.Watch(c.state)
 	return c
@@ -148,21 +187,27 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	var left atomic.Int32
 
 	c.awaitPermission(ctx)
-	c.receive(ctx, func(m *azservicebus.ReceivedMessage) {
-		c.inHand.Add(1)
-		c.entering.Add(1)
-		c.Metrics.InHand.Inc()
-		c.hands.do(func() {
-			defer func() {
-				c.inHand.Add(-1)
-				c.Metrics.InHand.Dec()
-				c.release(1)
-			}()
-			if !c.handle(work, newMessage(m)) {
-				left.Add(1)
-			}
+	var loops sync.WaitGroup
+	for _, s := range c.sources {
+		loops.Go(func() {
+			c.receive(ctx, s, func(m *azservicebus.ReceivedMessage) {
+				c.inHand.Add(1)
+				c.entering.Add(1)
+				c.Metrics.InHand.Inc()
+				c.hands.do(func() {
+					defer func() {
+						c.inHand.Add(-1)
+						c.Metrics.InHand.Dec()
+						s.release(1)
+					}()
+					if !c.handle(work, newMessage(s, m)) {
+						left.Add(1)
+					}
+				})
+			})
 		})
-	})
+	}
+	loops.Wait()
 
 	// What is parked is called now: being done is better than handing back.
 	c.ledger.Hurry()
@@ -181,8 +226,15 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 		case <-finished:
 			return int(left.Load())
 		case <-beat.C:
-			c.Health.Beat()
+			c.beat()
 		}
+	}
+}
+
+// beat is the heartbeat of all loops, while none of them runs.
+func (c *Consumer) beat() {
+	for _, s := range c.sources {
+		c.Health.Beat(s.Entity)
 	}
 }
 

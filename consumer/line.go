@@ -22,8 +22,8 @@ type line struct {
 	places  int // handed out
 	timer   *time.Timer
 
-	// changed is signalled when a call has ended: what may be received can be another number then.
-	changed chan struct{}
+	// changed are signalled when a call has ended: what may be received can be another number then.
+	changed []chan struct{}
 }
 
 // turn is one user's place in the line, and then the right to one call.
@@ -42,7 +42,6 @@ func newLine(concurrency, maxInHand int) *line {
 		pace:    retry.NewPace(concurrency),
 		breaker: retry.NewBreaker(),
 		byUser:  map[string]*turn{},
-		changed: make(chan struct{}, 1),
 	}
 	l.timer = time.AfterFunc(time.Hour, l.tick)
 	l.timer.Stop()
@@ -191,9 +190,11 @@ func (l *line) limit(inHand int) int {
 }
 
 func (l *line) signal() {
-	select {
-	case l.changed <- struct{}{}:
-	default:
+	for _, changed := range l.changed {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
 	}
 }
 

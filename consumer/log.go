@@ -59,6 +59,7 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 func (c *Consumer) aboutMessage(m *message) []zap.Field {
 	fields := append(make([]zap.Field, 0, 20), // room for all that a line may hold
 		zap.String("messageId", deadletter.Cut(m.MessageID, 128)),
+		zap.String("source", m.from.Entity),
 		zap.Uint32("deliveryCount", m.DeliveryCount),
 	)
 	if m.SequenceNumber != nil {

@@ -19,14 +19,15 @@ import (
 // message is one received message; its goroutine owns it.
 type message struct {
 	*azservicebus.ReceivedMessage
+	from     *source
 	received time.Time
 	// lock is until when the message is ours; the renewals move it, and the ledger asks it. It is a copy: the SDK writes the
 	// original, unsynchronised, when the lock is renewed.
 	lock dedupe.Lock
 }
 
-func newMessage(m *azservicebus.ReceivedMessage) *message {
-	msg := &message{ReceivedMessage: m, received: time.Now()}
+func newMessage(from *source, m *azservicebus.ReceivedMessage) *message {
+	msg := &message{ReceivedMessage: m, from: from, received: time.Now()}
 	if m.LockedUntil != nil {
 		msg.lock.Renewed(*m.LockedUntil)
 	}
@@ -67,7 +68,7 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 		key := user.Key()
 		waits := entered[key]
 		if waits == nil {
-			waits = m.eventAt(c.Entity, item.Event.Urgency)
+			waits = m.eventAt(item.Event.Urgency)
 			entered[key] = waits
 			c.enterLedger(hard, key, user, waits)
 		}
@@ -111,12 +112,16 @@ func (c *Consumer) await(hard context.Context, m *message, results []result) (lo
 	return lost || errors.Is(context.Cause(held), errLockLost)
 }
 
+// perSource sets the urgencies of two sources apart: the source comes first, the event's type second.
+const perSource = 1 << 16
+
 // eventAt is how the ledger knows an event of the message.
-func (m *message) eventAt(entity string, urgency int) *dedupe.Event {
+func (m *message) eventAt(urgency int) *dedupe.Event {
 	e := &dedupe.Event{
-		Position:  dedupe.Position{Enqueued: m.received, Entity: entity},
+		Position:  dedupe.Position{Enqueued: m.received, Entity: m.from.Entity},
 		MessageID: m.MessageID,
-		Urgency:   urgency,
+		Source:    m.from.rank,
+		Urgency:   m.from.rank*perSource + urgency,
 		Lock:      &m.lock,
 	}
 	if m.EnqueuedTime != nil {

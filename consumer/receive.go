@@ -17,7 +17,7 @@ import (
 func (c *Consumer) awaitPermission(ctx context.Context) {
 	waits := newWaits()
 	for ctx.Err() == nil {
-		c.Health.Beat()
+		c.beat()
 		err := c.checkPermission(ctx)
 		if err == nil {
 			c.reportGraph(nil)
@@ -35,29 +35,29 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 	return c.Revoker.Check(ctx)
 }
 
-// receive hands each message to take until ctx ends. Each message that it hands over holds one token of places.
-func (c *Consumer) receive(ctx context.Context, take func(*azservicebus.ReceivedMessage)) {
+// receive hands each message of a source to take until ctx ends. Each message that it hands over holds one token of places.
+func (c *Consumer) receive(ctx context.Context, s *source, take func(*azservicebus.ReceivedMessage)) {
 	connected := false
 	losses := 0 // of the link, in a row
 	waits := newWaits()
 	for {
-		free := c.reserve(ctx)
+		free := c.reserve(ctx, s)
 		if free == 0 {
 			return
 		}
-		messages, err := c.receiveOnce(ctx, free, &connected)
-		c.release(free - len(messages))
+		messages, err := c.receiveOnce(ctx, s, free, &connected)
+		s.release(free - len(messages))
 		for _, m := range messages {
 			take(m)
 		}
-		c.Health.Beat()
+		c.Health.Beat(s.Entity)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			connected = false
-			if c.Health.Report(PartServiceBus, err.Error()) {
-				c.Log.Error("cannot receive from Service Bus; trying again until it works", zap.Error(err), zap.String("todo", serviceBusHint(err)))
+			if c.Health.Report(s.part, err.Error()) {
+				c.Log.Error("cannot receive from Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", serviceBusHint(err)))
 			}
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
@@ -71,27 +71,27 @@ func (c *Consumer) receive(ctx context.Context, take func(*azservicebus.Received
 			continue
 		}
 		c.Metrics.LastReceive.SetToCurrentTime()
-		if c.Health.Report(PartServiceBus, "") {
-			c.Log.Info("connected to Service Bus")
+		if c.Health.Report(s.part, "") {
+			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
 		}
 	}
 }
 
 // receiveOnce waits up to receiveWait for up to limit messages. No messages and no error means that none came.
-func (c *Consumer) receiveOnce(ctx context.Context, limit int, connected *bool) ([]*azservicebus.ReceivedMessage, error) {
+func (c *Consumer) receiveOnce(ctx context.Context, s *source, limit int, connected *bool) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	if !*connected {
 		// A receive that ends by its time limit looks the same on an idle queue and on a dead network. A peek does not.
-		if _, err := c.Receiver.PeekMessages(ctx, 1, nil); err != nil {
+		if _, err := s.Receiver.PeekMessages(ctx, 1, nil); err != nil {
 			return nil, err
 		}
 		*connected = true
-		if c.Health.Report(PartServiceBus, "") {
-			c.Log.Info("connected to Service Bus")
+		if c.Health.Report(s.part, "") {
+			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
 		}
 	}
-	messages, err := c.Receiver.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+	messages, err := s.Receiver.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
 	switch {
 	case len(messages) > 0:
 		// Messages may come even though the context ended: they are locked, so they are ours to settle.
@@ -108,7 +108,7 @@ func (c *Consumer) receiveOnce(ctx context.Context, limit int, connected *bool) 
 
 // reserve waits until a message may be taken in hand, and then returns how many; 0 when ctx has ended. Only free places
 // are asked for: what Service Bus sends beyond them would be bounced back one by one.
-func (c *Consumer) reserve(ctx context.Context) (free int) {
+func (c *Consumer) reserve(ctx context.Context, s *source) (free int) {
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
 	for {
@@ -121,24 +121,24 @@ func (c *Consumer) reserve(ctx context.Context) (free int) {
 		}
 		var place chan<- struct{}
 		if limit > 0 {
-			place = c.places
+			place = s.places
 		}
 		select {
 		case place <- struct{}{}:
-			return 1 + c.reserveMore(limit-1)
-		case <-c.line.changed:
+			return 1 + s.reserveMore(limit-1)
+		case <-s.changed:
 		case <-beat.C:
-			c.Health.Beat()
+			c.Health.Beat(s.Entity)
 		case <-ctx.Done():
 			return 0
 		}
 	}
 }
 
-func (c *Consumer) reserveMore(limit int) (free int) {
+func (s *source) reserveMore(limit int) (free int) {
 	for free < limit {
 		select {
-		case c.places <- struct{}{}:
+		case s.places <- struct{}{}:
 			free++
 		default:
 			return free
@@ -147,9 +147,9 @@ func (c *Consumer) reserveMore(limit int) (free int) {
 	return free
 }
 
-func (c *Consumer) release(places int) {
+func (s *source) release(places int) {
 	for range places {
-		<-c.places
+		<-s.places
 	}
 }
 

@@ -33,7 +33,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const queue = "events"
+const (
+	queue  = "events"
+	urgent = "urgent"
+)
 
 // The people of the tests.
 var (
@@ -47,15 +50,17 @@ var (
 // world is a worker between an embedded Service Bus and an embedded Graph, with the real clients, in memory: inside a
 // synctest bubble its minutes take no time.
 type world struct {
-	t        *testing.T
-	broker   *servicebus.Broker
-	graph    *graph.Server
-	sender   *azservicebus.Sender
-	receiver *azservicebus.Receiver
-	logs     *observer.ObservedLogs
-	health   *telemetry.Health
-	metrics  *telemetry.Metrics
-	worker   *consumer.Consumer
+	t      *testing.T
+	broker *servicebus.Broker
+	graph  *graph.Server
+	sender *azservicebus.Sender
+	// urgentSender sends to the second source, if there is one.
+	urgentSender *azservicebus.Sender
+	receiver     *azservicebus.Receiver
+	logs         *observer.ObservedLogs
+	health       *telemetry.Health
+	metrics      *telemetry.Metrics
+	worker       *consumer.Consumer
 
 	soft, hard         context.Context
 	stopSoft, stopHard context.CancelFunc
@@ -72,6 +77,7 @@ type settings struct {
 	hashUsers              bool
 	roles                  []string
 	wrap                   func(consumer.Receiver) consumer.Receiver
+	urgent                 bool // a second source, which goes first
 }
 
 func defaulted[T comparable](v, fallback T) T {
@@ -97,6 +103,8 @@ func newWorld(t *testing.T, s settings) *world {
 	w.broker, err = servicebus.New(servicebus.Config{
 		Queues: []servicebus.QueueConfig{{
 			Name: queue, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
+		}, {
+			Name: urgent, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}},
 		MaxMessageSize: 4 << 20,
 	})
@@ -140,18 +148,29 @@ func newWorld(t *testing.T, s settings) *world {
 	must(err)
 	core, logs := observer.New(zap.DebugLevel)
 	w.logs = logs
-	w.health = telemetry.NewHealth(consumer.MaxSilence, consumer.PartServiceBus, consumer.PartGraph)
+	w.health = telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(queue)...)
+	if s.urgent {
+		w.health = telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(urgent, queue)...)
+	}
 	w.metrics = telemetry.NewMetrics("test", "test")
 	var receiver consumer.Receiver = w.receiver
 	if s.wrap != nil {
 		receiver = s.wrap(receiver)
 	}
+	sources := []consumer.Source{{Entity: queue, Receiver: receiver}}
+	if s.urgent {
+		first, err := client.NewReceiverForQueue(urgent, nil)
+		must(err)
+		sources = append([]consumer.Source{{Entity: urgent, Receiver: first}}, sources...)
+		w.urgentSender, err = client.NewSender(urgent, nil)
+		must(err)
+	}
 	w.worker = consumer.New(consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInHand: defaulted(s.maxInHand, 16),
-		Entity: queue, Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
+		Dedupe:        dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
 		SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers,
 	}, consumer.Parts{
-		Receiver: receiver, Decoder: decoder, Protected: protected, Revoker: revoke,
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: revoke,
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),

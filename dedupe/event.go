@@ -51,6 +51,8 @@ type Event struct {
 	MessageID string
 	// ExpiresAt is when the message's time to live ends; zero is never.
 	ExpiresAt time.Time
+	// Source is the rank of the message's source; 0 is the most urgent.
+	Source int
 	// Urgency orders the calls: 0 is the most urgent.
 	Urgency int
 	// Lock is the message's, shared by its events.
@@ -123,14 +125,14 @@ func (e *Event) standFor(older *Event) {
 }
 
 // maySupersede says whether newer may stand for older. Only a different message that is newer and that we hold locked
-// may, and only one that does not expire earlier: otherwise the older one's right to a call could end with a message
-// that goes away. The clock is asked for the lock because its loss may not have been noticed yet; a clock that
+// may, and only one that does not expire earlier and whose source is at least as urgent: otherwise the older one's right to
+// a call could end with a message that goes away, or that waits for others. The clock is asked for the lock because its loss may not have been noticed yet; a clock that
 // runs ahead only keeps both.
 func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Lock.held(now):
+	case !e.Lock.held(now), e.Source > older.Source:
 		return false
 	case e.ExpiresAt.IsZero():
 		return true

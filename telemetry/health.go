@@ -9,31 +9,32 @@ import (
 
 // Health is what the worker knows of its own state. It is safe for concurrent use.
 //
-// Liveness is the receive loop's heartbeat alone: an outage of Graph or of Service Bus is no reason to restart a worker
+// Liveness is the receive loops' heartbeats alone: an outage of Graph or of Service Bus is no reason to restart a worker
 // that holds messages. Readiness names each part that does not work.
 type Health struct {
 	limit time.Duration
 
 	mu    sync.Mutex
-	beat  time.Time
-	parts map[string]string // what is wrong with it; "" is well
+	beats map[string]time.Time // by loop
+	parts map[string]string    // what is wrong with it; "" is well
 }
 
 // NewHealth returns a Health that is alive while heartbeats are at most limit apart, and ready when each of the named
 // parts was reported well.
 func NewHealth(limit time.Duration, parts ...string) *Health {
-	h := &Health{limit: limit, beat: time.Now(), parts: make(map[string]string, len(parts))}
+	h := &Health{limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts))}
 	for _, p := range parts {
 		h.parts[p] = "not tried yet"
 	}
 	return h
 }
 
-// Beat is the receive loop's heartbeat.
-func (h *Health) Beat() {
+// Beat is the heartbeat of one receive loop. Each that has beaten once must go on.
+func (h *Health) Beat(loop string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.beat = time.Now()
+	delete(h.beats, "start")
+	h.beats[loop] = time.Now()
 }
 
 // Report says that a part works ("") or what is wrong with it, and returns whether that is new.
@@ -45,11 +46,16 @@ func (h *Health) Report(part, problem string) (changed bool) {
 	return changed
 }
 
-// Alive says whether the heartbeat is recent.
+// Alive says whether every heartbeat is recent.
 func (h *Health) Alive() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return time.Since(h.beat) <= h.limit
+	for _, beat := range h.beats {
+		if time.Since(beat) > h.limit {
+			return false
+		}
+	}
+	return true
 }
 
 // Problems returns what is wrong, by part; empty means ready.
@@ -65,10 +71,10 @@ func (h *Health) Problems() map[string]string {
 	return problems
 }
 
-// ServeLive answers /healthz: 200, or 503 when the heartbeat stopped.
+// ServeLive answers /healthz: 200, or 503 when a heartbeat stopped.
 func (h *Health) ServeLive(w http.ResponseWriter, _ *http.Request) {
 	if !h.Alive() {
-		http.Error(w, "the receive loop has stopped", http.StatusServiceUnavailable)
+		http.Error(w, "a receive loop has stopped", http.StatusServiceUnavailable)
 		return
 	}
 	_, _ = w.Write([]byte("ok\n"))

@@ -32,9 +32,16 @@ func TestAliveIsARecentHeartbeat(t *testing.T) {
 		if h.Alive() {
 			t.Error("alive without a heartbeat")
 		}
-		h.Beat()
+		h.Beat("queue")
 		if !h.Alive() {
 			t.Error("dead after a heartbeat")
+		}
+		h.Beat("topic")
+		time.Sleep(time.Minute)
+		h.Beat("topic")
+		time.Sleep(time.Second)
+		if h.Alive() {
+			t.Error("alive although one of two loops has stopped")
 		}
 	})
 }

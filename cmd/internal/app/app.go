@@ -36,7 +36,7 @@ type Worker struct {
 	cfg      config.Config
 	log      *zap.Logger
 	client   *azservicebus.Client
-	receiver *azservicebus.Receiver
+	sources  []consumer.Source
 	revoker  *revoker.Revoker
 	consumer *consumer.Consumer
 	health   *telemetry.Health
@@ -73,18 +73,18 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, receiver, err := newReceiver(cfg)
+	client, sources, err := newSources(cfg)
 	if err != nil {
 		return nil, err
 	}
 	worker := &Worker{
-		cfg:      cfg,
-		log:      log,
-		client:   client,
-		receiver: receiver,
-		revoker:  graph,
-		health:   telemetry.NewHealth(consumer.MaxSilence, consumer.PartServiceBus, consumer.PartGraph),
-		metrics:  telemetry.NewMetrics(Version, Commit),
+		cfg:     cfg,
+		log:     log,
+		client:  client,
+		sources: sources,
+		revoker: graph,
+		health:  telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
+		metrics: telemetry.NewMetrics(Version, Commit),
 	}
 	worker.consumer = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
@@ -92,7 +92,6 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		SettleTimeout: cfg.Consumer.SettleTimeout,
 		DrainTimeout:  cfg.Consumer.DrainTimeout,
 		HashUsers:     cfg.Log.HashUsers,
-		Entity:        cfg.ServiceBus.Entity(),
 		Dedupe: dedupe.Config{
 			Window:     cfg.Dedupe.Window,
 			SkewMargin: cfg.Dedupe.SkewMargin,
@@ -100,7 +99,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 			MaxUsers:   cfg.Dedupe.MaxUsers,
 		},
 	}, consumer.Parts{
-		Receiver:  receiver,
+		Sources:   sources,
 		Decoder:   decoder,
 		Protected: protected,
 		Revoker:   graph,
@@ -150,7 +149,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	err := errors.Join(w.receiver.Close(closing), w.client.Close(closing))
+	err := w.client.Close(closing) // and with it the receivers
 	w.revoker.Close()
 	if ops != nil {
 		err = errors.Join(err, ops.Close(closing))

@@ -15,10 +15,11 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/consumer"
 )
 
-// newReceiver makes the Service Bus client and its one receiver. It dials nothing yet.
-func newReceiver(cfg config.Config) (*azservicebus.Client, *azservicebus.Receiver, error) {
+// newSources makes the Service Bus client and a receiver for each entity. It dials nothing yet.
+func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, error) {
 	options := &azservicebus.ClientOptions{
 		ApplicationID: "session-revoker",
 		// The receive loop repeats by itself, for ever and visibly: the SDK's own silent minutes would hide an outage.
@@ -37,16 +38,20 @@ func newReceiver(cfg config.Config) (*azservicebus.Client, *azservicebus.Receive
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the Service Bus client: %w", err)
 	}
-	var receiver *azservicebus.Receiver
-	if sb := cfg.ServiceBus; sb.Topic != "" {
-		receiver, err = client.NewReceiverForSubscription(sb.Topic, sb.Subscription, nil)
-	} else {
-		receiver, err = client.NewReceiverForQueue(sb.Queue, nil)
+	var sources []consumer.Source
+	for _, entity := range cfg.ServiceBus.Entities() {
+		var receiver *azservicebus.Receiver
+		if topic, subscription, ok := config.SplitSubscription(entity); ok {
+			receiver, err = client.NewReceiverForSubscription(topic, subscription, nil)
+		} else {
+			receiver, err = client.NewReceiverForQueue(entity, nil)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("make the receiver for %q: %w", entity, err)
+		}
+		sources = append(sources, consumer.Source{Entity: entity, Receiver: receiver})
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("make the receiver for %q: %w", cfg.ServiceBus.Entity(), err)
-	}
-	return client, receiver, nil
+	return client, sources, nil
 }
 
 // graphCredential picks how the worker signs in to Graph: the sandbox's token endpoint, a client secret, or Azure's
