@@ -253,6 +253,13 @@ func TestSeveralSources(t *testing.T) {
 	}
 }
 
+func TestEachSessionNeedsAPlaceInHand(t *testing.T) {
+	_, err := load(t, "", []string{
+		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9", "REVOKER_CONSUMER_MAX_IN_HAND=8",
+	})
+	wantProblems(t, err, "servicebus.sessions")
+}
+
 func TestNationalClouds(t *testing.T) {
 	clouds := []struct{ name, root, authority, suffix string }{
 		{"global", "https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net"},

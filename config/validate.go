@@ -86,6 +86,9 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 		c.validateConnectionString(cloud, p)
 	}
 	sb.validateEntity(p)
+	if sb.Sessions > c.Consumer.MaxInHand {
+		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_hand %d: lower the one or raise the other", sb.Sessions, c.Consumer.MaxInHand)
+	}
 }
 
 // validateEntity: a queue, or a topic with a subscription.

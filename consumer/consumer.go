@@ -5,6 +5,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -83,11 +84,15 @@ type Parts struct {
 	Health    *telemetry.Health
 }
 
-// Source is a queue or subscription.
+// Source is a queue or subscription: with a Receiver, or, where it requires sessions, with Accept.
 type Source struct {
 	// Entity is its path, by which its messages are told from those of others.
 	Entity   string
 	Receiver Receiver
+	// Accept waits until ctx ends for the next session that is free and has messages; an azservicebus.Error with CodeTimeout
+	// says that there was none. Sessions is how many are held at once; they share MaxInHand.
+	Accept   func(ctx context.Context) (Session, error)
+	Sessions int
 }
 
 // HealthParts names the parts that a Consumer of these sources reports to telemetry.Health.
@@ -106,9 +111,10 @@ func healthPart(entity string, sources int) string {
 	return PartServiceBus + " " + entity
 }
 
-// source is a Source in use.
+// source is a Source in use; one that has sessions is as many of these as it holds at once.
 type source struct {
 	Source
+	loop    string        // of Health's heartbeats
 	rank    int           // 0 is the most urgent
 	part    string        // of Health
 	places  chan struct{} // one token per message in hand or asked for
@@ -127,8 +133,9 @@ type Consumer struct {
 	hands  *hands // the messages' and the users' goroutines
 
 	sources  []*source
-	inHand   atomic.Int64 // messages held locked
-	entering atomic.Int64 // of them, those whose users are not in the ledger yet
+	sessions sync.WaitGroup // that are being closed
+	inHand   atomic.Int64   // messages held locked
+	entering atomic.Int64   // of them, those whose users are not in the ledger yet
 }
 
 // Why work in hand ends before it is done.
@@ -149,12 +156,14 @@ func New(cfg Config, parts Parts) *Consumer {
 		hands:  newHands(),
 	}
 	for i, s := range parts.Sources {
-		one := &source{
-			Source: s, rank: i, part: healthPart(s.Entity, len(parts.Sources)),
-			places: make(chan struct{}, cfg.MaxInHand), changed: make(chan struct{}, 1),
+		for n := range max(1, s.Sessions) {
+			one := &source{
+				Source: s, loop: fmt.Sprintf("%s %d", s.Entity, n), rank: i, part: healthPart(s.Entity, len(parts.Sources)),
+				places: make(chan struct{}, max(1, cfg.MaxInHand/max(1, s.Sessions))), changed: make(chan struct{}, 1),
+			}
+			c.sources = append(c.sources, one)
+			c.line.changed = append(c.line.changed, one.changed)
 		}
-		c.sources = append(c.sources, one)
-		c.line.changed = append(c.line.changed, one.changed)
 	}
 	c.Metrics.Watch(c.state)
 	return c
@@ -189,22 +198,28 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	c.awaitPermission(ctx)
 	var loops sync.WaitGroup
 	for _, s := range c.sources {
-		loops.Go(func() {
-			c.receive(ctx, s, func(m *azservicebus.ReceivedMessage) {
-				c.inHand.Add(1)
-				c.entering.Add(1)
-				c.Metrics.InHand.Inc()
-				c.hands.do(func() {
-					defer func() {
-						c.inHand.Add(-1)
-						c.Metrics.InHand.Dec()
-						s.release(1)
-					}()
-					if !c.handle(work, newMessage(s, m)) {
-						left.Add(1)
-					}
-				})
+		take := func(from Receiver, m *azservicebus.ReceivedMessage, done func()) {
+			c.inHand.Add(1)
+			c.entering.Add(1)
+			c.Metrics.InHand.Inc()
+			c.hands.do(func() {
+				defer func() {
+					c.inHand.Add(-1)
+					c.Metrics.InHand.Dec()
+					s.release(1)
+					done()
+				}()
+				if !c.handle(work, newMessage(s, from, m)) {
+					left.Add(1)
+				}
 			})
+		}
+		loops.Go(func() {
+			if s.Accept != nil {
+				c.receiveSessions(ctx, s, take)
+			} else {
+				c.receive(ctx, s, take)
+			}
 		})
 	}
 	loops.Wait()
@@ -217,6 +232,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	finished := make(chan struct{})
 	go func() {
 		c.hands.stop()
+		c.sessions.Wait()
 		close(finished)
 	}()
 	beat := time.NewTicker(beatEvery)
@@ -234,7 +250,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 // beat is the heartbeat of all loops, while none of them runs.
 func (c *Consumer) beat() {
 	for _, s := range c.sources {
-		c.Health.Beat(s.Entity)
+		c.Health.Beat(s.loop)
 	}
 }
 

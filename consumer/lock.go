@@ -44,7 +44,7 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 	// The renewals write to a copy: settling reads the original at the same time.
 	renewed := *m.ReceivedMessage
 	for {
-		err := c.renew(ctx, m.from, &renewed)
+		err := c.renew(ctx, m.receiver, &renewed)
 		switch {
 		case err == nil:
 			c.Metrics.Renewals.WithLabelValues("ok").Inc()
@@ -68,10 +68,10 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 	}
 }
 
-func (c *Consumer) renew(ctx context.Context, s *source, m *azservicebus.ReceivedMessage) error {
+func (c *Consumer) renew(ctx context.Context, from Receiver, m *azservicebus.ReceivedMessage) error {
 	ctx, cancel := context.WithTimeout(ctx, c.SettleTimeout)
 	defer cancel()
-	return s.Receiver.RenewMessageLock(ctx, m, nil)
+	return from.RenewMessageLock(ctx, m, nil)
 }
 
 func isLockLost(err error) bool {

@@ -20,14 +20,15 @@ import (
 type message struct {
 	*azservicebus.ReceivedMessage
 	from     *source
+	receiver Receiver // that it came from, and is settled with
 	received time.Time
 	// lock is until when the message is ours; the renewals move it, and the ledger asks it. It is a copy: the SDK writes the
 	// original, unsynchronised, when the lock is renewed.
 	lock dedupe.Lock
 }
 
-func newMessage(from *source, m *azservicebus.ReceivedMessage) *message {
-	msg := &message{ReceivedMessage: m, from: from, received: time.Now()}
+func newMessage(from *source, receiver Receiver, m *azservicebus.ReceivedMessage) *message {
+	msg := &message{ReceivedMessage: m, from: from, receiver: receiver, received: time.Now()}
 	if m.LockedUntil != nil {
 		msg.lock.Renewed(*m.LockedUntil)
 	}

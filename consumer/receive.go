@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -36,7 +37,7 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 }
 
 // receive hands each message of a source to take until ctx ends. Each message that it hands over holds one token of places.
-func (c *Consumer) receive(ctx context.Context, s *source, take func(*azservicebus.ReceivedMessage)) {
+func (c *Consumer) receive(ctx context.Context, s *source, take func(Receiver, *azservicebus.ReceivedMessage, func())) {
 	connected := false
 	losses := 0 // of the link, in a row
 	waits := newWaits()
@@ -48,9 +49,9 @@ func (c *Consumer) receive(ctx context.Context, s *source, take func(*azserviceb
 		messages, err := c.receiveOnce(ctx, s, free, &connected)
 		s.release(free - len(messages))
 		for _, m := range messages {
-			take(m)
+			take(s.Receiver, m, func() {})
 		}
-		c.Health.Beat(s.Entity)
+		c.Health.Beat(s.loop)
 		if ctx.Err() != nil {
 			return
 		}
@@ -128,7 +129,7 @@ func (c *Consumer) reserve(ctx context.Context, s *source) (free int) {
 			return 1 + s.reserveMore(limit-1)
 		case <-s.changed:
 		case <-beat.C:
-			c.Health.Beat(s.Entity)
+			c.Health.Beat(s.loop)
 		case <-ctx.Done():
 			return 0
 		}
@@ -171,6 +172,13 @@ func serviceBusHint(err error) string {
 		case azservicebus.CodeNotFound:
 			return "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
 		}
+	}
+	// The service has no code for these two; its texts are those that the SDKs' tests expect.
+	switch text := err.Error(); {
+	case strings.Contains(text, "requires sessions to create a non-sessionful"):
+		return "the entity requires sessions: set servicebus.sessions to how many are to be held at once"
+	case strings.Contains(text, "session receiver on an entity that does not require sessions"):
+		return "the entity has no sessions: set servicebus.sessions to 0"
 	}
 	return "check servicebus.namespace or the connection string, DNS, and that port 5671 is open"
 }

@@ -66,11 +66,11 @@ func (c *Consumer) do(todo action, m *message, results []result) error {
 	defer cancel()
 	switch todo {
 	case complete:
-		return m.from.Receiver.CompleteMessage(ctx, m.ReceivedMessage, nil)
+		return m.receiver.CompleteMessage(ctx, m.ReceivedMessage, nil)
 	case deadLetter:
-		return m.from.Receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(results))
+		return m.receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(results))
 	case abandon:
-		return m.from.Receiver.AbandonMessage(ctx, m.ReceivedMessage, nil)
+		return m.receiver.AbandonMessage(ctx, m.ReceivedMessage, nil)
 	}
 	return nil
 }

@@ -96,14 +96,16 @@ func TestDeduplicationAcrossSources(t *testing.T) {
 	t.Run("a newer urgent event stands for a bulk one", func(t *testing.T) {
 		inBubble(t, settings{urgent: true, concurrency: 1}, func(t *testing.T, w *world) {
 			w.graph.Inject(graph.Fault{User: grace.ID, Delay: 10 * time.Second})
-			w.send(about(grace))
 			w.run()
+			w.sendUrgent(about(alan)) // until Graph has answered once, one message at a time is received
+			w.empty(time.Minute)
+			w.send(about(grace))
 			time.Sleep(time.Second) // the only call is grace's: ada waits in line
 			w.send(about(ada))
 			time.Sleep(time.Second)
 			w.sendUrgent(about(ada))
 			w.empty(time.Minute)
-			w.wantRevoked(ada, grace)
+			w.wantRevoked(ada, grace, alan)
 			if n := w.logs.FilterField(outcomeField("superseded")).Len(); n != 1 || len(w.graph.CallsFor(ada.ID)) != 1 {
 				t.Errorf("%d superseded, %d calls for ada; want one each: %v", n, len(w.graph.CallsFor(ada.ID)), w.lines())
 			}
@@ -112,14 +114,16 @@ func TestDeduplicationAcrossSources(t *testing.T) {
 	t.Run("a newer bulk event does not stand for an urgent one, and one call settles both", func(t *testing.T) {
 		inBubble(t, settings{urgent: true, concurrency: 1}, func(t *testing.T, w *world) {
 			w.graph.Inject(graph.Fault{User: grace.ID, Delay: 10 * time.Second})
-			w.send(about(grace))
 			w.run()
+			w.sendUrgent(about(alan)) // until Graph has answered once, one message at a time is received
+			w.empty(time.Minute)
+			w.send(about(grace))
 			time.Sleep(time.Second)
 			w.sendUrgent(about(ada))
 			time.Sleep(time.Second)
 			w.send(about(ada))
 			w.empty(time.Minute)
-			w.wantRevoked(ada, grace)
+			w.wantRevoked(ada, grace, alan)
 			if n := w.logs.FilterField(outcomeField("superseded")).Len(); n != 0 || len(w.graph.CallsFor(ada.ID)) != 1 {
 				t.Errorf("%d superseded, %d calls for ada; want none and one: %v", n, len(w.graph.CallsFor(ada.ID)), w.lines())
 			}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,10 +51,12 @@ var (
 // world is a worker between an embedded Service Bus and an embedded Graph, with the real clients, in memory: inside a
 // synctest bubble its minutes take no time.
 type world struct {
-	t      *testing.T
-	broker *servicebus.Broker
-	graph  *graph.Server
-	sender *azservicebus.Sender
+	t       *testing.T
+	broker  *servicebus.Broker
+	graph   *graph.Server
+	sender  *azservicebus.Sender
+	client  *azservicebus.Client
+	accepts atomic.Int64 // of sessions
 	// urgentSender sends to the second source, if there is one.
 	urgentSender *azservicebus.Sender
 	receiver     *azservicebus.Receiver
@@ -78,6 +81,7 @@ type settings struct {
 	roles                  []string
 	wrap                   func(consumer.Receiver) consumer.Receiver
 	urgent                 bool // a second source, which goes first
+	sessions               int  // the queue requires sessions, and so many are held at once
 }
 
 func defaulted[T comparable](v, fallback T) T {
@@ -102,7 +106,7 @@ func newWorld(t *testing.T, s settings) *world {
 	var err error
 	w.broker, err = servicebus.New(servicebus.Config{
 		Queues: []servicebus.QueueConfig{{
-			Name: queue, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
+			Name: queue, RequiresSession: s.sessions > 0, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}, {
 			Name: urgent, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}},
@@ -158,6 +162,17 @@ func newWorld(t *testing.T, s settings) *world {
 		receiver = s.wrap(receiver)
 	}
 	sources := []consumer.Source{{Entity: queue, Receiver: receiver}}
+	if s.sessions > 0 {
+		sources = []consumer.Source{{Entity: queue, Sessions: s.sessions, Accept: func(ctx context.Context) (consumer.Session, error) {
+			w.accepts.Add(1)
+			r, err := client.AcceptNextSessionForQueue(ctx, queue, nil)
+			if err != nil {
+				return nil, err
+			}
+			return consumer.NewSession(r), nil
+		}}}
+	}
+	w.client = client
 	if s.urgent {
 		first, err := client.NewReceiverForQueue(urgent, nil)
 		must(err)

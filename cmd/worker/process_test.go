@@ -74,7 +74,10 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 	c.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: users})
 	must(err)
 	c.broker, err = servicebus.New(servicebus.Config{
-		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: lock, MaxDeliveryCount: 100}},
+		Queues: []servicebus.QueueConfig{
+			{Name: queue, LockDuration: lock, MaxDeliveryCount: 100},
+			{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, RequiresSession: true},
+		},
 		Topics: []servicebus.TopicConfig{{
 			QueueConfig: servicebus.QueueConfig{Name: "devices"},
 			Subscriptions: []servicebus.SubscriptionConfig{
@@ -315,6 +318,47 @@ func TestASubscriptionIsASourceLikeAQueue(t *testing.T) {
 	if others := counts("archive"); others.Active != 3 || others.DeadLetter != 0 {
 		t.Errorf("another subscription lost something: %+v", others)
 	}
+}
+
+func TestSessionsOfAQueueAreServed(t *testing.T) {
+	const people = 10
+	c := newCloud(t, people, time.Minute)
+	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	sender, err := client.NewSender("by-user", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 * people {
+		m, session := about(i%people), id(i%people)
+		m.SessionID = &session
+		if err := sender.SendMessage(t.Context(), m, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := c.start("REVOKER_SERVICEBUS_QUEUE=by-user", "REVOKER_SERVICEBUS_SESSIONS=4")
+	c.until("an empty queue", func() bool {
+		counts, err := c.broker.Counts("by-user")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return counts.Active == 0
+	})
+	if n := c.revoked(people); n != people {
+		t.Errorf("%d of %d revoked:\n%s", n, people, &p.out)
+	}
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("exit: %v\n%s", err, &p.out)
+	}
+
+	plain := c.start("REVOKER_SERVICEBUS_QUEUE=by-user")
+	c.until("the hint", func() bool { return strings.Contains(plain.out.String(), "set servicebus.sessions") })
 }
 
 func TestASecondSIGTERMHurries(t *testing.T) {

@@ -40,6 +40,10 @@ func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, err
 	}
 	var sources []consumer.Source
 	for _, entity := range cfg.ServiceBus.Entities() {
+		if n := cfg.ServiceBus.Sessions; n > 0 {
+			sources = append(sources, consumer.Source{Entity: entity, Sessions: n, Accept: acceptFrom(client, entity)})
+			continue
+		}
 		var receiver *azservicebus.Receiver
 		if topic, subscription, ok := config.SplitSubscription(entity); ok {
 			receiver, err = client.NewReceiverForSubscription(topic, subscription, nil)
@@ -52,6 +56,23 @@ func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, err
 		sources = append(sources, consumer.Source{Entity: entity, Receiver: receiver})
 	}
 	return client, sources, nil
+}
+
+// acceptFrom waits for sessions of an entity.
+func acceptFrom(client *azservicebus.Client, entity string) func(context.Context) (consumer.Session, error) {
+	return func(ctx context.Context) (consumer.Session, error) {
+		var receiver *azservicebus.SessionReceiver
+		var err error
+		if topic, subscription, ok := config.SplitSubscription(entity); ok {
+			receiver, err = client.AcceptNextSessionForSubscription(ctx, topic, subscription, nil)
+		} else {
+			receiver, err = client.AcceptNextSessionForQueue(ctx, entity, nil)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return consumer.NewSession(receiver), nil
+	}
 }
 
 // graphCredential picks how the worker signs in to Graph: the sandbox's token endpoint, a client secret, or Azure's

@@ -1,0 +1,149 @@
+package consumer_test
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// inSession is an event about a user, in the session of that user.
+func inSession(u graph.User, n int) *azservicebus.Message {
+	m := about(u)
+	id := fmt.Sprintf("%s-%d", u.UserPrincipalName, n)
+	m.SessionID, m.MessageID = &u.ID, &id
+	return m
+}
+
+func TestSessionsAreServedSideBySideUntilAllAreDone(t *testing.T) {
+	inBubble(t, settings{sessions: 3}, func(t *testing.T, w *world) {
+		const people = 20
+		for n := range 3 {
+			for i := range people {
+				if n == 0 {
+					if err := w.graph.AddUser(leaver(i)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.send(inSession(leaver(i), n))
+			}
+		}
+		w.run()
+		w.settled(time.Hour)
+		for i := range people {
+			if _, revoked := w.graph.Revoked(leaver(i).ID); !revoked {
+				t.Errorf("%s is not revoked", leaver(i).UserPrincipalName)
+			}
+		}
+		w.wantDead(nil)
+		if problems := w.health.Problems(); len(problems) != 0 || !w.health.Alive() {
+			t.Errorf("problems %v", problems)
+		}
+	})
+}
+
+func TestASessionsLockIsRenewedWhileItsMessagesWait(t *testing.T) {
+	inBubble(t, settings{sessions: 2, lock: 20 * time.Second}, func(t *testing.T, w *world) {
+		remove := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
+		w.send(inSession(ada, 0))
+		w.run()
+		time.Sleep(5 * time.Minute)
+		remove()
+		w.settled(10 * time.Minute)
+		w.wantRevoked(ada)
+		if n := testutil.ToFloat64(w.metrics.LocksLost); n != 0 {
+			t.Errorf("%v locks lost", n)
+		}
+		if n := testutil.ToFloat64(w.metrics.Renewals.WithLabelValues("ok")); n < 10 {
+			t.Errorf("%v renewals", n)
+		}
+	})
+}
+
+func TestANewerEventOfTheSessionStandsForOneThatWaits(t *testing.T) {
+	inBubble(t, settings{sessions: 1}, func(t *testing.T, w *world) {
+		remove := w.graph.Inject(graph.Fault{User: ada.ID, Status: http.StatusServiceUnavailable})
+		w.send(inSession(ada, 0))
+		w.run()
+		time.Sleep(30 * time.Second)
+		w.send(inSession(ada, 1))
+		time.Sleep(30 * time.Second)
+		if n := w.logs.FilterField(outcomeField("superseded")).Len(); n != 1 {
+			t.Errorf("%d superseded, want the older event: %v", n, w.lines())
+		}
+		remove()
+		w.settled(10 * time.Minute)
+		w.wantRevoked(ada)
+	})
+}
+
+func TestAnIdleSessionIsReleasedAndNobodyWaitsBusily(t *testing.T) {
+	inBubble(t, settings{sessions: 2}, func(t *testing.T, w *world) {
+		w.send(inSession(ada, 0))
+		w.run()
+		w.settled(time.Minute)
+		time.Sleep(5 * time.Second)
+		r, err := w.client.AcceptSessionForQueue(t.Context(), queue, ada.ID, nil)
+		if err != nil {
+			t.Fatalf("the session is not free: %v", err)
+		}
+		if err := r.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		before := w.accepts.Load()
+		time.Sleep(10 * time.Minute)
+		if n := w.accepts.Load() - before; n > 50 {
+			t.Errorf("%d attempts to accept a session in 10 idle minutes, by two", n)
+		}
+		if problems := w.health.Problems(); len(problems) != 0 || !w.health.Alive() {
+			t.Errorf("problems %v after idle minutes", problems)
+		}
+	})
+}
+
+func TestStoppingFinishesAndFreesTheSessions(t *testing.T) {
+	inBubble(t, settings{sessions: 2}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: grace.ID, Delay: 10 * time.Second})
+		w.send(inSession(ada, 0))
+		w.run()
+		time.Sleep(time.Second)
+		w.send(inSession(ada, 1), inSession(grace, 0)) // ada's is parked
+		time.Sleep(2 * time.Second)
+		if left := w.stop(); left != 0 {
+			t.Errorf("%d messages were not finished", left)
+		}
+		synctest.Wait()
+		w.wantRevoked(ada, grace)
+		if c := w.counts(); c.Active != 0 {
+			t.Errorf("%+v", c)
+		}
+		for _, u := range []graph.User{ada, grace} {
+			r, err := w.client.AcceptSessionForQueue(t.Context(), queue, u.ID, nil)
+			if err != nil {
+				t.Fatalf("%s's session is not free: %v", u.UserPrincipalName, err)
+			}
+			_ = r.Close(t.Context())
+		}
+	})
+}
+
+func TestConnectionCutsLoseNoSession(t *testing.T) {
+	inBubble(t, settings{sessions: 3, lock: 20 * time.Second}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
+		w.send(inSession(ada, 0), inSession(grace, 0), inSession(alan, 0), inSession(ada, 1))
+		w.run()
+		for range 4 {
+			time.Sleep(3 * time.Second)
+			w.broker.CloseConnections()
+		}
+		w.settled(30 * time.Minute)
+		w.wantRevoked(ada, grace, alan)
+		w.wantDead(nil)
+	})
+}
