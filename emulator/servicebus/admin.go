@@ -92,7 +92,7 @@ func (a admin) serve(r *http.Request, path string) (status int, answer any, err 
 		if subscription == nil || subscription.rules == nil {
 			return 0, nil, missing(path[:at])
 		}
-		return a.rules(r, subscription.rules, strings.Trim(path[at+len("/rules"):], "/"))
+		return a.rules(r, subscription, strings.Trim(path[at+len("/rules"):], "/"))
 	}
 	return a.entity(r, path)
 }
@@ -107,7 +107,7 @@ func (a admin) entity(r *http.Request, path string) (status int, answer any, err
 		if q == nil {
 			return http.StatusOK, nothing, nil
 		}
-		return http.StatusOK, a.b.entryOf(q), nil
+		return http.StatusOK, a.b.entryOf(q, r.Host), nil
 	case http.MethodDelete:
 		if q == nil {
 			return 0, nil, missing(path)
@@ -126,12 +126,12 @@ func (a admin) entity(r *http.Request, path string) (status int, answer any, err
 			if err := a.b.update(q, d); err != nil {
 				return 0, nil, err
 			}
-			return http.StatusOK, a.b.entryOf(q), nil
+			return http.StatusOK, a.b.entryOf(q, r.Host), nil
 		}
 		if q, err = a.create(path, d); err != nil {
 			return 0, nil, err
 		}
-		return http.StatusCreated, a.b.entryOf(q), nil
+		return http.StatusCreated, a.b.entryOf(q, r.Host), nil
 	}
 	return 0, nil, &adminError{http.StatusMethodNotAllowed, r.Method + " is not supported."}
 }
@@ -174,7 +174,7 @@ func (a admin) list(r *http.Request, title string, belongs func(*queue) bool) (s
 	slices.SortFunc(all, func(x, y *queue) int { return strings.Compare(strings.ToLower(x.name), strings.ToLower(y.name)) })
 	f := feed{Title: text{"text", title}}
 	for _, q := range page(r, all) {
-		f.Entries = append(f.Entries, a.b.entryOf(q))
+		f.Entries = append(f.Entries, a.b.entryOf(q, r.Host))
 	}
 	return http.StatusOK, f, nil
 }
@@ -199,12 +199,13 @@ func page[T any](r *http.Request, all []T) []T {
 	return all[:min(top, len(all))]
 }
 
-func (a admin) rules(r *http.Request, rules *rules, name string) (status int, answer any, err error) {
+func (a admin) rules(r *http.Request, subscription *queue, name string) (status int, answer any, err error) {
+	rules := subscription.rules
 	list := rules.all()
 	if name == "" {
 		f := feed{Title: text{"text", "Rules"}}
 		for _, one := range page(r, list) {
-			f.Entries = append(f.Entries, ruleEntry(one))
+			f.Entries = append(f.Entries, ruleEntry(subscription, one, r.Host))
 		}
 		return http.StatusOK, f, nil
 	}
@@ -214,7 +215,7 @@ func (a admin) rules(r *http.Request, rules *rules, name string) (status int, an
 		if at < 0 {
 			return http.StatusOK, nothing, nil
 		}
-		return http.StatusOK, ruleEntry(list[at]), nil
+		return http.StatusOK, ruleEntry(subscription, list[at], r.Host), nil
 	case http.MethodDelete:
 		if rules.remove(name) != nil {
 			return 0, nil, missing(name)
@@ -234,7 +235,7 @@ func (a admin) rules(r *http.Request, rules *rules, name string) (status int, an
 			if rules.replace(one) != nil {
 				return 0, nil, missing(name)
 			}
-			return http.StatusOK, ruleEntry(one), nil
+			return http.StatusOK, ruleEntry(subscription, one, r.Host), nil
 		}
 		switch err := rules.add(one); {
 		case errors.Is(err, errRuleExists):
@@ -242,7 +243,7 @@ func (a admin) rules(r *http.Request, rules *rules, name string) (status int, an
 		case err != nil:
 			return 0, nil, invalid(err.Error())
 		}
-		return http.StatusCreated, ruleEntry(one), nil
+		return http.StatusCreated, ruleEntry(subscription, one, r.Host), nil
 	}
 	return 0, nil, &adminError{http.StatusMethodNotAllowed, r.Method + " is not supported."}
 }

@@ -57,8 +57,9 @@ type errorBody struct {
 	Detail  string   `xml:"Detail"`
 }
 
-func newEntry(title string, content any) entry {
-	e := entry{ID: title, Title: text{"text", title}}
+// newEntry makes an entry; the JavaScript client takes names from the path of its id.
+func newEntry(host, path, title string, content any) entry {
+	e := entry{ID: "sb://" + host + "/" + path, Title: text{"text", title}}
 	e.Content.Type, e.Content.Of = "application/xml", content
 	return e
 }
@@ -103,6 +104,10 @@ type description struct {
 	AccessedAt                 string           `xml:"AccessedAt,omitempty"`
 	AutoDeleteOnIdle           string           `xml:"AutoDeleteOnIdle,omitempty"`
 	EnablePartitioning         bool             `xml:"EnablePartitioning"`
+	EnableExpress              bool             `xml:"EnableExpress"`
+	SupportOrdering            bool             `xml:"SupportOrdering"`
+	Availability               string           `xml:"EntityAvailabilityStatus,omitempty"`
+	DeadLetterOnFilterErrors   bool             `xml:"DeadLetteringOnFilterEvaluationExceptions"`
 	SubscriptionCount          int              `xml:"SubscriptionCount"`
 	Counts                     *countDetails    `xml:"CountDetails,omitempty"`
 	MaxMessageSizeInKilobytes  int              `xml:"MaxMessageSizeInKilobytes,omitempty"`
@@ -169,7 +174,7 @@ func entityOf(address string) string {
 }
 
 // entryOf describes an entity as it is now.
-func (b *Broker) entryOf(q *queue) entry {
+func (b *Broker) entryOf(q *queue, host string) entry {
 	counts := q.count()
 	transferDead := 0
 	if q.transfer != nil {
@@ -196,6 +201,8 @@ func (b *Broker) entryOf(q *queue) entry {
 		UpdatedAt:                  q.updated.UTC().Format(time.RFC3339Nano),
 		AccessedAt:                 q.updated.UTC().Format(time.RFC3339Nano),
 		AutoDeleteOnIdle:           forever,
+		SupportOrdering:            true,
+		Availability:               "Available",
 		Counts: &countDetails{
 			Prefix: nsCounts, Active: counts.Active, DeadLetter: counts.DeadLetter, Scheduled: counts.Scheduled, TransferDeadLetter: transferDead,
 		},
@@ -211,7 +218,7 @@ func (b *Broker) entryOf(q *queue) entry {
 		d.XMLName.Local = "SubscriptionDescription"
 		title = q.name[strings.LastIndexByte(q.name, '/')+1:]
 	}
-	return newEntry(title, d)
+	return newEntry(host, q.name, title, d)
 }
 
 type ruleDescription struct {
@@ -299,7 +306,7 @@ func typed(schemaType, value string) (any, error) {
 }
 
 // ruleEntry writes a rule. Prefixes are spelled out as the service does.
-func ruleEntry(r rule.Rule) entry {
+func ruleEntry(subscription *queue, r rule.Rule, host string) entry {
 	type value struct {
 		Type   string `xml:"i:type,attr"`
 		Schema string `xml:"xmlns:d6p1,attr"`
@@ -368,7 +375,7 @@ func ruleEntry(r rule.Rule) entry {
 	default:
 		d.Filter = filter{Type: "TrueFilter", SQLExpression: "1=1", CompatibilityLevel: 20}
 	}
-	return newEntry(r.Name, d)
+	return newEntry(host, subscription.name+"/Rules/"+r.Name, r.Name, d)
 }
 
 func namespaceInfo(host string) entry {
@@ -383,5 +390,5 @@ func namespaceInfo(host string) entry {
 	d.XMLName = xml.Name{Space: nsService, Local: "NamespaceInfo"}
 	now := time.Now().UTC().Format(time.RFC3339)
 	d.CreatedTime, d.ModifiedTime, d.MessagingSKU, d.Name, d.NamespaceType = now, now, "Standard", host, "Messaging"
-	return newEntry(host, d)
+	return newEntry(host, "$namespaceinfo", host, d)
 }

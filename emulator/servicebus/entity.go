@@ -83,6 +83,8 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 		return nil, fmt.Errorf("more than %d entities", maxEntities)
 	case cfg.LockDuration < 0 || cfg.MaxDeliveryCount < 0 || cfg.DefaultTTL < 0 || cfg.DuplicateWindow < 0 || cfg.MaxBytes < 0:
 		return nil, fmt.Errorf("%q: negative settings", cfg.Name)
+	case k == subscriptionQueue && topicOf(name) == "":
+		return nil, fmt.Errorf("%q is not TOPIC/Subscriptions/NAME", cfg.Name)
 	case k == topicQueue && (cfg.ForwardTo != "" || cfg.ForwardDeadLettersTo != ""):
 		return nil, fmt.Errorf("topic %q: only queues and subscriptions forward", cfg.Name)
 	case k == topicQueue && cfg.RequiresSession:
@@ -91,6 +93,11 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 		return nil, fmt.Errorf("%q: duplicates are detected by the topic", cfg.Name)
 	case !cfg.Status.valid():
 		return nil, fmt.Errorf("%q: unknown status %q", cfg.Name, cfg.Status)
+	}
+	cfg.Name = strings.Trim(cfg.Name, "/")
+	if k == subscriptionQueue {
+		at := len(topicOf(name))
+		cfg.Name = cfg.Name[:at] + "/Subscriptions/" + cfg.Name[at+len("/subscriptions/"):]
 	}
 	q := newQueue(cfg, b.observe)
 	q.kind = k

@@ -10,13 +10,14 @@ import (
 
 // Descriptors of rules on the wire
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response, rule operations).
+// Those of filters have one zero less, there and in the JavaScript client.
 const (
-	describedRule = 0x0000013700000004 + iota
-	describedNoAction
-	describedSQL
-	describedTrue
-	describedFalse
-	describedCorrelation
+	describedRule        = 0x13700000004
+	describedNoAction    = 0x13700000005
+	describedSQL         = 0x1370000006
+	describedTrue        = 0x1370000007
+	describedFalse       = 0x1370000008
+	describedCorrelation = 0x1370000009
 )
 
 // correlationNames are the system properties of a correlation filter on the wire, in order.
