@@ -1,7 +1,11 @@
 package servicebus
 
 import (
+	"encoding/xml"
 	"io"
+	"net/http"
+	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +40,30 @@ func FuzzConnection(f *testing.F) {
 		})
 		f.Add(frame(&amqp.Transfer{Handle: 2, DeliveryID: &one, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, ask))
 	}
+	for handle, operations := range map[uint32][]string{
+		6: {"renew-session-lock", "get-session-state", "set-session-state", "get-message-sessions", "peek-message"},
+		7: {"add-rule", "remove-rule", "enumerate-rules"},
+	} {
+		for _, operation := range operations {
+			ask, _ := amqp.AppendMapSection(append([]byte(nil), request...), amqp.SectionApplicationProperties, amqp.Map{{Key: "operation", Value: "com.microsoft:" + operation}})
+			ask, _ = amqp.AppendAMQPValue(ask, amqp.Map{
+				{Key: "session-id", Value: "a"},
+				{Key: "session-state", Value: []byte("s")},
+				{Key: "last-updated-time", Value: time.UnixMilli(0)},
+				{Key: "skip", Value: int32(0)},
+				{Key: "top", Value: int32(5)},
+				{Key: "from-sequence-number", Value: int64(0)},
+				{Key: "message-count", Value: int32(5)},
+				{Key: "rule-name", Value: "r"},
+				{Key: "rule-description", Value: amqp.Map{{Key: "sql-filter", Value: amqp.Map{{Key: "expression", Value: "a = 1"}}}}},
+			})
+			f.Add(frame(&amqp.Transfer{Handle: handle, DeliveryID: &one, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, ask))
+		}
+	}
+	f.Add(frame(&amqp.Transfer{Handle: 8, DeliveryID: &one, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, body))
+	f.Add(frame(&amqp.Attach{Name: "x", Handle: 9, Role: amqp.RoleReceiver, Target: &amqp.Target{}, Source: &amqp.Source{
+		Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: "b"}},
+	}, Properties: amqp.Map{{Key: amqp.Symbol(acceptTimeout), Value: uint32(1)}}}))
 	f.Add(frame(&amqp.Transfer{Handle: 0, DeliveryID: &one, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, body))
 	f.Add(frame(&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 100, Handle: &one, DeliveryCount: new(uint32), LinkCredit: &credit, Drain: true}))
 	f.Add(frame(&amqp.Disposition{Role: amqp.RoleReceiver, Last: &credit, State: amqp.Modified{UndeliverableHere: true}}))
@@ -43,7 +71,10 @@ func FuzzConnection(f *testing.F) {
 	f.Add(append(frame(&amqp.End{}), frame(&amqp.Begin{})...))
 
 	f.Fuzz(func(t *testing.T, attack []byte) {
-		b, err := New(Config{Queues: []QueueConfig{{Name: "q"}}})
+		b, err := New(Config{
+			Queues: []QueueConfig{{Name: "q"}, {Name: "s", RequiresSession: true}},
+			Topics: []TopicConfig{{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u", ForwardTo: "q"}}}}},
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,9 +88,19 @@ func FuzzConnection(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
+		for _, id := range []string{"a", "b"} {
+			properties, _ := amqp.Properties{GroupID: &id}.Append(nil)
+			m, err := parseMessage(append(properties, body...), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.queues["s"].enqueue([]*message{m}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		client, server := newPipe()
 		c := b.admit(server)
-		for _, path := range []string{"q", "q/$management", "q/$deadletterqueue"} {
+		for _, path := range []string{"q", "q/$management", "q/$deadletterqueue", "s", "t"} {
 			c.claims[path] = claim{listen: true, send: true, until: time.Now().Add(time.Hour)}
 		}
 		go c.serve()
@@ -71,15 +112,59 @@ func FuzzConnection(f *testing.F) {
 			{Role: amqp.RoleReceiver, Source: &amqp.Source{Address: "q"}, Target: &amqp.Target{}},
 			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "q/$management"}},
 			{Role: amqp.RoleReceiver, Source: &amqp.Source{Address: "q/$management"}, Target: &amqp.Target{Address: "here"}},
+			{Role: amqp.RoleReceiver, Target: &amqp.Target{}, Source: &amqp.Source{Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter)}}}},
+			{Role: amqp.RoleReceiver, Target: &amqp.Target{}, Source: &amqp.Source{Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: "b"}}}},
+			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "s/$management"}},
+			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "t/subscriptions/u/$management"}},
+			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "t"}},
 		} {
 			a.Name, a.Handle = string(rune('a'+handle)), uint32(handle)
 			hello = append(hello, frame(&a)...)
 		}
-		for _, handle := range []uint32{1, 3} {
+		for _, handle := range []uint32{1, 3, 4, 5} {
 			hello = append(hello, frame(&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 100, Handle: &handle, DeliveryCount: new(uint32), LinkCredit: &credit})...)
 		}
 		go func() { _, _ = io.Copy(io.Discard, client) }()
 		_, _ = client.Write(append(hello, attack...))
 		_ = client.Close()
+	})
+}
+
+// FuzzAdmin throws bodies at the administration API. Nothing may panic, and what is accepted can be read again.
+func FuzzAdmin(f *testing.F) {
+	entry := func(content string) string {
+		return `<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">` + content + `</content></entry>`
+	}
+	f.Add("q2", entry(`<QueueDescription xmlns="`+nsService+`"><LockDuration>PT30S</LockDuration><MaxDeliveryCount>3</MaxDeliveryCount></QueueDescription>`), false)
+	f.Add("q", entry(`<QueueDescription><MaxSizeInMegabytes>1</MaxSizeInMegabytes><ForwardTo>sb://h/t</ForwardTo></QueueDescription>`), true)
+	f.Add("t/Subscriptions/v", entry(`<SubscriptionDescription><RequiresSession>true</RequiresSession></SubscriptionDescription>`), false)
+	f.Add("t/Subscriptions/u/Rules/r", entry(`<RuleDescription xmlns:i="`+nsInstance+`"><Filter i:type="CorrelationFilter"><Label>x</Label><Properties><KeyValueOfstringanyType><Key>k</Key><Value i:type="d:int">5</Value></KeyValueOfstringanyType></Properties></Filter></RuleDescription>`), false)
+	f.Add("t2", entry(`<TopicDescription/>`), false)
+	f.Fuzz(func(t *testing.T, path, body string, update bool) {
+		b, err := New(Config{
+			Queues: []QueueConfig{{Name: "q"}},
+			Topics: []TopicConfig{{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u"}}}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		ask := func(method string) int {
+			r := &http.Request{Method: method, URL: &url.URL{Path: "/" + path}, Host: "h", Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
+			if update {
+				r.Header.Set("If-Match", "*")
+			}
+			status, answer, err := admin{b}.serve(r, strings.Trim(path, "/"))
+			if err == nil && answer != nil {
+				if _, err := xml.Marshal(answer); err != nil {
+					t.Fatalf("the answer cannot be written: %v", err)
+				}
+			}
+			return status
+		}
+		if status := ask(http.MethodPut); status == http.StatusCreated && ask(http.MethodGet) != http.StatusOK {
+			t.Fatal("what was created cannot be read")
+		}
+		ask(http.MethodDelete)
 	})
 }

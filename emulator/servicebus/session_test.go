@@ -288,3 +288,28 @@ func TestSessionsAreListed(t *testing.T) {
 		}
 	})
 }
+
+func TestReceiversThatAreCutOffWaitForNoSession(t *testing.T) {
+	inSessions(t, func(t *testing.T, b *topics) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		ended := make(chan struct{})
+		for range 50 {
+			go func() {
+				_, _ = b.client.AcceptNextSessionForQueue(ctx, queue, nil)
+				ended <- struct{}{}
+			}()
+		}
+		time.Sleep(5 * time.Second)
+		cancel()
+		for range 50 {
+			<-ended
+		}
+		b.broker.CloseConnections()
+		time.Sleep(time.Second)
+		b.send(queue, in("ada", "a1"))
+		if r := b.acceptNext(); r.SessionID() != "ada" {
+			t.Errorf("session %q", r.SessionID())
+		}
+	})
+}
