@@ -91,6 +91,7 @@ func TestExpiredAndForeignSignaturesAreRefused(t *testing.T) {
 	}
 	must(t, use(sign("amqp://"+addr+"/"+queue, time.Now().Add(time.Hour))))
 	must(t, use(sign("amqp://"+addr, time.Now().Add(time.Hour)))) // the whole namespace
+	must(t, use(sign(addr, time.Now().Add(time.Hour))))           // the same without a scheme
 	for name, signature := range map[string]string{
 		"expired":         sign("amqp://"+addr+"/"+queue, time.Now().Add(-time.Minute)),
 		"for another one": sign("amqp://"+addr+"/other", time.Now().Add(time.Hour)),

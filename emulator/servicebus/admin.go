@@ -50,7 +50,10 @@ func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Trim(r.URL.Path, "/")
 	granted, problem := a.b.verify(r.Header.Get("Authorization"), strings.ToLower(path))
 	if problem == "" && !granted.manage {
-		problem = "Manage,EntityRead claims required for this operation."
+		problem = lacking(r.Method, strings.ToLower(path), r.Host)
+		if r.Method == http.MethodGet && !strings.ContainsAny(path, "/$") && a.b.entity(path) == nil {
+			problem = "" // the service tells everybody that there is nothing
+		}
 	}
 	var status int
 	var answer any
@@ -61,7 +64,7 @@ func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		failure := &adminError{http.StatusInternalServerError, err.Error()}
 		errors.As(err, &failure)
-		status, answer = failure.status, errorBody{Code: failure.status, Detail: failure.detail}
+		status, answer = failure.status, errorBody{Code: failure.status, Detail: detail{plainly.Replace(failure.detail)}}
 	}
 	w.Header().Set("Content-Type", "application/atom+xml;type=entry;charset=utf-8")
 	w.WriteHeader(status)
@@ -69,6 +72,30 @@ func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, xml.Header)
 		_ = xml.NewEncoder(w).Encode(answer)
 	}
+}
+
+// lacking says, in the service's words, which claim a request needs.
+func lacking(method, path, host string) string {
+	verb := map[string]string{http.MethodGet: "Get", http.MethodPut: "CreateOrUpdate", http.MethodDelete: "Delete"}[method]
+	_, below, found := strings.Cut(path, "/subscriptions")
+	switch {
+	case found && below == "":
+		verb += "Subscriptions"
+		if method == http.MethodGet {
+			verb = "EnumerateSubscriptions"
+		}
+	case found && strings.Contains(below, "/rules"):
+		verb += "Rule"
+	case found:
+		verb += "Subscription"
+	case method == http.MethodPut:
+		return "Authorization failed for specified action: Manage,EntityWrite."
+	case method == http.MethodDelete:
+		return "Authorization failed for specified action: Manage,EntityDelete."
+	default:
+		return "Manage,EntityRead claims required for this operation."
+	}
+	return fmt.Sprintf("401 SubCode=40100: Unauthorized : Unauthorized access for '%s' operation on endpoint 'sb://%s/%s'.", verb, host, path)
 }
 
 func (a admin) serve(r *http.Request, path string) (status int, answer any, err error) {

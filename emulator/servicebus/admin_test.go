@@ -1,9 +1,11 @@
 package servicebus_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +102,51 @@ func must2(t *testing.T) func(any, error) {
 		t.Helper()
 		must(t, err)
 	}
+}
+
+// Tools read a description, change a setting and write all of it back: nothing may be lost on the way.
+func TestSettingsComeBackAsTheyWereWritten(t *testing.T) {
+	broker, _, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "target"}}})
+	a := adminOver(t, broker, servicebus.DefaultKey)
+	want := admin.QueueProperties{
+		LockDuration: text("PT45S"), MaxSizeInMegabytes: count(4096), RequiresDuplicateDetection: flag(true), RequiresSession: flag(true),
+		DefaultMessageTimeToLive: text("PT6H"), DeadLetteringOnMessageExpiration: flag(true), DuplicateDetectionHistoryTimeWindow: text("PT4H"),
+		MaxDeliveryCount: count(77), EnableBatchedOperations: flag(false), AutoDeleteOnIdle: text("PT10M"), EnablePartitioning: flag(true),
+		ForwardTo: text("sb://namespace.example/target"), ForwardDeadLetteredMessagesTo: text("https://namespace.example/target"),
+		UserMetadata: text("owner: <ada>"), MaxMessageSizeInKilobytes: new(int64(1024)),
+		AuthorizationRules: []admin.AuthorizationRule{{
+			AccessRights: []admin.AccessRight{admin.AccessRightSend}, KeyName: text("sender"), PrimaryKey: text("p"), SecondaryKey: text("s"),
+		}},
+	}
+	created, err := a.CreateQueue(ctx, "made", &admin.CreateQueueOptions{Properties: &want})
+	must(t, err)
+	want.Status = new(admin.EntityStatusActive)
+	want.MaxSizeInMegabytes = count(16 * 4096) // what the service tells of a partitioned entity
+	if !reflect.DeepEqual(created.QueueProperties, want) {
+		t.Errorf("created\n%s, want\n%s", asJSON(created.QueueProperties), asJSON(want))
+	}
+	updated, err := a.UpdateQueue(ctx, "made", created.QueueProperties, nil)
+	must(t, err)
+	if !reflect.DeepEqual(updated.QueueProperties, want) {
+		t.Errorf("updated\n%s, want\n%s", asJSON(updated.QueueProperties), asJSON(want))
+	}
+	for setting, change := range map[string]func(*admin.QueueProperties){
+		"RequiresSession property": func(p *admin.QueueProperties) { p.RequiresSession = flag(false) },
+		"Partitioning cannot":      func(p *admin.QueueProperties) { p.EnablePartitioning = flag(false) },
+	} {
+		changed := want
+		change(&changed)
+		_, err = a.UpdateQueue(ctx, "made", changed, nil)
+		wantStatus(t, err, http.StatusBadRequest)
+		if err != nil && !strings.Contains(err.Error(), setting) {
+			t.Errorf("%v, want it to say %s", err, setting)
+		}
+	}
+}
+
+func asJSON(v any) string {
+	written, _ := json.MarshalIndent(v, "", " ")
+	return string(written)
 }
 
 func TestAdministrationOfTopicsSubscriptionsAndRules(t *testing.T) {
@@ -213,6 +260,22 @@ func TestAdministrationNeedsTheManageClaim(t *testing.T) {
 	for _, key := range []servicebus.Key{listenOnly, {Name: "RootManageSharedAccessKey", Value: "wrong"}, {Name: "nobody", Value: "x"}} {
 		_, err := adminOver(t, broker, key).GetQueue(ctx, queue, nil)
 		wantStatus(t, err, http.StatusUnauthorized)
+	}
+	a := adminOver(t, broker, listenOnly)
+	if got, err := a.GetQueue(ctx, "nowhere", nil); err != nil || got != nil {
+		t.Errorf("a queue that does not exist: %v, %v; the service tells everybody so", got, err)
+	}
+	_, write := a.CreateQueue(ctx, "new", nil)
+	_, remove := a.DeleteQueue(ctx, queue, nil)
+	_, create := a.CreateSubscription(ctx, "topic", "s", nil)
+	_, list := a.NewListSubscriptionsPager("topic", nil).NextPage(ctx)
+	for want, err := range map[string]error{
+		"Manage,EntityWrite": write, "Manage,EntityDelete": remove, "'CreateOrUpdateSubscription'": create, "'EnumerateSubscriptions'": list,
+	} {
+		wantStatus(t, err, http.StatusUnauthorized)
+		if err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want it to name %s", err, want)
+		}
 	}
 }
 

@@ -54,8 +54,18 @@ var nothing = feed{Title: text{"text", "Publicly Listed Services"}}
 type errorBody struct {
 	XMLName xml.Name `xml:"Error"`
 	Code    int      `xml:"Code"`
-	Detail  string   `xml:"Detail"`
+	Detail  detail   `xml:"Detail"`
 }
+
+// detail is text in which quotes stay as they are: clients show the answer as it came.
+type detail struct {
+	Text string `xml:",innerxml"`
+}
+
+var plainly = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+
+// partitions is how many times its size the service reports of a partitioned entity.
+const partitions = 16
 
 // newEntry makes an entry; the JavaScript client takes names from the path of its id.
 func newEntry(host, path, title string, content any) entry {
@@ -80,37 +90,48 @@ func readEntry(body io.Reader, into any) error {
 	return nil
 }
 
+// kept are settings that the administration API gives back as they were written, and that this broker does not act on.
+type kept struct {
+	// ForwardTo and ForwardDeadLettersTo are addresses; those in a QueueConfig are names.
+	ForwardTo                 string         `xml:"ForwardTo,omitempty"`
+	UserMetadata              string         `xml:"UserMetadata,omitempty"`
+	ForwardDeadLettersTo      string         `xml:"ForwardDeadLetteredMessagesTo,omitempty"`
+	AutoDeleteOnIdle          string         `xml:"AutoDeleteOnIdle,omitempty"`
+	EnableBatchedOperations   *bool          `xml:"EnableBatchedOperations"`
+	EnablePartitioning        bool           `xml:"EnablePartitioning"`
+	EnableExpress             bool           `xml:"EnableExpress"`
+	DeadLetterOnFilterErrors  bool           `xml:"DeadLetteringOnFilterEvaluationExceptions"`
+	MaxMessageSizeInKilobytes int64          `xml:"MaxMessageSizeInKilobytes,omitempty"`
+	AuthorizationRules        *authorization `xml:"AuthorizationRules"`
+}
+
+type authorization struct {
+	Inner []byte `xml:",innerxml"`
+}
+
 // description is a QueueDescription, TopicDescription or SubscriptionDescription.
 type description struct {
 	XMLName                    xml.Name
 	LockDuration               string           `xml:"LockDuration,omitempty"`
 	MaxSizeInMegabytes         int64            `xml:"MaxSizeInMegabytes,omitempty"`
 	RequiresDuplicateDetection bool             `xml:"RequiresDuplicateDetection"`
-	RequiresSession            bool             `xml:"RequiresSession"`
+	RequiresSession            *bool            `xml:"RequiresSession"`
 	DefaultMessageTimeToLive   string           `xml:"DefaultMessageTimeToLive,omitempty"`
 	DeadLetterOnExpiration     bool             `xml:"DeadLetteringOnMessageExpiration"`
 	DuplicateDetectionWindow   string           `xml:"DuplicateDetectionHistoryTimeWindow,omitempty"`
 	DefaultRule                *ruleDescription `xml:"DefaultRuleDescription,omitempty"`
 	MaxDeliveryCount           int              `xml:"MaxDeliveryCount,omitempty"`
-	EnableBatchedOperations    bool             `xml:"EnableBatchedOperations"`
 	SizeInBytes                int64            `xml:"SizeInBytes"`
 	MessageCount               int              `xml:"MessageCount"`
 	Status                     string           `xml:"Status,omitempty"`
-	ForwardTo                  string           `xml:"ForwardTo,omitempty"`
-	UserMetadata               string           `xml:"UserMetadata,omitempty"`
-	ForwardDeadLettersTo       string           `xml:"ForwardDeadLetteredMessagesTo,omitempty"`
 	CreatedAt                  string           `xml:"CreatedAt,omitempty"`
 	UpdatedAt                  string           `xml:"UpdatedAt,omitempty"`
 	AccessedAt                 string           `xml:"AccessedAt,omitempty"`
-	AutoDeleteOnIdle           string           `xml:"AutoDeleteOnIdle,omitempty"`
-	EnablePartitioning         bool             `xml:"EnablePartitioning"`
-	EnableExpress              bool             `xml:"EnableExpress"`
 	SupportOrdering            bool             `xml:"SupportOrdering"`
 	Availability               string           `xml:"EntityAvailabilityStatus,omitempty"`
-	DeadLetterOnFilterErrors   bool             `xml:"DeadLetteringOnFilterEvaluationExceptions"`
 	SubscriptionCount          int              `xml:"SubscriptionCount"`
 	Counts                     *countDetails    `xml:"CountDetails,omitempty"`
-	MaxMessageSizeInKilobytes  int              `xml:"MaxMessageSizeInKilobytes,omitempty"`
+	kept
 }
 
 // countDetails has the prefix that the service writes: the JavaScript client reads the names with it.
@@ -125,7 +146,9 @@ type countDetails struct {
 
 // config changes what a description says; the rest stays as it was.
 func (d description) config(cfg QueueConfig) (QueueConfig, error) {
-	cfg.RequiresSession = d.RequiresSession
+	if d.RequiresSession != nil {
+		cfg.RequiresSession = *d.RequiresSession
+	}
 	for name, field := range map[string]struct {
 		text string
 		to   *time.Duration
@@ -155,9 +178,14 @@ func (d description) config(cfg QueueConfig) (QueueConfig, error) {
 	cfg.MaxDeliveryCount = cmp.Or(d.MaxDeliveryCount, cfg.MaxDeliveryCount)
 	cfg.DeadLetterOnExpiration = d.DeadLetterOnExpiration
 	if d.MaxSizeInMegabytes > 0 {
-		cfg.MaxBytes = min(d.MaxSizeInMegabytes, 1<<30) << 20
+		size := d.MaxSizeInMegabytes
+		if cfg.kept.EnablePartitioning {
+			size = max(1, size/partitions) // what was read is written back
+		}
+		cfg.MaxBytes = min(size, 1<<30) << 20
 	}
 	cfg.ForwardTo, cfg.ForwardDeadLettersTo = entityOf(d.ForwardTo), entityOf(d.ForwardDeadLettersTo)
+	cfg.kept = d.kept
 	cfg.Status = Status(d.Status)
 	if !cfg.Status.valid() {
 		return cfg, invalid("Status: " + d.Status + " is not known.")
@@ -186,27 +214,33 @@ func (b *Broker) entryOf(q *queue, host string) entry {
 		LockDuration:               formatDuration(q.cfg.LockDuration),
 		MaxSizeInMegabytes:         max(1, q.cfg.MaxBytes>>20),
 		RequiresDuplicateDetection: q.cfg.DuplicateWindow > 0,
-		RequiresSession:            q.cfg.RequiresSession,
+		RequiresSession:            new(q.cfg.RequiresSession),
 		DefaultMessageTimeToLive:   formatDuration(q.cfg.DefaultTTL),
 		DeadLetterOnExpiration:     q.cfg.DeadLetterOnExpiration,
 		DuplicateDetectionWindow:   formatDuration(cmp.Or(q.cfg.DuplicateWindow, 10*time.Minute)),
 		MaxDeliveryCount:           q.cfg.MaxDeliveryCount,
-		EnableBatchedOperations:    true,
 		SizeInBytes:                counts.Bytes,
 		MessageCount:               counts.Active + counts.Scheduled + counts.Deferred + counts.DeadLetter,
 		Status:                     string(cmp.Or(q.cfg.Status, Active)),
-		ForwardTo:                  q.cfg.ForwardTo,
-		ForwardDeadLettersTo:       q.cfg.ForwardDeadLettersTo,
 		CreatedAt:                  q.created.UTC().Format(time.RFC3339Nano),
 		UpdatedAt:                  q.updated.UTC().Format(time.RFC3339Nano),
-		AccessedAt:                 q.updated.UTC().Format(time.RFC3339Nano),
-		AutoDeleteOnIdle:           forever,
+		AccessedAt:                 q.accessed.UTC().Format(time.RFC3339Nano),
 		SupportOrdering:            true,
 		Availability:               "Available",
 		Counts: &countDetails{
 			Prefix: nsCounts, Active: counts.Active, DeadLetter: counts.DeadLetter, Scheduled: counts.Scheduled, TransferDeadLetter: transferDead,
 		},
-		MaxMessageSizeInKilobytes: b.maxMessage >> 10,
+		kept: q.cfg.kept,
+	}
+	d.ForwardTo = cmp.Or(d.ForwardTo, q.cfg.ForwardTo)
+	d.ForwardDeadLettersTo = cmp.Or(d.ForwardDeadLettersTo, q.cfg.ForwardDeadLettersTo)
+	d.AutoDeleteOnIdle = cmp.Or(d.AutoDeleteOnIdle, forever)
+	d.MaxMessageSizeInKilobytes = cmp.Or(d.MaxMessageSizeInKilobytes, int64(b.maxMessage>>10))
+	if d.EnableBatchedOperations == nil {
+		d.EnableBatchedOperations = new(true)
+	}
+	if d.EnablePartitioning {
+		d.MaxSizeInMegabytes *= partitions
 	}
 	title := q.name
 	d.XMLName = xml.Name{Space: nsService, Local: "QueueDescription"}

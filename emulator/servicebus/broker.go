@@ -68,6 +68,8 @@ type QueueConfig struct {
 	// ForwardTo is a queue or topic that every message goes on to, ForwardDeadLettersTo one for every dead letter. What cannot
 	// be forwarded is kept in NAME/$Transfer/$DeadLetterQueue.
 	ForwardTo, ForwardDeadLettersTo string
+
+	kept kept
 }
 
 // Key is a shared access key and what it allows. Manage includes the other two.

@@ -87,6 +87,9 @@ func (b *Broker) verify(token, path string) (granted claim, problem string) {
 		return claim{}, "InvalidSignature: The token has an invalid signature."
 	}
 	resource, _ := url.QueryUnescape(fields["sr"])
+	if !strings.Contains(resource, "://") {
+		resource = "sb://" + resource // some name the host alone
+	}
 	scope, err := url.Parse(resource)
 	if err != nil {
 		return claim{}, "InvalidAudience: The token's resource is not a URL."

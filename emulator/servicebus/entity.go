@@ -101,6 +101,9 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 	}
 	q := newQueue(cfg, b.observe)
 	q.kind = k
+	if k == subscriptionQueue {
+		q.accessed = q.created // as the service says of new subscriptions, and of no other entity
+	}
 	switch k {
 	case topicQueue:
 		q.forward = q.toSubscriptions
@@ -212,6 +215,12 @@ func (b *Broker) update(q *queue, d description) error {
 	q.mu.Lock()
 	cfg := q.cfg
 	q.mu.Unlock()
+	if d.RequiresSession != nil && *d.RequiresSession != cfg.RequiresSession {
+		return invalid(fmt.Sprintf("The value for the RequiresSession property of an existing %s cannot be changed.", q.kind))
+	}
+	if d.EnablePartitioning != cfg.kept.EnablePartitioning {
+		return invalid(fmt.Sprintf("Partitioning cannot be changed for %s. ", q.kind))
+	}
 	cfg, err := d.config(cfg)
 	if err != nil {
 		return err
@@ -219,15 +228,17 @@ func (b *Broker) update(q *queue, d description) error {
 	if q.kind == subscriptionQueue {
 		cfg.DuplicateWindow = 0
 	}
-	q.mu.Lock()
-	cfg.RequiresSession = q.cfg.RequiresSession // cannot be changed, as in the service
-	q.mu.Unlock()
 	if err := b.tie(q, cfg); err != nil {
 		return invalid(err.Error())
 	}
 	q.mu.Lock()
 	q.cfg, q.updated = cfg, time.Now() // newQueue has filled in what a description leaves out
 	q.mu.Unlock()
+	for _, part := range []*queue{q.dead, q.transfer} {
+		part.mu.Lock()
+		part.cfg.LockDuration = cfg.LockDuration
+		part.mu.Unlock()
+	}
 	b.detachLater(q)
 	return nil
 }
@@ -335,6 +346,7 @@ func (q *queue) attached(l *link) {
 		q.links = map[*link]struct{}{}
 	}
 	q.links[l] = struct{}{}
+	q.accessed = time.Now()
 }
 
 func (q *queue) detached(l *link) {

@@ -22,10 +22,11 @@ type queue struct {
 	observe  func(Record)
 	transfer *queue // keeps what could not be forwarded
 
-	mu      sync.Mutex
-	closed  bool
-	updated time.Time
-	links   map[*link]struct{} // to the entity or its $management node
+	mu       sync.Mutex
+	closed   bool
+	updated  time.Time
+	accessed time.Time          // when a link was attached last
+	links    map[*link]struct{} // to the entity or its $management node
 	// subscriptions are a topic's; the slice is replaced, never changed.
 	subscriptions []*queue
 	lastSeq       int64

@@ -43,6 +43,8 @@ const (
 	deadQueue // dead letters, and what could not be forwarded
 )
 
+func (k kind) String() string { return [...]string{"Queue", "Topic", "Subscription", "Queue"}[k] }
+
 // rules are a subscription's; an empty list takes nothing. It is safe for concurrent use.
 type rules struct {
 	mu   sync.Mutex
