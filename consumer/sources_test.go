@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,36 @@ func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T)
 			}
 		}
 		w.wantDead(nil)
+	})
+}
+
+// A hand full of the bulk that waits for Graph has no part in how many urgent messages are received meanwhile.
+func TestAFullHandOfTheBulkKeepsNoUrgentMessageInItsQueue(t *testing.T) {
+	inBubble(t, settings{urgent: true, maxInHand: 4}, func(t *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		w.settled(time.Minute)
+		remove := w.graph.Inject(graph.Fault{Status: http.StatusTooManyRequests, RetryAfter: "120"})
+		for i := range 20 {
+			if err := w.graph.AddUser(leaver(i)); err != nil {
+				t.Fatal(err)
+			}
+			w.send(about(leaver(i)))
+		}
+		time.Sleep(30 * time.Second)
+		remove()
+		w.sendUrgent(about(grace))
+		sent := time.Now()
+		w.empty(10 * time.Minute)
+		for _, call := range w.graph.Calls() {
+			if call.Start.After(sent) {
+				if call.UserID != grace.ID {
+					t.Errorf("the first call after the throttling is for %s, want the urgent source's user", call.UserID)
+				}
+				return
+			}
+		}
+		t.Error("no call after the throttling")
 	})
 }
 

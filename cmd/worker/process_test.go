@@ -84,6 +84,11 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 				{QueueConfig: servicebus.QueueConfig{Name: "worker", LockDuration: lock, MaxDeliveryCount: 100}},
 				{QueueConfig: servicebus.QueueConfig{Name: "archive"}},
 			},
+		}, {
+			QueueConfig: servicebus.QueueConfig{Name: "people"},
+			Subscriptions: []servicebus.SubscriptionConfig{
+				{QueueConfig: servicebus.QueueConfig{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, RequiresSession: true}},
+			},
 		}},
 		Observe: c.journal.Observe,
 	})
@@ -320,7 +325,12 @@ func TestASubscriptionIsASourceLikeAQueue(t *testing.T) {
 	}
 }
 
-func TestSessionsOfAQueueAreServed(t *testing.T) {
+func TestSessionsAreServed(t *testing.T) {
+	t.Run("of a queue", func(t *testing.T) { testSessions(t, "by-user", "by-user") })
+	t.Run("of a subscription", func(t *testing.T) { testSessions(t, "people", "people/Subscriptions/by-user") })
+}
+
+func testSessions(t *testing.T, to, source string) {
 	const people = 10
 	c := newCloud(t, people, time.Minute)
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
@@ -328,7 +338,7 @@ func TestSessionsOfAQueueAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close(context.Background())
-	sender, err := client.NewSender("by-user", nil)
+	sender, err := client.NewSender(to, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,9 +349,10 @@ func TestSessionsOfAQueueAreServed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := c.start("REVOKER_SERVICEBUS_QUEUE=by-user", "REVOKER_SERVICEBUS_SESSIONS=4")
-	c.until("an empty queue", func() bool {
-		counts, err := c.broker.Counts("by-user")
+	from := []string{"REVOKER_SERVICEBUS_QUEUE=", "REVOKER_SERVICEBUS_SOURCES=" + source}
+	p := c.start(append(from, "REVOKER_SERVICEBUS_SESSIONS=4")...)
+	c.until("an empty source", func() bool {
+		counts, err := c.broker.Counts(source)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +368,7 @@ func TestSessionsOfAQueueAreServed(t *testing.T) {
 		t.Errorf("exit: %v\n%s", err, &p.out)
 	}
 
-	plain := c.start("REVOKER_SERVICEBUS_QUEUE=by-user")
+	plain := c.start(from...)
 	c.until("the hint", func() bool { return strings.Contains(plain.out.String(), "set servicebus.sessions") })
 }
 
