@@ -119,6 +119,7 @@ type source struct {
 	part    string        // of Health
 	places  chan struct{} // one token per message in hand or asked for
 	changed chan struct{} // is signalled when another number of messages may be received
+	alone   time.Time     // until when messages are received one by one; the receive loop's own
 }
 
 // Consumer receives from its sources. One goroutine receives from each; each message in hand has a goroutine of its own, which owns

@@ -84,7 +84,7 @@ func (c *Consumer) receiveOnce(ctx context.Context, s *source, limit int, connec
 	defer cancel()
 	if !*connected {
 		// A receive that ends by its time limit looks the same on an idle queue and on a dead network. A peek does not.
-		if _, err := s.Receiver.PeekMessages(ctx, 1, nil); err != nil {
+		if err := peek(ctx, s.Receiver); err != nil {
 			return nil, err
 		}
 		*connected = true
@@ -92,8 +92,10 @@ func (c *Consumer) receiveOnce(ctx context.Context, s *source, limit int, connec
 			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
 		}
 	}
-	messages, err := s.Receiver.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+	messages, err := c.receiveFrom(ctx, s, s.Receiver, limit)
 	switch {
+	case errors.Is(err, errUnreadable):
+		return nil, nil
 	case len(messages) > 0:
 		// Messages may come even though the context ended: they are locked, so they are ours to settle.
 		return messages, nil
@@ -105,6 +107,43 @@ func (c *Consumer) receiveOnce(ctx context.Context, s *source, limit int, connec
 		return nil, nil
 	}
 	return nil, err
+}
+
+// errUnreadable: the SDK panicked over a message.
+var errUnreadable = errors.New("the Service Bus SDK cannot read a message (a property DeadLetterReason or DeadLetterErrorDescription that is no text makes it panic)")
+
+// aloneFor is how long messages are received one by one after the SDK could not read one: whatever it had received together
+// with it comes again only when the locks expire, and the message itself until Service Bus dead-letters it.
+const aloneFor = 10 * time.Minute
+
+// receiveFrom receives, and survives a panic of the SDK: any producer can cause one.
+func (c *Consumer) receiveFrom(ctx context.Context, s *source, from Receiver, limit int) (messages []*azservicebus.ReceivedMessage, err error) {
+	defer func() {
+		if recover() == nil {
+			return
+		}
+		if time.Now().After(s.alone) {
+			c.Log.Error("a message cannot be received; it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded. Receiving one by one meanwhile",
+				zap.String("source", s.Entity), zap.Error(errUnreadable))
+		}
+		s.alone = time.Now().Add(aloneFor)
+		messages, err = nil, errUnreadable
+	}()
+	if time.Now().Before(s.alone) {
+		limit = 1
+	}
+	return from.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+}
+
+// peek asks Service Bus anything; an answer that the SDK cannot read is one.
+func peek(ctx context.Context, from Receiver) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = nil
+		}
+	}()
+	_, err = from.PeekMessages(ctx, 1, nil)
+	return err
 }
 
 // reserve waits until a message may be taken in hand, and then returns how many; 0 when ctx has ended. Only free places

@@ -140,7 +140,7 @@ func (c *Consumer) serveSession(ctx context.Context, s *source, one Session, tak
 			return &messages
 		}
 		waiting, cancel := context.WithTimeout(ctx, sessionIdle)
-		received, err := one.ReceiveMessages(waiting, free, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+		received, err := c.receiveFrom(waiting, s, one, free)
 		cancel()
 		s.release(free - len(received))
 		for _, m := range received {
@@ -152,6 +152,8 @@ func (c *Consumer) serveSession(ctx context.Context, s *source, one Session, tak
 		switch {
 		case len(received) > 0:
 			c.Metrics.LastReceive.SetToCurrentTime()
+		case errors.Is(err, errUnreadable):
+			return &messages // the session's others can be had only after this one
 		case err != nil && waiting.Err() == nil:
 			c.Log.Warn("lost a session; its messages come again", zap.String("source", s.Entity), zap.Error(err))
 			return &messages
