@@ -355,3 +355,23 @@ func TestHashedUsersDoNotAppearInTheLog(t *testing.T) {
 		}
 	})
 }
+
+func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
+		replay := func(id, only string) *azservicebus.Message {
+			return &azservicebus.Message{MessageID: &id, Body: body, ApplicationProperties: map[string]any{deadletter.PropertyOnly: only}}
+		}
+		w.send(replay("one", "1"), replay("failed again", "2"))
+		w.run()
+		w.settled(5 * time.Minute)
+		w.wantRevoked(grace)
+		w.wantDead(map[string]string{"failed again": "UserNotFound"})
+		if got := w.dead()["failed again"].ApplicationProperties[deadletter.PropertyFailed]; got != "2" {
+			t.Errorf("failed events %v: the next replay would act on everybody of the message", got)
+		}
+		w.send(replay("rubbish", "x"))
+		w.settled(5 * time.Minute)
+		w.wantRevoked(ada, grace)
+	})
+}

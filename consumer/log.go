@@ -65,6 +65,9 @@ func (c *Consumer) aboutMessage(m *message) []zap.Field {
 	if m.SequenceNumber != nil {
 		fields = append(fields, zap.Int64("sequenceNumber", *m.SequenceNumber))
 	}
+	if run, ok := m.ApplicationProperties[deadletter.PropertyRun].(string); ok {
+		fields = append(fields, zap.String("replay", deadletter.Cut(run, 64)))
+	}
 	return fields
 }
 

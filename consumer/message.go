@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,10 +46,11 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 // enter finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
 // enters the ledger, once per message.
 func (c *Consumer) enter(hard context.Context, m *message) []result {
-	items, err := c.Decoder.Decode(m.content())
+	items, err := c.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
 	if err != nil {
 		return []result{rejected(event.Item{Err: err})}
 	}
+	items = m.only(items)
 	results := make([]result, len(items))
 	entered := make(map[string]*dedupe.Event, len(items))
 	for i, item := range items {
@@ -76,6 +76,27 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 		results[i] = result{item: item, waits: waits}
 	}
 	return results
+}
+
+// only leaves out the events that succeeded before, when the message is a replay for those that failed. A list that fits no
+// event is nobody's: then all are acted on.
+func (m *message) only(items []event.Item) []event.Item {
+	if !m.partial() {
+		return items
+	}
+	list, _ := m.ApplicationProperties[deadletter.PropertyOnly].(string)
+	indexes := deadletter.Indexes(list)
+	kept := slices.DeleteFunc(slices.Clone(items), func(item event.Item) bool { return !slices.Contains(indexes, item.Index) })
+	if len(kept) == 0 {
+		return items
+	}
+	return kept
+}
+
+// partial says that the message is a replay for some of its events.
+func (m *message) partial() bool {
+	_, ok := m.ApplicationProperties[deadletter.PropertyOnly].(string)
+	return ok
 }
 
 // enterLedger enters the event, and makes sure that the user is worked on.
@@ -135,26 +156,6 @@ func (m *message) eventAt(urgency int) *dedupe.Event {
 		e.ExpiresAt = *m.ExpiresAt
 	}
 	return e
-}
-
-// content is what the decoder needs of the message.
-func (m *message) content() event.Message {
-	content := event.Message{Properties: m.ApplicationProperties, Body: m.Body}
-	if m.ContentType != nil {
-		content.ContentType = *m.ContentType
-	}
-	if raw := m.RawAMQPMessage; raw != nil {
-		switch {
-		case raw.Body.Value != nil:
-			content.BodyKind = "value"
-		case len(raw.Body.Sequence) > 0:
-			content.BodyKind = "sequence"
-		case len(raw.Body.Data) > 1:
-			// The SDK shows a body only when it stands in one data section; AMQP allows several, to be joined.
-			content.Body = bytes.Join(raw.Body.Data, nil)
-		}
-	}
-	return content
 }
 
 // outcome is what became of an event.

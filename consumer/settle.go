@@ -68,7 +68,7 @@ func (c *Consumer) do(todo action, m *message, results []result) error {
 	case complete:
 		return m.receiver.CompleteMessage(ctx, m.ReceivedMessage, nil)
 	case deadLetter:
-		return m.receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(results))
+		return m.receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(results, m.partial()))
 	case abandon:
 		return m.receiver.AbandonMessage(ctx, m.ReceivedMessage, nil)
 	}
@@ -86,8 +86,8 @@ func settlementResult(err error) string {
 }
 
 // deadLetterOptions describes the failed events: the first one gives the reason, all stand in the description, and their
-// indexes in one property where only some failed.
-func deadLetterOptions(results []result) *azservicebus.DeadLetterOptions {
+// indexes in one property where only some failed, or where only some of the message's were acted on (partial).
+func deadLetterOptions(results []result, partial bool) *azservicebus.DeadLetterOptions {
 	var failed []result
 	var indexes, texts, stoodFor []string
 	stoodForCount := 0
@@ -107,13 +107,13 @@ func deadLetterOptions(results []result) *azservicebus.DeadLetterOptions {
 	first := failed[0]
 	reason := string(first.reason)
 	description := first.err.Error()
-	if len(results) > 1 {
+	if len(results) > 1 || partial {
 		description = fmt.Sprintf("%d of %d events failed: %s", len(failed), len(results), strings.Join(texts, "; "))
 	}
 	description = deadletter.Cut(description, deadletter.MaxDescription)
 
 	properties := map[string]any{deadletter.PropertyAttempts: strconv.Itoa(first.calls)}
-	if list := strings.Join(indexes, ","); len(failed) < len(results) && len(list) <= deadletter.MaxProperty {
+	if list := strings.Join(indexes, ","); (partial || len(failed) < len(results)) && len(list) <= deadletter.MaxProperty {
 		properties[deadletter.PropertyFailed] = list
 	}
 	if stoodForCount > 0 {

@@ -1,4 +1,5 @@
-// Package deadletter holds the vocabulary of dead letters: why a message was set aside, and what an operator does about it.
+// Package deadletter is about messages that were set aside: the vocabulary of why, and the operator's side: peeking at them,
+// replaying, purging, exporting and importing them.
 package deadletter
 
 // Reason is a dead letter's reason, as it stands in the message's DeadLetterReason property. The set is fixed: alerts and
@@ -96,6 +97,21 @@ const (
 	PropertyClientRequestID = "revoker-client-request-id"
 )
 
+// Application properties that a replay adds to the message. Each is a string.
+const (
+	// PropertyOnly lists the indexes (from 0) of the events that the worker shall act on, comma-separated: those that failed
+	// before. Absent for all.
+	PropertyOnly = "revoker-only-events"
+	// PropertyReplays counts the replays of this message, PropertyRun names the last one, PropertyReplayedAt says when
+	// (RFC 3339) and PropertyReplayedBy by whom.
+	PropertyReplays    = "revoker-replays"
+	PropertyRun        = "revoker-replay-run"
+	PropertyReplayedAt = "revoker-replayed-at"
+	PropertyReplayedBy = "revoker-replayed-by"
+	// PropertyOriginalID is the MessageID that the message had before its first replay.
+	PropertyOriginalID = "revoker-original-message-id"
+)
+
 // MaxProperty and MaxDescription bound, in bytes, what the worker writes into one property and into the description:
 // Service Bus allows 64 KB for all properties of a message together, and the message brings its own.
 const (
@@ -117,4 +133,26 @@ func Cut(s string, limit int) string {
 		end = i
 	}
 	return s[:end] + mark
+}
+
+// GuideTo is the guide to a reason as it stands in a message: ours, Service Bus' own, or one that another program gave.
+func GuideTo(reason string) Guide {
+	for _, g := range Guides() {
+		if string(g.Reason) == reason {
+			return g
+		}
+	}
+	switch reason {
+	case "MaxDeliveryCountExceeded":
+		return Guide{
+			Reason(reason), "The message was delivered as often as the queue allows and never settled: workers were stopped or killed while they held it, or could not read it.",
+			"Raise the queue's max delivery count (100 is a good one), look for workers that restart, then replay.",
+		}
+	case "TTLExpiredException":
+		return Guide{
+			Reason(reason), "The message's time to live ended before a worker could act on it.",
+			"Replay it if the event still matters; raise the time to live of queue or messages.",
+		}
+	}
+	return Guide{Reason(reason), "This reason is not one of the worker's: another program set the message aside.", "Ask who else receives from this queue; replay if the event still matters."}
 }

@@ -36,11 +36,14 @@ var (
 type Config struct {
 	// Types is the allow-list, the most urgent first, compared exactly. Empty means DefaultTypes.
 	Types []string
+	// AnyType accepts every other type too, for tools that show events and act on none.
+	AnyType bool
 }
 
 // Decoder decodes messages. It is immutable and safe for concurrent use.
 type Decoder struct {
-	types map[string]int // the place on the allow-list
+	types   map[string]int // the place on the allow-list
+	anyType bool
 }
 
 // NewDecoder returns a Decoder; the error names an unusable type.
@@ -48,7 +51,7 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	if len(cfg.Types) == 0 {
 		cfg.Types = DefaultTypes
 	}
-	d := &Decoder{types: map[string]int{}}
+	d := &Decoder{types: map[string]int{}, anyType: cfg.AnyType}
 	for i, t := range cfg.Types {
 		if t == "" || t != strings.TrimSpace(t) {
 			return nil, fmt.Errorf("event type %q: empty, or with spaces around it", t)
@@ -202,7 +205,7 @@ func (d *Decoder) urgency(field, value string) (int, *Error) {
 	switch {
 	case value == "":
 		return 0, &Error{Kind: UnknownType, Field: field, Problem: "missing"}
-	case !known:
+	case !known && !d.anyType:
 		return 0, &Error{Kind: UnknownType, Field: field, Problem: quote(value) + " is not on the allow-list (events.types)"}
 	}
 	return place, nil

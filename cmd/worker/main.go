@@ -1,13 +1,17 @@
 // Command worker signs people out: it receives "device lost", "device stolen" and offboarding events from Azure Service
-// Bus and revokes the sign-in sessions of each affected user through Microsoft Graph.
+// Bus and revokes the sign-in sessions of each affected user through Microsoft Graph. Its other commands are the operators':
+// dead letters, revoking by hand, sending events, and checking a deployment.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -21,30 +25,51 @@ var ballast = make([]byte, 10<<20)
 
 func main() {
 	runtime.KeepAlive(ballast) // nothing else would keep the linker from leaving it out
-	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the program: 0 is success, 1 a failure, 2 a wrong command line or configuration.
-func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	code := 0
-	root := &cobra.Command{
-		Use:           "worker",
-		Short:         "Revoke the sign-in sessions of people whose device is lost or who leave",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
+// program is what the commands share.
+type program struct {
+	environ        []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// run is the program; the result is its exit code.
+func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	p := &program{environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
+	root := p.rootCommand()
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	root.AddCommand(runCommand(environ, stdout, &code), versionCommand())
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(stderr, "worker: %v\n", err)
-		return max(code, 2)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
 	}
-	return code
+	if err.Error() != "" {
+		fmt.Fprintf(stderr, "worker: %v\n", err)
+	}
+	var known *exitError
+	if errors.As(err, &known) {
+		return known.code
+	}
+	return exitUsage
 }
 
-func runCommand(environ []string, stdout io.Writer, code *int) *cobra.Command {
+func (p *program) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:               "worker",
+		Short:             "Revoke the sign-in sessions of people whose device is lost or who leave",
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		DisableAutoGenTag: true,
+	}
+	root.SetOut(p.stdout)
+	root.SetErr(p.stderr)
+	root.AddCommand(p.runCommand(), p.dlqCommand(), versionCommand())
+	return root
+}
+
+func (p *program) runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Receive events and revoke sessions until SIGTERM",
@@ -60,21 +85,43 @@ of precedence; docs/configuration.md lists them all. Secrets have no flag.`,
 	}
 	config.Flags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(cmd.Flags(), environ)
+		cfg, err := config.Load(cmd.Flags(), p.environ)
 		if err != nil {
 			return err
 		}
-		worker, err := app.New(cfg, stdout)
+		worker, err := app.New(cfg, p.stdout)
 		if err != nil {
 			return err
 		}
 		soft, hard, stop := app.Signals(cmd.Context())
 		defer stop()
 		if err := worker.Run(soft, hard); err != nil {
-			*code = 1
-			return err
+			return fail(exitFailed, "%v", err)
 		}
 		return nil
+	}
+	return cmd
+}
+
+// operate makes a command of an operator's: it takes the worker's settings, and ends at the first signal; the second one kills.
+func (p *program) operate(cmd *cobra.Command, do func(ctx context.Context, cfg config.Config, args []string) error) *cobra.Command {
+	cmd.Long += "\n\nSettings are those of worker run: --config FILE, environment variables, and a flag\nfor each (docs/configuration.md). " + exitCodes
+	own := cmd.Flags()
+	config.Flags(own)
+	for _, o := range config.Options() {
+		if o.Flag != "" {
+			_ = own.MarkHidden(o.Flag) // they are the same everywhere, and forty
+		}
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cfg, err := config.Load(own, p.environ)
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		context.AfterFunc(ctx, stop)
+		return do(ctx, cfg, args)
 	}
 	return cmd
 }

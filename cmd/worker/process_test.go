@@ -90,6 +90,7 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 				{QueueConfig: servicebus.QueueConfig{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, RequiresSession: true}},
 			},
 		}},
+		Keys:    []servicebus.Key{servicebus.DefaultKey, {Name: "reader", Value: "r", Listen: true}, {Name: "writer", Value: "w", Send: true}},
 		Observe: c.journal.Observe,
 	})
 	must(err)

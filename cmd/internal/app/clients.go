@@ -18,8 +18,8 @@ import (
 	"github.com/session-revoker/session-revoker/consumer"
 )
 
-// newSources makes the Service Bus client and a receiver for each entity. It dials nothing yet.
-func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, error) {
+// NewServiceBus makes the Service Bus client that the configuration asks for. It dials nothing yet.
+func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
 	options := &azservicebus.ClientOptions{
 		ApplicationID: "session-revoker",
 		// The receive loop repeats by itself, for ever and visibly: the SDK's own silent minutes would hide an outage.
@@ -36,7 +36,35 @@ func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, err
 		}
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("make the Service Bus client: %w", err)
+		return nil, fmt.Errorf("make the Service Bus client: %w", err)
+	}
+	return client, nil
+}
+
+// NewReceiver makes a receiver of a queue or subscription, or of its dead letters.
+func NewReceiver(client *azservicebus.Client, entity string, deadLetters bool) (*azservicebus.Receiver, error) {
+	options := &azservicebus.ReceiverOptions{}
+	if deadLetters {
+		options.SubQueue = azservicebus.SubQueueDeadLetter
+	}
+	var receiver *azservicebus.Receiver
+	var err error
+	if topic, subscription, ok := config.SplitSubscription(entity); ok {
+		receiver, err = client.NewReceiverForSubscription(topic, subscription, options)
+	} else {
+		receiver, err = client.NewReceiverForQueue(entity, options)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the receiver for %q: %w", entity, err)
+	}
+	return receiver, nil
+}
+
+// newSources makes the Service Bus client and a receiver for each entity. It dials nothing yet.
+func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, error) {
+	client, err := NewServiceBus(cfg)
+	if err != nil {
+		return nil, nil, err
 	}
 	var sources []consumer.Source
 	for _, entity := range cfg.ServiceBus.Entities() {
@@ -44,14 +72,9 @@ func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, err
 			sources = append(sources, consumer.Source{Entity: entity, Sessions: n, Accept: acceptFrom(client, entity)})
 			continue
 		}
-		var receiver *azservicebus.Receiver
-		if topic, subscription, ok := config.SplitSubscription(entity); ok {
-			receiver, err = client.NewReceiverForSubscription(topic, subscription, nil)
-		} else {
-			receiver, err = client.NewReceiverForQueue(entity, nil)
-		}
+		receiver, err := NewReceiver(client, entity, false)
 		if err != nil {
-			return nil, nil, fmt.Errorf("make the receiver for %q: %w", entity, err)
+			return nil, nil, err
 		}
 		sources = append(sources, consumer.Source{Entity: entity, Receiver: receiver})
 	}

@@ -1,0 +1,400 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
+
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/deadletter"
+)
+
+// createFile makes a file that does not exist yet: it holds what exists nowhere else soon.
+func createFile(name string) (*os.File, error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the file
+	if errors.Is(err, os.ErrExist) {
+		return nil, fail(exitUsage, "%s exists already: name another file", name)
+	}
+	if err != nil {
+		return nil, fail(exitFailed, "%v", err)
+	}
+	return file, nil
+}
+
+func (p *program) dlqPurge() *cobra.Command {
+	var pick picking
+	var dryRun bool
+	var export, confirm string
+	options := deadletter.PurgeOptions{}
+	out := &output{w: p.stdout}
+	cmd := &cobra.Command{
+		Use:   "purge",
+		Short: "Remove dead letters, after writing them to a file",
+		Long: `Remove dead letters: those that are there now and that the filter picks. Each is
+written to a file, which worker dlq import can send again, before it is removed.
+It asks to type how many; --confirm gives the answer beforehand.`,
+		Example: `  worker dlq purge --reason UserNotFound --dry-run
+  worker dlq purge --reason UserNotFound --export gone.ndjson`,
+		Args: cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	pick.flags(fs)
+	fs.BoolVar(&pick.all, "all", false, "all dead letters")
+	fs.BoolVar(&dryRun, "dry-run", false, "show what would be removed, and remove nothing")
+	fs.StringVar(&export, "export", "", "file to write to, which must not exist (default deadletters-TIME.ndjson)")
+	fs.StringVar(&confirm, "confirm", "", "how many are removed, if that is known; anything else removes nothing")
+	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
+	out.flag(fs)
+	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
+		filter, err := pick.filter(time.Now())
+		if err != nil {
+			return err
+		}
+		if err := pick.needsPicking(filter); err != nil {
+			return err
+		}
+		if err := out.check(); err != nil {
+			return err
+		}
+		client, queues, err := p.queues(cfg, pick.source)
+		if err != nil {
+			return err
+		}
+		defer closeClient(client)
+		list := &rows{output: out, header: letterHeader(len(queues) > 1)}
+		var plans []*deadletter.Plan
+		total := 0
+		for _, q := range queues {
+			var each func(deadletter.Letter)
+			if dryRun {
+				each = func(l deadletter.Letter) { err = errors.Join(err, list.add(l, letterRow(l, len(queues) > 1))) }
+			}
+			plan, planErr := q.PlanPurge(ctx, filter, each)
+			if err := errors.Join(planErr, err); err != nil {
+				return explain(err, q.Entity)
+			}
+			plans = append(plans, plan)
+			total += plan.Selected
+			if filter.Limit > 0 {
+				if filter.Limit -= plan.Selected; filter.Limit <= 0 {
+					break
+				}
+			}
+		}
+		if dryRun {
+			list.end("Nothing would be removed.")
+			fmt.Fprintf(p.stderr, "%d dead letters would be removed\n", total)
+			return nil
+		}
+		if total == 0 {
+			return out.value(purgeOutcome{}, func(w io.Writer) { fmt.Fprintln(w, "No dead letters to remove.") })
+		}
+		for _, plan := range plans {
+			fmt.Fprintf(p.stderr, "%s: %s%s\n", plan.Source, counted(plan), leftOut(plan))
+		}
+		if confirm == "" {
+			confirm = p.ask(fmt.Sprintf("They are removed for good. Type how many to confirm (%d): ", total))
+		}
+		if confirm != strconv.Itoa(total) {
+			return fail(exitFailed, "not confirmed (%q is not %d): nothing was removed", confirm, total)
+		}
+		if export == "" {
+			export = "deadletters-" + time.Now().UTC().Format("20060102T150405Z") + ".ndjson"
+		}
+		file, err := createFile(export)
+		if err != nil {
+			return err
+		}
+		outcome := purgeOutcome{Export: export}
+		bar := p.newBar("purging", total)
+		options.Progress = bar.add
+		for i, plan := range plans {
+			options.Waiting = p.waiting(plan.Source)
+			result, purgeErr := queues[i].Purge(ctx, plan, func(found []deadletter.Found) error { return writeDown(file, found) }, options)
+			outcome.Purged += result.Purged
+			outcome.Gone += result.Gone
+			outcome.Left += result.Left
+			if purgeErr != nil {
+				err = explain(purgeErr, plan.Source)
+				break
+			}
+		}
+		bar.end()
+		err = errors.Join(err, file.Close())
+		if err := errors.Join(err, out.value(outcome, outcome.print)); err != nil {
+			return err
+		}
+		if outcome.Left > 0 {
+			return fail(exitFailed, "%d dead letters are not done; repeat the command to go on", outcome.Left)
+		}
+		return nil
+	})
+}
+
+type purgeOutcome struct {
+	Export string `json:"export"`
+	deadletter.PurgeResult
+}
+
+func (o purgeOutcome) print(w io.Writer) {
+	fmt.Fprintf(w, "%d dead letters removed, and written to %s\n", o.Purged, o.Export)
+	if o.Gone > 0 {
+		fmt.Fprintf(w, "  %d were taken away by somebody else meanwhile\n", o.Gone)
+	}
+	if o.Left > 0 {
+		fmt.Fprintf(w, "  %d are still there: the run was stopped, or another receiver holds them locked\n", o.Left)
+	}
+}
+
+// writeDown writes dead letters to the file, and the file to the disk.
+func writeDown(file *os.File, found []deadletter.Found) error {
+	var text bytes.Buffer
+	for _, f := range found {
+		record, err := deadletter.NewRecord(f)
+		if err == nil {
+			err = deadletter.WriteRecord(&text, record)
+		}
+		if err != nil {
+			return fail(exitFailed, "write down sequence number %d: %v; it is not removed", f.SequenceNumber, err)
+		}
+	}
+	_, err := file.Write(text.Bytes())
+	if err == nil {
+		err = file.Sync()
+	}
+	if err != nil {
+		return fail(exitFailed, "%v; what was not written is not removed", err)
+	}
+	return nil
+}
+
+func (p *program) dlqExport() *cobra.Command {
+	var pick picking
+	cmd := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Write dead letters to a file, and leave them where they are",
+		Long: `Write dead letters to a file (- is standard output), one JSON object to a line, and
+leave them where they are. worker dlq import sends such a file, in which bad events
+may have been mended; worker dlq purge removes the originals.`,
+		Example: `  worker dlq export --reason InvalidEvent bad.ndjson`,
+		Args:    cobra.ExactArgs(1),
+	}
+	pick.flags(cmd.Flags())
+	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
+		filter, err := pick.filter(time.Now())
+		if err != nil {
+			return err
+		}
+		client, queues, err := p.queues(cfg, pick.source)
+		if err != nil {
+			return err
+		}
+		defer closeClient(client)
+		w := p.stdout
+		var file *os.File
+		if args[0] != "-" {
+			if file, err = createFile(args[0]); err != nil {
+				return err
+			}
+			defer file.Close()
+			w = file
+		}
+		buffered := bufio.NewWriter(w)
+		n := 0
+		for _, q := range queues {
+			for found, err := range q.Find(ctx, filter) {
+				if err != nil {
+					return explain(err, q.Entity)
+				}
+				record, err := deadletter.NewRecord(found)
+				if err == nil {
+					err = deadletter.WriteRecord(buffered, record)
+				}
+				if err != nil {
+					return fail(exitFailed, "sequence number %d: %v", found.SequenceNumber, err)
+				}
+				n++
+			}
+			if filter.Limit > 0 && n >= filter.Limit {
+				break
+			}
+		}
+		err = buffered.Flush()
+		if file != nil {
+			err = errors.Join(err, file.Sync())
+		}
+		if err != nil {
+			return fail(exitFailed, "%v", err)
+		}
+		fmt.Fprintf(p.stderr, "%d dead letters written to %s\n", n, args[0])
+		return nil
+	})
+}
+
+func (p *program) dlqImport() *cobra.Command {
+	var to, by string
+	var perSecond float64
+	var dryRun bool
+	var fromLine int
+	cmd := &cobra.Command{
+		Use:   "import FILE",
+		Short: "Send the messages of an exported file",
+		Long: `Send the messages of a file that dlq export or dlq purge has written (- is standard
+input), whatever of them was edited, each with a new MessageID. All lines are read
+before the first is sent: one that is wrong sends none.`,
+		Example: `  worker dlq import --dry-run mended.ndjson
+  worker dlq import mended.ndjson`,
+		Args: cobra.ExactArgs(1),
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&to, "to", "", "queue or topic to send to (default: the configured queue)")
+	fs.StringVar(&by, "by", operator(), "who imports, for the record in each message")
+	fs.Float64Var(&perSecond, "rate", defaultRate, "messages per second at most; 0 is no limit")
+	fs.BoolVar(&dryRun, "dry-run", false, "check the file, and send nothing")
+	fs.IntVar(&fromLine, "from-line", 1, "begin with this line, to go on where a run was stopped")
+	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
+		if perSecond < 0 {
+			return fail(exitUsage, "--rate: %v is negative", perSecond)
+		}
+		text, err := p.readInput(args[0])
+		if err != nil {
+			return err
+		}
+		run := deadletter.NewRun(by)
+		lines, messages, err := readRecords(text, fromLine, run)
+		if err != nil {
+			return err
+		}
+		if to, err = destination(cfg, to); err != nil {
+			return err
+		}
+		if dryRun {
+			fmt.Fprintf(p.stdout, "%d messages are well formed and would be sent to %s\n", len(messages), to)
+			return nil
+		}
+		sent, err := p.sendAll(ctx, cfg, to, perSecond, messages)
+		fmt.Fprintf(p.stdout, "%d of %d messages sent to %s (run %s)\n", sent, len(messages), to, run.ID)
+		if err == nil && sent < len(messages) {
+			err = fail(exitFailed, "stopped")
+		}
+		if err != nil && sent < len(messages) {
+			fmt.Fprintf(p.stderr, "go on with --from-line %d\n", lines[sent])
+		}
+		return explain(err, to)
+	})
+}
+
+// maxInput bounds a file that is read whole.
+const maxInput = 256 << 20
+
+func (p *program) readInput(name string) ([]byte, error) {
+	r := p.stdin
+	if name != "-" {
+		file, err := os.Open(name) //nolint:gosec // the operator names the file
+		if err != nil {
+			return nil, fail(exitUsage, "%v", err)
+		}
+		defer file.Close()
+		r = file
+	}
+	text, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	if err == nil && len(text) > maxInput {
+		err = fmt.Errorf("%s is larger than %d MiB: split it by lines", name, maxInput>>20)
+	}
+	if err != nil {
+		return nil, fail(exitUsage, "%v", err)
+	}
+	return text, nil
+}
+
+// readRecords reads all lines, and tells of each that is wrong.
+func readRecords(text []byte, fromLine int, run deadletter.Run) (lines []int, messages []*azservicebus.AMQPAnnotatedMessage, err error) {
+	var problems []error
+	n := 0
+	for line := range bytes.Lines(text) {
+		if n++; n < fromLine || len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		record, err := deadletter.ReadRecord(line)
+		var message *azservicebus.AMQPAnnotatedMessage
+		if err == nil {
+			message, err = record.Message(run)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("line %d: %w", n, err))
+			if len(problems) == 10 {
+				problems = append(problems, errors.New("and perhaps more"))
+				break
+			}
+			continue
+		}
+		lines, messages = append(lines, n), append(messages, message)
+	}
+	if len(problems) > 0 {
+		return nil, nil, fail(exitUsage, "nothing was sent:\n%v", errors.Join(problems...))
+	}
+	return lines, messages, nil
+}
+
+// destination is where messages are sent: what --to says, or the configured queue or topic.
+func destination(cfg config.Config, to string) (string, error) {
+	if to != "" {
+		return to, nil
+	}
+	entities := cfg.ServiceBus.Entities()
+	if topic, _, ok := config.SplitSubscription(entities[0]); ok {
+		return topic, nil
+	}
+	if len(entities) > 1 {
+		return "", fail(exitUsage, "several sources are configured: say by --to where to send")
+	}
+	return entities[0], nil
+}
+
+// sendAll sends messages one after the other and says how many are sent.
+func (p *program) sendAll(ctx context.Context, cfg config.Config, to string, perSecond float64, messages []*azservicebus.AMQPAnnotatedMessage) (sent int, err error) {
+	client, err := app.NewServiceBus(cfg)
+	if err != nil {
+		return 0, err
+	}
+	defer closeClient(client)
+	sender, err := openSender(ctx, client, to)
+	if err != nil {
+		return 0, err
+	}
+	limiter := rate.NewLimiter(rate.Inf, 1)
+	if perSecond > 0 {
+		limiter = rate.NewLimiter(rate.Limit(perSecond), 1)
+	}
+	bar := p.newBar("sending", len(messages))
+	defer bar.end()
+	for _, m := range messages {
+		if limiter.Wait(ctx) != nil {
+			return sent, nil
+		}
+		if err := sendOne(ctx, sender, m); err != nil {
+			return sent, err
+		}
+		sent++
+		bar.add(1)
+	}
+	return sent, nil
+}
+
+// sendOne is not ended by ctx: whether a send that is cut off has arrived, nobody knows.
+func sendOne(ctx context.Context, sender *azservicebus.Sender, m *azservicebus.AMQPAnnotatedMessage) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 12*time.Second)
+	defer cancel()
+	return sender.SendAMQPAnnotatedMessage(ctx, m, nil)
+}

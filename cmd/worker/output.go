@@ -1,0 +1,160 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/pflag"
+)
+
+// The forms of output.
+const (
+	asTable  = "table"
+	asJSON   = "json"
+	asNDJSON = "ndjson"
+)
+
+// output is where a command's result goes, and in which form.
+type output struct {
+	w      io.Writer
+	format string
+}
+
+func (o *output) flag(fs *pflag.FlagSet) {
+	fs.StringVarP(&o.format, "output", "o", asTable, "table, json or ndjson")
+}
+
+func (o *output) check() error {
+	switch o.format {
+	case asTable, asJSON, asNDJSON:
+		return nil
+	}
+	return fail(exitUsage, "--output: %q is not table, json or ndjson", o.format)
+}
+
+// value writes one result: as JSON, or as people reads it.
+func (o *output) value(v any, people func(io.Writer)) error {
+	switch o.format {
+	case asTable:
+		people(o.w)
+		return nil
+	case asJSON:
+		encoder := json.NewEncoder(o.w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(v)
+	}
+	return json.NewEncoder(o.w).Encode(v)
+}
+
+// rows writes many results one after the other, with the memory of a page.
+type rows struct {
+	*output
+	header table.Row
+	page   []table.Row
+	n      int
+}
+
+// pageRows is how many rows of a table are written at once.
+const pageRows = 500
+
+// add writes one result; row is it for people.
+func (r *rows) add(v any, row table.Row) error {
+	r.n++
+	switch r.format {
+	case asTable:
+		if r.page = append(r.page, row); len(r.page) == pageRows {
+			r.flush()
+		}
+		return nil
+	case asJSON:
+		before := ",\n  "
+		if r.n == 1 {
+			before = "[\n  "
+		}
+		text, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(r.w, "%s%s", before, text)
+		return err
+	}
+	return json.NewEncoder(r.w).Encode(v)
+}
+
+// end writes what is left; none is what people read if there was nothing.
+func (r *rows) end(none string) {
+	switch {
+	case r.format == asTable && r.n == 0:
+		fmt.Fprintln(r.w, none)
+	case r.format == asTable:
+		r.flush()
+	case r.format == asJSON && r.n == 0:
+		fmt.Fprintln(r.w, "[]")
+	case r.format == asJSON:
+		fmt.Fprintln(r.w, "\n]")
+	}
+}
+
+func (r *rows) flush() {
+	if len(r.page) == 0 {
+		return
+	}
+	t := newTable()
+	t.AppendHeader(r.header)
+	t.AppendRows(r.page)
+	fmt.Fprintln(r.w, t.Render())
+	r.page = nil
+}
+
+func newTable() table.Writer {
+	t := table.NewWriter()
+	style := table.StyleLight
+	style.Options = table.Options{SeparateHeader: true}
+	style.Box.PaddingLeft, style.Box.PaddingRight = "", "  "
+	t.SetStyle(style)
+	t.SuppressTrailingSpaces()
+	return t
+}
+
+// plain makes text from outside safe to show: no character may move the cursor, change colours or turn the direction.
+func plain(s string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) || unicode.Is(unicode.Cf, c) {
+			return '·'
+		}
+		return c
+	}, s)
+}
+
+// short cuts text to n characters.
+func short(s string, n int) string {
+	runes := []rune(s)
+	if len(runes) <= n {
+		return s
+	}
+	return string(runes[:n-1]) + "…"
+}
+
+// when writes a time for people.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "–"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+// listed names the first of several.
+func listed(items []string) string {
+	switch len(items) {
+	case 0:
+		return "–"
+	case 1:
+		return plain(items[0])
+	}
+	return fmt.Sprintf("%s +%d", plain(items[0]), len(items)-1)
+}

@@ -1,0 +1,157 @@
+package deadletter
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Filter picks dead letters; each part that is set must fit. The zero Filter picks all.
+type Filter struct {
+	// Reasons are compared without case.
+	Reasons []string
+	// User is an object id or user principal name, compared without case with each failed user.
+	User string
+	// Producer is a part of an event's source.
+	Producer string
+	// Since and Until bound the enqueued time: Since inclusive, Until exclusive.
+	Since, Until time.Time
+	// Sequences are ranges of sequence numbers.
+	Sequences []Range
+	// Limit is how many are picked at most, the oldest first; 0 is no limit.
+	Limit int
+}
+
+// Range is one of sequence numbers, both ends included.
+type Range struct{ From, To int64 }
+
+// ParseRanges reads sequence numbers and ranges of them: 5,7,10-20.
+func ParseRanges(list []string) ([]Range, error) {
+	var ranges []Range
+	for _, text := range list {
+		from, to, isRange := strings.Cut(text, "-")
+		r := Range{}
+		var err error
+		if r.From, err = strconv.ParseInt(from, 10, 64); err == nil {
+			r.To = r.From
+			if isRange {
+				r.To, err = strconv.ParseInt(to, 10, 64)
+			}
+		}
+		if err != nil || r.From < 0 || r.To < r.From {
+			return nil, fmt.Errorf("%q is not a sequence number or a range like 10-20", text)
+		}
+		ranges = append(ranges, r)
+	}
+	return ranges, nil
+}
+
+// IsZero says that the filter picks everything.
+func (f Filter) IsZero() bool {
+	return len(f.Reasons) == 0 && f.User == "" && f.Producer == "" && f.Since.IsZero() && f.Until.IsZero() && len(f.Sequences) == 0
+}
+
+// Match says whether the filter picks the letter. Limit is the caller's.
+func (f Filter) Match(l Letter) bool {
+	same := func(text string) func(string) bool {
+		return func(other string) bool { return strings.EqualFold(text, other) }
+	}
+	switch {
+	case len(f.Reasons) > 0 && !slices.ContainsFunc(f.Reasons, same(l.Reason)),
+		f.User != "" && !slices.ContainsFunc(l.Users, same(f.User)),
+		f.Producer != "" && !slices.ContainsFunc(l.Producers, func(p string) bool { return strings.Contains(p, f.Producer) }),
+		!f.Since.IsZero() && l.Enqueued.Before(f.Since),
+		!f.Until.IsZero() && !l.Enqueued.Before(f.Until),
+		len(f.Sequences) > 0 && !slices.ContainsFunc(f.Sequences, func(r Range) bool { return l.SequenceNumber >= r.From && l.SequenceNumber <= r.To }):
+		return false
+	}
+	return true
+}
+
+// first is the lowest sequence number that can match.
+func (f Filter) first() int64 {
+	var lowest int64
+	for i, r := range f.Sequences {
+		if i == 0 || r.From < lowest {
+			lowest = r.From
+		}
+	}
+	return lowest
+}
+
+// beyond says that no dead letter from this sequence number on can match.
+func (f Filter) beyond(sequence int64) bool {
+	return len(f.Sequences) > 0 && !slices.ContainsFunc(f.Sequences, func(r Range) bool { return sequence <= r.To })
+}
+
+// GroupKey is what dead letters are counted by.
+type GroupKey string
+
+// The keys.
+const (
+	ByReason GroupKey = "reason"
+	ByUser   GroupKey = "user"
+	ByDay    GroupKey = "day"
+)
+
+// Group is how many dead letters have the same reason, user or day (UTC).
+type Group struct {
+	Key    string    `json:"key"`
+	Count  int       `json:"count"`
+	Oldest time.Time `json:"oldest"`
+	Newest time.Time `json:"newest"`
+}
+
+// Groups counts dead letters. The zero value is not usable; By must be set.
+type Groups struct {
+	By     GroupKey
+	groups map[string]*Group
+}
+
+// Add counts a letter: under each of its users, or once under its reason or day.
+func (g *Groups) Add(l Letter) {
+	keys := []string{l.Reason}
+	switch g.By {
+	case ByUser:
+		if keys = l.Users; len(keys) == 0 {
+			keys = []string{""}
+		}
+	case ByDay:
+		keys = []string{l.Enqueued.UTC().Format(time.DateOnly)}
+	}
+	if g.groups == nil {
+		g.groups = map[string]*Group{}
+	}
+	for _, key := range keys {
+		one := g.groups[strings.ToLower(key)]
+		if one == nil {
+			one = &Group{Key: key, Oldest: l.Enqueued, Newest: l.Enqueued}
+			g.groups[strings.ToLower(key)] = one
+		}
+		one.Count++
+		if l.Enqueued.Before(one.Oldest) {
+			one.Oldest = l.Enqueued
+		}
+		if l.Enqueued.After(one.Newest) {
+			one.Newest = l.Enqueued
+		}
+	}
+}
+
+// All returns the groups: days in their order, the others by count, the largest first.
+func (g *Groups) All() []Group {
+	all := make([]Group, 0, len(g.groups))
+	for _, one := range g.groups {
+		all = append(all, *one)
+	}
+	slices.SortFunc(all, func(a, b Group) int {
+		if g.By == ByDay {
+			return cmp.Compare(a.Key, b.Key)
+		}
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Key, b.Key))
+	})
+	return all
+}

@@ -1,0 +1,165 @@
+package deadletter
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/event"
+)
+
+// Letter is what a dead letter tells about itself.
+type Letter struct {
+	// Source is the queue or subscription whose dead letter it is.
+	Source         string    `json:"source"`
+	SequenceNumber int64     `json:"sequenceNumber"`
+	Enqueued       time.Time `json:"enqueued"`
+	MessageID      string    `json:"messageId"`
+	// Users are those whose events failed, Types the events' types and Producers their sources, each once; empty where the
+	// message cannot be read.
+	Users     []string `json:"users,omitempty"`
+	Types     []string `json:"types,omitempty"`
+	Producers []string `json:"producers,omitempty"`
+	// Reason and Description say why it is here.
+	Reason      string `json:"reason"`
+	Description string `json:"description,omitempty"`
+	// Attempts are the calls to Graph that were made for it, Replays how often it was replayed already.
+	Attempts int `json:"attempts"`
+	Replays  int `json:"replays"`
+	// Run is the replay that it was sent by last.
+	Run string `json:"run,omitempty"`
+	// Status, Code, RequestID and ClientRequestID are Graph's last answer.
+	Status          string `json:"graphStatus,omitempty"`
+	Code            string `json:"graphCode,omitempty"`
+	RequestID       string `json:"requestId,omitempty"`
+	ClientRequestID string `json:"clientRequestId,omitempty"`
+	// StoodFor are the ids of messages that were completed in favour of this one: the first of StoodForCount.
+	StoodFor      []string `json:"stoodFor,omitempty"`
+	StoodForCount int      `json:"stoodForCount,omitempty"`
+	// FailedEvents are the indexes of the failed events of a message that holds several; empty when all failed.
+	FailedEvents []int `json:"failedEvents,omitempty"`
+}
+
+// newLetter reads a dead letter. Nothing about it is trusted: what cannot be read stays empty.
+func (q *Queue) newLetter(m *azservicebus.ReceivedMessage) Letter {
+	property := func(name string) string {
+		text, _ := m.ApplicationProperties[name].(string)
+		return text
+	}
+	number := func(name string) int {
+		n, _ := strconv.Atoi(property(name))
+		return max(0, n)
+	}
+	l := Letter{
+		Source:    q.Entity,
+		MessageID: m.MessageID,
+		Attempts:  number(PropertyAttempts),
+		Replays:   number(PropertyReplays),
+		Run:       property(PropertyRun),
+		Status:    property(PropertyStatus), Code: property(PropertyCode),
+		RequestID: property(PropertyRequestID), ClientRequestID: property(PropertyClientRequestID),
+		StoodForCount: number(PropertyStoodForCount),
+		FailedEvents:  Indexes(property(PropertyFailed)),
+	}
+	if m.SequenceNumber != nil {
+		l.SequenceNumber = *m.SequenceNumber
+	}
+	if m.EnqueuedTime != nil {
+		l.Enqueued = m.EnqueuedTime.UTC()
+	}
+	if m.DeadLetterReason != nil {
+		l.Reason = *m.DeadLetterReason
+	}
+	if m.DeadLetterErrorDescription != nil {
+		l.Description = *m.DeadLetterErrorDescription
+	}
+	if ids := property(PropertyStoodFor); ids != "" {
+		l.StoodFor = strings.Split(ids, ",")
+	}
+	l.readEvents(q, m)
+	return l
+}
+
+// readEvents takes the users and types from the events that failed.
+func (l *Letter) readEvents(q *Queue, m *azservicebus.ReceivedMessage) {
+	if q.Decoder == nil {
+		return
+	}
+	items, err := q.Decoder.Decode(Content(m))
+	if err != nil {
+		return
+	}
+	acted := l.FailedEvents
+	if len(acted) == 0 {
+		text, _ := m.ApplicationProperties[PropertyOnly].(string)
+		acted = Indexes(text)
+	}
+	add := func(list *[]string, text string) {
+		if text != "" && !slices.Contains(*list, text) {
+			*list = append(*list, text)
+		}
+	}
+	for _, item := range items {
+		if len(acted) == 0 || slices.Contains(acted, item.Index) {
+			add(&l.Users, item.Event.User.Name())
+			add(&l.Types, item.Event.Type)
+			add(&l.Producers, item.Event.Source)
+		}
+	}
+}
+
+// Content is what the decoder of events needs of a message.
+func Content(m *azservicebus.ReceivedMessage) event.Message {
+	content := event.Message{Properties: m.ApplicationProperties, Body: m.Body}
+	if m.ContentType != nil {
+		content.ContentType = *m.ContentType
+	}
+	if raw := m.RawAMQPMessage; raw != nil {
+		switch {
+		case raw.Body.Value != nil:
+			content.BodyKind = "value"
+		case len(raw.Body.Sequence) > 0:
+			content.BodyKind = "sequence"
+		case len(raw.Body.Data) > 1:
+			// The SDK shows a body only when it stands in one data section; AMQP allows several, to be joined.
+			content.Body = bytes.Join(raw.Body.Data, nil)
+		}
+	}
+	return content
+}
+
+// Indexes reads the comma-separated list of PropertyFailed and PropertyOnly. A list that is not one is empty, which stands
+// for every event: acting on too many is harmless, acting on too few is not.
+func Indexes(list string) []int {
+	if list == "" || len(list) > MaxProperty {
+		return nil
+	}
+	var indexes []int
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 || n >= event.MaxEvents {
+			return nil
+		}
+		indexes = append(indexes, n)
+	}
+	return indexes
+}
+
+// idText is a message id of any of AMQP's types as text.
+func idText(id any) string {
+	switch id := id.(type) {
+	case nil:
+		return ""
+	case string:
+		return id
+	case []byte:
+		return hex.EncodeToString(id)
+	}
+	return fmt.Sprint(id)
+}

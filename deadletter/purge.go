@@ -1,0 +1,65 @@
+package deadletter
+
+import (
+	"context"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+)
+
+// PurgeOptions say how a purge goes.
+type PurgeOptions struct {
+	// Progress, if not nil, is told how many messages were removed more.
+	Progress func(n int)
+	Taking
+}
+
+// PurgeResult is what became of the messages of a plan.
+type PurgeResult struct {
+	// Purged were recorded and removed. Gone were taken away by somebody else meanwhile; Left are still there.
+	Purged int `json:"purged"`
+	Gone   int `json:"gone,omitempty"`
+	Left   int `json:"left,omitempty"`
+}
+
+// Purge removes the planned dead letters. Each is given to record before it is removed, with others: when record returns nil, it must be
+// on stable storage. It returns when all are done or ctx ends; then everything else is unlocked. The result is good beside an
+// error, too.
+func (q *Queue) Purge(ctx context.Context, p *Plan, record func([]Found) error, o PurgeOptions) (PurgeResult, error) {
+	var result PurgeResult
+	recorded := map[int64]struct{}{} // and not removed yet
+	t := &taker{queue: q, Taking: o.Taking, filter: p.filter, chunk: maxChunk, wanted: p.wanted}
+	gone, err := t.run(ctx, func(messages []*azservicebus.ReceivedMessage) ([]int64, error) {
+		var found []Found
+		for _, m := range messages {
+			if _, ok := recorded[*m.SequenceNumber]; !ok {
+				found = append(found, Found{q.newLetter(m), m})
+			}
+		}
+		if len(found) > 0 {
+			if err := record(found); err != nil {
+				return nil, err
+			}
+			for _, f := range found {
+				recorded[f.SequenceNumber] = struct{}{}
+			}
+		}
+		settled, err := t.complete(ctx, messages)
+		for _, sequence := range settled {
+			delete(recorded, sequence)
+		}
+		result.Purged += len(settled)
+		if o.Progress != nil && len(settled) > 0 {
+			o.Progress(len(settled))
+		}
+		return settled, err
+	})
+	for _, sequence := range gone {
+		if _, ok := recorded[sequence]; ok {
+			result.Purged++ // removed, although the answer was lost
+		} else {
+			result.Gone++
+		}
+	}
+	result.Left = len(t.wanted)
+	return result, err
+}
