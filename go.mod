@@ -31,6 +31,8 @@ require (
 	golang.org/x/time v0.16.0
 )
 
+require github.com/sosodev/duration v1.4.0
+
 require (
 	github.com/Azure/azure-sdk-for-go/sdk/internal v1.12.0 // indirect
 	github.com/AzureAD/microsoft-authentication-library-for-go v1.8.0 // indirect

@@ -32,6 +32,7 @@ type ServiceBus struct {
 	Topic                string   `koanf:"topic" doc:"Topic to receive from, through servicebus.subscription, instead of a queue."`
 	Subscription         string   `koanf:"subscription" doc:"Subscription of servicebus.topic to receive from."`
 	Sessions             int      `koanf:"sessions" default:"0" min:"0" max:"100" doc:"For queues and subscriptions that require sessions: how many sessions of each are held at once. They share consumer.max_in_hand. 0 is for entities without sessions."`
+	AdminEndpoint        string   `koanf:"admin_endpoint" doc:"Other address of the administration API, which worker doctor reads, for tests with an emulator. http is accepted on loopback addresses only."`
 	Sources              []string `koanf:"sources" doc:"Several queues, and subscriptions as TOPIC/Subscriptions/NAME, instead of one: the most urgent first. Calls for an earlier one's events go before those for a later one's."`
 }
 

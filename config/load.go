@@ -37,7 +37,14 @@ func (p *Problems) add(format string, args ...any) {
 // Load reads the file that --config names, environ (as os.Environ returns it) and the flags that Flags registered, each over
 // the one before, and validates the result. The error is Problems and names everything that is wrong at once; it never
 // holds a secret.
-func Load(fs *pflag.FlagSet, environ []string) (Config, error) {
+func Load(fs *pflag.FlagSet, environ []string) (Config, error) { return read(fs, environ, true) }
+
+// LoadForGraph is Load for a program that has nothing to do with Service Bus: its settings may be missing.
+func LoadForGraph(fs *pflag.FlagSet, environ []string) (Config, error) {
+	return read(fs, environ, false)
+}
+
+func read(fs *pflag.FlagSet, environ []string, needsServiceBus bool) (Config, error) {
 	var problems Problems
 	k := koanf.New(".")
 	if name, _ := fs.GetString(FileFlag); name != "" {
@@ -64,7 +71,7 @@ func Load(fs *pflag.FlagSet, environ []string) (Config, error) {
 	}
 	readSecret(&c.ServiceBus.ConnectionString, c.ServiceBus.ConnectionStringFile, "servicebus.connection_string", &problems)
 	readSecret(&c.Graph.ClientSecret, c.Graph.ClientSecretFile, "graph.client_secret", &problems)
-	problems = append(problems, c.validate()...)
+	problems = append(problems, c.validate(needsServiceBus)...)
 	if len(problems) > 0 {
 		slices.Sort(problems)
 		return Config{}, problems

@@ -17,7 +17,7 @@ import (
 var entityName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
 
 // validate checks every setting by itself and against the others. It may fill in the queue or topic from the connection string.
-func (c *Config) validate() Problems {
+func (c *Config) validate(needsServiceBus bool) Problems {
 	var p Problems
 	for _, o := range options(c) {
 		checkRange(o, &p)
@@ -26,7 +26,9 @@ func (c *Config) validate() Problems {
 	if cloud.Name == "" {
 		p.add("graph.cloud: %q is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)", c.Graph.CloudName)
 	}
-	c.validateServiceBus(cloud, &p)
+	if needsServiceBus {
+		c.validateServiceBus(cloud, &p)
+	}
 	c.validateGraph(&p)
 	if c.Retry.MaxInterval < c.Retry.InitialInterval {
 		p.add("retry.max_interval: %s is below retry.initial_interval %s", c.Retry.MaxInterval, c.Retry.InitialInterval)
@@ -84,6 +86,11 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 		}
 	default:
 		c.validateConnectionString(cloud, p)
+	}
+	if sb.AdminEndpoint != "" {
+		if problem := checkEndpoint(sb.AdminEndpoint); problem != "" {
+			p.add("servicebus.admin_endpoint: %q: %s (REVOKER_SERVICEBUS_ADMIN_ENDPOINT)", sb.AdminEndpoint, problem)
+		}
 	}
 	sb.validateEntity(p)
 	if sb.Sessions > c.Consumer.MaxInHand {

@@ -236,21 +236,25 @@ func rejected(item event.Item) result {
 
 // fail names the reason of a final failure.
 func (r *result) fail() {
-	r.outcome, r.reason = deadLettered, deadletter.RetriesExhausted
+	r.outcome, r.reason = deadLettered, reasonOf(r.err)
+}
+
+// reasonOf names a final failure.
+func reasonOf(err error) deadletter.Reason {
 	var failure *revoker.Error
-	if !errors.As(r.err, &failure) {
-		return
+	if errors.As(err, &failure) {
+		switch failure.Kind {
+		case revoker.NotFound:
+			return deadletter.UserNotFound
+		case revoker.NotRevoked:
+			return deadletter.NotRevoked
+		case revoker.Forbidden:
+			return deadletter.Forbidden
+		case revoker.Rejected:
+			return deadletter.RequestRejected
+		}
 	}
-	switch failure.Kind {
-	case revoker.NotFound:
-		r.reason = deadletter.UserNotFound
-	case revoker.NotRevoked:
-		r.reason = deadletter.NotRevoked
-	case revoker.Forbidden:
-		r.reason = deadletter.Forbidden
-	case revoker.Rejected:
-		r.reason = deadletter.RequestRejected
-	}
+	return deadletter.RetriesExhausted
 }
 
 func (r result) String() string {

@@ -64,6 +64,7 @@ type world struct {
 	health       *telemetry.Health
 	metrics      *telemetry.Metrics
 	worker       *consumer.Consumer
+	revoker      *revoker.Revoker
 
 	soft, hard         context.Context
 	stopSoft, stopHard context.CancelFunc
@@ -146,6 +147,7 @@ func newWorld(t *testing.T, s settings) *world {
 		Root: "http://graph.bubble", Credential: &credential{client: &http.Client{Transport: transport}}, Transport: transport,
 	})
 	must(err)
+	w.revoker = revoke
 	protected, err := guard.NewProtected([]string{glass.ID, glass.UserPrincipalName})
 	must(err)
 	decoder, err := event.NewDecoder(event.Config{})

@@ -5,8 +5,10 @@ package revoker
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -30,6 +32,9 @@ type Config struct {
 	Scope string
 	// Credential gives the tokens. Required.
 	Credential azcore.TokenCredential
+	// LegacyBeta calls the older beta method invalidateAllRefreshTokens, for tenants that still need it; Microsoft recommends
+	// against it (https://learn.microsoft.com/graph/api/user-invalidateallrefreshtokens).
+	LegacyBeta bool
 	// Timeout bounds one attempt, token included. Defaults to 30 s.
 	Timeout time.Duration
 	// Connections is how many idle connections are kept: as many as calls run at once. Defaults to 16.
@@ -41,7 +46,8 @@ type Config struct {
 
 // Revoker calls Graph. It is safe for concurrent use. Close releases its idle connections.
 type Revoker struct {
-	users   string // the address of all users
+	root    string
+	legacy  bool
 	timeout time.Duration
 	tokens  *tokens
 	adapter *kiotahttp.NetHttpRequestAdapter
@@ -102,7 +108,8 @@ func New(cfg Config) (*Revoker, error) {
 		return nil, fmt.Errorf("build the Graph adapter: %w", err)
 	}
 	return &Revoker{
-		users:   root.String() + "/v1.0/users",
+		root:    root.String(),
+		legacy:  cfg.LegacyBeta,
 		timeout: cfg.Timeout,
 		tokens:  newTokens(cfg.Credential, cfg.Scope),
 		adapter: adapter,
@@ -131,6 +138,50 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	if user.IsZero() {
 		return Attempt{}, &Error{Kind: Rejected, Err: errors.New("no user: refusing to call Graph without an id or user principal name")}
 	}
+	if r.legacy {
+		return r.attempt(ctx, http.MethodPost, r.path("beta", user)+"/invalidateAllRefreshTokens", nil)
+	}
+	return r.attempt(ctx, http.MethodPost, r.path("v1.0", user)+"/revokeSignInSessions", nil)
+}
+
+// RevokeMe is Revoke for the signed-in person, whom a delegated token names.
+func (r *Revoker) RevokeMe(ctx context.Context) (Attempt, error) {
+	return r.attempt(ctx, http.MethodPost, r.root+"/v1.0/me/revokeSignInSessions", nil)
+}
+
+// Probe calls for a user that nobody is, a random object id: Graph answers that it does not know the user, if the token may
+// revoke at all. Then the error is nil.
+func (r *Revoker) Probe(ctx context.Context) (Attempt, error) {
+	attempt, err := r.attempt(ctx, http.MethodPost, r.root+"/v1.0/users/"+uuid.NewString()+"/revokeSignInSessions", nil)
+	var failure *Error
+	if errors.As(err, &failure) && failure.Kind == NotFound {
+		err = nil
+	}
+	return attempt, err
+}
+
+// ValidFrom reads the user's signInSessionsValidFromDateTime, before which no session is valid; the zero User is the signed-in
+// person. It needs a permission to read users (User.Read.All). Any error is an *Error.
+func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, error) {
+	path := r.root + "/v1.0/me"
+	if !user.IsZero() {
+		path = r.path("v1.0", user)
+	}
+	var answer struct {
+		ValidFrom time.Time `json:"signInSessionsValidFromDateTime"`
+	}
+	attempt, err := r.attempt(ctx, http.MethodGet, path+"?$select=signInSessionsValidFromDateTime", &answer)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if answer.ValidFrom.IsZero() {
+		return time.Time{}, &Error{Kind: Unavailable, Attempt: attempt, Err: errors.New("the answer has no signInSessionsValidFromDateTime")}
+	}
+	return answer.ValidFrom, nil
+}
+
+// attempt makes one HTTP request. The SDK makes that of its own method; into takes the body of any other, if it is not nil.
+func (r *Revoker) attempt(ctx context.Context, method, target string, into any) (Attempt, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	token, forced, err := r.tokens.get(ctx)
@@ -138,7 +189,13 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 		return Attempt{Start: time.Now()}, &Error{Kind: NoToken, Err: err}
 	}
 	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now()}
-	value, sdkErr := r.post(withExchange(ctx, ex), r.url(user))
+	var value *bool
+	var sdkErr error
+	if strings.HasSuffix(target, "/revokeSignInSessions") {
+		value, sdkErr = r.post(withExchange(ctx, ex), target)
+	} else {
+		value, sdkErr = r.plain(withExchange(ctx, ex), method, target, into)
+	}
 	attempt := ex.attempt()
 	failure := ex.verdict(value, sdkErr)
 	if failure == nil {
@@ -187,13 +244,36 @@ func (r *Revoker) post(ctx context.Context, target string) (value *bool, err err
 	return answer.GetValue(), nil
 }
 
-// url builds the call's address. Ids and names were validated; escaping is still done here, where the URL is made. A name
+// plain makes a call that the SDK's package users has no small builder for.
+func (r *Revoker) plain(ctx context.Context, method, target string, into any) (value *bool, err error) {
+	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := r.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	var answer struct {
+		Value *bool `json:"value"`
+	}
+	if into == nil {
+		into = &answer
+	}
+	if err := json.NewDecoder(response.Body).Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return answer.Value, nil
+}
+
+// path is the user's address. Ids and names were validated; escaping is still done here, where the URL is made. A name
 // that begins with $ needs the form ('name') without a slash before it, with quotes doubled
 // (https://learn.microsoft.com/graph/api/user-get, "Users whose userPrincipalName begins with $").
-func (r *Revoker) url(user event.User) string {
-	base := r.users
+func (r *Revoker) path(version string, user event.User) string {
+	base := r.root + "/" + version + "/users"
 	if name := user.Name(); strings.HasPrefix(name, "$") {
-		return base + "('" + url.PathEscape(strings.ReplaceAll(name, "'", "''")) + "')/revokeSignInSessions"
+		return base + "('" + url.PathEscape(strings.ReplaceAll(name, "'", "''")) + "')"
 	}
-	return base + "/" + url.PathEscape(user.Name()) + "/revokeSignInSessions"
+	return base + "/" + url.PathEscape(user.Name())
 }

@@ -431,3 +431,94 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 		}
 	}
 }
+
+func TestTheSignedInPersonAndTheOlderMethod(t *testing.T) {
+	g := newGraph(t, says(200, revokedOK))
+	if _, err := newRevoker(t, g.URL, withRole()).RevokeMe(t.Context()); err != nil || g.seen()[0].RequestURI != "/v1.0/me/revokeSignInSessions" {
+		t.Errorf("%v, called %s", err, g.seen()[0].RequestURI)
+	}
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		want   revoker.Kind
+	}{
+		"204":   {says(204, ""), ""},
+		"true":  {says(200, `{"value":true}`), ""},
+		"false": {says(200, `{"value":false}`), revoker.NotRevoked},
+		"404":   {says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
+	} {
+		g := newGraph(t, c.answer)
+		r, err := revoker.New(revoker.Config{Root: g.URL, Credential: withRole(), LegacyBeta: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.Revoke(t.Context(), ada)
+		r.Close()
+		var failure *revoker.Error
+		errors.As(err, &failure)
+		if got := g.seen()[0]; kindOf(failure) != c.want || got.RequestURI != "/beta/users/"+adaID+"/invalidateAllRefreshTokens" || got.Method != http.MethodPost {
+			t.Errorf("%s: %v, called %s %s", name, err, got.Method, got.RequestURI)
+		}
+	}
+}
+
+func TestAProbeNamesNobody(t *testing.T) {
+	for status, ok := range map[int]bool{404: true, 403: false, 401: false, 500: false, 200: true} {
+		g := newGraph(t, says(status, graphError("x")))
+		_, err := newRevoker(t, g.URL, withRole()).Probe(t.Context())
+		if (err == nil) != ok {
+			t.Errorf("%d: %v", status, err)
+		}
+		if uri := g.seen()[0].RequestURI; strings.Contains(uri, adaID) || len(uri) != len("/v1.0/users/"+adaID+"/revokeSignInSessions") {
+			t.Errorf("called %s", uri)
+		}
+	}
+}
+
+func TestValidFrom(t *testing.T) {
+	g := newGraph(t, says(200, `{"signInSessionsValidFromDateTime":"2026-03-01T12:00:00Z"}`))
+	r := newRevoker(t, g.URL, withRole())
+	at, err := r.ValidFrom(t.Context(), ada)
+	if err != nil || !at.Equal(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)) {
+		t.Errorf("%v, %v", at, err)
+	}
+	if _, err := r.ValidFrom(t.Context(), event.User{}); err != nil {
+		t.Error(err)
+	}
+	const query = "?$select=signInSessionsValidFromDateTime"
+	if seen := g.seen(); seen[0].RequestURI != "/v1.0/users/"+adaID+query || seen[1].RequestURI != "/v1.0/me"+query || seen[0].Method != http.MethodGet {
+		t.Errorf("called %s and %s", seen[0].RequestURI, seen[1].RequestURI)
+	}
+	for name, answer := range map[string]http.HandlerFunc{
+		"refused": says(403, graphError("x")), "without the time": says(200, `{}`), "no JSON": says(200, `{`), "a page": says(200, "<html>", "Content-Type", "text/html"),
+	} {
+		if at, err := newRevoker(t, newGraph(t, answer).URL, withRole()).ValidFrom(t.Context(), ada); err == nil {
+			t.Errorf("%s: %v", name, at)
+		}
+	}
+}
+
+func TestClaimsOfTokens(t *testing.T) {
+	enc := base64.RawURLEncoding.EncodeToString
+	token := func(payload string) string {
+		return enc([]byte(`{"alg":"none"}`)) + "." + enc([]byte(payload)) + "."
+	}
+	c, err := revoker.ReadClaims(token(`{"aud":"https://graph.microsoft.com","roles":["A"],"scp":"B C","tid":"t","appid":"a","exp":1772366400}`))
+	if err != nil || c.Audience[0] != "https://graph.microsoft.com" || c.Roles[0] != "A" || len(c.Scopes) != 2 || c.Tenant != "t" || c.AppID != "a" || c.Expires.Year() != 2026 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if _, err := revoker.ReadClaims("opaque"); err == nil || strings.Contains(err.Error(), "opaque") {
+		t.Errorf("an opaque token: %v", err)
+	}
+	for claims, want := range map[string][2]bool{
+		`{"roles":["User.RevokeSessions.All"]}`:                      {true, false},
+		`{"scp":"User.RevokeSessions.All"}`:                          {true, false},
+		`{"roles":["User.ReadWrite.All"]}`:                           {true, true},
+		`{"roles":["User.ReadWrite.All","User.RevokeSessions.All"]}`: {true, false},
+		`{"roles":["User.Read.All"]}`:                                {false, false},
+	} {
+		c, err := revoker.ReadClaims(token(claims))
+		if may, broader := c.MayRevoke(); err != nil || may != want[0] || broader != want[1] {
+			t.Errorf("%s: may %v, broader %v, %v", claims, may, broader, err)
+		}
+	}
+}

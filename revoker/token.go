@@ -2,6 +2,7 @@ package revoker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -66,17 +67,60 @@ func (t *tokens) wasRefused(token string) bool {
 // (https://learn.microsoft.com/graph/api/user-revokesigninsessions, "Permissions").
 var sufficient = []string{"User.RevokeSessions.All", "User.ReadWrite.All", "Directory.ReadWrite.All"}
 
-// lacksPermission says that the token is readable and holds none of the sufficient permissions, neither as an
-// application's role nor as a delegated scope. The signature is Graph's business: the claims only explain a 403.
-func lacksPermission(token string) bool {
-	var claims struct {
+// Claims are what a token says about itself. The signature is Graph's business: they only explain.
+type Claims struct {
+	// Audience is whom the token is for: Graph's root, or its application id.
+	Audience []string
+	// Roles are an application's permissions, Scopes those that a person has delegated.
+	Roles, Scopes []string
+	Tenant, AppID string
+	Expires       time.Time
+}
+
+// MayRevoke says that the token holds a permission for the call, and whether it is broader than needed.
+func (c Claims) MayRevoke() (may, broader bool) {
+	held := slices.Concat(c.Scopes, c.Roles)
+	for i, permission := range sufficient {
+		if slices.Contains(held, permission) {
+			return true, i > 0
+		}
+	}
+	return false, false
+}
+
+// Claims gets a token and reads it. The error says that there is none, or that it is not readable.
+func (r *Revoker) Claims(ctx context.Context) (Claims, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	token, _, err := r.tokens.get(ctx)
+	if err != nil {
+		return Claims{}, &Error{Kind: NoToken, Err: err}
+	}
+	return ReadClaims(token)
+}
+
+// ReadClaims reads a token. The error says that it is not a JWT.
+func ReadClaims(token string) (Claims, error) {
+	var c struct {
 		jwt.RegisteredClaims
-		Roles []string `json:"roles"`
-		Scope string   `json:"scp"`
+		Roles  []string `json:"roles"`
+		Scope  string   `json:"scp"`
+		Tenant string   `json:"tid"`
+		AppID  string   `json:"appid"`
 	}
-	if _, _, err := jwt.NewParser().ParseUnverified(token, &claims); err != nil {
-		return false
+	if _, _, err := jwt.NewParser().ParseUnverified(token, &c); err != nil {
+		return Claims{}, errors.New("the token cannot be read: it is not a JWT")
 	}
-	held := append(strings.Fields(claims.Scope), claims.Roles...)
-	return !slices.ContainsFunc(held, func(p string) bool { return slices.Contains(sufficient, p) })
+	claims := Claims{Audience: c.Audience, Roles: c.Roles, Scopes: strings.Fields(c.Scope), Tenant: c.Tenant, AppID: c.AppID}
+	if c.ExpiresAt != nil {
+		claims.Expires = c.ExpiresAt.Time
+	}
+	return claims, nil
+}
+
+// lacksPermission says that the token is readable and holds none of the sufficient permissions.
+func lacksPermission(token string) bool {
+	claims, err := ReadClaims(token)
+	may, _ := claims.MayRevoke()
+	return err == nil && !may
 }

@@ -61,7 +61,7 @@ func startServers(o options, s sample) (*servers, error) {
 	}
 	directory, err := graph.New(graph.Config{
 		Tenant: tenant,
-		Apps:   []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: []string{"User.RevokeSessions.All"}}},
+		Apps:   []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: []string{"User.RevokeSessions.All", "User.Read.All"}}},
 		Users:  s.people,
 		Quota:  graph.Quota{Model: graph.FixedWindow, Limit: 3000, Per: 150 * time.Second, Headers: true},
 	})
@@ -171,7 +171,7 @@ func (s *servers) stop() error {
 
 // settings are the worker's settings for these servers, as environment variables.
 func (s *servers) settings(o options) []string {
-	return []string{
+	settings := []string{
 		"REVOKER_SERVICEBUS_CONNECTION_STRING=" + s.connectionString,
 		"REVOKER_SERVICEBUS_QUEUE=" + queue,
 		"REVOKER_GRAPH_ENDPOINT=" + s.graphURL,
@@ -188,6 +188,10 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_RETRY_NOT_FOUND_FOR=4s",
 		"REVOKER_DEDUPE_WINDOW=" + dedupeWindow.String(),
 	}
+	if s.admin != "" {
+		settings = append(settings, "REVOKER_SERVICEBUS_ADMIN_ENDPOINT=http://"+s.admin)
+	}
+	return settings
 }
 
 // describe prints how to reach the servers.

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
@@ -65,7 +66,7 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.AddCommand(p.runCommand(), p.dlqCommand(), versionCommand())
+	root.AddCommand(p.runCommand(), p.dlqCommand(), p.revokeCommand(), p.sendCommand(), p.doctorCommand(), versionCommand())
 	return root
 }
 
@@ -103,9 +104,24 @@ of precedence; docs/configuration.md lists them all. Secrets have no flag.`,
 	return cmd
 }
 
+// action is what an operator's command does.
+type action func(ctx context.Context, cfg config.Config, args []string) error
+
 // operate makes a command of an operator's: it takes the worker's settings, and ends at the first signal; the second one kills.
-func (p *program) operate(cmd *cobra.Command, do func(ctx context.Context, cfg config.Config, args []string) error) *cobra.Command {
-	cmd.Long += "\n\nSettings are those of worker run: --config FILE, environment variables, and a flag\nfor each (docs/configuration.md). " + exitCodes
+func (p *program) operate(cmd *cobra.Command, do action) *cobra.Command {
+	return p.operateWith(cmd, config.Load, do)
+}
+
+// operateGraph is operate for a command that has nothing to do with Service Bus.
+func (p *program) operateGraph(cmd *cobra.Command, do action) *cobra.Command {
+	return p.operateWith(cmd, config.LoadForGraph, do)
+}
+
+func (p *program) operateWith(cmd *cobra.Command, load func(*pflag.FlagSet, []string) (config.Config, error), do action) *cobra.Command {
+	cmd.Long += "\n\nSettings are those of worker run: --config FILE, environment variables, and a flag\nfor each (docs/configuration.md)."
+	if cmd.Name() != "doctor" {
+		cmd.Long += " " + exitCodes
+	}
 	own := cmd.Flags()
 	config.Flags(own)
 	for _, o := range config.Options() {
@@ -114,7 +130,7 @@ func (p *program) operate(cmd *cobra.Command, do func(ctx context.Context, cfg c
 		}
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg, err := config.Load(own, p.environ)
+		cfg, err := load(own, p.environ)
 		if err != nil {
 			return err
 		}

@@ -74,10 +74,10 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 	c.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: users})
 	must(err)
 	c.broker, err = servicebus.New(servicebus.Config{
-		Queues: []servicebus.QueueConfig{
+		Queues: append([]servicebus.QueueConfig{
 			{Name: queue, LockDuration: lock, MaxDeliveryCount: 100},
 			{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, RequiresSession: true},
-		},
+		}, sickQueues...),
 		Topics: []servicebus.TopicConfig{{
 			QueueConfig: servicebus.QueueConfig{Name: "devices"},
 			Subscriptions: []servicebus.SubscriptionConfig{

@@ -59,17 +59,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("guard.protected_users: %w", err)
 	}
-	credential, err := graphCredential(cfg)
-	if err != nil {
-		return nil, err
-	}
-	graph, err := revoker.New(revoker.Config{
-		Root:        cfg.Cloud().GraphRoot,
-		Scope:       cfg.Cloud().Scope(),
-		Credential:  credential,
-		Timeout:     cfg.Graph.Timeout,
-		Connections: cfg.Consumer.Concurrency,
-	})
+	graph, err := NewGraph(cfg, GraphOptions{})
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/revoker"
 )
 
 // NewServiceBus makes the Service Bus client that the configuration asks for. It dials nothing yet.
@@ -31,7 +32,7 @@ func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
 		client, err = azservicebus.NewClientFromConnectionString(cfg.ServiceBus.ConnectionString, options)
 	} else {
 		var credential azcore.TokenCredential
-		if credential, err = defaultCredential(cfg); err == nil {
+		if credential, err = ServiceBusCredential(cfg); err == nil {
 			client, err = azservicebus.NewClient(cfg.ServiceBus.Namespace, credential, options)
 		}
 	}
@@ -39,6 +40,21 @@ func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
 		return nil, fmt.Errorf("make the Service Bus client: %w", err)
 	}
 	return client, nil
+}
+
+// ServiceBusCredential is how the worker signs in to Service Bus without a connection string.
+func ServiceBusCredential(cfg config.Config) (azcore.TokenCredential, error) {
+	return defaultCredential(cfg)
+}
+
+// ServiceBusToken gets a token for Service Bus; the scope is the same in every cloud
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-managed-service-identity).
+func ServiceBusToken(ctx context.Context, cfg config.Config) (azcore.AccessToken, error) {
+	credential, err := ServiceBusCredential(cfg)
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	return credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"https://servicebus.azure.net/.default"}})
 }
 
 // NewReceiver makes a receiver of a queue or subscription, or of its dead letters.
@@ -96,6 +112,49 @@ func acceptFrom(client *azservicebus.Client, entity string) func(context.Context
 		}
 		return consumer.NewSession(receiver), nil
 	}
+}
+
+// DelegatedCredential signs an operator in, instead of the application: "cli" uses the account of az login, "device-code" lets
+// prompt show a code to type into a browser.
+func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (azcore.TokenCredential, error) {
+	switch how {
+	case "cli":
+		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: cfg.Graph.TenantID})
+	case "device-code":
+		return azidentity.NewDeviceCodeCredential(&azidentity.DeviceCodeCredentialOptions{
+			ClientOptions: azureOptions(cfg), TenantID: cfg.Graph.TenantID, ClientID: cfg.Graph.ClientID,
+			UserPrompt: func(_ context.Context, m azidentity.DeviceCodeMessage) error {
+				prompt(m.Message)
+				return nil
+			},
+		})
+	}
+	return nil, fmt.Errorf("%q is not cli or device-code", how)
+}
+
+// GraphOptions change how Graph is called.
+type GraphOptions struct {
+	// Credential replaces the configured one.
+	Credential azcore.TokenCredential
+	LegacyBeta bool
+}
+
+// NewGraph makes the client of Graph that the configuration asks for. It calls nothing yet.
+func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
+	if o.Credential == nil {
+		var err error
+		if o.Credential, err = graphCredential(cfg); err != nil {
+			return nil, err
+		}
+	}
+	return revoker.New(revoker.Config{
+		Root:        cfg.Cloud().GraphRoot,
+		Scope:       cfg.Cloud().Scope(),
+		Credential:  o.Credential,
+		LegacyBeta:  o.LegacyBeta,
+		Timeout:     cfg.Graph.Timeout,
+		Connections: cfg.Consumer.Concurrency,
+	})
 }
 
 // graphCredential picks how the worker signs in to Graph: the sandbox's token endpoint, a client secret, or Azure's

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+// The results of a check.
+const (
+	checkOK   = "OK"
+	checkWarn = "WARN"
+	checkFail = "FAIL"
+)
+
+// check is one line of the doctor's.
+type check struct {
+	Status string `json:"status"`
+	Name   string `json:"check"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix,omitempty"`
+}
+
+// findings are the checks of one part, in order. One goroutine adds to it.
+type findings struct{ checks []check }
+
+func (f *findings) ok(name, format string, args ...any) {
+	f.checks = append(f.checks, check{checkOK, name, fmt.Sprintf(format, args...), ""})
+}
+
+func (f *findings) warn(name, fix, format string, args ...any) {
+	f.checks = append(f.checks, check{checkWarn, name, fmt.Sprintf(format, args...), fix})
+}
+
+func (f *findings) fail(name, fix, format string, args ...any) {
+	f.checks = append(f.checks, check{checkFail, name, fmt.Sprintf(format, args...), fix})
+}
+
+// askTimeout bounds one question of the doctor's.
+const askTimeout = 10 * time.Second
+
+func (p *program) doctorCommand() *cobra.Command {
+	var strict bool
+	var delegated string
+	out := &output{w: p.stdout}
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check a deployment before it matters",
+		Long: `Check a deployment before it matters: one line for each check, with OK, WARN or
+FAIL, and what to do. It revokes nobody, and locks and sends no message: it asks
+Graph for a user that nobody is, peeks, and opens a link for sending.
+
+The settings of queues and subscriptions are read through the administration API,
+which needs the Manage claim or the role 'Azure Service Bus Data Owner'; without it
+they are not checked, and a WARN says so.
+
+Exit codes of doctor: 0 no FAIL; 1 WARN, with --strict; 2 FAIL.`,
+		Example: `  worker doctor
+  worker doctor --strict --output json`,
+		Args: cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	fs.BoolVar(&strict, "strict", false, "exit with 1 on warnings")
+	fs.StringVar(&delegated, "delegated", "", "check Graph as yourself: cli (az login) or device-code")
+	fs.Lookup("delegated").NoOptDefVal = "cli"
+	out.flag(fs)
+	show := func(all []check) error {
+		list := &rows{output: out}
+		for _, c := range all {
+			if out.format == asTable {
+				printCheck(p.stdout, c)
+			} else if err := list.add(c, nil); err != nil {
+				return err
+			}
+		}
+		if out.format != asTable {
+			list.end("")
+		}
+		return nil
+	}
+	load := func(fs *pflag.FlagSet, environ []string) (config.Config, error) {
+		cfg, err := config.Load(fs, environ)
+		var problems config.Problems
+		if !errors.As(err, &problems) || out.check() != nil {
+			return cfg, err
+		}
+		var f findings
+		for _, problem := range problems {
+			f.fail("configuration", "see docs/configuration.md", "%s", problem)
+		}
+		return cfg, errors.Join(show(f.checks), &exitError{code: exitUsage})
+	}
+	return p.operateWith(cmd, load, func(ctx context.Context, cfg config.Config, _ []string) error {
+		if err := out.check(); err != nil {
+			return err
+		}
+		var settings, graph, bus findings
+		checkSettings(cfg, &settings)
+		var parts sync.WaitGroup
+		parts.Go(func() { p.checkGraph(ctx, cfg, delegated, &graph) })
+		parts.Go(func() { checkServiceBus(ctx, cfg, &bus) })
+		parts.Wait()
+		all := append(append(settings.checks, graph.checks...), bus.checks...)
+		worst := 0
+		for _, c := range all {
+			switch c.Status {
+			case checkFail:
+				worst = exitUsage
+			case checkWarn:
+				if strict {
+					worst = max(worst, exitFailed)
+				}
+			}
+		}
+		if err := show(all); err != nil {
+			return err
+		}
+		if worst > 0 {
+			return &exitError{code: worst} // the lines say it all
+		}
+		return nil
+	})
+}
+
+func printCheck(w io.Writer, c check) {
+	fmt.Fprintf(w, "%-4s  %-34s  %s\n", c.Status, c.Name, plain(c.Detail))
+	if c.Fix != "" {
+		fmt.Fprintf(w, "      %-34s  → %s\n", "", c.Fix)
+	}
+}
+
+func checkSettings(cfg config.Config, f *findings) {
+	f.ok("configuration", "valid; cloud %s, %s", cfg.Cloud().Name, strings.Join(cfg.ServiceBus.Entities(), ", "))
+	if n := len(cfg.Guard.ProtectedUsers); n > 0 {
+		f.ok("protected users", "%d entries", n)
+	} else {
+		f.warn("protected users", "list your break-glass accounts in guard.protected_users, by id and by name", "nobody is protected from being signed out")
+	}
+}
+
+// graphID is Microsoft Graph's application id, which a token may have as its audience
+// (https://learn.microsoft.com/troubleshoot/entra/entra-id/governance/verify-first-party-apps-sign-in).
+const graphID = "00000003-0000-0000-c000-000000000000"
+
+const consent = "grant the application permission User.RevokeSessions.All to the app and give admin consent: Entra admin centre, App registrations, API permissions, Grant admin consent; then wait for a new token (up to an hour)"
+
+func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated string, f *findings) {
+	options := app.GraphOptions{}
+	if delegated != "" {
+		credential, err := app.DelegatedCredential(cfg, delegated, func(text string) { fmt.Fprintln(p.stderr, text) })
+		if err != nil {
+			f.fail("Graph: token", "use --delegated=cli or --delegated=device-code", "%v", err)
+			return
+		}
+		options.Credential = credential
+	}
+	graph, err := app.NewGraph(cfg, options)
+	if err != nil {
+		f.fail("Graph: token", "mend the settings of graph.*", "%v", err)
+		return
+	}
+	defer graph.Close()
+	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
+	defer cancel()
+	claims, err := within(ctx, graph.Claims)
+	if err != nil {
+		f.fail("Graph: token", "check graph.tenant_id, graph.client_id and the secret or workload identity, and that the sign-in authority of graph.cloud can be reached", "%s", firstLine(err))
+		return
+	}
+	f.ok("Graph: token", "for app %s in tenant %s, until %s", claims.AppID, claims.Tenant, when(claims.Expires))
+	checkClaims(cfg, claims, delegated != "", f)
+
+	attempt, err := within(ctx, graph.Probe)
+	var failure *revoker.Error
+	switch {
+	case err == nil:
+		f.ok("Graph: call", "Graph would revoke: it answers that it does not know a user that nobody is (request-id %s)", attempt.RequestID)
+	case errors.As(err, &failure) && failure.Kind == revoker.MissingPermission, errors.As(err, &failure) && failure.Kind == revoker.Forbidden:
+		fix := consent
+		if delegated != "" {
+			fix = "sign in with one of the Entra roles " + entraRoles
+		}
+		f.fail("Graph: call", fix, "%s", firstLine(err))
+	case errors.As(err, &failure) && failure.Kind == revoker.Unauthorized:
+		f.fail("Graph: call", "check graph.cloud and the tenant, and that the app is not disabled", "%s", firstLine(err))
+	case errors.As(err, &failure) && failure.Kind == revoker.Throttled:
+		f.warn("Graph: call", "look for what else uses the quota of this app; then run doctor again", "%s", firstLine(err))
+	default:
+		f.fail("Graph: call", "check that "+cfg.Cloud().GraphRoot+" can be reached from here, and a proxy in between", "%s", firstLine(err))
+	}
+	if !attempt.ServerDate.IsZero() {
+		checkClock(cfg, "Graph: clock", attempt.ServerDate, attempt.Start, attempt.Start.Add(attempt.Duration), f)
+	}
+}
+
+// within gives ask a part of the time that is left.
+func within[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return ask(ctx)
+}
+
+// checkClaims looks whether the token is for this cloud and tenant, and what it may.
+func checkClaims(cfg config.Config, claims revoker.Claims, delegated bool, f *findings) {
+	root := cfg.Cloud().GraphRoot
+	fits := false
+	for _, audience := range claims.Audience {
+		fits = fits || strings.TrimRight(audience, "/") == root || audience == graphID
+	}
+	if !fits {
+		f.fail("Graph: audience", "set graph.cloud to the cloud of the tenant: global, usgov-l4, usgov-dod or china", "the token is for %s, and not for %s", strings.Join(claims.Audience, ", "), root)
+	} else {
+		f.ok("Graph: audience", "%s", strings.Join(claims.Audience, ", "))
+	}
+	if want := cfg.Graph.TenantID; len(want) == 36 && claims.Tenant != "" && !strings.EqualFold(want, claims.Tenant) {
+		f.fail("Graph: tenant", "set graph.tenant_id to the tenant whose users are revoked", "the token is of tenant %s, and graph.tenant_id is %s", claims.Tenant, want)
+	}
+	held, kind := claims.Roles, "roles"
+	if delegated {
+		held, kind = claims.Scopes, "scp"
+	}
+	switch may, broader := claims.MayRevoke(); {
+	case !may && delegated:
+		f.fail("Graph: permission", "sign in through an app that has the delegated permission User.RevokeSessions.All (graph.client_id with --delegated=device-code)", "the token's scp holds no permission for the call: %s", strings.Join(held, " "))
+	case !may:
+		f.fail("Graph: permission", consent, "the token's %s hold no permission for the call: [%s]", kind, strings.Join(held, " "))
+	case broader:
+		f.warn("Graph: permission", "User.RevokeSessions.All is enough; take the broader one away", "works, and allows more than needed: %s", strings.Join(held, " "))
+	default:
+		f.ok("Graph: permission", "%s: %s", kind, strings.Join(held, " "))
+	}
+}
+
+// checkClock compares a server's Date, whole seconds, with our clock between sending and receiving.
+func checkClock(cfg config.Config, name string, date, sent, received time.Time, f *findings) {
+	var off time.Duration
+	switch {
+	case date.Add(time.Second).Before(sent):
+		off = -sent.Sub(date.Add(time.Second))
+	case date.After(received):
+		off = date.Sub(received)
+	}
+	if off.Abs() > cfg.Dedupe.SkewMargin {
+		f.fail(name, "set this machine's clock by NTP: dedupe.skew_margin is "+cfg.Dedupe.SkewMargin.String()+", and events could be taken for covered by a call that came before them", "differs by %s", off.Round(time.Millisecond))
+		return
+	}
+	f.ok(name, "differs by less than %s", max(time.Second, (off.Abs()+time.Second).Truncate(time.Second)))
+}

@@ -1,0 +1,326 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
+	"github.com/sosodev/duration"
+
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+func checkServiceBus(ctx context.Context, cfg config.Config, f *findings) {
+	if !checkServiceBusToken(ctx, cfg, f) {
+		return
+	}
+	client, err := app.NewServiceBus(cfg)
+	if err != nil {
+		f.fail("Service Bus", "mend the settings of servicebus.*", "%s", firstLine(err))
+		return
+	}
+	defer closeClient(client)
+	reachable := true
+	for _, entity := range cfg.ServiceBus.Entities() {
+		reachable = reachable && checkEntity(ctx, cfg, client, entity, f)
+	}
+	if reachable {
+		checkEntitySettings(ctx, cfg, f)
+	}
+}
+
+// checkServiceBusToken says whether it is worth going on.
+func checkServiceBusToken(ctx context.Context, cfg config.Config, f *findings) bool {
+	const name = "Service Bus: sign-in"
+	if cfg.ServiceBus.ConnectionString != "" {
+		key, host := connectionParts(cfg.ServiceBus.ConnectionString)
+		if key == "" {
+			f.warn(name, "use a key or, better, an identity: a signature ends, and nobody renews it", "a shared access signature at %s", host)
+			return true
+		}
+		f.ok(name, "shared access key %s at %s", key, host)
+		return true
+	}
+	token, err := within(ctx, func(ctx context.Context) (azcore.AccessToken, error) { return app.ServiceBusToken(ctx, cfg) })
+	if err != nil {
+		f.fail(name, "check the workload or managed identity, the environment or az login", "%s", firstLine(err))
+		return false
+	}
+	who := "an identity"
+	if claims, err := revoker.ReadClaims(token.Token); err == nil {
+		who = fmt.Sprintf("app %s in tenant %s", claims.AppID, claims.Tenant)
+	}
+	f.ok(name, "%s, until %s", who, when(token.ExpiresOn))
+	return true
+}
+
+// connectionParts are what may be shown of a connection string.
+func connectionParts(connection string) (key, host string) {
+	for part := range strings.SplitSeq(connection, ";") {
+		switch name, value, _ := strings.Cut(part, "="); strings.ToLower(name) {
+		case "sharedaccesskeyname":
+			key = value
+		case "endpoint":
+			host = strings.Trim(strings.TrimPrefix(value, "sb://"), "/")
+		}
+	}
+	return key, host
+}
+
+// checkEntity tries what worker and replay need of a queue or subscription. It says whether Service Bus answers.
+func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Client, entity string, f *findings) (answers bool) {
+	peek := func(deadLetters bool) error {
+		receiver, err := app.NewReceiver(client, entity, deadLetters)
+		if err != nil {
+			return err
+		}
+		_, err = within(ctx, func(ctx context.Context) (bool, error) {
+			_, err := receiver.PeekMessages(ctx, 1, nil)
+			return true, err
+		})
+		return err
+	}
+	// Peeking into an entity with sessions takes a session; its dead letters need none.
+	if err := peek(cfg.ServiceBus.Sessions > 0); err != nil {
+		fix := "give the identity the role 'Azure Service Bus Data Receiver' on it, or use a key with Listen"
+		var classed *exitError
+		_ = errors.As(explain(err, entity), &classed)
+		switch {
+		case strings.Contains(err.Error(), "requires sessions"):
+			fix = "set servicebus.sessions to how many sessions are to be held at once"
+		case classed.code == exitUnreachable:
+			fix = "check servicebus.namespace or the connection string, DNS, and that port 5671 is open from here"
+		case classed.code == exitNotFound:
+			fix = "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
+		}
+		f.fail(entity+": receive", fix, "%s", detail(err))
+		return classed.code != exitUnreachable
+	}
+	f.ok(entity+": receive", "can be received from")
+	if topic, _, ok := config.SplitSubscription(entity); ok {
+		f.ok(entity+": replay", "dead letters are replayed to the queue or topic that --to names, %s for example", topic)
+		return true
+	}
+	sender, err := client.NewSender(entity, nil)
+	if err == nil {
+		_, err = within(ctx, func(ctx context.Context) (*azservicebus.MessageBatch, error) { return sender.NewMessageBatch(ctx, nil) })
+	}
+	if err != nil {
+		f.warn(entity+": replay", "operators who replay need the role 'Azure Service Bus Data Sender', or a key with Send; the worker does not", "cannot be sent to: %s", detail(err))
+		return true
+	}
+	f.ok(entity+": replay", "can be sent to")
+	return true
+}
+
+// dates keeps the Date of the administration API's last answer.
+type dates struct {
+	mu                   sync.Mutex
+	date, sent, received time.Time
+}
+
+// Do implements policy.Policy.
+func (d *dates) Do(req *policy.Request) (*http.Response, error) {
+	sent := time.Now()
+	response, err := req.Next()
+	if err == nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.date, _ = http.ParseTime(response.Header.Get("Date"))
+		d.sent, d.received = sent, time.Now()
+	}
+	return response, err
+}
+
+// elsewhere sends requests to another address: the administration clients insist on https and the namespace's name.
+type elsewhere struct {
+	to   *url.URL
+	next http.Client
+}
+
+// Do implements policy.Transporter.
+func (e *elsewhere) Do(req *http.Request) (*http.Response, error) {
+	req.URL.Scheme, req.URL.Host = e.to.Scheme, e.to.Host
+	return e.next.Do(req) //nolint:gosec // the operator configures the address
+}
+
+// newAdmin makes the administration client.
+func newAdmin(cfg config.Config, seen *dates) (*admin.Client, error) {
+	options := &admin.ClientOptions{ClientOptions: azcore.ClientOptions{
+		Retry: policy.RetryOptions{MaxRetries: -1}, PerCallPolicies: []policy.Policy{seen},
+	}}
+	if cfg.ServiceBus.AdminEndpoint != "" {
+		to, err := url.Parse(cfg.ServiceBus.AdminEndpoint)
+		if err != nil {
+			return nil, err
+		}
+		options.Transport = &elsewhere{to: to}
+	}
+	if cfg.ServiceBus.ConnectionString != "" {
+		return admin.NewClientFromConnectionString(cfg.ServiceBus.ConnectionString, options)
+	}
+	credential, err := app.ServiceBusCredential(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return admin.NewClient(cfg.ServiceBus.Namespace, credential, options)
+}
+
+// checkEntitySettings reads the settings, where the identity may, and the service's clock, which even a refusal tells.
+func checkEntitySettings(ctx context.Context, cfg config.Config, f *findings) {
+	seen := &dates{}
+	client, err := newAdmin(cfg, seen)
+	for _, entity := range cfg.ServiceBus.Entities() {
+		var s entitySettings
+		if err == nil {
+			s, err = within(ctx, func(ctx context.Context) (entitySettings, error) { return readSettings(ctx, client, entity) })
+		}
+		if err != nil {
+			f.warn(entity+": settings", "run doctor once with an identity that has the role 'Azure Service Bus Data Owner', or compare with docs/install", "not checked: they cannot be read (%s)", adminProblem(err))
+			break
+		}
+		s.check(cfg, entity, f)
+	}
+	switch {
+	case !seen.date.IsZero():
+		checkClock(cfg, "Service Bus: clock", seen.date, seen.sent, seen.received, f)
+	default:
+		f.warn("Service Bus: clock", "open port 443 of the namespace for doctor, or compare this machine's clock with a time server", "not checked: the administration API does not answer")
+	}
+}
+
+func adminProblem(err error) string {
+	var response *azcore.ResponseError
+	if errors.As(err, &response) {
+		return fmt.Sprintf("HTTP %d", response.StatusCode)
+	}
+	return firstLine(err)
+}
+
+// entitySettings are what matters of a queue or subscription.
+type entitySettings struct {
+	found                              bool
+	lock, life, window                 time.Duration
+	deliveries                         int32
+	duplicates, sessions, deadLetters  bool
+	forward, forwardDead, status, idle string
+}
+
+func readSettings(ctx context.Context, client *admin.Client, entity string) (entitySettings, error) {
+	topic, subscription, ok := config.SplitSubscription(entity)
+	if !ok {
+		q, err := client.GetQueue(ctx, entity, nil)
+		if err != nil || q == nil {
+			return entitySettings{}, err
+		}
+		return entitySettings{
+			found: true, lock: span(q.LockDuration), life: span(q.DefaultMessageTimeToLive), window: span(q.DuplicateDetectionHistoryTimeWindow),
+			deliveries: value(q.MaxDeliveryCount), duplicates: value(q.RequiresDuplicateDetection), sessions: value(q.RequiresSession),
+			deadLetters: value(q.DeadLetteringOnMessageExpiration), forward: value(q.ForwardTo), forwardDead: value(q.ForwardDeadLetteredMessagesTo),
+			status: string(value(q.Status)), idle: value(q.AutoDeleteOnIdle),
+		}, nil
+	}
+	s, err := client.GetSubscription(ctx, topic, subscription, nil)
+	if err != nil || s == nil {
+		return entitySettings{}, err
+	}
+	settings := entitySettings{
+		found: true, lock: span(s.LockDuration), life: span(s.DefaultMessageTimeToLive), deliveries: value(s.MaxDeliveryCount),
+		sessions: value(s.RequiresSession), deadLetters: value(s.DeadLetteringOnMessageExpiration), forward: value(s.ForwardTo),
+		forwardDead: value(s.ForwardDeadLetteredMessagesTo), status: string(value(s.Status)), idle: value(s.AutoDeleteOnIdle),
+	}
+	t, err := client.GetTopic(ctx, topic, nil)
+	if err == nil && t != nil {
+		settings.duplicates, settings.window = value(t.RequiresDuplicateDetection), span(t.DuplicateDetectionHistoryTimeWindow)
+		if life := span(t.DefaultMessageTimeToLive); life > 0 && (settings.life == 0 || life < settings.life) {
+			settings.life = life
+		}
+	}
+	return settings, err
+}
+
+// fewDeliveries and shortLock are what is too little: every stop while Graph is away costs the messages in hand one delivery, and
+// each lock is renewed at two thirds of its time.
+const (
+	fewDeliveries = 50
+	shortLock     = 30 * time.Second
+)
+
+func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
+	if !s.found {
+		f.fail(entity+": settings", "create it, or check the name", "there is no such entity")
+		return
+	}
+	if s.status != "" && s.status != "Active" {
+		f.fail(entity+": status", "set its status to Active", "%s", s.status)
+	}
+	if s.forward != "" {
+		f.fail(entity+": forwarding", "receive from where it forwards to, or turn auto-forwarding off", "forwards every message to %s", s.forward)
+	}
+	if s.forwardDead != "" {
+		f.warn(entity+": dead letters", "look for them there, or turn the forwarding of dead letters off", "are forwarded to %s, where worker dlq does not find them", s.forwardDead)
+	}
+	if s.idle != "" && span(&s.idle) > 0 {
+		f.warn(entity+": deletion on idle", "turn auto-delete on idle off", "Service Bus deletes it after %s without use", span(&s.idle))
+	}
+	if s.deliveries < fewDeliveries {
+		f.warn(entity+": max delivery count", "set it to 100: every stop of a worker while Graph is away costs the messages in hand one", "%d", s.deliveries)
+	} else {
+		f.ok(entity+": max delivery count", "%d", s.deliveries)
+	}
+	if s.lock < shortLock {
+		f.warn(entity+": lock duration", "set it to 1 to 5 minutes", "%s: locks are renewed all the time, and one slow renewal loses them", s.lock)
+	} else {
+		f.ok(entity+": lock duration", "%s", s.lock)
+	}
+	switch {
+	case s.life > 0 && !s.deadLetters:
+		f.fail(entity+": time to live", "turn dead-lettering on expiration on, or the time to live off", "%s, and what expires is deleted: events are lost without a trace", s.life)
+	case s.life > 0 && s.life < cfg.Retry.MaxAge:
+		f.warn(entity+": time to live", "set it to a day or more", "%s is less than retry.max_age %s: messages expire while Graph is away", s.life, cfg.Retry.MaxAge)
+	case s.life > 0:
+		f.ok(entity+": time to live", "%s; what expires becomes a dead letter", s.life)
+	default:
+		f.ok(entity+": time to live", "for ever")
+	}
+	switch {
+	case s.sessions && cfg.ServiceBus.Sessions == 0:
+		f.fail(entity+": sessions", "set servicebus.sessions to how many sessions are to be held at once", "required by the entity, and not configured")
+	case !s.sessions && cfg.ServiceBus.Sessions > 0:
+		f.fail(entity+": sessions", "set servicebus.sessions to 0", "configured, and the entity has none")
+	default:
+		f.ok(entity+": sessions", "%v", s.sessions)
+	}
+	if s.duplicates {
+		f.ok(entity+": duplicate detection", "for %s; producers must give a new MessageID to each new event, and replays do", s.window)
+	} else {
+		f.ok(entity+": duplicate detection", "off; the worker deduplicates by user")
+	}
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// span reads an ISO 8601 duration as Service Bus writes it; 0 is none, or for ever, which it writes as .NET's largest span.
+func span(text *string) time.Duration {
+	iso, err := duration.Parse(value(text))
+	if err != nil || iso.Days > 36500 {
+		return 0
+	}
+	return iso.ToTimeDuration()
+}

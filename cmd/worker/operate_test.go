@@ -1,0 +1,169 @@
+package main_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+func TestRevokingByHand(t *testing.T) {
+	c := newCloud(t, 4, time.Minute)
+	noBus := []string{"REVOKER_SERVICEBUS_CONNECTION_STRING=", "REVOKER_SERVICEBUS_QUEUE=", "REVOKER_GUARD_PROTECTED_USERS=user3@contoso.com"}
+	c.commandIn("", noBus, "revoke", "user0@contoso.com", "--dry-run").want(t, 0, "user0@contoso.com", "revoked")
+	c.commandIn("", noBus, "revoke", id(0), "user1@contoso.com").want(t, 0, id(0), "revoked", "200")
+	if n := c.revoked(4); n != 2 {
+		t.Fatalf("%d are revoked, want 2", n)
+	}
+	c.commandIn("user2@contoso.com\n\nUSER2@contoso.com\n", noBus, "revoke", "-", "-o", "ndjson").want(t, 0, `"user":"user2@contoso.com","result":"revoked","status":200,"calls":1,"requestId":"`)
+	c.commandIn("", noBus, "revoke", "user3@contoso.com", "x#EXT#@contoso.com").want(t, 1, "protected", "another tenant", "2 of 2")
+	c.commandIn("", noBus, "revoke", "--legacy-beta", "user2@contoso.com").want(t, 0, "204")
+	c.commandIn("", noBus, "revoke", "me").want(t, 2, "--delegated")
+	c.commandIn("", noBus, "revoke", "../groups").want(t, 2, "nobody was revoked")
+	c.commandIn("", noBus, "revoke", "--max", "1", id(0), id(1)).want(t, 2, "--max 1")
+	c.commandIn("", noBus, "revoke", "--delegated=magic", id(0)).want(t, 2, "cli or device-code")
+	c.commandIn("", append(noBus, "REVOKER_GRAPH_CLIENT_SECRET=wrong"), "revoke", id(0)).want(t, 3, "no token for Graph")
+	if n := c.revoked(4); n != 3 {
+		t.Errorf("%d are revoked, want 3", n)
+	}
+	c.graph.Inject(graph.Fault{ValueFalse: true})
+	c.commandIn("", append(noBus, "REVOKER_RETRY_INITIAL_INTERVAL=10ms", "REVOKER_RETRY_MAX_ATTEMPTS=2"), "revoke", id(0)).want(t, 1, "not revoked", "revoked nothing")
+}
+
+func TestTheProofOfAnEffect(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	c.commandIn("", nil, "revoke", "--verify", id(0)).want(t, 0, "no proof", "User.Read.All")
+	c.graph.SetRoles("client", []string{"User.RevokeSessions.All", "User.Read.All"})
+	c.commandIn("", nil, "revoke", "--verify", id(0), "-o", "json").want(t, 0, `"validFromBefore"`, `"validFromAfter"`)
+}
+
+func TestSendingEvents(t *testing.T) {
+	c := newCloud(t, 4, time.Minute)
+	c.command("", "send", "--type", "device.stolen", id(0), "user1@contoso.com").want(t, 0, "2 of 2 messages sent to events")
+	c.command("", "send", "--type", "device.enrolled", id(2)).want(t, 2, "allow-list", "nothing was sent")
+	c.command("", "send", "--type", "device.stolen", "nobody").want(t, 2, "nothing was sent")
+	c.command("", "send", "--type", "device.stolen").want(t, 2, "give users")
+	c.command("", "send", "--type", "device.lost", id(2), "--dry-run").want(t, 0, `"specversion":"1.0"`, `"userId":"`+id(2), "1 messages would be sent")
+	c.command(`{"type":"device.lost","userId":"`+id(2)+`"} [{"type":"device.lost","userId":"`+id(3)+`"}]`, "send", "--file", "-").want(t, 0, "2 of 2")
+	c.command(`{"type":`, "send", "--file", "-").want(t, 2, "value 1")
+	c.command("", "send", "--file", "/does/not/exist").want(t, 2, "no such file")
+	c.command("rubbish", "send", "--file", "-", "--no-check").want(t, 2, "value 1")
+	c.command(`{"type":"x"}`, "send", "--file", "-", "--no-check").want(t, 0, "1 of 1")
+	c.command("", "send", "--type", "device.lost", id(0), "--to", "nowhere").want(t, 5, "no such queue")
+	c.command("", "send", "--type", "device.lost", id(0), "--to", "by-user", "--session", "s").want(t, 0, "1 of 1")
+	c.start()
+	c.until("everybody", func() bool { return c.counts().Active == 0 && c.revoked(4) == 4 })
+	if counts := c.counts(); counts.DeadLetter != 1 {
+		t.Errorf("%+v, want one dead letter", counts)
+	}
+}
+
+// adminOf serves the broker's administration API, with a clock that is off.
+func (c *cloud) adminOf(off time.Duration) string {
+	c.t.Helper()
+	api := c.broker.Admin()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", time.Now().Add(off).UTC().Format(http.TimeFormat))
+		api.ServeHTTP(w, r)
+	}))
+	c.t.Cleanup(web.Close)
+	return "REVOKER_SERVICEBUS_ADMIN_ENDPOINT=" + web.URL
+}
+
+func TestADoctorsVisit(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	healthy := []string{c.adminOf(0), "REVOKER_GUARD_PROTECTED_USERS=user0@contoso.com"}
+	visit := c.commandIn("", healthy, "doctor", "--strict")
+	visit.want(t, 0, "Graph would revoke", "events: max delivery count", "can be received from", "can be sent to")
+	if strings.Contains(visit.stdout, "WARN") || strings.Contains(visit.stdout, "FAIL") {
+		t.Errorf("something is wrong with what is healthy:\n%s", visit.stdout)
+	}
+	if n := c.revoked(1); n != 0 {
+		t.Error("the doctor has revoked somebody")
+	}
+	c.commandIn("", healthy, "doctor", "-o", "json").want(t, 0, `"status":"OK","check":"configuration"`)
+
+	address := strings.TrimPrefix(strings.SplitN(c.env[1], ";", 2)[0], "REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://")
+	key := func(name, value string) string {
+		return "REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://" + address + ";SharedAccessKeyName=" + name + ";SharedAccessKey=" + value + ";UseDevelopmentEmulator=true"
+	}
+	source := func(name string) []string {
+		return []string{"REVOKER_SERVICEBUS_QUEUE=", "REVOKER_SERVICEBUS_SOURCES=" + name}
+	}
+	for name, sick := range map[string]struct {
+		env   []string
+		roles []string
+		code  int
+		texts []string
+	}{
+		"configuration":         {[]string{"REVOKER_LOG_LEVEL=loud"}, nil, 2, []string{"FAIL  configuration", "log.level"}},
+		"nobody is protected":   {[]string{"REVOKER_GUARD_PROTECTED_USERS="}, nil, 1, []string{"WARN  protected users"}},
+		"wrong secret":          {[]string{"REVOKER_GRAPH_CLIENT_SECRET=x"}, nil, 2, []string{"FAIL  Graph: token", "graph.client_id"}},
+		"wrong tenant":          {[]string{"REVOKER_GRAPH_TENANT_ID=" + id(9)}, nil, 2, []string{"FAIL  Graph: tenant"}},
+		"no permission":         {nil, []string{"User.Read.All"}, 2, []string{"FAIL  Graph: permission", "admin consent", "FAIL  Graph: call"}},
+		"a broader permission":  {nil, []string{"Directory.ReadWrite.All"}, 1, []string{"WARN  Graph: permission", "more than needed"}},
+		"wrong queue":           {source("nowhere"), nil, 2, []string{"FAIL  nowhere: receive", "FAIL  nowhere: settings"}},
+		"no right to read":      {[]string{key("writer", "w")}, nil, 2, []string{"FAIL  events: receive", "Data Receiver"}},
+		"no right to send":      {[]string{key("reader", "r")}, nil, 1, []string{"OK    events: receive", "WARN  events: replay", "Data Sender", "WARN  events: settings", "Data Owner"}},
+		"sessions, unwanted":    {[]string{"REVOKER_SERVICEBUS_SESSIONS=4"}, nil, 2, []string{"FAIL  events: sessions", "set servicebus.sessions to 0"}},
+		"sessions, unknown":     {source("by-user"), nil, 2, []string{"FAIL  by-user: receive", "set servicebus.sessions to how many"}},
+		"life without a trace":  {source("sick"), nil, 2, []string{"FAIL  sick: time to live", "without a trace", "WARN  sick: max delivery count", "WARN  sick: lock duration", "WARN  sick: dead letters"}},
+		"forwarding":            {source("forwarding"), nil, 2, []string{"FAIL  forwarding: receive", "FAIL  forwarding: forwarding"}},
+		"a short life":          {source("short"), nil, 1, []string{"WARN  short: time to live"}},
+		"a subscription":        {source("devices/Subscriptions/worker"), nil, 0, []string{"OK    devices/Subscriptions/worker: receive", "--to"}},
+		"clock of Service Bus":  {[]string{c.adminOf(-time.Minute)}, nil, 2, []string{"FAIL  Service Bus: clock", "NTP"}},
+		"no administration API": {[]string{"REVOKER_SERVICEBUS_ADMIN_ENDPOINT=http://127.0.0.1:1"}, nil, 1, []string{"WARN  events: settings", "WARN  Service Bus: clock"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			roles := sick.roles
+			if roles == nil {
+				roles = []string{"User.RevokeSessions.All"}
+			}
+			c.graph.SetRoles("client", roles)
+			visit := c.commandIn("", append(append([]string{}, healthy...), sick.env...), "doctor", "--strict")
+			visit.want(t, sick.code, sick.texts...)
+		})
+	}
+	c.graph.SetRoles("client", []string{"User.RevokeSessions.All"})
+	remove := c.graph.Inject(graph.Fault{Status: http.StatusTooManyRequests})
+	c.commandIn("", healthy, "doctor", "--strict").want(t, 1, "WARN  Graph: call")
+	remove()
+	c.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
+	c.commandIn("", healthy, "doctor").want(t, 2, "FAIL  Graph: call")
+}
+
+func TestTheDoctorComparesClocksWithGraph(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	directory, err := graph.New(graph.Config{Tenant: "contoso", ClockOffset: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(directory)
+	defer web.Close()
+	c.commandIn("", []string{"REVOKER_GRAPH_ENDPOINT=" + web.URL, "REVOKER_GRAPH_TOKEN_URL=" + web.URL + "/contoso/oauth2/v2.0/token"}, "doctor").
+		want(t, 2, "FAIL  Graph: clock", "NTP", "dedupe.skew_margin")
+	// A token of another cloud's.
+	c.commandIn("", []string{"REVOKER_GRAPH_ENDPOINT=" + strings.Replace(web.URL, "127.0.0.1", "localhost", 1)}, "doctor").want(t, 2, "FAIL  Graph: call")
+}
+
+func TestTheSameEnvironmentForEveryCommand(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	file := filepath.Join(t.TempDir(), "worker.yaml")
+	if err := os.WriteFile(file, []byte("servicebus:\n  queue: nowhere\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.commandIn("", []string{"REVOKER_SERVICEBUS_QUEUE=" + queue}, "dlq", "list", "--config", file).want(t, 0, "No dead letters.")
+	c.command("", "dlq", "list", "--servicebus.queue", "nowhere").want(t, 5)
+}
+
+var sickQueues = []servicebus.QueueConfig{
+	{Name: "sick", LockDuration: 5 * time.Second, MaxDeliveryCount: 10, DefaultTTL: time.Hour, ForwardDeadLettersTo: queue},
+	{Name: "forwarding", LockDuration: time.Minute, MaxDeliveryCount: 100, ForwardTo: queue},
+	{Name: "short", LockDuration: time.Minute, MaxDeliveryCount: 100, DefaultTTL: time.Minute, DeadLetterOnExpiration: true},
+}

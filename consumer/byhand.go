@@ -1,0 +1,156 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+// ByHand revokes users without messages: with the same guard, pace, retries and outcomes.
+type ByHand struct {
+	Protected *guard.Protected
+	Retrier   *retry.Retrier
+	// Concurrency bounds the calls at once; at least 1.
+	Concurrency int
+	// Call makes one attempt. ValidFrom, if not nil, reads from when on sessions are valid, before and after it.
+	Call      func(context.Context, event.User) (revoker.Attempt, error)
+	ValidFrom func(context.Context, event.User) (time.Time, error)
+}
+
+// HandResult is what became of one user.
+type HandResult struct {
+	User event.User
+	// Revoked says that Graph has revoked the sessions. If not, Reason and Err say why; Reason is empty for those that were stopped.
+	Revoked bool
+	Reason  deadletter.Reason
+	Err     error
+	Calls   int
+	Attempt revoker.Attempt // the last call
+	// Before and After are from when on sessions are valid; zero when not asked for or not readable, which ProofErr says.
+	Before, After time.Time
+	ProofErr      error
+}
+
+// proofFor is how long an effect may take to be readable, proofEvery how often it is looked for.
+const (
+	proofFor   = 30 * time.Second
+	proofEvery = 2 * time.Second
+)
+
+// ErrNotAdvanced says that the user's sessions are valid from the same time on as before.
+var ErrNotAdvanced = errors.New("signInSessionsValidFromDateTime has not advanced: check again in a few minutes")
+
+// Revoke revokes the users, each once, and tells each one's end by report, which is called by one goroutine at a time, in any order. A failure that
+// hits everyone (no token, no permission) ends it for all; so does the end of ctx, after the calls under way. Each user is
+// reported either way.
+func (b *ByHand) Revoke(ctx context.Context, users []event.User, report func(HandResult)) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	concurrency := max(1, b.Concurrency)
+	line := newLine(concurrency, concurrency)
+	defer line.stop()
+	todo := make(chan event.User)
+	var workers sync.WaitGroup
+	var mu sync.Mutex // of report
+	for range min(concurrency, len(users)) {
+		workers.Go(func() {
+			for user := range todo {
+				result := b.one(ctx, stop, line, user)
+				mu.Lock()
+				report(result)
+				mu.Unlock()
+			}
+		})
+	}
+	for _, user := range users {
+		todo <- user // never for long: a worker whose context has ended takes it and reports
+	}
+	close(todo)
+	workers.Wait()
+}
+
+// one is the way of one user: guard, call until decided, look for the effect.
+func (b *ByHand) one(ctx context.Context, stop context.CancelCauseFunc, line *line, user event.User) HandResult {
+	result := HandResult{User: user}
+	switch {
+	case b.Protected.Has(user):
+		result.Reason, result.Err = deadletter.ProtectedUser, errors.New("the user is on the list of protected users")
+		return result
+	case user.External():
+		result.Reason, result.Err = deadletter.ExternalUser, errors.New("a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing")
+		return result
+	}
+	if b.ValidFrom != nil && ctx.Err() == nil {
+		result.Before, result.ProofErr = b.ValidFrom(ctx, user)
+	}
+	b.call(ctx, stop, line, &result)
+	if result.Revoked && b.ValidFrom != nil && result.ProofErr == nil {
+		result.After, result.ProofErr = b.proof(ctx, user, result.Before, result.Attempt.ServerDate)
+	}
+	return result
+}
+
+// call calls until the user's end is decided.
+func (b *ByHand) call(ctx context.Context, stop context.CancelCauseFunc, line *line, result *HandResult) {
+	budget := b.Retrier.Budget()
+	place := line.newPlace()
+	for {
+		turn, err := line.wait(ctx, result.User.Key(), place, func() int { return 0 })
+		if err != nil {
+			result.Err = err
+			return
+		}
+		if ctx.Err() != nil {
+			line.cancel(turn)
+			result.Err = context.Cause(ctx)
+			return
+		}
+		budget.Attempt()
+		// Not ended by ctx: whether a call that is cut off has revoked, nobody knows. It has a limit of its own.
+		attempt, err := b.Call(context.WithoutCancel(ctx), result.User)
+		_, _ = line.done(turn, attempt.Usage, err)
+		result.Attempt, result.Calls = attempt, budget.Attempts()
+		if err == nil {
+			budget.Succeeded()
+			result.Revoked = true
+			return
+		}
+		var failure *revoker.Error
+		if errors.As(err, &failure) && failure.Systemic() {
+			result.Err = err
+			stop(err)
+			return
+		}
+		wait, final := budget.Failed(err, false)
+		if final != nil {
+			result.Err, result.Reason = final, reasonOf(final)
+			return
+		}
+		_ = retry.Sleep(ctx, wait)
+	}
+}
+
+// proof looks until the time has advanced: the directory's replicas need some seconds. It has whole seconds: when somebody
+// else has just revoked, it may be the same after the call, whose answer was dated called.
+func (b *ByHand) proof(ctx context.Context, user event.User, before, called time.Time) (after time.Time, err error) {
+	for deadline := time.Now().Add(proofFor); ; {
+		after, err = b.ValidFrom(ctx, user)
+		if err == nil && (after.After(before) || !called.IsZero() && !after.Before(called.Add(-2*time.Second))) {
+			return after, nil
+		}
+		if time.Now().After(deadline) || retry.Sleep(ctx, proofEvery) != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = ErrNotAdvanced
+	}
+	return after, err
+}
