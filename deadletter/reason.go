@@ -40,7 +40,7 @@ func Guides() []Guide {
 	return []Guide{
 		{
 			InvalidEvent, "The message is not readable as an event, or names no user in an accepted form; the description names the field.",
-			"Find out by other means whom it meant and revoke that person by hand; mend the producer (docs/events.md); do not replay it unchanged.",
+			"Find out whom it meant and revoke that person (`worker revoke`), or mend it (`worker dlq export`, edit, `import`); mend the producer (docs/events.md). Replayed unchanged, it comes back.",
 		},
 		{
 			UnknownEvent, "The event's type is missing or not on the allow-list `events.types`.",

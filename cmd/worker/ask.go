@@ -19,8 +19,11 @@ func (p *program) ask(question string) string {
 	return strings.TrimSpace(line)
 }
 
-// operator is who runs the command: user@host.
-func operator() string {
+// operator is who runs the command: who says so, or user@host.
+func operator(by string) string {
+	if by != "" {
+		return by
+	}
 	name := "unknown"
 	if u, err := user.Current(); err == nil {
 		name = u.Username

@@ -94,7 +94,7 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 		}
 		if dryRun {
 			list.end("Nothing would be removed.")
-			fmt.Fprintf(p.stderr, "%d dead letters would be removed\n", total)
+			fmt.Fprintf(p.stderr, "%s would be removed\n", letters(total))
 			return nil
 		}
 		if total == 0 {
@@ -136,7 +136,7 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 			return err
 		}
 		if outcome.Left > 0 {
-			return fail(exitFailed, "%d dead letters are not done; repeat the command to go on", outcome.Left)
+			return fail(exitFailed, "not done: %s; repeat the command to go on", letters(outcome.Left))
 		}
 		return nil
 	})
@@ -148,7 +148,7 @@ type purgeOutcome struct {
 }
 
 func (o purgeOutcome) print(w io.Writer) {
-	fmt.Fprintf(w, "%d dead letters removed, and written to %s\n", o.Purged, o.Export)
+	fmt.Fprintf(w, "%s removed, and written to %s\n", letters(o.Purged), o.Export)
 	if o.Gone > 0 {
 		fmt.Fprintf(w, "  %d were taken away by somebody else meanwhile\n", o.Gone)
 	}
@@ -237,7 +237,7 @@ may have been mended; worker dlq purge removes the originals.`,
 		if err != nil {
 			return fail(exitFailed, "%v", err)
 		}
-		fmt.Fprintf(p.stderr, "%d dead letters written to %s\n", n, args[0])
+		fmt.Fprintf(p.stderr, "%s written to %s\n", letters(n), args[0])
 		return nil
 	})
 }
@@ -259,7 +259,7 @@ before the first is sent: one that is wrong sends none.`,
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&to, "to", "", "queue or topic to send to (default: the configured queue)")
-	fs.StringVar(&by, "by", operator(), "who imports, for the record in each message")
+	fs.StringVar(&by, "by", "", "who imports, for the record in each message (default: you, as user@host)")
 	fs.Float64Var(&perSecond, "rate", defaultRate, "messages per second at most; 0 is no limit")
 	fs.BoolVar(&dryRun, "dry-run", false, "check the file, and send nothing")
 	fs.IntVar(&fromLine, "from-line", 1, "begin with this line, to go on where a run was stopped")
@@ -271,7 +271,7 @@ before the first is sent: one that is wrong sends none.`,
 		if err != nil {
 			return err
 		}
-		run := deadletter.NewRun(by)
+		run := deadletter.NewRun(operator(by))
 		lines, messages, err := readRecords(text, fromLine, run)
 		if err != nil {
 			return err

@@ -60,7 +60,7 @@ their delivery count.`,
 	fs.BoolVar(&dryRun, "dry-run", false, "show what would be sent, and send nothing")
 	fs.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	fs.StringVar(&to, "to", "", "queue or topic to send to instead of the dead letters' own queue")
-	fs.StringVar(&by, "by", operator(), "who replays, for the record in each message")
+	fs.StringVar(&by, "by", "", "who replays, for the record in each message (default: you, as user@host)")
 	fs.Float64Var(&options.Rate, "rate", defaultRate, "messages per second at most; 0 is no limit. Graph takes 20 calls per second from the whole app and tenant")
 	fs.IntVar(&options.Parallel, "parallel", 4, "batches sent at once")
 	fs.IntVar(&maxReplays, "max-replays", 3, "leave out messages that were replayed so often already")
@@ -95,7 +95,7 @@ their delivery count.`,
 				return fail(exitUsage, "%s is a subscription: say by --to where to send its dead letters, a queue or the topic; the topic would give them to all its subscriptions", q.Entity)
 			}
 		}
-		run := deadletter.NewRun(by)
+		run := deadletter.NewRun(operator(by))
 		undone := 0
 		for _, q := range queues {
 			r := &replaying{program: p, queue: q, client: client, run: run, to: to, maxReplays: maxReplays, options: options, filter: filter, yes: yes, dryRun: dryRun, out: out, several: len(queues) > 1}
@@ -111,7 +111,7 @@ their delivery count.`,
 			}
 		}
 		if undone > 0 {
-			return fail(exitFailed, "%d dead letters are not done; repeat the command to go on", undone)
+			return fail(exitFailed, "not done: %s; repeat the command to go on", letters(undone))
 		}
 		return nil
 	})
@@ -181,7 +181,7 @@ func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
 }
 
 func printReplay(w io.Writer, o replayOutcome) {
-	fmt.Fprintf(w, "%s: %d of %d dead letters replayed to %s%s (run %s)\n", o.Source, o.Replayed, o.Selected, o.To, leftOut(o.Plan), o.RunID)
+	fmt.Fprintf(w, "%s: %d of %s replayed to %s%s (run %s)\n", o.Source, o.Replayed, letters(o.Selected), o.To, leftOut(o.Plan), o.RunID)
 	for _, also := range []struct {
 		n    int
 		text string
@@ -203,21 +203,28 @@ func printReplay(w io.Writer, o replayOutcome) {
 // waiting tells of messages that somebody else holds.
 func (p *program) waiting(entity string) func(int) {
 	return func(n int) {
-		fmt.Fprintf(p.stderr, "%s: waiting for %d dead letters that another receiver holds locked, or that a killed run has left so\n", entity, n)
+		fmt.Fprintf(p.stderr, "%s: waiting for %s that another receiver holds locked, or that a killed run has left so\n", entity, letters(n))
 	}
 }
 
 // counted says how many, by reason.
 func counted(plan *deadletter.Plan) string {
 	if len(plan.Reasons) == 0 {
-		return "0 dead letters"
+		return letters(0)
 	}
 	reasons := slices.SortedFunc(maps.Keys(plan.Reasons), func(a, b string) int { return plan.Reasons[b] - plan.Reasons[a] })
 	texts := make([]string, 0, len(reasons))
 	for _, reason := range reasons {
 		texts = append(texts, fmt.Sprintf("%d %s", plan.Reasons[reason], plain(reason)))
 	}
-	return fmt.Sprintf("%d dead letters (%s)", plan.Selected, strings.Join(texts, ", "))
+	return fmt.Sprintf("%s (%s)", letters(plan.Selected), strings.Join(texts, ", "))
+}
+
+func letters(n int) string {
+	if n == 1 {
+		return "1 dead letter"
+	}
+	return fmt.Sprintf("%d dead letters", n)
 }
 
 func leftOut(plan *deadletter.Plan) string {
@@ -229,7 +236,7 @@ func leftOut(plan *deadletter.Plan) string {
 
 // lasting says how long it will take.
 func lasting(n int, rate float64) string {
-	if rate <= 0 {
+	if rate <= 0 || float64(n) < rate {
 		return ""
 	}
 	return fmt.Sprintf(" at %v per second, about %s", rate, time.Duration(float64(n)/rate*float64(time.Second)).Round(time.Second))

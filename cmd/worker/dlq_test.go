@@ -191,7 +191,7 @@ func TestPurgeExportEditImport(t *testing.T) {
 	c.bury(queue, bad, "UserNotFound", "InvalidEvent", "UserNotFound")
 
 	file := filepath.Join(dir, "bad.ndjson")
-	c.command("", "dlq", "export", file, "--reason", "InvalidEvent").want(t, 0, "1 dead letters written")
+	c.command("", "dlq", "export", file, "--reason", "InvalidEvent").want(t, 0, "1 dead letter written")
 	c.command("", "dlq", "export", file).want(t, 2, "exists already")
 	c.command("", "dlq", "export", "-", "--limit", "1").want(t, 0, `"messageId":"message-0"`)
 	text, err := os.ReadFile(file)
@@ -209,7 +209,7 @@ func TestPurgeExportEditImport(t *testing.T) {
 	c.command("", "dlq", "purge", "--all", "--confirm", "2").want(t, 1, "nothing was removed")
 	c.command("", "dlq", "purge", "--all", "--dry-run").want(t, 0, "3 dead letters would be removed")
 	gone := filepath.Join(dir, "gone.ndjson")
-	c.command("1\n", "dlq", "purge", "--reason", "InvalidEvent", "--export", gone).want(t, 0, "1 dead letters removed")
+	c.command("1\n", "dlq", "purge", "--reason", "InvalidEvent", "--export", gone).want(t, 0, "1 dead letter removed")
 	if counts := c.counts(); counts.Active != 1 || counts.DeadLetter != 2 {
 		t.Fatalf("%+v", counts)
 	}

@@ -120,7 +120,7 @@ func (p *program) operateGraph(cmd *cobra.Command, do action) *cobra.Command {
 func (p *program) operateWith(cmd *cobra.Command, load func(*pflag.FlagSet, []string) (config.Config, error), do action) *cobra.Command {
 	cmd.Long += "\n\nSettings are those of worker run: --config FILE, environment variables, and a flag\nfor each (docs/configuration.md)."
 	if cmd.Name() != "doctor" {
-		cmd.Long += " " + exitCodes
+		cmd.Long += "\n\n" + exitCodes
 	}
 	own := cmd.Flags()
 	config.Flags(own)

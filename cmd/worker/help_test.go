@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
+)
+
+var update = flag.Bool("update", false, "write the help pages and the runbook's session into docs/")
+
+const pages = "../../docs/commands"
+
+// TestTheHelpPagesAreWhatTheCommandsSay keeps docs/commands true.
+func TestTheHelpPagesAreWhatTheCommandsSay(t *testing.T) {
+	root := (&program{}).rootCommand()
+	root.InitDefaultHelpCmd()
+	want := map[string][]byte{}
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Name() == "help" {
+			return
+		}
+		var page bytes.Buffer
+		if err := doc.GenMarkdownCustom(cmd, &page, func(name string) string { return name }); err != nil {
+			t.Fatal(err)
+		}
+		want[strings.ReplaceAll(cmd.CommandPath(), " ", "_")+".md"] = page.Bytes()
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+	if *update {
+		if err := os.RemoveAll(pages); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(pages, 0o750); err != nil {
+			t.Fatal(err)
+		}
+		for name, page := range want {
+			if err := os.WriteFile(filepath.Join(pages, name), page, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return
+	}
+	for name, page := range want {
+		if got, err := os.ReadFile(filepath.Join(pages, name)); err != nil || !bytes.Equal(got, page) {
+			t.Errorf("docs/commands/%s is out of date: run go test ./cmd/worker -run Help -update (%v)", name, err)
+		}
+	}
+	there, err := filepath.Glob(filepath.Join(pages, "*"))
+	if err != nil || len(there) != len(want) {
+		t.Errorf("docs/commands has %d pages, want %d (%v)", len(there), len(want), err)
+	}
+}
