@@ -35,6 +35,9 @@ const goroutines = 64
 func compete(name string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if name == bareReplay {
+		return replayBarely()
+	}
 	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), nil)
 	if err != nil {
 		return err

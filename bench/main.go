@@ -44,6 +44,8 @@ var scenarios = []scenario{
 	{"storm", storm},
 	{"latency", latency},
 	{"memory", memory},
+	{"replay", replay},
+	{"behind", behind},
 	{"quota", quota},
 }
 
@@ -52,7 +54,7 @@ func main() {
 		exit(compete(name))
 	}
 	var o options
-	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, quota (default all)")
+	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, replay, behind, quota (default all)")
 	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")

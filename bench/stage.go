@@ -36,6 +36,8 @@ type stage struct {
 	enqueued    map[int64]time.Time // by sequence number
 	first, last time.Time           // first delivery, last settlement
 	settled     int
+
+	lastReplayed time.Time // completion of a dead letter
 }
 
 func newStage(people int, quota graph.Quota) (*stage, error) {
@@ -92,6 +94,7 @@ func (s *stage) close() {
 
 func (s *stage) observe(r servicebus.Record) {
 	if r.Queue != queue {
+		s.observeReplay(r)
 		return
 	}
 	s.mu.Lock()

@@ -308,3 +308,41 @@ func TestAnErrorOfTheSenderEndsTheRunAndLosesNothing(t *testing.T) {
 		w.receive(w.dead, 1)
 	})
 }
+
+func TestTheSessionOfAMessageIsKept(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{RequiresSession: true}, func(t *testing.T, w *world) {
+		for _, session := range []string{"ada", "grace", "ada"} {
+			m := about(adaID)
+			m.SessionID = &session
+			must(t, w.sender.SendMessage(ctx, m, nil))
+		}
+		for _, session := range []string{"ada", "grace"} {
+			receiver, err := w.client.AcceptSessionForQueue(ctx, queueName, session, nil)
+			must(t, err)
+			limited, cancel := context.WithTimeout(ctx, time.Second)
+			messages, err := receiver.ReceiveMessages(limited, 5, nil)
+			cancel()
+			must(t, err)
+			for _, m := range messages {
+				must(t, receiver.DeadLetterMessage(ctx, m, nil))
+			}
+			must(t, receiver.Close(ctx))
+		}
+		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		if result.Replayed != 3 {
+			t.Fatalf("%+v", result)
+		}
+		for session, want := range map[string]int{"ada": 2, "grace": 1} {
+			receiver, err := w.client.AcceptSessionForQueue(ctx, queueName, session, nil)
+			must(t, err)
+			limited, cancel := context.WithTimeout(ctx, time.Second)
+			messages, err := receiver.ReceiveMessages(limited, 5, nil)
+			cancel()
+			must(t, err)
+			if len(messages) != want {
+				t.Errorf("%d messages of session %s, want %d", len(messages), session, want)
+			}
+			must(t, receiver.Close(ctx))
+		}
+	})
+}

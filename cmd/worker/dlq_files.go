@@ -263,9 +263,14 @@ before the first is sent: one that is wrong sends none.`,
 	fs.Float64Var(&perSecond, "rate", defaultRate, "messages per second at most; 0 is no limit")
 	fs.BoolVar(&dryRun, "dry-run", false, "check the file, and send nothing")
 	fs.IntVar(&fromLine, "from-line", 1, "begin with this line, to go on where a run was stopped")
+	out := &output{w: p.stdout}
+	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
 		if perSecond < 0 {
 			return fail(exitUsage, "--rate: %v is negative", perSecond)
+		}
+		if err := out.check(); err != nil {
+			return err
 		}
 		text, err := p.readInput(args[0])
 		if err != nil {
@@ -283,15 +288,12 @@ before the first is sent: one that is wrong sends none.`,
 			fmt.Fprintf(p.stdout, "%d messages are well formed and would be sent to %s\n", len(messages), to)
 			return nil
 		}
-		sent, err := p.sendAll(ctx, cfg, to, perSecond, messages)
-		fmt.Fprintf(p.stdout, "%d of %d messages sent to %s (run %s)\n", sent, len(messages), to, run.ID)
-		if err == nil && sent < len(messages) {
-			err = fail(exitFailed, "stopped")
+		outcome, err := p.sendAll(ctx, cfg, to, perSecond, messages)
+		outcome.RunID = run.ID
+		if outcome.Sent < outcome.Of {
+			outcome.GoOnWithLine = lines[outcome.Sent]
 		}
-		if err != nil && sent < len(messages) {
-			fmt.Fprintf(p.stderr, "go on with --from-line %d\n", lines[sent])
-		}
-		return explain(err, to)
+		return errors.Join(out.value(outcome, outcome.print), explain(err, to))
 	})
 }
 
@@ -362,16 +364,37 @@ func destination(cfg config.Config, to string) (string, error) {
 	return entities[0], nil
 }
 
-// sendAll sends messages one after the other and says how many are sent.
-func (p *program) sendAll(ctx context.Context, cfg config.Config, to string, perSecond float64, messages []*azservicebus.AMQPAnnotatedMessage) (sent int, err error) {
+// sendOutcome is what import and send print.
+type sendOutcome struct {
+	Sent         int    `json:"sent"`
+	Of           int    `json:"of"`
+	To           string `json:"to"`
+	RunID        string `json:"runId,omitempty"`
+	GoOnWithLine int    `json:"goOnWithLine,omitempty"`
+}
+
+func (o sendOutcome) print(w io.Writer) {
+	fmt.Fprintf(w, "%d of %d messages sent to %s", o.Sent, o.Of, o.To)
+	if o.RunID != "" {
+		fmt.Fprintf(w, " (run %s)", o.RunID)
+	}
+	fmt.Fprintln(w)
+	if o.GoOnWithLine > 0 {
+		fmt.Fprintf(w, "go on with --from-line %d\n", o.GoOnWithLine)
+	}
+}
+
+// sendAll sends messages one after the other. The outcome is good beside an error, too; stopping early is one.
+func (p *program) sendAll(ctx context.Context, cfg config.Config, to string, perSecond float64, messages []*azservicebus.AMQPAnnotatedMessage) (outcome sendOutcome, err error) {
+	outcome = sendOutcome{Of: len(messages), To: to}
 	client, err := app.NewServiceBus(cfg)
 	if err != nil {
-		return 0, err
+		return outcome, err
 	}
 	defer closeClient(client)
 	sender, err := openSender(ctx, client, to)
 	if err != nil {
-		return 0, err
+		return outcome, err
 	}
 	limiter := rate.NewLimiter(rate.Inf, 1)
 	if perSecond > 0 {
@@ -381,15 +404,15 @@ func (p *program) sendAll(ctx context.Context, cfg config.Config, to string, per
 	defer bar.end()
 	for _, m := range messages {
 		if limiter.Wait(ctx) != nil {
-			return sent, nil
+			return outcome, fail(exitFailed, "stopped")
 		}
 		if err := sendOne(ctx, sender, m); err != nil {
-			return sent, err
+			return outcome, err
 		}
-		sent++
+		outcome.Sent++
 		bar.add(1)
 	}
-	return sent, nil
+	return outcome, nil
 }
 
 // sendOne is not ended by ctx: whether a send that is cut off has arrived, nobody knows.

@@ -44,7 +44,12 @@ then none is sent.`,
 	fs.Float64Var(&perSecond, "rate", 0, "messages per second at most; 0 is no limit")
 	fs.BoolVar(&dryRun, "dry-run", false, "print the messages, and send nothing")
 	fs.BoolVar(&noCheck, "no-check", false, "send also what the worker would refuse")
+	out := &output{w: p.stdout}
+	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
+		if err := out.check(); err != nil {
+			return err
+		}
 		var bodies []json.RawMessage
 		var err error
 		switch {
@@ -102,12 +107,8 @@ then none is sent.`,
 			fmt.Fprintf(p.stderr, "%d messages would be sent to %s\n", len(messages), to)
 			return nil
 		}
-		sent, err := p.sendAll(ctx, cfg, to, perSecond, messages)
-		fmt.Fprintf(p.stdout, "%d of %d messages sent to %s\n", sent, len(messages), to)
-		if err == nil && sent < len(messages) {
-			err = fail(exitFailed, "stopped")
-		}
-		return explain(err, to)
+		outcome, err := p.sendAll(ctx, cfg, to, perSecond, messages)
+		return errors.Join(out.value(outcome, outcome.print), explain(err, to))
 	})
 }
 
