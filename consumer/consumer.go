@@ -136,7 +136,8 @@ type Consumer struct {
 	sources  []*source
 	sessions sync.WaitGroup // that are being closed
 	inHand   atomic.Int64   // messages held locked
-	entering atomic.Int64   // of them, those whose users are not in the ledger yet
+	held     held
+	entering atomic.Int64 // of them, those whose users are not in the ledger yet
 }
 
 // Why work in hand ends before it is done.
@@ -182,6 +183,8 @@ func (c *Consumer) state() telemetry.State {
 		Calls:       pace.UnderWay,
 		PerSecond:   pace.PerSecond,
 		HeldFor:     max(0, time.Until(pace.HeldUntil)),
+		Throttled:   pace.Pauses,
+		Oldest:      c.held.oldest(),
 		BreakerOpen: open,
 	}
 }
@@ -201,11 +204,13 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	for _, s := range c.sources {
 		take := func(from Receiver, m *azservicebus.ReceivedMessage, done func()) {
 			c.inHand.Add(1)
+			c.held.add(m)
 			c.entering.Add(1)
 			c.Metrics.InHand.Inc()
 			c.hands.do(func() {
 				defer func() {
 					c.inHand.Add(-1)
+					c.held.remove(m)
 					c.Metrics.InHand.Dec()
 					s.release(1)
 					done()

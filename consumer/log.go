@@ -16,7 +16,7 @@ import (
 
 // record writes the one line, and counts the one metric, of an event's end.
 func (c *Consumer) record(m *message, r result, todo action, settled bool) {
-	c.Metrics.Events.WithLabelValues(string(r.outcome), string(r.reason)).Inc()
+	c.Metrics.Events.WithLabelValues(m.from.Entity, string(r.outcome), string(r.reason)).Inc()
 	if r.outcome == revoked && m.EnqueuedTime != nil {
 		c.Metrics.Latency.Observe(max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
 	}

@@ -71,7 +71,7 @@ func (c *Consumer) receive(ctx context.Context, s *source, take func(Receiver, *
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
-		c.Metrics.LastReceive.SetToCurrentTime()
+		c.Metrics.LastReceive.WithLabelValues(s.Entity).SetToCurrentTime()
 		if c.Health.Report(s.part, "") {
 			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
 		}

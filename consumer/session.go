@@ -105,7 +105,7 @@ func (c *Consumer) acceptSession(ctx context.Context, s *source, waits *backoff.
 	var answer *azservicebus.Error
 	switch {
 	case err == nil, errors.As(err, &answer) && answer.Code == azservicebus.CodeTimeout:
-		c.Metrics.LastReceive.SetToCurrentTime()
+		c.Metrics.LastReceive.WithLabelValues(s.Entity).SetToCurrentTime()
 		if c.Health.Report(s.part, "") {
 			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
 		}
@@ -151,7 +151,7 @@ func (c *Consumer) serveSession(ctx context.Context, s *source, one Session, tak
 		c.Health.Beat(s.loop)
 		switch {
 		case len(received) > 0:
-			c.Metrics.LastReceive.SetToCurrentTime()
+			c.Metrics.LastReceive.WithLabelValues(s.Entity).SetToCurrentTime()
 		case errors.Is(err, errUnreadable):
 			return &messages // the session's others can be had only after this one
 		case err != nil && waiting.Err() == nil:

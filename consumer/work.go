@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"go.uber.org/zap"
 
@@ -53,7 +54,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 			return false
 		}
 		open, cause := c.line.done(turn, attempt.Usage, err)
-		c.observe(err)
+		c.observe(attempt, err)
 		c.reportGraph(cause)
 		decided := &decision{attempt: attempt, calls: budget.Attempts(), err: err}
 		if err == nil {
@@ -87,13 +88,17 @@ func times(a revoker.Attempt) dedupe.Attempt {
 }
 
 // observe counts one attempt's end.
-func (c *Consumer) observe(err error) {
+func (c *Consumer) observe(attempt revoker.Attempt, err error) {
 	result := "revoked"
 	var failure *revoker.Error
 	if errors.As(err, &failure) {
 		result = string(failure.Kind)
 	}
-	c.Metrics.GraphCalls.WithLabelValues(result).Inc()
+	status := "none"
+	if attempt.Status != 0 {
+		status = strconv.Itoa(attempt.Status)
+	}
+	c.Metrics.GraphCalls.WithLabelValues(result, status).Inc()
 }
 
 // reportGraph sets Graph's health and logs when it changes.

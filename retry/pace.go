@@ -31,8 +31,9 @@ type Pace struct {
 	limit    int // calls at once
 	underWay int
 
-	hold    time.Time // no call before
-	careful bool      // one call at a time until one succeeds
+	hold    time.Time     // no call before
+	pauses  time.Duration // all that the server asked for, together
+	careful bool          // one call at a time until one succeeds
 	guesses *backoff.ExponentialBackOff
 
 	last int // number of the last call that began, from 1
@@ -183,6 +184,11 @@ func (p *Pace) refused(call int, err error, now time.Time) {
 		p.newRound()
 	}
 	if until := now.Add(wait); until.After(p.hold) {
+		from := now
+		if p.hold.After(now) {
+			from = p.hold
+		}
+		p.pauses += until.Sub(from)
 		p.hold = until
 	}
 	p.careful, p.throttled, p.held = true, now, now
@@ -226,12 +232,14 @@ type PaceState struct {
 	PerSecond float64
 	// HeldUntil is when the pause ends that the server asked for; in the past when there is none.
 	HeldUntil time.Time
-	UnderWay  int
+	// Pauses are all that the server asked for, together.
+	Pauses   time.Duration
+	UnderWay int
 }
 
 // State returns a picture of the pace.
 func (p *Pace) State() PaceState {
-	s := PaceState{PerSecond: math.Inf(1), HeldUntil: p.hold, UnderWay: p.underWay}
+	s := PaceState{PerSecond: math.Inf(1), HeldUntil: p.hold, Pauses: p.pauses, UnderWay: p.underWay}
 	if p.allowance > 0 && p.period > 0 {
 		s.PerSecond = float64(p.allowance) / p.period.Seconds()
 	}

@@ -139,3 +139,14 @@ func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
 		}
 	}
 }
+
+func TestThePausesAreCountedOnce(t *testing.T) {
+	p := retry.NewPace(4)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	first, second := p.Begin(now), p.Begin(now)
+	p.End(first, throttling{10 * time.Second}, 0, now)
+	p.End(second, throttling{12 * time.Second}, 0, now.Add(time.Second))
+	if got := p.State().Pauses; got != 13*time.Second {
+		t.Errorf("%v, want 13s: from the first answer to the end of the later pause", got)
+	}
+}

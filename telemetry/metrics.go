@@ -2,6 +2,7 @@
 package telemetry
 
 import (
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -14,9 +15,9 @@ type Metrics struct {
 	// Registry holds them, with Go's and the process's own, for the /metrics page.
 	Registry *prometheus.Registry
 
-	// Events counts the events decided, by outcome and by dead-letter reason ("" where there is none).
+	// Events counts the events decided, by source (queue or subscription), outcome and dead-letter reason ("" where there is none).
 	Events *prometheus.CounterVec
-	// GraphCalls counts attempts by result: "revoked" or the kind of failure. NoToken failures called nobody.
+	// GraphCalls counts attempts by result, "revoked" or the kind of failure, and by HTTP status, "none" where no answer came.
 	GraphCalls *prometheus.CounterVec
 	// InHand is how many messages this process holds locked.
 	InHand prometheus.Gauge
@@ -29,8 +30,8 @@ type Metrics struct {
 	// Latency is the time from a message's enqueueing to the end of its user's successful call, in seconds. It compares
 	// two clocks, the broker's and ours.
 	Latency prometheus.Histogram
-	// LastReceive is when the receive loop last heard from Service Bus, as a Unix time in seconds.
-	LastReceive prometheus.Gauge
+	// LastReceive is when the receive loop of a source last heard from Service Bus, as a Unix time in seconds.
+	LastReceive *prometheus.GaugeVec
 
 	state atomic.Pointer[func() State]
 }
@@ -46,6 +47,10 @@ type State struct {
 	// its last Retry-After lasts.
 	PerSecond float64
 	HeldFor   time.Duration
+	// Throttled is how long its Retry-Afters were, all together.
+	Throttled time.Duration
+	// Oldest is the age of the oldest message in hand, by its enqueued time; 0 when there is none.
+	Oldest time.Duration
 	// BreakerOpen says that calls are stopped but for probes.
 	BreakerOpen bool
 }
@@ -65,6 +70,7 @@ func (m *Metrics) State() State {
 // gauge is one metric made of the State.
 type gauge struct {
 	desc  *prometheus.Desc
+	kind  prometheus.ValueType
 	value func(State) float64
 }
 
@@ -77,7 +83,11 @@ type gauges struct {
 func newGauges(m *Metrics, ns string) *gauges {
 	g := &gauges{m: m}
 	add := func(name, help string, value func(State) float64) {
-		g.all = append(g.all, gauge{prometheus.NewDesc(prometheus.BuildFQName(ns, "", name), help, nil, nil), value})
+		kind := prometheus.GaugeValue
+		if strings.HasSuffix(name, "_total") {
+			kind = prometheus.CounterValue
+		}
+		g.all = append(g.all, gauge{prometheus.NewDesc(prometheus.BuildFQName(ns, "", name), help, nil, nil), kind, value})
 	}
 	add("promises", "Users with an unsettled event in hand.", func(s State) float64 { return float64(s.Promises) })
 	add("parked", "Users in hand that wait for the end of their deduplication window.", func(s State) float64 { return float64(s.Parked) })
@@ -86,6 +96,8 @@ func newGauges(m *Metrics, ns string) *gauges {
 	add("graph_calls_under_way", "Calls to Graph under way.", func(s State) float64 { return float64(s.Calls) })
 	add("pace_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did.", func(s State) float64 { return s.PerSecond })
 	add("pace_held_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })
+	add("throttled_seconds_total", "How long Graph's Retry-Afters were, all together.", func(s State) float64 { return s.Throttled.Seconds() })
+	add("oldest_message_seconds", "Age of the oldest message in hand, since it was enqueued.", func(s State) float64 { return s.Oldest.Seconds() })
 	add("breaker_open", "1 while calls are stopped but for probes, because nothing can succeed.", func(s State) float64 {
 		if s.BreakerOpen {
 			return 1
@@ -106,7 +118,7 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	s := g.m.State()
 	for _, one := range g.all {
-		ch <- prometheus.MustNewConstMetric(one.desc, prometheus.GaugeValue, one.value(s))
+		ch <- prometheus.MustNewConstMetric(one.desc, one.kind, one.value(s))
 	}
 }
 
@@ -116,11 +128,11 @@ func NewMetrics(version, commit string) *Metrics {
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
 		Events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: ns, Name: "events_total", Help: "Events decided, by outcome and dead-letter reason.",
-		}, []string{"outcome", "reason"}),
+			Namespace: ns, Name: "events_total", Help: "Events decided, by source, outcome and dead-letter reason.",
+		}, []string{"source", "outcome", "reason"}),
 		GraphCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: ns, Name: "graph_attempts_total", Help: "Attempts to revoke a user's sessions, by result.",
-		}, []string{"result"}),
+			Namespace: ns, Name: "graph_attempts_total", Help: "Attempts to revoke a user's sessions, by result and HTTP status.",
+		}, []string{"result", "status"}),
 		InHand: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "messages_in_hand", Help: "Messages that this process holds locked.",
 		}),
@@ -137,9 +149,9 @@ func NewMetrics(version, commit string) *Metrics {
 			Namespace: ns, Name: "enqueue_to_revoked_seconds", Help: "Time from enqueueing to the end of the successful call.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}),
-		LastReceive: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "When the receive loop last heard from Service Bus (Unix time).",
-		}),
+		LastReceive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "When the receive loop of a source last heard from Service Bus (Unix time).",
+		}, []string{"source"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: ns, Name: "build_info", Help: "Always 1, labelled with the build.",

@@ -420,7 +420,7 @@ func TestTheOperationsPortAndTheLog(t *testing.T) {
 	}
 	_, metrics := get("/metrics")
 	for _, want := range []string{
-		`session_revoker_events_total{outcome="revoked",reason=""} 1`, `session_revoker_graph_attempts_total{result="revoked"} 1`,
+		`session_revoker_events_total{outcome="revoked",reason="",source="events"} 1`, `session_revoker_graph_attempts_total{result="revoked",status="200"} 1`,
 		"session_revoker_enqueue_to_revoked_seconds_count 1", "session_revoker_build_info{", "session_revoker_messages_in_hand 0",
 	} {
 		if !strings.Contains(metrics, want) {
