@@ -31,7 +31,10 @@ require (
 	golang.org/x/time v0.16.0
 )
 
-require github.com/sosodev/duration v1.4.0
+require (
+	github.com/CycloneDX/cyclonedx-go v0.12.0
+	github.com/sosodev/duration v1.4.0
+)
 
 require (
 	github.com/cpuguy83/go-md2man/v2 v2.0.6 // indirect

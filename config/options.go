@@ -21,9 +21,25 @@ type Option struct {
 	Key, Env, Flag string
 	Default, Doc   string
 	Secret         bool
+	// Min and Max bound numbers and durations; empty for the others.
+	Min, Max string
 
-	min, max string
-	value    reflect.Value // the field
+	value reflect.Value // the field
+}
+
+// Kind is string, int, bool, duration or list.
+func (o Option) Kind() string {
+	switch o.value.Interface().(type) {
+	case int:
+		return "int"
+	case bool:
+		return "bool"
+	case time.Duration:
+		return "duration"
+	case []string:
+		return "list"
+	}
+	return "string"
 }
 
 // Options lists every setting in the order of Config.
@@ -46,8 +62,8 @@ func options(c *Config) []Option {
 				Default: tag.Get("default"),
 				Doc:     tag.Get("doc"),
 				Secret:  tag.Get("secret") == "true",
-				min:     tag.Get("min"),
-				max:     tag.Get("max"),
+				Min:     tag.Get("min"),
+				Max:     tag.Get("max"),
 				value:   group.Field(j),
 			}
 			if o.Secret {
@@ -117,8 +133,8 @@ func MarkdownTable() string {
 			fallback = "`" + o.Default + "`"
 		}
 		doc := o.Doc
-		if o.min != "" {
-			doc += fmt.Sprintf(" From %s to %s.", o.min, o.max)
+		if o.Min != "" {
+			doc += fmt.Sprintf(" From %s to %s.", o.Min, o.Max)
 		}
 		if o.Secret {
 			doc += " *Secret: no flag.*"

@@ -56,18 +56,18 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 }
 
 func checkRange(o Option, p *Problems) {
-	if o.min == "" {
+	if o.Min == "" {
 		return
 	}
 	var outside bool
 	switch v := o.value.Interface().(type) {
 	case int:
-		outside = v < mustParse[int](o.min) || v > mustParse[int](o.max)
+		outside = v < mustParse[int](o.Min) || v > mustParse[int](o.Max)
 	case time.Duration:
-		outside = v < mustDuration(o.min) || v > mustDuration(o.max)
+		outside = v < mustDuration(o.Min) || v > mustDuration(o.Max)
 	}
 	if outside {
-		p.add("%s: %v is out of range: set %s to %s (%s)", o.Key, o.value.Interface(), o.min, o.max, o.Env)
+		p.add("%s: %v is out of range: set %s to %s (%s)", o.Key, o.value.Interface(), o.Min, o.Max, o.Env)
 	}
 }
 

@@ -1,0 +1,191 @@
+{{- define "session-revoker.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "session-revoker.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else if contains (include "session-revoker.name" .) .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "session-revoker.name" .) | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "session-revoker.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "session-revoker.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "session-revoker.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "session-revoker.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "session-revoker.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "session-revoker.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "session-revoker.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+{{- end }}
+
+{{/* The seconds of a Go duration in hours, minutes and seconds, like 1m30s; rounded up. */}}
+{{- define "session-revoker.seconds" -}}
+{{- if not (regexMatch "^([0-9]+h)?([0-9]+m)?([0-9.]+s)?$" .) }}
+{{- fail (printf "%q is not a duration in hours, minutes and seconds, like 1m30s" .) }}
+{{- end }}
+{{- $hours := regexFind "[0-9]+h" . | trimSuffix "h" | default "0" | int }}
+{{- $minutes := regexFind "[0-9]+m" . | trimSuffix "m" | default "0" | int }}
+{{- $seconds := regexFind "[0-9.]+s" . | trimSuffix "s" | default "0" | float64 | ceil | int }}
+{{- add (mul 3600 $hours) (mul 60 $minutes) $seconds }}
+{{- end }}
+
+{{/* What a pod may take to stop: the worker drains, settles and closes. */}}
+{{- define "session-revoker.gracePeriod" -}}
+{{- $consumer := dig "consumer" (dict) .Values.config }}
+{{- $drain := include "session-revoker.seconds" (default "25s" $consumer.drain_timeout) | int }}
+{{- $settle := include "session-revoker.seconds" (default "10s" $consumer.settle_timeout) | int }}
+{{- add $drain $settle 15 }}
+{{- end }}
+
+{{/* The configuration file: what the values say, and what only the chart knows. */}}
+{{- define "session-revoker.config" -}}
+{{- $config := deepCopy .Values.config }}
+{{- $_ := set $config "ops" (merge (dict "address" (printf ":%d" (int .Values.metrics.port))) (dig "ops" (dict) $config)) }}
+{{- with .Values.secret }}
+{{- if .existingSecret }}
+{{- if .connectionStringKey }}
+{{- $_ := set $config "servicebus" (merge (dict "connection_string_file" "/etc/session-revoker/secret/connection-string") (dig "servicebus" (dict) $config)) }}
+{{- end }}
+{{- if .clientSecretKey }}
+{{- $_ := set $config "graph" (merge (dict "client_secret_file" "/etc/session-revoker/secret/client-secret") (dig "graph" (dict) $config)) }}
+{{- end }}
+{{- else if or .connectionStringKey .clientSecretKey }}
+{{- fail "secret: a key is set, and existingSecret is not: name the Secret" }}
+{{- end }}
+{{- end }}
+{{- toYaml $config }}
+{{- end }}
+
+{{- define "session-revoker.scaled" -}}
+{{- if and .Values.hpa.enabled .Values.keda.enabled }}
+{{- fail "hpa.enabled and keda.enabled exclude each other: two scalers would fight over the replicas" }}
+{{- end }}
+{{- if or .Values.hpa.enabled .Values.keda.enabled }}true{{ end }}
+{{- end }}
+
+{{- define "session-revoker.podLabels" -}}
+{{ include "session-revoker.selectorLabels" . }}
+{{- if .Values.workloadIdentity.enabled }}
+azure.workload.identity/use: "true"
+{{- end }}
+{{- end }}
+
+{{- define "session-revoker.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "session-revoker.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "session-revoker.volumeMounts" -}}
+- name: config
+  mountPath: /etc/session-revoker/config
+  readOnly: true
+{{- if .Values.secret.existingSecret }}
+- name: secret
+  mountPath: /etc/session-revoker/secret
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "session-revoker.volumes" -}}
+- name: config
+  configMap:
+    name: {{ include "session-revoker.fullname" . }}
+{{- with .Values.secret }}
+{{- if .existingSecret }}
+- name: secret
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      {{- if .connectionStringKey }}
+      - key: {{ .connectionStringKey }}
+        path: connection-string
+      {{- end }}
+      {{- if .clientSecretKey }}
+      - key: {{ .clientSecretKey }}
+        path: client-secret
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* What the worker, the replay and the test have in common. */}}
+{{- define "session-revoker.podSpec" -}}
+serviceAccountName: {{ include "session-revoker.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "session-revoker.podSecurityContext" . | nindent 2 }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumes:
+  {{- include "session-revoker.volumes" . | nindent 2 }}
+{{- end }}
+
+{{- define "session-revoker.container" -}}
+image: {{ include "session-revoker.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  {{- include "session-revoker.securityContext" . | nindent 2 }}
+{{- with .Values.extraEnv }}
+env:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+resources:
+  {{- toYaml .Values.resources | nindent 2 }}
+volumeMounts:
+  {{- include "session-revoker.volumeMounts" . | nindent 2 }}
+{{- end }}
