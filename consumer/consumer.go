@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/dedupe"
@@ -82,6 +83,8 @@ type Parts struct {
 	Log       *zap.Logger
 	Metrics   *telemetry.Metrics
 	Health    *telemetry.Health
+	// Tracer makes spans of messages and calls; nil makes none.
+	Tracer trace.Tracer
 }
 
 // Source is a queue or subscription: with a Receiver, or, where it requires sessions, with Accept.

@@ -18,7 +18,7 @@ import (
 func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	c.Metrics.Events.WithLabelValues(m.from.Entity, string(r.outcome), string(r.reason)).Inc()
 	if r.outcome == revoked && m.EnqueuedTime != nil {
-		c.Metrics.Latency.Observe(max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
+		c.observeLatency(m, max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
 	}
 	fields := append(c.about(m, r.item),
 		zap.String("outcome", string(r.outcome)),
@@ -68,7 +68,7 @@ func (c *Consumer) aboutMessage(m *message) []zap.Field {
 	if run, ok := m.ApplicationProperties[deadletter.PropertyRun].(string); ok {
 		fields = append(fields, zap.String("replay", deadletter.Cut(run, 64)))
 	}
-	return fields
+	return append(fields, m.traceFields()...)
 }
 
 // about names the event, the same way in every line.

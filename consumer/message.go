@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/dedupe"
@@ -24,6 +25,7 @@ type message struct {
 	// lock is until when the message is ours; the renewals move it, and the ledger asks it. It is a copy: the SDK writes the
 	// original, unsynchronised, when the lock is renewed.
 	lock dedupe.Lock
+	span trace.Span // nil when tracing is off
 }
 
 func newMessage(from *source, receiver Receiver, m *azservicebus.ReceivedMessage) *message {
@@ -37,10 +39,13 @@ func newMessage(from *source, receiver Receiver, m *azservicebus.ReceivedMessage
 // handle is the way of one message: decode, guard, let the ledger decide who is called for, hold the lock while each user's
 // end is awaited, settle. It says whether the message was finished; hard ends it early.
 func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
+	c.beginSpan(m)
 	results := c.enter(hard, m)
 	c.entered()
 	lost := c.await(hard, m, results)
-	return c.settle(m, results, lost)
+	finished = c.settle(m, results, lost)
+	m.endSpan(results)
+	return finished
 }
 
 // enter finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
@@ -145,6 +150,9 @@ func (m *message) eventAt(urgency int) *dedupe.Event {
 		Source:    m.from.rank,
 		Urgency:   m.from.rank*perSource + urgency,
 		Lock:      &m.lock,
+	}
+	if m.span != nil {
+		e.Tag = m.spanContext()
 	}
 	if m.EnqueuedTime != nil {
 		e.Enqueued = *m.EnqueuedTime

@@ -44,7 +44,9 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 			return false
 		}
 		budget.Attempt()
+		span := c.callSpan(w)
 		attempt, err := c.Revoker.Revoke(hard, user)
+		endCallSpan(span, attempt, err)
 		if err != nil && hard.Err() != nil {
 			// A call that we cut off ourselves tells nothing. All messages are being given back.
 			c.line.cancel(turn)

@@ -17,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -73,6 +74,7 @@ type world struct {
 
 // settings are what a test changes; the zero value of each field means the default below.
 type settings struct {
+	tracer                 trace.Tracer
 	concurrency, maxInHand int
 	lock                   time.Duration
 	maxDeliveries          int
@@ -191,7 +193,7 @@ func newWorld(t *testing.T, s settings) *world {
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),
-		Log: zap.New(core), Metrics: w.metrics, Health: w.health,
+		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer,
 	})
 	t.Cleanup(func() {
 		// This order lets every goroutine end inside the bubble.

@@ -57,6 +57,8 @@ type Event struct {
 	Urgency int
 	// Lock is the message's, shared by its events.
 	Lock *Lock
+	// Tag is the caller's own; the ledger keeps it.
+	Tag any
 
 	done     chan struct{}
 	end      End

@@ -95,6 +95,22 @@ func (w *Work) Start() bool {
 	return true
 }
 
+// Tag is that of the newest event that the attempt on the wire was started for; nil when there is none.
+func (w *Work) Tag() any {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	if len(w.caller) == 0 {
+		return nil
+	}
+	newest := w.caller[0]
+	for _, e := range w.caller[1:] {
+		if e.Compare(newest.Position) > 0 {
+			newest = e
+		}
+	}
+	return newest.Tag
+}
+
 // Succeeded ends the attempt on the wire: it is the end of the events that it was started for, and of those beside that it
 // covers. What came too late is parked. It says whether there is more to do; otherwise the Work is over.
 func (w *Work) Succeeded(a Attempt, detail any) (again bool) {

@@ -41,6 +41,7 @@ type Worker struct {
 	consumer *consumer.Consumer
 	health   *telemetry.Health
 	metrics  *telemetry.Metrics
+	tracing  *telemetry.Tracing
 	ops      net.Listener // nil: no operations port
 }
 
@@ -67,7 +68,12 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	tracing, err := telemetry.NewTracing(Version)
+	if err != nil {
+		return nil, err
+	}
 	worker := &Worker{
+		tracing: tracing,
 		cfg:     cfg,
 		log:     log,
 		client:  client,
@@ -103,6 +109,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Log:     log,
 		Metrics: worker.metrics,
 		Health:  worker.health,
+		Tracer:  tracing.Tracer,
 	})
 	if cfg.Ops.Address != "" {
 		if worker.ops, err = net.Listen("tcp", cfg.Ops.Address); err != nil {
@@ -141,6 +148,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	defer cancel()
 	err := w.client.Close(closing) // and with it the receivers
 	w.revoker.Close()
+	err = errors.Join(err, w.tracing.Close(closing))
 	if ops != nil {
 		err = errors.Join(err, ops.Close(closing))
 	}

@@ -1,0 +1,61 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Tracing exports spans by OTLP over http. It is safe for concurrent use.
+type Tracing struct {
+	// Tracer makes the spans; nil when tracing is off, which then costs nothing.
+	Tracer   trace.Tracer
+	provider *sdktrace.TracerProvider
+}
+
+// NewTracing reads the standard environment variables
+// (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables): tracing is on when
+// OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, unless OTEL_SDK_DISABLED is true or
+// OTEL_TRACES_EXPORTER none. Headers, sampler, batches and resource attributes follow from the same variables. The error says
+// what is not supported.
+func NewTracing(version string) (*Tracing, error) {
+	endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") + os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+	if endpoint == "" || os.Getenv("OTEL_SDK_DISABLED") == "true" || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
+		return &Tracing{}, nil
+	}
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"} {
+		if protocol := os.Getenv(name); protocol != "" && protocol != "http/protobuf" {
+			return nil, fmt.Errorf("%s: %q is not supported: use http/protobuf, with the collector's port for it (4318 by default)", name, protocol)
+		}
+	}
+	exporter, err := otlptracehttp.New(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("export traces to %s: %w", endpoint, err)
+	}
+	// What the environment says goes before the defaults.
+	about, err := resource.New(context.Background(),
+		resource.WithAttributes(semconv.ServiceName("session-revoker"), semconv.ServiceVersion(version)),
+		resource.WithFromEnv(), resource.WithTelemetrySDK())
+	if err != nil {
+		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+	}
+	return newTracing(sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))), nil
+}
+
+func newTracing(provider *sdktrace.TracerProvider) *Tracing {
+	return &Tracing{Tracer: provider.Tracer("github.com/session-revoker/session-revoker"), provider: provider}
+}
+
+// Close exports what is left, until ctx ends.
+func (t *Tracing) Close(ctx context.Context) error {
+	if t.provider == nil {
+		return nil
+	}
+	return t.provider.Shutdown(ctx)
+}
