@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 # where goroutines meet are tested with -race.
 RACE := ./emulator/... ./dedupe/... ./retry/... ./consumer/... ./deadletter/... ./revoker/... ./telemetry/... ./cmd/...
 
-.PHONY: run test lint fmt build chart dist image fuzz bench bench-broker clean
+.PHONY: run test lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
@@ -51,6 +51,9 @@ image: dist/worker-linux-$(shell $(GO) env GOARCH) ## a container image for this
 
 chart: ## lint, test and render the Helm chart; check alerts and schemas
 	deploy/check
+
+test-cluster: ## install the chart with every values file into a real API server; builds one first
+	deploy/test-cluster
 
 lint: $(TOOLS)/golangci-lint
 	$(GO) vet ./...

@@ -3,9 +3,12 @@ package telemetry_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -127,5 +130,44 @@ func TestTheLog(t *testing.T) {
 		if _, err := telemetry.NewLogger(&out, c[0], c[1]); err == nil {
 			t.Errorf("%v was accepted", c)
 		}
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/metrics.md")
+
+func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
+	m := telemetry.NewMetrics("v", "c")
+	m.Events.WithLabelValues("q", "revoked", "")
+	m.GraphCalls.WithLabelValues("revoked", "200")
+	m.Settlements.WithLabelValues("complete", "ok")
+	m.Renewals.WithLabelValues("ok")
+	m.LastReceive.WithLabelValues("q")
+	families, err := m.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var page strings.Builder
+	page.WriteString("# Metrics\n\nOf `/metrics` on the operations port, beside Go's and the process's own. Alerts and a dashboard for them are in\n" +
+		"[the chart](../deploy/helm/session-revoker/files) and in [deploy/grafana](../deploy/grafana). Made by `go test ./telemetry -update`.\n\n" +
+		"| metric | type | labels | what it is |\n|---|---|---|---|\n")
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "session_revoker_") {
+			continue
+		}
+		var labels []string
+		for _, label := range f.GetMetric()[0].GetLabel() {
+			labels = append(labels, "`"+label.GetName()+"`")
+		}
+		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
+	}
+	const file = "../docs/metrics.md"
+	if *update {
+		if err := os.WriteFile(file, []byte(page.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != page.String() {
+		t.Errorf("docs/metrics.md is out of date: run go test ./telemetry -update (%v)", err)
 	}
 }
