@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
@@ -171,7 +172,23 @@ func New(cfg Config, parts Parts) *Consumer {
 		}
 	}
 	c.Metrics.Watch(c.state)
+	c.countFromZero()
 	return c
+}
+
+// countFromZero makes the counters that alerts ask for: Prometheus does not see the first increase of one that was not there.
+func (c *Consumer) countFromZero() {
+	for _, s := range c.Parts.Sources {
+		for _, o := range []outcome{revoked, covered, superseded, unfinished} {
+			c.Metrics.Events.WithLabelValues(s.Entity, string(o), "")
+		}
+		for _, g := range deadletter.Guides() {
+			c.Metrics.Events.WithLabelValues(s.Entity, string(deadLettered), string(g.Reason))
+		}
+	}
+	for _, a := range []action{complete, deadLetter, abandon} {
+		c.Metrics.Settlements.WithLabelValues(string(a), "ok")
+	}
 }
 
 // state is what the metrics show of the work in hand.
