@@ -178,7 +178,7 @@ func New(cfg Config, parts Parts) *Consumer {
 
 // countFromZero makes the counters that alerts ask for: Prometheus does not see the first increase of one that was not there.
 func (c *Consumer) countFromZero() {
-	for _, s := range c.Parts.Sources {
+	for _, s := range c.Sources {
 		for _, o := range []outcome{revoked, covered, superseded, unfinished} {
 			c.Metrics.Events.WithLabelValues(s.Entity, string(o), "")
 		}

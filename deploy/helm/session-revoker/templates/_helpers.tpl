@@ -150,7 +150,6 @@ capabilities:
 
 {{/* What the worker, the replay and the test have in common. */}}
 {{- define "session-revoker.podSpec" -}}
-serviceAccountName: {{ include "session-revoker.serviceAccountName" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
