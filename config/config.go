@@ -101,7 +101,8 @@ type Events struct {
 
 // Guard says who is never signed out.
 type Guard struct {
-	ProtectedUsers []string `koanf:"protected_users" doc:"Object ids and user principal names that are never revoked. List both forms of a break-glass account."`
+	ProtectedUsers []string `koanf:"protected_users" doc:"Object ids, user principal names and patterns of names (svc-*@contoso.com) that are never revoked. List both forms of a break-glass account."`
+	ProtectedFile  string   `koanf:"protected_file" doc:"File with more of them, one to a line, # begins a comment. Read again when it changes; an unusable one keeps the last good entries in force."`
 }
 
 // Ops is the operations port.

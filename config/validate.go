@@ -38,7 +38,7 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 	}
 	for _, entry := range c.Guard.ProtectedUsers {
 		if _, err := uuid.Parse(entry); err != nil && strings.Count(entry, "@") != 1 {
-			p.add("guard.protected_users: %q is neither an object id nor a user principal name", entry)
+			p.add("guard.protected_users: %q is neither an object id nor a user principal name, nor a pattern of such names", entry)
 		}
 	}
 	if c.Ops.Address != "" {

@@ -32,6 +32,8 @@ type Metrics struct {
 	Latency prometheus.Histogram
 	// LastReceive is when the receive loop of a source last heard from Service Bus, as a Unix time in seconds.
 	LastReceive *prometheus.GaugeVec
+	// ProtectedEntries is how many entries protect users; ProtectedFileStale is 1 while their file is not usable.
+	ProtectedEntries, ProtectedFileStale prometheus.Gauge
 
 	state atomic.Pointer[func() State]
 }
@@ -152,6 +154,12 @@ func NewMetrics(version, commit string) *Metrics {
 		LastReceive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "When the receive loop of a source last heard from Service Bus (Unix time).",
 		}, []string{"source"}),
+		ProtectedEntries: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: ns, Name: "protected_entries", Help: "Entries that protect users from being signed out.",
+		}),
+		ProtectedFileStale: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable, and its last good entries are in force.",
+		}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: ns, Name: "build_info", Help: "Always 1, labelled with the build.",
@@ -159,7 +167,7 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, build, newGauges(m, ns),
+		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.ProtectedEntries, m.ProtectedFileStale, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -142,9 +142,13 @@ func printCheck(w io.Writer, c check) {
 
 func checkSettings(cfg config.Config, f *findings) {
 	f.ok("configuration", "valid; cloud %s, %s", cfg.Cloud().Name, strings.Join(cfg.ServiceBus.Entities(), ", "))
-	if n := len(cfg.Guard.ProtectedUsers); n > 0 {
-		f.ok("protected users", "%d entries", n)
-	} else {
+	protected, err := app.NewProtected(cfg)
+	switch {
+	case err != nil:
+		f.fail("protected users", "mend the entries: without them the worker does not start", "%v", err)
+	case protected.Len() > 0:
+		f.ok("protected users", "%d entries", protected.Len())
+	default:
 		f.warn("protected users", "list your break-glass accounts in guard.protected_users, by id and by name", "nobody is protected from being signed out")
 	}
 }

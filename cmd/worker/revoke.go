@@ -90,9 +90,9 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 		case giveUp <= 0:
 			return fail(exitUsage, "--give-up-after: %v is not positive", giveUp)
 		}
-		protected, err := guard.NewProtected(cfg.Guard.ProtectedUsers)
+		protected, err := app.NewProtected(cfg)
 		if err != nil {
-			return fail(exitUsage, "guard.protected_users: %v", err)
+			return fail(exitUsage, "%v", err)
 		}
 		if dryRun {
 			return p.wouldRevoke(out, users, protected)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -42,7 +43,9 @@ type Worker struct {
 	health   *telemetry.Health
 	metrics  *telemetry.Metrics
 	tracing  *telemetry.Tracing
-	ops      net.Listener // nil: no operations port
+	// protected is watched while the worker runs.
+	protected *guard.Protected
+	ops       net.Listener // nil: no operations port
 }
 
 // New builds the worker and opens its operations port; it connects to nothing else yet. The log goes to w. cfg must be
@@ -56,9 +59,9 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("events.types: %w", err)
 	}
-	protected, err := guard.NewProtected(cfg.Guard.ProtectedUsers)
+	protected, err := NewProtected(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("guard.protected_users: %w", err)
+		return nil, err
 	}
 	graph, err := NewGraph(cfg, GraphOptions{})
 	if err != nil {
@@ -73,14 +76,15 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		return nil, err
 	}
 	worker := &Worker{
-		tracing: tracing,
-		cfg:     cfg,
-		log:     log,
-		client:  client,
-		sources: sources,
-		revoker: graph,
-		health:  telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
-		metrics: telemetry.NewMetrics(Version, Commit),
+		tracing:   tracing,
+		protected: protected,
+		cfg:       cfg,
+		log:       log,
+		client:    client,
+		sources:   sources,
+		revoker:   graph,
+		health:    telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
+		metrics:   telemetry.NewMetrics(Version, Commit),
 	}
 	worker.consumer = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
@@ -119,6 +123,43 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	return worker, nil
 }
 
+// NewProtected makes the set of those who are never signed out, and loads its file.
+func NewProtected(cfg config.Config) (*guard.Protected, error) {
+	protected, err := guard.NewProtected(cfg.Guard.ProtectedUsers)
+	if err != nil {
+		return nil, fmt.Errorf("guard.protected_users: %w", err)
+	}
+	if cfg.Guard.ProtectedFile == "" {
+		return protected, nil
+	}
+	// Without it somebody could be signed out who must not be: then the worker does not start.
+	if err := protected.Load(cfg.Guard.ProtectedFile); err != nil {
+		return nil, fmt.Errorf("guard.protected_file: %w", err)
+	}
+	return protected, nil
+}
+
+// watchEvery is how often the file of protected users is looked at.
+const watchEvery = 10 * time.Second
+
+// watchProtected keeps the protected users up to date until ctx ends.
+func (w *Worker) watchProtected(ctx context.Context) {
+	w.metrics.ProtectedEntries.Set(float64(w.protected.Len()))
+	if w.cfg.Guard.ProtectedFile == "" {
+		return
+	}
+	w.protected.Watch(ctx, w.cfg.Guard.ProtectedFile, watchEvery, func(err error) {
+		if err != nil {
+			w.metrics.ProtectedFileStale.Set(1)
+			w.log.Error("the file of protected users is not usable; its last good entries stay in force", zap.Error(err))
+			return
+		}
+		w.metrics.ProtectedFileStale.Set(0)
+		w.metrics.ProtectedEntries.Set(float64(w.protected.Len()))
+		w.log.Info("protected users loaded again", zap.Int("entries", w.protected.Len()))
+	})
+}
+
 // OpsAddress is where /healthz, /readyz and /metrics are served; "" when they are not.
 func (w *Worker) OpsAddress() string {
 	if w.ops == nil {
@@ -142,7 +183,12 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	if w.ops != nil {
 		ops = telemetry.Serve(w.ops, w.health, w.metrics)
 	}
+	watching, stopWatching := context.WithCancel(hard)
+	var watch sync.WaitGroup
+	watch.Go(func() { w.watchProtected(watching) })
 	unfinished := w.consumer.Run(ctx, hard)
+	stopWatching()
+	watch.Wait()
 
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
