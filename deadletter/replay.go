@@ -115,21 +115,20 @@ type ReplayResult struct {
 // way is finished and everything else unlocked. The result is good beside an error, too.
 func (q *Queue) Replay(ctx context.Context, to Sender, run Run, p *Plan, o ReplayOptions) (ReplayResult, error) {
 	r := &replay{queue: q, to: to, run: run, options: o, batch: maxBatch, limiter: rate.NewLimiter(rate.Inf, maxBatch), sent: map[int64]struct{}{}, failed: map[int64]struct{}{}}
-	chunk := maxChunk
 	if o.Rate > 0 {
-		// Small enough that no lock ends while a message waits for its turn.
-		chunk = min(max(1, int(o.Rate*2)), maxChunk)
 		r.batch = min(max(1, int(o.Rate/5)), maxBatch)
 		r.limiter = rate.NewLimiter(rate.Limit(o.Rate), r.batch)
 	}
 	r.options.Parallel = max(1, o.Parallel)
-	t := &taker{queue: q, Taking: o.Taking, filter: p.filter, chunk: chunk, wanted: p.wanted}
+	t := &taker{queue: q, Taking: o.Taking, filter: p.filter, wanted: p.wanted}
 	r.taker = t
+	t.chunk = r.chunk(len(t.wanted))
 	gone, err := t.run(ctx, func(messages []*azservicebus.ReceivedMessage) ([]int64, error) {
 		settled, err := r.work(ctx, messages)
 		for sequence := range r.failed {
 			delete(t.wanted, sequence)
 		}
+		t.chunk = r.chunk(len(t.wanted) - len(settled))
 		return settled, err
 	})
 	result := r.result
@@ -160,6 +159,15 @@ type replay struct {
 	result ReplayResult
 	sent   map[int64]struct{} // and not completed yet
 	failed map[int64]struct{}
+}
+
+// chunk is how many messages are received at once: so few that no lock ends while a message waits for its turn. When few are wanted
+// it is the way past the others that takes time.
+func (r *replay) chunk(wanted int) int {
+	if most := int(2 * r.options.Rate); r.options.Rate > 0 && wanted > most {
+		return min(max(1, most), maxChunk)
+	}
+	return maxChunk
 }
 
 // again is a message and what it is sent again as.
