@@ -12,12 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/spf13/pflag"
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/event"
 )
 
 func load(t *testing.T, environ ...string) config.Config {
@@ -57,6 +59,58 @@ func TestTheCloudPicksTheAuthority(t *testing.T) {
 	options := azureOptions(cfg)
 	if host := options.Cloud.ActiveDirectoryAuthorityHost; host != "https://login.chinacloudapi.cn/" || options.Retry.MaxRetries != -1 {
 		t.Errorf("authority %q, %d retries of the SDK's own", host, options.Retry.MaxRetries)
+	}
+}
+
+// scopes notes what tokens are asked for.
+type scopes []string
+
+func (s *scopes) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	*s = append(*s, o.Scopes...)
+	return azcore.AccessToken{Token: "t", ExpiresOn: time.Now().Add(time.Hour)}, nil
+}
+
+// roundTrip answers as Graph does, and notes who was called.
+type roundTrip []string
+
+func (r *roundTrip) RoundTrip(req *http.Request) (*http.Response, error) {
+	*r = append(*r, req.URL.String())
+	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Header: http.Header{}, Request: req}, nil
+}
+
+func TestEveryCloudToTheURLAndTheTokensScope(t *testing.T) {
+	user, err := event.NewUser("", "ada@contoso.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cloud, want := range map[string]struct{ root, authority, bus, foreign string }{
+		"global":    {"https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net", "servicebus.usgovcloudapi.net"},
+		"usgov-l4":  {"https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net", "servicebus.windows.net"},
+		"usgov-dod": {"https://dod-graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net", "servicebus.chinacloudapi.cn"},
+		"china":     {"https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn", "servicebus.windows.net"},
+	} {
+		cfg := load(t, "REVOKER_GRAPH_CLOUD="+cloud, "REVOKER_SERVICEBUS_NAMESPACE=contoso."+want.bus)
+		var asked scopes
+		var called roundTrip
+		graph, err := NewGraph(cfg, GraphOptions{Credential: &asked, Transport: &called})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := graph.Revoke(t.Context(), user); err != nil {
+			t.Fatal(err)
+		}
+		graph.Close()
+		if len(called) != 1 || called[0] != want.root+"/v1.0/users/ada@contoso.com/revokeSignInSessions" || asked[0] != want.root+"/.default" {
+			t.Errorf("%s: called %v with a token for %v", cloud, called, asked)
+		}
+		if host := azureOptions(cfg).Cloud.ActiveDirectoryAuthorityHost; host != want.authority {
+			t.Errorf("%s: signs in at %s", cloud, host)
+		}
+		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		config.Flags(fs)
+		if _, err := config.Load(fs, []string{"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_GRAPH_CLOUD=" + cloud, "REVOKER_SERVICEBUS_NAMESPACE=contoso." + want.foreign}); err == nil {
+			t.Errorf("%s with a namespace in %s was accepted", cloud, want.foreign)
+		}
 	}
 }
 

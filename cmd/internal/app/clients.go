@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -137,6 +138,8 @@ type GraphOptions struct {
 	// Credential replaces the configured one.
 	Credential azcore.TokenCredential
 	LegacyBeta bool
+	// Transport replaces the HTTP transport.
+	Transport http.RoundTripper
 }
 
 // NewGraph makes the client of Graph that the configuration asks for. It calls nothing yet.
@@ -152,6 +155,7 @@ func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
 		Scope:       cfg.Cloud().Scope(),
 		Credential:  o.Credential,
 		LegacyBeta:  o.LegacyBeta,
+		Transport:   o.Transport,
 		Timeout:     cfg.Graph.Timeout,
 		Connections: cfg.Consumer.Concurrency,
 	})

@@ -1,0 +1,78 @@
+// Command settings reads rendered manifests and has the program itself judge the configuration in them.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/session-revoker/session-revoker/config"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "settings:", err)
+		os.Exit(1)
+	}
+}
+
+// secretFile finds the files that the chart mounts from a Secret.
+var secretFile = regexp.MustCompile(`/etc/session-revoker/secret/([a-z-]+)`)
+
+func run() error {
+	folder, err := os.MkdirTemp("", "settings")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	for name, text := range map[string]string{
+		"connection-string": "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v", "client-secret": "secret",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	found := 0
+	for decoder := yaml.NewDecoder(os.Stdin); ; {
+		var m struct {
+			Data map[string]any `yaml:"data"`
+		}
+		err := decoder.Decode(&m)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		text, ok := m.Data["worker.yaml"].(string)
+		if err != nil || !ok {
+			continue // another kind
+		}
+		found++
+		file := filepath.Join(folder, "worker.yaml")
+		if err := os.WriteFile(file, []byte(secretFile.ReplaceAllString(text, folder+"/$1")), 0o600); err != nil {
+			return err
+		}
+		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+		config.Flags(fs)
+		if err := fs.Set(config.FileFlag, file); err != nil {
+			return err
+		}
+		load := config.Load
+		if !strings.Contains(text, "servicebus:") {
+			load = config.LoadForGraph // the chart's defaults name no queue
+		}
+		if _, err := load(fs, nil); err != nil {
+			return err
+		}
+	}
+	if found != 1 {
+		return fmt.Errorf("%d configurations, want one", found)
+	}
+	fmt.Println("the program accepts the configuration")
+	return nil
+}
