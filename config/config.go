@@ -19,6 +19,7 @@ type Config struct {
 	Consumer   Consumer   `koanf:"consumer"`
 	Events     Events     `koanf:"events"`
 	Guard      Guard      `koanf:"guard"`
+	Audit      Audit      `koanf:"audit"`
 	Ops        Ops        `koanf:"ops"`
 	Log        Log        `koanf:"log"`
 }
@@ -103,6 +104,12 @@ type Events struct {
 type Guard struct {
 	ProtectedUsers []string `koanf:"protected_users" doc:"Object ids, user principal names and patterns of names (svc-*@contoso.com) that are never revoked. List both forms of a break-glass account."`
 	ProtectedFile  string   `koanf:"protected_file" doc:"File with more of them, one to a line, # begins a comment. Read again when it changes; an unusable one keeps the last good entries in force."`
+}
+
+// Audit says where decisions are recorded.
+type Audit struct {
+	File  string `koanf:"file" doc:"File to which a record of every decision is appended, in a chain of hashes that worker audit verify checks; - is standard output. Empty for none."`
+	Topic string `koanf:"topic" doc:"Topic or queue to which every revocation, and every failure, is published as a CloudEvent: session.revoked, session.revocation.failed. Needs the right to send there. Empty for none."`
 }
 
 // Ops is the operations port.

@@ -21,6 +21,7 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/telemetry"
+	"github.com/session-revoker/session-revoker/trail"
 )
 
 // Names of the parts that the Consumer reports to telemetry.Health.
@@ -84,6 +85,8 @@ type Parts struct {
 	Log       *zap.Logger
 	Metrics   *telemetry.Metrics
 	Health    *telemetry.Health
+	// Trail is told every decision, before its message is settled; nil when nobody keeps it.
+	Trail func(trail.Decision)
 	// Tracer makes spans of messages and calls; nil makes none.
 	Tracer trace.Tracer
 }

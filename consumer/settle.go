@@ -46,6 +46,7 @@ func actionFor(results []result, lockLost bool) action {
 // settle ends the message's way and logs what became of each event. It reports whether the message was finished.
 func (c *Consumer) settle(m *message, results []result, lockLost bool) (finished bool) {
 	todo := actionFor(results, lockLost)
+	c.keepTrail(m, results)
 	span := c.settleSpan(m, todo)
 	err := c.do(todo, m, results)
 	endSpan(span, err)

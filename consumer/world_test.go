@@ -31,6 +31,7 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/telemetry"
+	"github.com/session-revoker/session-revoker/trail"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -74,6 +75,7 @@ type world struct {
 
 // settings are what a test changes; the zero value of each field means the default below.
 type settings struct {
+	trail                  func(trail.Decision)
 	tracer                 trace.Tracer
 	concurrency, maxInHand int
 	lock                   time.Duration
@@ -193,7 +195,7 @@ func newWorld(t *testing.T, s settings) *world {
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),
-		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer,
+		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer, Trail: s.trail,
 	})
 	t.Cleanup(func() {
 		// This order lets every goroutine end inside the bubble.

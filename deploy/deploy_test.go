@@ -161,6 +161,7 @@ func exposed(t *testing.T) map[string]bool {
 	metrics.Settlements.WithLabelValues("complete", "ok")
 	metrics.Renewals.WithLabelValues("ok")
 	metrics.LastReceive.WithLabelValues("q")
+	metrics.AuditFailures.WithLabelValues("file")
 	families, err := metrics.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)

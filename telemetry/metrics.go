@@ -32,6 +32,8 @@ type Metrics struct {
 	Latency prometheus.Histogram
 	// LastReceive is when the receive loop of a source last heard from Service Bus, as a Unix time in seconds.
 	LastReceive *prometheus.GaugeVec
+	// AuditFailures counts records of the audit trail that were not written or not published, by where.
+	AuditFailures *prometheus.CounterVec
 	// ProtectedEntries is how many entries protect users; ProtectedFileStale is 1 while their file is not usable.
 	ProtectedEntries, ProtectedFileStale prometheus.Gauge
 
@@ -154,6 +156,9 @@ func NewMetrics(version, commit string) *Metrics {
 		LastReceive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "When the receive loop of a source last heard from Service Bus (Unix time).",
 		}, []string{"source"}),
+		AuditFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "audit_failures_total", Help: "Records of the audit trail that were not written or not published.",
+		}, []string{"to"}),
 		ProtectedEntries: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "protected_entries", Help: "Entries that protect users from being signed out.",
 		}),
@@ -167,7 +172,7 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.ProtectedEntries, m.ProtectedFileStale, build, newGauges(m, ns),
+		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -142,6 +142,7 @@ func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
 	m.Settlements.WithLabelValues("complete", "ok")
 	m.Renewals.WithLabelValues("ok")
 	m.LastReceive.WithLabelValues("q")
+	m.AuditFailures.WithLabelValues("file")
 	families, err := m.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -35,9 +35,25 @@ func checkServiceBus(ctx context.Context, cfg config.Config, f *findings) {
 	for _, entity := range cfg.ServiceBus.Entities() {
 		reachable = reachable && checkEntity(ctx, cfg, client, entity, f)
 	}
+	if reachable && cfg.Audit.Topic != "" {
+		checkAuditTopic(ctx, cfg, client, f)
+	}
 	if reachable {
 		checkEntitySettings(ctx, cfg, f)
 	}
+}
+
+// checkAuditTopic tries what publishing the audit trail needs.
+func checkAuditTopic(ctx context.Context, cfg config.Config, client *azservicebus.Client, f *findings) {
+	sender, err := client.NewSender(cfg.Audit.Topic, nil)
+	if err == nil {
+		_, err = within(ctx, func(ctx context.Context) (*azservicebus.MessageBatch, error) { return sender.NewMessageBatch(ctx, nil) })
+	}
+	if err != nil {
+		f.fail("audit.topic", "give the worker's identity the role 'Azure Service Bus Data Sender' on it, and no other, or check its name", "%s cannot be sent to: %s", cfg.Audit.Topic, detail(err))
+		return
+	}
+	f.ok("audit.topic", "%s can be sent to", cfg.Audit.Topic)
 }
 
 // checkServiceBusToken says whether it is worth going on.

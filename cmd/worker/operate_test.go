@@ -1,13 +1,17 @@
 package main_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -115,6 +119,8 @@ func TestADoctorsVisit(t *testing.T) {
 		"sessions, unknown":     {source("by-user"), nil, 2, []string{"FAIL  by-user: receive", "set servicebus.sessions to how many"}},
 		"life without a trace":  {source("sick"), nil, 2, []string{"FAIL  sick: time to live", "without a trace", "WARN  sick: max delivery count", "WARN  sick: lock duration", "WARN  sick: dead letters"}},
 		"forwarding":            {source("forwarding"), nil, 2, []string{"FAIL  forwarding: receive", "FAIL  forwarding: forwarding"}},
+		"audit, nowhere":        {[]string{"REVOKER_AUDIT_TOPIC=nowhere"}, nil, 2, []string{"FAIL  audit.topic", "Data Sender"}},
+		"audit, well":           {[]string{"REVOKER_AUDIT_TOPIC=audit"}, nil, 0, []string{"OK    audit.topic"}},
 		"a short life":          {source("short"), nil, 1, []string{"WARN  short: time to live"}},
 		"a subscription":        {source("devices/Subscriptions/worker"), nil, 0, []string{"OK    devices/Subscriptions/worker: receive", "--to"}},
 		"clock of Service Bus":  {[]string{c.adminOf(-time.Minute)}, nil, 2, []string{"FAIL  Service Bus: clock", "NTP"}},
@@ -162,7 +168,62 @@ func TestTheSameEnvironmentForEveryCommand(t *testing.T) {
 	c.command("", "dlq", "list", "--servicebus.queue", "nowhere").want(t, 5)
 }
 
+func TestTheAuditTrailOfAWorker(t *testing.T) {
+	c := newCloud(t, 3, time.Minute)
+	file := filepath.Join(t.TempDir(), "audit.ndjson")
+	env := []string{"REVOKER_AUDIT_FILE=" + file, "REVOKER_AUDIT_TOPIC=audit"}
+	c.send(events(3)...)
+	c.send(&azservicebus.Message{Body: []byte("rubbish")})
+	p := c.start(env...)
+	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
+	c.command("", "audit", "verify", file).want(t, 0, "open: chain")
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	whole := c.command("", "audit", "verify", file)
+	whole.want(t, 0, "5 records in 1 chains")
+	if strings.Contains(whole.stdout, "open") {
+		t.Errorf("the chain has no end:\n%s", whole.stdout)
+	}
+	published := map[string]int{}
+	messages, err := c.broker.Peek("audit", 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range messages {
+		published[fmt.Sprint(m.ApplicationProperties["type"], " ", m.ApplicationProperties["reason"])]++
+		if !strings.Contains(string(m.Body), `"specversion":"1.0"`) {
+			t.Errorf("no CloudEvent: %s", m.Body)
+		}
+	}
+	if published["session.revoked "] != 3 || published["session.revocation.failed InvalidEvent"] != 1 || len(published) != 2 {
+		t.Errorf("published %v", published)
+	}
+	// A second worker goes on in the same file, and somebody takes a record away.
+	c.send(about(0))
+	p = c.start(env...)
+	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	c.command("", "audit", "verify", file, "-o", "json").want(t, 0, `"chains": 2`)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(text), "\n")
+	c.command(strings.Join(append(lines[:1], lines[2:]...), ""), "audit", "verify", "-").want(t, 1, "follows record 1", "not whole")
+	c.command("", "audit", "verify", "/does/not/exist").want(t, 2)
+}
+
 var sickQueues = []servicebus.QueueConfig{
+	{Name: "audit"},
 	{Name: "sick", LockDuration: 5 * time.Second, MaxDeliveryCount: 10, DefaultTTL: time.Hour, ForwardDeadLettersTo: queue},
 	{Name: "forwarding", LockDuration: time.Minute, MaxDeliveryCount: 100, ForwardTo: queue},
 	{Name: "short", LockDuration: time.Minute, MaxDeliveryCount: 100, DefaultTTL: time.Minute, DeadLetterOnExpiration: true},

@@ -43,6 +43,7 @@ type Worker struct {
 	health   *telemetry.Health
 	metrics  *telemetry.Metrics
 	tracing  *telemetry.Tracing
+	audit    *auditor
 	// protected is watched while the worker runs.
 	protected *guard.Protected
 	ops       net.Listener // nil: no operations port
@@ -86,6 +87,9 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		health:    telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
 		metrics:   telemetry.NewMetrics(Version, Commit),
 	}
+	if worker.audit, err = newAuditor(cfg.Audit.File, cfg.Audit.Topic, client, w, log, worker.metrics); err != nil {
+		return nil, err
+	}
 	worker.consumer = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
 		MaxInHand:     cfg.Consumer.MaxInHand,
@@ -113,6 +117,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Log:     log,
 		Metrics: worker.metrics,
 		Health:  worker.health,
+		Trail:   worker.audit.keep(),
 		Tracer:  tracing.Tracer,
 	})
 	if cfg.Ops.Address != "" {
@@ -189,6 +194,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	unfinished := w.consumer.Run(ctx, hard)
 	stopWatching()
 	watch.Wait()
+	w.audit.close()
 
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

@@ -1,0 +1,43 @@
+package consumer
+
+import (
+	"time"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/trail"
+)
+
+// keepTrail records what was decided about each event. It comes before the settlement: a message that comes again is decided again, and
+// recorded again; one that is gone has its record.
+func (c *Consumer) keepTrail(m *message, results []result) {
+	if c.Trail == nil {
+		return
+	}
+	for _, r := range results {
+		event := r.item.Event
+		d := trail.Decision{
+			Time: time.Now().UTC(), Outcome: string(r.outcome), Reason: string(r.reason),
+			UserID: event.User.ID(), UserPrincipalName: event.User.UPN(),
+			Source: m.from.Entity, MessageID: deadletter.Cut(m.MessageID, 128), Event: r.item.Index,
+			EventID: deadletter.Cut(event.ID, 128), EventType: deadletter.Cut(event.Type, 128), EventSource: deadletter.Cut(event.Source, 256), EventTime: event.Time,
+			Calls: r.calls,
+		}
+		if m.SequenceNumber != nil {
+			d.SequenceNumber = *m.SequenceNumber
+		}
+		if m.EnqueuedTime != nil {
+			d.Enqueued = m.EnqueuedTime.UTC()
+		}
+		if a := r.attempt; r.calls > 0 {
+			d.CallStart, d.CallEnd = a.Start.UTC(), a.Start.Add(a.Duration).UTC()
+			d.Status, d.RequestID, d.ClientRequestID = a.Status, deadletter.Cut(a.RequestID, 128), a.ClientRequestID
+		}
+		if r.err != nil {
+			d.Error = deadletter.Cut(r.err.Error(), deadletter.MaxDescription)
+		}
+		if r.outcome == superseded {
+			d.SupersededBy = r.waits.End().By.Sequence
+		}
+		c.Trail(d)
+	}
+}

@@ -1,0 +1,55 @@
+package consumer_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/trail"
+)
+
+func TestEveryDecisionIsRecordedBeforeItsSettlement(t *testing.T) {
+	var mu sync.Mutex
+	var all []trail.Decision
+	var w *world
+	settledBefore := false
+	keep := func(d trail.Decision) {
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, d)
+		counts, err := w.broker.Counts(queue)
+		if d.MessageID == "last" && (err != nil || counts.Active == 0) {
+			settledBefore = true
+		}
+	}
+	inBubble(t, settings{trail: keep}, func(t *testing.T, world *world) {
+		w = world
+		w.send(&azservicebus.Message{MessageID: new("both"), Body: []byte(`[{"type":"device.lost","userId":"` + ada.ID + `"},{"type":"device.lost","userPrincipalName":"` + guest.UserPrincipalName + `"}]`)})
+		w.run()
+		w.settled(time.Minute)
+		w.send(&azservicebus.Message{MessageID: new("last"), Body: []byte("rubbish")})
+		w.settled(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(all) != 3 || settledBefore {
+			t.Fatalf("%d records, settled before: %v; %+v", len(all), settledBefore, all)
+		}
+		first, second, third := all[0], all[1], all[2]
+		if first.Outcome != "revoked" || first.UserID != ada.ID || first.Calls != 1 || first.Status != 200 || first.RequestID == "" || first.CallStart.IsZero() ||
+			first.CallEnd.Before(first.CallStart) || first.SequenceNumber != 1 || first.Source != queue || first.EventType != "device.lost" || first.Enqueued.IsZero() {
+			t.Errorf("%+v", first)
+		}
+		if second.Outcome != "dead_lettered" || second.Reason != "ExternalUser" || second.UserPrincipalName != guest.UserPrincipalName || second.Event != 1 || second.Calls != 0 {
+			t.Errorf("%+v", second)
+		}
+		if third.Reason != "InvalidEvent" || third.UserID+third.UserPrincipalName != "" || third.Error == "" {
+			t.Errorf("%+v", third)
+		}
+		if counts, err := w.broker.Counts(queue); err != nil || counts != (servicebus.Counts{DeadLetter: 2, Bytes: counts.Bytes}) {
+			t.Errorf("%+v, %v", counts, err)
+		}
+	})
+}
