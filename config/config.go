@@ -67,6 +67,8 @@ type Graph struct {
 	ClientSecret     string        `koanf:"client_secret" secret:"true" doc:"Client secret. Without one DefaultAzureCredential is used: workload identity, managed identity, environment, CLI."`
 	ClientSecretFile string        `koanf:"client_secret_file" doc:"File that holds the client secret (a mounted secret)."`
 	TokenURL         string        `koanf:"token_url" doc:"OAuth 2.0 token endpoint of an emulator; only together with graph.endpoint on a loopback address."`
+	ReadUsers        bool          `koanf:"read_users" default:"false" doc:"Read each user before the call: recognises guests that an event names by id alone, and calls the id that a name has now. Needs User.Read.All, and one read for each call."`
+	ProofFor         time.Duration `koanf:"proof_for" default:"0s" min:"0s" max:"2m" doc:"Read the effect back after each call, for at most so long; one that does not show is a failure, and dead-lettered as NotRevoked in the end. 0 trusts Graph's answer. Needs graph.read_users, and one more read for each call."`
 	Timeout          time.Duration `koanf:"timeout" default:"30s" min:"1s" max:"5m" doc:"Limit of one attempt, token included."`
 }
 

@@ -220,6 +220,9 @@ func (c *Config) validateGraph(p *Problems) {
 			p.add("graph.endpoint: %q: %s (REVOKER_GRAPH_ENDPOINT)", g.Endpoint, problem)
 		}
 	}
+	if g.ProofFor > 0 && !g.ReadUsers {
+		p.add("graph.proof_for: needs graph.read_users (REVOKER_GRAPH_READ_USERS=true)")
+	}
 	if g.TokenURL != "" {
 		switch problem := checkEndpoint(g.TokenURL); {
 		case problem != "":

@@ -40,10 +40,16 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 			zap.String("clientRequestId", a.ClientRequestID),
 		)
 	}
+	if a := r.attempt; !a.ValidFromAfter.IsZero() {
+		fields = append(fields, zap.Time("validFromBefore", a.ValidFromBefore), zap.Time("validFromAfter", a.ValidFromAfter))
+	}
+	if r.attempt.Proof != "" {
+		fields = append(fields, zap.String("proof", r.attempt.Proof))
+	}
 	if m.EnqueuedTime != nil {
 		fields = append(fields, zap.Duration("sinceEnqueued", time.Since(*m.EnqueuedTime)))
 	}
-	if r.outcome == revoked && r.item.Event.User.UPN() == "" {
+	if r.outcome == revoked && r.item.Event.User.UPN() == "" && r.attempt.ValidFromBefore.IsZero() {
 		// An object id does not show a guest, whose revocation succeeds and changes nothing.
 		fields = append(fields, zap.String("external", "unknown"))
 	}

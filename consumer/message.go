@@ -256,6 +256,8 @@ func reasonOf(err error) deadletter.Reason {
 			return deadletter.UserNotFound
 		case revoker.NotRevoked:
 			return deadletter.NotRevoked
+		case revoker.External:
+			return deadletter.ExternalUser
 		case revoker.Forbidden:
 			return deadletter.Forbidden
 		case revoker.Rejected:

@@ -67,6 +67,10 @@ type Attempt struct {
 	Usage float64
 	// RequestID is Graph's id of the call and ClientRequestID ours. Microsoft's support asks for both.
 	RequestID, ClientRequestID string
+	// ValidFromBefore and ValidFromAfter are from when on the user's sessions were valid, before and after the call, where a Careful
+	// has read them. Proof is why the effect is not proven; "" when it is, or nobody looked.
+	ValidFromBefore, ValidFromAfter time.Time
+	Proof                           string
 }
 
 // New builds a Revoker. The error names the setting that is missing or wrong.

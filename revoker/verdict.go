@@ -19,6 +19,8 @@ const (
 	NotRevoked Kind = "not_revoked"
 	// NotFound: 404 from Graph itself. Right after an account was made this can be replication lag.
 	NotFound Kind = "not_found"
+	// External: the user belongs to another tenant; Graph was not called, since it would answer well and revoke nothing.
+	External Kind = "external"
 	// Rejected: any other 4xx from Graph: the request itself is refused.
 	Rejected Kind = "rejected"
 	// Forbidden: 403 although the token holds the permission, or does not tell.
@@ -83,6 +85,7 @@ func (e *Error) Brief() string {
 var hints = map[Kind]string{
 	NotRevoked:        "Graph says that it revoked nothing",
 	NotFound:          "Graph does not know the user",
+	External:          "the user belongs to another tenant: Graph would answer with success and revoke nothing",
 	Rejected:          "Graph rejects the request",
 	Forbidden:         "Graph refuses this user",
 	MissingPermission: "the app lacks User.RevokeSessions.All: grant it as an application permission, with admin consent",
@@ -96,7 +99,7 @@ var hints = map[Kind]string{
 func (e *Error) Unwrap() error { return e.Err }
 
 // Permanent says that the same request will be refused again.
-func (e *Error) Permanent() bool { return e.Kind == Rejected }
+func (e *Error) Permanent() bool { return e.Kind == Rejected || e.Kind == External }
 
 // Systemic says that the fault hits every user alike, and that no call can succeed before a person or time mends it.
 func (e *Error) Systemic() bool {

@@ -40,6 +40,10 @@ type Decision struct {
 	Status          int       `json:"graphStatus,omitempty"`
 	RequestID       string    `json:"requestId,omitempty"`
 	ClientRequestID string    `json:"clientRequestId,omitempty"`
+	// ValidFromBefore and ValidFromAfter prove the call's effect, where it was read back; Proof is why it is not proven.
+	ValidFromBefore time.Time `json:"validFromBefore,omitzero"`
+	ValidFromAfter  time.Time `json:"validFromAfter,omitzero"`
+	Proof           string    `json:"proof,omitempty"`
 	// Error is why it failed, or is unfinished.
 	Error string `json:"error,omitempty"`
 	// SupersededBy is the sequence number of the message that stands for this one's.

@@ -168,6 +168,26 @@ func TestTheSameEnvironmentForEveryCommand(t *testing.T) {
 	c.command("", "dlq", "list", "--servicebus.queue", "nowhere").want(t, 5)
 }
 
+func TestAWorkerThatReadsUsersKnowsGuestsByIDAndProvesTheEffect(t *testing.T) {
+	c := newCloud(t, 2, time.Minute)
+	c.graph.SetRoles("client", []string{"User.RevokeSessions.All", "User.Read.All"})
+	if err := c.graph.AddUser(graph.User{ID: id(7), UserPrincipalName: "visitor_fabrikam.com#EXT#@contoso.com", UserType: "Guest"}); err != nil {
+		t.Fatal(err)
+	}
+	c.send(about(0), about(7))
+	file := filepath.Join(t.TempDir(), "audit.ndjson")
+	p := c.start("REVOKER_GRAPH_READ_USERS=true", "REVOKER_GRAPH_PROOF_FOR=15s", "REVOKER_AUDIT_FILE="+file)
+	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
+	if counts := c.counts(); counts.DeadLetter != 1 {
+		t.Errorf("%+v", counts)
+	}
+	c.command("", "dlq", "list").want(t, 0, "ExternalUser", id(7))
+	c.until("the log", func() bool { return strings.Contains(p.out.String(), `"validFromAfter"`) })
+	if text, err := os.ReadFile(file); err != nil || !strings.Contains(string(text), `"validFromAfter"`) {
+		t.Errorf("%v: %s", err, text)
+	}
+}
+
 func TestTheAuditTrailOfAWorker(t *testing.T) {
 	c := newCloud(t, 3, time.Minute)
 	file := filepath.Join(t.TempDir(), "audit.ndjson")

@@ -68,6 +68,10 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	var caller consumer.Revoker = graph
+	if cfg.Graph.ReadUsers {
+		caller = &revoker.Careful{Revoker: graph, ProofFor: cfg.Graph.ProofFor}
+	}
 	client, sources, err := newSources(cfg)
 	if err != nil {
 		return nil, err
@@ -106,7 +110,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Sources:   sources,
 		Decoder:   decoder,
 		Protected: protected,
-		Revoker:   graph,
+		Revoker:   caller,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts:     cfg.Retry.MaxAttempts,
 			InitialInterval: cfg.Retry.InitialInterval,

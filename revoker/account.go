@@ -1,0 +1,126 @@
+package revoker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/session-revoker/session-revoker/event"
+)
+
+// Account is what Graph knows of a user.
+type Account struct {
+	// ID and UPN are the user's own, whichever of them was asked for.
+	ID, UPN string
+	// External says that the sessions belong to another tenant: a guest, or somebody of a multi-tenant organisation.
+	External bool
+	// ValidFrom is signInSessionsValidFromDateTime, in whole seconds: no session from before is valid.
+	ValidFrom time.Time
+}
+
+// Account reads a user. It needs a permission to read users (User.Read.All). Any error is an *Error.
+func (r *Revoker) Account(ctx context.Context, user event.User) (Account, error) {
+	var answer struct {
+		ID        string    `json:"id"`
+		UPN       string    `json:"userPrincipalName"`
+		Type      string    `json:"userType"`
+		ValidFrom time.Time `json:"signInSessionsValidFromDateTime"`
+	}
+	attempt, err := r.attempt(ctx, http.MethodGet, r.path("v1.0", user)+"?$select=id,userPrincipalName,userType,signInSessionsValidFromDateTime", &answer)
+	if err != nil {
+		return Account{}, err
+	}
+	if answer.ID == "" {
+		return Account{}, &Error{Kind: Unavailable, Attempt: attempt, Err: errors.New("the answer names no user")}
+	}
+	return Account{
+		ID: answer.ID, UPN: answer.UPN, ValidFrom: answer.ValidFrom,
+		External: strings.EqualFold(answer.Type, "Guest") || strings.Contains(strings.ToUpper(answer.UPN), "#EXT#"),
+	}, nil
+}
+
+// Careful revokes as a Revoker does, and looks before and after: the user is read, so that somebody of another tenant is recognised even by
+// an id alone, and the call goes to the id that the name has now; with ProofFor set, the effect is read back after the
+// call. Each is one more call to Graph, of the quota for reading.
+type Careful struct {
+	*Revoker
+	// ProofFor is how long the effect may take to be readable, since the directory's replicas need some seconds; 0 does not look
+	// for it.
+	ProofFor time.Duration
+}
+
+// proofEvery is how often the effect is looked for.
+const proofEvery = 2 * time.Second
+
+// Revoke makes one attempt. Somebody of another tenant is an error of kind External, and not called; an effect that did not show is one of
+// kind NotRevoked. When users may not be read, the call is made all the same, and the attempt says so.
+func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) {
+	begun := Attempt{Start: time.Now()} // for what ends before a call
+	account, err := c.Account(ctx, user)
+	var failure *Error
+	switch {
+	case errors.As(err, &failure) && (failure.Kind == Forbidden || failure.Kind == MissingPermission):
+		attempt, err := c.Revoker.Revoke(ctx, user)
+		attempt.Proof = "users cannot be read: " + failure.Brief()
+		return attempt, err
+	case failure != nil && !failure.Start.IsZero():
+		return failure.Attempt, err
+	case err != nil:
+		return begun, err
+	case account.External:
+		return begun, &Error{Kind: External, Attempt: begun}
+	}
+	called := user
+	if resolved, err := event.NewUser(account.ID, ""); err == nil {
+		called = resolved
+	}
+	attempt, err := c.Revoker.Revoke(ctx, called)
+	attempt.ValidFromBefore = account.ValidFrom
+	if err != nil || c.ProofFor == 0 {
+		return attempt, err
+	}
+	attempt.ValidFromAfter, attempt.Proof = c.proof(ctx, called, account.ValidFrom, attempt.ServerDate)
+	if attempt.Proof == notAdvanced {
+		return attempt, &Error{Kind: NotRevoked, Attempt: attempt, Err: fmt.Errorf("%s within %s of a call that Graph answered well", notAdvanced, c.ProofFor)}
+	}
+	return attempt, nil
+}
+
+const notAdvanced = "signInSessionsValidFromDateTime has not advanced"
+
+// proof reads until the time has advanced. It has whole seconds: when somebody else has just revoked, it may be the same after the call,
+// whose answer was dated called. What cannot be read proves nothing, neither way.
+func (c *Careful) proof(ctx context.Context, user event.User, before, called time.Time) (after time.Time, problem string) {
+	for deadline := time.Now().Add(c.ProofFor); ; {
+		after, err := c.ValidFrom(ctx, user)
+		switch {
+		case err == nil && (after.After(before) || !called.IsZero() && !after.Before(called.Add(-2*time.Second))):
+			return after, ""
+		case err == nil:
+			problem = notAdvanced
+		default:
+			problem = "the effect cannot be read"
+			var failure *Error
+			if errors.As(err, &failure) {
+				problem += ": " + failure.Brief()
+			}
+		}
+		if time.Now().Add(proofEvery).After(deadline) || sleep(ctx, proofEvery) != nil {
+			return after, problem
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
