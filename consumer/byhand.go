@@ -33,19 +33,14 @@ type HandResult struct {
 	Err     error
 	Calls   int
 	Attempt revoker.Attempt // the last call
-	// Before and After are from when on sessions are valid; zero when not asked for or not readable, which ProofErr says.
+	// Before and After are from when on sessions are valid; zero when not asked for or not readable. Proof is why the effect is not
+	// proven; "" when it is, or nobody looked.
 	Before, After time.Time
-	ProofErr      error
+	Proof         string
 }
 
-// proofFor is how long an effect may take to be readable, proofEvery how often it is looked for.
-const (
-	proofFor   = 30 * time.Second
-	proofEvery = 2 * time.Second
-)
-
-// ErrNotAdvanced says that the user's sessions are valid from the same time on as before.
-var ErrNotAdvanced = errors.New("signInSessionsValidFromDateTime has not advanced: check again in a few minutes")
+// proofFor is how long an effect may take to be readable.
+const proofFor = 30 * time.Second
 
 // Revoke revokes the users, each once, and tells each one's end by report, which is called by one goroutine at a time, in any order. A failure that
 // hits everyone (no token, no permission) ends it for all; so does the end of ctx, after the calls under way. Each user is
@@ -88,11 +83,15 @@ func (b *ByHand) one(ctx context.Context, stop context.CancelCauseFunc, line *li
 		return result
 	}
 	if b.ValidFrom != nil && ctx.Err() == nil {
-		result.Before, result.ProofErr = b.ValidFrom(ctx, user)
+		var err error
+		if result.Before, err = b.ValidFrom(ctx, user); err != nil {
+			result.Proof = revoker.Unreadable(err)
+		}
 	}
 	b.call(ctx, stop, line, &result)
-	if result.Revoked && b.ValidFrom != nil && result.ProofErr == nil {
-		result.After, result.ProofErr = b.proof(ctx, user, result.Before, result.Attempt.ServerDate)
+	if result.Revoked && b.ValidFrom != nil && result.Proof == "" {
+		read := func(ctx context.Context) (time.Time, error) { return b.ValidFrom(ctx, user) }
+		result.After, result.Proof = revoker.Prove(ctx, read, result.Before, result.Attempt.ServerDate, proofFor)
 	}
 	return result
 }
@@ -135,22 +134,4 @@ func (b *ByHand) call(ctx context.Context, stop context.CancelCauseFunc, line *l
 		}
 		_ = retry.Sleep(ctx, wait)
 	}
-}
-
-// proof looks until the time has advanced: the directory's replicas need some seconds. It has whole seconds: when somebody
-// else has just revoked, it may be the same after the call, whose answer was dated called.
-func (b *ByHand) proof(ctx context.Context, user event.User, before, called time.Time) (after time.Time, err error) {
-	for deadline := time.Now().Add(proofFor); ; {
-		after, err = b.ValidFrom(ctx, user)
-		if err == nil && (after.After(before) || !called.IsZero() && !after.Before(called.Add(-2*time.Second))) {
-			return after, nil
-		}
-		if time.Now().After(deadline) || retry.Sleep(ctx, proofEvery) != nil {
-			break
-		}
-	}
-	if err == nil {
-		err = ErrNotAdvanced
-	}
-	return after, err
 }

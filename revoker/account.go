@@ -82,36 +82,44 @@ func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	if err != nil || c.ProofFor == 0 {
 		return attempt, err
 	}
-	attempt.ValidFromAfter, attempt.Proof = c.proof(ctx, called, account.ValidFrom, attempt.ServerDate)
-	if attempt.Proof == notAdvanced {
-		return attempt, &Error{Kind: NotRevoked, Attempt: attempt, Err: fmt.Errorf("%s within %s of a call that Graph answered well", notAdvanced, c.ProofFor)}
+	read := func(ctx context.Context) (time.Time, error) { return c.ValidFrom(ctx, called) }
+	attempt.ValidFromAfter, attempt.Proof = Prove(ctx, read, account.ValidFrom, attempt.ServerDate, c.ProofFor)
+	if attempt.Proof == NotAdvanced {
+		return attempt, &Error{Kind: NotRevoked, Attempt: attempt, Err: fmt.Errorf("%s within %s of a call that Graph answered well", NotAdvanced, c.ProofFor)}
 	}
 	return attempt, nil
 }
 
-const notAdvanced = "signInSessionsValidFromDateTime has not advanced"
+// NotAdvanced is what Prove says of an effect that does not show.
+const NotAdvanced = "signInSessionsValidFromDateTime has not advanced"
 
-// proof reads until the time has advanced. It has whole seconds: when somebody else has just revoked, it may be the same after the call,
-// whose answer was dated called. What cannot be read proves nothing, neither way.
-func (c *Careful) proof(ctx context.Context, user event.User, before, called time.Time) (after time.Time, problem string) {
-	for deadline := time.Now().Add(c.ProofFor); ; {
-		after, err := c.ValidFrom(ctx, user)
+// Prove reads from when on the sessions are valid until that has advanced, for at most limit; problem is "" then. It has whole seconds: when
+// somebody else has just revoked, it may be the same after the call, whose answer was dated called. What cannot be read proves
+// nothing, neither way.
+func Prove(ctx context.Context, read func(context.Context) (time.Time, error), before, called time.Time, limit time.Duration) (after time.Time, problem string) {
+	for deadline := time.Now().Add(limit); ; {
+		after, err := read(ctx)
 		switch {
 		case err == nil && (after.After(before) || !called.IsZero() && !after.Before(called.Add(-2*time.Second))):
 			return after, ""
 		case err == nil:
-			problem = notAdvanced
+			problem = NotAdvanced
 		default:
-			problem = "the effect cannot be read"
-			var failure *Error
-			if errors.As(err, &failure) {
-				problem += ": " + failure.Brief()
-			}
+			problem = Unreadable(err)
 		}
 		if time.Now().Add(proofEvery).After(deadline) || sleep(ctx, proofEvery) != nil {
 			return after, problem
 		}
 	}
+}
+
+// Unreadable says, without naming the user, why a time could not be read.
+func Unreadable(err error) string {
+	var failure *Error
+	if !errors.As(err, &failure) {
+		return "the effect cannot be read"
+	}
+	return "the effect cannot be read (the permission User.Read.All?): " + failure.Brief()
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

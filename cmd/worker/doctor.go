@@ -9,11 +9,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -203,9 +205,26 @@ func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated s
 	default:
 		f.fail("Graph: call", "check that "+cfg.Cloud().GraphRoot+" can be reached from here, and a proxy in between", "%s", firstLine(err))
 	}
+	if cfg.Graph.ReadUsers {
+		checkReading(ctx, graph, f)
+	}
 	if !attempt.ServerDate.IsZero() {
 		checkClock(cfg, "Graph: clock", attempt.ServerDate, attempt.Start, attempt.Start.Add(attempt.Duration), f)
 	}
+}
+
+// checkReading asks for a user that nobody is.
+func checkReading(ctx context.Context, graph *revoker.Revoker, f *findings) {
+	nobody, err := event.NewUser(uuid.NewString(), "")
+	if err == nil {
+		_, err = within(ctx, func(ctx context.Context) (revoker.Account, error) { return graph.Account(ctx, nobody) })
+	}
+	var failure *revoker.Error
+	if errors.As(err, &failure) && failure.Kind == revoker.NotFound {
+		f.ok("Graph: reading users", "graph.read_users: users can be read")
+		return
+	}
+	f.fail("Graph: reading users", "grant the application permission User.Read.All with admin consent, or set graph.read_users to false", "graph.read_users is set, and users cannot be read: %s", firstLine(err))
 }
 
 // within gives ask a part of the time that is left.

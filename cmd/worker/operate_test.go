@@ -42,7 +42,7 @@ func TestRevokingByHand(t *testing.T) {
 
 func TestTheProofOfAnEffect(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
-	c.commandIn("", nil, "revoke", "--verify", id(0)).want(t, 0, "no proof", "User.Read.All")
+	c.commandIn("", nil, "revoke", "--verify", id(0)).want(t, 0, "cannot be read", "User.Read.All")
 	c.graph.SetRoles("client", []string{"User.RevokeSessions.All", "User.Read.All"})
 	c.commandIn("", nil, "revoke", "--verify", id(0), "-o", "json").want(t, 0, `"validFromBefore"`, `"validFromAfter"`)
 }
@@ -121,6 +121,8 @@ func TestADoctorsVisit(t *testing.T) {
 		"forwarding":            {source("forwarding"), nil, 2, []string{"FAIL  forwarding: receive", "FAIL  forwarding: forwarding"}},
 		"audit, nowhere":        {[]string{"REVOKER_AUDIT_TOPIC=nowhere"}, nil, 2, []string{"FAIL  audit.topic", "Data Sender"}},
 		"audit, well":           {[]string{"REVOKER_AUDIT_TOPIC=audit"}, nil, 0, []string{"OK    audit.topic"}},
+		"users, unreadable":     {[]string{"REVOKER_GRAPH_READ_USERS=true"}, nil, 2, []string{"FAIL  Graph: reading users", "User.Read.All"}},
+		"users, readable":       {[]string{"REVOKER_GRAPH_READ_USERS=true"}, []string{"User.RevokeSessions.All", "User.Read.All"}, 0, []string{"OK    Graph: reading users"}},
 		"a short life":          {source("short"), nil, 1, []string{"WARN  short: time to live"}},
 		"a subscription":        {source("devices/Subscriptions/worker"), nil, 0, []string{"OK    devices/Subscriptions/worker: receive", "--to"}},
 		"clock of Service Bus":  {[]string{c.adminOf(-time.Minute)}, nil, 2, []string{"FAIL  Service Bus: clock", "NTP"}},

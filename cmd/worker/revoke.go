@@ -147,7 +147,7 @@ func (p *program) revoke(ctx context.Context, hand *consumer.ByHand, users []eve
 	for _, user := range users {
 		r := results[user]
 		row := newRevokeRow(r, delegated)
-		if row.Result != "revoked" || row.Proof == consumer.ErrNotAdvanced.Error() {
+		if row.Result != "revoked" || row.Proof == revoker.NotAdvanced {
 			undone++
 		}
 		if first == nil {
@@ -182,7 +182,7 @@ func (p *program) revoke(ctx context.Context, hand *consumer.ByHand, users []eve
 func newRevokeRow(r consumer.HandResult, delegated bool) revokeRow {
 	row := revokeRow{
 		User: nameOf(r.User), Result: "revoked", Status: r.Attempt.Status, Calls: r.Calls, Reason: string(r.Reason),
-		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID,
+		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Proof,
 	}
 	for to, t := range map[**time.Time]time.Time{&row.Before: r.Before, &row.After: r.After} {
 		if !t.IsZero() {
@@ -199,13 +199,6 @@ func newRevokeRow(r consumer.HandResult, delegated bool) revokeRow {
 		var failure *revoker.Error
 		if delegated && errors.As(r.Err, &failure) && (failure.Kind == revoker.Forbidden || failure.Kind == revoker.MissingPermission) {
 			row.Error += "; signed in as yourself, you need the scope User.RevokeSessions.All and one of the roles " + entraRoles
-		}
-	}
-	if r.ProofErr != nil {
-		row.Proof = r.ProofErr.Error()
-		var failure *revoker.Error
-		if errors.As(r.ProofErr, &failure) {
-			row.Proof = "no proof: the time cannot be read (the permission User.Read.All?): " + failure.Brief()
 		}
 	}
 	return row
