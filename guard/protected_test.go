@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,17 +111,24 @@ func TestAFileIsLoadedAgainWhenItsContentChanges(t *testing.T) {
 		if err := p.Load(file); err != nil || p.Len() != 3 {
 			t.Fatalf("%v, %d entries", err, p.Len())
 		}
+		var mu sync.Mutex
 		var reports []string
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			p.Watch(ctx, file, 10*time.Second, func(err error) { reports = append(reports, fmt.Sprint(err)) })
+			p.Watch(ctx, file, 10*time.Second, func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				reports = append(reports, fmt.Sprint(err))
+			})
 		}()
 		want := func(n int, last string, users map[string]bool) {
 			t.Helper()
 			time.Sleep(31 * time.Second)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if len(reports) != n || n > 0 && !strings.Contains(reports[n-1], last) {
 				t.Fatalf("reports %q, want %d, the last with %q", reports, n, last)
 			}
