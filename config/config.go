@@ -94,6 +94,7 @@ type Consumer struct {
 	Concurrency   int           `koanf:"concurrency" default:"16" min:"1" max:"256" doc:"Calls to Graph at once. Graph's quota is 20 per second for the whole app and tenant."`
 	MaxInHand     int           `koanf:"max_in_hand" default:"256" min:"1" max:"5000" doc:"Messages held locked at once, for each source."`
 	SettleTimeout time.Duration `koanf:"settle_timeout" default:"10s" min:"1s" max:"1m" doc:"Limit of one settlement or lock renewal."`
+	DryRun        bool          `koanf:"dry_run" default:"false" doc:"Only peek at the messages and log what would become of each event: nothing is locked, called or settled. Also worker run --dry-run."`
 	DrainTimeout  time.Duration `koanf:"drain_timeout" default:"25s" min:"1s" max:"1h" doc:"How long work in hand may take after SIGTERM. Kubernetes' terminationGracePeriodSeconds must exceed this plus settle_timeout plus 10 s."`
 }
 

@@ -59,18 +59,11 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 	results := make([]result, len(items))
 	entered := make(map[string]*dedupe.Event, len(items))
 	for i, item := range items {
-		user := item.Event.User
-		switch {
-		case item.Err != nil:
-			results[i] = rejected(item)
-			continue
-		case c.Protected.Has(user):
-			results[i] = refused(item, deadletter.ProtectedUser, "the user is on the list of protected users")
-			continue
-		case user.External():
-			results[i] = refused(item, deadletter.ExternalUser, "a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing")
+		var passes bool
+		if results[i], passes = c.check(item); !passes {
 			continue
 		}
+		user := item.Event.User
 		key := user.Key()
 		waits := entered[key]
 		if waits == nil {
@@ -81,6 +74,19 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 		results[i] = result{item: item, waits: waits}
 	}
 	return results
+}
+
+// check says whether the event may be acted on; if not, what becomes of it.
+func (c *Consumer) check(item event.Item) (r result, passes bool) {
+	switch user := item.Event.User; {
+	case item.Err != nil:
+		return rejected(item), false
+	case c.Protected.Has(user):
+		return refused(item, deadletter.ProtectedUser, "the user is on the list of protected users"), false
+	case user.External():
+		return refused(item, deadletter.ExternalUser, "a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing"), false
+	}
+	return result{item: item}, true
 }
 
 // only leaves out the events that succeeded before, when the message is a replay for those that failed. A list that fits no

@@ -85,11 +85,13 @@ of precedence; docs/configuration.md lists them all. Secrets have no flag.`,
 		Args: cobra.NoArgs,
 	}
 	config.Flags(cmd.Flags())
+	dryRun := cmd.Flags().Bool("dry-run", false, "only peek at the messages, and log what would become of each event (consumer.dry_run)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.Load(cmd.Flags(), p.environ)
 		if err != nil {
 			return err
 		}
+		cfg.Consumer.DryRun = cfg.Consumer.DryRun || *dryRun
 		worker, err := app.New(cfg, p.stdout)
 		if err != nil {
 			return err

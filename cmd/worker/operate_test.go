@@ -190,6 +190,22 @@ func TestAWorkerThatReadsUsersKnowsGuestsByIDAndProvesTheEffect(t *testing.T) {
 	}
 }
 
+func TestADryRunOfTheProgram(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	c.send(about(0))
+	p := c.start("REVOKER_CONSUMER_DRY_RUN=true")
+	c.until("the decision", func() bool { return strings.Contains(p.out.String(), `"would_revoke"`) })
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("exit: %v\n%s", err, &p.out)
+	}
+	if counts := c.counts(); counts.Active != 1 || len(c.graph.Calls()) != 0 {
+		t.Errorf("%+v, %d calls", counts, len(c.graph.Calls()))
+	}
+}
+
 func TestTheAuditTrailOfAWorker(t *testing.T) {
 	c := newCloud(t, 3, time.Minute)
 	file := filepath.Join(t.TempDir(), "audit.ndjson")

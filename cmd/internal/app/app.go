@@ -195,7 +195,13 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	watching, stopWatching := context.WithCancel(hard)
 	var watch sync.WaitGroup
 	watch.Go(func() { w.watchProtected(watching) })
-	unfinished := w.consumer.Run(ctx, hard)
+	unfinished := 0
+	if w.cfg.Consumer.DryRun {
+		w.log.Warn("dry run: nothing is locked, called or settled")
+		w.consumer.DryRun(ctx)
+	} else {
+		unfinished = w.consumer.Run(ctx, hard)
+	}
 	stopWatching()
 	watch.Wait()
 	w.audit.close()

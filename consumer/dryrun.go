@@ -1,0 +1,105 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+const (
+	// lookAtOnce is how many messages a dry run looks at at once, lookEvery how often it looks for new ones.
+	lookAtOnce = 100
+	lookEvery  = 2 * time.Second
+)
+
+// What a dry run says of an event: other words than those of decisions, which logs are searched for.
+const (
+	wouldRevoke     = "would_revoke"
+	wouldDeadLetter = "would_dead_letter"
+)
+
+// DryRun looks at the messages of the sources, and at those that come, until ctx ends, and logs what would become of each event. It peeks: nothing is
+// locked, called or settled, so it may run beside a worker that does. What Graph would answer it cannot know, and it does not
+// deduplicate. Sources with sessions cannot be peeked into; they are left out, and the log says so.
+func (c *Consumer) DryRun(ctx context.Context) {
+	c.Health.Report(PartGraph, "") // is not asked
+	var loops sync.WaitGroup
+	for _, s := range c.sources {
+		if s.Receiver == nil {
+			c.Log.Error("a dry run cannot look into an entity with sessions: it is left out", zap.String("source", s.Entity))
+			c.Health.Report(s.part, "left out of the dry run")
+			continue
+		}
+		loops.Go(func() { c.look(ctx, s) })
+	}
+	loops.Wait()
+}
+
+func (c *Consumer) look(ctx context.Context, s *source) {
+	waits := newWaits()
+	for next := int64(0); ctx.Err() == nil; {
+		c.Health.Beat(s.loop)
+		messages, err := lookFrom(ctx, s.Receiver, next)
+		if err != nil {
+			if ctx.Err() == nil && c.Health.Report(s.part, err.Error()) {
+				c.Log.Error("cannot look into Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", serviceBusHint(err)))
+			}
+			_ = retry.Sleep(ctx, waits.NextBackOff())
+			continue
+		}
+		waits.Reset()
+		if c.Health.Report(s.part, "") {
+			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
+		}
+		for _, received := range messages {
+			m := newMessage(s, nil, received)
+			for _, r := range c.decideDry(m) {
+				c.recordDry(m, r)
+			}
+			next = *received.SequenceNumber + 1
+		}
+		if len(messages) == 0 {
+			_ = retry.Sleep(ctx, lookEvery)
+		}
+	}
+}
+
+// lookFrom peeks at messages from a sequence number on.
+func lookFrom(ctx context.Context, from Receiver, next int64) (messages []*azservicebus.ReceivedMessage, err error) {
+	ctx, cancel := context.WithTimeout(ctx, receiveWait)
+	defer cancel()
+	defer func() {
+		if recover() != nil {
+			err = errUnreadable
+		}
+	}()
+	return from.PeekMessages(ctx, lookAtOnce, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
+}
+
+func (c *Consumer) decideDry(m *message) []result {
+	items, err := c.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
+	if err != nil {
+		return []result{rejected(event.Item{Err: err})}
+	}
+	var results []result
+	for _, item := range m.only(items) {
+		r, _ := c.check(item)
+		results = append(results, r)
+	}
+	return results
+}
+
+func (c *Consumer) recordDry(m *message, r result) {
+	if r.reason == "" {
+		c.Log.Info("dry run", append(c.about(m, r.item), zap.String("outcome", wouldRevoke))...)
+		return
+	}
+	c.Log.Warn("dry run", append(c.about(m, r.item), zap.String("outcome", wouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
+}
