@@ -52,6 +52,24 @@ func TestSpansFromTheProducerThroughTheCallToTheSettlement(t *testing.T) {
 					}
 				}
 			}
+			families, err := w.metrics.Registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			exemplar := ""
+			for _, f := range families {
+				if f.GetName() != "session_revoker_enqueue_to_revoked_seconds" {
+					continue
+				}
+				for _, bucket := range f.GetMetric()[0].GetHistogram().GetBucket() {
+					for _, label := range bucket.GetExemplar().GetLabel() {
+						exemplar = label.GetValue()
+					}
+				}
+			}
+			if exemplar != traceID {
+				t.Errorf("the latency's exemplar is %q, want the trace", exemplar)
+			}
 			if lines := strings.Join(w.lines(), "\n"); !strings.Contains(lines, `"traceId":"`+traceID+`"`) {
 				t.Errorf("no log line carries the trace:\n%s", lines)
 			}
