@@ -117,6 +117,7 @@ func TestADoctorsVisit(t *testing.T) {
 		"no right to send":      {[]string{key("reader", "r")}, nil, 1, []string{"OK    events: receive", "WARN  events: replay", "Data Sender", "WARN  events: settings", "Data Owner"}},
 		"sessions, unwanted":    {[]string{"REVOKER_SERVICEBUS_SESSIONS=4"}, nil, 2, []string{"FAIL  events: sessions", "set servicebus.sessions to 0"}},
 		"sessions, unknown":     {source("by-user"), nil, 2, []string{"FAIL  by-user: receive", "set servicebus.sessions to how many"}},
+		"sessions, well":        {append(source("by-user"), "REVOKER_SERVICEBUS_SESSIONS=4"), nil, 0, []string{"OK    by-user: receive", "OK    by-user: sessions"}},
 		"life without a trace":  {source("sick"), nil, 2, []string{"FAIL  sick: time to live", "without a trace", "WARN  sick: max delivery count", "WARN  sick: lock duration", "WARN  sick: dead letters"}},
 		"forwarding":            {source("forwarding"), nil, 2, []string{"FAIL  forwarding: receive", "FAIL  forwarding: forwarding"}},
 		"audit, nowhere":        {[]string{"REVOKER_AUDIT_TOPIC=nowhere"}, nil, 2, []string{"FAIL  audit.topic", "Data Sender"}},
