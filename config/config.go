@@ -105,8 +105,12 @@ type Events struct {
 
 // Guard says who is never signed out.
 type Guard struct {
-	ProtectedUsers []string `koanf:"protected_users" doc:"Object ids, user principal names and patterns of names (svc-*@contoso.com) that are never revoked. List both forms of a break-glass account."`
-	ProtectedFile  string   `koanf:"protected_file" doc:"File with more of them, one to a line, # begins a comment. Read again when it changes; an unusable one keeps the last good entries in force."`
+	ProtectedUsers []string      `koanf:"protected_users" doc:"Object ids, user principal names and patterns of names (svc-*@contoso.com) that are never revoked. List both forms of a break-glass account."`
+	MaxUsers       int           `koanf:"max_users" default:"100000" min:"0" max:"10000000" doc:"How many distinct people may be signed out within guard.window; one more trips the guard. Choose twice your largest planned offboarding. 0 is no limit."`
+	Window         time.Duration `koanf:"window" default:"1h" min:"1m" max:"168h" doc:"The sliding time of guard.max_users."`
+	Mode           string        `koanf:"mode" default:"enforce" doc:"enforce: a tripped guard stops calls and receiving until it is released. observe: it only tells."`
+	ReleaseFile    string        `koanf:"release_file" doc:"File with an operator's release, as worker guard release writes it; read again every 5 s. Without one only a restart releases."`
+	ProtectedFile  string        `koanf:"protected_file" doc:"File with more of them, one to a line, # begins a comment. Read again when it changes; an unusable one keeps the last good entries in force."`
 }
 
 // Audit says where decisions are recorded.

@@ -41,6 +41,9 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 			p.add("guard.protected_users: %q is neither an object id nor a user principal name, nor a pattern of such names", entry)
 		}
 	}
+	if !slices.Contains([]string{"enforce", "observe"}, c.Guard.Mode) {
+		p.add("guard.mode: %q: use enforce or observe (REVOKER_GUARD_MODE)", c.Guard.Mode)
+	}
 	if c.Ops.Address != "" {
 		if _, _, err := net.SplitHostPort(c.Ops.Address); err != nil {
 			p.add("ops.address: %q is not host:port or :port (REVOKER_OPS_ADDRESS)", c.Ops.Address)

@@ -49,7 +49,7 @@ func (b *ByHand) Revoke(ctx context.Context, users []event.User, report func(Han
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	concurrency := max(1, b.Concurrency)
-	line := newLine(concurrency, concurrency)
+	line := newLine(concurrency, concurrency, guard.VolumeConfig{}) // a person has counted
 	defer line.stop()
 	todo := make(chan event.User)
 	var workers sync.WaitGroup

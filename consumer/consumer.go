@@ -28,6 +28,7 @@ import (
 const (
 	PartServiceBus = "servicebus"
 	PartGraph      = "graph"
+	PartGuard      = "guard"
 )
 
 // MaxSilence is the longest time between two heartbeats of a healthy Consumer; liveness must allow for at least this.
@@ -66,6 +67,10 @@ type Config struct {
 	MaxInHand int
 	// SettleTimeout bounds each settlement and each lock renewal.
 	SettleTimeout time.Duration
+	// Volume bounds how many distinct users are called in a time. ReadRelease reads an operator's release of it, the zero Release when there is
+	// none; nil when nobody can release but by a restart.
+	Volume      guard.VolumeConfig
+	ReadRelease func() (guard.Release, error)
 	// DrainTimeout is how long the messages in hand may take to be finished after the Consumer was told to stop.
 	DrainTimeout time.Duration
 	// Dedupe bounds the ledger; its MaxWaiting is set to half of MaxInHand.
@@ -104,7 +109,7 @@ type Source struct {
 
 // HealthParts names the parts that a Consumer of these sources reports to telemetry.Health.
 func HealthParts(entities ...string) []string {
-	parts := []string{PartGraph}
+	parts := []string{PartGraph, PartGuard}
 	for _, e := range entities {
 		parts = append(parts, healthPart(e, len(entities)))
 	}
@@ -161,7 +166,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		Config: cfg,
 		Parts:  parts,
 		ledger: dedupe.New(cfg.Dedupe),
-		line:   newLine(cfg.Concurrency, cfg.MaxInHand),
+		line:   newLine(cfg.Concurrency, cfg.MaxInHand, cfg.Volume),
 		hands:  newHands(),
 	}
 	for i, s := range parts.Sources {
@@ -198,17 +203,21 @@ func (c *Consumer) countFromZero() {
 func (c *Consumer) state() telemetry.State {
 	ledger := c.ledger.State()
 	waiting, pace, open := c.line.state()
+	volume := c.line.volumeState()
 	return telemetry.State{
-		Promises:    ledger.Promises,
-		Parked:      ledger.Parked,
-		Remembered:  ledger.Remembered,
-		InLine:      waiting,
-		Calls:       pace.UnderWay,
-		PerSecond:   pace.PerSecond,
-		HeldFor:     max(0, time.Until(pace.HeldUntil)),
-		Throttled:   pace.Pauses,
-		Oldest:      c.held.oldest(),
-		BreakerOpen: open,
+		Promises:     ledger.Promises,
+		Parked:       ledger.Parked,
+		Remembered:   ledger.Remembered,
+		InLine:       waiting,
+		Calls:        pace.UnderWay,
+		PerSecond:    pace.PerSecond,
+		HeldFor:      max(0, time.Until(pace.HeldUntil)),
+		Throttled:    pace.Pauses,
+		Oldest:       c.held.oldest(),
+		BreakerOpen:  open,
+		GuardUsers:   volume.Users,
+		GuardLimit:   volume.Limit,
+		GuardTripped: volume.Tripped,
 	}
 }
 
@@ -221,6 +230,12 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	defer stopWork(nil)
 	defer c.line.stop()
 	var left atomic.Int32
+
+	var watch sync.WaitGroup
+	watching, stopWatching := context.WithCancel(work)
+	watch.Go(func() { c.watchVolume(watching) })
+	defer watch.Wait()
+	defer stopWatching()
 
 	c.awaitPermission(ctx)
 	var loops sync.WaitGroup

@@ -30,6 +30,7 @@ const (
 // deduplicate. Sources with sessions cannot be peeked into; they are left out, and the log says so.
 func (c *Consumer) DryRun(ctx context.Context) {
 	c.Health.Report(PartGraph, "") // is not asked
+	c.Health.Report(PartGuard, "")
 	var loops sync.WaitGroup
 	for _, s := range c.sources {
 		if s.Receiver == nil {

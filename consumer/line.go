@@ -6,17 +6,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
 // line is where users wait for their call, and the one place where calls begin: the most urgent first and then in order of
-// place, when the pace and the breaker allow. It owns both; its lock is held for a few steps, and never while waiting.
+// place, when the pace, the breaker and the guard against implausible volumes allow. It owns them; its lock is held for a few steps, and never while waiting.
 type line struct {
 	maxOpen int // messages in hand up to which more are received while the breaker is open
 
 	mu      sync.Mutex
 	pace    *retry.Pace
 	breaker *retry.Breaker
+	volume  *guard.Volume
 	waiting turns
 	byUser  map[string]*turn
 	places  int // handed out
@@ -36,11 +38,12 @@ type turn struct {
 	granted chan struct{}
 }
 
-func newLine(concurrency, maxInHand int) *line {
+func newLine(concurrency, maxInHand int, volume guard.VolumeConfig) *line {
 	l := &line{
 		maxOpen: max(3, maxInHand/2),
 		pace:    retry.NewPace(concurrency),
 		breaker: retry.NewBreaker(),
+		volume:  guard.NewVolume(volume),
 		byUser:  map[string]*turn{},
 	}
 	l.timer = time.AfterFunc(time.Hour, l.tick)
@@ -146,6 +149,9 @@ func (l *line) grant() {
 			return
 		}
 		t := l.next()
+		if !l.volume.Allow(t.user, now) {
+			return // until release
+		}
 		heap.Remove(&l.waiting, t.index)
 		l.forget(t)
 		l.breaker.Begin(t.user)
@@ -175,6 +181,9 @@ func (l *line) limit(inHand int) int {
 	const any = 1 << 20
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.volume.Blocked() {
+		return 0 // what is in hand waits already
+	}
 	if l.breaker.Closed() {
 		return any
 	}
@@ -187,6 +196,23 @@ func (l *line) limit(inHand int) int {
 		}
 	}
 	return 1
+}
+
+// release lets calls go on that the guard against implausible volumes has stopped. It says whether it had.
+func (l *line) release(r guard.Release) (released bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	released = l.volume.Release(r, time.Now())
+	l.grant()
+	l.signal()
+	return released
+}
+
+// volumeState is a picture of the guard.
+func (l *line) volumeState() guard.VolumeState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.volume.State(time.Now())
 }
 
 func (l *line) signal() {

@@ -75,6 +75,8 @@ type world struct {
 
 // settings are what a test changes; the zero value of each field means the default below.
 type settings struct {
+	volume                 guard.VolumeConfig
+	release                func() (guard.Release, error)
 	trail                  func(trail.Decision)
 	tracer                 trace.Tracer
 	concurrency, maxInHand int
@@ -189,7 +191,7 @@ func newWorld(t *testing.T, s settings) *world {
 	w.worker = consumer.New(consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInHand: defaulted(s.maxInHand, 16),
 		Dedupe:        dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
-		SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers,
+		SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
 	}, consumer.Parts{
 		Sources: sources, Decoder: decoder, Protected: protected, Revoker: revoke,
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{

@@ -55,6 +55,9 @@ type State struct {
 	Throttled time.Duration
 	// Oldest is the age of the oldest message in hand, by its enqueued time; 0 when there is none.
 	Oldest time.Duration
+	// GuardUsers were called within the guard's window, GuardLimit may be; GuardTripped says that one more wanted to be.
+	GuardUsers, GuardLimit int
+	GuardTripped           bool
 	// BreakerOpen says that calls are stopped but for probes.
 	BreakerOpen bool
 }
@@ -102,6 +105,14 @@ func newGauges(m *Metrics, ns string) *gauges {
 	add("pace_held_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })
 	add("throttled_seconds_total", "How long Graph's Retry-Afters were, all together.", func(s State) float64 { return s.Throttled.Seconds() })
 	add("oldest_message_seconds", "Age of the oldest message in hand, since it was enqueued.", func(s State) float64 { return s.Oldest.Seconds() })
+	add("guard_users", "Distinct users called within the guard's window.", func(s State) float64 { return float64(s.GuardUsers) })
+	add("guard_limit", "Distinct users that may be called within the guard's window; 0 is no limit.", func(s State) float64 { return float64(s.GuardLimit) })
+	add("guard_tripped", "1 while more people want to be signed out than is plausible.", func(s State) float64 {
+		if s.GuardTripped {
+			return 1
+		}
+		return 0
+	})
 	add("breaker_open", "1 while calls are stopped but for probes, because nothing can succeed.", func(s State) float64 {
 		if s.BreakerOpen {
 			return 1

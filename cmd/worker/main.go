@@ -66,7 +66,7 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.AddCommand(p.runCommand(), p.dlqCommand(), p.revokeCommand(), p.sendCommand(), p.doctorCommand(), p.auditCommand(), versionCommand())
+	root.AddCommand(p.runCommand(), p.dlqCommand(), p.revokeCommand(), p.sendCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand())
 	return root
 }
 

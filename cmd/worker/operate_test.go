@@ -191,6 +191,25 @@ func TestAWorkerThatReadsUsersKnowsGuestsByIDAndProvesTheEffect(t *testing.T) {
 	}
 }
 
+func TestTheGuardIsReleasedByACommand(t *testing.T) {
+	c := newCloud(t, 6, time.Minute)
+	file := filepath.Join(t.TempDir(), "release.json")
+	c.send(events(6)...)
+	p := c.start("REVOKER_GUARD_MAX_USERS=2", "REVOKER_GUARD_RELEASE_FILE="+file)
+	c.until("a trip", func() bool { return strings.Contains(p.out.String(), "the guard has tripped") })
+	if n := c.revoked(6); n != 2 {
+		t.Errorf("%d people, want 2", n)
+	}
+	c.command("", "guard", "release", "--for", "25h", "--max", "5").want(t, 2, "at most 24h")
+	c.command("", "guard", "release", "--for", "1h").want(t, 2, "at least 1")
+	c.command("", "guard", "release", "--max", "5", "--reason", "drill").want(t, 0, `"maxUsers": 5`, `"reason": "drill"`)
+	c.command("", "guard", "release", "--max", "6", "--by", "ada", "--file", file).want(t, 0, "up to 6 people")
+	c.until("everybody", func() bool { return c.counts().Active == 0 && c.revoked(6) == 6 })
+	if !strings.Contains(p.out.String(), `"by":"ada"`) {
+		t.Errorf("the log does not say who:\n%s", &p.out)
+	}
+}
+
 func TestADryRunOfTheProgram(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	c.send(about(0))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -100,6 +101,8 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		SettleTimeout: cfg.Consumer.SettleTimeout,
 		DrainTimeout:  cfg.Consumer.DrainTimeout,
 		HashUsers:     cfg.Log.HashUsers,
+		Volume:        guard.VolumeConfig{Max: cfg.Guard.MaxUsers, Window: cfg.Guard.Window, Observe: cfg.Guard.Mode == "observe"},
+		ReadRelease:   readRelease(cfg.Guard.ReleaseFile),
 		Dedupe: dedupe.Config{
 			Window:     cfg.Dedupe.Window,
 			SkewMargin: cfg.Dedupe.SkewMargin,
@@ -146,6 +149,20 @@ func NewProtected(cfg config.Config) (*guard.Protected, error) {
 		return nil, fmt.Errorf("guard.protected_file: %w", err)
 	}
 	return protected, nil
+}
+
+// readRelease reads the release file; one that is not there holds no release.
+func readRelease(file string) func() (guard.Release, error) {
+	if file == "" {
+		return nil
+	}
+	return func() (guard.Release, error) {
+		r, err := guard.ReadRelease(file, time.Now())
+		if errors.Is(err, os.ErrNotExist) {
+			return guard.Release{}, nil
+		}
+		return r, err
+	}
 }
 
 // watchEvery is how often the file of protected users is looked at.

@@ -63,6 +63,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "session-revoker.config" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $_ := set $config "ops" (merge (dict "address" (printf ":%d" (int .Values.metrics.port))) (dig "ops" (dict) $config)) }}
+{{- $_ := set $config "guard" (merge (dig "guard" (dict) $config) (dict "release_file" "/etc/session-revoker/release/release.json")) }}
 {{- with .Values.secret }}
 {{- if .existingSecret }}
 {{- if .connectionStringKey }}
@@ -112,6 +113,9 @@ capabilities:
 - name: config
   mountPath: /etc/session-revoker/config
   readOnly: true
+- name: release
+  mountPath: /etc/session-revoker/release
+  readOnly: true
 {{- if .Values.secret.existingSecret }}
 - name: secret
   mountPath: /etc/session-revoker/secret
@@ -126,6 +130,11 @@ capabilities:
 - name: config
   configMap:
     name: {{ include "session-revoker.fullname" . }}
+# An operator makes it, to release the guard: worker guard release.
+- name: release
+  configMap:
+    name: {{ include "session-revoker.fullname" . }}-release
+    optional: true
 {{- with .Values.secret }}
 {{- if .existingSecret }}
 - name: secret

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/session-revoker/session-revoker/guard"
+)
+
+func (p *program) guardCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "guard", Short: "Release the guard against implausible volumes", Args: cobra.NoArgs}
+	cmd.AddCommand(p.guardRelease())
+	return cmd
+}
+
+func (p *program) guardRelease() *cobra.Command {
+	var lasts time.Duration
+	var r guard.Release
+	var file string
+	cmd := &cobra.Command{
+		Use:   "release",
+		Short: "Let a larger number of people be signed out, for a while",
+		Long: `Let a larger number of people be signed out, for a while: writes the release to
+the file that the workers read (guard.release_file), or to standard output. They go
+on within seconds, up to the new limit, and log who released them and why.
+
+In Kubernetes the file is in a ConfigMap, which reaches every replica:
+
+  worker guard release --for 1h --max 5000 --reason "site closes" > release.json
+  kubectl create configmap session-revoker-release --from-file=release.json \\
+    --dry-run=client -o yaml | kubectl apply -f -
+
+Look first why the guard has tripped: worker dlq list does not show it, the queue and
+the audit trail of the producers do.`,
+		Example: `  worker guard release --for 1h --max 5000 --reason "site closes" --file /etc/session-revoker/release.json`,
+		Args:    cobra.NoArgs,
+	}
+	fs := cmd.Flags()
+	fs.DurationVar(&lasts, "for", time.Hour, "how long it lasts, at most 24h")
+	fs.IntVar(&r.MaxUsers, "max", 0, "how many distinct people may be signed out within guard.window meanwhile")
+	fs.StringVar(&r.Reason, "reason", "", "why, for the record")
+	fs.StringVar(&r.By, "by", "", "who, for the record (default: you, as user@host)")
+	fs.StringVar(&file, "file", "", "file to write to (default: standard output)")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		now := time.Now().UTC().Truncate(time.Second)
+		r.At, r.Until, r.By = now, now.Add(lasts), operator(r.By)
+		if err := r.Check(now); err != nil {
+			return fail(exitUsage, "%v (--for, --max)", err)
+		}
+		text, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return err
+		}
+		text = append(text, '\n')
+		if file == "" {
+			_, err = p.stdout.Write(text)
+			return err
+		}
+		if err := replaceFile(file, text); err != nil {
+			return fail(exitFailed, "%v", err)
+		}
+		fmt.Fprintf(p.stdout, "up to %d people until %s\n", r.MaxUsers, when(r.Until))
+		return nil
+	}
+	return cmd
+}
+
+// replaceFile writes a file in one step: nobody reads half of it.
+func replaceFile(name string, text []byte) error {
+	temporary, err := os.CreateTemp(filepath.Dir(name), ".release-*")
+	if err != nil {
+		return err
+	}
+	_, err = temporary.Write(text)
+	err = errors.Join(err, temporary.Chmod(0o644), temporary.Close())
+	if err == nil {
+		err = os.Rename(temporary.Name(), name)
+	}
+	if err != nil {
+		_ = os.Remove(temporary.Name())
+	}
+	return err
+}
