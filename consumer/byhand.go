@@ -32,11 +32,8 @@ type HandResult struct {
 	Reason  deadletter.Reason
 	Err     error
 	Calls   int
-	Attempt revoker.Attempt // the last call
-	// Before and After are from when on sessions are valid; zero when not asked for or not readable. Proof is why the effect is not
-	// proven; "" when it is, or nobody looked.
-	Before, After time.Time
-	Proof         string
+	// Attempt is the last call, with the proof of its effect if ValidFrom was given.
+	Attempt revoker.Attempt
 }
 
 // proofFor is how long an effect may take to be readable.
@@ -74,24 +71,23 @@ func (b *ByHand) Revoke(ctx context.Context, users []event.User, report func(Han
 // one is the way of one user: guard, call until decided, look for the effect.
 func (b *ByHand) one(ctx context.Context, stop context.CancelCauseFunc, line *line, user event.User) HandResult {
 	result := HandResult{User: user}
-	switch {
-	case b.Protected.Has(user):
-		result.Reason, result.Err = deadletter.ProtectedUser, errors.New("the user is on the list of protected users")
-		return result
-	case user.External():
-		result.Reason, result.Err = deadletter.ExternalUser, errors.New("a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing")
+	if result.Reason, result.Err = refuse(b.Protected, user); result.Err != nil {
 		return result
 	}
-	if b.ValidFrom != nil && ctx.Err() == nil {
-		var err error
-		if result.Before, err = b.ValidFrom(ctx, user); err != nil {
-			result.Proof = revoker.Unreadable(err)
-		}
+	if b.ValidFrom == nil || ctx.Err() != nil {
+		b.call(ctx, stop, line, &result)
+		return result
 	}
+	read := func(ctx context.Context) (time.Time, error) { return b.ValidFrom(ctx, user) }
+	before, err := read(ctx)
 	b.call(ctx, stop, line, &result)
-	if result.Revoked && b.ValidFrom != nil && result.Proof == "" {
-		read := func(ctx context.Context) (time.Time, error) { return b.ValidFrom(ctx, user) }
-		result.After, result.Proof = revoker.Prove(ctx, read, result.Before, result.Attempt.ServerDate, proofFor)
+	a := &result.Attempt
+	a.ValidFromBefore = before
+	switch {
+	case err != nil:
+		a.Proof = revoker.Unreadable(err)
+	case result.Revoked:
+		a.ValidFromAfter, a.Proof = revoker.Prove(ctx, read, before, a.ServerDate, proofFor)
 	}
 	return result
 }

@@ -127,13 +127,13 @@ func TestByHandProvesTheEffect(t *testing.T) {
 		b.ValidFrom = read
 		time.Sleep(time.Second)
 		all := results(t.Context(), b, users(t, ada.UserPrincipalName, grace.UserPrincipalName, alan.UserPrincipalName))
-		if r := all[ada.UserPrincipalName]; r.Proof != "" || !r.After.After(r.Before) {
+		if r := all[ada.UserPrincipalName]; r.Attempt.Proof != "" || !r.Attempt.ValidFromAfter.After(r.Attempt.ValidFromBefore) {
 			t.Errorf("%+v", r)
 		}
-		if r := all[grace.UserPrincipalName]; r.Proof != revoker.NotAdvanced || !r.Revoked {
+		if r := all[grace.UserPrincipalName]; r.Attempt.Proof != revoker.NotAdvanced || !r.Revoked {
 			t.Errorf("%+v", r)
 		}
-		if r := all[alan.UserPrincipalName]; r.Proof == "" || !r.Revoked {
+		if r := all[alan.UserPrincipalName]; r.Attempt.Proof == "" || !r.Revoked {
 			t.Errorf("%+v", r)
 		}
 	})

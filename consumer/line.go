@@ -202,9 +202,10 @@ func (l *line) limit(inHand int) int {
 func (l *line) release(r guard.Release) (released bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	released = l.volume.Release(r, time.Now())
-	l.grant()
-	l.signal()
+	if released = l.volume.Release(r, time.Now()); released {
+		l.grant()
+		l.signal()
+	}
 	return released
 }
 

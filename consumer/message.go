@@ -13,6 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -78,15 +79,24 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 
 // check says whether the event may be acted on; if not, what becomes of it.
 func (c *Consumer) check(item event.Item) (r result, passes bool) {
-	switch user := item.Event.User; {
-	case item.Err != nil:
+	if item.Err != nil {
 		return rejected(item), false
-	case c.Protected.Has(user):
-		return refused(item, deadletter.ProtectedUser, "the user is on the list of protected users"), false
-	case user.External():
-		return refused(item, deadletter.ExternalUser, "a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing"), false
+	}
+	if reason, err := refuse(c.Protected, item.Event.User); err != nil {
+		return result{item: item, outcome: deadLettered, reason: reason, err: err}, false
 	}
 	return result{item: item}, true
+}
+
+// refuse says why the user is never called; the error is nil if he may be.
+func refuse(protected *guard.Protected, user event.User) (deadletter.Reason, error) {
+	switch {
+	case protected.Has(user):
+		return deadletter.ProtectedUser, errors.New("the user is on the list of protected users")
+	case user.External():
+		return deadletter.ExternalUser, errors.New("a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing")
+	}
+	return "", nil
 }
 
 // only leaves out the events that succeeded before, when the message is a replay for those that failed. A list that fits no
@@ -233,10 +243,6 @@ func (r *result) decide(cause error) (lost bool) {
 		r.outcome, r.err = unfinished, cause
 	}
 	return false
-}
-
-func refused(item event.Item, reason deadletter.Reason, why string) result {
-	return result{item: item, outcome: deadLettered, reason: reason, err: errors.New(why)}
 }
 
 func rejected(item event.Item) result {

@@ -107,7 +107,12 @@ func Prove(ctx context.Context, read func(context.Context) (time.Time, error), b
 		default:
 			problem = Unreadable(err)
 		}
-		if time.Now().Add(proofEvery).After(deadline) || sleep(ctx, proofEvery) != nil {
+		if time.Now().Add(proofEvery).After(deadline) {
+			return after, problem
+		}
+		select {
+		case <-time.After(proofEvery):
+		case <-ctx.Done():
 			return after, problem
 		}
 	}
@@ -120,15 +125,4 @@ func Unreadable(err error) string {
 		return "the effect cannot be read"
 	}
 	return "the effect cannot be read (the permission User.Read.All?): " + failure.Brief()
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -186,7 +186,7 @@ func newAdmin(cfg config.Config, seen *dates) (*admin.Client, error) {
 	if cfg.ServiceBus.ConnectionString != "" {
 		return admin.NewClientFromConnectionString(cfg.ServiceBus.ConnectionString, options)
 	}
-	credential, err := app.ServiceBusCredential(cfg)
+	credential, err := app.DefaultCredential(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -159,7 +159,7 @@ func (p *program) revoke(ctx context.Context, hand *consumer.ByHand, users []eve
 		}
 		cells := table.Row{row.User, row.Result, status, row.Calls, row.RequestID}
 		if verify {
-			cells = append(cells, when(r.Before), when(r.After))
+			cells = append(cells, when(r.Attempt.ValidFromBefore), when(r.Attempt.ValidFromAfter))
 		}
 		cells = append(cells, short(plain(strings.TrimSpace(row.Error+" "+row.Proof)), 160))
 		if err := list.add(row, cells); err != nil {
@@ -182,9 +182,9 @@ func (p *program) revoke(ctx context.Context, hand *consumer.ByHand, users []eve
 func newRevokeRow(r consumer.HandResult, delegated bool) revokeRow {
 	row := revokeRow{
 		User: nameOf(r.User), Result: "revoked", Status: r.Attempt.Status, Calls: r.Calls, Reason: string(r.Reason),
-		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Proof,
+		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Proof,
 	}
-	for to, t := range map[**time.Time]time.Time{&row.Before: r.Before, &row.After: r.After} {
+	for to, t := range map[**time.Time]time.Time{&row.Before: r.Attempt.ValidFromBefore, &row.After: r.Attempt.ValidFromAfter} {
 		if !t.IsZero() {
 			*to = &t
 		}

@@ -33,7 +33,7 @@ func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
 		client, err = azservicebus.NewClientFromConnectionString(cfg.ServiceBus.ConnectionString, options)
 	} else {
 		var credential azcore.TokenCredential
-		if credential, err = ServiceBusCredential(cfg); err == nil {
+		if credential, err = DefaultCredential(cfg); err == nil {
 			client, err = azservicebus.NewClient(cfg.ServiceBus.Namespace, credential, options)
 		}
 	}
@@ -43,15 +43,10 @@ func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
 	return client, nil
 }
 
-// ServiceBusCredential is how the worker signs in to Service Bus without a connection string.
-func ServiceBusCredential(cfg config.Config) (azcore.TokenCredential, error) {
-	return defaultCredential(cfg)
-}
-
 // ServiceBusToken gets a token for Service Bus; the scope is the same in every cloud
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-managed-service-identity).
 func ServiceBusToken(ctx context.Context, cfg config.Config) (azcore.AccessToken, error) {
-	credential, err := ServiceBusCredential(cfg)
+	credential, err := DefaultCredential(cfg)
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
@@ -179,10 +174,12 @@ func graphCredential(cfg config.Config) (azcore.TokenCredential, error) {
 		}
 		return credential, nil
 	}
-	return defaultCredential(cfg)
+	return DefaultCredential(cfg)
 }
 
-func defaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
+// DefaultCredential is how the worker signs in without a connection string or a client secret: by Azure's default chain (workload identity,
+// managed identity, environment, CLI).
+func DefaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
 	credential, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
 		ClientOptions: azureOptions(cfg),
 		TenantID:      cfg.Graph.TenantID,
