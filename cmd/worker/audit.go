@@ -34,9 +34,6 @@ Exit codes: 0 whole; 1 something is wrong; 2 wrong command line.`,
 	}
 	out.flag(cmd.Flags())
 	cmd.RunE = func(_ *cobra.Command, files []string) error {
-		if err := out.check(); err != nil {
-			return err
-		}
 		var readers []io.Reader
 		for _, name := range files {
 			if name == "-" {

@@ -181,9 +181,6 @@ locked or changed, and the worker goes on meanwhile.`,
 		if group != "" && !slices.Contains([]deadletter.GroupKey{deadletter.ByReason, deadletter.ByUser, deadletter.ByDay}, groups.By) {
 			return fail(exitUsage, "--group-by: %q is not reason, user or day", group)
 		}
-		if err := out.check(); err != nil {
-			return err
-		}
 		client, queues, err := p.queues(cfg, pick.source)
 		if err != nil {
 			return err
@@ -246,9 +243,6 @@ func (p *program) dlqShow() *cobra.Command {
 		ranges, err := deadletter.ParseRanges(args)
 		if err != nil || ranges[0].From != ranges[0].To {
 			return fail(exitUsage, "%q is not a sequence number", args[0])
-		}
-		if err := out.check(); err != nil {
-			return err
 		}
 		client, queues, err := p.queues(cfg, source)
 		if err != nil {

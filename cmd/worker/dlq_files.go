@@ -64,9 +64,6 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 		if err := pick.needsPicking(filter); err != nil {
 			return err
 		}
-		if err := out.check(); err != nil {
-			return err
-		}
 		client, queues, err := p.queues(cfg, pick.source)
 		if err != nil {
 			return err
@@ -268,9 +265,6 @@ before the first is sent: one that is wrong sends none.`,
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
 		if perSecond < 0 {
 			return fail(exitUsage, "--rate: %v is negative", perSecond)
-		}
-		if err := out.check(); err != nil {
-			return err
 		}
 		text, err := p.readInput(args[0])
 		if err != nil {

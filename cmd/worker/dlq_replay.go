@@ -82,9 +82,6 @@ their delivery count.`,
 		if err := pick.needsPicking(filter); err != nil {
 			return err
 		}
-		if err := out.check(); err != nil {
-			return err
-		}
 		client, queues, err := p.queues(cfg, pick.source)
 		if err != nil {
 			return err

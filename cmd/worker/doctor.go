@@ -94,7 +94,7 @@ Exit codes of doctor: 0 no FAIL; 1 WARN, with --strict; 2 FAIL.`,
 	load := func(fs *pflag.FlagSet, environ []string) (config.Config, error) {
 		cfg, err := config.Load(fs, environ)
 		var problems config.Problems
-		if !errors.As(err, &problems) || out.check() != nil {
+		if !errors.As(err, &problems) {
 			return cfg, err
 		}
 		var f findings
@@ -104,9 +104,6 @@ Exit codes of doctor: 0 no FAIL; 1 WARN, with --strict; 2 FAIL.`,
 		return cfg, errors.Join(show(f.checks), &exitError{code: exitUsage})
 	}
 	return p.operateWith(cmd, load, func(ctx context.Context, cfg config.Config, _ []string) error {
-		if err := out.check(); err != nil {
-			return err
-		}
 		var settings, graph, bus findings
 		checkSettings(cfg, &settings)
 		var parts sync.WaitGroup

@@ -26,16 +26,24 @@ type output struct {
 }
 
 func (o *output) flag(fs *pflag.FlagSet) {
-	fs.StringVarP(&o.format, "output", "o", asTable, "table, json or ndjson")
+	o.format = asTable
+	fs.VarP(o, "output", "o", "table, json or ndjson")
 }
 
-func (o *output) check() error {
-	switch o.format {
+// Set, String and Type implement pflag.Value: a format that is none is an error of the command line.
+func (o *output) Set(format string) error {
+	switch format {
 	case asTable, asJSON, asNDJSON:
+		o.format = format
 		return nil
 	}
-	return fail(exitUsage, "--output: %q is not table, json or ndjson", o.format)
+	return fmt.Errorf("%q is not table, json or ndjson", format)
 }
+
+func (o *output) String() string { return o.format }
+
+// Type is what the help says.
+func (o *output) Type() string { return "string" }
 
 // value writes one result: as JSON, or as people reads it.
 func (o *output) value(v any, people func(io.Writer)) error {

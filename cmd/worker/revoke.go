@@ -77,9 +77,6 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "how long faults of Graph's are waited for before they count")
 	out.flag(fs)
 	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
-		if err := out.check(); err != nil {
-			return err
-		}
 		users, err := p.readUsers(args, delegated != "")
 		if err != nil {
 			return err

@@ -47,9 +47,6 @@ then none is sent.`,
 	out := &output{w: p.stdout}
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
-		if err := out.check(); err != nil {
-			return err
-		}
 		var bodies []json.RawMessage
 		var err error
 		switch {
