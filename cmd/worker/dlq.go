@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -130,6 +131,24 @@ func (p *program) queues(cfg config.Config, source string) (client *azservicebus
 	return client, queues, nil
 }
 
+// everyFound are the dead letters of all queues that the filter picks, at most its limit together. Errors are explained.
+func everyFound(ctx context.Context, queues []*deadletter.Queue, filter deadletter.Filter) iter.Seq2[deadletter.Found, error] {
+	return func(yield func(deadletter.Found, error) bool) {
+		n, each := 0, filter
+		each.Limit = 0
+		for _, q := range queues {
+			for found, err := range q.Find(ctx, each) {
+				if err != nil {
+					err = explain(err, q.Entity)
+				}
+				if n++; !yield(found, err) || err != nil || n == filter.Limit {
+					return
+				}
+			}
+		}
+	}
+}
+
 // closeTimeout bounds the closing of the connection at the end.
 const closeTimeout = 2 * time.Second
 
@@ -188,26 +207,14 @@ locked or changed, and the worker goes on meanwhile.`,
 		defer closeClient(client)
 		several := len(queues) > 1
 		list := &rows{output: out, header: letterHeader(several)}
-		for _, q := range queues {
-			left := filter
-			left.Limit = 0
-			for found, err := range q.Find(ctx, left) {
-				if err != nil {
-					return explain(err, q.Entity)
-				}
-				if group != "" {
-					groups.Add(found.Letter)
-				} else if err := list.add(found.Letter, letterRow(found.Letter, several)); err != nil {
-					return err
-				}
-				if filter.Limit > 0 {
-					if filter.Limit--; filter.Limit == 0 {
-						break
-					}
-				}
+		for found, err := range everyFound(ctx, queues, filter) {
+			if err != nil {
+				return err
 			}
-			if pick.limit > 0 && filter.Limit == 0 {
-				break
+			if group != "" {
+				groups.Add(found.Letter)
+			} else if err := list.add(found.Letter, letterRow(found.Letter, several)); err != nil {
+				return err
 			}
 		}
 		if group != "" {
@@ -250,13 +257,11 @@ func (p *program) dlqShow() *cobra.Command {
 		}
 		defer closeClient(client)
 		var all []deadletter.Found
-		for _, q := range queues {
-			for found, err := range q.Find(ctx, deadletter.Filter{Sequences: ranges}) {
-				if err != nil {
-					return explain(err, q.Entity)
-				}
-				all = append(all, found)
+		for found, err := range everyFound(ctx, queues, deadletter.Filter{Sequences: ranges}) {
+			if err != nil {
+				return err
 			}
+			all = append(all, found)
 		}
 		switch len(all) {
 		case 0:

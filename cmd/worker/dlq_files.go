@@ -209,23 +209,18 @@ may have been mended; worker dlq purge removes the originals.`,
 		}
 		buffered := bufio.NewWriter(w)
 		n := 0
-		for _, q := range queues {
-			for found, err := range q.Find(ctx, filter) {
-				if err != nil {
-					return explain(err, q.Entity)
-				}
-				record, err := deadletter.NewRecord(found)
-				if err == nil {
-					err = deadletter.WriteRecord(buffered, record)
-				}
-				if err != nil {
-					return fail(exitFailed, "sequence number %d: %v", found.SequenceNumber, err)
-				}
-				n++
+		for found, err := range everyFound(ctx, queues, filter) {
+			if err != nil {
+				return err
 			}
-			if filter.Limit > 0 && n >= filter.Limit {
-				break
+			record, err := deadletter.NewRecord(found)
+			if err == nil {
+				err = deadletter.WriteRecord(buffered, record)
 			}
+			if err != nil {
+				return fail(exitFailed, "sequence number %d: %v", found.SequenceNumber, err)
+			}
+			n++
 		}
 		err = buffered.Flush()
 		if file != nil {

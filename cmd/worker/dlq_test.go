@@ -228,6 +228,13 @@ func TestDeadLettersOfSubscriptions(t *testing.T) {
 	none := "--servicebus.queue="
 	c.command("", "dlq", "list", none, sources).want(t, 0, "SOURCE", "devices/Subscriptions/worker")
 	c.command("", "dlq", "list", none, sources, "--source", "else").want(t, 2, "not configured")
+	c.bury(queue, events(3), "UserNotFound")
+	for _, command := range [][]string{{"dlq", "list", "-o", "ndjson"}, {"dlq", "export", "-"}} {
+		got := c.command("", append(command, none, sources, "--limit", "4")...)
+		if got.want(t, 0); strings.Count(got.stdout, "\n") != 4 {
+			t.Errorf("%v --limit 4 over two sources: %d lines\n%s", command, strings.Count(got.stdout, "\n"), got.stdout)
+		}
+	}
 	c.command("", "dlq", "replay", none, sources, "--all", "--yes").want(t, 2, "--to")
 	c.command("", "dlq", "replay", none, sources, "--source", "devices/subscriptions/worker", "--to", queue, "--yes", "--rate", "0").want(t, 0, "3 of 3")
 	if counts := c.counts(); counts.Active != 3 {
