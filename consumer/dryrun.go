@@ -50,7 +50,7 @@ func (c *Consumer) look(ctx context.Context, s *source) {
 		messages, err := lookFrom(ctx, s.Receiver, next)
 		if err != nil {
 			if ctx.Err() == nil && c.Health.Report(s.part, err.Error()) {
-				c.Log.Error("cannot look into Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", serviceBusHint(err)))
+				c.Log.Error("cannot look into Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
 			}
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue

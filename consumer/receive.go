@@ -58,7 +58,7 @@ func (c *Consumer) receive(ctx context.Context, s *source, take func(Receiver, *
 		if err != nil {
 			connected = false
 			if c.Health.Report(s.part, err.Error()) {
-				c.Log.Error("cannot receive from Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", serviceBusHint(err)))
+				c.Log.Error("cannot receive from Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
 			}
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
@@ -202,7 +202,8 @@ func newWaits() *backoff.ExponentialBackOff {
 	)
 }
 
-func serviceBusHint(err error) string {
+// ServiceBusHint says what to do about an error of receiving or peeking.
+func ServiceBusHint(err error) string {
 	var sb *azservicebus.Error
 	if errors.As(err, &sb) {
 		switch sb.Code {

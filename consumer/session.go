@@ -118,7 +118,7 @@ func (c *Consumer) acceptSession(ctx context.Context, s *source, waits *backoff.
 	}
 	if c.Health.Report(s.part, err.Error()) {
 		c.Log.Error("cannot accept a session from Service Bus; trying again until it works",
-			zap.String("source", s.Entity), zap.Error(err), zap.String("todo", serviceBusHint(err)))
+			zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
 	}
 	_ = retry.Sleep(ctx, waits.NextBackOff())
 	return nil

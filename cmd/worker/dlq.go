@@ -39,6 +39,7 @@ type picking struct {
 	user, producer       string
 	source, since, until string
 	limit                int
+	changes              bool // set by commands that change what is picked
 	all                  bool
 }
 
@@ -51,6 +52,9 @@ func (f *picking) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.until, "until", "", "only enqueued before: the same forms")
 	fs.StringSliceVar(&f.sequences, "seq", nil, "only these sequence numbers: 5,7,10-20")
 	fs.IntVar(&f.limit, "limit", 0, "at most so many, the oldest first; 0 is no limit")
+	if f.changes {
+		fs.BoolVar(&f.all, "all", false, "all dead letters")
+	}
 }
 
 // filter reads the flags.
@@ -131,6 +135,17 @@ func (p *program) queues(cfg config.Config, source string) (client *azservicebus
 	return client, queues, nil
 }
 
+// open reads the flags and opens the dead letters that they can pick from.
+func (f *picking) open(p *program, cfg config.Config) (filter deadletter.Filter, client *azservicebus.Client, queues []*deadletter.Queue, err error) {
+	if filter, err = f.filter(time.Now()); err == nil && f.changes {
+		err = f.needsPicking(filter)
+	}
+	if err == nil {
+		client, queues, err = p.queues(cfg, f.source)
+	}
+	return filter, client, queues, err
+}
+
 // everyFound are the dead letters of all queues that the filter picks, at most its limit together. Errors are explained.
 func everyFound(ctx context.Context, queues []*deadletter.Queue, filter deadletter.Filter) iter.Seq2[deadletter.Found, error] {
 	return func(yield func(deadletter.Found, error) bool) {
@@ -192,15 +207,11 @@ locked or changed, and the worker goes on meanwhile.`,
 	cmd.Flags().StringVar(&group, "group-by", "", "count by reason, user or day (UTC) instead")
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
-		filter, err := pick.filter(time.Now())
-		if err != nil {
-			return err
-		}
 		groups := &deadletter.Groups{By: deadletter.GroupKey(group)}
 		if group != "" && !slices.Contains([]deadletter.GroupKey{deadletter.ByReason, deadletter.ByUser, deadletter.ByDay}, groups.By) {
 			return fail(exitUsage, "--group-by: %q is not reason, user or day", group)
 		}
-		client, queues, err := p.queues(cfg, pick.source)
+		filter, client, queues, err := pick.open(p, cfg)
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func createFile(name string) (*os.File, error) {
 }
 
 func (p *program) dlqPurge() *cobra.Command {
-	var pick picking
+	pick := picking{changes: true}
 	var dryRun bool
 	var export, confirm string
 	options := deadletter.PurgeOptions{}
@@ -50,21 +50,13 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 	}
 	fs := cmd.Flags()
 	pick.flags(fs)
-	fs.BoolVar(&pick.all, "all", false, "all dead letters")
 	fs.BoolVar(&dryRun, "dry-run", false, "show what would be removed, and remove nothing")
 	fs.StringVar(&export, "export", "", "file to write to, which must not exist (default deadletters-TIME.ndjson)")
 	fs.StringVar(&confirm, "confirm", "", "how many are removed, if that is known; anything else removes nothing")
 	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
-		filter, err := pick.filter(time.Now())
-		if err != nil {
-			return err
-		}
-		if err := pick.needsPicking(filter); err != nil {
-			return err
-		}
-		client, queues, err := p.queues(cfg, pick.source)
+		filter, client, queues, err := pick.open(p, cfg)
 		if err != nil {
 			return err
 		}
@@ -189,11 +181,7 @@ may have been mended; worker dlq purge removes the originals.`,
 	}
 	pick.flags(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
-		filter, err := pick.filter(time.Now())
-		if err != nil {
-			return err
-		}
-		client, queues, err := p.queues(cfg, pick.source)
+		filter, client, queues, err := pick.open(p, cfg)
 		if err != nil {
 			return err
 		}

@@ -30,7 +30,7 @@ type replayOutcome struct {
 }
 
 func (p *program) dlqReplay() *cobra.Command {
-	var pick picking
+	pick := picking{changes: true}
 	var dryRun, yes bool
 	var to, by string
 	var maxReplays int
@@ -56,7 +56,6 @@ their delivery count.`,
 	}
 	fs := cmd.Flags()
 	pick.flags(fs)
-	fs.BoolVar(&pick.all, "all", false, "all dead letters")
 	fs.BoolVar(&dryRun, "dry-run", false, "show what would be sent, and send nothing")
 	fs.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	fs.StringVar(&to, "to", "", "queue or topic to send to instead of the dead letters' own queue")
@@ -67,10 +66,6 @@ their delivery count.`,
 	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
-		filter, err := pick.filter(time.Now())
-		if err != nil {
-			return err
-		}
 		switch {
 		case options.Rate < 0:
 			return fail(exitUsage, "--rate: %v is negative", options.Rate)
@@ -79,10 +74,7 @@ their delivery count.`,
 		case maxReplays < 1:
 			return fail(exitUsage, "--max-replays: %d is below 1", maxReplays)
 		}
-		if err := pick.needsPicking(filter); err != nil {
-			return err
-		}
-		client, queues, err := p.queues(cfg, pick.source)
+		filter, client, queues, err := pick.open(p, cfg)
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -109,19 +110,9 @@ func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Cl
 	}
 	// Peeking into an entity with sessions takes a session; its dead letters need none.
 	if err := peek(cfg.ServiceBus.Sessions > 0); err != nil {
-		fix := "give the identity the role 'Azure Service Bus Data Receiver' on it, or use a key with Listen"
+		f.fail(entity+": receive", consumer.ServiceBusHint(err), "%s", detail(err))
 		var classed *exitError
-		_ = errors.As(explain(err, entity), &classed)
-		switch {
-		case strings.Contains(err.Error(), "requires sessions"):
-			fix = "set servicebus.sessions to how many sessions are to be held at once"
-		case classed.code == exitUnreachable:
-			fix = "check servicebus.namespace or the connection string, DNS, and that port 5671 is open from here"
-		case classed.code == exitNotFound:
-			fix = "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
-		}
-		f.fail(entity+": receive", fix, "%s", detail(err))
-		return classed.code != exitUnreachable
+		return !errors.As(explain(err, entity), &classed) || classed.code != exitUnreachable
 	}
 	f.ok(entity+": receive", "can be received from")
 	if topic, _, ok := config.SplitSubscription(entity); ok {
