@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -215,12 +214,7 @@ func TestADryRunOfTheProgram(t *testing.T) {
 	c.send(about(0))
 	p := c.start("REVOKER_CONSUMER_DRY_RUN=true")
 	c.until("the decision", func() bool { return strings.Contains(p.out.String(), `"would_revoke"`) })
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Errorf("exit: %v\n%s", err, &p.out)
-	}
+	p.terminate(t)
 	if counts := c.counts(); counts.Active != 1 || len(c.graph.Calls()) != 0 {
 		t.Errorf("%+v, %d calls", counts, len(c.graph.Calls()))
 	}
@@ -235,12 +229,7 @@ func TestTheAuditTrailOfAWorker(t *testing.T) {
 	p := c.start(env...)
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
 	c.command("", "audit", "verify", file).want(t, 0, "open: chain")
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	p.terminate(t)
 	whole := c.command("", "audit", "verify", file)
 	whole.want(t, 0, "5 records in 1 chains")
 	if strings.Contains(whole.stdout, "open") {
@@ -264,12 +253,7 @@ func TestTheAuditTrailOfAWorker(t *testing.T) {
 	c.send(about(0))
 	p = c.start(env...)
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	p.terminate(t)
 	c.command("", "audit", "verify", file, "-o", "json").want(t, 0, `"chains": 2`)
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -182,6 +182,17 @@ func (c *cloud) start(env ...string) *process {
 	return p
 }
 
+// terminate stops the process as Kubernetes does; it must exit with 0.
+func (p *process) terminate(t *testing.T) {
+	t.Helper()
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Fatalf("exit: %v\n%s", err, &p.out)
+	}
+}
+
 // until waits for a condition on the servers, polling: they are real, and so is time here.
 func (c *cloud) until(what string, condition func() bool) {
 	c.t.Helper()
@@ -272,12 +283,7 @@ func TestSIGTERMFinishesWhatIsInHandAndExitsWith0(t *testing.T) {
 	}
 	p := c.start()
 	c.until("some progress", func() bool { return c.revoked(people) >= 20 })
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Fatalf("exit: %v\n%s", err, &p.out)
-	}
+	p.terminate(t)
 	counts := c.counts()
 	if counts.Locked != 0 || counts.DeadLetter != 0 || counts.Active+c.revoked(people) != people {
 		t.Errorf("%+v and %d revoked: every message must be either done or free", counts, c.revoked(people))
@@ -362,12 +368,7 @@ func testSessions(t *testing.T, to, source string) {
 	if n := c.revoked(people); n != people {
 		t.Errorf("%d of %d revoked:\n%s", n, people, &p.out)
 	}
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Errorf("exit: %v\n%s", err, &p.out)
-	}
+	p.terminate(t)
 
 	plain := c.start(from...)
 	c.until("the hint", func() bool { return strings.Contains(plain.out.String(), "set servicebus.sessions") })
@@ -428,12 +429,7 @@ func TestTheOperationsPortAndTheLog(t *testing.T) {
 		// Counted after the settlement, which the broker has seen.
 		c.until("/metrics with "+want, func() bool { _, metrics := get("/metrics"); return strings.Contains(metrics, want) })
 	}
-	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	p.terminate(t)
 	log := p.out.String()
 	if strings.Contains(log, servicebus.DefaultKey.Value) || strings.Contains(log, `"secret"`) {
 		t.Errorf("the log holds a secret:\n%s", log)
