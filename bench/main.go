@@ -29,6 +29,7 @@ type options struct {
 	limit  int
 	per    time.Duration
 	people int
+	redis  string
 }
 
 // line is one line of the result.
@@ -47,6 +48,7 @@ var scenarios = []scenario{
 	{"replay", replay},
 	{"behind", behind},
 	{"quota", quota},
+	{"together", together},
 }
 
 func main() {
@@ -54,11 +56,12 @@ func main() {
 		exit(compete(name))
 	}
 	var o options
-	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, replay, behind, quota (default all)")
+	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, replay, behind, quota, together (default all)")
 	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
 	pflag.IntVar(&o.people, "people", 3000, "users of the quota scenario")
+	pflag.StringVar(&o.redis, "redis", "", "Redis for the scenario together; without one redis-server is started")
 	pflag.Parse()
 	exit(bench(o))
 }

@@ -2,9 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
@@ -101,17 +106,19 @@ func quota(o options) ([]line, error) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		for _, headers := range []bool{true, false} {
 			q := graph.Quota{Model: model, Limit: o.limit, Per: o.per, Headers: headers}
-			l, err := throttled(o, q)
+			l, err := throttled(o, q, 1)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", model, err)
 			}
+			fmt.Fprintf(os.Stderr, "  %s: %s\n", l.what, l.value)
 			lines = append(lines, l)
 		}
 	}
 	return lines, nil
 }
 
-func throttled(o options, q graph.Quota) (line, error) {
+// throttled drains o.people users, each with one event, by one or more workers; env are settings for each.
+func throttled(o options, q graph.Quota, workers int, env ...string) (line, error) {
 	s, err := newStage(o.people, q)
 	if err != nil {
 		return line{}, err
@@ -120,9 +127,13 @@ func throttled(o options, q graph.Quota) (line, error) {
 	if err := s.send(o.people, o.people); err != nil {
 		return line{}, err
 	}
-	p, err := s.start(ourWorker)
-	if err != nil {
-		return line{}, err
+	var running []*process
+	for range workers {
+		p, err := s.start(ourWorker, env...)
+		if err != nil {
+			return line{}, err
+		}
+		running = append(running, p)
 	}
 	if err := s.awaitSettled(o.people, 10*time.Minute); err != nil {
 		return line{}, err
@@ -150,9 +161,73 @@ func throttled(o options, q graph.Quota) (line, error) {
 		fmt.Sprintf("%d users, %d calls per %s, %s, percentage header %s: time ÷ least possible; 429s per 100 successes", o.people, q.Limit, q.Per, q.Model, header),
 		fmt.Sprintf("%.3f ×, %.1f", took, float64(refused)*100/float64(len(revoked))), goal,
 	}
-	fmt.Fprintf(os.Stderr, "  %s: %s\n", l.what, l.value)
 	if len(revoked) != o.people {
 		return l, fmt.Errorf("only %d of %d users are revoked", len(revoked), o.people)
 	}
-	return l, p.stop()
+	for _, p := range running {
+		if err := p.stop(); err != nil {
+			return l, err
+		}
+	}
+	return l, nil
+}
+
+// together: several workers under one quota, with Redis between them and without.
+func together(o options) ([]line, error) {
+	stop, address, err := startRedis(o.redis)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	var lines []line
+	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
+		for _, workers := range []int{2, 4} {
+			q := graph.Quota{Model: model, Limit: o.limit, Per: o.per, Headers: true}
+			for _, shared := range []bool{true, false} {
+				how, goal := "Redis", "≤ 1.03 ×, ≤ 1.0"
+				env := []string{"REVOKER_REDIS_ADDRESSES=" + address, "REVOKER_GRAPH_TENANT_ID=run-" + uuid.NewString()}
+				if !shared {
+					how, goal, env = "nothing but Graph's answers", "≤ 1.10 ×, ≤ 3.0", nil
+				}
+				l, err := throttled(o, q, workers, env...)
+				if err != nil {
+					return nil, fmt.Errorf("%d workers, %s, %s: %w", workers, model, how, err)
+				}
+				l.what, l.goal = fmt.Sprintf("%d workers that share %s: %s", workers, how, l.what), goal
+				fmt.Fprintf(os.Stderr, "  %s: %s\n", l.what, l.value)
+				lines = append(lines, l)
+			}
+		}
+	}
+	return lines, nil
+}
+
+// startRedis starts a Redis, unless there is an address of one, and waits until it listens.
+func startRedis(address string) (stop func(), at string, err error) {
+	if address != "" {
+		return func() {}, address, nil
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, "", err
+	}
+	address = free.Addr().String()
+	_ = free.Close()
+	_, port, _ := net.SplitHostPort(address)
+	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no") //nolint:gosec // numbers
+	if err := server.Start(); err != nil {
+		return nil, "", fmt.Errorf("%w: install redis-server, or give the address of one (--redis)", err)
+	}
+	stop = func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if c, err := net.Dial("tcp", address); err == nil {
+			_ = c.Close()
+			return stop, address, nil
+		}
+	}
+	stop()
+	return nil, "", errors.New("redis-server does not listen")
 }

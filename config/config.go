@@ -20,6 +20,7 @@ type Config struct {
 	Events     Events     `koanf:"events"`
 	Guard      Guard      `koanf:"guard"`
 	Audit      Audit      `koanf:"audit"`
+	Redis      Redis      `koanf:"redis"`
 	Ops        Ops        `koanf:"ops"`
 	Log        Log        `koanf:"log"`
 }
@@ -118,6 +119,23 @@ type Audit struct {
 	File  string `koanf:"file" doc:"File to which a record of every decision is appended, in a chain of hashes that worker audit verify checks; - is standard output. Empty for none."`
 	Topic string `koanf:"topic" doc:"Topic or queue to which every revocation, and every failure, is published as a CloudEvent: session.revoked, session.revocation.failed. Needs the right to send there. Empty for none."`
 }
+
+// Redis says where replicas tell each other what they do.
+type Redis struct {
+	Addresses      []string      `koanf:"addresses" doc:"Redis to share verdicts, leases and the pace with other replicas through, as HOST:PORT: one server, the nodes of a cluster, or the sentinels. Empty for none: then each replica works for itself."`
+	Username       string        `koanf:"username" doc:"ACL user; empty for the default one."`
+	Password       string        `koanf:"password" secret:"true" doc:"Password of the ACL user."`
+	PasswordFile   string        `koanf:"password_file" doc:"File that holds the password (a mounted secret)."`
+	TLS            bool          `koanf:"tls" default:"false" doc:"Connect with TLS 1.2 or newer."`
+	CAFile         string        `koanf:"ca_file" doc:"PEM file with the authorities to trust instead of the system's. Only with redis.tls."`
+	Cluster        bool          `koanf:"cluster" default:"false" doc:"The addresses are of a Redis cluster, also when there is only one. Several without redis.sentinel_master always are."`
+	SentinelMaster string        `koanf:"sentinel_master" doc:"The addresses are sentinels, and this is the name of the master."`
+	Timeout        time.Duration `koanf:"timeout" default:"250ms" min:"10ms" max:"5s" doc:"Limit of one exchange with Redis. While it does not answer, work goes on without it, and it is asked once a second."`
+	SharePace      bool          `koanf:"share_pace" default:"true" doc:"Use Graph's quota together, as one replica would. Without it each replica learns from Graph's answers alone."`
+}
+
+// Used says that there is a Redis.
+func (r Redis) Used() bool { return len(r.Addresses) > 0 }
 
 // Ops is the operations port.
 type Ops struct {

@@ -44,6 +44,7 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 	if !slices.Contains([]string{"enforce", "observe"}, c.Guard.Mode) {
 		p.add("guard.mode: %q: use enforce or observe (REVOKER_GUARD_MODE)", c.Guard.Mode)
 	}
+	c.validateRedis(&p)
 	if c.Ops.Address != "" {
 		if _, _, err := net.SplitHostPort(c.Ops.Address); err != nil {
 			p.add("ops.address: %q is not host:port or :port (REVOKER_OPS_ADDRESS)", c.Ops.Address)
@@ -240,6 +241,37 @@ func (c *Config) validateGraph(p *Problems) {
 	if g.ClientSecret != "" && (g.TenantID == "" || g.ClientID == "") {
 		p.add("graph.client_secret: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id (REVOKER_GRAPH_CLIENT_ID)")
 	}
+}
+
+func (c *Config) validateRedis(p *Problems) {
+	r := c.Redis
+	if !r.Used() {
+		if r.Username != "" || r.Password != "" || r.TLS || r.CAFile != "" || r.Cluster || r.SentinelMaster != "" {
+			p.add("redis.addresses: required with the other redis settings (REVOKER_REDIS_ADDRESSES)")
+		}
+		return
+	}
+	for _, address := range r.Addresses {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+			p.add("redis.addresses: %q is not host:port (REVOKER_REDIS_ADDRESSES)", address)
+		}
+	}
+	if c.Graph.TenantID == "" {
+		p.add("graph.tenant_id: required with redis.addresses: what is shared is kept apart by tenant (REVOKER_GRAPH_TENANT_ID)")
+	}
+	if r.CAFile != "" && !r.TLS {
+		p.add("redis.ca_file: needs redis.tls (REVOKER_REDIS_TLS=true)")
+	}
+	if r.Cluster && r.SentinelMaster != "" {
+		p.add("redis.cluster: both it and redis.sentinel_master are set: keep one")
+	}
+	if r.Password != "" && !r.TLS && !allLoopback(r.Addresses) {
+		p.add("redis.password: would be sent in the clear: set redis.tls (REVOKER_REDIS_TLS=true), or use a loopback address")
+	}
+}
+
+func allLoopback(addresses []string) bool {
+	return !slices.ContainsFunc(addresses, func(a string) bool { return !isLoopback("tcp://" + a) })
 }
 
 func checkEndpoint(raw string) string {

@@ -46,7 +46,7 @@ func (b *ByHand) Revoke(ctx context.Context, users []event.User, report func(Han
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	concurrency := max(1, b.Concurrency)
-	line := newLine(concurrency, concurrency, guard.VolumeConfig{}) // a person has counted
+	line := newLine(concurrency, concurrency, guard.VolumeConfig{}, nil) // a person has counted
 	defer line.stop()
 	todo := make(chan event.User)
 	var workers sync.WaitGroup

@@ -18,6 +18,7 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/telemetry"
@@ -92,6 +93,10 @@ type Parts struct {
 	Health    *telemetry.Health
 	// Trail is told every decision, before its message is settled; nil when nobody keeps it.
 	Trail func(trail.Decision)
+	// Replicas is what workers for the same tenant share; nil when this one is for itself. Pace is the pace that they share; nil for one of
+	// its own.
+	Replicas *replicas.Store
+	Pace     *replicas.Pace
 	// Tracer makes spans of messages and calls; nil makes none.
 	Tracer trace.Tracer
 }
@@ -166,7 +171,7 @@ func New(cfg Config, parts Parts) *Consumer {
 		Config: cfg,
 		Parts:  parts,
 		ledger: dedupe.New(cfg.Dedupe),
-		line:   newLine(cfg.Concurrency, cfg.MaxInHand, cfg.Volume),
+		line:   newLine(cfg.Concurrency, cfg.MaxInHand, cfg.Volume, parts.Pace),
 		hands:  newHands(),
 	}
 	for i, s := range parts.Sources {
@@ -234,6 +239,9 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	var watch sync.WaitGroup
 	watching, stopWatching := context.WithCancel(work)
 	watch.Go(func() { c.watchVolume(watching) })
+	if c.Pace != nil {
+		watch.Go(func() { c.Pace.Run(watching, c.line.tick) })
+	}
 	defer watch.Wait()
 	defer stopWatching()
 

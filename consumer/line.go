@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
@@ -16,7 +17,8 @@ type line struct {
 	maxOpen int // messages in hand up to which more are received while the breaker is open
 
 	mu      sync.Mutex
-	pace    *retry.Pace
+	pace    pace
+	shared  *replicas.Pace // the same, if it is shared with other replicas; otherwise nil
 	breaker *retry.Breaker
 	volume  *guard.Volume
 	waiting turns
@@ -26,6 +28,15 @@ type line struct {
 
 	// changed are signalled when a call has ended: what may be received can be another number then.
 	changed []chan struct{}
+}
+
+// pace is what Graph allows: a retry.Pace of this process's own, or one that it shares.
+type pace interface {
+	Allow(now time.Time) (wait time.Duration, ok bool)
+	Begin(now time.Time) (call int)
+	Cancel(call int)
+	End(call int, err error, usage float64, now time.Time)
+	State() retry.PaceState
 }
 
 // turn is one user's place in the line, and then the right to one call.
@@ -38,13 +49,16 @@ type turn struct {
 	granted chan struct{}
 }
 
-func newLine(concurrency, maxInHand int, volume guard.VolumeConfig) *line {
+func newLine(concurrency, maxInHand int, volume guard.VolumeConfig, shared *replicas.Pace) *line {
 	l := &line{
 		maxOpen: max(3, maxInHand/2),
 		pace:    retry.NewPace(concurrency),
 		breaker: retry.NewBreaker(),
 		volume:  guard.NewVolume(volume),
 		byUser:  map[string]*turn{},
+	}
+	if shared != nil {
+		l.pace, l.shared = shared, shared
 	}
 	l.timer = time.AfterFunc(time.Hour, l.tick)
 	l.timer.Stop()
@@ -140,6 +154,7 @@ func (l *line) grant() {
 		now := time.Now()
 		wait, ok := l.breaker.Allow(now)
 		if ok {
+			l.want()
 			wait, ok = l.pace.Allow(now)
 		}
 		if !ok {
@@ -157,6 +172,17 @@ func (l *line) grant() {
 		l.breaker.Begin(t.user)
 		t.call = l.pace.Begin(now)
 		close(t.granted)
+	}
+}
+
+// want tells the other replicas how many calls could begin.
+func (l *line) want() {
+	switch {
+	case l.shared == nil:
+	case l.breaker.Closed():
+		l.shared.Want(len(l.waiting))
+	default:
+		l.shared.Want(1)
 	}
 }
 

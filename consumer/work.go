@@ -39,8 +39,17 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		if err != nil {
 			return false
 		}
+		lease, next := c.lease(w)
+		if next != call {
+			c.line.cancel(turn)
+			if next == waitForOther && c.awaitOther(w) {
+				continue
+			}
+			return next == parkAgain
+		}
 		if !w.Start() {
 			c.line.cancel(turn)
+			c.endLease(lease, dedupe.Verdict{})
 			return false
 		}
 		budget.Attempt()
@@ -50,6 +59,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		if err != nil && hard.Err() != nil {
 			// A call that we cut off ourselves tells nothing. All messages are being given back.
 			c.line.cancel(turn)
+			c.endLease(lease, dedupe.Verdict{})
 			if w.Retry(false) {
 				<-w.Context().Done()
 			}
@@ -61,13 +71,18 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		decided := &decision{attempt: attempt, calls: budget.Attempts(), err: err}
 		if err == nil {
 			budget.Succeeded()
-			return w.Succeeded(times(attempt), decided)
+			again = w.Succeeded(times(attempt), decided)
+			c.endLease(lease, w.Verdict())
+			return again
 		}
 		wait, final := budget.Failed(err, c.ledger.Crowded())
 		if final != nil {
 			decided.err = final
-			return w.Failed(times(attempt), decided)
+			again = w.Failed(times(attempt), decided)
+			c.endLease(lease, w.Verdict())
+			return again
 		}
+		c.endLease(lease, dedupe.Verdict{})
 		if open {
 			wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
 		}

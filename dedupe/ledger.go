@@ -157,6 +157,22 @@ func (l *Ledger) State() State {
 	return s
 }
 
+// remember keeps a verdict of ours or of another replica. What was covered once stays so.
+func (l *Ledger) remember(key string, known Verdict, now time.Time) verdict {
+	v := verdict{until: known.Start.Add(l.cfg.Window).UnixNano(), entity: known.Entity, sequence: known.Sequence}
+	if !known.Covers.IsZero() {
+		v.covers = known.Covers.UnixNano()
+	}
+	if before, ok := l.verdicts.get(key); ok {
+		if before.covers > v.covers {
+			v.covers, v.entity, v.sequence = before.covers, before.entity, before.sequence
+		}
+		v.until = max(v.until, before.until)
+	}
+	l.verdicts.put(key, v, now)
+	return v
+}
+
 func (l *Ledger) newWork(key string) *Work {
 	w := &Work{ledger: l, key: key}
 	w.ctx, w.cancel = context.WithCancel(context.Background())

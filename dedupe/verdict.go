@@ -5,6 +5,18 @@ import (
 	"time"
 )
 
+// Verdict is what the last decided attempt for a user means for events to come, as replicas tell it to each other. The zero
+// Verdict is none.
+type Verdict struct {
+	// Start is when the attempt started; the window is counted from there.
+	Start time.Time
+	// Covers is the instant before which an event must have been enqueued to be covered; zero when the attempt failed.
+	Covers time.Time
+	// Entity and Sequence are the newest message that the attempt was made for; empty when it failed.
+	Entity   string
+	Sequence int64
+}
+
 // verdict is what the last decided attempt for a user means for events to come. It is kept small: there is one per
 // remembered user.
 type verdict struct {

@@ -29,9 +29,11 @@ type Work struct {
 	// startedFor are the messages that caller held when the attempt started, those included whose lock was lost since.
 	startedFor []Position
 	urgency    int
+	last       Verdict // the last one, if any
 
 	waiting     bool // parked or between attempts
 	parkedUntil time.Time
+	parkedFor   time.Time     // the end of the last window that the promise was parked for: it is not parked for it again
 	called      chan struct{} // closed when a parked promise is to be called now
 }
 
@@ -68,6 +70,17 @@ func (w *Work) AwaitWindow() {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
 	w.unpark()
+}
+
+// Pause says that the next attempt is not wanted at once, before Start as Retry does after it. Resume follows.
+func (w *Work) Pause() {
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !w.empty() { // otherwise the Work is over
+		w.setWaiting(true)
+		l.makeRoom()
+	}
 }
 
 // Resume says that the wait between attempts is over; what waits now waits for its turn.
@@ -118,10 +131,10 @@ func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	v := verdict{covers: a.coversBefore(l.cfg.SkewMargin).UnixNano(), until: a.Start.Add(l.cfg.Window).UnixNano()}
 	// The message that the attempt was made for, even if its lock was lost in between: it will come again.
-	v.entity, v.sequence = w.newestStarted()
-	l.verdicts.put(w.key, v, now)
+	newest := w.newestStarted()
+	w.last = Verdict{Start: a.Start, Covers: a.coversBefore(l.cfg.SkewMargin), Entity: newest.Entity, Sequence: newest.Sequence}
+	v := l.remember(w.key, w.last, now)
 	for _, e := range w.caller {
 		e.finish(End{Fate: Revoked, Detail: detail})
 	}
@@ -143,8 +156,8 @@ func (w *Work) Failed(a Attempt, detail any) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v := verdict{until: a.Start.Add(l.cfg.Window).UnixNano()}
-	l.verdicts.put(w.key, v, time.Now())
+	w.last = Verdict{Start: a.Start}
+	v := l.remember(w.key, w.last, time.Now())
 	for _, e := range w.caller {
 		e.finish(End{Fate: Failed, Detail: detail})
 	}
@@ -173,6 +186,44 @@ func (w *Work) Retry(waits bool) (again bool) {
 	w.setWaiting(waits)
 	l.makeRoom()
 	return true
+}
+
+// Verdict is what the last attempt of this Work decided; zero before.
+func (w *Work) Verdict() Verdict {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	return w.last
+}
+
+// Adopt takes over a verdict that another replica has reached: the events that it covers end, and what is left waits once for the end of
+// its window. No attempt may be on the wire. again says that somebody still waits, otherwise the Work is over; parked that AwaitWindow comes
+// before the next attempt.
+func (w *Work) Adopt(known Verdict) (again, parked bool) {
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := l.remember(w.key, known, time.Now())
+	if w.empty() {
+		return false, false // the last event has left, and the Work with it
+	}
+	kept := w.promise[:0]
+	for _, e := range w.promise {
+		if v.covered(e.Position) {
+			e.finish(End{Fate: Covered})
+		} else {
+			kept = append(kept, e)
+		}
+	}
+	clear(w.promise[len(kept):])
+	w.promise = kept
+	if w.empty() {
+		l.drop(w)
+		return false, false
+	}
+	if until := time.Unix(0, v.until); time.Now().Before(until) && until.After(w.parkedFor) {
+		w.park(until)
+	}
+	return true, !w.parkedUntil.IsZero()
 }
 
 // decided parks what is left until the window ends.
@@ -207,14 +258,14 @@ func (w *Work) takeOver(e *Event) bool {
 	return false
 }
 
-func (w *Work) newestStarted() (entity string, sequence int64) {
+func (w *Work) newestStarted() Position {
 	newest := w.startedFor[0]
 	for _, p := range w.startedFor[1:] {
 		if p.Compare(newest) > 0 {
 			newest = p
 		}
 	}
-	return newest.Entity, newest.Sequence
+	return newest
 }
 
 func (w *Work) remove(e *Event) {
@@ -233,7 +284,7 @@ func (w *Work) park(until time.Time) {
 	if w.ledger.hurry || w.ledger.waiting >= w.ledger.cfg.MaxWaiting {
 		return
 	}
-	w.parkedUntil = until
+	w.parkedUntil, w.parkedFor = until, until
 	w.called = make(chan struct{})
 	w.setWaiting(true)
 }

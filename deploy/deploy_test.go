@@ -112,6 +112,7 @@ func TestTheProgramAcceptsTheConfigurationOfEveryValuesFile(t *testing.T) {
 			Secret struct {
 				ConnectionStringKey string `yaml:"connectionStringKey"`
 				ClientSecretKey     string `yaml:"clientSecretKey"`
+				RedisPasswordKey    string `yaml:"redisPasswordKey"`
 			} `yaml:"secret"`
 			ExtraEnv []struct {
 				Name string `yaml:"name"`
@@ -131,6 +132,9 @@ func TestTheProgramAcceptsTheConfigurationOfEveryValuesFile(t *testing.T) {
 		}
 		if values.Secret.ClientSecretKey != "" {
 			environ = append(environ, "REVOKER_GRAPH_CLIENT_SECRET=s")
+		}
+		if values.Secret.RedisPasswordKey != "" {
+			environ = append(environ, "REVOKER_REDIS_PASSWORD=s")
 		}
 		text, err := yaml.Marshal(values.Config)
 		if err != nil {
@@ -162,6 +166,7 @@ func exposed(t *testing.T) map[string]bool {
 	metrics.Renewals.WithLabelValues("ok")
 	metrics.LastReceive.WithLabelValues("q")
 	metrics.AuditFailures.WithLabelValues("file")
+	metrics.Replicas.WithLabelValues("away")
 	families, err := metrics.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)

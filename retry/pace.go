@@ -1,6 +1,7 @@
 package retry
 
 import (
+	"encoding/json"
 	"math"
 	"time"
 
@@ -28,91 +29,101 @@ const (
 //
 // It is not safe for concurrent use: whoever lets calls begin owns it.
 type Pace struct {
-	limit    int // calls at once
-	underWay int
+	limit int // calls at once
+	paceMemory
+}
 
-	hold    time.Time     // no call before
-	pauses  time.Duration // all that the server asked for, together
-	careful bool          // one call at a time until one succeeds
-	guesses *backoff.ExponentialBackOff
+// paceMemory is what a Pace counts and has learned. Its fields are exported for JSON alone: replicas hand it round.
+type paceMemory struct {
+	UnderWay int
+	Hold     time.Time     // no call before
+	Pauses   time.Duration // all that the server asked for, together
+	Careful  bool          // one call at a time until one succeeds
+	Unnamed  int           // pauses in a row for which the server did not say how long
 
-	last int // number of the last call that began, from 1
+	Last int // number of the last call that began, from 1
 
 	// The round: the calls since the last pause.
-	first      int // number of its first call
-	begun, ok  int
-	start, end time.Time // of the round; end only while an allowance is known
+	First    int // number of its first call
+	Begun    int
+	OK       int
+	Start    time.Time // of the round
+	RoundEnd time.Time // only while an allowance is known
 
 	// The last round that the server ended, until the next begins.
-	ended struct {
-		first, ok  int
-		start, end time.Time
-		judged     bool
-	}
+	Ended endedRound
 
 	// What the server allows, as learned from such rounds.
-	allowance int // calls in a round; 0 is not known
-	confirmed bool
-	short     bool // the last round was much shorter than allowed
-	period    time.Duration
-	pause     time.Duration // at the end of it
+	Allowance int // calls in a round; 0 is not known
+	Confirmed bool
+	Short     bool // the last round was much shorter than allowed
+	Period    time.Duration
+	Pause     time.Duration // at the end of it
 
-	usage     float64 // as last reported
-	usageAt   int     // number of the last call that had begun when that was reported
-	throttled time.Time
-	held      time.Time // when a call was last held back
+	Usage     float64 // as last reported
+	UsageAt   int     // number of the last call that had begun when that was reported
+	Throttled time.Time
+	HeldBack  time.Time // when a call was last held back
+}
+
+// endedRound is a round that the server ended.
+type endedRound struct {
+	First, OK  int
+	Start, End time.Time
+	Judged     bool
 }
 
 // NewPace returns a Pace that lets at most limit calls be under way at once.
 func NewPace(limit int) *Pace {
-	p := &Pace{limit: limit, guesses: doubling(time.Second, time.Minute, backoff.WithRandomizationFactor(0.1))}
-	p.ended.judged = true
+	p := &Pace{limit: limit}
+	p.Ended.Judged = true
+	p.First = 1
 	return p
 }
 
 // Allow says whether a call may begin now. If not, wait is how long until it is worth asking again; 0 means when a call has
 // ended.
 func (p *Pace) Allow(now time.Time) (wait time.Duration, ok bool) {
-	if p.underWay >= p.limit {
+	if p.UnderWay >= p.limit {
 		return 0, false
 	}
-	if wait := p.hold.Sub(now); wait > 0 {
-		p.held = now
+	if wait := p.Hold.Sub(now); wait > 0 {
+		p.HeldBack = now
 		return wait, false
 	}
 	p.judge()
-	if p.allowance > 0 && now.Sub(p.held) >= forgetAfter {
-		p.allowance, p.confirmed = 0, false
+	if p.Allowance > 0 && now.Sub(p.HeldBack) >= forgetAfter {
+		p.Allowance, p.Confirmed = 0, false
 	}
-	if p.careful && p.underWay > 0 {
+	if p.Careful && p.UnderWay > 0 {
 		return 0, false
 	}
-	if p.allowance == 0 {
-		return 0, p.underWay < p.width()
+	if p.Allowance == 0 {
+		return 0, p.UnderWay < p.width()
 	}
-	if p.begun > 0 && !now.Before(p.end) {
-		if p.ok > p.allowance && now.Sub(p.throttled) >= 2*exploreEvery {
-			p.allowance = p.ok
+	if p.Begun > 0 && !now.Before(p.RoundEnd) {
+		if p.OK > p.Allowance && now.Sub(p.Throttled) >= 2*exploreEvery {
+			p.Allowance = p.OK
 		}
 		p.newRound()
 	}
 	switch {
-	case p.begun < p.allowance:
-		return 0, p.underWay < p.ramp()
-	case now.Sub(p.throttled) >= exploreEvery:
-		return 0, p.underWay < 1
+	case p.Begun < p.Allowance:
+		return 0, p.UnderWay < p.ramp()
+	case now.Sub(p.Throttled) >= exploreEvery:
+		return 0, p.UnderWay < 1
 	}
-	p.held = now
-	return p.end.Sub(now), false
+	p.HeldBack = now
+	return p.RoundEnd.Sub(now), false
 }
 
 // width is how many calls may be under way by the usage that the server reports: half of what seems to be left, so that
 // few are refused. How much that is follows from the calls of this round, which are at most all that were counted.
 func (p *Pace) width() int {
-	if p.usage < usageFrom {
+	if p.Usage < usageFrom {
 		return p.limit
 	}
-	left := float64(p.ok) / p.usage * (1 - p.usage)
+	left := float64(p.OK) / p.Usage * (1 - p.Usage)
 	return min(p.limit, max(1, int(left/2)))
 }
 
@@ -121,109 +132,135 @@ func (p *Pace) width() int {
 // no time for it, once it is known that the allowance is not what was left over from a quiet time.
 func (p *Pace) ramp() int {
 	switch {
-	case p.pause >= shortPause:
-		return min(p.limit, 1+p.ok)
-	case p.confirmed:
+	case p.Pause >= shortPause:
+		return min(p.limit, 1+p.OK)
+	case p.Confirmed:
 		return p.limit
 	}
-	return min(p.width(), 1+p.ok)
+	return min(p.width(), 1+p.OK)
 }
 
 // Begin tells of a call that begins, after Allow; its number is given back to End or Cancel.
 func (p *Pace) Begin(now time.Time) (call int) {
-	if p.begun == 0 {
-		p.start, p.end = now, now.Add(p.period)
+	if p.Begun == 0 {
+		p.Start, p.RoundEnd = now, now.Add(p.Period)
 	}
-	p.begun++
-	p.underWay++
-	p.last++
-	return p.last
+	p.Begun++
+	p.UnderWay++
+	p.Last++
+	return p.Last
 }
 
 // Cancel takes a Begin back: no call was made, or it was cut off by ourselves.
 func (p *Pace) Cancel(call int) {
-	p.underWay--
-	if call >= p.first {
-		p.begun--
+	p.UnderWay--
+	if call >= p.First {
+		p.Begun--
 	}
 }
 
 // End tells how a call ended. usage is the part of the quota that is used, as the server reports it; 0 when it does not.
 func (p *Pace) End(call int, err error, usage float64, now time.Time) {
-	p.underWay--
+	p.UnderWay--
 	if throttled(err) {
 		p.refused(call, err, now)
 		return
 	}
-	p.guesses.Reset()
-	if call < p.first && call >= p.ended.first && !p.ended.judged {
-		p.ended.ok++ // was under way when the round was ended
+	p.Unnamed = 0
+	if call < p.First && call >= p.Ended.First && !p.Ended.Judged {
+		p.Ended.OK++ // was under way when the round was ended
 	}
-	if call < p.first {
+	if call < p.First {
 		return
 	}
-	p.careful = false
-	if usage >= p.usage || call > p.usageAt { // answers overtake each other
-		p.usage, p.usageAt = usage, p.last
+	p.Careful = false
+	if usage >= p.Usage || call > p.UsageAt { // answers overtake each other
+		p.Usage, p.UsageAt = usage, p.Last
 	}
-	p.ok++
-	p.confirmed = p.confirmed || p.allowance > 0 && p.ok >= p.allowance
+	p.OK++
+	p.Confirmed = p.Confirmed || p.Allowance > 0 && p.OK >= p.Allowance
 }
 
 // refused learns from a throttled call.
 func (p *Pace) refused(call int, err error, now time.Time) {
 	wait := After(err)
-	if wait <= 0 && !now.Before(p.hold) {
-		wait = p.guesses.NextBackOff()
+	if wait <= 0 && !now.Before(p.Hold) {
+		wait = p.guess()
 	}
-	if call >= p.first {
-		if p.ok > 0 {
-			p.ended.first, p.ended.ok, p.ended.judged = p.first, p.ok, false
-			p.ended.start, p.ended.end = p.start, now
+	if call >= p.First {
+		if p.OK > 0 {
+			p.Ended.First, p.Ended.OK, p.Ended.Judged = p.First, p.OK, false
+			p.Ended.Start, p.Ended.End = p.Start, now
 		}
 		p.newRound()
 	}
-	if until := now.Add(wait); until.After(p.hold) {
+	if until := now.Add(wait); until.After(p.Hold) {
 		from := now
-		if p.hold.After(now) {
-			from = p.hold
+		if p.Hold.After(now) {
+			from = p.Hold
 		}
-		p.pauses += until.Sub(from)
-		p.hold = until
+		p.Pauses += until.Sub(from)
+		p.Hold = until
 	}
-	p.careful, p.throttled, p.held = true, now, now
+	p.Careful, p.Throttled, p.HeldBack = true, now, now
+}
+
+// guess is how long to pause when the server does not say: twice as long each time.
+func (p *Pace) guess() time.Duration {
+	waits := doubling(time.Second, time.Minute, backoff.WithRandomizationFactor(0.1))
+	for range p.Unnamed {
+		waits.NextBackOff()
+	}
+	p.Unnamed = min(p.Unnamed+1, 8)
+	return waits.NextBackOff()
 }
 
 // judge takes the round that the server ended for what it allows, when the pause that followed is over.
 func (p *Pace) judge() {
-	if p.ended.judged {
+	if p.Ended.Judged {
 		return
 	}
-	p.ended.judged = true
-	p.pause = p.hold.Sub(p.ended.end)
-	n := p.ended.ok
+	p.Ended.Judged = true
+	p.Pause = p.Hold.Sub(p.Ended.End)
+	n := p.Ended.OK
 	switch {
-	case n < p.allowance/2 && !p.short:
+	case n < p.Allowance/2 && !p.Short:
 		// Much shorter than the last is not trusted before it has happened twice: a sliding window remembers earlier calls.
-		p.short = true
+		p.Short = true
 		return
-	case p.allowance > 0 && n >= p.allowance:
+	case p.Allowance > 0 && n >= p.Allowance:
 		// What was found by feeling may be left over from a quiet time: a little more is noise, much more is believed in steps.
-		if step := max(1, p.allowance/8); n > p.allowance+step {
-			p.allowance += step
+		if step := max(1, p.Allowance/8); n > p.Allowance+step {
+			p.Allowance += step
 		}
-		p.confirmed = true
+		p.Confirmed = true
 	default:
-		p.allowance, p.confirmed = n, false
+		p.Allowance, p.Confirmed = n, false
 	}
-	p.short = false
+	p.Short = false
 	// A round that began long before must not make us pause for longer than makes sense of the server's pause.
-	p.period = min(p.hold.Sub(p.ended.start), max(2*p.pause, 2*exploreEvery))
+	p.Period = min(p.Hold.Sub(p.Ended.Start), max(2*p.Pause, 2*exploreEvery))
 }
 
 func (p *Pace) newRound() {
-	p.first = p.last + 1
-	p.begun, p.ok = 0, 0
+	p.First = p.Last + 1
+	p.Begun, p.OK = 0, 0
+}
+
+// SetUnderWay corrects how many calls are under way, for a Pace that several processes hand round: they know best.
+func (p *Pace) SetUnderWay(n int) { p.UnderWay = n }
+
+// MarshalJSON writes what the Pace has learned, for another process to go on with.
+func (p *Pace) MarshalJSON() ([]byte, error) { return json.Marshal(p.paceMemory) }
+
+// UnmarshalJSON replaces what the Pace has learned.
+func (p *Pace) UnmarshalJSON(text []byte) error {
+	var m paceMemory
+	if err := json.Unmarshal(text, &m); err != nil {
+		return err
+	}
+	p.paceMemory = m
+	return nil
 }
 
 // PaceState is a picture of the pace.
@@ -239,9 +276,9 @@ type PaceState struct {
 
 // State returns a picture of the pace.
 func (p *Pace) State() PaceState {
-	s := PaceState{PerSecond: math.Inf(1), HeldUntil: p.hold, Pauses: p.pauses, UnderWay: p.underWay}
-	if p.allowance > 0 && p.period > 0 {
-		s.PerSecond = float64(p.allowance) / p.period.Seconds()
+	s := PaceState{PerSecond: math.Inf(1), HeldUntil: p.Hold, Pauses: p.Pauses, UnderWay: p.UnderWay}
+	if p.Allowance > 0 && p.Period > 0 {
+		s.PerSecond = float64(p.Allowance) / p.Period.Seconds()
 	}
 	return s
 }

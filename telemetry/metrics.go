@@ -36,6 +36,9 @@ type Metrics struct {
 	AuditFailures *prometheus.CounterVec
 	// ProtectedEntries is how many entries protect users; ProtectedFileStale is 1 while their file is not usable.
 	ProtectedEntries, ProtectedFileStale prometheus.Gauge
+	// RedisUp is 1 while Redis answers, 0 while it does not, or none is used. Replicas counts what came of asking it for a user.
+	RedisUp  prometheus.Gauge
+	Replicas *prometheus.CounterVec
 
 	state atomic.Pointer[func() State]
 }
@@ -177,13 +180,20 @@ func NewMetrics(version, commit string) *Metrics {
 			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable, and its last good entries are in force.",
 		}),
 	}
+	m.RedisUp = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: ns, Name: "redis_up", Help: "1 while Redis answers; 0 while it does not, and where none is used.",
+	})
+	m.Replicas = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: ns, Name: "redis_leases_total",
+		Help: "What came of asking Redis for a user: granted, taken by another replica, lost before the call ended, away; or a verdict that was ignored: future, unreadable.",
+	}, []string{"result"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: ns, Name: "build_info", Help: "Always 1, labelled with the build.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, build, newGauges(m, ns),
+		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

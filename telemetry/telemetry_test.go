@@ -143,6 +143,7 @@ func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
 	m.Renewals.WithLabelValues("ok")
 	m.LastReceive.WithLabelValues("q")
 	m.AuditFailures.WithLabelValues("file")
+	m.Replicas.WithLabelValues("away")
 	families, err := m.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -28,11 +28,11 @@ func (s *summary) wrong(format string, args ...any) {
 
 // check compares what the sample demands with what Service Bus holds and what Graph saw. It asks the servers alone, never
 // the worker.
-func check(servers *servers, sample sample) summary {
+func check(servers *servers, sample sample, workers int) summary {
 	s := summary{Messages: len(sample.messages), DeadLetters: map[string]int{}, GraphCalls: map[string]int{}, Problems: []string{}}
 	checkQueue(&s, servers, sample)
 	checkGraph(&s, servers, sample)
-	checkPromises(&s, servers, sample)
+	checkPromises(&s, servers, sample, workers)
 	s.OK = len(s.Problems) == 0
 	return s
 }
@@ -106,9 +106,9 @@ func checkGraph(s *summary, servers *servers, sample sample) {
 }
 
 // checkPromises: message by message and call by call.
-func checkPromises(s *summary, servers *servers, sample sample) {
+func checkPromises(s *summary, servers *servers, sample sample, workers int) {
 	s.Problems = append(s.Problems, servers.journal.Check(servers.graph.Calls(), audit.Expected{
-		Users: sample.users(), Window: dedupeWindow, Workers: 1,
+		Users: sample.users(), Window: dedupeWindow, Workers: workers,
 	})...)
 }
 

@@ -29,8 +29,21 @@ type options struct {
 	entities         string
 	keys             []string
 	leavers          int
+	replicas         int
+	redis            string
 	timeout          time.Duration
 	log              string
+}
+
+// maxReplicas is more than anybody can watch.
+const maxReplicas = 16
+
+// asOne is how many workers the promises about calls for one user hold for: replicas that share a Redis are one.
+func (o options) asOne() int {
+	if o.redis != "" {
+		return 1
+	}
+	return o.replicas
 }
 
 // errProblems says that the sandbox ran and its check found something.
@@ -59,6 +72,9 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.replicas < 1 || o.replicas > maxReplicas {
+				return fmt.Errorf("--replicas %d: from 1 to %d", o.replicas, maxReplicas)
+			}
 			started = true
 			soft, hard, stop := app.Signals(cmd.Context())
 			defer stop()
@@ -78,6 +94,8 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 	f.BoolVar(&o.noWorker, "no-worker", false, "start the two servers only, and print how to reach them")
 	f.BoolVar(&o.drain, "drain", false, "publish the sample, wait until all is settled, check, print a JSON summary and exit")
 	f.IntVar(&o.leavers, "leavers", 40, "how many people the sample's mass offboarding signs out")
+	f.IntVar(&o.replicas, "replicas", 1, "how many workers run side by side")
+	f.StringVar(&o.redis, "redis", "", "address of a Redis through which they act as one, like 127.0.0.1:6379; without it each works for itself")
 	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "how long --drain waits for everything to be settled")
 	f.StringVar(&o.log, "log", "", "file for the worker's own log (JSON lines); without it decisions are shown as they are made")
 	f.StringVar(&o.entities, "entities", "", "file that declares more queues and topics, in the format of the official emulator's config.json")
@@ -116,23 +134,23 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 		return err
 	}
 	defer closeLog()
-	worker, err := startWorker(hard, servers, o, logTo)
+	workers, err := startWorkers(hard, servers, o, logTo)
 	if err != nil {
 		return err
 	}
-	screen.start(worker.Worker)
+	screen.start(workers)
 	screen.say(fmt.Sprintf("the deduplication window is %s here (dedupe.window; in production 1 m), and retries are quicker", dedupeWindow))
 	err = play(soft, servers, s, o)
 	if err == nil && !o.drain {
 		screen.say("everything is settled; send events of your own, or stop with Ctrl-C")
 		<-soft.Done()
 	}
-	err = errors.Join(err, worker.stop())
+	err = errors.Join(err, workers.stop())
 	screen.stop()
 	if err != nil || !o.drain {
 		return ignoreEnd(soft, err)
 	}
-	return report(stdout, check(servers, s))
+	return report(stdout, check(servers, s, o.asOne()))
 }
 
 // ignoreEnd takes Ctrl-C for what it is: the way to end the sandbox.

@@ -17,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
+	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/goleak"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -69,6 +70,22 @@ func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 	}
 }
 
+func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
+	redis := miniredis.RunT(t)
+	var stdout, stderr screen
+	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "4", "--redis", redis.Addr()), &stdout, &stderr)
+	if code != 0 || len(redis.Keys()) == 0 {
+		t.Errorf("exit code %d, %d keys in Redis\n%s\n%s", code, len(redis.Keys()), &stdout, &stderr)
+	}
+}
+
+func TestReplicasForThemselves(t *testing.T) {
+	var stdout, stderr screen
+	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "2"), &stdout, &stderr); code != 0 {
+		t.Errorf("exit code %d\n%s\n%s", code, &stdout, &stderr)
+	}
+}
+
 func sum(counts map[string]int) (n int) {
 	for _, c := range counts {
 		n += c
@@ -87,7 +104,7 @@ func TestTheCheckFindsWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	// No worker has run: everything is still there, nobody is revoked, nothing is dead-lettered.
-	result := check(servers, s)
+	result := check(servers, s, 1)
 	text := strings.Join(result.Problems, "\n")
 	for _, want := range []string{"still in the queue", "ada@contoso.com: revoked is false", "a guest: not dead-lettered as ExternalUser"} {
 		if !strings.Contains(text, want) {
@@ -208,7 +225,7 @@ func TestWrongCommandLines(t *testing.T) {
 	if code := run(t.Context(), append(anyPort, "--no-worker", "--entities", "missing.json"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--entities") {
 		t.Errorf("a missing file: exit code %d, %q", code, &wrong)
 	}
-	for _, args := range [][]string{{"--drain", "--no-worker"}, {"--unknown"}, {"extra"}} {
+	for _, args := range [][]string{{"--drain", "--no-worker"}, {"--replicas", "0"}, {"--unknown"}, {"extra"}} {
 		var out screen
 		if code := run(t.Context(), args, &out, &out); code != 2 || out.String() == "" {
 			t.Errorf("%v: exit code %d, %q", args, code, &out)

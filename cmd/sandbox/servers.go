@@ -20,6 +20,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/telemetry"
 )
 
 const (
@@ -188,6 +189,9 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_RETRY_NOT_FOUND_FOR=4s",
 		"REVOKER_DEDUPE_WINDOW=" + dedupeWindow.String(),
 	}
+	if o.redis != "" {
+		settings = append(settings, "REVOKER_REDIS_ADDRESSES="+o.redis)
+	}
 	if s.admin != "" {
 		settings = append(settings, "REVOKER_SERVICEBUS_ADMIN_ENDPOINT=http://"+s.admin)
 	}
@@ -210,18 +214,38 @@ func (s *servers) describe(w io.Writer) {
 	fmt.Fprintf(w, "go run ./cmd/worker run\n\nStop with Ctrl-C.\n")
 }
 
-// runningWorker is the worker in this process.
+// runningWorker is a worker in this process.
 type runningWorker struct {
 	*app.Worker
 	cancel context.CancelFunc
 	done   chan error
 }
 
-// startWorker runs the worker as cmd/worker does, with settings for these servers. It ends with stop, at once with hard.
-func startWorker(hard context.Context, s *servers, o options, log io.Writer) (*runningWorker, error) {
+// workers are the replicas.
+type workers []*runningWorker
+
+// startWorkers runs workers as cmd/worker does, with settings for these servers. They end with stop, at once with hard.
+func startWorkers(hard context.Context, s *servers, o options, log io.Writer) (workers, error) {
+	var all workers
+	for i := range o.replicas {
+		settings := s.settings(o)
+		if i > 0 { // the first has the port that was asked for
+			host, _, _ := net.SplitHostPort(o.ops)
+			settings = append(settings, "REVOKER_OPS_ADDRESS="+net.JoinHostPort(host, "0"))
+		}
+		worker, err := startWorker(hard, settings, log)
+		if err != nil {
+			return nil, errors.Join(err, all.stop())
+		}
+		all = append(all, worker)
+	}
+	return all, nil
+}
+
+func startWorker(hard context.Context, settings []string, log io.Writer) (*runningWorker, error) {
 	flags := pflag.NewFlagSet("worker", pflag.ContinueOnError)
 	config.Flags(flags)
-	cfg, err := config.Load(flags, s.settings(o))
+	cfg, err := config.Load(flags, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +259,28 @@ func startWorker(hard context.Context, s *servers, o options, log io.Writer) (*r
 	return running, nil
 }
 
-func (w *runningWorker) stop() error {
-	w.cancel()
-	return <-w.done
+// stop ends all of them.
+func (w workers) stop() error {
+	var err error
+	for _, worker := range w {
+		worker.cancel()
+	}
+	for _, worker := range w {
+		err = errors.Join(err, <-worker.done)
+	}
+	return err
+}
+
+// State is what they do together. Of the pace each has its own picture; the first one's is shown.
+func (w workers) State() telemetry.State {
+	sum := w[0].State()
+	for _, worker := range w[1:] {
+		state := worker.State()
+		sum.Promises += state.Promises
+		sum.Parked += state.Parked
+		sum.InLine += state.InLine
+		sum.Calls += state.Calls
+		sum.BreakerOpen = sum.BreakerOpen || state.BreakerOpen
+	}
+	return sum
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/term"
 
-	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
@@ -37,7 +36,7 @@ type view struct {
 	out     io.Writer
 	servers *servers
 	live    bool
-	worker  *app.Worker       // set by start
+	workers workers           // set by start
 	names   map[string]string // user principal names by id
 
 	mu       sync.Mutex
@@ -61,11 +60,13 @@ func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
 }
 
 // start says where everything is and begins to redraw.
-func (v *view) start(worker *app.Worker) {
-	v.worker = worker
+func (v *view) start(all workers) {
+	v.workers = all
 	fmt.Fprintf(v.out, "Service Bus  %s\nGraph        %s\n", v.servers.connectionString, v.servers.graphURL)
-	if ops := worker.OpsAddress(); ops != "" {
-		fmt.Fprintf(v.out, "Worker       http://%s/metrics  /healthz  /readyz\n", ops)
+	for _, worker := range all {
+		if ops := worker.OpsAddress(); ops != "" {
+			fmt.Fprintf(v.out, "Worker       http://%s/metrics  /healthz  /readyz\n", ops)
+		}
 	}
 	fmt.Fprintln(v.out)
 	go func() {
@@ -173,7 +174,7 @@ func (v *view) draw() {
 	for _, call := range v.servers.graph.Calls() {
 		calls[call.Status]++
 	}
-	state := v.worker.State()
+	state := v.workers.State()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	columns := [][][2]any{

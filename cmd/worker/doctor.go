@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -104,13 +105,14 @@ Exit codes of doctor: 0 no FAIL; 1 WARN, with --strict; 2 FAIL.`,
 		return cfg, errors.Join(show(f.checks), &exitError{code: exitUsage})
 	}
 	return p.operateWith(cmd, load, func(ctx context.Context, cfg config.Config, _ []string) error {
-		var settings, graph, bus findings
+		var settings, graph, bus, redis findings
 		checkSettings(cfg, &settings)
 		var parts sync.WaitGroup
 		parts.Go(func() { p.checkGraph(ctx, cfg, delegated, &graph) })
 		parts.Go(func() { checkServiceBus(ctx, cfg, &bus) })
+		parts.Go(func() { checkRedis(ctx, cfg, &redis) })
 		parts.Wait()
-		all := append(append(settings.checks, graph.checks...), bus.checks...)
+		all := slices.Concat(settings.checks, graph.checks, bus.checks, redis.checks)
 		worst := 0
 		for _, c := range all {
 			switch c.Status {
@@ -222,6 +224,20 @@ func checkReading(ctx context.Context, graph *revoker.Revoker, f *findings) {
 		return
 	}
 	f.fail("Graph: reading users", "grant the application permission User.Read.All with admin consent, or set graph.read_users to false", "graph.read_users is set, and users cannot be read: %s", firstLine(err))
+}
+
+// checkRedis takes a lease for a user that nobody is.
+func checkRedis(ctx context.Context, cfg config.Config, f *findings) {
+	if !cfg.Redis.Used() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if err := app.CheckRedis(ctx, cfg); err != nil {
+		f.fail("Redis", "check redis.addresses, the password, TLS and the ACL (docs/install.md); until it answers each replica works for itself", "%s", firstLine(err))
+		return
+	}
+	f.ok("Redis", "%s: replicas can act as one", strings.Join(cfg.Redis.Addresses, ", "))
 }
 
 // within gives ask a part of the time that is left.

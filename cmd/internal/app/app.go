@@ -19,6 +19,7 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/telemetry"
@@ -45,6 +46,7 @@ type Worker struct {
 	metrics  *telemetry.Metrics
 	tracing  *telemetry.Tracing
 	audit    *auditor
+	replicas *replicas.Store // nil: for itself
 	// protected is watched while the worker runs.
 	protected *guard.Protected
 	ops       net.Listener // nil: no operations port
@@ -95,6 +97,9 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if worker.audit, err = newAuditor(cfg.Audit.File, cfg.Audit.Topic, client, w, log, worker.metrics); err != nil {
 		return nil, err
 	}
+	if err := worker.connectReplicas(); err != nil {
+		return nil, err
+	}
 	worker.consumer = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
 		MaxInHand:     cfg.Consumer.MaxInHand,
@@ -121,11 +126,13 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 			MaxAge:          cfg.Retry.MaxAge,
 			LaggingFor:      cfg.Retry.NotFoundFor,
 		}),
-		Log:     log,
-		Metrics: worker.metrics,
-		Health:  worker.health,
-		Trail:   worker.audit.keep(),
-		Tracer:  tracing.Tracer,
+		Log:      log,
+		Metrics:  worker.metrics,
+		Health:   worker.health,
+		Trail:    worker.audit.keep(),
+		Tracer:   tracing.Tracer,
+		Replicas: worker.replicas,
+		Pace:     worker.sharedPace(),
 	})
 	if cfg.Ops.Address != "" {
 		if worker.ops, err = net.Listen("tcp", cfg.Ops.Address); err != nil {
@@ -212,6 +219,9 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	watching, stopWatching := context.WithCancel(hard)
 	var watch sync.WaitGroup
 	watch.Go(func() { w.watchProtected(watching) })
+	if w.replicas != nil {
+		watch.Go(func() { w.replicas.Watch(watching) })
+	}
 	unfinished := 0
 	if w.cfg.Consumer.DryRun {
 		w.log.Warn("dry run: nothing is locked, called or settled")
@@ -227,6 +237,9 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	defer cancel()
 	err := w.client.Close(closing) // and with it the receivers
 	w.revoker.Close()
+	if w.replicas != nil {
+		err = errors.Join(err, w.replicas.Close())
+	}
 	err = errors.Join(err, w.tracing.Close(closing))
 	if ops != nil {
 		err = errors.Join(err, ops.Close(closing))

@@ -72,7 +72,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .clientSecretKey }}
 {{- $_ := set $config "graph" (merge (dict "client_secret_file" "/etc/session-revoker/secret/client-secret") (dig "graph" (dict) $config)) }}
 {{- end }}
-{{- else if or .connectionStringKey .clientSecretKey }}
+{{- if .redisPasswordKey }}
+{{- $_ := set $config "redis" (merge (dict "password_file" "/etc/session-revoker/secret/redis-password") (dig "redis" (dict) $config)) }}
+{{- end }}
+{{- else if or .connectionStringKey .clientSecretKey .redisPasswordKey }}
 {{- fail "secret: a key is set, and existingSecret is not: name the Secret" }}
 {{- end }}
 {{- end }}
@@ -149,6 +152,10 @@ capabilities:
       {{- if .clientSecretKey }}
       - key: {{ .clientSecretKey }}
         path: client-secret
+      {{- end }}
+      {{- if .redisPasswordKey }}
+      - key: {{ .redisPasswordKey }}
+        path: redis-password
       {{- end }}
 {{- end }}
 {{- end }}

@@ -1,0 +1,244 @@
+package app
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+// estate is a Service Bus and a Graph for some workers.
+type estate struct {
+	broker  *servicebus.Broker
+	graph   *graph.Server
+	environ []string
+	users   int
+	half    chan struct{} // closed when half of the messages are settled
+	settled chan struct{} // closed when all are
+}
+
+// newEstate queues two events about each user, in two rows: the second events come after all the first ones.
+func newEstate(t *testing.T, users int) *estate {
+	t.Helper()
+	e := &estate{users: users, half: make(chan struct{}), settled: make(chan struct{})}
+	var mu sync.Mutex
+	left := 2 * users
+	var err error
+	e.broker, err = servicebus.New(servicebus.Config{
+		Queues: []servicebus.QueueConfig{{Name: "q", LockDuration: time.Minute, MaxDeliveryCount: 100}},
+		Observe: func(r servicebus.Record) {
+			if r.Event != servicebus.Completed && r.Event != servicebus.DeadLettered {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			switch left--; left {
+			case users:
+				close(e.half)
+			case 0:
+				close(e.settled)
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- e.broker.Serve(l) }()
+	t.Cleanup(func() {
+		_ = e.broker.Close()
+		<-served
+	})
+	var people []graph.User
+	for i := range users {
+		people = append(people, graph.User{ID: userID(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"})
+	}
+	// Its Date is not behind ours although it has whole seconds, so that every event that was sent before is covered.
+	e.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: people, ClockOffset: 2 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(e.graph)
+	t.Cleanup(web.Close)
+	connection := servicebus.ConnectionString(l.Addr().String(), servicebus.DefaultKey)
+	e.environ = []string{
+		"REVOKER_SERVICEBUS_CONNECTION_STRING=" + connection,
+		"REVOKER_GRAPH_ENDPOINT=" + web.URL,
+		"REVOKER_GRAPH_TOKEN_URL=" + web.URL + "/contoso/oauth2/v2.0/token",
+		"REVOKER_GRAPH_TENANT_ID=contoso", "REVOKER_GRAPH_CLIENT_ID=client", "REVOKER_GRAPH_CLIENT_SECRET=secret",
+		"REVOKER_DEDUPE_SKEW_MARGIN=0s", // all clocks are one here
+	}
+	e.send(t, connection)
+	return e
+}
+
+func userID(i int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", i) }
+
+func (e *estate) send(t *testing.T, connection string) {
+	t.Helper()
+	client, err := azservicebus.NewClientFromConnectionString(connection, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	sender, err := client.NewSender("q", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for first := 0; first < 2*e.users; first += 1000 {
+		batch, err := sender.NewMessageBatch(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := first; i < min(first+1000, 2*e.users); i++ {
+			body := fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, userID(i%e.users))
+			if err := batch.AddMessage(&azservicebus.Message{Body: body}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := sender.SendMessageBatch(t.Context(), batch, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// run lets n workers settle everything, and returns what each logged.
+func (e *estate) run(t *testing.T, n int, environ ...string) []*bytes.Buffer {
+	t.Helper()
+	soft, stop := context.WithCancel(t.Context())
+	defer stop()
+	var logs []*bytes.Buffer
+	var running sync.WaitGroup
+	for range n {
+		var log bytes.Buffer
+		logs = append(logs, &log)
+		worker, err := New(load(t, append(e.environ, environ...)...), &log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		running.Go(func() {
+			if err := worker.Run(soft, t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	select {
+	case <-e.settled:
+	case <-time.After(5 * time.Minute):
+		t.Error("not everything is settled after 5 minutes")
+	}
+	stop()
+	running.Wait()
+	return logs
+}
+
+// handled is how many users each worker had an event of.
+func handled(t *testing.T, log *bytes.Buffer) map[string]bool {
+	t.Helper()
+	users := map[string]bool{}
+	for lines := bufio.NewScanner(log); lines.Scan(); {
+		var l struct{ User, Outcome string }
+		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
+			t.Fatal(err)
+		}
+		if l.Outcome != "" {
+			users[l.User] = true
+		}
+	}
+	return users
+}
+
+func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
+	for _, replicas := range []int{2, 4} {
+		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
+			const users = 10_000
+			e := newEstate(t, users)
+			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr())
+			byWorkers := map[string]int{}
+			for _, log := range logs {
+				for user := range handled(t, log) {
+					byWorkers[user]++
+				}
+			}
+			shared := 0
+			for _, n := range byWorkers {
+				if n > 1 {
+					shared++
+				}
+			}
+			if shared < users/4 {
+				t.Errorf("only %d users had events at several replicas: this shows nothing", shared)
+			}
+			calls := map[string]int{}
+			for _, call := range e.graph.Calls() {
+				if call.Status == 200 {
+					calls[call.UserID]++
+				}
+			}
+			twice := 0
+			for i := range users {
+				if n := calls[userID(i)]; n != 1 {
+					twice++
+				}
+			}
+			if twice > 0 || len(calls) != users {
+				t.Errorf("%d of %d users were called, %d of them not exactly once", len(calls), users, twice)
+			}
+			t.Logf("%d users had events at several replicas", shared)
+		})
+	}
+}
+
+func TestWorkGoesOnWhenRedisGoesAway(t *testing.T) {
+	const users = 2000
+	e := newEstate(t, users)
+	redis := miniredis.RunT(t)
+	go func() { // in the middle of it
+		<-e.half
+		redis.Close()
+	}()
+	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr())
+	for i := range users {
+		if _, ok := e.graph.Revoked(userID(i)); !ok {
+			t.Errorf("user %d is not revoked", i)
+		}
+	}
+	for _, log := range logs {
+		if n := bytes.Count(log.Bytes(), []byte("Redis does not answer")); n != 1 {
+			t.Errorf("told %d times that Redis is away", n)
+		}
+	}
+}
+
+func TestADryRunHasNothingToDoWithRedis(t *testing.T) {
+	e := newEstate(t, 1)
+	redis := miniredis.RunT(t)
+	worker, err := New(load(t, append(e.environ, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_CONSUMER_DRY_RUN=true")...), &bytes.Buffer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	soft, stop := context.WithCancel(t.Context())
+	stop()
+	if err := worker.Run(soft, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if worker.replicas != nil || redis.TotalConnectionCount() != 0 {
+		t.Errorf("a dry run connects to Redis")
+	}
+}

@@ -1,0 +1,73 @@
+package consumer
+
+import (
+	"context"
+	"time"
+
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/replicas"
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+// next is what is to be done for a user whose turn it is, after what the other replicas know.
+type next int
+
+const (
+	// call: nobody else is calling for the user.
+	call next = iota
+	// over: another replica's call has covered everybody who waits.
+	over
+	// parkAgain: what is left waits for the end of the window of another replica's verdict.
+	parkAgain
+	// waitForOther: another replica is calling.
+	waitForOther
+)
+
+// askEvery is how often it is looked whether another replica has ended its call for a user.
+const askEvery = 50 * time.Millisecond
+
+// lease asks the other replicas whether the user is still to be called for, and makes them wait if so; endLease follows then.
+func (c *Consumer) lease(w *dedupe.Work) (*replicas.Lease, next) {
+	if c.Replicas == nil {
+		return nil, call
+	}
+	lease, known, taken := c.Replicas.Lease(w.Context(), w.Key())
+	if known.Start.IsZero() {
+		if taken {
+			return nil, waitForOther
+		}
+		return lease, call
+	}
+	again, parked := w.Adopt(known)
+	switch {
+	case again && !parked && taken:
+		return nil, waitForOther
+	case again && !parked:
+		return lease, call
+	case !taken:
+		c.endLease(lease, dedupe.Verdict{})
+	}
+	if again {
+		return nil, parkAgain
+	}
+	return nil, over
+}
+
+// awaitOther waits until no other replica is calling for the user. It says whether somebody still waits.
+func (c *Consumer) awaitOther(w *dedupe.Work) bool {
+	w.Pause()
+	defer w.Resume()
+	for retry.Sleep(w.Context(), askEvery) == nil {
+		if _, taken := c.Replicas.Look(w.Context(), w.Key()); !taken {
+			return true // the next turn finds what that call has decided
+		}
+	}
+	return false
+}
+
+// endLease lets the other replicas call for the user again, and tells them what was decided, if anything was.
+func (c *Consumer) endLease(lease *replicas.Lease, decided dedupe.Verdict) {
+	if lease != nil {
+		lease.End(context.Background(), decided)
+	}
+}

@@ -1,0 +1,125 @@
+package dedupe_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/session-revoker/session-revoker/dedupe"
+)
+
+// elsewhere is the verdict of a success that another replica started then.
+func elsewhere(start time.Time) dedupe.Verdict {
+	return dedupe.Verdict{Start: start, Covers: start.Add(-5 * time.Second), Entity: "events", Sequence: 1000}
+}
+
+func TestAnotherReplicasSuccessCoversWhatWasEnqueuedBefore(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		e := message(1)
+		w, _ := l.Enter(key, e)
+		time.Sleep(10 * time.Second)
+		if again, _ := w.Adopt(elsewhere(time.Now())); again {
+			t.Error("somebody still waits")
+		}
+		want(t, e, dedupe.Covered)
+		if s := l.State(); s.Promises != 0 || s.Remembered != 1 {
+			t.Errorf("%+v", s)
+		}
+		late := message(2)
+		late.Enqueued = e.Enqueued
+		if l.Enter(key, late); fate(late) != dedupe.Covered {
+			t.Error("what was adopted is forgotten")
+		}
+	})
+}
+
+func TestWhatAnotherReplicasSuccessDoesNotCoverIsCalledOnceAtTheEndOfItsWindow(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		start := time.Now()
+		time.Sleep(time.Second)
+		e := message(1) // enqueued after the start of that call
+		w, _ := l.Enter(key, e)
+		again, parked := w.Adopt(elsewhere(start))
+		if !again || !parked {
+			t.Fatalf("again %v, parked %v", again, parked)
+		}
+		want(t, e, dedupe.Undecided)
+		w.AwaitWindow()
+		if waited := time.Since(start); waited != time.Minute {
+			t.Errorf("called %s after the start of that call", waited)
+		}
+		// The same verdict, read again, does not park it again.
+		if again, parked := w.Adopt(elsewhere(start)); !again || parked {
+			t.Errorf("again %v, parked %v", again, parked)
+		}
+		if !w.Start() {
+			t.Fatal("no call")
+		}
+		w.Succeeded(attempt(time.Now()), nil)
+		want(t, e, dedupe.Revoked)
+	})
+}
+
+func TestAPromiseThatHadToBeCalledEarlyIsNotParkedAgainByItsOwnVerdict(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		first := message(1)
+		w, _ := l.Enter(key, first)
+		w.Start()
+		start := time.Now()
+		w.Succeeded(attempt(start), nil)
+		known := w.Verdict()
+		if !known.Start.Equal(start) || known.Sequence != 1 || known.Covers.IsZero() {
+			t.Fatalf("verdict %+v", known)
+		}
+		w, _ = l.Enter(key, message(2))
+		l.Hurry()
+		w.AwaitWindow()
+		if again, parked := w.Adopt(known); !again || parked {
+			t.Errorf("again %v, parked %v", again, parked)
+		}
+	})
+}
+
+func TestAnotherReplicasFailureCoversNobodyAndNeverTakesBackWhatWasCovered(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		old := message(1)
+		time.Sleep(10 * time.Second)
+		e := message(2)
+		w, _ := l.Enter(key, e)
+		w.Adopt(elsewhere(time.Now())) // covers the old one alone
+		if again, parked := w.Adopt(dedupe.Verdict{Start: time.Now()}); !again || !parked {
+			t.Errorf("again %v, parked %v", again, parked)
+		}
+		want(t, e, dedupe.Undecided)
+		if l.Enter(key, old); fate(old) != dedupe.Covered {
+			t.Error("a failure took back what a success had covered")
+		}
+	})
+}
+
+func TestAnEventThatLeavesWhileAnotherReplicaCallsEndsTheWork(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		e := message(1)
+		w, _ := l.Enter(key, e)
+		w.Pause()
+		l.Leave(key, e)
+		synctest.Wait()
+		if w.Context().Err() == nil {
+			t.Error("the waiting goes on for nobody")
+		}
+		newer := message(2)
+		other, isNew := l.Enter(key, newer)
+		// What the old Work still does must not touch the new one.
+		w.Pause()
+		if again, _ := w.Adopt(elsewhere(time.Now())); again {
+			t.Error("somebody waits for the old work")
+		}
+		w.Resume()
+		if !isNew || !other.Start() {
+			t.Error("the new work is gone")
+		}
+		if other.Succeeded(attempt(time.Now()), nil); fate(newer) != dedupe.Revoked || l.Crowded() {
+			t.Error("the ledger counts what is not there")
+		}
+	})
+}
