@@ -63,10 +63,12 @@ func SplitSubscription(entity string) (topic, subscription string, ok bool) {
 type Graph struct {
 	CloudName        string        `koanf:"cloud" default:"global" doc:"National cloud: global, usgov-l4, usgov-dod or china. Picks Graph root, sign-in authority, scope and Service Bus domain."`
 	Endpoint         string        `koanf:"endpoint" doc:"Other Graph root, for tests with an emulator. http is accepted on loopback addresses only."`
-	TenantID         string        `koanf:"tenant_id" doc:"Tenant to sign in to (GUID or domain). Required with a client secret."`
-	ClientID         string        `koanf:"client_id" doc:"Application (client) id. Required with a client secret."`
+	TenantID         string        `koanf:"tenant_id" doc:"Tenant to sign in to (GUID or domain). Required with a client secret or certificate."`
+	ClientID         string        `koanf:"client_id" doc:"Application (client) id. Required with a client secret or certificate."`
 	ClientSecret     string        `koanf:"client_secret" secret:"true" doc:"Client secret. Without one DefaultAzureCredential is used: workload identity, managed identity, environment, CLI."`
 	ClientSecretFile string        `koanf:"client_secret_file" doc:"File that holds the client secret (a mounted secret)."`
+	CertificateFile  string        `koanf:"client_certificate_file" doc:"File with a certificate and its private key, PEM or PKCS #12 without a password, to sign in with instead of a client secret. Read again when it changes."`
+	Authority        string        `koanf:"authority" doc:"Other sign-in authority, for tests with an emulator: an https URL. Only with graph.endpoint."`
 	TokenURL         string        `koanf:"token_url" doc:"OAuth 2.0 token endpoint of an emulator; only together with graph.endpoint on a loopback address."`
 	ReadUsers        bool          `koanf:"read_users" default:"false" doc:"Read each user before the call: recognises guests that an event names by id alone, and calls the id that a name has now. Needs User.Read.All, and one read for each call."`
 	ProofFor         time.Duration `koanf:"proof_for" default:"0s" min:"0s" max:"2m" doc:"Read the effect back after each call, for at most so long; one that does not show is a failure, and dead-lettered as NotRevoked in the end. 0 trusts Graph's answer. Needs graph.read_users, and one more read for each call."`
@@ -168,13 +170,16 @@ var clouds = []Cloud{
 	{"china", "https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn"},
 }
 
-// Cloud returns the chosen national cloud, with graph.endpoint in place of its Graph root if that is set.
+// Cloud returns the chosen national cloud, with graph.endpoint and graph.authority in place of its own where they are set.
 func (c Config) Cloud() Cloud {
 	i := slices.IndexFunc(clouds, func(cloud Cloud) bool { return cloud.Name == c.Graph.CloudName })
 	if i < 0 {
 		return Cloud{}
 	}
 	cloud := clouds[i]
+	if c.Graph.Authority != "" {
+		cloud.Authority = strings.TrimRight(c.Graph.Authority, "/") + "/"
+	}
 	if c.Graph.Endpoint != "" {
 		cloud.GraphRoot = strings.TrimRight(c.Graph.Endpoint, "/")
 	}

@@ -238,6 +238,21 @@ func (c *Config) validateGraph(p *Problems) {
 		}
 		return
 	}
+	switch u, err := url.Parse(g.Authority); {
+	case g.Authority == "":
+	case err != nil || u.Scheme != "https" || checkEndpoint(g.Authority) != "":
+		p.add("graph.authority: %q is not a plain https URL (REVOKER_GRAPH_AUTHORITY)", g.Authority)
+	case g.Endpoint == "":
+		p.add("graph.authority: only for an emulator: set graph.endpoint too, or leave it out and set graph.cloud")
+	}
+	if g.CertificateFile != "" {
+		switch {
+		case g.ClientSecret != "":
+			p.add("graph.client_certificate_file: both it and a client secret are set: keep one")
+		case g.TenantID == "" || g.ClientID == "":
+			p.add("graph.client_certificate_file: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id (REVOKER_GRAPH_CLIENT_ID)")
+		}
+	}
 	if g.ClientSecret != "" && (g.TenantID == "" || g.ClientID == "") {
 		p.add("graph.client_secret: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id (REVOKER_GRAPH_CLIENT_ID)")
 	}

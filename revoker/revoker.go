@@ -209,7 +209,7 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 	switch {
 	case failure.Kind == Unauthorized:
 		failure.Renewed = forced
-		r.tokens.refuse(token)
+		r.tokens.refuse(token, demanded(ex.header.Values("WWW-Authenticate")))
 	case failure.Status == http.StatusServiceUnavailable:
 		// Graph asks to repeat a 503 on a new connection, which usually leads to another server.
 		r.client.CloseIdleConnections()

@@ -304,6 +304,41 @@ func TestTrapTheSDKAnswersClaimsChallengesItself(t *testing.T) {
 	}
 }
 
+func TestAClaimsChallengeIsAnsweredByATokenWithThoseClaims(t *testing.T) {
+	const demand = `{"access_token":{"nbf":{"essential":true,"value":"1800000000"}}}`
+	std, url := base64.StdEncoding.EncodeToString([]byte(demand)), base64.RawURLEncoding.EncodeToString([]byte(demand))
+	for name, c := range map[string]struct{ challenge, want string }{
+		"standard": {`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", error="insufficient_claims", claims="` + std + `"`, demand},
+		"for URLs": {`Bearer claims="` + url + `", realm=""`, demand},
+		// Any new token will do then.
+		"not Base64":  {`Bearer claims="%%%"`, ""},
+		"not JSON":    {`Bearer claims="` + base64.StdEncoding.EncodeToString([]byte("hello")) + `"`, ""},
+		"other words": {`Bearer xclaims="` + std + `"`, ""},
+		"no end":      {`Bearer claims="` + std, ""},
+		"too long":    {`Bearer claims="` + strings.Repeat("a", 9000) + `"`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			calls := 0
+			g := newGraph(t, func(w http.ResponseWriter, r *http.Request) {
+				if calls++; calls == 1 {
+					says(401, graphError("InvalidAuthenticationToken"), "WWW-Authenticate", c.challenge)(w, r)
+					return
+				}
+				says(200, revokedOK)(w, r)
+			})
+			cred := withRole()
+			r := newRevoker(t, g.URL, cred)
+			_, _ = r.Revoke(t.Context(), ada)
+			if _, err := r.Revoke(t.Context(), ada); err != nil {
+				t.Fatal(err)
+			}
+			if len(cred.claims) != 1 || c.want != "" && cred.claims[0] != c.want || c.want == "" && !strings.Contains(cred.claims[0], "nbf") {
+				t.Errorf("asked for a token with %q, want %q", cred.claims, c.want)
+			}
+		})
+	}
+}
+
 func TestNoTokenCallsNobody(t *testing.T) {
 	g, _, failure := attempt(t, &credential{err: errors.New("identity service down")}, says(200, revokedOK))
 	if kindOf(failure) != revoker.NoToken || !failure.Systemic() || len(g.seen()) != 0 {

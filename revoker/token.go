@@ -2,8 +2,11 @@ package revoker
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +25,7 @@ type tokens struct {
 
 	mu      sync.Mutex
 	refused string // the token that Graph answered with 401
+	demand  string // the claims that Graph demanded then; "" when it did not say
 }
 
 func newTokens(credential azcore.TokenCredential, scope string) *tokens {
@@ -38,11 +42,14 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 	}
 	options := policy.TokenRequestOptions{Scopes: []string{t.scope}}
 	answer, err := t.credential.GetToken(ctx, options)
-	if err == nil && t.wasRefused(answer.Token) {
+	if demand, refused := t.refusal(answer.Token); err == nil && refused {
 		forced = true
-		// A claims request is the documented way past the credential's cache; this is the form that Entra itself sends
-		// in a claims challenge (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
-		options.Claims = fmt.Sprintf(`{"access_token":{"nbf":{"essential":true,"value":"%d"}}}`, time.Now().Unix())
+		// A claims request is the documented way past the credential's cache; without a challenge this is the form that Entra itself
+		// sends in one (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
+		options.Claims = demand
+		if demand == "" {
+			options.Claims = fmt.Sprintf(`{"access_token":{"nbf":{"essential":true,"value":"%d"}}}`, time.Now().Unix())
+		}
 		answer, err = t.credential.GetToken(ctx, options)
 	}
 	if err != nil {
@@ -51,16 +58,43 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 	return answer.Token, forced, nil
 }
 
-func (t *tokens) refuse(token string) {
+// refuse says that Graph did not accept the token, and which claims it demanded of the next one, if it said so.
+func (t *tokens) refuse(token, demand string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.refused = token
+	t.refused, t.demand = token, demand
 }
 
-func (t *tokens) wasRefused(token string) bool {
+func (t *tokens) refusal(token string) (demand string, refused bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.refused == token
+	return t.demand, t.refused == token
+}
+
+// claimsParameter is where a challenge says what it demands, in Base64
+// (https://learn.microsoft.com/entra/identity-platform/claims-challenge, "Claims challenge header format").
+var claimsParameter = regexp.MustCompile(`(?:^|[\s,])claims="([A-Za-z0-9+/_=-]+)"`)
+
+// maxDemand bounds a challenge, which goes back into a request.
+const maxDemand = 8 << 10
+
+// demanded reads the claims of a 401's WWW-Authenticate. "" is no challenge, or none that can be read: then any new token will do.
+func demanded(challenges []string) string {
+	for _, challenge := range challenges {
+		match := claimsParameter.FindStringSubmatch(challenge)
+		if match == nil || len(match[1]) > maxDemand {
+			continue
+		}
+		encoding := base64.RawStdEncoding
+		if strings.ContainsAny(match[1], "-_") {
+			encoding = base64.RawURLEncoding
+		}
+		demand, err := encoding.DecodeString(strings.TrimRight(match[1], "="))
+		if err == nil && json.Valid(demand) {
+			return string(demand)
+		}
+	}
+	return ""
 }
 
 // sufficient are the permissions with which the call was seen to work; the first is the least

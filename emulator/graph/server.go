@@ -5,6 +5,7 @@ package graph
 
 import (
 	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"net/http"
@@ -29,14 +30,22 @@ type Config struct {
 	Quota Quota
 	// ClockOffset is added to the clock in Date headers and records of effects.
 	ClockOffset time.Duration
-	// MaxCalls bounds the remembered calls. Defaults to DefaultMaxCalls.
+	// TokenLife is how long tokens are good. Defaults to an hour less one second, as Entra's.
+	TokenLife time.Duration
+	// MaxCalls bounds the remembered calls, and tokens. Defaults to DefaultMaxCalls.
 	MaxCalls int
 }
 
-// App is an application that may sign in with a secret. Its Roles are its application permissions.
+// App is an application that may sign in, with whatever of these it has. Its Roles are its application permissions.
 type App struct {
 	ClientID, Secret string
 	Roles            []string
+	// Certificate is the key of a certificate that it signs assertions with.
+	Certificate *rsa.PublicKey
+	// Federated are those whose assertions it may use.
+	Federated []Federation
+	// IdentityHeader is what a machine that has the app as its managed identity shows at /_identity.
+	IdentityHeader string
 }
 
 // User is a person or guest. UserType is Member or Guest.
@@ -56,9 +65,10 @@ type entry struct {
 
 // Server is an http.Handler; the caller owns the http.Server around it. It has no goroutines and is safe for concurrent use.
 type Server struct {
-	tenant string
-	offset time.Duration
-	key    []byte // signs tokens
+	tenant    string
+	offset    time.Duration
+	tokenLife time.Duration
+	key       []byte // signs tokens
 
 	mu         sync.Mutex // guards all below, and is never held while waiting
 	apps       map[string]App
@@ -68,6 +78,7 @@ type Server struct {
 	meters     map[string]*meter
 	faults     []*Fault
 	calls      []*Call
+	issued     []Issued
 	maxCalls   int
 	generation int // tokens of earlier generations are refused
 }
@@ -80,11 +91,14 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Apps == nil {
 		cfg.Apps = []App{{ClientID: "client", Secret: "secret", Roles: []string{"User.RevokeSessions.All"}}}
 	}
+	if cfg.TokenLife == 0 {
+		cfg.TokenLife = tokenLife
+	}
 	if cfg.MaxCalls == 0 {
 		cfg.MaxCalls = DefaultMaxCalls
 	}
 	s := &Server{
-		tenant: cfg.Tenant, offset: cfg.ClockOffset, key: make([]byte, 32), maxCalls: cfg.MaxCalls,
+		tenant: cfg.Tenant, offset: cfg.ClockOffset, tokenLife: cfg.TokenLife, key: make([]byte, 32), maxCalls: cfg.MaxCalls,
 		apps: map[string]App{}, byID: map[string]*entry{}, byUPN: map[string]*entry{}, meters: map[string]*meter{},
 	}
 	_, _ = rand.Read(s.key) // never fails (crypto/rand)
@@ -174,6 +188,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveAdmin(w, r, rest)
 	case path == "/"+s.tenant+"/oauth2/v2.0/token":
 		s.serveToken(w, r)
+	case path == "/_identity":
+		s.serveIdentity(w, r)
 	case path == "/"+s.tenant+"/v2.0/.well-known/openid-configuration":
 		s.serveOpenID(w, r)
 	default:

@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
 
-// tokenLife is how long a token is good: Entra's usual hour, less one second.
+// tokenLife is how long a token is good by default: Entra's usual hour, less one second.
 const tokenLife = 3599 * time.Second
 
 // claims are those of an access token that matter here.
@@ -29,6 +31,9 @@ type claims struct {
 }
 
 var base64URL = base64.RawURLEncoding
+
+// evaluated begins Graph's text about a token that was taken back.
+const evaluated = "Continuous access evaluation resulted in"
 
 const jwtHeader = `{"typ":"JWT","alg":"HS256"}`
 
@@ -60,9 +65,10 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	app, known := s.apps[id]
-	generation := s.generation
 	s.mu.Unlock()
-	audience, isDefault := strings.CutSuffix(r.PostForm.Get("scope"), "/.default")
+	// MSAL asks for openid, offline_access and profile too.
+	scope, _, _ := strings.Cut(r.PostForm.Get("scope"), " ")
+	audience, isDefault := strings.CutSuffix(scope, "/.default")
 	switch {
 	case r.PostForm.Get("grant_type") != "client_credentials":
 		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type.")
@@ -70,24 +76,93 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	case !known:
 		oauthError(w, http.StatusBadRequest, "unauthorized_client", "AADSTS700016: Application with identifier '"+id+"' was not found in the directory.")
 		return
-	case !hmac.Equal([]byte(secret), []byte(app.Secret)):
+	case r.PostForm.Get("client_assertion_type") == assertionType:
+		if problem := app.proves(r.PostForm.Get("client_assertion"), s.tokenURL(r)); problem != "" {
+			oauthError(w, http.StatusUnauthorized, "invalid_client", problem)
+			return
+		}
+	case app.Secret == "" || !hmac.Equal([]byte(secret), []byte(app.Secret)):
 		oauthError(w, http.StatusUnauthorized, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
 		return
-	case !isDefault || audience == "":
+	}
+	if !isDefault || audience == "" {
 		oauthError(w, http.StatusBadRequest, "invalid_scope", "AADSTS1002012: The provided value for scope is not valid: it must end in /.default.")
 		return
 	}
-	now := time.Now()
-	payload, _ := json.Marshal(claims{ // strings and numbers
-		Audience: audience, Issuer: "https://sts.windows.net/" + s.tenant + "/", AppID: id, Roles: app.Roles, Tenant: s.tenant,
-		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expires: now.Add(tokenLife).Unix(), Generation: generation,
-	})
-	unsigned := base64URL.EncodeToString([]byte(jwtHeader)) + "." + base64URL.EncodeToString(payload)
+	life := int(s.tokenLife.Seconds())
 	writeJSON(w, http.StatusOK, map[string]any{
-		"token_type": "Bearer", "expires_in": int(tokenLife.Seconds()), "ext_expires_in": int(tokenLife.Seconds()),
-		"access_token": unsigned + "." + s.sign(unsigned),
+		"token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": s.issue(app, audience, r.PostForm.Get("claims")),
 	})
 }
+
+// issue makes a token and records that it did.
+func (s *Server) issue(app App, audience, asked string) (token string) {
+	now := time.Now()
+	s.mu.Lock()
+	generation := s.generation
+	if len(s.issued) == s.maxCalls {
+		s.issued = s.issued[1:]
+	}
+	s.issued = append(s.issued, Issued{At: now, ClientID: app.ClientID, Claims: asked})
+	s.mu.Unlock()
+	payload, _ := json.Marshal(claims{ // strings and numbers
+		Audience: audience, Issuer: "https://sts.windows.net/" + s.tenant + "/", AppID: app.ClientID, Roles: app.Roles, Tenant: s.tenant,
+		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expires: now.Add(s.tokenLife).Unix(), Generation: generation,
+	})
+	unsigned := base64URL.EncodeToString([]byte(jwtHeader)) + "." + base64URL.EncodeToString(payload)
+	return unsigned + "." + s.sign(unsigned)
+}
+
+// Issued is a token that was issued.
+type Issued struct {
+	At       time.Time
+	ClientID string
+	// Claims is what the token was asked to hold, in answer to a claims challenge; usually empty.
+	Claims string
+}
+
+// Tokens are the tokens issued so far, the oldest first; no more than Config.MaxCalls.
+func (s *Server) Tokens() []Issued {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.issued)
+}
+
+// serveIdentity answers as App Service does for a managed identity, whom nobody but the machine can ask
+// (https://learn.microsoft.com/azure/app-service/overview-managed-identity, "REST endpoint reference").
+func (s *Server) serveIdentity(w http.ResponseWriter, r *http.Request) {
+	given := r.Header.Get("X-IDENTITY-HEADER")
+	s.mu.Lock()
+	var app App
+	for _, candidate := range s.apps {
+		if candidate.IdentityHeader != "" && hmac.Equal([]byte(given), []byte(candidate.IdentityHeader)) {
+			app = candidate
+		}
+	}
+	s.mu.Unlock()
+	query := r.URL.Query()
+	id := query.Get("client_id")
+	if app.ClientID == "" || id != "" && id != app.ClientID {
+		writeJSON(w, http.StatusUnauthorized, map[string]any{"statusCode": 401, "message": "No managed identity found for this machine."})
+		return
+	}
+	resource := strings.TrimSuffix(query.Get("resource"), "/.default")
+	writeJSON(w, http.StatusOK, map[string]any{
+		"token_type": "Bearer", "resource": resource, "client_id": app.ClientID,
+		"expires_on": strconv.FormatInt(time.Now().Add(s.tokenLife).Unix(), 10), "access_token": s.issue(app, resource, ""),
+	})
+}
+
+// rootURL is where the tenant's authority is, as the caller sees it.
+func (s *Server) rootURL(r *http.Request) string {
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + r.Host + "/" + s.tenant
+}
+
+func (s *Server) tokenURL(r *http.Request) string { return s.rootURL(r) + "/oauth2/v2.0/token" }
 
 func oauthError(w http.ResponseWriter, status int, code, description string) {
 	writeJSON(w, status, map[string]any{"error": code, "error_description": description, "trace_id": newGUID(), "timestamp": time.Now().UTC().Format("2006-01-02 15:04:05Z")})
@@ -95,10 +170,10 @@ func oauthError(w http.ResponseWriter, status int, code, description string) {
 
 // serveOpenID answers the discovery document.
 func (s *Server) serveOpenID(w http.ResponseWriter, r *http.Request) {
-	root := "http://" + r.Host + "/" + s.tenant
+	root := s.rootURL(r)
 	writeJSON(w, http.StatusOK, map[string]any{
-		"issuer": root + "/v2.0", "token_endpoint": root + "/oauth2/v2.0/token", "authorization_endpoint": root + "/oauth2/v2.0/authorize",
-		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic"},
+		"issuer": root + "/v2.0", "token_endpoint": s.tokenURL(r), "authorization_endpoint": root + "/oauth2/v2.0/authorize",
+		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic", "private_key_jwt"},
 	})
 }
 
@@ -127,7 +202,7 @@ func (s *Server) authenticate(r *http.Request) (c claims, problem string) {
 	case time.Now().Unix() >= c.Expires:
 		return c, "Lifetime validation failed, the token is expired."
 	case c.Generation != current:
-		return c, "Continuous access evaluation resulted in challenge with result: InteractionRequired and code: TokenIssuedBeforeRevocationTimestamp"
+		return c, evaluated + " challenge with result: InteractionRequired and code: TokenIssuedBeforeRevocationTimestamp"
 	}
 	return c, ""
 }

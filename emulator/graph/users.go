@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -44,7 +45,13 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 	call.AppID = claims.AppID
 	switch {
 	case problem != "":
-		w.Header().Set("WWW-Authenticate", `Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize"`)
+		challenge := `Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize"`
+		if claims.Expires > 0 && strings.HasPrefix(problem, evaluated) {
+			// https://learn.microsoft.com/entra/identity-platform/claims-challenge
+			demand := fmt.Sprintf(`{"access_token":{"nbf":{"essential":true,"value":"%d"}}}`, time.Now().Unix())
+			challenge += `, error="insufficient_claims", claims="` + base64.StdEncoding.EncodeToString([]byte(demand)) + `"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
 		a.fail(http.StatusUnauthorized, "InvalidAuthenticationToken", problem)
 	case !known:
 		a.fail(http.StatusBadRequest, "BadRequest", fmt.Sprintf("Resource not found for the segment '%s'.", rest))

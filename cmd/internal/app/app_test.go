@@ -22,11 +22,15 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-func load(t *testing.T, environ ...string) config.Config {
-	t.Helper()
+func newFlags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	config.Flags(fs)
-	cfg, err := config.Load(fs, append(environ, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_OPS_ADDRESS="))
+	return fs
+}
+
+func load(t *testing.T, environ ...string) config.Config {
+	t.Helper()
+	cfg, err := config.Load(newFlags(), append(environ, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_OPS_ADDRESS="))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +51,7 @@ func TestHowTheWorkerSignsIn(t *testing.T) {
 			func(v any) bool { _, ok := v.(*oauthCredential); return ok },
 		},
 	} {
-		credential, err := graphCredential(load(t, c.environ...))
+		credential, err := graphCredential(load(t, c.environ...), nil)
 		if err != nil || !c.fits(credential) {
 			t.Errorf("%s: %T, %v", name, credential, err)
 		}
@@ -56,7 +60,7 @@ func TestHowTheWorkerSignsIn(t *testing.T) {
 
 func TestTheCloudPicksTheAuthority(t *testing.T) {
 	cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.chinacloudapi.cn", "REVOKER_GRAPH_CLOUD=china")
-	options := azureOptions(cfg)
+	options := azureOptions(cfg, nil)
 	if host := options.Cloud.ActiveDirectoryAuthorityHost; host != "https://login.chinacloudapi.cn/" || options.Retry.MaxRetries != -1 {
 		t.Errorf("authority %q, %d retries of the SDK's own", host, options.Retry.MaxRetries)
 	}
@@ -103,7 +107,7 @@ func TestEveryCloudToTheURLAndTheTokensScope(t *testing.T) {
 		if len(called) != 1 || called[0] != want.root+"/v1.0/users/ada@contoso.com/revokeSignInSessions" || asked[0] != want.root+"/.default" {
 			t.Errorf("%s: called %v with a token for %v", cloud, called, asked)
 		}
-		if host := azureOptions(cfg).Cloud.ActiveDirectoryAuthorityHost; host != want.authority {
+		if host := azureOptions(cfg, nil).Cloud.ActiveDirectoryAuthorityHost; host != want.authority {
 			t.Errorf("%s: signs in at %s", cloud, host)
 		}
 		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)

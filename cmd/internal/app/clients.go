@@ -4,16 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
@@ -110,30 +105,12 @@ func acceptFrom(client *azservicebus.Client, entity string) func(context.Context
 	}
 }
 
-// DelegatedCredential signs an operator in, instead of the application: "cli" uses the account of az login, "device-code" lets
-// prompt show a code to type into a browser.
-func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (azcore.TokenCredential, error) {
-	switch how {
-	case "cli":
-		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: cfg.Graph.TenantID})
-	case "device-code":
-		return azidentity.NewDeviceCodeCredential(&azidentity.DeviceCodeCredentialOptions{
-			ClientOptions: azureOptions(cfg), TenantID: cfg.Graph.TenantID, ClientID: cfg.Graph.ClientID,
-			UserPrompt: func(_ context.Context, m azidentity.DeviceCodeMessage) error {
-				prompt(m.Message)
-				return nil
-			},
-		})
-	}
-	return nil, fmt.Errorf("%q is not cli or device-code", how)
-}
-
 // GraphOptions change how Graph is called.
 type GraphOptions struct {
 	// Credential replaces the configured one.
 	Credential azcore.TokenCredential
 	LegacyBeta bool
-	// Transport replaces the HTTP transport.
+	// Transport replaces the HTTP transport, that of the sign-in too.
 	Transport http.RoundTripper
 }
 
@@ -141,7 +118,7 @@ type GraphOptions struct {
 func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
 	if o.Credential == nil {
 		var err error
-		if o.Credential, err = graphCredential(cfg); err != nil {
+		if o.Credential, err = graphCredential(cfg, o.Transport); err != nil {
 			return nil, err
 		}
 	}
@@ -154,74 +131,4 @@ func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
 		Timeout:     cfg.Graph.Timeout,
 		Connections: cfg.Consumer.Concurrency,
 	})
-}
-
-// graphCredential picks how the worker signs in to Graph: the sandbox's token endpoint, a client secret, or Azure's
-// default chain (workload identity, managed identity, environment, CLI).
-func graphCredential(cfg config.Config) (azcore.TokenCredential, error) {
-	switch {
-	case cfg.Graph.TokenURL != "":
-		return &oauthCredential{config: clientcredentials.Config{
-			ClientID:     cfg.Graph.ClientID,
-			ClientSecret: cfg.Graph.ClientSecret,
-			TokenURL:     cfg.Graph.TokenURL,
-		}}, nil
-	case cfg.Graph.ClientSecret != "":
-		credential, err := azidentity.NewClientSecretCredential(cfg.Graph.TenantID, cfg.Graph.ClientID, cfg.Graph.ClientSecret,
-			&azidentity.ClientSecretCredentialOptions{ClientOptions: azureOptions(cfg)})
-		if err != nil {
-			return nil, fmt.Errorf("use graph.client_secret: %w", err)
-		}
-		return credential, nil
-	}
-	return DefaultCredential(cfg)
-}
-
-// DefaultCredential is how the worker signs in without a connection string or a client secret: by Azure's default chain (workload identity,
-// managed identity, environment, CLI).
-func DefaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
-	credential, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
-		ClientOptions: azureOptions(cfg),
-		TenantID:      cfg.Graph.TenantID,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find an Azure credential (workload identity, managed identity, environment, CLI): %w", err)
-	}
-	return credential, nil
-}
-
-func azureOptions(cfg config.Config) azcore.ClientOptions {
-	return azcore.ClientOptions{
-		Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: cfg.Cloud().Authority},
-		// One try: package retry repeats.
-		Retry: policy.RetryOptions{MaxRetries: -1},
-	}
-}
-
-// oauthCredential gets tokens from a plain OAuth 2.0 endpoint: azidentity speaks to Entra alone, over https, while the
-// sandbox's Graph serves its own on a loopback address.
-type oauthCredential struct {
-	config clientcredentials.Config
-
-	mu    sync.Mutex
-	token *oauth2.Token
-}
-
-// GetToken returns the cached token while it is good for a minute more and no claims ask for a new one.
-func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.mu.Lock()
-	token := c.token
-	c.mu.Unlock()
-	if token == nil || options.Claims != "" || time.Until(token.Expiry) < time.Minute {
-		config := c.config
-		config.Scopes = options.Scopes
-		var err error
-		if token, err = config.Token(ctx); err != nil {
-			return azcore.AccessToken{}, fmt.Errorf("get a token from %s: %w", c.config.TokenURL, err)
-		}
-		c.mu.Lock()
-		c.token = token
-		c.mu.Unlock()
-	}
-	return azcore.AccessToken{Token: token.AccessToken, ExpiresOn: token.Expiry}, nil
 }

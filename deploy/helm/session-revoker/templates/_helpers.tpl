@@ -72,10 +72,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .clientSecretKey }}
 {{- $_ := set $config "graph" (merge (dict "client_secret_file" "/etc/session-revoker/secret/client-secret") (dig "graph" (dict) $config)) }}
 {{- end }}
+{{- if .clientCertificateKey }}
+{{- $_ := set $config "graph" (merge (dict "client_certificate_file" "/etc/session-revoker/secret/client-certificate") (dig "graph" (dict) $config)) }}
+{{- end }}
 {{- if .redisPasswordKey }}
 {{- $_ := set $config "redis" (merge (dict "password_file" "/etc/session-revoker/secret/redis-password") (dig "redis" (dict) $config)) }}
 {{- end }}
-{{- else if or .connectionStringKey .clientSecretKey .redisPasswordKey }}
+{{- else if or .connectionStringKey .clientSecretKey .clientCertificateKey .redisPasswordKey }}
 {{- fail "secret: a key is set, and existingSecret is not: name the Secret" }}
 {{- end }}
 {{- end }}
@@ -152,6 +155,10 @@ capabilities:
       {{- if .clientSecretKey }}
       - key: {{ .clientSecretKey }}
         path: client-secret
+      {{- end }}
+      {{- if .clientCertificateKey }}
+      - key: {{ .clientCertificateKey }}
+        path: client-certificate
       {{- end }}
       {{- if .redisPasswordKey }}
       - key: {{ .redisPasswordKey }}

@@ -1,0 +1,185 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/session-revoker/session-revoker/config"
+)
+
+// DelegatedCredential signs an operator in, instead of the application: "cli" uses the account of az login, "device-code" lets
+// prompt show a code to type into a browser.
+func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (azcore.TokenCredential, error) {
+	switch how {
+	case "cli":
+		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: cfg.Graph.TenantID})
+	case "device-code":
+		return azidentity.NewDeviceCodeCredential(&azidentity.DeviceCodeCredentialOptions{
+			ClientOptions: azureOptions(cfg, nil), TenantID: cfg.Graph.TenantID, ClientID: cfg.Graph.ClientID,
+			UserPrompt: func(_ context.Context, m azidentity.DeviceCodeMessage) error {
+				prompt(m.Message)
+				return nil
+			},
+		})
+	}
+	return nil, fmt.Errorf("%q is not cli or device-code", how)
+}
+
+// graphCredential picks how the worker signs in to Graph: the sandbox's token endpoint, a client secret or certificate, or Azure's
+// default chain (workload identity, managed identity, environment, CLI).
+func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.TokenCredential, error) {
+	switch {
+	case cfg.Graph.TokenURL != "":
+		return &oauthCredential{config: clientcredentials.Config{
+			ClientID:     cfg.Graph.ClientID,
+			ClientSecret: cfg.Graph.ClientSecret,
+			TokenURL:     cfg.Graph.TokenURL,
+		}}, nil
+	case cfg.Graph.ClientSecret != "":
+		credential, err := azidentity.NewClientSecretCredential(cfg.Graph.TenantID, cfg.Graph.ClientID, cfg.Graph.ClientSecret,
+			&azidentity.ClientSecretCredentialOptions{ClientOptions: azureOptions(cfg, transport), DisableInstanceDiscovery: cfg.Graph.Authority != ""})
+		if err != nil {
+			return nil, fmt.Errorf("use graph.client_secret: %w", err)
+		}
+		return credential, nil
+	case cfg.Graph.CertificateFile != "":
+		return newCertificateCredential(cfg, transport)
+	}
+	return defaultCredential(cfg, transport)
+}
+
+// DefaultCredential is how the worker signs in without a connection string, client secret or certificate: by Azure's default chain (workload
+// identity, managed identity, environment, CLI).
+func DefaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
+	return defaultCredential(cfg, nil)
+}
+
+func defaultCredential(cfg config.Config, transport http.RoundTripper) (azcore.TokenCredential, error) {
+	credential, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
+		ClientOptions: azureOptions(cfg, transport),
+		TenantID:      cfg.Graph.TenantID,
+		// Microsoft knows its own authorities only.
+		DisableInstanceDiscovery: cfg.Graph.Authority != "",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find an Azure credential (workload identity, managed identity, environment, CLI): %w", err)
+	}
+	return credential, nil
+}
+
+func azureOptions(cfg config.Config, transport http.RoundTripper) azcore.ClientOptions {
+	options := azcore.ClientOptions{
+		Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: cfg.Cloud().Authority},
+		// One try: package retry repeats.
+		Retry: policy.RetryOptions{MaxRetries: -1},
+	}
+	if transport != nil {
+		options.Transport = &http.Client{Transport: transport}
+	}
+	return options
+}
+
+// oauthCredential gets tokens from a plain OAuth 2.0 endpoint: azidentity speaks to Entra alone, over https, while the
+// sandbox's Graph serves its own on a loopback address.
+type oauthCredential struct {
+	config clientcredentials.Config
+
+	mu    sync.Mutex
+	token *oauth2.Token
+}
+
+// GetToken returns the cached token while it is good for a minute more and no claims ask for a new one.
+func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	token := c.token
+	c.mu.Unlock()
+	if token == nil || options.Claims != "" || time.Until(token.Expiry) < time.Minute {
+		config := c.config
+		config.Scopes = options.Scopes
+		var err error
+		if token, err = config.Token(ctx); err != nil {
+			return azcore.AccessToken{}, fmt.Errorf("get a token from %s: %w", c.config.TokenURL, err)
+		}
+		c.mu.Lock()
+		c.token = token
+		c.mu.Unlock()
+	}
+	return azcore.AccessToken{Token: token.AccessToken, ExpiresOn: token.Expiry}, nil
+}
+
+// certificateCredential signs in with a certificate from a file, which is read again when it changes: mounted certificates are renewed. It is
+// safe for concurrent use.
+type certificateCredential struct {
+	cfg       config.Config
+	transport http.RoundTripper
+
+	mu      sync.Mutex
+	read    time.Time // the file's modification time when it was read
+	current *azidentity.ClientCertificateCredential
+}
+
+// newCertificateCredential reads the certificate for the first time.
+func newCertificateCredential(cfg config.Config, transport http.RoundTripper) (*certificateCredential, error) {
+	c := &certificateCredential{cfg: cfg, transport: transport}
+	_, err := c.credential()
+	return c, err
+}
+
+// GetToken gets a token with the certificate that the file holds now.
+func (c *certificateCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	current, err := c.credential()
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	return current.GetToken(ctx, options)
+}
+
+// credential is that of the file's certificate. A file that cannot be used keeps the last one that could.
+func (c *certificateCredential) credential() (*azidentity.ClientCertificateCredential, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	file := c.cfg.Graph.CertificateFile
+	info, err := os.Stat(file)
+	if err == nil && c.current != nil && info.ModTime().Equal(c.read) {
+		return c.current, nil
+	}
+	if err == nil {
+		err = c.load(file)
+	}
+	if err != nil && c.current == nil {
+		return nil, fmt.Errorf("graph.client_certificate_file: %w", err)
+	}
+	if err == nil {
+		c.read = info.ModTime()
+	}
+	return c.current, nil
+}
+
+func (c *certificateCredential) load(file string) error {
+	text, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
+	if err != nil {
+		return err
+	}
+	certificates, key, err := azidentity.ParseCertificates(text, nil)
+	if err != nil {
+		return fmt.Errorf("%s holds no certificate with its private key, in PEM or PKCS #12 without a password: %w", file, err)
+	}
+	credential, err := azidentity.NewClientCertificateCredential(c.cfg.Graph.TenantID, c.cfg.Graph.ClientID, certificates, key,
+		&azidentity.ClientCertificateCredentialOptions{ClientOptions: azureOptions(c.cfg, c.transport), DisableInstanceDiscovery: c.cfg.Graph.Authority != ""})
+	if err != nil {
+		return err
+	}
+	c.current = credential
+	return nil
+}
