@@ -70,7 +70,7 @@ type Graph struct {
 	CertificateFile  string        `koanf:"client_certificate_file" doc:"File with a certificate and its private key, PEM or PKCS #12 without a password, to sign in with instead of a client secret. Read again when it changes."`
 	Authority        string        `koanf:"authority" doc:"Other sign-in authority, for tests with an emulator: an https URL. Only with graph.endpoint."`
 	TokenURL         string        `koanf:"token_url" doc:"OAuth 2.0 token endpoint of an emulator; only together with graph.endpoint on a loopback address."`
-	ReadUsers        bool          `koanf:"read_users" default:"false" doc:"Read each user before the call: recognises guests that an event names by id alone, and calls the id that a name has now. Needs User.Read.All, and one read for each call."`
+	ReadUsers        bool          `koanf:"read_users" default:"false" doc:"Read users first: guests and protected users are recognised whether an event gives id or name, both count as one user for deduplication, and the call goes to the id that the name had. Needs User.Read.All; one read for each call, and one for an event that gives a name alone."`
 	ProofFor         time.Duration `koanf:"proof_for" default:"0s" min:"0s" max:"2m" doc:"Read the effect back after each call, for at most so long; one that does not show is a failure, and dead-lettered as NotRevoked in the end. 0 trusts Graph's answer. Needs graph.read_users, and one more read for each call."`
 	Timeout          time.Duration `koanf:"timeout" default:"30s" min:"1s" max:"5m" doc:"Limit of one attempt, token included."`
 }

@@ -93,6 +93,8 @@ type Parts struct {
 	Health    *telemetry.Health
 	// Trail is told every decision, before its message is settled; nil when nobody keeps it.
 	Trail func(trail.Decision)
+	// Names knows whose a user principal name is; nil when users may not be read: then a name and an id are two users.
+	Names *revoker.Names
 	// Replicas is what workers for the same tenant share; nil when this one is for itself. Pace is the pace that they share; nil for one of
 	// its own.
 	Replicas *replicas.Store

@@ -57,6 +57,7 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 		return []result{rejected(event.Item{Err: err})}
 	}
 	items = m.only(items)
+	accounts := c.accounts(hard, m, items)
 	results := make([]result, len(items))
 	entered := make(map[string]*dedupe.Event, len(items))
 	for i, item := range items {
@@ -65,6 +66,9 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 			continue
 		}
 		user := item.Event.User
+		if account, ok := accounts[user.Key()]; ok {
+			user = account
+		}
 		key := user.Key()
 		waits := entered[key]
 		if waits == nil {
@@ -72,7 +76,7 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 			entered[key] = waits
 			c.enterLedger(hard, key, user, waits)
 		}
-		results[i] = result{item: item, waits: waits}
+		results[i] = result{item: item, key: key, waits: waits}
 	}
 	return results
 }
@@ -148,7 +152,7 @@ func (c *Consumer) await(hard context.Context, m *message, results []result) (lo
 		select {
 		case <-r.waits.Done():
 		case <-held.Done():
-			c.ledger.Leave(r.item.Event.User.Key(), r.waits)
+			c.ledger.Leave(r.key, r.waits)
 		}
 		lost = r.decide(context.Cause(held)) || lost
 	}
@@ -199,6 +203,7 @@ const (
 // result is what became of one event, and why.
 type result struct {
 	item    event.Item
+	key     string        // by which the ledger knows the user
 	waits   *dedupe.Event // nil when the event did not enter the ledger
 	outcome outcome
 	reason  deadletter.Reason // set when dead-lettered
@@ -270,6 +275,8 @@ func reasonOf(err error) deadletter.Reason {
 			return deadletter.NotRevoked
 		case revoker.External:
 			return deadletter.ExternalUser
+		case revoker.Protected:
+			return deadletter.ProtectedUser
 		case revoker.Forbidden:
 			return deadletter.Forbidden
 		case revoker.Rejected:

@@ -88,6 +88,8 @@ type settings struct {
 	roles                  []string
 	wrap                   func(consumer.Receiver) consumer.Receiver
 	urgent                 bool // a second source, which goes first
+	protected              []string
+	readUsers              bool // users are read before the call
 	sessions               int  // the queue requires sessions, and so many are held at once
 }
 
@@ -154,7 +156,7 @@ func newWorld(t *testing.T, s settings) *world {
 	})
 	must(err)
 	w.revoker = revoke
-	protected, err := guard.NewProtected([]string{glass.ID, glass.UserPrincipalName})
+	protected, err := guard.NewProtected(append([]string{glass.ID, glass.UserPrincipalName}, s.protected...))
 	must(err)
 	decoder, err := event.NewDecoder(event.Config{})
 	must(err)
@@ -188,12 +190,17 @@ func newWorld(t *testing.T, s settings) *world {
 		w.urgentSender, err = client.NewSender(urgent, nil)
 		must(err)
 	}
+	var caller consumer.Revoker = revoke
+	var names *revoker.Names
+	if s.readUsers {
+		caller, names = &revoker.Careful{Revoker: revoke, Protected: protected.Has}, &revoker.Names{Account: revoke.Account, SkewMargin: 5 * time.Second}
+	}
 	w.worker = consumer.New(consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInHand: defaulted(s.maxInHand, 16),
 		Dedupe:        dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
 		SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
 	}, consumer.Parts{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: revoke,
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Names: names,
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),

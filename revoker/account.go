@@ -50,13 +50,15 @@ type Careful struct {
 	// ProofFor is how long the effect may take to be readable, since the directory's replicas need some seconds; 0 does not look
 	// for it.
 	ProofFor time.Duration
+	// Protected says who is never called, by id or by name; an event may have given only the one that is not on the list. nil is nobody.
+	Protected func(event.User) bool
 }
 
 // proofEvery is how often the effect is looked for.
 const proofEvery = 2 * time.Second
 
-// Revoke makes one attempt. Somebody of another tenant is an error of kind External, and not called; an effect that did not show is one of
-// kind NotRevoked. When users may not be read, the call is made all the same, and the attempt says so.
+// Revoke makes one attempt. Somebody of another tenant is an error of kind External, somebody protected one of kind Protected, and neither is
+// called; an effect that did not show is one of kind NotRevoked. When users may not be read, the call is made all the same, and the attempt says so.
 func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) {
 	begun := Attempt{Start: time.Now()} // for what ends before a call
 	account, err := c.Account(ctx, user)
@@ -72,6 +74,8 @@ func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 		return begun, err
 	case account.External:
 		return begun, &Error{Kind: External, Attempt: begun}
+	case c.protects(account):
+		return begun, &Error{Kind: Protected, Attempt: begun}
 	}
 	called := user
 	if resolved, err := event.NewUser(account.ID, ""); err == nil {
@@ -88,6 +92,19 @@ func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 		return attempt, &Error{Kind: NotRevoked, Attempt: attempt, Err: fmt.Errorf("%s within %s of a call that Graph answered well", NotAdvanced, c.ProofFor)}
 	}
 	return attempt, nil
+}
+
+// protects says that the account is protected by its id or by its name.
+func (c *Careful) protects(a Account) bool {
+	if c.Protected == nil {
+		return false
+	}
+	byID, err := event.NewUser(a.ID, "")
+	if err == nil && c.Protected(byID) {
+		return true
+	}
+	byName, err := event.NewUser("", a.UPN)
+	return err == nil && c.Protected(byName)
 }
 
 // NotAdvanced is what Prove says of an effect that does not show.

@@ -21,6 +21,8 @@ const (
 	NotFound Kind = "not_found"
 	// External: the user belongs to another tenant; Graph was not called, since it would answer well and revoke nothing.
 	External Kind = "external"
+	// Protected: the account is on the list of those who are never called, by the id or name that the event did not give.
+	Protected Kind = "protected"
 	// Rejected: any other 4xx from Graph: the request itself is refused.
 	Rejected Kind = "rejected"
 	// Forbidden: 403 although the token holds the permission, or does not tell.
@@ -86,6 +88,7 @@ var hints = map[Kind]string{
 	NotRevoked:        "Graph says that it revoked nothing",
 	NotFound:          "Graph does not know the user",
 	External:          "the user belongs to another tenant: Graph would answer with success and revoke nothing",
+	Protected:         "the account is on the list of protected users",
 	Rejected:          "Graph rejects the request",
 	Forbidden:         "Graph refuses this user",
 	MissingPermission: "the app lacks User.RevokeSessions.All: grant it as an application permission, with admin consent",
@@ -99,7 +102,9 @@ var hints = map[Kind]string{
 func (e *Error) Unwrap() error { return e.Err }
 
 // Permanent says that the same request will be refused again.
-func (e *Error) Permanent() bool { return e.Kind == Rejected || e.Kind == External }
+func (e *Error) Permanent() bool {
+	return e.Kind == Rejected || e.Kind == External || e.Kind == Protected
+}
 
 // Systemic says that the fault hits every user alike, and that no call can succeed before a person or time mends it.
 func (e *Error) Systemic() bool {

@@ -72,8 +72,10 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		return nil, err
 	}
 	var caller consumer.Revoker = graph
+	var names *revoker.Names
 	if cfg.Graph.ReadUsers {
-		caller = &revoker.Careful{Revoker: graph, ProofFor: cfg.Graph.ProofFor}
+		caller = &revoker.Careful{Revoker: graph, ProofFor: cfg.Graph.ProofFor, Protected: protected.Has}
+		names = &revoker.Names{Account: graph.Account, SkewMargin: cfg.Dedupe.SkewMargin}
 	}
 	client, sources, err := newSources(cfg)
 	if err != nil {
@@ -131,6 +133,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Health:   worker.health,
 		Trail:    worker.audit.keep(),
 		Tracer:   tracing.Tracer,
+		Names:    names,
 		Replicas: worker.replicas,
 		Pace:     worker.sharedPace(),
 	})

@@ -1,0 +1,111 @@
+package consumer_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// readers are the permissions of an app that may read users.
+var readers = []string{"User.RevokeSessions.All", "User.Read.All"}
+
+// count is how many requests Graph saw: calls that revoke, and reads.
+func (w *world) count() (calls, reads int) {
+	for _, call := range w.graph.Calls() {
+		if call.Method == http.MethodGet {
+			reads++
+		} else {
+			calls++
+		}
+	}
+	return calls, reads
+}
+
+func TestAnIDAndANameOfOnePersonAreOneUser(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings settings
+		calls    int
+	}{
+		"users may be read":                       {settings{readUsers: true, roles: readers}, 1},
+		"users are not read":                      {settings{}, 2},
+		"users shall be read, and it is refused":  {settings{readUsers: true}, 2},
+		"the name is asked for once for a storm":  {settings{readUsers: true, roles: readers}, 1},
+		"one call at a time, and little patience": {settings{readUsers: true, roles: readers, concurrency: 1}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, c.settings)
+				messages := []*azservicebus.Message{about(ada), named(ada.UserPrincipalName)}
+				if strings.Contains(name, "storm") {
+					for range 8 {
+						messages = append(messages, named(strings.ToUpper(ada.UserPrincipalName)))
+					}
+				}
+				w.send(messages...)
+				time.Sleep(10 * time.Second) // so that the first call covers all
+				w.run()
+				w.settled(2 * time.Minute)
+				w.wantRevoked(ada)
+				calls, reads := w.count()
+				if calls != c.calls {
+					t.Errorf("%d calls, want %d", calls, c.calls)
+				}
+				if strings.Contains(name, "storm") && reads > 3 {
+					t.Errorf("%d reads for one person", reads)
+				}
+			})
+		})
+	}
+}
+
+func TestANameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
+	for name, others := range map[string][]*azservicebus.Message{
+		"alone": nil,
+		"beside an event about who had it before": {about(ada)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, settings{readUsers: true, roles: readers})
+				w.run()
+				w.send(named(ada.UserPrincipalName))
+				w.settled(time.Minute)
+				time.Sleep(2 * time.Minute) // the window is over; whose the name was is still remembered
+				heir := graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c99", UserPrincipalName: ada.UserPrincipalName, UserType: "Member"}
+				former := ada
+				former.UserPrincipalName = "former@contoso.com"
+				w.graph.RemoveUser(ada.ID)
+				for _, u := range []graph.User{heir, former} {
+					if err := w.graph.AddUser(u); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.send(append(others, named(ada.UserPrincipalName))...)
+				w.settled(2 * time.Minute)
+				if _, revoked := w.graph.Revoked(heir.ID); !revoked {
+					t.Error("who has the name now is not signed out")
+				}
+				if _, revoked := w.graph.Revoked(former.ID); revoked != (others != nil) {
+					t.Errorf("who had the name before: revoked is %v", revoked)
+				}
+				w.wantDead(nil)
+			})
+		})
+	}
+}
+
+func TestWhoeverIsProtectedByIDIsNotCalledByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, settings{readUsers: true, roles: readers, protected: []string{ada.ID, grace.UserPrincipalName}})
+		w.run()
+		w.send(named(ada.UserPrincipalName), about(grace), about(alan))
+		w.settled(time.Minute)
+		w.wantDead(map[string]string{"m0": "ProtectedUser", "m1": "ProtectedUser"})
+		w.wantRevoked(alan)
+	})
+}
