@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,6 +140,8 @@ type source struct {
 	places  chan struct{} // one token per message in hand or asked for
 	changed chan struct{} // is signalled when another number of messages may be received
 	alone   time.Time     // until when messages are received one by one; the receive loop's own
+	last    atomic.Int64  // highest sequence number received
+	end     int64         // highest one that was seen in the queue; the forecast's own
 }
 
 // Consumer receives from its sources. One goroutine receives from each; each message in hand has a goroutine of its own, which owns
@@ -156,6 +159,8 @@ type Consumer struct {
 	sessions sync.WaitGroup // that are being closed
 	inHand   atomic.Int64   // messages held locked
 	held     held
+	decided  atomic.Int64 // users, so far
+	forecast atomic.Pointer[forecast]
 	entering atomic.Int64 // of them, those whose users are not in the ledger yet
 }
 
@@ -211,7 +216,17 @@ func (c *Consumer) state() telemetry.State {
 	ledger := c.ledger.State()
 	waiting, pace, open := c.line.state()
 	volume := c.line.volumeState()
+	expected := forecast{users: ledger.Promises}
+	if f := c.forecast.Load(); f != nil {
+		expected = *f
+	}
+	untilLast := expected.wait.Seconds()
+	if expected.wait == math.MaxInt64 {
+		untilLast = math.Inf(1)
+	}
 	return telemetry.State{
+		Waiting:      expected.users,
+		UntilLast:    untilLast,
 		Promises:     ledger.Promises,
 		Parked:       ledger.Parked,
 		Remembered:   ledger.Remembered,
@@ -241,6 +256,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	var watch sync.WaitGroup
 	watching, stopWatching := context.WithCancel(work)
 	watch.Go(func() { c.watchVolume(watching) })
+	watch.Go(func() { c.watchBacklog(watching) })
 	if c.Pace != nil {
 		watch.Go(func() { c.Pace.Run(watching, c.line.tick) })
 	}

@@ -47,7 +47,7 @@ func (c *Consumer) look(ctx context.Context, s *source) {
 	waits := newWaits()
 	for next := int64(0); ctx.Err() == nil; {
 		c.Health.Beat(s.loop)
-		messages, err := lookFrom(ctx, s.Receiver, next)
+		messages, err := lookFrom(ctx, s.Receiver, next, lookAtOnce)
 		if err != nil {
 			if ctx.Err() == nil && c.Health.Report(s.part, err.Error()) {
 				c.Log.Error("cannot look into Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
@@ -72,8 +72,8 @@ func (c *Consumer) look(ctx context.Context, s *source) {
 	}
 }
 
-// lookFrom peeks at messages from a sequence number on.
-func lookFrom(ctx context.Context, from Receiver, next int64) (messages []*azservicebus.ReceivedMessage, err error) {
+// lookFrom peeks at up to n messages from a sequence number on.
+func lookFrom(ctx context.Context, from Receiver, next int64, n int) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	defer func() {
@@ -81,7 +81,7 @@ func lookFrom(ctx context.Context, from Receiver, next int64) (messages []*azser
 			err = errUnreadable
 		}
 	}()
-	return from.PeekMessages(ctx, lookAtOnce, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
+	return from.PeekMessages(ctx, n, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
 }
 
 func (c *Consumer) decideDry(m *message) []result {

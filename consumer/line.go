@@ -235,6 +235,13 @@ func (l *line) release(r guard.Release) (released bool) {
 	return released
 }
 
+// blocked says that nobody is called until the guard against implausible volumes is released.
+func (l *line) blocked() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.volume.Blocked()
+}
+
 // volumeState is a picture of the guard.
 func (l *line) volumeState() guard.VolumeState {
 	l.mu.Lock()

@@ -49,6 +49,7 @@ func (c *Consumer) receive(ctx context.Context, s *source, take func(Receiver, *
 		messages, err := c.receiveOnce(ctx, s, free, &connected)
 		s.release(free - len(messages))
 		for _, m := range messages {
+			s.received(m)
 			take(s.Receiver, m, func() {})
 		}
 		c.Health.Beat(s.loop)
@@ -142,8 +143,16 @@ func peek(ctx context.Context, from Receiver) (err error) {
 			err = nil
 		}
 	}()
-	_, err = from.PeekMessages(ctx, 1, nil)
+	// Of the first: without a number the SDK remembers where it was, which it may not do while the backlog is looked at.
+	_, err = from.PeekMessages(ctx, 1, &azservicebus.PeekMessagesOptions{FromSequenceNumber: new(int64)})
 	return err
+}
+
+// received notes how far the source has been received. Only its receive loop calls it.
+func (s *source) received(m *azservicebus.ReceivedMessage) {
+	if m.SequenceNumber != nil && *m.SequenceNumber > s.last.Load() {
+		s.last.Store(*m.SequenceNumber)
+	}
 }
 
 // reserve waits until a message may be taken in hand, and then returns how many; 0 when ctx has ended. Only free places

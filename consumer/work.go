@@ -71,6 +71,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		decided := &decision{attempt: attempt, calls: budget.Attempts(), err: err}
 		if err == nil {
 			budget.Succeeded()
+			c.decided.Add(1)
 			again = w.Succeeded(times(attempt), decided)
 			c.endLease(lease, w.Verdict())
 			return again
@@ -78,6 +79,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		wait, final := budget.Failed(err, c.ledger.Crowded())
 		if final != nil {
 			decided.err = final
+			c.decided.Add(1)
 			again = w.Failed(times(attempt), decided)
 			c.endLease(lease, w.Verdict())
 			return again

@@ -50,6 +50,10 @@ type State struct {
 	Promises, Parked, Remembered int
 	// InLine is how many users wait for their call, Calls how many calls are under way.
 	InLine, Calls int
+	// Waiting is how many users wait, those included whose messages are not in hand, as far as it can be told; UntilLast how many seconds the last of
+	// them will: +Inf while nothing goes through.
+	Waiting   int
+	UntilLast float64
 	// PerSecond is the rate that Graph allowed when it last throttled; +Inf when it never did. HeldFor is how much longer
 	// its last Retry-After lasts.
 	PerSecond float64
@@ -103,6 +107,8 @@ func newGauges(m *Metrics, ns string) *gauges {
 	add("parked", "Users in hand that wait for the end of their deduplication window.", func(s State) float64 { return float64(s.Parked) })
 	add("remembered_users", "Users whose last verdict is remembered.", func(s State) float64 { return float64(s.Remembered) })
 	add("line_length", "Users that wait for their call.", func(s State) float64 { return float64(s.InLine) })
+	add("users_waiting", "Users that wait, those in the queue included: at most, and about.", func(s State) float64 { return float64(s.Waiting) })
+	add("forecast_seconds", "How long the last user who waits will at the present rate; +Inf while nothing goes through.", func(s State) float64 { return s.UntilLast })
 	add("graph_calls_under_way", "Calls to Graph under way.", func(s State) float64 { return float64(s.Calls) })
 	add("pace_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did.", func(s State) float64 { return s.PerSecond })
 	add("pace_held_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })

@@ -1,0 +1,119 @@
+package consumer_test
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// crowd adds people, and sends an event about each.
+func (w *world) crowd(n int) {
+	w.t.Helper()
+	batch, err := w.sender.NewMessageBatch(w.t.Context(), nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for i := range n {
+		u := graph.User{ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"}
+		if err := w.graph.AddUser(u); err != nil {
+			w.t.Fatal(err)
+		}
+		m := about(u)
+		id := fmt.Sprintf("crowd%d", i)
+		m.MessageID = &id
+		if err := batch.AddMessage(m, nil); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if err := w.sender.SendMessageBatch(w.t.Context(), batch, nil); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestTheForecastTellsHowManyWaitAndHowLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, settings{})
+		// 20 per second in the long run, as Graph has it.
+		if err := w.graph.SetQuota(graph.Quota{Model: graph.FixedWindow, Limit: 100, Per: 5 * time.Second, Headers: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.crowd(4000)
+		w.run()
+		checked := 0
+		for w.counts().Active > 0 {
+			time.Sleep(25 * time.Second)
+			synctest.Wait()
+			left, state := w.counts().Active, w.metrics.State()
+			if left < 500 {
+				continue
+			}
+			checked++
+			if off := math.Abs(float64(state.Waiting-left)) / float64(left); off > 0.4 { // ten seconds old
+				t.Errorf("%d users wait, and the forecast says %d", left, state.Waiting)
+			}
+			if until, want := state.UntilLast, float64(left)/20; until < 0.8*want || until > 1.5*want {
+				t.Errorf("%d users wait at 20/s, and the forecast says %.0f s", left, until)
+			}
+		}
+		if checked < 4 {
+			t.Errorf("looked %d times: this shows nothing", checked)
+		}
+		time.Sleep(time.Minute)
+		if state := w.metrics.State(); state.Waiting != 0 || state.UntilLast != 0 {
+			t.Errorf("after the last: %d users, %.0f s", state.Waiting, state.UntilLast)
+		}
+		if n := w.logs.FilterMessageSnippet("many users wait").Len(); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		if n := w.logs.FilterMessageSnippet("the backlog is worked off").Len(); n != 1 {
+			t.Errorf("told %d times that it is over", n)
+		}
+	})
+}
+
+func TestWithoutGraphTheForecastIsNever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, settings{})
+		w.graph.Inject(graph.Fault{Count: 1 << 20, Status: 503})
+		w.run()
+		w.crowd(100)
+		time.Sleep(time.Minute)
+		if state := w.metrics.State(); !math.IsInf(state.UntilLast, 1) || state.Waiting == 0 {
+			t.Errorf("%d users, %.0f s", state.Waiting, state.UntilLast)
+		}
+	})
+}
+
+func TestAForecastSurvivesMessagesThatSomebodyPurges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, settings{})
+		w.graph.Inject(graph.Fault{Count: 1 << 20, Delay: 10 * time.Minute})
+		w.run()
+		w.crowd(1000)
+		time.Sleep(15 * time.Second)
+		if n := w.metrics.State().Waiting; n < 900 || n > 1100 {
+			t.Errorf("%d users wait, of 1000", n)
+		}
+		other, err := w.client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{ReceiveMode: azservicebus.ReceiveModeReceiveAndDelete})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for gone := 0; gone < 900; {
+			messages, err := other.ReceiveMessages(t.Context(), 900, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			gone += len(messages)
+		}
+		time.Sleep(15 * time.Second)
+		if n := w.metrics.State().Waiting; n > 120 {
+			t.Errorf("%d users wait, and 900 of 1000 are gone", n)
+		}
+	})
+}
