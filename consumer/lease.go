@@ -21,6 +21,8 @@ const (
 	parkAgain
 	// waitForOther: another replica is calling.
 	waitForOther
+	// waitForRelease: all replicas together have called as many people as is plausible.
+	waitForRelease
 )
 
 // askEvery is how often it is looked whether another replica has ended its call for a user.
@@ -32,25 +34,44 @@ func (c *Consumer) lease(w *dedupe.Work) (*replicas.Lease, next) {
 		return nil, call
 	}
 	lease, known, taken := c.Replicas.Lease(w.Context(), w.Key())
-	if known.Start.IsZero() {
-		if taken {
-			return nil, waitForOther
+	next := call
+	if !known.Start.IsZero() {
+		switch again, parked := w.Adopt(known); {
+		case !again:
+			next = over
+		case parked:
+			next = parkAgain
 		}
-		return lease, call
 	}
-	again, parked := w.Adopt(known)
 	switch {
-	case again && !parked && taken:
-		return nil, waitForOther
-	case again && !parked:
-		return lease, call
-	case !taken:
+	case next == call && taken:
+		next = waitForOther
+	case next == call && !c.plausible(w):
+		next = waitForRelease
+	}
+	if next != call {
 		c.endLease(lease, dedupe.Verdict{})
+		return nil, next
 	}
-	if again {
-		return nil, parkAgain
+	return lease, call
+}
+
+// plausible counts the user among those whom all replicas have called. One too many trips the guard here; in the others it trips when they want to
+// call one.
+func (c *Consumer) plausible(w *dedupe.Work) bool {
+	if c.Volume.Max == 0 {
+		return true
 	}
-	return nil, over
+	limit := c.line.volumeState().Limit
+	most := limit
+	if c.Volume.Observe {
+		most = 0
+	}
+	may, total := c.Replicas.Count(w.Context(), w.Key(), most, c.Volume.Window)
+	if !may || total > limit {
+		c.line.trip()
+	}
+	return may
 }
 
 // awaitOther waits until no other replica is calling for the user. It says whether somebody still waits.

@@ -235,6 +235,14 @@ func (l *line) release(r guard.Release) (released bool) {
 	return released
 }
 
+// trip stops calls until the guard against implausible volumes is released.
+func (l *line) trip() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.volume.Trip()
+	l.signal()
+}
+
 // blocked says that nobody is called until the guard against implausible volumes is released.
 func (l *line) blocked() bool {
 	l.mu.Lock()

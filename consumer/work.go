@@ -42,7 +42,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		lease, next := c.lease(w)
 		if next != call {
 			c.line.cancel(turn)
-			if next == waitForOther && c.awaitOther(w) {
+			if next == waitForRelease || next == waitForOther && c.awaitOther(w) {
 				continue
 			}
 			return next == parkAgain

@@ -25,6 +25,7 @@ import (
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
@@ -39,6 +40,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	queue  = "events"
 	urgent = "urgent"
+	// clientSecret, the keys and all tokens must never stand in a log.
+	clientSecret = "9f2c-client-secret"
 )
 
 // The people of the tests.
@@ -128,7 +131,7 @@ func newWorld(t *testing.T, s settings) *world {
 	}
 	w.graph, err = graph.New(graph.Config{
 		Tenant: "contoso", Users: []graph.User{ada, grace, alan, guest, glass},
-		Apps: []graph.App{{ClientID: "app", Secret: "secret", Roles: roles}},
+		Apps: []graph.App{{ClientID: "app", Secret: clientSecret, Roles: roles}},
 	})
 	must(err)
 	listener := graph.NewMemoryListener()
@@ -223,6 +226,9 @@ func newWorld(t *testing.T, s settings) *world {
 		// the first one's token renewers belong to nobody. They end when their next renewal finds the client closed.
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
+		for _, leak := range leaks.Find(strings.Join(w.lines(), "\n"), clientSecret, servicebus.DefaultKey.Value) {
+			t.Error(leak)
+		}
 	})
 	return w
 }
@@ -376,7 +382,7 @@ func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 	if token != "" && o.Claims == "" {
 		return azcore.AccessToken{Token: token}, nil
 	}
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {"secret"}, "scope": o.Scopes}
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {clientSecret}, "scope": o.Scopes}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://graph.bubble/contoso/oauth2/v2.0/token", strings.NewReader(form.Encode()))
 	if err != nil {
 		return azcore.AccessToken{}, err

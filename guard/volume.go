@@ -103,6 +103,9 @@ func (v *Volume) Release(r Release, now time.Time) (released bool) {
 	return true
 }
 
+// Trip stops calls until a release, since all replicas together have called as many users as may be.
+func (v *Volume) Trip() { v.tripped = true }
+
 // VolumeState is a picture of the volume.
 type VolumeState struct {
 	// Users were called within the window; Limit is how many may be.

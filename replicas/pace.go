@@ -193,6 +193,9 @@ func (p *Pace) Run(ctx context.Context, granted func()) {
 	}
 }
 
+// Try exchanges once, for a check of what the Pace may do in Redis.
+func (p *Pace) Try(ctx context.Context) { p.exchange(ctx) }
+
 // giveBack returns the calls that nobody began.
 func (p *Pace) giveBack() {
 	p.mu.Lock()

@@ -153,10 +153,15 @@ func (s *Store) report(begun time.Time, err error) {
 	}
 }
 
+// fingerprint stands for a user where names must not stand.
+func fingerprint(user string) string {
+	sum := sha256.Sum256([]byte(user))
+	return hex.EncodeToString(sum[:16])
+}
+
 // userKeys are the names of what is shared about a user. The user stands there as a hash, which is also the part that decides the slot in a
 // cluster.
 func (s *Store) userKeys(user string) (verdict, lease string) {
-	sum := sha256.Sum256([]byte(user))
-	name := s.prefix + "{" + hex.EncodeToString(sum[:16]) + "}"
+	name := s.prefix + "{" + fingerprint(user) + "}"
 	return name + ":verdict", name + ":lease"
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
@@ -56,6 +57,7 @@ func (s *screen) until(t *testing.T, text string) {
 }
 
 func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10"), &stdout, &stderr)
 	var s summary
@@ -71,6 +73,7 @@ func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 }
 
 func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	redis := miniredis.RunT(t)
 	var stdout, stderr screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "4", "--redis", redis.Addr()), &stdout, &stderr)
@@ -79,7 +82,24 @@ func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
 	}
 }
 
+func TestTheWorkersOwnLogHoldsNoSecret(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	var stdout, stderr screen
+	file := filepath.Join(t.TempDir(), "worker.log")
+	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "3", "--log", file), &stdout, &stderr); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	log, err := os.ReadFile(file)
+	if err != nil || len(log) == 0 {
+		t.Fatalf("%d bytes of log, %v", len(log), err)
+	}
+	for _, leak := range leaks.Find(string(log), clientSecret, servicebus.DefaultKey.Value) {
+		t.Error(leak)
+	}
+}
+
 func TestReplicasForThemselves(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "2"), &stdout, &stderr); code != 0 {
 		t.Errorf("exit code %d\n%s\n%s", code, &stdout, &stderr)
@@ -200,6 +220,7 @@ func TestMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 }
 
 func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var stdout screen

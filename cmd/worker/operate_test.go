@@ -154,7 +154,7 @@ func TestTheDoctorComparesClocksWithGraph(t *testing.T) {
 	}
 	web := httptest.NewServer(directory)
 	defer web.Close()
-	c.commandIn("", []string{"REVOKER_GRAPH_ENDPOINT=" + web.URL, "REVOKER_GRAPH_TOKEN_URL=" + web.URL + "/contoso/oauth2/v2.0/token"}, "doctor").
+	c.commandIn("", []string{"REVOKER_GRAPH_ENDPOINT=" + web.URL, "REVOKER_GRAPH_CLIENT_SECRET=secret", "REVOKER_GRAPH_TOKEN_URL=" + web.URL + "/contoso/oauth2/v2.0/token"}, "doctor").
 		want(t, 2, "FAIL  Graph: clock", "NTP", "dedupe.skew_margin")
 	// A token of another cloud's.
 	c.commandIn("", []string{"REVOKER_GRAPH_ENDPOINT=" + strings.Replace(web.URL, "127.0.0.1", "localhost", 1)}, "doctor").want(t, 2, "FAIL  Graph: call")

@@ -13,9 +13,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -98,7 +100,7 @@ func selfSigned(t *testing.T) (certificate, key string) {
 }
 
 // leastRights are what the ACL user needs; docs/install.md says so too.
-var leastRights = []any{"~session-revoker:*", "+hello", "+auth", "+ping", "+evalsha", "+eval", "+get", "+set", "+del", "+exists", "+hmget", "+hset", "+pexpire", "+time"}
+var leastRights = []any{"~session-revoker:*", "+hello", "+auth", "+ping", "+evalsha", "+eval", "+get", "+set", "+del", "+exists", "+hmget", "+hset", "+pexpire", "+time", "+zadd", "+zcard", "+zscore", "+zremrangebyscore"}
 
 func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 	certificate, key := selfSigned(t)
@@ -121,6 +123,19 @@ func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 		cfg := load(t, append(environ, address, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso")...)
 		if err := CheckRedis(t.Context(), cfg); err == nil {
 			t.Errorf("%s was accepted", name)
+		}
+	}
+}
+
+func TestCheckingRedisTouchesNothingOfTheReplicas(t *testing.T) {
+	server := miniredis.RunT(t)
+	cfg := load(t, "REVOKER_REDIS_ADDRESSES="+server.Addr(), "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso")
+	if err := CheckRedis(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range server.Keys() {
+		if !strings.Contains(key, ":doctor:") {
+			t.Errorf("the check wrote %s", key)
 		}
 	}
 }

@@ -70,36 +70,39 @@ func (w *Worker) connectReplicas() error {
 	for _, o := range replicas.Observations() {
 		w.metrics.Replicas.WithLabelValues(string(o))
 	}
-	w.replicas = newStore(cfg, client, func(o replicas.Observation) { w.metrics.Replicas.WithLabelValues(string(o)).Inc() }, w.redisChanged)
+	w.replicas = newStore(cfg, client, scope(cfg), func(o replicas.Observation) { w.metrics.Replicas.WithLabelValues(string(o)).Inc() }, w.redisChanged)
 	return nil
 }
 
-// CheckRedis says whether Redis can be used as replicas use it.
+// CheckRedis says whether Redis can be used as replicas use it. It touches nothing of theirs.
 func CheckRedis(ctx context.Context, cfg config.Config) error {
 	client, err := NewRedis(cfg)
 	if err != nil {
 		return err
 	}
 	var told error
-	store := newStore(cfg, client, func(replicas.Observation) {}, func(err error) { told = err })
+	store := newStore(cfg, client, append(scope(cfg), "doctor"), func(replicas.Observation) {}, func(err error) { told = err })
 	defer store.Close()
 	lease, _, taken := store.Lease(ctx, "session-revoker-doctor")
 	if taken {
 		return nil // somebody else checks at the same time
 	}
 	lease.End(ctx, dedupe.Verdict{})
+	store.Count(ctx, "session-revoker-doctor", 1, time.Millisecond) // gone at once
+	pace := store.NewPace("session-revoker-doctor", 1)
+	pace.Try(ctx)
 	return told
 }
 
 // newStore makes the store that replicas share.
-func newStore(cfg config.Config, client redis.UniversalClient, observe func(replicas.Observation), changed func(error)) *replicas.Store {
+func newStore(cfg config.Config, client redis.UniversalClient, scope []string, observe func(replicas.Observation), changed func(error)) *replicas.Store {
 	leaseFor := cfg.Graph.Timeout + 5*time.Second
 	if cfg.Graph.ReadUsers { // before the call, and after it
 		leaseFor += 2*cfg.Graph.Timeout + cfg.Graph.ProofFor
 	}
 	return replicas.New(replicas.Config{
 		Client:     client,
-		Scope:      scope(cfg),
+		Scope:      scope,
 		Timeout:    cfg.Redis.Timeout,
 		LeaseFor:   leaseFor,
 		Remember:   cfg.Dedupe.RememberFor,

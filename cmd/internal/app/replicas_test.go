@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
@@ -27,12 +30,29 @@ type estate struct {
 	users   int
 	half    chan struct{} // closed when half of the messages are settled
 	settled chan struct{} // closed when all are
+
+	meanwhile func()        // runs beside the workers, if it is set
+	logs      []*workerLog  // of the workers
+	tripped   chan struct{} // one value for each worker whose guard has tripped
+}
+
+// workerLog is a worker's log, which tells when its guard has tripped.
+type workerLog struct {
+	bytes.Buffer
+	tripped chan<- struct{}
+}
+
+func (l *workerLog) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("the guard has tripped")) {
+		l.tripped <- struct{}{}
+	}
+	return l.Buffer.Write(p)
 }
 
 // newEstate queues two events about each user, in two rows: the second events come after all the first ones.
 func newEstate(t *testing.T, users int) *estate {
 	t.Helper()
-	e := &estate{users: users, half: make(chan struct{}), settled: make(chan struct{})}
+	e := &estate{users: users, half: make(chan struct{}), settled: make(chan struct{}), tripped: make(chan struct{}, 64)}
 	var mu sync.Mutex
 	left := 2 * users
 	var err error
@@ -70,7 +90,9 @@ func newEstate(t *testing.T, users int) *estate {
 		people = append(people, graph.User{ID: userID(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"})
 	}
 	// Its Date is not behind ours although it has whole seconds, so that every event that was sent before is covered.
-	e.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: people, ClockOffset: 2 * time.Second})
+	e.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: people, ClockOffset: 2 * time.Second, Apps: []graph.App{
+		{ClientID: "client", Secret: "secret-of-replicas", Roles: []string{"User.RevokeSessions.All"}},
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +103,7 @@ func newEstate(t *testing.T, users int) *estate {
 		"REVOKER_SERVICEBUS_CONNECTION_STRING=" + connection,
 		"REVOKER_GRAPH_ENDPOINT=" + web.URL,
 		"REVOKER_GRAPH_TOKEN_URL=" + web.URL + "/contoso/oauth2/v2.0/token",
-		"REVOKER_GRAPH_TENANT_ID=contoso", "REVOKER_GRAPH_CLIENT_ID=client", "REVOKER_GRAPH_CLIENT_SECRET=secret",
+		"REVOKER_GRAPH_TENANT_ID=contoso", "REVOKER_GRAPH_CLIENT_ID=client", "REVOKER_GRAPH_CLIENT_SECRET=secret-of-replicas",
 		"REVOKER_DEDUPE_SKEW_MARGIN=0s", // all clocks are one here
 	}
 	e.send(t, connection)
@@ -119,16 +141,15 @@ func (e *estate) send(t *testing.T, connection string) {
 }
 
 // run lets n workers settle everything, and returns what each logged.
-func (e *estate) run(t *testing.T, n int, environ ...string) []*bytes.Buffer {
+func (e *estate) run(t *testing.T, n int, environ ...string) []*workerLog {
 	t.Helper()
 	soft, stop := context.WithCancel(t.Context())
 	defer stop()
-	var logs []*bytes.Buffer
 	var running sync.WaitGroup
 	for range n {
-		var log bytes.Buffer
-		logs = append(logs, &log)
-		worker, err := New(load(t, append(e.environ, environ...)...), &log)
+		log := &workerLog{tripped: e.tripped}
+		e.logs = append(e.logs, log)
+		worker, err := New(load(t, append(e.environ, environ...)...), log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,6 +159,9 @@ func (e *estate) run(t *testing.T, n int, environ ...string) []*bytes.Buffer {
 			}
 		})
 	}
+	if e.meanwhile != nil {
+		running.Go(e.meanwhile)
+	}
 	select {
 	case <-e.settled:
 	case <-time.After(5 * time.Minute):
@@ -145,11 +169,16 @@ func (e *estate) run(t *testing.T, n int, environ ...string) []*bytes.Buffer {
 	}
 	stop()
 	running.Wait()
-	return logs
+	for _, log := range e.logs {
+		for _, leak := range leaks.Find(log.String(), "secret-of-replicas", servicebus.DefaultKey.Value) {
+			t.Error(leak)
+		}
+	}
+	return e.logs
 }
 
 // handled is how many users each worker had an event of.
-func handled(t *testing.T, log *bytes.Buffer) map[string]bool {
+func handled(t *testing.T, log *workerLog) map[string]bool {
 	t.Helper()
 	users := map[string]bool{}
 	for lines := bufio.NewScanner(log); lines.Scan(); {
@@ -169,7 +198,7 @@ func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
 			const users = 10_000
 			e := newEstate(t, users)
-			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr())
+			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr(), "REVOKER_GUARD_MAX_USERS=0")
 			byWorkers := map[string]int{}
 			for _, log := range logs {
 				for user := range handled(t, log) {
@@ -202,6 +231,46 @@ func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 			}
 			t.Logf("%d users had events at several replicas", shared)
 		})
+	}
+}
+
+func TestTheGuardCountsThePeopleOfAllReplicas(t *testing.T) {
+	const users, most = 500, 60
+	e := newEstate(t, users)
+	release := filepath.Join(t.TempDir(), "release.json")
+	environ := []string{
+		fmt.Sprintf("REVOKER_GUARD_MAX_USERS=%d", most), "REVOKER_GUARD_RELEASE_FILE=" + release,
+		"REVOKER_REDIS_ADDRESSES=" + miniredis.RunT(t).Addr(),
+	}
+	called := func() (n int) {
+		for i := range users {
+			if _, ok := e.graph.Revoked(userID(i)); ok {
+				n++
+			}
+		}
+		return n
+	}
+	before := -1
+	e.meanwhile = func() {
+		// Both have tripped when both say so; nobody is called after that.
+		for range e.logs {
+			<-e.tripped
+		}
+		before = called()
+		text, err := json.Marshal(map[string]any{"until": time.Now().Add(time.Hour), "maxUsers": users, "by": "test"})
+		if err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile(release, text, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	e.run(t, 2, environ...)
+	if before != most {
+		t.Errorf("%d people were called by both replicas, want %d", before, most)
+	}
+	if n := called(); n != users {
+		t.Errorf("%d people were called after the release, want all %d", n, users)
 	}
 }
 

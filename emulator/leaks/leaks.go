@@ -1,0 +1,41 @@
+// Package leaks looks for what must never stand in a log: tokens, keys, secrets and bodies of messages. Test harnesses hand it the log of every
+// worker that they ran.
+package leaks
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// patterns are what secrets look like, whatever their value. A log line is JSON, and so a body in it has escaped quotes.
+var patterns = map[string]*regexp.Regexp{
+	"a token (JWT)":             regexp.MustCompile(`eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*`),
+	"an authorization header":   regexp.MustCompile(`(?i)bearer [\w.~+/-]{12,}`),
+	"a shared access key":       regexp.MustCompile(`(?i)SharedAccessKey=[^;\s"\\]`),
+	"a shared access signature": regexp.MustCompile(`(?i)\bsig=[\w%+/-]{16,}`),
+	"a client assertion":        regexp.MustCompile(`(?i)client_(secret|assertion)=\w`),
+	"a private key":             regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY`),
+	"a message's body":          regexp.MustCompile(`\\"(type|userId|userPrincipalName|specversion)\\"\s*:`),
+}
+
+// Find returns a sentence for each kind of secret that the log holds, and for each of the given ones, with what stands around it. Given secrets must
+// have at least eight characters, so that they are no words.
+func Find(log string, secrets ...string) []string {
+	var found []string
+	report := func(what string, at int) {
+		from, to := max(0, at-60), min(len(log), at+60)
+		found = append(found, fmt.Sprintf("%s in the log: …%s…", what, log[from:to]))
+	}
+	for what, pattern := range patterns {
+		if at := pattern.FindStringIndex(log); at != nil {
+			report(what, at[0])
+		}
+	}
+	for _, secret := range secrets {
+		if at := strings.Index(log, secret); at >= 0 && len(secret) >= 8 {
+			report("a secret", at)
+		}
+	}
+	return found
+}
