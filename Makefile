@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 # where goroutines meet are tested with -race.
 RACE := ./emulator/... ./dedupe/... ./retry/... ./consumer/... ./deadletter/... ./guard/... ./replicas/... ./trail/... ./revoker/... ./telemetry/... ./cmd/...
 
-.PHONY: run test lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
+.PHONY: run test simulate lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
@@ -18,6 +18,12 @@ run: ## the worker with its whole cloud on this machine
 test: ## all tests, then those where goroutines meet with the race detector
 	$(GO) test ./...
 	$(GO) test -race $(RACE)
+	$(GO) test -race ./simulation -run TestSeeds -args -seeds 30 -step 1
+
+SEEDS ?= 2000
+FIRST ?= 1
+simulate: ## SEEDS scenarios of faults in virtual time, from FIRST on; prints their speed
+	$(GO) test ./simulation -v -run TestSeeds -count=1 -timeout 24h -args -seeds $(SEEDS) -first $(FIRST)
 
 build: ## bin/worker and bin/sandbox, stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/worker ./cmd/sandbox

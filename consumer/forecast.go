@@ -45,7 +45,7 @@ func (c *Consumer) watchBacklog(ctx context.Context) {
 		case f.wait < tellFrom && !told.IsZero():
 			told = time.Time{}
 			c.Log.Info("the backlog is worked off; who comes now is called within a minute")
-		case f.wait >= tellFrom && f.wait < math.MaxInt64 && time.Since(told) >= tellEvery:
+		case f.behind > 0 && f.wait >= tellFrom && f.wait < math.MaxInt64 && time.Since(told) >= tellEvery:
 			told = time.Now()
 			c.Log.Warn("many users wait for Graph's quota; the most urgent in hand go first",
 				zap.Int("users", f.users), zap.Duration("untilTheLast", f.wait.Round(time.Second)), zap.Time("at", time.Now().Add(f.wait).UTC().Truncate(time.Second)))

@@ -3,6 +3,7 @@ package retry
 import (
 	"encoding/json"
 	"math"
+	"math/rand/v2"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -15,6 +16,8 @@ const (
 	forgetAfter = 5 * time.Minute
 	// shortPause is a pause after which all calls may begin at once.
 	shortPause = 2 * time.Second
+	// maxPatience bounds a pause that is longer than the server has asked for.
+	maxPatience = time.Minute
 	// usageFrom is the usage from which Graph reports it (https://learn.microsoft.com/graph/throttling,
 	// x-ms-throttle-limit-percentage).
 	usageFrom = 0.8
@@ -40,6 +43,7 @@ type paceMemory struct {
 	Pauses   time.Duration // all that the server asked for, together
 	Careful  bool          // one call at a time until one succeeds
 	Unnamed  int           // pauses in a row for which the server did not say how long
+	InVain   int           // pauses in a row after which the first call was refused again
 
 	Last int // number of the last call that began, from 1
 
@@ -166,7 +170,7 @@ func (p *Pace) End(call int, err error, usage float64, now time.Time) {
 		p.refused(call, err, now)
 		return
 	}
-	p.Unnamed = 0
+	p.Unnamed, p.InVain = 0, 0
 	if call < p.First && call >= p.Ended.First && !p.Ended.Judged {
 		p.Ended.OK++ // was under way when the round was ended
 	}
@@ -188,6 +192,10 @@ func (p *Pace) refused(call int, err error, now time.Time) {
 		wait = p.guess()
 	}
 	if call >= p.First {
+		if p.OK == 0 {
+			p.InVain++
+			wait = p.patient(wait)
+		}
 		if p.OK > 0 {
 			p.Ended.First, p.Ended.OK, p.Ended.Judged = p.First, p.OK, false
 			p.Ended.Start, p.Ended.End = p.Start, now
@@ -203,6 +211,17 @@ func (p *Pace) refused(call int, err error, now time.Time) {
 		p.Hold = until
 	}
 	p.Careful, p.Throttled, p.HeldBack = true, now, now
+}
+
+// patient makes a pause longer, twice each time, after pauses that were in vain. Where refused calls count too, processes that know nothing of each
+// other and ask again to the second would keep the server's count full for ever, and nobody would ever get through.
+func (p *Pace) patient(wait time.Duration) time.Duration {
+	if p.InVain < 2 {
+		return wait
+	}
+	longer := wait << min(p.InVain-1, 10)
+	longer += time.Duration(rand.Int64N(int64(longer)/4 + 1)) // not all at the same time
+	return max(wait, min(longer, maxPatience))
 }
 
 // guess is how long to pause when the server does not say: twice as long each time.

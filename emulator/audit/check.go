@@ -134,8 +134,8 @@ func (c *check) spacing(calls []graph.Call) {
 			if i > 0 && call.Start.Before(calls[i-1].End) {
 				c.wrong("two calls for %s at once, at %s", name, call.Start.Format(time.RFC3339Nano))
 			}
-			if !call.Revoked {
-				continue
+			if !call.Revoked || call.Fault {
+				continue // with a fault, the caller may not know that it succeeded
 			}
 			if gap := call.Start.Sub(success); !success.IsZero() && gap < c.expected.Window-slack {
 				c.wrong("two calls for %s within %s of each other; the window is %s", name, gap, c.expected.Window)

@@ -20,6 +20,8 @@ type Call struct {
 	// Status is 0 for a dropped connection. Revoked says that the call changed something.
 	Status  int  `json:"status"`
 	Revoked bool `json:"revoked"`
+	// RetryAfter is the answer's Retry-After.
+	RetryAfter string `json:"retryAfter,omitempty"`
 	// AppID is the caller, RequestID ours, ClientRequestID the caller's.
 	AppID           string `json:"appId"`
 	RequestID       string `json:"requestId"`

@@ -76,6 +76,7 @@ func (s *Server) revoke(a *answer, claims claims, t target) {
 	if retryAfter, allowed := s.meter(a.w, claims.AppID); !allowed {
 		if retryAfter != "" {
 			a.w.Header().Set("Retry-After", retryAfter)
+			a.call.RetryAfter = retryAfter
 		}
 		a.fail(http.StatusTooManyRequests, "TooManyRequests", "Please retry again later.")
 		return
@@ -182,6 +183,7 @@ func (a *answer) before() bool {
 	}
 	if f.RetryAfter != "" {
 		a.w.Header().Set("Retry-After", f.RetryAfter)
+		a.call.RetryAfter = f.RetryAfter
 	}
 	contentType, body := f.ContentType, f.Body
 	if contentType == "" {

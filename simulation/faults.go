@@ -1,0 +1,168 @@
+package simulation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+func readToken(response *http.Response, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Token == "" {
+		return "", fmt.Errorf("no token: HTTP %d", response.StatusCode)
+	}
+	return answer.Token, nil
+}
+
+// faults are what goes wrong between one place in the fleet and Service Bus, whichever process holds the place.
+type faults struct {
+	lostSettle, noRenewal atomic.Bool
+	count                 atomic.Int64
+}
+
+// tampered is a Receiver with the broker's clock and a fleet's faults.
+type tampered struct {
+	consumer.Receiver
+	ahead  time.Duration
+	faults *faults
+}
+
+// ReceiveMessages shifts the times that the broker gives.
+func (t *tampered) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	messages, err := t.Receiver.ReceiveMessages(ctx, n, o)
+	for _, m := range messages {
+		if m.EnqueuedTime != nil {
+			enqueued := m.EnqueuedTime.Add(t.ahead)
+			m.EnqueuedTime = &enqueued
+		}
+	}
+	return messages, err
+}
+
+var errLost = errors.New("simulated: the answer was lost")
+
+// settle loses a settlement now and then: every second one before it is done, the others after.
+func (t *tampered) settle(do func() error) error {
+	if !t.faults.lostSettle.Load() {
+		return do()
+	}
+	if t.faults.count.Add(1)%2 == 0 {
+		return errLost
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return errLost
+}
+
+// CompleteMessage loses settlements.
+func (t *tampered) CompleteMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.CompleteMessageOptions) error {
+	return t.settle(func() error { return t.Receiver.CompleteMessage(ctx, m, o) })
+}
+
+// DeadLetterMessage loses settlements.
+func (t *tampered) DeadLetterMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.DeadLetterOptions) error {
+	return t.settle(func() error { return t.Receiver.DeadLetterMessage(ctx, m, o) })
+}
+
+// RenewMessageLock fails while renewals fail.
+func (t *tampered) RenewMessageLock(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.RenewMessageLockOptions) error {
+	if t.faults.noRenewal.Load() {
+		return errLost
+	}
+	return t.Receiver.RenewMessageLock(ctx, m, o)
+}
+
+// cut breaks the connections of all processes to Service Bus.
+func (w *world) cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.fleet {
+		if p != nil {
+			p.bus.cut(false)
+		}
+	}
+}
+
+// begin lets the fault happen; end, if not nil, ends it.
+func (w *world) begin(f Fault) (end func()) {
+	everybody := func(fault graph.Fault) func() {
+		if f.Person >= 0 {
+			fault.User = w.People[f.Person].ID
+		}
+		return w.graph.Inject(fault)
+	}
+	switch f.Kind {
+	case Cut:
+		w.cut()
+	case BrokerAway:
+		w.away.Store(true)
+		w.cut()
+		return func() { w.away.Store(false) }
+	case Crash:
+		w.replace(f.Worker, (*worker).kill)
+	case Term:
+		w.replace(f.Worker, func(p *worker) {
+			p.soft()
+			asked := time.Now()
+			<-p.ended
+			if took := time.Since(asked); took > drainWithin+settleWithin+time.Second {
+				w.wrong("a worker needed %s to stop", took)
+			}
+		})
+	case GraphDown:
+		return everybody(graph.Fault{Status: 503})
+	case GraphHTML:
+		return everybody(graph.Fault{Status: 200, ContentType: "text/html", Body: "<html>sign in</html>"})
+	case GraphDrops:
+		return everybody(graph.Fault{Drop: true})
+	case GraphHangs:
+		return everybody(graph.Fault{Delay: time.Hour})
+	case GraphSlow:
+		return everybody(graph.Fault{Delay: 20 * time.Second})
+	case Forgets:
+		return everybody(graph.Fault{DropAfter: true})
+	case HalfAnswer:
+		return everybody(graph.Fault{Truncate: true})
+	case EmptyAnswer:
+		return everybody(graph.Fault{EmptyBody: true})
+	case ValueFalse:
+		return everybody(graph.Fault{ValueFalse: true})
+	case NoToken:
+		w.graph.RevokeTokens()
+		return w.graph.Inject(graph.Fault{Token: true, Status: 503})
+	case NoPermission:
+		w.graph.SetRoles("app", nil)
+		w.graph.RevokeTokens()
+		return func() {
+			w.graph.SetRoles("app", roles)
+			w.graph.RevokeTokens()
+		}
+	case TakenBack:
+		w.graph.RevokeTokens()
+	case Throttles:
+		return everybody(graph.Fault{Status: 429, RetryAfter: "3"})
+	case LostSettle:
+		w.places[f.Worker].lostSettle.Store(true)
+		return func() { w.places[f.Worker].lostSettle.Store(false) }
+	case NoRenewal:
+		w.places[f.Worker].noRenewal.Store(true)
+		return func() { w.places[f.Worker].noRenewal.Store(false) }
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+// Package simulation plays years of faults in seconds: the real worker code, the real Service Bus client and the embedded servers in a
+// testing/synctest bubble, so that lock expiry, backoff, Retry-After, windows and quota run in virtual time. A seed makes a scenario; after
+// it a checker that shares no code with the worker reads what the servers recorded, and verifies every promise.
+package simulation
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// Scenario is what happens, made of a seed. Times count from the start.
+type Scenario struct {
+	Seed uint64
+	// Workers run side by side. Concurrency, InHand and Window are each one's.
+	Workers, Concurrency, InHand int
+	Window, Lock                 time.Duration
+	// BrokerAhead and GraphAhead are the servers' clocks before the workers'.
+	BrokerAhead, GraphAhead time.Duration
+	Quota                   graph.Quota
+	ReadUsers               bool
+	People                  []Person
+	Sends                   []Send
+	Faults                  []Fault
+}
+
+// Person is somebody whom events concern.
+type Person struct {
+	graph.User
+	Fate Fate
+}
+
+// Fate is how events about a person must end.
+type Fate string
+
+// The fates.
+const (
+	Member    Fate = "member"    // is signed out
+	Unknown   Fate = "unknown"   // Graph does not know him: UserNotFound
+	Guest     Fate = "guest"     // ExternalUser, never called
+	Protected Fate = "protected" // ProtectedUser, never called
+	Cursed    Fate = "cursed"    // Graph answers value: false for ever: NotRevoked
+	Sick      Fate = "sick"      // Graph answers 500 for ever: RetriesExhausted
+)
+
+// reasons are what the dead letters of each fate say.
+var reasons = map[Fate]string{
+	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", Cursed: "NotRevoked", Sick: "RetriesExhausted",
+}
+
+// Send is one message: one or more events, or something that is none.
+type Send struct {
+	At     time.Duration
+	ID     string
+	People []int // indexes
+	ByName bool
+	Bad    bool // the body is no event
+}
+
+// Fault is trouble that begins at a time and ends after a while.
+type Fault struct {
+	At, For time.Duration
+	Kind    FaultKind
+	Worker  int // whom it concerns, where it concerns one
+	Person  int // the same; -1 is everybody
+}
+
+// FaultKind is what goes wrong.
+type FaultKind string
+
+// The kinds.
+const (
+	Cut          FaultKind = "cut"           // all connections to Service Bus break
+	BrokerAway   FaultKind = "broker away"   // and no new ones can be made
+	Crash        FaultKind = "crash"         // a worker's process is killed; another starts
+	Term         FaultKind = "SIGTERM"       // a worker stops in its own time; another starts
+	GraphDown    FaultKind = "503"           // Graph answers 503 to all
+	GraphHTML    FaultKind = "HTML"          // a proxy's page with status 200
+	GraphDrops   FaultKind = "drops"         // Graph drops connections
+	GraphHangs   FaultKind = "hangs"         // Graph does not answer
+	GraphSlow    FaultKind = "slow"          // answers take 20 seconds
+	Forgets      FaultKind = "drops after"   // revokes, and the answer is lost
+	HalfAnswer   FaultKind = "half answer"   // revokes, and half of the answer comes
+	EmptyAnswer  FaultKind = "empty answer"  // revokes, and answers 200 without a body
+	ValueFalse   FaultKind = "value: false"  // for a while
+	NoToken      FaultKind = "no token"      // the token endpoint is down
+	NoPermission FaultKind = "no permission" // new tokens hold no role; the old ones are taken back
+	TakenBack    FaultKind = "token revoked" // tokens are taken back
+	Throttles    FaultKind = "429"           // somebody else uses up the quota
+	LostSettle   FaultKind = "lost settle"   // settlements of a worker fail, some of them after they were done
+	NoRenewal    FaultKind = "no renewal"    // lock renewals of a worker fail
+)
+
+// oneWorker are those that concern one worker, transient those that Graph plays.
+var kinds = []FaultKind{
+	Cut, Cut, BrokerAway, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, EmptyAnswer,
+	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal,
+}
+
+// Options narrow what scenarios hold.
+type Options struct {
+	// NoFaults leaves all faults out, NoCuts those that cut connections.
+	NoFaults, NoCuts bool
+}
+
+// New makes the scenario of a seed.
+func New(seed uint64, o Options) Scenario {
+	r := rand.New(rand.NewPCG(seed, 0x5e551011))
+	s := Scenario{
+		Seed:        seed,
+		Workers:     pick(r, 1, 1, 1, 2, 3, 4),
+		Concurrency: pick(r, 1, 4, 8, 16),
+		InHand:      pick(r, 8, 64, 256, 256),
+		Window:      pick(r, 2*time.Second, 10*time.Second, time.Minute),
+		Lock:        pick(r, 30*time.Second, time.Minute),
+		BrokerAhead: between(r, -2*time.Second, 2*time.Second),
+		GraphAhead:  between(r, -2*time.Second, 2*time.Second),
+		ReadUsers:   r.IntN(4) == 0,
+	}
+	if r.IntN(2) == 0 {
+		s.Quota = graph.Quota{
+			Model: pick(r, graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket),
+			Limit: pick(r, 10, 30, 60), Per: pick(r, 2*time.Second, 10*time.Second), Headers: r.IntN(2) == 0,
+		}
+	}
+	s.addPeople(r)
+	long := pick(r, 2*time.Second, 20*time.Second, 2*time.Minute)
+	s.addSends(r, long)
+	if !o.NoFaults {
+		s.addFaults(r, long, o)
+	}
+	return s
+}
+
+func (s *Scenario) addPeople(r *rand.Rand) {
+	n, sick := pick(r, 3, 10, 40, 120), 0
+	for i := range n {
+		p := Person{Fate: Member, User: graph.User{
+			ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true,
+		}}
+		if r.IntN(8) == 0 {
+			p.Fate = pick(r, Unknown, Unknown, Guest, Guest, Protected, Protected, Cursed, Cursed, Sick)
+		}
+		if p.Fate == Sick {
+			if sick++; 8*sick > s.InHand {
+				p.Fate = Unknown // half a hand of sick people is an outage, and waits for retry.max_age
+			}
+		}
+		if p.Fate == Guest {
+			p.UserType, p.UserPrincipalName = "Guest", fmt.Sprintf("user%d_fabrikam.com#EXT#@contoso.com", i)
+		}
+		s.People = append(s.People, p)
+	}
+}
+
+func (s *Scenario) addSends(r *rand.Rand, long time.Duration) {
+	n := pick(r, 50, 200, 200, 300)
+	storm := r.IntN(3) == 0 // most of it about few people
+	for i := range n {
+		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("m%d", i), ByName: r.IntN(4) == 0}
+		someone := func() int {
+			if storm && r.IntN(10) < 8 {
+				return r.IntN(min(2, len(s.People)))
+			}
+			return r.IntN(len(s.People))
+		}
+		send.People = []int{someone()}
+		switch r.IntN(40) {
+		case 0:
+			send.Bad, send.People = true, nil
+		case 1, 2:
+			for range 1 + r.IntN(3) {
+				send.People = append(send.People, someone())
+			}
+		}
+		s.Sends = append(s.Sends, send)
+	}
+}
+
+func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
+	for range r.IntN(6) {
+		f := Fault{
+			At: time.Duration(r.Int64N(int64(long + 10*time.Second))), For: pick(r, time.Second, 10*time.Second, time.Minute, 5*time.Minute),
+			Kind: kinds[r.IntN(len(kinds))], Worker: r.IntN(s.Workers), Person: -1,
+		}
+		if o.NoCuts && (f.Kind == Cut || f.Kind == BrokerAway || f.Kind == Crash || f.Kind == Term) {
+			continue
+		}
+		switch f.Kind {
+		case ValueFalse:
+			f.Person = r.IntN(len(s.People))
+			f.For = min(f.For, 5*time.Second) // shorter than a budget
+		case Forgets, HalfAnswer, EmptyAnswer, GraphSlow, GraphHangs:
+			f.For = min(f.For, time.Minute)
+		}
+		s.Faults = append(s.Faults, f)
+	}
+}
+
+// has says that the scenario has a fault of one of the kinds.
+func (s Scenario) has(kinds ...FaultKind) bool {
+	for _, f := range s.Faults {
+		for _, kind := range kinds {
+			if f.Kind == kind {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// String describes the scenario in a line, and each fault in one more.
+func (s Scenario) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d: %d workers (%d calls at once, %d in hand, window %s, lock %s), %d people, %d messages, clocks %s and %s ahead, quota %s %d/%s",
+		s.Seed, s.Workers, s.Concurrency, s.InHand, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
+	for _, f := range s.Faults {
+		fmt.Fprintf(&b, "\n  %8s for %s: %s (worker %d, person %d)", f.At.Round(time.Millisecond), f.For, f.Kind, f.Worker, f.Person)
+	}
+	return b.String()
+}
+
+func pick[T any](r *rand.Rand, choices ...T) T { return choices[r.IntN(len(choices))] }
+
+func between(r *rand.Rand, from, to time.Duration) time.Duration {
+	return from + time.Duration(r.Int64N(int64(to-from)))
+}

@@ -1,0 +1,117 @@
+package simulation_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/simulation"
+)
+
+var (
+	seeds    = flag.Int("seeds", 200, "how many scenarios to play")
+	first    = flag.Uint64("first", 1, "seed of the first one")
+	step     = flag.Uint64("step", 0, "play every so many seeds, in this process alone; 0 uses all processors")
+	one      = flag.Uint64("seed", 0, "play this scenario alone, and tell more")
+	noCuts   = flag.Bool("no-cuts", false, "leave out faults that cut connections")
+	noFaults = flag.Bool("no-faults", false, "leave out all faults")
+)
+
+// play runs one scenario in a bubble of its own.
+func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome simulation.Outcome) {
+	log := zap.NewNop()
+	if *one > 0 {
+		log, _ = zap.NewDevelopment()
+	}
+	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, log) })
+	return outcome
+}
+
+// TestSeeds plays scenarios, and stops at the first that breaks a promise. Each processor has a process of its own: with one processor the Go
+// scheduler does the same again for the same seed, and nothing waits for another processor's caches.
+func TestSeeds(t *testing.T) {
+	switch {
+	case *one > 0:
+		report(t, simulation.New(*one, options()))
+		return
+	case *step == 0:
+		playInProcesses(t)
+		return
+	}
+	for n := range *seeds {
+		report(t, simulation.New(*first+uint64(n)**step, options()))
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func options() simulation.Options {
+	return simulation.Options{NoCuts: *noCuts, NoFaults: *noFaults}
+}
+
+// playInProcesses deals the seeds out to a process for each processor.
+func playInProcesses(t *testing.T) {
+	processes := min(runtime.GOMAXPROCS(0), *seeds)
+	began := time.Now()
+	var running sync.WaitGroup
+	for i := range processes {
+		share := (*seeds - i + processes - 1) / processes
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSeeds$", "-test.timeout=0",
+			"-seeds", fmt.Sprint(share), "-first", fmt.Sprint(*first+uint64(i)), "-step", fmt.Sprint(processes),
+			fmt.Sprintf("-no-cuts=%v", *noCuts), fmt.Sprintf("-no-faults=%v", *noFaults))
+		child.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG=randautoseed=0", "GOGC=400")
+		running.Go(func() {
+			if out, err := child.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	running.Wait()
+	took := time.Since(began)
+	fmt.Printf("%d scenarios in %s on %d processors: %.1f per second\n", *seeds, took.Round(time.Millisecond), processes, float64(*seeds)/took.Seconds())
+}
+
+func report(t *testing.T, s simulation.Scenario) {
+	t.Helper()
+	outcome := play(t, s, simulation.Variant{})
+	if len(outcome.Problems) == 0 {
+		if *one > 0 {
+			t.Logf("%s\nno promise is broken; settled after %s, %d calls", s, outcome.Took.Round(time.Millisecond), outcome.Calls)
+		}
+		return
+	}
+	t.Errorf("%s\n\nbroken promises:\n", s)
+	for i, problem := range outcome.Problems {
+		if i == 10 {
+			t.Errorf("  … and %d more", len(outcome.Problems)-i)
+			break
+		}
+		t.Errorf("  %s", problem)
+	}
+	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=randautoseed=0 go test ./simulation -run TestSeeds -args -seed %d", outcome.Timeline(s), s.Seed)
+}
+
+// TestBrokenWorkersAreCaught proves that the checker can fail.
+func TestBrokenWorkersAreCaught(t *testing.T) {
+	const limit = 2000
+	for _, v := range simulation.Variants() {
+		t.Run(v.Name, func(t *testing.T) {
+			for seed := uint64(1); seed <= limit; seed++ {
+				if outcome := play(t, simulation.New(seed, simulation.Options{}), v); len(outcome.Problems) > 0 {
+					t.Logf("caught by seed %d: %s", seed, outcome.Problems[0])
+					return
+				}
+			}
+			t.Errorf("not caught by %d seeds", limit)
+		})
+	}
+}

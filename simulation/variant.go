@@ -1,0 +1,161 @@
+package simulation
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+// Variant is a worker that is broken on purpose, to prove that the checker can fail. What is broken lies around the worker's code, not in it.
+type Variant struct {
+	Name     string
+	Receiver func(consumer.Receiver) consumer.Receiver
+	Revoker  func(consumer.Revoker) consumer.Revoker
+	// NoMargin leaves out the margin for differing clocks, Unguarded the list of protected people.
+	NoMargin, Unguarded bool
+}
+
+// Variants are all of them.
+func Variants() []Variant {
+	return []Variant{
+		{Name: "settles before it revokes", Receiver: func(r consumer.Receiver) consumer.Receiver { return &settlesFirst{r} }},
+		{Name: "lets the oldest stand for all", Receiver: func(r consumer.Receiver) consumer.Receiver {
+			tomorrow := time.Now().Add(24 * time.Hour)
+			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = tomorrow.Add(tomorrow.Sub(*m.EnqueuedTime)) }}
+		}},
+		{Name: "takes a redelivery for another message", Receiver: func(r consumer.Receiver) consumer.Receiver {
+			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
+				if m.DeliveryCount > 1 {
+					*m.SequenceNumber += 1 << 40
+					*m.EnqueuedTime = m.EnqueuedTime.Add(-time.Millisecond)
+				}
+			}}
+		}},
+		{Name: "completes what came during a call with it", Receiver: func(r consumer.Receiver) consumer.Receiver {
+			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second) }}
+		}},
+		{Name: "has no margin for differing clocks", NoMargin: true},
+		{Name: "takes value: false for a success", Revoker: forgiving(revoker.NotRevoked)},
+		{Name: "takes a lost answer for a success", Revoker: forgiving(revoker.Unreachable)},
+		{Name: "takes a 5xx for a success", Revoker: forgiving(revoker.Unavailable)},
+		{Name: "takes a 404 for a success", Revoker: forgiving(revoker.NotFound)},
+		{Name: "has no breaker", Revoker: func(r consumer.Revoker) consumer.Revoker { return &blaming{r} }},
+		{Name: "does not wait for Retry-After", Revoker: func(r consumer.Revoker) consumer.Revoker { return &impatient{r} }},
+		{Name: "knows nobody who is protected", Unguarded: true},
+		{Name: "never dead-letters", Receiver: func(r consumer.Receiver) consumer.Receiver { return &lenient{r} }},
+		{Name: "drops every hundredth message", Receiver: func(r consumer.Receiver) consumer.Receiver { return &careless{Receiver: r} }},
+	}
+}
+
+// settlesFirst completes each message as it comes.
+type settlesFirst struct{ consumer.Receiver }
+
+func (r *settlesFirst) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
+	for _, m := range messages {
+		_ = r.Receiver.CompleteMessage(context.WithoutCancel(ctx), m, nil)
+	}
+	return messages, err
+}
+
+func (*settlesFirst) CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *azservicebus.CompleteMessageOptions) error {
+	return nil
+}
+
+func (*settlesFirst) DeadLetterMessage(context.Context, *azservicebus.ReceivedMessage, *azservicebus.DeadLetterOptions) error {
+	return nil
+}
+
+// relabelled changes what messages say of themselves.
+type relabelled struct {
+	consumer.Receiver
+	label func(*azservicebus.ReceivedMessage)
+}
+
+func (r *relabelled) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
+	for _, m := range messages {
+		if m.EnqueuedTime != nil && m.SequenceNumber != nil {
+			enqueued, number := *m.EnqueuedTime, *m.SequenceNumber
+			m.EnqueuedTime, m.SequenceNumber = &enqueued, &number
+			r.label(m)
+		}
+	}
+	return messages, err
+}
+
+// forgiving takes a kind of failure for a success.
+func forgiving(kind revoker.Kind) func(consumer.Revoker) consumer.Revoker {
+	return func(r consumer.Revoker) consumer.Revoker { return &forgiver{r, kind} }
+}
+
+type forgiver struct {
+	consumer.Revoker
+	kind revoker.Kind
+}
+
+func (r *forgiver) Revoke(ctx context.Context, user event.User) (revoker.Attempt, error) {
+	attempt, err := r.Revoker.Revoke(ctx, user)
+	var failure *revoker.Error
+	if errors.As(err, &failure) && failure.Kind == r.kind {
+		return attempt, nil
+	}
+	return attempt, err
+}
+
+// blaming takes every fault for the user's.
+type blaming struct{ consumer.Revoker }
+
+func (r *blaming) Revoke(ctx context.Context, user event.User) (revoker.Attempt, error) {
+	attempt, err := r.Revoker.Revoke(ctx, user)
+	var failure *revoker.Error
+	if errors.As(err, &failure) && (failure.Shared() || failure.Systemic()) {
+		return attempt, errors.New("failed")
+	}
+	return attempt, err
+}
+
+// impatient takes a 429 for one user's failure.
+type impatient struct{ consumer.Revoker }
+
+func (r *impatient) Revoke(ctx context.Context, user event.User) (revoker.Attempt, error) {
+	attempt, err := r.Revoker.Revoke(ctx, user)
+	var failure *revoker.Error
+	if errors.As(err, &failure) && failure.Kind == revoker.Throttled {
+		attempt.Usage = 0
+		return attempt, errors.New("failed")
+	}
+	return attempt, err
+}
+
+// lenient completes what should be a dead letter.
+type lenient struct{ consumer.Receiver }
+
+func (r *lenient) DeadLetterMessage(ctx context.Context, m *azservicebus.ReceivedMessage, _ *azservicebus.DeadLetterOptions) error {
+	return r.Receiver.CompleteMessage(ctx, m, nil)
+}
+
+// careless completes a message now and then that nobody has seen.
+type careless struct {
+	consumer.Receiver
+	count int
+}
+
+func (r *careless) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
+	var kept []*azservicebus.ReceivedMessage
+	for _, m := range messages {
+		if r.count++; r.count%100 == 0 {
+			_ = r.Receiver.CompleteMessage(context.WithoutCancel(ctx), m, nil)
+			continue
+		}
+		kept = append(kept, m)
+	}
+	return kept, err
+}

@@ -1,0 +1,214 @@
+package simulation
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/telemetry"
+)
+
+const (
+	queue        = "events"
+	graphRoot    = "http://graph.bubble"
+	clientSecret = "9f2c-client-secret"
+	margin       = 5 * time.Second
+	settleWithin = 10 * time.Second
+	drainWithin  = 25 * time.Second
+)
+
+// connection is the key to the broker, whatever the host.
+var connection = "Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=" + servicebus.DefaultKey.Name + ";SharedAccessKey=" + servicebus.DefaultKey.Value
+
+// worker is one process: everything that dies with it.
+type worker struct {
+	bus, web  *cord // connections to Service Bus and to Graph
+	client    *azservicebus.Client
+	revoker   *revoker.Revoker
+	transport *http.Transport
+
+	soft, hard context.CancelFunc
+	ended      chan struct{}
+}
+
+// startWorker starts a process. faults tell what goes wrong between it and Service Bus.
+func (w *world) startWorker(f *faults) (*worker, error) {
+	p := &worker{bus: &cord{}, web: &cord{}, ended: make(chan struct{})}
+	p.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return p.web.hold(w.listener.Dial(ctx))
+	}}
+	var err error
+	p.client, err = azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
+		NewWebSocketConn: func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+			if w.away.Load() {
+				return nil, errors.New("connection refused")
+			}
+			return p.bus.hold(w.broker.NewClientConn())
+		},
+		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
+	})
+	if err != nil {
+		return nil, err
+	}
+	receiver, err := p.client.NewReceiverForQueue(queue, nil)
+	if err != nil {
+		return nil, err
+	}
+	p.revoker, err = revoker.New(revoker.Config{
+		Root: graphRoot, Credential: &credential{client: &http.Client{Transport: p.transport}}, Transport: p.transport, Timeout: 30 * time.Second,
+	})
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := event.NewDecoder(event.Config{})
+	if err != nil {
+		return nil, err
+	}
+	var listed []string
+	for _, person := range w.People {
+		if person.Fate == Protected && !w.variant.Unguarded {
+			listed = append(listed, person.ID, person.UserPrincipalName)
+		}
+	}
+	protected, err := guard.NewProtected(listed)
+	if err != nil {
+		return nil, err
+	}
+	var caller consumer.Revoker = p.revoker
+	var names *revoker.Names
+	if w.ReadUsers {
+		caller, names = &revoker.Careful{Revoker: p.revoker, Protected: protected.Has}, &revoker.Names{Account: p.revoker.Account, SkewMargin: margin}
+	}
+	var from consumer.Receiver = &tampered{Receiver: receiver, ahead: w.BrokerAhead, faults: f}
+	if w.variant.Receiver != nil {
+		from = w.variant.Receiver(from)
+	}
+	if w.variant.Revoker != nil {
+		caller = w.variant.Revoker(caller)
+	}
+	skew := margin
+	if w.variant.NoMargin {
+		skew = 0
+	}
+	c := consumer.New(consumer.Config{
+		Concurrency: w.Concurrency, MaxInHand: w.InHand, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
+		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
+	}, consumer.Parts{
+		Sources: []consumer.Source{{Entity: queue, Receiver: from}}, Decoder: decoder, Protected: protected, Revoker: caller, Names: names,
+		Retrier: retry.New(retry.Policy{
+			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: 30 * time.Minute, LaggingFor: 30 * time.Second,
+		}),
+		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(queue)...),
+	})
+	soft, stopSoft := context.WithCancel(context.Background())
+	hard, stopHard := context.WithCancel(context.Background())
+	p.soft, p.hard = stopSoft, stopHard
+	go func() {
+		defer close(p.ended)
+		c.Run(soft, hard)
+	}()
+	return p, nil
+}
+
+// kill ends the process as kill -9 does: from this instant nothing of it reaches anybody. Its goroutines end later, unheard.
+func (p *worker) kill() {
+	p.bus.cut(true)
+	p.web.cut(true)
+	p.soft()
+	p.hard()
+}
+
+// release waits for everything of the process to end.
+func (p *worker) release() {
+	p.soft()
+	p.hard()
+	<-p.ended
+	_ = p.client.Close(context.Background())
+	p.revoker.Close()
+	p.transport.CloseIdleConnections()
+}
+
+// cord holds all connections of a process, so that they can be cut at once, for ever.
+type cord struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	dead  bool
+}
+
+func (c *cord) hold(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dead {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	c.conns = append(c.conns, conn)
+	return conn, nil
+}
+
+// cut closes the connections; a dead cord gets no new ones.
+func (c *cord) cut(dead bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dead = c.dead || dead
+	for _, conn := range c.conns {
+		_ = conn.Close()
+	}
+	c.conns = nil
+}
+
+// credential gets tokens from the embedded Graph's own endpoint, and keeps them until they are refused.
+type credential struct {
+	client *http.Client
+	mu     sync.Mutex
+	token  string
+	until  time.Time
+}
+
+// GetToken implements azcore.TokenCredential.
+func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	c.mu.Lock()
+	token, until := c.token, c.until
+	c.mu.Unlock()
+	if token != "" && o.Claims == "" && time.Until(until) > 5*time.Minute {
+		return azcore.AccessToken{Token: token, ExpiresOn: until}, nil
+	}
+	token, err := fetchToken(ctx, c.client, url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {clientSecret}, "scope": o.Scopes, "claims": {o.Claims},
+	})
+	if err != nil {
+		return azcore.AccessToken{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token, c.until = token, time.Now().Add(time.Hour)
+	return azcore.AccessToken{Token: token, ExpiresOn: c.until}, nil
+}
+
+func fetchToken(ctx context.Context, client *http.Client, form url.Values) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, graphRoot+"/contoso/oauth2/v2.0/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", err
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return readToken(client.Do(request))
+}
