@@ -20,8 +20,11 @@ import (
 
 // Config says where the Store is, and for whom.
 type Config struct {
-	// Client is closed by Close.
-	Client redis.UniversalClient
+	// Client is any client of the library, which runs scripts; Close closes it.
+	Client interface {
+		redis.Scripter
+		Close() error
+	}
 	// Scope is the cloud, the tenant and the Graph root: workers share what they know only when all of them are the same.
 	Scope []string
 	// Timeout bounds one exchange with Redis.

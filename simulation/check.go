@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"sort"
 	"strconv"
@@ -29,7 +30,7 @@ type Outcome struct {
 func (w *world) outcome(took time.Duration) Outcome {
 	var calls []graph.Call
 	for _, call := range w.graph.Calls() {
-		if call.Method != "GET" { // reading a user revokes nobody
+		if call.Method != http.MethodGet { // reading a user revokes nobody
 			calls = append(calls, call)
 		}
 	}
@@ -72,7 +73,8 @@ func (c *checker) users(id string) []string {
 // workers is how many the audit counts: with restarts a new process knows nothing of the old one's calls; and where users are read, a name is
 // another user than its id while they cannot be.
 func (c *checker) workers() int {
-	if c.Workers > 1 || c.has(Crash, Term) || c.ReadUsers && len(c.Faults) > 0 {
+	switch {
+	case c.Workers > 1 && (!c.Redis || len(c.Faults) > 0), c.has(Crash, Term), c.ReadUsers && len(c.Faults) > 0:
 		return 2
 	}
 	return 1

@@ -157,6 +157,9 @@ func (w *world) begin(f Fault) (end func()) {
 		w.graph.RevokeTokens()
 	case Throttles:
 		return everybody(graph.Fault{Status: 429, RetryAfter: "3"})
+	case RedisAway:
+		w.redisAway.Store(true)
+		return func() { w.redisAway.Store(false) }
 	case LostSettle:
 		w.places[f.Worker].lostSettle.Store(true)
 		return func() { w.places[f.Worker].lostSettle.Store(false) }

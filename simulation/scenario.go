@@ -21,7 +21,7 @@ type Scenario struct {
 	// BrokerAhead and GraphAhead are the servers' clocks before the workers'.
 	BrokerAhead, GraphAhead time.Duration
 	Quota                   graph.Quota
-	ReadUsers               bool
+	ReadUsers, Redis        bool
 	People                  []Person
 	Sends                   []Send
 	Faults                  []Fault
@@ -92,12 +92,13 @@ const (
 	Throttles    FaultKind = "429"           // somebody else uses up the quota
 	LostSettle   FaultKind = "lost settle"   // settlements of a worker fail, some of them after they were done
 	NoRenewal    FaultKind = "no renewal"    // lock renewals of a worker fail
+	RedisAway    FaultKind = "redis away"    // Redis does not answer
 )
 
-// oneWorker are those that concern one worker, transient those that Graph plays.
+// kinds are all of them, the more likely ones twice.
 var kinds = []FaultKind{
 	Cut, Cut, BrokerAway, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, EmptyAnswer,
-	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal,
+	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway,
 }
 
 // Options narrow what scenarios hold.
@@ -120,6 +121,7 @@ func New(seed uint64, o Options) Scenario {
 		GraphAhead:  between(r, -2*time.Second, 2*time.Second),
 		ReadUsers:   r.IntN(4) == 0,
 	}
+	s.Redis = s.Workers > 1 && r.IntN(2) == 0
 	if r.IntN(2) == 0 {
 		s.Quota = graph.Quota{
 			Model: pick(r, graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket),
@@ -215,8 +217,8 @@ func (s Scenario) has(kinds ...FaultKind) bool {
 // String describes the scenario in a line, and each fault in one more.
 func (s Scenario) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d workers (%d calls at once, %d in hand, window %s, lock %s), %d people, %d messages, clocks %s and %s ahead, quota %s %d/%s",
-		s.Seed, s.Workers, s.Concurrency, s.InHand, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
+	fmt.Fprintf(&b, "seed %d: %d workers (Redis %v, %d calls at once, %d in hand, window %s, lock %s), %d people, %d messages, clocks %s and %s ahead, quota %s %d/%s",
+		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InHand, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
 	for _, f := range s.Faults {
 		fmt.Fprintf(&b, "\n  %8s for %s: %s (worker %d, person %d)", f.At.Round(time.Millisecond), f.For, f.Kind, f.Worker, f.Person)
 	}

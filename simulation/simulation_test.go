@@ -25,13 +25,28 @@ var (
 	noFaults = flag.Bool("no-faults", false, "leave out all faults")
 )
 
+// redis serves all scenarios of this process.
+var redis *simulation.Redis
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	var err error
+	if redis, err = simulation.NewRedis(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = redis.Close()
+	os.Exit(code)
+}
+
 // play runs one scenario in a bubble of its own.
 func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome simulation.Outcome) {
 	log := zap.NewNop()
 	if *one > 0 {
 		log, _ = zap.NewDevelopment()
 	}
-	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, log) })
+	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, redis, log) })
 	return outcome
 }
 

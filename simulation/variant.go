@@ -138,7 +138,7 @@ func (r *impatient) Revoke(ctx context.Context, user event.User) (revoker.Attemp
 type lenient struct{ consumer.Receiver }
 
 func (r *lenient) DeadLetterMessage(ctx context.Context, m *azservicebus.ReceivedMessage, _ *azservicebus.DeadLetterOptions) error {
-	return r.Receiver.CompleteMessage(ctx, m, nil)
+	return r.CompleteMessage(ctx, m, nil)
 }
 
 // careless completes a message now and then that nobody has seen.
@@ -152,7 +152,7 @@ func (r *careless) ReceiveMessages(ctx context.Context, n int, o *azservicebus.R
 	var kept []*azservicebus.ReceivedMessage
 	for _, m := range messages {
 		if r.count++; r.count%100 == 0 {
-			_ = r.Receiver.CompleteMessage(context.WithoutCancel(ctx), m, nil)
+			_ = r.CompleteMessage(context.WithoutCancel(ctx), m, nil)
 			continue
 		}
 		kept = append(kept, m)

@@ -42,6 +42,7 @@ type worker struct {
 	client    *azservicebus.Client
 	revoker   *revoker.Revoker
 	transport *http.Transport
+	redis     *link // nil: for itself
 
 	soft, hard context.CancelFunc
 	ended      chan struct{}
@@ -102,6 +103,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	if w.variant.Revoker != nil {
 		caller = w.variant.Revoker(caller)
 	}
+	store, pace := w.share(p)
 	skew := margin
 	if w.variant.NoMargin {
 		skew = 0
@@ -110,7 +112,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		Concurrency: w.Concurrency, MaxInHand: w.InHand, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
 	}, consumer.Parts{
-		Sources: []consumer.Source{{Entity: queue, Receiver: from}}, Decoder: decoder, Protected: protected, Revoker: caller, Names: names,
+		Sources: []consumer.Source{{Entity: queue, Receiver: from}}, Decoder: decoder, Protected: protected, Revoker: caller, Names: names, Replicas: store, Pace: pace,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: 30 * time.Minute, LaggingFor: 30 * time.Second,
 		}),
@@ -130,6 +132,9 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 func (p *worker) kill() {
 	p.bus.cut(true)
 	p.web.cut(true)
+	if p.redis != nil {
+		p.redis.dead.Store(true)
+	}
 	p.soft()
 	p.hard()
 }

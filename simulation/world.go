@@ -3,6 +3,7 @@ package simulation
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -33,13 +34,15 @@ type world struct {
 	variant Variant
 	log     *zap.Logger
 
-	broker   *servicebus.Broker
-	graph    *graph.Server
-	listener *graph.MemoryListener
-	journal  audit.Journal
-	away     atomic.Bool // no connection to the broker can be made
-	records  []servicebus.Record
-	start    time.Time
+	broker    *servicebus.Broker
+	graph     *graph.Server
+	listener  *graph.MemoryListener
+	journal   audit.Journal
+	away      atomic.Bool // no connection to the broker can be made
+	redis     *Redis
+	redisAway atomic.Bool
+	records   []servicebus.Record
+	start     time.Time
 
 	mu       sync.Mutex
 	problems []string
@@ -53,13 +56,14 @@ type world struct {
 }
 
 // Play runs the scenario in the bubble that the caller has made, and returns what is wrong with its outcome. variant breaks the worker; the zero
-// Variant does not. The workers log to log.
-func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
-	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener()}
+// Variant does not. redis was made outside of the bubble. The workers log to log.
+func Play(s Scenario, variant Variant, redis *Redis, log *zap.Logger) Outcome {
+	redis.reset()
+	w := &world{Scenario: s, variant: variant, redis: redis, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener()}
 	if err := w.open(); err != nil {
 		return Outcome{Problems: []string{err.Error()}}
 	}
-	web := &http.Server{Handler: w.graph}
+	web := &http.Server{Handler: w.graph} //nolint:gosec // in memory
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(w.listener) }()
 
@@ -88,7 +92,9 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 	}
 	_ = w.broker.Close()
 	_ = web.Close()
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		w.wrong("the embedded Graph: %v", err)
+	}
 	// Token renewers that the SDK has lost end with their tokens.
 	time.Sleep(24 * time.Hour)
 	synctest.Wait()
