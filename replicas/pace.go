@@ -16,8 +16,10 @@ import (
 const (
 	// together bounds the calls under way of all replicas. Each bounds its own.
 	together = 4096
-	// lookAgain is how soon the shared pace is asked again when calls of other replicas must end first.
-	lookAgain = 15 * time.Millisecond
+	// lookAgain is how soon the shared pace is asked again when calls of other replicas must end first; twice as long each time in vain, up to
+	// lookSeldom.
+	lookAgain  = 15 * time.Millisecond
+	lookSeldom = 500 * time.Millisecond
 	// lookAtMost is how long a pause is slept through before the shared pace is looked at again.
 	lookAtMost = 5 * time.Second
 	// seenEvery is how often a replica with calls under way says that it is there, and goneAfter when it is taken for dead, and its calls
@@ -62,6 +64,7 @@ type Pace struct {
 	stock    []int         // calls that may begin, by the pace's numbers
 	underWay map[int]int   // the pace's numbers of calls that have begun, by ours; 0 is one that the pace does not know
 	last     int           // our number
+	again    time.Duration // after which to look again while calls of others must end first
 	over     []over        // not told Redis yet
 }
 
@@ -346,11 +349,15 @@ func (p *Pace) take(state changed, raw string, calls []int, room int, wait time.
 	}
 	p.alone, p.own, p.raw, p.ahead = false, state.Pace, raw, time.Until(now)
 	p.stock = append(p.stock, calls...)
+	p.again = min(max(lookAgain, 2*p.again), lookSeldom)
+	if len(calls) > 0 {
+		p.again = lookAgain
+	}
 	switch {
 	case len(calls) < room && wait > 0:
 		return min(wait, lookAtMost), news
 	case len(calls) < room:
-		return lookAgain, news
+		return p.again, news
 	case len(p.underWay)+len(calls) > 0:
 		return seenEvery, news
 	}

@@ -73,8 +73,10 @@ func (c *checker) users(id string) []string {
 // workers is how many the audit counts: with restarts a new process knows nothing of the old one's calls; and where users are read, a name is
 // another user than its id while they cannot be.
 func (c *checker) workers() int {
+	// Three sick people in a row open the breaker, as an outage does.
+	smooth := len(c.Faults) == 0 && !slices.ContainsFunc(c.People, func(p Person) bool { return p.Fate == Sick })
 	switch {
-	case c.Workers > 1 && (!c.Redis || len(c.Faults) > 0), c.has(Crash, Term), c.ReadUsers && len(c.Faults) > 0:
+	case c.Workers > 1 && (!c.Redis || !smooth), c.has(Crash, Term), c.ReadUsers && !smooth:
 		return 2
 	}
 	return 1

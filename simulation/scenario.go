@@ -121,7 +121,7 @@ func New(seed uint64, o Options) Scenario {
 		GraphAhead:  between(r, -2*time.Second, 2*time.Second),
 		ReadUsers:   r.IntN(4) == 0,
 	}
-	s.Redis = s.Workers > 1 && r.IntN(2) == 0
+	s.Redis = s.Workers > 1 && r.IntN(6) == 0 // the imitation of Redis is slow
 	if r.IntN(2) == 0 {
 		s.Quota = graph.Quota{
 			Model: pick(r, graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket),

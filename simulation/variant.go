@@ -27,7 +27,10 @@ func Variants() []Variant {
 		{Name: "settles before it revokes", Receiver: func(r consumer.Receiver) consumer.Receiver { return &settlesFirst{r} }},
 		{Name: "lets the oldest stand for all", Receiver: func(r consumer.Receiver) consumer.Receiver {
 			tomorrow := time.Now().Add(24 * time.Hour)
-			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = tomorrow.Add(tomorrow.Sub(*m.EnqueuedTime)) }}
+			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
+				*m.EnqueuedTime = tomorrow.Add(tomorrow.Sub(*m.EnqueuedTime))
+				m.ExpiresAt = nil // who expires earlier stands for nobody
+			}}
 		}},
 		{Name: "takes a redelivery for another message", Receiver: func(r consumer.Receiver) consumer.Receiver {
 			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {

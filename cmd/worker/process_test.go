@@ -54,6 +54,7 @@ type cloud struct {
 	broker  *servicebus.Broker
 	graph   *graph.Server
 	journal audit.Journal
+	amqp    net.Listener // of the broker
 	env     []string
 	send    func(...*azservicebus.Message)
 }
@@ -100,14 +101,14 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 		Observe: c.journal.Observe,
 	})
 	must(err)
-	amqp, err := net.Listen("tcp", "127.0.0.1:0")
+	c.amqp, err = net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	web, err := net.Listen("tcp", "127.0.0.1:0")
 	must(err)
 	server := &http.Server{Handler: c.graph}
-	go func() { _ = c.broker.Serve(amqp) }()
+	go func() { _ = c.broker.Serve(c.amqp) }()
 	go func() { _ = server.Serve(web) }()
-	connection := servicebus.ConnectionString(amqp.Addr().String(), servicebus.DefaultKey)
+	connection := servicebus.ConnectionString(c.amqp.Addr().String(), servicebus.DefaultKey)
 	root := "http://" + web.Addr().String()
 	c.env = []string{
 		"PATH=" + os.Getenv("PATH"),
