@@ -1,0 +1,95 @@
+package revoker_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+// foreign answers every request with whatever it is given.
+type foreign struct {
+	status                                                   int
+	body, contentType, retryAfter, date, percentage, demands string
+}
+
+func (a foreign) RoundTrip(r *http.Request) (*http.Response, error) {
+	header := http.Header{}
+	for name, value := range map[string]string{
+		"Content-Type": a.contentType, "Retry-After": a.retryAfter, "Date": a.date, "x-ms-throttle-limit-percentage": a.percentage, "WWW-Authenticate": a.demands,
+	} {
+		if value != "" {
+			header.Set(name, value)
+		}
+	}
+	return &http.Response{StatusCode: a.status, Header: header, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)), Request: r}, nil
+}
+
+// FuzzAnswer: whatever comes in Graph's place is an *Error, or a success that it says of itself.
+func FuzzAnswer(f *testing.F) {
+	const date = "Sun, 01 Mar 2026 12:00:00 GMT"
+	for _, a := range []foreign{
+		{200, revokedOK, jsonType, "", date, "0.9", ""},
+		{200, `{"value":false}`, jsonType, "", date, "", ""},
+		{200, `{"value":null}`, jsonType, "", "", "NaN", ""},
+		{200, `{"value":"true"}`, jsonType, "", "", "+Inf", ""},
+		{200, `[{"value":true}]`, jsonType, "", "", "-1", ""},
+		{200, "<html>", "text/html", "", "", "", ""},
+		{204, "", "", "", "", "", ""},
+		{302, "", "", "", "", "", ""},
+		{401, graphError("InvalidAuthenticationToken"), jsonType, "", "", "", `Bearer error="insufficient_claims", claims="eyJhY2Nlc3NfdG9rZW4iOnt9fQ=="`},
+		{401, "", "", "", "", "", "Bearer claims=x"},
+		{403, graphError("Authorization_RequestDenied"), jsonType, "", "", "", ""},
+		{404, graphError("Request_ResourceNotFound"), jsonType, "", "", "", ""},
+		{429, graphError("TooManyRequests"), jsonType, "10", "", "1.8", ""},
+		{429, "", "", "Sun, 01 Mar 2026 12:01:00 GMT", date, "", ""},
+		{429, "", "", "-5", date, "", ""},
+		{429, "", "", "99999999999999999999", date, "", ""},
+		{503, `{"error":{"code":1}}`, jsonType, "Sun, 01 Mar 1026 12:01:00 GMT", date, "", ""},
+		{599, `{"error":{"innerError":{"date":"never"},"details":[null]}}`, jsonType, " 7 ", "soon", "", ""},
+	} {
+		f.Add(a.status, a.body, a.contentType, a.retryAfter, a.date, a.percentage, a.demands)
+	}
+	f.Fuzz(func(t *testing.T, status int, body, contentType, retryAfter, date, percentage, demands string) {
+		if status < 200 || status > 999 {
+			return // net/http takes those for itself
+		}
+		r, err := revoker.New(revoker.Config{
+			Root: "https://graph.test", Credential: withRole(), Transport: foreign{status, body, contentType, retryAfter, date, percentage, demands},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		for range 2 { // the second one with what the first has left behind
+			attempt, err := r.Revoke(t.Context(), ada)
+			var failure *revoker.Error
+			switch {
+			case err == nil:
+				if status/100 != 2 {
+					t.Fatalf("HTTP %d is a success", status)
+				}
+				if len(body) > 0 && !strings.Contains(strings.ToLower(contentType), "json") {
+					t.Fatalf("%q of type %q is a success", body, contentType)
+				}
+				if bytes.Equal(bytes.TrimSpace([]byte(body)), []byte(`{"value":false}`)) {
+					t.Fatal("value: false is a success")
+				}
+			case !errors.As(err, &failure):
+				t.Fatalf("%T: %v", err, err)
+			case failure.RetryAfter() < 0:
+				t.Fatalf("Retry-After %s", failure.RetryAfter())
+			case len(failure.Error()) > 4096 || utf8.ValidString(body) && !utf8.ValidString(failure.Error()):
+				t.Fatalf("an error of %d bytes: %q", len(failure.Error()), failure.Error())
+			}
+			if attempt.Usage < 0 || attempt.Usage >= 100 || attempt.Usage != attempt.Usage {
+				t.Fatalf("usage %v", attempt.Usage)
+			}
+		}
+	})
+}
