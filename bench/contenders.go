@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/cenkalti/backoff/v4"
 	"github.com/microsoft/kiota-abstractions-go/authentication"
 	kiotahttp "github.com/microsoft/kiota-http-go"
 	kiotajson "github.com/microsoft/kiota-serialization-json-go"
@@ -26,6 +27,9 @@ const (
 	bareLoop    = "bare loop"    // receives and completes; the least that any consumer does
 	plainWorker = "plain worker" // calls Graph once for each message, and completes it
 	ourWorker   = "worker"       // cmd/worker
+	// What people write against throttling: the plain worker with the retries of the Graph SDK, or with the defaults of backoff/v4.
+	sdkRetries   = "plain worker with the SDK's retries"
+	plainBackoff = "plain worker with backoff/v4"
 )
 
 // goroutines is how many messages the bare loop and the plain worker settle at once, and how many calls run at once.
@@ -47,9 +51,15 @@ func compete(name string) error {
 		return err
 	}
 	work := func(context.Context, *azservicebus.ReceivedMessage) error { return nil }
-	if name == plainWorker {
-		if work, err = callGraph(ctx); err != nil {
+	if name != bareLoop {
+		if work, err = callGraph(ctx, name == sdkRetries); err != nil {
 			return err
+		}
+	}
+	if name == plainBackoff {
+		once := work
+		work = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
+			return backoff.Retry(func() error { return once(ctx, m) }, backoff.WithContext(backoff.NewExponentialBackOff(), ctx))
 		}
 	}
 	messages := make(chan *azservicebus.ReceivedMessage)
@@ -80,8 +90,8 @@ func compete(name string) error {
 	return nil
 }
 
-// callGraph calls Graph with its SDK for the user of a plain JSON event.
-func callGraph(ctx context.Context) (func(context.Context, *azservicebus.ReceivedMessage) error, error) {
+// callGraph calls Graph with its SDK for the user of a plain JSON event; retry leaves the SDK's retries on.
+func callGraph(ctx context.Context, retry bool) (func(context.Context, *azservicebus.ReceivedMessage) error, error) {
 	root := os.Getenv("REVOKER_GRAPH_ENDPOINT")
 	signIn := clientcredentials.Config{
 		ClientID: os.Getenv("REVOKER_GRAPH_CLIENT_ID"), ClientSecret: os.Getenv("REVOKER_GRAPH_CLIENT_SECRET"),
@@ -89,10 +99,10 @@ func callGraph(ctx context.Context) (func(context.Context, *azservicebus.Receive
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = goroutines // the default of 2 would dial for nearly every call
-	// The SDK's own HTTP client, without its retries.
+	// The SDK's own HTTP client, with or without its retries.
 	middleware := slices.DeleteFunc(kiotahttp.GetDefaultMiddlewares(), func(m kiotahttp.Middleware) bool {
 		_, retries := m.(*kiotahttp.RetryHandler)
-		return retries
+		return retries && !retry
 	})
 	client := &http.Client{Transport: &oauth2.Transport{
 		Source: signIn.TokenSource(ctx),

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,10 +31,17 @@ type options struct {
 	per    time.Duration
 	people int
 	redis  string
+	// million adds the largest sizes to the growth, json and plots are where results go beside the table.
+	million     bool
+	json, plots string
 }
 
 // line is one line of the result.
-type line struct{ what, value, goal string }
+type line struct {
+	What  string `json:"what"`
+	Value string `json:"measured"`
+	Goal  string `json:"goal,omitempty"`
+}
 
 type scenario struct {
 	name string
@@ -49,6 +57,11 @@ var scenarios = []scenario{
 	{"behind", behind},
 	{"quota", quota},
 	{"together", together},
+	{"plainly", plainly},
+	{"loads", loads},
+	{"cost", cost},
+	{"growth", growth},
+	{"start", startUp},
 }
 
 func main() {
@@ -56,12 +69,15 @@ func main() {
 		exit(compete(name))
 	}
 	var o options
-	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, replay, behind, quota, together (default all)")
+	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, replay, behind, quota, together, plainly, loads, cost, growth, start (default all)")
 	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
 	pflag.IntVar(&o.people, "people", 3000, "users of the quota scenario")
 	pflag.StringVar(&o.redis, "redis", "", "Redis for the scenario together; without one redis-server is started")
+	pflag.BoolVar(&o.million, "million", false, "measure growth up to a million, for half an hour more")
+	pflag.StringVar(&o.json, "json", "", "file to write the results to as well")
+	pflag.StringVar(&o.plots, "plots", "", "folder to write a plot (SVG) of each growth to")
 	pflag.Parse()
 	exit(bench(o))
 }
@@ -85,6 +101,13 @@ func bench(o options) error {
 	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker").CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker (run this in the repository's root): %w\n%s", err, out)
 	}
+	result := struct {
+		Processor string `json:"processor"`
+		CPUs      int    `json:"cpus"`
+		Commit    string `json:"commit"`
+		Go        string `json:"go"`
+		Lines     []line `json:"results"`
+	}{processor(), runtime.NumCPU(), commit(), runtime.Version(), nil}
 	t := table.NewWriter()
 	t.AppendHeader(table.Row{"what", "measured", "goal"})
 	for _, s := range scenarios {
@@ -96,12 +119,20 @@ func bench(o options) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
+		result.Lines = append(result.Lines, lines...)
 		for _, l := range lines {
-			t.AppendRow(table.Row{l.what, l.value, l.goal})
+			t.AppendRow(table.Row{l.What, l.Value, l.Goal})
 		}
 	}
-	fmt.Printf("%s, %d CPUs, commit %s, %s\n\n%s\n", processor(), runtime.NumCPU(), commit(), runtime.Version(), t.RenderMarkdown())
-	return nil
+	fmt.Printf("%s, %d CPUs, commit %s, %s\n\n%s\n", result.Processor, result.CPUs, result.Commit, result.Go, t.RenderMarkdown())
+	if o.json == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(result, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(o.json, append(text, '\n'), 0o600)
 }
 
 // processor is the CPU's name where the system tells it.

@@ -14,48 +14,58 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
+// waitsAt is how long each event waited from its enqueueing to the arrival of its call at Graph, in milliseconds, when so many are sent per second.
+func waitsAt(name string, rate, events int) ([]float64, error) {
+	s, err := newStage(events+1, graph.Quota{})
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	p, err := s.start(name)
+	if err != nil {
+		return nil, err
+	}
+	// The first event finds a process that still starts; it does not count.
+	var began time.Time
+	for i := range events + 1 {
+		if err := s.sender.SendMessage(context.Background(), event(i), nil); err != nil {
+			return nil, err
+		}
+		if i == 0 {
+			if err := s.awaitSettled(1, time.Minute); err != nil {
+				return nil, err
+			}
+			began = time.Now()
+		}
+		time.Sleep(time.Until(began.Add(time.Duration(i+1) * time.Second / time.Duration(rate))))
+	}
+	if err := s.awaitSettled(events+1, time.Minute); err != nil {
+		return nil, err
+	}
+	var waits []float64
+	for _, call := range s.graph.Calls() {
+		var user int64
+		if _, err := fmt.Sscanf(call.UserID, "00000000-0000-4000-8000-%d", &user); err != nil {
+			return nil, err
+		}
+		if user > 0 {
+			s.mu.Lock()
+			// Users and sequence numbers are both in the order of sending; the first sequence number is 1.
+			waits = append(waits, call.Start.Sub(s.enqueued[user+1]).Seconds()*1000)
+			s.mu.Unlock()
+		}
+	}
+	return waits, p.stop()
+}
+
 // latency: one event per 200 ms, from its enqueueing to the arrival of its call at Graph.
 func latency(o options) ([]line, error) {
-	const events = 100
 	measure := func(name string) (float64, error) {
-		s, err := newStage(events+1, graph.Quota{})
+		waits, err := waitsAt(name, 5, 100)
 		if err != nil {
 			return 0, err
 		}
-		defer s.close()
-		p, err := s.start(name)
-		if err != nil {
-			return 0, err
-		}
-		// The first event finds a process that still starts; it does not count.
-		for i := range events + 1 {
-			if err := s.sender.SendMessage(context.Background(), event(i), nil); err != nil {
-				return 0, err
-			}
-			if i == 0 {
-				if err := s.awaitSettled(1, time.Minute); err != nil {
-					return 0, err
-				}
-			}
-			time.Sleep(200 * time.Millisecond)
-		}
-		if err := s.awaitSettled(events+1, time.Minute); err != nil {
-			return 0, err
-		}
-		var waits []float64
-		for _, call := range s.graph.Calls() {
-			var user int64
-			if _, err := fmt.Sscanf(call.UserID, "00000000-0000-4000-8000-%d", &user); err != nil {
-				return 0, err
-			}
-			if user > 0 {
-				s.mu.Lock()
-				// Users and sequence numbers are both in the order of sending; the first sequence number is 1.
-				waits = append(waits, call.Start.Sub(s.enqueued[user+1]).Seconds()*1000)
-				s.mu.Unlock()
-			}
-		}
-		return median(waits), p.stop()
+		return median(waits), nil
 	}
 	var our, their []float64
 	for range max(1, o.rounds/2) {
@@ -110,7 +120,7 @@ func quota(o options) ([]line, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", model, err)
 			}
-			fmt.Fprintf(os.Stderr, "  %s: %s\n", l.what, l.value)
+			fmt.Fprintf(os.Stderr, "  %s: %s\n", l.What, l.Value)
 			lines = append(lines, l)
 		}
 	}
@@ -119,6 +129,25 @@ func quota(o options) ([]line, error) {
 
 // throttled drains o.people users, each with one event, by one or more workers; env are settings for each.
 func throttled(o options, q graph.Quota, workers int, env ...string) (line, error) {
+	return throttledAs(ourWorker, o, q, workers, env...)
+}
+
+// plainly: what a plain worker makes of a quota, with the retries of the Graph SDK, and with those of backoff/v4.
+func plainly(o options) ([]line, error) {
+	var lines []line
+	for _, name := range []string{sdkRetries, plainBackoff, ourWorker} {
+		l, err := throttledAs(name, o, graph.Quota{Model: graph.FixedWindow, Limit: o.limit, Per: o.per, Headers: true}, 1)
+		if err != nil {
+			l.Value += fmt.Sprintf(" (%v)", err)
+		}
+		l.What, l.Goal = name+": "+l.What, ""
+		fmt.Fprintf(os.Stderr, "  %s: %s\n", l.What, l.Value)
+		lines = append(lines, l)
+	}
+	return lines, nil
+}
+
+func throttledAs(name string, o options, q graph.Quota, workers int, env ...string) (line, error) {
 	s, err := newStage(o.people, q)
 	if err != nil {
 		return line{}, err
@@ -128,8 +157,16 @@ func throttled(o options, q graph.Quota, workers int, env ...string) (line, erro
 		return line{}, err
 	}
 	var running []*process
+	defer func() {
+		for _, p := range running {
+			if p.ProcessState == nil { // it failed
+				_ = p.Process.Kill()
+				_ = p.Wait()
+			}
+		}
+	}()
 	for range workers {
-		p, err := s.start(ourWorker, env...)
+		p, err := s.start(name, env...)
 		if err != nil {
 			return line{}, err
 		}
@@ -193,8 +230,8 @@ func together(o options) ([]line, error) {
 				if err != nil {
 					return nil, fmt.Errorf("%d workers, %s, %s: %w", workers, model, how, err)
 				}
-				l.what, l.goal = fmt.Sprintf("%d workers that share %s: %s", workers, how, l.what), goal
-				fmt.Fprintf(os.Stderr, "  %s: %s\n", l.what, l.value)
+				l.What, l.Goal = fmt.Sprintf("%d workers that share %s: %s", workers, how, l.What), goal
+				fmt.Fprintf(os.Stderr, "  %s: %s\n", l.What, l.Value)
 				lines = append(lines, l)
 			}
 		}
