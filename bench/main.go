@@ -31,6 +31,9 @@ type options struct {
 	per    time.Duration
 	people int
 	redis  string
+	// models and workers narrow the scenario together.
+	models  []string
+	workers []int
 	// million adds the largest sizes to the growth, json and plots are where results go beside the table.
 	million     bool
 	json, plots string
@@ -75,6 +78,8 @@ func main() {
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
 	pflag.IntVar(&o.people, "people", 3000, "users of the quota scenario")
 	pflag.StringVar(&o.redis, "redis", "", "Redis for the scenario together; without one redis-server is started")
+	pflag.StringSliceVar(&o.models, "models", []string{"fixed", "sliding", "bucket"}, "quota models of the scenario together")
+	pflag.IntSliceVar(&o.workers, "workers", []int{2, 4}, "how many workers run in the scenario together")
 	pflag.BoolVar(&o.million, "million", false, "measure growth up to a million, for half an hour more")
 	pflag.StringVar(&o.json, "json", "", "file to write the results to as well")
 	pflag.StringVar(&o.plots, "plots", "", "folder to write a plot (SVG) of each growth to")

@@ -217,9 +217,9 @@ func together(o options) ([]line, error) {
 	}
 	defer stop()
 	var lines []line
-	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
-		for _, workers := range []int{2, 4} {
-			q := graph.Quota{Model: model, Limit: o.limit, Per: o.per, Headers: true}
+	for _, model := range o.models {
+		for _, workers := range o.workers {
+			q := graph.Quota{Model: graph.QuotaModel(model), Limit: o.limit, Per: o.per, Headers: true}
 			for _, shared := range []bool{true, false} {
 				how, goal := "Redis", "≤ 1.03 ×, ≤ 1.0"
 				env := []string{"REVOKER_REDIS_ADDRESSES=" + address, "REVOKER_GRAPH_TENANT_ID=run-" + uuid.NewString()}

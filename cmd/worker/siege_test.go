@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -116,6 +117,7 @@ func TestSiegeOfTerms(t *testing.T) {
 		p := c.start("REVOKER_CONSUMER_DRAIN_TIMEOUT=10s")
 		before := c.revoked(people)
 		share := rand.IntN(people/terms + 1)
+		c.until("its start", func() bool { return strings.Contains(p.out.String(), `"starting"`) })
 		c.until("some progress", func() bool { return c.revoked(people) >= before+share || c.counts().Active == 0 })
 		asked := time.Now()
 		p.terminate(t)
