@@ -25,8 +25,9 @@ import (
 // roles are the app's permissions.
 var roles = []string{"User.RevokeSessions.All", "User.Read.All"}
 
-// patience is how long after the last event and the last fault everything must be settled.
-const patience = 3 * time.Hour
+// patience is how long after the last event and the last fault everything must be settled: somebody for whom Graph answers 5xx for ever costs
+// retry.max_age for each replica that has a message about him, one after the other.
+const patience = 12 * time.Hour
 
 // world is a running scenario.
 type world struct {
