@@ -13,10 +13,10 @@ import (
 type next int
 
 const (
-	// call: nobody else is calling for the user.
-	call next = iota
-	// over: another replica's call has covered everybody who waits.
-	over
+	// mayCall: nobody else is calling for the user.
+	mayCall next = iota
+	// nobodyWaits: another replica's call has covered all.
+	nobodyWaits
 	// parkAgain: what is left waits for the end of the window of another replica's verdict.
 	parkAgain
 	// waitForOther: another replica is calling.
@@ -31,29 +31,29 @@ const askEvery = 50 * time.Millisecond
 // lease asks the other replicas whether the user is still to be called for, and makes them wait if so; endLease follows then.
 func (c *Consumer) lease(w *dedupe.Work) (*replicas.Lease, next) {
 	if c.Replicas == nil {
-		return nil, call
+		return nil, mayCall
 	}
 	lease, known, taken := c.Replicas.Lease(w.Context(), w.Key())
-	next := call
+	next := mayCall
 	if !known.Start.IsZero() {
 		switch again, parked := w.Adopt(known); {
 		case !again:
-			next = over
+			next = nobodyWaits
 		case parked:
 			next = parkAgain
 		}
 	}
 	switch {
-	case next == call && taken:
+	case next == mayCall && taken:
 		next = waitForOther
-	case next == call && !c.plausible(w):
+	case next == mayCall && !c.plausible(w):
 		next = waitForRelease
 	}
-	if next != call {
+	if next != mayCall {
 		c.endLease(lease, dedupe.Verdict{})
 		return nil, next
 	}
-	return lease, call
+	return lease, mayCall
 }
 
 // plausible counts the user among those whom all replicas have called. One too many trips the guard here; in the others it trips when they want to

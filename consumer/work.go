@@ -40,7 +40,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 			return false
 		}
 		lease, next := c.lease(w)
-		if next != call {
+		if next != mayCall {
 			c.line.cancel(turn)
 			if next == waitForRelease || next == waitForOther && c.awaitOther(w) {
 				continue

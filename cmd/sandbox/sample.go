@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -147,12 +148,11 @@ func plain(eventType string, fields map[string]any) *azservicebus.Message {
 	return encoded("application/json", fields)
 }
 
-var made int // numbers the events
+var made atomic.Int64 // numbers the events
 
 func envelope(eventType string, user graph.User) map[string]any {
-	made++
 	return map[string]any{
-		"specversion": "1.0", "id": fmt.Sprintf("event-%d", made), "source": "/sandbox/mdm", "type": eventType,
+		"specversion": "1.0", "id": fmt.Sprintf("event-%d", made.Add(1)), "source": "/sandbox/mdm", "type": eventType,
 		"time": time.Now().UTC().Format(time.RFC3339Nano), "datacontenttype": "application/json",
 		"data": map[string]any{"userId": user.ID},
 	}
@@ -182,9 +182,8 @@ func binaryCloudEvent(eventType string, user graph.User) *azservicebus.Message {
 }
 
 func eventGrid(eventType string, user graph.User) *azservicebus.Message {
-	made++
 	return encoded("application/json", []any{map[string]any{
-		"id": fmt.Sprintf("event-%d", made), "topic": "/sandbox/topic", "subject": "devices/42", "eventType": eventType,
+		"id": fmt.Sprintf("event-%d", made.Add(1)), "topic": "/sandbox/topic", "subject": "devices/42", "eventType": eventType,
 		"eventTime": time.Now().UTC().Format(time.RFC3339Nano), "dataVersion": "1", "data": map[string]any{"userId": user.ID},
 	}})
 }
