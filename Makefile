@@ -82,7 +82,7 @@ fuzz: ## every fuzz test for FUZZTIME
 		done; \
 	done
 
-bench: ## the worker beside a bare loop and a plain worker, as ratios; 25 minutes, most of it waiting for quotas
+bench: ## the worker beside a bare loop and a plain worker, as ratios; more than an hour, most of it waiting for quotas
 	$(GO) run ./bench
 
 bench-broker: ## speed and memory of the embedded broker
