@@ -66,7 +66,7 @@ func newSample(leavers int) sample {
 	s := sample{
 		people: []graph.User{ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest, stormy},
 		faults: []graph.Fault{
-			{User: newcomer.ID, Count: 2, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"Resource does not exist or one of its queried reference-property objects are not present."}}`},
+			{User: newcomer.ID, Count: 1, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"Resource does not exist or one of its queried reference-property objects are not present."}}`},
 			{User: unlucky.ID, Count: 1, Drop: true},
 			{User: unlucky.ID, Count: 1, Status: 503, RetryAfter: "1"},
 			{User: stubborn.ID, ValueFalse: true},
