@@ -103,6 +103,8 @@ func (b *Breaker) End(user string, err error, now time.Time) {
 		if !b.closed || len(b.row) >= breakAfter {
 			b.failed(user, wasProbe, err, now, after)
 		}
+	case !b.closed && b.cause != nil && !wasProbe:
+		// A call that was under way when it opened says nothing new, however well it ended.
 	default:
 		b.closed, b.cause = true, nil
 		b.waits.Reset()

@@ -44,8 +44,8 @@ type Policy struct {
 // Retrier hands out budgets under one Policy. It is safe for concurrent use, and must be shared by all calls to one server:
 // it learns from the successes of some whether the failures of others are their own.
 type Retrier struct {
-	policy    Policy
-	successes atomic.Uint64
+	policy Policy
+	good   atomic.Int64 // when the attempt began that began last of those that succeeded, in Unix nanoseconds
 }
 
 // New returns a Retrier. It panics on a policy without attempts or intervals: a programming error, since
@@ -76,7 +76,8 @@ type Budget struct {
 	retrier  *Retrier
 	waits    *backoff.ExponentialBackOff // nil until something fails
 	start    time.Time
-	seen     uint64 // successes of all users when this one last failed
+	began    time.Time // the attempt under way
+	since    time.Time // the last failure, or the first attempt: what began later can tell whether failures are everyone's
 	attempts int
 	counted  int
 }
@@ -99,9 +100,9 @@ func doubling(first, most time.Duration, options ...backoff.ExponentialBackOffOp
 
 // Attempt counts an attempt that begins now.
 func (b *Budget) Attempt() {
+	b.began = time.Now()
 	if b.attempts++; b.attempts == 1 {
-		b.start = time.Now()
-		b.seen = b.retrier.successes.Load()
+		b.start, b.since = b.began, b.began
 	}
 }
 
@@ -109,7 +110,15 @@ func (b *Budget) Attempt() {
 func (b *Budget) Attempts() int { return b.attempts }
 
 // Succeeded tells of an attempt that succeeded, so that others can tell their own failures from everyone's.
-func (b *Budget) Succeeded() { b.retrier.successes.Add(1) }
+func (b *Budget) Succeeded() {
+	began := b.began.UnixNano()
+	for {
+		good := b.retrier.good.Load()
+		if began <= good || b.retrier.good.CompareAndSwap(good, began) {
+			return
+		}
+	}
+}
 
 // Failed says what follows from an attempt's failure: how long to wait until the next one, or a final error, which is the
 // failure itself when it is permanent or no longer taken for lag, and otherwise an *ExhaustedError. impatient believes
@@ -119,9 +128,9 @@ func (b *Budget) Succeeded() { b.retrier.successes.Add(1) }
 func (b *Budget) Failed(err error, impatient bool) (wait time.Duration, final error) {
 	p := b.retrier.policy
 	elapsed := time.Since(b.start)
-	successes := b.retrier.successes.Load()
-	othersSucceed := successes != b.seen
-	b.seen = successes
+	// A success of an attempt that began before, and took long, does not tell that the server is well now.
+	othersSucceed := b.retrier.good.Load() > b.since.UnixNano()
+	b.since = time.Now()
 	switch {
 	case permanent(err), lagging(err) && (impatient || elapsed >= p.LaggingFor):
 		return 0, err
