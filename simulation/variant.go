@@ -32,13 +32,8 @@ func Variants() []Variant {
 				m.ExpiresAt = nil // who expires earlier stands for nobody
 			}}
 		}},
-		{Name: "takes a redelivery for another message", Receiver: func(r consumer.Receiver) consumer.Receiver {
-			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
-				if m.DeliveryCount > 1 {
-					*m.SequenceNumber += 1 << 40
-					*m.EnqueuedTime = m.EnqueuedTime.Add(-time.Millisecond)
-				}
-			}}
+		{Name: "takes a redelivery for an older duplicate", Receiver: func(r consumer.Receiver) consumer.Receiver {
+			return &dismissive{Receiver: r, seen: map[int64]bool{}}
 		}},
 		{Name: "completes what came during a call with it", Receiver: func(r consumer.Receiver) consumer.Receiver {
 			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second) }}
@@ -158,6 +153,26 @@ func (r *careless) ReceiveMessages(ctx context.Context, n int, o *azservicebus.R
 			_ = r.CompleteMessage(context.WithoutCancel(ctx), m, nil)
 			continue
 		}
+		kept = append(kept, m)
+	}
+	return kept, err
+}
+
+// dismissive completes what it has seen before, as if the copy in hand stood for it.
+type dismissive struct {
+	consumer.Receiver
+	seen map[int64]bool
+}
+
+func (r *dismissive) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
+	var kept []*azservicebus.ReceivedMessage
+	for _, m := range messages {
+		if r.seen[*m.SequenceNumber] {
+			_ = r.CompleteMessage(context.WithoutCancel(ctx), m, nil)
+			continue
+		}
+		r.seen[*m.SequenceNumber] = true
 		kept = append(kept, m)
 	}
 	return kept, err
