@@ -198,7 +198,8 @@ func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
 			const users = 10_000
 			e := newEstate(t, users)
-			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr(), "REVOKER_GUARD_MAX_USERS=0")
+			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr(), "REVOKER_GUARD_MAX_USERS=0",
+				"REVOKER_REDIS_TIMEOUT=5s") // with the race detector the imitation of Redis is slow
 			byWorkers := map[string]int{}
 			for _, log := range logs {
 				for user := range handled(t, log) {
@@ -240,7 +241,7 @@ func TestTheGuardCountsThePeopleOfAllReplicas(t *testing.T) {
 	release := filepath.Join(t.TempDir(), "release.json")
 	environ := []string{
 		fmt.Sprintf("REVOKER_GUARD_MAX_USERS=%d", most), "REVOKER_GUARD_RELEASE_FILE=" + release,
-		"REVOKER_REDIS_ADDRESSES=" + miniredis.RunT(t).Addr(),
+		"REVOKER_REDIS_ADDRESSES=" + miniredis.RunT(t).Addr(), "REVOKER_REDIS_TIMEOUT=5s",
 	}
 	called := func() (n int) {
 		for i := range users {
