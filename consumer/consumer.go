@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -220,13 +219,9 @@ func (c *Consumer) state() telemetry.State {
 	if f := c.forecast.Load(); f != nil {
 		expected = *f
 	}
-	untilLast := expected.wait.Seconds()
-	if expected.wait == math.MaxInt64 {
-		untilLast = math.Inf(1)
-	}
 	return telemetry.State{
 		Waiting:      expected.users,
-		UntilLast:    untilLast,
+		UntilLast:    expected.seconds(),
 		Promises:     ledger.Promises,
 		Parked:       ledger.Parked,
 		Remembered:   ledger.Remembered,

@@ -5,7 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/deadletter"
@@ -70,18 +69,6 @@ func (c *Consumer) look(ctx context.Context, s *source) {
 			_ = retry.Sleep(ctx, lookEvery)
 		}
 	}
-}
-
-// lookFrom peeks at up to n messages from a sequence number on.
-func lookFrom(ctx context.Context, from Receiver, next int64, n int) (messages []*azservicebus.ReceivedMessage, err error) {
-	ctx, cancel := context.WithTimeout(ctx, receiveWait)
-	defer cancel()
-	defer func() {
-		if recover() != nil {
-			err = errUnreadable
-		}
-	}()
-	return from.PeekMessages(ctx, n, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
 }
 
 func (c *Consumer) decideDry(m *message) []result {

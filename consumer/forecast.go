@@ -23,7 +23,18 @@ const (
 type forecast struct {
 	users  int
 	behind int           // of them, messages that are not in hand
-	wait   time.Duration // math.MaxInt64 while nothing goes through
+	wait   time.Duration // never while nothing goes through
+}
+
+// never is longer than anybody waits.
+const never time.Duration = math.MaxInt64
+
+// seconds is the wait as metrics have it.
+func (f forecast) seconds() float64 {
+	if f.wait == never {
+		return math.Inf(1)
+	}
+	return f.wait.Seconds()
 }
 
 // watchBacklog keeps the forecast up to date until ctx ends.
@@ -45,7 +56,7 @@ func (c *Consumer) watchBacklog(ctx context.Context) {
 		case f.wait < tellFrom && !told.IsZero():
 			told = time.Time{}
 			c.Log.Info("the backlog is worked off; who comes now is called within a minute")
-		case f.behind > 0 && f.wait >= tellFrom && f.wait < math.MaxInt64 && time.Since(told) >= tellEvery:
+		case f.behind > 0 && f.wait >= tellFrom && f.wait < never && time.Since(told) >= tellEvery:
 			told = time.Now()
 			c.Log.Warn("many users wait for Graph's quota; the most urgent in hand go first",
 				zap.Int("users", f.users), zap.Duration("untilTheLast", f.wait.Round(time.Second)), zap.Time("at", time.Now().Add(f.wait).UTC().Truncate(time.Second)))
@@ -70,7 +81,7 @@ func (c *Consumer) reckon(ctx context.Context, decided float64) forecast {
 	switch {
 	case f.users == 0:
 	case open, c.line.blocked(), rate == 0:
-		f.wait = math.MaxInt64
+		f.wait = never
 	default:
 		f.wait = time.Duration(float64(f.users) / rate * float64(time.Second))
 		if f.behind == 0 && f.wait < tellFrom {

@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"context"
 	"time"
 
 	"github.com/session-revoker/session-revoker/dedupe"
@@ -28,7 +27,7 @@ const (
 // askEvery is how often it is looked whether another replica has ended its call for a user.
 const askEvery = 50 * time.Millisecond
 
-// lease asks the other replicas whether the user is still to be called for, and makes them wait if so; endLease follows then.
+// lease asks the other replicas whether the user is still to be called for, and makes them wait if so; the lease's End follows then.
 func (c *Consumer) lease(w *dedupe.Work) (*replicas.Lease, next) {
 	if c.Replicas == nil {
 		return nil, mayCall
@@ -50,7 +49,7 @@ func (c *Consumer) lease(w *dedupe.Work) (*replicas.Lease, next) {
 		next = waitForRelease
 	}
 	if next != mayCall {
-		c.endLease(lease, dedupe.Verdict{})
+		lease.End(w.Context(), dedupe.Verdict{})
 		return nil, next
 	}
 	return lease, mayCall
@@ -84,11 +83,4 @@ func (c *Consumer) awaitOther(w *dedupe.Work) bool {
 		}
 	}
 	return false
-}
-
-// endLease lets the other replicas call for the user again, and tells them what was decided, if anything was.
-func (c *Consumer) endLease(lease *replicas.Lease, decided dedupe.Verdict) {
-	if lease != nil {
-		lease.End(context.Background(), decided)
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/session-revoker/session-revoker/event"
 )
 
@@ -32,8 +34,8 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	defer cancel()
 	var mu sync.Mutex
 	found := map[string]event.User{}
-	var asking sync.WaitGroup
-	places := make(chan struct{}, namesAtOnce)
+	var asking errgroup.Group
+	asking.SetLimit(namesAtOnce)
 	asked := map[string]bool{}
 	for _, item := range items {
 		user := item.Event.User
@@ -41,16 +43,15 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 			continue
 		}
 		asked[user.Key()] = true
-		places <- struct{}{}
-		asking.Go(func() {
-			defer func() { <-places }()
+		asking.Go(func() error {
 			if account, ok := c.Names.Resolve(ctx, user, enqueued); ok {
 				mu.Lock()
 				defer mu.Unlock()
 				found[user.Key()] = account
 			}
+			return nil
 		})
 	}
-	asking.Wait()
+	_ = asking.Wait() // no error: who is not found stands for himself
 	return found
 }

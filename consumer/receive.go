@@ -137,15 +137,25 @@ func (c *Consumer) receiveFrom(ctx context.Context, s *source, from Receiver, li
 }
 
 // peek asks Service Bus anything; an answer that the SDK cannot read is one.
-func peek(ctx context.Context, from Receiver) (err error) {
+func peek(ctx context.Context, from Receiver) error {
+	_, err := lookFrom(ctx, from, 0, 1)
+	if errors.Is(err, errUnreadable) {
+		return nil
+	}
+	return err
+}
+
+// lookFrom peeks at up to n messages from a sequence number on, and survives a panic of the SDK. Without a number the SDK would remember where it was,
+// which it may not do while others look too.
+func lookFrom(ctx context.Context, from Receiver, next int64, n int) (messages []*azservicebus.ReceivedMessage, err error) {
+	ctx, cancel := context.WithTimeout(ctx, receiveWait)
+	defer cancel()
 	defer func() {
 		if recover() != nil {
-			err = nil
+			err = errUnreadable
 		}
 	}()
-	// Of the first: without a number the SDK remembers where it was, which it may not do while the backlog is looked at.
-	_, err = from.PeekMessages(ctx, 1, &azservicebus.PeekMessagesOptions{FromSequenceNumber: new(int64)})
-	return err
+	return from.PeekMessages(ctx, n, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
 }
 
 // received notes how far the source has been received. Only its receive loop calls it.

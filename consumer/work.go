@@ -49,7 +49,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		}
 		if !w.Start() {
 			c.line.cancel(turn)
-			c.endLease(lease, dedupe.Verdict{})
+			lease.End(hard, dedupe.Verdict{})
 			return false
 		}
 		budget.Attempt()
@@ -59,7 +59,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 		if err != nil && hard.Err() != nil {
 			// A call that we cut off ourselves tells nothing. All messages are being given back.
 			c.line.cancel(turn)
-			c.endLease(lease, dedupe.Verdict{})
+			lease.End(hard, dedupe.Verdict{})
 			if w.Retry(false) {
 				<-w.Context().Done()
 			}
@@ -73,7 +73,7 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 			budget.Succeeded()
 			c.decided.Add(1)
 			again = w.Succeeded(times(attempt), decided)
-			c.endLease(lease, w.Verdict())
+			lease.End(hard, w.Verdict())
 			return again
 		}
 		wait, final := budget.Failed(err, c.ledger.Crowded())
@@ -81,10 +81,10 @@ func (c *Consumer) callUntilDecided(hard context.Context, w *dedupe.Work, user e
 			decided.err = final
 			c.decided.Add(1)
 			again = w.Failed(times(attempt), decided)
-			c.endLease(lease, w.Verdict())
+			lease.End(hard, w.Verdict())
 			return again
 		}
-		c.endLease(lease, dedupe.Verdict{})
+		lease.End(hard, dedupe.Verdict{})
 		if open {
 			wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
 		}

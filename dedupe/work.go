@@ -202,7 +202,8 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v := l.remember(w.key, known, time.Now())
+	now := time.Now()
+	v := l.remember(w.key, known, now)
 	if w.empty() {
 		return false, false // the last event has left, and the Work with it
 	}
@@ -220,7 +221,7 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 		l.drop(w)
 		return false, false
 	}
-	if until := time.Unix(0, v.until); time.Now().Before(until) && until.After(w.parkedFor) {
+	if until := time.Unix(0, v.until); now.Before(until) && until.After(w.parkedFor) {
 		w.park(until)
 	}
 	return true, !w.parkedUntil.IsZero()

@@ -121,12 +121,12 @@ func (s *Store) read(fields []any) dedupe.Verdict {
 	return v
 }
 
-// End gives the lease back, and tells the verdict, if there is one, to the other replicas.
+// End gives the lease back, and tells the verdict, if there is one, to the other replicas. Without a lease (nil) there is nothing to do.
 func (l *Lease) End(ctx context.Context, decided dedupe.Verdict) {
-	s := l.store
-	if l.token == "" && decided.Start.IsZero() {
+	if l == nil || l.token == "" && decided.Start.IsZero() {
 		return
 	}
+	s := l.store
 	verdict, lease := s.userKeys(l.user)
 	args := []any{l.token, "", 0, decided.Entity, decided.Sequence, time.Now().Add(s.cfg.SkewMargin).UnixMicro(), s.cfg.Remember.Milliseconds()}
 	if !decided.Start.IsZero() {

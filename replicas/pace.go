@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -32,8 +31,9 @@ const (
 	maxTries = 20
 )
 
-// swapScript replaces the pace if it is still the one that the change was made from. It tells which one is there then, and Redis' time.
-// ARGV: the old one, the new one (” only looks), for how long to keep it (ms).
+// swapScript replaces the pace if it is still the one that the change was made from. It tells which one is there then, and Redis' time in
+// microseconds, which Lua's numbers hold exactly.
+// ARGV: the old one, the new one (empty only looks), for how long to keep it (ms).
 var swapScript = redis.NewScript(`
 	local t = redis.call('TIME')
 	local current = redis.call('GET', KEYS[1]) or ''
@@ -41,7 +41,7 @@ var swapScript = redis.NewScript(`
 		current = ARGV[2]
 		redis.call('SET', KEYS[1], current, 'PX', ARGV[3])
 	end
-	return {current, t[1], t[2]}`)
+	return {current, t[1] * 1000000 + t[2]}`)
 
 // Pace is a retry.Pace that all replicas use together. Its state lies in Redis and is handed round: whoever changes it writes it back
 // if nobody else came in between, and does the change again otherwise. Its clock is Redis'. While Redis is away each replica
@@ -320,21 +320,15 @@ func (p *Pace) swap(ctx context.Context, old, state string) (current string, now
 		return "", now, err
 	}
 	fields, _ := answer.([]any)
-	if len(fields) != 3 {
-		return "", now, fmt.Errorf("redis answered %d values instead of 3", len(fields))
+	if len(fields) != 2 {
+		return "", now, fmt.Errorf("redis answered %d values instead of 2", len(fields))
 	}
 	current, _ = fields[0].(string)
-	seconds, _ := fields[1].(string)
-	micros, _ := fields[2].(string)
-	s, err := strconv.ParseInt(seconds, 10, 64)
-	if err != nil {
-		return "", now, fmt.Errorf("redis' time cannot be read: %w", err)
+	micros, ok := fields[1].(int64)
+	if !ok {
+		return "", now, fmt.Errorf("redis answered %T instead of its time", fields[1])
 	}
-	us, err := strconv.ParseInt(micros, 10, 64)
-	if err != nil {
-		return "", now, fmt.Errorf("redis' time cannot be read: %w", err)
-	}
-	return current, time.Unix(s, us*1000), nil
+	return current, time.UnixMicro(micros), nil
 }
 
 // take puts what Redis has answered into use.

@@ -96,8 +96,7 @@ func (s *Store) Watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		verdict, lease := s.userKeys("")
-		_, _ = s.run(ctx, takeScript, []string{verdict, lease}, "", 0)
+		s.Look(ctx, "") // nobody
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

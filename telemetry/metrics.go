@@ -185,14 +185,14 @@ func NewMetrics(version, commit string) *Metrics {
 		ProtectedFileStale: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable, and its last good entries are in force.",
 		}),
+		RedisUp: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: ns, Name: "redis_up", Help: "1 while Redis answers; 0 while it does not, and where none is used.",
+		}),
+		Replicas: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "redis_leases_total",
+			Help: "What came of asking Redis for a user: granted, taken by another replica, lost before the call ended, away; or a verdict that was ignored: future, unreadable.",
+		}, []string{"result"}),
 	}
-	m.RedisUp = prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: ns, Name: "redis_up", Help: "1 while Redis answers; 0 while it does not, and where none is used.",
-	})
-	m.Replicas = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: ns, Name: "redis_leases_total",
-		Help: "What came of asking Redis for a user: granted, taken by another replica, lost before the call ended, away; or a verdict that was ignored: future, unreadable.",
-	}, []string{"result"})
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: ns, Name: "build_info", Help: "Always 1, labelled with the build.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
