@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -110,12 +109,10 @@ func startUp(o options) ([]line, error) {
 	defer s.close()
 	var took []float64
 	for range 2*o.rounds + 1 {
-		free, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := freeAddress()
 		if err != nil {
 			return nil, err
 		}
-		address := free.Addr().String()
-		_ = free.Close()
 		began := time.Now()
 		p, err := s.start(ourWorker, "REVOKER_OPS_ADDRESS="+address)
 		if err != nil {
@@ -183,12 +180,10 @@ func costOf(name string, events int) (micros, allocations float64, err error) {
 	if err := s.send(events, events); err != nil {
 		return 0, 0, err
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeAddress()
 	if err != nil {
 		return 0, 0, err
 	}
-	address := free.Addr().String()
-	_ = free.Close()
 	p, err := s.start(name, "REVOKER_OPS_ADDRESS="+address)
 	if err != nil {
 		return 0, 0, err

@@ -214,3 +214,12 @@ func (s *stage) rate() float64 {
 	defer s.mu.Unlock()
 	return float64(s.settled) / s.last.Sub(s.first).Seconds()
 }
+
+// freeAddress is a loopback address that nobody listened on a moment ago.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}

@@ -24,8 +24,11 @@ const (
 	waitForRelease
 )
 
-// askEvery is how often it is looked whether another replica has ended its call for a user.
-const askEvery = 50 * time.Millisecond
+// How often it is looked whether another replica has ended its call for a user: soon, since most calls are short, and then ever less often.
+const (
+	askSoon   = 50 * time.Millisecond
+	askSeldom = time.Second
+)
 
 // lease asks the other replicas whether the user is still to be called for, and makes them wait if so; the lease's End follows then.
 func (c *Consumer) lease(w *dedupe.Work) (*replicas.Lease, next) {
@@ -77,7 +80,7 @@ func (c *Consumer) plausible(w *dedupe.Work) bool {
 func (c *Consumer) awaitOther(w *dedupe.Work) bool {
 	w.Pause()
 	defer w.Resume()
-	for retry.Sleep(w.Context(), askEvery) == nil {
+	for wait := askSoon; retry.Sleep(w.Context(), wait) == nil; wait = min(2*wait, askSeldom) {
 		if _, taken := c.Replicas.Look(w.Context(), w.Key()); !taken {
 			return true // the next turn finds what that call has decided
 		}

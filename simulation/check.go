@@ -42,7 +42,9 @@ func (w *world) outcome(took time.Duration) Outcome {
 	c.ends(w.records)
 	c.untouchable()
 	c.pauses()
-	c.problems = append(c.problems, w.journal.Check(calls, audit.Expected{Users: c.users, Window: c.window(), Workers: c.workers()})...)
+	c.problems = append(c.problems, w.journal.Check(calls, audit.Expected{
+		Users: c.users, Window: c.window(), Workers: c.workers(), Believed: c.believed(),
+	})...)
 	return Outcome{
 		Problems: c.problems, Took: took, Calls: len(calls), people: w.People,
 		timeline: func(user int) string { return timeline(w.Scenario, w.start, user, w.records, calls) },
@@ -90,6 +92,14 @@ func (c *checker) window() time.Duration {
 	return c.Window
 }
 
+// believed is how long a worker may err about a lock.
+func (c *checker) believed() time.Duration {
+	if c.has(LocksExpire) {
+		return c.Lock
+	}
+	return 0
+}
+
 // settled: after the faults everything comes to its end.
 func (c *checker) settled(active int, took time.Duration) {
 	if active > 0 {
@@ -99,17 +109,11 @@ func (c *checker) settled(active int, took time.Duration) {
 
 // ends: each message is dead-lettered only for what is its own fault, and with the reason for it.
 func (c *checker) ends(records []servicebus.Record) {
-	ended := map[string]servicebus.Record{}
 	for _, r := range records {
-		if r.Event == servicebus.Completed || r.Event == servicebus.DeadLettered {
-			ended[r.MessageID] = r
+		if r.Event != servicebus.Completed && r.Event != servicebus.DeadLettered {
+			continue
 		}
-	}
-	for id, s := range c.sends {
-		r, ok := ended[id]
-		if !ok {
-			continue // told by settled
-		}
+		id, s := r.MessageID, c.sends[r.MessageID]
 		allowed := map[string]bool{}
 		must := "" // be dead-lettered, since nobody can stand for it
 		if s.Bad {

@@ -2,10 +2,7 @@ package simulation
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -15,24 +12,10 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func readToken(response *http.Response, err error) (string, error) {
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	var answer struct {
-		Token string `json:"access_token"`
-	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Token == "" {
-		return "", fmt.Errorf("no token: HTTP %d", response.StatusCode)
-	}
-	return answer.Token, nil
-}
-
 // faults are what goes wrong between one place in the fleet and Service Bus, whichever process holds the place.
 type faults struct {
-	lostSettle, noRenewal atomic.Bool
-	count                 atomic.Int64
+	lostSettle, noRenewal, late atomic.Bool
+	count                       atomic.Int64
 }
 
 // tampered is a Receiver with the broker's clock and a fleet's faults.
@@ -42,9 +25,18 @@ type tampered struct {
 	faults *faults
 }
 
-// ReceiveMessages shifts the times that the broker gives.
+// lateBy is more than half of the shortest lock.
+const lateBy = 20 * time.Second
+
+// ReceiveMessages shifts the times that the broker gives, and comes late while messages do.
 func (t *tampered) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := t.Receiver.ReceiveMessages(ctx, n, o)
+	if t.faults.late.Load() && len(messages) > 0 {
+		select {
+		case <-time.After(lateBy):
+		case <-ctx.Done():
+		}
+	}
 	for _, m := range messages {
 		if m.EnqueuedTime != nil {
 			enqueued := m.EnqueuedTime.Add(t.ahead)
@@ -88,13 +80,16 @@ func (t *tampered) RenewMessageLock(ctx context.Context, m *azservicebus.Receive
 	return t.Receiver.RenewMessageLock(ctx, m, o)
 }
 
-// cut breaks the connections of all processes to Service Bus.
-func (w *world) cut() {
+// cut breaks the connections of all processes to Service Bus, cutRedis those to Redis.
+func (w *world) cut()      { w.everyone(func(p *worker) { p.bus.cut(false) }) }
+func (w *world) cutRedis() { w.everyone(func(p *worker) { p.shared.cut(false) }) }
+
+func (w *world) everyone(do func(*worker)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, p := range w.fleet {
 		if p != nil {
-			p.bus.cut(false)
+			do(p)
 		}
 	}
 }
@@ -114,6 +109,13 @@ func (w *world) begin(f Fault) (end func()) {
 		w.away.Store(true)
 		w.cut()
 		return func() { w.away.Store(false) }
+	case Detach:
+		w.must(w.broker.DetachLinks(queue))
+	case LocksExpire:
+		w.must(w.broker.ExpireLocks(queue))
+	case Late:
+		w.places[f.Worker].late.Store(true)
+		return func() { w.places[f.Worker].late.Store(false) }
 	case Crash:
 		w.replace(f.Worker, (*worker).kill)
 	case Term:
@@ -159,7 +161,15 @@ func (w *world) begin(f Fault) (end func()) {
 		return everybody(graph.Fault{Status: 429, RetryAfter: "3"})
 	case RedisAway:
 		w.redisAway.Store(true)
+		w.cutRedis()
 		return func() { w.redisAway.Store(false) }
+	case RedisHangs:
+		w.redisHangs.Store(true)
+		w.cutRedis()
+		return func() {
+			w.redisHangs.Store(false)
+			w.cutRedis()
+		}
 	case LostSettle:
 		w.places[f.Worker].lostSettle.Store(true)
 		return func() { w.places[f.Worker].lostSettle.Store(false) }

@@ -75,6 +75,9 @@ type FaultKind string
 const (
 	Cut          FaultKind = "cut"           // all connections to Service Bus break
 	BrokerAway   FaultKind = "broker away"   // and no new ones can be made
+	Detach       FaultKind = "detach"        // Service Bus detaches all links of the queue, the sender's too
+	LocksExpire  FaultKind = "locks expire"  // before their time: everything in hand is delivered once more
+	Late         FaultKind = "late"          // messages reach a worker 20 seconds after they were locked
 	Crash        FaultKind = "crash"         // a worker's process is killed; another starts
 	Term         FaultKind = "SIGTERM"       // a worker stops in its own time; another starts
 	GraphDown    FaultKind = "503"           // Graph answers 503 to all
@@ -92,13 +95,14 @@ const (
 	Throttles    FaultKind = "429"           // somebody else uses up the quota
 	LostSettle   FaultKind = "lost settle"   // settlements of a worker fail, some of them after they were done
 	NoRenewal    FaultKind = "no renewal"    // lock renewals of a worker fail
-	RedisAway    FaultKind = "redis away"    // Redis does not answer
+	RedisAway    FaultKind = "redis away"    // Redis takes no connections
+	RedisHangs   FaultKind = "redis hangs"   // Redis takes connections, and does not answer
 )
 
 // kinds are all of them, the more likely ones twice.
 var kinds = []FaultKind{
-	Cut, Cut, BrokerAway, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, EmptyAnswer,
-	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway,
+	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, EmptyAnswer,
+	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway, RedisHangs,
 }
 
 // Options narrow what scenarios hold.
@@ -121,7 +125,7 @@ func New(seed uint64, o Options) Scenario {
 		GraphAhead:  between(r, -2*time.Second, 2*time.Second),
 		ReadUsers:   r.IntN(4) == 0,
 	}
-	s.Redis = s.Workers > 1 && r.IntN(6) == 0 // the imitation of Redis is slow
+	s.Redis = s.Workers > 1 && r.IntN(8) == 0 // its imitation is slow
 	if r.IntN(2) == 0 {
 		s.Quota = graph.Quota{
 			Model: pick(r, graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket),
@@ -179,6 +183,10 @@ func (s *Scenario) addSends(r *rand.Rand, long time.Duration) {
 			}
 		}
 		s.Sends = append(s.Sends, send)
+		if r.IntN(50) == 0 { // the sender repeats itself
+			send.At += time.Duration(r.Int64N(int64(long)))
+			s.Sends = append(s.Sends, send)
+		}
 	}
 }
 
@@ -188,7 +196,7 @@ func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 			At: time.Duration(r.Int64N(int64(long + 10*time.Second))), For: pick(r, time.Second, 10*time.Second, time.Minute, 5*time.Minute),
 			Kind: kinds[r.IntN(len(kinds))], Worker: r.IntN(s.Workers), Person: -1,
 		}
-		if o.NoCuts && (f.Kind == Cut || f.Kind == BrokerAway || f.Kind == Crash || f.Kind == Term) {
+		if o.NoCuts && (f.Kind == Cut || f.Kind == BrokerAway || f.Kind == Detach || f.Kind == Crash || f.Kind == Term) {
 			continue
 		}
 		switch f.Kind {

@@ -25,28 +25,13 @@ var (
 	noFaults = flag.Bool("no-faults", false, "leave out all faults")
 )
 
-// redis serves all scenarios of this process.
-var redis *simulation.Redis
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	var err error
-	if redis, err = simulation.NewRedis(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = redis.Close()
-	os.Exit(code)
-}
-
 // play runs one scenario in a bubble of its own.
 func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome simulation.Outcome) {
 	log := zap.NewNop()
 	if *one > 0 {
 		log, _ = zap.NewDevelopment()
 	}
-	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, redis, log) })
+	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, log) })
 	return outcome
 }
 
@@ -83,7 +68,7 @@ func playInProcesses(t *testing.T) {
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSeeds$", "-test.timeout=0",
 			"-seeds", fmt.Sprint(share), "-first", fmt.Sprint(*first+uint64(i)), "-step", fmt.Sprint(processes),
 			fmt.Sprintf("-no-cuts=%v", *noCuts), fmt.Sprintf("-no-faults=%v", *noFaults))
-		child.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG=randautoseed=0", "GOGC=400")
+		child.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG=randautoseed=0", "GOGC=off", "GOMEMLIMIT=1GiB")
 		running.Go(func() {
 			if out, err := child.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)

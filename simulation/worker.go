@@ -6,13 +6,15 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/dedupe"
@@ -38,11 +40,13 @@ var connection = "Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyNa
 
 // worker is one process: everything that dies with it.
 type worker struct {
-	bus, web  *cord // connections to Service Bus and to Graph
+	// Connections to Service Bus, to Graph, and to Redis.
+	bus, web, shared *cord
+
 	client    *azservicebus.Client
 	revoker   *revoker.Revoker
 	transport *http.Transport
-	redis     *link // nil: for itself
+	redis     *redis.Client // nil: for itself
 
 	soft, hard context.CancelFunc
 	ended      chan struct{}
@@ -50,7 +54,7 @@ type worker struct {
 
 // startWorker starts a process. faults tell what goes wrong between it and Service Bus.
 func (w *world) startWorker(f *faults) (*worker, error) {
-	p := &worker{bus: &cord{}, web: &cord{}, ended: make(chan struct{})}
+	p := &worker{bus: &cord{}, web: &cord{}, shared: &cord{}, ended: make(chan struct{})}
 	p.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return p.web.hold(w.listener.Dial(ctx))
 	}}
@@ -114,7 +118,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	}, consumer.Parts{
 		Sources: []consumer.Source{{Entity: queue, Receiver: from}}, Decoder: decoder, Protected: protected, Revoker: caller, Names: names, Replicas: store, Pace: pace,
 		Retrier: retry.New(retry.Policy{
-			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: 30 * time.Minute, LaggingFor: 30 * time.Second,
+			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: 10 * time.Minute, LaggingFor: 30 * time.Second,
 		}),
 		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(queue)...),
 	})
@@ -132,9 +136,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 func (p *worker) kill() {
 	p.bus.cut(true)
 	p.web.cut(true)
-	if p.redis != nil {
-		p.redis.dead.Store(true)
-	}
+	p.shared.cut(true)
 	p.soft()
 	p.hard()
 }
@@ -147,6 +149,9 @@ func (p *worker) release() {
 	_ = p.client.Close(context.Background())
 	p.revoker.Close()
 	p.transport.CloseIdleConnections()
+	if p.redis != nil {
+		_ = p.redis.Close()
+	}
 }
 
 // cord holds all connections of a process, so that they can be cut at once, for ever.
@@ -197,23 +202,16 @@ func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 	if token != "" && o.Claims == "" && time.Until(until) > 5*time.Minute {
 		return azcore.AccessToken{Token: token, ExpiresOn: until}, nil
 	}
-	token, err := fetchToken(ctx, c.client, url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {clientSecret}, "scope": o.Scopes, "claims": {o.Claims},
-	})
+	endpoint := clientcredentials.Config{
+		ClientID: "app", ClientSecret: clientSecret, TokenURL: graphRoot + "/contoso/oauth2/v2.0/token", AuthStyle: oauth2.AuthStyleInParams,
+		Scopes: o.Scopes, EndpointParams: url.Values{"claims": {o.Claims}},
+	}
+	fresh, err := endpoint.Token(context.WithValue(ctx, oauth2.HTTPClient, c.client))
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.token, c.until = token, time.Now().Add(time.Hour)
-	return azcore.AccessToken{Token: token, ExpiresOn: c.until}, nil
-}
-
-func fetchToken(ctx context.Context, client *http.Client, form url.Values) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, graphRoot+"/contoso/oauth2/v2.0/token", strings.NewReader(form.Encode()))
-	if err != nil {
-		return "", err
-	}
-	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	return readToken(client.Do(request))
+	c.token, c.until = fresh.AccessToken, time.Now().Add(time.Hour)
+	return azcore.AccessToken{Token: c.token, ExpiresOn: c.until}, nil
 }

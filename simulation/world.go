@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/emulator/audit"
@@ -35,15 +36,15 @@ type world struct {
 	variant Variant
 	log     *zap.Logger
 
-	broker    *servicebus.Broker
-	graph     *graph.Server
-	listener  *graph.MemoryListener
-	journal   audit.Journal
-	away      atomic.Bool // no connection to the broker can be made
-	redis     *Redis
-	redisAway atomic.Bool
-	records   []servicebus.Record
-	start     time.Time
+	broker                *servicebus.Broker
+	graph                 *graph.Server
+	listener              *graph.MemoryListener
+	journal               audit.Journal
+	away                  atomic.Bool          // no connection to the broker can be made
+	redis                 *miniredis.Miniredis // nil: each worker for itself
+	redisAway, redisHangs atomic.Bool
+	records               []servicebus.Record
+	start                 time.Time
 
 	mu       sync.Mutex
 	problems []string
@@ -57,10 +58,10 @@ type world struct {
 }
 
 // Play runs the scenario in the bubble that the caller has made, and returns what is wrong with its outcome. variant breaks the worker; the zero
-// Variant does not. redis was made outside of the bubble. The workers log to log.
-func Play(s Scenario, variant Variant, redis *Redis, log *zap.Logger) Outcome {
-	redis.reset()
-	w := &world{Scenario: s, variant: variant, redis: redis, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener()}
+// Variant does not. The workers log to log.
+func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
+	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener()}
+	w.openRedis()
 	if err := w.open(); err != nil {
 		return Outcome{Problems: []string{err.Error()}}
 	}
@@ -93,6 +94,9 @@ func Play(s Scenario, variant Variant, redis *Redis, log *zap.Logger) Outcome {
 	}
 	_ = w.broker.Close()
 	_ = web.Close()
+	if w.redis != nil {
+		w.redis.Close()
+	}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		w.wrong("the embedded Graph: %v", err)
 	}
@@ -166,6 +170,13 @@ func (w *world) wrong(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.problems = append(w.problems, fmt.Sprintf(format, args...))
+}
+
+// must notes an error of the simulation itself.
+func (w *world) must(err error) {
+	if err != nil {
+		w.wrong("the simulation: %v", err)
+	}
 }
 
 // publish sends the messages, each at its time, over a connection that no fault touches.

@@ -238,17 +238,7 @@ func TestKillAtAnyInstantLosesNothing(t *testing.T) {
 	)
 	c := newCloud(t, people, 2*time.Second) // short locks: what a killed worker held comes back soon
 	c.graph.Inject(graph.Fault{Delay: 3 * time.Millisecond})
-	users := map[string][]string{}
-	event := func(i int) *azservicebus.Message {
-		m := about(i)
-		name := fmt.Sprintf("message-%d", len(users))
-		m.MessageID = &name
-		users[name] = []string{id(i)}
-		return m
-	}
-	for i := range people {
-		c.send(event(i), event(people-1-i)) // everybody twice
-	}
+	users := c.crowd(people)
 	for kill := range kills {
 		p := c.start()
 		// Some instant between the first call of this process and the last of its share.
@@ -267,17 +257,7 @@ func TestKillAtAnyInstantLosesNothing(t *testing.T) {
 	}
 	c.start()
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
-	for _, problem := range c.journal.Check(c.graph.Calls(), audit.Expected{
-		Users: func(message string) []string { return users[message] }, Workers: kills + 1,
-	}) {
-		t.Error(problem)
-	}
-	if n := c.revoked(people); n != people {
-		t.Errorf("%d of %d users are revoked and the queue is empty", n, people)
-	}
-	if dead := c.counts().DeadLetter; dead != 0 {
-		t.Errorf("%d dead letters", dead)
-	}
+	c.verify(users, people, kills+1)
 	// Each kill costs at most a repeated call for each message in hand.
 	if calls := len(c.graph.Calls()); calls > people+kills*32 {
 		t.Errorf("%d calls for %d users", calls, people)

@@ -96,6 +96,24 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestAWorkerMayBelieveInALockThatWasEndedBeforeItsTime(t *testing.T) {
+	var j audit.Journal
+	for _, r := range []servicebus.Record{
+		record(10, 1, "ada1", servicebus.Enqueued), record(10, 1, "ada1", servicebus.Delivered),
+		record(11, 2, "ada2", servicebus.Enqueued), record(11, 2, "ada2", servicebus.Delivered),
+		record(12, 1, "ada1", servicebus.LockExpired), record(12, 2, "ada2", servicebus.LockExpired),
+		record(13, 1, "ada1", servicebus.Delivered), record(14, 1, "ada1", servicebus.Completed),
+	} {
+		j.Observe(r)
+	}
+	for believed, want := range map[time.Duration]int{0: 1, 500 * time.Millisecond: 1, 30 * time.Second: 0} {
+		problems := j.Check(nil, audit.Expected{Users: func(string) []string { return []string{"ada"} }, Workers: 1, Believed: believed})
+		if len(problems) != want {
+			t.Errorf("believed for %s: %v", believed, problems)
+		}
+	}
+}
+
 func TestASecondWorkerMayCallAgain(t *testing.T) {
 	var j audit.Journal
 	j.Observe(record(0, 1, "ada1", servicebus.Enqueued))

@@ -19,6 +19,9 @@ type Expected struct {
 	// Workers is how many workers ran, one after the other or side by side; with more than one their calls for a user may
 	// overlap, and each has windows of its own.
 	Workers int
+	// Believed is for how long a worker may take a message for its own after the lock was ended before its time; 0 where no lock was. What it
+	// still believes to hold may stand for older messages: it is in the queue, and comes again.
+	Believed time.Duration
 }
 
 // slack is by how much two calls may come closer than the window, because the window counts from the worker's start of an
@@ -100,8 +103,10 @@ func (c *check) revoked(m *life, user string) bool {
 
 // superseded says whether a newer message of the user was locked while this one was.
 func (c *check) superseded(m *life, user string) bool {
+	last := m.last()
+	last.from = last.from.Add(-c.expected.Believed)
 	for _, other := range c.byUser[user] {
-		if other.newerThan(m) && other.heldIn(m.last()) {
+		if other.newerThan(m) && other.heldIn(last) {
 			return true
 		}
 	}

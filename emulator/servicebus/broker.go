@@ -6,6 +6,7 @@ package servicebus
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -216,6 +217,32 @@ func (b *Broker) CloseConnections() {
 	for c := range b.conns {
 		_ = c.nc.Close()
 	}
+}
+
+// DetachLinks detaches every link to a queue, as the service does when it moves a queue to another host. Locks stay until they expire. The error says
+// that there is no such queue.
+func (b *Broker) DetachLinks(name string) error {
+	q := b.entity(name)
+	if q == nil {
+		return fmt.Errorf("servicebus: no queue %q", name)
+	}
+	q.detachAll()
+	return nil
+}
+
+// ExpireLocks ends the lock of every message of a queue before its time, which the service reserves the right to do; those of sessions stay. Each counts as
+// a failed delivery, and the message can be received again. The error says that there is no such queue.
+func (b *Broker) ExpireLocks(name string) error {
+	q := b.entity(name)
+	if q == nil {
+		return fmt.Errorf("servicebus: no queue %q", name)
+	}
+	q.mu.Lock()
+	defer q.release()
+	q.expireLocks(math.MaxInt64)
+	q.dispatch()
+	q.arm()
+	return nil
 }
 
 // Close ends the listeners, the connections and the timers, and returns when none of their goroutines is left.

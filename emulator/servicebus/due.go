@@ -98,10 +98,7 @@ func (q *queue) tick() {
 	}
 	q.armed = 0
 	now := nowMilli()
-	for m := q.lockOrder.next; m != &q.lockOrder && m.until <= now; m = q.lockOrder.next {
-		q.unlock(m)
-		q.fail(m, LockExpired)
-	}
+	q.expireLocks(now)
 	for len(q.due) > 0 && q.due[0].at <= now {
 		d := heap.Pop(&q.due).(due)
 		if m := q.index[d.seq]; m != nil {
@@ -110,6 +107,14 @@ func (q *queue) tick() {
 	}
 	q.dispatch()
 	q.arm()
+}
+
+// expireLocks ends the locks that last until a time at most.
+func (q *queue) expireLocks(until int64) {
+	for m := q.lockOrder.next; m != &q.lockOrder && m.until <= until; m = q.lockOrder.next {
+		q.unlock(m)
+		q.fail(m, LockExpired)
+	}
 }
 
 // ripen activates a scheduled message, or ends one whose time to live is over. A locked message is left to its holder;

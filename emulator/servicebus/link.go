@@ -290,7 +290,7 @@ func (s *session) flow(p *amqp.Flow) error {
 		return nil
 	}
 	l := s.links[*p.Handle]
-	if l == nil {
+	if l == nil || l.forced.Load() {
 		return nil // it crossed our detach
 	}
 	reply := p.Echo || p.Drain
@@ -345,7 +345,7 @@ func (l *link) topUp() {
 func (s *session) receive(t *amqp.Transfer, payload []byte) error {
 	s.received++
 	l := s.links[t.Handle]
-	if l == nil {
+	if l == nil || l.forced.Load() {
 		return nil // it crossed our detach
 	}
 	if l.role != amqp.RoleSender {

@@ -142,6 +142,46 @@ func TestLocksExpireAndCountAFailure(t *testing.T) {
 	})
 }
 
+func TestLocksThatAreEndedBeforeTheirTime(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a", "b")
+		lost := b.receive(2)
+		must(t, b.broker.ExpireLocks(queue))
+		wantCode(t, b.receiver.CompleteMessage(ctx, lost[0], nil), azservicebus.CodeLockLost)
+		for _, m := range b.receive(2) {
+			if m.DeliveryCount != 2 {
+				t.Errorf("%s came again with delivery count %d", m.Body, m.DeliveryCount)
+			}
+			must(t, b.receiver.CompleteMessage(ctx, m, nil))
+		}
+		b.wantCounts(servicebus.Counts{})
+		if err := b.broker.ExpireLocks("nowhere"); err == nil {
+			t.Error("the locks of a queue that does not exist were ended")
+		}
+	})
+}
+
+func TestDetachedLinksAreAttachedAgain(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("a")
+		held := b.receive(1)
+		must(t, b.broker.DetachLinks(queue))
+		b.wantCounts(servicebus.Counts{Active: 1, Locked: 1})
+		b.send("b") // the SDK attaches its links again
+		more := b.receive(1)
+		if string(more[0].Body) != "b" {
+			t.Errorf("received %s", more[0].Body)
+		}
+		for _, m := range append(held, more...) {
+			must(t, b.receiver.CompleteMessage(ctx, m, nil))
+		}
+		b.wantCounts(servicebus.Counts{})
+		if err := b.broker.DetachLinks("nowhere"); err == nil {
+			t.Error("the links of a queue that does not exist were detached")
+		}
+	})
+}
+
 func TestRenewedLocksLast(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
 		b.send("a", "b")

@@ -149,24 +149,21 @@ func (c *certificateCredential) GetToken(ctx context.Context, options policy.Tok
 func (c *certificateCredential) credential() (*azidentity.ClientCertificateCredential, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	file := c.cfg.Graph.CertificateFile
-	info, err := os.Stat(file)
-	if err == nil && c.current != nil && info.ModTime().Equal(c.read) {
-		return c.current, nil
-	}
-	if err == nil {
-		err = c.load(file)
-	}
-	if err != nil && c.current == nil {
+	if err := c.load(c.cfg.Graph.CertificateFile); err != nil && c.current == nil {
 		return nil, fmt.Errorf("graph.client_certificate_file: %w", err)
-	}
-	if err == nil {
-		c.read = info.ModTime()
 	}
 	return c.current, nil
 }
 
+// load reads the file if it has changed.
 func (c *certificateCredential) load(file string) error {
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if info.ModTime().Equal(c.read) {
+		return nil
+	}
 	text, err := os.ReadFile(file) //nolint:gosec // the configuration names the file
 	if err != nil {
 		return err
@@ -180,6 +177,6 @@ func (c *certificateCredential) load(file string) error {
 	if err != nil {
 		return err
 	}
-	c.current = credential
+	c.current, c.read = credential, info.ModTime()
 	return nil
 }

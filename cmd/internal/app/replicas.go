@@ -17,8 +17,8 @@ import (
 	"github.com/session-revoker/session-revoker/replicas"
 )
 
-// NewRedis makes the Redis client that the configuration asks for. It dials nothing yet.
-func NewRedis(cfg config.Config) (redis.UniversalClient, error) {
+// newRedis makes the Redis client that the configuration asks for. It dials nothing yet.
+func newRedis(cfg config.Config) (redis.UniversalClient, error) {
 	r := cfg.Redis
 	options := &redis.UniversalOptions{
 		Addrs:         r.Addresses,
@@ -63,7 +63,7 @@ func (w *Worker) connectReplicas() error {
 	if !cfg.Redis.Used() || cfg.Consumer.DryRun {
 		return nil
 	}
-	client, err := NewRedis(cfg)
+	client, err := newRedis(cfg)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (w *Worker) connectReplicas() error {
 
 // CheckRedis says whether Redis can be used as replicas use it. It touches nothing of theirs.
 func CheckRedis(ctx context.Context, cfg config.Config) error {
-	client, err := NewRedis(cfg)
+	client, err := newRedis(cfg)
 	if err != nil {
 		return err
 	}
