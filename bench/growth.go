@@ -19,12 +19,9 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// growth: what memory costs with the size of the backlog, and with the number of users that are remembered.
+// growth: what memory and CPU time cost with the size of the backlog, and with the number of users that are remembered.
 func growth(o options) ([]line, error) {
-	sizes := []int{1000, 10_000, 100_000}
-	if o.million {
-		sizes = append(sizes, 1_000_000)
-	}
+	sizes := []int{1000, 10_000, 100_000, 1_000_000}
 	var lines []line
 	for _, kind := range []struct {
 		name  string
@@ -33,63 +30,76 @@ func growth(o options) ([]line, error) {
 		{"events of 100 users in the queue", func(int) int { return 100 }},
 		{"users remembered", func(n int) int { return n }},
 	} {
-		var points plotter.XYs
-		var figures []string
+		var memory, cpu plotter.XYs
+		var figures, micros []string
 		for _, n := range sizes {
-			bytes, err := peakOf(n, kind.users(n))
+			bytes, used, err := drainAll(n, kind.users(n), fmt.Sprintf("REVOKER_DEDUPE_MAX_USERS=%d", kind.users(n)), "REVOKER_GUARD_MAX_USERS=0")
 			if err != nil {
 				return nil, err
 			}
-			fmt.Fprintf(os.Stderr, "  %d %s: %.1f MB\n", n, kind.name, bytes/1e6)
-			points = append(points, plotter.XY{X: float64(n), Y: bytes / 1e6})
+			each := float64(used.Microseconds()) / float64(n)
+			fmt.Fprintf(os.Stderr, "  %d %s: %.1f MB, %.0f µs of CPU for each event\n", n, kind.name, bytes/1e6, each)
+			memory = append(memory, plotter.XY{X: float64(n), Y: bytes / 1e6})
+			cpu = append(cpu, plotter.XY{X: float64(n), Y: each})
 			figures = append(figures, fmt.Sprintf("%.0f", bytes/1e6))
+			micros = append(micros, fmt.Sprintf("%.0f", each))
 		}
-		first, last := points[0], points[len(points)-1]
+		first, last := memory[0], memory[len(memory)-1]
 		each := (last.Y - first.Y) * 1e6 / (last.X - first.X)
 		lines = append(lines,
 			line{fmt.Sprintf("peak memory in MB with %s %s", strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes), " ", ", "), "[]"), kind.name), strings.Join(figures, ", "), ""},
-			line{"— bytes more for each", fmt.Sprintf("%.0f", each), "≤ 200 for a user"})
-		if o.plots != "" {
-			if err := draw(filepath.Join(o.plots, strings.ReplaceAll(kind.name, " ", "-")+".svg"), kind.name, points); err != nil {
-				return nil, err
-			}
+			line{"— bytes more for each", fmt.Sprintf("%.0f", each), "≤ 200 for a user"},
+			line{"— CPU time for each event, µs", strings.Join(micros, ", "), ""})
+		if o.plots == "" {
+			continue
+		}
+		file := filepath.Join(o.plots, strings.ReplaceAll(kind.name, " ", "-"))
+		if err := draw(file+".svg", "Peak memory of the worker", "MB", kind.name, memory); err != nil {
+			return nil, err
+		}
+		if err := draw(file+"-cpu.svg", "CPU time for each event", "µs", kind.name, cpu); err != nil {
+			return nil, err
 		}
 	}
 	return lines, nil
 }
 
-// peakOf is the most memory of a worker that drains n events of some users. Events of few users are let grow old first, so that calls cover them.
-func peakOf(n, people int) (float64, error) {
+// drainAll lets a worker drain n events of some users, and measures its most memory and its CPU time. Events of few users are let grow old first, so that
+// calls cover them. env are settings.
+func drainAll(n, people int, env ...string) (bytes float64, cpu time.Duration, err error) {
 	s, err := newStage(people, graph.Quota{})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer s.close()
 	if err := s.send(n, people); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if people < n {
 		time.Sleep(11 * time.Second)
 	}
-	p, err := s.start(ourWorker, "REVOKER_DEDUPE_MAX_USERS=2000000", "REVOKER_GUARD_MAX_USERS=0")
+	p, err := s.start(ourWorker, env...)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if err := s.awaitSettled(n, 20*time.Minute); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	bytes, err := p.peakMemory()
+	peak, err := p.peakMemory()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return float64(bytes), p.stop()
+	if err := p.stop(); err != nil {
+		return 0, 0, err
+	}
+	return float64(peak), p.ProcessState.UserTime() + p.ProcessState.SystemTime(), nil
 }
 
-// draw plots memory against size.
-func draw(file, name string, points plotter.XYs) error {
+// draw plots a cost against size.
+func draw(file, title, unit, name string, points plotter.XYs) error {
 	p := plot.New()
-	p.Title.Text = "Peak memory of the worker"
-	p.X.Label.Text, p.Y.Label.Text = name, "MB"
+	p.Title.Text = title
+	p.X.Label.Text, p.Y.Label.Text = name, unit
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.Y.Min = 0
 	l, s, err := plotter.NewLinePoints(points)

@@ -86,8 +86,8 @@ func (c *Consumer) decideDry(m *message) []result {
 
 func (c *Consumer) recordDry(m *message, r result) {
 	if r.reason == "" {
-		c.Log.Info("dry run", append(c.about(m, r.item), zap.String("outcome", wouldRevoke))...)
+		c.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldRevoke))...)
 		return
 	}
-	c.Log.Warn("dry run", append(c.about(m, r.item), zap.String("outcome", wouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
+	c.Log.Warn("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
 }

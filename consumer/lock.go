@@ -53,11 +53,11 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 			return true
 		case isLockLost(err):
 			c.Metrics.Renewals.WithLabelValues("lock_lost").Inc()
-			c.Log.Warn("lock lost", append(c.aboutMessage(m), zap.Error(err))...)
+			c.Log.Warn("lock lost", append(c.aboutMessage(nil, m), zap.Error(err))...)
 			return false
 		default:
 			c.Metrics.Renewals.WithLabelValues("error").Inc()
-			c.Log.Warn("lock not renewed; trying again while it may still be ours", append(c.aboutMessage(m), zap.Error(err))...)
+			c.Log.Warn("lock not renewed; trying again while it may still be ours", append(c.aboutMessage(nil, m), zap.Error(err))...)
 			if time.Now().After(m.lock.Until()) {
 				return false
 			}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,7 +21,8 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	if r.outcome == revoked && m.EnqueuedTime != nil {
 		c.observeLatency(m, max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
 	}
-	fields := append(c.about(m, r.item),
+	line := lines.Get().(*[]zap.Field)
+	fields := append(c.about((*line)[:0], m, r.item),
 		zap.String("outcome", string(r.outcome)),
 		zap.String("settlement", string(todo)),
 		zap.Bool("settled", settled && todo != leave),
@@ -59,11 +61,17 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 		level = zapcore.WarnLevel
 	}
 	c.Log.Log(level, "event "+string(r.outcome), fields...)
+	clear(fields) // keep nothing of the message
+	*line = fields
+	lines.Put(line)
 }
 
-// aboutMessage names the message, the same way in every line.
-func (c *Consumer) aboutMessage(m *message) []zap.Field {
-	fields := append(make([]zap.Field, 0, 20), // room for all that a line may hold
+// lines are the fields of lines that have been written, to be used again: there is a line for each event.
+var lines = sync.Pool{New: func() any { return new([]zap.Field) }}
+
+// aboutMessage adds what names the message, the same way in every line.
+func (c *Consumer) aboutMessage(fields []zap.Field, m *message) []zap.Field {
+	fields = append(fields,
 		zap.String("messageId", deadletter.Cut(m.MessageID, 128)),
 		zap.String("source", m.from.Entity),
 		zap.Uint32("deliveryCount", m.DeliveryCount),
@@ -77,9 +85,9 @@ func (c *Consumer) aboutMessage(m *message) []zap.Field {
 	return append(fields, m.traceFields()...)
 }
 
-// about names the event, the same way in every line.
-func (c *Consumer) about(m *message, item event.Item) []zap.Field {
-	return append(c.aboutMessage(m),
+// about adds what names the event, the same way in every line.
+func (c *Consumer) about(fields []zap.Field, m *message, item event.Item) []zap.Field {
+	return append(c.aboutMessage(fields, m),
 		zap.Int("event", item.Index),
 		zap.String("eventId", deadletter.Cut(item.Event.ID, 128)),
 		zap.String("eventType", deadletter.Cut(item.Event.Type, 128)),

@@ -55,7 +55,7 @@ func (c *Consumer) settle(m *message, results []result, lockLost bool) (finished
 	}
 	if err != nil {
 		c.Log.Warn("not settled; Service Bus delivers the message again, and a repeated call is harmless",
-			append(c.aboutMessage(m), zap.String("action", string(todo)), zap.Error(err))...)
+			append(c.aboutMessage(nil, m), zap.String("action", string(todo)), zap.Error(err))...)
 	}
 	for _, r := range results {
 		c.record(m, r, todo, err == nil)

@@ -159,13 +159,13 @@ func (l *Ledger) State() State {
 
 // remember keeps a verdict of ours or of another replica. What was covered once stays so.
 func (l *Ledger) remember(key string, known Verdict, now time.Time) verdict {
-	v := verdict{until: known.Start.Add(l.cfg.Window).UnixNano(), entity: known.Entity, sequence: known.Sequence}
+	v := verdict{until: known.Start.Add(l.cfg.Window).UnixNano(), message: markOf(known.Entity, known.Sequence)}
 	if !known.Covers.IsZero() {
 		v.covers = known.Covers.UnixNano()
 	}
 	if before, ok := l.verdicts.get(key); ok {
 		if before.covers > v.covers {
-			v.covers, v.entity, v.sequence = before.covers, before.entity, before.sequence
+			v.covers, v.message = before.covers, before.message
 		}
 		v.until = max(v.until, before.until)
 	}

@@ -2,6 +2,7 @@ package dedupe
 
 import (
 	"crypto/sha256"
+	"hash/maphash"
 	"time"
 )
 
@@ -25,16 +26,25 @@ type verdict struct {
 	covers int64
 	// until is the end of the window, in Unix nanoseconds.
 	until int64
-	// entity and sequence are the message that the attempt was made for; both zero when it failed.
-	entity   string
-	sequence int64
+	// message is the one that the attempt was made for; it means nothing when it failed.
+	message mark
+}
+
+// mark stands for a message in a third of its space. That two messages share one happens once in 2^64, and nobody can bring it about: each process has
+// marks of its own.
+type mark uint64
+
+var seed = maphash.MakeSeed()
+
+func markOf(entity string, sequence int64) mark {
+	return mark(maphash.Comparable(seed, Position{Entity: entity, Sequence: sequence}))
 }
 
 // Covered: the event was enqueued before the successful attempt started. So was the very message that the attempt was made
 // for, should its settlement have been lost.
 func (v verdict) covered(p Position) bool {
 	// A message without an enqueued time was enqueued nobody knows when.
-	return v.covers != 0 && !p.Enqueued.IsZero() && (p.Enqueued.UnixNano() < v.covers || p.Sequence == v.sequence && p.Entity == v.entity)
+	return v.covers != 0 && !p.Enqueued.IsZero() && (p.Enqueued.UnixNano() < v.covers || markOf(p.Entity, p.Sequence) == v.message)
 }
 
 // Attempt is when an attempt took place, by the clocks of both sides.

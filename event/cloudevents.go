@@ -97,7 +97,7 @@ func readBase64(field, encoded string) (json.RawMessage, *Error) {
 // none or the wrong one.
 func readBinary(properties map[string]any, body json.RawMessage) (object, *Error) {
 	const prefix = "cloudEvents:"
-	o := object{prefix: prefix, members: map[string]member{}}
+	o := object{prefix: prefix}
 	for property, value := range properties {
 		name, ok := cutBinaryPrefix(property)
 		if !ok || !slices.Contains([]string{"specversion", "id", "source", "type", "time"}, name) {
@@ -117,10 +117,10 @@ func readBinary(properties map[string]any, body json.RawMessage) (object, *Error
 		if err != nil {
 			return o, invalid(prefix+name, "not readable: %v", err)
 		}
-		o.members[name] = member{value: text, written: name, times: 1}
+		o.members = append(o.members, member{name: name, value: text, written: name, times: 1})
 	}
 	if len(o.members) > 0 {
-		o.members["data"] = member{value: body, written: "data", times: 1}
+		o.members = append(o.members, member{name: "data", value: body, written: "data", times: 1})
 	}
 	return o, nil
 }

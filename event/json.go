@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
 )
 
 // checkJSON returns the body without a byte order mark if it is one JSON document within the bounds. It runs before any
@@ -53,53 +55,60 @@ func tooDeep(body []byte) bool {
 // object holds those members of a JSON object that may be read.
 type object struct {
 	prefix  string // is put before a member's name in errors, such as "data."
-	members map[string]member
+	members []member
 }
 
 type member struct {
+	name    string
 	value   json.RawMessage // nil when null: as good as absent, as CloudEvents has it (JSON Event Format §2.2)
 	written string          // the name as last written
 	times   int             // how often the name was written, in any case
 }
 
-// readObject reads the members with the given names; self is how errors call the object.
+// readObject reads the members with the given names of what checkJSON has found to be JSON, without white space around it; self is how errors call the object.
 func readObject(self, prefix string, raw json.RawMessage, names []string) (object, *Error) {
-	o := object{prefix: prefix, members: map[string]member{}}
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
+	o := object{prefix: prefix, members: make([]member, 0, 4)}
+	if raw[0] != '{' {
 		return o, invalid(self, "must be a JSON object")
 	}
-	for decoder.More() {
-		token, err := decoder.Token()
-		if err != nil {
-			return o, invalid(self, "not readable: %v", err)
-		}
-		written, _ := token.(string)
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
-			return o, invalid(self, "not readable: %v", err)
-		}
+	gjson.ParseBytes(raw).ForEach(func(key, value gjson.Result) bool {
+		written := key.String()
 		for _, name := range names {
 			if !strings.EqualFold(written, name) {
 				continue
 			}
-			m := o.members[name]
+			at := slices.IndexFunc(o.members, func(m member) bool { return m.name == name })
+			if at < 0 {
+				at = len(o.members)
+				o.members = append(o.members, member{name: name})
+			}
+			m := &o.members[at]
 			m.written = written
 			m.times++
-			if written == name && string(value) != "null" {
-				m.value = value
+			if written == name && value.Type != gjson.Null {
+				m.value = json.RawMessage(value.Raw)
 			}
-			o.members[name] = m
+		}
+		return true
+	})
+	return o, nil
+}
+
+// member is the member of this name, the zero member if there is none.
+func (o object) member(name string) member {
+	for _, m := range o.members {
+		if m.name == name {
+			return m
 		}
 	}
-	return o, nil
+	return member{}
 }
 
 // value returns a member, nil when it is absent. Names are case-sensitive. One given twice is refused, even in different
 // case: of {"userId":A,"UserId":B} parsers pick different people. So is a user's name in other case alone: what it says of
 // the user would be overlooked.
 func (o object) value(name string) (json.RawMessage, *Error) {
-	m := o.members[name]
+	m := o.member(name)
 	switch {
 	case m.times > 1:
 		return nil, invalid(o.prefix+name, "given twice; names that differ only in case count as one")
@@ -126,7 +135,7 @@ func (o object) text(name string) (string, *Error) {
 }
 
 // has says that the object has a member of exactly this name.
-func (o object) has(name string) bool { return o.members[name].value != nil }
+func (o object) has(name string) bool { return o.member(name).value != nil }
 
 func describe(raw json.RawMessage) string {
 	switch raw[0] {
@@ -142,23 +151,19 @@ func describe(raw json.RawMessage) string {
 
 // readArray splits an array of at most MaxEvents values.
 func readArray(raw json.RawMessage) ([]json.RawMessage, *Error) {
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	if start, err := decoder.Token(); err != nil || start != json.Delim('[') {
+	if raw[0] != '[' {
 		return nil, invalid("body", "must be a JSON object, or an array of objects")
 	}
 	var values []json.RawMessage
-	for decoder.More() {
-		if len(values) == MaxEvents {
-			return nil, invalid("body", "more than %d events in one message", MaxEvents)
-		}
-		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil {
-			return nil, invalid("body", "not readable: %v", err)
-		}
-		values = append(values, value)
-	}
-	if len(values) == 0 {
+	gjson.ParseBytes(raw).ForEach(func(_, value gjson.Result) bool {
+		values = append(values, json.RawMessage(value.Raw))
+		return len(values) <= MaxEvents
+	})
+	switch {
+	case len(values) == 0:
 		return nil, invalid("body", "an array without events")
+	case len(values) > MaxEvents:
+		return nil, invalid("body", "more than %d events in one message", MaxEvents)
 	}
 	return values, nil
 }

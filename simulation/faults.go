@@ -141,6 +141,8 @@ func (w *world) begin(f Fault) (end func()) {
 		return everybody(graph.Fault{DropAfter: true})
 	case HalfAnswer:
 		return everybody(graph.Fault{Truncate: true})
+	case Endless:
+		return everybody(graph.Fault{Endless: true})
 	case EmptyAnswer:
 		return everybody(graph.Fault{EmptyBody: true})
 	case ValueFalse:

@@ -87,6 +87,7 @@ const (
 	GraphSlow    FaultKind = "slow"          // answers take 20 seconds
 	Forgets      FaultKind = "drops after"   // revokes, and the answer is lost
 	HalfAnswer   FaultKind = "half answer"   // revokes, and half of the answer comes
+	Endless      FaultKind = "endless"       // revokes, and the answer goes on for ever
 	EmptyAnswer  FaultKind = "empty answer"  // revokes, and answers 200 without a body
 	ValueFalse   FaultKind = "value: false"  // for a while
 	NoToken      FaultKind = "no token"      // the token endpoint is down
@@ -101,7 +102,7 @@ const (
 
 // kinds are all of them, the more likely ones twice.
 var kinds = []FaultKind{
-	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, EmptyAnswer,
+	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, Endless, EmptyAnswer,
 	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway, RedisHangs,
 }
 
@@ -203,7 +204,7 @@ func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 		case ValueFalse:
 			f.Person = r.IntN(len(s.People))
 			f.For = min(f.For, 5*time.Second) // shorter than a budget
-		case Forgets, HalfAnswer, EmptyAnswer, GraphSlow, GraphHangs:
+		case Forgets, HalfAnswer, Endless, EmptyAnswer, GraphSlow, GraphHangs:
 			f.For = min(f.For, time.Minute)
 		}
 		s.Faults = append(s.Faults, f)

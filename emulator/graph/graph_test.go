@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -404,6 +405,21 @@ func TestADelayEndsWithTheCaller(t *testing.T) {
 		synctest.Wait()
 		if calls := w.Calls(); len(calls) != 1 || calls[0].End.Sub(calls[0].Start) != time.Second || calls[0].Status != 0 {
 			t.Errorf("%+v", calls)
+		}
+	})
+}
+
+func TestAnEndlessAnswerEndsWithTheCaller(t *testing.T) {
+	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
+		w.Inject(graph.Fault{Endless: true})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		a := w.as(ctx, w.token, http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions")
+		if a.status != 200 || !errors.Is(a.err, context.DeadlineExceeded) || strings.Count(a.body, " ") < 59 {
+			t.Errorf("%+v", a)
+		}
+		if _, revoked := w.Revoked(ada.ID); !revoked {
+			t.Error("not revoked")
 		}
 	})
 }

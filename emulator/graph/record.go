@@ -47,10 +47,12 @@ type Fault struct {
 	// Drop closes the connection before anything happens, DropAfter after the sessions were revoked.
 	Drop      bool `json:"drop"`
 	DropAfter bool `json:"dropAfter"`
-	// ValueFalse revokes nothing and says so. EmptyBody and Truncate revoke, and answer without or with half a body.
+	// ValueFalse revokes nothing and says so. EmptyBody and Truncate revoke, and answer without or with half a body; Endless revokes, and its
+	// body's second half never comes, but a space each second.
 	ValueFalse bool `json:"valueFalse"`
 	EmptyBody  bool `json:"emptyBody"`
 	Truncate   bool `json:"truncate"`
+	Endless    bool `json:"endless"`
 
 	// Token makes the fault act on the token endpoint instead: Delay, Drop and Status do.
 	Token bool `json:"token"`

@@ -210,12 +210,30 @@ func (a *answer) ok(body string) {
 			a.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 			a.write(status, graphJSON, body[:len(body)/2])
 			panic(http.ErrAbortHandler)
+		case f.Endless:
+			a.write(status, graphJSON, body[:len(body)/2])
+			a.drip()
 		}
 	}
 	if body == "" {
 		status = http.StatusNoContent
 	}
 	a.write(status, graphJSON, body)
+}
+
+// drip goes on with spaces until nobody listens.
+func (a *answer) drip() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for flusher := http.NewResponseController(a.w); ; {
+		_, _ = io.WriteString(a.w, " ")
+		_ = flusher.Flush()
+		select {
+		case <-tick.C:
+		case <-a.r.Context().Done():
+			panic(http.ErrAbortHandler)
+		}
+	}
 }
 
 func (a *answer) notFound(key string) {
