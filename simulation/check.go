@@ -40,6 +40,7 @@ func (w *world) outcome(took time.Duration) Outcome {
 	}
 	c.settled(w.active, took)
 	c.ends(w.records)
+	c.prompt(w.records)
 	c.untouchable()
 	c.pauses()
 	c.problems = append(c.problems, w.journal.Check(calls, audit.Expected{
@@ -104,6 +105,32 @@ func (c *checker) believed() time.Duration {
 func (c *checker) settled(active int, took time.Duration) {
 	if active > 0 {
 		c.wrong("lost: %d messages are still in the queue %s after the start", active, took.Round(time.Second))
+	}
+}
+
+// prompt: where nothing fails and nobody has to wait for room, members are signed out within a window.
+func (c *checker) prompt(records []servicebus.Record) {
+	fails := func(p Person) bool { return p.Fate == Sick || p.Fate == Cursed }
+	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.InHand < len(c.Sends) || slices.ContainsFunc(c.People, fails) {
+		return
+	}
+	revoked := map[string][]time.Time{}
+	for _, call := range c.calls {
+		if call.Revoked {
+			revoked[call.UserID] = append(revoked[call.UserID], call.Start)
+		}
+	}
+	for _, r := range records {
+		if r.Event != servicebus.Enqueued {
+			continue
+		}
+		for _, i := range c.sends[r.MessageID].People {
+			p := c.People[i]
+			inTime := func(at time.Time) bool { return !at.Before(r.Time) && at.Sub(r.Time) <= c.Window+time.Second }
+			if p.Fate == Member && !slices.ContainsFunc(revoked[p.ID], inTime) {
+				c.wrong("late: nothing failed, and %s was not signed out within %s of %s", p.ID, c.Window, r.MessageID)
+			}
+		}
 	}
 }
 

@@ -19,6 +19,8 @@ type Variant struct {
 	Revoker  func(consumer.Revoker) consumer.Revoker
 	// NoMargin leaves out the margin for differing clocks, Unguarded the list of protected people.
 	NoMargin, Unguarded bool
+	// Calm says that it shows where nothing else fails.
+	Calm bool
 }
 
 // Variants are all of them.
@@ -45,6 +47,7 @@ func Variants() []Variant {
 		{Name: "takes a 404 for a success", Revoker: forgiving(revoker.NotFound)},
 		{Name: "has no breaker", Revoker: func(r consumer.Revoker) consumer.Revoker { return &blaming{r} }},
 		{Name: "does not wait for Retry-After", Revoker: func(r consumer.Revoker) consumer.Revoker { return &impatient{r} }},
+		{Name: "takes its time", Calm: true, Revoker: func(r consumer.Revoker) consumer.Revoker { return &slow{r} }},
 		{Name: "knows nobody who is protected", Unguarded: true},
 		{Name: "never dead-letters", Receiver: func(r consumer.Receiver) consumer.Receiver { return &lenient{r} }},
 		{Name: "drops every hundredth message", Receiver: func(r consumer.Receiver) consumer.Receiver { return &careless{Receiver: r} }},
@@ -130,6 +133,17 @@ func (r *impatient) Revoke(ctx context.Context, user event.User) (revoker.Attemp
 		return attempt, errors.New("failed")
 	}
 	return attempt, err
+}
+
+// slow waits before each call.
+type slow struct{ consumer.Revoker }
+
+func (r *slow) Revoke(ctx context.Context, user event.User) (revoker.Attempt, error) {
+	select {
+	case <-time.After(15 * time.Second):
+	case <-ctx.Done():
+	}
+	return r.Revoker.Revoke(ctx, user)
 }
 
 // lenient completes what should be a dead letter.

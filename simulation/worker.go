@@ -33,6 +33,7 @@ const (
 	margin       = 5 * time.Second
 	settleWithin = 10 * time.Second
 	drainWithin  = 25 * time.Second
+	laggingFor   = 30 * time.Second
 )
 
 // connection is the key to the broker, whatever the host.
@@ -118,7 +119,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	}, consumer.Parts{
 		Sources: []consumer.Source{{Entity: queue, Receiver: from}}, Decoder: decoder, Protected: protected, Revoker: caller, Names: names, Replicas: store, Pace: pace,
 		Retrier: retry.New(retry.Policy{
-			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: 10 * time.Minute, LaggingFor: 30 * time.Second,
+			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: 10 * time.Minute, LaggingFor: laggingFor,
 		}),
 		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(queue)...),
 	})
