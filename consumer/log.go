@@ -21,8 +21,8 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	if r.outcome == revoked && m.EnqueuedTime != nil {
 		c.observeLatency(m, max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
 	}
-	line := lines.Get().(*[]zap.Field)
-	fields := append(c.about((*line)[:0], m, r.item),
+	pooled := fieldPool.Get().(*[]zap.Field)
+	fields := append(c.about((*pooled)[:0], m, r.item),
 		zap.String("outcome", string(r.outcome)),
 		zap.String("settlement", string(todo)),
 		zap.Bool("settled", settled && todo != leave),
@@ -62,12 +62,12 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	}
 	c.Log.Log(level, "event "+string(r.outcome), fields...)
 	clear(fields) // keep nothing of the message
-	*line = fields
-	lines.Put(line)
+	*pooled = fields
+	fieldPool.Put(pooled)
 }
 
-// lines are the fields of lines that have been written, to be used again: there is a line for each event.
-var lines = sync.Pool{New: func() any { return new([]zap.Field) }}
+// fieldPool keeps the fields of lines that are written, to be used again: there is a line for each event.
+var fieldPool = sync.Pool{New: func() any { return new([]zap.Field) }}
 
 // aboutMessage adds what names the message, the same way in every line.
 func (c *Consumer) aboutMessage(fields []zap.Field, m *message) []zap.Field {
