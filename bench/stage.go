@@ -193,6 +193,34 @@ func (p *process) peakMemory() (int64, error) {
 	return kb << 10, err
 }
 
+// runToTheEnd runs a command against the servers, and returns the most memory that it had, in bytes. What the system tells of an ended process is not asked:
+// it counts the memory of the process that started it.
+func (s *stage) runToTheEnd(cmd *exec.Cmd) (peak int64, err error) {
+	p := &process{Cmd: cmd}
+	p.Env = append(os.Environ(), s.env...)
+	p.Stdout, p.Stderr = &p.out, &p.out
+	if err := p.Start(); err != nil {
+		return 0, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- p.Wait() }()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			if err != nil {
+				return 0, fmt.Errorf("%w: %s", err, &p.out)
+			}
+			return peak, nil
+		case <-tick.C:
+			if now, err := p.peakMemory(); err == nil { // it may have ended
+				peak = max(peak, now)
+			}
+		}
+	}
+}
+
 // awaitSettled returns when n messages are settled.
 func (s *stage) awaitSettled(n int, limit time.Duration) error {
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
