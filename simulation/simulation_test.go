@@ -101,7 +101,14 @@ func report(t *testing.T, s simulation.Scenario) {
 		}
 		t.Errorf("  %s", problem)
 	}
-	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=randautoseed=0 go test ./simulation -run TestSeeds -args -seed %d", outcome.Timeline(s), s.Seed)
+	var narrowed string
+	if *noCuts {
+		narrowed += " -no-cuts"
+	}
+	if *noFaults {
+		narrowed += " -no-faults"
+	}
+	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=randautoseed=0 go test ./simulation -run TestSeeds -args -seed %d%s", outcome.Timeline(s), s.Seed, narrowed)
 }
 
 // TestBrokenWorkersAreCaught proves that the checker can fail.
