@@ -349,6 +349,7 @@ func (p *Pace) take(state changed, raw string, calls []int, room int, wait time.
 	}
 	switch {
 	case len(calls) < room && wait > 0:
+		p.again = 0 // when the pause is over another replica's first call soon tells whether all may go on
 		return min(wait, lookAtMost), news
 	case len(calls) < room:
 		return p.again, news

@@ -96,6 +96,22 @@ func TestAfterAPauseOneCallOfAllReplicasTries(t *testing.T) {
 	}
 }
 
+func TestAfterAPauseReplicasLookOften(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	b.again = lookSeldom // it looked in vain for long
+	b.Want(4)
+	if again, _ := b.exchange(t.Context()); again != lookAtMost {
+		t.Fatalf("looks again after %s of a pause of 10 s", again)
+	}
+	server.SetTime(time.Now().Add(11 * time.Second))
+	begin(t, a, 1)
+	if again, _ := b.exchange(t.Context()); again != lookAgain {
+		t.Errorf("looks again after %s while another replica's call tells whether the pause is over", again)
+	}
+}
+
 func TestCallsOfAReplicaThatDiedAreForgotten(t *testing.T) {
 	server, paces := newPaces(t, 2)
 	a, b := paces[0], paces[1]
