@@ -8,6 +8,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	lua "github.com/yuin/gopher-lua"
 
 	"github.com/session-revoker/session-revoker/replicas"
@@ -25,6 +26,7 @@ func (w *world) openRedis() {
 
 func init() { //nolint:gochecknoinits // for the library's own variables there is no other place
 	lua.RegistrySize, lua.CallStackSize = 512, 32 // each run of a script makes an interpreter; ours are small
+	logging.Disable()                             // that Redis is away is no news here
 }
 
 // dialRedis connects a worker to Redis, or does not.
