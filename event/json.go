@@ -77,7 +77,7 @@ func readObject(self, prefix string, raw json.RawMessage, names []string) (objec
 			if !strings.EqualFold(written, name) {
 				continue
 			}
-			at := slices.IndexFunc(o.members, func(m member) bool { return m.name == name })
+			at := o.index(name)
 			if at < 0 {
 				at = len(o.members)
 				o.members = append(o.members, member{name: name})
@@ -96,12 +96,14 @@ func readObject(self, prefix string, raw json.RawMessage, names []string) (objec
 
 // member is the member of this name, the zero member if there is none.
 func (o object) member(name string) member {
-	for _, m := range o.members {
-		if m.name == name {
-			return m
-		}
+	if at := o.index(name); at >= 0 {
+		return o.members[at]
 	}
 	return member{}
+}
+
+func (o object) index(name string) int {
+	return slices.IndexFunc(o.members, func(m member) bool { return m.name == name })
 }
 
 // value returns a member, nil when it is absent. Names are case-sensitive. One given twice is refused, even in different

@@ -10,6 +10,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/retry"
 )
 
 // faults are what goes wrong between one place in the fleet and Service Bus, whichever process holds the place.
@@ -32,10 +33,7 @@ const lateBy = 20 * time.Second
 func (t *tampered) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := t.Receiver.ReceiveMessages(ctx, n, o)
 	if t.faults.late.Load() && len(messages) > 0 {
-		select {
-		case <-time.After(lateBy):
-		case <-ctx.Done():
-		}
+		_ = retry.Sleep(ctx, lateBy)
 	}
 	for _, m := range messages {
 		if m.EnqueuedTime != nil {

@@ -52,7 +52,6 @@ func (w *world) share(p *worker) (*replicas.Store, *replicas.Pace) {
 		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolTimeout: redisTimeout, ContextTimeoutEnabled: true,
 		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
 		PoolSize: 1000, // nobody waits for a connection: the library's timers for that are shared by all clients, which a bubble forbids
-
 	})
 	store := replicas.New(replicas.Config{
 		Client: p.redis, Scope: []string{"simulation"}, Timeout: redisTimeout, LeaseFor: 35 * time.Second, Remember: time.Hour, SkewMargin: margin,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -139,10 +140,7 @@ func (r *impatient) Revoke(ctx context.Context, user event.User) (revoker.Attemp
 type slow struct{ consumer.Revoker }
 
 func (r *slow) Revoke(ctx context.Context, user event.User) (revoker.Attempt, error) {
-	select {
-	case <-time.After(15 * time.Second):
-	case <-ctx.Done():
-	}
+	_ = retry.Sleep(ctx, 15*time.Second)
 	return r.Revoker.Revoke(ctx, user)
 }
 

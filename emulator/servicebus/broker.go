@@ -222,9 +222,9 @@ func (b *Broker) CloseConnections() {
 // DetachLinks detaches every link to a queue, as the service does when it moves a queue to another host. Locks stay until they expire. The error says
 // that there is no such queue.
 func (b *Broker) DetachLinks(name string) error {
-	q := b.entity(name)
-	if q == nil {
-		return fmt.Errorf("servicebus: no queue %q", name)
+	q, err := b.find(name)
+	if err != nil {
+		return err
 	}
 	q.detachAll()
 	return nil
@@ -233,9 +233,9 @@ func (b *Broker) DetachLinks(name string) error {
 // ExpireLocks ends the lock of every message of a queue before its time, which the service reserves the right to do; those of sessions stay. Each counts as
 // a failed delivery, and the message can be received again. The error says that there is no such queue.
 func (b *Broker) ExpireLocks(name string) error {
-	q := b.entity(name)
-	if q == nil {
-		return fmt.Errorf("servicebus: no queue %q", name)
+	q, err := b.find(name)
+	if err != nil {
+		return err
 	}
 	q.mu.Lock()
 	defer q.release()
@@ -243,6 +243,15 @@ func (b *Broker) ExpireLocks(name string) error {
 	q.dispatch()
 	q.arm()
 	return nil
+}
+
+// find is entity for callers from outside; the error says that there is no such queue.
+func (b *Broker) find(name string) (*queue, error) {
+	q := b.entity(name)
+	if q == nil {
+		return nil, fmt.Errorf("servicebus: no queue %q", name)
+	}
+	return q, nil
 }
 
 // Close ends the listeners, the connections and the timers, and returns when none of their goroutines is left.
@@ -273,9 +282,9 @@ type Counts struct {
 
 // Counts returns what the queue holds; the error says that there is no such queue.
 func (b *Broker) Counts(name string) (Counts, error) {
-	q := b.entity(name)
-	if q == nil {
-		return Counts{}, fmt.Errorf("servicebus: no queue %q", name)
+	q, err := b.find(name)
+	if err != nil {
+		return Counts{}, err
 	}
 	return q.count(), nil
 }
@@ -297,9 +306,9 @@ type PeekedMessage struct {
 
 // Peek returns up to limit messages of a queue, or of "NAME/$DeadLetterQueue", from a sequence number on.
 func (b *Broker) Peek(name string, from int64, limit int) ([]PeekedMessage, error) {
-	q := b.entity(name)
-	if q == nil {
-		return nil, fmt.Errorf("servicebus: no queue %q", name)
+	q, err := b.find(name)
+	if err != nil {
+		return nil, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
