@@ -267,18 +267,18 @@ func (p *Pace) exchange(ctx context.Context) (again time.Duration, news bool) {
 // change makes a new state of the old one: what has ended is told, and calls begin while they may and there is room.
 func (p *Pace) change(old string, now time.Time, done []over, room, mine int) (state changed, calls []int, wait time.Duration) {
 	state.Pace = retry.NewPace(together)
-	if json.Unmarshal([]byte(old), &state.shared) != nil || state.Pace == nil || state.Pace.State().HeldUntil.Sub(now) > retry.MaxRetryAfter {
+	if json.Unmarshal([]byte(old), &state.shared) != nil || state.Pace == nil || !state.Pace.Plausible(now) {
 		state.shared = shared{Pace: retry.NewPace(together)} // nothing there yet, or nothing that makes sense
 	}
 	others := 0
 	for id, r := range state.Replicas {
 		switch {
 		case id == p.store.id:
-		case now.Sub(r.Seen) > goneAfter:
+		case now.Sub(r.Seen).Abs() > goneAfter: // also when Redis' clock was set back
 			delete(state.Replicas, id)
 			state.changed = true
 		default:
-			others += r.UnderWay
+			others += min(max(0, r.UnderWay), together)
 		}
 	}
 	state.Pace.SetUnderWay(others + mine + len(done))

@@ -18,6 +18,11 @@ const (
 	shortPause = 2 * time.Second
 	// maxPatience bounds a pause that is longer than the server has asked for.
 	maxPatience = time.Minute
+	// maxPause bounds a pause from the end of the round to the last answer's Retry-After, and maxPeriod a round with it: see judge.
+	maxPause  = 2 * MaxRetryAfter
+	maxPeriod = 2 * maxPause
+	// maxUnnamed bounds the count of pauses of unknown length, which double up to a bound.
+	maxUnnamed = 8
 	// usageFrom is the usage from which Graph reports it (https://learn.microsoft.com/graph/throttling,
 	// x-ms-throttle-limit-percentage).
 	usageFrom = 0.8
@@ -158,7 +163,7 @@ func (p *Pace) Begin(now time.Time) (call int) {
 // Cancel takes a Begin back: no call was made, or it was cut off by ourselves.
 func (p *Pace) Cancel(call int) {
 	p.UnderWay--
-	if call >= p.First {
+	if call >= p.First && p.Begun > 0 {
 		p.Begun--
 	}
 }
@@ -230,7 +235,7 @@ func (p *Pace) guess() time.Duration {
 	for range p.Unnamed {
 		waits.NextBackOff()
 	}
-	p.Unnamed = min(p.Unnamed+1, 8)
+	p.Unnamed = min(p.Unnamed+1, maxUnnamed)
 	return waits.NextBackOff()
 }
 
@@ -280,6 +285,25 @@ func (p *Pace) UnmarshalJSON(text []byte) error {
 	}
 	p.paceMemory = m
 	return nil
+}
+
+// Plausible says whether what the Pace has learned can have come about by now. What lies in a store may be somebody else's, or from before a
+// clock was set back; its pauses and rounds would last for too long, and its counts never come right.
+func (p *Pace) Plausible(now time.Time) bool {
+	const slack = time.Minute // by which clocks may differ
+	for _, past := range []time.Time{p.Start, p.Ended.Start, p.Ended.End, p.Throttled, p.HeldBack} {
+		if past.Sub(now) > slack {
+			return false
+		}
+	}
+	for _, n := range []int{p.Unnamed, p.InVain, p.Last, p.First, p.Begun, p.OK, p.Ended.First, p.Ended.OK, p.Allowance, p.UsageAt} {
+		if n < 0 || n > math.MaxInt/2 {
+			return false
+		}
+	}
+	return p.Hold.Sub(now) <= MaxRetryAfter+slack && p.RoundEnd.Sub(now) <= maxPeriod+slack &&
+		p.Pauses >= 0 && p.Period >= 0 && p.Period <= maxPeriod && p.Pause >= 0 && p.Pause <= maxPause &&
+		p.Usage >= 0 && p.Unnamed <= maxUnnamed && p.First <= p.Last+1
 }
 
 // PaceState is a picture of the pace.

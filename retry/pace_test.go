@@ -1,6 +1,7 @@
 package retry_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -77,6 +78,9 @@ func drive(p *retry.Pace, q *quota, n int, latency time.Duration) (took time.Dur
 	todo, underWay := n, 0
 	for todo > 0 || underWay > 0 {
 		wait, ok := p.Allow(time.Now())
+		if !p.Plausible(time.Now()) {
+			panic(fmt.Sprintf("it does not believe in itself: %+v", p))
+		}
 		if ok && todo > 0 {
 			call := p.Begin(time.Now())
 			todo--
@@ -148,5 +152,45 @@ func TestThePausesAreCountedOnce(t *testing.T) {
 	p.End(second, throttling{12 * time.Second}, 0, now.Add(time.Second))
 	if got := p.State().Pauses; got != 13*time.Second {
 		t.Errorf("%v, want 13s: from the first answer to the end of the later pause", got)
+	}
+}
+
+func TestAPaceBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
+	p := retry.NewPace(4)
+	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now := begun
+	calls := []int{p.Begin(now), p.Begin(now), p.Begin(now)}
+	p.End(calls[0], nil, 0, now)
+	p.End(calls[1], throttling{24 * time.Hour}, 0, now)
+	now = now.Add(2 * time.Minute) // a slow answer makes the pause longer
+	p.End(calls[2], throttling{24 * time.Hour}, 0, now)
+	if !p.Plausible(now) {
+		t.Errorf("not plausible after the longest pause: %+v", p)
+	}
+	now = p.State().HeldUntil
+	if _, ok := p.Allow(now); !ok || !p.Plausible(now) {
+		t.Errorf("allowed %v, not plausible after the pause: %+v", ok, p)
+	}
+	if p.Plausible(begun.Add(-time.Hour)) {
+		t.Error("plausible an hour before it happened: it would hold all calls for so much longer")
+	}
+}
+
+func TestAPaceDoesNotBelieveInNonsense(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, text := range []string{
+		`{"Hold":"2026-03-01T13:00:00Z"}`,
+		`{"Throttled":"2026-03-01T13:00:00Z"}`, `{"HeldBack":"2026-03-01T13:00:00Z"}`, `{"Start":"2026-03-01T13:00:00Z"}`,
+		`{"Ended":{"End":"2026-03-01T13:00:00Z"}}`, `{"Ended":{"Start":"2026-03-01T13:00:00Z"}}`,
+		`{"RoundEnd":"2026-03-01T13:00:00Z"}`, `{"Period":3600000000000}`, `{"Pause":3600000000000}`, `{"Pauses":-1}`, `{"Period":-1}`, `{"Pause":-1}`,
+		`{"Allowance":-1}`, `{"OK":9223372036854775807}`, `{"Begun":-1}`, `{"Unnamed":1000000000000}`, `{"First":1000}`, `{"Usage":-1}`,
+	} {
+		p := retry.NewPace(4)
+		if err := json.Unmarshal([]byte(text), p); err != nil {
+			t.Fatal(err)
+		}
+		if p.Plausible(now) {
+			t.Errorf("%s is plausible", text)
+		}
 	}
 }
