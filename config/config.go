@@ -3,6 +3,7 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -49,14 +50,15 @@ func (s ServiceBus) Entities() []string {
 	return []string{s.Queue}
 }
 
+var subscriptionPath = regexp.MustCompile(`(?is)^(.*)/subscriptions/(.*)$`)
+
 // SplitSubscription takes the path of a subscription apart; ok says that it is one.
 func SplitSubscription(entity string) (topic, subscription string, ok bool) {
-	const middle = "/subscriptions/"
-	at := strings.LastIndex(strings.ToLower(entity), middle)
-	if at < 0 {
+	parts := subscriptionPath.FindStringSubmatch(entity)
+	if parts == nil {
 		return "", "", false
 	}
-	return entity[:at], entity[at+len(middle):], true
+	return parts[1], parts[2], true
 }
 
 // Graph says which Graph is called, and as whom.

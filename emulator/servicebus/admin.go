@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,9 @@ import (
 func (b *Broker) Admin() http.Handler { return admin{b} }
 
 type admin struct{ b *Broker }
+
+// rulePath is the path of a subscription's rules, or of one of them.
+var rulePath = regexp.MustCompile(`(?is)^(.+/subscriptions/.+)/rules(/.*)?$`)
 
 // adminError is what a client is told.
 type adminError struct {
@@ -114,12 +118,12 @@ func (a admin) serve(r *http.Request, path string) (status int, answer any, err 
 			return q.kind == subscriptionQueue && strings.HasPrefix(strings.ToLower(q.name), prefix)
 		})
 	}
-	if at := strings.LastIndex(lower, "/rules"); at > 0 && strings.Contains(lower[:at], "/subscriptions/") {
-		subscription := a.b.entity(path[:at])
+	if rule := rulePath.FindStringSubmatch(path); rule != nil {
+		subscription := a.b.entity(rule[1])
 		if subscription == nil || subscription.rules == nil {
-			return 0, nil, missing(path[:at])
+			return 0, nil, missing(rule[1])
 		}
-		return a.rules(r, subscription, strings.Trim(path[at+len("/rules"):], "/"))
+		return a.rules(r, subscription, strings.Trim(rule[2], "/"))
 	}
 	return a.entity(r, path)
 }
