@@ -193,15 +193,14 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 		return Attempt{Start: time.Now()}, &Error{Kind: NoToken, Err: err}
 	}
 	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now()}
-	var value *bool
 	var sdkErr error
 	if strings.HasSuffix(target, "/revokeSignInSessions") {
-		value, sdkErr = r.post(withExchange(ctx, ex), target)
+		sdkErr = r.post(withExchange(ctx, ex), target)
 	} else {
-		value, sdkErr = r.plain(withExchange(ctx, ex), method, target, into)
+		sdkErr = r.plain(withExchange(ctx, ex), method, target, into)
 	}
 	attempt := ex.attempt()
-	failure := ex.verdict(value, sdkErr)
+	failure := ex.verdict(sdkErr)
 	if failure == nil {
 		return attempt, nil
 	}
@@ -232,43 +231,36 @@ func (r *Revoker) Check(ctx context.Context) error {
 	return nil
 }
 
-// post lets the SDK's request builder make the call; value is nil where Graph sent none.
-func (r *Revoker) post(ctx context.Context, target string) (value *bool, err error) {
+// post lets the SDK's request builder make the call.
+func (r *Revoker) post(ctx context.Context, target string) (err error) {
 	defer func() {
 		// The SDK's error types panic on bodies that they do not expect.
 		if p := recover(); p != nil {
 			err = fmt.Errorf("the Graph SDK failed to read the answer: %v", p)
 		}
 	}()
-	answer, err := users.NewItemRevokeSignInSessionsRequestBuilder(target, r.adapter).
-		PostAsRevokeSignInSessionsPostResponse(ctx, nil)
-	if err != nil || answer == nil {
-		return nil, err
-	}
-	return answer.GetValue(), nil
+	_, err = users.NewItemRevokeSignInSessionsRequestBuilder(target, r.adapter).PostAsRevokeSignInSessionsPostResponse(ctx, nil)
+	return err
 }
 
 // plain makes a call that the SDK's package users has no small builder for.
-func (r *Revoker) plain(ctx context.Context, method, target string, into any) (value *bool, err error) {
+func (r *Revoker) plain(ctx context.Context, method, target string, into any) error {
 	request, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	response, err := r.client.Do(request)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer response.Body.Close()
-	var answer struct {
-		Value *bool `json:"value"`
-	}
 	if into == nil {
-		into = &answer
+		return nil
 	}
 	if err := json.NewDecoder(response.Body).Decode(into); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return err
 	}
-	return answer.Value, nil
+	return nil
 }
 
 // path is the user's address. Ids and names were validated; escaping is still done here, where the URL is made. A name

@@ -145,6 +145,7 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 		{"204", says(204, ""), ""},
 		{"200 without a value", says(200, `{}`), ""},
 		{"200 false is not success", says(200, `{"value":false}`), revoker.NotRevoked},
+		{"200 false with a type in other letters", says(200, `{"value":false}`, "Content-Type", "Application/JSON"), revoker.NotRevoked},
 		{"200 HTML is a portal's page", says(200, html, "Content-Type", "text/html"), revoker.Unavailable},
 		{"200 with broken JSON", says(200, `{"value":`), revoker.Unavailable},
 		{"200 with a body that breaks off", says(200, revokedOK, "Content-Length", "5000"), revoker.Unreachable},

@@ -1,6 +1,7 @@
 package revoker
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,14 +139,14 @@ func (e *Error) Lagging() bool { return e.Kind == NotFound }
 // RetryAfter is how long Graph asked not to be called.
 func (e *Error) RetryAfter() time.Duration { return e.After }
 
-// verdict says what the exchange means; nil is success. The status decides and not the SDK's error, since the SDK reports
-// empty answers and redirects as success and a proxy's error page as a parsing problem.
-func (ex *exchange) verdict(value *bool, sdkErr error) *Error {
+// verdict says what the exchange means; nil is success. Status and body decide and not what the SDK makes of them: it reports
+// empty answers and redirects as success, a proxy's error page as a parsing problem, and does not read the body of a 204.
+func (ex *exchange) verdict(sdkErr error) *Error {
 	if ex.status == 0 || ex.bodyErr != nil {
 		return &Error{Kind: Unreachable, Err: errors.Join(sdkErr, ex.bodyErr)}
 	}
 	if ex.status/100 == 2 {
-		return ex.success(value, sdkErr)
+		return ex.success(sdkErr)
 	}
 	failure := &Error{After: ex.retryAfter()}
 	fromGraph := failure.readBody(ex)
@@ -175,15 +176,20 @@ func (ex *exchange) verdict(value *bool, sdkErr error) *Error {
 
 // success reads a 2xx: older and beta forms answer without a body, and a body may still say false. A page that is not
 // JSON (a captive portal, a proxy's login) is nobody's word that sessions were revoked.
-func (ex *exchange) success(value *bool, sdkErr error) *Error {
-	switch {
-	case len(ex.body) == 0:
+func (ex *exchange) success(sdkErr error) *Error {
+	if len(ex.body) == 0 {
 		return nil
-	case !ex.isJSON():
+	}
+	if !ex.isJSON() {
 		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with content type %q is not Graph's answer", cut(ex.header.Get("Content-Type"), 128))}
-	case sdkErr != nil:
-		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with an unreadable body: %w", sdkErr)}
-	case value != nil && !*value:
+	}
+	var answer struct {
+		Value *bool `json:"value"`
+	}
+	if err := cmp.Or(json.Unmarshal(ex.body, &answer), sdkErr); err != nil {
+		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with an unreadable body: %w", err)}
+	}
+	if answer.Value != nil && !*answer.Value {
 		return &Error{Kind: NotRevoked}
 	}
 	return nil
