@@ -14,8 +14,10 @@ const (
 	exploreEvery = 15 * time.Second
 	// forgetAfter is after how much time without being held back an allowance is forgotten: the quota is full again.
 	forgetAfter = 5 * time.Minute
-	// shortPause is a pause after which all calls may begin at once.
+	// shortPause is shorter than any that ends a window: after pauses like that the server seems to regain calls one by one, and rounds are spread.
 	shortPause = 2 * time.Second
+	// slower and faster are by which part of a spread round it is made longer when a call was refused, and shorter when none was for long.
+	slower, faster = 16, 32
 	// maxPatience bounds a pause that is longer than the server has asked for.
 	maxPatience = time.Minute
 	// maxPause bounds a pause from the end of the round to the last answer's Retry-After, and maxPeriod a round with it: see judge.
@@ -31,7 +33,8 @@ const (
 // Pace lets calls begin as fast as the server allows. It does not know how the server counts (a fixed window, a sliding
 // one, a token bucket), and learns from what happens: between two pauses that the server asked for, so many calls went
 // through in so much time. From then on each such round lets as many calls through, and pauses by itself; now and then it
-// feels, one call at a time, whether more is allowed.
+// feels, one call at a time, whether more is allowed. Where the pauses are short the calls of a round are spread over it, and
+// its length is what is corrected: by a refusal, by time without one, and by the usage that the server reports.
 //
 // Until the first signal all calls go at full speed. A throttled call holds all others until its Retry-After has passed.
 //
@@ -111,19 +114,43 @@ func (p *Pace) Allow(now time.Time) (wait time.Duration, ok bool) {
 		return 0, p.UnderWay < p.width()
 	}
 	if p.Begun > 0 && !now.Before(p.RoundEnd) {
-		if p.OK > p.Allowance && now.Sub(p.Throttled) >= 2*exploreEvery {
-			p.Allowance = p.OK
-		}
+		p.grow(now)
 		p.newRound()
 	}
+	next := p.RoundEnd
 	switch {
+	case p.Begun < p.Allowance && p.spread():
+		next = p.Start.Add(p.Period / time.Duration(p.Allowance) * time.Duration(p.Begun))
+		if p.Begun == 0 || !now.Before(next) {
+			return 0, true
+		}
 	case p.Begun < p.Allowance:
 		return 0, p.UnderWay < p.ramp()
-	case now.Sub(p.Throttled) >= exploreEvery:
+	case now.Sub(p.Throttled) >= exploreEvery && !p.spread():
 		return 0, p.UnderWay < 1
 	}
 	p.HeldBack = now
-	return p.RoundEnd.Sub(now), false
+	return next.Sub(now), false
+}
+
+// spread says that the calls of a round are spread over it. A refusal costs the calls under way, few then, and processes
+// that share a quota do not all spend at once what was regained.
+func (p *Pace) spread() bool { return p.Confirmed && p.Allowance > 0 && p.Pause < shortPause }
+
+// grow allows more after a round, when the last throttled call is long ago.
+func (p *Pace) grow(now time.Time) {
+	since := now.Sub(p.Throttled)
+	switch {
+	case !p.spread():
+		if p.OK > p.Allowance && since >= 2*exploreEvery {
+			p.Allowance = p.OK
+		}
+	case p.Begun < p.Allowance || since < exploreEvery: // not even that many were wanted, or too early
+	case p.Usage > 0:
+		p.Period -= time.Duration(float64(p.Period) * max(0, 1-p.Usage) / 2)
+	default:
+		p.Period -= p.Period / faster
+	}
 }
 
 // width is how many calls may be under way by the usage that the server reports: half of what seems to be left, so that
@@ -136,15 +163,12 @@ func (p *Pace) width() int {
 	return min(p.limit, max(1, int(left/2)))
 }
 
-// ramp is how many calls may be under way in a round: after a long pause more with each that goes through, so that a pause
-// that was too short costs one refused call and not all that may be under way. A short pause needs no such care, and has
-// no time for it, once it is known that the allowance is not what was left over from a quiet time.
+// ramp is how many calls may be under way in a round that is not spread: more with each that goes through, so that a pause that
+// was too short costs one refused call and not all that may be under way. After a short pause the allowance may be what was
+// left over from a quiet time, and the usage counts too.
 func (p *Pace) ramp() int {
-	switch {
-	case p.Pause >= shortPause:
+	if p.Pause >= shortPause {
 		return min(p.limit, 1+p.OK)
-	case p.Confirmed:
-		return p.limit
 	}
 	return min(p.width(), 1+p.OK)
 }
@@ -245,9 +269,14 @@ func (p *Pace) judge() {
 		return
 	}
 	p.Ended.Judged = true
-	p.Pause = p.Hold.Sub(p.Ended.End)
-	n := p.Ended.OK
+	n, known := p.Ended.OK, p.Allowance
+	pause := p.Hold.Sub(p.Ended.End)
 	switch {
+	case p.spread() && pause < shortPause:
+		// Where it was cut tells nothing: its calls came one by one, as the server regains them, only a little too fast.
+		p.Period = min(p.Period+p.Period/slower, maxPeriod)
+		p.Short = false
+		return
 	case n < p.Allowance/2 && !p.Short:
 		// Much shorter than the last is not trusted before it has happened twice: a sliding window remembers earlier calls.
 		p.Short = true
@@ -263,7 +292,11 @@ func (p *Pace) judge() {
 	}
 	p.Short = false
 	// A round that began long before must not make us pause for longer than makes sense of the server's pause.
-	p.Period = min(p.Hold.Sub(p.Ended.Start), max(2*p.Pause, 2*exploreEvery))
+	period := min(p.Hold.Sub(p.Ended.Start), max(2*pause, 2*exploreEvery))
+	if p.Pause >= shortPause && n >= known-known/8 && period < p.Period {
+		return // as many as in the whole window: slow calls at the end of a sliding one met the first that left it
+	}
+	p.Period, p.Pause = period, pause
 }
 
 func (p *Pace) newRound() {
