@@ -16,8 +16,9 @@ const (
 	forgetAfter = 5 * time.Minute
 	// shortPause is shorter than any that ends a window: after pauses like that the server seems to regain calls one by one, and rounds are spread.
 	shortPause = 2 * time.Second
-	// slower and faster are by which part of a spread round it is made longer when a call was refused, and shorter when none was for long.
-	slower, faster = 16, 32
+	// slower and faster are by which part of a spread round it is made longer when a call was refused, and shorter when none was for long
+	// and the server does not report the usage.
+	slower, faster = 1. / 16, 1. / 32
 	// maxPatience bounds a pause that is longer than the server has asked for.
 	maxPatience = time.Minute
 	// maxPause bounds a pause from the end of the round to the last answer's Retry-After, and maxPeriod a round with it: see judge.
@@ -28,6 +29,9 @@ const (
 	// usageFrom is the usage from which Graph reports it (https://learn.microsoft.com/graph/throttling,
 	// x-ms-throttle-limit-percentage).
 	usageFrom = 0.8
+	// usageAim is the usage at which a spread round is neither shortened nor made longer, and usageLow what is assumed when none is
+	// reported by a server that would.
+	usageAim, usageLow = 0.98, 0.4
 )
 
 // Pace lets calls begin as fast as the server allows. It does not know how the server counts (a fixed window, a sliding
@@ -73,6 +77,7 @@ type paceMemory struct {
 	Pause     time.Duration // at the end of it
 
 	Usage     float64 // as last reported
+	Reports   bool    // the server does report it
 	UsageAt   int     // number of the last call that had begun when that was reported
 	Throttled time.Time
 	HeldBack  time.Time // when a call was last held back
@@ -114,7 +119,7 @@ func (p *Pace) Allow(now time.Time) (wait time.Duration, ok bool) {
 		return 0, p.UnderWay < p.width()
 	}
 	if p.Begun > 0 && !now.Before(p.RoundEnd) {
-		p.grow(now)
+		p.adjust(now)
 		p.newRound()
 	}
 	next := p.RoundEnd
@@ -137,20 +142,30 @@ func (p *Pace) Allow(now time.Time) (wait time.Duration, ok bool) {
 // that share a quota do not all spend at once what was regained.
 func (p *Pace) spread() bool { return p.Confirmed && p.Allowance > 0 && p.Pause < shortPause }
 
-// grow allows more after a round, when the last throttled call is long ago.
-func (p *Pace) grow(now time.Time) {
+// adjust corrects what is allowed after a round without a refusal.
+func (p *Pace) adjust(now time.Time) {
 	since := now.Sub(p.Throttled)
+	often := min(1, p.Period.Seconds()) // it takes about a second until the answers show it
 	switch {
 	case !p.spread():
 		if p.OK > p.Allowance && since >= 2*exploreEvery {
 			p.Allowance = p.OK
 		}
-	case p.Begun < p.Allowance || since < exploreEvery: // not even that many were wanted, or too early
-	case p.Usage > 0:
-		p.Period -= time.Duration(float64(p.Period) * max(0, 1-p.Usage) / 2)
-	default:
-		p.Period -= p.Period / faster
+	case p.Begun < p.Allowance: // not even that many were wanted
+	case p.Reports:
+		usage := p.Usage
+		if usage < usageFrom {
+			usage = usageLow
+		}
+		p.lengthen((min(usage, 1) - usageAim) / 2 * often)
+	case since >= exploreEvery:
+		p.lengthen(-faster * often)
 	}
+}
+
+// lengthen makes a round longer by a part of it, or shorter.
+func (p *Pace) lengthen(part float64) {
+	p.Period = min(p.Period+time.Duration(float64(p.Period)*part), maxPeriod)
 }
 
 // width is how many calls may be under way by the usage that the server reports: half of what seems to be left, so that
@@ -208,7 +223,7 @@ func (p *Pace) End(call int, err error, usage float64, now time.Time) {
 	}
 	p.Careful = false
 	if usage >= p.Usage || call > p.UsageAt { // answers overtake each other
-		p.Usage, p.UsageAt = usage, p.Last
+		p.Usage, p.UsageAt, p.Reports = usage, p.Last, p.Reports || usage > 0
 	}
 	p.OK++
 	p.Confirmed = p.Confirmed || p.Allowance > 0 && p.OK >= p.Allowance
@@ -274,7 +289,7 @@ func (p *Pace) judge() {
 	switch {
 	case p.spread() && pause < shortPause:
 		// Where it was cut tells nothing: its calls came one by one, as the server regains them, only a little too fast.
-		p.Period = min(p.Period+p.Period/slower, maxPeriod)
+		p.lengthen(slower)
 		p.Short = false
 		return
 	case n < p.Allowance/2 && !p.Short:

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -66,7 +67,7 @@ func (q *quota) call() (usage float64, err error) {
 	return usage, nil
 }
 
-// drive makes n calls succeed, as fast as the paces allow, each of which knows nothing of the others, and returns how long it took and
+// drive makes n calls succeed, an equal share with each of the paces, which know nothing of each other, and returns how long it took and
 // how many calls were throttled. A call takes between half and one and a half of latency. One goroutine owns the paces.
 func drive(paces []*retry.Pace, q *quota, n int, latency time.Duration) (took time.Duration, throttled int) {
 	type ended struct {
@@ -76,11 +77,14 @@ func drive(paces []*retry.Pace, q *quota, n int, latency time.Duration) (took ti
 	}
 	results := make(chan ended)
 	start := time.Now()
-	todo, underWay := n, 0
+	todo, underWay := make([]int, len(paces)), 0
+	for i := range n {
+		todo[i%len(paces)]++
+	}
 	draw := rand.New(rand.NewPCG(1, 2))
 	begin := func(i int) {
 		call := paces[i].Begin(time.Now())
-		todo--
+		todo[i]--
 		underWay++
 		half := latency/4 + time.Duration(draw.Int64N(int64(latency)/2))
 		go func() {
@@ -90,18 +94,21 @@ func drive(paces []*retry.Pace, q *quota, n int, latency time.Duration) (took ti
 			results <- ended{i, call, usage, err}
 		}()
 	}
-	for todo > 0 || underWay > 0 {
+	for slices.Max(todo) > 0 || underWay > 0 {
 		soonest, begun := time.Duration(0), false
 		for i, p := range paces {
+			if todo[i] == 0 {
+				continue
+			}
 			wait, ok := p.Allow(time.Now())
 			if !p.Plausible(time.Now()) {
 				panic(fmt.Sprintf("it does not believe in itself: %+v", p))
 			}
 			switch {
-			case ok && todo > 0:
+			case ok:
 				begin(i)
 				begun = true
-			case !ok && wait > 0 && (soonest == 0 || wait < soonest):
+			case wait > 0 && (soonest == 0 || wait < soonest):
 				soonest = wait
 			}
 		}
@@ -109,7 +116,7 @@ func drive(paces []*retry.Pace, q *quota, n int, latency time.Duration) (took ti
 			continue
 		}
 		var timer <-chan time.Time
-		if soonest > 0 && todo > 0 {
+		if soonest > 0 {
 			timer = time.After(soonest)
 		}
 		select {
@@ -119,7 +126,7 @@ func drive(paces []*retry.Pace, q *quota, n int, latency time.Duration) (took ti
 			paces[r.pace].End(r.call, r.err, r.usage, time.Now())
 			if r.err != nil {
 				throttled++
-				todo++
+				todo[r.pace]++
 			}
 		}
 	}
