@@ -3,7 +3,6 @@ package config
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -50,15 +49,16 @@ func (s ServiceBus) Entities() []string {
 	return []string{s.Queue}
 }
 
-var subscriptionPath = regexp.MustCompile(`(?is)^(.*)/subscriptions/(.*)$`)
-
 // SplitSubscription takes the path of a subscription apart; ok says that it is one.
 func SplitSubscription(entity string) (topic, subscription string, ok bool) {
-	parts := subscriptionPath.FindStringSubmatch(entity)
-	if parts == nil {
-		return "", "", false
+	const middle = "/subscriptions/"
+	// Lower-casing the whole could change its length.
+	for at := len(entity) - len(middle); at >= 0; at-- {
+		if end := at + len(middle); strings.EqualFold(entity[at:end], middle) {
+			return entity[:at], entity[end:], true
+		}
 	}
-	return parts[1], parts[2], true
+	return "", "", false
 }
 
 // Graph says which Graph is called, and as whom.

@@ -243,6 +243,7 @@ func TestSeveralSources(t *testing.T) {
 		"no name":             {"", "urgent,$bulk", "neither a queue name nor"},
 		"half a subscription": {"", "urgent,devices/Subscriptions/", "neither a queue name nor"},
 		"too many":            {"", "a,b,c,d,e,f,g,h,i", "at most 8"},
+		"a long s":            {"", "a,devices/ſubscriptions/b", "neither a queue name nor"},
 		"no letters":          {"", "a,\xfc\xfc\xfc\xfc/Subscriptions/b", "neither a queue name nor"},
 	} {
 		got, err := load(t, "", []string{

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,9 +21,6 @@ import (
 func (b *Broker) Admin() http.Handler { return admin{b} }
 
 type admin struct{ b *Broker }
-
-// rulePath is the path of a subscription's rules, or of one of them.
-var rulePath = regexp.MustCompile(`(?is)^(.+/subscriptions/.+)/rules(/.*)?$`)
 
 // adminError is what a client is told.
 type adminError struct {
@@ -118,12 +114,12 @@ func (a admin) serve(r *http.Request, path string) (status int, answer any, err 
 			return q.kind == subscriptionQueue && strings.HasPrefix(strings.ToLower(q.name), prefix)
 		})
 	}
-	if rule := rulePath.FindStringSubmatch(path); rule != nil {
-		subscription := a.b.entity(rule[1])
+	if at := lastFold(path, "/rules"); at > 0 && topicOf(path[:at]) != "" {
+		subscription := a.b.entity(path[:at])
 		if subscription == nil || subscription.rules == nil {
-			return 0, nil, missing(rule[1])
+			return 0, nil, missing(path[:at])
 		}
-		return a.rules(r, subscription, strings.Trim(rule[2], "/"))
+		return a.rules(r, subscription, strings.Trim(path[at+len("/rules"):], "/"))
 	}
 	return a.entity(r, path)
 }

@@ -96,7 +96,7 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 	}
 	cfg.Name = strings.Trim(cfg.Name, "/")
 	if k == subscriptionQueue {
-		at := len(topicOf(name))
+		at := len(topicOf(cfg.Name))
 		cfg.Name = cfg.Name[:at] + "/Subscriptions/" + cfg.Name[at+len("/subscriptions/"):]
 	}
 	q := newQueue(cfg, b.observe)
@@ -121,10 +121,17 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 	return q, nil
 }
 
-// topicOf is the topic's part of a subscription's lower-case path.
-func topicOf(path string) string {
-	at := strings.LastIndex(path, "/subscriptions/")
-	return path[:max(at, 0)]
+// topicOf is the topic's part of a subscription's path.
+func topicOf(path string) string { return path[:max(lastFold(path, "/subscriptions/"), 0)] }
+
+// lastFold is where part was written last in a path, in whichever case; -1 if it was not. Lower-casing the path first could change its length.
+func lastFold(path, part string) int {
+	for at := len(path) - len(part); at >= 0; at-- {
+		if strings.EqualFold(path[at:at+len(part)], part) {
+			return at
+		}
+	}
+	return -1
 }
 
 // tie makes an entity forward as the settings say. The caller holds the lock of the entities.

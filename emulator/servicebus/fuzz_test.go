@@ -139,11 +139,12 @@ func FuzzAdmin(f *testing.F) {
 	f.Add("q", entry(`<QueueDescription><MaxSizeInMegabytes>1</MaxSizeInMegabytes><ForwardTo>sb://h/t</ForwardTo></QueueDescription>`), true)
 	f.Add("t/Subscriptions/v", entry(`<SubscriptionDescription><RequiresSession>true</RequiresSession></SubscriptionDescription>`), false)
 	f.Add("t/Subscriptions/u/Rules/r", entry(`<RuleDescription xmlns:i="`+nsInstance+`"><Filter i:type="CorrelationFilter"><Label>x</Label><Properties><KeyValueOfstringanyType><Key>k</Key><Value i:type="d:int">5</Value></KeyValueOfstringanyType></Properties></Filter></RuleDescription>`), false)
+	f.Add("\xfc\xfc/Subscriptions/v", entry(`<SubscriptionDescription/>`), false)
 	f.Add("t2", entry(`<TopicDescription/>`), false)
 	f.Fuzz(func(t *testing.T, path, body string, update bool) {
 		b, err := New(Config{
 			Queues: []QueueConfig{{Name: "q"}},
-			Topics: []TopicConfig{{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u"}}}}},
+			Topics: []TopicConfig{{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u"}}}}, {QueueConfig: QueueConfig{Name: "\xfc\xfc"}}},
 		})
 		if err != nil {
 			t.Fatal(err)
