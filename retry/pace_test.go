@@ -68,8 +68,8 @@ func (q *quota) call() (usage float64, err error) {
 }
 
 // drive makes n calls succeed, an equal share with each of the paces, which know nothing of each other, and returns how long it took and
-// how many calls were throttled. A call takes between half and one and a half of latency. One goroutine owns the paces.
-func drive(paces []*retry.Pace, q *quota, n int, latency time.Duration) (took time.Duration, throttled int) {
+// how many calls were throttled. A call takes between shortest and longest. One goroutine owns the paces.
+func drive(paces []*retry.Pace, q *quota, n int, shortest, longest time.Duration) (took time.Duration, throttled int) {
 	type ended struct {
 		pace, call int
 		usage      float64
@@ -86,7 +86,7 @@ func drive(paces []*retry.Pace, q *quota, n int, latency time.Duration) (took ti
 		call := paces[i].Begin(time.Now())
 		todo[i]--
 		underWay++
-		half := latency/4 + time.Duration(draw.Int64N(int64(latency)/2))
+		half := (shortest + time.Duration(draw.Int64N(int64(longest-shortest)+1))) / 2
 		go func() {
 			time.Sleep(half)
 			usage, err := q.call()
@@ -141,8 +141,8 @@ func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
 					t.Run(fmt.Sprint(model, headers, limit, latency), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
 							quota := graph.Quota{Model: model, Limit: 300, Per: 15 * time.Second, Headers: headers}
-							const users = 2950 // with 3,000 one call too few in a window would cost another window
-							took, throttled := drive([]*retry.Pace{retry.NewPace(limit)}, newQuota(t, quota), users, latency)
+							const users = 3000
+							took, throttled := drive([]*retry.Pace{retry.NewPace(limit)}, newQuota(t, quota), users, latency, latency)
 							ratio := took.Seconds() / quota.CheapestDone(users).Seconds()
 							t.Logf("%.3f × the least time, %d throttled", ratio, throttled)
 							bound := 1.05
@@ -173,12 +173,12 @@ func TestPacesThatShareNothingMeetTheQuotaTogether(t *testing.T) {
 				t.Run(fmt.Sprint(model, n, latency), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						quota := graph.Quota{Model: model, Limit: 300, Per: 15 * time.Second, Headers: true}
-						const users = 1450 // with 1,500 one call too few in a window would cost another window
+						const users = 1450 // with 1,500, of calls that differ, one call too few in a window would cost another window
 						var paces []*retry.Pace
 						for range n {
 							paces = append(paces, retry.NewPace(16))
 						}
-						took, throttled := drive(paces, newQuota(t, quota), users, latency)
+						took, throttled := drive(paces, newQuota(t, quota), users, latency/2, latency*3/2)
 						ratio := took.Seconds() / quota.CheapestDone(users).Seconds()
 						t.Logf("%.3f × the least time, %d throttled", ratio, throttled)
 						if ratio > 1.10 {
