@@ -194,6 +194,19 @@ func TestPacesThatShareNothingMeetTheQuotaTogether(t *testing.T) {
 	}
 }
 
+func TestSlowCallsAtTheEndOfASlidingWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := graph.Quota{Model: graph.SlidingWindow, Limit: 300, Per: 15 * time.Second, Headers: true}
+		const users = 1450
+		took, throttled := drive([]*retry.Pace{retry.NewPace(16)}, newQuota(t, quota), users, 300*time.Millisecond, 300*time.Millisecond)
+		t.Logf("%v, %d throttled", took, throttled)
+		// The calls of the last window take nearly 5 s.
+		if most := quota.CheapestDone(users) + 15*time.Second; took > most {
+			t.Errorf("%v, want at most %v", took, most)
+		}
+	})
+}
+
 func TestThePausesAreCountedOnce(t *testing.T) {
 	p := retry.NewPace(4)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
