@@ -14,6 +14,8 @@ type Expected struct {
 	// Users are the object ids whom a message concerns; nobody else may be called. A user whom Graph does not know has an
 	// id here too.
 	Users func(messageID string) []string
+	// MayStand says whether a newer message may stand for an older one at all; nil is always.
+	MayStand func(newer, older Message) bool
 	// Window is the worker's deduplication window; 0 leaves the number of calls unchecked.
 	Window time.Duration
 	// Workers is how many workers ran, one after the other or side by side; with more than one their calls for a user may
@@ -22,6 +24,12 @@ type Expected struct {
 	// Believed is for how long a worker may take a message for its own after the lock was ended before its time; 0 where no lock was. What it
 	// still believes to hold may stand for older messages: it is in the queue, and comes again.
 	Believed time.Duration
+}
+
+// Message names a message.
+type Message struct {
+	Queue, ID string
+	Enqueued  time.Time
 }
 
 // slack is by how much two calls may come closer than the window, because the window counts from the worker's start of an
@@ -106,12 +114,14 @@ func (c *check) superseded(m *life, user string) bool {
 	last := m.last()
 	last.from = last.from.Add(-c.expected.Believed)
 	for _, other := range c.byUser[user] {
-		if other.newerThan(m) && other.heldIn(last) {
+		if other.newerThan(m) && other.heldIn(last) && (c.expected.MayStand == nil || c.expected.MayStand(other.message(), m.message())) {
 			return true
 		}
 	}
 	return false
 }
+
+func (m *life) message() Message { return Message{Queue: m.queue, ID: m.id, Enqueued: m.enqueued} }
 
 // wanted checks that an event asked for the call.
 func (c *check) wanted(call graph.Call) {

@@ -3,6 +3,7 @@
 package audit
 
 import (
+	"cmp"
 	"strings"
 	"sync"
 	"time"
@@ -92,12 +93,13 @@ func (m *life) last() span {
 	return span{m.ended, m.ended}
 }
 
-// newerThan is the order of messages: the sequence number breaks ties.
+// newerThan is the order of messages: the queue's name and then the sequence number break ties. Service Bus tells times in whole
+// milliseconds.
 func (m *life) newerThan(other *life) bool {
-	if m.enqueued.Equal(other.enqueued) {
-		return m.sequence > other.sequence
-	}
-	return m.enqueued.After(other.enqueued)
+	return cmp.Or(
+		m.enqueued.Truncate(time.Millisecond).Compare(other.enqueued.Truncate(time.Millisecond)),
+		strings.Compare(m.queue, other.queue), cmp.Compare(m.sequence, other.sequence),
+	) > 0
 }
 
 // String names the message in a problem.

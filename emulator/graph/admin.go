@@ -36,7 +36,7 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, rest string)
 		adminOrder(w, r, &f, func() error { s.Inject(f); return nil })
 	case "DELETE faults":
 		s.mu.Lock()
-		s.faults = nil
+		clear(s.faults)
 		s.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
 	case "PUT quota":

@@ -2,6 +2,7 @@ package graph_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -358,6 +359,10 @@ func TestFaults(t *testing.T) {
 		"of this user by id":    {graph.Fault{User: ada.ID, Status: 500}, 500, "", false},
 		"of another user":       {graph.Fault{User: guest.ID, Status: 500}, 200, "true", true},
 		"of the tokens":         {graph.Fault{Token: true, Status: 500}, 200, "true", true},
+		"of revoking":           {graph.Fault{Method: http.MethodPost, Status: 500}, 500, "", false},
+		"of reading":            {graph.Fault{Method: http.MethodGet, Status: 500}, 200, "true", true},
+		"of unknown users":      {graph.Fault{Unknown: true, Status: 500}, 200, "true", true},
+		"well, with an error":   {graph.Fault{Status: 200, Body: `{"error":{"code":"x"}}`}, 200, `{"error":{"code":"x"}}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
@@ -390,6 +395,64 @@ func TestFaultsAreCountedAndComeInTheirOrder(t *testing.T) {
 		a := w.revoke(ada.ID)
 		if a.status != want || want == 500 && a.header.Get("Retry-After") != "7" {
 			t.Errorf("call %d: %d, want %d, %v", i, a.status, want, a.header)
+		}
+	}
+}
+
+func TestTheDateOfAnAnswer(t *testing.T) {
+	w := newWorld(t, graph.Config{})
+	for date, want := range map[string]string{"none": "", "soon": "soon", "Mon, 01 Jan 1601 00:00:00 GMT": "Mon, 01 Jan 1601 00:00:00 GMT"} {
+		for _, status := range []int{0, 503} {
+			w.Inject(graph.Fault{User: ada.ID, Count: 1, Date: date, Status: status})
+			if a := w.revoke(ada.ID); a.header.Get("Date") != want || a.status != cmp.Or(status, 200) {
+				t.Errorf("%q: %d with Date %q", date, a.status, a.header.Get("Date"))
+			}
+		}
+	}
+	if a := w.revoke(ada.ID); a.header.Get("Date") == "" {
+		t.Error("no Date after the faults")
+	}
+}
+
+// A canary for nobody: a random id, which the directory does not have.
+func TestCanariesForNobody(t *testing.T) {
+	const nobody = "99999999-4a5c-4ee1-9a7e-0d3c5a6b7c01"
+	w := newWorld(t, graph.Config{})
+	if a := w.revoke(nobody); a.status != 404 || !strings.Contains(a.body, `"code":"Request_ResourceNotFound"`) {
+		t.Errorf("with the permission: %+v", a)
+	}
+	path := "/v1.0/users/" + nobody + "/revokeSignInSessions"
+	if a := w.as(t.Context(), w.signIn("none", "secret"), http.MethodPost, path); a.status != 403 {
+		t.Errorf("without the permission: %d", a.status)
+	}
+	w.Inject(graph.Fault{Unknown: true, Status: 429, RetryAfter: "7"})
+	if a := w.revoke(nobody); a.status != 429 || a.header.Get("Retry-After") != "7" {
+		t.Errorf("throttled canaries: %+v", a)
+	}
+	if a := w.revoke(ada.ID); a.status != 200 {
+		t.Errorf("a user: %+v", a)
+	}
+}
+
+func TestManyUsersHaveFaultsOfTheirOwn(t *testing.T) {
+	w := newWorld(t, graph.Config{})
+	var remove []func()
+	for i := range 10_000 {
+		remove = append(remove, w.Inject(graph.Fault{User: fmt.Sprintf("User%d@contoso.com", i), Status: 403}))
+	}
+	w.Inject(graph.Fault{User: "user7@contoso.com", Status: 500}) // the first one acts
+	for i := range 1_000 {
+		if a := w.revoke(fmt.Sprintf("user%d@contoso.com", i)); a.status != 403 {
+			t.Fatalf("user %d: %d", i, a.status)
+		}
+	}
+	for _, r := range remove {
+		r()
+		r() // twice does no harm
+	}
+	for i, want := range map[int]int{6: 404, 7: 500} {
+		if a := w.revoke(fmt.Sprintf("user%d@contoso.com", i)); a.status != want {
+			t.Errorf("user %d: %d, want %d", i, a.status, want)
 		}
 	}
 }

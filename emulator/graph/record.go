@@ -3,6 +3,7 @@ package graph
 import (
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -34,6 +35,10 @@ type Call struct {
 type Fault struct {
 	// User limits the fault to one user, by id or user principal name; "" is everybody, unknown users included.
 	User string `json:"user"`
+	// Unknown limits it to users whom the directory does not have, as those of canaries.
+	Unknown bool `json:"unknown"`
+	// Method limits it to GET or POST: to reading or to revoking; "" is both.
+	Method string `json:"method"`
 	// Count is how often it acts; 0 is until it is removed.
 	Count int `json:"count"`
 
@@ -54,47 +59,72 @@ type Fault struct {
 	Truncate   bool `json:"truncate"`
 	Endless    bool `json:"endless"`
 
+	// Date is the answer's Date header, alone or with any of the others; "none" leaves it out.
+	Date string `json:"date"`
+
 	// Token makes the fault act on the token endpoint instead: Delay, Drop and Status do.
 	Token bool `json:"token"`
 }
 
+// injected is a fault on order, and how many were injected before it.
+type injected struct {
+	Fault
+	number int
+}
+
 // Inject orders a fault; remove takes it back.
 func (s *Server) Inject(f Fault) (remove func()) {
-	injected := &f
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.faults = append(s.faults, injected)
+	s.injected++
+	ordered := &injected{f, s.injected}
+	name := strings.ToLower(f.User)
+	s.faults[name] = append(s.faults[name], ordered)
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.drop(injected)
+		s.drop(ordered)
 	}
 }
 
-func (s *Server) drop(f *Fault) {
-	for i, other := range s.faults {
-		if other == f {
-			s.faults = append(s.faults[:i:i], s.faults[i+1:]...)
-			return
-		}
+func (s *Server) drop(f *injected) {
+	name := strings.ToLower(f.User)
+	left := slices.DeleteFunc(s.faults[name], func(other *injected) bool { return other == f })
+	if s.faults[name] = left; len(left) == 0 {
+		delete(s.faults, name)
 	}
 }
 
-// takeFault returns the fault that acts on a call for this user, or on a token request. The caller holds the lock.
-func (s *Server) takeFault(key string, token bool) *Fault {
-	for _, f := range s.faults {
-		if f.Token != token || f.User != "" && !s.same(f.User, key) {
-			continue
-		}
-		acting := *f
-		if f.Count > 0 {
-			if f.Count--; f.Count == 0 {
-				s.drop(f)
+// takeFault returns the fault that acts on a call for this user, or on a token request: the first of those for everybody, for the user's
+// id and for the name, each found at once however many users have faults of their own. The caller holds the lock.
+func (s *Server) takeFault(key, method string, token bool) *Fault {
+	names := []string{"", strings.ToLower(key)}
+	e := s.find(key)
+	if e != nil {
+		names = []string{"", strings.ToLower(e.ID), strings.ToLower(e.UserPrincipalName)}
+	}
+	var first *injected
+	for _, name := range names {
+		for _, f := range s.faults[name] {
+			if f.Token != token || f.Unknown && e != nil || f.Method != "" && f.Method != method {
+				continue
 			}
+			if first == nil || f.number < first.number {
+				first = f
+			}
+			break
 		}
-		return &acting
 	}
-	return nil
+	if first == nil {
+		return nil
+	}
+	acting := first.Fault
+	if first.Count > 0 {
+		if first.Count--; first.Count == 0 {
+			s.drop(first)
+		}
+	}
+	return &acting
 }
 
 // same says that two names, ids or user principal names, are one user's.
@@ -114,7 +144,7 @@ func (s *Server) begin(call *Call) *Fault {
 		s.calls = append([]*Call(nil), s.calls[len(s.calls)-s.maxCalls/2:]...)
 	}
 	s.calls = append(s.calls, call)
-	fault := s.takeFault(call.Key, false)
+	fault := s.takeFault(call.Key, call.Method, false)
 	call.Fault = fault != nil
 	if e := s.find(call.Key); e != nil {
 		call.UserID = e.ID

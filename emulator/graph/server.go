@@ -76,7 +76,8 @@ type Server struct {
 	byUPN      map[string]*entry
 	quota      Quota
 	meters     map[string]*meter
-	faults     []*Fault
+	faults     map[string][]*injected // by the user that they are for, in lower case; "" is everybody; in order
+	injected   int                    // how many faults were ever ordered
 	calls      []*Call
 	issued     []Issued
 	maxCalls   int
@@ -100,6 +101,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		tenant: cfg.Tenant, offset: cfg.ClockOffset, tokenLife: cfg.TokenLife, key: make([]byte, 32), maxCalls: cfg.MaxCalls,
 		apps: map[string]App{}, byID: map[string]*entry{}, byUPN: map[string]*entry{}, meters: map[string]*meter{},
+		faults: map[string][]*injected{},
 	}
 	_, _ = rand.Read(s.key) // never fails (crypto/rand)
 	for _, app := range cfg.Apps {

@@ -166,6 +166,13 @@ func (a *answer) before() bool {
 	if f == nil {
 		return true
 	}
+	switch f.Date {
+	case "":
+	case "none":
+		a.w.Header()["Date"] = nil // net/http would set its own
+	default:
+		a.w.Header().Set("Date", f.Date)
+	}
 	if f.Delay > 0 {
 		timer := time.NewTimer(f.Delay)
 		defer timer.Stop()

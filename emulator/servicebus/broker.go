@@ -245,6 +245,22 @@ func (b *Broker) ExpireLocks(name string) error {
 	return nil
 }
 
+// Inject puts an encoded message into a queue or topic as if a producer had sent it, for tests of what no client library
+// encodes: the sections before the body must be well-formed, body and footer may be anything of the right sizes. The error
+// says what is wrong with the message, or that there is no such entity.
+func (b *Broker) Inject(name string, encoded []byte) error {
+	q, err := b.find(name)
+	if err != nil {
+		return err
+	}
+	m, err := parseMessage(encoded, time.Now())
+	if err != nil {
+		return fmt.Errorf("servicebus: inject: %w", err)
+	}
+	_, err = q.enqueue([]*message{m})
+	return err
+}
+
 // find is entity for callers from outside; the error says that there is no such queue.
 func (b *Broker) find(name string) (*queue, error) {
 	q := b.entity(name)

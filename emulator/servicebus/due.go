@@ -128,7 +128,11 @@ func (q *queue) ripen(m *message, now int64) {
 	}
 	switch {
 	case m.state == locked:
-		q.schedule(m.until, m.seq)
+		until := m.until
+		if g := q.groups[m.session]; g != nil && q.hasSessions() { // it has no lock of its own
+			until = g.until.UnixMilli()
+		}
+		q.schedule(max(until, now+1), m.seq)
 	case q.cfg.DeadLetterOnExpiration:
 		q.bury(m, "TTLExpiredException", "The message expired and was dead lettered.")
 	default:

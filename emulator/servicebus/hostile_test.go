@@ -435,7 +435,7 @@ func TestAMalformedMessageDoesNotReachAReceiver(t *testing.T) {
 	wait[*amqp.Flow](r)
 	for i, message := range [][]byte{
 		{0, 0x53, 0x75, 0xa1, 1, 'x'},              // data that is a string
-		{0, 0x53, 0x77, 0xc0, 3, 2, 0x40, 0xa1},    // a value whose list is cut off
+		{0, 0x53, 0x77, 0xc0, 9, 2, 0x40, 0xa1},    // a value that is cut off
 		{0, 0x53, 0x74, 0xc1, 3, 2, 0xa1, 0x3f},    // application properties with an unknown type
 		{0, 0x53, 0x73, 0x41, 0, 0x53, 0x75, 0xa0}, // properties that are a boolean
 	} {

@@ -423,7 +423,7 @@ func (l *link) accept(encoded []byte) *amqp.Error {
 	var err error
 	if l.first.MessageFormat != nil && *l.first.MessageFormat == batchFormat {
 		var envelope amqp.Sections
-		if envelope, err = amqp.SplitMessage(encoded); err == nil {
+		if envelope, err = amqp.SplitOpaque(encoded); err == nil {
 			err = amqp.DataSections(envelope.Body, add)
 		}
 	} else {

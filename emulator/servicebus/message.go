@@ -81,7 +81,7 @@ func (m *message) id() string {
 
 // parseMessage copies an encoded message into a stored one.
 func parseMessage(encoded []byte, now time.Time) (*message, error) {
-	s, err := amqp.SplitMessage(encoded)
+	s, err := amqp.SplitOpaque(encoded)
 	if err != nil {
 		return nil, err
 	}

@@ -147,6 +147,23 @@ func TestASessionsLockExpiresAndIsRenewed(t *testing.T) {
 	})
 }
 
+func TestAMessageOfASessionExpiresWhenItsHolderHasLetGo(t *testing.T) {
+	inSessions(t, func(t *testing.T, b *topics) {
+		m, ttl := in("ada", "a1"), 10*time.Second
+		m.TimeToLive = &ttl
+		b.send(queue, m)
+		r := b.accept("ada")
+		takeFrom(t, r, 1)
+		for range 2 {
+			time.Sleep(50 * time.Second)
+			must(t, r.RenewSessionLock(t.Context(), nil))
+		}
+		must(t, r.Close(t.Context()))
+		time.Sleep(time.Minute)
+		b.holds(queue)
+	})
+}
+
 func TestClosingASessionFreesItAtOnce(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		b.send(queue, in("ada", "a1"))

@@ -40,7 +40,23 @@ type Sections struct {
 // SplitMessage finds the sections. It fails unless they are in order and occur once (data and sequence sections: any number
 // of times, but not both), each holds the type that it must, and everything inside is well-formed and nested at most 32
 // deep: what is passed on must not break its receiver. It does not allocate. No bytes are a message without sections.
-func SplitMessage(b []byte) (Sections, error) {
+func SplitMessage(b []byte) (Sections, error) { return split(b, checkSection) }
+
+// SplitOpaque is SplitMessage, but looks at no more of body and footer than their sizes, as Service Bus does: what producers
+// put there is between them and their receivers.
+func SplitOpaque(b []byte) (Sections, error) {
+	return split(b, func(code int, value []byte) (rest []byte, err error) {
+		if code < SectionData {
+			return checkSection(code, value)
+		}
+		if err = checkFormat(code, value); err == nil {
+			_, rest, err = cut(value)
+		}
+		return rest, err
+	})
+}
+
+func split(b []byte, check func(code int, value []byte) (rest []byte, err error)) (Sections, error) {
 	var s Sections
 	last, body := 0, 0 // the last section's code, where the body begins
 	for at := 0; at < len(b); {
@@ -53,7 +69,7 @@ func SplitMessage(b []byte) (Sections, error) {
 		if !repeats && (code <= last || isBody && last >= SectionData) {
 			return Sections{}, fmt.Errorf("amqp: message section 0x%02x stands behind 0x%02x", code, last)
 		}
-		rest, err := checkSection(code, value)
+		rest, err := check(code, value)
 		if err != nil {
 			return Sections{}, fmt.Errorf("amqp: message section 0x%02x: %w", code, err)
 		}
@@ -112,8 +128,16 @@ func sectionValue(b []byte, code int) (value, rest []byte, err error) {
 
 // checkSection checks a section's value and returns what is behind it.
 func checkSection(code int, value []byte) (rest []byte, err error) {
+	if err := checkFormat(code, value); err != nil {
+		return nil, err
+	}
+	return check(value, 0)
+}
+
+// checkFormat checks that a section's value is of the type that it must be.
+func checkFormat(code int, value []byte) error {
 	if len(value) == 0 {
-		return nil, errShort
+		return errShort
 	}
 	format := value[0]
 	var ok bool
@@ -128,9 +152,9 @@ func checkSection(code int, value []byte) (rest []byte, err error) {
 		ok = format == codeMap8 || format == codeMap32
 	}
 	if !ok {
-		return nil, fmt.Errorf("must not hold %s", typeName(format))
+		return fmt.Errorf("must not hold %s", typeName(format))
 	}
-	return check(value, 0)
+	return nil
 }
 
 // DataSections calls yield with the payload of each data section of a body, which aliases it, until yield fails. It fails
