@@ -1,6 +1,7 @@
 package retry_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -9,97 +10,378 @@ import (
 
 var midnight = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// The failures that a breaker tells apart.
+var (
+	refused = failure{shared: true, suspicious: true, most: 2} // a 403
+	down    = failure{shared: true, suspicious: true}          // a 503, or no answer
+	unknown = failure{lagging: true}                           // a 404
+)
+
 // closed returns a breaker after its first success.
-func closed() *retry.Breaker {
-	b := retry.NewBreaker()
-	b.Begin("first")
-	b.End("first", nil, midnight)
+func closed(account bool) *retry.Breaker {
+	b := retry.NewBreaker(account)
+	try(b, "first", false, nil, midnight)
 	return b
 }
 
-func TestBreakerStartsHalfOpen(t *testing.T) {
-	b := retry.NewBreaker()
-	if _, ok := b.Allow(midnight); !ok || b.Closed() {
-		t.Fatal("a new breaker must allow one call, and not be closed")
+// try is an attempt.
+func try(b *retry.Breaker, user string, again bool, err error, now time.Time) {
+	b.Begin(user, again, now)
+	b.End(user, again, err, now)
+}
+
+// suspected returns a breaker after three users have failed in a row.
+func suspected(account bool, err error) *retry.Breaker {
+	b := closed(account)
+	for _, user := range []string{"ada", "grace", "alan"} {
+		try(b, user, false, err, midnight)
 	}
-	b.Begin("ada")
-	if _, ok := b.Allow(midnight); ok {
-		t.Error("a second call before the first has ended")
+	return b
+}
+
+// ask asks a canary.
+func ask(b *retry.Breaker, err error, now time.Time) {
+	b.CanaryBegin()
+	b.CanaryEnd(err, false, now)
+}
+
+// opened returns a breaker that two canaries have opened.
+func opened(t *testing.T, account bool) *retry.Breaker {
+	t.Helper()
+	b := suspected(account, down)
+	ask(b, down, midnight)
+	ask(b, down, midnight)
+	if _, cause := b.Open(); cause == nil {
+		t.Fatal("not open after two canaries that failed")
 	}
-	b.End("ada", nil, midnight)
-	if _, ok := b.Allow(midnight); !ok || !b.Closed() {
-		t.Error("not closed by a success")
+	return b
+}
+
+func TestANewBreakerTriesAFewUsersAndTheCanarySideBySide(t *testing.T) {
+	b := retry.NewBreaker(false)
+	for i := range 3 {
+		if _, ok := b.Allow(false, midnight); !ok {
+			t.Fatalf("user %d must not begin", i)
+		}
+		b.Begin(fmt.Sprint(i), false, midnight)
+	}
+	if _, ok := b.Allow(false, midnight); ok || b.Closed() {
+		t.Error("more than a few begin before anything is known")
+	}
+	if _, due := b.CanaryDue(true, true, midnight); !due {
+		t.Error("no canary beside them")
+	}
+	ask(b, nil, midnight)
+	if _, ok := b.Allow(false, midnight); !ok || !b.Closed() {
+		t.Error("the canary is well, and users that hang still hold everybody up")
+	}
+	if _, due := retry.NewBreaker(false).CanaryDue(false, false, midnight); due {
+		t.Error("a canary although there is nobody")
 	}
 }
 
-func TestBreakerOpensForThreeDistinctUsersInARow(t *testing.T) {
-	b := closed()
+func TestUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
+	b := retry.NewBreaker(false)
+	for i := range 3 {
+		b.Begin(fmt.Sprint(i), false, midnight)
+		b.Late(fmt.Sprint(i), false)
+	}
+	if _, ok := b.Allow(false, midnight); !ok {
+		t.Error("held up by users without an answer")
+	}
+}
+
+func TestThreeDistinctUsersInARowRaiseSuspicion(t *testing.T) {
+	b := closed(false)
 	for range 20 {
-		b.End("ada", failure{shared: true}, midnight)
+		try(b, "ada", true, down, midnight)
 	}
-	if !b.Closed() {
-		t.Fatal("one user's own trouble stopped everyone")
+	try(b, "grace", false, down, midnight)
+	if suspicious, _ := b.Suspicion(); suspicious {
+		t.Fatal("two users' trouble is suspected to be everyone's")
 	}
-	b.End("grace", failure{shared: true}, midnight)
-	b.End("alan", nil, midnight)
-	b.End("edsger", failure{shared: true}, midnight)
-	b.End("barbara", failure{shared: true}, midnight)
-	if !b.Closed() {
-		t.Fatal("opened although a call succeeded in between")
+	try(b, "alan", false, nil, midnight)
+	try(b, "edsger", false, down, midnight)
+	try(b, "edgar", false, unknown, midnight) // is neutral
+	try(b, "barbara", false, down, midnight)
+	if suspicious, _ := b.Suspicion(); suspicious {
+		t.Fatal("suspected although an attempt succeeded in between")
 	}
-	b.End("tony", failure{shared: true}, midnight)
-	if since, cause := b.Open(); b.Closed() || since != midnight || cause == nil {
-		t.Errorf("open since %v because of %v", since, cause)
+	try(b, "tony", false, down, midnight)
+	if suspicious, users := b.Suspicion(); !suspicious || users || !b.Closed() {
+		t.Errorf("suspected %v, of the users %v, closed %v", suspicious, users, b.Closed())
+	}
+	try(b, "ole", false, nil, midnight)
+	if suspicious, _ := b.Suspicion(); suspicious {
+		t.Error("a success has not ended it")
 	}
 }
 
-func TestBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
-	for name, err := range map[string]error{
-		"no permission":            failure{systemic: true},
-		"a Retry-After of a day":   throttling{24 * time.Hour},
-		"a probe that fails again": failure{systemic: true, after: time.Minute},
+func TestUnderSuspicionRetriesGoSinglyAndFirstAttemptsGoOn(t *testing.T) {
+	for name, c := range map[string]struct {
+		err      error
+		canary   error
+		perTenth int // first attempts that begin in 100 ms
+		timeout  time.Duration
+	}{
+		"403s, and the canary is well":        {refused, nil, 50, 0},
+		"403s, and the canary has failed":     {refused, refused, 1, 0},
+		"no answers, and the canary is well":  {down, nil, 1, retry.CautiousTimeout},
+		"503s, and the canary has failed too": {down, down, 1, retry.CautiousTimeout},
 	} {
-		b := closed()
-		b.End("ada", err, midnight)
-		wait, ok := b.Allow(midnight)
-		if ok || b.Closed() || wait <= 0 || wait > retry.MaxRetryAfter {
-			t.Errorf("%s: allowed %v, next probe in %v", name, ok, wait)
+		t.Run(name, func(t *testing.T) {
+			b := suspected(false, c.err)
+			if _, due := b.CanaryDue(true, true, midnight); !due {
+				t.Fatal("no canary")
+			}
+			now := midnight.Add(time.Second)
+			ask(b, c.canary, now)
+			if _, ok := b.Allow(true, now); !ok {
+				t.Fatal("not one retry")
+			}
+			b.Begin("again", true, now)
+			if _, ok := b.Allow(true, now); ok {
+				t.Error("two retries at once")
+			}
+			b.Late("again", true)
+			if _, ok := b.Allow(true, now); !ok {
+				t.Error("a retry that hangs keeps the others waiting")
+			}
+			began := 0
+			for i := range 50 {
+				if _, ok := b.Allow(false, now); ok {
+					b.Begin(fmt.Sprint("user", i), false, now)
+					began++
+				}
+			}
+			if began != c.perTenth || b.Timeout(false) != c.timeout || b.Timeout(true) != 0 {
+				t.Errorf("%d first attempts at once with a timeout of %v, want %d and %v", began, b.Timeout(false), c.perTenth, c.timeout)
+			}
+			if wait, ok := b.Allow(false, now); !ok && (wait <= 0 || wait > 100*time.Millisecond) {
+				t.Errorf("the next first attempt in %v", wait)
+			}
+		})
+	}
+}
+
+func TestOnlyTwoCanariesInARowOpenTheBreaker(t *testing.T) {
+	b := suspected(false, down)
+	now := midnight
+	ask(b, down, now)
+	ask(b, throttling{time.Second}, now) // no verdict
+	b.CanaryBegin()
+	b.CanaryEnd(down, true, now) // cut off by ourselves
+	if !b.Closed() {
+		t.Fatal("opened by one canary")
+	}
+	ask(b, nil, now)
+	ask(b, down, now)
+	if !b.Closed() {
+		t.Fatal("opened although one was well in between")
+	}
+	ask(b, down, now)
+	if b.Closed() {
+		t.Error("not opened by two in a row")
+	}
+}
+
+func TestCanariesAreRare(t *testing.T) {
+	b := suspected(false, refused)
+	now, asked := midnight, 0
+	for range 10 * 60 * 5 { // 5 minutes
+		if _, due := b.CanaryDue(true, true, now); due {
+			asked++
+			ask(b, nil, now)
+		}
+		now = now.Add(100 * time.Millisecond)
+	}
+	if asked < 10 || asked > 11 {
+		t.Errorf("%d canaries in 5 minutes of suspicion, want one in 30 s", asked)
+	}
+	try(b, "ole", false, nil, now)
+	if _, due := b.CanaryDue(true, true, now.Add(time.Hour)); due {
+		t.Error("a canary without a suspicion")
+	}
+}
+
+func TestTheBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
+	for name, err := range map[string]error{
+		"no permission":         failure{systemic: true},
+		"a Retry-After of days": throttling{48 * time.Hour},
+		"no token":              failure{systemic: true, after: time.Minute},
+	} {
+		b := closed(false)
+		try(b, "ada", false, err, midnight)
+		if _, ok := b.Allow(false, midnight); ok || b.Closed() {
+			t.Errorf("%s: allowed %v, closed %v", name, ok, b.Closed())
+		}
+		wait, due := b.CanaryDue(true, true, midnight)
+		if due || wait <= 0 || wait > retry.MaxRetryAfter {
+			t.Errorf("%s: a canary is due: %v, in %v", name, due, wait)
 		}
 	}
-	b := closed()
-	b.End("ada", throttling{time.Minute}, midnight)
+	b := closed(false)
+	try(b, "ada", false, throttling{time.Minute}, midnight)
 	if !b.Closed() {
-		t.Error("opened by an ordinary 429, which is the pace's business")
+		t.Error("opened by an ordinary 429, which is the rate limiter's business")
 	}
 }
 
-func TestBreakerProbesGoRound(t *testing.T) {
-	b := closed()
-	for _, user := range []string{"ada", "grace", "alan"} {
-		b.End(user, failure{shared: true}, midnight)
-	}
+func TestWhileItIsOpenCanaryAndUntriedUsersAreProbedInTurn(t *testing.T) {
+	b := opened(t, false)
 	if b.Tried("tony") != 0 || b.Tried("alan") == 0 {
 		t.Error("the probe should go to somebody who did not fail")
 	}
 	now := midnight
+	var order []string
 	var last time.Duration
-	for range 20 {
-		wait, ok := b.Allow(now)
-		if ok {
-			t.Fatal("no pause between probes")
+	for len(order) < 12 {
+		if wait, ok := b.Allow(false, now); ok {
+			order = append(order, "user")
+			try(b, fmt.Sprint(len(order)), false, down, now)
+			continue
+		} else if wait > 0 {
+			last = wait
 		}
-		last = wait
-		now = now.Add(wait)
-		b.Begin("tony")
-		b.End("tony", failure{shared: true}, now)
+		if wait, due := b.CanaryDue(true, true, now); due {
+			order = append(order, "canary")
+			ask(b, down, now)
+			continue
+		} else if wait > 0 {
+			last = wait
+		}
+		now = now.Add(max(last, time.Millisecond))
+	}
+	for i, probe := range order {
+		if want := []string{"user", "canary"}[i%2]; probe != want {
+			t.Fatalf("probes %v, want users and canaries in turn", order)
+		}
 	}
 	if last > 15*time.Second {
 		t.Errorf("%v between probes: a stolen device waits that long after the outage", last)
 	}
+}
+
+func TestTheCanaryClosesABreakerThatNobodyWaitsBehind(t *testing.T) {
+	b := opened(t, true)
+	now := midnight.Add(time.Minute)
+	if _, due := b.CanaryDue(false, false, now); !due {
+		t.Fatal("no canary, and the breaker stays open until the next message")
+	}
+	ask(b, nil, now)
+	if !b.Closed() {
+		t.Error("not closed by a canary that is well")
+	}
+}
+
+func TestASuccessClosesItAndDiscreditsTheCanary(t *testing.T) {
+	b := opened(t, true)
+	now := midnight.Add(time.Minute)
+	if _, ok := b.Allow(false, now); !ok {
+		t.Fatal("no probe")
+	}
+	try(b, "tony", false, nil, now)
+	if !b.Closed() || b.Tried("alan") != 0 {
+		t.Fatal("not closed by a success")
+	}
+	for _, user := range []string{"ada", "grace", "alan"} {
+		try(b, user, false, refused, now)
+	}
+	for range 5 {
+		ask(b, down, now)
+	}
+	if !b.Closed() {
+		t.Fatal("a canary that was shown to be wrong is believed")
+	}
+	ask(b, nil, now)
+	ask(b, down, now)
+	ask(b, down, now)
+	if b.Closed() {
+		t.Error("a canary that was well again is not believed")
+	}
+}
+
+// A canary for nobody says that token and permission are good; so does Graph's word that it does not know a user.
+func TestAnAnswerAboutOneUserSaysAsMuchAsACanaryForNobody(t *testing.T) {
+	b := opened(t, false)
+	try(b, "tony", false, unknown, midnight.Add(time.Minute))
+	if !b.Closed() {
+		t.Error("not closed by a 404 of Graph's own")
+	}
+	b = opened(t, true)
+	try(b, "tony", false, unknown, midnight.Add(time.Minute))
+	if b.Closed() {
+		t.Error("an account's canary is stronger than a 404")
+	}
+}
+
+func TestSuspicionAsksForACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
+	b := retry.NewBreaker(false)
+	ask(b, nil, midnight) // at the start
+	now := midnight.Add(time.Second)
+	for _, user := range []string{"ada", "grace", "alan"} {
+		try(b, user, false, refused, now)
+	}
+	wait, due := b.CanaryDue(true, true, now)
+	if due || wait > 5*time.Second {
+		t.Fatalf("the next canary is due %v in %s: it must not follow at once, and first attempts go slowly until it is well", due, wait)
+	}
+	if _, due := b.CanaryDue(true, true, now.Add(wait)); !due {
+		t.Fatal("not due then")
+	}
+	ask(b, nil, now.Add(wait))
+	if _, users := b.Suspicion(); !users {
+		t.Error("the canary is well, and it is not the users' trouble")
+	}
+	if wait, _ := b.CanaryDue(true, true, now.Add(wait)); wait != 30*time.Second {
+		t.Errorf("the one after is due in %s", wait)
+	}
+}
+
+func TestUnknownUsersTakeNobodysTurnAfterServerFaults(t *testing.T) {
+	b, now := suspected(false, down), midnight
+	began := 0
+	for range 50 {
+		now = now.Add(100 * time.Millisecond)
+		for i := range 20 {
+			if _, ok := b.Allow(false, now); !ok {
+				break
+			}
+			began++
+			try(b, fmt.Sprint("unknown", i), false, unknown, now)
+		}
+	}
+	if began < 50*20 {
+		t.Errorf("%d users whom Graph does not know were tried in 5 s", began)
+	}
+	failed := 0
+	for range 50 {
+		now = now.Add(100 * time.Millisecond)
+		for i := range 20 {
+			if _, ok := b.Allow(false, now); !ok {
+				break
+			}
+			failed++
+			try(b, fmt.Sprint("down", i), false, down, now)
+		}
+	}
+	if failed < 50 || failed > 50+20 {
+		t.Errorf("%d users met a 503 in 5 s, want 10 a second after a few", failed)
+	}
+}
+
+// Another replica has asked it a moment ago.
+func TestACanaryThatWasNotAskedIsNotDueAtOnce(t *testing.T) {
+	b, now := retry.NewBreaker(false), time.Unix(1000, 0)
+	b.Begin("ada", false, now)
+	b.End("ada", false, failure{systemic: true}, now)
 	now = now.Add(time.Minute)
-	b.Begin("ada")
-	b.End("ada", nil, now)
-	if !b.Closed() || b.Tried("tony") != 0 {
-		t.Error("a success must end it, and forget who failed")
+	if _, due := b.CanaryDue(false, false, now); !due {
+		t.Fatal("the canary is not due")
+	}
+	b.CanaryBegin()
+	b.CanaryEnd(nil, true, now)
+	if wait, due := b.CanaryDue(false, false, now); due || wait != time.Second {
+		t.Errorf("due %v, in %s", due, wait)
 	}
 }

@@ -17,8 +17,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // failure is an error as retry wants to know it.
 type failure struct {
-	permanent, systemic, shared, lagging bool
-	after                                time.Duration
+	permanent, systemic, shared, lagging, suspicious bool
+	most                                             int
+	after                                            time.Duration
 }
 
 func (failure) Error() string               { return "failed" }
@@ -26,6 +27,8 @@ func (f failure) Permanent() bool           { return f.permanent }
 func (f failure) Systemic() bool            { return f.systemic }
 func (f failure) Shared() bool              { return f.shared }
 func (f failure) Lagging() bool             { return f.lagging }
+func (f failure) Suspicious() bool          { return f.suspicious }
+func (f failure) MaxFailures() int          { return f.most }
 func (f failure) RetryAfter() time.Duration { return f.after }
 
 var policy = retry.Policy{
@@ -46,7 +49,7 @@ func do(ctx context.Context, r *retry.Retrier, attempt func() error) error {
 			budget.Succeeded()
 			return nil
 		}
-		wait, final := budget.Failed(err, false)
+		wait, final := budget.Failed(err)
 		if final != nil {
 			return final
 		}
@@ -183,10 +186,26 @@ func TestWrappedFailuresAreRecognised(t *testing.T) {
 	}
 }
 
-func TestAnImpatientBudgetBelievesLagAtOnce(t *testing.T) {
+func TestAKindOfFailureMayHaveAShorterBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at, err := calls(t.Context(), retry.New(policy), failure{most: 2})
+		var exhausted *retry.ExhaustedError
+		if len(at) != 2 || !errors.As(err, &exhausted) {
+			t.Errorf("%d attempts, %v; want 2", len(at), err)
+		}
+	})
+}
+
+func TestWhatStopsEveryoneIsNoFailureOfTheUser(t *testing.T) {
 	budget := retry.New(policy).Budget()
+	for _, err := range []error{failure{systemic: true}, throttling{time.Second}} {
+		budget.Attempt()
+		if _, final := budget.Failed(err); final != nil || budget.HasFailed() {
+			t.Errorf("%v counts against the user", err)
+		}
+	}
 	budget.Attempt()
-	if _, final := budget.Failed(failure{lagging: true}, true); final == nil {
-		t.Error("waits for lag although the hand is full")
+	if _, _ = budget.Failed(failure{shared: true}); !budget.HasFailed() {
+		t.Error("a 503 is a failure, though it may be everyone's")
 	}
 }

@@ -27,7 +27,7 @@ func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) 
 			b.Attempt()
 			time.Sleep(time.Second)
 			other.Succeeded() // after many seconds: it began while the server was well
-			if _, final := b.Failed(down{}, false); final != nil {
+			if _, final := b.Failed(down{}); final != nil {
 				t.Fatalf("given up after %d attempts during an outage: %v", b.Attempts(), final)
 			}
 		}
@@ -38,7 +38,7 @@ func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) 
 			other.Attempt()
 			other.Succeeded()
 			b.Attempt()
-			if _, final := b.Failed(down{}, false); final != nil {
+			if _, final := b.Failed(down{}); final != nil {
 				t.Fatalf("given up too early: %v", final)
 			}
 		}
@@ -47,7 +47,7 @@ func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) 
 		other.Attempt()
 		other.Succeeded()
 		b.Attempt()
-		if _, final := b.Failed(down{}, false); final == nil {
+		if _, final := b.Failed(down{}); final == nil {
 			t.Error("not given up although others succeed")
 		}
 	})
@@ -55,29 +55,35 @@ func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) 
 
 func TestASlowSuccessFromBeforeDoesNotCloseTheBreaker(t *testing.T) {
 	now := time.Now()
-	b := NewBreaker()
-	b.Begin("first")
-	b.End("first", nil, now)
-	for _, user := range []string{"slow", "a", "b", "c"} {
-		b.Begin(user)
-	}
-	for _, user := range []string{"a", "b", "c"} {
-		b.End(user, down{}, now)
-	}
+	b := NewBreaker(false)
+	b.Begin("first", false, now)
+	b.End("first", false, nil, now)
+	b.Begin("slow", false, now)
+	b.Begin("other", false, now)
+	b.End("other", false, nobodyCan{}, now)
 	if b.Closed() {
-		t.Fatal("closed after three failures in a row")
+		t.Fatal("closed although no attempt can succeed")
 	}
-	b.End("slow", nil, now)
+	b.End("slow", false, nil, now)
 	if b.Closed() {
-		t.Error("a call from before the outage closed the breaker")
+		t.Error("an attempt from before the outage closed the breaker")
 	}
 	now = now.Add(time.Minute)
-	if _, ok := b.Allow(now); !ok {
+	b.CanaryBegin()
+	b.CanaryEnd(nobodyCan{}, false, now)
+	now = now.Add(time.Minute)
+	if _, ok := b.Allow(false, now); !ok {
 		t.Fatal("no probe")
 	}
-	b.Begin("probe")
-	b.End("probe", nil, now)
+	b.Begin("probe", false, now)
+	b.End("probe", false, nil, now)
 	if !b.Closed() {
 		t.Error("a good probe did not close it")
 	}
 }
+
+// nobodyCan is a failure that stops everyone.
+type nobodyCan struct{}
+
+func (nobodyCan) Error() string  { return "no token" }
+func (nobodyCan) Systemic() bool { return true }

@@ -19,8 +19,12 @@ const (
 	// slower and faster are by which part of a spread round it is made longer when a call was refused, and shorter when none was for long
 	// and the server does not report the usage.
 	slower, faster = 1. / 16, 1. / 32
-	// maxPatience bounds a pause that is longer than the server has asked for.
-	maxPatience = time.Minute
+	// awaitAnswer is how long a call keeps others waiting where only few may be in flight at once,
+	// up to twice that (see ages): one that hangs must not hold up everybody for its whole timeout.
+	awaitAnswer = 2 * time.Second
+	// maxUnasked bounds how much longer a pause is than the server has asked for, since it may
+	// outlast the fault by as much.
+	maxUnasked = 15 * time.Second
 	// maxPause bounds a pause from the end of the round to the last answer's Retry-After, and maxPeriod a round with it: see judge.
 	maxPause  = 2 * MaxRetryAfter
 	maxPeriod = 2 * maxPause
@@ -44,7 +48,8 @@ const (
 //
 // It is not safe for concurrent use: whoever lets calls begin owns it.
 type Pace struct {
-	limit int // calls at once
+	limit  int  // calls at once
+	awaits bool // see Awaits
 	paceMemory
 }
 
@@ -58,6 +63,7 @@ type paceMemory struct {
 	InVain   int           // pauses in a row after which the first call was refused again
 
 	Last int // number of the last call that began, from 1
+	Ages ages
 
 	// The round: the calls since the last pause.
 	First    int // number of its first call
@@ -90,6 +96,41 @@ type endedRound struct {
 	Judged     bool
 }
 
+// ages tells the calls in flight that began lately from the older ones, which hang. It counts them
+// in two generations, since replicas hand it round and have too many calls to list. Each lasts
+// awaitAnswer, so a call counts for one to two times that.
+type ages struct {
+	Since time.Time // when the younger generation began
+	// First is the number of the first call of a generation, InFlight how many of its calls are;
+	// index 0 is the younger one.
+	First, InFlight [2]int
+}
+
+// turn begins a new generation when it is time. last is the number of the last call that began.
+func (a *ages) turn(last int, now time.Time) {
+	switch age := now.Sub(a.Since); {
+	case age >= 0 && age < awaitAnswer:
+		return
+	case age >= 0 && age < 2*awaitAnswer:
+		a.First[1], a.InFlight[1] = a.First[0], a.InFlight[0]
+		a.Since = a.Since.Add(awaitAnswer)
+	default: // nobody asked for long, or a clock was set back
+		a.First[1], a.InFlight[1] = last+1, 0
+		a.Since = now
+	}
+	a.First[0], a.InFlight[0] = last+1, 0
+}
+
+// ended tells of a call that is not in flight any more.
+func (a *ages) ended(call int) {
+	for i, first := range a.First {
+		if call >= first {
+			a.InFlight[i] = max(0, a.InFlight[i]-1)
+			return
+		}
+	}
+}
+
 // NewPace returns a Pace that lets at most limit calls be under way at once.
 func NewPace(limit int) *Pace {
 	p := &Pace{limit: limit}
@@ -98,9 +139,11 @@ func NewPace(limit int) *Pace {
 	return p
 }
 
-// Allow says whether a call may begin now. If not, wait is how long until it is worth asking again; 0 means when a call has
-// ended.
+// Allow says whether a call may begin now. If not, wait is how long until it is worth asking again
+// if no call ends before; 0 means that one must.
 func (p *Pace) Allow(now time.Time) (wait time.Duration, ok bool) {
+	p.awaits = false
+	p.Ages.turn(p.Last, now)
 	if p.UnderWay >= p.limit {
 		return 0, false
 	}
@@ -112,11 +155,13 @@ func (p *Pace) Allow(now time.Time) (wait time.Duration, ok bool) {
 	if p.Allowance > 0 && now.Sub(p.HeldBack) >= forgetAfter {
 		p.Allowance, p.Confirmed = 0, false
 	}
-	if p.Careful && p.UnderWay > 0 {
-		return 0, false
+	if p.Careful {
+		if wait, ok := p.among(1, now); !ok {
+			return wait, false
+		}
 	}
 	if p.Allowance == 0 {
-		return 0, p.UnderWay < p.width()
+		return p.among(p.width(), now)
 	}
 	if p.Begun > 0 && !now.Before(p.RoundEnd) {
 		p.adjust(now)
@@ -130,12 +175,38 @@ func (p *Pace) Allow(now time.Time) (wait time.Duration, ok bool) {
 			return 0, true
 		}
 	case p.Begun < p.Allowance:
-		return 0, p.UnderWay < p.ramp()
-	case now.Sub(p.Throttled) >= exploreEvery && !p.spread():
-		return 0, p.UnderWay < 1
+		return p.among(p.ramp(), now)
+	case p.spread():
+	case now.Sub(p.Throttled) >= exploreEvery:
+		wait, ok := p.among(p.explore(), now)
+		return min(wait, next.Sub(now)), ok
+	default:
+		next = earlier(next, p.Throttled.Add(exploreEvery))
 	}
 	p.HeldBack = now
 	return next.Sub(now), false
+}
+
+// Awaits says that Allow has just refused because of calls in flight that should answer soon: it is
+// worth asking again as soon as one has.
+func (p *Pace) Awaits() bool { return p.awaits }
+
+// among says whether a call may begin where only few may be in flight at once. Those that hang do
+// not count: their number is bounded by the limit, and as long as all do, one more begins in
+// awaitAnswer.
+func (p *Pace) among(few int, now time.Time) (wait time.Duration, ok bool) {
+	if min(p.UnderWay, p.Ages.InFlight[0]+p.Ages.InFlight[1]) < few {
+		return 0, true
+	}
+	p.awaits = true
+	return p.Ages.Since.Add(awaitAnswer).Sub(now), false
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // spread says that the calls of a round are spread over it. A refusal costs the calls under way, few then, and processes
@@ -188,6 +259,11 @@ func (p *Pace) ramp() int {
 	return min(p.width(), 1+p.OK)
 }
 
+// explore is how many calls may be in flight beyond those that are known to be allowed: one, and
+// one more for each of them that has gone through. What was learned in a short fault may be far
+// below what the server allows, and then one at a time would outlast the fault by minutes.
+func (p *Pace) explore() int { return 1 + max(0, p.OK-p.Allowance) }
+
 // Begin tells of a call that begins, after Allow; its number is given back to End or Cancel.
 func (p *Pace) Begin(now time.Time) (call int) {
 	if p.Begun == 0 {
@@ -195,6 +271,8 @@ func (p *Pace) Begin(now time.Time) (call int) {
 	}
 	p.Begun++
 	p.UnderWay++
+	p.Ages.turn(p.Last, now)
+	p.Ages.InFlight[0]++
 	p.Last++
 	return p.Last
 }
@@ -202,6 +280,7 @@ func (p *Pace) Begin(now time.Time) (call int) {
 // Cancel takes a Begin back: no call was made, or it was cut off by ourselves.
 func (p *Pace) Cancel(call int) {
 	p.UnderWay--
+	p.Ages.ended(call)
 	if call >= p.First && p.Begun > 0 {
 		p.Begun--
 	}
@@ -210,6 +289,7 @@ func (p *Pace) Cancel(call int) {
 // End tells how a call ended. usage is the part of the quota that is used, as the server reports it; 0 when it does not.
 func (p *Pace) End(call int, err error, usage float64, now time.Time) {
 	p.UnderWay--
+	p.Ages.ended(call)
 	if throttled(err) {
 		p.refused(call, err, now)
 		return
@@ -232,13 +312,16 @@ func (p *Pace) End(call int, err error, usage float64, now time.Time) {
 // refused learns from a throttled call.
 func (p *Pace) refused(call int, err error, now time.Time) {
 	wait := After(err)
-	if wait <= 0 && !now.Before(p.Hold) {
-		wait = p.guess()
+	named := wait > 0
+	if !named && !now.Before(p.Hold) {
+		wait = p.guess(call >= p.First)
 	}
 	if call >= p.First {
 		if p.OK == 0 {
 			p.InVain++
-			wait = p.patient(wait)
+			if named {
+				wait = p.patient(wait)
+			}
 		}
 		if p.OK > 0 {
 			p.Ended.First, p.Ended.OK, p.Ended.Judged = p.First, p.OK, false
@@ -257,24 +340,28 @@ func (p *Pace) refused(call int, err error, now time.Time) {
 	p.Careful, p.Throttled, p.HeldBack = true, now, now
 }
 
-// patient makes a pause longer, twice each time, after pauses that were in vain. Where refused calls count too, processes that know nothing of each
-// other and ask again to the second would keep the server's count full for ever, and nobody would ever get through.
+// patient makes a pause longer, twice each time, after pauses that were in vain. Where refused
+// calls count too, processes that know nothing of each other and ask again to the second would keep
+// the server's count full for ever, and nobody would ever get through.
 func (p *Pace) patient(wait time.Duration) time.Duration {
 	if p.InVain < 2 {
 		return wait
 	}
 	longer := wait << min(p.InVain-1, 10)
 	longer += time.Duration(rand.Int64N(int64(longer)/4 + 1)) // not all at the same time
-	return max(wait, min(longer, maxPatience))
+	return min(longer, wait+time.Duration(rand.Int64N(int64(maxUnasked)/2))+maxUnasked/2)
 }
 
-// guess is how long to pause when the server does not say: twice as long each time.
-func (p *Pace) guess() time.Duration {
-	waits := doubling(time.Second, time.Minute, backoff.WithRandomizationFactor(0.1))
-	for range p.Unnamed {
+// guess is how long to pause when the server does not say: twice as long each time. A call from
+// before the last pause does not say that that was too short.
+func (p *Pace) guess(current bool) time.Duration {
+	if current {
+		p.Unnamed = min(p.Unnamed+1, maxUnnamed)
+	}
+	waits := doubling(time.Second, maxUnasked, backoff.WithRandomizationFactor(0.1))
+	for range p.Unnamed - 1 {
 		waits.NextBackOff()
 	}
-	p.Unnamed = min(p.Unnamed+1, maxUnnamed)
 	return waits.NextBackOff()
 }
 
@@ -339,19 +426,22 @@ func (p *Pace) UnmarshalJSON(text []byte) error {
 // clock was set back; its pauses and rounds would last for too long, and its counts never come right.
 func (p *Pace) Plausible(now time.Time) bool {
 	const slack = time.Minute // by which clocks may differ
-	for _, past := range []time.Time{p.Start, p.Ended.Start, p.Ended.End, p.Throttled, p.HeldBack} {
+	for _, past := range []time.Time{p.Start, p.Ended.Start, p.Ended.End, p.Throttled, p.HeldBack, p.Ages.Since} {
 		if past.Sub(now) > slack {
 			return false
 		}
 	}
-	for _, n := range []int{p.Unnamed, p.InVain, p.Last, p.First, p.Begun, p.OK, p.Ended.First, p.Ended.OK, p.Allowance, p.UsageAt} {
+	for _, n := range []int{
+		p.Unnamed, p.InVain, p.Last, p.First, p.Begun, p.OK, p.Ended.First, p.Ended.OK, p.Allowance, p.UsageAt,
+		p.Ages.First[0], p.Ages.First[1], p.Ages.InFlight[0], p.Ages.InFlight[1],
+	} {
 		if n < 0 || n > math.MaxInt/2 {
 			return false
 		}
 	}
 	return p.Hold.Sub(now) <= MaxRetryAfter+slack && p.RoundEnd.Sub(now) <= maxPeriod+slack &&
 		p.Pauses >= 0 && p.Period >= 0 && p.Period <= maxPeriod && p.Pause >= 0 && p.Pause <= maxPause &&
-		p.Usage >= 0 && p.Unnamed <= maxUnnamed && p.First <= p.Last+1
+		p.Usage >= 0 && p.Unnamed <= maxUnnamed && p.First <= p.Last+1 && p.Ages.First[0] <= p.Last+1
 }
 
 // PaceState is a picture of the pace.

@@ -67,17 +67,32 @@ func (q *quota) call() (usage float64, err error) {
 	return usage, nil
 }
 
-// drive makes n calls succeed, an equal share with each of the paces, which know nothing of each other, and returns how long it took and
-// how many calls were throttled. A call takes between shortest and longest. One goroutine owns the paces.
+// happening is what happens at a time: a call reaches the server, or its answer is back.
+type happening struct {
+	at time.Time
+	do func()
+}
+
+// timeline is what will happen, soonest first, and in the order of planning at the same instant.
+type timeline []happening
+
+func (l *timeline) plan(at time.Time, do func()) {
+	i, _ := slices.BinarySearchFunc(*l, at, func(h happening, at time.Time) int {
+		if h.at.After(at) {
+			return 1
+		}
+		return -1
+	})
+	*l = slices.Insert(*l, i, happening{at, do})
+}
+
+// drive makes n calls succeed, an equal share with each of the paces, which know nothing of each
+// other, and returns how long it took and how many calls were throttled. A call takes between
+// shortest and longest. One goroutine does it all, so that each run is the same.
 func drive(paces []*retry.Pace, q *quota, n int, shortest, longest time.Duration) (took time.Duration, throttled int) {
-	type ended struct {
-		pace, call int
-		usage      float64
-		err        error
-	}
-	results := make(chan ended)
 	start := time.Now()
-	todo, underWay := make([]int, len(paces)), 0
+	var line timeline
+	todo, inFlight := make([]int, len(paces)), 0
 	for i := range n {
 		todo[i%len(paces)]++
 	}
@@ -85,16 +100,21 @@ func drive(paces []*retry.Pace, q *quota, n int, shortest, longest time.Duration
 	begin := func(i int) {
 		call := paces[i].Begin(time.Now())
 		todo[i]--
-		underWay++
+		inFlight++
 		half := (shortest + time.Duration(draw.Int64N(int64(longest-shortest)+1))) / 2
-		go func() {
-			time.Sleep(half)
+		line.plan(time.Now().Add(half), func() {
 			usage, err := q.call()
-			time.Sleep(half)
-			results <- ended{i, call, usage, err}
-		}()
+			line.plan(time.Now().Add(half), func() {
+				inFlight--
+				paces[i].End(call, err, usage, time.Now())
+				if err != nil {
+					throttled++
+					todo[i]++
+				}
+			})
+		})
 	}
-	for slices.Max(todo) > 0 || underWay > 0 {
+	for slices.Max(todo) > 0 || inFlight > 0 {
 		soonest, begun := time.Duration(0), false
 		for i, p := range paces {
 			if todo[i] == 0 {
@@ -112,22 +132,15 @@ func drive(paces []*retry.Pace, q *quota, n int, shortest, longest time.Duration
 				soonest = wait
 			}
 		}
-		if begun {
-			continue
-		}
-		var timer <-chan time.Time
-		if soonest > 0 {
-			timer = time.After(soonest)
-		}
-		select {
-		case <-timer:
-		case r := <-results:
-			underWay--
-			paces[r.pace].End(r.call, r.err, r.usage, time.Now())
-			if r.err != nil {
-				throttled++
-				todo[r.pace]++
-			}
+		switch {
+		case begun:
+		case len(line) > 0 && (soonest == 0 || time.Until(line[0].at) <= soonest):
+			next := line[0]
+			line = line[1:]
+			time.Sleep(time.Until(next.at))
+			next.do()
+		default:
+			time.Sleep(soonest)
 		}
 	}
 	return time.Since(start), throttled

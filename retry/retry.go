@@ -6,12 +6,17 @@
 //	Permanent() bool           repeating cannot help: give up now
 //	Systemic() bool            the fault hits everyone (no token, no permission): no attempt of anybody can succeed
 //	Throttled() bool           too many calls: the server asks all callers to pause
-//	Shared() bool              the fault may hit everyone (server down): only other users' attempts can tell
+//	Shared() bool              the fault may hit everyone (server down): only another user's success can tell
+//	Suspicious() bool          the fault is of a kind that hits everyone; several in a row raise suspicion
+//	MaxFailures() int          how many counted failures of this kind are accepted; 0 leaves it to the Policy
 //	Lagging() bool             the answer may be true later (replication): believe it after Policy.LaggingFor
 //	Excused() bool             the fault is already mended (a token renewed): try again, it counts for nothing
 //	RetryAfter() time.Duration the server asked not to be called earlier
 //
 // An error that implements none of them is an answer about one user; it counts against that user's budget.
+//
+// Only success proves: a Shared failure counts only if an attempt for another user succeeded that began after this user's
+// previous failure. Then the server is well, and the fault is the user's own.
 package retry
 
 import (
@@ -79,12 +84,29 @@ type Budget struct {
 	began    time.Time // the attempt under way
 	since    time.Time // the last failure, or the first attempt: what began later can tell whether failures are everyone's
 	attempts int
-	counted  int
+	failures int // that were not everyone's
+	counted  int // of them, those that use the budget up
+	unproved bool
+	refused  int       // throttled answers in a row
+	first    time.Time // the first of them
 }
+
+// maxRefused bounds what a user who alone is throttled waits beyond Retry-After.
+const maxRefused = 30 * time.Second
 
 // Budget begins a new budget; its time runs from the first attempt.
 func (r *Retrier) Budget() *Budget {
 	return &Budget{retrier: r}
+}
+
+// Proved says that an attempt succeeded which began then: from that time on failures of others are their own.
+func (r *Retrier) Proved(began time.Time) {
+	for at := began.UnixNano(); ; {
+		good := r.good.Load()
+		if at <= good || r.good.CompareAndSwap(good, at) {
+			return
+		}
+	}
 }
 
 // doubling returns waits that double from first to most, with ±50 % jitter unless options say otherwise, for ever: the time
@@ -109,42 +131,65 @@ func (b *Budget) Attempt() {
 // Attempts is how many were made.
 func (b *Budget) Attempts() int { return b.attempts }
 
+// Unproved says that the last failure did not count, since nothing has shown that it is the user's own.
+func (b *Budget) Unproved() bool { return b.unproved }
+
+// HasFailed says that the user has failed at least once, for whatever reason of their own.
+func (b *Budget) HasFailed() bool { return b.failures > 0 }
+
+// Refused says that the user was throttled twice in a row: others should be tried first.
+func (b *Budget) Refused() bool { return b.refused > 1 }
+
 // Succeeded tells of an attempt that succeeded, so that others can tell their own failures from everyone's.
-func (b *Budget) Succeeded() {
-	began := b.began.UnixNano()
-	for {
-		good := b.retrier.good.Load()
-		if began <= good || b.retrier.good.CompareAndSwap(good, began) {
-			return
-		}
-	}
-}
+func (b *Budget) Succeeded() { b.retrier.Proved(b.began) }
 
 // Failed says what follows from an attempt's failure: how long to wait until the next one, or a final error, which is the
-// failure itself when it is permanent or no longer taken for lag, and otherwise an *ExhaustedError. impatient believes
-// a Lagging failure at once.
+// failure itself when it is permanent or no longer taken for lag, and otherwise an *ExhaustedError.
 //
-// A failure that stops everyone is not waited for here: pace and breaker hold the next attempt back.
-func (b *Budget) Failed(err error, impatient bool) (wait time.Duration, final error) {
+// A failure that stops everyone is not waited for here: rate limiter and breaker hold the next attempt back.
+func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	p := b.retrier.policy
 	elapsed := time.Since(b.start)
+	if throttled(err) {
+		return b.throttle(err), nil
+	}
+	if excused(err) || systemic(err) {
+		return 0, nil // everyone's: nothing is known of this user
+	}
+	b.refused = 0
 	// A success of an attempt that began before, and took long, does not tell that the server is well now.
-	othersSucceed := b.retrier.good.Load() > b.since.UnixNano()
-	b.since = time.Now()
+	proved := b.retrier.good.Load() > b.since.UnixNano()
+	b.since, b.unproved = time.Now(), false
+	b.failures++
 	switch {
-	case permanent(err), lagging(err) && (impatient || elapsed >= p.LaggingFor):
+	case permanent(err), lagging(err) && elapsed >= p.LaggingFor:
 		return 0, err
-	case systemic(err), throttled(err), excused(err):
-		return 0, nil
 	case lagging(err):
 		return min(b.wait(err), p.LaggingFor-elapsed), nil
-	case shared(err) && !othersSucceed && elapsed < p.MaxAge:
+	case shared(err) && !proved && elapsed < p.MaxAge:
+		b.unproved = true
 		return b.wait(err), nil
 	}
-	if b.counted++; b.counted >= p.MaxAttempts {
+	most := p.MaxAttempts
+	if fewer := maxFailures(err); fewer > 0 {
+		most = min(most, fewer)
+	}
+	if b.counted++; b.counted >= most {
 		return 0, &ExhaustedError{Attempts: b.attempts, Elapsed: elapsed, Err: err}
 	}
 	return b.wait(err), nil
+}
+
+// throttle is how long to wait after a throttled answer. The rate limiter makes everybody wait; but whoever is throttled again
+// and again while others succeed waits longer by themselves, since each of their attempts stops everybody.
+func (b *Budget) throttle(err error) time.Duration {
+	if b.refused++; b.refused == 1 {
+		b.first = time.Now()
+	}
+	if !b.Refused() || b.retrier.good.Load() <= b.first.UnixNano() {
+		return 0
+	}
+	return After(err) + min(time.Second<<min(b.refused, 10), maxRefused)
 }
 
 func (b *Budget) wait(err error) time.Duration {
@@ -184,6 +229,22 @@ func throttled(err error) bool {
 func shared(err error) bool {
 	var e interface{ Shared() bool }
 	return errors.As(err, &e) && e.Shared()
+}
+
+func suspicious(err error) bool {
+	var e interface{ Suspicious() bool }
+	return errors.As(err, &e) && e.Suspicious()
+}
+
+// forbids says that the failure is a refusal, and no sign of a server that is down: a kind with a budget of its own.
+func forbids(err error) bool { return suspicious(err) && maxFailures(err) > 0 }
+
+func maxFailures(err error) int {
+	var e interface{ MaxFailures() int }
+	if errors.As(err, &e) {
+		return e.MaxFailures()
+	}
+	return 0
 }
 
 func lagging(err error) bool {
