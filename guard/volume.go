@@ -1,27 +1,54 @@
 package guard
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"slices"
 	"time"
 )
 
-// Volume stops the worker before it signs out an implausible number of people: more than Max distinct users within Window trip it,
-// and then nobody is called until an operator releases it. It is not safe for concurrent use: whoever lets calls begin owns it.
+// maxKinds bounds how many types of events are counted by themselves. The rest, which a sane
+// allow-list never has, count as otherKind.
+const (
+	maxKinds  = 64
+	otherKind = "other"
+)
+
+// Volume stops the worker before it signs out an implausible number of people. It counts them for
+// each type of event (kind) by itself: when one more than Max distinct users are to be signed out
+// within Window for a kind, that kind trips, and nobody is called for it until an operator releases
+// it; the others go on.
+//
+// A user is counted in two steps: Reserve before the attempt, then Confirm or Refund by its answer.
+// So whoever cannot be signed out does not trip the guard, and attempts side by side cannot exceed
+// the limit.
+//
+// It is not safe for concurrent use: whoever lets attempts begin owns it.
 type Volume struct {
-	cfg     VolumeConfig
-	seed    maphash.Seed
-	counted map[uint64]struct{} // hashes of the users who were called within the window
-	order   []counted           // in the order of time; from head on
-	head    int
-	tripped bool
-	release Release
+	cfg   VolumeConfig
+	seed  maphash.Seed
+	kinds map[string]*kind
+	last  Release // as last told
+	all   Release // of all kinds
 }
 
-// counted is a user, by a hash that takes less than a name (about 40 bytes of memory in all), and when he was called first within the
-// window, as Unix time in nanoseconds. Two users with one hash count as one, which nobody will see.
+// kind is what is counted for one type of event.
+type kind struct {
+	counted map[uint64]struct{} // hashes of the users who were signed out within the window
+	order   []counted           // in the order of time; from head on
+	head    int
+	pending map[uint64]int // attempts in flight for users who are not counted yet
+	tripped bool
+	release Release // of this kind alone
+}
+
+// counted is a user, by a hash that takes less than a name (about 40 bytes of memory in all), and
+// when they were signed out first within the window, as Unix time in nanoseconds. Two users with
+// one hash count as one, which nobody will see.
 type counted struct {
 	user uint64
 	at   int64
@@ -29,7 +56,10 @@ type counted struct {
 
 // VolumeConfig bounds the volume.
 type VolumeConfig struct {
-	// Max is how many distinct users may be called within Window; 0 is no bound.
+	// Kinds are the types of events, the most urgent first. They are counted from the start; others
+	// when they are first asked for.
+	Kinds []string
+	// Max is how many distinct users may be signed out within Window for each kind; 0 is no bound.
 	Max    int
 	Window time.Duration
 	// Observe says that a trip is only told, and stops nobody.
@@ -38,86 +68,185 @@ type VolumeConfig struct {
 
 // NewVolume returns a Volume that has counted nobody.
 func NewVolume(cfg VolumeConfig) *Volume {
-	return &Volume{cfg: cfg, counted: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
+	v := &Volume{cfg: cfg, kinds: map[string]*kind{}, seed: maphash.MakeSeed()}
+	for _, name := range cfg.Kinds {
+		v.kind(name)
+	}
+	return v
 }
 
-// Allow says whether the user may be called now, and counts him if so. The user who is one too many trips the guard.
-func (v *Volume) Allow(user string, now time.Time) bool {
+// Outcome is the answer to Reserve.
+type Outcome int
+
+// The outcomes.
+const (
+	// Granted: the attempt may begin; Confirm or Refund must follow.
+	Granted Outcome = iota
+	// Wait: attempts in flight may use up the limit. Ask again when one of them has been confirmed
+	// or refunded.
+	Wait
+	// Tripped: nobody may be called for this kind until it is released.
+	Tripped
+)
+
+// Reservation is a user's place within the limit during one attempt. The zero Reservation is none;
+// confirming or refunding it does nothing.
+type Reservation struct {
+	kind *kind
+	user uint64
+	held bool // it takes a place: the user was not counted yet
+}
+
+// Reserve asks for an attempt for a user, because of an event of the kind.
+func (v *Volume) Reserve(name, user string, now time.Time) (Reservation, Outcome) {
 	if v.cfg.Max == 0 {
-		return true
+		return Reservation{}, Granted
 	}
-	v.forget(now)
-	if v.Blocked() {
-		return false
+	k := v.kind(name)
+	v.forget(k, now)
+	if v.Blocked(name) {
+		return Reservation{}, Tripped
 	}
-	hash := maphash.String(v.seed, user)
-	if _, known := v.counted[hash]; known {
-		return true
+	r := Reservation{kind: k, user: maphash.String(v.seed, user)}
+	if _, known := k.counted[r.user]; known {
+		return r, Granted
 	}
-	if len(v.counted) >= v.limit(now) {
-		v.tripped = true
-		return v.cfg.Observe
+	_, pending := k.pending[r.user]
+	switch limit := v.limit(k, now); {
+	case v.cfg.Observe, pending, len(k.counted)+len(k.pending) < limit:
+		k.pending[r.user]++
+		r.held = true
+		return r, Granted
+	case len(k.counted) < limit:
+		return Reservation{}, Wait
+	}
+	k.tripped = true
+	return Reservation{}, Tripped
+}
+
+// Confirm counts the user, who was signed out, or may have been: an attempt without an answer
+// counts too.
+func (v *Volume) Confirm(r Reservation, now time.Time) {
+	if r.kind == nil {
+		return
+	}
+	k := r.kind
+	v.Refund(r)
+	v.forget(k, now)
+	if _, known := k.counted[r.user]; known {
+		return
 	}
 	if v.cfg.Observe {
-		v.tripped = false
+		if k.tripped = len(k.counted) >= v.limit(k, now); k.tripped {
+			return
+		}
 	}
-	v.counted[hash] = struct{}{}
-	v.order = append(v.order, counted{hash, now.UnixNano()})
-	return true
+	k.counted[r.user] = struct{}{}
+	k.order = append(k.order, counted{r.user, now.UnixNano()})
+}
+
+// Refund gives the place back: the answer shows that nobody was signed out, or there was no
+// attempt. Whoever was counted before stays so.
+func (v *Volume) Refund(r Reservation) {
+	if !r.held {
+		return
+	}
+	if r.kind.pending[r.user]--; r.kind.pending[r.user] <= 0 {
+		delete(r.kind.pending, r.user)
+	}
+}
+
+// kind is what is counted under a name.
+func (v *Volume) kind(name string) *kind {
+	if k := v.kinds[name]; k != nil {
+		return k
+	}
+	if len(v.kinds) >= maxKinds-1 && name != otherKind {
+		return v.kind(otherKind)
+	}
+	k := &kind{counted: map[uint64]struct{}{}, pending: map[uint64]int{}}
+	v.kinds[name] = k
+	return k
 }
 
 // forget drops users whose window has passed.
-func (v *Volume) forget(now time.Time) {
-	for v.head < len(v.order) && now.UnixNano()-v.order[v.head].at >= int64(v.cfg.Window) {
-		delete(v.counted, v.order[v.head].user)
-		v.head++
+func (v *Volume) forget(k *kind, now time.Time) {
+	for k.head < len(k.order) && now.UnixNano()-k.order[k.head].at >= int64(v.cfg.Window) {
+		delete(k.counted, k.order[k.head].user)
+		k.head++
 	}
-	if v.head > len(v.order)/2 {
-		v.order = append(v.order[:0], v.order[v.head:]...)
-		v.head = 0
+	if k.head > len(k.order)/2 {
+		k.order = append(k.order[:0], k.order[k.head:]...)
+		k.head = 0
 	}
 }
 
-func (v *Volume) limit(now time.Time) int {
-	if now.Before(v.release.Until) {
-		return max(v.cfg.Max, v.release.MaxUsers)
+func (v *Volume) limit(k *kind, now time.Time) int {
+	limit := v.cfg.Max
+	for _, r := range []Release{v.all, k.release} {
+		if now.Before(r.Until) {
+			limit = max(limit, r.MaxUsers)
+		}
 	}
-	return v.cfg.Max
+	return limit
 }
 
-// Blocked says that nobody may be called until the guard is released.
-func (v *Volume) Blocked() bool { return v.tripped && !v.cfg.Observe }
+// Blocked says that nobody may be called for the kind until it is released.
+func (v *Volume) Blocked(name string) bool { return v.kind(name).tripped && !v.cfg.Observe }
 
-// Release lets calls go on, up to the release's own limit until it ends; a release that has ended, or is none, changes nothing. It says
-// whether the guard was tripped and is not any more.
-func (v *Volume) Release(r Release, now time.Time) (released bool) {
-	if r == v.release || !now.Before(r.Until) {
-		return false
+// Trip stops attempts for the kind until a release, since all replicas together have signed out as
+// many users as may be.
+func (v *Volume) Trip(name string) { v.kind(name).tripped = true }
+
+// Release lets attempts go on, up to the release's own limit until it ends; a release that has
+// ended, or is the same as the last, or is none changes nothing. A later one of a kind replaces an
+// earlier one of that kind, and one of all kinds all of them. It returns the kinds that were
+// tripped and are not any more.
+func (v *Volume) Release(r Release, now time.Time) (released []string) {
+	if r == v.last || !now.Before(r.Until) {
+		return nil
 	}
-	v.release = r
-	v.forget(now)
-	if !v.tripped || len(v.counted) >= v.limit(now) {
-		return false
+	v.last = r
+	if r.Type == "" {
+		v.all = r
+	} else {
+		v.kind(r.Type).release = r
 	}
-	v.tripped = false
-	return true
+	for _, name := range slices.Sorted(maps.Keys(v.kinds)) {
+		k := v.kinds[name]
+		switch {
+		case r.Type == "":
+			k.release = Release{}
+		case k != v.kind(r.Type):
+			continue
+		}
+		v.forget(k, now)
+		if k.tripped && len(k.counted) < v.limit(k, now) {
+			k.tripped = false
+			released = append(released, name)
+		}
+	}
+	return released
 }
 
-// Trip stops calls until a release, since all replicas together have called as many users as may be.
-func (v *Volume) Trip() { v.tripped = true }
-
-// VolumeState is a picture of the volume.
-type VolumeState struct {
-	// Users were called within the window; Limit is how many may be.
+// KindState is a picture of one kind.
+type KindState struct {
+	Kind string
+	// Users were signed out within the window; Limit is how many may be.
 	Users, Limit int
-	// Tripped says that one more wanted to be called than is allowed.
+	// Tripped says that one more was to be signed out than is allowed.
 	Tripped bool
 }
 
-// State returns a picture of the volume.
-func (v *Volume) State(now time.Time) VolumeState {
-	v.forget(now)
-	return VolumeState{Users: len(v.counted), Limit: v.limit(now), Tripped: v.tripped}
+// State returns a picture of each kind, by name.
+func (v *Volume) State(now time.Time) []KindState {
+	states := make([]KindState, 0, len(v.kinds))
+	for name, k := range v.kinds {
+		v.forget(k, now)
+		states = append(states, KindState{Kind: name, Users: len(k.counted), Limit: v.limit(k, now), Tripped: k.tripped})
+	}
+	slices.SortFunc(states, func(a, b KindState) int { return cmp.Compare(a.Kind, b.Kind) })
+	return states
 }
 
 // MaxRelease bounds how long a release lasts.
@@ -125,9 +254,12 @@ const MaxRelease = 24 * time.Hour
 
 // Release is an operator's word that a larger number of people is meant to be signed out.
 type Release struct {
-	// Until is when it ends, MaxUsers how many distinct users may be called within the window until then.
+	// Until is when it ends, MaxUsers how many distinct users may be signed out within the window
+	// until then.
 	Until    time.Time `json:"until"`
 	MaxUsers int       `json:"maxUsers"`
+	// Type is the type of events that it is for; empty is each type.
+	Type string `json:"type,omitempty"`
 	// By, At and Reason are for the record.
 	By     string    `json:"by,omitempty"`
 	At     time.Time `json:"at,omitzero"`

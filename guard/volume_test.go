@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -12,100 +14,305 @@ import (
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
+const (
+	stolen = "device.stolen"
+	leaver = "user.offboarded"
+)
+
+// signOut signs a user out if the volume grants it.
+func signOut(v *guard.Volume, kind, user string, now time.Time) guard.Outcome {
+	r, outcome := v.Reserve(kind, user, now)
+	v.Confirm(r, now)
+	return outcome
+}
+
+// want tells of a kind that is not as it should be.
+func want(t *testing.T, v *guard.Volume, now time.Time, state guard.KindState) {
+	t.Helper()
+	for _, s := range v.State(now) {
+		if s.Kind == state.Kind {
+			if s != state {
+				t.Errorf("%+v, want %+v", s, state)
+			}
+			return
+		}
+	}
+	t.Errorf("nothing of %s in %+v", state.Kind, v.State(now))
+}
+
 func TestTheVolumeTripsWithinOneUserOfItsLimit(t *testing.T) {
 	for _, limit := range []int{1, 10, 1000} {
 		v := guard.NewVolume(guard.VolumeConfig{Max: limit, Window: time.Hour})
-		allowed := 0
+		granted := 0
 		for i := range 2 * limit {
-			if v.Allow(fmt.Sprint(i), noon.Add(time.Duration(i)*time.Millisecond)) {
-				allowed++
+			if signOut(v, stolen, fmt.Sprint(i), noon.Add(time.Duration(i)*time.Millisecond)) == guard.Granted {
+				granted++
+			}
+			if v.Blocked(stolen) != (i >= limit) {
+				t.Fatalf("limit %d: blocked %v after user %d", limit, v.Blocked(stolen), i+1)
 			}
 		}
-		if allowed != limit || !v.Blocked() {
-			t.Errorf("limit %d: %d users were allowed, blocked %v", limit, allowed, v.Blocked())
+		if granted != limit {
+			t.Errorf("limit %d: %d users were signed out", limit, granted)
 		}
+	}
+}
+
+func TestEachKindIsCountedByItself(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
+	for i := range 5 {
+		signOut(v, leaver, fmt.Sprint(i), noon)
+	}
+	if !v.Blocked(leaver) || v.Blocked(stolen) {
+		t.Fatalf("blocked: leavers %v, stolen devices %v", v.Blocked(leaver), v.Blocked(stolen))
+	}
+	if signOut(v, stolen, "4", noon) != guard.Granted || signOut(v, stolen, "0", noon) != guard.Granted {
+		t.Error("a stolen device waits for leavers")
+	}
+	want(t, v, noon, guard.KindState{Kind: stolen, Users: 2, Limit: 2})
+	want(t, v, noon, guard.KindState{Kind: leaver, Users: 2, Limit: 2, Tripped: true})
+	v.Trip(stolen)
+	if !v.Blocked(stolen) || signOut(v, stolen, "0", noon) != guard.Tripped {
+		t.Error("not tripped by a word from outside")
+	}
+}
+
+func TestUsersWhoCannotBeSignedOutDoNotTripIt(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
+	signOut(v, leaver, "ada", noon)
+	for i := range 1000 {
+		r, outcome := v.Reserve(leaver, fmt.Sprint("unknown ", i), noon)
+		if outcome != guard.Granted {
+			t.Fatalf("unknown user %d: %v", i, outcome)
+		}
+		v.Refund(r)
+	}
+	r, _ := v.Reserve(leaver, "ada", noon)
+	v.Refund(r) // whoever was counted stays so
+	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3})
+}
+
+func TestAttemptsSideBySideDoNotExceedTheLimit(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
+	signOut(v, leaver, "counted", noon)
+	ada, _ := v.Reserve(leaver, "ada", noon)
+	grace, outcome := v.Reserve(leaver, "grace", noon)
+	if outcome != guard.Granted {
+		t.Fatalf("the third of three: %v", outcome)
+	}
+	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait || v.Blocked(leaver) {
+		t.Errorf("one more than may be: %v, blocked %v; want a wait for the attempts in flight", outcome, v.Blocked(leaver))
+	}
+	if r, outcome := v.Reserve(leaver, "counted", noon); outcome != guard.Granted {
+		t.Errorf("a user who was counted: %v", outcome)
+	} else {
+		v.Confirm(r, noon)
+	}
+	again, outcome := v.Reserve(leaver, "ada", noon)
+	if outcome != guard.Granted {
+		t.Errorf("a user who has a place: %v", outcome)
+	}
+	v.Refund(again)
+	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait {
+		t.Errorf("a second attempt that ended gave away the place of the first: %v", outcome)
+	}
+	v.Refund(ada)
+	if signOut(v, leaver, "alan", noon) != guard.Granted {
+		t.Error("the place was not given back")
+	}
+	v.Confirm(grace, noon)
+	want(t, v, noon, guard.KindState{Kind: leaver, Users: 3, Limit: 3})
+	if _, outcome := v.Reserve(leaver, "edsger", noon); outcome != guard.Tripped {
+		t.Errorf("one more than was counted: %v", outcome)
+	}
+	// What is in flight when it trips is counted all the same.
+	v = guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
+	r, _ := v.Reserve(leaver, "ada", noon)
+	v.Trip(leaver)
+	v.Confirm(r, noon)
+	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3, Tripped: true})
+}
+
+func TestNoMoreKindsThanIsSane(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
+	for i := range 1000 {
+		signOut(v, fmt.Sprint("type ", i), "ada", noon)
+	}
+	if states := v.State(noon); len(states) != 64 {
+		t.Errorf("%d kinds, want 64", len(states))
+	}
+	if signOut(v, "one more", "grace", noon); !v.Blocked("another") || v.Blocked("type 1") {
+		t.Error("the rest is not counted together")
+	}
+	if released := v.Release(guard.Release{Until: noon.Add(time.Hour), MaxUsers: 9, Type: "another"}, noon); len(released) != 1 || released[0] != "other" {
+		t.Errorf("released %q", released)
 	}
 }
 
 func TestUsersAreCountedOnceAndForgottenAfterTheWindow(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for i := range 100 {
-		if !v.Allow("ada", noon.Add(time.Duration(i)*time.Second)) || !v.Allow("grace", noon) {
+		if signOut(v, stolen, "ada", noon.Add(time.Duration(i)*time.Second)) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Granted {
 			t.Fatal("a user who was counted is refused")
 		}
 	}
-	if !v.Allow("alan", noon.Add(time.Hour+time.Minute)) { // ada and grace are forgotten
+	later := noon.Add(time.Hour)
+	want(t, v, later.Add(-1), guard.KindState{Kind: stolen, Users: 2, Limit: 2})
+	r, _ := v.Reserve(stolen, "ada", later.Add(-1))
+	v.Confirm(r, later) // ada and grace are forgotten, and ada was signed out once more
+	if signOut(v, stolen, "alan", later) != guard.Granted {
 		t.Error("the window has passed")
 	}
-	if s := v.State(noon.Add(time.Hour + time.Minute)); s.Users != 1 || s.Limit != 2 || s.Tripped {
-		t.Errorf("%+v", s)
+	want(t, v, later, guard.KindState{Kind: stolen, Users: 2, Limit: 2})
+}
+
+func TestWhoIsSignedOutAgainIsForgottenAWindowAfterTheFirstTime(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
+	for _, minute := range []time.Duration{0, 30, 61} {
+		signOut(v, stolen, "ada", noon.Add(minute*time.Minute))
 	}
+	want(t, v, noon.Add(120*time.Minute), guard.KindState{Kind: stolen, Users: 1, Limit: 2})
+	want(t, v, noon.Add(121*time.Minute), guard.KindState{Kind: stolen, Limit: 2})
+}
+
+func TestTheKindsOfTheAllowListAreKnownFromTheStart(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Kinds: []string{stolen, leaver}, Max: 5, Window: time.Hour})
+	want(t, v, noon, guard.KindState{Kind: stolen, Limit: 5})
+	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
+	v.Confirm(guard.Reservation{}, noon)
+	v.Refund(guard.Reservation{}) // none: nothing happens
+	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
 }
 
 func TestATripLastsUntilItIsReleased(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
-	if !v.Allow("ada", noon) || v.Allow("grace", noon) || v.Allow("ada", noon) {
+	if signOut(v, stolen, "ada", noon) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Tripped || signOut(v, stolen, "ada", noon) != guard.Tripped {
 		t.Fatal("not tripped by the second user, for all")
 	}
 	later := noon.Add(48 * time.Hour)
-	if v.Allow("grace", later) {
+	if signOut(v, stolen, "grace", later) != guard.Tripped {
 		t.Error("time alone has released it")
 	}
-	if v.Release(guard.Release{Until: later.Add(-time.Hour), MaxUsers: 10}, later) || v.Allow("grace", later) {
+	if v.Release(guard.Release{Until: later.Add(-time.Hour), MaxUsers: 10}, later) != nil || v.Release(guard.Release{Until: later, MaxUsers: 10}, later) != nil {
 		t.Error("a release that has ended has released it")
 	}
-	if !v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3}, later) {
-		t.Error("not released")
+	if released := v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3}, later); len(released) != 1 || released[0] != stolen {
+		t.Errorf("released %q", released)
 	}
 	for i := range 3 {
-		if !v.Allow(fmt.Sprint(i), later) {
+		if signOut(v, stolen, fmt.Sprint(i), later) != guard.Granted {
 			t.Errorf("user %d of 3", i)
 		}
 	}
-	if v.Allow("one more", later) {
+	if signOut(v, stolen, "one more", later) != guard.Tripped {
 		t.Error("the release has no limit")
 	}
-	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3}, later) {
+	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3}, later) != nil {
 		t.Error("the same release again has released it")
 	}
-	if !v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 4}, later) || !v.Allow("one more", later) {
+	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3, By: "ada"}, later) != nil || !v.Blocked(stolen) {
+		t.Error("a release for no more than were signed out has released it")
+	}
+	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 4}, later) == nil || signOut(v, stolen, "one more", later) != guard.Granted {
 		t.Error("a larger one has not")
 	}
 	// When the release ends, the configured limit counts again.
-	if end := later.Add(61 * time.Minute); !v.Allow("after", end) || v.Allow("after that", end) {
+	if end := later.Add(61 * time.Minute); signOut(v, stolen, "after", end) != guard.Granted || signOut(v, stolen, "after that", end) != guard.Tripped {
 		t.Error("the release goes on")
 	}
+}
+
+func TestTheSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Minute})
+	r := guard.Release{Until: noon.Add(time.Hour), MaxUsers: 2}
+	if v.Release(r, noon) != nil {
+		t.Error("released although nothing was tripped")
+	}
+	for i, outcome := range []guard.Outcome{guard.Granted, guard.Granted, guard.Tripped} { // the release counts beforehand, too
+		if got := signOut(v, stolen, fmt.Sprint(i), noon); got != outcome {
+			t.Errorf("user %d: %v, want %v", i, got, outcome)
+		}
+	}
+	if later := noon.Add(2 * time.Minute); v.Release(r, later) != nil || !v.Blocked(stolen) { // the window has passed
+		t.Error("the release was used twice")
+	}
+}
+
+func TestAReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
+	for _, kind := range []string{leaver, stolen} {
+		signOut(v, kind, "ada", noon)
+		signOut(v, kind, "grace", noon)
+	}
+	passed := noon.Add(time.Hour) // the window
+	if released := v.Release(guard.Release{Until: passed.Add(time.Hour), MaxUsers: 5, Type: leaver}, passed); len(released) != 1 || !v.Blocked(stolen) {
+		t.Errorf("released %q, stolen devices blocked %v", released, v.Blocked(stolen))
+	}
+	v = guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
+	for _, kind := range []string{leaver, stolen} {
+		signOut(v, kind, "ada", noon)
+		signOut(v, kind, "grace", noon)
+	}
+	until := noon.Add(time.Hour)
+	if released := v.Release(guard.Release{Until: until, MaxUsers: 5, Type: leaver}, noon); len(released) != 1 || released[0] != leaver || !v.Blocked(stolen) {
+		t.Errorf("released %q, stolen devices blocked %v", released, v.Blocked(stolen))
+	}
+	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 5})
+	want(t, v, noon, guard.KindState{Kind: stolen, Users: 1, Limit: 1, Tripped: true})
+	if released := v.Release(guard.Release{Until: until, MaxUsers: 3}, noon); len(released) != 1 || released[0] != stolen {
+		t.Errorf("released %q", released)
+	}
+	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3}) // the release of all has replaced it
 }
 
 func TestObservingStopsNobody(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour, Observe: true})
 	for i := range 5 {
-		if !v.Allow(fmt.Sprint(i), noon) {
+		if signOut(v, stolen, fmt.Sprint(i), noon) != guard.Granted {
 			t.Error("stopped")
 		}
 	}
-	if s := v.State(noon); !s.Tripped || v.Blocked() || s.Users != 1 {
-		t.Errorf("%+v", s)
+	if v.Blocked(stolen) {
+		t.Error("blocked")
 	}
-	if !v.Allow("later", noon.Add(2*time.Hour)) || v.State(noon.Add(2*time.Hour)).Tripped {
-		t.Error("still told of, though the window has passed")
-	}
+	want(t, v, noon, guard.KindState{Kind: stolen, Users: 1, Limit: 1, Tripped: true})
+	later := noon.Add(2 * time.Hour)
+	signOut(v, stolen, "later", later)
+	want(t, v, later, guard.KindState{Kind: stolen, Users: 1, Limit: 1}) // not told of any more
 	off := guard.NewVolume(guard.VolumeConfig{})
 	for i := range 10 {
-		if !off.Allow(fmt.Sprint(i), noon) {
+		if signOut(off, stolen, fmt.Sprint(i), noon) != guard.Granted {
 			t.Error("without a bound somebody is stopped")
 		}
 	}
+}
+
+func TestWhatOneUserCosts(t *testing.T) {
+	const users, most = 100_000, 64 // bytes
+	v := guard.NewVolume(guard.VolumeConfig{Max: users, Window: time.Hour})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range users {
+		signOut(v, stolen, strconv.Itoa(i), noon)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / users; each > most {
+		t.Errorf("%d bytes, want at most %d", each, most)
+	}
+	want(t, v, noon, guard.KindState{Kind: stolen, Users: users, Limit: users})
 }
 
 func TestReleaseFiles(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "release.json")
 	for text, ok := range map[string]bool{
 		"": true,
-		`{"until":"2026-03-01T13:00:00Z","maxUsers":5000,"by":"ada"}`: true,
-		`{"until":"2026-03-03T13:00:00Z","maxUsers":5000}`:            false, // too long
-		`{"until":"2026-03-01T13:00:00Z"}`:                            false,
-		`{`:                                                           false,
+		`{"until":"2026-03-01T13:00:00Z","maxUsers":5000,"by":"ada"}`:                                                                true,
+		`{"until":"2026-03-01T18:30:00+05:30","maxUsers":5000,"by":"ada","at":"2026-03-01T17:30:00+05:30","type":"user.offboarded"}`: true,
+		`{"until":"2026-03-03T13:00:00Z","maxUsers":5000}`:                                                                           false, // too long
+		`{"until":"2026-03-01T13:00:00Z"}`:                                                                                           false,
+		`{`:                                                                                                                          false,
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -114,6 +321,12 @@ func TestReleaseFiles(t *testing.T) {
 		if (err == nil) != ok || ok && text != "" && (r.MaxUsers != 5000 || r.By != "ada" || !r.Until.Equal(noon.Add(time.Hour))) {
 			t.Errorf("%s: %+v, %v", text, r, err)
 		}
+		if again, _ := guard.ReadRelease(file, noon); again != r { // or it would release every few seconds
+			t.Errorf("%s: read twice it is two releases: %+v, %+v", text, r, again)
+		}
+	}
+	if _, err := guard.ReadRelease(filepath.Join(t.TempDir(), "none"), noon); err == nil {
+		t.Error("a file that cannot be read holds no release, and no error")
 	}
 	for _, r := range []guard.Release{{}, {MaxUsers: 1}, {MaxUsers: 1, Until: noon.Add(25 * time.Hour)}, {Until: noon.Add(time.Hour)}} {
 		if r.Check(noon) == nil {
