@@ -22,7 +22,7 @@ func TestAnotherReplicasSuccessCoversWhatWasEnqueuedBefore(t *testing.T) {
 			t.Error("somebody still waits")
 		}
 		want(t, e, dedupe.Covered)
-		if s := l.State(); s.Promises != 0 || s.Remembered != 1 {
+		if s := l.State(); s.Pending != 0 || s.Remembered != 1 {
 			t.Errorf("%+v", s)
 		}
 		late := message(2)
@@ -118,8 +118,60 @@ func TestAnEventThatLeavesWhileAnotherReplicaCallsEndsTheWork(t *testing.T) {
 		if !isNew || !other.Start() {
 			t.Error("the new work is gone")
 		}
-		if other.Succeeded(attempt(time.Now()), nil); fate(newer) != dedupe.Revoked || l.Crowded() {
+		if other.Succeeded(attempt(time.Now()), nil); fate(newer) != dedupe.Revoked {
 			t.Error("the ledger counts what is not there")
 		}
 	})
+}
+
+// What comes from another replica, or from whoever writes in its place, is no better than a clock of ours.
+func TestAWildVerdictOfAnotherReplicaNeitherCoversNorParks(t *testing.T) {
+	for name, c := range map[string]struct {
+		known  func(now time.Time) dedupe.Verdict
+		parked bool
+		covers bool
+	}{
+		"plausible":       {func(now time.Time) dedupe.Verdict { return elsewhere(now) }, true, true},
+		"from the future": {func(now time.Time) dedupe.Verdict { return elsewhere(now.Add(time.Hour)) }, false, false},
+		"from 9999":       {func(time.Time) dedupe.Verdict { return elsewhere(year(9999)) }, false, false},
+		"from 1601":       {func(time.Time) dedupe.Verdict { return elsewhere(year(1601)) }, false, false},
+		"covers what comes": {func(now time.Time) dedupe.Verdict {
+			return dedupe.Verdict{Start: now, Covers: now.Add(time.Hour), Entity: "events", Sequence: 1000}
+		}, true, true},
+		"covers 9999": {func(now time.Time) dedupe.Verdict {
+			return dedupe.Verdict{Start: now, Covers: year(9999), Entity: "events", Sequence: 1000}
+		}, true, true},
+		"covers 1601": {func(now time.Time) dedupe.Verdict {
+			return dedupe.Verdict{Start: now, Covers: year(1601), Entity: "events", Sequence: 1000}
+		}, true, false},
+		"of a message alone": {func(now time.Time) dedupe.Verdict {
+			return dedupe.Verdict{Start: now, Entity: "events", Sequence: 1000}
+		}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+				old := message(1)
+				time.Sleep(10 * time.Second)
+				now := message(2)
+				future := message(3)
+				future.Enqueued = future.Enqueued.Add(30 * time.Minute)
+				w, _ := l.Enter(key, now)
+				begun := time.Now()
+				again, parked := w.Adopt(c.known(begun))
+				if want(t, now, dedupe.Undecided); !again || parked != c.parked {
+					t.Errorf("again %v, parked %v", again, parked)
+				}
+				if w.AwaitWindow(); time.Since(begun) > time.Minute {
+					t.Errorf("parked for %s", time.Since(begun))
+				}
+				l.Enter(key, old)
+				if got := fate(old) == dedupe.Covered; got != c.covers {
+					t.Errorf("an older event is covered: %v", got)
+				}
+				if l.Enter(key, future); fate(future) == dedupe.Covered {
+					t.Error("a later event is covered")
+				}
+			})
+		})
+	}
 }

@@ -7,8 +7,8 @@ package dedupe
 
 import (
 	"cmp"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -31,18 +31,6 @@ func (p Position) same(q Position) bool {
 	return p.Sequence == q.Sequence && p.Entity == q.Entity
 }
 
-// Lock is until when a message's lock is known to be ours. Its owner moves it with each renewal; it is safe for concurrent
-// use.
-type Lock struct{ until atomic.Int64 }
-
-// Renewed says that the lock lasts until then.
-func (l *Lock) Renewed(until time.Time) { l.until.Store(until.UnixNano()) }
-
-// Until is the time of the last Renewed; before the first one it lies in the past.
-func (l *Lock) Until() time.Time { return time.Unix(0, l.until.Load()) }
-
-func (l *Lock) held(now time.Time) bool { return now.UnixNano() < l.until.Load() }
-
 // Event is one user's event in a message that is held locked. Its exported fields are set before Enter and not changed
 // afterwards; the ledger owns the rest until Done is closed.
 type Event struct {
@@ -51,18 +39,27 @@ type Event struct {
 	MessageID string
 	// ExpiresAt is when the message's time to live ends; zero is never.
 	ExpiresAt time.Time
-	// Source is the rank of the message's source; 0 is the most urgent.
-	Source int
-	// Urgency orders the calls: 0 is the most urgent.
+	// Message is the one that the event stands in; its events share it.
+	Message *Message
+	// Urgency orders the attempts: 0 is the most urgent. Kind is the event's type, by which the volume guard counts.
 	Urgency int
-	// Lock is the message's, shared by its events.
-	Lock *Lock
+	Kind    string
 	// Tag is the caller's own; the ledger keeps it.
 	Tag any
 
 	done     chan struct{}
+	ledger   *Ledger
+	state    state
+	tried    bool // an attempt has ended without a decision since the message was received
 	end      End
 	stoodFor StoodFor
+	others   []reason // of the events that this one stands for, without its own kind
+}
+
+// reason is why somebody is called for: the type of an event, and how urgent it is.
+type reason struct {
+	urgency int
+	kind    string
 }
 
 // End is what became of an event.
@@ -114,6 +111,7 @@ func (e *Event) End() End { return e.end }
 func (e *Event) StoodFor() StoodFor { return e.stoodFor }
 
 func (e *Event) finish(end End) {
+	e.ledger.mark(e, absent)
 	e.end = end
 	close(e.done)
 }
@@ -124,6 +122,17 @@ func (e *Event) standFor(older *Event) {
 	names, more := older.stoodFor.MessageIDs, append(e.stoodFor.MessageIDs, older.MessageID)
 	names = append(names, more...)
 	e.stoodFor = StoodFor{Count: count, MessageIDs: names[:min(len(names), MaxNamed)]}
+	e.inherit(reason{older.Urgency, older.Kind})
+	for _, r := range older.others {
+		e.inherit(r)
+	}
+}
+
+// inherit keeps the type of an event that e stands for. Types come from an allow-list, so that there are few.
+func (e *Event) inherit(r reason) {
+	if r.kind != e.Kind && !slices.ContainsFunc(e.others, func(o reason) bool { return o.kind == r.kind }) {
+		e.others = append(e.others, r)
+	}
 }
 
 // maySupersede says whether newer may stand for older. Only a different message that is newer and that we hold locked
@@ -134,7 +143,7 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Lock.held(now), e.Source > older.Source:
+	case !e.Message.Lock.held(now), e.Message.Source > older.Message.Source:
 		return false
 	case e.ExpiresAt.IsZero():
 		return true
@@ -149,7 +158,8 @@ type group []*Event
 func (g group) takeOver(e *Event) bool {
 	for i, held := range g {
 		if held.same(e.Position) {
-			e.stoodFor = held.stoodFor
+			e.stoodFor, e.others = held.stoodFor, held.others
+			e.ledger.mark(e, held.state)
 			g[i] = e
 			held.finish(End{Fate: Replaced, By: e.Position})
 			return true
@@ -178,6 +188,16 @@ func (g group) add(e *Event, now time.Time) group {
 		}
 	}
 	return append(kept, e)
+}
+
+// from is how many of the events stand in messages of the source.
+func (g group) from(source int) (n int) {
+	for _, e := range g {
+		if e.Message.Source == source {
+			n++
+		}
+	}
+	return n
 }
 
 func (g group) remove(e *Event) (group, bool) {

@@ -17,12 +17,13 @@ type Config struct {
 	// Remember is for how long verdicts are kept at least, and MaxUsers how many at most. Window bounds Remember from below.
 	Remember time.Duration
 	MaxUsers int
-	// MaxWaiting is how many users may be parked or between attempts at once: they hold messages, and must leave room for
-	// others.
-	MaxWaiting int
+	// MaxParked is how many messages of each source may wait for the end of a window at once; past that the user with the most
+	// of them is called. MaxFailing is how many messages of each source may hold a user that has failed; past that the one
+	// that has failed longest is set aside. What is left of a source's messages is for first attempts.
+	MaxParked, MaxFailing int
 }
 
-// Ledger knows, per user, the promise (the newest unsettled message), whether an attempt is on the wire, and the last
+// Ledger knows, per user, the pending message (the newest unsettled one), whether an attempt is on the wire, and the last
 // verdict. One lock owns all of it, is held for a few map operations, and never while anything waits. It is safe for
 // concurrent use.
 //
@@ -34,8 +35,8 @@ type Ledger struct {
 	mu       sync.Mutex
 	works    map[string]*Work // users with unsettled events or an attempt on the wire
 	verdicts memory
-	waiting  int  // works that are parked or between attempts
-	hurry    bool // nothing is parked any more
+	shares   []share // by source
+	hurry    bool    // nothing is parked any more
 }
 
 // New returns an empty Ledger.
@@ -52,6 +53,7 @@ func New(cfg Config) *Ledger {
 // user.
 func (l *Ledger) Enter(key string, e *Event) (w *Work, isNew bool) {
 	e.done = make(chan struct{})
+	e.ledger = l
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -67,22 +69,28 @@ func (l *Ledger) Enter(key string, e *Event) (w *Work, isNew bool) {
 		return nil, false
 	case w != nil && w.onWire:
 		// An attempt is on the wire: it may have started before this event was enqueued. The event waits beside it.
-		w.beside = w.beside.add(e, now)
+		w.beside = w.add(w.beside, e, parked, now)
 	case w != nil:
-		// Before or between attempts, or parked: the newest becomes the promise, and keeps place, attempts and urgency.
-		w.promise = w.promise.add(e, now)
+		// Before or between attempts, or parked: the newest becomes pending, and keeps place, attempts and urgency.
+		w.pending = w.add(w.pending, e, w.state(), now)
+		select {
+		case w.more <- struct{}{}:
+		default:
+		}
 	default:
 		w = l.newWork(key)
 		isNew = true
-		w.promise = group{e}
+		w.pending = group{e}
 		w.urgency = e.Urgency
-		if known && now.UnixNano() < v.until {
+		l.mark(e, fresh)
+		if known && now.Before(v.until.time()) {
 			// Inside the window after a verdict: parked.
-			w.park(time.Unix(0, v.until))
+			w.park(v.parkedUntil(now, l.cfg.Window))
 		}
 		// Nothing known: call now.
 	}
 	w.urgency = min(w.urgency, e.Urgency)
+	l.relieve(e.Message.Source)
 	return w, isNew
 }
 
@@ -124,19 +132,27 @@ func (l *Ledger) Hurry() {
 	}
 }
 
-// Crowded says that as many users as are allowed are parked or between attempts. Waiting that only serves patience should
-// end then.
-func (l *Ledger) Crowded() bool {
+// Flush calls now for the users of one message that are parked, for a message that cannot be held any longer.
+func (l *Ledger) Flush(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.waiting >= l.cfg.MaxWaiting
+	if m.parked > 0 {
+		l.callAll(m)
+	}
+}
+
+// Pending is how many users have an unsettled event.
+func (l *Ledger) Pending() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.works)
 }
 
 // State is a picture of the ledger.
 type State struct {
-	// Promises is how many users have an unsettled event; Parked how many of them wait for the end of their window, OnWire
+	// Pending is how many users have an unsettled event; Parked how many of them wait for the end of their window, OnWire
 	// how many have an attempt under way.
-	Promises, Parked, OnWire int
+	Pending, Parked, OnWire int
 	// Remembered is how many verdicts are kept.
 	Remembered int
 }
@@ -145,7 +161,7 @@ type State struct {
 func (l *Ledger) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := State{Promises: len(l.works), Remembered: l.verdicts.len()}
+	s := State{Pending: len(l.works), Remembered: l.verdicts.len()}
 	for _, w := range l.works {
 		if w.onWire {
 			s.OnWire++
@@ -157,48 +173,15 @@ func (l *Ledger) State() State {
 	return s
 }
 
-// remember keeps a verdict of ours or of another replica. What was covered once stays so.
-func (l *Ledger) remember(key string, known Verdict, now time.Time) verdict {
-	v := verdict{until: known.Start.Add(l.cfg.Window).UnixNano(), message: markOf(known.Entity, known.Sequence)}
-	if !known.Covers.IsZero() {
-		v.covers = known.Covers.UnixNano()
-	}
-	if before, ok := l.verdicts.get(key); ok {
-		if before.covers > v.covers {
-			v.covers, v.message = before.covers, before.message
-		}
-		v.until = max(v.until, before.until)
-	}
-	l.verdicts.put(key, v, now)
-	return v
-}
-
 func (l *Ledger) newWork(key string) *Work {
-	w := &Work{ledger: l, key: key}
+	w := &Work{ledger: l, key: key, more: make(chan struct{}, 1)}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	l.works[key] = w
 	return w
 }
 
 func (l *Ledger) drop(w *Work) {
-	w.setWaiting(false)
 	w.parkedUntil = time.Time{}
 	w.cancel()
 	delete(l.works, w.key)
-}
-
-// makeRoom calls the one that is parked for the shortest time to come, when more users wait than may.
-func (l *Ledger) makeRoom() {
-	if l.waiting <= l.cfg.MaxWaiting {
-		return
-	}
-	var next *Work
-	for _, w := range l.works {
-		if !w.parkedUntil.IsZero() && (next == nil || w.parkedUntil.Before(next.parkedUntil)) {
-			next = w
-		}
-	}
-	if next != nil {
-		next.unpark()
-	}
 }

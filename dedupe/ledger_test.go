@@ -17,16 +17,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const key = "id:ada"
 
 func newLedger() *dedupe.Ledger {
-	return dedupe.New(dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 1000, MaxWaiting: 8})
+	return dedupe.New(dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 1000, MaxParked: 8, MaxFailing: 16})
 }
 
 // message is an event of a message with this number, enqueued now and locked for a minute.
 func message(number int64) *dedupe.Event {
-	lock := new(dedupe.Lock)
-	lock.Renewed(time.Now().Add(time.Minute))
+	m := dedupe.NewMessage(0)
+	m.Lock.Renewed(time.Now().Add(time.Minute))
 	return &dedupe.Event{
 		Position:  dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: number},
-		MessageID: fmt.Sprintf("m%d", number), Lock: lock,
+		MessageID: fmt.Sprintf("m%d", number), Message: m,
 	}
 }
 
@@ -91,8 +91,8 @@ func TestTheNewestStandsForAllWhicheverArrivesFirst(t *testing.T) {
 			want(t, events[0], dedupe.Superseded)
 			want(t, events[1], dedupe.Superseded)
 			want(t, events[2], dedupe.Undecided)
-			if w.Urgency() != 0 {
-				t.Errorf("urgency %d: that of the most urgent must be kept", w.Urgency())
+			if urgency, _ := w.Urgency(nil); urgency != 0 {
+				t.Errorf("urgency %d: that of the most urgent must be kept", urgency)
 			}
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
@@ -119,7 +119,7 @@ func TestTiesInEnqueuedTimeOverTwoEntitiesHaveOneOrder(t *testing.T) {
 
 func TestOnlyAHeldMessageThatDoesNotExpireEarlierMaySupersede(t *testing.T) {
 	for name, spoil := range map[string]func(e *dedupe.Event){
-		"its lock is over":   func(e *dedupe.Event) { e.Lock.Renewed(time.Now().Add(-time.Second)) },
+		"its lock is over":   func(e *dedupe.Event) { e.Message.Lock.Renewed(time.Now().Add(-time.Second)) },
 		"it expires earlier": func(e *dedupe.Event) { e.ExpiresAt = time.Now().Add(time.Hour) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -236,8 +236,8 @@ func TestCoveredIsWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
 	}{
 		{5*time.Second + 1, false, dedupe.Covered},
 		{5 * time.Second, false, dedupe.Undecided},
-		{10*time.Second + 1, true, dedupe.Covered},
-		{10 * time.Second, true, dedupe.Undecided},
+		{10*time.Second + 1, true, dedupe.Undecided},
+		{time.Hour, true, dedupe.Undecided},
 	} {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			w, _ := l.Enter(key, message(2))
@@ -309,9 +309,30 @@ func TestAfterAFailureWhatComesIsParkedAndNotCovered(t *testing.T) {
 			t.Fatalf("not parked: %+v", l.State())
 		}
 		l.Leave(key, e)
-		if w.Start() || l.State().Promises != 0 {
+		if w.Start() || l.State().Pending != 0 {
 			t.Error("a call for nobody")
 		}
+	})
+}
+
+func TestVerdictsAreKeptForTheWindowAtLeast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := dedupe.New(dedupe.Config{Window: time.Minute, Remember: time.Second, MaxUsers: 1000, MaxParked: 8, MaxFailing: 8})
+		revoke := func(user string, number int64) {
+			w, _ := l.Enter(user, message(number))
+			w.Start()
+			w.Succeeded(attempt(time.Now()), nil)
+		}
+		revoke(key, 1)
+		for i := range int64(9) { // verdicts about others, each later than what is kept
+			time.Sleep(5 * time.Second)
+			revoke(fmt.Sprint("id:", i), 2+i)
+		}
+		e := message(99)
+		if l.Enter(key, e); l.State().Parked != 1 {
+			t.Errorf("45 s after a verdict: %+v, want the user parked until the end of the window", l.State())
+		}
+		l.Leave(key, e)
 	})
 }
 
@@ -346,7 +367,7 @@ func TestParkingIsBoundedAndAnEarlyCallIsSafe(t *testing.T) {
 			w.Failed(attempt(time.Now()), nil)
 			l.Enter(user, message(int64(2*i+1)))
 		}
-		if s := l.State(); s.Parked != 8 || s.Promises != 20 || !l.Crowded() {
+		if s := l.State(); s.Parked != 8 || s.Pending != 20 {
 			t.Errorf("%+v, want 8 parked and the others called now", s)
 		}
 	})
@@ -354,7 +375,7 @@ func TestParkingIsBoundedAndAnEarlyCallIsSafe(t *testing.T) {
 
 func TestMemoryPerRememberedUserStaysBelow200Bytes(t *testing.T) {
 	const users = 100_000
-	l := dedupe.New(dedupe.Config{Window: time.Minute, SkewMargin: time.Second, Remember: time.Hour, MaxUsers: 4 * users, MaxWaiting: 8})
+	l := dedupe.New(dedupe.Config{Window: time.Minute, SkewMargin: time.Second, Remember: time.Hour, MaxUsers: 4 * users, MaxParked: 8, MaxFailing: 16})
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -384,6 +405,221 @@ func TestTheNumberOfRememberedUsersIsBounded(t *testing.T) {
 		}
 		if n := l.State().Remembered; n > 1000 || n < 500 {
 			t.Errorf("%d remembered, want at most 1000", n)
+		}
+	})
+}
+
+// year is the beginning of a year.
+func year(y int) time.Time { return time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC) }
+
+// A Date can be wrong by centuries: FILETIME zero is 1601, and in nanoseconds it lies outside of 64 bits.
+func TestADateHoweverWrongCoversNoLaterEvent(t *testing.T) {
+	for name, date := range map[string]func(now time.Time) time.Time{
+		"none":                     func(time.Time) time.Time { return time.Time{} },
+		"of the year 1":            func(time.Time) time.Time { return year(1).Add(time.Second) },
+		"of 1601":                  func(time.Time) time.Time { return year(1601) },
+		"of 1677":                  func(time.Time) time.Time { return year(1677) },
+		"of 1970":                  func(time.Time) time.Time { return time.Unix(0, 0) },
+		"of 2263":                  func(time.Time) time.Time { return year(2263) },
+		"of 9999":                  func(time.Time) time.Time { return year(9999) },
+		"an hour and more behind":  func(now time.Time) time.Time { return now.Add(-time.Hour - time.Second) },
+		"an hour and more ahead":   func(now time.Time) time.Time { return now.Add(time.Hour + time.Second) },
+		"half an hour ahead":       func(now time.Time) time.Time { return now.Add(30 * time.Minute) },
+		"half an hour behind":      func(now time.Time) time.Time { return now.Add(-30 * time.Minute) },
+		"of nearly our own second": func(now time.Time) time.Time { return now.Add(999 * time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+				first := message(1)
+				w, _ := l.Enter(key, first)
+				w.Start()
+				a := dedupe.Attempt{Start: time.Now(), Duration: 2 * time.Second}
+				time.Sleep(a.Duration)
+				a.ServerDate = date(time.Now())
+				w.Succeeded(a, nil)
+				want(t, first, dedupe.Revoked)
+				for number, enqueued := range map[int64]time.Time{
+					2: a.Start.Add(-4 * time.Second), 3: a.Start, 4: a.Start.Add(time.Second), 5: a.Start.Add(24 * time.Hour), 6: year(9999), 7: year(1), 8: year(1601),
+				} {
+					e := message(number)
+					e.Enqueued = enqueued
+					l.Enter(key, e)
+					want(t, e, dedupe.Undecided)
+					l.Leave(key, e)
+				}
+				// The message that the attempt was made for is covered by any success.
+				again := message(1)
+				again.Enqueued = first.Enqueued
+				l.Enter(key, again)
+				want(t, again, dedupe.Covered)
+			})
+		})
+	}
+}
+
+// Our clock runs two hours ahead: by it, all that comes within two hours was enqueued before the attempt.
+func TestAClockThatIsHoursAheadCoversOnlyWhatTheAttemptWasMadeFor(t *testing.T) {
+	for name, date := range map[string]func(real time.Time) time.Time{
+		"without a Date":        func(time.Time) time.Time { return time.Time{} },
+		"with Graph's own Date": func(real time.Time) time.Time { return real },
+		"with a Date of 9999":   func(time.Time) time.Time { return year(9999) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+				const ahead = 2 * time.Hour
+				broker := func() time.Time { return time.Now().Add(-ahead) }
+				first := message(1)
+				first.Enqueued = broker()
+				w, _ := l.Enter(key, first)
+				w.Start()
+				w.Succeeded(dedupe.Attempt{Start: time.Now(), ServerDate: date(broker())}, nil)
+				time.Sleep(time.Hour)
+				later := message(2)
+				later.Enqueued = broker()
+				l.Enter(key, later)
+				want(t, later, dedupe.Undecided)
+				again := message(1)
+				again.Enqueued = first.Enqueued
+				l.Enter(key, again)
+				want(t, again, dedupe.Covered)
+			})
+		})
+	}
+}
+
+func TestASecondSuccessCoversWhatCameBeforeIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		w, _ := l.Enter(key, message(1))
+		w.Start()
+		w.Succeeded(attempt(time.Now()), nil)
+		time.Sleep(30 * time.Second)
+		between := message(2)
+		time.Sleep(time.Minute)
+		second := message(3)
+		w, _ = l.Enter(key, second)
+		w.Start()
+		w.Succeeded(attempt(time.Now()), nil)
+		l.Enter(key, between)
+		want(t, between, dedupe.Covered)
+		again := message(3) // the settlement of the second was lost
+		again.Enqueued = second.Enqueued
+		l.Enter(key, again)
+		want(t, again, dedupe.Covered)
+	})
+}
+
+func TestTheMessageOfASuccessStaysCovered(t *testing.T) {
+	for name, then := range map[string]func(l *dedupe.Ledger, begun time.Time){
+		"a failure follows": func(l *dedupe.Ledger, _ time.Time) {
+			w, _ := l.Enter(key, message(2))
+			w.Start()
+			w.Failed(attempt(time.Now()), nil)
+		},
+		"another replica tells of an earlier success": func(l *dedupe.Ledger, begun time.Time) {
+			w, _ := l.Enter(key, message(2))
+			w.Adopt(elsewhere(begun))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+				begun := time.Now()
+				time.Sleep(time.Minute)
+				first := message(1)
+				w, _ := l.Enter(key, first)
+				w.Start()
+				w.Succeeded(dedupe.Attempt{Start: time.Now()}, nil) // without a Date: it covers nothing else
+				then(l, begun)
+				again := message(1)
+				again.Enqueued = first.Enqueued
+				l.Enter(key, again)
+				want(t, again, dedupe.Covered)
+			})
+		})
+	}
+}
+
+// Three messages that may not supersede one another share an attempt; the settlement of the newest is lost.
+func TestOfSeveralMessagesOfOneAttemptTheNewestIsCoveredWhenItComesAgain(t *testing.T) {
+	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}} {
+		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+			var events []*dedupe.Event
+			for i := range 3 {
+				e := message(int64(i + 1))
+				e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(i)*time.Minute)
+				events = append(events, e)
+				time.Sleep(time.Second)
+			}
+			var w *dedupe.Work
+			for _, i := range order {
+				w, _ = l.Enter(key, events[i])
+			}
+			w.Start()
+			w.Succeeded(attempt(time.Now()), nil)
+			for _, e := range events {
+				want(t, e, dedupe.Revoked)
+			}
+			again := message(3)
+			again.Enqueued = events[2].Enqueued
+			l.Enter(key, again)
+			want(t, again, dedupe.Covered)
+		})
+	}
+}
+
+// An attempt's start is taken from a clock that may jump: nobody is parked for longer than a window from now.
+func TestNoStartParksForLongerThanAWindow(t *testing.T) {
+	for name, start := range map[string]func(now time.Time) time.Time{
+		"an hour ahead": func(now time.Time) time.Time { return now.Add(time.Hour) },
+		"of 9999":       func(time.Time) time.Time { return year(9999) },
+		"of 1601":       func(time.Time) time.Time { return year(1601) },
+		"none":          func(time.Time) time.Time { return time.Time{} },
+	} {
+		for _, succeeds := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, %v", name, succeeds), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+					begun := time.Now()
+					l0, _ := l.Enter(key, message(1))
+					l0.Start()
+					newer := message(2)
+					l.Enter(key, newer) // beside
+					a := dedupe.Attempt{Start: start(begun), ServerDate: begun}
+					if succeeds {
+						l0.Succeeded(a, nil)
+					} else {
+						l0.Failed(a, nil)
+					}
+					want(t, newer, dedupe.Undecided)
+					l0.AwaitWindow()
+					l.Leave(key, newer)
+					w, _ := l.Enter(key, message(3))
+					w.AwaitWindow()
+					if waited := time.Since(begun); waited > 2*time.Minute {
+						t.Errorf("waited %s", waited)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestALocksTimeMayBeWild(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		for name, c := range map[string]struct {
+			until time.Time
+			fate  dedupe.Fate // of the older message
+		}{
+			"of 9999":         {year(9999), dedupe.Superseded},
+			"of 300000 years": {time.Unix(1<<53, 0), dedupe.Superseded},
+			"of 1601":         {year(1601), dedupe.Undecided},
+			"none":            {time.Time{}, dedupe.Undecided},
+		} {
+			older, newer := message(1), message(2)
+			newer.Message.Lock.Renewed(c.until)
+			l.Enter(name, older)
+			l.Enter(name, newer)
+			if got := fate(older); got != c.fate {
+				t.Errorf("%s: fate %d, want %d", name, got, c.fate)
+			}
 		}
 	})
 }

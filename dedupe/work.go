@@ -22,7 +22,7 @@ type Work struct {
 	cancel context.CancelFunc
 
 	// The ledger's lock guards all below.
-	promise group // waits for the next attempt
+	pending group // waits for the next attempt
 	caller  group // the attempt on the wire was started for these
 	beside  group // came during the attempt
 	onWire  bool
@@ -31,10 +31,12 @@ type Work struct {
 	urgency    int
 	last       Verdict // the last one, if any
 
-	waiting     bool // parked or between attempts
+	failing     bool // the user has failed since the last verdict, or waits for somebody else
+	paused      bool
+	more        chan struct{} // is signalled when another event has come
 	parkedUntil time.Time
-	parkedFor   time.Time     // the end of the last window that the promise was parked for: it is not parked for it again
-	called      chan struct{} // closed when a parked promise is to be called now
+	parkedFor   time.Time     // the end of the last window that they were parked for: it is not parked for it again
+	called      chan struct{} // closed when a parked event is to be called now
 }
 
 // Key is the user's key.
@@ -44,15 +46,34 @@ func (w *Work) Key() string { return w.key }
 // an attempt is on the wire.
 func (w *Work) Context() context.Context { return w.ctx }
 
-// Urgency is that of the most urgent event that the promise stands for; 0 is the most urgent.
-func (w *Work) Urgency() int {
+// Urgency is that of the most urgent event that waits, or has waited, and kind the type of the most urgent one, of those that
+// wait and those that they stand for, which is not blocked, or else of the most urgent one; 0 is the most urgent. blocked may
+// be nil.
+func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string) {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
-	return w.urgency
+	var most reason
+	known, stopped := false, false
+	consider := func(r reason) {
+		stops := blocked != nil && blocked(r.kind)
+		if !known || stopped && !stops || stopped == stops && r.urgency < most.urgency {
+			known, most, stopped = true, r, stops
+		}
+	}
+	for _, e := range w.pending {
+		consider(reason{e.Urgency, e.Kind})
+		for _, r := range e.others {
+			consider(r)
+		}
+	}
+	return w.urgency, most.kind
 }
 
-// AwaitWindow returns when a parked promise is to be called: at the end of the window, or earlier when the ledger hurries
-// or needs room, or when nobody waits any more. It returns at once when the promise is not parked.
+// More is signalled when another event has come.
+func (w *Work) More() <-chan struct{} { return w.more }
+
+// AwaitWindow returns when a parked event is to be called: at the end of the window, or earlier when the ledger hurries
+// or needs room, or when nobody waits any more. It returns at once when nothing is parked.
 func (w *Work) AwaitWindow() {
 	w.ledger.mu.Lock()
 	until, called := w.parkedUntil, w.called
@@ -72,25 +93,39 @@ func (w *Work) AwaitWindow() {
 	w.unpark()
 }
 
-// Pause says that the next attempt is not wanted at once, before Start as Retry does after it. Resume follows.
+// Pause says that the next attempt does not begin soon: another replica calls, the volume guard has tripped, or a backoff is
+// long. Resume follows.
 func (w *Work) Pause() {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !w.empty() { // otherwise the Work is over
-		w.setWaiting(true)
-		l.makeRoom()
+	if w.empty() {
+		return // the Work is over
 	}
+	w.paused = true
+	w.markPending()
+	w.letGo()
 }
 
-// Resume says that the wait between attempts is over; what waits now waits for its turn.
+// Resume says that the Pause is over; what waits now waits for its permit.
 func (w *Work) Resume() {
-	w.ledger.mu.Lock()
-	defer w.ledger.mu.Unlock()
-	w.setWaiting(false)
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.paused = false
+	w.markPending()
 }
 
-// Start puts an attempt on the wire for the promise. False says that nobody waits any more: no attempt may be made, and the
+// SetFailing says that the user has failed in an earlier Work, and not been decided since.
+func (w *Work) SetFailing() {
+	l := w.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.failing = true
+	w.markPending()
+}
+
+// Start puts an attempt on the wire for the pending events. False says that nobody waits any more: no attempt may be made, and the
 // Work is over.
 func (w *Work) Start() bool {
 	w.ledger.mu.Lock()
@@ -98,8 +133,7 @@ func (w *Work) Start() bool {
 	if w.empty() {
 		return false
 	}
-	w.setWaiting(false)
-	w.caller, w.promise = w.promise, nil
+	w.caller, w.pending = w.pending, nil
 	w.startedFor = w.startedFor[:0]
 	for _, e := range w.caller {
 		w.startedFor = append(w.startedFor, e.Position)
@@ -144,7 +178,7 @@ func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 		if v.covered(e.Position) {
 			e.finish(End{Fate: Covered})
 		} else {
-			w.promise = w.promise.add(e, now)
+			w.pending = w.add(w.pending, e, parked, now)
 		}
 	}
 	return w.decided(v)
@@ -161,31 +195,53 @@ func (w *Work) Failed(a Attempt, detail any) (again bool) {
 	for _, e := range w.caller {
 		e.finish(End{Fate: Failed, Detail: detail})
 	}
-	w.promise, w.caller, w.beside = w.beside, nil, nil
+	w.pending, w.caller, w.beside = w.beside, nil, nil
 	return w.decided(v)
 }
 
 // Retry ends the attempt on the wire without a decision: all wait for the next one, and the newest stands for the others.
-// waits says that the next attempt is not wanted at once. It says whether somebody still waits; otherwise the Work is over.
-func (w *Work) Retry(waits bool) (again bool) {
+// failed says that the fault may be the user's own. It says whether somebody still waits; otherwise the Work is over.
+func (w *Work) Retry(failed bool) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
 	w.onWire = false
-	w.promise, w.caller = w.caller, nil
+	w.failing = w.failing || failed
+	w.pending, w.caller = w.caller, nil
+	for _, e := range w.pending {
+		e.triedOnce()
+	}
 	beside := w.beside
 	w.beside = nil
 	for _, e := range beside {
-		w.promise = w.promise.add(e, now)
+		w.pending = w.add(w.pending, e, w.state(), now)
 	}
 	if w.empty() {
 		l.drop(w)
 		return false
 	}
-	w.setWaiting(waits)
-	l.makeRoom()
+	w.markPending()
+	if failed {
+		w.letGo()
+	}
 	return true
+}
+
+func (e *Event) triedOnce() {
+	if !e.tried && e.state == failing {
+		e.Message.untried--
+	}
+	e.tried = true
+}
+
+// letGo sets the messages aside that wait for no more than one attempt for each user.
+func (w *Work) letGo() {
+	for _, e := range w.pending {
+		if e.Message.Eager && e.Message.mayGo() && e.Message.untried == 0 {
+			w.ledger.setAside(e.Message)
+		}
+	}
 }
 
 // Verdict is what the last attempt of this Work decided; zero before.
@@ -203,25 +259,28 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
+	if !l.plausible(known, now) {
+		return !w.empty(), !w.parkedUntil.IsZero()
+	}
 	v := l.remember(w.key, known, now)
 	if w.empty() {
 		return false, false // the last event has left, and the Work with it
 	}
-	kept := w.promise[:0]
-	for _, e := range w.promise {
+	kept := w.pending[:0]
+	for _, e := range w.pending {
 		if v.covered(e.Position) {
 			e.finish(End{Fate: Covered})
 		} else {
 			kept = append(kept, e)
 		}
 	}
-	clear(w.promise[len(kept):])
-	w.promise = kept
+	clear(w.pending[len(kept):])
+	w.pending = kept
 	if w.empty() {
 		l.drop(w)
 		return false, false
 	}
-	if until := time.Unix(0, v.until); now.Before(until) && until.After(w.parkedFor) {
+	if until := v.parkedUntil(now, l.cfg.Window); now.Before(until) && until.After(w.parkedFor) {
 		w.park(until)
 	}
 	return true, !w.parkedUntil.IsZero()
@@ -229,29 +288,30 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 
 // decided parks what is left until the window ends.
 func (w *Work) decided(v verdict) (again bool) {
-	w.onWire = false
+	w.onWire, w.failing = false, false
 	if w.empty() {
 		w.ledger.drop(w)
 		return false
 	}
-	w.urgency = w.promise[0].Urgency
-	for _, e := range w.promise {
+	w.urgency = w.pending[0].Urgency
+	for _, e := range w.pending {
 		w.urgency = min(w.urgency, e.Urgency)
 	}
-	w.park(time.Unix(0, v.until))
+	w.park(v.parkedUntil(time.Now(), w.ledger.cfg.Window))
 	return true
 }
 
 // takeOver gives a redelivery the place that its message has: that of the held copy, or of the one that the attempt on the
 // wire was started for and whose lock was lost since.
 func (w *Work) takeOver(e *Event) bool {
-	if w.promise.takeOver(e) || w.caller.takeOver(e) || w.beside.takeOver(e) {
+	if w.pending.takeOver(e) || w.caller.takeOver(e) || w.beside.takeOver(e) {
 		return true
 	}
 	if w.onWire {
 		for _, p := range w.startedFor {
 			if p.same(e.Position) {
 				w.caller = append(w.caller, e)
+				w.ledger.mark(e, w.state())
 				return true
 			}
 		}
@@ -270,7 +330,7 @@ func (w *Work) newestStarted() Position {
 }
 
 func (w *Work) remove(e *Event) {
-	for _, g := range []*group{&w.promise, &w.caller, &w.beside} {
+	for _, g := range []*group{&w.pending, &w.caller, &w.beside} {
 		var found bool
 		if *g, found = g.remove(e); found {
 			return
@@ -278,16 +338,52 @@ func (w *Work) remove(e *Event) {
 	}
 }
 
-func (w *Work) empty() bool { return len(w.promise)+len(w.caller)+len(w.beside) == 0 }
+func (w *Work) empty() bool { return len(w.pending)+len(w.caller)+len(w.beside) == 0 }
 
-// park makes the promise wait until the window ends, if there is room and time for it.
+// add adds an event to a group of the Work; in that state, unless another stands for it.
+func (w *Work) add(g group, e *Event, in state, now time.Time) group {
+	g = g.add(e, now)
+	if !ended(e) {
+		w.ledger.mark(e, in)
+	}
+	return g
+}
+
+// state is what the pending events wait for.
+func (w *Work) state() state {
+	switch {
+	case !w.parkedUntil.IsZero():
+		return parked
+	case w.paused:
+		return held
+	case w.failing:
+		return failing
+	}
+	return fresh
+}
+
+// markPending moves the pending events to the Work's state, and keeps the shares.
+func (w *Work) markPending() {
+	for _, e := range w.pending {
+		w.ledger.mark(e, w.state())
+	}
+	for source := range w.ledger.shares {
+		w.ledger.relieve(source)
+	}
+}
+
+// park makes the pending events wait until the window ends. Some of them may have to be called earlier, to make room.
 func (w *Work) park(until time.Time) {
-	if w.ledger.hurry || w.ledger.waiting >= w.ledger.cfg.MaxWaiting {
+	if w.ledger.hurry || !time.Now().Before(until) {
+		w.markPending()
 		return
 	}
 	w.parkedUntil, w.parkedFor = until, until
 	w.called = make(chan struct{})
-	w.setWaiting(true)
+	w.markPending()
+	for _, e := range w.pending {
+		w.ledger.letIdleGo(e.Message)
+	}
 }
 
 func (w *Work) unpark() {
@@ -295,18 +391,8 @@ func (w *Work) unpark() {
 		return
 	}
 	w.parkedUntil = time.Time{}
-	w.setWaiting(false)
 	close(w.called)
-}
-
-func (w *Work) setWaiting(waiting bool) {
-	if w.waiting == waiting {
-		return
-	}
-	w.waiting = waiting
-	if waiting {
-		w.ledger.waiting++
-	} else {
-		w.ledger.waiting--
+	for _, e := range w.pending {
+		w.ledger.mark(e, w.state())
 	}
 }

@@ -1,0 +1,268 @@
+package dedupe
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Lock is until when a message's lock is known to be ours. Its owner moves it with each renewal; it is safe for concurrent
+// use.
+type Lock struct{ until atomic.Int64 }
+
+// Renewed says that the lock lasts until then.
+func (l *Lock) Renewed(until time.Time) { l.until.Store(int64(instantOf(until))) }
+
+// Until is the time of the last Renewed; before the first one it lies in the past.
+func (l *Lock) Until() time.Time { return instant(l.until.Load()).time() }
+
+func (l *Lock) held(now time.Time) bool { return now.Before(l.Until()) }
+
+// Message is what the events of one message share: its lock, and how they fare. It is made by NewMessage; its exported
+// fields are set before the first Enter and not changed afterwards.
+type Message struct {
+	Lock Lock
+	// Source is the rank of the message's source; 0 is the most urgent.
+	Source int
+	// Fixed says that the message cannot be set aside: the order of a session's messages is the point of it.
+	Fixed bool
+	// Eager says that the message is set aside as soon as each of its undecided users has failed, whether its source's
+	// share of failing messages is used up or not: it came back for one attempt, or it is large.
+	Eager bool
+
+	aside chan struct{}
+
+	// The ledger's lock guards all below.
+	open    int // events without an end, and 1 until AllEntered
+	parked  int // of them, those that wait for a window, or beside an attempt
+	failing int // of them, those whose users have failed
+	held    int // of these, those for whom no attempt begins soon
+	untried int // failing ones that wait for an attempt, and of whom none has ended since the message was received
+	since   time.Time
+	gone    bool // asked to be set aside: it is in no share any more
+}
+
+// NewMessage returns the Message of one delivery. AllEntered must follow.
+func NewMessage(source int) *Message {
+	return &Message{Source: source, aside: make(chan struct{}), open: 1}
+}
+
+// Aside is closed when the message is to be set aside, so that others can be worked on: its events Leave, and it comes
+// back later.
+func (m *Message) Aside() <-chan struct{} { return m.aside }
+
+// AllEntered says that all events of the message are in the ledger: only then may it be set aside.
+func (l *Ledger) AllEntered(m *Message) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m.open--
+	l.letIdleGo(m)
+	l.relieve(m.Source)
+}
+
+// letIdleGo sets a message aside that came back, or is large, and has nothing to wait for but time: others need its room.
+func (l *Ledger) letIdleGo(m *Message) {
+	if m.Eager && m.mayGo() && m.open == m.parked+m.held {
+		l.setAside(m)
+	}
+}
+
+// state is what an event waits for.
+type state uint8
+
+const (
+	// absent: it is not in the ledger, or its end is decided.
+	absent state = iota
+	// fresh: its user has not failed.
+	fresh
+	// parked: it waits for the end of a window, or beside an attempt that it is not part of.
+	parked
+	// failing: its user has failed.
+	failing
+	// held: no attempt begins soon: its user waits for a backoff, for another replica, or for a release of the volume guard.
+	// It counts as failing, too.
+	held
+)
+
+// share is how many messages of a source are in a state that may last.
+type share struct {
+	parked, failing int
+	failed          map[*Message]struct{} // the failing ones
+}
+
+func (l *Ledger) shareOf(source int) *share {
+	for len(l.shares) <= source {
+		l.shares = append(l.shares, share{failed: map[*Message]struct{}{}})
+	}
+	return &l.shares[source]
+}
+
+// mark moves an event to a state, and its message to the shares that follow from it.
+func (l *Ledger) mark(e *Event, next state) {
+	if e.state == next {
+		return
+	}
+	m, before := e.Message, e.state
+	if !e.tried && before == failing {
+		m.untried--
+	}
+	if !e.tried && next == failing {
+		m.untried++
+	}
+	e.state = next
+	l.count(m, next, 1) // first, so that a message that stays in a share keeps its time there
+	l.count(m, before, -1)
+}
+
+func (l *Ledger) count(m *Message, s state, n int) {
+	if s == absent {
+		return
+	}
+	m.open += n
+	var of *int
+	switch s {
+	case parked:
+		of = &m.parked
+	case held:
+		m.held += n
+		of = &m.failing
+	case failing:
+		of = &m.failing
+	default:
+		return
+	}
+	before := *of
+	*of += n
+	if m.gone || before > 0 == (*of > 0) {
+		return
+	}
+	switch sh := l.shareOf(m.Source); {
+	case s == parked:
+		sh.parked += n
+	case n > 0:
+		sh.failing++
+		sh.failed[m] = struct{}{}
+		m.since = time.Now()
+	default:
+		sh.failing--
+		delete(sh.failed, m)
+	}
+}
+
+// relieve keeps a source's shares: it calls for a parked user, and sets failing messages aside, until both fit.
+func (l *Ledger) relieve(source int) {
+	sh := l.shareOf(source)
+	for sh.parked > l.cfg.MaxParked {
+		if !l.callParked(source) && !l.setAside(l.longestBeside(source)) {
+			break
+		}
+	}
+	for sh.failing > l.cfg.MaxFailing {
+		if !l.setAside(sh.longest()) {
+			break
+		}
+	}
+}
+
+// callParked calls for parked users of the source, to make room: for the user with the most parked messages that wait for nobody
+// else; or else for all users of the message that waits for the fewest. It says whether there was anybody.
+func (l *Ledger) callParked(source int) bool {
+	var most *Work
+	var fewest *Message
+	freed := 0 // messages, if most is called
+	for _, w := range l.works {
+		if w.parkedUntil.IsZero() {
+			continue
+		}
+		n := 0
+		for _, e := range w.pending {
+			m := e.Message
+			if m.Source != source || m.gone {
+				continue
+			}
+			if m.parked == 1 {
+				n++
+			}
+			if fewest == nil || m.parked < fewest.parked {
+				fewest = m
+			}
+		}
+		if n > freed {
+			most, freed = w, n
+		}
+	}
+	switch {
+	case most != nil:
+		most.unpark()
+	case fewest != nil:
+		l.callAll(fewest)
+	default:
+		return false
+	}
+	return true
+}
+
+// callAll calls for each parked user of a message.
+func (l *Ledger) callAll(m *Message) {
+	for _, w := range l.works {
+		if slices.ContainsFunc(w.pending, func(e *Event) bool { return e.Message == m }) {
+			w.unpark()
+		}
+	}
+}
+
+// longestBeside is a message of the user with the most messages that wait beside an attempt: the oldest of them.
+func (l *Ledger) longestBeside(source int) *Message {
+	var most *Work
+	for _, w := range l.works {
+		if n := w.beside.from(source); n > 0 && (most == nil || n > most.beside.from(source)) {
+			most = w
+		}
+	}
+	if most == nil {
+		return nil
+	}
+	var oldest *Event
+	for _, e := range most.beside {
+		if e.Message.Source == source && e.Message.mayGo() && (oldest == nil || e.Compare(oldest.Position) < 0) {
+			oldest = e
+		}
+	}
+	if oldest == nil {
+		return nil
+	}
+	return oldest.Message
+}
+
+// longest is the message that has failed longest of those that may be set aside.
+func (s *share) longest() (longest *Message) {
+	for m := range s.failed {
+		if m.mayGo() && (longest == nil || m.since.Before(longest.since)) {
+			longest = m
+		}
+	}
+	return longest
+}
+
+// mayGo says that the message may be set aside: none of its users waits for a first attempt.
+func (m *Message) mayGo() bool {
+	return !m.Fixed && !m.gone && m.open > 0 && m.open == m.parked+m.failing
+}
+
+// setAside asks for the message to be set aside; false when there is none.
+func (l *Ledger) setAside(m *Message) bool {
+	if m == nil {
+		return false
+	}
+	sh := l.shareOf(m.Source)
+	if m.parked > 0 {
+		sh.parked--
+	}
+	if m.failing > 0 {
+		sh.failing--
+		delete(sh.failed, m)
+	}
+	m.gone = true
+	close(m.aside)
+	return true
+}
