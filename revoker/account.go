@@ -52,6 +52,9 @@ type Careful struct {
 	ProofFor time.Duration
 	// Protected says who is never called, by id or by name; an event may have given only the one that is not on the list. nil is nobody.
 	Protected func(event.User) bool
+	// ByAccount says that nobody is called who is given by a name alone: once the account is read, the error is of kind Named and names it. So the caller
+	// can find out what else is being done, or was just done, about the same person.
+	ByAccount bool
 }
 
 // proofEvery is how often the effect is looked for.
@@ -80,6 +83,9 @@ func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	called := user
 	if resolved, err := event.NewUser(account.ID, ""); err == nil {
 		called = resolved
+		if c.ByAccount && user.ID() == "" {
+			return begun, &Error{Kind: Named, Attempt: begun, Account: resolved}
+		}
 	}
 	attempt, err := c.Revoker.Revoke(ctx, called)
 	attempt.ValidFromBefore = account.ValidFrom

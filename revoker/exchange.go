@@ -19,6 +19,7 @@ type exchange struct {
 	token           string
 	clientRequestID string
 	start           time.Time
+	reads           bool // the body is wanted, not only what it means
 
 	duration time.Duration
 	status   int // 0: no answer

@@ -1,7 +1,7 @@
 package revoker_test
 
 import (
-	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -39,6 +39,9 @@ func FuzzAnswer(f *testing.F) {
 		{200, `{"value":null}`, jsonType, "", "", "NaN", ""},
 		{200, `{"value":"true"}`, jsonType, "", "", "+Inf", ""},
 		{200, `[{"value":true}]`, jsonType, "", "", "-1", ""},
+		{200, `null`, jsonType, "", "Mon, 01 Jan 1601 00:00:00 GMT", "", ""},
+		{200, `{"value":true}{"value":true}`, jsonType, "", "", "", ""},
+		{200, `{"value":true,"Value":false,"error":{}}`, jsonType, "", "", "", ""},
 		{200, "<html>", "text/html", "", "", "", ""},
 		{204, "", "", "", "", "", ""},
 		{302, "", "", "", "", "", ""},
@@ -77,8 +80,14 @@ func FuzzAnswer(f *testing.F) {
 				if len(body) > 0 && !strings.Contains(strings.ToLower(contentType), "json") {
 					t.Fatalf("%q of type %q is a success", body, contentType)
 				}
-				if bytes.Equal(bytes.TrimSpace([]byte(body)), []byte(`{"value":false}`)) {
-					t.Fatal("value: false is a success")
+				var answer map[string]any
+				if err := json.Unmarshal([]byte(body), &answer); body != "" && (err != nil || answer == nil) {
+					t.Fatalf("%q is a success: %v", body, err)
+				}
+				for name, value := range answer {
+					if strings.EqualFold(name, "error") || strings.EqualFold(name, "value") && value != true && value != nil {
+						t.Fatalf("%q is a success", body)
+					}
 				}
 			case !errors.As(err, &failure):
 				t.Fatalf("%T: %v", err, err)

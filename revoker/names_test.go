@@ -3,12 +3,15 @@ package revoker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -18,19 +21,36 @@ type reader struct {
 	err   error
 	mu    sync.Mutex
 	reads int
+	now   int // reads under way
+	most  int
+}
+
+// after changes what the reads that begin now are told.
+func (r *reader) after(wait time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = &revoker.Error{Kind: revoker.Throttled, After: wait}
 }
 
 func (r *reader) Account(ctx context.Context, _ event.User) (revoker.Account, error) {
 	r.mu.Lock()
 	r.reads++
+	r.now++
+	r.most = max(r.most, r.now)
+	told := r.err
 	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.now--
+	}()
 	select {
 	case <-time.After(r.takes):
 	case <-ctx.Done():
 		return revoker.Account{}, ctx.Err()
 	}
-	if r.err != nil {
-		return revoker.Account{}, r.err
+	if told != nil {
+		return revoker.Account{}, told
 	}
 	return revoker.Account{ID: adaID, UPN: "ada@contoso.com"}, nil
 }
@@ -120,6 +140,92 @@ func TestWhoseANameIs(t *testing.T) {
 			}
 			if r.reads != 2 { // one a minute
 				t.Errorf("%d reads in 100 s", r.reads)
+			}
+		},
+		"a Retry-After of 68 years": func(t *testing.T, n *revoker.Names, r *reader) {
+			r.err = &revoker.Error{Kind: revoker.Throttled, After: (1<<31 - 1) * time.Second}
+			n.Resolve(t.Context(), upn, time.Now())
+			r.err = nil
+			time.Sleep(retry.MaxRetryAfter - time.Second)
+			if _, ok := n.Resolve(t.Context(), upn, time.Now()); ok || r.reads != 1 {
+				t.Errorf("%d reads within the bound of every Retry-After", r.reads)
+			}
+			time.Sleep(2 * time.Second)
+			if _, ok := n.Resolve(t.Context(), upn, time.Now()); !ok || r.reads != 2 {
+				t.Errorf("%d reads after the bound of every Retry-After", r.reads)
+			}
+		},
+		"throttled for seconds": func(t *testing.T, n *revoker.Names, r *reader) {
+			r.err = &revoker.Error{Kind: revoker.Throttled, After: 7 * time.Second}
+			n.Resolve(t.Context(), upn, time.Now())
+			time.Sleep(6 * time.Second)
+			n.Resolve(t.Context(), upn, time.Now())
+			if r.reads != 1 {
+				t.Errorf("%d reads within Retry-After", r.reads)
+			}
+			time.Sleep(2 * time.Second)
+			n.Resolve(t.Context(), upn, time.Now())
+			if r.reads != 2 {
+				t.Errorf("%d reads after Retry-After", r.reads)
+			}
+		},
+		"throttled, and it is not said for how long": func(t *testing.T, n *revoker.Names, r *reader) {
+			r.err = &revoker.Error{Kind: revoker.Throttled}
+			for range 10 {
+				n.Resolve(t.Context(), upn, time.Now())
+				time.Sleep(10 * time.Second)
+			}
+			if r.reads != 2 { // one a minute
+				t.Errorf("%d reads in 100 s", r.reads)
+			}
+		},
+		"a short pause does not end a long one": func(t *testing.T, n *revoker.Names, r *reader) {
+			r.err = &revoker.Error{Kind: revoker.Throttled, After: 100 * time.Second}
+			var all sync.WaitGroup
+			all.Go(func() { n.Resolve(t.Context(), upn, time.Now()) })
+			synctest.Wait()
+			r.after(5 * time.Millisecond) // another read, under way at the same time, is told of less
+			all.Go(func() { n.Resolve(t.Context(), mustUser("", "grace@contoso.com"), time.Now()) })
+			time.Sleep(time.Millisecond)
+			all.Wait()
+			time.Sleep(90 * time.Second)
+			if n.Resolve(t.Context(), upn, time.Now()); r.reads != 2 {
+				t.Errorf("%d reads", r.reads)
+			}
+		},
+		"ten thousand names at once": func(t *testing.T, n *revoker.Names, r *reader) {
+			r.takes = 100 * time.Millisecond
+			began := time.Now()
+			var all sync.WaitGroup
+			var resolved atomic.Int64
+			for i := range 10_000 {
+				all.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+					defer cancel()
+					if _, ok := n.Resolve(ctx, mustUser("", fmt.Sprintf("u%d@contoso.com", i)), time.Now()); ok {
+						resolved.Add(1)
+					}
+				})
+			}
+			all.Wait()
+			if took := time.Since(began); r.most != 8 || r.reads > 8*64 || resolved.Load() < 8*49 || took != 5*time.Second {
+				t.Errorf("%d reads at once, %d in all, %d names resolved within %s", r.most, r.reads, resolved.Load(), took)
+			}
+			// Who had no time to be asked for is no stranger: the next event asks again.
+			if _, ok := n.Resolve(t.Context(), mustUser("", "u9999@contoso.com"), began); !ok {
+				t.Error("nobody")
+			}
+		},
+		"throttled with ten thousand names waiting": func(t *testing.T, n *revoker.Names, r *reader) {
+			r.takes, r.err = 100*time.Millisecond, &revoker.Error{Kind: revoker.Throttled, After: 10 * time.Second}
+			began := time.Now()
+			var all sync.WaitGroup
+			for i := range 10_000 {
+				all.Go(func() { n.Resolve(t.Context(), mustUser("", fmt.Sprintf("u%d@contoso.com", i)), time.Now()) })
+			}
+			all.Wait()
+			if took := time.Since(began); r.reads != 8 || took != r.takes {
+				t.Errorf("%d reads, the last of them done after %s", r.reads, took)
 			}
 		},
 		"an answer that names nobody": func(t *testing.T, n *revoker.Names, r *reader) {

@@ -135,9 +135,9 @@ func (r *Revoker) Close() {
 	r.client.CloseIdleConnections()
 }
 
-// Revoke makes one HTTP request to revoke the user's sign-in sessions. A nil error means that Graph answered 2xx and did
-// not say false; tokens stop working within a few minutes after that. Any error is an *Error. When ctx ends during
-// the request, the error is of kind Unreachable and the sessions may or may not be revoked: calling again is harmless.
+// Revoke makes one HTTP request to revoke the user's sign-in sessions. A nil error means that Graph answered 2xx, and either without a
+// body or with a JSON object that does not say false and holds no error; tokens stop working within a few minutes after that. Any error is an *Error. When ctx ends before
+// the answer is read, the error is of kind Unreachable and the sessions may or may not be revoked: calling again is harmless.
 func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) {
 	if user.IsZero() {
 		return Attempt{}, &Error{Kind: Rejected, Err: errors.New("no user: refusing to call Graph without an id or user principal name")}
@@ -153,16 +153,31 @@ func (r *Revoker) RevokeMe(ctx context.Context) (Attempt, error) {
 	return r.attempt(ctx, http.MethodPost, r.root+"/v1.0/me/revokeSignInSessions", nil)
 }
 
-// Probe calls for a user that nobody is, a random object id: Graph answers that it does not know the user, if the token may
-// revoke at all. Then the error is nil.
-func (r *Revoker) Probe(ctx context.Context) (Attempt, error) {
-	attempt, err := r.attempt(ctx, http.MethodPost, r.root+"/v1.0/users/"+uuid.NewString()+"/revokeSignInSessions", nil)
+// Canary makes an attempt that shows whether Graph takes any: for a user who is kept for this, or, for the zero User, for a random object
+// id, with the method, version and token of real attempts. Well, a nil error, is exactly a success for the one, and for the other
+// 404 with the code of an unknown user: the token is taken and the permission there, though it does not say that writes
+// succeed. A Throttled error is no verdict; any other *Error says that Graph is not well.
+func (r *Revoker) Canary(ctx context.Context, user event.User) (Attempt, error) {
+	if !user.IsZero() {
+		return r.Revoke(ctx, user)
+	}
+	nobody, err := event.NewUser(uuid.NewString(), "")
+	if err != nil {
+		return Attempt{}, &Error{Kind: Rejected, Err: err}
+	}
+	attempt, err := r.Revoke(ctx, nobody)
 	var failure *Error
-	if errors.As(err, &failure) && failure.Kind == NotFound {
-		err = nil
+	switch {
+	case err == nil:
+		return attempt, &Error{Kind: Unavailable, Attempt: attempt, Err: errors.New("success for a user that nobody is")}
+	case errors.As(err, &failure) && failure.Kind == NotFound && failure.Code == unknownUser:
+		return attempt, nil
 	}
 	return attempt, err
 }
+
+// unknownUser is the code of Graph's 404 for a user whom it does not know; other 404s (a wrong path, a gateway) have others.
+const unknownUser = "Request_ResourceNotFound"
 
 // ValidFrom reads the user's signInSessionsValidFromDateTime, before which no session is valid; the zero User is the signed-in
 // person. It needs a permission to read users (User.Read.All). Any error is an *Error.
@@ -186,13 +201,18 @@ func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, er
 
 // attempt makes one HTTP request. The SDK makes that of its own method; into takes the body of any other, if it is not nil.
 func (r *Revoker) attempt(ctx context.Context, method, target string, into any) (Attempt, error) {
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	token, forced, err := r.tokens.get(ctx)
 	if err != nil {
-		return Attempt{Start: time.Now()}, &Error{Kind: NoToken, Err: err}
+		failure := &Error{Kind: NoToken, Attempt: Attempt{Start: time.Now()}, Err: err}
+		if caller.Err() != nil {
+			failure.Kind = Unreachable // the caller had no time for more: that tells nothing about the token
+		}
+		return failure.Attempt, failure
 	}
-	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now()}
+	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now(), reads: into != nil}
 	var sdkErr error
 	if strings.HasSuffix(target, "/revokeSignInSessions") {
 		sdkErr = r.post(withExchange(ctx, ex), target)

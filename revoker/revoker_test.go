@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -148,12 +149,44 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 		{"200 false with a type in other letters", says(200, `{"value":false}`, "Content-Type", "Application/JSON"), revoker.NotRevoked},
 		{"200 HTML is a portal's page", says(200, html, "Content-Type", "text/html"), revoker.Unavailable},
 		{"200 with broken JSON", says(200, `{"value":`), revoker.Unavailable},
+		{"200 null value", says(200, `{"value":null}`), ""},
+		{"200 with members that nobody reads", says(200, `{"@odata.context":1,"x":[{"error":1,"value":false}],"value":true}`), ""},
+		{"200 with spaces around", says(200, " \r\n{\"value\" : true}\n"), ""},
+		{"200 false beside others", says(200, `{"a":{},"value":false,"b":[]}`), revoker.NotRevoked},
+		{"200 false in other letters", says(200, `{"Value":false}`), revoker.NotRevoked},
+		{"200 false by an escape", says(200, `{"\u0076alue":false}`), revoker.NotRevoked},
+		{"200 null", says(200, `null`), revoker.Unavailable},
+		{"200 true alone", says(200, `true`), revoker.Unavailable},
+		{"200 a string", says(200, `"value"`), revoker.Unavailable},
+		{"200 a list", says(200, `[]`), revoker.Unavailable},
+		{"200 a list of answers", says(200, `[{"value":true}]`), revoker.Unavailable},
+		{"200 with an error", says(200, graphError("serviceNotAvailable")), revoker.Unavailable},
+		{"200 with an error in other letters", says(200, `{"value":true,"ERROR":{}}`), revoker.Unavailable},
+		{"200 with an error that is null", says(200, `{"value":true,"error":null}`), revoker.Unavailable},
+		{"200 false with an error", says(200, `{"value":false,"error":{}}`), revoker.Unavailable},
+		{"200 \"false\"", says(200, `{"value":"false"}`), revoker.Unavailable},
+		{"200 \"true\"", says(200, `{"value":"true"}`), revoker.Unavailable},
+		{"200 0", says(200, `{"value":0}`), revoker.Unavailable},
+		{"200 an object as value", says(200, `{"value":{}}`), revoker.Unavailable},
+		{"200 two answers", says(200, `{"value":true}{"value":true}`), revoker.Unavailable},
+		{"200 an answer and more", says(200, `{"value":true} x`), revoker.Unavailable},
+		{"200 value twice", says(200, `{"value":true,"value":true}`), revoker.Unavailable},
+		{"200 value twice, false first", says(200, `{"value":false,"value":true}`), revoker.Unavailable},
+		{"200 value twice in other letters", says(200, `{"value":true,"VALUE":false}`), revoker.Unavailable},
+		{"200 half an answer", says(200, revokedOK[:len(revokedOK)/2]), revoker.Unavailable},
+		{"200 an answer without its end", says(200, `{"value":true`), revoker.Unavailable},
+		{"200 spaces alone", says(200, "  \n"), revoker.Unavailable},
+		{"200 nested without end", says(200, `{"value":`+strings.Repeat("[", 60_000)), revoker.Unavailable},
+		{"206 true", says(206, revokedOK), ""},
+		{"200 an answer of another type", says(200, revokedOK, "Content-Type", "text/plain"), revoker.Unavailable},
 		{"200 with a body that breaks off", says(200, revokedOK, "Content-Length", "5000"), revoker.Unreachable},
 		{"200 with an endless body", says(200, `{"a":"`+strings.Repeat("x", 1<<20)+`"}`), revoker.Unreachable},
 		{"302", says(302, "", "Location", "https://login.example.com/"), revoker.Unavailable},
 		{"400", says(400, graphError("BadRequest")), revoker.Rejected},
 		{"401", says(401, graphError("InvalidAuthenticationToken")), revoker.Unauthorized},
 		{"403 of one user", says(403, graphError("Authorization_RequestDenied")), revoker.Forbidden},
+		{"403 JSON of another type is a proxy's", says(403, graphError("Authorization_RequestDenied"), "Content-Type", "text/plain"), revoker.Unavailable},
+		{"404 JSON without an error is a proxy's", says(404, `{"message":"no route"}`), revoker.Unavailable},
 		{"403 HTML is a proxy's", says(403, html, "Content-Type", "text/html"), revoker.Unavailable},
 		{"404", says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
 		{"404 HTML is a proxy's", says(404, html, "Content-Type", "text/html"), revoker.Unavailable},
@@ -497,15 +530,175 @@ func TestTheSignedInPersonAndTheOlderMethod(t *testing.T) {
 	}
 }
 
-func TestAProbeNamesNobody(t *testing.T) {
-	for status, ok := range map[int]bool{404: true, 403: false, 401: false, 500: false, 200: true} {
-		g := newGraph(t, says(status, graphError("x")))
-		_, err := newRevoker(t, g.URL, withRole()).Probe(t.Context())
-		if (err == nil) != ok {
-			t.Errorf("%d: %v", status, err)
+func TestACanaryForNobody(t *testing.T) {
+	const notFound = "Request_ResourceNotFound"
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		want   revoker.Kind // "" is well
+	}{
+		"unknown":                     {says(404, graphError(notFound)), ""},
+		"unknown, with another code":  {says(404, graphError("ResourceNotFound")), revoker.NotFound},
+		"unknown, says a proxy":       {says(404, graphError(notFound), "Content-Type", "text/html"), revoker.Unavailable},
+		"the code of a bad request":   {says(400, graphError(notFound)), revoker.Rejected},
+		"nobody is revoked":           {says(200, revokedOK), revoker.Unavailable},
+		"nobody is revoked, bodiless": {says(204, ""), revoker.Unavailable},
+		"value false":                 {says(200, `{"value":false}`), revoker.NotRevoked},
+		"refused":                     {says(403, graphError("x")), revoker.Forbidden},
+		"a refused token":             {says(401, graphError("x")), revoker.Unauthorized},
+		"throttled is no verdict":     {says(429, ""), revoker.Throttled},
+		"unavailable":                 {says(503, ""), revoker.Unavailable},
+	} {
+		for _, legacy := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, legacy %v", name, legacy), func(t *testing.T) {
+				g := newGraph(t, c.answer)
+				r, err := revoker.New(revoker.Config{Root: g.URL, Credential: withRole(), LegacyBeta: legacy})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.Close()
+				var uris []string
+				for range 2 {
+					a, err := r.Canary(t.Context(), event.User{})
+					var failure *revoker.Error
+					if errors.As(err, &failure); kindOf(failure) != c.want || a.Status == 0 || (err == nil) != (c.want == "") {
+						t.Errorf("%v, want %q", err, c.want)
+					}
+					seen := g.seen()
+					uris = append(uris, seen[len(seen)-1].Method+" "+seen[len(seen)-1].RequestURI)
+				}
+				before, after := "POST /v1.0/users/", "/revokeSignInSessions"
+				if legacy {
+					before, after = "POST /beta/users/", "/invalidateAllRefreshTokens"
+				}
+				for _, uri := range uris {
+					if !strings.HasPrefix(uri, before) || !strings.HasSuffix(uri, after) || len(uri) != len(before+adaID+after) {
+						t.Errorf("called %s, want the method of real attempts", uri)
+					}
+				}
+				if uris[0] == uris[1] {
+					t.Errorf("the same id twice: %s", uris[0])
+				}
+			})
 		}
-		if uri := g.seen()[0].RequestURI; strings.Contains(uri, adaID) || len(uri) != len("/v1.0/users/"+adaID+"/revokeSignInSessions") {
+	}
+}
+
+func TestACanaryForAnAccountThatIsKeptForIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		want   revoker.Kind // "" is well
+	}{
+		"revoked":     {says(200, revokedOK), ""},
+		"bodiless":    {says(204, ""), ""},
+		"value false": {says(200, `{"value":false}`), revoker.NotRevoked},
+		"unknown":     {says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
+		"throttled":   {says(429, ""), revoker.Throttled},
+		"refused":     {says(403, graphError("x")), revoker.Forbidden},
+	} {
+		g := newGraph(t, c.answer)
+		a, err := newRevoker(t, g.URL, withRole()).Canary(t.Context(), ada)
+		var failure *revoker.Error
+		if errors.As(err, &failure); kindOf(failure) != c.want || a.Status == 0 {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		if uri := g.seen()[0].RequestURI; uri != "/v1.0/users/"+adaID+"/revokeSignInSessions" {
 			t.Errorf("called %s", uri)
+		}
+	}
+}
+
+// waiting is a credential whose identity service does not answer.
+type waiting struct{}
+
+func (waiting) GetToken(ctx context.Context, _ policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	<-ctx.Done()
+	return azcore.AccessToken{}, ctx.Err()
+}
+
+// A caller may have less patience than graph.timeout. What it cut off says nothing about the token.
+func TestTheCallersDeadlineMakesAnAttemptUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hanging := roundTrip(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		for name, c := range map[string]struct {
+			cred     azcore.TokenCredential
+			patience time.Duration
+			want     revoker.Kind
+			after    time.Duration
+		}{
+			"Graph hangs":                                {withRole(), 5 * time.Second, revoker.Unreachable, 5 * time.Second},
+			"Graph hangs, and the caller waits":          {withRole(), time.Hour, revoker.Unreachable, 30 * time.Second},
+			"the identity service":                       {waiting{}, 5 * time.Second, revoker.Unreachable, 5 * time.Second},
+			"the identity service, and the caller waits": {waiting{}, time.Hour, revoker.NoToken, 30 * time.Second},
+		} {
+			r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: c.cred, Transport: hanging, Timeout: 30 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for user, call := range map[string]func(context.Context) (revoker.Attempt, error){
+				"ada":    func(ctx context.Context) (revoker.Attempt, error) { return r.Revoke(ctx, ada) },
+				"canary": func(ctx context.Context) (revoker.Attempt, error) { return r.Canary(ctx, event.User{}) },
+			} {
+				begun := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), c.patience)
+				a, err := call(ctx)
+				cancel()
+				var failure *revoker.Error
+				if !errors.As(err, &failure) || failure.Kind != c.want || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%s, %s: %v", name, user, err)
+				}
+				if took := time.Since(begun); took != c.after || a.Start.IsZero() {
+					t.Errorf("%s, %s: took %s, started %s", name, user, took, a.Start)
+				}
+			}
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// What the rest of the worker does about a failure depends on these answers alone.
+func TestWhatEachKindOfFailureMeans(t *testing.T) {
+	type meaning struct {
+		permanent, systemic, throttled, shared, lagging, suspicious bool
+		failures                                                    int
+	}
+	for kind, want := range map[revoker.Kind]meaning{
+		revoker.NotRevoked:        {shared: true},
+		revoker.NotFound:          {lagging: true},
+		revoker.External:          {permanent: true},
+		revoker.Protected:         {permanent: true},
+		revoker.Rejected:          {permanent: true},
+		revoker.Forbidden:         {shared: true, suspicious: true, failures: 2},
+		revoker.MissingPermission: {systemic: true},
+		revoker.Unauthorized:      {},
+		revoker.NoToken:           {systemic: true},
+		revoker.Throttled:         {throttled: true},
+		revoker.Unavailable:       {shared: true, suspicious: true},
+		revoker.Unreachable:       {shared: true, suspicious: true},
+	} {
+		e := &revoker.Error{Kind: kind}
+		got := meaning{e.Permanent(), e.Systemic(), e.Throttled(), e.Shared(), e.Lagging(), e.Suspicious(), e.MaxFailures()}
+		if got != want {
+			t.Errorf("%s: %+v, want %+v", kind, got, want)
+		}
+	}
+}
+
+func TestCodesAndMessagesOfOthersAreCut(t *testing.T) {
+	for _, length := range []int{128, 129, 10_000} {
+		body := fmt.Sprintf(`{"error":{"code":%q,"message":%q}}`, strings.Repeat("c", length), strings.Repeat("m", 2*length))
+		_, _, failure := attempt(t, withRole(), says(400, body))
+		code, message := strings.Repeat("c", 128), strings.Repeat("m", 256)
+		if length > 128 {
+			code, message = code+"…", message+"…"
+		}
+		if failure.Code != code || failure.Message != message {
+			t.Errorf("%d: a code of %d bytes and a message of %d", length, len(failure.Code), len(failure.Message))
 		}
 	}
 }

@@ -1,14 +1,18 @@
 package revoker
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/session-revoker/session-revoker/event"
 )
 
 // Kind is what a failed attempt means.
@@ -24,6 +28,8 @@ const (
 	External Kind = "external"
 	// Protected: the account is on the list of those who are never called, by the id or name that the event did not give.
 	Protected Kind = "protected"
+	// Named: the event gives a name alone, and Account is whose it is; nobody was called (Careful.ByAccount).
+	Named Kind = "named"
 	// Rejected: any other 4xx from Graph: the request itself is refused.
 	Rejected Kind = "rejected"
 	// Forbidden: 403 although the token holds the permission, or does not tell.
@@ -52,6 +58,8 @@ type Error struct {
 	After time.Duration
 	// Renewed says that the token which Graph refused had been forced after an earlier refusal.
 	Renewed bool
+	// Account is whose name was given, by id, for kind Named.
+	Account event.User
 	// Err is the cause beneath, if there is one.
 	Err error
 }
@@ -90,6 +98,7 @@ var hints = map[Kind]string{
 	NotFound:          "Graph does not know the user",
 	External:          "the user belongs to another tenant: Graph would answer with success and revoke nothing",
 	Protected:         "the account is on the list of protected users",
+	Named:             "the event gives a name: the account that has it is to be called",
 	Rejected:          "Graph rejects the request",
 	Forbidden:         "Graph refuses this user",
 	MissingPermission: "the app lacks User.RevokeSessions.All: grant it as an application permission, with admin consent",
@@ -124,13 +133,26 @@ func (e *Error) Excused() bool { return e.Kind == Unauthorized && !e.Renewed }
 // Throttled says that Graph asks all callers to pause.
 func (e *Error) Throttled() bool { return e.Kind == Throttled }
 
-// Shared says that the fault may hit every user: only other users' successes can tell.
-func (e *Error) Shared() bool {
+// Shared says that the fault may hit every user: only another user's success can tell that it is the user's own.
+func (e *Error) Shared() bool { return e.Kind == NotRevoked || e.Suspicious() }
+
+// Suspicious says that the failure, when distinct users have it in a row, hints at a fault of Graph's. What Graph answers about a user,
+// 404 and value false, is neutral: it tells neither way.
+func (e *Error) Suspicious() bool {
 	switch e.Kind {
 	case Forbidden, Unavailable, Unreachable:
 		return true
 	}
 	return false
+}
+
+// MaxFailures is after how many counted failures of this kind a user is given up, where that is fewer than for others; 0 leaves it to the
+// caller's policy. A 403 that is the user's own (a restricted administrative unit) stays.
+func (e *Error) MaxFailures() int {
+	if e.Kind == Forbidden {
+		return 2
+	}
+	return 0
 }
 
 // Lagging says that the user may appear later: replication of a new account takes up to minutes.
@@ -174,8 +196,9 @@ func (ex *exchange) verdict(sdkErr error) *Error {
 	return failure
 }
 
-// success reads a 2xx: older and beta forms answer without a body, and a body may still say false. A page that is not
-// JSON (a captive portal, a proxy's login) is nobody's word that sessions were revoked.
+// success reads a 2xx. Nobody was revoked unless the body is empty (older and beta forms answer without one), or a JSON object whose
+// value is not false and that holds no error. A captive portal's page, null, half an answer or two of them are not Graph's word:
+// the attempt is repeated.
 func (ex *exchange) success(sdkErr error) *Error {
 	if len(ex.body) == 0 {
 		return nil
@@ -183,16 +206,56 @@ func (ex *exchange) success(sdkErr error) *Error {
 	if !ex.isJSON() {
 		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with content type %q is not Graph's answer", cut(ex.header.Get("Content-Type"), 128))}
 	}
-	var answer struct {
-		Value *bool `json:"value"`
+	value, err := valueOf(ex.body)
+	if err == nil && ex.reads {
+		err = sdkErr // what is wanted of the body could not be read
 	}
-	if err := cmp.Or(json.Unmarshal(ex.body, &answer), sdkErr); err != nil {
-		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with an unreadable body: %w", err)}
-	}
-	if answer.Value != nil && !*answer.Value {
+	switch {
+	case err != nil:
+		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with a body that is not Graph's answer: %w", err)}
+	case value == "false":
 		return &Error{Kind: NotRevoked}
 	}
 	return nil
+}
+
+// valueOf is the member value of an answer, as JSON; "" when it is absent. The error says why the body is no answer of Graph's.
+// encoding/json would take the last of two values, and the first of two answers. Names count in any case, as some readers take them.
+func valueOf(body []byte) (value string, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	if first, err := decoder.Token(); err != nil || first != json.Delim('{') {
+		return "", cmp.Or(err, errors.New("it is not an object"))
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			return "", err
+		}
+		var member json.RawMessage
+		if err := decoder.Decode(&member); err != nil {
+			return "", err
+		}
+		switch name, _ := name.(string); strings.ToLower(name) {
+		case "error":
+			return "", errors.New("it holds an error")
+		case "value":
+			if value != "" {
+				return "", errors.New("it holds two values")
+			}
+			value = string(member)
+		}
+	}
+	if _, err := decoder.Token(); err != nil { // the closing brace
+		return "", err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return "", errors.New("something follows it")
+	}
+	switch value {
+	case "", "null", "true", "false":
+		return value, nil
+	}
+	return "", errors.New("its value is neither true nor false")
 }
 
 // readBody takes code and message from an error answer and says whether it looks like Graph's.
