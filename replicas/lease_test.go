@@ -61,22 +61,22 @@ func TestOneReplicaAtATimeCallsForAUser(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		a, _ := newStore(client, "contoso")
 		b, seen := newStore(client, "contoso")
-		first, known, taken := a.Lease(t.Context(), ada)
+		first, known, taken := a.Lease(t.Context(), ada, nil)
 		if taken || !known.Start.IsZero() {
 			t.Fatalf("first lease: taken %v, known %v", taken, known)
 		}
-		if _, _, taken := b.Lease(t.Context(), ada); !taken {
+		if _, _, taken := b.Lease(t.Context(), ada, nil); !taken {
 			t.Fatal("two replicas hold the lease")
 		}
-		if _, _, taken := b.Lease(t.Context(), "bob@contoso.com"); taken {
+		if _, _, taken := b.Lease(t.Context(), "bob@contoso.com", nil); taken {
 			t.Fatal("the lease of one user is that of another")
 		}
 		verdict := success(now(), 7)
 		first.End(t.Context(), verdict)
-		if known, taken := b.Look(t.Context(), ada); taken || !same(known, verdict) {
+		if known, taken := b.Look(t.Context(), ada, nil); taken || !same(known, verdict) {
 			t.Fatalf("after the call: taken %v, known %+v, want %+v", taken, known, verdict)
 		}
-		if _, known, taken := b.Lease(t.Context(), ada); taken || !same(known, verdict) {
+		if _, known, taken := b.Lease(t.Context(), ada, nil); taken || !same(known, verdict) {
 			t.Fatalf("second lease: taken %v, known %+v", taken, known)
 		}
 		if seen.of(Taken) != 1 || seen.of(Granted) != 2 {
@@ -89,16 +89,16 @@ func TestALeaseThatEndedEarlyIsCountedAndNotTakenFromItsNewHolder(t *testing.T) 
 	server := miniredis.RunT(t)
 	a, seen := newStore(dial(t, server.Addr()), "contoso")
 	b, _ := newStore(dial(t, server.Addr()), "contoso")
-	late, _, _ := a.Lease(t.Context(), ada)
+	late, _, _ := a.Lease(t.Context(), ada, nil)
 	server.FastForward(time.Minute)
-	if _, _, taken := b.Lease(t.Context(), ada); taken {
+	if _, _, taken := b.Lease(t.Context(), ada, nil); taken {
 		t.Fatal("a lease does not expire")
 	}
 	late.End(t.Context(), dedupe.Verdict{})
 	if seen.of(Lost) != 1 {
 		t.Fatalf("counted %v", seen.counts)
 	}
-	if _, taken := a.Look(t.Context(), ada); !taken {
+	if _, taken := a.Look(t.Context(), ada, nil); !taken {
 		t.Fatal("the late end of a lease took it from its new holder")
 	}
 }
@@ -122,10 +122,10 @@ func TestAnOlderWriteNeverOverwritesANewerSuccess(t *testing.T) {
 			eachRedis(t, func(t *testing.T, client *redis.Client) {
 				s, _ := newStore(client, "contoso")
 				for _, v := range c.writes {
-					lease, _, _ := s.Lease(t.Context(), ada)
+					lease, _, _ := s.Lease(t.Context(), ada, nil)
 					lease.End(t.Context(), v)
 				}
-				if known, _ := s.Look(t.Context(), ada); !same(known, c.want) {
+				if known, _ := s.Look(t.Context(), ada, nil); !same(known, c.want) {
 					t.Fatalf("known %+v, want %+v", known, c.want)
 				}
 			})
@@ -137,22 +137,22 @@ func TestAVerdictFromTheFutureIsIgnoredAndReplaced(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
 		ahead := success(now().Add(time.Hour), 1)
-		lease, _, _ := s.Lease(t.Context(), ada)
+		lease, _, _ := s.Lease(t.Context(), ada, nil)
 		lease.End(t.Context(), ahead)
-		if known, _ := s.Look(t.Context(), ada); !known.Start.IsZero() || seen.of(Future) != 1 {
+		if known, _ := s.Look(t.Context(), ada, nil); !known.Start.IsZero() || seen.of(Future) != 1 {
 			t.Fatalf("known %+v, counted %v", known, seen.counts)
 		}
 		honest := success(now(), 2)
-		lease, _, _ = s.Lease(t.Context(), ada)
+		lease, _, _ = s.Lease(t.Context(), ada, nil)
 		lease.End(t.Context(), honest)
-		if known, _ := s.Look(t.Context(), ada); !same(known, honest) {
+		if known, _ := s.Look(t.Context(), ada, nil); !same(known, honest) {
 			t.Fatalf("known %+v, want %+v", known, honest)
 		}
 		// A start within the margin is another clock, and believed.
 		near := success(now().Add(margin/2), 3)
-		lease, _, _ = s.Lease(t.Context(), ada)
+		lease, _, _ = s.Lease(t.Context(), ada, nil)
 		lease.End(t.Context(), near)
-		if known, _ := s.Look(t.Context(), ada); !same(known, near) {
+		if known, _ := s.Look(t.Context(), ada, nil); !same(known, near) {
 			t.Fatalf("known %+v, want %+v", known, near)
 		}
 	})
@@ -170,7 +170,7 @@ func TestAVerdictThatCannotBeReadIsNone(t *testing.T) {
 		s, seen := newStore(client, "contoso")
 		verdict, _ := s.userKeys(ada)
 		client.HSet(t.Context(), verdict, fields...)
-		if known, _ := s.Look(t.Context(), ada); !known.Start.IsZero() || seen.of(Unreadable) != 1 {
+		if known, _ := s.Look(t.Context(), ada, nil); !known.Start.IsZero() || seen.of(Unreadable) != 1 {
 			t.Errorf("%v: known %+v, counted %v", fields, known, seen.counts)
 		}
 	}
@@ -180,9 +180,9 @@ func TestKeysCarryTheScopeAndNoName(t *testing.T) {
 	server := miniredis.RunT(t)
 	client := dial(t, server.Addr())
 	s, _ := newStore(client, "contoso")
-	lease, _, _ := s.Lease(t.Context(), ada)
+	lease, _, _ := s.Lease(t.Context(), ada, nil)
 	lease.End(t.Context(), success(now(), 1))
-	s.Lease(t.Context(), ada)
+	s.Lease(t.Context(), ada, nil)
 	keys := server.Keys()
 	if len(keys) != 2 {
 		t.Fatalf("keys %q", keys)
@@ -193,7 +193,7 @@ func TestKeysCarryTheScopeAndNoName(t *testing.T) {
 		}
 	}
 	other, _ := newStore(client, "fabrikam")
-	if known, taken := other.Look(t.Context(), ada); taken || !known.Start.IsZero() {
+	if known, taken := other.Look(t.Context(), ada, nil); taken || !known.Start.IsZero() {
 		t.Error("one tenant knows of the other")
 	}
 	if ttl := server.TTL(keys[slices.IndexFunc(keys, func(k string) bool { return strings.HasSuffix(k, ":verdict") })]); ttl != time.Hour {
@@ -204,11 +204,11 @@ func TestKeysCarryTheScopeAndNoName(t *testing.T) {
 func TestWithoutRedisTheCallIsMadeAtOnce(t *testing.T) {
 	server := miniredis.RunT(t)
 	s, seen := newStore(dial(t, server.Addr()), "contoso")
-	lease, _, _ := s.Lease(t.Context(), ada)
+	lease, _, _ := s.Lease(t.Context(), ada, nil)
 	server.Close()
 	lease.End(t.Context(), success(now(), 1))
 	for range 3 {
-		lease, known, taken := s.Lease(t.Context(), ada)
+		lease, known, taken := s.Lease(t.Context(), ada, nil)
 		if taken || !known.Start.IsZero() {
 			t.Fatalf("taken %v, known %+v", taken, known)
 		}
@@ -224,11 +224,11 @@ func TestWithoutRedisTheCallIsMadeAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What is decided while Redis comes back is told.
-	lease, _, _ = s.Lease(t.Context(), ada)
+	lease, _, _ = s.Lease(t.Context(), ada, nil)
 	s.until = time.Time{} // as after a second
 	verdict := success(now(), 2)
 	lease.End(t.Context(), verdict)
-	if known, _ := s.Look(t.Context(), ada); !same(known, verdict) {
+	if known, _ := s.Look(t.Context(), ada, nil); !same(known, verdict) {
 		t.Errorf("known %+v, want %+v", known, verdict)
 	}
 	if !slices.Equal(seen.states, []bool{true, false, true}) || seen.of(Lost) != 0 {

@@ -29,14 +29,17 @@ const (
 	keepPace = 15 * time.Minute
 	// maxTries bounds how often a change is tried again because another replica came first.
 	maxTries = 20
+	// maxPace bounds the text of the pace in bytes: about 1 kB, and 100 bytes for each replica.
+	maxPace = 64 << 10
 )
 
 // swapScript replaces the pace if it is still the one that the change was made from. It tells which one is there then, and Redis' time in
-// microseconds, which Lua's numbers hold exactly.
-// ARGV: the old one, the new one (empty only looks), for how long to keep it (ms).
+// microseconds, which Lua's numbers hold exactly. A text that is longer than any of ours is none.
+// ARGV: the old one, the new one (empty only looks), for how long to keep it (ms), how long it can be.
 var swapScript = redis.NewScript(`
 	local t = redis.call('TIME')
 	local current = redis.call('GET', KEYS[1]) or ''
+	if #current > tonumber(ARGV[4]) then current = 'too long' end
 	if ARGV[2] ~= '' and current == ARGV[1] then
 		current = ARGV[2]
 		redis.call('SET', KEYS[1], current, 'PX', ARGV[3])
@@ -253,6 +256,9 @@ func (p *Pace) exchange(ctx context.Context) (again time.Duration, news bool) {
 		}
 		now = theirs
 		if text != "" && current == text {
+			if state.replaced {
+				p.store.cfg.Observe(Pacing)
+			}
 			return p.take(state, text, calls, room, wait, now)
 		}
 		raw, fresh = current, true
@@ -269,6 +275,7 @@ func (p *Pace) change(old string, now time.Time, done []over, room, mine int) (s
 	state.Pace = retry.NewPace(together)
 	if json.Unmarshal([]byte(old), &state.shared) != nil || state.Pace == nil || !state.Pace.Plausible(now) {
 		state.shared = shared{Pace: retry.NewPace(together)} // nothing there yet, or nothing that makes sense
+		state.replaced = old != ""
 	}
 	others := 0
 	for id, r := range state.Replicas {
@@ -302,10 +309,10 @@ func (p *Pace) change(old string, now time.Time, done []over, room, mine int) (s
 	return state, calls, wait
 }
 
-// changed is a state of which is known whether it must be written.
+// changed is a state of which is known whether it must be written, and whether it replaces one that made no sense.
 type changed struct {
 	shared
-	changed bool
+	changed, replaced bool
 }
 
 func (s changed) text() (string, error) {
@@ -315,7 +322,7 @@ func (s changed) text() (string, error) {
 
 // swap writes the new state if the old one is still there; "" only looks. It returns what is there then, and Redis' time.
 func (p *Pace) swap(ctx context.Context, old, state string) (current string, now time.Time, err error) {
-	answer, err := p.store.run(ctx, swapScript, []string{p.key}, old, state, keepPace.Milliseconds())
+	answer, err := p.store.run(ctx, swapScript, []string{p.key}, old, state, keepPace.Milliseconds(), maxPace)
 	if err != nil {
 		return "", now, err
 	}
@@ -348,7 +355,7 @@ func (p *Pace) take(state changed, raw string, calls []int, room int, wait time.
 		p.again = lookAgain
 	}
 	switch {
-	case len(calls) < room && wait > 0:
+	case len(calls) < room && wait > 0 && !state.Pace.Awaits():
 		p.again = 0 // when the pause is over another replica's first call soon tells whether all may go on
 		return min(wait, lookAtMost), news
 	case len(calls) < room:

@@ -2,6 +2,7 @@ package replicas
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -112,6 +113,94 @@ func TestAfterAPauseReplicasLookOften(t *testing.T) {
 	}
 }
 
+func TestWaitingForAnotherReplicaAsksRedisEverLessOften(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	server.SetTime(time.Now().Add(11 * time.Second))
+	if len(begin(t, a, 1)) != 1 { // whose end tells whether the pause is over
+		t.Fatal("no call after the pause")
+	}
+	b.Want(4)
+	exchanges := 0
+	for waited := time.Duration(0); waited < 10*time.Second; exchanges++ {
+		if exchanges > 100 {
+			t.Fatalf("asks Redis %d times within %s", exchanges, waited)
+		}
+		again, _ := b.exchange(t.Context())
+		waited += again
+	}
+	if exchanges > 30 {
+		t.Errorf("asks Redis %d times within 10 s", exchanges)
+	}
+}
+
+func TestACallThatTakesLongStaysCountedByTheOthers(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	began := time.Now().Add(11 * time.Second)
+	server.SetTime(began)
+	if len(begin(t, a, 1)) != 1 { // one at a time
+		t.Fatal("no call after the pause")
+	}
+	a.Want(0)
+	for passed := time.Duration(0); passed < 4*goneAfter; passed += seenEvery + time.Millisecond {
+		server.SetTime(began.Add(passed))
+		if again, _ := a.exchange(t.Context()); again > seenEvery {
+			t.Fatalf("says in %s that it is there", again)
+		}
+		if b.exchange(t.Context()); b.own.State().UnderWay != 1 {
+			t.Fatalf("the others count %d calls after %s", b.own.State().UnderWay, passed)
+		}
+	}
+}
+
+func TestNineRefusalsOfUnknownLengthAreSharedLikeAnyOther(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	seen := 0
+	a.store.cfg.Observe = func(o Observation) {
+		if o == Pacing {
+			seen++
+		}
+	}
+	at := time.Now()
+	for range 12 {
+		calls := begin(t, a, 1)
+		if len(calls) != 1 {
+			t.Fatal("no call after the pause")
+		}
+		end(t, a, calls[0], tooMany{})
+		if len(begin(t, b, 1)) != 0 {
+			t.Fatal("the other replica calls during the pause")
+		}
+		at = at.Add(2 * time.Minute)
+		server.SetTime(at)
+	}
+	state, _, _ := a.swap(t.Context(), "", "")
+	if next, _, _ := b.change(state, at, nil, 0, 0); next.replaced || seen > 0 {
+		t.Errorf("the pauses are forgotten: %s", state)
+	}
+}
+
+func TestATextThatIsTooLongIsNoPace(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		s, seen := newStore(client, "contoso")
+		p := s.NewPace("app", 8)
+		text := `{"Pace":{},"Replicas":{"` + strings.Repeat("x", maxPace) + `":{}}}`
+		if err := client.Set(t.Context(), p.key, text, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if len(begin(t, p, 2)) != 2 || seen.of(Pacing) != 1 {
+			t.Errorf("counted %v", seen.counts)
+		}
+		if left := client.PTTL(t.Context(), p.key).Val(); left <= 0 || left > keepPace {
+			t.Errorf("the pace is kept for %s", left)
+		}
+	})
+}
+
 func TestCallsOfAReplicaThatDiedAreForgotten(t *testing.T) {
 	server, paces := newPaces(t, 2)
 	a, b := paces[0], paces[1]
@@ -187,8 +276,14 @@ func TestAPaceThatMakesNoSenseIsReplaced(t *testing.T) {
 			if err := server.Set(paces[0].key, text); err != nil {
 				t.Fatal(err)
 			}
-			if len(begin(t, paces[0], 2)) != 2 {
-				t.Error("nobody may call")
+			pacing := 0
+			paces[0].store.cfg.Observe = func(o Observation) {
+				if o == Pacing {
+					pacing++
+				}
+			}
+			if len(begin(t, paces[0], 2)) != 2 || pacing != 1 {
+				t.Errorf("nobody may call, or nobody is told: counted %d", pacing)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package replicas
 
 import (
+	"context"
 	"net"
 	"os/exec"
 	"testing"
@@ -57,4 +58,14 @@ func realRedis(t *testing.T) string {
 		}
 	}
 	return address
+}
+
+// pipe connects to an imitation of Redis in memory, for tests in virtual time.
+func pipe(t *testing.T, server *miniredis.Miniredis) *redis.Client {
+	client := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
+		MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true,
+	})
+	t.Cleanup(func() { _ = client.Close() })
+	return client
 }

@@ -29,7 +29,8 @@ type Config struct {
 	Scope []string
 	// Timeout bounds one exchange with Redis.
 	Timeout time.Duration
-	// LeaseFor is how long a user is left to one replica at most: longer than a call takes.
+	// LeaseFor is how long a user is left to one replica at most: longer than an attempt takes, reads included. It is also how long a call waits for
+	// leases of others, whatever lies in Redis. All replicas must have the same: a lease that lasts longer than ours is taken over.
 	LeaseFor time.Duration
 	// Remember is for how long verdicts are kept.
 	Remember time.Duration
@@ -53,14 +54,30 @@ const (
 	Lost Observation = "lost"
 	// Away: Redis did not answer; the call was made all the same.
 	Away Observation = "away"
-	// Future: a verdict was ignored that lies in the future, and Unreadable one that is not one.
-	Future     Observation = "future"
-	Unreadable Observation = "unreadable"
+	// Adopted: another replica's verdict was used: it covered events, or made them wait for the end of its window.
+	Adopted Observation = "adopted"
+
+	// What follows cannot come from a replica whose clock and settings are right. It is ignored, and counted here.
+
+	// Future: a verdict lies in the future. Stale: it is older than any that is kept. Implausible: it covers events that were enqueued after its
+	// start. Unreadable: what lies there is no verdict, or a value of another type.
+	Future      Observation = "future"
+	Stale       Observation = "stale"
+	Implausible Observation = "implausible"
+	Unreadable  Observation = "unreadable"
+	// Endless: a lease without an end, or with one that is further away than a lease lasts, was taken over. Overdue: leases of others were in the way for
+	// as long as one lasts; the call was made all the same.
+	Endless Observation = "endless"
+	Overdue Observation = "overdue"
+	// Overfull: the people counted for the guard were more than can have been counted, or were counted in the future; those were removed.
+	Overfull Observation = "overfull"
+	// Pacing: the shared state of the rate limiter made no sense, and was replaced.
+	Pacing Observation = "pacing"
 )
 
 // Observations are all of them.
 func Observations() []Observation {
-	return []Observation{Granted, Taken, Lost, Away, Future, Unreadable}
+	return []Observation{Granted, Taken, Lost, Away, Adopted, Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, Pacing}
 }
 
 // awayFor is how long Redis is not asked after it did not answer: calls must not wait for it one by one.
@@ -74,6 +91,7 @@ type Store struct {
 	cfg    Config
 	id     string // of this replica
 	prefix string
+	beyond int // maxCounted, but for tests
 
 	mu    sync.Mutex
 	asked bool
@@ -85,7 +103,7 @@ type Store struct {
 
 // New returns a Store; it dials nothing yet.
 func New(cfg Config) *Store {
-	return &Store{cfg: cfg, id: uuid.NewString(), prefix: "session-revoker:" + strings.Join(cfg.Scope, ":") + ":"}
+	return &Store{cfg: cfg, id: uuid.NewString(), prefix: "session-revoker:" + strings.Join(cfg.Scope, ":") + ":", beyond: maxCounted}
 }
 
 // Close closes the connections.
@@ -96,7 +114,7 @@ func (s *Store) Watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		s.Look(ctx, "") // nobody
+		s.Look(ctx, "", nil) // nobody
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -108,9 +126,26 @@ func (s *Store) Watch(ctx context.Context) {
 // errAway says that Redis was not asked, since it did not answer a moment ago.
 var errAway = errors.New("redis does not answer")
 
-// run runs a script on the keys, which are one user's or one purpose's and so in one slot of a cluster.
+// dropScript removes keys.
+var dropScript = redis.NewScript(`return redis.call('DEL', unpack(KEYS))`)
+
+// run runs a script on the keys, which are one user's or one purpose's and so in one slot of a cluster. A value of another type than the script expects is
+// somebody else's: it is removed and counted, and says nothing about Redis.
 func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
-	if !s.mayAsk() {
+	answer, err := s.ask(ctx, script, keys, args...)
+	if !wrongType(err) {
+		return answer, err
+	}
+	s.cfg.Observe(Unreadable)
+	if _, err := s.ask(ctx, dropScript, keys); err != nil {
+		return nil, err
+	}
+	return s.ask(ctx, script, keys, args...)
+}
+
+// ask makes one exchange.
+func (s *Store) ask(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
+	if !s.mayTry() {
 		return nil, errAway
 	}
 	// What was begun is ended even when the caller is being stopped.
@@ -118,12 +153,23 @@ func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, ar
 	defer cancel()
 	begun := time.Now()
 	answer, err := script.Run(ctx, s.cfg.Client, keys, args...).Result()
-	s.report(begun, err)
+	if wrongType(err) {
+		s.report(begun, nil) // Redis answers, and other users' keys are well
+	} else {
+		s.report(begun, err)
+	}
 	return answer, err
 }
 
-// mayAsk says whether Redis is to be asked now. While it is away one caller at a time tries.
-func (s *Store) mayAsk() bool {
+// wrongType says that Redis refuses a key's value. Before version 7 it puts the code of an error in a script into the text
+// (https://redis.io/docs/latest/develop/programmability/eval-intro/).
+func wrongType(err error) bool {
+	var answered redis.Error
+	return errors.As(err, &answered) && strings.Contains(answered.Error(), "WRONGTYPE")
+}
+
+// mayTry says whether Redis is to be asked now. While it is away one caller at a time tries.
+func (s *Store) mayTry() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
