@@ -1,9 +1,7 @@
 package deadletter
 
 import (
-	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,11 +16,12 @@ type Run struct {
 }
 
 // NewRun begins a run.
-func NewRun(by string) Run { return Run{ID: uuid.NewString(), By: Cut(by, 256)} }
+func NewRun(by string) Run { return Run{ID: uuid.NewString(), By: Cut(by, maxBy)} }
 
 // Again makes the message that a dead letter is sent again as: body, session, correlation and other properties as they
-// are, whatever kind the body is of; without what Service Bus and the worker added; and with a new MessageID, since
-// duplicate detection would silently drop the old one while the dead letter is completed.
+// are, whatever kind the body is of; without what Service Bus added and whatever stands under our names; and with a new
+// MessageID, since duplicate detection would silently drop the old one while the dead letter is completed. It must not be
+// called for an unreadable letter: that is a stand-in without its body.
 func (r Run) Again(found Found) *azservicebus.AMQPAnnotatedMessage {
 	now := time.Now().UTC()
 	raw := found.Message.RawAMQPMessage
@@ -34,39 +33,18 @@ func (r Run) Again(found Found) *azservicebus.AMQPAnnotatedMessage {
 		Properties:            propertiesAgain(raw.Properties, now),
 		ApplicationProperties: map[string]any{},
 	}
-	maps.Copy(again.ApplicationProperties, raw.ApplicationProperties)
-	for _, name := range added {
-		delete(again.ApplicationProperties, name)
-	}
-	original := ""
-	if raw.Properties != nil {
-		original = idText(raw.Properties.MessageID)
-	}
-	if first, ok := raw.ApplicationProperties[PropertyOriginalID].(string); ok {
-		original = first
-	}
-	set := again.ApplicationProperties
-	set[PropertyOriginalID] = original
-	set[PropertyReplays] = strconv.Itoa(found.Replays + 1)
-	set[PropertyRun] = r.ID
-	set[PropertyReplayedAt] = now.Format(time.RFC3339)
-	set[PropertyReplayedBy] = r.By
-	if len(found.FailedEvents) > 0 {
-		indexes := make([]string, len(found.FailedEvents))
-		for i, n := range found.FailedEvents {
-			indexes[i] = strconv.Itoa(n)
+	for name, value := range raw.ApplicationProperties {
+		if isProducers(name) {
+			again.ApplicationProperties[name] = value
 		}
-		set[PropertyOnly] = strings.Join(indexes, ",")
 	}
+	r.mark(again, found.Replays, found.firstID(), found.toActOn(), now)
 	return again
 }
 
-// added are properties that a message gets as a dead letter. PropertyOnly is not one: a message that was replayed for some of its events,
-// and of which all those failed again, is replayed for them.
-var added = []string{
-	"DeadLetterReason", "DeadLetterErrorDescription",
-	PropertyFailed, PropertyAttempts, PropertyStoodFor, PropertyStoodForCount,
-	PropertyStatus, PropertyCode, PropertyRequestID, PropertyClientRequestID,
+// isProducers says that a property is sent again: it is neither ours, nor what Service Bus writes into a dead letter.
+func isProducers(name string) bool {
+	return !hasPrefix(name) && name != "DeadLetterReason" && name != "DeadLetterErrorDescription"
 }
 
 // headerAgain: the delivery count begins anew.

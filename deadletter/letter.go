@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
 // Letter is what a dead letter tells about itself.
@@ -29,11 +30,18 @@ type Letter struct {
 	// Reason and Description say why it is here.
 	Reason      string `json:"reason"`
 	Description string `json:"description,omitempty"`
+	// Unreadable says why the client library cannot read the message. Then this is a stand-in without the body, which must
+	// never be sent. Mended names what could not be read and was left out, while the body is whole.
+	Unreadable string `json:"unreadable,omitempty"`
+	Mended     string `json:"mended,omitempty"`
 	// Attempts are the calls to Graph that were made for it, Replays how often it was replayed already.
 	Attempts int `json:"attempts"`
 	Replays  int `json:"replays"`
-	// Run is the replay that it was sent by last.
-	Run string `json:"run,omitempty"`
+	// Run is the replay that it was sent by last, with who did it and when, and the id that it had before the first one.
+	Run        string `json:"run,omitempty"`
+	ReplayedBy string `json:"replayedBy,omitempty"`
+	ReplayedAt string `json:"replayedAt,omitempty"`
+	OriginalID string `json:"originalMessageId,omitempty"`
 	// Status, Code, RequestID and ClientRequestID are Graph's last answer.
 	Status          string `json:"graphStatus,omitempty"`
 	Code            string `json:"graphCode,omitempty"`
@@ -44,29 +52,36 @@ type Letter struct {
 	StoodForCount int      `json:"stoodForCount,omitempty"`
 	// FailedEvents are the indexes of the failed events of a message that holds several; empty when all failed.
 	FailedEvents []int `json:"failedEvents,omitempty"`
+	// NotBelieved are properties under our names that we cannot have written: a producer sent them, or another tool left them.
+	NotBelieved map[string]any `json:"notBelieved,omitempty"`
+
+	only []int // the events that a replay sent it for; empty for all
+}
+
+// firstID is the id that the message had before its first replay.
+func (l Letter) firstID() string {
+	if l.Replays > 0 {
+		return l.OriginalID
+	}
+	return l.MessageID
+}
+
+// toActOn are the indexes of the events that a replay is for: those that failed; if nobody knows which did, those that the
+// message was sent for. Empty for all.
+func (l Letter) toActOn() []int {
+	if len(l.FailedEvents) > 0 {
+		return l.FailedEvents
+	}
+	return l.only
 }
 
 // newLetter reads a dead letter. Nothing about it is trusted: what cannot be read stays empty.
 func (q *Queue) newLetter(m *azservicebus.ReceivedMessage) Letter {
-	property := func(name string) string {
-		text, _ := m.ApplicationProperties[name].(string)
-		return text
+	l := Letter{Source: q.Entity, MessageID: m.MessageID, Mended: property(m, sanitizer.PropertyMended), only: Only(m)}
+	if l.MessageID == "" && m.RawAMQPMessage != nil && m.RawAMQPMessage.Properties != nil {
+		l.MessageID = idText(m.RawAMQPMessage.Properties.MessageID)
 	}
-	number := func(name string) int {
-		n, _ := strconv.Atoi(property(name))
-		return max(0, n)
-	}
-	l := Letter{
-		Source:    q.Entity,
-		MessageID: m.MessageID,
-		Attempts:  number(PropertyAttempts),
-		Replays:   number(PropertyReplays),
-		Run:       property(PropertyRun),
-		Status:    property(PropertyStatus), Code: property(PropertyCode),
-		RequestID: property(PropertyRequestID), ClientRequestID: property(PropertyClientRequestID),
-		StoodForCount: number(PropertyStoodForCount),
-		FailedEvents:  Indexes(property(PropertyFailed)),
-	}
+	l.Unreadable, _ = sanitizer.Unreadable(m)
 	if m.SequenceNumber != nil {
 		l.SequenceNumber = *m.SequenceNumber
 	}
@@ -79,27 +94,42 @@ func (q *Queue) newLetter(m *azservicebus.ReceivedMessage) Letter {
 	if m.DeadLetterErrorDescription != nil {
 		l.Description = *m.DeadLetterErrorDescription
 	}
-	if ids := property(PropertyStoodFor); ids != "" {
-		l.StoodFor = strings.Split(ids, ",")
+	if isOurs(l.Reason) {
+		l.readFailure(m)
 	}
+	if r, ok := readReplayed(m); ok {
+		l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt, l.OriginalID = r.n, r.run, r.by, r.at, r.originalID
+	}
+	l.NotBelieved = l.foreign(m)
 	l.readEvents(q, m)
 	return l
 }
 
+// readFailure reads what the worker has written beside its reason.
+func (l *Letter) readFailure(m *azservicebus.ReceivedMessage) {
+	number := func(name string) int {
+		n, _ := strconv.Atoi(property(m, name))
+		return max(0, n)
+	}
+	l.Attempts, l.StoodForCount = number(PropertyAttempts), number(PropertyStoodForCount)
+	l.Status, l.Code = property(m, PropertyStatus), property(m, PropertyCode)
+	l.RequestID, l.ClientRequestID = property(m, PropertyRequestID), property(m, PropertyClientRequestID)
+	l.FailedEvents = Indexes(property(m, PropertyFailed))
+	if ids := property(m, PropertyStoodFor); ids != "" {
+		l.StoodFor = strings.Split(ids, ",")
+	}
+}
+
 // readEvents takes the users and types from the events that failed.
 func (l *Letter) readEvents(q *Queue, m *azservicebus.ReceivedMessage) {
-	if q.Decoder == nil {
+	if q.Decoder == nil || l.Unreadable != "" {
 		return
 	}
 	items, err := q.Decoder.Decode(Content(m))
 	if err != nil {
 		return
 	}
-	acted := l.FailedEvents
-	if len(acted) == 0 {
-		text, _ := m.ApplicationProperties[PropertyOnly].(string)
-		acted = Indexes(text)
-	}
+	acted := l.toActOn()
 	add := func(list *[]string, text string) {
 		if text != "" && !slices.Contains(*list, text) {
 			*list = append(*list, text)

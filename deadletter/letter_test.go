@@ -235,6 +235,8 @@ func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
 		"no body":          `{}`,
 		"two bodies":       `{"body":{},"bodyText":"x"}`,
 		"two values":       `{"body":{}} {}`,
+		"no such event":    `{"body":{},"onlyEvents":[1000]}`,
+		"event below none": `{"body":{},"onlyEvents":[-1]}`,
 		"a list":           `[]`,
 	} {
 		if _, err := deadletter.ReadRecord([]byte(line)); err == nil {
@@ -245,6 +247,9 @@ func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
 		"a property that is an object": `{"body":{},"properties":{"x":{"y":1}}}`,
 		"an unknown type":              `{"body":{},"properties":{"x":{"type":"float16","value":"1"}}}`,
 		"a value that does not fit":    `{"body":{},"properties":{"x":{"type":"int8","value":"300"}}}`,
+		"one of 16 bits":               `{"body":{},"properties":{"x":{"type":"int16","value":"40000"}}}`,
+		"one of 32 bits":               `{"body":{},"properties":{"x":{"type":"int32","value":"-3000000000"}}}`,
+		"an unsigned one":              `{"body":{},"properties":{"x":{"type":"uint16","value":"70000"}}}`,
 		"bad base64":                   `{"bodyBase64":"%"}`,
 		"bad AMQP":                     `{"bodyAmqp":"AAAA"}`,
 		"a bad life":                   `{"body":{},"timeToLive":"soon"}`,

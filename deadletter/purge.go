@@ -19,21 +19,41 @@ type PurgeResult struct {
 	Purged int `json:"purged"`
 	Gone   int `json:"gone,omitempty"`
 	Left   int `json:"left,omitempty"`
+	// Refused stay dead letters, since they cannot be recorded as they are; Problems are the first few reasons.
+	Refused  int      `json:"refused,omitempty"`
+	Problems []string `json:"problems,omitempty"`
 }
 
+// chunkOfChanged is how many letters are received at once when the client library cannot read all of some: their originals,
+// of up to 256 KB each in the Standard tier, wait in bounded memory to be recorded.
+const chunkOfChanged = 50
+
 // Purge removes the planned dead letters. Each is given to record before it is removed, with others: when record returns nil, it must be
-// on stable storage. It returns when all are done or ctx ends; then everything else is unlocked. The result is good beside an
+// on stable storage. A letter whose original bytes are not at hand, though the client library cannot read all of it, is left
+// where it is. It returns when all are done or ctx ends; then everything else is unlocked. The result is good beside an
 // error, too.
 func (q *Queue) Purge(ctx context.Context, p *Plan, record func([]Found) error, o PurgeOptions) (PurgeResult, error) {
 	var result PurgeResult
 	recorded := map[int64]struct{}{} // and not removed yet
 	t := &taker{queue: q, Taking: o.Taking, filter: p.filter, chunk: maxChunk, wanted: p.wanted}
+	if p.changed {
+		t.chunk = chunkOfChanged
+	}
 	gone, err := t.run(ctx, func(messages []*azservicebus.ReceivedMessage) ([]int64, error) {
 		var found []Found
+		var removable []*azservicebus.ReceivedMessage
 		for _, m := range messages {
 			if _, ok := recorded[*m.SequenceNumber]; !ok {
-				found = append(found, Found{q.newLetter(m), m})
+				one := q.read(m)
+				if one.changed() && len(one.Original) == 0 {
+					result.Refused++
+					note(&result.Problems, one.SequenceNumber, ErrNoOriginal.Error())
+					delete(t.wanted, one.SequenceNumber)
+					continue
+				}
+				found = append(found, one)
 			}
+			removable = append(removable, m)
 		}
 		if len(found) > 0 {
 			if err := record(found); err != nil {
@@ -43,7 +63,7 @@ func (q *Queue) Purge(ctx context.Context, p *Plan, record func([]Found) error, 
 				recorded[f.SequenceNumber] = struct{}{}
 			}
 		}
-		settled, err := t.complete(ctx, messages)
+		settled, err := t.complete(ctx, removable)
 		for _, sequence := range settled {
 			delete(recorded, sequence)
 		}

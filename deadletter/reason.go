@@ -8,6 +8,8 @@ type Reason string
 
 // The reasons that the worker gives. Service Bus itself adds MaxDeliveryCountExceeded and TTLExpiredException.
 const (
+	// UnreadableMessage: the client library cannot decode the message; see package sanitizer.
+	UnreadableMessage Reason = "UnreadableMessage"
 	// InvalidEvent: the message or one of its events cannot be read, or does not name a user in an accepted form.
 	InvalidEvent Reason = "InvalidEvent"
 	// UnknownEvent: the event's type is missing or not on the allow-list.
@@ -28,6 +30,20 @@ const (
 	RetriesExhausted Reason = "RetriesExhausted"
 )
 
+// isOurs says that the worker has given the reason, and so has written our properties.
+func isOurs(reason string) bool {
+	_, ok := ours[Reason(reason)]
+	return ok
+}
+
+var ours = func() map[Reason]struct{} {
+	set := map[Reason]struct{}{}
+	for _, g := range Guides() {
+		set[g.Reason] = struct{}{}
+	}
+	return set
+}()
+
 // Guide is what the documentation and the tools say about a reason.
 type Guide struct {
 	Reason Reason
@@ -38,6 +54,10 @@ type Guide struct {
 // Guides lists every reason, in the order in which a message can meet them.
 func Guides() []Guide {
 	return []Guide{
+		{
+			UnreadableMessage, "The message's body or structure is not AMQP that the client library can decode, is nested too deep, or is too large; the description says which.",
+			"Find out who sent it and whom it meant (`worker dlq export` keeps its original bytes), revoke that person (`worker revoke`), and mend the producer. It cannot be replayed.",
+		},
 		{
 			InvalidEvent, "The message is not readable as an event, or names no user in an accepted form; the description names the field.",
 			"Find out whom it meant and revoke that person (`worker revoke`), or mend it (`worker dlq export`, edit, `import`); mend the producer (docs/events.md). Replayed unchanged, it comes back.",
@@ -100,8 +120,10 @@ const (
 // Application properties that a replay adds to the message. Each is a string.
 const (
 	// PropertyOnly lists the indexes (from 0) of the events that the worker shall act on, comma-separated: those that failed
-	// before. Absent for all.
-	PropertyOnly = "revoker-only-events"
+	// before. Absent for all. PropertyOnlyOf is a digest of the body whose events they are, so that nobody applies them to
+	// another one.
+	PropertyOnly   = "revoker-only-events"
+	PropertyOnlyOf = "revoker-only-events-of"
 	// PropertyReplays counts the replays of this message, PropertyRun names the last one, PropertyReplayedAt says when
 	// (RFC 3339) and PropertyReplayedBy by whom.
 	PropertyReplays    = "revoker-replays"
@@ -111,6 +133,10 @@ const (
 	// PropertyOriginalID is the MessageID that the message had before its first replay.
 	PropertyOriginalID = "revoker-original-message-id"
 )
+
+// PropertyDeferred is set on a message that is deferred: until when (RFC 3339) the worker that has set it aside looks after
+// it. Past that any other does.
+const PropertyDeferred = "revoker-deferred-until"
 
 // MaxProperty and MaxDescription bound, in bytes, what the worker writes into one property and into the description:
 // Service Bus allows 64 KB for all properties of a message together, and the message brings its own.

@@ -15,6 +15,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/Azure/go-amqp"
 	"github.com/google/uuid"
+
+	"github.com/session-revoker/session-revoker/event"
 )
 
 // Record is a dead letter in an exported file, one JSON object to a line. Letter tells why it was one; an import reads only
@@ -31,10 +33,16 @@ type Record struct {
 	ReplyTo       string `json:"replyTo,omitempty"`
 	// TimeToLive is a duration as in 24h0m0s.
 	TimeToLive string `json:"timeToLive,omitempty"`
-	// Properties are the application properties. Those that are no text, number or truth value are written as
-	// {"type": "…", "value": "…"}.
+	// OnlyEvents are the indexes (from 0) of the events in the body that the worker shall act on; absent for all. Whoever
+	// adds or removes events removes this.
+	OnlyEvents []int `json:"onlyEvents,omitempty"`
+	// Properties are the application properties, but for our own. Those that are no text, number or truth value are written
+	// as {"type": "…", "value": "…"}.
 	Properties map[string]any `json:"properties,omitempty"`
-	// Of the following, one is set. Body is a body that is JSON, BodyText one that is other text, BodyBase64 any bytes, and
+	// Original (base64) is the whole message as it was encoded, where the client library cannot read all of it. It is kept for
+	// other tools and never sent.
+	Original string `json:"originalAmqp,omitempty"`
+	// Of the following, one is set, or none where the body cannot be read. Body is a body that is JSON, BodyText one that is other text, BodyBase64 any bytes, and
 	// BodyAMQP (base64) the encoded AMQP sections of a body that is not bytes at all.
 	Body       json.RawMessage `json:"body,omitempty"`
 	BodyText   *string         `json:"bodyText,omitempty"`
@@ -45,10 +53,11 @@ type Record struct {
 // MaxRecord bounds one line of an imported file, in bytes.
 const MaxRecord = 8 << 20
 
-// NewRecord writes down a dead letter.
+// NewRecord writes down a dead letter. Where the client library cannot read all of it and the original is not at hand, the
+// error is ErrNoOriginal, and the record good for showing what is known.
 func NewRecord(f Found) (Record, error) {
 	raw := f.Message.RawAMQPMessage
-	r := Record{Letter: f.Letter, Properties: map[string]any{}}
+	r := Record{Letter: f.Letter, OnlyEvents: f.toActOn(), Properties: map[string]any{}, Original: base64.StdEncoding.EncodeToString(f.Original)}
 	if p := raw.Properties; p != nil {
 		r.ContentType, r.Subject, r.SessionID = text(p.ContentType), text(p.Subject), text(p.GroupID)
 		r.To, r.ReplyTo = text(p.To), text(p.ReplyTo)
@@ -60,24 +69,27 @@ func NewRecord(f Found) (Record, error) {
 	if raw.Header != nil && raw.Header.TTL > 0 {
 		r.TimeToLive = raw.Header.TTL.String()
 	}
-	again := Run{}.Again(f)
-	for name, value := range again.ApplicationProperties {
-		switch name {
-		case PropertyRun, PropertyReplayedAt, PropertyReplayedBy:
-		case PropertyOriginalID:
-			if f.Replays > 0 {
-				r.Properties[name] = value
-			}
-		case PropertyReplays:
-			if f.Replays > 0 {
-				r.Properties[name] = strconv.Itoa(f.Replays)
-			}
-		default:
+	for name, value := range raw.ApplicationProperties {
+		if isProducers(name) {
 			r.Properties[name] = typedOut(value)
 		}
 	}
-	return r, r.setBody(raw.Body)
+	if f.Unreadable == "" {
+		if err := r.setBody(raw.Body); err != nil {
+			return r, err
+		}
+	}
+	if f.changed() && len(f.Original) == 0 {
+		return r, ErrNoOriginal
+	}
+	return r, nil
 }
+
+// ErrNoOriginal says that only a part of the message can be read, and its original bytes are not at hand.
+var ErrNoOriginal = errors.New("the client library cannot read all of the message, and its original bytes are too many to be kept")
+
+// ErrStandIn says that the record has no body, since the client library could not read the message.
+var ErrStandIn = errors.New("the message could not be read when it was exported, so there is no body to send: give the record a body, or tell its producer")
 
 func (r *Record) setBody(body azservicebus.AMQPAnnotatedMessageBody) error {
 	if body.Value != nil || len(body.Sequence) > 0 {
@@ -87,7 +99,7 @@ func (r *Record) setBody(body azservicebus.AMQPAnnotatedMessageBody) error {
 	}
 	data := bytes.Join(body.Data, nil)
 	switch {
-	case json.Valid(data):
+	case json.Valid(data) && utf8.Valid(data):
 		r.Body = data
 	case utf8.Valid(data):
 		r.BodyText = new(string(data))
@@ -129,14 +141,26 @@ func ReadRecord(line []byte) (Record, error) {
 			bodies++
 		}
 	}
-	if bodies != 1 {
+	if bodies > 1 || bodies == 0 && r.Original == "" {
 		return Record{}, errors.New("exactly one of body, bodyText, bodyBase64 and bodyAmqp must be set")
+	}
+	for _, n := range r.OnlyEvents {
+		if n < 0 || n >= event.MaxEvents {
+			return Record{}, fmt.Errorf("onlyEvents: %d is not the index of an event", n)
+		}
+	}
+	if len(r.OnlyEvents) > event.MaxEvents {
+		return Record{}, fmt.Errorf("onlyEvents: more than %d", event.MaxEvents)
 	}
 	return r, nil
 }
 
-// Message makes the message that the record is sent as.
+// Message makes the message that the record is sent as. Properties under our names are not taken from it, whoever wrote
+// them. The error is ErrStandIn for a record without a body.
 func (r Record) Message(run Run) (*azservicebus.AMQPAnnotatedMessage, error) {
+	if len(r.Body) == 0 && r.BodyText == nil && r.BodyBase64 == "" && r.BodyAMQP == "" {
+		return nil, ErrStandIn
+	}
 	m := &azservicebus.AMQPAnnotatedMessage{
 		Properties:            &azservicebus.AMQPAnnotatedMessageProperties{MessageID: uuid.NewString()},
 		ApplicationProperties: map[string]any{},
@@ -167,25 +191,26 @@ func (r Record) Message(run Run) (*azservicebus.AMQPAnnotatedMessage, error) {
 		}
 	}
 	for name, value := range r.Properties {
+		if !isProducers(name) {
+			continue
+		}
 		if m.ApplicationProperties[name], err = typedIn(value); err != nil {
 			return nil, fmt.Errorf("property %s: %w", name, err)
 		}
 	}
-	if _, ok := m.ApplicationProperties[PropertyOriginalID]; !ok && r.Letter.MessageID != "" {
-		m.ApplicationProperties[PropertyOriginalID] = r.Letter.MessageID
+	if err := r.body(&m.Body); err != nil {
+		return nil, err
 	}
-	replays := 0
-	if before, ok := m.ApplicationProperties[PropertyReplays].(string); ok {
-		replays, _ = strconv.Atoi(before)
-	}
-	m.ApplicationProperties[PropertyReplays] = strconv.Itoa(max(0, replays) + 1)
-	m.ApplicationProperties[PropertyRun] = run.ID
-	m.ApplicationProperties[PropertyReplayedAt] = time.Now().UTC().Format(time.RFC3339)
-	m.ApplicationProperties[PropertyReplayedBy] = run.By
-	return m, r.body(&m.Body)
+	run.mark(m, r.Letter.Replays, r.Letter.firstID(), r.OnlyEvents, time.Now().UTC())
+	return m, nil
 }
 
-func (r Record) body(into *azservicebus.AMQPAnnotatedMessageBody) error {
+func (r Record) body(into *azservicebus.AMQPAnnotatedMessageBody) (err error) {
+	defer func() {
+		if recover() != nil { // go-amqp panics over some maps
+			err = errors.New("bodyAmqp: not a body that can be read")
+		}
+	}()
 	switch {
 	case r.BodyText != nil:
 		into.Data = [][]byte{[]byte(*r.BodyText)}

@@ -35,16 +35,37 @@ type Plan struct {
 	// has sent them itself.
 	TooOften int `json:"replayedTooOften,omitempty"`
 	OwnRun   int `json:"ofThisRun,omitempty"`
+	// Unreadable are picked by the filter and left out of a replay, since the client library cannot read their bodies: what it
+	// shows are stand-ins, which must never be sent. Skipped says why, of the first few.
+	Unreadable int      `json:"unreadable,omitempty"`
+	Skipped    []string `json:"skipped,omitempty"`
+	// Mended are acted on, and the client library cannot read all of them: a replay sends them without what it cannot read.
+	Mended int `json:"mended,omitempty"`
 
 	filter Filter
 	wanted map[int64]struct{} // sequence numbers
+	// changed says that the client library cannot read all of some letter.
+	changed bool
+}
+
+// maxProblems is how many letters that were not replayed or purged are named, with why.
+const maxProblems = 10
+
+// note adds to the problems of single letters.
+func note(problems *[]string, sequence int64, why string) {
+	if len(*problems) < maxProblems {
+		*problems = append(*problems, fmt.Sprintf("sequence number %d: %s", sequence, why))
+	}
 }
 
 // PlanReplay peeks at the dead letters and picks those to replay. A message that was replayed maxReplays times is left out; so is one
-// that this run has sent. each, if not nil, is told each one that is picked.
+// that this run has sent, and one whose body cannot be read. each, if not nil, is told each one that is picked.
 func (q *Queue) PlanReplay(ctx context.Context, f Filter, run Run, maxReplays int, each func(Letter)) (*Plan, error) {
 	return q.plan(ctx, f, each, func(p *Plan, l Letter) bool {
 		switch {
+		case l.Unreadable != "":
+			p.Unreadable++
+			note(&p.Skipped, l.SequenceNumber, errStandIn(l).Error())
 		case l.Run == run.ID:
 			p.OwnRun++
 		case l.Replays >= maxReplays:
@@ -54,6 +75,11 @@ func (q *Queue) PlanReplay(ctx context.Context, f Filter, run Run, maxReplays in
 		}
 		return false
 	})
+}
+
+// errStandIn says why a letter is not sent again.
+func errStandIn(l Letter) error {
+	return fmt.Errorf("its body cannot be read (%s), so there is nothing to send", Cut(l.Unreadable, 200))
 }
 
 // PlanPurge peeks at the dead letters and picks those to purge. each, if not nil, is told each one that is picked.
@@ -75,6 +101,12 @@ func (q *Queue) plan(ctx context.Context, f Filter, each func(Letter), picks fun
 		p.wanted[found.SequenceNumber] = struct{}{}
 		p.Selected++
 		p.Reasons[found.Reason]++
+		if found.Mended != "" {
+			p.Mended++
+		}
+		if found.changed() {
+			p.changed = true
+		}
 		if each != nil {
 			each(found.Letter)
 		}
@@ -185,7 +217,12 @@ func (r *replay) work(ctx context.Context, messages []*azservicebus.ReceivedMess
 			completeOnly = append(completeOnly, m)
 			continue
 		}
-		pending = append(pending, again{m, r.run.Again(Found{r.queue.newLetter(m), m})})
+		letter := r.queue.newLetter(m)
+		if letter.Unreadable != "" { // the plan has left it out: whoever could read it then cannot now
+			r.fail(m, errStandIn(letter))
+			continue
+		}
+		pending = append(pending, again{m, r.run.Again(Found{Letter: letter, Message: m})})
 	}
 	news := make([]*azservicebus.AMQPAnnotatedMessage, len(pending))
 	for i, a := range pending {
@@ -272,7 +309,7 @@ func (r *replay) send(ctx context.Context, pending []again) (n int, err error) {
 		}
 		n++
 		if err != nil {
-			r.fail(a, err)
+			r.fail(a.old, err)
 			break
 		}
 	}
@@ -285,13 +322,11 @@ func (r *replay) send(ctx context.Context, pending []again) (n int, err error) {
 	return n, nil
 }
 
-func (r *replay) fail(a again, err error) {
+func (r *replay) fail(m *azservicebus.ReceivedMessage, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.failed[*a.old.SequenceNumber] = struct{}{}
-	if len(r.result.Problems) < 10 {
-		r.result.Problems = append(r.result.Problems, fmt.Sprintf("sequence number %d: %v", *a.old.SequenceNumber, err))
-	}
+	r.failed[*m.SequenceNumber] = struct{}{}
+	note(&r.result.Problems, *m.SequenceNumber, err.Error())
 }
 
 func (r *replay) complete(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -343,6 +344,77 @@ func TestTheSessionOfAMessageIsKept(t *testing.T) {
 				t.Errorf("%d messages of session %s, want %d", len(messages), session, want)
 			}
 			must(t, receiver.Close(ctx))
+		}
+	})
+}
+
+// TestALimitCountsNothingThatIsLeftOut: what was replayed too often, by this run, or cannot be read.
+func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
+		run := deadletter.NewRun("")
+		for _, before := range []struct {
+			run     deadletter.Run
+			replays int
+		}{{deadletter.NewRun(""), 2}, {run, 0}} { // the first letter was replayed three times, the second by this run
+			again, err := deadletter.Record{Letter: deadletter.Letter{Replays: before.replays}, Body: []byte(`{}`)}.Message(before.run)
+			must(t, err)
+			must(t, w.sender.SendAMQPAnnotatedMessage(ctx, again, nil))
+			w.buryNext("RetriesExhausted", nil)
+		}
+		w.bury(standIn(), "UnreadableMessage", nil)
+		for range 3 {
+			w.bury(about(adaID), "RetriesExhausted", nil)
+		}
+		var picked []deadletter.Letter
+		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{Limit: 2}, run, 3, func(l deadletter.Letter) { picked = append(picked, l) })
+		must(t, err)
+		if plan.Selected != 2 || plan.TooOften != 1 || plan.OwnRun != 1 || plan.Unreadable != 1 || !slices.Equal(sequences(picked), []int64{4, 5}) {
+			t.Errorf("%+v: %v", plan, sequences(picked))
+		}
+	})
+}
+
+// TestWhatIsSentAndNeverCompletedIsInBothPlaces and the result says so.
+func TestWhatIsSentAndNeverCompletedIsInBothPlaces(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
+		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.letters.Open = func() (deadletter.Receiver, error) {
+			receiver, err := w.openDead()
+			return &broken{receiver}, err
+		}
+		run := deadletter.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		must(t, err)
+		result, err := w.letters.Replay(ctx, w.sender, run, plan, deadletter.ReplayOptions{})
+		var lost *azservicebus.Error
+		if !errors.As(err, &lost) || result.Twice != 1 || result.Replayed+result.Failed+result.Gone+result.Left != 0 {
+			t.Errorf("%+v, %v; want one that was sent and not completed", result, err)
+		}
+		w.counts(1, 1)
+	})
+}
+
+// broken completes nothing, for good.
+type broken struct{ *azservicebus.Receiver }
+
+func (*broken) CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *azservicebus.CompleteMessageOptions) error {
+	return &azservicebus.Error{Code: azservicebus.CodeConnectionLost}
+}
+
+// TestAnErrorOfLookingForLettersEndsTheWait: while letters are waited for that another receiver holds, a peek finds out
+// whether they are still there.
+func TestAnErrorOfLookingForLettersEndsTheWait(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
+		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.receive(w.dead, 1) // and nobody settles it
+		run := deadletter.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		must(t, err)
+		w.letters.Receiver = silent{w.dead}
+		start := time.Now()
+		result, err := w.letters.Replay(ctx, w.sender, run, plan, deadletter.ReplayOptions{})
+		if !errors.Is(err, context.DeadlineExceeded) || result.Left != 1 || time.Since(start) > time.Minute {
+			t.Errorf("%+v, %v after %v", result, err, time.Since(start))
 		}
 	})
 }
