@@ -18,19 +18,21 @@ func decision(i int) trail.Decision {
 }
 
 // written are the lines of a trail of n decisions, with its end.
-func written(t *testing.T, n int) []string {
+func written(t *testing.T, n int) []string { return writtenWith(t, n, trail.Key{}) }
+
+func writtenWith(t *testing.T, n int, key trail.Key) []string {
 	t.Helper()
 	var b bytes.Buffer
-	tr := trail.New(&b)
+	tr := trail.New(&b, key)
 	for i := range n {
-		if err := tr.Write(decision(i)); err != nil {
+		if _, err := tr.Write(decision(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := errors.Join(tr.Close(), tr.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if tr.Write(decision(0)) == nil {
+	if _, err := tr.Write(decision(0)); err == nil {
 		t.Error("written after the end")
 	}
 	return slices.Collect(strings.Lines(b.String()))
@@ -38,7 +40,7 @@ func written(t *testing.T, n int) []string {
 
 func verify(t *testing.T, lines ...string) trail.Report {
 	t.Helper()
-	report, err := trail.Verify(strings.NewReader(strings.Join(lines, "")))
+	report, err := trail.Verify(strings.NewReader(strings.Join(lines, "")), trail.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,12 +98,12 @@ func TestWhatWasChangedAddedOrTakenAwayShows(t *testing.T) {
 
 func TestManyWritersMakeOneChain(t *testing.T) {
 	var b bytes.Buffer
-	tr := trail.New(&b)
+	tr := trail.New(&b, trail.Key{})
 	var writers sync.WaitGroup
 	for i := range 16 {
 		writers.Go(func() {
 			for range 50 {
-				if err := tr.Write(decision(i)); err != nil {
+				if _, err := tr.Write(decision(i)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -111,7 +113,7 @@ func TestManyWritersMakeOneChain(t *testing.T) {
 	if err := tr.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := trail.Verify(&b); err != nil || r.Records != 801 || len(r.Problems) != 0 {
+	if r, err := trail.Verify(&b, trail.Options{}); err != nil || r.Records != 801 || len(r.Problems) != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -134,19 +136,18 @@ func (f *full) Write(p []byte) (int, error) {
 
 func TestARecordThatCouldNotBeWrittenIsMissed(t *testing.T) {
 	f := &full{room: 700}
-	tr := trail.New(f)
+	tr := trail.New(f, trail.Key{})
 	failed := 0
 	for i := range 5 {
-		if tr.Write(decision(i)) != nil {
+		if _, err := tr.Write(decision(i)); err != nil {
 			failed++
 		}
 		if i == 3 {
 			f.room = 1 << 20 // there is room again
-			_, _ = f.Write([]byte("\n"))
 		}
 	}
 	_ = tr.Close()
-	if r, err := trail.Verify(&f.Buffer); err != nil || failed == 0 || len(r.Problems) == 0 {
+	if r, err := trail.Verify(&f.Buffer, trail.Options{}); err != nil || failed == 0 || len(r.Problems) == 0 {
 		t.Errorf("%d failed; %+v, %v", failed, r, err)
 	}
 }
