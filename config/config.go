@@ -27,15 +27,16 @@ type Config struct {
 
 // ServiceBus says where events come from.
 type ServiceBus struct {
-	ConnectionString     string   `koanf:"connection_string" secret:"true" doc:"Connection string of the namespace; one of this, its file, or servicebus.namespace."`
-	ConnectionStringFile string   `koanf:"connection_string_file" doc:"File that holds the connection string (a mounted secret)."`
-	Namespace            string   `koanf:"namespace" doc:"Fully qualified namespace, like contoso.servicebus.windows.net; signs in with DefaultAzureCredential."`
-	Queue                string   `koanf:"queue" doc:"Queue to receive from. Required, unless a topic is, or the connection string has an EntityPath."`
-	Topic                string   `koanf:"topic" doc:"Topic to receive from, through servicebus.subscription, instead of a queue."`
-	Subscription         string   `koanf:"subscription" doc:"Subscription of servicebus.topic to receive from."`
-	Sessions             int      `koanf:"sessions" default:"0" min:"0" max:"100" doc:"For queues and subscriptions that require sessions: how many sessions of each are held at once. They share consumer.max_in_hand. 0 is for entities without sessions."`
-	AdminEndpoint        string   `koanf:"admin_endpoint" doc:"Other address of the administration API, which worker doctor reads, for tests with an emulator. http is accepted on loopback addresses only."`
-	Sources              []string `koanf:"sources" doc:"Several queues, and subscriptions as TOPIC/Subscriptions/NAME, instead of one: the most urgent first. Calls for an earlier one's events go before those for a later one's."`
+	ConnectionString     string        `koanf:"connection_string" secret:"true" doc:"Connection string of the namespace; one of this, its file, or servicebus.namespace."`
+	ConnectionStringFile string        `koanf:"connection_string_file" doc:"File that holds the connection string (a mounted secret)."`
+	Namespace            string        `koanf:"namespace" doc:"Fully qualified namespace, like contoso.servicebus.windows.net; signs in with DefaultAzureCredential."`
+	Queue                string        `koanf:"queue" doc:"Queue to receive from. Required, unless a topic is, or the connection string has an EntityPath."`
+	Topic                string        `koanf:"topic" doc:"Topic to receive from, through servicebus.subscription, instead of a queue."`
+	Subscription         string        `koanf:"subscription" doc:"Subscription of servicebus.topic to receive from."`
+	Sessions             int           `koanf:"sessions" default:"0" min:"0" max:"100" doc:"For queues and subscriptions that require sessions: how many sessions of each are held at once. They share consumer.max_in_hand. 0 is for entities without sessions."`
+	LockDuration         time.Duration `koanf:"lock_duration" default:"1m" min:"5s" max:"5m" doc:"The lock duration of the queue or subscription, or less: locks are renewed when half of it has passed. doctor compares it where it may read the entity's settings."`
+	AdminEndpoint        string        `koanf:"admin_endpoint" doc:"Other address of the administration API, which worker doctor reads, for tests with an emulator. http is accepted on loopback addresses only."`
+	Sources              []string      `koanf:"sources" doc:"Several queues, and subscriptions as TOPIC/Subscriptions/NAME, instead of one: the most urgent first. Calls for an earlier one's events go before those for a later one's."`
 }
 
 // Entities are the paths of the queues and subscriptions, the most urgent first.
@@ -74,6 +75,7 @@ type Graph struct {
 	TokenURL         string        `koanf:"token_url" doc:"OAuth 2.0 token endpoint of an emulator; only together with graph.endpoint on a loopback address."`
 	ReadUsers        bool          `koanf:"read_users" default:"false" doc:"Read users first: guests and protected users are recognised whether an event gives id or name, both count as one user for deduplication, and the call goes to the id that the name had. Needs User.Read.All; one read for each call, and one for an event that gives a name alone."`
 	ProofFor         time.Duration `koanf:"proof_for" default:"0s" min:"0s" max:"2m" doc:"Read the effect back after each call, for at most so long; one that does not show is a failure, and dead-lettered as NotRevoked in the end. 0 trusts Graph's answer. Needs graph.read_users, and one more read for each call."`
+	CanaryUser       string        `koanf:"canary_user" doc:"Object id or user principal name of an account kept for this, whose sessions may be revoked at any time: when attempts fail, one for it tells whether Graph or the users are the cause. Empty asks for a random id, which shows that token and permission are good, but not that anybody can be revoked."`
 	Timeout          time.Duration `koanf:"timeout" default:"30s" min:"1s" max:"5m" doc:"Limit of one attempt, token included."`
 }
 
@@ -97,7 +99,7 @@ type Dedupe struct {
 // Consumer bounds the work in hand.
 type Consumer struct {
 	Concurrency   int           `koanf:"concurrency" default:"16" min:"1" max:"256" doc:"Calls to Graph at once. Graph's quota is 20 per second for the whole app and tenant."`
-	MaxInHand     int           `koanf:"max_in_hand" default:"256" min:"1" max:"5000" doc:"Messages held locked at once, for each source."`
+	MaxInHand     int           `koanf:"max_in_hand" default:"256" min:"8" max:"5000" doc:"Messages held locked at once, for each source. Of them at most a quarter wait for the end of a deduplication window, and at most half for users that fail; past that messages are deferred."`
 	SettleTimeout time.Duration `koanf:"settle_timeout" default:"10s" min:"1s" max:"1m" doc:"Limit of one settlement or lock renewal."`
 	DryRun        bool          `koanf:"dry_run" default:"false" doc:"Only peek at the messages and log what would become of each event: nothing is locked, called or settled. Also worker run --dry-run."`
 	DrainTimeout  time.Duration `koanf:"drain_timeout" default:"25s" min:"1s" max:"1h" doc:"How long work in hand may take after SIGTERM. Kubernetes' terminationGracePeriodSeconds must exceed this plus settle_timeout plus 10 s."`
@@ -111,17 +113,18 @@ type Events struct {
 // Guard says who is never signed out.
 type Guard struct {
 	ProtectedUsers []string      `koanf:"protected_users" doc:"Object ids, user principal names and patterns of names (svc-*@contoso.com) that are never revoked. List both forms of a break-glass account."`
-	MaxUsers       int           `koanf:"max_users" default:"100000" min:"0" max:"10000000" doc:"How many distinct people may be signed out within guard.window; one more trips the guard. Choose twice your largest planned offboarding. 0 is no limit."`
+	MaxUsers       int           `koanf:"max_users" default:"1000" min:"0" max:"10000000" doc:"How many distinct people may be signed out within guard.window for each event type; one more trips the guard for that type. Choose twice your largest planned offboarding. 0 is no limit."`
 	Window         time.Duration `koanf:"window" default:"1h" min:"1m" max:"168h" doc:"The sliding time of guard.max_users."`
-	Mode           string        `koanf:"mode" default:"enforce" doc:"enforce: a tripped guard stops calls and receiving until it is released. observe: it only tells."`
+	Mode           string        `koanf:"mode" default:"enforce" doc:"enforce: events of a type that has tripped the guard wait until it is released; the other types go on. observe: it only tells."`
 	ReleaseFile    string        `koanf:"release_file" doc:"File with an operator's release, as worker guard release writes it; read again every 5 s. Without one only a restart releases."`
 	ProtectedFile  string        `koanf:"protected_file" doc:"File with more of them, one to a line, # begins a comment. Read again when it changes; an unusable one keeps the last good entries in force."`
 }
 
 // Audit says where decisions are recorded.
 type Audit struct {
-	File  string `koanf:"file" doc:"File to which a record of every decision is appended, in a chain of hashes that worker audit verify checks; - is standard output. Empty for none."`
-	Topic string `koanf:"topic" doc:"Topic or queue to which every revocation, and every failure, is published as a CloudEvent: session.revoked, session.revocation.failed. Needs the right to send there. Empty for none."`
+	File    string `koanf:"file" doc:"File to which a record of every decision is appended, in a chain of hashes that worker audit verify checks; - is standard output. Operators' commands write to a file beside it, with -operators in its name. Empty for none."`
+	KeyFile string `koanf:"key_file" doc:"File that holds a key of at least 32 bytes (a mounted secret), read at start: each record in audit.file then carries a MAC, and worker audit verify --key-file shows whether somebody without the key has changed or cut off records. Empty for none: then only who does not mend the chain of hashes is seen."`
+	Topic   string `koanf:"topic" doc:"Topic or queue to which every revocation, and every failure, is published as a CloudEvent: session.revoked, session.revocation.failed. Needs the right to send there. Empty for none."`
 }
 
 // Redis says where replicas tell each other what they do.
@@ -143,14 +146,14 @@ func (r Redis) Used() bool { return len(r.Addresses) > 0 }
 
 // Ops is the operations port.
 type Ops struct {
-	Address string `koanf:"address" default:":9090" doc:"Address of /healthz, /readyz and /metrics; empty for none."`
+	Address string `koanf:"address" default:"127.0.0.1:9090" doc:"Address of /healthz, /readyz and /metrics, which have no access control; empty for none. :9090 is every interface, as the chart sets it, and as a container without the chart needs."`
 }
 
 // Log says what is logged and how.
 type Log struct {
 	Level     string `koanf:"level" default:"info" doc:"debug, info, warn or error."`
 	Format    string `koanf:"format" default:"json" doc:"json or console."`
-	HashUsers bool   `koanf:"hash_users" default:"false" doc:"Log a short hash instead of user ids and names, and no text from Graph or producers that may name them."`
+	HashUsers bool   `koanf:"hash_users" default:"false" doc:"Log a short hash instead of user ids and names, and of message ids, event ids and unknown event types, which producers choose and which may name users; in traces, too. No text from Graph or producers is logged."`
 }
 
 // Cloud is a national cloud: what belongs together and must not be mixed
@@ -200,6 +203,8 @@ func (c Config) Redacted() map[string]string {
 			settings[o.Key] = "(set)"
 		case o.Key == "guard.protected_users" && c.Log.HashUsers:
 			settings[o.Key] = fmt.Sprintf("(%d users)", len(c.Guard.ProtectedUsers))
+		case o.Key == "graph.canary_user" && c.Log.HashUsers:
+			settings[o.Key] = "(set)"
 		default:
 			settings[o.Key] = value
 		}

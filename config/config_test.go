@@ -62,7 +62,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInHand != 256 || c.Dedupe.Window != time.Minute || c.Consumer.DrainTimeout != 25*time.Second ||
-		c.Ops.Address != ":9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
+		c.Ops.Address != "127.0.0.1:9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -94,7 +94,7 @@ func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
 	file := "servicebus: {namspace: x}\nretry: {max_attempts: many, max_age: 5}\nconsumer: {drain_timeout: 25}\nnonsense: 1\n"
 	_, err := load(t, file, []string{"REVOKER_LOG_LEVL=debug", "REVOKER_OPS_ADDRESS=x"})
 	wantProblems(t, err, "servicebus.queue: required", "ops.address", `"servicebus.namspace"`, `did you mean "servicebus.namespace"`, "retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
-		"with its unit", `"nonsense"`, "REVOKER_LOG_LEVL", `did you mean "REVOKER_LOG_LEVEL"`)
+		"with its unit", `unknown setting "nons"…`, "REVOKER_LOG_LEVL", `did you mean "REVOKER_LOG_LEVEL"`)
 
 	_, err = load(t, "", []string{"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090", "REVOKER_CONSUMER_CONCURRENCY=0"},
 		"--retry.initial_interval=30s", "--retry.max_interval=20s", "--guard.protected_users", "somebody", "--events.types=")
@@ -172,6 +172,36 @@ func TestWhereSecretsMayStand(t *testing.T) {
 	}
 	_, err = load(t, "", append(minimal, "REVOKER_GRAPH_CLIENT_SECRET="+secret))
 	wantProblems(t, err, "graph.tenant_id", "graph.client_id")
+}
+
+func TestTheCanaryUser(t *testing.T) {
+	const id = "22222222-3333-4444-5555-666666666666"
+	for name, c := range map[string]struct{ user, protected, problem string }{
+		"none":                       {"", "glass@contoso.com", ""},
+		"an id":                      {id, "glass@contoso.com,*-admin@contoso.com", ""},
+		"a name":                     {"canary@contoso.com", "glass@contoso.com", ""},
+		"an id in another form":      {"{" + id + "}", "", "neither an object id"},
+		"no name":                    {"canary", "", "neither an object id"},
+		"a pattern":                  {"can*@contoso.com", "", "neither an object id"},
+		"a path":                     {"a/b@contoso.com", "", "neither an object id"},
+		"a guest":                    {"a_fabrikam.com#ext#@contoso.com", "", "guest"},
+		"a protected id":             {id, "glass@contoso.com," + id, "protected"},
+		"a protected name":           {"Canary@contoso.com", "canary@CONTOSO.com", "protected"},
+		"protected by a pattern":     {"svc-Canary@contoso.com", "SVC-*@contoso.com", "protected"},
+		"not protected by a pattern": {"canary@contoso.com", "svc-*@contoso.com", ""},
+	} {
+		cfg, err := load(t, "", append(minimal, "REVOKER_GRAPH_CANARY_USER="+c.user, "REVOKER_GUARD_PROTECTED_USERS="+c.protected))
+		switch {
+		case c.problem != "":
+			wantProblems(t, err, "graph.canary_user", c.problem)
+		case err != nil || cfg.Graph.CanaryUser != c.user:
+			t.Errorf("%s: %q, %v", name, cfg.Graph.CanaryUser, err)
+		}
+	}
+	c, err := load(t, "", append(minimal, "REVOKER_GRAPH_CANARY_USER=canary@contoso.com", "REVOKER_LOG_HASH_USERS=true"))
+	if text := fmt.Sprint(c.Redacted()); err != nil || strings.Contains(text, "canary@") {
+		t.Errorf("redacted, with hashed users: %s, %v", text, err)
+	}
 }
 
 func TestConnectionStrings(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"reflect"
 	"slices"
@@ -37,25 +38,25 @@ func (p *Problems) add(format string, args ...any) {
 // Load reads the file that --config names, environ (as os.Environ returns it) and the flags that Flags registered, each over
 // the one before, and validates the result. The error is Problems and names everything that is wrong at once; it never
 // holds a secret.
-func Load(fs *pflag.FlagSet, environ []string) (Config, error) { return read(fs, environ, true) }
+func Load(flags *pflag.FlagSet, environ []string) (Config, error) { return read(flags, environ, true) }
 
 // LoadForGraph is Load for a program that has nothing to do with Service Bus: its settings may be missing.
-func LoadForGraph(fs *pflag.FlagSet, environ []string) (Config, error) {
-	return read(fs, environ, false)
+func LoadForGraph(flags *pflag.FlagSet, environ []string) (Config, error) {
+	return read(flags, environ, false)
 }
 
-func read(fs *pflag.FlagSet, environ []string, needsServiceBus bool) (Config, error) {
+func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config, error) {
 	var problems Problems
 	k := koanf.New(".")
-	if name, _ := fs.GetString(FileFlag); name != "" {
+	if name, _ := flags.GetString(FileFlag); name != "" {
 		loadFile(k, name, &problems)
 	}
 	load(k, envProvider(environ, &problems), "the environment", &problems)
-	load(k, posflag.ProviderWithFlag(fs, ".", k, func(f *pflag.Flag) (string, any) {
+	load(k, posflag.ProviderWithFlag(flags, ".", k, func(f *pflag.Flag) (string, any) {
 		if f.Name == FileFlag || !slices.ContainsFunc(Options(), func(o Option) bool { return o.Flag == f.Name }) {
 			return "", nil
 		}
-		return f.Name, posflag.FlagVal(fs, f)
+		return f.Name, posflag.FlagVal(flags, f)
 	}), "the flags", &problems)
 
 	var c Config
@@ -96,7 +97,7 @@ func loadFile(k *koanf.Koanf, name string, problems *Problems) {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var settings map[string]any
 	if err := decoder.Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
-		problems.add("%s: %v", name, err)
+		problems.add("%s: %s", name, yamlProblem(err))
 		return
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
@@ -113,7 +114,7 @@ func loadFile(k *koanf.Koanf, name string, problems *Problems) {
 			// a group whose settings are all commented out
 			file.Delete(key)
 		default:
-			problems.add("%s: unknown setting %q%s", name, key, hint(key))
+			problems.add("%s: unknown setting %s", name, showKey(key))
 		}
 	}
 	if err := k.Merge(file); err != nil {
@@ -151,7 +152,7 @@ func envProvider(environ []string, problems *Problems) *env.Env {
 			case ok:
 				return o.Key, value
 			case !fromKubernetes(name):
-				problems.add("%s: unknown environment variable%s", name, hint(name))
+				problems.add("unknown environment variable %s", showKey(name))
 			}
 			return "", nil
 		},
@@ -239,7 +240,10 @@ func assign(o Option, raw any) (problem string) {
 	if o.Secret {
 		return "cannot be read"
 	}
-	return fmt.Sprintf("%q is not %s", fmt.Sprint(raw), wanted(o))
+	if isText || reflect.ValueOf(raw).Kind() != reflect.Map && reflect.ValueOf(raw).Kind() != reflect.Slice {
+		return fmt.Sprintf("%s is not %s", show(fmt.Sprint(raw)), wanted(o))
+	}
+	return "must be " + wanted(o)
 }
 
 func stringsOf(raw any) ([]string, error) {
@@ -272,6 +276,15 @@ func wanted(o Option) string {
 	return "a list of strings"
 }
 
+// fileProblem is an error of a file that should hold a secret: its name may be the secret itself.
+func fileProblem(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return fmt.Sprintf("%s %s: %v", path.Op, show(path.Path), path.Err)
+	}
+	return err.Error()
+}
+
 func readSecret(into *string, file, key string, problems *Problems) {
 	switch {
 	case file == "":
@@ -281,7 +294,7 @@ func readSecret(into *string, file, key string, problems *Problems) {
 		text, err := readFile(file)
 		*into = strings.TrimSpace(string(text))
 		if err != nil {
-			problems.add("%s_file: %v", key, err)
+			problems.add("%s_file: %s", key, fileProblem(err))
 		} else if *into == "" {
 			problems.add("%s_file: %s is empty", key, file)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 	}
 	cloud := c.Cloud()
 	if cloud.Name == "" {
-		p.add("graph.cloud: %q is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)", c.Graph.CloudName)
+		p.add("graph.cloud: %s is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)", show(c.Graph.CloudName))
 	}
 	if needsServiceBus {
 		c.validateServiceBus(cloud, &p)
@@ -38,23 +39,26 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 	}
 	for _, entry := range c.Guard.ProtectedUsers {
 		if _, err := uuid.Parse(entry); err != nil && strings.Count(entry, "@") != 1 {
-			p.add("guard.protected_users: %q is neither an object id nor a user principal name, nor a pattern of such names", entry)
+			p.add("guard.protected_users: %s is neither an object id nor a user principal name, nor a pattern of such names", show(entry))
 		}
 	}
 	if !slices.Contains([]string{"enforce", "observe"}, c.Guard.Mode) {
-		p.add("guard.mode: %q: use enforce or observe (REVOKER_GUARD_MODE)", c.Guard.Mode)
+		p.add("guard.mode: %s: use enforce or observe (REVOKER_GUARD_MODE)", show(c.Guard.Mode))
+	}
+	if c.Audit.KeyFile != "" && c.Audit.File == "" {
+		p.add("audit.key_file: needs audit.file (REVOKER_AUDIT_FILE): the key signs its records")
 	}
 	c.validateRedis(&p)
 	if c.Ops.Address != "" {
 		if _, _, err := net.SplitHostPort(c.Ops.Address); err != nil {
-			p.add("ops.address: %q is not host:port or :port (REVOKER_OPS_ADDRESS)", c.Ops.Address)
+			p.add("ops.address: %s is not host:port or :port (REVOKER_OPS_ADDRESS)", show(c.Ops.Address))
 		}
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
-		p.add("log.level: %q: use debug, info, warn or error (REVOKER_LOG_LEVEL)", c.Log.Level)
+		p.add("log.level: %s: use debug, info, warn or error (REVOKER_LOG_LEVEL)", show(c.Log.Level))
 	}
 	if !slices.Contains([]string{"json", "console"}, c.Log.Format) {
-		p.add("log.format: %q: use json or console (REVOKER_LOG_FORMAT)", c.Log.Format)
+		p.add("log.format: %s: use json or console (REVOKER_LOG_FORMAT)", show(c.Log.Format))
 	}
 	return p
 }
@@ -84,7 +88,7 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 		p.add("servicebus: both a namespace and a connection string are set: keep one")
 	case sb.Namespace != "":
 		if strings.ContainsAny(sb.Namespace, "/:") || !strings.Contains(sb.Namespace, ".") {
-			p.add("servicebus.namespace: %q must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", sb.Namespace, cloud.ServiceBusSuffix)
+			p.add("servicebus.namespace: %s must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", show(sb.Namespace), cloud.ServiceBusSuffix)
 		} else if problem := cloud.serves(sb.Namespace); problem != "" {
 			p.add("servicebus.namespace: %s", problem)
 		}
@@ -93,14 +97,21 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	}
 	if sb.AdminEndpoint != "" {
 		if problem := checkEndpoint(sb.AdminEndpoint); problem != "" {
-			p.add("servicebus.admin_endpoint: %q: %s (REVOKER_SERVICEBUS_ADMIN_ENDPOINT)", sb.AdminEndpoint, problem)
+			p.add("servicebus.admin_endpoint: %s: %s (REVOKER_SERVICEBUS_ADMIN_ENDPOINT)", show(sb.AdminEndpoint), problem)
 		}
 	}
 	sb.validateEntity(p)
 	if sb.Sessions > c.Consumer.MaxInHand {
 		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_hand %d: lower the one or raise the other", sb.Sessions, c.Consumer.MaxInHand)
 	}
+	if most := int(renewalsPerSecond * sb.LockDuration.Seconds() / 2); len(sb.Entities())*c.Consumer.MaxInHand > most {
+		p.add("consumer.max_in_hand: %d messages of %d sources need more than %d lock renewals per second, which is what one worker makes: lower it to %d, or raise the entities' lock duration and servicebus.lock_duration",
+			c.Consumer.MaxInHand, len(sb.Entities()), renewalsPerSecond, most/max(1, len(sb.Entities())))
+	}
 }
+
+// renewalsPerSecond is how many locks one worker renews at most: each renewal costs Service Bus ten times a send.
+const renewalsPerSecond = 20
 
 // validateEntity: a queue, or a topic with a subscription.
 func (s *ServiceBus) validateEntity(p *Problems) {
@@ -115,7 +126,7 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 	case s.Queue != "" && (s.Topic != "" || s.Subscription != ""):
 		p.add("servicebus: both a queue and a topic are set: keep one")
 	case s.Queue != "" && !entityName.MatchString(s.Queue):
-		p.add("servicebus.queue: %q is not a queue name: up to 260 %s", s.Queue, form)
+		p.add("servicebus.queue: %s is not a queue name: up to 260 %s", show(s.Queue), form)
 	case s.Queue != "":
 	case s.Topic == "" && s.Subscription == "":
 		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE), or servicebus.topic with servicebus.subscription")
@@ -125,10 +136,10 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 		p.add("servicebus.subscription: required with servicebus.topic: create one for this worker (REVOKER_SERVICEBUS_SUBSCRIPTION)")
 	default:
 		if !entityName.MatchString(s.Topic) {
-			p.add("servicebus.topic: %q is not a topic name: up to 260 %s", s.Topic, form)
+			p.add("servicebus.topic: %s is not a topic name: up to 260 %s", show(s.Topic), form)
 		}
 		if !isSubscriptionName(s.Subscription) {
-			p.add("servicebus.subscription: %q is not a subscription name: up to 50 letters, digits, . - and _", s.Subscription)
+			p.add("servicebus.subscription: %s is not a subscription name: up to 50 letters, digits, . - and _", show(s.Subscription))
 		}
 	}
 }
@@ -139,9 +150,9 @@ func (s *ServiceBus) validateSources(p *Problems) {
 		topic, subscription, isSubscription := SplitSubscription(source)
 		switch {
 		case seen[strings.ToLower(source)]:
-			p.add("servicebus.sources: %q is named twice", source)
+			p.add("servicebus.sources: %s is named twice", show(source))
 		case isSubscription && (!entityName.MatchString(topic) || !isSubscriptionName(subscription)), !isSubscription && !entityName.MatchString(source):
-			p.add("servicebus.sources: %q is neither a queue name nor TOPIC/Subscriptions/NAME", source)
+			p.add("servicebus.sources: %s is neither a queue name nor TOPIC/Subscriptions/NAME", show(source))
 		}
 		seen[strings.ToLower(source)] = true
 	}
@@ -168,8 +179,8 @@ func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 		}
 	}
 	endpoint, err := url.Parse(parts["endpoint"])
-	if err != nil || endpoint.Scheme != "sb" || endpoint.Hostname() == "" {
-		p.add("%s: no Endpoint=sb://…; copy it whole from the portal", key)
+	if err != nil || endpoint.Scheme != "sb" || endpoint.Hostname() == "" || endpoint.User != nil {
+		p.add("%s: no Endpoint=sb://HOST/ without a user; copy it whole from the portal", key)
 		return
 	}
 	if (parts["sharedaccesskeyname"] == "" || parts["sharedaccesskey"] == "") && parts["sharedaccesssignature"] == "" {
@@ -183,14 +194,14 @@ func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 	switch path := parts["entitypath"]; {
 	case path == "":
 	case sb.Topic != "" && !strings.EqualFold(path, sb.Topic):
-		p.add("%s: its EntityPath is another topic than servicebus.topic %q", key, sb.Topic)
+		p.add("%s: its EntityPath is another topic than servicebus.topic %s", key, show(sb.Topic))
 	case sb.Topic != "":
 	case sb.Subscription != "":
 		sb.Topic = path
 	case sb.Queue == "":
 		sb.Queue = path
 	case !strings.EqualFold(path, sb.Queue):
-		p.add("%s: its EntityPath is another queue than servicebus.queue %q", key, sb.Queue)
+		p.add("%s: its EntityPath is another queue than servicebus.queue %s", key, show(sb.Queue))
 	}
 }
 
@@ -199,16 +210,17 @@ func (c Cloud) serves(host string) string {
 	if c.Name == "" {
 		return ""
 	}
+	shown := show(host)
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if strings.HasSuffix(host, "."+c.ServiceBusSuffix) {
 		return ""
 	}
 	for _, other := range clouds {
 		if strings.HasSuffix(host, "."+other.ServiceBusSuffix) {
-			return fmt.Sprintf("%s belongs to the cloud %s, and graph.cloud is %s: use one cloud for both (REVOKER_GRAPH_CLOUD)", host, other.Name, c.Name)
+			return fmt.Sprintf("%s belongs to the cloud %s, and graph.cloud is %s: use one cloud for both (REVOKER_GRAPH_CLOUD)", shown, other.Name, c.Name)
 		}
 	}
-	return fmt.Sprintf("%s does not end in .%s, the Service Bus domain of graph.cloud %s", host, c.ServiceBusSuffix, c.Name)
+	return fmt.Sprintf("%s does not end in .%s, the Service Bus domain of graph.cloud %s", shown, c.ServiceBusSuffix, c.Name)
 }
 
 func (c *Config) validateGraph(p *Problems) {
@@ -221,16 +233,17 @@ func (c *Config) validateGraph(p *Problems) {
 			}
 		}
 		if problem != "" {
-			p.add("graph.endpoint: %q: %s (REVOKER_GRAPH_ENDPOINT)", g.Endpoint, problem)
+			p.add("graph.endpoint: %s: %s (REVOKER_GRAPH_ENDPOINT)", show(g.Endpoint), problem)
 		}
 	}
 	if g.ProofFor > 0 && !g.ReadUsers {
 		p.add("graph.proof_for: needs graph.read_users (REVOKER_GRAPH_READ_USERS=true)")
 	}
+	c.validateCanary(p)
 	if g.TokenURL != "" {
 		switch problem := checkEndpoint(g.TokenURL); {
 		case problem != "":
-			p.add("graph.token_url: %q: %s (REVOKER_GRAPH_TOKEN_URL)", g.TokenURL, problem)
+			p.add("graph.token_url: %s: %s (REVOKER_GRAPH_TOKEN_URL)", show(g.TokenURL), problem)
 		case !isLoopback(g.TokenURL) || !isLoopback(g.Endpoint):
 			p.add("graph.token_url: only for an emulator: it and graph.endpoint must be loopback addresses")
 		case g.ClientID == "" || g.ClientSecret == "":
@@ -241,7 +254,7 @@ func (c *Config) validateGraph(p *Problems) {
 	switch u, err := url.Parse(g.Authority); {
 	case g.Authority == "":
 	case err != nil || u.Scheme != "https" || checkEndpoint(g.Authority) != "":
-		p.add("graph.authority: %q is not a plain https URL (REVOKER_GRAPH_AUTHORITY)", g.Authority)
+		p.add("graph.authority: %s is not a plain https URL (REVOKER_GRAPH_AUTHORITY)", show(g.Authority))
 	case g.Endpoint == "":
 		p.add("graph.authority: only for an emulator: set graph.endpoint too, or leave it out and set graph.cloud")
 	}
@@ -258,6 +271,29 @@ func (c *Config) validateGraph(p *Problems) {
 	}
 }
 
+// validateCanary: an account of this tenant that nobody has put under protection. Protected users may also stand in a file, which is read later.
+func (c *Config) validateCanary(p *Problems) {
+	user := c.Graph.CanaryUser
+	if user == "" {
+		return
+	}
+	_, err := uuid.Parse(user)
+	isID := err == nil && len(user) == 36 // uuid.Parse takes other forms too
+	switch {
+	case !isID && (strings.Count(user, "@") != 1 || strings.ContainsAny(user, "*/ ")):
+		p.add("graph.canary_user: %q is neither an object id nor a user principal name (REVOKER_GRAPH_CANARY_USER)", user)
+	case strings.Contains(strings.ToUpper(user), "#EXT#"):
+		p.add("graph.canary_user: %q is a guest: Graph answers well and revokes nothing; use a member of this tenant (REVOKER_GRAPH_CANARY_USER)", user)
+	}
+	for _, entry := range c.Guard.ProtectedUsers {
+		// Names hold none of the characters that path.Match knows beside *.
+		pattern, _ := path.Match(strings.ToLower(entry), strings.ToLower(user))
+		if strings.EqualFold(entry, user) || pattern && !isID {
+			p.add("graph.canary_user: %q is protected by the entry %q of guard.protected_users: its sessions are revoked at any time, so keep an account for this (REVOKER_GRAPH_CANARY_USER)", user, entry)
+		}
+	}
+}
+
 func (c *Config) validateRedis(p *Problems) {
 	r := c.Redis
 	if !r.Used() {
@@ -267,8 +303,8 @@ func (c *Config) validateRedis(p *Problems) {
 		return
 	}
 	for _, address := range r.Addresses {
-		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
-			p.add("redis.addresses: %q is not host:port (REVOKER_REDIS_ADDRESSES)", address)
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" || strings.Contains(host, "@") {
+			p.add("redis.addresses: %s is not host:port (REVOKER_REDIS_ADDRESSES)", show(address))
 		}
 	}
 	if c.Graph.TenantID == "" {

@@ -17,12 +17,13 @@ type Health struct {
 	mu    sync.Mutex
 	beats map[string]time.Time // by loop
 	parts map[string]string    // what is wrong with it; "" is well
+	warns map[string]string    // what is worth knowing of a part that works
 }
 
 // NewHealth returns a Health that is alive while heartbeats are at most limit apart, and ready when each of the named
 // parts was reported well.
 func NewHealth(limit time.Duration, parts ...string) *Health {
-	h := &Health{limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts))}
+	h := &Health{limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts)), warns: map[string]string{}}
 	for _, p := range parts {
 		h.parts[p] = "not tried yet"
 	}
@@ -46,6 +47,33 @@ func (h *Health) Report(part, problem string) (changed bool) {
 	return changed
 }
 
+// Warn says what is worth knowing of a part although it works; "" is nothing. It returns whether that is new.
+func (h *Health) Warn(part, warning string) (changed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	changed = h.warns[part] != warning
+	h.warns[part] = warning
+	return changed
+}
+
+// Warnings returns what is worth knowing, by part.
+func (h *Health) Warnings() map[string]string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return said(h.warns)
+}
+
+// said are the texts that are not empty.
+func said(texts map[string]string) map[string]string {
+	some := map[string]string{}
+	for part, text := range texts {
+		if text != "" {
+			some[part] = text
+		}
+	}
+	return some
+}
+
 // Alive says whether every heartbeat is recent.
 func (h *Health) Alive() bool {
 	h.mu.Lock()
@@ -62,13 +90,7 @@ func (h *Health) Alive() bool {
 func (h *Health) Problems() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	problems := map[string]string{}
-	for part, problem := range h.parts {
-		if problem != "" {
-			problems[part] = problem
-		}
-	}
-	return problems
+	return said(h.parts)
 }
 
 // ServeLive answers /healthz: 200, or 503 when a heartbeat stopped.
@@ -80,7 +102,7 @@ func (h *Health) ServeLive(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("ok\n"))
 }
 
-// ServeReady answers /readyz: 200, or 503 with the problems as a JSON object.
+// ServeReady answers /readyz: 200, or 503 with the problems, as a JSON object; with the warnings in either case.
 func (h *Health) ServeReady(w http.ResponseWriter, _ *http.Request) {
 	problems := h.Problems()
 	w.Header().Set("Content-Type", "application/json")
@@ -90,5 +112,6 @@ func (h *Health) ServeReady(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(struct {
 		Ready    bool              `json:"ready"`
 		Problems map[string]string `json:"problems,omitempty"`
-	}{len(problems) == 0, problems})
+		Warnings map[string]string `json:"warnings,omitempty"`
+	}{len(problems) == 0, problems, h.Warnings()})
 }

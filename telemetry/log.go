@@ -3,6 +3,9 @@ package telemetry
 import (
 	"fmt"
 	"io"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -28,5 +31,43 @@ func NewLogger(w io.Writer, level, format string) (*zap.Logger, error) {
 	default:
 		return nil, fmt.Errorf("log format %q: use json or console", format)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), l)), nil
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(harmless{w})), l)), nil
+}
+
+// harmless writes lines without the characters that steer a terminal or turn the direction of text: texts of producers, Graph and others
+// stand in the log, and people look at it with cat. Each is written as JSON escapes it, so that a JSON line means the same.
+type harmless struct{ w io.Writer }
+
+// Write implements io.Writer.
+func (h harmless) Write(line []byte) (int, error) {
+	at := 0
+	for at < len(line) && (line[at] >= ' ' && line[at] < 0x7f || line[at] == '\t') {
+		at++
+	}
+	if at >= len(line)-1 { // nearly always: only the end of the line is left
+		return h.w.Write(line)
+	}
+	out := append(make([]byte, 0, len(line)+64), line[:at]...)
+	for rest := line[at:]; len(rest) > 0; {
+		r, n := utf8.DecodeRune(rest)
+		switch {
+		case r == '\n' && len(rest) == 1, r == '\t', r != utf8.RuneError && !steers(r):
+			out = append(out, rest[:n]...)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default: // half a character, too
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		rest = rest[n:]
+	}
+	if _, err := h.w.Write(out); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
+// steers: controls (C0, DEL, C1), format characters (direction, zero width, tags), and Unicode's ends of lines and paragraphs.
+func steers(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }

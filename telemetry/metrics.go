@@ -19,6 +19,9 @@ type Metrics struct {
 	Events *prometheus.CounterVec
 	// GraphCalls counts attempts by result, "revoked" or the kind of failure, and by HTTP status, "none" where no answer came.
 	GraphCalls *prometheus.CounterVec
+	// Canaries are counted by result; Deferred is how many messages are set aside, by source.
+	Canaries *prometheus.CounterVec
+	Deferred *prometheus.GaugeVec
 	// InHand is how many messages this process holds locked.
 	InHand prometheus.Gauge
 	// Settlements counts complete, dead_letter and abandon, by result: ok, lock_lost, error.
@@ -62,11 +65,21 @@ type State struct {
 	Throttled time.Duration
 	// Oldest is the age of the oldest message in hand, by its enqueued time; 0 when there is none.
 	Oldest time.Duration
-	// GuardUsers were called within the guard's window, GuardLimit may be; GuardTripped says that one more wanted to be.
-	GuardUsers, GuardLimit int
-	GuardTripped           bool
+	// Guard is what the guard counts, for each type of events.
+	Guard []Guard
 	// BreakerOpen says that calls are stopped but for probes.
 	BreakerOpen bool
+	// SuspectedUsers says that users fail one after the other while the canary is well; SuspectedGraph that nothing tells
+	// that Graph is.
+	SuspectedUsers, SuspectedGraph bool
+}
+
+// Guard is what the guard counts for one type of events: Users were signed out within its window,
+// Limit may be; Tripped says that one more was to be.
+type Guard struct {
+	Type         string
+	Users, Limit int
+	Tripped      bool
 }
 
 // Watch makes the metrics show what state returns; it must be safe for concurrent use. The last one given counts.
@@ -90,8 +103,15 @@ type gauge struct {
 
 // gauges shows the State, of one moment in all of them. It is a prometheus.Collector.
 type gauges struct {
-	m   *Metrics
-	all []gauge
+	m     *Metrics
+	all   []gauge
+	guard []guardGauge
+}
+
+// guardGauge is one metric of the guard, with a value for each type of events.
+type guardGauge struct {
+	desc  *prometheus.Desc
+	value func(Guard) float64
 }
 
 func newGauges(m *Metrics, ns string) *gauges {
@@ -114,16 +134,32 @@ func newGauges(m *Metrics, ns string) *gauges {
 	add("pace_held_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })
 	add("throttled_seconds_total", "How long Graph's Retry-Afters were, all together.", func(s State) float64 { return s.Throttled.Seconds() })
 	add("oldest_message_seconds", "Age of the oldest message in hand, since it was enqueued.", func(s State) float64 { return s.Oldest.Seconds() })
-	add("guard_users", "Distinct users called within the guard's window.", func(s State) float64 { return float64(s.GuardUsers) })
-	add("guard_limit", "Distinct users that may be called within the guard's window; 0 is no limit.", func(s State) float64 { return float64(s.GuardLimit) })
-	add("guard_tripped", "1 while more people want to be signed out than is plausible.", func(s State) float64 {
-		if s.GuardTripped {
+	addGuard := func(name, help string, value func(Guard) float64) {
+		desc := prometheus.NewDesc(prometheus.BuildFQName(ns, "", name), help, []string{"type"}, nil)
+		g.guard = append(g.guard, guardGauge{desc, value})
+	}
+	addGuard("guard_users", "Distinct users signed out within the guard's window, by type of event.", func(s Guard) float64 { return float64(s.Users) })
+	addGuard("guard_limit", "Distinct users that may be signed out within the guard's window, by type of event; 0 is no limit.", func(s Guard) float64 { return float64(s.Limit) })
+	addGuard("guard_tripped", "1 while more people are to be signed out than is plausible, by type of event.", func(s Guard) float64 {
+		if s.Tripped {
 			return 1
 		}
 		return 0
 	})
 	add("breaker_open", "1 while calls are stopped but for probes, because nothing can succeed.", func(s State) float64 {
 		if s.BreakerOpen {
+			return 1
+		}
+		return 0
+	})
+	add("suspected_users", "1 while users fail one after the other and the canary is well: the trouble is theirs.", func(s State) float64 {
+		if s.SuspectedUsers {
+			return 1
+		}
+		return 0
+	})
+	add("suspected_graph", "1 while users fail one after the other and nothing tells that Graph is well.", func(s State) float64 {
+		if s.SuspectedGraph {
 			return 1
 		}
 		return 0
@@ -136,6 +172,9 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, one := range g.all {
 		ch <- one.desc
 	}
+	for _, one := range g.guard {
+		ch <- one.desc
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -143,6 +182,11 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	s := g.m.State()
 	for _, one := range g.all {
 		ch <- prometheus.MustNewConstMetric(one.desc, one.kind, one.value(s))
+	}
+	for _, one := range g.guard {
+		for _, of := range s.Guard {
+			ch <- prometheus.MustNewConstMetric(one.desc, prometheus.GaugeValue, one.value(of), of.Type)
+		}
 	}
 }
 
@@ -157,6 +201,12 @@ func NewMetrics(version, commit string) *Metrics {
 		GraphCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "graph_attempts_total", Help: "Attempts to revoke a user's sessions, by result and HTTP status.",
 		}, []string{"result", "status"}),
+		Canaries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "graph_canaries_total", Help: "Canaries, attempts that only tell whether Graph is well, by result.",
+		}, []string{"result"}),
+		Deferred: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Name: "messages_deferred", Help: "Messages that this process has set aside in Service Bus, by source.",
+		}, []string{"source"}),
 		InHand: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "messages_in_hand", Help: "Messages that this process holds locked.",
 		}),
@@ -190,7 +240,7 @@ func NewMetrics(version, commit string) *Metrics {
 		}),
 		Replicas: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "redis_leases_total",
-			Help: "What came of asking Redis for a user: granted, taken by another replica, lost before the call ended, away; or a verdict that was ignored: future, unreadable.",
+			Help: "What came of asking Redis: granted, taken by another replica, lost before the call ended, away, adopted (another replica's verdict was used); what was ignored: future, stale, implausible, unreadable, endless, overdue, overfull, pacing.",
 		}, []string{"result"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -199,7 +249,7 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
+		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

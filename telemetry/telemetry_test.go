@@ -3,6 +3,7 @@ package telemetry_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -133,10 +136,37 @@ func TestTheLog(t *testing.T) {
 	}
 }
 
+func TestTheLogSteersNoTerminal(t *testing.T) {
+	const hostile = "a\u009b2J\u0085\u202e\u2066\u200b\u2028\ufeff\x7f\x1b[31m\r\n2026\U000e0041ö日"
+	for _, format := range []string{"json", "console"} {
+		var out bytes.Buffer
+		log, err := telemetry.NewLogger(&out, "info", format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.With(zap.String("with", hostile)).Named(hostile).Info(hostile, zap.String("field", hostile), zap.Error(errors.New(hostile)), zap.Any("any", map[string]string{hostile: hostile}), zap.ByteString("bytes", []byte{'x', 0x9b}))
+		for _, r := range strings.TrimSuffix(out.String(), "\n") {
+			if r != '\t' && (unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)) {
+				t.Errorf("%s: %U in %q", format, r, &out)
+			}
+		}
+		if !utf8.Valid(out.Bytes()) || !strings.Contains(out.String(), "ö日") {
+			t.Errorf("%s: %q", format, &out)
+		}
+		if format == "json" {
+			var line map[string]any
+			if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["field"] != hostile || line["msg"] != hostile {
+				t.Errorf("the JSON means something else: %v, %q", err, line)
+			}
+		}
+	}
+}
+
 var update = flag.Bool("update", false, "write docs/metrics.md")
 
 func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
 	m := telemetry.NewMetrics("v", "c")
+	m.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	m.Events.WithLabelValues("q", "revoked", "")
 	m.GraphCalls.WithLabelValues("revoked", "200")
 	m.Settlements.WithLabelValues("complete", "ok")
