@@ -7,13 +7,23 @@ import (
 	"github.com/session-revoker/session-revoker/trail"
 )
 
+// recorded says that a result is not to be recorded now: of a message that is set aside only the attempts that have succeeded
+// are, and those were when it comes back.
+func (r result) recorded(todo action) bool {
+	return r.outcome == revoked && r.again || r.outcome != revoked && todo == setAside
+}
+
 // keepTrail records what was decided about each event. It comes before the settlement: a message that comes again is decided again, and
-// recorded again; one that is gone has its record.
-func (c *Consumer) keepTrail(m *message, results []result) {
+// recorded again; one that is gone has its record. Of a message that is set aside only the attempts that have succeeded are:
+// when it comes back these events are covered, and nothing else would tell of the attempts.
+func (c *Consumer) keepTrail(m *message, results []result, todo action) {
 	if c.Trail == nil {
 		return
 	}
 	for _, r := range results {
+		if r.recorded(todo) {
+			continue
+		}
 		event := r.item.Event
 		d := trail.Decision{
 			Time: time.Now().UTC(), Outcome: string(r.outcome), Reason: string(r.reason),

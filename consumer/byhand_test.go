@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
@@ -17,13 +17,13 @@ import (
 )
 
 // byHand revokes through the world's Graph.
-func byHand(t *testing.T, w *world) *consumer.ByHand {
+func byHand(t *testing.T, w *world) *dispatch.ByHand {
 	t.Helper()
 	protected, err := guard.NewProtected([]string{glass.UserPrincipalName})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &consumer.ByHand{
+	return &dispatch.ByHand{
 		Protected: protected, Concurrency: 4, Call: w.revoker.Revoke,
 		Retrier: retry.New(retry.Policy{MaxAttempts: 3, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 2 * time.Minute, LaggingFor: 5 * time.Second}),
 	}
@@ -42,9 +42,9 @@ func users(t *testing.T, names ...string) []event.User {
 	return list
 }
 
-func results(ctx context.Context, b *consumer.ByHand, users []event.User) map[string]consumer.HandResult {
-	all := map[string]consumer.HandResult{}
-	b.Revoke(ctx, users, func(r consumer.HandResult) { all[r.User.Name()] = r })
+func results(ctx context.Context, b *dispatch.ByHand, users []event.User) map[string]dispatch.HandResult {
+	all := map[string]dispatch.HandResult{}
+	b.Revoke(ctx, users, func(r dispatch.HandResult) { all[r.User.Name()] = r })
 	return all
 }
 

@@ -13,9 +13,11 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/replicas"
@@ -28,12 +30,18 @@ import (
 // Names of the parts that the Consumer reports to telemetry.Health.
 const (
 	PartServiceBus = "servicebus"
-	PartGraph      = "graph"
-	PartGuard      = "guard"
+	PartGraph      = dispatch.PartGraph
+	PartGuard      = dispatch.PartGuard
 )
 
 // MaxSilence is the longest time between two heartbeats of a healthy Consumer; liveness must allow for at least this.
 const MaxSilence = 2 * time.Minute
+
+// MinInFlight is the least MaxInHand: fewer messages cannot be shared among those that wait and those that do not.
+const MinInFlight = 8
+
+// RenewalsPerSecond bounds the lock renewals: each costs Service Bus ten times a send.
+const RenewalsPerSecond = 20
 
 const (
 	// receiveWait bounds one receive call: a receiver can go silent without an error.
@@ -42,14 +50,18 @@ const (
 	beatEvery = 10 * time.Second
 	// firstWait is how long the SDK gathers messages after the first one; its default of 20 ms would delay every event.
 	firstWait = time.Millisecond
+	// stuckEvery is how often a worker that stops looks whether anything can still be finished.
+	stuckEvery = 100 * time.Millisecond
 )
 
 // Receiver is the part of *azservicebus.Receiver (peek-lock mode) that the Consumer uses.
 type Receiver interface {
 	PeekMessages(ctx context.Context, maxMessageCount int, options *azservicebus.PeekMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
 	ReceiveMessages(ctx context.Context, maxMessages int, options *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
+	ReceiveDeferredMessages(ctx context.Context, sequenceNumbers []int64, options *azservicebus.ReceiveDeferredMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
 	CompleteMessage(ctx context.Context, message *azservicebus.ReceivedMessage, options *azservicebus.CompleteMessageOptions) error
 	AbandonMessage(ctx context.Context, message *azservicebus.ReceivedMessage, options *azservicebus.AbandonMessageOptions) error
+	DeferMessage(ctx context.Context, message *azservicebus.ReceivedMessage, options *azservicebus.DeferMessageOptions) error
 	DeadLetterMessage(ctx context.Context, message *azservicebus.ReceivedMessage, options *azservicebus.DeadLetterOptions) error
 	RenewMessageLock(ctx context.Context, message *azservicebus.ReceivedMessage, options *azservicebus.RenewMessageLockOptions) error
 }
@@ -60,43 +72,50 @@ type Revoker interface {
 	Revoke(ctx context.Context, user event.User) (revoker.Attempt, error)
 }
 
-// Config bounds the Consumer. All fields are required and positive, except HashUsers and what Dedupe allows to be 0.
+// Config bounds the Consumer. All fields are required and positive, except where they say otherwise.
 type Config struct {
-	// Concurrency is how many calls to Graph run at once.
+	// Concurrency is how many attempts are in flight at once.
 	Concurrency int
-	// MaxInHand is how many messages of each source are held locked at once; at most 5,000, the SDK's bound on credits.
+	// MaxInHand is how many messages of each source are held locked at once; at least MinInFlight, and at most 5,000, the
+	// SDK's bound on credits.
 	MaxInHand int
+	// Lock is the lock duration of the sources, as configured. Defaults to a minute.
+	Lock time.Duration
 	// SettleTimeout bounds each settlement and each lock renewal.
 	SettleTimeout time.Duration
-	// Volume bounds how many distinct users are called in a time. ReadRelease reads an operator's release of it, the zero Release when there is
-	// none; nil when nobody can release but by a restart.
+	// Volume bounds how many people are signed out in a time. ReadRelease reads an operator's release of it, the zero Release
+	// when there is none; nil when nobody can release it but by a restart.
 	Volume      guard.VolumeConfig
 	ReadRelease func() (guard.Release, error)
+	// CanaryUser is an account kept for canaries; the zero User asks for nobody.
+	CanaryUser event.User
 	// DrainTimeout is how long the messages in hand may take to be finished after the Consumer was told to stop.
 	DrainTimeout time.Duration
-	// Dedupe bounds the ledger; its MaxWaiting is set to half of MaxInHand.
+	// Dedupe bounds the ledger; its shares are made of MaxInHand.
 	Dedupe dedupe.Config
 	// HashUsers replaces users in the log by a short hash, and leaves out texts from outside that may name them.
 	HashUsers bool
 }
 
-// Parts are what the Consumer works with. All are required.
+// Parts are what the Consumer works with. All are required, except where they say otherwise.
 type Parts struct {
-	// Sources are received from at once; the calls for an earlier one's messages go before those for a later one's.
+	// Sources are received from at once; the attempts for an earlier one's messages go before those for a later one's.
 	Sources   []Source
 	Decoder   *event.Decoder
 	Protected *guard.Protected
 	Revoker   Revoker
-	Retrier   *retry.Retrier
-	Log       *zap.Logger
-	Metrics   *telemetry.Metrics
-	Health    *telemetry.Health
+	// Canary makes an attempt for nobody, or for Config.CanaryUser; nil asks no canaries.
+	Canary  func(ctx context.Context, user event.User) (revoker.Attempt, error)
+	Retrier *retry.Retrier
+	Log     *zap.Logger
+	Metrics *telemetry.Metrics
+	Health  *telemetry.Health
 	// Trail is told every decision, before its message is settled; nil when nobody keeps it.
 	Trail func(trail.Decision)
 	// Names knows whose a user principal name is; nil when users may not be read: then a name and an id are two users.
 	Names *revoker.Names
-	// Replicas is what workers for the same tenant share; nil when this one is for itself. Pace is the pace that they share; nil for one of
-	// its own.
+	// Replicas is what workers for the same tenant share; nil when this one is for itself. Pace is the rate limiter that
+	// they share; nil for one of its own.
 	Replicas *replicas.Store
 	Pace     *replicas.Pace
 	// Tracer makes spans of messages and calls; nil makes none.
@@ -130,64 +149,86 @@ func healthPart(entity string, sources int) string {
 	return PartServiceBus + " " + entity
 }
 
-// source is a Source in use; one that has sessions is as many of these as it holds at once.
+// source is a Source in use. Its receive loops share what it holds.
 type source struct {
 	Source
-	loop    string        // of Health's heartbeats
-	rank    int           // 0 is the most urgent
-	part    string        // of Health
-	places  chan struct{} // one token per message in hand or asked for
-	changed chan struct{} // is signalled when another number of messages may be received
-	alone   time.Time     // until when messages are received one by one; the receive loop's own
-	last    atomic.Int64  // highest sequence number received
-	end     int64         // highest one that was seen in the queue; the forecast's own
+	rank   int           // 0 is the most urgent
+	part   string        // of Health
+	places chan struct{} // one token per message in flight or asked for
+	room   *waitingRoom  // nil where messages cannot be deferred
+	ends   ends
+	large  *largeBodies
+	bytes  *sizes
+	last   atomic.Int64 // highest sequence number received
+	end    int64        // highest one that was seen in the queue; the forecast's own
 }
 
-// Consumer receives from its sources. One goroutine receives from each; each message in hand has a goroutine of its own, which owns
-// everything about that message; each user that is called for has one that owns the calls. They meet in the ledger, which
-// decides which message stands for which user, and in the line, where calls begin. Both are owned by one lock each.
+// loop is one receive loop of a source: the only one, or that of one of the sessions that are held at once. Its goroutine
+// owns it.
+type loop struct {
+	*source
+	name    string        // of Health's heartbeats
+	changed chan struct{} // is signalled when another number of messages may be received
+	burst   int           // how many messages are asked for at once after trouble; 0 is any number
+	alone   time.Time     // until when it stays at one
+}
+
+// Consumer receives from its sources. One goroutine receives from each; each message in flight has a goroutine of its own, which
+// owns everything about that message. Who is called, and when, is the Dispatcher's.
 type Consumer struct {
 	Config
 	Parts
 
-	ledger *dedupe.Ledger
-	line   *line
-	hands  *hands // the messages' and the users' goroutines
+	dispatch *dispatch.Dispatcher
+	pool     *dispatch.Pool // the messages' goroutines
+	renewals *rate.Limiter
 
 	sources  []*source
+	loops    []*loop
 	sessions sync.WaitGroup // that are being closed
 	inHand   atomic.Int64   // messages held locked
 	held     held
-	decided  atomic.Int64 // users, so far
 	forecast atomic.Pointer[forecast]
-	entering atomic.Int64 // of them, those whose users are not in the ledger yet
+	entering atomic.Int64 // messages whose users are not in the ledger yet
+	settling atomic.Int64
 }
 
-// Why work in hand ends before it is done.
+// Why work in flight ends before it is done.
 var (
 	errLockLost       = errors.New("the message's lock was lost; Service Bus delivers it again")
 	errDeliveredAgain = errors.New("the message's lock was lost: Service Bus has delivered it again, and the new delivery takes its place")
 	errDrained        = errors.New("the drain timeout has passed")
+	errNothingToDo    = errors.New("the worker stops, and nothing can be finished: attempts are stopped")
+	errSetAside       = errors.New("the message is set aside, so that others can be worked on; it comes back by itself")
+	errSessionOver    = errors.New("the session was held for as long as it may; its messages come again")
 )
 
 // New returns a Consumer.
 func New(cfg Config, parts Parts) *Consumer {
-	cfg.Dedupe.MaxWaiting = max(1, cfg.MaxInHand/2)
-	c := &Consumer{
-		Config: cfg,
-		Parts:  parts,
-		ledger: dedupe.New(cfg.Dedupe),
-		line:   newLine(cfg.Concurrency, cfg.MaxInHand, cfg.Volume, parts.Pace),
-		hands:  newHands(),
+	if cfg.Lock == 0 {
+		cfg.Lock = time.Minute
 	}
+	cfg.Dedupe.MaxParked, cfg.Dedupe.MaxFailing = max(1, cfg.MaxInHand/4), max(1, cfg.MaxInHand/2)
+	c := &Consumer{Config: cfg, Parts: parts, pool: dispatch.NewPool(), renewals: rate.NewLimiter(RenewalsPerSecond, 1)}
+	c.dispatch = dispatch.New(dispatch.Config{
+		Concurrency: cfg.Concurrency, Volume: cfg.Volume, ReadRelease: cfg.ReadRelease, CanaryUser: cfg.CanaryUser, Dedupe: cfg.Dedupe,
+	}, dispatch.Parts{
+		Revoker: parts.Revoker, Canary: parts.Canary, Protected: parts.Protected, Retrier: parts.Retrier, Log: parts.Log, Metrics: parts.Metrics,
+		Health: parts.Health, Replicas: parts.Replicas, Limiter: parts.Pace, Tracer: parts.Tracer, Name: c.user, Text: c.text,
+	})
 	for i, s := range parts.Sources {
+		one := &source{
+			Source: s, rank: i, part: healthPart(s.Entity, len(parts.Sources)), places: make(chan struct{}, cfg.MaxInHand),
+			large: newLargeBodies(), bytes: &sizes{},
+		}
+		if s.Receiver != nil {
+			one.room = newWaitingRoom(max(2, cfg.MaxInHand/8))
+		}
+		c.sources = append(c.sources, one)
 		for n := range max(1, s.Sessions) {
-			one := &source{
-				Source: s, loop: fmt.Sprintf("%s %d", s.Entity, n), rank: i, part: healthPart(s.Entity, len(parts.Sources)),
-				places: make(chan struct{}, max(1, cfg.MaxInHand/max(1, s.Sessions))), changed: make(chan struct{}, 1),
-			}
-			c.sources = append(c.sources, one)
-			c.line.changed = append(c.line.changed, one.changed)
+			l := &loop{source: one, name: fmt.Sprintf("%s %d", s.Entity, n), changed: make(chan struct{}, 1)}
+			c.loops = append(c.loops, l)
+			c.dispatch.Watch(l.changed)
 		}
 	}
 	c.Metrics.Watch(c.state)
@@ -204,124 +245,146 @@ func (c *Consumer) countFromZero() {
 		for _, g := range deadletter.Guides() {
 			c.Metrics.Events.WithLabelValues(s.Entity, string(deadLettered), string(g.Reason))
 		}
+		c.Metrics.Deferred.WithLabelValues(s.Entity)
 	}
-	for _, a := range []action{complete, deadLetter, abandon} {
+	for _, a := range []action{complete, deadLetter, abandon, setAside} {
 		c.Metrics.Settlements.WithLabelValues(string(a), "ok")
 	}
 }
 
-// state is what the metrics show of the work in hand.
+// state is what the metrics show of the work in flight.
 func (c *Consumer) state() telemetry.State {
-	ledger := c.ledger.State()
-	waiting, pace, open := c.line.state()
-	volume := c.line.volumeState()
-	expected := forecast{users: ledger.Promises}
+	d := c.dispatch.State()
+	expected := forecast{users: d.Ledger.Pending}
 	if f := c.forecast.Load(); f != nil {
 		expected = *f
 	}
+	var volume []telemetry.Guard
+	for _, s := range d.Volume {
+		volume = append(volume, telemetry.Guard{Type: s.Kind, Users: s.Users, Limit: s.Limit, Tripped: s.Tripped})
+	}
 	return telemetry.State{
-		Waiting:      expected.users,
-		UntilLast:    expected.seconds(),
-		Promises:     ledger.Promises,
-		Parked:       ledger.Parked,
-		Remembered:   ledger.Remembered,
-		InLine:       waiting,
-		Calls:        pace.UnderWay,
-		PerSecond:    pace.PerSecond,
-		HeldFor:      max(0, time.Until(pace.HeldUntil)),
-		Throttled:    pace.Pauses,
-		Oldest:       c.held.oldest(),
-		BreakerOpen:  open,
-		GuardUsers:   volume.Users,
-		GuardLimit:   volume.Limit,
-		GuardTripped: volume.Tripped,
+		Waiting:        expected.users,
+		UntilLast:      expected.seconds(),
+		Promises:       d.Ledger.Pending,
+		Parked:         d.Ledger.Parked,
+		Remembered:     d.Ledger.Remembered,
+		InLine:         d.Waiting,
+		Calls:          d.Limiter.UnderWay,
+		PerSecond:      d.Limiter.PerSecond,
+		HeldFor:        max(0, time.Until(d.Limiter.HeldUntil)),
+		Throttled:      d.Limiter.Pauses,
+		Oldest:         c.held.oldest(),
+		BreakerOpen:    d.Open,
+		SuspectedUsers: d.Suspected && d.Users,
+		SuspectedGraph: d.Suspected && !d.Users,
+		Guard:          volume,
 	}
 }
 
-// Run receives and works until ctx ends; then it stops receiving, finishes the messages in hand within DrainTimeout, and
-// returns how many messages it received and could not finish. When hard ends, work in hand is abandoned at once. Run
-// needs at most DrainTimeout plus SettleTimeout to return, and leaves no goroutine behind. The receiver must stay open
-// until then. Run may be called once.
+// Run receives and works until ctx ends; then it stops receiving, finishes the messages in hand within DrainTimeout if
+// anything can be finished, and returns how many messages it received and could not finish. When hard ends, work in hand is
+// abandoned at once. Run needs at most DrainTimeout plus SettleTimeout to return, and leaves no goroutine behind. The
+// receiver must stay open until then. Run may be called once.
 func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	work, stopWork := context.WithCancelCause(hard)
 	defer stopWork(nil)
-	defer c.line.stop()
 	var left atomic.Int32
 
 	var watch sync.WaitGroup
 	watching, stopWatching := context.WithCancel(work)
-	watch.Go(func() { c.watchVolume(watching) })
+	watch.Go(func() { c.dispatch.Run(watching, work) })
 	watch.Go(func() { c.watchBacklog(watching) })
-	if c.Pace != nil {
-		watch.Go(func() { c.Pace.Run(watching, c.line.tick) })
-	}
 	defer watch.Wait()
 	defer stopWatching()
 
 	c.awaitPermission(ctx)
 	var loops sync.WaitGroup
-	for _, s := range c.sources {
-		take := func(from Receiver, m *azservicebus.ReceivedMessage, done func()) {
-			c.inHand.Add(1)
-			c.held.add(m)
-			c.entering.Add(1)
-			c.Metrics.InHand.Inc()
-			c.hands.do(func() {
-				defer func() {
-					c.inHand.Add(-1)
-					c.held.remove(m)
-					c.Metrics.InHand.Dec()
-					s.release(1)
-					done()
-				}()
-				if !c.handle(work, newMessage(s, from, m)) {
-					left.Add(1)
+	take := func(s *source, d delivery) {
+		c.inHand.Add(1)
+		c.held.add(d.message)
+		c.entering.Add(1)
+		c.Metrics.InHand.Inc()
+		s.bytes.add(d.message)
+		c.pool.Do(func() {
+			defer func() {
+				c.inHand.Add(-1)
+				c.held.remove(d.message)
+				c.Metrics.InHand.Dec()
+				d.done()
+				if s.bytes.remove(d.message) {
+					c.dispatch.Signal()
 				}
-			})
-		}
-		loops.Go(func() {
-			if s.Accept != nil {
-				c.receiveSessions(ctx, s, take)
-			} else {
-				c.receive(ctx, s, take)
+			}()
+			if !c.handle(work, newMessage(s, d, c.Lock)) {
+				left.Add(1)
 			}
 		})
+	}
+	for _, l := range c.loops {
+		loops.Go(func() {
+			if l.Accept != nil {
+				c.receiveSessions(ctx, l, take)
+			} else {
+				c.receive(ctx, l, take)
+			}
+		})
+	}
+	for _, s := range c.sources {
+		if s.room != nil {
+			loops.Go(func() { c.bringBack(ctx, s, take) })
+		}
 	}
 	loops.Wait()
 
 	// What is parked is called now: being done is better than handing back.
-	c.ledger.Hurry()
+	c.dispatch.Hurry()
 	c.Log.Info("stopped receiving; finishing what is in hand", zap.Int64("inHand", c.inHand.Load()), zap.Duration("timeout", c.DrainTimeout))
+	deadline := time.Now().Add(c.DrainTimeout)
 	hurry := time.AfterFunc(c.DrainTimeout, func() { stopWork(errDrained) })
 	defer hurry.Stop()
 	finished := make(chan struct{})
 	go func() {
-		c.hands.stop()
+		c.pool.Stop()
 		c.sessions.Wait()
+		c.dispatch.Stop()
 		close(finished)
 	}()
-	beat := time.NewTicker(beatEvery)
-	defer beat.Stop()
-	for {
+	look := time.NewTicker(stuckEvery)
+	defer look.Stop()
+	stuck := false
+	for beaten := time.Now(); ; {
 		select {
 		case <-finished:
 			return int(left.Load())
-		case <-beat.C:
-			c.beat()
+		case <-look.C:
+			if time.Since(beaten) >= beatEvery {
+				c.beat()
+				beaten = time.Now()
+			}
+			before := stuck
+			if stuck = c.stuck(deadline); stuck && before { // twice: a message may be on its way from one to the other
+				stopWork(errNothingToDo)
+			}
 		}
 	}
 }
 
+// stuck says that no message in flight can be finished before the deadline.
+func (c *Consumer) stuck(deadline time.Time) bool {
+	return c.inHand.Load() > 0 && c.entering.Load() == 0 && c.settling.Load() == 0 && c.dispatch.Stuck(deadline)
+}
+
 // beat is the heartbeat of all loops, while none of them runs.
 func (c *Consumer) beat() {
-	for _, s := range c.sources {
-		c.Health.Beat(s.loop)
+	for _, l := range c.loops {
+		c.Health.Beat(l.name)
 	}
 }
 
 // entered says that a message's users are in the ledger: what may be received can be told again.
 func (c *Consumer) entered() {
 	if c.entering.Add(-1) == 0 {
-		c.line.signal()
+		c.dispatch.Signal()
 	}
 }

@@ -10,10 +10,13 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/event"
 )
 
 // inBubble runs a scenario against a world with these settings.
@@ -44,7 +47,12 @@ func TestAnEventEndsInARevocation(t *testing.T) {
 }
 
 func TestWhatCannotBeRevokedIsDeadLetteredWithItsReason(t *testing.T) {
-	inBubble(t, settings{}, func(t *testing.T, w *world) {
+	// An account for canaries proves that Graph is well, though nobody else is signed out.
+	canary, err := event.NewUser(canaries.ID, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inBubble(t, settings{canary: canary}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, ValueFalse: true})
 		w.graph.Inject(graph.Fault{User: grace.ID, Status: 400, Body: `{"error":{"code":"BadRequest","message":"no"}}`})
 		w.send(
@@ -59,7 +67,7 @@ func TestWhatCannotBeRevokedIsDeadLetteredWithItsReason(t *testing.T) {
 		)
 		w.run()
 		w.settled(10 * time.Minute)
-		w.wantRevoked()
+		w.wantRevoked(canaries)
 		w.wantDead(map[string]string{
 			"m0": "NotRevoked", "m1": "RequestRejected", "m2": "UserNotFound", "m3": "ExternalUser",
 			"m4": "ProtectedUser", "m5": "ProtectedUser", "m6": "InvalidEvent", "m7": "UnknownEvent",
@@ -201,13 +209,13 @@ func TestThrottlingIsObeyed(t *testing.T) {
 }
 
 func TestAnOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
-	inBubble(t, settings{maxDeliveries: 2, maxInHand: 2}, func(t *testing.T, w *world) {
+	inBubble(t, settings{maxDeliveries: 2, maxInHand: 8}, func(t *testing.T, w *world) {
 		down := w.graph.Inject(graph.Fault{Status: 503})
 		w.send(about(ada), about(grace), about(alan))
 		w.run()
 		time.Sleep(30 * time.Minute)
-		if c := w.counts(); c.Active != 3 || c.DeadLetter != 0 || c.Locked != 2 {
-			t.Errorf("after 30 minutes: %+v, want all three in the queue, two of them held", c)
+		if c := w.counts(); c.Active != 3 || c.DeadLetter != 0 || c.Locked != 3 {
+			t.Errorf("after 30 minutes: %+v, want all three in the queue, and held", c)
 		}
 		if w.health.Problems()[consumer.PartGraph] == "" {
 			t.Error("readiness does not tell that Graph is down")
@@ -356,13 +364,42 @@ func TestHashedUsersDoNotAppearInTheLog(t *testing.T) {
 	})
 }
 
+func TestWithHashedUsersNeitherLogNorSpansHoldWhatAProducerChose(t *testing.T) {
+	exporter := tracetest.NewInMemoryExporter()
+	tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")
+	inBubble(t, settings{hashUsers: true, tracer: tracer}, func(t *testing.T, w *world) {
+		const private = "ada-lovelace"
+		event := func(kind string) []byte {
+			return []byte(`{"specversion":"1.0","id":"` + private + `-event","source":"` + private + `-source","type":"` + kind + `","data":{"userId":"` + ada.ID + `"}}`)
+		}
+		properties := map[string]any{"revoker-replay-run": private + "-run", "tracestate": "hr=" + private, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+		w.send(&azservicebus.Message{MessageID: new(private + "-1"), Body: event("device.lost"), ApplicationProperties: properties},
+			&azservicebus.Message{MessageID: new(private + "-2"), Body: event(private + ".lost"), ApplicationProperties: properties})
+		w.run()
+		w.settled(time.Minute)
+		log := strings.Join(w.lines(), "\n")
+		if strings.Contains(log, private) || !strings.Contains(log, "device.lost") {
+			t.Errorf("the log holds what a producer chose, or lacks what is on the allow-list:\n%s", log)
+		}
+		for _, span := range exporter.GetSpans() {
+			if text := fmt.Sprintf("%+v", span); strings.Contains(text, private) {
+				t.Errorf("a span holds what a producer chose: %s", text)
+			}
+		}
+	})
+}
+
 func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
-		replay := func(id, only string) *azservicebus.Message {
-			return &azservicebus.Message{MessageID: &id, Body: body, ApplicationProperties: map[string]any{deadletter.PropertyOnly: only}}
+		replay := func(id string, only int) *azservicebus.Message {
+			again, err := deadletter.Record{Body: body, OnlyEvents: []int{only}}.Message(deadletter.NewRun("ada@desk"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &azservicebus.Message{MessageID: &id, Body: body, ApplicationProperties: again.ApplicationProperties}
 		}
-		w.send(replay("one", "1"), replay("failed again", "2"))
+		w.send(replay("one", 1), replay("failed again", 2))
 		w.run()
 		w.settled(5 * time.Minute)
 		w.wantRevoked(grace)
@@ -370,8 +407,60 @@ func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 		if got := w.dead()["failed again"].ApplicationProperties[deadletter.PropertyFailed]; got != "2" {
 			t.Errorf("failed events %v: the next replay would act on everybody of the message", got)
 		}
-		w.send(replay("rubbish", "x"))
+		rubbish := replay("rubbish", 1)
+		rubbish.ApplicationProperties[deadletter.PropertyOnly] = "x"
+		w.send(rubbish)
 		w.settled(5 * time.Minute)
 		w.wantRevoked(ada, grace)
+	})
+}
+
+// TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone: a producer, or a tool that copies properties, must not make the worker
+// leave out events.
+func TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone(t *testing.T) {
+	whole, err := deadletter.Record{Body: []byte(`[1,2]`), OnlyEvents: []int{1}}.Message(deadletter.NewRun("ada@desk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, properties := range map[string]map[string]any{
+		"indexes alone":  {deadletter.PropertyOnly: "1"},
+		"another's body": whole.ApplicationProperties,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, settings{}, func(t *testing.T, w *world) {
+				w.send(&azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, ada.ID, grace.ID), ApplicationProperties: properties})
+				w.run()
+				w.settled(time.Minute)
+				w.wantRevoked(ada, grace)
+			})
+		})
+	}
+}
+
+// TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote: neither what a producer sent under our names, nor what is left of
+// an earlier failure.
+func TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		forged := map[string]any{"mine": "kept", deadletter.PropertyAttempts: int64(99)}
+		for _, name := range []string{
+			deadletter.PropertyFailed, deadletter.PropertyStoodFor, deadletter.PropertyStoodForCount, deadletter.PropertyStatus, deadletter.PropertyCode,
+			deadletter.PropertyRequestID, deadletter.PropertyClientRequestID, deadletter.PropertyOnly, deadletter.PropertyOnlyOf,
+			deadletter.PropertyReplays, deadletter.PropertyRun, deadletter.PropertyReplayedAt, deadletter.PropertyReplayedBy, deadletter.PropertyOriginalID,
+		} {
+			forged[name] = "1"
+		}
+		m := about(glass)
+		m.ApplicationProperties = forged
+		w.send(m)
+		w.run()
+		w.settled(time.Minute)
+		w.wantDead(map[string]string{"m0": "ProtectedUser"})
+		for name, value := range w.dead()["m0"].ApplicationProperties {
+			switch {
+			case name == "mine" && value == "kept", name == deadletter.PropertyAttempts && value == "0", strings.HasPrefix(name, "DeadLetter"):
+			case value != "":
+				t.Errorf("%s = %v", name, value)
+			}
+		}
 	})
 }

@@ -31,7 +31,7 @@ func (c *Consumer) DryRun(ctx context.Context) {
 	c.Health.Report(PartGraph, "") // is not asked
 	c.Health.Report(PartGuard, "")
 	var loops sync.WaitGroup
-	for _, s := range c.sources {
+	for _, s := range c.loops {
 		if s.Receiver == nil {
 			c.Log.Error("a dry run cannot look into an entity with sessions: it is left out", zap.String("source", s.Entity))
 			c.Health.Report(s.part, "left out of the dry run")
@@ -42,10 +42,10 @@ func (c *Consumer) DryRun(ctx context.Context) {
 	loops.Wait()
 }
 
-func (c *Consumer) look(ctx context.Context, s *source) {
+func (c *Consumer) look(ctx context.Context, s *loop) {
 	waits := newWaits()
 	for next := int64(0); ctx.Err() == nil; {
-		c.Health.Beat(s.loop)
+		c.Health.Beat(s.name)
 		messages, err := lookFrom(ctx, s.Receiver, next, lookAtOnce)
 		if err != nil {
 			if ctx.Err() == nil && c.Health.Report(s.part, err.Error()) {
@@ -59,7 +59,7 @@ func (c *Consumer) look(ctx context.Context, s *source) {
 			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
 		}
 		for _, received := range messages {
-			m := newMessage(s, nil, received)
+			m := newMessage(s.source, delivery{message: received}, c.Lock)
 			for _, r := range c.decideDry(m) {
 				c.recordDry(m, r)
 			}
@@ -72,6 +72,9 @@ func (c *Consumer) look(ctx context.Context, s *source) {
 }
 
 func (c *Consumer) decideDry(m *message) []result {
+	if r, unreadable := m.unreadable(); unreadable {
+		return []result{r}
+	}
 	items, err := c.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
 	if err != nil {
 		return []result{rejected(event.Item{Err: err})}

@@ -42,13 +42,13 @@ func (c *Consumer) watchBacklog(ctx context.Context) {
 	tick := time.NewTicker(forecastEvery)
 	defer tick.Stop()
 	var told time.Time
-	for before := c.decided.Load(); ; {
+	for before := c.dispatch.State().Decided; ; {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		decided := c.decided.Load()
+		decided := c.dispatch.State().Decided
 		f := c.reckon(ctx, float64(decided-before)/forecastEvery.Seconds())
 		before = decided
 		c.forecast.Store(&f)
@@ -72,15 +72,21 @@ func (c *Consumer) reckon(ctx context.Context, decided float64) forecast {
 			f.behind += c.behind(ctx, s)
 		}
 	}
-	f.users = c.ledger.State().Promises + f.behind
-	_, pace, open := c.line.state()
+	for _, s := range c.sources {
+		if s.room != nil {
+			f.behind += s.room.len()
+		}
+	}
+	d := c.dispatch.State()
+	f.users = d.Ledger.Pending + f.behind
 	rate := decided
-	if !math.IsInf(pace.PerSecond, 0) {
-		rate = pace.PerSecond
+	if !math.IsInf(d.Limiter.PerSecond, 0) {
+		rate = d.Limiter.PerSecond
 	}
 	switch {
 	case f.users == 0:
-	case open, c.line.blocked(), rate == 0:
+	case f.behind == 0 && d.Ledger.Parked == d.Ledger.Pending: // they wait on purpose, whether others are decided or not
+	case d.Open, rate == 0:
 		f.wait = never
 	default:
 		f.wait = time.Duration(float64(f.users) / rate * float64(time.Second))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
@@ -114,6 +115,43 @@ func TestAForecastSurvivesMessagesThatSomebodyPurges(t *testing.T) {
 		time.Sleep(15 * time.Second)
 		if n := w.metrics.State().Waiting; n > 120 {
 			t.Errorf("%d users wait, and 900 of 1000 are gone", n)
+		}
+	})
+}
+
+func TestWhoeverIsParkedIsInNoForecastOfAWait(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.run()
+		for i := range 2 {
+			m, id := about(ada), fmt.Sprintf("ada-%d", i)
+			m.MessageID = &id
+			w.send(m)
+			time.Sleep(time.Second)
+		}
+		for range 4 {
+			time.Sleep(10 * time.Second)
+			if s := w.metrics.State(); s.Waiting != 1 || s.Parked != 1 || s.UntilLast != 0 {
+				t.Errorf("%d wait, %d of them parked, until %v: they wait on purpose", s.Waiting, s.Parked, s.UntilLast)
+			}
+		}
+	})
+}
+
+func TestDeferredMessagesAreInTheForecastAndInTheMetrics(t *testing.T) {
+	inBubble(t, settings{concurrency: 16, maxInHand: 8}, func(t *testing.T, w *world) {
+		users := w.people(0, 40)
+		for _, u := range users {
+			w.graph.Inject(graph.Fault{User: u.ID, Status: 403, ContentType: "application/json", Body: forbidden})
+		}
+		w.sendEach(users)
+		w.run()
+		time.Sleep(65 * time.Second)
+		c, s := w.counts(), w.metrics.State()
+		if c.Deferred < 20 || s.Waiting < c.Deferred || s.Waiting > 41 {
+			t.Errorf("%+v, and %d wait by the forecast", c, s.Waiting)
+		}
+		if n := testutil.ToFloat64(w.metrics.Deferred.WithLabelValues(queue)); int(n) < c.Deferred-2 || int(n) > 40 {
+			t.Errorf("%v deferred by the metrics, %d by Service Bus", n, c.Deferred)
 		}
 	})
 }

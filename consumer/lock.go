@@ -11,13 +11,25 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
+// firstLock is how long a message that has just been received is ours. It may have been under way for a while: then the
+// broker's time tells, if it is plausible. Ours may be wrong, so it is believed once and not again: a clock that runs ahead
+// would make renewing a busy loop.
+func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duration) time.Duration {
+	if m.LockedUntil != nil {
+		if left := m.LockedUntil.Sub(now); left > 0 && left < lock {
+			return left
+		}
+	}
+	return lock
+}
+
 // hold keeps the message's lock until letGo is called. held ends when work does, and with errLockLost when the lock is
 // gone: then the message is Service Bus' again and nothing more may be started for it. A message that does not wait costs
 // neither a renewal nor a goroutine.
 func (c *Consumer) hold(work context.Context, m *message) (held context.Context, letGo func()) {
 	held, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})
-	timer := time.AfterFunc(renewAfter(m.lock.Until()), func() {
+	timer := time.AfterFunc(time.Until(m.known.Lock.Until())/2, func() {
 		defer close(stopped)
 		if c.keepLock(held, m) {
 			return
@@ -34,21 +46,22 @@ func (c *Consumer) hold(work context.Context, m *message) (held context.Context,
 	}
 }
 
-// renewAfter is half of what remains of the lock, and at least a second, so that a clock that runs ahead of the broker's
-// does not make renewing a busy loop.
-func renewAfter(until time.Time) time.Duration { return max(time.Until(until)/2, time.Second) }
-
-// keepLock renews the lock, now and each time half of what remains has passed. It returns true when ctx ends, false when the
-// lock is lost.
+// keepLock renews the lock, now and each time half of the lock's configured duration has passed. It returns true when ctx
+// ends, false when the lock is lost.
 func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 	// The renewals write to a copy: settling reads the original at the same time.
 	renewed := *m.ReceivedMessage
 	for {
+		if c.renewals.Wait(ctx) != nil {
+			return true
+		}
+		began := time.Now()
 		err := c.renew(ctx, m.receiver, &renewed)
+		wait := c.Lock / 2
 		switch {
 		case err == nil:
 			c.Metrics.Renewals.WithLabelValues("ok").Inc()
-			m.lock.Renewed(*renewed.LockedUntil)
+			m.known.Lock.Renewed(began.Add(c.Lock))
 		case ctx.Err() != nil:
 			return true
 		case isLockLost(err):
@@ -58,11 +71,12 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 		default:
 			c.Metrics.Renewals.WithLabelValues("error").Inc()
 			c.Log.Warn("lock not renewed; trying again while it may still be ours", append(c.aboutMessage(nil, m), zap.Error(err))...)
-			if time.Now().After(m.lock.Until()) {
+			if time.Now().After(m.known.Lock.Until()) {
 				return false
 			}
+			wait = max(time.Until(m.known.Lock.Until())/2, time.Second)
 		}
-		if retry.Sleep(ctx, renewAfter(m.lock.Until())) != nil {
+		if retry.Sleep(ctx, wait) != nil {
 			return true
 		}
 	}
@@ -77,4 +91,9 @@ func (c *Consumer) renew(ctx context.Context, from Receiver, m *azservicebus.Rec
 func isLockLost(err error) bool {
 	var sb *azservicebus.Error
 	return errors.As(err, &sb) && sb.Code == azservicebus.CodeLockLost
+}
+
+func isNotFound(err error) bool {
+	var sb *azservicebus.Error
+	return errors.As(err, &sb) && sb.Code == azservicebus.CodeNotFound
 }

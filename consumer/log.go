@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -72,25 +73,35 @@ var fieldPool = sync.Pool{New: func() any { return new([]zap.Field) }}
 // aboutMessage adds what names the message, the same way in every line.
 func (c *Consumer) aboutMessage(fields []zap.Field, m *message) []zap.Field {
 	fields = append(fields,
-		zap.String("messageId", deadletter.Cut(m.MessageID, 128)),
+		zap.String("messageId", c.foreign(m.MessageID)),
 		zap.String("source", m.from.Entity),
 		zap.Uint32("deliveryCount", m.DeliveryCount),
 	)
 	if m.SequenceNumber != nil {
 		fields = append(fields, zap.Int64("sequenceNumber", *m.SequenceNumber))
 	}
-	if run, ok := m.ApplicationProperties[deadletter.PropertyRun].(string); ok {
+	if run, ok := m.ApplicationProperties[deadletter.PropertyRun].(string); ok && run != "" {
+		if _, err := uuid.Parse(run); err != nil { // ours always is one
+			run = c.foreign(run)
+		}
 		fields = append(fields, zap.String("replay", deadletter.Cut(run, 64)))
+	}
+	if only := deadletter.Only(m.ReceivedMessage); len(only) > 0 {
+		fields = append(fields, zap.Ints("onlyEvents", only)) // that it left the others out can always be seen
 	}
 	return append(fields, m.traceFields()...)
 }
 
 // about adds what names the event, the same way in every line.
 func (c *Consumer) about(fields []zap.Field, m *message, item event.Item) []zap.Field {
+	kind := deadletter.Cut(item.Event.Type, 128)
+	if item.Err != nil { // else it is on the allow-list
+		kind = c.foreign(kind)
+	}
 	return append(c.aboutMessage(fields, m),
 		zap.Int("event", item.Index),
-		zap.String("eventId", deadletter.Cut(item.Event.ID, 128)),
-		zap.String("eventType", deadletter.Cut(item.Event.Type, 128)),
+		zap.String("eventId", c.foreign(item.Event.ID)),
+		zap.String("eventType", kind),
 		zap.String("user", c.user(item.Event.User)),
 	)
 }
@@ -100,7 +111,19 @@ func (c *Consumer) user(u event.User) string {
 	if !c.HashUsers || u.IsZero() {
 		return u.Name()
 	}
-	sum := sha256.Sum256([]byte(u.Key()))
+	return shortHash(u.Key())
+}
+
+// foreign is an id or type that a producer chose, as it may stand in the log and in traces: it can name the user.
+func (c *Consumer) foreign(text string) string {
+	if !c.HashUsers || text == "" {
+		return deadletter.Cut(text, 128)
+	}
+	return shortHash(text)
+}
+
+func shortHash(text string) string {
+	sum := sha256.Sum256([]byte(text))
 	return "sha256:" + hex.EncodeToString(sum[:8])
 }
 

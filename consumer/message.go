@@ -12,55 +12,90 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
-	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
 // message is one received message; its goroutine owns it.
 type message struct {
 	*azservicebus.ReceivedMessage
+	delivery
 	from     *source
-	receiver Receiver // that it came from, and is settled with
 	received time.Time
-	// lock is until when the message is ours; the renewals move it, and the ledger asks it. It is a copy: the SDK writes the
-	// original, unsynchronised, when the lock is renewed.
-	lock dedupe.Lock
-	span trace.Span // nil when tracing is off
+	// known is what the ledger knows of the message, and its lock.
+	known *dedupe.Message
+	span  trace.Span // nil when tracing is off
 }
 
-func newMessage(from *source, receiver Receiver, m *azservicebus.ReceivedMessage) *message {
-	msg := &message{ReceivedMessage: m, from: from, receiver: receiver, received: time.Now()}
-	if m.LockedUntil != nil {
-		msg.lock.Renewed(*m.LockedUntil)
-	}
-	return msg
+// newMessage makes a message of a delivery. Until when it is ours is reckoned by our own clock: the broker's may differ by
+// more than a lock lasts.
+func newMessage(from *source, d delivery, lock time.Duration) *message {
+	m := &message{ReceivedMessage: d.message, delivery: d, from: from, received: time.Now(), known: dedupe.NewMessage(from.rank)}
+	m.known.Fixed = d.session != nil
+	m.known.Eager = d.deferred || len(d.message.Body) > smallBody
+	m.known.Lock.Renewed(m.received.Add(firstLock(d.message, m.received, lock)))
+	return m
 }
 
 // handle is the way of one message: decode, guard, let the ledger decide who is called for, hold the lock while each user's
 // end is awaited, settle. It says whether the message was finished; hard ends it early.
 func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	c.beginSpan(m)
-	results := c.enter(hard, m)
-	c.entered()
-	lost := c.await(hard, m, results)
-	finished = c.settle(m, results, lost)
+	results, todo := c.work(hard, m)
+	c.settling.Add(1)
+	defer c.settling.Add(-1)
+	finished = c.settle(m, results, todo)
 	m.endSpan(results)
 	return finished
 }
 
+// work finds out what becomes of the message, and holds its lock meanwhile.
+func (c *Consumer) work(hard context.Context, m *message) (results []result, todo action) {
+	held, letGo := c.hold(hard, m)
+	defer letGo()
+	if len(m.Body) > smallBody {
+		c.entered() // whoever waits here may wait for long
+		leave, err := m.from.large.enter(held, m.ReceivedMessage)
+		c.entering.Add(1)
+		if err != nil {
+			c.entered()
+			results = []result{{outcome: unfinished, err: err}}
+			return results, actionFor(results, m, errors.Is(err, errLockLost), false)
+		}
+		defer leave()
+	}
+	results = c.enter(held, m)
+	c.dispatch.AllEntered(m.known)
+	c.entered()
+	lost, aside := c.await(held, m, results)
+	return results, actionFor(results, m, lost, aside)
+}
+
 // enter finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
 // enters the ledger, once per message.
-func (c *Consumer) enter(hard context.Context, m *message) []result {
+func (c *Consumer) enter(held context.Context, m *message) []result {
+	if r, unreadable := m.unreadable(); unreadable {
+		return []result{r}
+	}
 	items, err := c.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
 	if err != nil {
 		return []result{rejected(event.Item{Err: err})}
 	}
 	items = m.only(items)
-	accounts := c.accounts(hard, m, items)
+	accounts := c.accounts(held, m, items)
 	results := make([]result, len(items))
 	entered := make(map[string]*dedupe.Event, len(items))
+	var decided map[int]*dedupe.Event
+	if m.SequenceNumber != nil && len(items) > 1 {
+		decided = m.from.ends.of(*m.SequenceNumber)
+	}
 	for i, item := range items {
+		if e := decided[item.Index]; e != nil {
+			results[i] = result{item: item, waits: e, again: true}
+			continue
+		}
 		var passes bool
 		if results[i], passes = c.check(item); !passes {
 			continue
@@ -72,13 +107,23 @@ func (c *Consumer) enter(hard context.Context, m *message) []result {
 		key := user.Key()
 		waits := entered[key]
 		if waits == nil {
-			waits = m.eventAt(item.Event.Urgency)
+			waits = m.eventAt(item.Event.Urgency, item.Event.Type)
 			entered[key] = waits
-			c.enterLedger(hard, key, user, waits)
+			c.dispatch.Enter(key, user, waits)
 		}
 		results[i] = result{item: item, key: key, waits: waits}
 	}
 	return results
+}
+
+// unreadable is the end of a message in whose place a stand-in came, since the client library cannot read it.
+func (m *message) unreadable() (r result, yes bool) {
+	why, yes := sanitizer.Unreadable(m.ReceivedMessage)
+	if !yes {
+		return result{}, false
+	}
+	err := errors.New(why)
+	return result{item: event.Item{Err: err}, outcome: deadLettered, reason: deadletter.UnreadableMessage, err: err}, true
 }
 
 // check says whether the event may be acted on; if not, what becomes of it.
@@ -86,31 +131,19 @@ func (c *Consumer) check(item event.Item) (r result, passes bool) {
 	if item.Err != nil {
 		return rejected(item), false
 	}
-	if reason, err := refuse(c.Protected, item.Event.User); err != nil {
-		return result{item: item, outcome: deadLettered, reason: reason, err: err}, false
+	if err := dispatch.Refuse(c.Protected, item.Event.User); err != nil {
+		return result{item: item, outcome: deadLettered, reason: dispatch.ReasonOf(err), err: err}, false
 	}
 	return result{item: item}, true
-}
-
-// refuse says why the user is never called; the error is nil if he may be.
-func refuse(protected *guard.Protected, user event.User) (deadletter.Reason, error) {
-	switch {
-	case protected.Has(user):
-		return deadletter.ProtectedUser, errors.New("the user is on the list of protected users")
-	case user.External():
-		return deadletter.ExternalUser, errors.New("a guest's sessions belong to another tenant: Graph would answer with success and revoke nothing")
-	}
-	return "", nil
 }
 
 // only leaves out the events that succeeded before, when the message is a replay for those that failed. A list that fits no
 // event is nobody's: then all are acted on.
 func (m *message) only(items []event.Item) []event.Item {
-	if !m.partial() {
+	indexes := deadletter.Only(m.ReceivedMessage)
+	if len(indexes) == 0 {
 		return items
 	}
-	list, _ := m.ApplicationProperties[deadletter.PropertyOnly].(string)
-	indexes := deadletter.Indexes(list)
 	kept := slices.DeleteFunc(slices.Clone(items), func(item event.Item) bool { return !slices.Contains(indexes, item.Index) })
 	if len(kept) == 0 {
 		return items
@@ -120,56 +153,57 @@ func (m *message) only(items []event.Item) []event.Item {
 
 // partial says that the message is a replay for some of its events.
 func (m *message) partial() bool {
-	_, ok := m.ApplicationProperties[deadletter.PropertyOnly].(string)
-	return ok
+	return len(deadletter.Only(m.ReceivedMessage)) > 0
 }
 
-// enterLedger enters the event, and makes sure that the user is worked on.
-func (c *Consumer) enterLedger(hard context.Context, key string, user event.User, e *dedupe.Event) {
-	work, isNew := c.ledger.Enter(key, e)
-	switch {
-	case isNew:
-		c.hands.do(func() { c.runWork(hard, work, user) })
-	case work != nil:
-		c.line.raise(key, e.Urgency)
+// await returns when the end of each event is known, or when the message cannot be held any longer; then the events that are
+// still undecided leave the ledger. It says whether that is because the lock is lost, or because the message is to be set
+// aside.
+func (c *Consumer) await(held context.Context, m *message, results []result) (lost, aside bool) {
+	var flush, over <-chan struct{}
+	if m.session != nil {
+		flush, over = m.session.flush, m.session.over
 	}
-}
-
-// await returns when the end of each event is known, or when hard ends or the message's lock is lost; then the events that
-// are still undecided leave the ledger. It says whether the lock is lost.
-func (c *Consumer) await(hard context.Context, m *message, results []result) (lost bool) {
-	held := hard
-	if slices.ContainsFunc(results, result.undecided) {
-		var letGo func()
-		held, letGo = c.hold(hard, m)
-		defer letGo()
-	}
+	cause := error(nil)
 	for i := range results {
 		r := &results[i]
 		if r.waits == nil {
 			continue
 		}
-		select {
-		case <-r.waits.Done():
-		case <-held.Done():
-			c.ledger.Leave(r.key, r.waits)
+		for decided := false; !decided && cause == nil; {
+			select {
+			case <-r.waits.Done():
+				decided = !c.enterAgain(m, r, results)
+			case <-held.Done():
+				cause = context.Cause(held)
+			case <-m.known.Aside():
+				cause = errSetAside
+			case <-flush:
+				flush = nil
+				c.dispatch.Flush(m.known)
+			case <-over:
+				cause = errSessionOver
+			}
 		}
-		lost = r.decide(context.Cause(held)) || lost
+		if cause != nil {
+			c.dispatch.Leave(r.key, r.waits)
+		}
+		lost = r.decide(cause) || lost
 	}
-	return lost || errors.Is(context.Cause(held), errLockLost)
+	return lost || errors.Is(cause, errLockLost), errors.Is(cause, errSetAside)
 }
 
 // perSource sets the urgencies of two sources apart: the source comes first, the event's type second.
 const perSource = 1 << 16
 
 // eventAt is how the ledger knows an event of the message.
-func (m *message) eventAt(urgency int) *dedupe.Event {
+func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 	e := &dedupe.Event{
 		Position:  dedupe.Position{Enqueued: m.received, Entity: m.from.Entity},
 		MessageID: m.MessageID,
-		Source:    m.from.rank,
+		Message:   m.known,
 		Urgency:   m.from.rank*perSource + urgency,
-		Lock:      &m.lock,
+		Kind:      kind,
 	}
 	if m.span != nil {
 		e.Tag = m.spanContext()
@@ -180,7 +214,8 @@ func (m *message) eventAt(urgency int) *dedupe.Event {
 	if m.SequenceNumber != nil {
 		e.Sequence = *m.SequenceNumber
 	}
-	if m.ExpiresAt != nil {
+	// Without a time to live the SDK sets ExpiresAt to the enqueued time.
+	if m.ExpiresAt != nil && m.TimeToLive != nil && *m.TimeToLive > 0 {
 		e.ExpiresAt = *m.ExpiresAt
 	}
 	return e
@@ -196,7 +231,7 @@ const (
 	// superseded: a newer message of the same user, which is in hand, stands for both.
 	superseded   outcome = "superseded"
 	deadLettered outcome = "dead_lettered"
-	// unfinished: the lock was lost or the worker had to stop; the message comes again.
+	// unfinished: the lock was lost, the worker had to stop, or the message is set aside; it comes again.
 	unfinished outcome = "unfinished"
 )
 
@@ -205,6 +240,7 @@ type result struct {
 	item    event.Item
 	key     string        // by which the ledger knows the user
 	waits   *dedupe.Event // nil when the event did not enter the ledger
+	again   bool          // it was decided before, when the message was in flight last
 	outcome outcome
 	reason  deadletter.Reason // set when dead-lettered
 	err     error             // why it is dead-lettered or unfinished
@@ -212,25 +248,12 @@ type result struct {
 	attempt revoker.Attempt // the last call
 }
 
-// undecided says that the event's end is not known yet.
-func (r result) undecided() bool {
-	if r.waits == nil {
-		return false
-	}
-	select {
-	case <-r.waits.Done():
-		return false
-	default:
-		return true
-	}
-}
-
 // decide takes over the event's end from the ledger, and says whether that means that the message's lock is lost. cause is
 // why the waiting ended early.
 func (r *result) decide(cause error) (lost bool) {
 	end := r.waits.End()
-	if d, ok := end.Detail.(*decision); ok {
-		r.calls, r.attempt, r.err = d.calls, d.attempt, d.err
+	if d, ok := end.Detail.(*dispatch.Decision); ok {
+		r.calls, r.attempt, r.err = d.Attempts, d.Attempt, d.Err
 	}
 	switch end.Fate {
 	case dedupe.Revoked:
@@ -261,29 +284,7 @@ func rejected(item event.Item) result {
 
 // fail names the reason of a final failure.
 func (r *result) fail() {
-	r.outcome, r.reason = deadLettered, reasonOf(r.err)
-}
-
-// reasonOf names a final failure.
-func reasonOf(err error) deadletter.Reason {
-	var failure *revoker.Error
-	if errors.As(err, &failure) {
-		switch failure.Kind {
-		case revoker.NotFound:
-			return deadletter.UserNotFound
-		case revoker.NotRevoked:
-			return deadletter.NotRevoked
-		case revoker.External:
-			return deadletter.ExternalUser
-		case revoker.Protected:
-			return deadletter.ProtectedUser
-		case revoker.Forbidden:
-			return deadletter.Forbidden
-		case revoker.Rejected:
-			return deadletter.RequestRejected
-		}
-	}
-	return deadletter.RetriesExhausted
+	r.outcome, r.reason = deadLettered, dispatch.ReasonOf(r.err)
 }
 
 func (r result) String() string {

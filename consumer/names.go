@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
 )
 
@@ -23,7 +25,7 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	if c.Names == nil {
 		return nil
 	}
-	if _, _, open := c.line.state(); open {
+	if c.dispatch.Open() {
 		return nil // Graph has other worries
 	}
 	var enqueued time.Time
@@ -54,4 +56,29 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	}
 	_ = asking.Wait() // no error: who is not found stands for himself
 	return found
+}
+
+// enterAgain enters an event once more, under the account that its name turned out to belong to, beside whatever else there is about the account. It says
+// whether the event was entered again, and so waits for another end.
+func (c *Consumer) enterAgain(m *message, r *result, all []result) bool {
+	end := r.waits.End()
+	d, _ := end.Detail.(*dispatch.Decision)
+	if end.Fate != dedupe.Failed || d == nil {
+		return false
+	}
+	account, ok := dispatch.AccountOf(d.Err)
+	if !ok {
+		return false
+	}
+	key := account.Key()
+	for i := range all { // one message enters once per user
+		if all[i].waits != nil && all[i].key == key {
+			r.key, r.waits = key, all[i].waits
+			return true
+		}
+	}
+	waits := m.eventAt(r.item.Event.Urgency, r.item.Event.Type)
+	r.key, r.waits = key, waits
+	c.dispatch.Enter(key, account, waits)
+	return true
 }

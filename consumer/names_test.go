@@ -18,9 +18,10 @@ var readers = []string{"User.RevokeSessions.All", "User.Read.All"}
 // count is how many requests Graph saw: calls that revoke, and reads.
 func (w *world) count() (calls, reads int) {
 	for _, call := range w.graph.Calls() {
-		if call.Method == http.MethodGet {
+		switch {
+		case call.Method == http.MethodGet:
 			reads++
-		} else {
+		case call.UserID != "": // others are canaries
 			calls++
 		}
 	}
@@ -108,4 +109,38 @@ func TestWhoeverIsProtectedByIDIsNotCalledByName(t *testing.T) {
 		w.wantDead(map[string]string{"m0": "ProtectedUser", "m1": "ProtectedUser"})
 		w.wantRevoked(alan)
 	})
+}
+
+func TestANameThatCouldNotBeReadInTimeIsOneUserWithItsIDWhenItCan(t *testing.T) {
+	for name, away := range map[string]graph.Fault{
+		"Graph was down":  {Status: http.StatusServiceUnavailable},
+		"Graph was slow":  {Delay: 20 * time.Second},
+		"Graph throttled": {Status: http.StatusTooManyRequests, RetryAfter: "10"},
+		"Graph dropped":   {Drop: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, settings{readUsers: true, roles: readers}, func(t *testing.T, w *world) {
+				both := about(ada)
+				both.Body = []byte(`[{"type":"device.lost","userId":"` + ada.ID + `"},{"type":"device.lost","userPrincipalName":"` + ada.UserPrincipalName + `"}]`)
+				w.send(about(ada), named(ada.UserPrincipalName), named(strings.ToUpper(ada.UserPrincipalName)), both, named(grace.UserPrincipalName))
+				time.Sleep(10 * time.Second) // so that the first call covers all
+				mend := w.graph.Inject(away)
+				w.run()
+				time.Sleep(30 * time.Second)
+				mend()
+				w.settled(10 * time.Minute)
+				w.wantRevoked(ada, grace)
+				w.wantDead(nil)
+				well := map[string]int{}
+				for _, call := range w.graph.Calls() {
+					if call.Revoked {
+						well[call.UserID]++
+					}
+				}
+				if well[ada.ID] != 1 || well[grace.ID] != 1 {
+					t.Errorf("Ada was called %d times, Grace %d times; want once each", well[ada.ID], well[grace.ID])
+				}
+			})
+		})
+	}
 }

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
 	"time"
 
@@ -21,10 +22,10 @@ func (c *Consumer) awaitPermission(ctx context.Context) {
 		c.beat()
 		err := c.checkPermission(ctx)
 		if err == nil {
-			c.reportGraph(nil)
+			c.dispatch.ReportGraph(nil)
 			return
 		}
-		c.reportGraph(err)
+		c.dispatch.ReportGraph(err)
 		_ = retry.Sleep(ctx, waits.NextBackOff())
 	}
 }
@@ -36,31 +37,40 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 	return c.Revoker.Check(ctx)
 }
 
+// delivery is a message as it was received.
+type delivery struct {
+	message  *azservicebus.ReceivedMessage
+	receiver Receiver // that it came from, and is settled with
+	// session tells how long the message's session is held; nil for a message without one.
+	session *sessionHeld
+	// deferred says that the message came back from the waiting room.
+	deferred bool
+	done     func() // when it is settled
+}
+
 // receive hands each message of a source to take until ctx ends. Each message that it hands over holds one token of places.
-func (c *Consumer) receive(ctx context.Context, s *source, take func(Receiver, *azservicebus.ReceivedMessage, func())) {
+func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, delivery)) {
 	connected := false
 	losses := 0 // of the link, in a row
 	waits := newWaits()
 	for {
-		free := c.reserve(ctx, s)
+		free := c.reserve(ctx, l)
 		if free == 0 {
 			return
 		}
-		messages, err := c.receiveOnce(ctx, s, free, &connected)
-		s.release(free - len(messages))
+		messages, err := c.receiveOnce(ctx, l, free, &connected)
+		l.release(free - len(messages))
 		for _, m := range messages {
-			s.received(m)
-			take(s.Receiver, m, func() {})
+			l.received(m)
+			take(l.source, delivery{message: m, receiver: l.Receiver, done: func() { l.release(1) }})
 		}
-		c.Health.Beat(s.loop)
+		c.Health.Beat(l.name)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			connected = false
-			if c.Health.Report(s.part, err.Error()) {
-				c.Log.Error("cannot receive from Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
-			}
+			c.troubled(l, "cannot receive from Service Bus; trying again until it works", err)
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
@@ -72,31 +82,49 @@ func (c *Consumer) receive(ctx context.Context, s *source, take func(Receiver, *
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
-		c.Metrics.LastReceive.WithLabelValues(s.Entity).SetToCurrentTime()
-		if c.Health.Report(s.part, "") {
-			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
-		}
+		c.heard(l)
+	}
+}
+
+// troubled tells of trouble with Service Bus. Whatever it is, one message at a time is asked for from then on, so that
+// others are not lost with one that makes it.
+func (c *Consumer) troubled(l *loop, what string, err error) {
+	l.burst = 1
+	if errors.Is(err, errUnreadable) {
+		l.alone = time.Now().Add(aloneFor)
+	}
+	if c.Health.Report(l.part, err.Error()) {
+		c.Log.Error(what, zap.String("source", l.Entity), zap.String("error", c.text(err)), zap.String("todo", ServiceBusHint(err)))
+	}
+}
+
+// heard tells that Service Bus has answered well, and lets twice as many messages be asked for as before.
+func (c *Consumer) heard(l *loop) {
+	if l.burst *= 2; l.burst >= c.MaxInHand {
+		l.burst = 0
+	}
+	if time.Now().Before(l.alone) {
+		l.burst = 1
+	}
+	c.Metrics.LastReceive.WithLabelValues(l.Entity).SetToCurrentTime()
+	if c.Health.Report(l.part, "") {
+		c.Log.Info("connected to Service Bus", zap.String("source", l.Entity))
 	}
 }
 
 // receiveOnce waits up to receiveWait for up to limit messages. No messages and no error means that none came.
-func (c *Consumer) receiveOnce(ctx context.Context, s *source, limit int, connected *bool) ([]*azservicebus.ReceivedMessage, error) {
+func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int, connected *bool) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	if !*connected {
 		// A receive that ends by its time limit looks the same on an idle queue and on a dead network. A peek does not.
-		if err := peek(ctx, s.Receiver); err != nil {
+		if err := peek(ctx, l.Receiver); err != nil {
 			return nil, err
 		}
 		*connected = true
-		if c.Health.Report(s.part, "") {
-			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
-		}
 	}
-	messages, err := c.receiveFrom(ctx, s, s.Receiver, limit)
+	messages, err := c.receiveFrom(ctx, l.Receiver, limit)
 	switch {
-	case errors.Is(err, errUnreadable):
-		return nil, nil
 	case len(messages) > 0:
 		// Messages may come even though the context ended: they are locked, so they are ours to settle.
 		return messages, nil
@@ -104,41 +132,37 @@ func (c *Consumer) receiveOnce(ctx context.Context, s *source, limit int, connec
 		// The SDK returns neither messages nor an error after it lost its link; the next call makes a new one.
 		*connected = false
 		return nil, nil
+	case errors.Is(err, errUnreadable):
+		return nil, err
 	case ctx.Err() != nil:
 		return nil, nil
 	}
 	return nil, err
 }
 
-// errUnreadable: the SDK panicked over a message.
-var errUnreadable = errors.New("the Service Bus SDK cannot read a message (a property DeadLetterReason or DeadLetterErrorDescription that is no text makes it panic)")
-
-// aloneFor is how long messages are received one by one after the SDK could not read one: whatever it had received together
+// aloneFor is how long messages are received one by one after the SDK panicked over one: whatever it had received together
 // with it comes again only when the locks expire, and the message itself until Service Bus dead-letters it.
 const aloneFor = 10 * time.Minute
 
-// receiveFrom receives, and survives a panic of the SDK: any producer can cause one.
-func (c *Consumer) receiveFrom(ctx context.Context, s *source, from Receiver, limit int) (messages []*azservicebus.ReceivedMessage, err error) {
+// errUnreadable: the SDK panicked over a message.
+var errUnreadable = errors.New("the Service Bus SDK cannot read a message; it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded")
+
+// receiveFrom receives, and survives a panic of the SDK.
+func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) (messages []*azservicebus.ReceivedMessage, err error) {
 	defer func() {
-		if recover() == nil {
-			return
+		if recover() != nil {
+			messages, err = nil, errUnreadable
 		}
-		if time.Now().After(s.alone) {
-			c.Log.Error("a message cannot be received; it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded. Receiving one by one meanwhile",
-				zap.String("source", s.Entity), zap.Error(errUnreadable))
-		}
-		s.alone = time.Now().Add(aloneFor)
-		messages, err = nil, errUnreadable
 	}()
-	if time.Now().Before(s.alone) {
-		limit = 1
-	}
 	return from.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
 }
 
-// peek asks Service Bus anything; an answer that the SDK cannot read is one.
+// beyondEnd is a sequence number that no message has: partitioned queues give the partition in the highest 16 bits.
+const beyondEnd = math.MaxInt64 - 1
+
+// peek asks Service Bus anything; beyond the end, so that no message can be in the way of the answer.
 func peek(ctx context.Context, from Receiver) error {
-	_, err := lookFrom(ctx, from, 0, 1)
+	_, err := lookFrom(ctx, from, beyondEnd, 1)
 	if errors.Is(err, errUnreadable) {
 		return nil
 	}
@@ -167,31 +191,45 @@ func (s *source) received(m *azservicebus.ReceivedMessage) {
 
 // reserve waits until a message may be taken in hand, and then returns how many; 0 when ctx has ended. Only free places
 // are asked for: what Service Bus sends beyond them would be bounced back one by one.
-func (c *Consumer) reserve(ctx context.Context, s *source) (free int) {
+func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
 	for {
 		if ctx.Err() != nil {
 			return 0
 		}
-		limit := c.line.limit(int(c.inHand.Load()))
-		if limit == 1 && c.entering.Load() > 0 {
-			limit = 0 // the last one may suit
+		limit := min(c.limit(), l.bytes.limit())
+		if l.burst > 0 {
+			limit = min(limit, l.burst)
 		}
 		var place chan<- struct{}
 		if limit > 0 {
-			place = s.places
+			place = l.places
 		}
 		select {
 		case place <- struct{}{}:
-			return 1 + s.reserveMore(limit-1)
-		case <-s.changed:
+			return 1 + l.reserveMore(limit-1)
+		case <-l.changed:
 		case <-beat.C:
-			c.Health.Beat(s.loop)
+			c.Health.Beat(l.name)
 		case <-ctx.Done():
 			return 0
 		}
 	}
+}
+
+// limit is how many more messages may be received by what the breaker allows. Places bound them beside that: users who fail hold
+// no more than their share of these, so that somebody who has not been tried can always be received.
+func (c *Consumer) limit() int {
+	most := len(c.sources) * c.MaxInHand
+	if !c.dispatch.Open() { // closed, or nothing is known of Graph yet
+		most = max(3, c.MaxInHand/2)
+	}
+	limit := c.dispatch.Limit(int(c.inHand.Load()), most)
+	if limit == 1 && c.dispatch.Open() && c.entering.Load() > 0 {
+		return 0 // the last one may suit
+	}
+	return limit
 }
 
 func (s *source) reserveMore(limit int) (free int) {

@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,27 +18,39 @@ const (
 	sessionIdle = 2 * time.Second
 	// sessionClose bounds the closing of a session's link.
 	sessionClose = 5 * time.Second
+	// sessionHold is how long messages of one session are received: others may wait for a receiver, and a session can be fed
+	// for ever. sessionFlush is how long its messages may then take to be decided.
+	sessionHold  = 30 * time.Second
+	sessionFlush = 5 * time.Second
+	// otherWait is how long another session is waited for instead of one that was just given up.
+	otherWait = 2 * time.Second
 )
 
 // Session is a session of an entity that requires them, held by us.
 type Session interface {
 	Receiver
+	SessionID() string
 	Close(ctx context.Context) error
 }
 
 // session is the SDK's receiver of a session as a Session: its messages have no locks of their own, but share the session's.
 type session struct {
 	*azservicebus.SessionReceiver
-	mu sync.Mutex // of renewals
+	// renewing holds a token during a renewal. That may take long, and others must not wait for it for longer than they may.
+	renewing chan struct{}
 }
 
 // NewSession makes a Session of the SDK's receiver.
-func NewSession(r *azservicebus.SessionReceiver) Session { return &session{SessionReceiver: r} }
+func NewSession(r *azservicebus.SessionReceiver) Session { return &session{r, make(chan struct{}, 1)} }
 
 // RenewMessageLock renews the session's lock, unless another of its messages has just done so.
 func (s *session) RenewMessageLock(ctx context.Context, m *azservicebus.ReceivedMessage, _ *azservicebus.RenewMessageLockOptions) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.renewing <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-s.renewing }()
 	if until := s.LockedUntil(); m.LockedUntil == nil || !until.After(*m.LockedUntil) {
 		if err := s.RenewSessionLock(ctx, nil); err != nil {
 			return err
@@ -50,65 +61,69 @@ func (s *session) RenewMessageLock(ctx context.Context, m *azservicebus.Received
 	return nil
 }
 
-// receiveSessions serves one session after the other until ctx ends, each until it is idle.
-func (c *Consumer) receiveSessions(ctx context.Context, s *source, take func(Receiver, *azservicebus.ReceivedMessage, func())) {
+// sessionHeld tells the messages of a session how long it is held.
+type sessionHeld struct {
+	flush chan struct{} // closed when those of them that are parked are to be called for
+	over  chan struct{} // closed when whatever is not decided by then must not keep others waiting
+}
+
+// receiveSessions serves one session after the other until ctx ends.
+func (c *Consumer) receiveSessions(ctx context.Context, l *loop, take func(*source, delivery)) {
 	waits := newWaits()
+	released := "" // the session that was given up last, and may have more messages
 	for {
 		// A session is accepted only when its messages could be received.
-		free := c.reserve(ctx, s)
+		free := c.reserve(ctx, l)
 		if free == 0 {
 			return
 		}
-		s.release(free)
-		one := c.acceptSession(ctx, s, waits)
-		c.Health.Beat(s.loop)
+		l.release(free)
+		one := c.acceptSession(ctx, l, waits, receiveWait)
+		c.Health.Beat(l.name)
+		if one != nil && one.SessionID() == released {
+			one = c.otherSession(ctx, l, one, waits)
+		}
+		released = ""
 		if one == nil {
 			continue
 		}
 		waits.Reset()
-		finished := c.serveSession(ctx, s, one, take)
-		closed := make(chan struct{})
-		c.sessions.Go(func() {
-			defer close(closed)
-			finished.Wait()
-			closing, cancel := context.WithTimeout(context.Background(), sessionClose)
-			defer cancel()
-			_ = one.Close(closing) // its lock ends by itself otherwise
-		})
-		c.awaitClosed(ctx, s, closed)
-	}
-}
-
-// awaitClosed waits for the session's messages and its link; at the stop, Run does.
-func (c *Consumer) awaitClosed(ctx context.Context, s *source, closed <-chan struct{}) {
-	beat := time.NewTicker(beatEvery)
-	defer beat.Stop()
-	for {
-		select {
-		case <-closed:
-			return
-		case <-ctx.Done():
-			return
-		case <-beat.C:
-			c.Health.Beat(s.loop)
+		if c.serveSession(ctx, l, one, take) {
+			released = one.SessionID()
 		}
 	}
 }
 
-// acceptSession waits up to receiveWait for the next session that is free and has messages; nil if there was none. Service Bus
-// itself does the waiting.
-func (c *Consumer) acceptSession(ctx context.Context, s *source, waits *backoff.ExponentialBackOff) Session {
-	start := time.Now()
-	waiting, cancel := context.WithTimeout(ctx, receiveWait)
+// otherSession accepts a session other than the one that was just given up, which is held meanwhile so that it is not
+// offered again; that one, if there is no other.
+func (c *Consumer) otherSession(ctx context.Context, l *loop, released Session, waits *backoff.ExponentialBackOff) Session {
+	other := c.acceptSession(ctx, l, waits, otherWait)
+	if other == nil {
+		return released
+	}
+	closeSession(released)
+	return other
+}
+
+// closeSession closes the link of a session, which frees it. What is not settled comes again, and is not counted as a
+// delivery that has failed.
+func closeSession(one Session) {
+	ctx, cancel := context.WithTimeout(context.Background(), sessionClose)
 	defer cancel()
-	one, err := s.Accept(waiting)
+	_ = one.Close(ctx) // its lock ends by itself otherwise
+}
+
+// acceptSession waits for the next session that is free and has messages; nil if there was none. Service Bus itself does the
+// waiting.
+func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.ExponentialBackOff, atMost time.Duration) Session {
+	start := time.Now()
+	waiting, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	one, err := l.Accept(waiting)
 	var answer *azservicebus.Error
 	switch {
 	case err == nil, errors.As(err, &answer) && answer.Code == azservicebus.CodeTimeout:
-		c.Metrics.LastReceive.WithLabelValues(s.Entity).SetToCurrentTime()
-		if c.Health.Report(s.part, "") {
-			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
-		}
+		c.heard(l)
 		if err != nil && time.Since(start) < time.Second {
 			_ = retry.Sleep(ctx, time.Second) // whatever the reason, asking again at once would be busy waiting
 		}
@@ -116,49 +131,114 @@ func (c *Consumer) acceptSession(ctx context.Context, s *source, waits *backoff.
 	case waiting.Err() != nil:
 		return nil
 	}
-	if c.Health.Report(s.part, err.Error()) {
-		c.Log.Error("cannot accept a session from Service Bus; trying again until it works",
-			zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
-	}
+	c.troubled(l, "cannot accept a session from Service Bus; trying again until it works", err)
 	_ = retry.Sleep(ctx, waits.NextBackOff())
 	return nil
 }
 
-// serveSession receives from a session until nothing came for a while and nothing of it is in hand, its link is lost, or ctx ends.
-// While something is in hand a newer event of the same user may come, and stand for it. The messages that it has handed over are
-// done when the result is.
-func (c *Consumer) serveSession(ctx context.Context, s *source, one Session, take func(Receiver, *azservicebus.ReceivedMessage, func())) *sync.WaitGroup {
-	var messages sync.WaitGroup
-	var inHand atomic.Int64
+// serveSession receives from a session until nothing came for a while and nothing of it is in flight, its link is lost, it was
+// held for as long as it may, or ctx ends; then it closes the session, when its messages are settled or given up. It says
+// whether some were given up. While something is in flight a newer event of the same user may come, and stand for it.
+func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, take func(*source, delivery)) (givenUp bool) {
+	holding := &sessionHeld{flush: make(chan struct{}), over: make(chan struct{})}
+	var inFlight atomic.Int64
+	settled := make(chan struct{}, 1)
 	done := func() {
-		inHand.Add(-1)
-		messages.Done()
+		l.release(1)
+		inFlight.Add(-1)
+		select {
+		case settled <- struct{}{}:
+		default:
+		}
 	}
-	for {
-		free := c.reserve(ctx, s)
+	held := time.Now()
+	c.receiveSession(ctx, l, one, held, &inFlight, settled, func(m *azservicebus.ReceivedMessage) {
+		inFlight.Add(1)
+		take(l.source, delivery{message: m, receiver: one, session: holding, done: done})
+	})
+	end := func() {
+		for inFlight.Load() > 0 {
+			<-settled
+		}
+		closeSession(one)
+	}
+	if ctx.Err() != nil { // the worker stops: its messages are finished like all others
+		c.sessions.Go(end)
+		return false
+	}
+	flush := time.NewTimer(max(0, sessionHold-time.Since(held)))
+	defer flush.Stop()
+	giveUp := time.NewTimer(max(0, sessionHold-time.Since(held)) + sessionFlush)
+	defer giveUp.Stop()
+	beat := time.NewTicker(beatEvery)
+	defer beat.Stop()
+	for inFlight.Load() > 0 {
+		select {
+		case <-settled:
+		case <-flush.C:
+			close(holding.flush)
+		case <-giveUp.C:
+			givenUp = true
+			close(holding.over)
+		case <-beat.C:
+			c.Health.Beat(l.name)
+		case <-ctx.Done():
+			c.sessions.Go(end)
+			return givenUp
+		}
+	}
+	end()
+	return givenUp
+}
+
+// receiveSession hands the messages of a session to take, as serveSession says. Each session has its share of the source's
+// places, so that none waits for those of another.
+func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, held time.Time, inFlight *atomic.Int64, settled <-chan struct{}, take func(*azservicebus.ReceivedMessage)) {
+	// The session's own messages may take all places: waiting for one must end with the session's time.
+	holding, cancel := context.WithTimeout(ctx, time.Until(held.Add(sessionHold)))
+	defer cancel()
+	share := max(1, c.MaxInHand/max(1, l.Sessions))
+	for time.Since(held) < sessionHold {
+		if int(inFlight.Load()) >= share {
+			select {
+			case <-settled:
+			case <-time.After(beatEvery):
+				c.Health.Beat(l.name)
+			case <-holding.Done():
+				return
+			}
+			continue
+		}
+		free := c.reserve(holding, l)
 		if free == 0 {
-			return &messages
+			return
+		}
+		if most := share - int(inFlight.Load()); free > most {
+			l.release(free - most)
+			free = most
 		}
 		waiting, cancel := context.WithTimeout(ctx, sessionIdle)
-		received, err := c.receiveFrom(waiting, s, one, free)
+		received, err := c.receiveFrom(waiting, one, free)
 		cancel()
-		s.release(free - len(received))
+		l.release(free - len(received))
 		for _, m := range received {
-			messages.Add(1)
-			inHand.Add(1)
-			take(one, m, done)
+			take(m)
 		}
-		c.Health.Beat(s.loop)
+		c.Health.Beat(l.name)
 		switch {
 		case len(received) > 0:
-			c.Metrics.LastReceive.WithLabelValues(s.Entity).SetToCurrentTime()
+			c.heard(l)
 		case errors.Is(err, errUnreadable):
-			return &messages // the session's others can be had only after this one
+			// The session's others can be had only after this one. Asking for it again at once would be busy waiting.
+			c.troubled(l, "cannot receive from a session", err)
+			_ = retry.Sleep(ctx, sessionIdle)
+			return
 		case err != nil && waiting.Err() == nil:
-			c.Log.Warn("lost a session; its messages come again", zap.String("source", s.Entity), zap.Error(err))
-			return &messages
-		case err == nil, inHand.Load() == 0: // without an error the SDK has lost the link
-			return &messages
+			c.Log.Warn("lost a session; its messages come again", zap.String("source", l.Entity), zap.String("error", c.text(err)))
+			_ = retry.Sleep(ctx, time.Second)
+			return
+		case err == nil, inFlight.Load() == 0: // without an error the SDK has lost the link
+			return
 		}
 	}
 }

@@ -1,8 +1,12 @@
 package consumer_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +14,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
@@ -146,4 +151,71 @@ func TestConnectionCutsLoseNoSession(t *testing.T) {
 		w.wantRevoked(ada, grace, alan)
 		w.wantDead(nil)
 	})
+}
+
+func TestASessionThatWaitsOverSeveralLocksEndsRevoked(t *testing.T) {
+	inBubble(t, settings{sessions: 1, lock: 5 * time.Second, maxDeliveries: 2}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Delay: 28 * time.Second})
+		w.send(inSession(ada, 0))
+		w.run()
+		w.settled(5 * time.Minute)
+		w.wantRevoked(ada)
+		w.wantDead(nil)
+		lost, ok := testutil.ToFloat64(w.metrics.LocksLost), testutil.ToFloat64(w.metrics.Renewals.WithLabelValues("ok"))
+		if calls := len(w.graph.CallsFor(ada.ID)); lost != 0 || calls != 1 || ok < 8 || ok > 14 {
+			t.Errorf("%v locks lost, %d calls, %v renewals of a lock of 5 s in 28 s", lost, calls, ok)
+		}
+	})
+}
+
+func TestASessionWhoseUserFailsForLongIsNeverDeadLettered(t *testing.T) {
+	inBubble(t, settings{sessions: 1, lock: 5 * time.Second, maxDeliveries: 2}, func(t *testing.T, w *world) {
+		up := w.graph.Inject(graph.Fault{User: ada.ID, Status: 503})
+		w.send(inSession(ada, 0))
+		w.run()
+		time.Sleep(10 * time.Minute)
+		up()
+		w.settled(5 * time.Minute)
+		w.wantRevoked(ada)
+		w.wantDead(nil)
+	})
+}
+
+// accepting replaces how sessions are accepted.
+func (w *world) accepting(accept func(ctx context.Context) (consumer.Session, error)) {
+	parts := w.worker.Parts
+	parts.Sources = slices.Clone(parts.Sources)
+	parts.Sources[0].Accept = accept
+	w.worker = consumer.New(w.worker.Config, parts)
+}
+
+func TestAnAcceptThatEndsAtOnceIsNotRepeatedBusily(t *testing.T) {
+	for name, err := range map[string]error{
+		"no session":   &azservicebus.Error{Code: azservicebus.CodeTimeout},
+		"anything":     errors.New("the broker says no"),
+		"not ours":     &azservicebus.Error{Code: azservicebus.CodeUnauthorizedAccess},
+		"a lost link":  &azservicebus.Error{Code: azservicebus.CodeConnectionLost},
+		"a lost lock":  &azservicebus.Error{Code: azservicebus.CodeLockLost},
+		"a cancelling": context.DeadlineExceeded,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, settings{sessions: 1}, func(t *testing.T, w *world) {
+				var accepts atomic.Int64
+				w.accepting(func(context.Context) (consumer.Session, error) {
+					if accepts.Add(1) > 100_000 {
+						panic("a busy loop")
+					}
+					return nil, err
+				})
+				w.run()
+				time.Sleep(10 * time.Minute)
+				if n := accepts.Load(); n > 601 || n < 15 {
+					t.Errorf("%d attempts to accept a session in ten minutes", n)
+				}
+				if quiet := name == "no session"; quiet != (w.health.Problems()[consumer.PartServiceBus] == "") || !w.health.Alive() {
+					t.Errorf("health: %v, alive %v", w.health.Problems(), w.health.Alive())
+				}
+			})
+		})
+	}
 }

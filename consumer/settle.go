@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/zap"
@@ -21,19 +22,27 @@ const (
 	complete   action = "complete"
 	deadLetter action = "dead_letter"
 	abandon    action = "abandon"
+	// setAside: the message is deferred, and comes back by itself.
+	setAside action = "defer"
 	// leave: the lock is lost, the message is no longer ours to settle.
 	leave action = "leave"
 )
 
 // actionFor decides by the events' results. One unfinished event keeps the whole message alive: revoking the others
 // again is harmless, losing one is not. A lost lock is final, whatever was reached: Service Bus delivers the message again.
-func actionFor(results []result, lockLost bool) action {
+func actionFor(results []result, m *message, lockLost, aside bool) action {
 	if lockLost {
 		return leave
 	}
 	todo := complete
 	for _, r := range results {
 		switch {
+		case r.outcome == unfinished && aside:
+			return setAside
+		case r.outcome == unfinished && errors.Is(r.err, errSessionOver):
+			return leave // closing the session frees it, and counts no delivery as failed
+		case r.outcome == unfinished && m.deferred:
+			return setAside // it stays where it was; abandoned, it would count as a delivery that has failed
 		case r.outcome == unfinished:
 			todo = abandon
 		case r.outcome == deadLettered && todo == complete:
@@ -44,9 +53,8 @@ func actionFor(results []result, lockLost bool) action {
 }
 
 // settle ends the message's way and logs what became of each event. It reports whether the message was finished.
-func (c *Consumer) settle(m *message, results []result, lockLost bool) (finished bool) {
-	todo := actionFor(results, lockLost)
-	c.keepTrail(m, results)
+func (c *Consumer) settle(m *message, results []result, todo action) (finished bool) {
+	c.keepTrail(m, results, todo)
 	span := c.settleSpan(m, todo)
 	err := c.do(todo, m, results)
 	endSpan(span, err)
@@ -57,10 +65,26 @@ func (c *Consumer) settle(m *message, results []result, lockLost bool) (finished
 		c.Log.Warn("not settled; Service Bus delivers the message again, and a repeated call is harmless",
 			append(c.aboutMessage(nil, m), zap.String("action", string(todo)), zap.Error(err))...)
 	}
-	for _, r := range results {
-		c.record(m, r, todo, err == nil)
+	switch {
+	case m.SequenceNumber == nil || len(results) == 1:
+	case err == nil && (todo == complete || todo == deadLetter):
+		m.from.ends.forget(*m.SequenceNumber)
+	default:
+		m.from.ends.keep(*m.SequenceNumber, results)
 	}
-	return todo == complete || todo == deadLetter
+	if m.from.room != nil && (m.deferred || todo == setAside) {
+		c.remember(m, results, todo, err)
+	}
+	for _, r := range results {
+		if !r.recorded(todo) {
+			c.record(m, r, todo, err == nil)
+		}
+	}
+	if todo == setAside {
+		// One line, and no dead letter is counted: a message of many users may be set aside again and again before it is decided.
+		c.Log.Info("message set aside; it comes back by itself", append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))...)
+	}
+	return todo == complete || todo == deadLetter || todo == setAside
 }
 
 func (c *Consumer) do(todo action, m *message, results []result) error {
@@ -71,9 +95,11 @@ func (c *Consumer) do(todo action, m *message, results []result) error {
 	case complete:
 		return m.receiver.CompleteMessage(ctx, m.ReceivedMessage, nil)
 	case deadLetter:
-		return m.receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(results, m.partial()))
+		return m.receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(m, results))
 	case abandon:
 		return m.receiver.AbandonMessage(ctx, m.ReceivedMessage, nil)
+	case setAside:
+		return m.receiver.DeferMessage(ctx, m.ReceivedMessage, &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(time.Now())})
 	}
 	return nil
 }
@@ -89,8 +115,10 @@ func settlementResult(err error) string {
 }
 
 // deadLetterOptions describes the failed events: the first one gives the reason, all stand in the description, and their
-// indexes in one property where only some failed, or where only some of the message's were acted on (partial).
-func deadLetterOptions(results []result, partial bool) *azservicebus.DeadLetterOptions {
+// indexes in one property where only some failed, or where only some of the message's were acted on (partial). Whatever else
+// stands in the message under our names is overwritten.
+func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOptions {
+	partial := m.partial()
 	var failed []result
 	var indexes, texts, stoodFor []string
 	stoodForCount := 0
@@ -132,7 +160,7 @@ func deadLetterOptions(results []result, partial bool) *azservicebus.DeadLetterO
 		setIfAny(properties, deadletter.PropertyRequestID, deadletter.Cut(failure.RequestID, 128))
 		setIfAny(properties, deadletter.PropertyClientRequestID, failure.ClientRequestID)
 	}
-	return &azservicebus.DeadLetterOptions{Reason: &reason, ErrorDescription: &description, PropertiesToModify: properties}
+	return &azservicebus.DeadLetterOptions{Reason: &reason, ErrorDescription: &description, PropertiesToModify: deadletter.Overwrite(m.ReceivedMessage, properties)}
 }
 
 func setIfAny(properties map[string]any, key, value string) {

@@ -131,9 +131,9 @@ func TestDeduplicationAcrossSources(t *testing.T) {
 			w.sendUrgent(about(alan)) // until Graph has answered once, one message at a time is received
 			w.empty(time.Minute)
 			w.send(about(grace))
-			time.Sleep(time.Second) // the only call is grace's: ada waits in line
+			time.Sleep(500 * time.Millisecond) // the only attempt is grace's: ada waits
 			w.send(about(ada))
-			time.Sleep(time.Second)
+			time.Sleep(500 * time.Millisecond)
 			w.sendUrgent(about(ada))
 			w.empty(time.Minute)
 			w.wantRevoked(ada, grace, alan)
@@ -149,9 +149,9 @@ func TestDeduplicationAcrossSources(t *testing.T) {
 			w.sendUrgent(about(alan)) // until Graph has answered once, one message at a time is received
 			w.empty(time.Minute)
 			w.send(about(grace))
-			time.Sleep(time.Second)
+			time.Sleep(500 * time.Millisecond)
 			w.sendUrgent(about(ada))
-			time.Sleep(time.Second)
+			time.Sleep(500 * time.Millisecond)
 			w.send(about(ada))
 			w.empty(time.Minute)
 			w.wantRevoked(ada, grace, alan)

@@ -10,9 +10,6 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
-
-	"github.com/session-revoker/session-revoker/dedupe"
-	"github.com/session-revoker/session-revoker/revoker"
 )
 
 // The spans of one message: its processing, whose parent is the producer's; under it each call that was made for it, and its
@@ -24,26 +21,26 @@ func (c *Consumer) beginSpan(m *message) {
 	if c.Tracer == nil {
 		return
 	}
-	_, m.span = c.Tracer.Start(producersContext(m.ReceivedMessage), "process "+m.from.Entity,
+	_, m.span = c.Tracer.Start(c.producersContext(m.ReceivedMessage), "process "+m.from.Entity,
 		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(m.received), trace.WithAttributes(
 			attribute.String("messaging.system", "servicebus"),
 			attribute.String("messaging.operation.type", "process"),
 			attribute.String("messaging.destination.name", m.from.Entity),
-			attribute.String("messaging.message.id", m.MessageID),
+			attribute.String("messaging.message.id", c.foreign(m.MessageID)),
 			attribute.Int("messaging.servicebus.message.delivery_count", int(m.DeliveryCount)),
 		))
 }
 
 // producersContext takes the parent from the message: traceparent is the standard's name, Diagnostic-Id the one of Azure's older
 // SDKs for the same (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-end-to-end-tracing).
-func producersContext(m *azservicebus.ReceivedMessage) context.Context {
+func (c *Consumer) producersContext(m *azservicebus.ReceivedMessage) context.Context {
 	carrier := propagation.MapCarrier{}
 	for _, name := range []string{"Diagnostic-Id", "traceparent"} {
 		if value, ok := m.ApplicationProperties[name].(string); ok {
 			carrier["traceparent"] = value
 		}
 	}
-	if value, ok := m.ApplicationProperties["tracestate"].(string); ok {
+	if value, ok := m.ApplicationProperties["tracestate"].(string); ok && !c.HashUsers { // free text
 		carrier["tracestate"] = value
 	}
 	return propagation.TraceContext{}.Extract(context.Background(), carrier)
@@ -86,30 +83,6 @@ func (c *Consumer) settleSpan(m *message, todo action) trace.Span {
 		return nil
 	}
 	return c.childSpan(m.spanContext(), "settle "+string(todo))
-}
-
-// callSpan begins the span of the attempt that w has just started.
-func (c *Consumer) callSpan(w *dedupe.Work) trace.Span {
-	if c.Tracer == nil {
-		return nil
-	}
-	parent, _ := w.Tag().(trace.SpanContext)
-	return c.childSpan(parent, "POST revokeSignInSessions")
-}
-
-func endCallSpan(span trace.Span, attempt revoker.Attempt, err error) {
-	if span == nil {
-		return
-	}
-	span.SetAttributes(
-		attribute.String("http.request.method", "POST"),
-		attribute.String("microsoft.request_id", attempt.RequestID),
-		attribute.String("microsoft.client_request_id", attempt.ClientRequestID),
-	)
-	if attempt.Status != 0 {
-		span.SetAttributes(attribute.Int("http.response.status_code", attempt.Status))
-	}
-	endSpan(span, err)
 }
 
 // endSpan ends a span. The error's text may name the user, and is left out.

@@ -1,12 +1,19 @@
 package consumer_test
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 )
 
@@ -45,7 +52,7 @@ func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
 		if problem := w.health.Problems()[consumer.PartGuard]; !strings.Contains(problem, "worker guard release") || !w.health.Alive() {
 			t.Errorf("health: %q, alive %v", problem, w.health.Alive())
 		}
-		if state := w.metrics.State(); !state.GuardTripped || state.GuardLimit != limit {
+		if state := w.metrics.State(); len(state.Guard) != 1 || !state.Guard[0].Tripped || state.Guard[0].Limit != limit {
 			t.Errorf("%+v", state)
 		}
 		mu.Lock()
@@ -62,6 +69,49 @@ func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
 	})
 }
 
+func TestATrippedTypeWaitsWhileTheOthersGoOn(t *testing.T) {
+	kinds := []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
+	s := settings{maxInHand: 64, volume: guard.VolumeConfig{Kinds: kinds, Max: 3, Window: time.Hour}}
+	inBubble(t, s, func(t *testing.T, w *world) {
+		for i := range 20 {
+			if err := w.graph.AddUser(leaver(i)); err != nil {
+				t.Fatal(err)
+			}
+			w.send(&azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"user.offboarded","userId":%q}`, leaver(i).ID)})
+		}
+		w.run()
+		time.Sleep(time.Minute)
+		w.send(about(ada))
+		time.Sleep(5 * time.Second)
+		w.wantRevoked(ada)
+		if problem := w.health.Problems()[consumer.PartGuard]; !strings.Contains(problem, "user.offboarded") || strings.Contains(problem, "device.stolen") {
+			t.Errorf("health: %q", problem)
+		}
+		if n := w.counts().Active; n != 17 {
+			t.Errorf("%d leavers wait, want all but the three that may be signed out", n)
+		}
+		w.stop()
+	})
+}
+
+func TestUnknownUsersDoNotTripTheGuard(t *testing.T) {
+	s := settings{volume: guard.VolumeConfig{Max: 3, Window: time.Hour}}
+	inBubble(t, s, func(t *testing.T, w *world) {
+		for i := range 20 { // nobody that Graph knows
+			w.send(about(leaver(i)))
+		}
+		w.run()
+		time.Sleep(30 * time.Minute)
+		w.send(about(ada))
+		time.Sleep(5 * time.Second)
+		w.wantRevoked(ada)
+		if problem := w.health.Problems()[consumer.PartGuard]; problem != "" {
+			t.Errorf("health: %q", problem)
+		}
+		w.stop()
+	})
+}
+
 func TestStoppingWhileTheGuardIsTrippedLosesNothing(t *testing.T) {
 	inBubble(t, settings{volume: guard.VolumeConfig{Max: 1, Window: time.Hour}}, func(t *testing.T, w *world) {
 		w.send(about(ada))
@@ -74,5 +124,71 @@ func TestStoppingWhileTheGuardIsTrippedLosesNothing(t *testing.T) {
 			t.Errorf("%+v", counts)
 		}
 		w.wantRevoked(ada)
+	})
+}
+
+// Somebody who is protected while everything stands still is not called when it goes on.
+func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *testing.T) {
+	var mu sync.Mutex
+	var release guard.Release
+	s := settings{
+		volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 1, Window: time.Hour},
+		release: func() (guard.Release, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return release, nil
+		},
+	}
+	inBubble(t, s, func(t *testing.T, w *world) {
+		w.send(about(alan))
+		w.run()
+		w.settled(time.Minute)
+		for i, u := range []graph.User{ada, grace} {
+			m, id := about(u), fmt.Sprintf("waits-%d", i)
+			m.MessageID = &id
+			w.send(m)
+		}
+		time.Sleep(time.Minute)
+		if w.health.Problems()[consumer.PartGuard] == "" {
+			t.Fatal("the guard has not tripped")
+		}
+		file := filepath.Join(t.TempDir(), "protected")
+		if err := os.WriteFile(file, []byte("# since this morning\n"+ada.ID+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.worker.Protected.Load(file); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		release = guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 2}
+		mu.Unlock()
+		w.settled(10 * time.Minute)
+		w.wantRevoked(alan, grace) // ada takes no place in the release of two
+		w.wantDead(map[string]string{"waits-0": "ProtectedUser"})
+		if calls := w.graph.CallsFor(ada.ID); len(calls) != 0 {
+			t.Errorf("%d calls for a protected user", len(calls))
+		}
+	})
+}
+
+// A message that stands for one of another type has both reasons: a guard that has tripped for its own type holds it up for the other
+// one no longer.
+func TestAMessageHasTheReasonsOfThoseThatItStandsFor(t *testing.T) {
+	s := settings{volume: guard.VolumeConfig{Kinds: []string{"device.stolen", "user.offboarded"}, Max: 1, Window: time.Hour}}
+	of := func(kind string, u graph.User) *azservicebus.Message {
+		return &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":%q,"userId":%q}`, kind, u.ID))}
+	}
+	inBubble(t, s, func(t *testing.T, w *world) {
+		w.send(of("user.offboarded", ada)) // as many as may be
+		w.run()
+		time.Sleep(3 * time.Second)
+		w.send(of("device.stolen", grace))
+		time.Sleep(time.Second)
+		w.send(of("device.stolen", grace), of("user.offboarded", grace)) // wait for the end of the window
+		time.Sleep(2 * time.Minute)
+		if calls := w.graph.CallsFor(grace.ID); len(calls) != 2 {
+			t.Errorf("%d calls, want 2", len(calls))
+		}
+		w.wantRevoked(ada, grace)
 	})
 }

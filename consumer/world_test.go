@@ -29,8 +29,10 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/sanitizer"
 	"github.com/session-revoker/session-revoker/telemetry"
 	"github.com/session-revoker/session-revoker/trail"
 )
@@ -46,11 +48,12 @@ const (
 
 // The people of the tests.
 var (
-	ada   = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "ada@contoso.com", UserType: "Member", AccountEnabled: true}
-	grace = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", UserPrincipalName: "grace@contoso.com", UserType: "Member", AccountEnabled: true}
-	alan  = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c03", UserPrincipalName: "alan@contoso.com", UserType: "Member", AccountEnabled: true}
-	guest = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c04", UserPrincipalName: "v_fabrikam.com#EXT#@contoso.com", UserType: "Guest", AccountEnabled: true}
-	glass = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c05", UserPrincipalName: "breakglass@contoso.com", UserType: "Member", AccountEnabled: true}
+	ada      = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "ada@contoso.com", UserType: "Member", AccountEnabled: true}
+	grace    = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", UserPrincipalName: "grace@contoso.com", UserType: "Member", AccountEnabled: true}
+	alan     = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c03", UserPrincipalName: "alan@contoso.com", UserType: "Member", AccountEnabled: true}
+	guest    = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c04", UserPrincipalName: "v_fabrikam.com#EXT#@contoso.com", UserType: "Guest", AccountEnabled: true}
+	canaries = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c06", UserPrincipalName: "canary@contoso.com", UserType: "Member", AccountEnabled: true}
+	glass    = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c05", UserPrincipalName: "breakglass@contoso.com", UserType: "Member", AccountEnabled: true}
 )
 
 // world is a worker between an embedded Service Bus and an embedded Graph, with the real clients, in memory: inside a
@@ -85,6 +88,7 @@ type settings struct {
 	concurrency, maxInHand int
 	lock                   time.Duration
 	maxDeliveries          int
+	canary                 event.User // an account kept for canaries
 	drain                  time.Duration
 	retry                  retry.Policy
 	hashUsers              bool
@@ -93,7 +97,9 @@ type settings struct {
 	urgent                 bool // a second source, which goes first
 	protected              []string
 	readUsers              bool // users are read before the call
+	unguarded              bool // nothing stands between broker and client, so that messages come which the client cannot read
 	sessions               int  // the queue requires sessions, and so many are held at once
+	replicas               *replicas.Store
 }
 
 func defaulted[T comparable](v, fallback T) T {
@@ -130,7 +136,7 @@ func newWorld(t *testing.T, s settings) *world {
 		roles = []string{"User.RevokeSessions.All"}
 	}
 	w.graph, err = graph.New(graph.Config{
-		Tenant: "contoso", Users: []graph.User{ada, grace, alan, guest, glass},
+		Tenant: "contoso", Users: []graph.User{ada, grace, alan, guest, glass, canaries},
 		Apps: []graph.App{{ClientID: "app", Secret: clientSecret, Roles: roles}},
 	})
 	must(err)
@@ -140,13 +146,17 @@ func newWorld(t *testing.T, s settings) *world {
 	go func() { served <- web.Serve(listener) }()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
 
+	dial := func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+		return w.broker.NewClientConn()
+	}
+	if !s.unguarded {
+		dial = sanitizer.New(sanitizer.Options{}).Over(dial)
+	}
 	client, err := azservicebus.NewClientFromConnectionString(
 		"Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName="+servicebus.DefaultKey.Name+";SharedAccessKey="+servicebus.DefaultKey.Value,
 		&azservicebus.ClientOptions{
-			NewWebSocketConn: func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-				return w.broker.NewClientConn()
-			},
-			RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second},
+			NewWebSocketConn: dial,
+			RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second},
 		})
 	must(err)
 	w.sender, err = client.NewSender(queue, nil)
@@ -196,14 +206,14 @@ func newWorld(t *testing.T, s settings) *world {
 	var caller consumer.Revoker = revoke
 	var names *revoker.Names
 	if s.readUsers {
-		caller, names = &revoker.Careful{Revoker: revoke, Protected: protected.Has}, &revoker.Names{Account: revoke.Account, SkewMargin: 5 * time.Second}
+		caller, names = &revoker.Careful{Revoker: revoke, Protected: protected.Has, ByAccount: true}, &revoker.Names{Account: revoke.Account, SkewMargin: 5 * time.Second}
 	}
 	w.worker = consumer.New(consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInHand: defaulted(s.maxInHand, 16),
-		Dedupe:        dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
-		SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
+		Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
+		Lock:   defaulted(s.lock, time.Minute), SettleTimeout: 10 * time.Second, CanaryUser: s.canary, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
 	}, consumer.Parts{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Names: names,
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Names: names, Replicas: s.replicas,
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),
@@ -297,7 +307,7 @@ func named(upn string) *azservicebus.Message {
 func (w *world) settled(limit time.Duration) {
 	w.t.Helper()
 	deadline := time.Now().Add(limit)
-	for w.counts().Active > 0 {
+	for c := w.counts(); c.Active+c.Deferred > 0; c = w.counts() {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%d messages are not settled after %v; log: %v", w.counts().Active, limit, w.lines())
 		}

@@ -1,4 +1,4 @@
-package consumer
+package dispatch
 
 import (
 	"context"
@@ -27,7 +27,8 @@ type ByHand struct {
 // HandResult is what became of one user.
 type HandResult struct {
 	User event.User
-	// Revoked says that Graph has revoked the sessions. If not, Reason and Err say why; Reason is empty for those that were stopped.
+	// Revoked says that Graph has revoked the sessions. If not, Reason and Err say why; Reason is empty for those that were
+	// stopped.
 	Revoked bool
 	Reason  deadletter.Reason
 	Err     error
@@ -35,6 +36,10 @@ type HandResult struct {
 	// Attempt is the last call, with the proof of its effect if ValidFrom was given.
 	Attempt revoker.Attempt
 }
+
+// handAttempts is after how many attempts Graph's word about one user is believed, though nobody else's success proves that it
+// is well: a person waits, and can judge.
+const handAttempts = 3
 
 // proofFor is how long an effect may take to be readable.
 const proofFor = 30 * time.Second
@@ -46,7 +51,7 @@ func (b *ByHand) Revoke(ctx context.Context, users []event.User, report func(Han
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	concurrency := max(1, b.Concurrency)
-	line := newLine(concurrency, concurrency, guard.VolumeConfig{}, nil) // a person has counted
+	line := newQueue(concurrency, guard.VolumeConfig{}, nil, false) // a person has counted
 	defer line.stop()
 	todo := make(chan event.User)
 	var workers sync.WaitGroup
@@ -69,9 +74,10 @@ func (b *ByHand) Revoke(ctx context.Context, users []event.User, report func(Han
 }
 
 // one is the way of one user: guard, call until decided, look for the effect.
-func (b *ByHand) one(ctx context.Context, stop context.CancelCauseFunc, line *line, user event.User) HandResult {
+func (b *ByHand) one(ctx context.Context, stop context.CancelCauseFunc, line *queue, user event.User) HandResult {
 	result := HandResult{User: user}
-	if result.Reason, result.Err = refuse(b.Protected, user); result.Err != nil {
+	if result.Err = Refuse(b.Protected, user); result.Err != nil {
+		result.Reason = ReasonOf(result.Err)
 		return result
 	}
 	if b.ValidFrom == nil || ctx.Err() != nil {
@@ -93,11 +99,11 @@ func (b *ByHand) one(ctx context.Context, stop context.CancelCauseFunc, line *li
 }
 
 // call calls until the user's end is decided.
-func (b *ByHand) call(ctx context.Context, stop context.CancelCauseFunc, line *line, result *HandResult) {
+func (b *ByHand) call(ctx context.Context, stop context.CancelCauseFunc, line *queue, result *HandResult) {
 	budget := b.Retrier.Budget()
 	place := line.newPlace()
 	for {
-		turn, err := line.wait(ctx, result.User.Key(), place, func() int { return 0 })
+		turn, err := line.wait(ctx, request{user: result.User.Key(), place: place, retry: budget.HasFailed() || budget.Refused(), urgency: func(func(string) bool) (int, string) { return 0, "" }})
 		if err != nil {
 			result.Err = err
 			return
@@ -110,7 +116,7 @@ func (b *ByHand) call(ctx context.Context, stop context.CancelCauseFunc, line *l
 		budget.Attempt()
 		// Not ended by ctx: whether a call that is cut off has revoked, nobody knows. It has a limit of its own.
 		attempt, err := b.Call(context.WithoutCancel(ctx), result.User)
-		_, _ = line.done(turn, attempt.Usage, err)
+		_ = line.done(turn, attempt.Usage, attempt.Status != 0, err)
 		result.Attempt, result.Calls = attempt, budget.Attempts()
 		if err == nil {
 			budget.Succeeded()
@@ -123,9 +129,12 @@ func (b *ByHand) call(ctx context.Context, stop context.CancelCauseFunc, line *l
 			stop(err)
 			return
 		}
-		wait, final := budget.Failed(err, false)
+		wait, final := budget.Failed(err)
+		if final == nil && budget.Attempts() >= handAttempts && failure != nil && (failure.Kind == revoker.NotRevoked || failure.Kind == revoker.Forbidden) {
+			final = err
+		}
 		if final != nil {
-			result.Err, result.Reason = final, reasonOf(final)
+			result.Err, result.Reason = final, ReasonOf(final)
 			return
 		}
 		_ = retry.Sleep(ctx, wait)

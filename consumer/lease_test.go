@@ -1,0 +1,132 @@
+package consumer_test
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/replicas"
+)
+
+const leaseFor = 35 * time.Second
+
+// store is what a worker shares through an imitation of Redis, and what it counts.
+func store(t *testing.T, server *miniredis.Miniredis) (*replicas.Store, func(replicas.Observation) int) {
+	client := redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
+		MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true,
+	})
+	t.Cleanup(func() { _ = client.Close() })
+	var mu sync.Mutex
+	counts := map[replicas.Observation]int{}
+	return replicas.New(replicas.Config{
+			Client: client, Scope: []string{"test"}, Timeout: time.Second, LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: 5 * time.Second,
+			Observe: func(o replicas.Observation) {
+				mu.Lock()
+				defer mu.Unlock()
+				counts[o]++
+			},
+			Changed: func(error) {},
+		}), func(o replicas.Observation) int {
+			mu.Lock()
+			defer mu.Unlock()
+			return counts[o]
+		}
+}
+
+func TestWhoeverWritesToRedisHoldsNobodyForLong(t *testing.T) {
+	ago := func(d time.Duration) string { return strconv.FormatInt(time.Now().Add(-d).UnixMicro(), 10) }
+	for name, c := range map[string]struct {
+		// write is done each second, to the keys of the only user.
+		write   func(server *miniredis.Miniredis, verdict, lease string)
+		within  time.Duration
+		counted replicas.Observation
+	}{
+		"a lease without an end": {func(server *miniredis.Miniredis, _, lease string) {
+			if !server.Exists(lease) {
+				_ = server.Set(lease, "x")
+			}
+		}, 2 * time.Second, replicas.Endless},
+		"a lease that is taken again and again": {func(server *miniredis.Miniredis, _, lease string) {
+			_ = server.Set(lease, "x")
+			server.SetTTL(lease, leaseFor)
+		}, leaseFor + 2*time.Second, replicas.Overdue},
+		"a verdict from 1601": {func(server *miniredis.Miniredis, verdict, _ string) {
+			server.HSet(verdict, "start", "-11644473600000000", "covers", "-11644473600000000", "sequence", "1")
+		}, 2 * time.Second, replicas.Stale},
+		"a verdict that moves on": {func(server *miniredis.Miniredis, verdict, _ string) {
+			server.HSet(verdict, "start", ago(0), "covers", ago(30*time.Minute), "sequence", "1")
+		}, 2*time.Minute + time.Minute + 15*time.Second + time.Minute, replicas.Adopted},
+		"both": {func(server *miniredis.Miniredis, verdict, lease string) {
+			server.HSet(verdict, "start", ago(0), "covers", ago(30*time.Minute), "sequence", "1")
+			_ = server.Set(lease, "x")
+			server.SetTTL(lease, leaseFor)
+		}, 2*time.Minute + time.Minute + 15*time.Second + time.Minute + leaseFor, replicas.Overdue},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := miniredis.NewMiniRedis()
+				server.ClockTTL(true)
+				shared, counted := store(t, server)
+				// The user's keys, as a replica of the same scope names them.
+				other, _ := store(t, server)
+				lease, _, _ := other.Lease(t.Context(), ada.ID, nil)
+				if lease == nil {
+					t.Fatal("no lease")
+				}
+				held := server.Keys()[0]
+				verdict := strings.TrimSuffix(held, "lease") + "verdict"
+				server.FlushAll()
+				w := newWorld(t, settings{replicas: shared})
+				c.write(server, verdict, held)
+				w.run()
+				w.send(about(ada))
+				began := time.Now()
+				for w.counts().Active > 0 && time.Since(began) < time.Hour {
+					time.Sleep(time.Second)
+					c.write(server, verdict, held)
+				}
+				if _, revoked := w.graph.Revoked(ada.ID); !revoked || time.Since(began) > c.within {
+					t.Errorf("after %s: revoked %v, want it within %s", time.Since(began), revoked, c.within)
+				}
+				if counted(c.counted) == 0 || counted(replicas.Away) > 0 {
+					t.Errorf("%s was not counted, or Redis taken for away", c.counted)
+				}
+			})
+		})
+	}
+}
+
+func TestAVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := miniredis.NewMiniRedis()
+		server.ClockTTL(true)
+		shared, counted := store(t, server)
+		w := newWorld(t, settings{replicas: shared})
+		w.send(about(ada))
+		time.Sleep(10 * time.Second)
+		// Somebody says that it was done: what is left to whoever writes to Redis, within what is plausible.
+		other, _ := store(t, server)
+		lease, _, _ := other.Lease(t.Context(), ada.ID, nil)
+		lease.End(t.Context(), forged(time.Now()))
+		w.run()
+		w.settled(time.Minute)
+		if _, revoked := w.graph.Revoked(ada.ID); revoked || counted(replicas.Adopted) != 1 {
+			t.Errorf("revoked %v, counted %d", revoked, counted(replicas.Adopted))
+		}
+	})
+}
+
+// forged is the verdict of a success that started at a time, if there was one.
+func forged(start time.Time) dedupe.Verdict {
+	return dedupe.Verdict{Start: start, Covers: start.Add(-5 * time.Second), Entity: queue, Sequence: 1000}
+}

@@ -1,0 +1,63 @@
+package consumer_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+func TestAWorkerThatKnowsNothingOfGraphReceivesAFewMessages(t *testing.T) {
+	r := &trap{}
+	inBubble(t, trapped(settings{maxInHand: 16, concurrency: 16}, r), func(t *testing.T, w *world) {
+		slow := w.graph.Inject(graph.Fault{Delay: 20 * time.Second})
+		w.sendEach(w.people(0, 40))
+		w.run()
+		time.Sleep(2 * time.Second) // before the canary is given up
+		if c := w.counts(); c.Locked > 8 || c.Locked < 3 {
+			t.Errorf("%d messages are held before Graph has answered, want a few and at most half of 16", c.Locked)
+		}
+		slow()
+		w.settled(10 * time.Minute)
+		w.stop()
+		if r.limits[0] != 4 {
+			t.Errorf("asked for %d messages at first, want 4", r.limits[0])
+		}
+		if slices.Max(r.limits) < 8 {
+			t.Errorf("asked for %v: never for more", r.limits)
+		}
+	})
+}
+
+func TestWhileTheBreakerIsOpenMessagesAreReceivedOneByOneToBeProbed(t *testing.T) {
+	r := &trap{}
+	inBubble(t, trapped(settings{maxInHand: 16}, r), func(t *testing.T, w *world) {
+		w.send(about(ada))
+		w.run()
+		w.settled(time.Minute)
+		down := w.graph.Inject(graph.Fault{Status: 503})
+		w.sendEach(w.people(0, 100))
+		time.Sleep(2 * time.Minute)
+		held := w.counts().Locked + w.counts().Deferred
+		r.mu.Lock()
+		so := len(r.limits)
+		r.mu.Unlock()
+		time.Sleep(20 * time.Minute)
+		r.mu.Lock()
+		later := slices.Clone(r.limits[so:])
+		r.mu.Unlock()
+		for _, limit := range later {
+			if limit != 1 {
+				t.Errorf("asked for %v with the breaker open", later)
+				break
+			}
+		}
+		if c := w.counts(); c.Locked+c.Deferred > max(held, 16) || c.Locked > 16 {
+			t.Errorf("%+v held: %d before", c, held)
+		}
+		down()
+		w.settled(10 * time.Minute)
+		w.wantDead(nil)
+	})
+}

@@ -1,0 +1,347 @@
+package consumer
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+const (
+	// maxRemembered bounds the deferred messages that are remembered of one source, about 100 bytes each. Those beyond it
+	// are found by peeking.
+	maxRemembered = 10_000
+	// comesBackAfter is how long a message stays deferred at first, and comesBackMost the longest; it doubles each time.
+	comesBackAfter = 2 * time.Second
+	comesBackMost  = time.Minute
+	// lookEveryRoom is how often forgotten deferred messages are looked for, lookAtMost how many messages are peeked at then.
+	lookEveryRoom = 5 * time.Minute
+	lookAtMost    = 10_000
+	// forgottenAfter is how long after its time a deferred message is taken for forgotten by whoever has deferred it.
+	forgottenAfter = 2 * time.Minute
+	// fetchAtOnce is how many deferred messages are received at once.
+	fetchAtOnce = 16
+)
+
+// waitingRoom remembers which messages of a source are deferred: Service Bus keeps them without a lock, a renewal or a
+// delivery count, and delivers them only to who asks for their numbers. It is safe for concurrent use.
+type waitingRoom struct {
+	places  chan struct{} // one token per message that has come back and is in flight
+	changed chan struct{} // is signalled when another message may be due
+
+	mu    sync.Mutex
+	known map[int64]deferredMessage
+	next  int64 // from where forgotten ones are looked for
+}
+
+type deferredMessage struct {
+	urgency int
+	due     time.Time
+	times   int  // that it was deferred
+	back    bool // it is in flight
+	missed  bool // Service Bus said that there is no such message
+}
+
+func newWaitingRoom(atOnce int) *waitingRoom {
+	return &waitingRoom{places: make(chan struct{}, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
+}
+
+// len is how many messages are known to be deferred and not in flight.
+func (r *waitingRoom) len() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range r.known {
+		if !d.back {
+			n++
+		}
+	}
+	return n
+}
+
+// put remembers a deferred message. Before held it cannot be had: its lock is still ours; zero where it is not locked.
+func (r *waitingRoom) put(number int64, urgency int, held time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d, ok := r.known[number]
+	if !ok && len(r.known) >= maxRemembered {
+		return
+	}
+	d.urgency, d.back, d.missed = urgency, false, false
+	if d.due = time.Now().Add(min(comesBackAfter<<min(d.times, 10), comesBackMost)); held.After(d.due) {
+		d.due = held
+	}
+	d.times++
+	r.known[number] = d
+	r.signal()
+}
+
+// forget drops a message that is settled, or not to be had.
+func (r *waitingRoom) forget(number int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.known, number)
+}
+
+// miss notes that Service Bus knows no such message. It says so as well while the message is locked: by another replica, or for
+// this one, when the answer that brought it was lost on the way. So it is asked for once more when that lock is over.
+func (r *waitingRoom) miss(number int64, lock time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d, ok := r.known[number]
+	if !ok {
+		return
+	}
+	if d.missed {
+		delete(r.known, number)
+		return
+	}
+	d.back, d.missed, d.due = false, true, time.Now().Add(lock)
+	r.known[number] = d
+}
+
+func (r *waitingRoom) signal() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// due takes up to n messages that are due, the most urgent first; if there is none, wait is until the next one is.
+func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	wait = lookEveryRoom
+	for number, d := range r.known {
+		switch {
+		case d.back:
+		case !d.due.After(now):
+			numbers = append(numbers, number)
+		default:
+			wait = min(wait, d.due.Sub(now))
+		}
+	}
+	slices.SortFunc(numbers, func(a, b int64) int {
+		x, y := r.known[a], r.known[b]
+		return cmp.Or(cmp.Compare(x.urgency, y.urgency), x.due.Compare(y.due), cmp.Compare(a, b))
+	})
+	numbers = numbers[:min(n, len(numbers))]
+	for _, number := range numbers {
+		d := r.known[number]
+		d.back = true
+		r.known[number] = d
+	}
+	return numbers, wait
+}
+
+// dueProperty tells other replicas until when a deferred message is looked after.
+func dueProperty(now time.Time) map[string]any {
+	return map[string]any{deadletter.PropertyDeferred: now.UTC().Add(comesBackMost).Format(time.RFC3339)}
+}
+
+// remember notes what became of a message that is deferred or was.
+func (c *Consumer) remember(m *message, results []result, todo action, err error) {
+	if m.SequenceNumber == nil {
+		return
+	}
+	urgency := m.from.rank * perSource
+	for _, r := range results {
+		if r.waits != nil {
+			urgency = r.waits.Urgency
+			break
+		}
+	}
+	switch {
+	case todo == setAside, m.deferred && (err != nil || todo == leave):
+		// What was to be deferred may be, though the answer was lost; if it is not, it is not found, and forgotten. What was deferred
+		// and could not be settled still is, when its lock has ended: asked for earlier it would not be found, either.
+		var held time.Time
+		if m.deferred && err != nil {
+			held = m.known.Lock.Until().Add(comesBackAfter)
+		}
+		m.from.room.put(*m.SequenceNumber, urgency, held)
+	case m.deferred:
+		m.from.room.forget(*m.SequenceNumber)
+	}
+	c.Metrics.Deferred.WithLabelValues(m.from.Entity).Set(float64(m.from.room.len()))
+}
+
+// bringBack receives deferred messages of a source when they are due, and looks for those that nobody remembers, until ctx
+// ends.
+func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, delivery)) {
+	room := s.room
+	var looked time.Time
+	for ctx.Err() == nil {
+		if time.Since(looked) >= lookEveryRoom {
+			if c.findDeferred(ctx, s) {
+				looked = time.Now()
+			} else {
+				looked = time.Now().Add(lookAgain - lookEveryRoom)
+			}
+		}
+		wait := time.Until(looked.Add(lookEveryRoom))
+		most := fetchAtOnce
+		if c.dispatch.Open() { // a probe may be for somebody who comes back
+			most = min(1, c.limit())
+			wait = min(wait, time.Second)
+		}
+		if places := s.reserveBack(most); places > 0 {
+			numbers, next := room.due(places)
+			s.releaseBack(places - len(numbers))
+			if len(numbers) > 0 {
+				c.fetch(ctx, s, numbers, take)
+				continue
+			}
+			wait = min(wait, next)
+		} // otherwise the end of one that is in flight tells
+		timer := time.NewTimer(max(wait, time.Millisecond))
+		select {
+		case <-timer.C:
+		case <-room.changed:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// lookAgain is how soon forgotten messages are looked for again when Service Bus did not answer, or there are more to look at.
+const lookAgain = 10 * time.Second
+
+func (s *source) reserveBack(n int) (places int) {
+	for places < n {
+		select {
+		case s.room.places <- struct{}{}:
+			places++
+		default:
+			return places
+		}
+	}
+	return places
+}
+
+func (s *source) releaseBack(n int) {
+	for range n {
+		<-s.room.places
+	}
+}
+
+// fetch receives deferred messages; each that comes holds a place until it is settled.
+func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, take func(*source, delivery)) {
+	missing := map[int64]bool{}
+	for _, n := range numbers {
+		missing[n] = true
+	}
+	receive := func(numbers []int64) error {
+		// Not ended by ctx: what Service Bus has locked meanwhile would stay so for a whole lock duration.
+		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.SettleTimeout)
+		defer cancel()
+		messages, err := receiveDeferred(fetching, s.Receiver, numbers)
+		for _, m := range messages {
+			if m.SequenceNumber == nil || !missing[*m.SequenceNumber] {
+				continue
+			}
+			delete(missing, *m.SequenceNumber)
+			take(s, delivery{message: m, receiver: s.Receiver, deferred: true, done: func() {
+				s.releaseBack(1)
+				s.room.signal()
+			}})
+		}
+		return err
+	}
+	err := receive(numbers)
+	if isNotFound(err) && len(numbers) > 1 {
+		// One that is gone, or locked by another replica, keeps the others from coming.
+		for _, n := range numbers {
+			if missing[n] {
+				err = receive([]int64{n})
+			}
+			if isNotFound(err) {
+				s.room.miss(n, c.Lock)
+			}
+		}
+	} else if isNotFound(err) {
+		s.room.miss(numbers[0], c.Lock)
+	}
+	if err != nil && !isNotFound(err) && ctx.Err() == nil {
+		c.Log.Warn("deferred messages cannot be received; trying again", zap.String("source", s.Entity), zap.String("error", c.text(err)))
+		_ = retry.Sleep(ctx, time.Second)
+	}
+	for n := range missing {
+		s.room.mu.Lock()
+		if d, ok := s.room.known[n]; ok && d.back {
+			d.back, d.due = false, time.Now().Add(comesBackAfter)
+			s.room.known[n] = d
+		}
+		s.room.mu.Unlock()
+	}
+	s.releaseBack(len(missing))
+	c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
+}
+
+// receiveDeferred receives deferred messages, and survives a panic of the SDK.
+func receiveDeferred(ctx context.Context, from Receiver, numbers []int64) (messages []*azservicebus.ReceivedMessage, err error) {
+	ctx, cancel := context.WithTimeout(ctx, receiveWait)
+	defer cancel()
+	defer func() {
+		if recover() != nil {
+			messages, err = nil, errUnreadable
+		}
+	}()
+	return from.ReceiveDeferredMessages(ctx, numbers, nil)
+}
+
+// findDeferred looks for deferred messages that nobody remembers: after a crash, or another replica's. It says whether it has
+// looked at all there are.
+func (c *Consumer) findDeferred(ctx context.Context, s *source) (all bool) {
+	found := 0
+	for range lookAtMost / lookAtOnce {
+		messages, err := lookFrom(ctx, s.Receiver, s.room.next, lookAtOnce)
+		if err != nil {
+			return false
+		}
+		if len(messages) == 0 {
+			s.room.next = 0
+			break
+		}
+		for _, m := range messages {
+			if m.SequenceNumber == nil {
+				continue
+			}
+			s.room.next = *m.SequenceNumber + 1
+			if m.State == azservicebus.MessageStateDeferred && s.room.adopt(*m.SequenceNumber, m) {
+				found++
+			}
+		}
+	}
+	if found > 0 {
+		c.Log.Info("found deferred messages that nobody remembers; they are worked on now", zap.String("source", s.Entity), zap.Int("messages", found))
+		c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
+	}
+	return s.room.next == 0
+}
+
+// adopt remembers a deferred message that was found, unless another replica looks after it.
+func (r *waitingRoom) adopt(number int64, m *azservicebus.ReceivedMessage) bool {
+	now := time.Now()
+	if text, ok := m.ApplicationProperties[deadletter.PropertyDeferred].(string); ok {
+		// A time that is further away than anybody defers a message for is not one of ours.
+		if due, err := time.Parse(time.RFC3339, text); err == nil && now.Before(due.Add(forgottenAfter)) && due.Sub(now) <= 2*comesBackMost {
+			return false
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.known[number]; ok || len(r.known) >= maxRemembered {
+		return false
+	}
+	r.known[number] = deferredMessage{due: now}
+	r.signal()
+	return true
+}

@@ -1,0 +1,52 @@
+package dispatch
+
+import (
+	"sync"
+	"time"
+
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+const (
+	// maxBudgets bounds the budgets that are kept, of about 300 bytes each. Forgetting one begins it anew.
+	maxBudgets = 20_000
+	// budgetFor is how long after its next attempt was due a budget is kept: longer than events stay away that come again by
+	// themselves. A later event is another one, and must not find itself as old as the first one was.
+	budgetFor = 15 * time.Minute
+)
+
+// budgets keeps what the failures of users have cost whose events left before they were decided: set aside, given up with a
+// session, or their lock lost. They come again, and what they have used up stands. The zero value is ready; it is safe for
+// concurrent use.
+type budgets struct {
+	mu         sync.Mutex
+	young, old map[string]kept // two generations make forgetting cheap
+}
+
+// kept is a budget, and the instant before which Graph, or the backoff, does not want the next attempt.
+type kept struct {
+	*retry.Budget
+	next time.Time
+}
+
+func (b *budgets) keep(key string, budget *retry.Budget, next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.young == nil || len(b.young) >= maxBudgets/2 {
+		b.old, b.young = b.young, map[string]kept{}
+	}
+	b.young[key] = kept{budget, next}
+}
+
+func (b *budgets) take(key string) (budget kept, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, of := range []map[string]kept{b.young, b.old} {
+		if budget, ok = of[key]; ok {
+			delete(b.young, key)
+			delete(b.old, key)
+			return budget, time.Since(budget.next) < budgetFor
+		}
+	}
+	return kept{}, false
+}

@@ -1,0 +1,379 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/telemetry"
+)
+
+// graph is a Revoker whose answers a test gives: well unless it says otherwise.
+type graph struct {
+	mu     sync.Mutex
+	calls  []time.Time
+	answer func(call int) error
+	takes  time.Duration
+}
+
+func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, error) {
+	g.mu.Lock()
+	g.calls = append(g.calls, time.Now())
+	n := len(g.calls)
+	g.mu.Unlock()
+	start := time.Now()
+	if err := retry.Sleep(ctx, g.takes); err != nil {
+		return revoker.Attempt{Start: start}, &revoker.Error{Kind: revoker.Unreachable}
+	}
+	var err error
+	if g.answer != nil {
+		err = g.answer(n)
+	}
+	return revoker.Attempt{Start: start, Duration: g.takes, Status: 200, ServerDate: time.Now()}, err
+}
+
+func (g *graph) made() []time.Time {
+	synctest.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.calls
+}
+
+var ada = func() event.User {
+	u, err := event.NewUser("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01", "")
+	if err != nil {
+		panic(err)
+	}
+	return u
+}()
+
+// dispatching runs a test with a Dispatcher, on a clock of its own.
+func dispatching(t *testing.T, volume guard.VolumeConfig, g *graph, test func(t *testing.T, d *Dispatcher)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		protected, err := guard.NewProtected(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hard, stop := context.WithCancel(t.Context())
+		d := New(Config{
+			Concurrency: 2, Volume: volume,
+			Dedupe: dedupe.Config{Window: time.Minute, Remember: time.Hour, MaxUsers: 100, MaxParked: 8, MaxFailing: 8},
+		}, Parts{
+			Revoker: g, Protected: protected, Log: zap.NewNop(), Metrics: telemetry.NewMetrics("test", "test"),
+			Health: telemetry.NewHealth(time.Minute, PartGraph, PartGuard),
+			Retrier: retry.New(retry.Policy{
+				MaxAttempts: 3, InitialInterval: time.Second, MaxInterval: time.Second, MaxAge: time.Hour, LaggingFor: time.Minute,
+			}),
+			Name: event.User.Key, Text: error.Error,
+		})
+		d.hard = hard
+		test(t, d)
+		stop()
+		d.Stop()
+	})
+}
+
+var number int64
+
+// enter lets an event of a user enter.
+func enter(d *Dispatcher, u event.User) *dedupe.Event {
+	number++
+	e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: number}, Message: dedupe.NewMessage(0)}
+	e.Message.Lock.Renewed(time.Now().Add(24 * time.Hour))
+	d.Enter(u.Key(), u, e)
+	d.AllEntered(e.Message)
+	synctest.Wait()
+	return e
+}
+
+// decision waits for the event's end, within an hour.
+func decision(t *testing.T, e *dedupe.Event) (dedupe.Fate, *Decision) {
+	t.Helper()
+	select {
+	case <-e.Done():
+	case <-time.After(time.Hour):
+		t.Fatal("not decided within an hour")
+	}
+	d, _ := e.End().Detail.(*Decision)
+	return e.End().Fate, d
+}
+
+// What a user's failures have used up of their budget stands when the message comes back.
+func TestABudgetOutlivesTheEventThatLeaves(t *testing.T) {
+	g := &graph{answer: func(int) error { return notFound }}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		e := enter(d, ada)
+		d.Leave(ada.Key(), e)
+		time.Sleep(2 * time.Minute) // longer than a 404 is taken for lag
+		before := len(g.made())
+		fate, decided := decision(t, enter(d, ada))
+		if fate != dedupe.Failed || decided.Attempts != before+1 || len(g.made()) != before+1 {
+			t.Errorf("fate %v after %+v and %d calls, want one more call to decide", fate, decided, len(g.made()))
+		}
+		// It is decided: the next event begins anew.
+		if _, ok := d.budgets.take(ada.Key()); ok {
+			t.Error("the budget is kept though the user is decided")
+		}
+	})
+}
+
+func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
+	g := &graph{answer: func(n int) error {
+		if n == 1 {
+			return &revoker.Error{Kind: revoker.Unavailable, Attempt: revoker.Attempt{Status: 503}, After: 5 * time.Minute}
+		}
+		return nil
+	}}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		start := time.Now()
+		e := enter(d, ada)
+		d.Leave(ada.Key(), e)
+		synctest.Wait()
+		if s := d.State(); s.Ledger.Pending != 0 {
+			t.Fatalf("%+v", s)
+		}
+		e = enter(d, ada)
+		if e.Message == nil || len(g.made()) != 1 {
+			t.Fatalf("%d calls: Graph has asked for five minutes", len(g.made()))
+		}
+		fate, decided := decision(t, e)
+		if waited := time.Since(start); fate != dedupe.Revoked || decided.Attempts != 2 || waited < 5*time.Minute {
+			t.Errorf("fate %v after %d attempts and %s", fate, decided.Attempts, waited)
+		}
+	})
+}
+
+// A pause that Graph asks of everyone is nobody's failure, and begins no budget.
+func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
+	g := &graph{answer: func(int) error {
+		return &revoker.Error{Kind: revoker.Throttled, Attempt: revoker.Attempt{Status: 429}, After: time.Minute}
+	}}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		d.Leave(ada.Key(), enter(d, ada))
+		synctest.Wait()
+		if _, ok := d.budgets.take(ada.Key()); ok {
+			t.Error("a budget is kept")
+		}
+	})
+}
+
+func TestBudgetsAreBounded(t *testing.T) {
+	var b budgets
+	if _, ok := b.take("nobody"); ok {
+		t.Error("a budget of nobody")
+	}
+	r := retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1})
+	kept := r.Budget()
+	for i := range 3 * maxBudgets {
+		b.keep(fmt.Sprint(i), r.Budget(), time.Time{})
+		if n := len(b.young) + len(b.old); n > maxBudgets {
+			t.Fatalf("%d are kept", n)
+		}
+	}
+	at := time.Now()
+	b.keep("ada", kept, at)
+	for i := range maxBudgets/2 - 1 { // a generation later it is still known
+		b.keep(fmt.Sprint("other", i), r.Budget(), time.Time{})
+	}
+	if found, ok := b.take("ada"); !ok || found.Budget != kept || !found.next.Equal(at) {
+		t.Errorf("%+v %v", found, ok)
+	}
+	if _, ok := b.take("ada"); ok {
+		t.Error("taken twice")
+	}
+	// Neither generation gives an older one once the newer one is taken.
+	b = budgets{}
+	b.keep("grace", r.Budget(), time.Time{})
+	for i := range maxBudgets / 2 {
+		b.keep(fmt.Sprint("more", i), r.Budget(), time.Time{})
+	}
+	b.keep("grace", kept, at)
+	if found, ok := b.take("grace"); !ok || found.Budget != kept {
+		t.Error("the older budget was taken")
+	}
+	if _, ok := b.old["grace"]; ok {
+		t.Error("an older budget was left behind")
+	}
+}
+
+func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
+	const drain = 25 * time.Second
+	fails := func(err error) *graph { return &graph{answer: func(int) error { return err }} }
+	hangs := &graph{takes: time.Hour}
+	busy := &graph{takes: 20 * time.Second}
+	later := &revoker.Error{Kind: revoker.NotFound, After: time.Minute}
+	pause := func(after time.Duration) *graph {
+		return fails(&revoker.Error{Kind: revoker.Throttled, Attempt: revoker.Attempt{Status: 429}, After: after})
+	}
+	for name, c := range map[string]struct {
+		graph  *graph
+		volume guard.VolumeConfig
+		enter  bool
+		want   bool
+	}{
+		"nobody":                {graph: &graph{}, want: true},
+		"a call in flight":      {graph: busy, enter: true},
+		"one that hangs":        {graph: hangs, enter: true},
+		"a retry in a second":   {graph: fails(notFound), enter: true},
+		"a retry too late":      {graph: fails(later), enter: true, want: true},
+		"a short pause":         {graph: pause(drain - time.Second), enter: true},
+		"a pause for too long":  {graph: pause(drain + 5*time.Second), enter: true, want: true},
+		"nobody can be called":  {graph: fails(noToken), enter: true, want: true},
+		"the guard has tripped": {graph: &graph{}, volume: guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, enter: true, want: true},
+		"a pause of a second":   {graph: pause(time.Second), enter: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dispatching(t, c.volume, c.graph, func(t *testing.T, d *Dispatcher) {
+				if c.volume.Max > 0 {
+					d.trip("")
+				}
+				var e *dedupe.Event
+				if c.enter {
+					e = enter(d, ada)
+				}
+				if name == "one that hangs" {
+					time.Sleep(2 * lateAfter)
+					d.queue.room(time.Now(), func(time.Duration) {})
+					if d.queue.late != 1 || d.queue.running != 0 {
+						t.Error("not late")
+					}
+				}
+				if got := d.Stuck(time.Now().Add(drain)); got != c.want {
+					t.Errorf("stuck: %v, want %v", got, c.want)
+				}
+				if e != nil {
+					d.Leave(ada.Key(), e)
+				}
+			})
+		})
+	}
+}
+
+func TestWhoeverIsProtectedMeanwhileIsNotCalledForAgain(t *testing.T) {
+	g := &graph{answer: func(int) error { return notFound }}
+	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
+		e := enter(d, ada)
+		protect(t, d)
+		fate, decided := decision(t, e)
+		var failure *revoker.Error
+		if fate != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || len(g.made()) != 1 {
+			t.Errorf("fate %v, %v after %d calls", fate, decided.Err, len(g.made()))
+		}
+		// They take no place, in flight or in the volume.
+		if d.queue.running != 0 || d.queue.limiter.State().UnderWay != 0 {
+			t.Errorf("%d run", d.queue.running)
+		}
+		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
+			t.Errorf("outcome %v: who was not called counts", outcome)
+		}
+	})
+}
+
+// protect puts ada on the list of those who are never called.
+func protect(t *testing.T, d *Dispatcher) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "protected")
+	if err := os.WriteFile(file, []byte(ada.ID()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.parts.Protected.Load(file); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhoeverIsProtectedWhileTheyWaitForAPermitIsNotCalled(t *testing.T) {
+	g := &graph{takes: time.Second}
+	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 3, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
+		var others []*dedupe.Event
+		for i := range 2 {
+			u, err := event.NewUser(fmt.Sprintf("00000000-0000-4000-8000-%012d", i), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			others = append(others, enter(d, u))
+		}
+		e := enter(d, ada)
+		protect(t, d)
+		fate, decided := decision(t, e)
+		var failure *revoker.Error
+		if fate != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || decided.Attempts != 0 {
+			t.Errorf("fate %v, %+v", fate, decided)
+		}
+		for _, other := range others {
+			if fate, _ := decision(t, other); fate != dedupe.Revoked {
+				t.Errorf("fate %v", fate)
+			}
+		}
+		if n := len(g.made()); n != 2 {
+			t.Errorf("%d calls", n)
+		}
+		if d.queue.running != 0 || d.queue.limiter.State().UnderWay != 0 {
+			t.Errorf("%d run", d.queue.running)
+		}
+		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
+			t.Errorf("outcome %v: who was not called counts", outcome)
+		}
+	})
+}
+
+func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
+	g := &graph{}
+	var mu sync.Mutex
+	var release guard.Release
+	dispatching(t, guard.VolumeConfig{Kinds: []string{"stolen"}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
+		d.cfg.ReadRelease = func() (guard.Release, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return release, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			d.Run(ctx, t.Context())
+			close(done)
+		}()
+		d.trip("stolen")
+		e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: 1}, Message: dedupe.NewMessage(0), Kind: "stolen"}
+		d.Enter(ada.Key(), ada, e)
+		time.Sleep(time.Hour)
+		if s := d.State(); s.Blocked != 1 || s.Waiting != 0 || len(g.made()) != 0 {
+			t.Errorf("%d calls, %+v", len(g.made()), s)
+		}
+		if d.parts.Health.Problems()[PartGuard] == "" {
+			t.Error("nobody is told")
+		}
+		mu.Lock()
+		release = guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 5, Type: "nonsense"}
+		mu.Unlock()
+		time.Sleep(time.Minute)
+		if len(g.made()) != 0 {
+			t.Error("a release of another type")
+		}
+		mu.Lock()
+		release.Type = "stolen"
+		mu.Unlock()
+		if fate, _ := decision(t, e); fate != dedupe.Revoked || d.State().Blocked != 0 {
+			t.Errorf("fate %v, %+v", fate, d.State())
+		}
+		time.Sleep(watchVolumeEvery)
+		if problem := d.parts.Health.Problems()[PartGuard]; problem != "" {
+			t.Error(problem)
+		}
+		cancel()
+		<-done
+	})
+}

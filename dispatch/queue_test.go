@@ -1,0 +1,687 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// The answers that a queue tells apart.
+var (
+	unavailable = &revoker.Error{Kind: revoker.Unavailable, Attempt: revoker.Attempt{Status: 503}}
+	notFound    = &revoker.Error{Kind: revoker.NotFound, Attempt: revoker.Attempt{Status: 404}}
+	noToken     = &revoker.Error{Kind: revoker.NoToken}
+)
+
+// user is somebody who waits in the queue.
+type user struct {
+	*permit
+	name  string
+	err   error
+	over  chan struct{} // the waiting
+	leave context.CancelFunc
+}
+
+// wish is what a user waits with.
+type wish struct {
+	place   int
+	retry   bool
+	urgency int
+	kind    string
+}
+
+// ask lets a user wait in the queue, and returns when everybody has what they can have at this instant.
+func ask(t *testing.T, q *queue, name string, w wish) *user {
+	return askBy(t, q, name, w, func(func(string) bool) (int, string) { return w.urgency, w.kind })
+}
+
+func askBy(t *testing.T, q *queue, name string, w wish, urgency func(func(string) bool) (int, string)) *user {
+	ctx, leave := context.WithCancelCause(t.Context())
+	u := &user{name: name, over: make(chan struct{}), leave: func() { leave(errLeft) }}
+	place := w.place
+	if place == 0 {
+		place = q.newPlace()
+	}
+	go func() {
+		u.permit, u.err = q.wait(ctx, request{user: name, place: place, retry: w.retry, urgency: urgency})
+		close(u.over)
+	}()
+	synctest.Wait()
+	return u
+}
+
+var errLeft = errors.New("left")
+
+// began says that the user's attempt has begun.
+func (u *user) began() bool {
+	synctest.Wait()
+	select {
+	case <-u.over:
+		return u.err == nil
+	default:
+		return false
+	}
+}
+
+func began(users []*user) (names []string) {
+	for _, u := range users {
+		if u.began() {
+			names = append(names, u.name)
+		}
+	}
+	return names
+}
+
+// bubble runs a test with a queue that has no canaries, whose breaker is closed and whose clock is its own.
+func bubble(t *testing.T, concurrency int, volume guard.VolumeConfig, test func(t *testing.T, q *queue)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(concurrency, volume, nil, false)
+		defer q.stop()
+		q.breaker.Begin("somebody", false, time.Now())
+		q.breaker.End("somebody", false, nil, time.Now())
+		test(t, q)
+		synctest.Wait()
+	})
+}
+
+// inTurn ends each attempt well as it has begun, and returns the order in which they began. holder keeps the only place, for
+// its first attempt, until all wait.
+func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
+	t.Helper()
+	var order []string
+	for range waiting {
+		_ = q.done(holder.permit, 0, true, nil)
+		synctest.Wait()
+		holder = nil
+		waiting = slices.DeleteFunc(waiting, func(u *user) bool {
+			if !u.began() {
+				return false
+			}
+			if holder != nil {
+				t.Fatalf("%s and %s began together", holder.name, u.name)
+			}
+			holder = u
+			order = append(order, u.name)
+			return true
+		})
+		if holder == nil {
+			t.Fatalf("nobody began after %v", order)
+		}
+	}
+	_ = q.done(holder.permit, 0, true, nil)
+	return strings.Join(order, " ")
+}
+
+func TestTheOrderOfPermits(t *testing.T) {
+	first, again := func(urgency int) wish { return wish{urgency: urgency} }, func(urgency int) wish { return wish{urgency: urgency, retry: true} }
+	for name, c := range map[string]struct {
+		waiting []wish
+		want    string
+	}{
+		"first attempts by urgency, then by place": {[]wish{first(1), first(0), first(1), first(0)}, "1 3 0 2"},
+		"retries too": {[]wish{again(1), again(0), again(1), again(0)}, "1 3 0 2"},
+		"retries as urgent take every second permit":     {[]wish{first(0), first(0), first(0), again(0), again(0), again(0)}, "3 0 4 1 5 2"},
+		"retries that are more urgent take no more":      {[]wish{first(1), first(1), first(1), again(0), again(0), again(0)}, "3 0 4 1 5 2"},
+		"retries that are less urgent wait":              {[]wish{first(0), first(0), first(0), again(1), again(1)}, "0 1 2 3 4"},
+		"the lanes meet by the urgency of their first":   {[]wish{first(2), first(0), again(1), again(1)}, "1 2 0 3"},
+		"without first attempts every permit is a retry": {[]wish{again(0), again(0), first(0)}, "0 2 1"},
+		"who waits again keeps the place":                {[]wish{{place: 9, retry: true}, {place: 3, retry: true}}, "1 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+				holder := ask(t, q, "holder", wish{})
+				var waiting []*user
+				for i, w := range c.waiting {
+					waiting = append(waiting, ask(t, q, fmt.Sprint(i), w))
+				}
+				if early := began(waiting); early != nil {
+					t.Fatalf("%v began beside the holder of the only place", early)
+				}
+				if got := inTurn(t, q, holder, waiting); got != c.want {
+					t.Errorf("began in the order %s, want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// However many retries wait, a first attempt is at most the second to begin; and the other way round.
+func TestNoLaneStarvesTheOther(t *testing.T) {
+	for _, retries := range []bool{true, false} {
+		bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+			holder := ask(t, q, "holder", wish{retry: retries})
+			var waiting []*user
+			for i := range 50 {
+				waiting = append(waiting, ask(t, q, fmt.Sprint(i), wish{retry: retries}))
+			}
+			waiting = append(waiting, ask(t, q, "other", wish{retry: !retries}))
+			if order := strings.Fields(inTurn(t, q, holder, waiting)); slices.Index(order, "other") > 1 {
+				t.Errorf("many retries: %v, and the other began as number %d", retries, slices.Index(order, "other"))
+			}
+		})
+	}
+}
+
+func TestSoManyAttemptsAreInFlightAtOnce(t *testing.T) {
+	bubble(t, 3, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		var users []*user
+		for i := range 5 {
+			users = append(users, ask(t, q, fmt.Sprint(i), wish{}))
+		}
+		if got := began(users); len(got) != 3 {
+			t.Errorf("%v began, want 3", got)
+		}
+		_ = q.done(users[0].permit, 0, true, notFound)
+		if got := began(users); len(got) != 4 {
+			t.Errorf("%v began, want one more", got)
+		}
+	})
+}
+
+func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		hangs := ask(t, q, "hangs", wish{})
+		next := ask(t, q, "next", wish{})
+		time.Sleep(2*time.Second - time.Nanosecond)
+		if next.began() {
+			t.Fatal("began beside an attempt that may soon be answered")
+		}
+		time.Sleep(time.Nanosecond)
+		if !next.began() {
+			t.Fatal("not begun after two seconds")
+		}
+		// The late answer makes no second place.
+		_ = q.done(hangs.permit, 0, true, nil)
+		third := ask(t, q, "third", wish{})
+		if third.began() || q.running != 1 || q.late != 0 {
+			t.Errorf("the third began: %v, running %d, late %d", third.began(), q.running, q.late)
+		}
+		_ = q.done(next.permit, 0, true, nil)
+		if !third.began() {
+			t.Error("the third was not called")
+		}
+	})
+}
+
+func TestOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		var retries, firsts []*user
+		for i := range 40 {
+			retries = append(retries, ask(t, q, fmt.Sprint("retry", i), wish{retry: true}))
+		}
+		time.Sleep(time.Hour)
+		if got := began(retries); len(got) != maxLate/2 || maxLate/2 != 32 {
+			t.Fatalf("%d retries hang at once, want 32", len(got))
+		}
+		for i := range 40 {
+			firsts = append(firsts, ask(t, q, fmt.Sprint("first", i), wish{}))
+		}
+		time.Sleep(time.Hour)
+		if got := began(firsts); len(got) != 33 { // one more is not counted late: the places are used up
+			t.Fatalf("%d first attempts hang beside them, want 33", len(got))
+		}
+		if q.late != maxLate || q.lateAgain != 32 || q.running != 1 {
+			t.Errorf("late %d, of these retries %d, running %d", q.late, q.lateAgain, q.running)
+		}
+		// The end of a retry makes room for another.
+		_ = q.done(retries[0].permit, 0, false, unavailable)
+		time.Sleep(lateAfter)
+		if got := began(retries); len(got) != 33 {
+			t.Errorf("%d retries began, want one more", len(got))
+		}
+		for _, u := range append(retries[1:], firsts...) {
+			if u.began() {
+				q.cancel(u.permit)
+			}
+		}
+	})
+}
+
+func TestWhatHasEndedIsNotRememberedForLong(t *testing.T) {
+	bubble(t, 2, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		for i := range maxLate + 1 { // all late but the last, which stays at the head
+			ask(t, q, fmt.Sprint("hangs", i), wish{})
+			time.Sleep(lateAfter)
+		}
+		time.Sleep(lateAfter)
+		for i := range 1000 {
+			u := ask(t, q, fmt.Sprint(i), wish{})
+			if !u.began() {
+				t.Fatalf("attempt %d did not begin", i)
+			}
+			_ = q.done(u.permit, 0, true, notFound)
+		}
+		if most := 4*(2+maxLate) + 1; len(q.begun) > most {
+			t.Errorf("%d attempts are remembered, want at most %d", len(q.begun), most)
+		}
+	})
+}
+
+func TestRaiseMovesAUserForward(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		holder := ask(t, q, "holder", wish{})
+		a := ask(t, q, "a", wish{urgency: 5})
+		urgency, kind := 5, "offboarded"
+		b := askBy(t, q, "b", wish{}, func(func(string) bool) (int, string) { return urgency, kind })
+		c := ask(t, q, "c", wish{urgency: 5})
+		q.raise("c", 7) // less urgent: nothing changes
+		q.raise("b", 5) // nor when it is as urgent: who waits keeps what they wait with
+		kind = "left"
+		if q.raise("b", 6); q.waiting["b"].kind != "offboarded" {
+			t.Error("a less urgent event has changed the type")
+		}
+		q.raise("nobody", 0)
+		urgency, kind = 1, "stolen"
+		q.raise("b", 1)
+		if p := q.waiting["b"]; p.urgent != 1 || p.kind != "stolen" {
+			t.Errorf("urgency %d, kind %s", p.urgent, p.kind)
+		}
+		if got := inTurn(t, q, holder, []*user{a, b, c}); got != "b a c" {
+			t.Errorf("began in the order %s", got)
+		}
+	})
+}
+
+func TestWhoLeavesIsNotCalledAndTakesNoPlace(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
+		holder := ask(t, q, "holder", wish{kind: "stolen"})
+		users := []*user{ask(t, q, "a", wish{}), ask(t, q, "b", wish{}), ask(t, q, "c", wish{retry: true})}
+		users[0].leave()
+		users[2].leave()
+		synctest.Wait()
+		for _, u := range []*user{users[0], users[2]} {
+			if !errors.Is(u.err, errLeft) || u.permit != nil {
+				t.Errorf("%s: %v, want the cause of the context", u.name, u.err)
+			}
+		}
+		if len(q.first)+len(q.retries) != 1 || len(q.waiting) != 1 {
+			t.Errorf("%d first attempts, %d retries, %d users wait, want one", len(q.first), len(q.retries), len(q.waiting))
+		}
+		q.raise("a", -1) // nobody
+		_ = q.done(holder.permit, 0, true, notFound)
+		if !users[1].began() {
+			t.Error("who stayed was not called")
+		}
+		_ = q.done(users[1].permit, 0, true, notFound)
+	})
+}
+
+// Permit and leave at one instant: whoever has the permit must give it back, so they must be told.
+func TestAPermitThatComesAsTheUserLeavesIsNotLost(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		for range 50 {
+			holder := ask(t, q, "holder", wish{})
+			u := ask(t, q, "leaves", wish{})
+			q.mu.Lock() // the user has left, and waits for the lock, while the permit comes
+			u.leave()
+			for range 100 {
+				runtime.Gosched()
+			}
+			q.limiter.Cancel(holder.call)
+			q.end(holder.permit)
+			q.mu.Unlock()
+			if !u.began() {
+				t.Fatalf("%v, want the permit", u.err)
+			}
+			q.cancel(u.permit)
+			if q.running != 0 {
+				t.Fatalf("%d run", q.running)
+			}
+		}
+	})
+}
+
+func TestCancelGivesEverythingBack(t *testing.T) {
+	for name, late := range map[string]time.Duration{"soon": 0, "late": lateAfter} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(4, guard.VolumeConfig{Max: 4, Window: time.Hour}, nil, false) // its breaker is half-open
+				defer q.stop()
+				for range 3 { // again and again: what leaks adds up
+					var users []*user
+					for i := range 4 {
+						users = append(users, ask(t, q, fmt.Sprint(i), wish{kind: "stolen", retry: i%2 == 0}))
+					}
+					if late == 0 {
+						if got := began(users); len(got) != 3 {
+							t.Fatalf("%v began, want the three that a half-open breaker lets in", got)
+						}
+						q.cancel(users[0].permit)
+						if !users[3].began() {
+							t.Fatal("the place in the half-open breaker was not given back")
+						}
+						users = users[1:]
+					}
+					time.Sleep(late)
+					synctest.Wait()
+					for _, u := range users {
+						if !u.began() {
+							t.Fatalf("%s has not begun", u.name)
+						}
+						q.cancel(u.permit)
+					}
+					if q.running != 0 || q.late != 0 || q.lateAgain != 0 {
+						t.Fatalf("running %d, late %d, of these retries %d", q.running, q.late, q.lateAgain)
+					}
+					if n := q.limiter.State().UnderWay; n != 0 {
+						t.Fatalf("%d calls under way for the limiter", n)
+					}
+				}
+				users := []*user{}
+				for i := range 3 { // the guard has counted nobody
+					users = append(users, ask(t, q, fmt.Sprint("late comer ", i), wish{kind: "stolen"}))
+				}
+				if got := began(users); len(got) != 3 {
+					t.Errorf("%v began", got)
+				}
+				for _, u := range users {
+					q.cancel(u.permit)
+				}
+			})
+		})
+	}
+}
+
+func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
+	bubble(t, 8, guard.VolumeConfig{Max: 2, Window: time.Hour}, func(t *testing.T, q *queue) {
+		a, b := ask(t, q, "a", wish{kind: "left"}), ask(t, q, "b", wish{kind: "left"})
+		c, d := ask(t, q, "c", wish{kind: "left"}), ask(t, q, "d", wish{kind: "left"})
+		e := ask(t, q, "e", wish{kind: "left"})
+		other := ask(t, q, "other", wish{kind: "stolen"})
+		if got := began([]*user{a, b, c, d, e, other}); !slices.Equal(got, []string{"a", "b", "other"}) {
+			t.Fatalf("%v began, want the two of the limit, and whoever is of another type", got)
+		}
+		e.leave() // from among those that wait for the guard
+		synctest.Wait()
+		if !errors.Is(e.err, errLeft) || len(q.full) != 2 || len(q.waiting) != 2 {
+			t.Errorf("%v; %d wait for the guard, %d in all", e.err, len(q.full), len(q.waiting))
+		}
+		q.raise("d", -1) // in no lane now
+		_ = q.done(a.permit, 0, true, nil)
+		if got := began([]*user{c, d}); got != nil {
+			t.Fatalf("%v began: one is signed out, and another may be", got)
+		}
+		_ = q.done(b.permit, 0, true, notFound) // a refund: nobody was signed out
+		if got := began([]*user{c, d}); len(got) != 1 {
+			t.Fatalf("%v began, want one", got)
+		}
+		one, last := c, d
+		if d.began() {
+			one, last = d, c
+		}
+		q.cancel(one.permit)
+		if !last.began() {
+			t.Fatal("the place that was given back is lost")
+		}
+		_ = q.done(last.permit, 0, false, unavailable) // no answer: they may have been signed out, and count
+		late := ask(t, q, "late", wish{kind: "left"})
+		if !errors.Is(late.err, errTripped) || len(q.waiting) != 0 {
+			t.Errorf("%v, %d wait; want the guard tripped", late.err, len(q.waiting))
+		}
+		known := ask(t, q, "a", wish{kind: "left"})
+		if !errors.Is(known.err, errTripped) { // nobody is called for a type that is tripped
+			t.Errorf("%v", known.err)
+		}
+		_ = q.done(other.permit, 0, true, nil)
+	})
+}
+
+// Of several who wait, whoever is of a type that has tripped goes, and the next one begins.
+func TestATrippedTypeIsInNobodysWay(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
+		holder := ask(t, q, "holder", wish{kind: "left"})
+		tripped := ask(t, q, "tripped", wish{kind: "left"})
+		other := ask(t, q, "other", wish{kind: "stolen"})
+		_ = q.done(holder.permit, 0, true, nil)
+		if synctest.Wait(); !errors.Is(tripped.err, errTripped) || !other.began() {
+			t.Fatalf("%v, the other began: %v", tripped.err, other.began())
+		}
+		_ = q.done(other.permit, 0, true, notFound)
+	})
+}
+
+// canaryQueue is a queue whose canaries are counted; a test ends them.
+func canaryQueue(t *testing.T, volume guard.VolumeConfig, account bool, test func(t *testing.T, q *queue, asked chan int)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		asked := make(chan int, 100)
+		q := newQueue(1, volume, nil, account)
+		defer q.stop()
+		q.ask = func(call int, _ time.Duration) { asked <- call }
+		test(t, q, asked)
+		synctest.Wait()
+	})
+}
+
+func TestAUserWhoLeavesGivesWayToACanary(t *testing.T) {
+	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
+		q.active = func() bool { return false }
+		u := ask(t, q, "u", wish{})
+		<-asked // side by side
+		_ = q.canaryDone(q.limiter.Begin(time.Now()), 0, noToken, true)
+		_ = q.done(u.permit, 0, false, noToken)
+		<-after(t, 10*time.Second, asked) // the canary's turn
+		_ = q.canaryDone(1, 0, noToken, false)
+		u = ask(t, q, "u", wish{retry: true})
+		if u.began() || len(asked) > 0 {
+			t.Fatal("a probe too early")
+		}
+		u.leave()
+		<-after(t, 15*time.Second, asked)
+		if c := q.canaryDone(1, 0, nil, false); c.cause != nil {
+			t.Errorf("a canary that is well leaves the breaker open: %v", c.cause)
+		}
+	})
+}
+
+// after says that a canary is asked within limit.
+func after(t *testing.T, limit time.Duration, asked chan int) <-chan int {
+	t.Helper()
+	time.Sleep(limit)
+	synctest.Wait()
+	if len(asked) != 1 {
+		t.Fatalf("%d canaries within %s, want one", len(asked), limit)
+	}
+	return asked
+}
+
+func TestWhileOpenWhoWasNotTriedYetIsProbedFirst(t *testing.T) {
+	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
+		fail := func(u *user) {
+			t.Helper()
+			if !u.began() {
+				t.Fatalf("%s was not probed", u.name)
+			}
+			_ = q.done(u.permit, 0, false, noToken)
+		}
+		canary := func() {
+			t.Helper()
+			_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
+			time.Sleep(time.Minute)
+		}
+		tried := ask(t, q, "tried", wish{})
+		q.cancelCanary(<-asked)
+		fail(tried)
+		tried = ask(t, q, "tried", wish{retry: true, place: 1})
+		fresh := ask(t, q, "fresh", wish{place: 20, urgency: 3})
+		urgent := ask(t, q, "urgent", wish{place: 21})
+		canary()
+		if tried.began() || fresh.began() {
+			t.Fatal("somebody else was probed first")
+		}
+		fail(urgent)
+		canary()
+		fail(fresh)
+		urgent = ask(t, q, "urgent", wish{place: 21, retry: true})
+		canary()
+		fail(tried) // longest ago
+		canary()
+		fail(urgent)
+	})
+}
+
+// cancelCanary ends a canary that tells nothing.
+func (q *queue) cancelCanary(call int) { _ = q.canaryDone(call, 0, nil, true) }
+
+func TestWhileTheGuardHasTrippedNobodyAsksACanaryForNobody(t *testing.T) {
+	for _, observe := range []bool{false, true} {
+		canaryQueue(t, guard.VolumeConfig{Max: 1, Window: time.Hour, Observe: observe}, false, func(t *testing.T, q *queue, asked chan int) {
+			q.volume.Trip("stolen")
+			q.tick()
+			if n := len(asked); n > 0 != observe {
+				t.Fatalf("observe %v: %d canaries", observe, n)
+			}
+			if observe {
+				return
+			}
+			q.volume.Release(guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 10}, time.Now())
+			q.tick()
+			if len(asked) != 1 {
+				t.Error("no canary after the release")
+			}
+		})
+	}
+}
+
+func TestWithoutACanaryAnOpenBreakerProbesUsers(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		u := ask(t, q, "u", wish{})
+		_ = q.done(u.permit, 0, false, noToken)
+		u = ask(t, q, "u", wish{})
+		time.Sleep(time.Hour)
+		if !u.began() {
+			t.Fatal("nobody is probed: the turn is a canary's that does not exist")
+		}
+		if c := q.done(u.permit, 0, true, nil); c.cause != nil {
+			t.Errorf("open after a success: %v", c.cause)
+		}
+	})
+}
+
+func TestHowManyMessagesMayBeReceived(t *testing.T) {
+	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
+		want := func(inFlight, n int) {
+			t.Helper()
+			synctest.Wait()
+			if got := q.limit(inFlight, 10); got != n {
+				t.Errorf("with %d in flight %d may be received, want %d", inFlight, got, n)
+			}
+		}
+		want(0, entering)
+		want(10, 0)
+		u := ask(t, q, "u", wish{})
+		q.cancelCanary(<-asked)
+		want(1, entering) // half-open: a few side by side
+		_ = q.done(u.permit, 0, false, noToken)
+		want(0, 1) // open: one, to be probed
+		u = ask(t, q, "u", wish{retry: true})
+		want(1, 1) // it has failed, and another must be probed
+		want(10, 0)
+		fresh := ask(t, q, "fresh", wish{})
+		want(2, 0) // who waits was not probed yet
+		_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
+		for i := 0; i < 600 && !fresh.began(); i++ {
+			time.Sleep(100 * time.Millisecond)
+		}
+		want(2, 0) // a probe is in flight
+		_ = q.done(fresh.permit, 0, true, nil)
+		want(1000, 1<<20)
+		if !u.began() {
+			t.Error("the breaker is closed, and who waits is not called")
+		}
+		_ = q.done(u.permit, 0, true, nil)
+	})
+}
+
+func TestWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
+	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
+		u := ask(t, q, "u", wish{})
+		q.cancelCanary(<-asked)
+		_ = q.done(u.permit, 0, false, noToken)
+		u = ask(t, q, "u", wish{retry: true})
+		if q.breaker.Tried("u") == 0 {
+			t.Fatal("not tried")
+		}
+		u.leave()
+		if synctest.Wait(); q.breaker.Tried("u") != 0 {
+			t.Error("remembered for nobody")
+		}
+	})
+}
+
+// A new process lets three users in; one who hangs makes room for another.
+func TestWhoHangsAtTheStartMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(16, guard.VolumeConfig{}, nil, false)
+		defer q.stop()
+		var users []*user
+		for i := range 5 {
+			users = append(users, ask(t, q, fmt.Sprint(i), wish{}))
+		}
+		if got := began(users); len(got) != 3 {
+			t.Fatalf("%v began", got)
+		}
+		time.Sleep(lateAfter)
+		if got := began(users); len(got) != 5 {
+			t.Errorf("%v began after two seconds, want all", got)
+		}
+		for _, u := range users {
+			q.cancel(u.permit)
+		}
+	})
+}
+
+func TestAfterTheStopNothingBegins(t *testing.T) {
+	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
+		q.stop()
+		q.tick()
+		u := ask(t, q, "u", wish{})
+		time.Sleep(time.Hour)
+		if len(asked) > 0 || u.began() {
+			t.Errorf("%d canaries, an attempt: %v", len(asked), u.began())
+		}
+		u.leave()
+		synctest.Wait()
+	})
+}
+
+func TestEachEndIsSignalled(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		q.changed = []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
+		signalled := func(what string) {
+			t.Helper()
+			for _, c := range q.changed {
+				select {
+				case <-c:
+				default:
+					t.Errorf("nobody is told of %s", what)
+				}
+			}
+		}
+		u := ask(t, q, "u", wish{})
+		next := ask(t, q, "next", wish{})
+		_ = q.done(u.permit, 0, true, nil)
+		signalled("an attempt's end")
+		if !next.began() {
+			t.Fatal("not begun")
+		}
+		q.cancel(next.permit)
+		signalled("a permit that was given back")
+		_ = q.canaryDone(q.limiter.Begin(time.Now()), 0, nil, false)
+		signalled("a canary's end")
+	})
+}

@@ -1,0 +1,165 @@
+package dispatch
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/guard"
+)
+
+// watchVolumeEvery is how often a trip of the guard is looked for, and a release of it.
+const watchVolumeEvery = 5 * time.Second
+
+// watchVolume tells of trips of the guard against implausible volumes, and carries an operator's release to the queue, until ctx ends.
+func (d *Dispatcher) watchVolume(ctx context.Context) {
+	d.parts.Health.Report(PartGuard, "")
+	tick := time.NewTicker(watchVolumeEvery)
+	defer tick.Stop()
+	told := ""
+	for tripped := map[string]bool{}; ; {
+		d.readRelease(&told)
+		for _, state := range d.volumeState() {
+			if state.Tripped != tripped[state.Kind] {
+				tripped[state.Kind] = state.Tripped
+				d.tellVolume(state)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tellVolume tells that one type of events has tripped the guard, or has not any more.
+func (d *Dispatcher) tellVolume(state guard.KindState) {
+	about := []zap.Field{zap.String("type", state.Kind), zap.Int("limit", state.Limit), zap.Duration("window", d.cfg.Volume.Window)}
+	switch {
+	case !state.Tripped:
+		d.parts.Log.Info("the guard is not tripped any more", about...)
+	case d.cfg.Volume.Observe:
+		d.parts.Log.Warn("more people are signed out than is plausible; the guard only observes (guard.mode)", about...)
+	default:
+		d.parts.Log.Error("the guard has tripped: more people would be signed out than is plausible. Events of this type wait, nothing is lost; find out why, then worker guard release", about...)
+	}
+	d.parts.Health.Report(PartGuard, d.guardProblem())
+}
+
+// guardProblem names the types of events that wait for a release; empty when none does.
+func (d *Dispatcher) guardProblem() string {
+	var types []string
+	for _, state := range d.volumeState() {
+		if state.Tripped && !d.cfg.Volume.Observe {
+			types = append(types, fmt.Sprintf("%s (%d people)", cmp.Or(state.Kind, "any"), state.Limit))
+		}
+	}
+	if types == nil {
+		return ""
+	}
+	return fmt.Sprintf("tripped: more people than the limit within %s for %s; nobody is signed out for these until an operator releases it (worker guard release)",
+		d.cfg.Volume.Window, strings.Join(types, ", "))
+}
+
+// readRelease looks for a release. told is the last problem with it, so that it is logged once.
+func (d *Dispatcher) readRelease(told *string) {
+	if d.cfg.ReadRelease == nil {
+		return
+	}
+	r, err := d.cfg.ReadRelease()
+	if err == nil && r.Type != "" && !slices.Contains(d.cfg.Volume.Kinds, r.Type) {
+		err = fmt.Errorf("it is for events of the type %q, which is not one of events.types", r.Type)
+	}
+	if err != nil {
+		if err.Error() != *told {
+			*told = err.Error()
+			d.parts.Log.Error("the release of the guard is not usable", zap.Error(err))
+		}
+		return
+	}
+	*told = ""
+	if released := d.release(r); released != nil {
+		d.parts.Log.Warn("an operator has released the guard", zap.Strings("types", released), zap.String("by", r.By), zap.String("why", r.Reason), zap.Time("until", r.Until), zap.Int("maxUsers", r.MaxUsers))
+	}
+}
+
+// release lets attempts go on that the volume guard has stopped. It returns for which types of events.
+func (d *Dispatcher) release(r guard.Release) (released []string) {
+	q := d.queue
+	q.mu.Lock()
+	released = q.volume.Release(r, time.Now())
+	q.mu.Unlock()
+	if released != nil {
+		d.mu.Lock()
+		close(d.released)
+		d.released = make(chan struct{})
+		d.mu.Unlock()
+		d.Signal()
+	}
+	return released
+}
+
+// trip stops attempts for events of the type until a release.
+func (d *Dispatcher) trip(kind string) {
+	d.queue.mu.Lock()
+	defer d.queue.mu.Unlock()
+	d.queue.volume.Trip(kind)
+}
+
+// volumeState is a picture of the volume guard.
+func (d *Dispatcher) volumeState() []guard.KindState {
+	d.queue.mu.Lock()
+	defer d.queue.mu.Unlock()
+	return d.queue.volume.State(time.Now())
+}
+
+// volumeLimit is how many people may be signed out for events of the type.
+func (d *Dispatcher) volumeLimit(kind string) int {
+	for _, s := range d.volumeState() {
+		if s.Kind == kind {
+			return s.Limit
+		}
+	}
+	return d.cfg.Volume.Max
+}
+
+// stopped says that the volume guard stops every type of event that the user waits with.
+func (d *Dispatcher) stopped(w *dedupe.Work) bool {
+	d.queue.mu.Lock()
+	defer d.queue.mu.Unlock()
+	_, kind := w.Urgency(d.queue.volume.Blocked)
+	return kind == "" || d.queue.volume.Blocked(kind) // nobody waits any more, or with a type that is stopped
+}
+
+// awaitRelease waits until the volume guard was released, or an event has come of a type that it does not stop, and says
+// whether the user still waits then. Meanwhile the user's messages may be set aside: nobody knows for how long it is.
+func (d *Dispatcher) awaitRelease(w *dedupe.Work) bool {
+	d.mu.Lock()
+	released := d.released
+	d.blocked++
+	d.mu.Unlock()
+	w.Pause()
+	defer func() {
+		w.Resume()
+		d.mu.Lock()
+		d.blocked--
+		d.mu.Unlock()
+	}()
+	for d.stopped(w) {
+		select {
+		case <-released:
+			return true
+		case <-w.More():
+		case <-w.Context().Done():
+			return false
+		}
+	}
+	return w.Context().Err() == nil
+}
