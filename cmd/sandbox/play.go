@@ -42,11 +42,12 @@ func publish(ctx context.Context, s *servers, sample sample, o options) error {
 		if err := sender.SendMessage(ctx, m.message, nil); err != nil {
 			return err
 		}
+		pause := m.pause
 		if !o.drain && !m.atOnce {
-			// One after the other, so that a person can follow.
-			if err := retry.Sleep(ctx, 300*time.Millisecond); err != nil {
-				return err
-			}
+			pause += 300 * time.Millisecond // one after the other, so that a person can follow
+		}
+		if err := retry.Sleep(ctx, pause); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -60,11 +61,11 @@ func awaitSettled(ctx context.Context, s *servers, timeout time.Duration) error 
 		if err != nil {
 			return err
 		}
-		if counts.Active == 0 && counts.Scheduled == 0 {
+		if counts.Active == 0 && counts.Scheduled == 0 && counts.Deferred == 0 {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d messages are not settled after %s (--timeout)", counts.Active, timeout)
+			return fmt.Errorf("%d messages are not settled after %s (--timeout)", counts.Active+counts.Deferred, timeout)
 		}
 		if err := retry.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return err

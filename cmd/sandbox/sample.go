@@ -34,6 +34,8 @@ type sampleMessage struct {
 	oneOfMany bool
 	// atOnce says that the next message follows without a pause.
 	atOnce bool
+	// pause follows the message, whoever watches or not.
+	pause time.Duration
 }
 
 const (
@@ -43,6 +45,9 @@ const (
 	massOffboarding = "mass offboarding"
 	// storm is how often an MDM that has gone wild reports the same device.
 	storm = 25
+	// dayGoesOn is how many events follow the others, one by one. Only the success of others proves that the trouble of who is never revoked
+	// is their own: without any, they would not be decided within an hour.
+	dayGoesOn = 16
 )
 
 func person(n int, name string) graph.User {
@@ -106,6 +111,11 @@ func newSample(leavers int) sample {
 		leaver := person(1000+i, fmt.Sprintf("leaver%d", i))
 		s.people = append(s.people, leaver)
 		add(sampleMessage{about: massOffboarding, message: cloudEvent("user.offboarded", leaver), revoked: ids(leaver), atOnce: true})
+	}
+	for i := range dayGoesOn {
+		one := person(500+i, fmt.Sprintf("day%d", i))
+		s.people = append(s.people, one)
+		add(sampleMessage{about: "the day goes on", message: cloudEvent("device.lost", one), revoked: ids(one), atOnce: true, pause: 700 * time.Millisecond})
 	}
 	for i := range s.messages {
 		id := fmt.Sprintf("sample-%03d", i)

@@ -31,6 +31,8 @@ const (
 	clientSecret = "sandbox-secret" //nolint:gosec // see above
 	// dedupeWindow is shorter than in production, so that a watcher sees it end.
 	dedupeWindow = 5 * time.Second
+	// lockDuration is shorter than most, so that renewals show.
+	lockDuration = 30 * time.Second
 )
 
 // servers are the embedded Service Bus and Graph.
@@ -131,7 +133,7 @@ func (s *servers) serve(address string, handler http.Handler, certificate *tls.C
 // brokerConfig is the sandbox's queue and key, with what --entities and --key add.
 func brokerConfig(o options) (servicebus.Config, error) {
 	cfg := servicebus.Config{
-		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: 30 * time.Second, MaxDeliveryCount: 100}},
+		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: lockDuration, MaxDeliveryCount: 100}},
 		Keys:   []servicebus.Key{servicebus.DefaultKey},
 	}
 	for _, text := range o.keys {
@@ -175,6 +177,7 @@ func (s *servers) settings(o options) []string {
 	settings := []string{
 		"REVOKER_SERVICEBUS_CONNECTION_STRING=" + s.connectionString,
 		"REVOKER_SERVICEBUS_QUEUE=" + queue,
+		"REVOKER_SERVICEBUS_LOCK_DURATION=" + lockDuration.String(),
 		"REVOKER_GRAPH_ENDPOINT=" + s.graphURL,
 		"REVOKER_GRAPH_TOKEN_URL=" + s.graphURL + "/" + tenant + "/oauth2/v2.0/token",
 		"REVOKER_GRAPH_TENANT_ID=" + tenant,

@@ -43,7 +43,8 @@ type bar struct {
 
 // newBar shows how many of total are done, how fast, and how long the rest will take. Call end in any case.
 func (p *program) newBar(what string, total int) *bar {
-	file, ok := p.stderr.(*os.File)
+	to, _ := p.stderr.(safe)
+	file, ok := to.w.(*os.File) // past safe: a bar moves the cursor, and shows nothing from outside
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return nil
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -40,12 +41,17 @@ type picking struct {
 	source, since, until string
 	limit                int
 	changes              bool // set by commands that change what is picked
+	deferred             bool // set by the command that picks deferred messages
 	all                  bool
 }
 
 func (f *picking) flags(fs *pflag.FlagSet) {
-	fs.StringSliceVar(&f.reasons, "reason", nil, "only with this dead-letter reason; repeatable")
-	fs.StringVar(&f.user, "user", "", "only those in which this user failed: object id or user principal name, as in the event")
+	if f.deferred {
+		fs.StringVar(&f.user, "user", "", "only those about this user: object id or user principal name, as in the event")
+	} else {
+		fs.StringSliceVar(&f.reasons, "reason", nil, "only with this dead-letter reason; repeatable")
+		fs.StringVar(&f.user, "user", "", "only those in which this user failed: object id or user principal name, as in the event")
+	}
 	fs.StringVar(&f.source, "source", "", "only of this queue or subscription (TOPIC/Subscriptions/NAME), if several are configured")
 	fs.StringVar(&f.producer, "producer", "", "only with events whose own source contains this")
 	fs.StringVar(&f.since, "since", "", "only enqueued since: a time (2026-03-01T12:00:00Z), a day (2026-03-01), or how long ago (90m, 7d)")
@@ -108,8 +114,9 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("%q is not a time (2026-03-01T12:00:00Z), a day (2026-03-01) or a duration (90m, 7d)", text)
 }
 
-// queues opens the dead letters of the configured entities, or of the one that --source names.
-func (p *program) queues(cfg config.Config, source string) (client *azservicebus.Client, queues []*deadletter.Queue, err error) {
+// queues opens the dead letters of the configured entities, or of the one that --source names; or, if deferred is set, the
+// entities themselves.
+func (p *program) queues(cfg config.Config, source string, deferred bool) (client *azservicebus.Client, queues []*deadletter.Queue, err error) {
 	entities := cfg.ServiceBus.Entities()
 	if source != "" {
 		i := slices.IndexFunc(entities, func(e string) bool { return strings.EqualFold(e, source) })
@@ -122,15 +129,17 @@ func (p *program) queues(cfg config.Config, source string) (client *azservicebus
 	if err != nil {
 		return nil, nil, err
 	}
-	if client, err = app.NewServiceBus(cfg); err != nil {
+	client, guard, err := app.NewServiceBusWithOriginals(cfg)
+	if err != nil {
 		return nil, nil, err
 	}
 	for _, entity := range entities {
-		receiver, err := app.NewReceiver(client, entity, true)
+		open := func() (deadletter.Receiver, error) { return app.NewReceiver(client, entity, !deferred) }
+		receiver, err := open()
 		if err != nil {
 			return nil, nil, err
 		}
-		queues = append(queues, &deadletter.Queue{Entity: entity, Receiver: receiver, Decoder: decoder, Open: func() (deadletter.Receiver, error) { return app.NewReceiver(client, entity, true) }})
+		queues = append(queues, &deadletter.Queue{Entity: entity, Receiver: receiver, Decoder: decoder, Open: open, Original: guard.Original})
 	}
 	return client, queues, nil
 }
@@ -141,18 +150,23 @@ func (f *picking) open(p *program, cfg config.Config) (filter deadletter.Filter,
 		err = f.needsPicking(filter)
 	}
 	if err == nil {
-		client, queues, err = p.queues(cfg, f.source)
+		client, queues, err = p.queues(cfg, f.source, f.deferred)
 	}
 	return filter, client, queues, err
 }
 
 // everyFound are the dead letters of all queues that the filter picks, at most its limit together. Errors are explained.
 func everyFound(ctx context.Context, queues []*deadletter.Queue, filter deadletter.Filter) iter.Seq2[deadletter.Found, error] {
+	return everyOf(ctx, queues, filter, (*deadletter.Queue).Find)
+}
+
+// everyOf is everyFound for what find finds.
+func everyOf(ctx context.Context, queues []*deadletter.Queue, filter deadletter.Filter, find func(*deadletter.Queue, context.Context, deadletter.Filter) iter.Seq2[deadletter.Found, error]) iter.Seq2[deadletter.Found, error] {
 	return func(yield func(deadletter.Found, error) bool) {
 		n, each := 0, filter
 		each.Limit = 0
 		for _, q := range queues {
-			for found, err := range q.Find(ctx, each) {
+			for found, err := range find(q, ctx, each) {
 				if err != nil {
 					err = explain(err, q.Entity)
 				}
@@ -182,11 +196,22 @@ func letterHeader(several bool) table.Row {
 }
 
 func letterRow(l deadletter.Letter, several bool) table.Row {
-	row := table.Row{when(l.Enqueued), listed(l.Users), plain(l.Reason), l.Attempts, short(plain(l.Description), 60), l.SequenceNumber}
+	row := table.Row{when(l.Enqueued), listed(l.Users), plain(l.Reason), l.Attempts, short(plain(unread(l)+l.Description), 60), l.SequenceNumber}
 	if several {
 		row = append(row, l.Source)
 	}
 	return row
+}
+
+// unread says, before a description, that the client library cannot read all of the message.
+func unread(l deadletter.Letter) string {
+	switch {
+	case l.Unreadable != "":
+		return "[unreadable] "
+	case l.Mended != "":
+		return "[partly unreadable] "
+	}
+	return ""
 }
 
 func (p *program) dlqList() *cobra.Command {
@@ -262,7 +287,7 @@ func (p *program) dlqShow() *cobra.Command {
 		if err != nil || ranges[0].From != ranges[0].To {
 			return fail(exitUsage, "%q is not a sequence number", args[0])
 		}
-		client, queues, err := p.queues(cfg, source)
+		client, queues, err := p.queues(cfg, source, false)
 		if err != nil {
 			return err
 		}
@@ -282,7 +307,7 @@ func (p *program) dlqShow() *cobra.Command {
 			return fail(exitUsage, "%s and %s both have a dead letter with this number: choose by --source", all[0].Source, all[1].Source)
 		}
 		record, err := deadletter.NewRecord(all[0])
-		if err != nil {
+		if err != nil && !errors.Is(err, deadletter.ErrNoOriginal) { // what is known can be shown all the same
 			return fail(exitFailed, "%v", err)
 		}
 		guide := deadletter.GuideTo(all[0].Reason)

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/trail"
 )
 
 // createFile makes a file that does not exist yet: it holds what exists nowhere else soon.
@@ -43,7 +46,10 @@ func (p *program) dlqPurge() *cobra.Command {
 		Short: "Remove dead letters, after writing them to a file",
 		Long: `Remove dead letters: those that are there now and that the filter picks. Each is
 written to a file, which worker dlq import can send again, before it is removed.
-It asks to type how many; --confirm gives the answer beforehand.`,
+It asks to type how many; --confirm gives the answer beforehand.
+
+Of a message that cannot be read the file gets the original bytes. Where these are
+too many to be kept in memory, the message stays where it is.`,
 		Example: `  worker dlq purge --reason UserNotFound --dry-run
   worker dlq purge --reason UserNotFound --export gone.ndjson`,
 		Args: cobra.NoArgs,
@@ -54,18 +60,29 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 	fs.StringVar(&export, "export", "", "file to write to, which must not exist (default deadletters-TIME.ndjson)")
 	fs.StringVar(&confirm, "confirm", "", "how many are removed, if that is known; anything else removes nothing")
 	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
+	act := trail.Operation{Command: "dlq purge"}
+	because(fs, &act, "why")
 	out.flag(fs)
-	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
+	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
 		filter, client, queues, err := pick.open(p, cfg)
 		if err != nil {
 			return err
 		}
 		defer closeClient(client)
+		var record *operation
+		if !dryRun {
+			if record, err = p.begin(ctx, cfg, act); err != nil {
+				return err
+			}
+			defer func() { err = record.close(ctx, err) }()
+		}
+		var sequences [][]int64
 		list := &rows{output: out, header: letterHeader(len(queues) > 1)}
 		var plans []*deadletter.Plan
 		total := 0
 		for _, q := range queues {
-			var each func(deadletter.Letter)
+			var some []int64
+			each := func(l deadletter.Letter) { some = append(some, l.SequenceNumber) }
 			if dryRun {
 				each = func(l deadletter.Letter) { err = errors.Join(err, list.add(l, letterRow(l, len(queues) > 1))) }
 			}
@@ -73,7 +90,7 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 			if err := errors.Join(planErr, err); err != nil {
 				return explain(err, q.Entity)
 			}
-			plans = append(plans, plan)
+			plans, sequences = append(plans, plan), append(sequences, some)
 			total += plan.Selected
 			if filter.Limit > 0 {
 				if filter.Limit -= plan.Selected; filter.Limit <= 0 {
@@ -90,7 +107,7 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 			return out.value(purgeOutcome{}, func(w io.Writer) { fmt.Fprintln(w, "No dead letters to remove.") })
 		}
 		for _, plan := range plans {
-			fmt.Fprintf(p.stderr, "%s: %s%s\n", plan.Source, counted(plan), leftOut(plan))
+			fmt.Fprintf(p.stderr, "%s: %s\n", plan.Source, counted(plan))
 		}
 		if confirm == "" {
 			confirm = p.ask(fmt.Sprintf("They are removed for good. Type how many to confirm (%d): ", total))
@@ -105,6 +122,15 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 		if err != nil {
 			return err
 		}
+		var acts []trail.Operation
+		for i, plan := range plans {
+			if plan.Selected > 0 {
+				acts = append(acts, listing(trail.Operation{Source: plan.Source, File: export}, sequences[i])...)
+			}
+		}
+		if err := record.start(ctx, acts...); err != nil {
+			return errors.Join(err, file.Close(), os.Remove(export))
+		}
 		outcome := purgeOutcome{Export: export}
 		bar := p.newBar("purging", total)
 		options.Progress = bar.add
@@ -114,6 +140,12 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 			outcome.Purged += result.Purged
 			outcome.Gone += result.Gone
 			outcome.Left += result.Left
+			record.done(trail.Operation{
+				Source: plan.Source, File: export, Count: plan.Selected,
+				Counts: map[string]int{"purged": result.Purged, "gone": result.Gone, "left": result.Left},
+			}, purgeErr)
+			outcome.Refused += result.Refused
+			outcome.Problems = append(outcome.Problems, result.Problems...)
 			if purgeErr != nil {
 				err = explain(purgeErr, plan.Source)
 				break
@@ -124,8 +156,11 @@ It asks to type how many; --confirm gives the answer beforehand.`,
 		if err := errors.Join(err, out.value(outcome, outcome.print)); err != nil {
 			return err
 		}
-		if outcome.Left > 0 {
+		switch {
+		case outcome.Left > 0:
 			return fail(exitFailed, "not done: %s; repeat the command to go on", letters(outcome.Left))
+		case outcome.Refused > 0:
+			return fail(exitFailed, "not removed: %s that could not be written down as they are; docs/runbook.md, section 9, says what to do", letters(outcome.Refused))
 		}
 		return nil
 	})
@@ -144,6 +179,12 @@ func (o purgeOutcome) print(w io.Writer) {
 	if o.Left > 0 {
 		fmt.Fprintf(w, "  %d are still there: the run was stopped, or another receiver holds them locked\n", o.Left)
 	}
+	if o.Refused > 0 {
+		fmt.Fprintf(w, "  %d stay dead letters, since they could not be written down as they are\n", o.Refused)
+	}
+	for _, problem := range o.Problems {
+		fmt.Fprintf(w, "  %s\n", plain(problem))
+	}
 }
 
 // writeDown writes dead letters to the file, and the file to the disk.
@@ -152,7 +193,7 @@ func writeDown(file *os.File, found []deadletter.Found) error {
 	for _, f := range found {
 		record, err := deadletter.NewRecord(f)
 		if err == nil {
-			err = deadletter.WriteRecord(&text, record)
+			err = deadletter.WriteRecord(safe{&text}, record)
 		}
 		if err != nil {
 			return fail(exitFailed, "write down sequence number %d: %v; it is not removed", f.SequenceNumber, err)
@@ -175,7 +216,10 @@ func (p *program) dlqExport() *cobra.Command {
 		Short: "Write dead letters to a file, and leave them where they are",
 		Long: `Write dead letters to a file (- is standard output), one JSON object to a line, and
 leave them where they are. worker dlq import sends such a file, in which bad events
-may have been mended; worker dlq purge removes the originals.`,
+may have been mended; worker dlq purge removes the originals.
+
+Of a message that cannot be read, or not all of it, the original bytes are written,
+too ("originalAmqp", in base64).`,
 		Example: `  worker dlq export --reason InvalidEvent bad.ndjson`,
 		Args:    cobra.ExactArgs(1),
 	}
@@ -196,14 +240,19 @@ may have been mended; worker dlq purge removes the originals.`,
 			w = file
 		}
 		buffered := bufio.NewWriter(w)
+		escaped := safe{buffered} // who looks into the file does so on a terminal
 		n := 0
+		var partly []int64 // written without their original bytes
 		for found, err := range everyFound(ctx, queues, filter) {
 			if err != nil {
 				return err
 			}
 			record, err := deadletter.NewRecord(found)
+			if errors.Is(err, deadletter.ErrNoOriginal) {
+				partly, err = append(partly, found.SequenceNumber), nil
+			}
 			if err == nil {
-				err = deadletter.WriteRecord(buffered, record)
+				err = deadletter.WriteRecord(escaped, record)
 			}
 			if err != nil {
 				return fail(exitFailed, "sequence number %d: %v", found.SequenceNumber, err)
@@ -218,6 +267,9 @@ may have been mended; worker dlq purge removes the originals.`,
 			return fail(exitFailed, "%v", err)
 		}
 		fmt.Fprintf(p.stderr, "%s written to %s\n", letters(n), args[0])
+		if len(partly) > 0 {
+			return fail(exitFailed, "%s written without their original bytes, which are too many to be kept: sequence numbers %v", letters(len(partly)), partly[:min(10, len(partly))])
+		}
 		return nil
 	})
 }
@@ -232,17 +284,21 @@ func (p *program) dlqImport() *cobra.Command {
 		Short: "Send the messages of an exported file",
 		Long: `Send the messages of a file that dlq export or dlq purge has written (- is standard
 input), whatever of them was edited, each with a new MessageID. All lines are read
-before the first is sent: one that is wrong sends none.`,
+before the first is sent: one that is wrong sends none. Records without a body, of
+messages that could not be read, are left out, and the exit code says so; give them
+a body to have them sent.`,
 		Example: `  worker dlq import --dry-run mended.ndjson
   worker dlq import mended.ndjson`,
 		Args: cobra.ExactArgs(1),
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&to, "to", "", "queue or topic to send to (default: the configured queue)")
-	fs.StringVar(&by, "by", "", "who imports, for the record in each message (default: you, as user@host)")
+	fs.StringVar(&by, "by", "", "who imports, for the record in each message and the audit log (default: you, as user@host)")
 	fs.Float64Var(&perSecond, "rate", defaultRate, "messages per second at most; 0 is no limit")
 	fs.BoolVar(&dryRun, "dry-run", false, "check the file, and send nothing")
 	fs.IntVar(&fromLine, "from-line", 1, "begin with this line, to go on where a run was stopped")
+	act := trail.Operation{Command: "dlq import"}
+	because(fs, &act, "why")
 	out := &output{w: p.stdout}
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
@@ -254,7 +310,7 @@ before the first is sent: one that is wrong sends none.`,
 			return err
 		}
 		run := deadletter.NewRun(operator(by))
-		lines, messages, err := readRecords(text, fromLine, run)
+		lines, messages, skipped, err := readRecords(text, fromLine, run)
 		if err != nil {
 			return err
 		}
@@ -263,15 +319,41 @@ before the first is sent: one that is wrong sends none.`,
 		}
 		if dryRun {
 			fmt.Fprintf(p.stdout, "%d messages are well formed and would be sent to %s\n", len(messages), to)
+			printLines(p.stderr, skipped)
 			return nil
 		}
+		act.By, act.Run = by, run.ID
+		record, err := p.begin(ctx, cfg, act)
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(text)
+		file := trail.Operation{File: args[0], FileSHA256: hex.EncodeToString(sum[:]), To: to, Count: len(messages)}
+		if err := record.start(ctx, file); err != nil {
+			return record.close(ctx, err)
+		}
 		outcome, err := p.sendAll(ctx, cfg, to, perSecond, messages)
-		outcome.RunID = run.ID
+		file.Counts = map[string]int{"sent": outcome.Sent, "left": outcome.Of - outcome.Sent}
+		record.done(file, err)
+		outcome.RunID, outcome.Skipped = run.ID, skipped
 		if outcome.Sent < outcome.Of {
 			outcome.GoOnWithLine = lines[outcome.Sent]
 		}
-		return errors.Join(out.value(outcome, outcome.print), explain(err, to))
+		if err == nil && len(skipped) > 0 {
+			err = fail(exitFailed, "not sent: %d records of messages that cannot be read; docs/runbook.md, section 9, says what to do", len(skipped))
+		}
+		return record.close(ctx, errors.Join(out.value(outcome, outcome.print), explain(err, to)))
 	})
+}
+
+// printLines tells of lines of a file that are left out: the first few.
+func printLines(w io.Writer, lines []int) {
+	for _, n := range lines[:min(10, len(lines))] {
+		fmt.Fprintf(w, "  line %d left out: %v\n", n, deadletter.ErrStandIn)
+	}
+	if len(lines) > 10 {
+		fmt.Fprintf(w, "  and %d more\n", len(lines)-10)
+	}
 }
 
 // maxInput bounds a file that is read whole.
@@ -297,8 +379,8 @@ func (p *program) readInput(name string) ([]byte, error) {
 	return text, nil
 }
 
-// readRecords reads all lines, and tells of each that is wrong.
-func readRecords(text []byte, fromLine int, run deadletter.Run) (lines []int, messages []*azservicebus.AMQPAnnotatedMessage, err error) {
+// readRecords reads all lines, and tells of each that is wrong. skipped are lines with records that have no body to send.
+func readRecords(text []byte, fromLine int, run deadletter.Run) (lines []int, messages []*azservicebus.AMQPAnnotatedMessage, skipped []int, err error) {
 	var problems []error
 	n := 0
 	for line := range bytes.Lines(text) {
@@ -309,6 +391,10 @@ func readRecords(text []byte, fromLine int, run deadletter.Run) (lines []int, me
 		var message *azservicebus.AMQPAnnotatedMessage
 		if err == nil {
 			message, err = record.Message(run)
+		}
+		if errors.Is(err, deadletter.ErrStandIn) {
+			skipped = append(skipped, n)
+			continue
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("line %d: %w", n, err))
@@ -321,9 +407,9 @@ func readRecords(text []byte, fromLine int, run deadletter.Run) (lines []int, me
 		lines, messages = append(lines, n), append(messages, message)
 	}
 	if len(problems) > 0 {
-		return nil, nil, fail(exitUsage, "nothing was sent:\n%v", errors.Join(problems...))
+		return nil, nil, nil, fail(exitUsage, "nothing was sent:\n%v", errors.Join(problems...))
 	}
-	return lines, messages, nil
+	return lines, messages, skipped, nil
 }
 
 // destination is where messages are sent: what --to says, or the configured queue or topic.
@@ -348,6 +434,8 @@ type sendOutcome struct {
 	To           string `json:"to"`
 	RunID        string `json:"runId,omitempty"`
 	GoOnWithLine int    `json:"goOnWithLine,omitempty"`
+	// Skipped are the lines of records without a body.
+	Skipped []int `json:"skippedLines,omitempty"`
 }
 
 func (o sendOutcome) print(w io.Writer) {
@@ -359,6 +447,7 @@ func (o sendOutcome) print(w io.Writer) {
 	if o.GoOnWithLine > 0 {
 		fmt.Fprintf(w, "go on with --from-line %d\n", o.GoOnWithLine)
 	}
+	printLines(w, o.Skipped)
 }
 
 // sendAll sends messages one after the other. The outcome is good beside an error, too; stopping early is one.

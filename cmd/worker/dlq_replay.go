@@ -14,6 +14,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/trail"
 )
 
 // defaultRate leaves the worker a quarter of Graph's quota of 20 calls per second
@@ -44,6 +45,10 @@ filter picks. Each is sent first, as a new message, and its dead letter complete
 after that; so nothing is ever lost, and a run that is stopped or killed can simply
 be repeated. Of a message with several events only those that failed act again.
 
+A message that cannot be read is never sent: there is no body to send. It stays
+where it is, and the exit code says so. One of which only a part cannot be read
+is sent without that part. docs/runbook.md has what to do with both.
+
 The dead letters of a subscription are sent where --to says: their topic would give
 them to its other subscriptions too.
 
@@ -59,13 +64,15 @@ their delivery count.`,
 	fs.BoolVar(&dryRun, "dry-run", false, "show what would be sent, and send nothing")
 	fs.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	fs.StringVar(&to, "to", "", "queue or topic to send to instead of the dead letters' own queue")
-	fs.StringVar(&by, "by", "", "who replays, for the record in each message (default: you, as user@host)")
+	fs.StringVar(&by, "by", "", "who replays, for the record in each message and the audit log (default: you, as user@host)")
 	fs.Float64Var(&options.Rate, "rate", defaultRate, "messages per second at most; 0 is no limit. Graph takes 20 calls per second from the whole app and tenant")
 	fs.IntVar(&options.Parallel, "parallel", 4, "batches sent at once")
 	fs.IntVar(&maxReplays, "max-replays", 3, "leave out messages that were replayed so often already")
 	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
+	act := trail.Operation{Command: "dlq replay"}
+	because(fs, &act, "why")
 	out.flag(fs)
-	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
+	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
 		switch {
 		case options.Rate < 0:
 			return fail(exitUsage, "--rate: %v is negative", options.Rate)
@@ -85,22 +92,34 @@ their delivery count.`,
 			}
 		}
 		run := deadletter.NewRun(operator(by))
-		undone := 0
+		var record *operation
+		if !dryRun {
+			act.By, act.Run = by, run.ID
+			if record, err = p.begin(ctx, cfg, act); err != nil {
+				return err
+			}
+			defer func() { err = record.close(ctx, err) }()
+		}
+		undone, unreadable := 0, 0
 		for _, q := range queues {
-			r := &replaying{program: p, queue: q, client: client, run: run, to: to, maxReplays: maxReplays, options: options, filter: filter, yes: yes, dryRun: dryRun, out: out, several: len(queues) > 1}
+			r := &replaying{program: p, queue: q, client: client, run: run, to: to, maxReplays: maxReplays, options: options, filter: filter, yes: yes, dryRun: dryRun, out: out, several: len(queues) > 1, record: record}
 			outcome, err := r.do(ctx)
 			if err != nil {
 				return explain(err, q.Entity)
 			}
 			undone += outcome.Failed + outcome.Left + outcome.Twice
+			unreadable += outcome.Unreadable
 			if filter.Limit > 0 {
 				if filter.Limit -= outcome.Selected; filter.Limit <= 0 {
 					break
 				}
 			}
 		}
-		if undone > 0 {
+		switch {
+		case undone > 0:
 			return fail(exitFailed, "not done: %s; repeat the command to go on", letters(undone))
+		case unreadable > 0 && !dryRun:
+			return fail(exitFailed, "not replayed: %s that cannot be read; docs/runbook.md, section 9, says what to do", letters(unreadable))
 		}
 		return nil
 	})
@@ -119,6 +138,7 @@ type replaying struct {
 	yes, dryRun bool
 	several     bool
 	out         *output
+	record      *operation
 }
 
 func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
@@ -132,7 +152,8 @@ func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
 	}
 	list := &rows{output: r.out, header: letterHeader(r.several)}
 	var listed error
-	var each func(deadletter.Letter)
+	var sequences []int64
+	each := func(l deadletter.Letter) { sequences = append(sequences, l.SequenceNumber) }
 	if r.dryRun {
 		each = func(l deadletter.Letter) {
 			if listed == nil {
@@ -148,6 +169,7 @@ func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
 	if r.dryRun {
 		list.end("Nothing would be replayed.")
 		fmt.Fprintf(r.stderr, "%s would go from the dead letters of %s to %s%s\n", counted(plan), r.queue.Entity, outcome.To, leftOut(plan))
+		printSkipped(r.stderr, plan)
 		return outcome, listed
 	}
 	if plan.Selected > 0 && !r.yes {
@@ -157,11 +179,18 @@ func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
 		}
 	}
 	if plan.Selected > 0 {
+		act := trail.Operation{Source: r.queue.Entity, To: outcome.To}
+		if err := r.record.start(ctx, listing(act, sequences)...); err != nil {
+			return outcome, err
+		}
 		bar := r.newBar("replaying", plan.Selected)
 		r.options.Progress = bar.add
 		r.options.Waiting = r.waiting(r.queue.Entity)
 		outcome.ReplayResult, err = r.queue.Replay(ctx, sender, r.run, plan, r.options)
 		bar.end()
+		act.Count = plan.Selected
+		act.Counts = map[string]int{"replayed": outcome.Replayed, "sentButNotCompleted": outcome.Twice, "failed": outcome.Failed, "gone": outcome.Gone, "left": outcome.Left}
+		r.record.done(act, err)
 	}
 	if printed := r.out.value(outcome, func(w io.Writer) { printReplay(w, outcome) }); err == nil {
 		err = printed
@@ -186,6 +215,14 @@ func printReplay(w io.Writer, o replayOutcome) {
 	}
 	for _, problem := range o.Problems {
 		fmt.Fprintf(w, "  %s\n", plain(problem))
+	}
+	printSkipped(w, o.Plan)
+}
+
+// printSkipped says of the first few letters that are left out, why.
+func printSkipped(w io.Writer, plan *deadletter.Plan) {
+	for _, skipped := range plan.Skipped {
+		fmt.Fprintf(w, "  left out: %s\n", plain(skipped))
 	}
 }
 
@@ -216,11 +253,22 @@ func letters(n int) string {
 	return fmt.Sprintf("%d dead letters", n)
 }
 
+// leftOut says how many are left out, and of how many a part is.
 func leftOut(plan *deadletter.Plan) string {
-	if plan.TooOften == 0 {
-		return ""
+	text := ""
+	for _, also := range []struct {
+		n    int
+		text string
+	}{
+		{plan.TooOften, "left out that were replayed too often already (--max-replays)"},
+		{plan.Unreadable, "left out that cannot be read"},
+		{plan.Mended, "without a property or another part that cannot be read (worker dlq show names it)"},
+	} {
+		if also.n > 0 {
+			text += fmt.Sprintf("; %d %s", also.n, also.text)
+		}
 	}
-	return fmt.Sprintf("; %d left out that were replayed too often already (--max-replays)", plan.TooOften)
+	return text
 }
 
 // lasting says how long it will take.

@@ -41,26 +41,41 @@ func showLetter(w io.Writer, found deadletter.Found, record deadletter.Record, g
 		line("Stood for", fmt.Sprintf("%d more messages of the same users: %s", l.StoodForCount, strings.Join(l.StoodFor, ", ")))
 	}
 	if l.Replays > 0 {
-		line("Replays", fmt.Sprintf("%d, the last by run %s", l.Replays, l.Run))
+		line("Replays", fmt.Sprintf("%d, the last by run %s of %s at %s", l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt))
+		line("First message id", l.OriginalID)
+	}
+	if l.Unreadable != "" {
+		line("Unreadable", l.Unreadable+": nobody can act on it, and a replay leaves it out; worker dlq export keeps its bytes")
+	}
+	if l.Mended != "" {
+		line("Partly unreadable", l.Mended+": the worker acts without it, and a replay sends the message without it; worker dlq export keeps all its bytes")
 	}
 	fmt.Fprintf(w, "\nWhat happened:  %s\nWhat to do:     %s\n", guide.Meaning, guide.Action)
 
-	if len(record.Properties) > 0 {
-		fmt.Fprintln(w, "\nProperties")
-		for _, name := range slices.Sorted(maps.Keys(record.Properties)) {
-			value, _ := json.Marshal(record.Properties[name])
-			fmt.Fprintf(w, "  %s = %s\n", plain(name), plain(string(value)))
-		}
-	}
+	showProperties(w, "Properties, by the producer", record.Properties)
+	showProperties(w, "Not believed: under the worker's names, but not written by the worker", l.NotBelieved)
 	line("\nContent type", record.ContentType)
 	line("Session", record.SessionID)
 	fmt.Fprintln(w, "\nBody")
 	fmt.Fprintln(w, body(record))
 }
 
+func showProperties(w io.Writer, title string, properties map[string]any) {
+	if len(properties) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\n"+title)
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		value, _ := json.Marshal(properties[name])
+		fmt.Fprintf(w, "  %s = %s\n", plain(name), plain(string(value)))
+	}
+}
+
 // body is the body as people can read it.
 func body(r deadletter.Record) string {
 	switch {
+	case r.Letter.Unreadable != "":
+		return "(cannot be read: " + plain(r.Letter.Unreadable) + ")"
 	case r.BodyText != nil:
 		return plainLines(*r.BodyText)
 	case r.BodyBase64 != "":

@@ -18,6 +18,7 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/trail"
 )
 
 // The results of a check.
@@ -143,6 +144,13 @@ func printCheck(w io.Writer, c check) {
 
 func checkSettings(cfg config.Config, f *findings) {
 	f.ok("configuration", "valid; cloud %s, %s", cfg.Cloud().Name, strings.Join(cfg.ServiceBus.Entities(), ", "))
+	if cfg.Audit.KeyFile != "" {
+		if _, err := trail.ReadKey(cfg.Audit.KeyFile); err != nil {
+			f.fail("audit.key_file", "mount a key of at least 32 bytes, made by openssl rand -base64 48: without it the worker does not start", "%v", err)
+		} else {
+			f.ok("audit.key_file", "a key; audit records carry a MAC")
+		}
+	}
 	protected, err := app.NewProtected(cfg)
 	switch {
 	case err != nil:
@@ -186,7 +194,7 @@ func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated s
 	f.ok("Graph: token", "for app %s in tenant %s, until %s", claims.AppID, claims.Tenant, when(claims.Expires))
 	checkClaims(cfg, claims, delegated != "", f)
 
-	attempt, err := within(ctx, graph.Probe)
+	attempt, err := within(ctx, func(ctx context.Context) (revoker.Attempt, error) { return graph.Canary(ctx, event.User{}) })
 	var failure *revoker.Error
 	switch {
 	case err == nil:

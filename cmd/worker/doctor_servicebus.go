@@ -89,7 +89,10 @@ func connectionParts(connection string) (key, host string) {
 		case "sharedaccesskeyname":
 			key = value
 		case "endpoint":
-			host = strings.Trim(strings.TrimPrefix(value, "sb://"), "/")
+			// The host alone: a user or password before it (sb://user:password@host) is not for the screen.
+			if endpoint, err := url.Parse(value); err == nil {
+				host = endpoint.Host
+			}
 		}
 	}
 	return key, host
@@ -258,7 +261,7 @@ func readSettings(ctx context.Context, client *admin.Client, entity string) (ent
 }
 
 // fewDeliveries and shortLock are what is too little: every stop while Graph is away costs the messages in hand one delivery, and
-// each lock is renewed at two thirds of its time.
+// each lock is renewed at half of its time.
 const (
 	fewDeliveries = 50
 	shortLock     = 30 * time.Second
@@ -286,20 +289,23 @@ func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 	} else {
 		f.ok(entity+": max delivery count", "%d", s.deliveries)
 	}
-	if s.lock < shortLock {
+	if s.lock > 0 && s.lock < cfg.ServiceBus.LockDuration {
+		f.fail(entity+": lock duration", "set servicebus.lock_duration to it, or raise it", "%s is less than servicebus.lock_duration %s: locks are lost before they are renewed", s.lock, cfg.ServiceBus.LockDuration)
+	} else if s.lock < shortLock {
 		f.warn(entity+": lock duration", "set it to 1 to 5 minutes", "%s: locks are renewed all the time, and one slow renewal loses them", s.lock)
 	} else {
 		f.ok(entity+": lock duration", "%s", s.lock)
 	}
 	switch {
-	case s.life > 0 && !s.deadLetters:
-		f.fail(entity+": time to live", "turn dead-lettering on expiration on, or the time to live off", "%s, and what expires is deleted: events are lost without a trace", s.life)
+	case !s.deadLetters:
+		// Whatever the entity's default: messages carry a time to live of their own, and Event Grid, for one, sets it.
+		f.fail(entity+": time to live", "turn dead-lettering on message expiration on", "what expires is deleted: events are lost without a trace, by the entity's default (%s) or a message's time to live of its own", lifetime(s.life))
 	case s.life > 0 && s.life < cfg.Retry.MaxAge:
 		f.warn(entity+": time to live", "set it to a day or more", "%s is less than retry.max_age %s: messages expire while Graph is away", s.life, cfg.Retry.MaxAge)
 	case s.life > 0:
 		f.ok(entity+": time to live", "%s; what expires becomes a dead letter", s.life)
 	default:
-		f.ok(entity+": time to live", "for ever")
+		f.ok(entity+": time to live", "for ever; a message that expires by its own becomes a dead letter")
 	}
 	switch {
 	case s.sessions && cfg.ServiceBus.Sessions == 0:
@@ -310,10 +316,17 @@ func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 		f.ok(entity+": sessions", "%v", s.sessions)
 	}
 	if s.duplicates {
-		f.ok(entity+": duplicate detection", "for %s; producers must give a new MessageID to each new event, and replays do", s.window)
+		f.warn(entity+": duplicate detection", "make the entity anew without it (it cannot be turned off): the worker deduplicates by user", "on, for %s: Service Bus drops an event whose MessageID was used before, so who may send and guesses the next MessageID suppresses a real event unseen", s.window)
 	} else {
 		f.ok(entity+": duplicate detection", "off; the worker deduplicates by user")
 	}
+}
+
+func lifetime(life time.Duration) string {
+	if life == 0 {
+		return "for ever"
+	}
+	return life.String()
 }
 
 func value[T any](p *T) (v T) {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/trail"
 )
 
 func (p *program) guardCommand() *cobra.Command {
@@ -28,26 +32,29 @@ func (p *program) guardRelease() *cobra.Command {
 		Short: "Let a larger number of people be signed out, for a while",
 		Long: `Let a larger number of people be signed out, for a while: writes the release to
 the file that the workers read (guard.release_file), or to standard output. They go
-on within seconds, up to the new limit, and log who released them and why.
+on within seconds, up to the new limit, and log who released them and why. --type
+releases one event type; without it each type gets the limit.
 
 In Kubernetes the file is in a ConfigMap, which reaches every replica:
 
-  worker guard release --for 1h --max 5000 --reason "site closes" > release.json
+  worker guard release --type user.offboarded --for 1h --max 5000 --reason "site closes" > release.json
   kubectl create configmap session-revoker-release --from-file=release.json \\
     --dry-run=client -o yaml | kubectl apply -f -
 
 Look first why the guard has tripped: worker dlq list does not show it, the queue and
-the audit trail of the producers do.`,
-		Example: `  worker guard release --for 1h --max 5000 --reason "site closes" --file /etc/session-revoker/release.json`,
+the records of the producers do. A new release replaces the earlier one of its type;
+one without a type replaces all.`,
+		Example: `  worker guard release --type user.offboarded --for 1h --max 5000 --reason "site closes" --file /etc/session-revoker/release.json`,
 		Args:    cobra.NoArgs,
 	}
 	fs := cmd.Flags()
 	fs.DurationVar(&lasts, "for", time.Hour, "how long it lasts, at most 24h")
-	fs.IntVar(&r.MaxUsers, "max", 0, "how many distinct people may be signed out within guard.window meanwhile")
+	fs.IntVar(&r.MaxUsers, "max", 0, "how many distinct people may be signed out within guard.window for the type meanwhile")
+	fs.StringVar(&r.Type, "type", "", "event type that it is for, as the alert names it (default: each type)")
 	fs.StringVar(&r.Reason, "reason", "", "why, for the record")
 	fs.StringVar(&r.By, "by", "", "who, for the record (default: you, as user@host)")
 	fs.StringVar(&file, "file", "", "file to write to (default: standard output)")
-	cmd.RunE = func(*cobra.Command, []string) error {
+	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
 		now := time.Now().UTC().Truncate(time.Second)
 		r.At, r.Until, r.By = now, now.Add(lasts), operator(r.By)
 		if err := r.Check(now); err != nil {
@@ -58,6 +65,18 @@ the audit trail of the producers do.`,
 			return err
 		}
 		text = append(text, '\n')
+		record, err := p.begin(ctx, cfg, trail.Operation{Command: "guard release", By: r.By, Why: r.Reason})
+		if err != nil {
+			return err
+		}
+		act := trail.Operation{File: file, MaxUsers: r.MaxUsers, Until: r.Until}
+		defer func() {
+			record.done(act, err)
+			err = record.close(ctx, err)
+		}()
+		if err := record.start(ctx, act); err != nil {
+			return err
+		}
 		if file == "" {
 			_, err = p.stdout.Write(text)
 			return err
@@ -65,10 +84,9 @@ the audit trail of the producers do.`,
 		if err := replaceFile(file, text); err != nil {
 			return fail(exitFailed, "%v", err)
 		}
-		fmt.Fprintf(p.stdout, "up to %d people until %s\n", r.MaxUsers, when(r.Until))
+		fmt.Fprintf(p.stdout, "up to %d people for %s until %s\n", r.MaxUsers, cmp.Or(r.Type, "each type"), when(r.Until))
 		return nil
-	}
-	return cmd
+	})
 }
 
 // replaceFile writes a file in one step: nobody reads half of it.

@@ -36,12 +36,13 @@ func main() {
 type program struct {
 	environ        []string
 	stdin          io.Reader
-	stdout, stderr io.Writer
+	stdout, stderr io.Writer // safe ones
+	log            io.Writer // where the worker itself writes its log, as it is
 }
 
 // run is the program; the result is its exit code.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	p := &program{environ: environ, stdin: stdin, stdout: stdout, stderr: stderr}
+	p := &program{environ: environ, stdin: stdin, stdout: safe{stdout}, stderr: safe{stderr}, log: stdout}
 	root := p.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -49,7 +50,7 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 		return 0
 	}
 	if err.Error() != "" {
-		fmt.Fprintf(stderr, "worker: %v\n", err)
+		fmt.Fprintf(p.stderr, "worker: %v\n", err)
 	}
 	var known *exitError
 	if errors.As(err, &known) {
@@ -69,7 +70,7 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.AddCommand(p.runCommand(), p.dlqCommand(), p.revokeCommand(), p.sendCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand())
+	root.AddCommand(p.runCommand(), p.dlqCommand(), p.deferredCommand(), p.revokeCommand(), p.sendCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand())
 	return root
 }
 
@@ -96,7 +97,7 @@ of precedence; docs/configuration.md lists them all. Secrets have no flag.`,
 		}
 		cfg.Consumer.DryRun = cfg.Consumer.DryRun || *dryRun
 		limitMemory(cfg, p.environ)
-		worker, err := app.New(cfg, p.stdout)
+		worker, err := app.New(cfg, p.log)
 		if err != nil {
 			return err
 		}

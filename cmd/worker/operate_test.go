@@ -36,7 +36,7 @@ func TestRevokingByHand(t *testing.T) {
 		t.Errorf("%d are revoked, want 3", n)
 	}
 	c.graph.Inject(graph.Fault{ValueFalse: true})
-	c.commandIn("", append(noBus, "REVOKER_RETRY_INITIAL_INTERVAL=10ms", "REVOKER_RETRY_MAX_ATTEMPTS=2"), "revoke", id(0)).want(t, 1, "not revoked", "revoked nothing")
+	c.commandIn("", append(noBus, "REVOKER_RETRY_INITIAL_INTERVAL=10ms", "REVOKER_RETRY_MAX_ATTEMPTS=2"), "revoke", "--give-up-after", "100ms", id(0)).want(t, 1, "not revoked", "revoked nothing")
 }
 
 func TestTheProofOfAnEffect(t *testing.T) {
@@ -117,12 +117,14 @@ func TestADoctorsVisit(t *testing.T) {
 		"sessions, unwanted":    {[]string{"REVOKER_SERVICEBUS_SESSIONS=4"}, nil, 2, []string{"FAIL  events: sessions", "set servicebus.sessions to 0"}},
 		"sessions, unknown":     {source("by-user"), nil, 2, []string{"FAIL  by-user: receive", "set servicebus.sessions to how many"}},
 		"sessions, well":        {append(source("by-user"), "REVOKER_SERVICEBUS_SESSIONS=4"), nil, 0, []string{"OK    by-user: receive", "OK    by-user: sessions"}},
-		"life without a trace":  {source("sick"), nil, 2, []string{"FAIL  sick: time to live", "without a trace", "WARN  sick: max delivery count", "WARN  sick: lock duration", "WARN  sick: dead letters"}},
+		"life without a trace":  {source("sick"), nil, 2, []string{"FAIL  sick: time to live", "without a trace", "WARN  sick: max delivery count", "FAIL  sick: lock duration", "WARN  sick: dead letters"}},
 		"forwarding":            {source("forwarding"), nil, 2, []string{"FAIL  forwarding: receive", "FAIL  forwarding: forwarding"}},
 		"audit, nowhere":        {[]string{"REVOKER_AUDIT_TOPIC=nowhere"}, nil, 2, []string{"FAIL  audit.topic", "Data Sender"}},
 		"audit, well":           {[]string{"REVOKER_AUDIT_TOPIC=audit"}, nil, 0, []string{"OK    audit.topic"}},
 		"users, unreadable":     {[]string{"REVOKER_GRAPH_READ_USERS=true"}, nil, 2, []string{"FAIL  Graph: reading users", "User.Read.All"}},
 		"users, readable":       {[]string{"REVOKER_GRAPH_READ_USERS=true"}, []string{"User.RevokeSessions.All", "User.Read.All"}, 0, []string{"OK    Graph: reading users"}},
+		"expiry, no default":    {source("silent"), nil, 2, []string{"FAIL  silent: time to live", "of its own"}},
+		"duplicate detection":   {source("forgetful"), nil, 1, []string{"WARN  forgetful: duplicate detection", "MessageID"}},
 		"a short life":          {source("short"), nil, 1, []string{"WARN  short: time to live"}},
 		"a subscription":        {source("devices/Subscriptions/worker"), nil, 0, []string{"OK    devices/Subscriptions/worker: receive", "--to"}},
 		"clock of Service Bus":  {[]string{c.adminOf(-time.Minute)}, nil, 2, []string{"FAIL  Service Bus: clock", "NTP"}},
@@ -201,8 +203,10 @@ func TestTheGuardIsReleasedByACommand(t *testing.T) {
 	}
 	c.command("", "guard", "release", "--for", "25h", "--max", "5").want(t, 2, "at most 24h")
 	c.command("", "guard", "release", "--for", "1h").want(t, 2, "at least 1")
-	c.command("", "guard", "release", "--max", "5", "--reason", "drill").want(t, 0, `"maxUsers": 5`, `"reason": "drill"`)
-	c.command("", "guard", "release", "--max", "6", "--by", "ada", "--file", file).want(t, 0, "up to 6 people")
+	c.command("", "guard", "release", "--max", "5", "--type", "user.offboarded", "--reason", "drill").want(t, 0, `"maxUsers": 5`, `"type": "user.offboarded"`, `"reason": "drill"`)
+	c.command("", "guard", "release", "--max", "6", "--type", "device.stollen", "--file", file).want(t, 0, "for device.stollen")
+	c.until("a word about the type", func() bool { return strings.Contains(p.out.String(), "not one of events.types") })
+	c.command("", "guard", "release", "--max", "6", "--by", "ada", "--file", file).want(t, 0, "up to 6 people for each type")
 	c.until("everybody", func() bool { return c.counts().Active == 0 && c.revoked(6) == 6 })
 	if !strings.Contains(p.out.String(), `"by":"ada"`) {
 		t.Errorf("the log does not say who:\n%s", &p.out)
@@ -267,6 +271,8 @@ func TestTheAuditTrailOfAWorker(t *testing.T) {
 var sickQueues = []servicebus.QueueConfig{
 	{Name: "audit"},
 	{Name: "sick", LockDuration: 5 * time.Second, MaxDeliveryCount: 10, DefaultTTL: time.Hour, ForwardDeadLettersTo: queue},
+	{Name: "silent", LockDuration: time.Minute, MaxDeliveryCount: 100},
+	{Name: "forgetful", LockDuration: time.Minute, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, DuplicateWindow: time.Minute},
 	{Name: "forwarding", LockDuration: time.Minute, MaxDeliveryCount: 100, ForwardTo: queue},
 	{Name: "short", LockDuration: time.Minute, MaxDeliveryCount: 100, DefaultTTL: time.Minute, DeadLetterOnExpiration: true},
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/pflag"
@@ -129,10 +128,11 @@ func newTable() table.Writer {
 	return t
 }
 
-// plain makes text from outside safe to show: no character may move the cursor, change colours or turn the direction.
+// plain makes text from outside one field of a line: no character ends the line, is hidden, or counts wrong for the width of
+// its column. Whatever is printed goes through safe besides.
 func plain(s string) string {
 	return strings.Map(func(c rune) rune {
-		if unicode.IsControl(c) || unicode.Is(unicode.Cf, c) {
+		if hidden(c) {
 			return '·'
 		}
 		return c

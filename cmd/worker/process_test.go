@@ -82,19 +82,19 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 	must(err)
 	c.broker, err = servicebus.New(servicebus.Config{
 		Queues: append([]servicebus.QueueConfig{
-			{Name: queue, LockDuration: lock, MaxDeliveryCount: 100},
-			{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, RequiresSession: true},
+			{Name: queue, LockDuration: lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true},
+			{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: true},
 		}, sickQueues...),
 		Topics: []servicebus.TopicConfig{{
 			QueueConfig: servicebus.QueueConfig{Name: "devices"},
 			Subscriptions: []servicebus.SubscriptionConfig{
-				{QueueConfig: servicebus.QueueConfig{Name: "worker", LockDuration: lock, MaxDeliveryCount: 100}},
+				{QueueConfig: servicebus.QueueConfig{Name: "worker", LockDuration: lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true}},
 				{QueueConfig: servicebus.QueueConfig{Name: "archive"}},
 			},
 		}, {
 			QueueConfig: servicebus.QueueConfig{Name: "people"},
 			Subscriptions: []servicebus.SubscriptionConfig{
-				{QueueConfig: servicebus.QueueConfig{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, RequiresSession: true}},
+				{QueueConfig: servicebus.QueueConfig{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: true}},
 			},
 		}},
 		Keys:    []servicebus.Key{servicebus.DefaultKey, {Name: "reader", Value: "r", Listen: true}, {Name: "writer", Value: "w", Send: true}},
@@ -114,6 +114,7 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 		"PATH=" + os.Getenv("PATH"),
 		"REVOKER_SERVICEBUS_CONNECTION_STRING=" + connection,
 		"REVOKER_SERVICEBUS_QUEUE=" + queue,
+		"REVOKER_SERVICEBUS_LOCK_DURATION=" + max(lock, 5*time.Second).String(),
 		"REVOKER_GRAPH_ENDPOINT=" + root,
 		"REVOKER_GRAPH_TOKEN_URL=" + root + "/contoso/oauth2/v2.0/token",
 		"REVOKER_GRAPH_CLIENT_ID=client",

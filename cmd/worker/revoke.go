@@ -13,11 +13,13 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/trail"
 )
 
 // entraRoles are those with which a signed-in person may revoke
@@ -75,6 +77,8 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 	fs.Lookup("delegated").NoOptDefVal = "cli"
 	fs.IntVar(&most, "max", 50, "refuse more users than this, against accidents")
 	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "how long faults of Graph's are waited for before they count")
+	act := trail.Operation{Command: "revoke"}
+	because(fs, &act, "reason")
 	out.flag(fs)
 	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
 		users, err := p.readUsers(args, delegated != "")
@@ -105,7 +109,7 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 			return fail(exitUsage, "%v", err)
 		}
 		defer graph.Close()
-		hand := &consumer.ByHand{
+		hand := &dispatch.ByHand{
 			Protected: protected, Concurrency: cfg.Consumer.Concurrency,
 			Retrier: retry.New(retry.Policy{
 				MaxAttempts: cfg.Retry.MaxAttempts, InitialInterval: cfg.Retry.InitialInterval, MaxInterval: cfg.Retry.MaxInterval,
@@ -121,19 +125,32 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 		if verify {
 			hand.ValidFrom = graph.ValidFrom
 		}
-		return p.revoke(ctx, hand, users, out, verify, delegated != "")
+		record, err := p.begin(ctx, cfg, act)
+		if err != nil {
+			return err
+		}
+		if err := record.start(ctx, callList(users)...); err != nil {
+			return record.close(ctx, err)
+		}
+		err = p.revoke(ctx, hand, users, out, verify, delegated != "", record)
+		return record.close(ctx, err)
 	})
 }
 
 // revoke revokes, and prints each user's end in the order in which they were given.
-func (p *program) revoke(ctx context.Context, hand *consumer.ByHand, users []event.User, out *output, verify, delegated bool) error {
-	results := map[event.User]consumer.HandResult{}
+func (p *program) revoke(ctx context.Context, hand *dispatch.ByHand, users []event.User, out *output, verify, delegated bool, record *operation) error {
+	results := map[event.User]dispatch.HandResult{}
+	counts := map[string]int{}
 	bar := p.newBar("revoking", len(users))
-	hand.Revoke(ctx, users, func(r consumer.HandResult) {
+	hand.Revoke(ctx, users, func(r dispatch.HandResult) {
 		results[r.User] = r
+		one := manualRevocation(r)
+		counts[one.Outcome]++
+		record.add(one)
 		bar.add(1)
 	})
 	bar.end()
+	record.done(trail.Operation{Count: len(users), Counts: counts}, nil)
 	header := table.Row{"USER", "RESULT", "STATUS", "CALLS", "REQUEST ID", "WHY"}
 	if verify {
 		header = table.Row{"USER", "RESULT", "STATUS", "CALLS", "REQUEST ID", "VALID FROM, BEFORE", "AFTER", "WHY"}
@@ -176,7 +193,7 @@ func (p *program) revoke(ctx context.Context, hand *consumer.ByHand, users []eve
 	return fail(code, "%d of %d users are not revoked, or not for sure", undone, len(users))
 }
 
-func newRevokeRow(r consumer.HandResult, delegated bool) revokeRow {
+func newRevokeRow(r dispatch.HandResult, delegated bool) revokeRow {
 	row := revokeRow{
 		User: nameOf(r.User), Result: "revoked", Status: r.Attempt.Status, Calls: r.Calls, Reason: string(r.Reason),
 		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Proof,
@@ -199,6 +216,37 @@ func newRevokeRow(r consumer.HandResult, delegated bool) revokeRow {
 		}
 	}
 	return row
+}
+
+// callList are the records of who is about to be called.
+func callList(users []event.User) []trail.Operation {
+	var records []trail.Operation
+	for some := range slices.Chunk(users, maxUsers) {
+		r := trail.Operation{Count: len(some)}
+		for _, user := range some {
+			r.Users = append(r.Users, nameOf(user))
+		}
+		records = append(records, r)
+	}
+	return records
+}
+
+// manualRevocation is the record of one user's result.
+func manualRevocation(r dispatch.HandResult) trail.Operation {
+	o := trail.Operation{
+		Outcome: trail.Revoked, Count: 1, UserID: r.User.ID(), UserPrincipalName: r.User.UPN(), Reason: string(r.Reason),
+		Calls: r.Calls, Status: r.Attempt.Status, RequestID: deadletter.Cut(r.Attempt.RequestID, 128), ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Proof,
+	}
+	if r.User.IsZero() {
+		o.UserPrincipalName = me
+	}
+	if !r.Revoked {
+		o.Outcome = trail.NotRevoked
+	}
+	if r.Err != nil {
+		o.Error = deadletter.Cut(r.Err.Error(), deadletter.MaxDescription)
+	}
+	return o
 }
 
 func nameOf(user event.User) string {

@@ -99,7 +99,7 @@ then none is sent.`,
 		}
 		if dryRun {
 			for _, body := range bodies {
-				fmt.Fprintf(p.stdout, "%s\n", body)
+				fmt.Fprintf(p.stdout, "%s\n", bytes.ReplaceAll(body, []byte("\r"), nil)) // in JSON it can stand between values alone
 			}
 			fmt.Fprintf(p.stderr, "%d messages would be sent to %s\n", len(messages), to)
 			return nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,6 +68,10 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	canaryUser, err := CanaryUser(cfg, protected)
+	if err != nil {
+		return nil, err
+	}
 	graph, err := NewGraph(cfg, GraphOptions{})
 	if err != nil {
 		return nil, err
@@ -74,7 +79,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	var caller consumer.Revoker = graph
 	var names *revoker.Names
 	if cfg.Graph.ReadUsers {
-		caller = &revoker.Careful{Revoker: graph, ProofFor: cfg.Graph.ProofFor, Protected: protected.Has}
+		caller = &revoker.Careful{Revoker: graph, ProofFor: cfg.Graph.ProofFor, Protected: protected.Has, ByAccount: true}
 		names = &revoker.Names{Account: graph.Account, SkewMargin: cfg.Dedupe.SkewMargin}
 	}
 	client, sources, err := newSources(cfg)
@@ -96,7 +101,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		health:    telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
 		metrics:   telemetry.NewMetrics(Version, Commit),
 	}
-	if worker.audit, err = newAuditor(cfg.Audit.File, cfg.Audit.Topic, client, w, log, worker.metrics); err != nil {
+	if worker.audit, err = newAuditor(cfg.Audit, client, w, log, worker.metrics); err != nil {
 		return nil, err
 	}
 	if err := worker.connectReplicas(); err != nil {
@@ -105,10 +110,12 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	worker.consumer = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
 		MaxInHand:     cfg.Consumer.MaxInHand,
+		Lock:          cfg.ServiceBus.LockDuration,
+		CanaryUser:    canaryUser,
 		SettleTimeout: cfg.Consumer.SettleTimeout,
 		DrainTimeout:  cfg.Consumer.DrainTimeout,
 		HashUsers:     cfg.Log.HashUsers,
-		Volume:        guard.VolumeConfig{Max: cfg.Guard.MaxUsers, Window: cfg.Guard.Window, Observe: cfg.Guard.Mode == "observe"},
+		Volume:        guard.VolumeConfig{Kinds: cfg.Events.Types, Max: cfg.Guard.MaxUsers, Window: cfg.Guard.Window, Observe: cfg.Guard.Mode == "observe"},
 		ReadRelease:   readRelease(cfg.Guard.ReleaseFile),
 		Dedupe: dedupe.Config{
 			Window:     cfg.Dedupe.Window,
@@ -121,6 +128,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Decoder:   decoder,
 		Protected: protected,
 		Revoker:   caller,
+		Canary:    graph.Canary,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts:     cfg.Retry.MaxAttempts,
 			InitialInterval: cfg.Retry.InitialInterval,
@@ -159,6 +167,25 @@ func NewProtected(cfg config.Config) (*guard.Protected, error) {
 		return nil, fmt.Errorf("guard.protected_file: %w", err)
 	}
 	return protected, nil
+}
+
+// CanaryUser is the account that is kept for canaries; the zero User is none. The error says why it cannot be one.
+func CanaryUser(cfg config.Config, protected *guard.Protected) (event.User, error) {
+	id, upn := cfg.Graph.CanaryUser, ""
+	if strings.Contains(id, "@") {
+		id, upn = "", id
+	}
+	if id == "" && upn == "" {
+		return event.User{}, nil
+	}
+	user, err := event.NewUser(id, upn)
+	switch {
+	case err != nil:
+		return event.User{}, fmt.Errorf("graph.canary_user: %w", err)
+	case protected.Has(user):
+		return event.User{}, errors.New("graph.canary_user: the account is on the list of protected users, and its sessions would be revoked at any time: keep another one for this")
+	}
+	return user, nil
 }
 
 // readRelease reads the release file; one that is not there holds no release.
@@ -204,8 +231,24 @@ func (w *Worker) OpsAddress() string {
 	return w.ops.Addr().String()
 }
 
+// reach says from where an address can be connected to.
+func reach(address net.Addr) string {
+	tcp, ok := address.(*net.TCPAddr)
+	switch {
+	case ok && tcp.IP.IsLoopback():
+		return "this machine or pod alone"
+	case ok && tcp.IP.IsUnspecified():
+		return "every interface"
+	}
+	return "who reaches this address"
+}
+
 // State is a picture of the work in hand. It is safe for concurrent use.
 func (w *Worker) State() telemetry.State { return w.metrics.State() }
+
+// handBack is how long what was abandoned may take to be free for others: Service Bus sends it again to the receiver that is being
+// closed, which releases it, until the receiver's credit is used up. What is under way when it closes stays locked for a whole lock duration.
+const handBack = time.Second
 
 // Run works until ctx ends, then drains; when hard ends too it stops at once. It returns when everything is released, at
 // the latest after consumer.drain_timeout, consumer.settle_timeout and 10 s for closing. Messages that could not be
@@ -217,6 +260,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 
 	var ops *telemetry.Server
 	if w.ops != nil {
+		w.log.Info("the operations port is open, without access control", zap.String("address", w.OpsAddress()), zap.String("reach", reach(w.ops.Addr())))
 		ops = telemetry.Serve(w.ops, w.health, w.metrics)
 	}
 	watching, stopWatching := context.WithCancel(hard)
@@ -230,7 +274,9 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 		w.log.Warn("dry run: nothing is locked, called or settled")
 		w.consumer.DryRun(ctx)
 	} else {
-		unfinished = w.consumer.Run(ctx, hard)
+		if unfinished = w.consumer.Run(ctx, hard); unfinished > 0 {
+			time.Sleep(handBack)
+		}
 	}
 	stopWatching()
 	watch.Wait()

@@ -167,6 +167,26 @@ func TestAnOccupiedOperationsPortIsAClearError(t *testing.T) {
 	}
 }
 
+func TestTheLogSaysWhoReachesTheOperationsPort(t *testing.T) {
+	for address, want := range map[string]string{"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine", "0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "who reaches"} {
+		tcp, err := net.ResolveTCPAddr("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := reach(tcp); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
+	}
+}
+
+func TestOperatorsRecordInAFileBesideTheWorkers(t *testing.T) {
+	for name, want := range map[string]string{"": "", "-": "-", "/var/log/audit.ndjson": "/var/log/audit-operators.ndjson", "audit": "audit-operators"} {
+		if got := OperatorFile(name); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}
+
 func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
 	soft, hard, stop := Signals(context.Background())
 	defer stop()
@@ -186,4 +206,35 @@ func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
 		t.Error("the first signal is hard")
 	}
 	signal(hard)
+}
+
+func TestTheCanaryUserIsNobodyProtected(t *testing.T) {
+	const id = "22222222-3333-4444-5555-666666666666"
+	file := t.TempDir() + "/protected"
+	if err := os.WriteFile(file, []byte("glass@contoso.com\nadmin-*@contoso.com\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[string]struct{ name, problem string }{
+		"":                      {},
+		id:                      {name: id},
+		"Canary@contoso.com":    {name: "Canary@contoso.com"},
+		"GLASS@contoso.com":     {problem: "protected"},
+		"Admin-one@contoso.com": {problem: "protected"},
+		"a..b@contoso.com":      {problem: "graph.canary_user"},
+	} {
+		cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_CANARY_USER="+user, "REVOKER_GUARD_PROTECTED_FILE="+file)
+		protected, err := NewProtected(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := CanaryUser(cfg, protected)
+		if got.Name() != want.name || (err == nil) != (want.problem == "") || err != nil && !strings.Contains(err.Error(), want.problem) {
+			t.Errorf("%q: %v, %v", user, got, err)
+		}
+		if want.problem != "" {
+			if _, err := New(cfg, io.Discard); err == nil {
+				t.Errorf("%q: the worker starts", user)
+			}
+		}
+	}
 }

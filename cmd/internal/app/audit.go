@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/telemetry"
 	"github.com/session-revoker/session-revoker/trail"
 )
@@ -25,15 +25,14 @@ const (
 	publishTimeout = 15 * time.Second
 )
 
-// auditor keeps the audit trail: in a file, on a topic, or both. A trail that cannot be kept stops nobody from being signed out; it is
+// auditor keeps the audit log: in a file, on a topic, or both. A log that cannot be kept stops nobody from being signed out; it is
 // counted, and logged once until it can be kept again.
 type auditor struct {
 	log     *zap.Logger
 	metrics *telemetry.Metrics
-	file    *os.File // nil when it is standard output, or none
 	trail   *trail.Trail
 	sender  *azservicebus.Sender
-	pending chan trail.Decision
+	pending chan announcement
 	done    sync.WaitGroup
 	ctx     context.Context // ends publishing
 	stop    context.CancelFunc
@@ -42,30 +41,45 @@ type auditor struct {
 	failing map[string]bool // by where
 }
 
-// newAuditor opens the file and, if topic is not "", a sender to it. It connects to nothing yet. name is "" for no file and - for stdout.
-func newAuditor(name, topic string, client *azservicebus.Client, stdout io.Writer, log *zap.Logger, metrics *telemetry.Metrics) (*auditor, error) {
+// newAuditor opens the file and, if there is a topic, a sender to it. It connects to nothing yet.
+func newAuditor(cfg config.Audit, client *azservicebus.Client, stdout io.Writer, log *zap.Logger, metrics *telemetry.Metrics) (*auditor, error) {
 	a := &auditor{log: log, metrics: metrics, failing: map[string]bool{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
-	switch name {
-	case "":
-	case "-":
-		a.trail = trail.New(stdout)
-	default:
-		file, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the file
-		if err != nil {
-			return nil, fmt.Errorf("audit.file: %w", err)
-		}
-		a.file, a.trail = file, trail.New(file)
+	var err error
+	if a.trail, err = openTrail(cfg.File, cfg.KeyFile, stdout); err != nil {
+		return nil, err
 	}
-	if topic != "" {
-		sender, err := client.NewSender(topic, nil)
+	if cfg.Topic != "" {
+		sender, err := client.NewSender(cfg.Topic, nil)
 		if err != nil {
 			return nil, fmt.Errorf("audit.topic: %w", err)
 		}
-		a.sender, a.pending = sender, make(chan trail.Decision, maxUnpublished)
+		a.sender, a.pending = sender, make(chan announcement, maxUnpublished)
 		a.done.Go(a.publish)
 	}
 	return a, nil
+}
+
+// openTrail begins a chain in the file that name names, with the key in keyFile: "" is none, and name - is stdout.
+func openTrail(name, keyFile string, stdout io.Writer) (*trail.Trail, error) {
+	var key trail.Key
+	var err error
+	if keyFile != "" {
+		if key, err = trail.ReadKey(keyFile); err != nil {
+			return nil, fmt.Errorf("audit.key_file: %w", err)
+		}
+	}
+	switch name {
+	case "":
+		return nil, nil
+	case "-":
+		return trail.New(stdout, key), nil
+	}
+	t, err := trail.Open(name, key)
+	if err != nil {
+		return nil, fmt.Errorf("audit.file: %w", err)
+	}
+	return t, nil
 }
 
 // keep records a decision, or nothing when no trail is kept. It is safe for concurrent use, and waits for the file, not for the topic.
@@ -74,14 +88,18 @@ func (a *auditor) keep() func(trail.Decision) {
 		return nil
 	}
 	return func(d trail.Decision) {
+		var receipt *trail.Receipt
 		if a.trail != nil {
-			a.told("file", a.trail.Write(d), 1)
+			written, err := a.trail.Write(d)
+			if a.told("file", err, 1); err == nil {
+				receipt = &written
+			}
 		}
 		if a.sender == nil || eventType(d) == "" {
 			return
 		}
 		select {
-		case a.pending <- d:
+		case a.pending <- announcement{eventType(d), d.Source, d.Reason, d.Time, decisionData{d, receipt}}:
 		default:
 			a.told("topic", fmt.Errorf("%d decisions wait to be published already; this one is dropped", maxUnpublished), 1)
 		}
@@ -96,10 +114,10 @@ func (a *auditor) told(where string, err error, n int) {
 	case err != nil:
 		a.metrics.AuditFailures.WithLabelValues(where).Add(float64(n))
 		if !a.failing[where] {
-			a.log.Error("the audit trail cannot be kept", zap.String("to", where), zap.Error(err))
+			a.log.Error("the audit log cannot be kept", zap.String("to", where), zap.Error(err))
 		}
 	case a.failing[where]:
-		a.log.Info("the audit trail is kept again", zap.String("to", where))
+		a.log.Info("the audit log is kept again", zap.String("to", where))
 	}
 	a.failing[where] = err != nil
 }
@@ -117,8 +135,8 @@ func eventType(d trail.Decision) string {
 
 // publish sends decisions in batches until the channel is closed.
 func (a *auditor) publish() {
-	for d := range a.pending {
-		batch := []trail.Decision{d}
+	for one := range a.pending {
+		batch := []announcement{one}
 		for more := true; more && len(batch) < 100; {
 			select {
 			case next, ok := <-a.pending:
@@ -133,20 +151,38 @@ func (a *auditor) publish() {
 	}
 }
 
-func (a *auditor) send(decisions []trail.Decision) error {
+func (a *auditor) send(all []announcement) error {
 	ctx, cancel := context.WithTimeout(a.ctx, publishTimeout)
 	defer cancel()
-	batch, err := a.sender.NewMessageBatch(ctx, nil)
+	return announce(ctx, a.sender, all)
+}
+
+// announcement is what other systems are told, as a CloudEvent.
+type announcement struct {
+	kind, source, reason string
+	time                 time.Time
+	data                 any
+}
+
+// decisionData is a decision with the receipt of its record: kept elsewhere, that proves the file up to there.
+type decisionData struct {
+	trail.Decision
+	Receipt *trail.Receipt `json:"receipt,omitempty"`
+}
+
+// announce sends at most 100 announcements.
+func announce(ctx context.Context, sender *azservicebus.Sender, all []announcement) error {
+	batch, err := sender.NewMessageBatch(ctx, nil)
 	if err != nil {
 		return err
 	}
-	for _, d := range decisions {
+	for _, one := range all {
 		e := cloudevents.NewEvent()
 		e.SetID(uuid.NewString())
-		e.SetType(eventType(d))
-		e.SetSource("session-revoker/" + d.Source)
-		e.SetTime(d.Time)
-		if err := e.SetData(cloudevents.ApplicationJSON, d); err != nil {
+		e.SetType(one.kind)
+		e.SetSource("session-revoker/" + one.source)
+		e.SetTime(one.time)
+		if err := e.SetData(cloudevents.ApplicationJSON, one.data); err != nil {
 			return err
 		}
 		body, err := json.Marshal(e)
@@ -156,13 +192,13 @@ func (a *auditor) send(decisions []trail.Decision) error {
 		m := &azservicebus.Message{
 			MessageID: new(e.ID()), ContentType: new("application/cloudevents+json"), Body: body,
 			// What a subscription's rule can ask for.
-			ApplicationProperties: map[string]any{"type": e.Type(), "reason": d.Reason},
+			ApplicationProperties: map[string]any{"type": e.Type(), "reason": one.reason},
 		}
 		if err := batch.AddMessage(m, nil); err != nil {
 			return err // 100 of them are far below the limit
 		}
 	}
-	return a.sender.SendMessageBatch(ctx, batch, nil)
+	return sender.SendMessageBatch(ctx, batch, nil)
 }
 
 // close publishes what waits, for at most closeTimeout, and ends the file's chain. No decision may come any more.
@@ -176,10 +212,5 @@ func (a *auditor) close() {
 	}
 	if a.trail != nil {
 		a.told("file", a.trail.Close(), 1)
-	}
-	if a.file != nil {
-		if err := a.file.Sync(); err == nil {
-			_ = a.file.Close()
-		}
 	}
 }

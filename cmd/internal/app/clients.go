@@ -13,12 +13,35 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// NewServiceBus makes the Service Bus client that the configuration asks for. It dials nothing yet.
+// NewServiceBus makes the Service Bus client that the configuration asks for. It dials nothing yet. Every message that it
+// receives or peeks at can be read; see package sanitizer.
 func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
+	return newServiceBus(cfg, sanitizer.New(sanitizer.Options{}))
+}
+
+// NewServiceBusWithOriginals is NewServiceBus with a sanitizer that keeps the last messages it changed, for commands that
+// export them.
+func NewServiceBusWithOriginals(cfg config.Config) (*azservicebus.Client, *sanitizer.Sanitizer, error) {
+	s := sanitizer.New(sanitizer.Options{MaxMessage: maxExported, Originals: originalsKept})
+	client, err := newServiceBus(cfg, s)
+	return client, s, err
+}
+
+// What a command that exports reads and keeps, in bytes: more than a worker acts on, and some hundred messages of the Standard
+// tier's largest.
+const (
+	maxExported   = 16 << 20
+	originalsKept = 64 << 20
+)
+
+func newServiceBus(cfg config.Config, s *sanitizer.Sanitizer) (*azservicebus.Client, error) {
+	dialer := sanitizer.Dialer{Plain: sanitizer.ForEmulator(cfg.ServiceBus.ConnectionString)}
 	options := &azservicebus.ClientOptions{
-		ApplicationID: "session-revoker",
+		NewWebSocketConn: s.Over(dialer.Dial), // it need not be a WebSocket: see sanitizer.Hook
+		ApplicationID:    "session-revoker",
 		// The receive loop repeats by itself, for ever and visibly: the SDK's own silent minutes would hide an outage.
 		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
 	}

@@ -100,7 +100,7 @@ func selfSigned(t *testing.T) (certificate, key string) {
 }
 
 // leastRights are what the ACL user needs; docs/install.md says so too.
-var leastRights = []any{"~session-revoker:*", "+hello", "+auth", "+ping", "+evalsha", "+eval", "+get", "+set", "+del", "+exists", "+hmget", "+hset", "+pexpire", "+time", "+zadd", "+zcard", "+zscore", "+zremrangebyscore"}
+var leastRights = []any{"~session-revoker:*", "+hello", "+auth", "+ping", "+evalsha", "+eval", "+get", "+set", "+del", "+hmget", "+hset", "+pexpire", "+pttl", "+time", "+zadd", "+zcard", "+zrem", "+zscore", "+zremrangebyscore"}
 
 func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 	certificate, key := selfSigned(t)

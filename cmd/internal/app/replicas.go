@@ -14,6 +14,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/replicas"
 )
 
@@ -83,12 +84,15 @@ func CheckRedis(ctx context.Context, cfg config.Config) error {
 	var told error
 	store := newStore(cfg, client, append(scope(cfg), "doctor"), func(replicas.Observation) {}, func(err error) { told = err })
 	defer store.Close()
-	lease, _, taken := store.Lease(ctx, "session-revoker-doctor")
+	lease, _, taken := store.Lease(ctx, "session-revoker-doctor", nil)
 	if taken {
 		return nil // somebody else checks at the same time
 	}
 	lease.End(ctx, dedupe.Verdict{})
-	store.Count(ctx, "session-revoker-doctor", 1, time.Millisecond) // gone at once
+	if _, added, _ := store.Reserve(ctx, "", "session-revoker-doctor", 1, time.Second); added {
+		store.Refund(ctx, "", "session-revoker-doctor")
+	}
+	store.MayAsk(ctx, "session-revoker-doctor", time.Second)
 	pace := store.NewPace("session-revoker-doctor", 1)
 	pace.Try(ctx)
 	return told
@@ -96,20 +100,29 @@ func CheckRedis(ctx context.Context, cfg config.Config) error {
 
 // newStore makes the store that replicas share.
 func newStore(cfg config.Config, client redis.UniversalClient, scope []string, observe func(replicas.Observation), changed func(error)) *replicas.Store {
-	leaseFor := cfg.Graph.Timeout + 5*time.Second
-	if cfg.Graph.ReadUsers { // before the call, and after it
-		leaseFor += 2*cfg.Graph.Timeout + cfg.Graph.ProofFor
-	}
 	return replicas.New(replicas.Config{
 		Client:     client,
 		Scope:      scope,
 		Timeout:    cfg.Redis.Timeout,
-		LeaseFor:   leaseFor,
-		Remember:   cfg.Dedupe.RememberFor,
+		LeaseFor:   leaseFor(cfg),
+		Remember:   max(cfg.Dedupe.RememberFor, cfg.Dedupe.Window), // as the ledger does
 		SkewMargin: cfg.Dedupe.SkewMargin,
 		Observe:    observe,
 		Changed:    changed,
 	})
+}
+
+// leaseFor is longer than an attempt takes from the lease to its end: the user's read, the call, and the reads that verify the effect, the last of which may
+// begin when graph.proof_for has passed; beside them two exchanges with Redis, and time for a busy machine.
+func leaseFor(cfg config.Config) time.Duration {
+	attempt := cfg.Graph.Timeout
+	if cfg.Graph.ReadUsers {
+		attempt += cfg.Graph.Timeout
+	}
+	if cfg.Graph.ProofFor > 0 {
+		attempt += cfg.Graph.ProofFor + cfg.Graph.Timeout
+	}
+	return attempt + 2*cfg.Redis.Timeout + 5*time.Second
 }
 
 // scope is the cloud, the tenant and the Graph root, by which workers are kept apart that share one Redis.
@@ -141,5 +154,5 @@ func (w *Worker) sharedPace() *replicas.Pace {
 	if app == "" {
 		app = os.Getenv("AZURE_CLIENT_ID")
 	}
-	return w.replicas.NewPace(app, w.cfg.Consumer.Concurrency)
+	return w.replicas.NewPace(app, w.cfg.Consumer.Concurrency+dispatch.MaxLate)
 }

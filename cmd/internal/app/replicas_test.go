@@ -6,20 +6,28 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/revoker"
 )
 
 // estate is a Service Bus and a Graph for some workers.
@@ -283,7 +291,7 @@ func TestWorkGoesOnWhenRedisGoesAway(t *testing.T) {
 		<-e.half
 		redis.Close()
 	}()
-	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr())
+	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_GUARD_MAX_USERS=0")
 	for i := range users {
 		if _, ok := e.graph.Revoked(userID(i)); !ok {
 			t.Errorf("user %d is not revoked", i)
@@ -310,5 +318,83 @@ func TestADryRunHasNothingToDoWithRedis(t *testing.T) {
 	}
 	if worker.replicas != nil || redis.TotalConnectionCount() != 0 {
 		t.Errorf("a dry run connects to Redis")
+	}
+}
+
+// slow answers after a time, if the request is not given up before.
+type slow struct {
+	after func(*http.Request) time.Duration
+	next  http.RoundTripper
+}
+
+func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
+	select {
+	case <-time.After(s.after(r)):
+		return s.next.RoundTrip(r)
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+}
+
+// answers answers every request as Graph does for somebody whose sign-in sessions are never newer.
+type answers struct{}
+
+func (answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	body := `{"value":true}`
+	if r.Method == http.MethodGet {
+		body = `{"id":"` + userID(1) + `","userPrincipalName":"user1@contoso.com","userType":"Member","signInSessionsValidFromDateTime":"1999-01-01T00:00:00Z"}`
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+}
+
+type anyToken struct{}
+
+func (anyToken) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	return azcore.AccessToken{Token: "a.b.c"}, nil
+}
+
+func TestALeaseLastsLongerThanAnyAttempt(t *testing.T) {
+	for name, environ := range map[string][]string{
+		"the call alone":      nil,
+		"users are read":      {"REVOKER_GRAPH_READ_USERS=true"},
+		"effect is verified":  {"REVOKER_GRAPH_READ_USERS=true", "REVOKER_GRAPH_PROOF_FOR=1m"},
+		"impatient, verified": {"REVOKER_GRAPH_READ_USERS=true", "REVOKER_GRAPH_PROOF_FOR=2m", "REVOKER_GRAPH_TIMEOUT=1s"},
+	} {
+		cfg := load(t, append(environ, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso")...)
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				almost := cfg.Graph.Timeout - time.Millisecond
+				transport := slow{next: answers{}, after: func(*http.Request) time.Duration { return almost }}
+				if cfg.Graph.ProofFor > 0 { // the last read begins when the time is up
+					called := time.Now().Add(2 * almost)
+					last := called.Add(cfg.Graph.ProofFor - 3*time.Second)
+					transport.after = func(*http.Request) time.Duration {
+						if now := time.Now(); !now.Before(called) && now.Before(last) {
+							return 0
+						}
+						return almost
+					}
+				}
+				graph, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: anyToken{}, Timeout: cfg.Graph.Timeout, Transport: transport})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer graph.Close()
+				user, err := event.NewUser(userID(1), "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				if cfg.Graph.ReadUsers {
+					_, _ = (&revoker.Careful{Revoker: graph, ProofFor: cfg.Graph.ProofFor}).Revoke(t.Context(), user)
+				} else {
+					_, _ = graph.Revoke(t.Context(), user)
+				}
+				took, lease := time.Since(began), leaseFor(cfg)
+				if took < cfg.Graph.Timeout/2 || lease < took+5*time.Second || lease > took+12*time.Second {
+					t.Errorf("an attempt took %s, and a lease lasts %s", took, lease)
+				}
+			})
+		})
 	}
 }

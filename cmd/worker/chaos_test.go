@@ -1,0 +1,344 @@
+package main_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/emulator/audit"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// Who is who in the chaos: real people, whose events must be acted on within seconds, and those of whom hostile producers
+// send events.
+const (
+	realPeople  = 900 // below the guard's limit
+	firstFailer = 10_000
+	failers     = 400 // of each kind
+	firstLeaver = 20_000
+	leavers     = 2_000 // more than the guard lets sign out in an hour
+	nobodyAfter = 1_000_000
+)
+
+// chaos sends attacks and, in between, real events.
+type chaos struct {
+	*cloud
+	*rand.Rand
+	users    map[string][]string // of each message, by its id
+	poisons  int
+	unknown  int               // ids that Graph does not know, used so far
+	since    map[int]time.Time // when the real people were first reported
+	lastReal int               // of them
+}
+
+// newRand is random, and says by which seed.
+func newRand(t *testing.T) *rand.Rand {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
+
+func newChaos(t *testing.T) *chaos {
+	c := &chaos{cloud: newCloud(t, realPeople, time.Minute), Rand: newRand(t), users: map[string][]string{}, since: map[int]time.Time{}}
+	c.defaults()
+	add := func(i int) {
+		if err := c.graph.AddUser(graph.User{ID: id(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range leavers {
+		add(firstLeaver + i)
+	}
+	faults := []graph.Fault{
+		{Status: http.StatusForbidden},
+		{ValueFalse: true},
+		{Status: http.StatusServiceUnavailable},
+		{Drop: true},
+		{Delay: 40 * time.Second, Status: http.StatusGatewayTimeout},
+		{Truncate: true},
+		{Status: http.StatusOK, Body: "null"},
+	}
+	for i := range failers * len(failing) {
+		kind := i / failers
+		if kind == hangs && i%failers >= 40 {
+			continue // each takes a place among the attempts for half a minute
+		}
+		add(firstFailer + i)
+		fault := faults[kind]
+		fault.User = id(firstFailer + i)
+		c.graph.Inject(fault)
+	}
+	return c
+}
+
+// failing are the kinds of failures, in the order of the faults. A 429 is none: it is about everybody.
+var failing = []string{"403", "value is false", "503", "dropped", "hangs", "half an answer", "null"}
+
+const hangs = 4
+
+// message is one about people, with an id of its own.
+func (c *chaos) message(kind string, people ...int) *azservicebus.Message {
+	var events, ids []string
+	for _, i := range people {
+		events = append(events, fmt.Sprintf(`{"type":%q,"userId":%q}`, kind, id(i)))
+		ids = append(ids, id(i))
+	}
+	name := fmt.Sprintf("%s-%d", kind, len(c.users))
+	c.users[name] = ids
+	return &azservicebus.Message{MessageID: &name, Body: []byte("[" + strings.Join(events, ",") + "]")}
+}
+
+// raw is an event about one person as a producer with an AMQP library of its own may encode it, with sections before the
+// properties, between them and the body, and after it.
+func (c *chaos) raw(i int, annotations, properties, footer string) []byte {
+	name := fmt.Sprintf("raw-%d", len(c.users))
+	c.users[name] = []string{id(i)}
+	body := fmt.Sprintf(`{"type":"device.stolen","userId":%q}`, id(i))
+	var b []byte
+	if annotations != "" {
+		b = append(b, encoded(0x72, annotations)...)
+	}
+	b = append(b, encoded(0x73, fmt.Sprintf("\xc0%c\x01\xa1%c%s", len(name)+3, len(name), name))...)
+	if properties != "" {
+		b = append(b, encoded(0x74, properties)...)
+	}
+	b = append(b, encoded(0x75, fmt.Sprintf("\xa0%c%s", len(body), body))...)
+	if footer != "" {
+		b = append(b, encoded(0x78, footer)...)
+	}
+	return b
+}
+
+// strange are the forms in which real events come, whatever their producer means by it: all must be acted on.
+func (c *chaos) strange(i int) {
+	forged := map[string]any{
+		deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "x", deadletter.PropertyReplays: "x", deadletter.PropertyDeferred: "9999-12-31T00:00:00Z",
+		"revoker-unreadable": "no", "revoker-mended": "no", deadletter.PropertyStoodFor: strings.Repeat("x", 30_000),
+	}
+	switch c.IntN(8) {
+	case 0: // char
+		c.inject(c.raw(i, "", "\xc1\x0d\x02\xa1\x05grade\x73\x00\x00\x00A", ""))
+	case 1: // decimal64
+		c.inject(c.raw(i, "", "\xc1\x11\x02\xa1\x05grade\x84\x00\x00\x00A\x00\x00\x00A", ""))
+	case 2: // a list as a key
+		c.inject(c.raw(i, "", "", "\xc1\x03\x02\x45\x40"))
+	case 3:
+		c.inject(c.raw(i, "\xc1\x18\x02\xa3\x13x-opt-partition-key\x54\x05", "", ""))
+	case 4:
+		c.inject(c.raw(i, "", "\xc1\x15\x02\xa1\x10DeadLetterReason\x54\x05", ""))
+	case 5:
+		m := c.message("device.stolen", i)
+		m.ApplicationProperties = forged
+		c.send(m)
+	default:
+		c.send(c.message("device.stolen", i))
+	}
+}
+
+// real sends an event about the next of the real people, and now and then about an earlier one.
+func (c *chaos) real() {
+	i := c.lastReal % realPeople
+	c.lastReal++
+	if _, ok := c.since[i]; !ok {
+		c.since[i] = time.Now()
+	}
+	c.strange(i)
+}
+
+// kinds are the types of hostile events; those that sign people out are of one that no real event is of, since too many of
+// them stop all of their type.
+var kinds = []string{"device.stolen", "device.lost", "user.compromised"}
+
+func (c *chaos) kind() string { return kinds[c.IntN(len(kinds))] }
+
+// attack sends one attack. great says how large.
+func (c *chaos) attack(great int) {
+	var messages []*azservicebus.Message
+	switch c.IntN(9) {
+	case 0:
+		for range great {
+			c.inject(poisons[c.IntN(len(poisons))])
+			c.poisons++
+		}
+	case 1: // whoever fails
+		for range 5 * great {
+			messages = append(messages, c.message(c.kind(), firstFailer+c.IntN(failers*len(failing))))
+		}
+	case 2: // unknown
+		for range 5 * great {
+			messages = append(messages, c.message(c.kind(), nobodyAfter+c.unknown))
+			c.unknown++
+		}
+	case 3: // a thousand in a message, unknown
+		for range max(1, great/4) {
+			people := make([]int, 1000)
+			for i := range people {
+				people[i] = nobodyAfter + c.unknown
+				c.unknown++
+			}
+			messages = append(messages, c.message(c.kind(), people...))
+		}
+	case 4: // a thousand in a message, who leave
+		for range max(1, great/4) {
+			people := c.Perm(leavers)[:1000]
+			for i := range people {
+				people[i] += firstLeaver
+			}
+			messages = append(messages, c.message("user.offboarded", people...))
+		}
+	case 5: // a thousand in a message, who fail
+		people := c.Perm(failers * len(failing))[:1000]
+		for i := range people {
+			people[i] += firstFailer
+		}
+		messages = append(messages, c.message(c.kind(), people...))
+	case 6: // falling times to live: none may stand for the one before
+		life := time.Hour
+		who := firstLeaver + c.IntN(leavers)
+		for range 20 * great {
+			m := c.message("user.offboarded", who)
+			m.TimeToLive = new(life)
+			life -= time.Second
+			messages = append(messages, m)
+		}
+	case 7: // properties that are ours
+		for range great {
+			m := c.message(c.kind(), nobodyAfter+c.unknown, nobodyAfter+c.unknown+1)
+			c.unknown += 2
+			m.ApplicationProperties = map[string]any{deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: int64(5), "DeadLetterReason": "x", "DeadLetterErrorDescription": 1.5}
+			messages = append(messages, m)
+		}
+	case 8:
+		for range 5 * great {
+			c.fuzz()
+		}
+	}
+	c.sendMany(messages...)
+}
+
+// fuzz sends a message with bytes that are not what they were. It is about nobody, whichever byte it is.
+func (c *chaos) fuzz() {
+	name := fmt.Sprintf("fuzz-%d", len(c.users))
+	c.users[name] = nil
+	text := `{"type":"device.stolen","userId":"ffffffff-ffff-4fff-8fff-ffffffffffff"}`
+	b := slices.Concat(
+		encoded(0x70, "\xc0\x02\x01\x41"),
+		encoded(0x72, "\xc1\x0f\x02\xa3\x09x-opt-foo\x54\x05"),
+		encoded(0x73, fmt.Sprintf("\xc0%c\x01\xa1%c%s", len(name)+3, len(name), name)),
+		encoded(0x74, "\xc1\x20\x04\xa1\x05grade\x73\x00\x00\x00A\xa1\x10DeadLetterReason\x54\x05"),
+		encoded(0x75, fmt.Sprintf("\xa0%c%s", len(text), text)),
+		encoded(0x78, "\xc1\x08\x02\xa3\x03foo\x54\x05"),
+	)
+	for range 1 + c.IntN(4) {
+		switch i := c.IntN(len(b)); c.IntN(4) {
+		case 0:
+			b = slices.Delete(b, i, i+1)
+		case 1:
+			b = slices.Insert(b, i, byte(c.Uint32()))
+		default:
+			b[i] = byte(c.Uint32())
+		}
+	}
+	_ = c.broker.Inject(queue, b) // it takes what Service Bus may take
+}
+
+// chartLimit is the chart's memory limit, in bytes.
+func chartLimit(t *testing.T) int64 {
+	t.Helper()
+	values, err := os.ReadFile("../../deploy/helm/session-revoker/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?s)limits:\s*memory: (\d+)Mi`).FindSubmatch(values)
+	if found == nil {
+		t.Fatal("the chart has no memory limit")
+	}
+	mib, _ := strconv.ParseInt(string(found[1]), 10, 64)
+	return mib << 20
+}
+
+// TestHostileProducersStopNobody: whatever they send, the worker lives, in little memory, and real events are acted on within
+// seconds; what cannot be read becomes a dead letter, and nothing is lost.
+func TestHostileProducersStopNobody(t *testing.T) {
+	if limit := chartLimit(t); limit < maxMemory {
+		t.Fatalf("the chart's limit is %d MiB", limit>>20)
+	}
+	lasts, great := long(2*time.Minute, 10*time.Second), long(40, 12)
+	c := newChaos(t)
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := port.Addr().String()
+	_ = port.Close()
+	for range 5 {
+		c.attack(great)
+	}
+	p := c.start("REVOKER_OPS_ADDRESS="+address, "REVOKER_CONSUMER_DRAIN_TIMEOUT=2s")
+	for began := time.Now(); time.Since(began) < lasts; time.Sleep(120 * time.Millisecond) {
+		c.real()
+		if c.IntN(5) == 0 {
+			c.attack(1 + c.IntN(great))
+		}
+	}
+	var took []time.Duration
+	called := func(i int) bool { _, ok := c.graph.Revoked(id(i)); return ok }
+	c.until("every real event", func() bool {
+		for i := range c.since {
+			if !called(i) {
+				return false
+			}
+		}
+		return true
+	})
+	for i, since := range c.since {
+		for _, call := range c.graph.CallsFor(id(i)) {
+			if call.Revoked {
+				took = append(took, call.End.Sub(since))
+				break
+			}
+		}
+	}
+	slices.Sort(took)
+	t.Logf("%d real people were called, half of them within %s, all within %s", len(took), took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	if slowest := took[len(took)-1]; slowest > 30*time.Second {
+		t.Errorf("a real event was called after %s", slowest)
+	}
+	unreadable := func() (n int) {
+		letters, err := c.broker.Peek(queue+"/$DeadLetterQueue", 0, 1_000_000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range letters {
+			if l.DeadLetterReason == string(deadletter.UnreadableMessage) && !strings.HasPrefix(l.MessageID, "fuzz-") {
+				n++
+			}
+		}
+		return n
+	}
+	c.until("a dead letter for each message that cannot be read", func() bool { return unreadable() >= c.poisons })
+	if resp, err := http.Get("http://" + address + "/healthz"); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("the worker is not alive: %v, %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
+	p.wantLittleMemory(t)
+	for _, problem := range c.journal.Check(c.graph.Calls(), audit.Expected{Users: func(message string) []string { return c.users[message] }, Workers: 1}) {
+		t.Error(problem)
+	}
+	began := time.Now()
+	p.terminate(t)
+	t.Logf("%d messages, %d of them unreadable, %d unknown people; %d calls; %+v; it stopped within %s", len(c.users)+c.poisons, c.poisons, c.unknown,
+		len(c.graph.Calls()), c.counts(), time.Since(began).Round(time.Millisecond))
+}

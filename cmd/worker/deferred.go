@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/deadletter"
+)
+
+func (p *program) deferredCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "deferred",
+		Short: "List messages that the worker has set aside for a while",
+		Long: `List deferred messages: those that the worker has set aside in Service Bus, since too
+many users fail at once. They come back by themselves. docs/runbook.md, section 10, has more.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.AddCommand(p.deferredList())
+	return cmd
+}
+
+// deferredMessage is a deferred message as it is printed.
+type deferredMessage struct {
+	Source         string    `json:"source"`
+	SequenceNumber int64     `json:"sequenceNumber"`
+	Enqueued       time.Time `json:"enqueued"`
+	AgeSeconds     int64     `json:"ageSeconds"`
+	MessageID      string    `json:"messageId"`
+	Users          []string  `json:"users,omitempty"`
+	Types          []string  `json:"types,omitempty"`
+	Producers      []string  `json:"producers,omitempty"`
+	// Replays is how often the message was replayed, by whom last.
+	Replays    int    `json:"replays,omitempty"`
+	Run        string `json:"run,omitempty"`
+	Unreadable string `json:"unreadable,omitempty"`
+	Mended     string `json:"mended,omitempty"`
+}
+
+func newDeferred(l deadletter.Letter, now time.Time) deferredMessage {
+	age := time.Duration(0)
+	if !l.Enqueued.IsZero() {
+		age = max(0, now.Sub(l.Enqueued)) // this machine's clock may be behind the broker's
+	}
+	return deferredMessage{
+		Source: l.Source, SequenceNumber: l.SequenceNumber, Enqueued: l.Enqueued, AgeSeconds: int64(age / time.Second), MessageID: l.MessageID,
+		Users: l.Users, Types: l.Types, Producers: l.Producers, Replays: l.Replays, Run: l.Run, Unreadable: l.Unreadable, Mended: l.Mended,
+	}
+}
+
+func (m deferredMessage) row(several bool) table.Row {
+	age, types := time.Duration(m.AgeSeconds)*time.Second, listed(m.Types)
+	if m.Unreadable != "" {
+		types = "[unreadable]"
+	}
+	row := table.Row{when(m.Enqueued), age.String(), listed(m.Users), types, short(plain(m.MessageID), 40), m.SequenceNumber}
+	if several {
+		row = append(row, m.Source)
+	}
+	return row
+}
+
+func (p *program) deferredList() *cobra.Command {
+	pick := picking{deferred: true}
+	out := &output{w: p.stdout}
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List deferred messages, the oldest first",
+		Long: `List the deferred messages of each queue or subscription, the oldest first. It only
+peeks: nothing is locked or changed, and the worker goes on meanwhile. Service Bus
+offers no peek at deferred messages alone, so it looks through all that wait. With
+servicebus.sessions there are none.`,
+		Example: `  worker deferred list
+  worker deferred list --until 1h
+  worker deferred list --user ada@contoso.com --output ndjson`,
+		Args: cobra.NoArgs,
+	}
+	pick.flags(cmd.Flags())
+	out.flag(cmd.Flags())
+	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
+		filter, client, queues, err := pick.open(p, cfg)
+		if err != nil {
+			return err
+		}
+		defer closeClient(client)
+		several := len(queues) > 1
+		list := &rows{output: out, header: table.Row{"ENQUEUED", "AGE", "USER", "EVENT TYPE", "MESSAGE ID", "SEQUENCE NUMBER"}}
+		if several {
+			list.header = append(list.header, "SOURCE")
+		}
+		if cfg.ServiceBus.Sessions > 0 {
+			fmt.Fprintln(p.stderr, "With servicebus.sessions the worker defers nothing: it gives a message up with its session.")
+			queues = nil // and a peek would need a session
+		}
+		now := time.Now()
+		for found, err := range everyOf(ctx, queues, filter, (*deadletter.Queue).FindDeferred) {
+			if err != nil {
+				return err
+			}
+			m := newDeferred(found.Letter, now)
+			if err := list.add(m, m.row(several)); err != nil {
+				return err
+			}
+		}
+		list.end("No deferred messages.")
+		return nil
+	})
+}
