@@ -20,11 +20,14 @@ import (
 	"github.com/microsoftgraph/msgraph-sdk-go/users"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
+
+	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
 // The contenders: each is a process of its own, with the worker's own environment variables, until it gets SIGTERM.
 const (
 	bareLoop    = "bare loop"    // receives and completes; the least that any consumer does
+	guardedLoop = "guarded loop" // the bare loop behind the worker's sanitizer
 	plainWorker = "plain worker" // calls Graph once for each message, and completes it
 	ourWorker   = "worker"       // cmd/worker
 	// What people write against throttling: the plain worker with the retries of the Graph SDK, or with the defaults of backoff/v4.
@@ -42,7 +45,11 @@ func compete(name string) error {
 	if name == bareReplay {
 		return replayBarely()
 	}
-	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), nil)
+	var options *azservicebus.ClientOptions
+	if name == guardedLoop {
+		options = &azservicebus.ClientOptions{NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(sanitizer.Dialer{Plain: true}.Dial)}
+	}
+	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), options)
 	if err != nil {
 		return err
 	}
@@ -51,7 +58,7 @@ func compete(name string) error {
 		return err
 	}
 	work := func(context.Context, *azservicebus.ReceivedMessage) error { return nil }
-	if name != bareLoop {
+	if name != bareLoop && name != guardedLoop {
 		if work, err = callGraph(ctx, name == sdkRetries); err != nil {
 			return err
 		}

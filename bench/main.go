@@ -53,6 +53,7 @@ type scenario struct {
 var scenarios = []scenario{
 	{"distinct", distinct},
 	{"storm", storm},
+	{"guarded", guarded},
 	{"latency", latency},
 	{"memory", memory},
 	{"replay", replay},
@@ -71,7 +72,7 @@ func main() {
 		exit(compete(name))
 	}
 	var o options
-	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, latency, memory, replay, behind, quota, together, plainly, loads, cost, growth, start (default all)")
+	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, guarded, latency, memory, replay, behind, quota, together, plainly, loads, cost, growth, start (default all)")
 	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
@@ -209,6 +210,24 @@ func duel(o options, other string, n, users int, wait time.Duration) (ratio floa
 func distinct(o options) ([]line, error) {
 	ratio, _, err := duel(o, plainWorker, 20_000, 20_000, 0)
 	return []line{{"20,000 events of 20,000 users: rate ÷ plain worker's", fmt.Sprintf("%.2f", ratio), "≥ 0.95"}}, err
+}
+
+// guarded: what the sanitizer on the connection costs where nothing else is done.
+func guarded(o options) ([]line, error) {
+	const events = 20_000
+	var ratios []float64
+	for range o.rounds {
+		bare, _, err := drain(bareLoop, events, 1, 0)
+		if err != nil {
+			return nil, err
+		}
+		behind, _, err := drain(guardedLoop, events, 1, 0)
+		if err != nil {
+			return nil, err
+		}
+		ratios = append(ratios, behind/bare)
+	}
+	return []line{{"20,000 messages received and completed behind the sanitizer: rate ÷ bare loop's", fmt.Sprintf("%.2f", median(ratios)), "≥ 0.97"}}, nil
 }
 
 func storm(o options) ([]line, error) {

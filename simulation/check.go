@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sort"
@@ -18,45 +19,69 @@ import (
 type Outcome struct {
 	// Problems are the promises that were broken, a sentence each; none is good.
 	Problems []string
-	// Took is the virtual time until everything was settled, Calls how many requests Graph saw.
-	Took  time.Duration
-	Calls int
+	// Took is the virtual time until everything was settled, Calls how many requests Graph saw, Records how many
+	// changes of messages Service Bus.
+	Took           time.Duration
+	Calls, Records int
 
 	timeline func(user int) string
 	people   []Person
+	about    *int
 }
+
+// About lets Timeline tell about a person.
+func (o *Outcome) About(person int) { o.about = &person }
 
 // outcome reads the servers' records.
 func (w *world) outcome(took time.Duration) Outcome {
-	var calls []graph.Call
+	c := &checker{Scenario: w.Scenario, records: w.records, start: w.start, absent: w.absent, problems: w.problems, sends: map[string]Send{}}
+	var others []graph.Call // all but those for the account that is kept for canaries
 	for _, call := range w.graph.Calls() {
-		if call.Method != http.MethodGet { // reading a user revokes nobody
-			calls = append(calls, call)
+		if call.Method == http.MethodGet {
+			c.reads = append(c.reads, call)
+			continue // reading a user revokes nobody
+		}
+		c.calls = append(c.calls, call)
+		if call.Key != canaryAccount.ID {
+			others = append(others, call)
 		}
 	}
-	c := &checker{Scenario: w.Scenario, calls: calls, problems: w.problems, sends: map[string]Send{}}
 	for _, s := range w.Sends {
 		c.sends[s.ID] = s
 	}
+	maps.Copy(c.sends, w.again)
+	c.read()
 	c.settled(w.active, took)
-	c.ends(w.records)
-	c.prompt(w.records)
+	c.ends()
+	c.proofs()
+	c.prompt()
+	c.live()
 	c.untouchable()
 	c.pauses()
-	c.problems = append(c.problems, w.journal.Check(calls, audit.Expected{
-		Users: c.users, Window: c.window(), Workers: c.workers(), Believed: c.believed(),
+	c.renewals()
+	c.deliveries()
+	c.volume()
+	c.problems = append(c.problems, w.journal.Check(others, audit.Expected{
+		Users: c.users, MayStand: c.mayStand, Window: c.window(), Workers: c.workers(), Believed: c.believed(),
 	})...)
 	return Outcome{
-		Problems: c.problems, Took: took, Calls: len(calls), people: w.People,
-		timeline: func(user int) string { return timeline(w.Scenario, w.start, user, w.records, calls) },
+		Problems: c.problems, Took: took, Calls: len(c.calls), Records: len(w.records), people: w.People,
+		timeline: func(user int) string { return timeline(w.Scenario, c.sends, w.start, user, w.records, c.calls) },
 	}
 }
 
 // checker verifies the promises. It shares no code with the worker.
 type checker struct {
 	Scenario
-	calls    []graph.Call
-	sends    map[string]Send
+	records  []servicebus.Record
+	start    time.Time
+	absent   []span
+	calls    []graph.Call    // in the order in which they began
+	reads    []graph.Call    // of users
+	sends    map[string]Send // by message id, those that were sent again too
+	lives    []*life         // of the messages, as enqueued
+	byPerson map[int][]graph.Call
+	readsOf  map[int][]graph.Call // those and the reads
 	problems []string
 }
 
@@ -76,29 +101,30 @@ func (c *checker) users(id string) []string {
 // workers is how many the audit counts: with restarts a new process knows nothing of the old one's calls; and where users are read, a name is
 // another user than its id while they cannot be.
 func (c *checker) workers() int {
-	// Three sick people in a row open the breaker, as an outage does.
-	smooth := len(c.Faults) == 0 && !slices.ContainsFunc(c.People, func(p Person) bool { return p.Fate == Sick })
 	switch {
-	case c.Workers > 1 && (!c.Redis || !smooth), c.has(Crash, Term), c.ReadUsers && !smooth:
+	case c.Workers > 1 && (!c.Redis || c.has(RedisAway, RedisHangs, RedisForeign)), c.has(Crash, Term, NoPermission):
 		return 2
 	}
 	return 1
 }
 
-// window is unchecked where little room makes parked promises be called early.
+// window is unchecked where little room makes parked users be called early: a quarter of the messages in flight may be parked, and
+// everybody has an id and a name. So it is where the messages of one user may not stand for each other, and where a session is given up.
 func (c *checker) window() time.Duration {
-	if c.InHand < 4*len(c.People) { // half of the hand may wait, and everybody has an id and a name
+	expires := slices.ContainsFunc(c.Sends, func(s Send) bool { return s.TTL > 0 })
+	if c.InHand < 8*len(c.People) || expires || c.Urgent || c.Sessions > 0 {
 		return 0
 	}
 	return c.Window
 }
 
-// believed is how long a worker may err about a lock.
+// believed is how long a worker may err about a lock. A session's ends with its link, which shows at the next renewal; and a
+// message that stands for another may be set aside while that one is being settled.
 func (c *checker) believed() time.Duration {
-	if c.has(LocksExpire) {
+	if c.has(LocksExpire) || c.Sessions > 0 {
 		return c.Lock
 	}
-	return 0
+	return time.Second
 }
 
 // settled: after the faults everything comes to its end.
@@ -109,60 +135,68 @@ func (c *checker) settled(active int, took time.Duration) {
 }
 
 // prompt: where nothing fails and nobody has to wait for room, members are signed out within a window.
-func (c *checker) prompt(records []servicebus.Record) {
-	fails := func(p Person) bool { return p.Fate == Sick || p.Fate == Cursed }
-	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.InHand < len(c.Sends) || slices.ContainsFunc(c.People, fails) {
+func (c *checker) prompt() {
+	fails := func(p Person) bool { return p.Fate == Sick || p.Fate == Cursed || p.Fate == Refused }
+	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.Volume > 0 || c.Sessions > 0 || c.InHand < len(c.Sends) || slices.ContainsFunc(c.People, fails) {
 		return
 	}
-	revoked := map[string][]time.Time{}
-	for _, call := range c.calls {
-		if call.Revoked {
-			revoked[call.UserID] = append(revoked[call.UserID], call.Start)
-		}
-	}
-	for _, r := range records {
-		if r.Event != servicebus.Enqueued {
-			continue
-		}
-		for _, i := range c.sends[r.MessageID].People {
-			p := c.People[i]
-			inTime := func(at time.Time) bool { return !at.Before(r.Time) && at.Sub(r.Time) <= c.Window+time.Second }
-			if p.Fate == Member && !slices.ContainsFunc(revoked[p.ID], inTime) {
-				c.wrong("late: nothing failed, and %s was not signed out within %s of %s", p.ID, c.Window, r.MessageID)
+	for _, m := range c.lives {
+		for _, i := range m.send.People {
+			inTime := func(call graph.Call) bool {
+				return call.Revoked && !call.Start.Before(m.enqueued) && call.Start.Sub(m.enqueued) <= c.Window+time.Second
+			}
+			if c.People[i].Fate == Member && !slices.ContainsFunc(c.byPerson[i], inTime) && !m.gone(m.enqueued.Add(c.Window)) {
+				c.wrong("late: nothing failed, and %s was not signed out within %s of %s", c.People[i].ID, c.Window, m.id)
 			}
 		}
 	}
 }
 
 // ends: each message is dead-lettered only for what is its own fault, and with the reason for it.
-func (c *checker) ends(records []servicebus.Record) {
-	for _, r := range records {
-		if r.Event != servicebus.Completed && r.Event != servicebus.DeadLettered {
+func (c *checker) ends() {
+	for _, m := range c.lives {
+		if m.end != servicebus.Completed && m.end != servicebus.DeadLettered && m.end != servicebus.Expired {
 			continue
 		}
-		id, s := r.MessageID, c.sends[r.MessageID]
-		allowed := map[string]bool{}
-		must := "" // be dead-lettered, since nobody can stand for it
-		if s.Bad {
-			allowed["InvalidEvent"], must = true, "InvalidEvent"
-		}
-		for _, i := range s.People {
-			fate := c.People[i].Fate
-			if fate == Member {
-				continue
-			}
-			allowed[reasons[fate]] = true
-			if fate == Guest || fate == Protected {
-				must = reasons[fate]
-			}
-		}
+		allowed, must := c.reasonsOf(m.send)
 		switch {
-		case r.Event == servicebus.DeadLettered && !allowed[r.Reason]:
-			c.wrong("not the message's fault: %s was dead-lettered as %s", id, r.Reason)
-		case r.Event == servicebus.Completed && must != "":
-			c.wrong("false success: %s was completed, and must be dead-lettered as %s", id, must)
+		case m.end == servicebus.Expired, m.reason == "TTLExpiredException":
+			if m.send.TTL == 0 || m.ended.Before(m.enqueued.Add(m.send.TTL-2*time.Millisecond)) { // the broker counts whole ones
+				c.wrong("lost: %s expired before its time", m.id)
+			}
+		case m.end == servicebus.DeadLettered && !allowed[m.reason]:
+			c.wrong("not the message's fault: %s was dead-lettered as %s", m.id, m.reason)
+		case m.end == servicebus.Completed && must != "":
+			c.wrong("false success: %s was completed, and must be dead-lettered as %s", m.id, must)
 		}
 	}
+}
+
+// reasonsOf are those with which a message may be dead-lettered, and with which it must be, since nobody can stand for it.
+func (c *checker) reasonsOf(s Send) (allowed map[string]bool, must string) {
+	allowed = map[string]bool{}
+	switch {
+	case s.Bad:
+		must = "InvalidEvent"
+	case s.Poison == Char, s.Poison == BadKey:
+		must = "UnreadableMessage"
+	}
+	if must != "" {
+		return map[string]bool{must: true}, must
+	}
+	for _, i := range s.People {
+		fate := c.People[i].Fate
+		allowed[reasons[fate]] = true
+		switch {
+		case fate == Guest, fate == Protected:
+			must = reasons[fate]
+		case fate == Unknown && c.has(CanaryFails):
+			allowed["Forbidden"], allowed["RetriesExhausted"] = true, true
+		case c.has(UsersFail) && c.Canary == Well: // to all appearance it is theirs
+			allowed["RetriesExhausted"] = true
+		}
+	}
+	return allowed, must
 }
 
 // untouchable: guests and protected people are never called.
@@ -183,8 +217,7 @@ func (c *checker) pauses() {
 	if c.Workers > 1 || c.has(Crash, Term) || c.ReadUsers { // with a read before it, a call begins later than its attempt
 		return
 	}
-	calls := slices.Clone(c.calls)
-	sort.Slice(calls, func(i, k int) bool { return calls[i].Start.Before(calls[k].Start) })
+	calls := c.calls
 	var until, asked time.Time
 	// In order of the answers: a pause begins when its answer has come.
 	answers := slices.Clone(calls)
@@ -208,14 +241,14 @@ func (c *checker) pauses() {
 }
 
 // timeline tells what happened to a person.
-func timeline(s Scenario, start time.Time, user int, records []servicebus.Record, calls []graph.Call) string {
+func timeline(s Scenario, sends map[string]Send, start time.Time, user int, records []servicebus.Record, calls []graph.Call) string {
 	type entry struct {
 		at   time.Time
 		text string
 	}
 	var entries []entry
 	about := map[string]bool{}
-	for _, send := range s.Sends {
+	for _, send := range sends {
 		if slices.Contains(send.People, user) {
 			about[send.ID] = true
 		}
@@ -246,6 +279,9 @@ func timeline(s Scenario, start time.Time, user int, records []servicebus.Record
 
 // Timeline tells what happened to whom the problem is about, as far as it names somebody.
 func (o Outcome) Timeline(s Scenario) string {
+	if o.about != nil {
+		return o.timeline(*o.about)
+	}
 	for _, problem := range o.Problems {
 		for i, p := range o.people {
 			if strings.Contains(problem, p.ID) || strings.Contains(problem, p.UserPrincipalName) {

@@ -3,6 +3,7 @@ package simulation
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +25,20 @@ type tampered struct {
 	consumer.Receiver
 	ahead  time.Duration
 	faults *faults
+	note   func(*azservicebus.ReceivedMessage) // is told each message that comes
 }
+
+// tamperedSession is a session with a fleet's faults.
+type tamperedSession struct {
+	consumer.Receiver
+	session consumer.Session
+}
+
+// SessionID is the session's.
+func (s *tamperedSession) SessionID() string { return s.session.SessionID() }
+
+// Close closes the session.
+func (s *tamperedSession) Close(ctx context.Context) error { return s.session.Close(ctx) }
 
 // lateBy is more than half of the shortest lock.
 const lateBy = 20 * time.Second
@@ -35,13 +49,26 @@ func (t *tampered) ReceiveMessages(ctx context.Context, n int, o *azservicebus.R
 	if t.faults.late.Load() && len(messages) > 0 {
 		_ = retry.Sleep(ctx, lateBy)
 	}
+	t.shift(messages)
+	return messages, err
+}
+
+// ReceiveDeferredMessages shifts the times that the broker gives.
+func (t *tampered) ReceiveDeferredMessages(ctx context.Context, numbers []int64, o *azservicebus.ReceiveDeferredMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	messages, err := t.Receiver.ReceiveDeferredMessages(ctx, numbers, o)
+	t.shift(messages)
+	return messages, err
+}
+
+// shift makes the broker's clock differ from the worker's.
+func (t *tampered) shift(messages []*azservicebus.ReceivedMessage) {
 	for _, m := range messages {
+		t.note(m)
 		if m.EnqueuedTime != nil {
 			enqueued := m.EnqueuedTime.Add(t.ahead)
 			m.EnqueuedTime = &enqueued
 		}
 	}
-	return messages, err
 }
 
 var errLost = errors.New("simulated: the answer was lost")
@@ -63,6 +90,11 @@ func (t *tampered) settle(do func() error) error {
 // CompleteMessage loses settlements.
 func (t *tampered) CompleteMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.CompleteMessageOptions) error {
 	return t.settle(func() error { return t.Receiver.CompleteMessage(ctx, m, o) })
+}
+
+// DeferMessage loses settlements.
+func (t *tampered) DeferMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.DeferMessageOptions) error {
+	return t.settle(func() error { return t.Receiver.DeferMessage(ctx, m, o) })
 }
 
 // DeadLetterMessage loses settlements.
@@ -91,6 +123,9 @@ func (w *world) everyone(do func(*worker)) {
 		}
 	}
 }
+
+// chance decides about a fault, the same each time.
+func (w *world) chance(f Fault) *rand.Rand { return rand.New(rand.NewPCG(w.Seed, uint64(f.At))) }
 
 // begin lets the fault happen; end, if not nil, ends it.
 func (w *world) begin(f Fault) (end func()) {
@@ -145,6 +180,22 @@ func (w *world) begin(f Fault) (end func()) {
 		return everybody(graph.Fault{EmptyBody: true})
 	case ValueFalse:
 		return everybody(graph.Fault{ValueFalse: true})
+	case UsersFail:
+		var ends []func()
+		for _, p := range w.People {
+			ends = append(ends, w.graph.Inject(graph.Fault{User: p.ID, Status: 503}), w.graph.Inject(graph.Fault{User: p.UserPrincipalName, Status: 503}))
+		}
+		return func() {
+			for _, end := range ends {
+				end()
+			}
+		}
+	case WildDate:
+		return everybody(graph.Fault{Date: pick(w.chance(f), "Mon, 01 Jan 1601 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "none")})
+	case CanaryFails:
+		fails := pick(w.chance(f), graph.Fault{Status: 503}, graph.Fault{Status: 403}, graph.Fault{Status: 429, RetryAfter: "2"}, graph.Fault{Drop: true}, graph.Fault{Delay: time.Hour})
+		fails.Unknown = true
+		return w.graph.Inject(fails)
 	case NoToken:
 		w.graph.RevokeTokens()
 		return w.graph.Inject(graph.Fault{Token: true, Status: 503})
@@ -170,6 +221,8 @@ func (w *world) begin(f Fault) (end func()) {
 			w.redisHangs.Store(false)
 			w.cutRedis()
 		}
+	case RedisForeign:
+		w.must(w.writeForeign(w.chance(f)))
 	case LostSettle:
 		w.places[f.Worker].lostSettle.Store(true)
 		return func() { w.places[f.Worker].lostSettle.Store(false) }

@@ -2,8 +2,13 @@ package simulation
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -53,9 +58,47 @@ func (w *world) share(p *worker) (*replicas.Store, *replicas.Pace) {
 		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
 		PoolSize: 1000, // nobody waits for a connection: the library's timers for that are shared by all clients, which a bubble forbids
 	})
+	leaseFor := 37 * time.Second // longer than an attempt, whose limit is 30 s
+	if w.ReadUsers {
+		leaseFor += 30 * time.Second
+	}
 	store := replicas.New(replicas.Config{
-		Client: p.redis, Scope: []string{"simulation"}, Timeout: redisTimeout, LeaseFor: 35 * time.Second, Remember: time.Hour, SkewMargin: margin,
+		Client: p.redis, Scope: []string{"simulation"}, Timeout: redisTimeout, LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: margin,
 		Observe: func(replicas.Observation) {}, Changed: func(error) {},
 	})
 	return store, store.NewPace("app", w.Concurrency)
+}
+
+// writeForeign writes what somebody else may write where the workers share what they know of users: leases without an end, verdicts from
+// another time, and values of other types.
+func (w *world) writeForeign(r *rand.Rand) error {
+	if w.redis == nil {
+		return nil
+	}
+	for _, p := range w.People {
+		for _, name := range []string{p.ID, p.UserPrincipalName} {
+			sum := sha256.Sum256([]byte(strings.ToLower(name)))
+			key := "session-revoker:simulation:{" + hex.EncodeToString(sum[:16]) + "}"
+			if r.IntN(2) == 0 {
+				if err := w.redis.Set(key+":lease", "somebody"); err != nil { // for ever
+					return err
+				}
+			}
+			start := pick(r, "-11644473600000000", "253402300799000000", fmt.Sprint(time.Now().UnixMicro()), "soon", "")
+			switch r.IntN(4) {
+			case 0:
+				w.redis.Del(key + ":verdict")
+				w.redis.HSet(key+":verdict", "start", start, "covers", pick(r, "253402300799000000", "1e400", ""), "entity", queue, "sequence", "1")
+			case 1:
+				w.redis.Del(key + ":verdict")
+				if err := w.redis.Set(key+":verdict", "a text"); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if r.IntN(2) == 0 {
+		return w.redis.Set("session-revoker:simulation:pace:app", pick(r, "{}", "null", `{"Hold":"9999-12-31T23:59:59Z","Allowance":1}`))
+	}
+	return nil
 }

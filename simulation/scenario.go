@@ -22,9 +22,37 @@ type Scenario struct {
 	BrokerAhead, GraphAhead time.Duration
 	Quota                   graph.Quota
 	ReadUsers, Redis        bool
-	People                  []Person
-	Sends                   []Send
-	Faults                  []Fault
+	// Urgent adds a second, more urgent queue. Sessions, if not 0, makes the first one require sessions, of which each worker
+	// holds so many at once.
+	Urgent   bool
+	Sessions int
+	// Volume is how many people may be signed out in an hour for each type of events; 0 is no bound. Released is when an
+	// operator releases the type of events that Graph is called for first, and a minute later all of them.
+	Volume   int
+	Released time.Duration
+	// Canary is the account that is kept for canaries.
+	Canary     Canary
+	People     []Person
+	Sends      []Send
+	Faults     []Fault
+	Operations []Operation
+}
+
+// Canary is what becomes of attempts for the account that is kept for canaries.
+type Canary string
+
+// The kinds.
+const (
+	NoAccount Canary = ""        // there is none: canaries are for nobody
+	Well      Canary = "well"    // they succeed
+	Deleted   Canary = "deleted" // Graph does not know it
+	Blocked   Canary = "blocked" // Graph refuses it, or answers value: false
+)
+
+// Operation is what an operator does with the dead letters.
+type Operation struct {
+	At    time.Duration
+	Purge bool // otherwise all are sent again
 }
 
 // Person is somebody whom events concern.
@@ -44,11 +72,12 @@ const (
 	Protected Fate = "protected" // ProtectedUser, never called
 	Cursed    Fate = "cursed"    // Graph answers value: false for ever: NotRevoked
 	Sick      Fate = "sick"      // Graph answers 500 for ever: RetriesExhausted
+	Refused   Fate = "refused"   // Graph answers 403 for ever: Forbidden
 )
 
 // reasons are what the dead letters of each fate say.
 var reasons = map[Fate]string{
-	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", Cursed: "NotRevoked", Sick: "RetriesExhausted",
+	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", Cursed: "NotRevoked", Sick: "RetriesExhausted", Refused: "Forbidden",
 }
 
 // Send is one message: one or more events, or something that is none.
@@ -58,7 +87,24 @@ type Send struct {
 	People []int // indexes
 	ByName bool
 	Bad    bool // the body is no event
+	// Type is that of its events; "" leaves it to whether users are named.
+	Type    string
+	Urgent  bool          // to the more urgent queue
+	Session string        // "" for a queue without sessions
+	TTL     time.Duration // 0 is for ever
+	Poison  Poison
+	Forged  bool // it carries properties of ours
 }
+
+// Poison is what a message holds that the client library cannot read.
+type Poison string
+
+// The kinds.
+const (
+	Char     Poison = "char"     // the body is a value that it has no type for
+	BadKey   Poison = "key"      // the body is a map with a key that panics
+	Property Poison = "property" // one property is such a value, and the body an event
+)
 
 // Fault is trouble that begins at a time and ends after a while.
 type Fault struct {
@@ -98,18 +144,24 @@ const (
 	NoRenewal    FaultKind = "no renewal"    // lock renewals of a worker fail
 	RedisAway    FaultKind = "redis away"    // Redis takes no connections
 	RedisHangs   FaultKind = "redis hangs"   // Redis takes connections, and does not answer
+	RedisForeign FaultKind = "foreign redis" // somebody else writes where the workers share what they know
+	WildDate     FaultKind = "wild date"     // Graph's Date is from 1601 or 9999, or there is none
+	CanaryFails  FaultKind = "canary fails"  // attempts for users whom Graph does not know fail otherwise, or are throttled
+	UsersFail    FaultKind = "users fail"    // 503 for everybody whom Graph knows; the canary is well
 )
 
 // kinds are all of them, the more likely ones twice.
 var kinds = []FaultKind{
 	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, Endless, EmptyAnswer,
-	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway, RedisHangs,
+	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway, RedisHangs, RedisForeign, WildDate, CanaryFails, UsersFail,
 }
 
 // Options narrow what scenarios hold.
 type Options struct {
 	// NoFaults leaves all faults out, NoCuts those that cut connections.
 	NoFaults, NoCuts bool
+	// Plain leaves out everything that only other people, producers and operators do.
+	Plain bool
 }
 
 // New makes the scenario of a seed.
@@ -139,22 +191,132 @@ func New(seed uint64, o Options) Scenario {
 	if !o.NoFaults {
 		s.addFaults(r, long, o)
 	}
+	if !o.Plain {
+		// From a source of its own, so that what is above stays the same for a seed.
+		s.addOthers(rand.New(rand.NewPCG(seed, 0x0ddba11)), long)
+	}
 	return s
 }
 
-func (s *Scenario) addPeople(r *rand.Rand) {
-	n, sick := pick(r, 3, 10, 40, 120), 0
-	for i := range n {
-		p := Person{Fate: Member, User: graph.User{
-			ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true,
-		}}
-		if r.IntN(8) == 0 {
-			p.Fate = pick(r, Unknown, Unknown, Guest, Guest, Protected, Protected, Cursed, Cursed, Sick)
-		}
-		if p.Fate == Sick {
-			if sick++; 8*sick > s.InHand {
-				p.Fate = Unknown // half a hand of sick people is an outage, and waits for retry.max_age
+// addOthers adds what other people, producers and operators do.
+func (s *Scenario) addOthers(r *rand.Rand, long time.Duration) {
+	once := func(in int) bool { return r.IntN(in) == 0 }
+	s.Canary = pick(r, NoAccount, NoAccount, NoAccount, NoAccount, NoAccount, Well, Well, Deleted, Blocked)
+	if once(8) { // more fail than not
+		for i := range s.People {
+			if p := &s.People[i]; p.Fate == Member && r.IntN(10) < 6 {
+				p.Fate = pick(r, Refused, Refused, Sick, Cursed, Unknown)
 			}
+		}
+	}
+	defer s.repeat()
+	if once(30) {
+		s.addLarge(r, long)
+	}
+	if once(6) {
+		s.Sessions = 1 + r.IntN(4)
+		sessions := pick(r, 1, 4, 20)
+		for i := range s.Sends {
+			s.Sends[i].Session = fmt.Sprintf("s%d", r.IntN(sessions))
+		}
+	}
+	if once(6) {
+		s.Urgent = true
+		for i := range s.Sends {
+			s.Sends[i].Urgent = once(4)
+		}
+	}
+	if once(5) {
+		s.addTTLs(r, long)
+	}
+	if once(5) {
+		for i := range 1 + r.IntN(20) {
+			send := Send{
+				At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("p%d", i), Poison: pick(r, Char, BadKey, Property), Session: s.Sends[i].Session,
+			}
+			if send.Poison == Property { // the others concern nobody
+				send.People = []int{r.IntN(len(s.People))}
+			}
+			s.Sends = append(s.Sends, send)
+		}
+	}
+	if once(5) {
+		for i := range s.Sends {
+			s.Sends[i].Forged = once(4)
+		}
+	}
+	if once(8) {
+		s.Volume = pick(r, 3, 10, 30)
+		s.Released = long + time.Duration(r.Int64N(int64(3*time.Minute)))
+		for i := range s.Sends {
+			s.Sends[i].Type = types[r.IntN(len(types))]
+		}
+	}
+	if once(4) {
+		for range 1 + r.IntN(3) {
+			s.Operations = append(s.Operations, Operation{At: time.Duration(r.Int64N(int64(2*long + time.Minute))), Purge: once(3)})
+		}
+	}
+}
+
+// repeat makes messages with the same id the same: whoever repeats a message repeats all of it.
+func (s *Scenario) repeat() {
+	same := map[string]Send{}
+	for i, send := range s.Sends {
+		if first, again := same[send.ID]; again {
+			at := send.At
+			s.Sends[i] = first
+			s.Sends[i].At = at
+			continue
+		}
+		same[send.ID] = send
+	}
+}
+
+// types are those of events, the most urgent first.
+var types = []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
+
+// addLarge adds messages with many users.
+func (s *Scenario) addLarge(r *rand.Rand, long time.Duration) {
+	const users = 300
+	first := len(s.People)
+	for i := range users {
+		s.People = append(s.People, newPerson(first+i, pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Sick, Unknown)))
+	}
+	for i := range 1 + r.IntN(3) {
+		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("l%d", i)}
+		for n := range 50 + r.IntN(users-50) {
+			send.People = append(send.People, first+n)
+		}
+		s.Sends = append(s.Sends, send)
+	}
+}
+
+// addTTLs lets messages expire: at random, or the later ones earlier, so that none may stand for another.
+func (s *Scenario) addTTLs(r *rand.Rand, long time.Duration) {
+	falling := r.IntN(2) == 0
+	for i := range s.Sends {
+		send := &s.Sends[i]
+		switch {
+		case falling:
+			send.TTL = 3*long - 2*send.At + 5*time.Minute
+		case r.IntN(2) == 0:
+			send.TTL = pick(r, 5*time.Second, 30*time.Second, 2*time.Minute, time.Hour)
+		}
+	}
+}
+
+func newPerson(i int, fate Fate) Person {
+	return Person{Fate: fate, User: graph.User{
+		ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true,
+	}}
+}
+
+func (s *Scenario) addPeople(r *rand.Rand) {
+	for i := range pick(r, 3, 10, 40, 120) {
+		p := newPerson(i, Member)
+		if r.IntN(8) == 0 {
+			p.Fate = pick(r, Unknown, Unknown, Guest, Guest, Protected, Protected, Cursed, Cursed, Sick, Refused)
 		}
 		if p.Fate == Guest {
 			p.UserType, p.UserPrincipalName = "Guest", fmt.Sprintf("user%d_fabrikam.com#EXT#@contoso.com", i)
@@ -204,6 +366,8 @@ func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 		case ValueFalse:
 			f.Person = r.IntN(len(s.People))
 			f.For = min(f.For, 5*time.Second) // shorter than a budget
+		case UsersFail:
+			f.For = max(f.For, 10*time.Second)
 		case Forgets, HalfAnswer, Endless, EmptyAnswer, GraphSlow, GraphHangs:
 			f.For = min(f.For, time.Minute)
 		}
@@ -228,6 +392,10 @@ func (s Scenario) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d workers (Redis %v, %d calls at once, %d in hand, window %s, lock %s), %d people, %d messages, clocks %s and %s ahead, quota %s %d/%s",
 		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InHand, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
+	fmt.Fprintf(&b, ", canary %q, urgent %v, sessions %d, at most %d people until %s", s.Canary, s.Urgent, s.Sessions, s.Volume, s.Released.Round(time.Millisecond))
+	for _, o := range s.Operations {
+		fmt.Fprintf(&b, "\n  %8s an operator (purges: %v)", o.At.Round(time.Millisecond), o.Purge)
+	}
 	for _, f := range s.Faults {
 		fmt.Fprintf(&b, "\n  %8s for %s: %s (worker %d, person %d)", f.At.Round(time.Millisecond), f.For, f.Kind, f.Worker, f.Person)
 	}

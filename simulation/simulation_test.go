@@ -17,10 +17,12 @@ import (
 )
 
 var (
-	seeds    = flag.Int("seeds", 200, "how many scenarios to play")
+	seeds    = flag.Int("seeds", 60, "how many scenarios to play")
 	first    = flag.Uint64("first", 1, "seed of the first one")
 	step     = flag.Uint64("step", 0, "play every so many seeds, in this process alone; 0 uses all processors")
 	one      = flag.Uint64("seed", 0, "play this scenario alone, and tell more")
+	goOn     = flag.Bool("go-on", false, "do not stop at the first scenario that breaks a promise")
+	person   = flag.Int("person", -1, "with -seed, tell what happened to this person")
 	noCuts   = flag.Bool("no-cuts", false, "leave out faults that cut connections")
 	noFaults = flag.Bool("no-faults", false, "leave out all faults")
 )
@@ -48,7 +50,7 @@ func TestSeeds(t *testing.T) {
 	}
 	for n := range *seeds {
 		report(t, simulation.New(*first+uint64(n)**step, options()))
-		if t.Failed() {
+		if t.Failed() && !*goOn {
 			return
 		}
 		if (n+1)%5000 == 0 {
@@ -70,7 +72,7 @@ func playInProcesses(t *testing.T) {
 		share := (*seeds - i + processes - 1) / processes
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSeeds$", "-test.timeout=0",
 			"-seeds", fmt.Sprint(share), "-first", fmt.Sprint(*first+uint64(i)), "-step", fmt.Sprint(processes),
-			fmt.Sprintf("-no-cuts=%v", *noCuts), fmt.Sprintf("-no-faults=%v", *noFaults))
+			fmt.Sprintf("-no-cuts=%v", *noCuts), fmt.Sprintf("-go-on=%v", *goOn), fmt.Sprintf("-no-faults=%v", *noFaults))
 		child.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG=randautoseed=0", "GOGC=off", "GOMEMLIMIT=1GiB")
 		child.Stderr = os.Stderr // progress
 		running.Go(func() {
@@ -107,6 +109,9 @@ func report(t *testing.T, s simulation.Scenario) {
 	}
 	if *noFaults {
 		narrowed += " -no-faults"
+	}
+	if *person >= 0 {
+		outcome.About(*person)
 	}
 	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=randautoseed=0 go test ./simulation -run TestSeeds -args -seed %d%s", outcome.Timeline(s), s.Seed, narrowed)
 }

@@ -23,17 +23,20 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/sanitizer"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
 const (
 	queue        = "events"
+	urgentQueue  = "urgent"
 	graphRoot    = "http://graph.bubble"
 	clientSecret = "9f2c-client-secret"
 	margin       = 5 * time.Second
 	settleWithin = 10 * time.Second
 	drainWithin  = 25 * time.Second
 	laggingFor   = 30 * time.Second
+	maxAge       = 10 * time.Minute
 )
 
 // connection is the key to the broker, whatever the host.
@@ -61,18 +64,18 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	}}
 	var err error
 	p.client, err = azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
-		NewWebSocketConn: func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
 			if w.away.Load() {
 				return nil, errors.New("connection refused")
 			}
 			return p.bus.hold(w.broker.NewClientConn())
-		},
+		}),
 		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
 	})
 	if err != nil {
 		return nil, err
 	}
-	receiver, err := p.client.NewReceiverForQueue(queue, nil)
+	sources, err := w.sources(p.client, f)
 	if err != nil {
 		return nil, err
 	}
@@ -99,11 +102,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	var caller consumer.Revoker = p.revoker
 	var names *revoker.Names
 	if w.ReadUsers {
-		caller, names = &revoker.Careful{Revoker: p.revoker, Protected: protected.Has}, &revoker.Names{Account: p.revoker.Account, SkewMargin: margin}
-	}
-	var from consumer.Receiver = &tampered{Receiver: receiver, ahead: w.BrokerAhead, faults: f}
-	if w.variant.Receiver != nil {
-		from = w.variant.Receiver(from)
+		caller, names = &revoker.Careful{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}, &revoker.Names{Account: p.revoker.Account, SkewMargin: margin}
 	}
 	if w.variant.Revoker != nil {
 		caller = w.variant.Revoker(caller)
@@ -113,15 +112,24 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	if w.variant.NoMargin {
 		skew = 0
 	}
+	var entities []string
+	for _, s := range sources {
+		entities = append(entities, s.Entity)
+	}
+	canary, err := w.canaryUser()
+	if err != nil {
+		return nil, err
+	}
 	c := consumer.New(consumer.Config{
-		Concurrency: w.Concurrency, MaxInHand: w.InHand, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
+		Volume: guard.VolumeConfig{Kinds: types, Max: w.Volume, Window: time.Hour}, ReadRelease: w.release, CanaryUser: canary,
+		Concurrency: w.Concurrency, MaxInHand: w.InHand, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
 	}, consumer.Parts{
-		Sources: []consumer.Source{{Entity: queue, Receiver: from}}, Decoder: decoder, Protected: protected, Revoker: caller, Names: names, Replicas: store, Pace: pace,
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: p.revoker.Canary, Names: names, Replicas: store, Pace: pace,
 		Retrier: retry.New(retry.Policy{
-			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: 10 * time.Minute, LaggingFor: laggingFor,
+			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
 		}),
-		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(queue)...),
+		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
 	})
 	soft, stopSoft := context.WithCancel(context.Background())
 	hard, stopHard := context.WithCancel(context.Background())
@@ -131,6 +139,64 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		c.Run(soft, hard)
 	}()
 	return p, nil
+}
+
+// sources are what a worker receives from, the more urgent one first.
+func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consumer.Source, err error) {
+	tamper := func(from consumer.Receiver) consumer.Receiver {
+		from = &tampered{Receiver: from, ahead: w.BrokerAhead, faults: f, note: w.noteAgain}
+		if w.variant.Receiver != nil {
+			from = w.variant.Receiver(from)
+		}
+		return from
+	}
+	names := []string{queue}
+	if w.Urgent {
+		names = []string{urgentQueue, queue}
+	}
+	for _, name := range names {
+		if name == queue && w.Sessions > 0 {
+			sources = append(sources, consumer.Source{Entity: name, Sessions: w.Sessions, Accept: func(ctx context.Context) (consumer.Session, error) {
+				r, err := client.AcceptNextSessionForQueue(ctx, name, nil)
+				if err != nil {
+					return nil, err
+				}
+				one := consumer.NewSession(r)
+				return &tamperedSession{tamper(one), one}, nil
+			}})
+			continue
+		}
+		r, err := client.NewReceiverForQueue(name, nil)
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, consumer.Source{Entity: name, Receiver: tamper(r)})
+	}
+	return sources, nil
+}
+
+// canaryUser is the account that the workers ask canaries for.
+func (w *world) canaryUser() (event.User, error) {
+	if w.Canary == NoAccount {
+		return event.User{}, nil
+	}
+	return event.NewUser(canaryAccount.ID, "")
+}
+
+// allReleased is how long after the first type of events all others are released.
+const allReleased = time.Minute
+
+// release is what an operator has said about the guard by now.
+func (w *world) release() (guard.Release, error) {
+	r := guard.Release{Until: w.start.Add(48 * time.Hour), MaxUsers: 100_000, By: "the operator", Reason: "a mass offboarding"}
+	switch at := time.Since(w.start); {
+	case at >= w.Released+allReleased:
+	case at >= w.Released:
+		r.Type = types[0]
+	default:
+		return guard.Release{}, nil
+	}
+	return r, nil
 }
 
 // kill ends the process as kill -9 does: from this instant nothing of it reaches anybody. Its goroutines end later, unheard.

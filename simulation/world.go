@@ -21,10 +21,14 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
 // roles are the app's permissions.
 var roles = []string{"User.RevokeSessions.All", "User.Read.All"}
+
+// canaryAccount is the account that is kept for canaries.
+var canaryAccount = graph.User{ID: "cafecafe-0000-4000-8000-000000000000", UserPrincipalName: "canary@contoso.com", UserType: "Member", AccountEnabled: true}
 
 // patience is how long after the last event and the last fault everything must be settled: somebody for whom Graph answers 5xx for ever costs
 // retry.max_age for each replica that has a message about him, one after the other.
@@ -48,9 +52,11 @@ type world struct {
 
 	mu       sync.Mutex
 	problems []string
-	active   int           // messages in the queue
-	sent     bool          // all are sent
-	settled  chan struct{} // closed when the last one is settled
+	again    map[string]Send // what dead letters were sent again as, by message id
+	absent   []span          // when a worker was being replaced
+	active   int             // messages in the queues
+	sent     bool            // all are sent
+	settled  chan struct{}   // closed when the last one is settled
 
 	places  []*faults
 	fleet   []*worker // by place
@@ -60,7 +66,7 @@ type world struct {
 // Play runs the scenario in the bubble that the caller has made, and returns what is wrong with its outcome. variant breaks the worker; the zero
 // Variant does not. The workers log to log.
 func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
-	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener()}
+	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener(), again: map[string]Send{}}
 	w.openRedis()
 	if err := w.open(); err != nil {
 		return Outcome{Problems: []string{err.Error()}}
@@ -69,8 +75,18 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(w.listener) }()
 
-	var busy sync.WaitGroup
-	busy.Go(w.publish)
+	var busy, sending sync.WaitGroup
+	sending.Go(func() { w.must(w.publish()) })
+	for _, o := range w.Operations {
+		sending.Go(func() { w.must(w.operate(o)) })
+	}
+	busy.Go(func() {
+		sending.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.sent = true
+		w.maybeSettled()
+	})
 	for i := range w.Workers {
 		w.places = append(w.places, &faults{})
 		p, err := w.startWorker(w.places[i])
@@ -114,6 +130,9 @@ func (w *world) open() error {
 			known = append(known, p.User)
 		}
 	}
+	if w.Canary != NoAccount && w.Canary != Deleted {
+		known = append(known, canaryAccount)
+	}
 	var err error
 	w.graph, err = graph.New(graph.Config{
 		Tenant: "contoso", Users: known, Quota: w.Quota, ClockOffset: w.GraphAhead,
@@ -128,20 +147,32 @@ func (w *world) open() error {
 			w.graph.Inject(graph.Fault{User: p.ID, ValueFalse: true})
 		case Sick:
 			w.graph.Inject(graph.Fault{User: p.ID, Status: 500})
+		case Refused:
+			w.graph.Inject(graph.Fault{User: p.ID, Status: 403})
 		}
 	}
-	w.broker, err = servicebus.New(servicebus.Config{
-		Queues:  []servicebus.QueueConfig{{Name: queue, LockDuration: w.Lock, MaxDeliveryCount: 100}},
-		Observe: w.observe,
-	})
+	if w.Canary == Blocked {
+		blocked := graph.Fault{User: canaryAccount.ID, Status: 403}
+		if w.Seed%2 == 0 {
+			blocked = graph.Fault{User: canaryAccount.ID, ValueFalse: true}
+		}
+		w.graph.Inject(blocked)
+	}
+	one := servicebus.QueueConfig{Name: queue, LockDuration: w.Lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: w.Sessions > 0}
+	queues := []servicebus.QueueConfig{one}
+	if w.Urgent {
+		one.Name, one.RequiresSession = urgentQueue, false
+		queues = append(queues, one)
+	}
+	w.broker, err = servicebus.New(servicebus.Config{Queues: queues, Observe: w.observe})
 	return err
 }
 
 // observe counts what is in the queue.
 func (w *world) observe(r servicebus.Record) {
 	w.journal.Observe(r)
-	if r.Queue != queue {
-		return
+	if r.Queue != queue && r.Queue != urgentQueue {
+		return // dead letters have ended
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -179,52 +210,68 @@ func (w *world) must(err error) {
 	}
 }
 
-// publish sends the messages, each at its time, over a connection that no fault touches.
-func (w *world) publish() {
-	if err := w.send(); err != nil {
-		w.wrong("publish: %v", err)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.sent = true
-	w.maybeSettled()
+// client is a client of the broker's that no fault touches.
+func (w *world) client() (*azservicebus.Client, error) {
+	return azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{Originals: 1 << 20}).Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+			return w.broker.NewClientConn()
+		}),
+	})
 }
 
-func (w *world) send() error {
+// publish sends the messages, each at its time.
+func (w *world) publish() error {
 	ctx := context.Background()
-	client, err := azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
-		NewWebSocketConn: func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-			return w.broker.NewClientConn()
-		},
-	})
+	client, err := w.client()
 	if err != nil {
 		return err
 	}
 	defer client.Close(ctx)
-	sender, err := client.NewSender(queue, nil)
-	if err != nil {
-		return err
+	senders := map[bool]*azservicebus.Sender{}
+	for urgent, name := range map[bool]string{false: queue, true: urgentQueue} {
+		if senders[urgent], err = client.NewSender(name, nil); err != nil {
+			return err
+		}
 	}
 	sends := slices.Clone(w.Sends)
 	slices.SortStableFunc(sends, func(a, b Send) int { return cmp.Compare(a.At, b.At) })
 	for len(sends) > 0 {
 		time.Sleep(time.Until(w.start.Add(sends[0].At)))
-		batch, err := sender.NewMessageBatch(ctx, nil)
+		to := senders[sends[0].Urgent]
+		batch, err := to.NewMessageBatch(ctx, nil)
 		if err != nil {
 			return err
 		}
 		n := 0
-		for ; n < len(sends) && sends[n].At-sends[0].At < 20*time.Millisecond; n++ {
-			if err := batch.AddMessage(&azservicebus.Message{MessageID: &sends[n].ID, Body: w.body(sends[n])}, nil); err != nil {
+		for ; n < len(sends) && sends[n].At-sends[0].At < 20*time.Millisecond && sends[n].Poison == "" && to == senders[sends[n].Urgent]; n++ {
+			if err := batch.AddMessage(w.message(sends[n]), nil); err != nil {
 				return err
 			}
 		}
-		if err := sender.SendMessageBatch(ctx, batch, nil); err != nil {
+		if n == 0 {
+			err, n = w.poison(sends[0]), 1
+		} else {
+			err = to.SendMessageBatch(ctx, batch, nil)
+		}
+		if err != nil {
 			return err
 		}
 		sends = sends[n:]
 	}
 	return nil
+}
+
+// byName says that a person is named in the message, and kind of which type the event is.
+func (s Send) byName(p Person) bool { return s.ByName || p.Fate == Guest }
+
+func (s Send) kind(p Person) string {
+	switch {
+	case s.Type != "":
+		return s.Type
+	case s.byName(p):
+		return types[1]
+	}
+	return types[0]
 }
 
 // body is a message's content.
@@ -236,10 +283,10 @@ func (w *world) body(s Send) []byte {
 	for _, i := range s.People {
 		p := w.People[i]
 		// A guest and a protected person are known by name here: by id alone nobody could tell, unless users are read.
-		if s.ByName || p.Fate == Guest {
-			events = append(events, fmt.Sprintf(`{"type":"device.lost","userPrincipalName":%q}`, p.UserPrincipalName))
+		if s.byName(p) {
+			events = append(events, fmt.Sprintf(`{"type":%q,"userPrincipalName":%q}`, s.kind(p), p.UserPrincipalName))
 		} else {
-			events = append(events, fmt.Sprintf(`{"type":"device.stolen","userId":%q}`, p.ID))
+			events = append(events, fmt.Sprintf(`{"type":%q,"userId":%q}`, s.kind(p), p.ID))
 		}
 	}
 	if len(events) == 1 {
@@ -266,10 +313,12 @@ func (w *world) replace(place int, end func(*worker)) {
 	if old == nil {
 		return // is being replaced
 	}
+	began := time.Now()
 	end(old)
 	next, err := w.startWorker(w.places[place])
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.absent = append(w.absent, span{began, time.Now()})
 	if err != nil {
 		w.problems = append(w.problems, err.Error())
 		next = old
