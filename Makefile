@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 
 # The compiler needs 4.4 GB for the Graph SDK's models alone, and as much again for their race build: only the packages
 # where goroutines meet are tested with -race.
-RACE := ./emulator/... ./dedupe/... ./retry/... ./consumer/... ./deadletter/... ./guard/... ./replicas/... ./trail/... ./revoker/... ./telemetry/... ./cmd/...
+RACE := ./emulator/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./guard/... ./replicas/... ./trail/... ./revoker/... ./telemetry/... ./cmd/...
 
 .PHONY: run test simulate siege lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
@@ -16,8 +16,8 @@ run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
 
 test: ## all tests, then those where goroutines meet with the race detector
-	$(GO) test ./...
-	$(GO) test -race $(RACE)
+	$(GO) test -timeout 20m ./...
+	$(GO) test -race -timeout 30m $(RACE)
 	$(GO) test -race ./simulation -run TestSeeds -args -seeds 30 -step 1
 
 SEEDS ?= 2000
@@ -50,11 +50,17 @@ FORCE:
 IMAGE ?= session-revoker:$(VERSION)
 ENGINE ?= $(firstword $(foreach e,docker podman,$(if $(shell command -v $(e) 2>/dev/null),$(e))))
 
-image: dist/worker-linux-$(shell $(GO) env GOARCH) ## a container image for this architecture
+# What the base image's tag names now, as the registry says, unless BASE_DIGEST=sha256:… pins an earlier one.
+BASE := gcr.io/distroless/static-debian12:nonroot
+BASE_DIGEST ?= $(shell docker buildx imagetools inspect $(BASE) --format '{{.Manifest.Digest}}' 2>/dev/null || skopeo inspect --format '{{.Digest}}' docker://$(BASE) 2>/dev/null)
+
+image: dist/worker-linux-$(shell $(GO) env GOARCH) ## a container image for this architecture, on the base image that BASE_DIGEST names
 	@if [ -z "$(ENGINE)" ] || ! $(ENGINE) info >/dev/null 2>&1; then \
 		echo "make image: no container engine runs here (docker or podman). The binary is in dist/; build on a machine that has one:" >&2; \
-		echo "  docker build -f deploy/container/Dockerfile -t $(IMAGE) ." >&2; exit 1; fi
-	$(ENGINE) build -f deploy/container/Dockerfile -t $(IMAGE) \
+		echo "  docker build --build-arg BASE_DIGEST=sha256:... -f deploy/container/Dockerfile -t $(IMAGE) ." >&2; exit 1; fi
+	@digest="$(BASE_DIGEST)"; case "$$digest" in sha256:*) echo "base image $(BASE)@$$digest" ;; *) \
+		echo "make image: the digest of $(BASE) is not known, by docker buildx or skopeo: give BASE_DIGEST=sha256:..." >&2; exit 1 ;; esac; \
+	$(ENGINE) build -f deploy/container/Dockerfile -t $(IMAGE) --build-arg BASE_DIGEST=$$digest \
 		--build-arg TARGETARCH=$(shell $(GO) env GOARCH) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) \
 		--build-arg CREATED=$(shell date -u +%Y-%m-%dT%H:%M:%SZ) .
 

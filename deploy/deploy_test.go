@@ -160,8 +160,12 @@ func exposed(t *testing.T) map[string]bool {
 	t.Helper()
 	metrics := telemetry.NewMetrics("v", "c")
 	// A vector without a child shows nothing.
+	metrics.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	metrics.Events.WithLabelValues("q", "revoked", "")
 	metrics.GraphCalls.WithLabelValues("revoked", "200")
+	metrics.Canaries.WithLabelValues("well")
+	metrics.Deferred.WithLabelValues("q")
+	metrics.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	metrics.Settlements.WithLabelValues("complete", "ok")
 	metrics.Renewals.WithLabelValues("ok")
 	metrics.LastReceive.WithLabelValues("q")

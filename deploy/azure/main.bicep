@@ -58,12 +58,11 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2022-10-01-preview' = {
     lockDuration: 'PT1M'
     // Each stop of a worker while Graph is away costs the messages in hand one.
     maxDeliveryCount: 100
-    // What expires must become a dead letter: else events are lost without a trace.
+    // What expires must become a dead letter, by the queue's time to live or a message's own: else events are lost without a trace.
     deadLetteringOnMessageExpiration: true
     defaultMessageTimeToLive: 'P14D'
-    // Producers that repeat a message under the same id cost nothing; replays bring new ids.
-    requiresDuplicateDetection: true
-    duplicateDetectionHistoryTimeWindow: 'PT10M'
+    // Off: with it whoever may send and guesses a MessageID suppresses the real event, unseen. The worker deduplicates by user.
+    requiresDuplicateDetection: false
     maxSizeInMegabytes: 5120
   }
 }
