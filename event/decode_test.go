@@ -93,6 +93,20 @@ func TestAcceptedForms(t *testing.T) {
 	}
 }
 
+func TestPropertiesThatAreNoAttributesAreNotRead(t *testing.T) {
+	for _, property := range []string{
+		"", "c", "cloud", "cloudEvents", "CLOUDEVENTS", "cloudEvents:", "cloudEvents_", "cloudEventsXtype", "cloudEvents type", "cloudeventstype", "x-cloudEvents:type",
+		"cloudEvent:type", "cloudEventz:type", "cloudEvents:subject", "xcloudEvents:type", "type", "specversion",
+	} {
+		items, err := decoder(t).Decode(event.Message{
+			Body: []byte(`{"type":"device.stolen","userId":"` + userID + `"}`), Properties: map[string]any{property: "device.lost"},
+		})
+		if err != nil || len(items) != 1 || items[0].Err != nil || items[0].Event.Type != "device.stolen" || items[0].Event.User.ID() != userID {
+			t.Errorf("%q: %+v, %v", property, items, err)
+		}
+	}
+}
+
 // binary is a CloudEvent in binary form with one property replaced, or removed by nil.
 func binary(property string, value any) event.Message {
 	m := event.Message{Body: []byte(`{"userId":"` + userID + `"}`), Properties: map[string]any{
