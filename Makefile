@@ -18,7 +18,7 @@ run: ## the worker with its whole cloud on this machine
 test: ## all tests, then those where goroutines meet with the race detector
 	$(GO) test -timeout 20m ./...
 	$(GO) test -race -timeout 30m $(RACE)
-	$(GO) test -race ./simulation -run TestSeeds -args -seeds 30 -step 1
+	$(GO) test -race -timeout 20m ./simulation -run TestSeeds -args -seeds 15 -step 1
 
 SEEDS ?= 2000
 FIRST ?= 1
