@@ -154,11 +154,11 @@ func TestAForgottenMessageIsAdoptedWhenNobodyLooksAfterIt(t *testing.T) {
 
 func TestWhatIsDeferredSaysUntilWhen(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
-		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(time.Now())}
+		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(r.until(1))}
 		if r.adopt(1, m) {
 			t.Error("taken from whoever has just deferred it")
 		}
-		time.Sleep(comesBackMost + forgottenAfter)
+		time.Sleep(comesBackAfter + forgottenAfter)
 		if !r.adopt(1, m) {
 			t.Error("nobody looks after it any more, and it is not adopted")
 		}

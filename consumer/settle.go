@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/zap"
@@ -99,7 +98,7 @@ func (c *Consumer) do(todo action, m *message, results []result) error {
 	case abandon:
 		return m.receiver.AbandonMessage(ctx, m.ReceivedMessage, nil)
 	case setAside:
-		return m.receiver.DeferMessage(ctx, m.ReceivedMessage, &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(time.Now())})
+		return m.receiver.DeferMessage(ctx, m.ReceivedMessage, &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(c.dueAgain(m))})
 	}
 	return nil
 }

@@ -24,8 +24,9 @@ const (
 	// lookEveryRoom is how often forgotten deferred messages are looked for, lookAtMost how many messages are peeked at then.
 	lookEveryRoom = 5 * time.Minute
 	lookAtMost    = 10_000
-	// forgottenAfter is how long after its time a deferred message is taken for forgotten by whoever has deferred it.
-	forgottenAfter = 2 * time.Minute
+	// forgottenAfter is how long after its time a deferred message is taken for forgotten by whoever has deferred it. If it is not,
+	// only one of the two can receive it.
+	forgottenAfter = 30 * time.Second
 	// fetchAtOnce is how many deferred messages are received at once.
 	fetchAtOnce = 16
 )
@@ -74,12 +75,24 @@ func (r *waitingRoom) put(number int64, urgency int, held time.Time) {
 		return
 	}
 	d.urgency, d.back, d.missed = urgency, false, false
-	if d.due = time.Now().Add(min(comesBackAfter<<min(d.times, 10), comesBackMost)); held.After(d.due) {
+	if d.due = time.Now().Add(d.stays()); held.After(d.due) {
 		d.due = held
 	}
 	d.times++
 	r.known[number] = d
 	r.signal()
+}
+
+// stays is how long a message stays deferred the next time.
+func (d deferredMessage) stays() time.Duration {
+	return min(comesBackAfter<<min(d.times, 10), comesBackMost)
+}
+
+// until is when a message comes back that is deferred now.
+func (r *waitingRoom) until(number int64) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.known[number].stays())
 }
 
 // forget drops a message that is settled, or not to be had.
@@ -141,9 +154,17 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	return numbers, wait
 }
 
-// dueProperty tells other replicas until when a deferred message is looked after.
-func dueProperty(now time.Time) map[string]any {
-	return map[string]any{deadletter.PropertyDeferred: now.UTC().Add(comesBackMost).Format(time.RFC3339)}
+// dueAgain is when a message comes back that is deferred now.
+func (c *Consumer) dueAgain(m *message) time.Time {
+	if m.SequenceNumber == nil {
+		return time.Now()
+	}
+	return m.from.room.until(*m.SequenceNumber)
+}
+
+// dueProperty tells other replicas when a deferred message is due.
+func dueProperty(due time.Time) map[string]any {
+	return map[string]any{deadletter.PropertyDeferred: due.UTC().Format(time.RFC3339)}
 }
 
 // remember notes what became of a message that is deferred or was.
@@ -177,16 +198,12 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 // ends.
 func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, delivery)) {
 	room := s.room
-	var looked time.Time
+	var look time.Time // when to look for forgotten ones
 	for ctx.Err() == nil {
-		if time.Since(looked) >= lookEveryRoom {
-			if c.findDeferred(ctx, s) {
-				looked = time.Now()
-			} else {
-				looked = time.Now().Add(lookAgain - lookEveryRoom)
-			}
+		if !time.Now().Before(look) {
+			look = time.Now().Add(c.findDeferred(ctx, s))
 		}
-		wait := time.Until(looked.Add(lookEveryRoom))
+		wait := time.Until(look)
 		most := fetchAtOnce
 		if c.dispatch.Open() { // a probe may be for somebody who comes back
 			most = min(1, c.limit())
@@ -297,14 +314,14 @@ func receiveDeferred(ctx context.Context, from Receiver, numbers []int64) (messa
 	return from.ReceiveDeferredMessages(ctx, numbers, nil)
 }
 
-// findDeferred looks for deferred messages that nobody remembers: after a crash, or another replica's. It says whether it has
-// looked at all there are.
-func (c *Consumer) findDeferred(ctx context.Context, s *source) (all bool) {
-	found := 0
+// findDeferred looks for deferred messages that nobody remembers: after a crash, or another replica's. It returns in how long to
+// look again: soon while another replica has deferred some, which may crash.
+func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Duration) {
+	found, others := 0, 0
 	for range lookAtMost / lookAtOnce {
 		messages, err := lookFrom(ctx, s.Receiver, s.room.next, lookAtOnce)
 		if err != nil {
-			return false
+			return lookAgain
 		}
 		if len(messages) == 0 {
 			s.room.next = 0
@@ -315,8 +332,12 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (all bool) {
 				continue
 			}
 			s.room.next = *m.SequenceNumber + 1
-			if m.State == azservicebus.MessageStateDeferred && s.room.adopt(*m.SequenceNumber, m) {
+			switch {
+			case m.State != azservicebus.MessageStateDeferred:
+			case s.room.adopt(*m.SequenceNumber, m):
 				found++
+			case !s.room.knows(*m.SequenceNumber):
+				others++
 			}
 		}
 	}
@@ -324,7 +345,20 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (all bool) {
 		c.Log.Info("found deferred messages that nobody remembers; they are worked on now", zap.String("source", s.Entity), zap.Int("messages", found))
 		c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 	}
-	return s.room.next == 0
+	switch {
+	case s.room.next != 0:
+		return lookAgain
+	case others > 0:
+		return forgottenAfter
+	}
+	return lookEveryRoom
+}
+
+func (r *waitingRoom) knows(number int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.known[number]
+	return ok
 }
 
 // adopt remembers a deferred message that was found, unless another replica looks after it.
