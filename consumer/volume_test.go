@@ -171,9 +171,8 @@ func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *
 	})
 }
 
-// A message that stands for one of another type has both reasons: a guard that has tripped for its own type holds it up for the other
-// one no longer.
-func TestAMessageHasTheReasonsOfThoseThatItStandsFor(t *testing.T) {
+// Whoever is reported as stolen does not wait for a release of another type, because a newer event of that type came after it.
+func TestALessUrgentEventStandsForNone(t *testing.T) {
 	s := settings{volume: guard.VolumeConfig{Kinds: []string{"device.stolen", "user.offboarded"}, Max: 1, Window: time.Hour}}
 	of := func(kind string, u graph.User) *azservicebus.Message {
 		return &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":%q,"userId":%q}`, kind, u.ID))}

@@ -7,7 +7,6 @@ package dedupe
 
 import (
 	"cmp"
-	"slices"
 	"strings"
 	"time"
 )
@@ -53,13 +52,6 @@ type Event struct {
 	tried    bool // an attempt has ended without a decision since the message was received
 	end      End
 	stoodFor StoodFor
-	others   []reason // of the events that this one stands for, without its own kind
-}
-
-// reason is why somebody is called for: the type of an event, and how urgent it is.
-type reason struct {
-	urgency int
-	kind    string
 }
 
 // End is what became of an event.
@@ -122,28 +114,18 @@ func (e *Event) standFor(older *Event) {
 	names, more := older.stoodFor.MessageIDs, append(e.stoodFor.MessageIDs, older.MessageID)
 	names = append(names, more...)
 	e.stoodFor = StoodFor{Count: count, MessageIDs: names[:min(len(names), MaxNamed)]}
-	e.inherit(reason{older.Urgency, older.Kind})
-	for _, r := range older.others {
-		e.inherit(r)
-	}
-}
-
-// inherit keeps the type of an event that e stands for. Types come from an allow-list, so that there are few.
-func (e *Event) inherit(r reason) {
-	if r.kind != e.Kind && !slices.ContainsFunc(e.others, func(o reason) bool { return o.kind == r.kind }) {
-		e.others = append(e.others, r)
-	}
 }
 
 // maySupersede says whether newer may stand for older. Only a different message that is newer and that we hold locked
-// may, and only one that does not expire earlier and whose source is at least as urgent: otherwise the older one's right to
-// a call could end with a message that goes away, or that waits for others. The clock is asked for the lock because its loss may not have been noticed yet; a clock that
-// runs ahead only keeps both.
+// and keep may, and only one that does not expire earlier and is at least as urgent, by its source and by its type: otherwise
+// the older one's right to a call could end with a message that goes away, or that waits for others, or for a release of the
+// volume guard. The clock is asked for the lock because its loss may not have been noticed yet; a clock that runs ahead only
+// keeps both.
 func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Message.Lock.held(now), e.Message.Source > older.Message.Source:
+	case !e.Message.Lock.held(now), e.Message.gone, e.Message.Source > older.Message.Source, e.Urgency > older.Urgency:
 		return false
 	case e.ExpiresAt.IsZero():
 		return true
@@ -158,7 +140,7 @@ type group []*Event
 func (g group) takeOver(e *Event) bool {
 	for i, held := range g {
 		if held.same(e.Position) {
-			e.stoodFor, e.others = held.stoodFor, held.others
+			e.stoodFor = held.stoodFor
 			e.ledger.mark(e, held.state)
 			g[i] = e
 			held.finish(End{Fate: Replaced, By: e.Position})

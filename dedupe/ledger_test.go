@@ -74,6 +74,34 @@ func TestNothingKnownIsCalledNow(t *testing.T) {
 	})
 }
 
+// A type that is less urgent can be one that waits for a release of the volume guard.
+func TestALessUrgentEventStandsForNoneAndIsDecidedTogether(t *testing.T) {
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+			stolen := message(0)
+			time.Sleep(time.Second)
+			offboarded := message(1)
+			stolen.Kind, offboarded.Kind, offboarded.Urgency = "stolen", "offboarded", 3
+			events := []*dedupe.Event{stolen, offboarded}
+			var w *dedupe.Work
+			for _, i := range order {
+				if started, isNew := l.Enter(key, events[i]); isNew {
+					w = started
+				}
+			}
+			want(t, stolen, dedupe.Undecided)
+			want(t, offboarded, dedupe.Undecided)
+			if urgency, kind := w.Urgency(nil); urgency != 0 || kind != "stolen" {
+				t.Errorf("urgency %d, %s", urgency, kind)
+			}
+			w.Start()
+			w.Succeeded(attempt(time.Now()), nil)
+			want(t, stolen, dedupe.Revoked)
+			want(t, offboarded, dedupe.Revoked)
+		})
+	}
+}
+
 func TestTheNewestStandsForAllWhicheverArrivesFirst(t *testing.T) {
 	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}} {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
@@ -82,8 +110,7 @@ func TestTheNewestStandsForAllWhicheverArrivesFirst(t *testing.T) {
 				events = append(events, message(int64(i)))
 				time.Sleep(time.Second)
 			}
-			events[1].Urgency = 0
-			events[0].Urgency, events[2].Urgency = 3, 3
+			events[0].Urgency, events[1].Urgency = 3, 0 // the newest is as urgent as any
 			var w *dedupe.Work
 			for _, i := range order {
 				w, _ = l.Enter(key, events[i])

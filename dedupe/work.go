@@ -46,27 +46,23 @@ func (w *Work) Key() string { return w.key }
 // an attempt is on the wire.
 func (w *Work) Context() context.Context { return w.ctx }
 
-// Urgency is that of the most urgent event that waits, or has waited, and kind the type of the most urgent one, of those that
-// wait and those that they stand for, which is not blocked, or else of the most urgent one; 0 is the most urgent. blocked may
-// be nil.
+// Urgency is that of the most urgent event that waits, or has waited, and kind the type of the most urgent one that waits and
+// is not blocked, or else of the most urgent one; 0 is the most urgent. blocked may be nil.
 func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string) {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
-	var most reason
-	known, stopped := false, false
-	consider := func(r reason) {
-		stops := blocked != nil && blocked(r.kind)
-		if !known || stopped && !stops || stopped == stops && r.urgency < most.urgency {
-			known, most, stopped = true, r, stops
-		}
-	}
+	var most *Event
+	stopped := false
 	for _, e := range w.pending {
-		consider(reason{e.Urgency, e.Kind})
-		for _, r := range e.others {
-			consider(r)
+		stops := blocked != nil && blocked(e.Kind)
+		if most == nil || stopped && !stops || stopped == stops && e.Urgency < most.Urgency {
+			most, stopped = e, stops
 		}
 	}
-	return w.urgency, most.kind
+	if most != nil {
+		kind = most.Kind
+	}
+	return w.urgency, kind
 }
 
 // More is signalled when another event has come.
