@@ -112,7 +112,7 @@ func (c *checker) workers() int {
 // everybody has an id and a name. So it is where the messages of one user may not stand for each other, and where a session is given up.
 func (c *checker) window() time.Duration {
 	expires := slices.ContainsFunc(c.Sends, func(s Send) bool { return s.TTL > 0 })
-	if c.InHand < 8*len(c.People) || expires || c.Urgent || c.Sessions > 0 {
+	if c.InHand < 8*len(c.People) || expires || c.Urgent || c.Sessions > 0 || c.Volume > 0 { // with a bound there are events of many types
 		return 0
 	}
 	return c.Window

@@ -82,6 +82,8 @@ const (
 	recovery = 45 * time.Second
 	// unasked is how much longer than asked a pause may be.
 	unasked = 15 * time.Second
+	// leftFor is after how long a message is looked after that a process has set aside which is gone.
+	leftFor = 100 * time.Second
 	// leaseFor is a lease in Redis.
 	leaseFor = 35 * time.Second
 	// callFor is the longest that a call takes, and oneCall what it takes where nothing is wrong: users who meet 5xx slow first
@@ -167,7 +169,8 @@ func (c *checker) during(f Fault) span {
 // troubles are the times when something is wrong for everybody.
 func (c *checker) troubles() (troubles []span) {
 	for _, f := range c.Faults {
-		if f.Person < 0 && f.Kind != WildDate && f.Kind != CanaryFails && f.Kind != RedisForeign {
+		redis := f.Kind == RedisAway || f.Kind == RedisHangs
+		if f.Person < 0 && f.Kind != WildDate && f.Kind != CanaryFails && f.Kind != RedisForeign && (c.Redis || !redis) {
 			troubles = append(troubles, c.during(f))
 		}
 	}
@@ -181,7 +184,7 @@ var lockFaults = []FaultKind{Cut, BrokerAway, Detach, LocksExpire, Late, Crash, 
 func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 	bound := recovery + c.hold(from)
 	if c.has(lockFaults...) {
-		bound += c.Lock
+		bound += max(c.Lock, leftFor)
 	}
 	if c.Redis {
 		bound += leaseFor
