@@ -174,6 +174,9 @@ func (c *Consumer) await(held context.Context, m *message, results []result) (lo
 			select {
 			case <-r.waits.Done():
 				decided = !c.enterAgain(m, r, results)
+			case <-m.known.Ended():
+				// The end of one further behind, too: whoever turns out to be an account must not wait for those before.
+				c.enterAllAgain(m, results[i:], results)
 			case <-held.Done():
 				cause = context.Cause(held)
 			case <-m.known.Aside():
@@ -263,6 +266,10 @@ func (r *result) decide(cause error) (lost bool) {
 	case dedupe.Superseded:
 		r.outcome = superseded
 	case dedupe.Failed:
+		if _, named := dispatch.AccountOf(r.err); named { // and was not entered again: nothing is decided
+			r.outcome, r.err = unfinished, cause
+			return false
+		}
 		r.fail()
 	case dedupe.Replaced:
 		r.outcome, r.err = unfinished, errDeliveredAgain

@@ -82,3 +82,21 @@ func (c *Consumer) enterAgain(m *message, r *result, all []result) bool {
 	c.dispatch.Enter(key, account, waits)
 	return true
 }
+
+// enterAllAgain does that for each of some events whose end is decided.
+func (c *Consumer) enterAllAgain(m *message, some, all []result) {
+	if c.Names == nil {
+		return
+	}
+	for i := range some {
+		r := &some[i]
+		if r.waits == nil {
+			continue
+		}
+		select {
+		case <-r.waits.Done():
+			c.enterAgain(m, r, all)
+		default:
+		}
+	}
+}

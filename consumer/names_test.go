@@ -144,3 +144,24 @@ func TestANameThatCouldNotBeReadInTimeIsOneUserWithItsIDWhenItCan(t *testing.T) 
 		})
 	}
 }
+
+// A name is asked for when its turn comes; then the account is called, whoever else stands in the message.
+func TestAnAccountDoesNotWaitForThoseBeforeItInTheMessage(t *testing.T) {
+	inBubble(t, settings{readUsers: true, roles: readers}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: grace.ID, Status: 403, Method: http.MethodPost})
+		w.graph.Inject(graph.Fault{User: grace.UserPrincipalName, Status: 403, Method: http.MethodPost})
+		reads := w.graph.Inject(graph.Fault{Status: 503, Method: http.MethodGet}) // so that both are entered by their names
+		var events []string
+		for _, u := range []graph.User{grace, ada} {
+			events = append(events, `{"type":"device.stolen","userPrincipalName":"`+u.UserPrincipalName+`"}`)
+		}
+		w.send(&azservicebus.Message{Body: []byte("[" + strings.Join(events, ",") + "]")})
+		w.run()
+		time.Sleep(time.Second)
+		reads()
+		time.Sleep(time.Minute)
+		if _, ok := w.graph.Revoked(ada.ID); !ok {
+			t.Errorf("not called within a minute: %v", w.lines())
+		}
+	})
+}

@@ -106,6 +106,10 @@ func (e *Event) finish(end End) {
 	e.ledger.mark(e, absent)
 	e.end = end
 	close(e.done)
+	select {
+	case e.Message.ended <- struct{}{}:
+	default:
+	}
 }
 
 // standFor makes e answer for the older event and for all that stood behind that one.

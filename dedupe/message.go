@@ -31,6 +31,7 @@ type Message struct {
 	Eager bool
 
 	aside chan struct{}
+	ended chan struct{} // is signalled when the end of an event is decided
 
 	// The ledger's lock guards all below.
 	open    int // events without an end, and 1 until AllEntered
@@ -44,8 +45,11 @@ type Message struct {
 
 // NewMessage returns the Message of one delivery. AllEntered must follow.
 func NewMessage(source int) *Message {
-	return &Message{Source: source, aside: make(chan struct{}), open: 1}
+	return &Message{Source: source, aside: make(chan struct{}), ended: make(chan struct{}, 1), open: 1}
 }
+
+// Ended is signalled when the end of one of the message's events, or of several, is decided.
+func (m *Message) Ended() <-chan struct{} { return m.ended }
 
 // Aside is closed when the message is to be set aside, so that others can be worked on: its events Leave, and it comes
 // back later.
