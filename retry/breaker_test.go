@@ -204,6 +204,22 @@ func TestCanariesAreRare(t *testing.T) {
 	}
 }
 
+func TestProofIsAskedForSoon(t *testing.T) {
+	b := closed(true)
+	b.WantProof()
+	ask(b, nil, midnight)
+	if _, due := b.CanaryDue(false, true, midnight.Add(time.Minute)); due {
+		t.Error("a canary although nobody needs proof")
+	}
+	b.WantProof()
+	if wait, due := b.CanaryDue(false, true, midnight.Add(time.Second)); due || wait != 4*time.Second {
+		t.Errorf("due %v, else in %v; want one 5 s after the last", due, wait)
+	}
+	if _, due := b.CanaryDue(false, true, midnight.Add(5*time.Second)); !due {
+		t.Error("not due after 5 s: whoever alone fails waits for minutes")
+	}
+}
+
 func TestTheBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
 	for name, err := range map[string]error{
 		"no permission":         failure{systemic: true},

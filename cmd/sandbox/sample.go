@@ -41,12 +41,15 @@ type sampleMessage struct {
 const (
 	breakGlass = "breakglass@contoso.com"
 	domain     = "contoso.com"
+	// canary is the account whose sign-out tells whether Graph is well: in a quiet queue nobody else's success proves that the
+	// trouble of a user is their own.
+	canary       = "canary@contoso.com"
+	canaryNumber = 14
 	// massOffboarding is what the last messages are about; Graph throttles when it begins.
 	massOffboarding = "mass offboarding"
 	// storm is how often an MDM that has gone wild reports the same device.
 	storm = 25
-	// dayGoesOn is how many events follow the others, one by one. Only the success of others proves that the trouble of who is never revoked
-	// is their own: without any, they would not be decided within an hour.
+	// dayGoesOn is how many events follow the others, one by one.
 	dayGoesOn = 16
 )
 
@@ -69,7 +72,7 @@ func newSample(leavers int) sample {
 	guest.UserType = "Guest"
 
 	s := sample{
-		people: []graph.User{ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest, stormy},
+		people: []graph.User{ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest, stormy, person(canaryNumber, "canary")},
 		faults: []graph.Fault{
 			{User: newcomer.ID, Count: 1, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"Resource does not exist or one of its queried reference-property objects are not present."}}`},
 			{User: unlucky.ID, Count: 1, Drop: true},

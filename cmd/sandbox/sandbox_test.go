@@ -87,7 +87,7 @@ func TestTheWorkersOwnLogHoldsNoSecret(t *testing.T) {
 	var stdout, stderr screen
 	file := filepath.Join(t.TempDir(), "worker.log")
 	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "3", "--log", file), &stdout, &stderr); code != 0 {
-		t.Fatalf("exit code %d", code)
+		t.Fatalf("exit code %d\n%s\n%s", code, &stdout, &stderr)
 	}
 	log, err := os.ReadFile(file)
 	if err != nil || len(log) == 0 {

@@ -183,6 +183,7 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_GRAPH_TENANT_ID=" + tenant,
 		"REVOKER_GRAPH_CLIENT_ID=" + clientID,
 		"REVOKER_GRAPH_CLIENT_SECRET=" + clientSecret,
+		"REVOKER_GRAPH_CANARY_USER=" + canary,
 		"REVOKER_GUARD_PROTECTED_USERS=" + breakGlass,
 		"REVOKER_OPS_ADDRESS=" + o.ops,
 		// Shorter than in production, so that the sample ends while somebody watches.
