@@ -194,7 +194,8 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_DEDUPE_WINDOW=" + dedupeWindow.String(),
 	}
 	if o.redis != "" {
-		settings = append(settings, "REVOKER_REDIS_ADDRESSES="+o.redis)
+		// A busy machine answers late, and a replica that has no answer calls on its own.
+		settings = append(settings, "REVOKER_REDIS_ADDRESSES="+o.redis, "REVOKER_REDIS_TIMEOUT=5s")
 	}
 	if s.admin != "" {
 		settings = append(settings, "REVOKER_SERVICEBUS_ADMIN_ENDPOINT=http://"+s.admin)
