@@ -3,7 +3,10 @@ package consumer_test
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/alicebob/miniredis/v2"
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
@@ -25,6 +28,30 @@ func TestStoppingFinishesWhatIsInHand(t *testing.T) {
 		w.wantRevoked(ada, grace, alan)
 		if c := w.counts(); c.Active != 0 {
 			t.Errorf("%+v: settled messages are still there", c)
+		}
+	})
+}
+
+func TestStoppingWaitsForTheCallOfAnotherReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := miniredis.NewMiniRedis()
+		server.ClockTTL(true)
+		shared, _ := store(t, server)
+		other, _ := store(t, server)
+		lease, _, _ := other.Lease(t.Context(), ada.ID, nil)
+		w := newWorld(t, settings{replicas: shared})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(10 * time.Second)
+		go func() {
+			time.Sleep(5 * time.Second)
+			lease.End(t.Context(), forged(time.Now()))
+		}()
+		if left := w.stop(); left != 0 {
+			t.Errorf("%d messages unfinished, want none: the other replica's call was all that was waited for", left)
+		}
+		if c := w.counts(); c.Active != 0 {
+			t.Errorf("%+v: what was covered is still there", c)
 		}
 	})
 }

@@ -142,6 +142,7 @@ func (d *Dispatcher) refund(w *dedupe.Work, p *permit) {
 func (d *Dispatcher) awaitOther(w *dedupe.Work, p *patience) bool {
 	w.Pause()
 	defer w.Resume()
+	defer d.asleep(w, time.Now())() // the other one may have decided at any time
 	for wait := askSoon; retry.Sleep(w.Context(), min(wait, p.leases.Left())) == nil; wait = min(2*wait, askSeldom) {
 		known, taken := d.parts.Replicas.Look(w.Context(), w.Key(), &p.leases)
 		if news := p.news(known, d.cfg.Dedupe); news || !taken {

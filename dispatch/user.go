@@ -199,13 +199,20 @@ func (d *Dispatcher) sleep(w *dedupe.Work, until time.Time) {
 		w.Pause() // meanwhile its messages need not be in flight
 		defer w.Resume()
 	}
-	d.mu.Lock()
-	d.sleeping[w] = until
-	d.mu.Unlock()
+	defer d.asleep(w, until)()
 	_ = retry.Sleep(w.Context(), wait)
+}
+
+// asleep says that a user waits until then, and for no permit. awake must follow.
+func (d *Dispatcher) asleep(w *dedupe.Work, until time.Time) (awake func()) {
 	d.mu.Lock()
-	delete(d.sleeping, w)
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	d.sleeping[w] = until
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.sleeping, w)
+	}
 }
 
 func (d *Dispatcher) count() {

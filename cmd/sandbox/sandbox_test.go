@@ -75,35 +75,12 @@ func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	redis := miniredis.RunT(t)
-	expireKeys(t, redis)
+	redis.ClockTTL(true) // keys expire: what a replica has left behind is in nobody's way for long
 	var stdout, stderr screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "4", "--redis", redis.Addr()), &stdout, &stderr)
 	if code != 0 || len(redis.Keys()) == 0 {
 		t.Errorf("exit code %d, %d keys in Redis\n%s\n%s", code, len(redis.Keys()), &stdout, &stderr)
 	}
-}
-
-// expireKeys lets keys expire as in Redis: there, a key that a replica has left behind is in nobody's way for long.
-func expireKeys(t *testing.T, redis *miniredis.Miniredis) {
-	const every = 100 * time.Millisecond
-	tick := time.NewTicker(every)
-	stop := make(chan struct{})
-	var expiring sync.WaitGroup
-	expiring.Go(func() {
-		for {
-			select {
-			case <-tick.C:
-				redis.FastForward(every)
-			case <-stop:
-				return
-			}
-		}
-	})
-	t.Cleanup(func() {
-		tick.Stop()
-		close(stop)
-		expiring.Wait()
-	})
 }
 
 func TestTheWorkersOwnLogHoldsNoSecret(t *testing.T) {
