@@ -171,6 +171,7 @@ type loop struct {
 	changed chan struct{} // is signalled when another number of messages may be received
 	burst   int           // how many messages are asked for at once after trouble; 0 is any number
 	alone   time.Time     // until when it stays at one
+	link    *link         // that is received over; nil at first, and not used with sessions
 }
 
 // Consumer receives from its sources. One goroutine receives from each; each message in flight has a goroutine of its own, which

@@ -41,6 +41,7 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 type delivery struct {
 	message  *azservicebus.ReceivedMessage
 	receiver Receiver // that it came from, and is settled with
+	link     *link    // that it came over; nil for one from the waiting room
 	// session tells how long the message's session is held; nil for a message without one.
 	session *sessionHeld
 	// deferred says that the message came back from the waiting room.
@@ -50,7 +51,6 @@ type delivery struct {
 
 // receive hands each message of a source to take until ctx ends. Each message that it hands over holds one token of places.
 func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, delivery)) {
-	connected := false
 	losses := 0 // of the link, in a row
 	waits := newWaits()
 	for {
@@ -58,23 +58,23 @@ func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, deli
 		if free == 0 {
 			return
 		}
-		messages, err := c.receiveOnce(ctx, l, free, &connected)
+		messages, err := c.receiveOnce(ctx, l, free)
 		l.release(free - len(messages))
 		for _, m := range messages {
 			l.received(m)
-			take(l.source, delivery{message: m, receiver: l.Receiver, done: func() { l.release(1) }})
+			take(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.release(1) }})
 		}
 		c.Health.Beat(l.name)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			connected = false
+			l.link.lose()
 			c.troubled(l, "cannot receive from Service Bus; trying again until it works", err)
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
-		if connected {
+		if l.link.connected() {
 			losses = 0
 			waits.Reset()
 		} else if losses++; losses > 1 {
@@ -113,15 +113,17 @@ func (c *Consumer) heard(l *loop) {
 }
 
 // receiveOnce waits up to receiveWait for up to limit messages. No messages and no error means that none came.
-func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int, connected *bool) ([]*azservicebus.ReceivedMessage, error) {
+func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
-	if !*connected {
+	if !l.link.connected() {
 		// A receive that ends by its time limit looks the same on an idle queue and on a dead network. A peek does not.
+		// And it makes a new link without harm to other sources, where a receive over one that was lost unnoticed would
+		// close the connection that another has made meanwhile (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
 		if err := peek(ctx, l.Receiver); err != nil {
 			return nil, err
 		}
-		*connected = true
+		l.link = &link{}
 	}
 	messages, err := c.receiveFrom(ctx, l.Receiver, limit)
 	switch {
@@ -130,7 +132,7 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int, connecte
 		return messages, nil
 	case err == nil:
 		// The SDK returns neither messages nor an error after it lost its link; the next call makes a new one.
-		*connected = false
+		l.link.lose()
 		return nil, nil
 	case errors.Is(err, errUnreadable):
 		return nil, err

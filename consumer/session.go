@@ -152,9 +152,10 @@ func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, take 
 		}
 	}
 	held := time.Now()
-	c.receiveSession(ctx, l, one, held, &inFlight, settled, func(m *azservicebus.ReceivedMessage) {
+	over := &link{}
+	c.receiveSession(ctx, l, one, over, held, &inFlight, settled, func(m *azservicebus.ReceivedMessage) {
 		inFlight.Add(1)
-		take(l.source, delivery{message: m, receiver: one, session: holding, done: done})
+		take(l.source, delivery{message: m, receiver: one, link: over, session: holding, done: done})
 	})
 	end := func() {
 		for inFlight.Load() > 0 {
@@ -193,12 +194,12 @@ func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, take 
 
 // receiveSession hands the messages of a session to take, as serveSession says. Each session has its share of the source's
 // places, so that none waits for those of another.
-func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, held time.Time, inFlight *atomic.Int64, settled <-chan struct{}, take func(*azservicebus.ReceivedMessage)) {
+func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, over *link, held time.Time, inFlight *atomic.Int64, settled <-chan struct{}, take func(*azservicebus.ReceivedMessage)) {
 	// The session's own messages may take all places: waiting for one must end with the session's time.
 	holding, cancel := context.WithTimeout(ctx, time.Until(held.Add(sessionHold)))
 	defer cancel()
 	share := max(1, c.MaxInHand/max(1, l.Sessions))
-	for time.Since(held) < sessionHold {
+	for time.Since(held) < sessionHold && over.connected() {
 		if int(inFlight.Load()) >= share {
 			select {
 			case <-settled:
@@ -234,10 +235,14 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, hel
 			_ = retry.Sleep(ctx, sessionIdle)
 			return
 		case err != nil && waiting.Err() == nil:
+			over.lose()
 			c.Log.Warn("lost a session; its messages come again", zap.String("source", l.Entity), zap.String("error", c.text(err)))
 			_ = retry.Sleep(ctx, time.Second)
 			return
-		case err == nil, inFlight.Load() == 0: // without an error the SDK has lost the link
+		case err == nil: // the SDK has lost the link
+			over.lose()
+			return
+		case inFlight.Load() == 0:
 			return
 		}
 	}

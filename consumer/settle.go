@@ -87,18 +87,25 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 }
 
 func (c *Consumer) do(todo action, m *message, results []result) error {
-	// Not derived from the work's context: what is done must be settled even while the worker stops.
-	ctx, cancel := context.WithTimeout(context.Background(), c.SettleTimeout)
-	defer cancel()
 	switch todo {
 	case complete:
-		return m.receiver.CompleteMessage(ctx, m.ReceivedMessage, nil)
+		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
+			return m.receiver.CompleteMessage(ctx, one, nil)
+		})
 	case deadLetter:
-		return m.receiver.DeadLetterMessage(ctx, m.ReceivedMessage, deadLetterOptions(m, results))
+		options := deadLetterOptions(m, results)
+		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
+			return m.receiver.DeadLetterMessage(ctx, one, options)
+		})
 	case abandon:
-		return m.receiver.AbandonMessage(ctx, m.ReceivedMessage, nil)
+		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
+			return m.receiver.AbandonMessage(ctx, one, nil)
+		})
 	case setAside:
-		return m.receiver.DeferMessage(ctx, m.ReceivedMessage, &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(c.dueAgain(m))})
+		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(c.dueAgain(m))}
+		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
+			return m.receiver.DeferMessage(ctx, one, options)
+		})
 	}
 	return nil
 }
@@ -107,7 +114,7 @@ func settlementResult(err error) string {
 	switch {
 	case err == nil:
 		return "ok"
-	case isLockLost(err):
+	case isLockLost(err), errors.Is(err, errLockLost):
 		return "lock_lost"
 	}
 	return "error"

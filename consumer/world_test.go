@@ -65,6 +65,7 @@ type world struct {
 	sender  *azservicebus.Sender
 	client  *azservicebus.Client
 	accepts atomic.Int64 // of sessions
+	dials   atomic.Int64 // connections to the broker, so far
 	// urgentSender sends to the second source, if there is one.
 	urgentSender *azservicebus.Sender
 	receiver     *azservicebus.Receiver
@@ -147,6 +148,7 @@ func newWorld(t *testing.T, s settings) *world {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
 
 	dial := func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+		w.dials.Add(1)
 		return w.broker.NewClientConn()
 	}
 	if !s.unguarded {
