@@ -1,7 +1,9 @@
 package consumer_test
 
 import (
+	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -9,19 +11,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 
-	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// lateSettlements cuts the connection while a call is on the wire, and waits until whatever the settlement breaks is mended.
-func (w *world) lateSettlements(users ...graph.User) {
-	w.run()
-	time.Sleep(2 * time.Second)
-	w.broker.CloseConnections()
-	time.Sleep(2 * time.Minute)
-	w.wantRevoked(users...)
-}
+// overLink is how long a settlement is tried over the link.
+const overLink = 3 * time.Second
 
 // wantOneCut fails unless the connections are the first one, and the one after the cut.
 func (w *world) wantOneCut() {
@@ -35,7 +30,6 @@ func (w *world) wantOneCut() {
 }
 
 func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
-	forbiddenOnce := graph.Fault{User: guest.ID, Delay: 10 * time.Second}
 	for name, s := range map[string]struct {
 		users   []graph.User
 		body    *azservicebus.Message
@@ -47,10 +41,13 @@ func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, settings{}, func(t *testing.T, w *world) {
-				_ = forbiddenOnce
 				w.graph.Inject(graph.Fault{User: ada.ID, Delay: 10 * time.Second})
 				w.send(s.body)
-				w.lateSettlements(s.revoked...)
+				w.run()
+				time.Sleep(2 * time.Second)
+				w.broker.CloseConnections()
+				time.Sleep(2 * time.Minute) // until whatever the settlement may break is mended
+				w.wantRevoked(s.revoked...)
 				w.wantOneCut()
 				w.wantDead(s.dead)
 				if letter, ok := w.dead()["m0"]; ok {
@@ -64,6 +61,68 @@ func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAMessageOfALostConnectionIsGivenBackAtTheStop(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Delay: time.Minute})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(2 * time.Second)
+		w.broker.CloseConnections()
+		time.Sleep(2 * time.Second)
+		w.stopSoft() // nothing is received again
+		time.Sleep(time.Second)
+		w.stopHard()
+		if left := w.stop(); left != 1 {
+			t.Errorf("%d unfinished, want 1", left)
+		}
+		if c := w.counts(); c.Active != 1 || c.Locked != 0 {
+			t.Errorf("%+v: the message is not available again", c)
+		}
+		w.wantOneCut()
+	})
+}
+
+// The first settlement that fails tells all others: they go through the management node at once.
+func TestALossThatOnlyASettlementNotices(t *testing.T) {
+	r := &trap{}
+	var failed atomic.Int64
+	r.complete = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
+		err := r.Receiver.CompleteMessage(ctx, m, nil)
+		if err != nil {
+			failed.Add(1)
+		}
+		return err
+	}
+	inBubble(t, trapped(settings{maxInHand: 8, concurrency: 8, lock: 5 * time.Minute}, r), func(t *testing.T, w *world) {
+		w.send(about(grace))
+		w.run()
+		w.settled(time.Minute)
+		users := w.people(0, 8)
+		for i, u := range users {
+			delay := 15 * time.Second
+			if i > 0 {
+				delay += overLink + time.Second
+			}
+			w.graph.Inject(graph.Fault{User: u.ID, Delay: delay})
+		}
+		w.sendEach(users)
+		time.Sleep(5 * time.Second)
+		if c := w.counts(); c.Locked != 8 {
+			t.Fatalf("%+v: the hand is not full", c)
+		}
+		w.broker.CloseConnections()
+		time.Sleep(time.Second)
+		w.send(about(ada)) // makes the new connection, which the receive loop does not know of
+		w.settled(2 * time.Minute)
+		w.wantOneCut()
+		w.wantRevoked(grace, ada)
+		w.wantDead(nil)
+		if n := failed.Load(); n != 1 {
+			t.Errorf("%d settlements were tried over the lost link, want the first alone", n)
+		}
+	})
 }
 
 func TestTwoSourcesWithFullHandsSurviveACut(t *testing.T) {
@@ -100,18 +159,28 @@ func TestTwoSourcesWithFullHandsSurviveACut(t *testing.T) {
 	})
 }
 
-func TestASessionsMessagesOfALostConnectionKeepTheNewOne(t *testing.T) {
-	inBubble(t, settings{sessions: 2, maxDeliveries: 2}, func(t *testing.T, w *world) {
+// A session's lock ends with its link: its messages come again, and at once.
+func TestASessionsMessagesOfALostConnectionComeAgain(t *testing.T) {
+	inBubble(t, settings{sessions: 1, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Delay: 10 * time.Second})
 		w.send(inSession(ada, 0))
-		w.lateSettlements(ada)
-		if n := w.dials.Load(); n != 2 {
-			t.Errorf("%d connections, want 2: %v", n, w.lines())
+		w.run()
+		time.Sleep(2 * time.Second)
+		w.broker.CloseConnections()
+		time.Sleep(10 * time.Second)
+		if c := w.counts(); c.Active != 0 {
+			t.Errorf("%+v, two seconds after the call: %v", c, w.lines())
 		}
-		w.settled(time.Minute)
+		w.wantRevoked(ada)
 		w.wantDead(nil)
+		if n := w.dials.Load(); n != 2 {
+			t.Errorf("%d connections, want 2", n)
+		}
+		if n := testutil.ToFloat64(w.metrics.Settlements.WithLabelValues("complete", "lock_lost")); n != 1 {
+			t.Errorf("%v settlements without a lock, want the first delivery's", n)
+		}
 		if problems := w.health.Problems(); len(problems) != 0 {
-			t.Errorf("problems %v", problems[consumer.PartServiceBus])
+			t.Errorf("problems %v", problems)
 		}
 	})
 }

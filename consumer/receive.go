@@ -51,7 +51,7 @@ type delivery struct {
 
 // receive hands each message of a source to take until ctx ends. Each message that it hands over holds one token of places.
 func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, delivery)) {
-	losses := 0 // of the link, in a row
+	lostBefore := false // the link, by the receive before
 	waits := newWaits()
 	for {
 		free := c.reserve(ctx, l)
@@ -74,11 +74,14 @@ func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, deli
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
-		if l.link.connected() {
-			losses = 0
+		switch {
+		case l.link.connected():
+			lostBefore = false
 			waits.Reset()
-		} else if losses++; losses > 1 {
-			// Service Bus detaches idle links, which costs nobody a wait; losing one after the other is trouble.
+		case !lostBefore: // Service Bus detaches idle links
+			lostBefore = true
+			_ = retry.Sleep(ctx, reconnectAfter)
+		default: // losing one after the other is trouble
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
@@ -141,6 +144,11 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	}
 	return nil, err
 }
+
+// reconnectAfter is how long after a loss a new link is made: by then every source's receive call over the same connection has
+// ended. The client library closes its connection when one ends with an error, and it does not look whether that is still the
+// one that failed (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+const reconnectAfter = 50 * time.Millisecond
 
 // aloneFor is how long messages are received one by one after the SDK panicked over one: whatever it had received together
 // with it comes again only when the locks expire, and the message itself until Service Bus dead-letters it.

@@ -398,6 +398,51 @@ func TestReleasedMessagesCountNoFailure(t *testing.T) {
 	})
 }
 
+func TestALockTokenAloneSettlesAfterACut(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		b.send("complete", "abandon", "defer", "dead-letter")
+		held := b.receive(4)
+		b.broker.CloseConnections()
+		for _, m := range held {
+			alone := &azservicebus.ReceivedMessage{LockToken: m.LockToken}
+			properties := map[string]any{"how": string(m.Body)}
+			var err error
+			switch string(m.Body) {
+			case "complete":
+				err = b.receiver.CompleteMessage(ctx, alone, nil)
+			case "abandon":
+				err = b.receiver.AbandonMessage(ctx, alone, &azservicebus.AbandonMessageOptions{PropertiesToModify: properties})
+			case "defer":
+				err = b.receiver.DeferMessage(ctx, alone, &azservicebus.DeferMessageOptions{PropertiesToModify: properties})
+			default:
+				reason, description := "Reason", "What happened"
+				err = b.receiver.DeadLetterMessage(ctx, alone, &azservicebus.DeadLetterOptions{
+					Reason: &reason, ErrorDescription: &description, PropertiesToModify: properties,
+				})
+			}
+			must(t, err)
+		}
+		b.wantCounts(servicebus.Counts{Active: 1, Deferred: 1, DeadLetter: 1})
+		for name, states := range map[string]string{queue: "active deferred ", queue + "/$DeadLetterQueue": "active "} {
+			messages, err := b.broker.Peek(name, 0, 10)
+			must(t, err)
+			got := ""
+			for _, m := range messages {
+				got += m.State + " "
+				if m.ApplicationProperties["how"] != string(m.Body) {
+					t.Errorf("%s has the properties %v", m.Body, m.ApplicationProperties)
+				}
+				if dead := name != queue; dead && (m.DeadLetterReason != "Reason" || m.DeadLetterDescription != "What happened") {
+					t.Errorf("dead-lettered as %q, %q", m.DeadLetterReason, m.DeadLetterDescription)
+				}
+			}
+			if got != states {
+				t.Errorf("%s holds %q, want %q", name, got, states)
+			}
+		}
+	})
+}
+
 func TestCutConnectionsLoseNothing(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 20 * time.Second}, func(t *testing.T, b *bench) {
 		const n = 60
