@@ -32,28 +32,31 @@ func (l *link) lose() {
 }
 
 // settleOver settles a message over the link that it came over, or else through the management node, for which its lock token is
-// enough. A session's lock ends with its link.
+// enough. Both together take no longer than SettleTimeout.
 func (c *Consumer) settleOver(m *message, settle func(ctx context.Context, m *azservicebus.ReceivedMessage) error) error {
-	// Not derived from the work's context: what is done must be settled even while the worker stops.
-	ctx, cancel := context.WithTimeout(context.Background(), c.SettleTimeout)
-	defer cancel()
+	end := time.Now().Add(c.SettleTimeout)
 	if m.deferred { // it came through the management node
-		return settle(ctx, m.ReceivedMessage)
+		return settleBy(end, m.ReceivedMessage, settle)
 	}
 	if m.link.connected() {
-		first, cancel := context.WithTimeout(ctx, min(overLinkWait, c.SettleTimeout/2))
-		defer cancel()
-		err := settle(first, m.ReceivedMessage)
+		err := settleBy(time.Now().Add(min(overLinkWait, c.SettleTimeout/2)), m.ReceivedMessage, settle)
 		if err == nil || isLockLost(err) {
 			return err
 		}
 		m.link.lose()
 	}
 	if m.session != nil {
-		return errLockLost
+		return errLockLost // a session's lock ends with its link
 	}
 	// Without what the library received, it knows no link to settle it over (messageSettler.go, shouldSettleOnReceiver).
 	alone := *m.ReceivedMessage
 	alone.RawAMQPMessage = nil
-	return settle(ctx, &alone)
+	return settleBy(end, &alone, settle)
+}
+
+// settleBy has a context of its own, not derived from the work's: what is done must be settled even while the worker stops.
+func settleBy(end time.Time, m *azservicebus.ReceivedMessage, settle func(ctx context.Context, m *azservicebus.ReceivedMessage) error) error {
+	ctx, cancel := context.WithDeadline(context.Background(), end)
+	defer cancel()
+	return settle(ctx, m)
 }
