@@ -15,8 +15,8 @@ const (
 	budgetFor = 15 * time.Minute
 )
 
-// budgets keeps what the failures of users have cost whose events left before they were decided: set aside, given up with a
-// session, or their lock lost. They come again, and what they have used up stands. The zero value is ready; it is safe for
+// budgets keeps what the failures of users have cost until they are decided. Their events may leave before: set aside, given up
+// with a session, or their lock lost. They come again, and what they have used up stands. The zero value is ready; it is safe for
 // concurrent use.
 type budgets struct {
 	mu         sync.Mutex
@@ -38,15 +38,28 @@ func (b *budgets) keep(key string, budget *retry.Budget, next time.Time) {
 	b.young[key] = kept{budget, next}
 }
 
-func (b *budgets) take(key string) (budget kept, ok bool) {
+// of is the budget of a user; not ok says that none is kept that still stands.
+func (b *budgets) of(key string) (budget kept, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, of := range []map[string]kept{b.young, b.old} {
-		if budget, ok = of[key]; ok {
-			delete(b.young, key)
-			delete(b.old, key)
-			return budget, time.Since(budget.next) < budgetFor
-		}
+	if budget, ok = b.young[key]; !ok {
+		budget, ok = b.old[key]
 	}
-	return kept{}, false
+	if ok && time.Since(budget.next) >= budgetFor {
+		b.drop(key)
+		return kept{}, false
+	}
+	return budget, ok
+}
+
+// forget drops the budget of a user who is decided.
+func (b *budgets) forget(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drop(key)
+}
+
+func (b *budgets) drop(key string) {
+	delete(b.young, key)
+	delete(b.old, key)
 }

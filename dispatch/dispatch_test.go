@@ -91,12 +91,18 @@ var number int64
 
 // enter lets an event of a user enter.
 func enter(d *Dispatcher, u event.User) *dedupe.Event {
+	e := enterAtOnce(d, u)
+	synctest.Wait()
+	return e
+}
+
+// enterAtOnce does not wait for what follows.
+func enterAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
 	number++
 	e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: number}, Message: dedupe.NewMessage(0)}
 	e.Message.Lock.Renewed(time.Now().Add(24 * time.Hour))
 	d.Enter(u.Key(), u, e)
 	d.AllEntered(e.Message)
-	synctest.Wait()
 	return e
 }
 
@@ -125,9 +131,25 @@ func TestABudgetOutlivesTheEventThatLeaves(t *testing.T) {
 			t.Errorf("fate %v after %+v and %d calls, want one more call to decide", fate, decided, len(g.made()))
 		}
 		// It is decided: the next event begins anew.
-		if _, ok := d.budgets.take(ada.Key()); ok {
+		if _, ok := d.budgets.of(ada.Key()); ok {
 			t.Error("the budget is kept though the user is decided")
 		}
+	})
+}
+
+// One message of a user leaves as another one enters, again and again: whoever works on the second finds the budget of the first.
+func TestABudgetIsHandedOverWithoutAGap(t *testing.T) {
+	g := &graph{answer: func(int) error { return notFound }}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		e := enter(d, ada)
+		for range 100 {
+			d.Leave(ada.Key(), e)
+			e = enterAtOnce(d, ada)
+		}
+		if n := len(g.made()); n != 1 {
+			t.Errorf("%d attempts, want one: the next is due in a second", n)
+		}
+		decision(t, e)
 	})
 }
 
@@ -165,7 +187,7 @@ func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		d.Leave(ada.Key(), enter(d, ada))
 		synctest.Wait()
-		if _, ok := d.budgets.take(ada.Key()); ok {
+		if _, ok := d.budgets.of(ada.Key()); ok {
 			t.Error("a budget is kept")
 		}
 	})
@@ -173,7 +195,7 @@ func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
 
 func TestBudgetsAreBounded(t *testing.T) {
 	var b budgets
-	if _, ok := b.take("nobody"); ok {
+	if _, ok := b.of("nobody"); ok {
 		t.Error("a budget of nobody")
 	}
 	r := retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1})
@@ -189,23 +211,25 @@ func TestBudgetsAreBounded(t *testing.T) {
 	for i := range maxBudgets/2 - 1 { // a generation later it is still known
 		b.keep(fmt.Sprint("other", i), r.Budget(), time.Time{})
 	}
-	if found, ok := b.take("ada"); !ok || found.Budget != kept || !found.next.Equal(at) {
+	if found, ok := b.of("ada"); !ok || found.Budget != kept || !found.next.Equal(at) {
 		t.Errorf("%+v %v", found, ok)
 	}
-	if _, ok := b.take("ada"); ok {
-		t.Error("taken twice")
+	b.forget("ada")
+	if _, ok := b.of("ada"); ok {
+		t.Error("not forgotten")
 	}
-	// Neither generation gives an older one once the newer one is taken.
+	// Neither generation gives an older one once the newer one is forgotten.
 	b = budgets{}
 	b.keep("grace", r.Budget(), time.Time{})
 	for i := range maxBudgets / 2 {
 		b.keep(fmt.Sprint("more", i), r.Budget(), time.Time{})
 	}
 	b.keep("grace", kept, at)
-	if found, ok := b.take("grace"); !ok || found.Budget != kept {
-		t.Error("the older budget was taken")
+	if found, ok := b.of("grace"); !ok || found.Budget != kept {
+		t.Error("the older budget was found")
 	}
-	if _, ok := b.old["grace"]; ok {
+	b.forget("grace")
+	if _, ok := b.of("grace"); ok {
 		t.Error("an older budget was left behind")
 	}
 }

@@ -38,32 +38,26 @@ func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 // decide is the way to one verdict: wait for a permit, make an attempt, and depending on the answer decide or try again. It
 // says whether something about the user is still unsettled. hard ends the attempt in flight.
 func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.User, others *patience) (again bool) {
-	before, known := d.budgets.take(w.Key())
-	budget, decided := before.Budget, false
+	before, known := d.budgets.of(w.Key())
+	budget := before.Budget
 	if !known {
 		budget = d.parts.Retrier.Budget()
 	}
-	next := before.next // attempt, not before
-	defer func() {
-		if !decided && budget.HasFailed() {
-			d.budgets.keep(w.Key(), budget, next) // the user may come again, and must not begin anew
-		}
-	}()
 	if known {
 		w.SetFailing()
-		d.sleep(w, next)
+		d.sleep(w, before.next)
 	}
-	place := d.queue.newPlace()
+	place, retries := d.queue.newPlace(), known
 	var told string
 	refused := func(err error) bool {
-		decided = true
+		d.budgets.forget(w.Key())
 		return w.Failed(dedupe.Attempt{}, &Decision{Attempts: budget.Attempts(), Err: err})
 	}
 	for {
 		if err := Refuse(d.parts.Protected, user); err != nil {
 			return w.Start() && refused(err) // before they take a place in the volume, which may trip the guard
 		}
-		permit, err := d.queue.wait(w.Context(), request{user: w.Key(), place: place, retry: budget.HasFailed() || budget.Refused(), urgency: w.Urgency})
+		permit, err := d.queue.wait(w.Context(), request{user: w.Key(), place: place, retry: retries, urgency: w.Urgency})
 		if errors.Is(err, errTripped) && d.awaitRelease(w) {
 			continue
 		}
@@ -107,7 +101,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			// Nobody was called. The events of the name enter again, as the account's.
 			d.queue.cancel(permit)
 			d.refund(w, permit)
-			decided = true
+			d.budgets.forget(w.Key())
 			again = w.Failed(dedupe.Attempt{}, &Decision{Err: err})
 			lease.End(hard, dedupe.Verdict{})
 			return again
@@ -121,7 +115,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 		decision := &Decision{Attempt: attempt, Attempts: budget.Attempts(), Err: err}
 		if err == nil {
 			budget.Succeeded()
-			decided = true
+			d.budgets.forget(w.Key())
 			d.count()
 			again = w.Succeeded(times(attempt), decision)
 			lease.End(hard, w.Verdict())
@@ -130,7 +124,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 		wait, final := budget.Failed(err)
 		if final != nil {
 			decision.Err = final
-			decided = true
+			d.budgets.forget(w.Key())
 			d.count()
 			again = w.Failed(times(attempt), decision)
 			lease.End(hard, w.Verdict())
@@ -149,11 +143,17 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 		if budget.Unproved() {
 			d.queue.wantProof()
 		}
-		if budget.HasFailed() || budget.Refused() {
+		failed := budget.HasFailed()
+		if retries = failed || budget.Refused(); retries {
 			place = d.queue.newPlace() // retries go round, however long some of them hang
 		}
-		next = time.Now().Add(wait)
-		if !w.Retry(budget.HasFailed()) {
+		next := time.Now().Add(wait)
+		if failed {
+			// The events may leave, and the user come again. From the end of the attempt on somebody else may work for the user, who finds
+			// the budget here; we do not touch it any more then.
+			d.budgets.keep(w.Key(), budget, next)
+		}
+		if !w.Retry(failed) {
 			return false
 		}
 		d.sleep(w, next)
