@@ -409,7 +409,8 @@ func (q *queue) retryFirst() bool {
 	return !q.last && q.retries[0].urgent <= q.first[0].urgent
 }
 
-// untried is who was not tried since the breaker opened, or longest ago: probes go round.
+// untried is who was not tried since the breaker opened, or longest ago: probes go round. First attempts go before retries, since who has
+// failed before may fail again for a reason of their own.
 func (q *queue) untried() (best *permit) {
 	for _, l := range []lane{q.first, q.retries} {
 		for _, p := range l {
@@ -417,7 +418,7 @@ func (q *queue) untried() (best *permit) {
 				best = p
 				continue
 			}
-			if a, b := q.breaker.Tried(p.user), q.breaker.Tried(best.user); a < b || a == b && p.before(best) {
+			if a, b := q.breaker.Tried(p.user), q.breaker.Tried(best.user); a < b || a == b && p.retry == best.retry && p.before(best) {
 				best = p
 			}
 		}
@@ -485,11 +486,9 @@ func (q *queue) limit(inFlight, most int) int {
 	case q.running > 0:
 		return 0
 	}
-	for _, l := range []lane{q.first, q.retries} {
-		for _, p := range l {
-			if q.breaker.Tried(p.user) == 0 {
-				return 0
-			}
+	for _, p := range q.first {
+		if q.breaker.Tried(p.user) == 0 {
+			return 0
 		}
 	}
 	return 1

@@ -534,6 +534,30 @@ func TestWhileOpenWhoWasNotTriedYetIsProbedFirst(t *testing.T) {
 	})
 }
 
+// Who has failed for a reason of their own before the breaker opened tells least of all.
+func TestWhileOpenAFirstAttemptIsProbedBeforeARetry(t *testing.T) {
+	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
+		u := ask(t, q, "u", wish{})
+		q.cancelCanary(<-asked)
+		_ = q.done(u.permit, 0, false, noToken)
+		again := ask(t, q, "again", wish{retry: true, place: 1})
+		if got := q.limit(1, 10); got != 1 {
+			t.Errorf("%d may be received while only a retry waits, want one to be probed", got)
+		}
+		fresh := ask(t, q, "fresh", wish{place: 20, urgency: 3})
+		_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
+		time.Sleep(time.Minute)
+		if again.began() || !fresh.began() {
+			t.Fatal("the retry was probed first")
+		}
+		_ = q.done(fresh.permit, 0, true, nil)
+		if !again.began() {
+			t.Fatal("not called after the breaker closed")
+		}
+		_ = q.done(again.permit, 0, true, nil)
+	})
+}
+
 // cancelCanary ends a canary that tells nothing.
 func (q *queue) cancelCanary(call int) { _ = q.canaryDone(call, 0, nil, true) }
 

@@ -38,7 +38,7 @@ const CautiousTimeout = 5 * time.Second
 // nobody or for an account kept for it. While it is well the trouble is the users'. Two canaries in a row that fail open the
 // breaker; so do a Systemic failure and a Retry-After beyond MaxRetryAfter, at once. While it is open, the canary and users
 // who were not tried yet are probed in turn. Any success closes it, and discredits a canary that says otherwise until that
-// answers well again.
+// answers well again. After a Systemic failure any answer about a user closes it.
 //
 // A new Breaker is half-open: a few users and the canary are tried side by side, since one that hangs tells nothing.
 //
@@ -203,6 +203,11 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 		if b.closed || b.cause == nil || wasProbe { // those that were in flight when it opened say nothing new
 			b.open(err, now, max(after, b.waits.NextBackOff()))
 		}
+	case wasProbe && b.mended(err):
+		b.close()
+		if suspicious(err) {
+			b.suspect(user, err, now)
+		}
 	case suspicious(err):
 		b.suspect(user, err, now)
 		if wasProbe {
@@ -240,6 +245,13 @@ func (b *Breaker) close() {
 	b.closed, b.cause, b.turn, b.failed = true, nil, false, 0
 	b.waits.Reset()
 	clear(b.tried)
+}
+
+// mended says that Graph has answered about a user, or about the canary's account, after there was no token or no permission: whatever
+// it said, there is one again.
+func (b *Breaker) mended(err error) bool {
+	answered := !suspicious(err) || forbids(err)
+	return systemic(b.cause) && answered && !systemic(err) && !throttled(err) && !excused(err)
 }
 
 // suspect adds to the failures in a row.
@@ -332,6 +344,9 @@ func (b *Breaker) CanaryEnd(err error, cancelled bool, now time.Time) {
 		if wasProbe || b.cause == nil { // one that began before it opened does not close it
 			b.close()
 		}
+	case wasProbe && b.mended(err):
+		b.well = false
+		b.close()
 	default:
 		b.well = false
 		b.failed++

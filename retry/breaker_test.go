@@ -331,6 +331,36 @@ func TestAnAnswerAboutOneUserSaysAsMuchAsACanaryForNobody(t *testing.T) {
 	}
 }
 
+// Whatever Graph says of a user, or of the account of the canary, shows that there is a token, and a permission, again.
+func TestAnyAnswerClosesABreakerThatHadNoTokenOrNoPermission(t *testing.T) {
+	own := failure{} // value: false
+	for name, err := range map[string]error{"unknown": unknown, "refused": refused, "value: false": own} {
+		for _, account := range []bool{false, true} {
+			b := closed(account)
+			try(b, "ada", false, failure{systemic: true}, midnight)
+			try(b, "tony", false, err, midnight.Add(time.Minute))
+			if !b.Closed() {
+				t.Errorf("%s, account %v: not closed by a user's answer", name, account)
+			}
+			b = closed(account)
+			try(b, "ada", false, failure{systemic: true}, midnight)
+			ask(b, err, midnight.Add(time.Minute))
+			if !b.Closed() {
+				t.Errorf("%s, account %v: not closed by the canary's answer", name, account)
+			}
+		}
+	}
+	for name, err := range map[string]error{"a 503": down, "still no token": failure{systemic: true}, "a 429": throttling{time.Second}} {
+		b := closed(true)
+		try(b, "ada", false, failure{systemic: true}, midnight)
+		try(b, "tony", false, err, midnight.Add(time.Minute))
+		ask(b, err, midnight.Add(2*time.Minute))
+		if b.Closed() {
+			t.Errorf("closed by %s", name)
+		}
+	}
+}
+
 func TestSuspicionAsksForACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
 	b := retry.NewBreaker(false)
 	ask(b, nil, midnight) // at the start
