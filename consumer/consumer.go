@@ -159,6 +159,7 @@ type source struct {
 	ends   ends
 	large  *largeBodies
 	bytes  *sizes
+	losses atomic.Int64 // links of sessions that were lost
 	last   atomic.Int64 // highest sequence number received
 	end    int64        // highest one that was seen in the queue; the forecast's own
 }

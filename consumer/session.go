@@ -199,7 +199,11 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, ove
 	holding, cancel := context.WithTimeout(ctx, time.Until(held.Add(sessionHold)))
 	defer cancel()
 	share := max(1, c.MaxInHand/max(1, l.Sessions))
-	for time.Since(held) < sessionHold && over.connected() {
+	losses := l.losses.Load()
+	// When another session has lost its link, the connection may be gone, and this one's link with it, unnoticed. To receive over that
+	// would make the client library close the connection of now, over which others receive, and so on for ever (azservicebus v1.11.0,
+	// internal/amqpLinks.go, CloseIfNeeded).
+	for time.Since(held) < sessionHold && l.losses.Load() == losses && over.connected() {
 		if int(inFlight.Load()) >= share {
 			select {
 			case <-settled:
@@ -236,11 +240,14 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, ove
 			return
 		case err != nil && waiting.Err() == nil:
 			over.lose()
+			l.losses.Add(1)
 			c.Log.Warn("lost a session; its messages come again", zap.String("source", l.Entity), zap.String("error", c.text(err)))
 			_ = retry.Sleep(ctx, time.Second)
 			return
 		case err == nil: // the SDK has lost the link
 			over.lose()
+			l.losses.Add(1)
+			_ = retry.Sleep(ctx, time.Second) // the next one may be lost as soon
 			return
 		case inFlight.Load() == 0:
 			return
