@@ -37,3 +37,32 @@ func TestSessionsWithFullHandsSurviveCuts(t *testing.T) {
 		})
 	}
 }
+
+// Somebody else has the session when the connection comes back: asking for it again at once, for as long as messages of it are in flight,
+// would be busy waiting.
+func TestASessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
+	inBubble(t, settings{sessions: 4, maxInHand: 8}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 3 * time.Second})
+		w.graph.Inject(graph.Fault{User: grace.ID, Delay: 20 * time.Second})
+		for _, u := range []graph.User{ada, grace} {
+			session := "s"
+			w.send(&azservicebus.Message{SessionID: &session, Body: about(u).Body})
+		}
+		w.run()
+		time.Sleep(time.Second)
+		w.broker.CloseConnections()
+		other, err := w.client.AcceptSessionForQueue(t.Context(), queue, "s", nil)
+		if err != nil { // the connection's loss is noticed by it
+			other, err = w.client.AcceptSessionForQueue(t.Context(), queue, "s", nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if err := other.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		w.settled(5 * time.Minute)
+		w.wantRevoked(ada, grace)
+	})
+}

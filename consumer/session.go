@@ -224,6 +224,7 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, ove
 		}
 		waiting, cancel := context.WithTimeout(ctx, sessionIdle)
 		received, err := c.receiveFrom(waiting, one, free)
+		idle := waiting.Err() != nil
 		cancel()
 		l.release(free - len(received))
 		for _, m := range received {
@@ -238,7 +239,7 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, ove
 			c.troubled(l, "cannot receive from a session", err)
 			_ = retry.Sleep(ctx, sessionIdle)
 			return
-		case err != nil && waiting.Err() == nil:
+		case err != nil && !idle:
 			over.lose()
 			l.losses.Add(1)
 			c.Log.Warn("lost a session; its messages come again", zap.String("source", l.Entity), zap.String("error", c.text(err)))
