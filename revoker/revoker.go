@@ -229,6 +229,8 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 	case failure.Kind == Unauthorized:
 		failure.Renewed = forced
 		r.tokens.refuse(token, demanded(ex.header.Values("WWW-Authenticate")))
+	case failure.Kind == MissingPermission:
+		r.tokens.refuse(token, "") // the credential would keep it for an hour after the permission is granted
 	case failure.Status == http.StatusServiceUnavailable:
 		// Graph asks to repeat a 503 on a new connection, which usually leads to another server.
 		r.client.CloseIdleConnections()
@@ -246,6 +248,7 @@ func (r *Revoker) Check(ctx context.Context) error {
 		return &Error{Kind: NoToken, Err: err}
 	}
 	if lacksPermission(token) {
+		r.tokens.refuse(token, "") // the credential would keep it for an hour after the permission is granted
 		return &Error{Kind: MissingPermission}
 	}
 	return nil

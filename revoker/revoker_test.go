@@ -489,6 +489,44 @@ func TestCheckTellsBeforeTheFirstCall(t *testing.T) {
 	}
 }
 
+// grantedLater is a credential whose permission is granted after its first token, which it keeps.
+type grantedLater struct{ *credential }
+
+func (c grantedLater) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	if o.Claims != "" {
+		c.roles = `"User.RevokeSessions.All"`
+	}
+	return c.credential.GetToken(ctx, o)
+}
+
+// A token without the permission is kept by the credential for an hour or more: a new one tells whether it was granted since.
+func TestAPermissionThatIsGrantedIsNoticedAtOnce(t *testing.T) {
+	cred := grantedLater{&credential{}}
+	r := newRevoker(t, "http://127.0.0.1:1", cred)
+	if err := r.Check(t.Context()); err == nil {
+		t.Fatal("a token without a permission is good")
+	}
+	if err := r.Check(t.Context()); err != nil || len(cred.claims) != 1 {
+		t.Errorf("the first token is believed for ever: %v", err)
+	}
+	calls := 0
+	g := newGraph(t, func(w http.ResponseWriter, r *http.Request) {
+		if calls++; calls == 1 {
+			says(403, graphError("Authorization_RequestDenied"))(w, r)
+			return
+		}
+		says(200, revokedOK)(w, r)
+	})
+	cred = grantedLater{&credential{}}
+	r = newRevoker(t, g.URL, cred)
+	if _, err := r.Revoke(t.Context(), ada); err == nil {
+		t.Fatal("not refused")
+	}
+	if _, err := r.Revoke(t.Context(), ada); err != nil || len(cred.claims) != 1 {
+		t.Errorf("%v after %d new tokens, want one", err, len(cred.claims))
+	}
+}
+
 func TestNewNamesWhatIsWrong(t *testing.T) {
 	for _, cfg := range []revoker.Config{
 		{Root: "graph.microsoft.com", Credential: withRole()},

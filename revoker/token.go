@@ -17,14 +17,14 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// tokens gets tokens from the credential, which caches them, and forces a new one after Graph refused the last.
+// tokens gets tokens from the credential, which caches them, and forces a new one after the last was refused.
 type tokens struct {
 	credential azcore.TokenCredential
 	scope      string
 	turn       chan struct{} // one caller at a time asks: a slow identity service is not asked by all of them
 
 	mu      sync.Mutex
-	refused string // the token that Graph answered with 401
+	refused string // the token that Graph answered with 401, or that holds no permission
 	demand  string // the claims that Graph demanded then; "" when it did not say
 }
 
@@ -58,7 +58,7 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 	return answer.Token, forced, nil
 }
 
-// refuse says that Graph did not accept the token, and which claims it demanded of the next one, if it said so.
+// refuse says that the token is of no use, and which claims Graph demanded of the next one, if it said so.
 func (t *tokens) refuse(token, demand string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
