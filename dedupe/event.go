@@ -129,7 +129,7 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Message.Lock.held(now), e.Message.gone, e.Message.Source > older.Message.Source, e.Urgency > older.Urgency:
+	case !e.Message.Lock.held(now), e.Message.gone, e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
 		return false
 	case e.ExpiresAt.IsZero():
 		return true

@@ -414,3 +414,19 @@ func TestANewerMessageOfALessUrgentSourceSupersedesNobody(t *testing.T) {
 		})
 	}
 }
+
+// The volume guard may stop the newer one's type, and not the older one's.
+func TestAnEventOfAnotherTypeSupersedesNobody(t *testing.T) {
+	for kind, superseded := range map[string]bool{"device.lost": true, "device.stolen": false} {
+		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+			a, b := message(1), message(2)
+			a.Kind, b.Kind = "device.lost", kind
+			b.Enqueued = b.Enqueued.Add(time.Second)
+			l.Enter(key, a)
+			l.Enter(key, b)
+			if got := fate(a) == dedupe.Superseded; got != superseded {
+				t.Errorf("superseded by an event of type %s: %v", kind, got)
+			}
+		})
+	}
+}
