@@ -125,7 +125,14 @@ func (w *world) everyone(do func(*worker)) {
 }
 
 // chance decides about a fault, the same each time.
-func (w *world) chance(f Fault) *rand.Rand { return rand.New(rand.NewPCG(w.Seed, uint64(f.At))) }
+func (s Scenario) chance(f Fault) *rand.Rand { return rand.New(rand.NewPCG(s.Seed, uint64(f.At))) }
+
+// unknownFails is what users meet whom Graph does not know while canaries fail.
+func (s Scenario) unknownFails(f Fault) graph.Fault {
+	fails := pick(s.chance(f), graph.Fault{Status: 503}, graph.Fault{Status: 403}, graph.Fault{Status: 429, RetryAfter: "2"}, graph.Fault{Drop: true}, graph.Fault{Delay: time.Hour})
+	fails.Unknown = true
+	return fails
+}
 
 // begin lets the fault happen; end, if not nil, ends it.
 func (w *world) begin(f Fault) (end func()) {
@@ -193,9 +200,7 @@ func (w *world) begin(f Fault) (end func()) {
 	case WildDate:
 		return everybody(graph.Fault{Date: pick(w.chance(f), "Mon, 01 Jan 1601 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "none")})
 	case CanaryFails:
-		fails := pick(w.chance(f), graph.Fault{Status: 503}, graph.Fault{Status: 403}, graph.Fault{Status: 429, RetryAfter: "2"}, graph.Fault{Drop: true}, graph.Fault{Delay: time.Hour})
-		fails.Unknown = true
-		return w.graph.Inject(fails)
+		return w.graph.Inject(w.unknownFails(f))
 	case NoToken:
 		w.graph.RevokeTokens()
 		return w.graph.Inject(graph.Fault{Token: true, Status: 503})

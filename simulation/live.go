@@ -107,16 +107,20 @@ func (c *checker) live() {
 			}
 			from, by := c.bound(m, i, troubles)
 			inTime := func(call graph.Call) bool { return !call.Start.Before(m.enqueued) && !call.Start.After(by) }
-			calls := c.byPerson[i]
-			if c.People[i].Fate != Member {
-				calls = c.readsOf[i] // nobody calls for somebody who cannot be read
-			}
-			if !slices.ContainsFunc(calls, inTime) && !m.gone(by) {
+			if !slices.ContainsFunc(c.attempts(i), inTime) && !m.gone(by) {
 				c.wrong("late: no call for %s began between %s and %s, because of %s (well since %s)",
 					c.People[i].ID, m.enqueued.Sub(c.start).Round(time.Millisecond), by.Sub(c.start).Round(time.Millisecond), m.id, from.Sub(c.start).Round(time.Millisecond))
 			}
 		}
 	}
+}
+
+// attempts are those for a person: nobody calls for somebody who cannot be read, and then the read decides.
+func (c *checker) attempts(person int) []graph.Call {
+	if c.People[person].Fate != Member {
+		return c.readsOf[person]
+	}
+	return c.byPerson[person]
 }
 
 // hopeless says that others in the message's session, ahead of it, concern people who fail: within a session the order is the point,
@@ -169,12 +173,24 @@ func (c *checker) during(f Fault) span {
 // troubles are the times when something is wrong for everybody.
 func (c *checker) troubles() (troubles []span) {
 	for _, f := range c.Faults {
-		redis := f.Kind == RedisAway || f.Kind == RedisHangs
-		if f.Person < 0 && f.Kind != WildDate && f.Kind != CanaryFails && f.Kind != RedisForeign && (c.Redis || !redis) {
+		if f.Person < 0 && c.concernsAll(f) {
 			troubles = append(troubles, c.during(f))
 		}
 	}
 	return append(troubles, c.absent...)
+}
+
+// concernsAll says that a fault hinders attempts for everybody.
+func (c *checker) concernsAll(f Fault) bool {
+	switch f.Kind {
+	case WildDate, RedisForeign:
+		return false
+	case CanaryFails:
+		return c.unknownFails(f).Status == 429 // whoever meets a 429, it asks all to pause
+	case RedisAway, RedisHangs:
+		return c.Redis
+	}
+	return true
 }
 
 // lockFaults are those that leave messages locked by nobody.
@@ -189,7 +205,7 @@ func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 	if c.Redis {
 		bound += leaseFor
 	}
-	for _, call := range c.byPerson[person] {
+	for _, call := range c.attempts(person) {
 		if call.Start.Before(m.enqueued) && call.End.After(m.enqueued.Add(-c.Window)) { // decided a window ago, or just being decided
 			bound += c.Window + callFor
 			break
