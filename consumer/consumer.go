@@ -160,6 +160,7 @@ type source struct {
 	large  *largeBodies
 	bytes  *sizes
 	losses atomic.Int64 // links of sessions that were lost
+	turns  turns
 	last   atomic.Int64 // highest sequence number received
 	end    int64        // highest one that was seen in the queue; the forecast's own
 }

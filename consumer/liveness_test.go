@@ -262,6 +262,31 @@ func TestSessionsAreServedInTurn(t *testing.T) {
 	})
 }
 
+// Service Bus offers the sessions with the oldest messages first. Two of them whose users fail must not take turns for ever.
+func TestTwoSessionsWhoseUsersFailDoNotTakeTurnsForEver(t *testing.T) {
+	inBubble(t, settings{sessions: 1, concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+		feed := func(session string, u graph.User) {
+			m := about(u)
+			m.SessionID = &session
+			w.send(m)
+		}
+		for i := range 3 {
+			w.graph.Inject(graph.Fault{User: person(i).ID, Status: 503})
+			feed(fmt.Sprint("fails", i), person(i))
+			time.Sleep(time.Second)
+		}
+		for i := range 5 {
+			u := leaver(i)
+			if err := w.graph.AddUser(u); err != nil {
+				t.Fatal(err)
+			}
+			feed(fmt.Sprint("waits", i), u)
+		}
+		w.run()
+		w.calledWithin(leaver(4), 3*40*time.Second)
+	})
+}
+
 // Messages that another process has deferred, and then forgotten.
 func TestDeferredMessagesThatNobodyRemembersAreFound(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInHand: 8}, func(t *testing.T, w *world) {

@@ -58,7 +58,7 @@ func TestASessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(25 * time.Second)
 		if err := other.Close(t.Context()); err != nil {
 			t.Error(err)
 		}

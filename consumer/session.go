@@ -22,8 +22,6 @@ const (
 	// for ever. sessionFlush is how long its messages may then take to be decided.
 	sessionHold  = 30 * time.Second
 	sessionFlush = 5 * time.Second
-	// otherWait is how long another session is waited for instead of one that was just given up.
-	otherWait = 2 * time.Second
 )
 
 // Session is a session of an entity that requires them, held by us.
@@ -70,7 +68,6 @@ type sessionHeld struct {
 // receiveSessions serves one session after the other until ctx ends.
 func (c *Consumer) receiveSessions(ctx context.Context, l *loop, take func(*source, delivery)) {
 	waits := newWaits()
-	released := "" // the session that was given up last, and may have more messages
 	for {
 		// A session is accepted only when its messages could be received.
 		free := c.reserve(ctx, l)
@@ -78,31 +75,19 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, take func(*sour
 			return
 		}
 		l.release(free)
-		one := c.acceptSession(ctx, l, waits, receiveWait)
+		one := c.nextSession(ctx, l, waits)
 		c.Health.Beat(l.name)
-		if one != nil && one.SessionID() == released {
-			one = c.otherSession(ctx, l, one, waits)
-		}
-		released = ""
 		if one == nil {
 			continue
 		}
 		waits.Reset()
-		if c.serveSession(ctx, l, one, take) {
-			released = one.SessionID()
+		began := time.Now()
+		if c.serveSession(ctx, l, one, take) || time.Since(began) >= sessionHold {
+			l.turns.had(one.SessionID())
+		} else {
+			l.turns.forget(one.SessionID())
 		}
 	}
-}
-
-// otherSession accepts a session other than the one that was just given up, which is held meanwhile so that it is not
-// offered again; that one, if there is no other.
-func (c *Consumer) otherSession(ctx context.Context, l *loop, released Session, waits *backoff.ExponentialBackOff) Session {
-	other := c.acceptSession(ctx, l, waits, otherWait)
-	if other == nil {
-		return released
-	}
-	closeSession(released)
-	return other
 }
 
 // closeSession closes the link of a session, which frees it. What is not settled comes again, and is not counted as a
