@@ -165,6 +165,26 @@ func TestSharedFailureCountsAfterMaxAge(t *testing.T) {
 	})
 }
 
+// While there was no token nothing was learned of the user: what they fail with afterwards is as young as if they had just come.
+func TestTheAgeOfAUserBeginsWithTheirFirstOwnFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, own := range map[string]failure{"shared": {shared: true}, "lagging": {lagging: true}} {
+			budget := retry.New(policy).Budget()
+			budget.Attempt()
+			if _, final := budget.Failed(failure{systemic: true}); final != nil {
+				t.Fatal(final)
+			}
+			time.Sleep(2 * policy.MaxAge)
+			for range policy.MaxAttempts + 1 {
+				budget.Attempt()
+				if _, final := budget.Failed(own); final != nil {
+					t.Errorf("%s: given up at once after an outage: %v", name, final)
+				}
+			}
+		}
+	})
+}
+
 func TestLaggingFailureIsBelievedAfterItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, err := calls(t.Context(), retry.New(policy), failure{lagging: true})

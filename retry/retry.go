@@ -40,9 +40,9 @@ type Policy struct {
 	// InitialInterval is the first wait; each following one doubles, with ±50 % jitter, up to MaxInterval.
 	InitialInterval time.Duration
 	MaxInterval     time.Duration
-	// MaxAge is the age at which Shared failures count although nobody else succeeds.
+	// MaxAge is the age at which Shared failures count although nobody else succeeds; it begins with the first failure of the user's own.
 	MaxAge time.Duration
-	// LaggingFor is how long after the first attempt a Lagging failure is taken for replication lag; 0 believes it at once.
+	// LaggingFor is how long after the first attempt that told something of the user a Lagging failure is taken for replication lag; 0 believes it at once.
 	LaggingFor time.Duration
 }
 
@@ -80,9 +80,9 @@ func (e *ExhaustedError) Unwrap() error { return e.Err }
 type Budget struct {
 	retrier  *Retrier
 	waits    *backoff.ExponentialBackOff // nil until something fails
-	start    time.Time
+	start    time.Time // the first attempt that ended with a failure of the user's own
 	began    time.Time // the attempt under way
-	since    time.Time // the last failure, or the first attempt: what began later can tell whether failures are everyone's
+	since    time.Time // the last failure, or start: what began later can tell whether failures are everyone's
 	attempts int
 	failures int // that were not everyone's
 	counted  int // of them, those that use the budget up
@@ -94,7 +94,7 @@ type Budget struct {
 // maxRefused bounds what a user who alone is throttled waits beyond Retry-After.
 const maxRefused = 30 * time.Second
 
-// Budget begins a new budget; its time runs from the first attempt.
+// Budget begins a new budget; its time runs from the first attempt that tells something of the user.
 func (r *Retrier) Budget() *Budget {
 	return &Budget{retrier: r}
 }
@@ -123,9 +123,7 @@ func doubling(first, most time.Duration, options ...backoff.ExponentialBackOffOp
 // Attempt counts an attempt that begins now.
 func (b *Budget) Attempt() {
 	b.began = time.Now()
-	if b.attempts++; b.attempts == 1 {
-		b.start, b.since = b.began, b.began
-	}
+	b.attempts++
 }
 
 // Attempts is how many were made.
@@ -149,7 +147,6 @@ func (b *Budget) Succeeded() { b.retrier.Proved(b.began) }
 // A failure that stops everyone is not waited for here: rate limiter and breaker hold the next attempt back.
 func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	p := b.retrier.policy
-	elapsed := time.Since(b.start)
 	if throttled(err) {
 		return b.throttle(err), nil
 	}
@@ -157,6 +154,10 @@ func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 		return 0, nil // everyone's: nothing is known of this user
 	}
 	b.refused = 0
+	if b.failures == 0 {
+		b.start, b.since = b.began, b.began
+	}
+	elapsed := time.Since(b.start)
 	// A success of an attempt that began before, and took long, does not tell that the server is well now.
 	proved := b.retrier.good.Load() > b.since.UnixNano()
 	b.since, b.unproved = time.Now(), false
