@@ -13,6 +13,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/retry"
 )
 
 // failing makes many users fail for a reason of their own, so that some of their messages are deferred, and returns them with
@@ -297,5 +298,22 @@ func TestAfterAKillDeferredMessagesAreFound(t *testing.T) {
 		w.wantRevocations(users)
 		w.wantDead(nil)
 		synctest.Wait()
+	})
+}
+
+// Whoever waits in the waiting room is called when their next attempt is due, as if they did not wait there: backoff doubles to 30 s, with half as
+// much for chance.
+func TestADeferredMessageComesBackWithItsUsersNextAttempt(t *testing.T) {
+	policy := retry.Policy{MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: time.Hour}
+	inBubble(t, settings{maxInHand: 16, retry: policy}, func(t *testing.T, w *world) {
+		users, mend := w.failing(60)
+		w.run()
+		time.Sleep(10*time.Minute + 5*time.Second)
+		if len(w.deferred()) == 0 {
+			t.Fatal("nothing is deferred")
+		}
+		mend()
+		time.Sleep(46 * time.Second)
+		w.wantRevocations(users)
 	})
 }

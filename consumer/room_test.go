@@ -17,13 +17,16 @@ func inRoom(t *testing.T, test func(t *testing.T, r *waitingRoom)) {
 	synctest.Test(t, func(t *testing.T) { test(t, newWaitingRoom(4)) })
 }
 
+// soon is in the least time.
+func soon() comeback { return comeback{due: time.Now().Add(comesBackAfter)} }
+
 func TestTheMostUrgentDeferredMessagesComeBackFirst(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
-		r.put(10, 5, time.Time{})
-		r.put(9, 5, time.Time{})
+		r.put(10, 5, time.Time{}, soon())
+		r.put(9, 5, time.Time{}, soon())
 		time.Sleep(time.Second)
-		r.put(1, 5, time.Time{}) // later
-		r.put(2, 1, time.Time{})
+		r.put(1, 5, time.Time{}, soon()) // later
+		r.put(2, 1, time.Time{}, soon())
 		if numbers, wait := r.due(10); numbers != nil || wait != comesBackAfter-time.Second {
 			t.Fatalf("due %v, the next in %s", numbers, wait)
 		}
@@ -51,7 +54,7 @@ func TestADeferredMessageComesBackEverLessOften(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		var waits []time.Duration
 		for range 16 {
-			r.put(7, 0, time.Time{})
+			r.put(7, 0, time.Time{}, comeback{due: time.Now().Add(r.usual(7))})
 			_, wait := r.due(1)
 			waits = append(waits, wait)
 			time.Sleep(wait)
@@ -59,26 +62,38 @@ func TestADeferredMessageComesBackEverLessOften(t *testing.T) {
 				t.Fatalf("not due after %s", wait)
 			}
 		}
-		want := []time.Duration{2, 4, 8, 16, 32, 60, 60}
+		want := []time.Duration{2, 4, 8, 16, 30, 30}
 		for i, w := range waits {
 			if expected := want[min(i, len(want)-1)] * time.Second; w != expected {
 				t.Errorf("time %d: it comes back after %s, want %s", i, w, expected)
 			}
 		}
 		r.forget(7)
-		if r.put(7, 0, time.Time{}); r.known[7].times != 1 {
+		if r.put(7, 0, time.Time{}, soon()); r.known[7].times != 1 {
 			t.Error("what was settled is not forgotten")
+		}
+	})
+}
+
+func TestWhatTheVolumeGuardHasStoppedComesBackWithItsRelease(t *testing.T) {
+	inRoom(t, func(t *testing.T, r *waitingRoom) {
+		later := time.Now().Add(comesBackMost)
+		r.put(7, 0, time.Time{}, comeback{due: later, blocked: true})
+		r.put(8, 0, time.Time{}, comeback{due: later})
+		r.released()
+		if numbers, wait := r.due(4); !slices.Equal(numbers, []int64{7}) || wait != comesBackMost {
+			t.Errorf("%v come back, the next in %s", numbers, wait)
 		}
 	})
 }
 
 func TestADeferredMessageThatIsStillLockedIsNotAskedForBefore(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
-		r.put(7, 0, time.Now().Add(20*time.Second))
+		r.put(7, 0, time.Now().Add(20*time.Second), soon())
 		if _, wait := r.due(1); wait != 20*time.Second {
 			t.Errorf("due in %s, want the lock's end", wait)
 		}
-		r.put(8, 0, time.Now().Add(time.Second)) // ends before it would be asked for
+		r.put(8, 0, time.Now().Add(time.Second), soon()) // ends before it would be asked for
 		if _, wait := r.due(1); wait != comesBackAfter {
 			t.Errorf("due in %s", wait)
 		}
@@ -93,8 +108,8 @@ func TestTheWaitingRoomIsBounded(t *testing.T) {
 				t.Fatalf("%d was not taken", i)
 			}
 		}
-		r.put(-1, 0, time.Time{})
-		r.put(-2, 0, time.Time{})
+		r.put(-1, 0, time.Time{}, soon())
+		r.put(-2, 0, time.Time{}, soon())
 		if r.adopt(-3, deferred) || len(r.known) != maxRemembered {
 			t.Errorf("%d are remembered", len(r.known))
 		}
@@ -103,7 +118,7 @@ func TestTheWaitingRoomIsBounded(t *testing.T) {
 		}
 		// What was found once, fetched and deferred again is known already.
 		numbers, _ := r.due(1)
-		r.put(numbers[0], 0, time.Time{})
+		r.put(numbers[0], 0, time.Time{}, soon())
 		if r.known[numbers[0]].back {
 			t.Error("a message that was deferred again is taken for one in flight, and never comes back")
 		}
@@ -154,7 +169,7 @@ func TestAForgottenMessageIsAdoptedWhenNobodyLooksAfterIt(t *testing.T) {
 
 func TestWhatIsDeferredSaysUntilWhen(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
-		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(r.until(1))}
+		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(soon().due)}
 		if r.adopt(1, m) {
 			t.Error("taken from whoever has just deferred it")
 		}

@@ -102,7 +102,7 @@ func (c *Consumer) do(todo action, m *message, results []result) error {
 			return m.receiver.AbandonMessage(ctx, one, nil)
 		})
 	case setAside:
-		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(c.dueAgain(m))}
+		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(c.comesBack(m, results).due)}
 		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
 			return m.receiver.DeferMessage(ctx, one, options)
 		})

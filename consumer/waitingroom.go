@@ -18,8 +18,12 @@ const (
 	// maxRemembered bounds the deferred messages that are remembered of one source, about 100 bytes each. Those beyond it
 	// are found by peeking.
 	maxRemembered = 10_000
-	// comesBackAfter is how long a message stays deferred at first, and comesBackMost the longest; it doubles each time.
+	// comesBackAfter is how long a message stays deferred at least, and comesBackEach how much longer for each of its users: it is decoded
+	// each time. Where nobody knows when the next attempt for one of its users is due, it stays for comesBackAfter at first, and for
+	// comesBackUsual at last; it doubles each time. comesBackMost is the longest.
 	comesBackAfter = 2 * time.Second
+	comesBackEach  = 10 * time.Millisecond
+	comesBackUsual = 30 * time.Second
 	comesBackMost  = time.Minute
 	// lookEveryRoom is how often forgotten deferred messages are looked for, lookAtMost how many messages are peeked at then.
 	lookEveryRoom = 5 * time.Minute
@@ -46,6 +50,7 @@ type deferredMessage struct {
 	urgency int
 	due     time.Time
 	times   int  // that it was deferred
+	blocked bool // the volume guard stops one of its users
 	back    bool // it is in flight
 	missed  bool // Service Bus said that there is no such message
 }
@@ -66,8 +71,14 @@ func (r *waitingRoom) len() (n int) {
 	return n
 }
 
+// comeback is when a message comes back that is deferred now; blocked says that a release of the volume guard brings it back earlier.
+type comeback struct {
+	due     time.Time
+	blocked bool
+}
+
 // put remembers a deferred message. Before held it cannot be had: its lock is still ours; zero where it is not locked.
-func (r *waitingRoom) put(number int64, urgency int, held time.Time) {
+func (r *waitingRoom) put(number int64, urgency int, held time.Time, back comeback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d, ok := r.known[number]
@@ -75,7 +86,8 @@ func (r *waitingRoom) put(number int64, urgency int, held time.Time) {
 		return
 	}
 	d.urgency, d.back, d.missed = urgency, false, false
-	if d.due = time.Now().Add(d.stays()); held.After(d.due) {
+	d.blocked = back.blocked
+	if d.due = back.due; held.After(d.due) {
 		d.due = held
 	}
 	d.times++
@@ -83,16 +95,24 @@ func (r *waitingRoom) put(number int64, urgency int, held time.Time) {
 	r.signal()
 }
 
-// stays is how long a message stays deferred the next time.
-func (d deferredMessage) stays() time.Duration {
-	return min(comesBackAfter<<min(d.times, 10), comesBackMost)
-}
-
-// until is when a message comes back that is deferred now.
-func (r *waitingRoom) until(number int64) time.Time {
+// usual is how long a message stays deferred the next time, where nothing tells.
+func (r *waitingRoom) usual(number int64) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return time.Now().Add(r.known[number].stays())
+	return min(comesBackAfter<<min(r.known[number].times, 10), comesBackUsual)
+}
+
+// released brings back what the volume guard has stopped.
+func (r *waitingRoom) released() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for number, d := range r.known {
+		if d.blocked && !d.back && d.due.After(now) {
+			d.due = now
+			r.known[number] = d
+		}
+	}
 }
 
 // forget drops a message that is settled, or not to be had.
@@ -154,12 +174,39 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	return numbers, wait
 }
 
-// dueAgain is when a message comes back that is deferred now.
-func (c *Consumer) dueAgain(m *message) time.Time {
+// comesBack is when a message comes back that is deferred now: with the next attempt for one of its users.
+func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
+	now := time.Now()
 	if m.SequenceNumber == nil {
-		return time.Now()
+		return comeback{due: now}
 	}
-	return m.from.room.until(*m.SequenceNumber)
+	back.due = now.Add(comesBackMost)
+	usual := now.Add(m.from.room.usual(*m.SequenceNumber))
+	waits := 0 // users for whom time alone decides
+	for _, r := range results {
+		if r.outcome != unfinished || r.waits == nil {
+			continue
+		}
+		if c.dispatch.Blocked(r.waits.Kind) {
+			back.blocked = true
+			continue
+		}
+		waits++
+		due := usual
+		if next := c.dispatch.NextAttempt(r.key); next.After(now) {
+			due = next
+		}
+		if due.Before(back.due) {
+			back.due = due
+		}
+	}
+	if waits == 0 && !back.blocked {
+		back.due = usual
+	}
+	if least := now.Add(comesBackAfter + time.Duration(max(0, waits-1))*comesBackEach); back.due.Before(least) {
+		back.due = least
+	}
+	return back
 }
 
 // dueProperty tells other replicas when a deferred message is due.
@@ -187,7 +234,7 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 		if m.deferred && err != nil {
 			held = m.known.Lock.Until().Add(comesBackAfter)
 		}
-		m.from.room.put(*m.SequenceNumber, urgency, held)
+		m.from.room.put(*m.SequenceNumber, urgency, held, c.comesBack(m, results))
 	case m.deferred:
 		m.from.room.forget(*m.SequenceNumber)
 	}
@@ -198,10 +245,17 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 // ends.
 func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, delivery)) {
 	room := s.room
+	released := c.dispatch.Released()
 	var look time.Time // when to look for forgotten ones
 	for ctx.Err() == nil {
 		if !time.Now().Before(look) {
 			look = time.Now().Add(c.findDeferred(ctx, s))
+		}
+		select {
+		case <-released:
+			released = c.dispatch.Released()
+			room.released()
+		default:
 		}
 		wait := time.Until(look)
 		most := fetchAtOnce
@@ -222,6 +276,7 @@ func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, 
 		select {
 		case <-timer.C:
 		case <-room.changed:
+		case <-released:
 		case <-ctx.Done():
 		}
 		timer.Stop()

@@ -170,6 +170,26 @@ func (d *Dispatcher) Flush(m *dedupe.Message) { d.ledger.Flush(m) }
 // Limit is how many more messages may be received when so many of most are in flight.
 func (d *Dispatcher) Limit(inFlight, most int) int { return d.queue.limit(inFlight, most) }
 
+// NextAttempt is when the next attempt for a user who has failed is due; zero for whoever has not failed.
+func (d *Dispatcher) NextAttempt(key string) time.Time {
+	budget, _ := d.budgets.of(key)
+	return budget.next
+}
+
+// Blocked says that the volume guard stops attempts for events of the type.
+func (d *Dispatcher) Blocked(kind string) bool {
+	d.queue.mu.Lock()
+	defer d.queue.mu.Unlock()
+	return d.queue.volume.Blocked(kind)
+}
+
+// Released is closed when the volume guard is released for some types of events.
+func (d *Dispatcher) Released() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.released
+}
+
 // Open says that attempts are stopped but for probes.
 func (d *Dispatcher) Open() bool {
 	d.queue.mu.Lock()
