@@ -12,12 +12,12 @@ func TestADecidedMessageIsNotRememberedAmongThoseWhoFail(t *testing.T) {
 	l.AllEntered(e.Message)
 	w.Start()
 	w.Retry(true)
-	if s := l.shares[0]; s.failing != 1 || len(s.failed) != 1 {
+	if s := l.shares[0]; s.failing != 1 || s.failed.Len() != 1 {
 		t.Fatalf("%+v", s)
 	}
 	w.Start()
 	w.Failed(Attempt{Start: time.Now()}, nil)
-	if s := l.shares[0]; s.failing != 0 || len(s.failed) != 0 {
+	if s := l.shares[0]; s.failing != 0 || s.failed.Len() != 0 {
 		t.Errorf("%+v: it grows with each user who fails", s)
 	}
 }

@@ -33,7 +33,8 @@ type Ledger struct {
 	cfg Config
 
 	mu       sync.Mutex
-	works    map[string]*Work // users with unsettled events or an attempt on the wire
+	works    map[string]*Work   // users with unsettled events or an attempt on the wire
+	parked   map[*Work]struct{} // of them, those that wait for the end of a window
 	verdicts memory
 	shares   []share // by source
 	hurry    bool    // nothing is parked any more
@@ -42,7 +43,7 @@ type Ledger struct {
 // New returns an empty Ledger.
 func New(cfg Config) *Ledger {
 	cfg.Remember = max(cfg.Remember, cfg.Window)
-	return &Ledger{cfg: cfg, works: map[string]*Work{}, verdicts: memory{max: cfg.MaxUsers, keep: cfg.Remember}}
+	return &Ledger{cfg: cfg, works: map[string]*Work{}, parked: map[*Work]struct{}{}, verdicts: memory{max: cfg.MaxUsers, keep: cfg.Remember}}
 }
 
 // Enter decides what an event of a user means, by what the ledger knows of the user. The event's Done may be closed on
@@ -127,7 +128,7 @@ func (l *Ledger) Hurry() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.hurry = true
-	for _, w := range l.works {
+	for w := range l.parked {
 		w.unpark()
 	}
 }
@@ -161,27 +162,24 @@ type State struct {
 func (l *Ledger) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := State{Pending: len(l.works), Remembered: l.verdicts.len()}
+	s := State{Pending: len(l.works), Parked: len(l.parked), Remembered: l.verdicts.len()}
 	for _, w := range l.works {
 		if w.onWire {
 			s.OnWire++
-		}
-		if !w.parkedUntil.IsZero() {
-			s.Parked++
 		}
 	}
 	return s
 }
 
 func (l *Ledger) newWork(key string) *Work {
-	w := &Work{ledger: l, key: key, more: make(chan struct{}, 1)}
+	w := &Work{ledger: l, key: key}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	l.works[key] = w
 	return w
 }
 
 func (l *Ledger) drop(w *Work) {
-	w.parkedUntil = time.Time{}
+	w.endPark()
 	w.cancel()
 	delete(l.works, w.key)
 }

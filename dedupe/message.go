@@ -1,6 +1,7 @@
 package dedupe
 
 import (
+	"container/list"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -34,13 +35,13 @@ type Message struct {
 	ended chan struct{} // is signalled when the end of an event is decided
 
 	// The ledger's lock guards all below.
-	open    int // events without an end, and 1 until AllEntered
-	parked  int // of them, those that wait for a window, or beside an attempt
-	failing int // of them, those whose users have failed
-	held    int // of these, those for whom no attempt begins soon
-	untried int // failing ones that wait for an attempt, and of whom none has ended since the message was received
-	since   time.Time
-	gone    bool // asked to be set aside: it is in no share any more
+	open    int           // events without an end, and 1 until AllEntered
+	parked  int           // of them, those that wait for a window, or beside an attempt
+	failing int           // of them, those whose users have failed
+	held    int           // of these, those for whom no attempt begins soon
+	untried int           // failing ones that wait for an attempt, and of whom none has ended since the message was received
+	failed  *list.Element // its place among those of its source that fail; nil when it has none
+	gone    bool          // asked to be set aside: it is in no share any more
 }
 
 // NewMessage returns the Message of one delivery. AllEntered must follow.
@@ -91,12 +92,12 @@ const (
 // share is how many messages of a source are in a state that may last.
 type share struct {
 	parked, failing int
-	failed          map[*Message]struct{} // the failing ones
+	failed          *list.List // *Message: the failing ones that can be set aside, the one that has failed longest first
 }
 
 func (l *Ledger) shareOf(source int) *share {
 	for len(l.shares) <= source {
-		l.shares = append(l.shares, share{failed: map[*Message]struct{}{}})
+		l.shares = append(l.shares, share{failed: list.New()})
 	}
 	return &l.shares[source]
 }
@@ -145,11 +146,20 @@ func (l *Ledger) count(m *Message, s state, n int) {
 		sh.parked += n
 	case n > 0:
 		sh.failing++
-		sh.failed[m] = struct{}{}
-		m.since = time.Now()
+		if !m.Fixed {
+			m.failed = sh.failed.PushBack(m)
+		}
 	default:
-		sh.failing--
-		delete(sh.failed, m)
+		sh.recovered(m)
+	}
+}
+
+// recovered takes a message out that fails no more.
+func (s *share) recovered(m *Message) {
+	s.failing--
+	if m.failed != nil {
+		s.failed.Remove(m.failed)
+		m.failed = nil
 	}
 }
 
@@ -174,10 +184,7 @@ func (l *Ledger) callParked(source int) bool {
 	var most *Work
 	var fewest *Message
 	freed := 0 // messages, if most is called
-	for _, w := range l.works {
-		if w.parkedUntil.IsZero() {
-			continue
-		}
+	for w := range l.parked {
 		n := 0
 		for _, e := range w.pending {
 			m := e.Message
@@ -208,7 +215,7 @@ func (l *Ledger) callParked(source int) bool {
 
 // callAll calls for each parked user of a message.
 func (l *Ledger) callAll(m *Message) {
-	for _, w := range l.works {
+	for w := range l.parked {
 		if slices.ContainsFunc(w.pending, func(e *Event) bool { return e.Message == m }) {
 			w.unpark()
 		}
@@ -239,13 +246,13 @@ func (l *Ledger) longestBeside(source int) *Message {
 }
 
 // longest is the message that has failed longest of those that may be set aside.
-func (s *share) longest() (longest *Message) {
-	for m := range s.failed {
-		if m.mayGo() && (longest == nil || m.since.Before(longest.since)) {
-			longest = m
+func (s *share) longest() *Message {
+	for at := s.failed.Front(); at != nil; at = at.Next() {
+		if m := at.Value.(*Message); m.mayGo() {
+			return m
 		}
 	}
-	return longest
+	return nil
 }
 
 // mayGo says that the message may be set aside: none of its users waits for a first attempt.
@@ -263,8 +270,7 @@ func (l *Ledger) setAside(m *Message) bool {
 		sh.parked--
 	}
 	if m.failing > 0 {
-		sh.failing--
-		delete(sh.failed, m)
+		sh.recovered(m)
 	}
 	m.gone = true
 	close(m.aside)

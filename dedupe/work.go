@@ -33,7 +33,7 @@ type Work struct {
 
 	failing     bool // the user has failed since the last verdict, or waits for somebody else
 	paused      bool
-	more        chan struct{} // is signalled when another event has come
+	more        chan struct{} // is signalled when another event has come; nil until somebody asks for it
 	parkedUntil time.Time
 	parkedFor   time.Time     // the end of the last window that they were parked for: it is not parked for it again
 	called      chan struct{} // closed when a parked event is to be called now
@@ -65,8 +65,15 @@ func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string
 	return w.urgency, kind
 }
 
-// More is signalled when another event has come.
-func (w *Work) More() <-chan struct{} { return w.more }
+// More is signalled when another event has come since More was first called.
+func (w *Work) More() <-chan struct{} {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	if w.more == nil {
+		w.more = make(chan struct{}, 1)
+	}
+	return w.more
+}
 
 // AwaitWindow returns when a parked event is to be called: at the end of the window, or earlier when the ledger hurries
 // or needs room, or when nobody waits any more. It returns at once when nothing is parked.
@@ -375,6 +382,7 @@ func (w *Work) park(until time.Time) {
 		return
 	}
 	w.parkedUntil, w.parkedFor = until, until
+	w.ledger.parked[w] = struct{}{}
 	w.called = make(chan struct{})
 	w.markPending()
 	for _, e := range w.pending {
@@ -382,11 +390,16 @@ func (w *Work) park(until time.Time) {
 	}
 }
 
+func (w *Work) endPark() {
+	w.parkedUntil = time.Time{}
+	delete(w.ledger.parked, w)
+}
+
 func (w *Work) unpark() {
 	if w.parkedUntil.IsZero() {
 		return
 	}
-	w.parkedUntil = time.Time{}
+	w.endPark()
 	close(w.called)
 	for _, e := range w.pending {
 		w.ledger.mark(e, w.state())

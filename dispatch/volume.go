@@ -152,11 +152,12 @@ func (d *Dispatcher) awaitRelease(w *dedupe.Work) bool {
 		d.blocked--
 		d.mu.Unlock()
 	}()
+	more := w.More() // before it is looked: an event that comes in between is not missed
 	for d.stopped(w) {
 		select {
 		case <-released:
 			return true
-		case <-w.More():
+		case <-more:
 		case <-w.Context().Done():
 			return false
 		}
