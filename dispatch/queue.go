@@ -433,10 +433,13 @@ func (q *queue) canary(later func(time.Duration)) {
 		return
 	}
 	waits := len(q.first)+len(q.retries) > 0
+	now := time.Now()
+	if wait, due := q.breaker.CanaryDue(waits, true, now); !due && wait == 0 {
+		return // nearly always; the rest takes longer to find out
+	}
 	if !waits && q.tripped() {
 		return // nobody is to be called until an operator says so
 	}
-	now := time.Now()
 	wait, due := q.breaker.CanaryDue(waits, waits || q.active(), now)
 	if !due {
 		later(wait)

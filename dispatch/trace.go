@@ -8,25 +8,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// attemptSpan begins the span of the attempt that w has just started, under that of the newest message it is made for. Without
-// a Tracer there is none.
-func (d *Dispatcher) attemptSpan(w *dedupe.Work) trace.Span {
-	if d.parts.Tracer == nil {
-		return nil
-	}
+// traced makes an attempt in a span under that of the newest message it is made for. The error's text may name the user, and is
+// left out. It is a function of its own to keep its variables off the stacks of all attempts where there is no Tracer.
+func (d *Dispatcher) traced(ctx context.Context, w *dedupe.Work, user event.User) (revoker.Attempt, error) {
 	parent, _ := w.Tag().(trace.SpanContext)
 	_, span := d.parts.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent), "POST revokeSignInSessions", trace.WithSpanKind(trace.SpanKindClient))
-	return span
-}
-
-// endAttemptSpan ends the span. The error's text may name the user, and is left out.
-func endAttemptSpan(span trace.Span, attempt revoker.Attempt, err error) {
-	if span == nil {
-		return
-	}
+	attempt, err := d.parts.Revoker.Revoke(ctx, user)
 	span.SetAttributes(
 		attribute.String("http.request.method", "POST"),
 		attribute.String("microsoft.request_id", attempt.RequestID),
@@ -39,4 +30,5 @@ func endAttemptSpan(span trace.Span, attempt revoker.Attempt, err error) {
 		span.SetStatus(codes.Error, "failed")
 	}
 	span.End()
+	return attempt, err
 }

@@ -179,10 +179,10 @@ func (d *Dispatcher) attempt(hard context.Context, w *dedupe.Work, user event.Us
 		ctx, cancel = context.WithTimeout(hard, p.timeout)
 		defer cancel()
 	}
-	span := d.attemptSpan(w)
-	attempt, err := d.parts.Revoker.Revoke(ctx, user)
-	endAttemptSpan(span, attempt, err)
-	return attempt, err
+	if d.parts.Tracer == nil {
+		return d.parts.Revoker.Revoke(ctx, user)
+	}
+	return d.traced(ctx, w, user)
 }
 
 // longSleep is how long a wait is at least that messages are not kept in flight for which have been set aside before: as long
