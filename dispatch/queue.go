@@ -42,10 +42,9 @@ type queue struct {
 	shared    *replicas.Pace // the same, if it is shared with other replicas; otherwise nil
 	breaker   *retry.Breaker
 	volume    *guard.Volume
-	first     lane
-	retries   lane
-	waiting   map[string]*permit // by user
-	full      []*permit          // wait until a reservation of the volume guard is decided
+	lanes                        // who may have the next permit
+	full      map[string]*lanes  // who waits until a reservation of the volume guard is decided, by type
+	waiting   map[string]*permit // all of these, by user
 	last      bool               // the last permit was for a retry
 	places    int                // handed out
 	running   int                // attempts in flight that are not late
@@ -83,7 +82,8 @@ type permit struct {
 	request
 	urgent int
 	kind   string
-	index  int // in the lane; -1 when granted or gone
+	in     *lane // nil when granted or gone
+	index  int   // there
 
 	granted  chan struct{}
 	err      error         // why it was not granted
@@ -102,6 +102,7 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *replicas.Pace,
 		limiter:     retry.NewPace(concurrency + maxLate),
 		breaker:     retry.NewBreaker(account),
 		volume:      guard.NewVolume(volume),
+		full:        map[string]*lanes{},
 		waiting:     map[string]*permit{},
 		active:      func() bool { return true },
 	}
@@ -127,7 +128,7 @@ func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	p := &permit{request: r, granted: make(chan struct{})}
 	q.mu.Lock()
 	p.urgent, p.kind = r.urgency(q.volume.Blocked)
-	q.push(p)
+	q.lanes.push(p)
 	q.waiting[p.user] = p
 	q.grant()
 	q.mu.Unlock()
@@ -147,28 +148,39 @@ func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	return nil, context.Cause(ctx)
 }
 
-func (q *queue) lane(p *permit) *lane {
-	if p.retry {
-		return &q.retries
-	}
-	return &q.first
-}
-
-func (q *queue) push(p *permit) { heap.Push(q.lane(p), p) }
-
 // leave takes a permit out that is not granted.
 func (q *queue) leave(p *permit) {
-	if p.index >= 0 {
-		heap.Remove(q.lane(p), p.index)
-	}
-	for i, other := range q.full {
-		if other == p {
-			q.full = append(q.full[:i:i], q.full[i+1:]...)
-			break
-		}
+	if p.in != nil {
+		p.out()
+		q.readmit(p.kind) // it may have been the one for whom there was a place
 	}
 	if q.waiting[p.user] == p {
 		delete(q.waiting, p.user)
+	}
+}
+
+// waitForOthers lets a user wait until an attempt for the same type of event has ended.
+func (q *queue) waitForOthers(p *permit) {
+	kind := q.volume.Name(p.kind)
+	if q.full[kind] == nil {
+		q.full[kind] = &lanes{}
+	}
+	q.full[kind].push(p)
+}
+
+// readmit lets the first of each lane ask again of those that wait for the volume guard with the type, since it may answer
+// otherwise now. If it does, the next ones follow: many may wait, and not all of them can have one place.
+func (q *queue) readmit(kind string) {
+	full := q.full[q.volume.Name(kind)]
+	if full == nil {
+		return
+	}
+	for _, l := range []lane{full.first, full.retries} {
+		if len(l) > 0 {
+			p := l[0]
+			p.out()
+			q.lanes.push(p)
+		}
 	}
 }
 
@@ -176,11 +188,17 @@ func (q *queue) leave(p *permit) {
 func (q *queue) raise(user string, urgency int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if p := q.waiting[user]; p != nil && urgency < p.urgent {
-		p.urgent, p.kind = p.urgency(q.volume.Blocked)
-		if p.index >= 0 {
-			heap.Fix(q.lane(p), p.index)
-		}
+	p := q.waiting[user]
+	if p == nil || urgency >= p.urgent {
+		return
+	}
+	before := p.kind
+	p.urgent, p.kind = p.urgency(q.volume.Blocked)
+	heap.Fix(p.in, p.index)
+	if p.kind != before && p.in != q.of(p) { // the volume guard is asked for another type
+		p.out()
+		q.lanes.push(p)
+		q.grant()
 	}
 }
 
@@ -238,11 +256,7 @@ func (q *queue) end(p *permit) {
 	if len(q.begun) > 4*(q.concurrency+maxLate) { // the first ones last, and may not be late
 		q.begun = slices.DeleteFunc(q.begun, func(p *permit) bool { return p.ended })
 	}
-	full := q.full
-	q.full = nil
-	for _, other := range full {
-		q.push(other)
-	}
+	q.readmit(p.kind)
 	q.grant()
 	q.signal()
 }
@@ -316,19 +330,20 @@ func (q *queue) grant() {
 			later(wait)
 			break
 		}
-		heap.Remove(q.lane(p), p.index)
+		p.out()
 		var outcome guard.Outcome
 		if p.reserved, outcome = q.volume.Reserve(p.kind, p.user, now); outcome == guard.Wait {
-			q.full = append(q.full, p)
+			q.waitForOthers(p)
 			continue
 		}
 		delete(q.waiting, p.user)
 		if outcome == guard.Tripped {
 			p.err = errTripped
 			close(p.granted)
-			continue
+		} else {
+			q.begin(p, now)
 		}
-		q.begin(p, now)
+		q.readmit(p.kind)
 	}
 	if again > 0 {
 		q.timer.Reset(again)
@@ -509,6 +524,27 @@ func (q *queue) signal() {
 	}
 }
 
+// lanes are one lane for first attempts, and one for retries.
+type lanes struct{ first, retries lane }
+
+func (l *lanes) of(p *permit) *lane {
+	if p.retry {
+		return &l.retries
+	}
+	return &l.first
+}
+
+func (l *lanes) push(p *permit) {
+	p.in = l.of(p)
+	heap.Push(p.in, p)
+}
+
+// out takes a permit out of its lane.
+func (p *permit) out() {
+	heap.Remove(p.in, p.index)
+	p.in = nil
+}
+
 // lane is a heap (container/heap) of permits.
 type lane []*permit
 
@@ -536,6 +572,5 @@ func (l *lane) Pop() any {
 	p := (*l)[last]
 	(*l)[last] = nil
 	*l = (*l)[:last]
-	p.index = -1
 	return p
 }

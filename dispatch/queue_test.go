@@ -407,10 +407,10 @@ func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
 		}
 		e.leave() // from among those that wait for the guard
 		synctest.Wait()
-		if !errors.Is(e.err, errLeft) || len(q.full) != 2 || len(q.waiting) != 2 {
-			t.Errorf("%v; %d wait for the guard, %d in all", e.err, len(q.full), len(q.waiting))
+		if full := len(q.full["left"].first); !errors.Is(e.err, errLeft) || full != 2 || len(q.waiting) != 2 {
+			t.Errorf("%v; %d wait for the guard, %d in all", e.err, full, len(q.waiting))
 		}
-		q.raise("d", -1) // in no lane now
+		q.raise("d", -1) // in none of the two lanes now
 		_ = q.done(a.permit, 0, true, nil)
 		if got := began([]*user{c, d}); got != nil {
 			t.Fatalf("%v began: one is signed out, and another may be", got)
@@ -437,6 +437,48 @@ func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
 			t.Errorf("%v", known.err)
 		}
 		_ = q.done(other.permit, 0, true, nil)
+	})
+}
+
+// Whoever could have had the place that was given back goes away before there is room; it is the next one's then.
+func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
+	bubble(t, 2, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
+		a := ask(t, q, "a", wish{kind: "left"})
+		b, c := ask(t, q, "b", wish{kind: "left"}), ask(t, q, "c", wish{kind: "left"})
+		again := ask(t, q, "again", wish{kind: "left", retry: true})
+		other := ask(t, q, "other", wish{kind: "stolen"})
+		q.mu.Lock()
+		q.concurrency = 1
+		q.mu.Unlock()
+		_ = q.done(a.permit, 0, true, notFound)
+		if got := began([]*user{b, c, again}); got != nil {
+			t.Fatalf("%v began: there is no room", got)
+		}
+		b.leave()
+		again.leave()
+		synctest.Wait()
+		_ = q.done(other.permit, 0, true, nil)
+		if !c.began() {
+			t.Error("the last of three did not begin, although two went away")
+		}
+		_ = q.done(c.permit, 0, true, nil)
+	})
+}
+
+func TestAnEventOfAnotherTypeNeedNotWaitForTheVolumeOfTheFirst(t *testing.T) {
+	bubble(t, 8, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
+		a := ask(t, q, "a", wish{kind: "left"})
+		urgency, kind := 5, "left"
+		b := askBy(t, q, "b", wish{}, func(func(string) bool) (int, string) { return urgency, kind })
+		if b.began() {
+			t.Fatal("began beyond the limit")
+		}
+		urgency, kind = 0, "stolen"
+		if q.raise("b", 0); !b.began() {
+			t.Error("waits for those of the type that it came with first")
+		}
+		_ = q.done(a.permit, 0, true, nil)
+		_ = q.done(b.permit, 0, true, nil)
 	})
 }
 

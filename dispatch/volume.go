@@ -95,6 +95,10 @@ func (d *Dispatcher) release(r guard.Release) (released []string) {
 	q := d.queue
 	q.mu.Lock()
 	released = q.volume.Release(r, time.Now())
+	for kind := range q.full {
+		q.readmit(kind) // the limit may be another one
+	}
+	q.grant()
 	q.mu.Unlock()
 	if released != nil {
 		d.mu.Lock()
@@ -111,6 +115,8 @@ func (d *Dispatcher) trip(kind string) {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
 	d.queue.volume.Trip(kind)
+	d.queue.readmit(kind)
+	d.queue.grant()
 }
 
 // volumeState is a picture of the volume guard.

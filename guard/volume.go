@@ -156,13 +156,20 @@ func (v *Volume) Refund(r Reservation) {
 	}
 }
 
+// Name is the name under which a kind is counted: beyond a number of them the others are counted
+// together.
+func (v *Volume) Name(kind string) string {
+	if v.kinds[kind] == nil && len(v.kinds) >= maxKinds-1 {
+		return otherKind
+	}
+	return kind
+}
+
 // kind is what is counted under a name.
 func (v *Volume) kind(name string) *kind {
+	name = v.Name(name)
 	if k := v.kinds[name]; k != nil {
 		return k
-	}
-	if len(v.kinds) >= maxKinds-1 && name != otherKind {
-		return v.kind(otherKind)
 	}
 	k := &kind{counted: map[uint64]struct{}{}, pending: map[uint64]int{}}
 	v.kinds[name] = k

@@ -337,3 +337,13 @@ func TestReleaseFiles(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestKindsBeyondTheBoundShareAName(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
+	for i := range 100 {
+		v.Reserve(fmt.Sprint("kind ", i), "ada", time.Now())
+	}
+	if v.Name("kind 0") != "kind 0" || v.Name("kind 98") != "other" || v.Name("kind 99") != v.Name("unheard of") {
+		t.Errorf("%q, %q, %q", v.Name("kind 0"), v.Name("kind 98"), v.Name("kind 99"))
+	}
+}

@@ -1,0 +1,70 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/guard"
+)
+
+// crowd is how many users wait for a permit.
+const crowd = 20_000
+
+// crowded lets a crowd wait with events of a type for which nobody may begin.
+func crowded(b *testing.B, q *queue, kind string) {
+	ctx, leave := context.WithCancelCause(b.Context())
+	over := make(chan struct{}, crowd)
+	for i := range crowd {
+		go func() {
+			_, _ = q.wait(ctx, request{user: fmt.Sprint("crowd:", i), place: q.newPlace(), urgency: func(func(string) bool) (int, string) { return 5, kind }})
+			over <- struct{}{}
+		}()
+	}
+	for waiting := 0; waiting < crowd; {
+		time.Sleep(time.Millisecond)
+		q.mu.Lock()
+		waiting = len(q.waiting)
+		q.mu.Unlock()
+	}
+	b.Cleanup(func() {
+		leave(errors.New("the benchmark is over"))
+		for range crowd {
+			<-over
+		}
+	})
+}
+
+func attempts(b *testing.B, q *queue, kind string) {
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		p, err := q.wait(b.Context(), request{user: fmt.Sprint("user:", i), place: q.newPlace(), urgency: func(func(string) bool) (int, string) { return 0, kind }})
+		if err != nil {
+			b.Fatal(err)
+		}
+		q.done(p, 0, true, nil)
+	}
+}
+
+func BenchmarkAnAttempt(b *testing.B) {
+	empty := func(b *testing.B) *queue {
+		q := newQueue(64, guard.VolumeConfig{Kinds: []string{"device.lost", "user.offboarded"}, Max: 1, Window: time.Hour}, nil, false)
+		q.ask = func(int, time.Duration) { go q.canaryDone(1, 0, nil, false) }
+		q.volume.Release(guard.Release{Type: "device.lost", Until: time.Now().Add(time.Hour), MaxUsers: 1 << 30}, time.Now())
+		b.Cleanup(q.stop)
+		return q
+	}
+	b.Run("while nobody waits", func(b *testing.B) { attempts(b, empty(b), "device.lost") })
+	b.Run("while many wait for the last place in the volume of another type", func(b *testing.B) {
+		q := empty(b)
+		last, err := q.wait(b.Context(), request{user: "last", place: q.newPlace(), urgency: func(func(string) bool) (int, string) { return 5, "user.offboarded" }})
+		if err != nil {
+			b.Fatal(err)
+		}
+		crowded(b, q, "user.offboarded")
+		attempts(b, q, "device.lost")
+		q.cancel(last)
+	})
+}
