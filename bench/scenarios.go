@@ -43,9 +43,9 @@ func waitsAt(name string, rate, events int) ([]float64, error) {
 		return nil, err
 	}
 	var waits []float64
-	for _, call := range s.graph.Calls() {
+	for _, call := range s.calls() {
 		var user int64
-		if _, err := fmt.Sscanf(call.UserID, "00000000-0000-4000-8000-%d", &user); err != nil {
+		if _, err := fmt.Sscanf(call.UserID, idPrefix+"%d", &user); err != nil {
 			return nil, err
 		}
 		if user > 0 {
@@ -158,7 +158,7 @@ func throttled(name string, o options, q graph.Quota, workers int, env ...string
 	}
 	var first, last time.Time
 	revoked, refused := map[string]bool{}, 0
-	for _, call := range s.graph.Calls() {
+	for _, call := range s.calls() {
 		if first.IsZero() || call.Start.Before(first) {
 			first = call.Start
 		}

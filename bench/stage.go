@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -113,7 +115,15 @@ func (s *stage) observe(r servicebus.Record) {
 	}
 }
 
-func userID(i int) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", i) }
+// idPrefix begins the id of each user of the stage. A canary for nobody asks for a random one.
+const idPrefix = "00000000-0000-4000-8000-"
+
+func userID(i int) string { return fmt.Sprintf("%s%012d", idPrefix, i) }
+
+// calls are those for users, without canaries.
+func (s *stage) calls() []graph.Call {
+	return slices.DeleteFunc(s.graph.Calls(), func(c graph.Call) bool { return !strings.HasPrefix(c.Key, idPrefix) })
+}
 
 func event(user int) *azservicebus.Message {
 	return &azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, userID(user))}

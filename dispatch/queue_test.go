@@ -459,7 +459,7 @@ func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
 		synctest.Wait()
 		_ = q.done(other.permit, 0, true, nil)
 		if !c.began() {
-			t.Error("the last of three did not begin, although two went away")
+			t.Fatal("the last of three did not begin, although two went away")
 		}
 		_ = q.done(c.permit, 0, true, nil)
 	})
