@@ -128,7 +128,7 @@ func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	p := &permit{request: r, granted: make(chan struct{})}
 	q.mu.Lock()
 	p.urgent, p.kind = r.urgency(q.volume.Blocked)
-	q.lanes.push(p)
+	q.push(p)
 	q.waiting[p.user] = p
 	q.grant()
 	q.mu.Unlock()
@@ -179,7 +179,7 @@ func (q *queue) readmit(kind string) {
 		if len(l) > 0 {
 			p := l[0]
 			p.out()
-			q.lanes.push(p)
+			q.push(p)
 		}
 	}
 }
@@ -197,7 +197,7 @@ func (q *queue) raise(user string, urgency int) {
 	heap.Fix(p.in, p.index)
 	if p.kind != before && p.in != q.of(p) { // the volume guard is asked for another type
 		p.out()
-		q.lanes.push(p)
+		q.push(p)
 		q.grant()
 	}
 }

@@ -80,9 +80,9 @@ func (e *ExhaustedError) Unwrap() error { return e.Err }
 type Budget struct {
 	retrier  *Retrier
 	waits    *backoff.ExponentialBackOff // nil until something fails
-	start    time.Time // the first attempt that ended with a failure of the user's own
-	began    time.Time // the attempt under way
-	since    time.Time // the last failure, or start: what began later can tell whether failures are everyone's
+	start    time.Time                   // the first attempt that ended with a failure of the user's own
+	began    time.Time                   // the attempt under way
+	since    time.Time                   // the last failure, or start: what began later can tell whether failures are everyone's
 	attempts int
 	failures int // that were not everyone's
 	counted  int // of them, those that use the budget up
