@@ -149,6 +149,7 @@ func (c *checker) bound(m *life, person int, troubles []span) (from, by time.Tim
 			troubles = append(troubles, c.during(f))
 		}
 	}
+	troubles = append(troubles, c.hanging(person)...)
 	slices.SortFunc(troubles, func(a, b span) int { return a.from.Compare(b.from) })
 	from = m.enqueued
 	for again := true; again; {
@@ -162,6 +163,26 @@ func (c *checker) bound(m *life, person int, troubles []span) (from, by time.Tim
 		}
 	}
 	return from, by
+}
+
+// hanging is when calls for a person hang that have met a fault: for longer than the fault itself lasts, up to the timeout of calls, and
+// no other one begins meanwhile.
+func (c *checker) hanging(person int) (hang []span) {
+	for _, call := range c.readsOf[person] {
+		if !call.Fault {
+			continue
+		}
+		end := call.End
+		for _, f := range c.Faults {
+			if s := c.during(f); f.Kind == Endless && !call.Start.Before(s.from) && !call.Start.After(s.to) {
+				end = call.Start.Add(callFor) // the answer has begun, and never ends
+			}
+		}
+		if end.After(call.Start) {
+			hang = append(hang, span{call.Start, end})
+		}
+	}
+	return hang
 }
 
 // during is when a fault acts.
