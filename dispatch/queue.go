@@ -386,12 +386,13 @@ func (q *queue) room(now time.Time, later func(time.Duration)) bool {
 // next is who may begin now; nil for nobody.
 func (q *queue) next(now time.Time, later func(time.Duration)) *permit {
 	if _, cause := q.breaker.Open(); cause != nil {
-		wait, ok := q.breaker.Allow(false, now)
+		p := q.untried()
+		wait, ok := q.breaker.Allow(q.breaker.Tried(p.user) > 0, now)
 		if !ok {
 			later(wait)
 			return nil
 		}
-		return q.untried()
+		return p
 	}
 	lanes := []*lane{&q.first, &q.retries}
 	if q.retryFirst() {

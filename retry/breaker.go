@@ -23,6 +23,9 @@ const (
 	// probeFirst and probeMax bound the wait between two probes, which doubles: an outage costs Graph one attempt in 10 s.
 	probeFirst = time.Second
 	probeMax   = 10 * time.Second
+	// soonAtMost is how many users are tried cautiously while it is open, beside the probes: a canary may lie, and whoever would succeed
+	// must not wait for the probes of all who fail. It is what an outage costs Graph beside them.
+	soonAtMost = 256
 	// canary stands for the canary where users are named.
 	canary = "\x00canary"
 )
@@ -53,6 +56,8 @@ type Breaker struct {
 	waits  *backoff.ExponentialBackOff
 	probe  string // who is probed, "" for nobody
 	turn   bool   // the next probe is the canary's
+	soon   int    // users tried cautiously since it opened
+	extra  bool   // the attempt that Allow has allowed last, or the probe, is one of them
 
 	entering map[string]struct{} // attempts in flight while half-open
 
@@ -109,24 +114,20 @@ func (b *Breaker) Suspicion() (suspected, users bool) {
 
 // Timeout bounds the next attempt beside its own timeout; 0 does not.
 func (b *Breaker) Timeout(retry bool) time.Duration {
-	if b.closed && b.suspected && b.down && !retry {
+	if b.closed && b.suspected && b.down && !retry || !b.closed && b.cause != nil && b.extra {
 		return CautiousTimeout
 	}
 	return 0
 }
 
-// Allow says whether an attempt may begin: the first of a user, or a retry. If not, wait is how long until it is worth asking
-// again; 0 means when an attempt has ended.
+// Allow says whether an attempt may begin: the first of a user, or a retry; while it is open, of somebody who was not tried since then, or who
+// was. If not, wait is how long until it is worth asking again; 0 means when an attempt has ended.
 func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool) {
 	switch {
 	case !b.closed && b.cause == nil:
 		return 0, len(b.entering) < entrants
 	case !b.closed:
-		if b.probe != "" || b.turn {
-			return 0, false
-		}
-		wait = max(0, b.next.Sub(now))
-		return wait, wait == 0
+		return b.allowProbe(retry, now)
 	case !b.suspected:
 		return 0, true
 	case retry:
@@ -136,6 +137,27 @@ func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool)
 		return wait, wait == 0
 	}
 	return 0, true
+}
+
+// allowProbe says whether a probe may begin, of somebody who was not tried yet since it opened unless again. The canary and users are probed in
+// turn; those who were not tried yet also in between, while the fault may be the users' and the canary's.
+func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok bool) {
+	if b.probe != "" {
+		return 0, false
+	}
+	if wait = max(0, b.next.Sub(now)); wait == 0 && !b.turn {
+		b.extra = false
+		return 0, true
+	}
+	if again || b.soon >= soonAtMost || systemic(b.cause) || throttled(b.cause) {
+		if b.turn {
+			wait = 0
+		}
+		return wait, false
+	}
+	wait = max(0, b.cautious.Sub(now))
+	b.extra = wait == 0
+	return wait, b.extra
 }
 
 // Tried is 0 for a user whose attempt was not tried since the breaker opened, and grows with each try of any user: a probe
@@ -149,6 +171,9 @@ func (b *Breaker) Begin(user string, retry bool, now time.Time) {
 		b.entering[user] = struct{}{}
 	case !b.closed:
 		b.probe = user
+		if b.extra {
+			b.soon++
+		}
 	}
 	switch {
 	case retry:
@@ -184,6 +209,10 @@ func (b *Breaker) Cancel(user string, retry bool) {
 func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 	wasProbe := b.probe == user
 	b.Cancel(user, retry)
+	if wasProbe && b.extra && suspicious(err) {
+		b.try(user) // others were, and will be
+		return
+	}
 	if !retry && (!suspicious(err) || forbids(err) && b.well) {
 		// What is answered about a user, even that there is no such user, is no sign of a fault of everyone's: thousands of unknown users
 		// must not hold up others, because a few met a 5xx.
@@ -217,9 +246,11 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 		b.close() // an answer about one user: token and permission are good
 	case wasProbe:
 		b.try(user)
-		b.next = now.Add(b.waits.NextBackOff())
+		if !b.extra {
+			b.next = now.Add(b.waits.NextBackOff())
+		}
 	}
-	if wasProbe {
+	if wasProbe && !b.extra {
 		b.turn = true
 	}
 }
@@ -371,6 +402,7 @@ func (b *Breaker) open(err error, now time.Time, wait time.Duration) {
 		clear(b.row)
 		clear(b.entering)
 		b.suspected, b.down = false, false
+		b.soon, b.extra = 0, false
 	}
 	b.closed, b.cause = false, err
 	b.next = now.Add(wait)

@@ -252,7 +252,7 @@ func TestWhileItIsOpenCanaryAndUntriedUsersAreProbedInTurn(t *testing.T) {
 	var order []string
 	var last time.Duration
 	for len(order) < 12 {
-		if wait, ok := b.Allow(false, now); ok {
+		if wait, ok := b.Allow(true, now); ok {
 			order = append(order, "user")
 			try(b, fmt.Sprint(len(order)), false, down, now)
 			continue
@@ -275,6 +275,65 @@ func TestWhileItIsOpenCanaryAndUntriedUsersAreProbedInTurn(t *testing.T) {
 	}
 	if last > 15*time.Second {
 		t.Errorf("%v between probes: a stolen device waits that long after the outage", last)
+	}
+}
+
+// A canary may lie, and users who fail may wait in front of one who would not: those who were not tried yet are tried soon, up to a number
+// of them, beside the probes that an outage costs.
+func TestWhileItIsOpenUsersWhoWereNotTriedYetAreTriedSoon(t *testing.T) {
+	b := opened(t, true)
+	now := midnight
+	tried, canaries := 0, 0
+	for ; now.Before(midnight.Add(time.Minute)); now = now.Add(50 * time.Millisecond) {
+		if _, due := b.CanaryDue(true, true, now); due {
+			canaries++
+			ask(b, unknown, now) // the account was deleted
+		}
+		if _, ok := b.Allow(false, now); ok {
+			tried++
+			try(b, fmt.Sprint("fails", tried), false, refused, now)
+		}
+		if tried == 200 {
+			break
+		}
+	}
+	if took := now.Sub(midnight); tried < 200 || took > 30*time.Second || canaries == 0 {
+		t.Errorf("%d users and %d canaries were tried within %s", tried, canaries, took)
+	}
+	if _, cause := b.Open(); cause == nil {
+		t.Fatal("closed by failures")
+	}
+	now = now.Add(time.Second)
+	if _, ok := b.Allow(true, now); ok {
+		t.Error("whoever was tried before is tried as soon")
+	}
+	if _, ok := b.Allow(false, now); !ok || b.Timeout(false) != retry.CautiousTimeout {
+		t.Error("not tried soon, with a short timeout")
+	}
+	try(b, "tony", false, nil, now)
+	if !b.Closed() {
+		t.Error("not closed by a success")
+	}
+	// The number is bounded.
+	b = opened(t, true)
+	now, tried = midnight, 0
+	for ; now.Before(midnight.Add(2 * time.Minute)); now = now.Add(100 * time.Millisecond) {
+		if _, ok := b.Allow(false, now); ok {
+			tried++
+			try(b, fmt.Sprint("fails", tried), false, down, now)
+		}
+		if _, due := b.CanaryDue(true, true, now); due {
+			ask(b, down, now)
+		}
+	}
+	if tried < 256 || tried > 300 {
+		t.Errorf("%d attempts in two minutes of an outage", tried)
+	}
+	// Without a token nobody can succeed.
+	b = closed(true)
+	try(b, "ada", false, failure{systemic: true}, midnight)
+	if _, ok := b.Allow(false, midnight.Add(200*time.Millisecond)); ok {
+		t.Error("tried soon without a token")
 	}
 }
 
