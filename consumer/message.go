@@ -164,6 +164,13 @@ func (c *Consumer) await(held context.Context, m *message, results []result) (lo
 	if m.session != nil {
 		flush, over = m.session.flush, m.session.over
 	}
+	// Those that have come back are few at a time. While retries are rare, one with many users would keep the others out for long.
+	var back <-chan time.Time
+	if m.deferred {
+		leave := time.NewTicker(backFor)
+		defer leave.Stop()
+		back = leave.C
+	}
 	cause := error(nil)
 	for i := range results {
 		r := &results[i]
@@ -181,6 +188,8 @@ func (c *Consumer) await(held context.Context, m *message, results []result) (lo
 				cause = context.Cause(held)
 			case <-m.known.Aside():
 				cause = errSetAside
+			case <-back:
+				c.dispatch.SetAside(m.known)
 			case <-flush:
 				flush = nil
 				c.dispatch.Flush(m.known)

@@ -31,6 +31,8 @@ const (
 	// forgottenAfter is how long after its time a deferred message is taken for forgotten by whoever has deferred it. If it is not,
 	// only one of the two can receive it.
 	forgottenAfter = 30 * time.Second
+	// backFor is how long a message that has come back waits for its users' attempts before it is deferred again.
+	backFor = 10 * time.Second
 	// fetchAtOnce is how many deferred messages are received at once.
 	fetchAtOnce = 16
 )

@@ -65,6 +65,15 @@ func (l *Ledger) AllEntered(m *Message) {
 	l.relieve(m.Source)
 }
 
+// SetAside sets a message aside if it may go: others wait for its room.
+func (l *Ledger) SetAside(m *Message) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m.mayGo() {
+		l.setAside(m)
+	}
+}
+
 // letIdleGo sets a message aside that came back, or is large, and has nothing to wait for but time: others need its room.
 func (l *Ledger) letIdleGo(m *Message) {
 	if m.Eager && m.mayGo() && m.open == m.parked+m.held {

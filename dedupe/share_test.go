@@ -430,3 +430,20 @@ func TestAnEventOfAnotherTypeSupersedesNobody(t *testing.T) {
 		})
 	}
 }
+
+func TestAMessageIsSetAsideOnRequestUnlessItMayNotGo(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+		waits, fails := message(1), message(2)
+		l.Enter("ada", waits)
+		l.AllEntered(waits.Message)
+		w, _ := l.Enter("grace", fails)
+		l.AllEntered(fails.Message)
+		w.Start()
+		w.Retry(true)
+		l.SetAside(waits.Message)
+		l.SetAside(fails.Message)
+		if aside(waits) || !aside(fails) {
+			t.Errorf("set aside: who waits for a first attempt %v, who fails %v", aside(waits), aside(fails))
+		}
+	})
+}

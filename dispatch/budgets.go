@@ -23,19 +23,21 @@ type budgets struct {
 	young, old map[string]kept // two generations make forgetting cheap
 }
 
-// kept is a budget, and the instant before which Graph, or the backoff, does not want the next attempt.
+// kept is a budget, the instant before which Graph, or the backoff, does not want the next attempt, and the place in the call queue: who
+// comes again does not queue up anew.
 type kept struct {
 	*retry.Budget
-	next time.Time
+	next  time.Time
+	place int
 }
 
-func (b *budgets) keep(key string, budget *retry.Budget, next time.Time) {
+func (b *budgets) keep(key string, budget kept) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.young == nil || len(b.young) >= maxBudgets/2 {
 		b.old, b.young = b.young, map[string]kept{}
 	}
-	b.young[key] = kept{budget, next}
+	b.young[key] = budget
 }
 
 // of is the budget of a user; not ok says that none is kept that still stands.

@@ -167,6 +167,9 @@ func (d *Dispatcher) Hurry() { d.ledger.Hurry() }
 // Flush calls now for the users of one message that are parked.
 func (d *Dispatcher) Flush(m *dedupe.Message) { d.ledger.Flush(m) }
 
+// SetAside asks for a message to be set aside if none of its users waits for a first attempt.
+func (d *Dispatcher) SetAside(m *dedupe.Message) { d.ledger.SetAside(m) }
+
 // Limit is how many more messages may be received when so many of most are in flight.
 func (d *Dispatcher) Limit(inFlight, most int) int { return d.queue.limit(inFlight, most) }
 

@@ -179,6 +179,31 @@ func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
 	})
 }
 
+// Who waited in the waiting room does not queue up anew: others that have come meanwhile would always be first.
+func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
+	g := &graph{answer: func(int) error { return notFound }}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		d.Leave(ada.Key(), enter(d, ada))
+		before, _ := d.budgets.of(ada.Key())
+		for range 10 {
+			d.queue.newPlace()
+		}
+		time.Sleep(2 * time.Second)
+		d.queue.mu.Lock()
+		d.queue.running += d.cfg.Concurrency // nobody may begin
+		d.queue.mu.Unlock()
+		e := enter(d, ada)
+		if p := d.queue.waiting[ada.Key()]; p == nil || before.place == 0 || p.place != before.place {
+			t.Errorf("waits with %+v, had place %d", p, before.place)
+		}
+		d.queue.mu.Lock()
+		d.queue.running -= d.cfg.Concurrency
+		d.queue.mu.Unlock()
+		d.queue.tick()
+		decision(t, e)
+	})
+}
+
 // A pause that Graph asks of everyone is nobody's failure, and begins no budget.
 func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
 	g := &graph{answer: func(int) error {
@@ -199,19 +224,19 @@ func TestBudgetsAreBounded(t *testing.T) {
 		t.Error("a budget of nobody")
 	}
 	r := retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1})
-	kept := r.Budget()
+	mine := r.Budget()
 	for i := range 3 * maxBudgets {
-		b.keep(fmt.Sprint(i), r.Budget(), time.Time{})
+		b.keep(fmt.Sprint(i), kept{Budget: r.Budget()})
 		if n := len(b.young) + len(b.old); n > maxBudgets {
 			t.Fatalf("%d are kept", n)
 		}
 	}
 	at := time.Now()
-	b.keep("ada", kept, at)
+	b.keep("ada", kept{Budget: mine, next: at})
 	for i := range maxBudgets/2 - 1 { // a generation later it is still known
-		b.keep(fmt.Sprint("other", i), r.Budget(), time.Time{})
+		b.keep(fmt.Sprint("other", i), kept{Budget: r.Budget()})
 	}
-	if found, ok := b.of("ada"); !ok || found.Budget != kept || !found.next.Equal(at) {
+	if found, ok := b.of("ada"); !ok || found.Budget != mine || !found.next.Equal(at) {
 		t.Errorf("%+v %v", found, ok)
 	}
 	b.forget("ada")
@@ -220,12 +245,12 @@ func TestBudgetsAreBounded(t *testing.T) {
 	}
 	// Neither generation gives an older one once the newer one is forgotten.
 	b = budgets{}
-	b.keep("grace", r.Budget(), time.Time{})
+	b.keep("grace", kept{Budget: r.Budget()})
 	for i := range maxBudgets / 2 {
-		b.keep(fmt.Sprint("more", i), r.Budget(), time.Time{})
+		b.keep(fmt.Sprint("more", i), kept{Budget: r.Budget()})
 	}
-	b.keep("grace", kept, at)
-	if found, ok := b.of("grace"); !ok || found.Budget != kept {
+	b.keep("grace", kept{Budget: mine, next: at})
+	if found, ok := b.of("grace"); !ok || found.Budget != mine {
 		t.Error("the older budget was found")
 	}
 	b.forget("grace")

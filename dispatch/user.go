@@ -47,7 +47,10 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 		w.SetFailing()
 		d.sleep(w, before.next)
 	}
-	place, retries := d.queue.newPlace(), known
+	place, retries := before.place, known
+	if !known {
+		place = d.queue.newPlace()
+	}
 	var told string
 	refused := func(err error) bool {
 		d.budgets.forget(w.Key())
@@ -151,7 +154,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 		if failed {
 			// The events may leave, and the user come again. From the end of the attempt on somebody else may work for the user, who finds
 			// the budget here; we do not touch it any more then.
-			d.budgets.keep(w.Key(), budget, next)
+			d.budgets.keep(w.Key(), kept{budget, next, place})
 		}
 		if !w.Retry(failed) {
 			return false
