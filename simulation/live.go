@@ -20,6 +20,7 @@ type life struct {
 	end    servicebus.EventKind
 	ended  time.Time
 	reason string
+	rank   int // how urgent it is
 }
 
 // gone says that the message's time to live had ended by then.
@@ -42,12 +43,18 @@ func (c *checker) read() {
 		switch r.Event {
 		case servicebus.Enqueued:
 			at[p] = &life{id: r.MessageID, queue: r.Queue, send: c.sends[r.MessageID], enqueued: r.Time}
+			at[p].rank = c.rank(at[p])
 			c.lives = append(c.lives, at[p])
 		case servicebus.Completed, servicebus.DeadLettered, servicebus.Expired:
 			at[p].end, at[p].ended, at[p].reason = r.Event, r.Time, r.Reason
 		}
 	}
 	slices.SortStableFunc(c.calls, func(a, b graph.Call) int { return a.Start.Compare(b.Start) })
+	for _, call := range c.calls {
+		if seconds, err := strconv.Atoi(call.RetryAfter); err == nil && call.Status == 429 {
+			c.asked = append(c.asked, span{call.End, call.End.Add(time.Duration(seconds)*time.Second + unasked)})
+		}
+	}
 	byKey := map[string]int{}
 	for i, p := range c.People {
 		byKey[strings.ToLower(p.ID)], byKey[strings.ToLower(p.UserPrincipalName)] = i, i
@@ -241,8 +248,8 @@ func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 	}
 	ahead := 0
 	for _, other := range c.lives {
-		urgent := c.rank(other) < c.rank(m) && other.enqueued.Before(from.Add(bound))
-		if !other.enqueued.After(m.enqueued) && c.rank(other) <= c.rank(m) || urgent {
+		urgent := other.rank < m.rank && other.enqueued.Before(from.Add(bound))
+		if !other.enqueued.After(m.enqueued) && other.rank <= m.rank || urgent {
 			if other.end == "" || other.ended.After(m.enqueued) {
 				ahead += len(other.send.People)
 			}
@@ -271,9 +278,9 @@ func (c *checker) rank(m *life) int {
 
 // hold is how much longer than an instant Graph has asked for a pause.
 func (c *checker) hold(at time.Time) (left time.Duration) {
-	for _, call := range c.calls {
-		if seconds, err := strconv.Atoi(call.RetryAfter); err == nil && call.Status == 429 && !call.End.After(at) {
-			left = max(left, call.End.Add(time.Duration(seconds)*time.Second+unasked).Sub(at))
+	for _, pause := range c.asked {
+		if !pause.from.After(at) {
+			left = max(left, pause.to.Sub(at))
 		}
 	}
 	return left
