@@ -73,7 +73,7 @@ func (l *Ledger) Enter(key string, e *Event) (w *Work, isNew bool) {
 		w.beside = w.add(w.beside, e, parked, now)
 	case w != nil:
 		// Before or between attempts, or parked: the newest becomes pending, and keeps place, attempts and urgency.
-		w.pending = w.add(w.pending, e, w.state(), now)
+		w.pending = w.add(w.pending, e, w.entering(e), now)
 		select {
 		case w.more <- struct{}{}:
 		default:

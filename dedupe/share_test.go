@@ -447,3 +447,28 @@ func TestAMessageIsSetAsideOnRequestUnlessItMayNotGo(t *testing.T) {
 		}
 	})
 }
+
+// While a user waits for a release of the volume guard, an event of a type that is not stopped may come: its message must stay until the
+// Work has looked.
+func TestAnEventOfAnotherTypeIsNotSetAsideBeforeThePausedWorkHasLooked(t *testing.T) {
+	for kind, goes := range map[string]bool{"device.lost": true, "device.stolen": false} {
+		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
+			stopped, back := message(1), message(2)
+			stopped.Kind, back.Kind, back.Message.Eager = "device.lost", kind, true
+			back.Enqueued = stopped.Enqueued.Add(-time.Second) // supersedes nobody
+			back.ExpiresAt = time.Now().Add(time.Hour)
+			stopped.ExpiresAt = time.Now().Add(time.Minute) // nor does the other
+			w, _ := l.Enter(key, stopped)
+			l.AllEntered(stopped.Message)
+			w.Pause()
+			l.Enter(key, back)
+			l.AllEntered(back.Message)
+			if aside(back) != goes {
+				t.Errorf("%s is set aside: %v", kind, aside(back))
+			}
+			if w.Pause(); !aside(back) {
+				t.Errorf("%s is not set aside although the Work has looked", kind)
+			}
+		})
+	}
+}

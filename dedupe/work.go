@@ -2,6 +2,7 @@ package dedupe
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -360,6 +361,18 @@ func (w *Work) state() state {
 	case w.paused:
 		return held
 	case w.failing:
+		return failing
+	}
+	return fresh
+}
+
+// entering is what an event waits for that comes while others are pending. One of another type may be what a paused Work waits for, such as
+// one that the volume guard does not stop: until the Work has looked, it does not count as held, and is not set aside.
+func (w *Work) entering(e *Event) state {
+	if in := w.state(); in != held || slices.ContainsFunc(w.pending, func(p *Event) bool { return p.Kind == e.Kind }) {
+		return in
+	}
+	if w.failing {
 		return failing
 	}
 	return fresh

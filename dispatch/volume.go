@@ -164,6 +164,9 @@ func (d *Dispatcher) awaitRelease(w *dedupe.Work) bool {
 		case <-released:
 			return true
 		case <-more:
+			if d.stopped(w) {
+				w.Pause() // what has come waits, too
+			}
 		case <-w.Context().Done():
 			return false
 		}
