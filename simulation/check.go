@@ -80,6 +80,7 @@ type checker struct {
 	reads    []graph.Call    // of users
 	sends    map[string]Send // by message id, those that were sent again too
 	lives    []*life         // of the messages, as enqueued
+	canaries []time.Time     // when they were asked
 	asked    []span          // pauses that Graph asked for, from the answer on
 	byPerson map[int][]graph.Call
 	readsOf  map[int][]graph.Call // those and the reads

@@ -68,6 +68,11 @@ func (c *checker) read() {
 		}
 		return by
 	}
+	for _, call := range c.calls {
+		if _, person := byKey[strings.ToLower(call.Key)]; !person {
+			c.canaries = append(c.canaries, call.Start)
+		}
+	}
 	c.byPerson, c.readsOf = byPerson(c.calls), byPerson(append(slices.Clone(c.calls), c.reads...))
 }
 
@@ -258,6 +263,13 @@ func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 	n := int(2.04*float64(ahead)) + 1
 	bound += time.Duration((n+c.Concurrency-1)/c.Concurrency) * max(oneCall, oneCall*time.Duration(c.Concurrency))
 	if c.Quota.Limit > 0 {
+		// Canaries are attempts of the same quota: as many as were asked until then are ahead, too.
+		until := from.Add(bound + c.Quota.Per*time.Duration(int(float64(n)/(0.8*float64(c.Quota.Limit)))))
+		for _, at := range c.canaries {
+			if at.After(from) && at.Before(until) {
+				n++
+			}
+		}
 		bound += c.Quota.Per * time.Duration(1+int(float64(n)/(0.8*float64(c.Quota.Limit)))+1)
 	}
 	return bound
