@@ -1,16 +1,15 @@
 package revoker
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/session-revoker/session-revoker/event"
 )
@@ -220,36 +219,31 @@ func (ex *exchange) success(sdkErr error) *Error {
 }
 
 // valueOf is the member value of an answer, as JSON; "" when it is absent. The error says why the body is no answer of Graph's.
-// encoding/json would take the last of two values, and the first of two answers. Names count in any case, as some readers take them.
+// Reading
+// into a struct would take the last of two values. Names count in any case, as some readers take them.
 func valueOf(body []byte) (value string, err error) {
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	if first, err := decoder.Token(); err != nil || first != json.Delim('{') {
-		return "", cmp.Or(err, errors.New("it is not an object"))
+	if !json.Valid(body) {
+		var none json.RawMessage
+		return "", json.Unmarshal(body, &none)
 	}
-	for decoder.More() {
-		name, err := decoder.Token()
-		if err != nil {
-			return "", err
-		}
-		var member json.RawMessage
-		if err := decoder.Decode(&member); err != nil {
-			return "", err
-		}
-		switch name, _ := name.(string); strings.ToLower(name) {
+	answer := gjson.ParseBytes(body)
+	if !answer.IsObject() {
+		return "", errors.New("it is not an object")
+	}
+	answer.ForEach(func(name, member gjson.Result) bool {
+		switch strings.ToLower(name.String()) {
 		case "error":
-			return "", errors.New("it holds an error")
+			err = errors.New("it holds an error")
 		case "value":
 			if value != "" {
-				return "", errors.New("it holds two values")
+				err = errors.New("it holds two values")
 			}
-			value = string(member)
+			value = member.Raw
 		}
-	}
-	if _, err := decoder.Token(); err != nil { // the closing brace
+		return err == nil
+	})
+	if err != nil {
 		return "", err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return "", errors.New("something follows it")
 	}
 	switch value {
 	case "", "null", "true", "false":
