@@ -27,6 +27,7 @@ type graph struct {
 	calls  []time.Time
 	answer func(call int) error
 	takes  time.Duration
+	silent bool // there are no answers from Graph itself
 }
 
 func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, error) {
@@ -41,6 +42,9 @@ func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, erro
 	var err error
 	if g.answer != nil {
 		err = g.answer(n)
+	}
+	if g.silent {
+		return revoker.Attempt{Start: start}, err
 	}
 	return revoker.Attempt{Start: start, Duration: g.takes, Status: 200, ServerDate: time.Now()}, err
 }
@@ -424,5 +428,18 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// An attempt without a token was never sent: nobody was signed out by it.
+func TestAttemptsWithoutATokenDoNotCountForTheGuard(t *testing.T) {
+	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, &graph{answer: func(int) error { return noToken }, silent: true}, func(t *testing.T, d *Dispatcher) {
+		d.Leave(ada.Key(), enter(d, ada))
+		synctest.Wait()
+		for _, s := range d.State().Volume {
+			if s.Users != 0 || s.Tripped {
+				t.Errorf("%+v", s)
+			}
+		}
 	})
 }

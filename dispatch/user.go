@@ -109,8 +109,9 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			lease.End(hard, dedupe.Verdict{})
 			return again
 		}
-		graph := d.queue.done(permit, attempt.Usage, attempt.Status != 0, err)
-		if err != nil && attempt.Status != 0 {
+		nobody := err != nil && (attempt.Status != 0 || unsent(err)) // was signed out
+		graph := d.queue.done(permit, attempt.Usage, nobody, err)
+		if nobody {
 			d.refund(w, permit)
 		}
 		d.observe(attempt, err)
@@ -172,6 +173,12 @@ func Refuse(protected *guard.Protected, user event.User) error {
 		return &revoker.Error{Kind: revoker.External}
 	}
 	return nil
+}
+
+// unsent says that the attempt was not sent at all.
+func unsent(err error) bool {
+	var failure *revoker.Error
+	return errors.As(err, &failure) && failure.Kind == revoker.NoToken
 }
 
 // attempt makes one attempt.
