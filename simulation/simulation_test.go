@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	seeds    = flag.Int("seeds", 60, "how many scenarios to play")
+	seeds    = flag.Int("seeds", 150, "how many scenarios to play")
 	first    = flag.Uint64("first", 1, "seed of the first one")
 	step     = flag.Uint64("step", 0, "play every so many seeds, in this process alone; 0 uses all processors")
 	one      = flag.Uint64("seed", 0, "play this scenario alone, and tell more")
