@@ -219,8 +219,7 @@ func (ex *exchange) success(sdkErr error) *Error {
 }
 
 // valueOf is the member value of an answer, as JSON; "" when it is absent. The error says why the body is no answer of Graph's.
-// Reading
-// into a struct would take the last of two values. Names count in any case, as some readers take them.
+// Reading into a struct would take the last of two values. Names count in any case, as some readers take them.
 func valueOf(body []byte) (value string, err error) {
 	if !json.Valid(body) {
 		var none json.RawMessage
