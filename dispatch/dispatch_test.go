@@ -28,6 +28,7 @@ type graph struct {
 	answer func(call int) error
 	takes  time.Duration
 	silent bool // there are no answers from Graph itself
+	reads  bool // users are read before, and cannot be
 }
 
 func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, error) {
@@ -44,7 +45,7 @@ func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, erro
 		err = g.answer(n)
 	}
 	if g.silent {
-		return revoker.Attempt{Start: start}, err
+		return revoker.Attempt{Start: start, Read: g.reads}, err
 	}
 	return revoker.Attempt{Start: start, Duration: g.takes, Status: 200, ServerDate: time.Now()}, err
 }
@@ -431,15 +432,20 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 	})
 }
 
-// An attempt without a token was never sent: nobody was signed out by it.
-func TestAttemptsWithoutATokenDoNotCountForTheGuard(t *testing.T) {
-	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, &graph{answer: func(int) error { return noToken }, silent: true}, func(t *testing.T, d *Dispatcher) {
-		d.Leave(ada.Key(), enter(d, ada))
-		synctest.Wait()
-		for _, s := range d.State().Volume {
-			if s.Users != 0 || s.Tripped {
-				t.Errorf("%+v", s)
+// An attempt without a token, or whose user could not be read, was never sent: nobody was signed out by it.
+func TestAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
+	for name, g := range map[string]*graph{
+		"no token": {answer: func(int) error { return noToken }, silent: true},
+		"not read": {answer: func(int) error { return &revoker.Error{Kind: revoker.Unreachable} }, silent: true, reads: true},
+	} {
+		dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
+			d.Leave(ada.Key(), enter(d, ada))
+			synctest.Wait()
+			for _, s := range d.State().Volume {
+				if s.Users != 0 || s.Tripped {
+					t.Errorf("%s: %+v", name, s)
+				}
 			}
-		}
-	})
+		})
+	}
 }

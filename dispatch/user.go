@@ -109,7 +109,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			lease.End(hard, dedupe.Verdict{})
 			return again
 		}
-		nobody := err != nil && (attempt.Status != 0 || unsent(err)) // was signed out
+		nobody := err != nil && (attempt.Status != 0 || attempt.Read || unsent(err)) // was signed out
 		graph := d.queue.done(permit, attempt.Usage, nobody, err)
 		if nobody {
 			d.refund(w, permit)

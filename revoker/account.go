@@ -72,7 +72,9 @@ func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 		attempt.Proof = "users cannot be read: " + failure.Brief()
 		return attempt, err
 	case failure != nil && !failure.Start.IsZero():
-		return failure.Attempt, err
+		attempt := failure.Attempt
+		attempt.Read = true
+		return attempt, err
 	case err != nil:
 		return begun, err
 	case account.External:

@@ -65,6 +65,8 @@ type Attempt struct {
 	// Usage is the part of the quota that is used, as Graph reports it from 0.8 on; 0 when it does not
 	// (https://learn.microsoft.com/graph/throttling, x-ms-throttle-limit-percentage).
 	Usage float64
+	// Read says that the user could not be read, and nobody was called.
+	Read bool
 	// RequestID is Graph's id of the call and ClientRequestID ours. Microsoft's support asks for both.
 	RequestID, ClientRequestID string
 	// ValidFromBefore and ValidFromAfter are from when on the user's sessions were valid, before and after the call, where a Careful
