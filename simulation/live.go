@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,12 +120,20 @@ func (c *checker) live() {
 			}
 			from, by := c.bound(m, i, troubles)
 			inTime := func(call graph.Call) bool { return !call.Start.Before(m.enqueued) && !call.Start.After(by) }
-			if !slices.ContainsFunc(c.attempts(i), inTime) && !m.gone(by) {
+			if !slices.ContainsFunc(c.attempts(i), inTime) && !m.gone(by) && !c.givenUp(m, i, by) {
 				c.wrong("late: no call for %s began between %s and %s, because of %s (well since %s)",
 					c.People[i].ID, m.enqueued.Sub(c.start).Round(time.Millisecond), by.Sub(c.start).Round(time.Millisecond), m.id, from.Sub(c.start).Round(time.Millisecond))
 			}
 		}
 	}
+}
+
+// givenUp says that the person was given up as hopeless by then, for the message or for one that may have stood for it. Whether
+// that was right is proofs' and ends' business.
+func (c *checker) givenUp(m *life, person int, by time.Time) bool {
+	return slices.ContainsFunc(c.lives, func(o *life) bool {
+		return o.end == servicebus.DeadLettered && o.ended.Before(by) && !o.enqueued.Before(m.enqueued) && slices.Contains(o.send.People, person)
+	})
 }
 
 // attempts are those for a person: nobody calls for somebody who cannot be read, and then the read decides.
@@ -394,7 +403,10 @@ func (c *checker) proofs() {
 // counted is how many failures of a person, up to an instant, others' successes prove to be their own; and when the first attempt was.
 func (c *checker) counted(person int, until time.Time) (n int, first time.Time) {
 	byKey := map[string]time.Time{} // the last failure
-	for _, failed := range c.byPerson[person] {
+	for _, failed := range c.readsOf[person] { // who cannot be read fails, too
+		if wasRead := failed.Method == http.MethodGet && failed.Status == http.StatusOK && !failed.Fault; wasRead {
+			continue
+		}
 		if failed.Revoked || failed.End.After(until) || failed.End.IsZero() {
 			continue
 		}
