@@ -402,7 +402,7 @@ func (c *checker) proofs() {
 
 // counted is how many failures of a person, up to an instant, others' successes prove to be their own; and when the first attempt was.
 func (c *checker) counted(person int, until time.Time) (n int, first time.Time) {
-	byKey := map[string]time.Time{} // the last failure
+	byKey := map[string]time.Time{}            // the last failure
 	for _, failed := range c.readsOf[person] { // who cannot be read fails, too
 		if wasRead := failed.Method == http.MethodGet && failed.Status == http.StatusOK && !failed.Fault; wasRead {
 			continue
