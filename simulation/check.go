@@ -101,10 +101,10 @@ func (c *checker) users(id string) []string {
 }
 
 // workers is how many the audit counts: with restarts a new process knows nothing of the old one's calls; and where users are read, a name is
-// another user than its id while they cannot be.
+// another user than its id while they cannot be. A replica waits for no longer than a lease lasts while another's calls hang.
 func (c *checker) workers() int {
 	switch {
-	case c.Workers > 1 && (!c.Redis || c.has(RedisAway, RedisHangs, RedisForeign)), c.has(Crash, Term, NoPermission):
+	case c.Workers > 1 && (!c.Redis || c.has(RedisAway, RedisHangs, RedisForeign, GraphHangs, GraphSlow, Endless)), c.has(Crash, Term, NoPermission):
 		return 2
 	}
 	return 1
