@@ -53,9 +53,13 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 
 // work finds out what becomes of the message, and holds its lock meanwhile.
 func (c *Consumer) work(hard context.Context, m *message) (results []result, todo action) {
-	held, letGo := c.hold(hard, m)
-	defer letGo()
-	if len(m.Body) > smallBody {
+	held, letGo := hard, func() {}
+	defer func() { letGo() }()
+	large := len(m.Body) > smallBody
+	if large || c.Names != nil { // it may take long until its users are in the ledger
+		held, letGo = c.hold(hard, m)
+	}
+	if large {
 		c.entered() // whoever waits here may wait for long
 		leave, err := m.from.large.enter(held, m.ReceivedMessage)
 		c.entering.Add(1)
@@ -69,8 +73,26 @@ func (c *Consumer) work(hard context.Context, m *message) (results []result, tod
 	results = c.enter(held, m)
 	c.dispatch.AllEntered(m.known)
 	c.entered()
+	if !large && c.Names == nil && !allDecided(results) {
+		held, letGo = c.hold(hard, m)
+	}
 	lost, aside := c.await(held, m, results)
 	return results, actionFor(results, m, lost, aside)
+}
+
+// allDecided says that the end of each event is known.
+func allDecided(results []result) bool {
+	for _, r := range results {
+		if r.waits == nil {
+			continue
+		}
+		select {
+		case <-r.waits.Done():
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // enter finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check

@@ -25,9 +25,11 @@ const (
 	comesBackEach  = 10 * time.Millisecond
 	comesBackUsual = 30 * time.Second
 	comesBackMost  = time.Minute
-	// lookEveryRoom is how often forgotten deferred messages are looked for, lookAtMost how many messages are peeked at then.
+	// lookEveryRoom is how often forgotten deferred messages are looked for. lookAtMost is how many messages are peeked at in one go, and
+	// lookOn when the next go follows: a long queue is not to be slower for it.
 	lookEveryRoom = 5 * time.Minute
-	lookAtMost    = 10_000
+	lookAtMost    = 1_000
+	lookOn        = time.Second
 	// forgottenAfter is how long after its time a deferred message is taken for forgotten by whoever has deferred it. If it is not,
 	// only one of the two can receive it.
 	forgottenAfter = 30 * time.Second
@@ -46,6 +48,8 @@ type waitingRoom struct {
 	mu    sync.Mutex
 	known map[int64]deferredMessage
 	next  int64 // from where forgotten ones are looked for
+	// others says that another replica has deferred some. Like next it is bringBack's own.
+	others bool
 }
 
 type deferredMessage struct {
@@ -248,7 +252,7 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, delivery)) {
 	room := s.room
 	released := c.dispatch.Released()
-	var look time.Time // when to look for forgotten ones
+	look := time.Now().Add(lookAgain) // for forgotten ones
 	for ctx.Err() == nil {
 		if !time.Now().Before(look) {
 			look = time.Now().Add(c.findDeferred(ctx, s))
@@ -285,7 +289,7 @@ func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, 
 	}
 }
 
-// lookAgain is how soon forgotten messages are looked for again when Service Bus did not answer, or there are more to look at.
+// lookAgain is how soon forgotten messages are looked for after the start, and again when Service Bus did not answer.
 const lookAgain = 10 * time.Second
 
 func (s *source) reserveBack(n int) (places int) {
@@ -374,7 +378,10 @@ func receiveDeferred(ctx context.Context, from Receiver, numbers []int64) (messa
 // findDeferred looks for deferred messages that nobody remembers: after a crash, or another replica's. It returns in how long to
 // look again: soon while another replica has deferred some, which may crash.
 func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Duration) {
-	found, others := 0, 0
+	found := 0
+	if s.room.next == 0 {
+		s.room.others = false
+	}
 	for range lookAtMost / lookAtOnce {
 		messages, err := lookFrom(ctx, s.Receiver, s.room.next, lookAtOnce)
 		if err != nil {
@@ -394,7 +401,7 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 			case s.room.adopt(*m.SequenceNumber, m):
 				found++
 			case !s.room.knows(*m.SequenceNumber):
-				others++
+				s.room.others = true
 			}
 		}
 	}
@@ -404,8 +411,8 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 	}
 	switch {
 	case s.room.next != 0:
-		return lookAgain
-	case others > 0:
+		return lookOn
+	case s.room.others:
 		return forgottenAfter
 	}
 	return lookEveryRoom
