@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 # where goroutines meet are tested with -race.
 RACE := ./emulator/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./guard/... ./replicas/... ./trail/... ./revoker/... ./telemetry/... ./cmd/...
 
-.PHONY: run test simulate siege lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
+.PHONY: run test simulate rules siege lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
@@ -24,6 +24,9 @@ SEEDS ?= 2000
 FIRST ?= 1
 simulate: ## SEEDS scenarios of faults in virtual time, from FIRST on; prints their speed
 	$(GO) test ./simulation -v -run TestSeeds -count=1 -timeout 24h -args -seeds $(SEEDS) -first $(FIRST)
+
+rules: ## leave out rules of the worker, one after the other, and see that scenarios show it
+	$(GO) test ./simulation -v -run TestRulesAreNeeded -count=1 -timeout 1h -args -rules
 
 siege: ## the real binary killed 100 times, stopped 50 times, cut off and starved, for minutes
 	$(GO) test ./cmd/worker -v -run Siege -count=1 -timeout 2h -args -siege
