@@ -140,31 +140,19 @@ func newGauges(m *Metrics, ns string) *gauges {
 	}
 	addGuard("guard_users", "Distinct users signed out within the guard's window, by type of event.", func(s Guard) float64 { return float64(s.Users) })
 	addGuard("guard_limit", "Distinct users that may be signed out within the guard's window, by type of event; 0 is no limit.", func(s Guard) float64 { return float64(s.Limit) })
-	addGuard("guard_tripped", "1 while more people are to be signed out than is plausible, by type of event.", func(s Guard) float64 {
-		if s.Tripped {
-			return 1
-		}
-		return 0
-	})
-	add("breaker_open", "1 while calls are stopped but for probes, because nothing can succeed.", func(s State) float64 {
-		if s.BreakerOpen {
-			return 1
-		}
-		return 0
-	})
-	add("suspected_users", "1 while users fail one after the other and the canary is well: the trouble is theirs.", func(s State) float64 {
-		if s.SuspectedUsers {
-			return 1
-		}
-		return 0
-	})
-	add("suspected_graph", "1 while users fail one after the other and nothing tells that Graph is well.", func(s State) float64 {
-		if s.SuspectedGraph {
-			return 1
-		}
-		return 0
-	})
+	addGuard("guard_tripped", "1 while more people are to be signed out than is plausible, by type of event.", func(s Guard) float64 { return oneIf(s.Tripped) })
+	add("breaker_open", "1 while calls are stopped but for probes, because nothing can succeed.", func(s State) float64 { return oneIf(s.BreakerOpen) })
+	add("suspected_users", "1 while users fail one after the other and the canary is well: the trouble is theirs.", func(s State) float64 { return oneIf(s.SuspectedUsers) })
+	add("suspected_graph", "1 while users fail one after the other and nothing tells that Graph is well.", func(s State) float64 { return oneIf(s.SuspectedGraph) })
 	return g
+}
+
+// oneIf is how a metric says yes: 1, and 0 for no.
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // Describe implements prometheus.Collector.
