@@ -307,16 +307,21 @@ func (c *checker) hold(at time.Time) (left time.Duration) {
 	return left
 }
 
+// releasedAt is when the operator releases a type of events.
+func (c *checker) releasedAt(kind string) time.Time {
+	if kind == types[0] {
+		return c.start.Add(c.Released)
+	}
+	return c.start.Add(c.Released + allReleased)
+}
+
 // tripped is when the guard may stop events of a type.
 func (c *checker) tripped(kind string) []span {
 	if c.Volume == 0 {
 		return nil
 	}
 	from, ok := c.reaches(kind, c.Volume)
-	release := c.start.Add(c.Released + allReleased + reading)
-	if kind == types[0] {
-		release = release.Add(-allReleased)
-	}
+	release := c.releasedAt(kind).Add(reading)
 	if !ok || from.After(release) {
 		return nil
 	}
@@ -363,10 +368,7 @@ func (c *checker) volume() {
 		return
 	}
 	for _, kind := range types {
-		release := c.start.Add(c.Released + allReleased)
-		if kind == types[0] {
-			release = release.Add(-allReleased)
-		}
+		release := c.releasedAt(kind)
 		names := map[string]bool{}
 		for _, call := range c.calls {
 			if call.Revoked && call.Start.Before(release) && c.hasEvent(call, kind) && !slices.ContainsFunc(types, func(other string) bool { return other != kind && c.hasEvent(call, other) }) {
