@@ -152,10 +152,10 @@ func healthPart(entity string, sources int) string {
 // source is a Source in use. Its receive loops share what it holds.
 type source struct {
 	Source
-	rank   int           // 0 is the most urgent
-	part   string        // of Health
-	places chan struct{} // one token per message in flight or asked for
-	room   *waitingRoom  // nil where messages cannot be deferred
+	rank   int    // 0 is the most urgent
+	part   string // of Health
+	places places
+	room   *waitingRoom // nil where messages cannot be deferred
 	ends   ends
 	large  *largeBodies
 	bytes  *sizes
@@ -221,7 +221,7 @@ func New(cfg Config, parts Parts) *Consumer {
 	})
 	for i, s := range parts.Sources {
 		one := &source{
-			Source: s, rank: i, part: healthPart(s.Entity, len(parts.Sources)), places: make(chan struct{}, cfg.MaxInHand),
+			Source: s, rank: i, part: healthPart(s.Entity, len(parts.Sources)), places: make(places, cfg.MaxInHand),
 			large: newLargeBodies(), bytes: &sizes{},
 		}
 		if s.Receiver != nil {

@@ -31,9 +31,12 @@ func (l *link) lose() {
 	}
 }
 
+// settlement settles a message in one of the ways that there are.
+type settlement func(ctx context.Context, m *azservicebus.ReceivedMessage) error
+
 // settleOver settles a message over the link that it came over, or else through the management node, for which its lock token is
 // enough. Both together take no longer than SettleTimeout.
-func (c *Consumer) settleOver(m *message, settle func(ctx context.Context, m *azservicebus.ReceivedMessage) error) error {
+func (c *Consumer) settleOver(m *message, settle settlement) error {
 	end := time.Now().Add(c.SettleTimeout)
 	if m.deferred { // it came through the management node
 		return settleBy(end, m.ReceivedMessage, settle)
@@ -55,7 +58,7 @@ func (c *Consumer) settleOver(m *message, settle func(ctx context.Context, m *az
 }
 
 // settleBy has a context of its own, not derived from the work's: what is done must be settled even while the worker stops.
-func settleBy(end time.Time, m *azservicebus.ReceivedMessage, settle func(ctx context.Context, m *azservicebus.ReceivedMessage) error) error {
+func settleBy(end time.Time, m *azservicebus.ReceivedMessage, settle settlement) error {
 	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
 	return settle(ctx, m)

@@ -59,10 +59,10 @@ func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, deli
 			return
 		}
 		messages, err := c.receiveOnce(ctx, l, free)
-		l.release(free - len(messages))
+		l.places.give(free - len(messages))
 		for _, m := range messages {
 			l.received(m)
-			take(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.release(1) }})
+			take(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.places.give(1) }})
 		}
 		c.Health.Beat(l.name)
 		if ctx.Err() != nil {
@@ -218,7 +218,7 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 		}
 		select {
 		case place <- struct{}{}:
-			return 1 + l.reserveMore(limit-1)
+			return 1 + l.places.take(limit-1)
 		case <-l.changed:
 		case <-beat.C:
 			c.Health.Beat(l.name)
@@ -242,21 +242,26 @@ func (c *Consumer) limit() int {
 	return limit
 }
 
-func (s *source) reserveMore(limit int) (free int) {
-	for free < limit {
+// places are room for so many messages as it has capacity for: one token for each that is in flight or asked for.
+type places chan struct{}
+
+// take takes up to n places that are free, without waiting.
+func (p places) take(n int) (taken int) {
+	for taken < n {
 		select {
-		case s.places <- struct{}{}:
-			free++
+		case p <- struct{}{}:
+			taken++
 		default:
-			return free
+			return taken
 		}
 	}
-	return free
+	return taken
 }
 
-func (s *source) release(places int) {
-	for range places {
-		<-s.places
+// give gives n places back.
+func (p places) give(n int) {
+	for range n {
+		<-p
 	}
 }
 

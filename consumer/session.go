@@ -74,7 +74,7 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, take func(*sour
 		if free == 0 {
 			return
 		}
-		l.release(free)
+		l.places.give(free)
 		one := c.nextSession(ctx, l, waits)
 		c.Health.Beat(l.name)
 		if one == nil {
@@ -129,7 +129,7 @@ func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, take 
 	var inFlight atomic.Int64
 	settled := make(chan struct{}, 1)
 	done := func() {
-		l.release(1)
+		l.places.give(1)
 		inFlight.Add(-1)
 		select {
 		case settled <- struct{}{}:
@@ -204,14 +204,14 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, ove
 			return
 		}
 		if most := share - int(inFlight.Load()); free > most {
-			l.release(free - most)
+			l.places.give(free - most)
 			free = most
 		}
 		waiting, cancel := context.WithTimeout(ctx, sessionIdle)
 		received, err := c.receiveFrom(waiting, one, free)
 		idle := waiting.Err() != nil
 		cancel()
-		l.release(free - len(received))
+		l.places.give(free - len(received))
 		for _, m := range received {
 			take(m)
 		}

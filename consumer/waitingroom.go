@@ -42,7 +42,7 @@ const (
 // waitingRoom remembers which messages of a source are deferred: Service Bus keeps them without a lock, a renewal or a
 // delivery count, and delivers them only to who asks for their numbers. It is safe for concurrent use.
 type waitingRoom struct {
-	places  chan struct{} // one token per message that has come back and is in flight
+	places  places        // for messages that have come back
 	changed chan struct{} // is signalled when another message may be due
 
 	mu    sync.Mutex
@@ -62,7 +62,7 @@ type deferredMessage struct {
 }
 
 func newWaitingRoom(atOnce int) *waitingRoom {
-	return &waitingRoom{places: make(chan struct{}, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
+	return &waitingRoom{places: make(places, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
 }
 
 // len is how many messages are known to be deferred and not in flight.
@@ -143,6 +143,16 @@ func (r *waitingRoom) miss(number int64, lock time.Duration) {
 	}
 	d.back, d.missed, d.due = false, true, time.Now().Add(lock)
 	r.known[number] = d
+}
+
+// didNotCome notes that a message was asked for and not received, for no reason of its own.
+func (r *waitingRoom) didNotCome(number int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d, ok := r.known[number]; ok && d.back {
+		d.back, d.due = false, time.Now().Add(comesBackAfter)
+		r.known[number] = d
+	}
 }
 
 func (r *waitingRoom) signal() {
@@ -269,9 +279,9 @@ func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, 
 			most = min(1, c.limit())
 			wait = min(wait, time.Second)
 		}
-		if places := s.reserveBack(most); places > 0 {
-			numbers, next := room.due(places)
-			s.releaseBack(places - len(numbers))
+		if free := room.places.take(most); free > 0 {
+			numbers, next := room.due(free)
+			room.places.give(free - len(numbers))
 			if len(numbers) > 0 {
 				c.fetch(ctx, s, numbers, take)
 				continue
@@ -292,24 +302,6 @@ func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, 
 // lookAgain is how soon forgotten messages are looked for after the start, and again when Service Bus did not answer.
 const lookAgain = 10 * time.Second
 
-func (s *source) reserveBack(n int) (places int) {
-	for places < n {
-		select {
-		case s.room.places <- struct{}{}:
-			places++
-		default:
-			return places
-		}
-	}
-	return places
-}
-
-func (s *source) releaseBack(n int) {
-	for range n {
-		<-s.room.places
-	}
-}
-
 // fetch receives deferred messages; each that comes holds a place until it is settled.
 func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, take func(*source, delivery)) {
 	missing := map[int64]bool{}
@@ -327,7 +319,7 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, take f
 			}
 			delete(missing, *m.SequenceNumber)
 			take(s, delivery{message: m, receiver: s.Receiver, deferred: true, done: func() {
-				s.releaseBack(1)
+				s.room.places.give(1)
 				s.room.signal()
 			}})
 		}
@@ -352,14 +344,9 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, take f
 		_ = retry.Sleep(ctx, time.Second)
 	}
 	for n := range missing {
-		s.room.mu.Lock()
-		if d, ok := s.room.known[n]; ok && d.back {
-			d.back, d.due = false, time.Now().Add(comesBackAfter)
-			s.room.known[n] = d
-		}
-		s.room.mu.Unlock()
+		s.room.didNotCome(n)
 	}
-	s.releaseBack(len(missing))
+	s.room.places.give(len(missing))
 	c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 }
 
