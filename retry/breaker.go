@@ -43,7 +43,8 @@ const CautiousTimeout = 5 * time.Second
 // who were not tried yet are probed in turn. Any success closes it, and discredits a canary that says otherwise until that
 // answers well again. After a Systemic failure any answer about a user closes it.
 //
-// A new Breaker is half-open: a few users and the canary are tried side by side, since one that hangs tells nothing.
+// A new Breaker is half-open: a few users and the canary are tried side by side, since one that hangs tells nothing. Suspicion
+// slows it down like a closed one: where each attempt fails at once, a few side by side are thousands in a second.
 //
 // It is not safe for concurrent use: whoever lets attempts begin owns it.
 type Breaker struct {
@@ -100,11 +101,17 @@ func (b *Breaker) Closed() bool { return b.closed }
 // Open says since when attempts are held back, and by which failure. The time is zero when they are not, or when no attempt
 // has failed yet.
 func (b *Breaker) Open() (since time.Time, cause error) {
-	if b.closed || b.cause == nil {
+	if !b.holds() {
 		return time.Time{}, nil
 	}
 	return b.since, b.cause
 }
+
+// halfOpen says that nothing is known of Graph yet.
+func (b *Breaker) halfOpen() bool { return !b.closed && b.cause == nil }
+
+// holds says that attempts are held back: it is open.
+func (b *Breaker) holds() bool { return !b.closed && b.cause != nil }
 
 // Suspicion says that users fail one after the other while the breaker is closed, and whose trouble it is as far as the
 // canary can tell: users says that it is well.
@@ -114,7 +121,7 @@ func (b *Breaker) Suspicion() (suspected, users bool) {
 
 // Timeout bounds the next attempt beside its own timeout; 0 does not.
 func (b *Breaker) Timeout(retry bool) time.Duration {
-	if b.closed && b.suspected && b.down && !retry || !b.closed && b.cause != nil && b.extra {
+	if !b.holds() && b.suspected && b.down && !retry || b.holds() && b.extra {
 		return CautiousTimeout
 	}
 	return 0
@@ -124,9 +131,9 @@ func (b *Breaker) Timeout(retry bool) time.Duration {
 // was. If not, wait is how long until it is worth asking again; 0 means when an attempt has ended.
 func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool) {
 	switch {
-	case !b.closed && b.cause == nil:
-		return 0, len(b.entering) < entrants
-	case !b.closed:
+	case b.halfOpen() && len(b.entering) >= entrants:
+		return 0, false
+	case b.holds():
 		return b.allowProbe(retry, now)
 	case !b.suspected:
 		return 0, true
@@ -167,7 +174,7 @@ func (b *Breaker) Tried(user string) int { return b.tried[user] }
 // Begin tells of an attempt that begins, after Allow.
 func (b *Breaker) Begin(user string, retry bool, now time.Time) {
 	switch {
-	case !b.closed && b.cause == nil:
+	case b.halfOpen():
 		b.entering[user] = struct{}{}
 	case !b.closed:
 		b.probe = user
@@ -229,7 +236,7 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 		}
 	case systemic(err):
 		b.try(user)
-		if b.closed || b.cause == nil || wasProbe { // those that were in flight when it opened say nothing new
+		if !b.holds() || wasProbe { // those that were in flight when it opened say nothing new
 			b.open(err, now, max(after, b.waits.NextBackOff()))
 		}
 	case wasProbe && b.mended(err):
@@ -242,7 +249,7 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 		if wasProbe {
 			b.open(err, now, max(after, b.waits.NextBackOff()))
 		}
-	case !b.account && (b.closed || b.cause == nil || wasProbe):
+	case !b.account && (!b.holds() || wasProbe):
 		b.close() // an answer about one user: token and permission are good
 	case wasProbe:
 		b.try(user)
@@ -257,7 +264,7 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 
 // succeeded closes the breaker. A success that began before it opened does not.
 func (b *Breaker) succeeded(wasProbe bool) {
-	if !b.closed && b.cause != nil && !wasProbe {
+	if b.holds() && !wasProbe {
 		return
 	}
 	if !b.closed && b.failed > 0 {
@@ -287,7 +294,7 @@ func (b *Breaker) mended(err error) bool {
 
 // suspect adds to the failures in a row.
 func (b *Breaker) suspect(user string, err error, now time.Time) {
-	if !b.closed && b.cause != nil {
+	if b.holds() {
 		b.try(user)
 		return
 	}
@@ -315,9 +322,9 @@ func (b *Breaker) suspect(user string, err error, now time.Time) {
 // is in flight at all. If not, wait is when to look again, 0 when an attempt or a canary has ended.
 func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Duration, due bool) {
 	switch {
-	case b.asked, b.closed && !b.suspected && !b.proof, (b.closed || b.cause == nil) && !active:
+	case b.asked, b.closed && !b.suspected && !b.proof, !b.holds() && !active:
 		return 0, false
-	case !b.closed && b.cause != nil:
+	case b.holds():
 		if b.probe != "" || waiting && !b.turn {
 			return 0, false
 		}
@@ -342,7 +349,7 @@ func (b *Breaker) NoCanary() { b.turn = false }
 // CanaryBegin tells of a canary that begins, after CanaryDue. Its timeout is returned, 0 for that of every attempt.
 func (b *Breaker) CanaryBegin() (timeout time.Duration) {
 	b.asked = true
-	if !b.closed && b.cause != nil {
+	if b.holds() {
 		b.probe = canary
 		return 0
 	}
@@ -393,7 +400,7 @@ func (b *Breaker) try(user string) {
 }
 
 func (b *Breaker) open(err error, now time.Time, wait time.Duration) {
-	if b.closed || b.cause == nil {
+	if !b.holds() {
 		b.since = now
 		b.turn = b.failed == 0 // otherwise the canary has just spoken
 		for user := range b.row {

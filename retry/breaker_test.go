@@ -91,6 +91,35 @@ func TestUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
 	}
 }
 
+// Where connections break at once, three side by side would be a thousand in a second, each of whom may have been signed out: the
+// volume guard would trip before the second canary could tell.
+func TestANewBreakerGoesSlowlyWhenUsersFailAtOnce(t *testing.T) {
+	b := retry.NewBreaker(false)
+	ask(b, down, midnight)
+	now, began := midnight, 0
+	for range 4 * 1000 { // 4 seconds
+		now = now.Add(time.Millisecond)
+		if _, ok := b.Allow(false, now); ok {
+			try(b, fmt.Sprint(began), false, down, now)
+			began++
+		}
+	}
+	if began < 30 || began > 45 {
+		t.Errorf("%d attempts in 4 s, want 10 in a second", began)
+	}
+	if got := b.Timeout(false); got != retry.CautiousTimeout {
+		t.Errorf("a timeout of %v", got)
+	}
+	now = midnight.Add(5 * time.Second)
+	if _, due := b.CanaryDue(true, true, now); !due {
+		t.Fatal("no second canary")
+	}
+	ask(b, down, now)
+	if _, cause := b.Open(); cause == nil {
+		t.Error("not open after two canaries that failed")
+	}
+}
+
 func TestThreeDistinctUsersInARowRaiseSuspicion(t *testing.T) {
 	b := closed(false)
 	for range 20 {
