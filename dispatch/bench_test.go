@@ -44,7 +44,7 @@ func attempts(b *testing.B, q *queue, kind string) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		q.done(p, 0, true, nil)
+		q.done(p, 0, false, nil)
 	}
 }
 

@@ -116,7 +116,7 @@ func (b *ByHand) call(ctx context.Context, stop context.CancelCauseFunc, line *q
 		budget.Attempt()
 		// Not ended by ctx: whether a call that is cut off has revoked, nobody knows. It has a limit of its own.
 		attempt, err := b.Call(context.WithoutCancel(ctx), result.User)
-		_ = line.done(turn, attempt.Usage, attempt.Status != 0, err)
+		_ = line.done(turn, attempt.Usage, nobodySignedOut(attempt, err), err)
 		result.Attempt, result.Calls = attempt, budget.Attempts()
 		if err == nil {
 			budget.Succeeded()

@@ -28,7 +28,7 @@ type graph struct {
 	answer func(call int) error
 	takes  time.Duration
 	silent bool // there are no answers from Graph itself
-	reads  bool // users are read before, and cannot be
+	unsent bool // no request was sent
 }
 
 func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, error) {
@@ -38,16 +38,16 @@ func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, erro
 	g.mu.Unlock()
 	start := time.Now()
 	if err := retry.Sleep(ctx, g.takes); err != nil {
-		return revoker.Attempt{Start: start}, &revoker.Error{Kind: revoker.Unreachable}
+		return revoker.Attempt{Start: start, Sent: true}, &revoker.Error{Kind: revoker.Unreachable}
 	}
 	var err error
 	if g.answer != nil {
 		err = g.answer(n)
 	}
 	if g.silent {
-		return revoker.Attempt{Start: start, Read: g.reads}, err
+		return revoker.Attempt{Start: start, Sent: !g.unsent}, err
 	}
-	return revoker.Attempt{Start: start, Duration: g.takes, Status: 200, ServerDate: time.Now()}, err
+	return revoker.Attempt{Start: start, Duration: g.takes, Sent: true, Status: 200, ServerDate: time.Now()}, err
 }
 
 func (g *graph) made() []time.Time {
@@ -435,8 +435,8 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 // An attempt without a token, or whose user could not be read, was never sent: nobody was signed out by it.
 func TestAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
 	for name, g := range map[string]*graph{
-		"no token": {answer: func(int) error { return noToken }, silent: true},
-		"not read": {answer: func(int) error { return &revoker.Error{Kind: revoker.Unreachable} }, silent: true, reads: true},
+		"no token": {answer: func(int) error { return noToken }, silent: true, unsent: true},
+		"not sent": {answer: func(int) error { return &revoker.Error{Kind: revoker.Unreachable} }, silent: true, unsent: true},
 	} {
 		dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 			d.Leave(ada.Key(), enter(d, ada))

@@ -202,18 +202,17 @@ func (q *queue) raise(user string, urgency int) {
 	}
 }
 
-// done ends an attempt. answered says that there was an answer; without one the user may have been signed
-// out.
-func (q *queue) done(p *permit, usage float64, answered bool, err error) (c condition) {
+// done ends an attempt. nobody says that it has signed nobody out; without an answer it may have.
+func (q *queue) done(p *permit, usage float64, nobody bool, err error) (c condition) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
 	q.limiter.End(p.call, err, usage, now)
 	q.breaker.End(p.user, p.retry && !p.late, err, now)
-	if err == nil || !answered {
-		q.volume.Confirm(p.reserved, now)
-	} else {
+	if nobody {
 		q.volume.Refund(p.reserved)
+	} else {
+		q.volume.Confirm(p.reserved, now)
 	}
 	q.end(p)
 	return q.condition()

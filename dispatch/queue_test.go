@@ -104,7 +104,7 @@ func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
 	t.Helper()
 	var order []string
 	for range waiting {
-		_ = q.done(holder.permit, 0, true, nil)
+		_ = q.done(holder.permit, 0, false, nil)
 		synctest.Wait()
 		holder = nil
 		waiting = slices.DeleteFunc(waiting, func(u *user) bool {
@@ -122,7 +122,7 @@ func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
 			t.Fatalf("nobody began after %v", order)
 		}
 	}
-	_ = q.done(holder.permit, 0, true, nil)
+	_ = q.done(holder.permit, 0, false, nil)
 	return strings.Join(order, " ")
 }
 
@@ -205,12 +205,12 @@ func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T
 			t.Fatal("not begun after two seconds")
 		}
 		// The late answer makes no second place.
-		_ = q.done(hangs.permit, 0, true, nil)
+		_ = q.done(hangs.permit, 0, false, nil)
 		third := ask(t, q, "third", wish{})
 		if third.began() || q.running != 1 || q.late != 0 {
 			t.Errorf("the third began: %v, running %d, late %d", third.began(), q.running, q.late)
 		}
-		_ = q.done(next.permit, 0, true, nil)
+		_ = q.done(next.permit, 0, false, nil)
 		if !third.began() {
 			t.Error("the third was not called")
 		}
@@ -411,7 +411,7 @@ func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
 			t.Errorf("%v; %d wait for the guard, %d in all", e.err, full, len(q.waiting))
 		}
 		q.raise("d", -1) // in none of the two lanes now
-		_ = q.done(a.permit, 0, true, nil)
+		_ = q.done(a.permit, 0, false, nil)
 		if got := began([]*user{c, d}); got != nil {
 			t.Fatalf("%v began: one is signed out, and another may be", got)
 		}
@@ -436,7 +436,7 @@ func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
 		if !errors.Is(known.err, errTripped) { // nobody is called for a type that is tripped
 			t.Errorf("%v", known.err)
 		}
-		_ = q.done(other.permit, 0, true, nil)
+		_ = q.done(other.permit, 0, false, nil)
 	})
 }
 
@@ -457,11 +457,11 @@ func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
 		b.leave()
 		again.leave()
 		synctest.Wait()
-		_ = q.done(other.permit, 0, true, nil)
+		_ = q.done(other.permit, 0, false, nil)
 		if !c.began() {
 			t.Fatal("the last of three did not begin, although two went away")
 		}
-		_ = q.done(c.permit, 0, true, nil)
+		_ = q.done(c.permit, 0, false, nil)
 	})
 }
 
@@ -477,8 +477,8 @@ func TestAnEventOfAnotherTypeNeedNotWaitForTheVolumeOfTheFirst(t *testing.T) {
 		if q.raise("b", 0); !b.began() {
 			t.Error("waits for those of the type that it came with first")
 		}
-		_ = q.done(a.permit, 0, true, nil)
-		_ = q.done(b.permit, 0, true, nil)
+		_ = q.done(a.permit, 0, false, nil)
+		_ = q.done(b.permit, 0, false, nil)
 	})
 }
 
@@ -488,7 +488,7 @@ func TestATrippedTypeIsInNobodysWay(t *testing.T) {
 		holder := ask(t, q, "holder", wish{kind: "left"})
 		tripped := ask(t, q, "tripped", wish{kind: "left"})
 		other := ask(t, q, "other", wish{kind: "stolen"})
-		_ = q.done(holder.permit, 0, true, nil)
+		_ = q.done(holder.permit, 0, false, nil)
 		if synctest.Wait(); !errors.Is(tripped.err, errTripped) || !other.began() {
 			t.Fatalf("%v, the other began: %v", tripped.err, other.began())
 		}
@@ -592,11 +592,11 @@ func TestWhileOpenAFirstAttemptIsProbedBeforeARetry(t *testing.T) {
 		if again.began() || !fresh.began() {
 			t.Fatal("the retry was probed first")
 		}
-		_ = q.done(fresh.permit, 0, true, nil)
+		_ = q.done(fresh.permit, 0, false, nil)
 		if !again.began() {
 			t.Fatal("not called after the breaker closed")
 		}
-		_ = q.done(again.permit, 0, true, nil)
+		_ = q.done(again.permit, 0, false, nil)
 	})
 }
 
@@ -632,7 +632,7 @@ func TestWithoutACanaryAnOpenBreakerProbesUsers(t *testing.T) {
 		if !u.began() {
 			t.Fatal("nobody is probed: the turn is a canary's that does not exist")
 		}
-		if c := q.done(u.permit, 0, true, nil); c.cause != nil {
+		if c := q.done(u.permit, 0, false, nil); c.cause != nil {
 			t.Errorf("open after a success: %v", c.cause)
 		}
 	})
@@ -664,12 +664,12 @@ func TestHowManyMessagesMayBeReceived(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		want(2, 0) // a probe is in flight
-		_ = q.done(fresh.permit, 0, true, nil)
+		_ = q.done(fresh.permit, 0, false, nil)
 		want(1000, 1<<20)
 		if !u.began() {
 			t.Error("the breaker is closed, and who waits is not called")
 		}
-		_ = q.done(u.permit, 0, true, nil)
+		_ = q.done(u.permit, 0, false, nil)
 	})
 }
 
@@ -740,7 +740,7 @@ func TestEachEndIsSignalled(t *testing.T) {
 		}
 		u := ask(t, q, "u", wish{})
 		next := ask(t, q, "next", wish{})
-		_ = q.done(u.permit, 0, true, nil)
+		_ = q.done(u.permit, 0, false, nil)
 		signalled("an attempt's end")
 		if !next.began() {
 			t.Fatal("not begun")

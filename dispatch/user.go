@@ -109,7 +109,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			lease.End(hard, dedupe.Verdict{})
 			return again
 		}
-		nobody := err != nil && (attempt.Status != 0 || attempt.Read || unsent(err)) // was signed out
+		nobody := nobodySignedOut(attempt, err)
 		graph := d.queue.done(permit, attempt.Usage, nobody, err)
 		if nobody {
 			d.refund(w, permit)
@@ -175,10 +175,9 @@ func Refuse(protected *guard.Protected, user event.User) error {
 	return nil
 }
 
-// unsent says that the attempt was not sent at all.
-func unsent(err error) bool {
-	var failure *revoker.Error
-	return errors.As(err, &failure) && failure.Kind == revoker.NoToken
+// nobodySignedOut says that the attempt has certainly signed nobody out: Graph has answered otherwise, or was not asked.
+func nobodySignedOut(attempt revoker.Attempt, err error) bool {
+	return err != nil && (attempt.Status != 0 || !attempt.Sent)
 }
 
 // attempt makes one attempt.

@@ -73,7 +73,7 @@ func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 		return attempt, err
 	case failure != nil && !failure.Start.IsZero():
 		attempt := failure.Attempt
-		attempt.Read = true
+		attempt.Sent = false // only the account was to be read
 		return attempt, err
 	case err != nil:
 		return begun, err

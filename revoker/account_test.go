@@ -105,6 +105,9 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 				if kindOf(failure) != c.want || calls != c.calls || (c.proof == "") != (a.Proof == "") || !strings.Contains(a.Proof, c.proof) {
 					t.Errorf("%v after %v; proof %q", err, d.requests, a.Proof)
 				}
+				if a.Sent != (calls > 0) {
+					t.Errorf("after %d calls the attempt says sent %v", calls, a.Sent)
+				}
 				if a.Start.IsZero() {
 					t.Error("an attempt without a start: the deduplication window would begin nowhere")
 				}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strconv"
 	"time"
 )
@@ -21,6 +22,7 @@ type exchange struct {
 	start           time.Time
 	reads           bool // the body is wanted, not only what it means
 
+	sent     bool // there was a connection for it
 	duration time.Duration
 	status   int // 0: no answer
 	header   http.Header
@@ -38,6 +40,7 @@ func (ex *exchange) attempt() Attempt {
 	a := Attempt{
 		Start:           ex.start,
 		Duration:        ex.duration,
+		Sent:            ex.sent,
 		Status:          ex.status,
 		RequestID:       ex.header.Get("request-id"),
 		ClientRequestID: ex.clientRequestID,
@@ -68,6 +71,11 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	// (https://learn.microsoft.com/graph/throttling-limits, identity and access).
 	req.Header.Set("x-ms-throttle-priority", "high")
 
+	ex.sent = true
+	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		GetConn: func(string) { ex.sent = false },
+		GotConn: func(httptrace.GotConnInfo) { ex.sent = true },
+	}))
 	resp, err := r.next.RoundTrip(req)
 	if err != nil {
 		ex.duration = time.Since(ex.start)

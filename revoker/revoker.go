@@ -65,8 +65,9 @@ type Attempt struct {
 	// Usage is the part of the quota that is used, as Graph reports it from 0.8 on; 0 when it does not
 	// (https://learn.microsoft.com/graph/throttling, x-ms-throttle-limit-percentage).
 	Usage float64
-	// Read says that the user could not be read, and nobody was called.
-	Read bool
+	// Sent says that a connection was there for the request to sign the user out: without an answer they may have been. It is false
+	// for whoever was not called, for want of a token or a connection, or for what reading their account has shown.
+	Sent bool
 	// RequestID is Graph's id of the call and ClientRequestID ours. Microsoft's support asks for both.
 	RequestID, ClientRequestID string
 	// ValidFromBefore and ValidFromAfter are from when on the user's sessions were valid, before and after the call, where a Careful

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -693,6 +694,40 @@ func TestTheCallersDeadlineMakesAnAttemptUnreachable(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whoever may have been signed out counts for the volume guard: not those for whom there was no connection.
+func TestAnAttemptSaysWhetherItWasSent(t *testing.T) {
+	for name, c := range map[string]struct {
+		dial func() (net.Conn, error)
+		cred azcore.TokenCredential
+	}{
+		"no token":      {cred: &credential{err: errors.New("no secret")}},
+		"no connection": {cred: withRole(), dial: func() (net.Conn, error) { return nil, errors.New("connection refused") }},
+		"no TLS": {cred: withRole(), dial: func() (net.Conn, error) {
+			here, there := net.Pipe()
+			_ = there.Close()
+			return here, nil
+		}},
+	} {
+		transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c.dial() }}
+		r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: c.cred, Transport: transport})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := r.Revoke(t.Context(), ada); err == nil || a.Sent {
+			t.Errorf("%s: %v, sent %v", name, err, a.Sent)
+		}
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer server.Close()
+	r, err := revoker.New(revoker.Config{Root: server.URL, Credential: withRole()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := r.Revoke(t.Context(), ada); err == nil || !a.Sent || a.Status != 0 {
+		t.Errorf("a request that was not answered: %v, sent %v", err, a.Sent)
+	}
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)
