@@ -8,9 +8,9 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 
 # The compiler needs 4.4 GB for the Graph SDK's models alone, and as much again for their race build: only the packages
 # where goroutines meet are tested with -race.
-RACE := ./emulator/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./guard/... ./replicas/... ./trail/... ./revoker/... ./telemetry/... ./cmd/...
+RACE := ./emulator/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./guard/... ./coordination/... ./audit/... ./revoker/... ./telemetry/... ./cmd/...
 
-.PHONY: run test simulate rules siege lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
+.PHONY: run test simulate rules chaos lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
@@ -28,8 +28,8 @@ simulate: ## SEEDS scenarios of faults in virtual time, from FIRST on; prints th
 rules: ## leave out rules of the worker, one after the other, and see that scenarios show it
 	$(GO) test ./simulation -v -run TestRulesAreNeeded -count=1 -timeout 1h -args -rules
 
-siege: ## the real binary killed 100 times, stopped 50 times, cut off and starved, for minutes
-	$(GO) test ./cmd/worker -v -run Siege -count=1 -timeout 2h -args -siege
+chaos: ## the real binary killed 100 times, stopped 50 times, cut off and starved, for minutes
+	$(GO) test ./cmd/worker -v -run "Chaos|Hostile" -count=1 -timeout 2h -args -chaos
 
 build: ## bin/worker and bin/sandbox, stripped
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/worker ./cmd/sandbox

@@ -33,7 +33,7 @@ type ServiceBus struct {
 	Queue                string        `koanf:"queue" doc:"Queue to receive from. Required, unless a topic is, or the connection string has an EntityPath."`
 	Topic                string        `koanf:"topic" doc:"Topic to receive from, through servicebus.subscription, instead of a queue."`
 	Subscription         string        `koanf:"subscription" doc:"Subscription of servicebus.topic to receive from."`
-	Sessions             int           `koanf:"sessions" default:"0" min:"0" max:"100" doc:"For queues and subscriptions that require sessions: how many sessions of each are held at once. They share consumer.max_in_hand. 0 is for entities without sessions."`
+	Sessions             int           `koanf:"sessions" default:"0" min:"0" max:"100" doc:"For queues and subscriptions that require sessions: how many sessions of each are held at once. They share consumer.max_in_flight. 0 is for entities without sessions."`
 	LockDuration         time.Duration `koanf:"lock_duration" default:"1m" min:"5s" max:"5m" doc:"The lock duration of the queue or subscription, or less: locks are renewed when half of it has passed. doctor compares it where it may read the entity's settings."`
 	AdminEndpoint        string        `koanf:"admin_endpoint" doc:"Other address of the administration API, which worker doctor reads, for tests with an emulator. http is accepted on loopback addresses only."`
 	Sources              []string      `koanf:"sources" doc:"Several queues, and subscriptions as TOPIC/Subscriptions/NAME, instead of one: the most urgent first. Calls for an earlier one's events go before those for a later one's."`
@@ -74,7 +74,7 @@ type Graph struct {
 	Authority        string        `koanf:"authority" doc:"Other sign-in authority, for tests with an emulator: an https URL. Only with graph.endpoint."`
 	TokenURL         string        `koanf:"token_url" doc:"OAuth 2.0 token endpoint of an emulator; only together with graph.endpoint on a loopback address."`
 	ReadUsers        bool          `koanf:"read_users" default:"false" doc:"Read users first: guests and protected users are recognised whether an event gives id or name, both count as one user for deduplication, and the call goes to the id that the name had. Needs User.Read.All; one read for each call, and one for an event that gives a name alone."`
-	ProofFor         time.Duration `koanf:"proof_for" default:"0s" min:"0s" max:"2m" doc:"Read the effect back after each call, for at most so long; one that does not show is a failure, and dead-lettered as NotRevoked in the end. 0 trusts Graph's answer. Needs graph.read_users, and one more read for each call."`
+	VerifyTimeout    time.Duration `koanf:"verify_timeout" default:"0s" min:"0s" max:"2m" doc:"Read the effect back after each call, for at most so long; one that does not show is a failure, and dead-lettered as NotRevoked in the end. 0 trusts Graph's answer. Needs graph.read_users, and one more read for each call."`
 	CanaryUser       string        `koanf:"canary_user" doc:"Object id or user principal name of an account kept for this, whose sessions may be revoked at any time: when attempts fail, one for it tells whether Graph or the users are the cause. Empty asks for a random id, which shows that token and permission are good, but not that anybody can be revoked."`
 	Timeout          time.Duration `koanf:"timeout" default:"30s" min:"1s" max:"5m" doc:"Limit of one attempt, token included."`
 }
@@ -99,7 +99,7 @@ type Dedupe struct {
 // Consumer bounds the work in hand.
 type Consumer struct {
 	Concurrency   int           `koanf:"concurrency" default:"16" min:"1" max:"256" doc:"Calls to Graph at once. Graph's quota is 20 per second for the whole app and tenant."`
-	MaxInHand     int           `koanf:"max_in_hand" default:"256" min:"8" max:"5000" doc:"Messages held locked at once, for each source. Of them at most a quarter wait for the end of a deduplication window, and at most half for users that fail; past that messages are deferred."`
+	MaxInFlight   int           `koanf:"max_in_flight" default:"256" min:"8" max:"5000" doc:"Messages held locked at once, for each source. Of them at most a quarter wait for the end of a deduplication window, and at most half for users that fail; past that messages are deferred."`
 	SettleTimeout time.Duration `koanf:"settle_timeout" default:"10s" min:"1s" max:"1m" doc:"Limit of one settlement or lock renewal."`
 	DryRun        bool          `koanf:"dry_run" default:"false" doc:"Only peek at the messages and log what would become of each event: nothing is locked, called or settled. Also worker run --dry-run."`
 	DrainTimeout  time.Duration `koanf:"drain_timeout" default:"25s" min:"1s" max:"1h" doc:"How long work in hand may take after SIGTERM. Kubernetes' terminationGracePeriodSeconds must exceed this plus settle_timeout plus 10 s."`
@@ -138,7 +138,7 @@ type Redis struct {
 	Cluster        bool          `koanf:"cluster" default:"false" doc:"The addresses are of a Redis cluster, also when there is only one. Several without redis.sentinel_master always are."`
 	SentinelMaster string        `koanf:"sentinel_master" doc:"The addresses are sentinels, and this is the name of the master."`
 	Timeout        time.Duration `koanf:"timeout" default:"250ms" min:"10ms" max:"5s" doc:"Limit of one exchange with Redis. While it does not answer, work goes on without it, and it is asked once a second."`
-	SharePace      bool          `koanf:"share_pace" default:"true" doc:"Use Graph's quota together, as one replica would. Without it each replica learns from Graph's answers alone."`
+	ShareRateLimit bool          `koanf:"share_rate_limit" default:"true" doc:"Use Graph's quota together, as one replica would. Without it each replica learns from Graph's answers alone."`
 }
 
 // Used says that there is a Redis.

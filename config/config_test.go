@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInHand != 256 || c.Dedupe.Window != time.Minute || c.Consumer.DrainTimeout != 25*time.Second ||
+	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInFlight != 256 || c.Dedupe.Window != time.Minute || c.Consumer.DrainTimeout != 25*time.Second ||
 		c.Ops.Address != "127.0.0.1:9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
 		t.Errorf("%+v", c)
 	}
@@ -287,7 +287,7 @@ func TestSeveralSources(t *testing.T) {
 
 func TestEachSessionNeedsAPlaceInHand(t *testing.T) {
 	_, err := load(t, "", []string{
-		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9", "REVOKER_CONSUMER_MAX_IN_HAND=8",
+		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9", "REVOKER_CONSUMER_MAX_IN_FLIGHT=8",
 	})
 	wantProblems(t, err, "servicebus.sessions")
 }

@@ -101,12 +101,12 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 		}
 	}
 	sb.validateEntity(p)
-	if sb.Sessions > c.Consumer.MaxInHand {
-		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_hand %d: lower the one or raise the other", sb.Sessions, c.Consumer.MaxInHand)
+	if sb.Sessions > c.Consumer.MaxInFlight {
+		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_flight %d: lower the one or raise the other", sb.Sessions, c.Consumer.MaxInFlight)
 	}
-	if most := int(renewalsPerSecond * sb.LockDuration.Seconds() / 2); len(sb.Entities())*c.Consumer.MaxInHand > most {
-		p.add("consumer.max_in_hand: %d messages of %d sources need more than %d lock renewals per second, which is what one worker makes: lower it to %d, or raise the entities' lock duration and servicebus.lock_duration",
-			c.Consumer.MaxInHand, len(sb.Entities()), renewalsPerSecond, most/max(1, len(sb.Entities())))
+	if most := int(renewalsPerSecond * sb.LockDuration.Seconds() / 2); len(sb.Entities())*c.Consumer.MaxInFlight > most {
+		p.add("consumer.max_in_flight: %d messages of %d sources need more than %d lock renewals per second, which is what one worker makes: lower it to %d, or raise the entities' lock duration and servicebus.lock_duration",
+			c.Consumer.MaxInFlight, len(sb.Entities()), renewalsPerSecond, most/max(1, len(sb.Entities())))
 	}
 }
 
@@ -161,7 +161,7 @@ func (s *ServiceBus) validateSources(p *Problems) {
 	}
 }
 
-// maxSources bounds the receivers of one process, each with max_in_hand messages.
+// maxSources bounds the receivers of one process, each with max_in_flight messages.
 const maxSources = 8
 
 func isSubscriptionName(name string) bool {
@@ -236,8 +236,8 @@ func (c *Config) validateGraph(p *Problems) {
 			p.add("graph.endpoint: %s: %s (REVOKER_GRAPH_ENDPOINT)", show(g.Endpoint), problem)
 		}
 	}
-	if g.ProofFor > 0 && !g.ReadUsers {
-		p.add("graph.proof_for: needs graph.read_users (REVOKER_GRAPH_READ_USERS=true)")
+	if g.VerifyTimeout > 0 && !g.ReadUsers {
+		p.add("graph.verify_timeout: needs graph.read_users (REVOKER_GRAPH_READ_USERS=true)")
 	}
 	c.validateCanary(p)
 	if g.TokenURL != "" {

@@ -3,21 +3,21 @@ package consumer
 import (
 	"time"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // recorded says that a result is not to be recorded now: of a message that is set aside only the attempts that have succeeded
 // are, and those were when it comes back.
 func (r result) recorded(todo action) bool {
-	return r.outcome == revoked && r.again || r.outcome != revoked && todo == setAside
+	return r.outcome == revoked && r.again || r.outcome != revoked && todo == deferral
 }
 
 // keepTrail records what was decided about each event. It comes before the settlement: a message that comes again is decided again, and
 // recorded again; one that is gone has its record. Of a message that is set aside only the attempts that have succeeded are:
 // when it comes back these events are covered, and nothing else would tell of the attempts.
-func (c *Consumer) keepTrail(m *message, results []result, todo action) {
-	if c.Trail == nil {
+func (c *Consumer) audit(m *message, results []result, todo action) {
+	if c.Audit == nil {
 		return
 	}
 	for _, r := range results {
@@ -25,7 +25,7 @@ func (c *Consumer) keepTrail(m *message, results []result, todo action) {
 			continue
 		}
 		event := r.item.Event
-		d := trail.Decision{
+		d := audit.Decision{
 			Time: time.Now().UTC(), Outcome: string(r.outcome), Reason: string(r.reason),
 			UserID: event.User.ID(), UserPrincipalName: event.User.UPN(),
 			Source: m.from.Entity, MessageID: deadletter.Cut(m.MessageID, 128), Event: r.item.Index,
@@ -41,14 +41,14 @@ func (c *Consumer) keepTrail(m *message, results []result, todo action) {
 		if a := r.attempt; r.calls > 0 {
 			d.CallStart, d.CallEnd = a.Start.UTC(), a.Start.Add(a.Duration).UTC()
 			d.Status, d.RequestID, d.ClientRequestID = a.Status, deadletter.Cut(a.RequestID, 128), a.ClientRequestID
-			d.ValidFromBefore, d.ValidFromAfter, d.Proof = a.ValidFromBefore, a.ValidFromAfter, a.Proof
+			d.ValidFromBefore, d.ValidFromAfter, d.Proof = a.ValidFromBefore, a.ValidFromAfter, a.Unverified
 		}
 		if r.err != nil {
 			d.Error = deadletter.Cut(r.err.Error(), deadletter.MaxDescription)
 		}
 		if r.outcome == superseded {
-			d.SupersededBy = r.waits.End().By.Sequence
+			d.SupersededBy = r.event.Result().By.Sequence
 		}
-		c.Trail(d)
+		c.Audit(d)
 	}
 }

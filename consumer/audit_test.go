@@ -7,16 +7,16 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 func TestEveryDecisionIsRecordedBeforeItsSettlement(t *testing.T) {
 	var mu sync.Mutex
-	var all []trail.Decision
+	var all []audit.Decision
 	var w *world
 	settledBefore := false
-	keep := func(d trail.Decision) {
+	keep := func(d audit.Decision) {
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, d)
@@ -25,7 +25,7 @@ func TestEveryDecisionIsRecordedBeforeItsSettlement(t *testing.T) {
 			settledBefore = true
 		}
 	}
-	inBubble(t, settings{trail: keep}, func(t *testing.T, world *world) {
+	inBubble(t, settings{audit: keep}, func(t *testing.T, world *world) {
 		w = world
 		w.send(&azservicebus.Message{MessageID: new("both"), Body: []byte(`[{"type":"device.lost","userId":"` + ada.ID + `"},{"type":"device.lost","userPrincipalName":"` + guest.UserPrincipalName + `"}]`)})
 		w.run()

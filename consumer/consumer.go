@@ -15,16 +15,16 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/session-revoker/session-revoker/audit"
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/telemetry"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // Names of the parts that the Consumer reports to telemetry.Health.
@@ -78,7 +78,7 @@ type Config struct {
 	Concurrency int
 	// MaxInHand is how many messages of each source are held locked at once; at least MinInFlight, and at most 5,000, the
 	// SDK's bound on credits.
-	MaxInHand int
+	MaxInFlight int
 	// Lock is the lock duration of the sources, as configured. Defaults to a minute.
 	Lock time.Duration
 	// SettleTimeout bounds each settlement and each lock renewal.
@@ -98,7 +98,7 @@ type Config struct {
 }
 
 // Parts are what the Consumer works with. All are required, except where they say otherwise.
-type Parts struct {
+type Dependencies struct {
 	// Sources are received from at once; the attempts for an earlier one's messages go before those for a later one's.
 	Sources   []Source
 	Decoder   *event.Decoder
@@ -111,13 +111,13 @@ type Parts struct {
 	Metrics *telemetry.Metrics
 	Health  *telemetry.Health
 	// Trail is told every decision, before its message is settled; nil when nobody keeps it.
-	Trail func(trail.Decision)
+	Audit func(audit.Decision)
 	// Names knows whose a user principal name is; nil when users may not be read: then a name and an id are two users.
-	Names *revoker.Names
+	Resolver *revoker.Resolver
 	// Replicas is what workers for the same tenant share; nil when this one is for itself. Pace is the rate limiter that
 	// they share; nil for one of its own.
-	Replicas *replicas.Store
-	Pace     *replicas.Pace
+	Coordinator *coordination.Store
+	Limiter     *coordination.Limiter
 	// Tracer makes spans of messages and calls; nil makes none.
 	Tracer trace.Tracer
 }
@@ -135,11 +135,11 @@ type Source struct {
 
 // HealthParts names the parts that a Consumer of these sources reports to telemetry.Health.
 func HealthParts(entities ...string) []string {
-	parts := []string{PartGraph, PartGuard}
+	deps := []string{PartGraph, PartGuard}
 	for _, e := range entities {
-		parts = append(parts, healthPart(e, len(entities)))
+		deps = append(deps, healthPart(e, len(entities)))
 	}
-	return parts
+	return deps
 }
 
 func healthPart(entity string, sources int) string {
@@ -152,17 +152,17 @@ func healthPart(entity string, sources int) string {
 // source is a Source in use. Its receive loops share what it holds.
 type source struct {
 	Source
-	rank   int    // 0 is the most urgent
-	part   string // of Health
-	places places
-	room   *waitingRoom // nil where messages cannot be deferred
-	ends   ends
-	large  *largeBodies
-	bytes  *sizes
-	losses atomic.Int64 // links of sessions that were lost
-	turns  turns
-	last   atomic.Int64 // highest sequence number received
-	end    int64        // highest one that was seen in the queue; the forecast's own
+	rank    int    // 0 is the most urgent
+	part    string // of Health
+	slots   slots
+	room    *waitingRoom // nil where messages cannot be deferred
+	decided decidedEvents
+	large   *largeBodies
+	bytes   *sizes
+	losses  atomic.Int64 // links of sessions that were lost
+	turns   turns
+	last    atomic.Int64 // highest sequence number received
+	end     int64        // highest one that was seen in the queue; the forecast's own
 }
 
 // loop is one receive loop of a source: the only one, or that of one of the sessions that are held at once. Its goroutine
@@ -180,7 +180,7 @@ type loop struct {
 // owns everything about that message. Who is called, and when, is the Dispatcher's.
 type Consumer struct {
 	Config
-	Parts
+	Dependencies
 
 	dispatch *dispatch.Dispatcher
 	pool     *dispatch.Pool // the messages' goroutines
@@ -189,10 +189,10 @@ type Consumer struct {
 	sources  []*source
 	loops    []*loop
 	sessions sync.WaitGroup // that are being closed
-	inHand   atomic.Int64   // messages held locked
-	held     held
+	inFlight atomic.Int64   // messages held locked
+	ages     messageAges
 	forecast atomic.Pointer[forecast]
-	entering atomic.Int64 // messages whose users are not in the ledger yet
+	adding   atomic.Int64 // messages whose users are not in the ledger yet
 	settling atomic.Int64
 }
 
@@ -202,30 +202,30 @@ var (
 	errDeliveredAgain = errors.New("the message's lock was lost: Service Bus has delivered it again, and the new delivery takes its place")
 	errDrained        = errors.New("the drain timeout has passed")
 	errNothingToDo    = errors.New("the worker stops, and nothing can be finished: attempts are stopped")
-	errSetAside       = errors.New("the message is set aside, so that others can be worked on; it comes back by itself")
+	errDeferred       = errors.New("the message is set aside, so that others can be worked on; it comes back by itself")
 	errSessionOver    = errors.New("the session was held for as long as it may; its messages come again")
 )
 
 // New returns a Consumer.
-func New(cfg Config, parts Parts) *Consumer {
+func New(cfg Config, deps Dependencies) *Consumer {
 	if cfg.Lock == 0 {
 		cfg.Lock = time.Minute
 	}
-	cfg.Dedupe.MaxParked, cfg.Dedupe.MaxFailing = max(1, cfg.MaxInHand/4), max(1, cfg.MaxInHand/2)
-	c := &Consumer{Config: cfg, Parts: parts, pool: dispatch.NewPool(), renewals: rate.NewLimiter(RenewalsPerSecond, 1)}
+	cfg.Dedupe.MaxParked, cfg.Dedupe.MaxFailing = max(1, cfg.MaxInFlight/4), max(1, cfg.MaxInFlight/2)
+	c := &Consumer{Config: cfg, Dependencies: deps, pool: dispatch.NewPool(), renewals: rate.NewLimiter(RenewalsPerSecond, 1)}
 	c.dispatch = dispatch.New(dispatch.Config{
 		Concurrency: cfg.Concurrency, Volume: cfg.Volume, ReadRelease: cfg.ReadRelease, CanaryUser: cfg.CanaryUser, Dedupe: cfg.Dedupe,
-	}, dispatch.Parts{
-		Revoker: parts.Revoker, Canary: parts.Canary, Protected: parts.Protected, Retrier: parts.Retrier, Log: parts.Log, Metrics: parts.Metrics,
-		Health: parts.Health, Replicas: parts.Replicas, Limiter: parts.Pace, Tracer: parts.Tracer, Name: c.user, Text: c.text,
+	}, dispatch.Dependencies{
+		Revoker: deps.Revoker, Canary: deps.Canary, Protected: deps.Protected, Retrier: deps.Retrier, Log: deps.Log, Metrics: deps.Metrics,
+		Health: deps.Health, Coordinator: deps.Coordinator, Limiter: deps.Limiter, Tracer: deps.Tracer, Name: c.user, Text: c.text,
 	})
-	for i, s := range parts.Sources {
+	for i, s := range deps.Sources {
 		one := &source{
-			Source: s, rank: i, part: healthPart(s.Entity, len(parts.Sources)), places: make(places, cfg.MaxInHand),
+			Source: s, rank: i, part: healthPart(s.Entity, len(deps.Sources)), slots: make(slots, cfg.MaxInFlight),
 			large: newLargeBodies(), bytes: &sizes{},
 		}
 		if s.Receiver != nil {
-			one.room = newWaitingRoom(max(2, cfg.MaxInHand/8))
+			one.room = newWaitingRoom(max(2, cfg.MaxInFlight/8))
 		}
 		c.sources = append(c.sources, one)
 		for n := range max(1, s.Sessions) {
@@ -250,7 +250,7 @@ func (c *Consumer) countFromZero() {
 		}
 		c.Metrics.Deferred.WithLabelValues(s.Entity)
 	}
-	for _, a := range []action{complete, deadLetter, abandon, setAside} {
+	for _, a := range []action{complete, deadLetter, abandon, deferral} {
 		c.Metrics.Settlements.WithLabelValues(string(a), "ok")
 	}
 }
@@ -269,15 +269,15 @@ func (c *Consumer) state() telemetry.State {
 	return telemetry.State{
 		Waiting:        expected.users,
 		UntilLast:      expected.seconds(),
-		Promises:       d.Ledger.Pending,
+		Pending:        d.Ledger.Pending,
 		Parked:         d.Ledger.Parked,
 		Remembered:     d.Ledger.Remembered,
-		InLine:         d.Waiting,
-		Calls:          d.Limiter.UnderWay,
+		Queued:         d.Waiting,
+		CallsInFlight:  d.Limiter.InFlight,
 		PerSecond:      d.Limiter.PerSecond,
-		HeldFor:        max(0, time.Until(d.Limiter.HeldUntil)),
+		HeldFor:        max(0, time.Until(d.Limiter.PausedUntil)),
 		Throttled:      d.Limiter.Pauses,
-		Oldest:         c.held.oldest(),
+		Oldest:         c.ages.oldest(),
 		BreakerOpen:    d.Open,
 		SuspectedUsers: d.Suspected && d.Users,
 		SuspectedGraph: d.Suspected && !d.Users,
@@ -303,17 +303,17 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 
 	c.awaitPermission(ctx)
 	var loops sync.WaitGroup
-	take := func(s *source, d delivery) {
-		c.inHand.Add(1)
-		c.held.add(d.message)
-		c.entering.Add(1)
-		c.Metrics.InHand.Inc()
+	accept := func(s *source, d delivery) {
+		c.inFlight.Add(1)
+		c.ages.add(d.message)
+		c.adding.Add(1)
+		c.Metrics.InFlight.Inc()
 		s.bytes.add(d.message)
 		c.pool.Do(func() {
 			defer func() {
-				c.inHand.Add(-1)
-				c.held.remove(d.message)
-				c.Metrics.InHand.Dec()
+				c.inFlight.Add(-1)
+				c.ages.remove(d.message)
+				c.Metrics.InFlight.Dec()
 				d.done()
 				if s.bytes.remove(d.message) {
 					c.dispatch.Signal()
@@ -327,22 +327,22 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	for _, l := range c.loops {
 		loops.Go(func() {
 			if l.Accept != nil {
-				c.receiveSessions(ctx, l, take)
+				c.receiveSessions(ctx, l, accept)
 			} else {
-				c.receive(ctx, l, take)
+				c.receive(ctx, l, accept)
 			}
 		})
 	}
 	for _, s := range c.sources {
 		if s.room != nil {
-			loops.Go(func() { c.bringBack(ctx, s, take) })
+			loops.Go(func() { c.receiveDeferred(ctx, s, accept) })
 		}
 	}
 	loops.Wait()
 
 	// What is parked is called now: being done is better than handing back.
-	c.dispatch.Hurry()
-	c.Log.Info("stopped receiving; finishing what is in hand", zap.Int64("inHand", c.inHand.Load()), zap.Duration("timeout", c.DrainTimeout))
+	c.dispatch.FlushParked()
+	c.Log.Info("stopped receiving; finishing what is in hand", zap.Int64("inFlight", c.inFlight.Load()), zap.Duration("timeout", c.DrainTimeout))
 	deadline := time.Now().Add(c.DrainTimeout)
 	hurry := time.AfterFunc(c.DrainTimeout, func() { stopWork(errDrained) })
 	defer hurry.Stop()
@@ -375,7 +375,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 
 // stuck says that no message in flight can be finished before the deadline.
 func (c *Consumer) stuck(deadline time.Time) bool {
-	return c.inHand.Load() > 0 && c.entering.Load() == 0 && c.settling.Load() == 0 && c.dispatch.Stuck(deadline)
+	return c.inFlight.Load() > 0 && c.adding.Load() == 0 && c.settling.Load() == 0 && c.dispatch.Stuck(deadline)
 }
 
 // beat is the heartbeat of all loops, while none of them runs.
@@ -386,8 +386,8 @@ func (c *Consumer) beat() {
 }
 
 // entered says that a message's users are in the ledger: what may be received can be told again.
-func (c *Consumer) entered() {
-	if c.entering.Add(-1) == 0 {
+func (c *Consumer) added() {
+	if c.adding.Add(-1) == 0 {
 		c.dispatch.Signal()
 	}
 }

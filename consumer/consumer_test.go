@@ -209,7 +209,7 @@ func TestThrottlingIsObeyed(t *testing.T) {
 }
 
 func TestAnOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
-	inBubble(t, settings{maxDeliveries: 2, maxInHand: 8}, func(t *testing.T, w *world) {
+	inBubble(t, settings{maxDeliveries: 2, maxInFlight: 8}, func(t *testing.T, w *world) {
 		down := w.graph.Inject(graph.Fault{Status: 503})
 		w.send(about(ada), about(grace), about(alan))
 		w.run()
@@ -443,7 +443,7 @@ func TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		forged := map[string]any{"mine": "kept", deadletter.PropertyAttempts: int64(99)}
 		for _, name := range []string{
-			deadletter.PropertyFailed, deadletter.PropertyStoodFor, deadletter.PropertyStoodForCount, deadletter.PropertyStatus, deadletter.PropertyCode,
+			deadletter.PropertyFailed, deadletter.PropertySuperseded, deadletter.PropertySupersededCount, deadletter.PropertyStatus, deadletter.PropertyCode,
 			deadletter.PropertyRequestID, deadletter.PropertyClientRequestID, deadletter.PropertyOnly, deadletter.PropertyOnlyOf,
 			deadletter.PropertyReplays, deadletter.PropertyRun, deadletter.PropertyReplayedAt, deadletter.PropertyReplayedBy, deadletter.PropertyOriginalID,
 		} {

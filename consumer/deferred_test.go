@@ -60,7 +60,7 @@ func (w *world) deferred() (numbers []int64) {
 
 // Service Bus gives all deferred messages that are asked for, or none.
 func TestADeferredMessageThatIsGoneKeepsNoOtherFromComing(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 64}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 64}, func(t *testing.T, w *world) {
 		users, mend := w.failing(120)
 		w.run()
 		time.Sleep(20 * time.Second)
@@ -179,7 +179,7 @@ func TestDeferredMessagesComeBackAfterServiceBusCouldNotGiveThem(t *testing.T) {
 				}
 				return err
 			}
-			inBubble(t, f.wrap(settings{concurrency: 16, maxInHand: 8}), func(t *testing.T, w *world) {
+			inBubble(t, f.wrap(settings{concurrency: 16, maxInFlight: 8}), func(t *testing.T, w *world) {
 				users, mend := w.failing(30)
 				w.run()
 				time.Sleep(20 * time.Second)
@@ -214,7 +214,7 @@ func TestADeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 				lost.Store(true)
 				return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 			}
-			inBubble(t, f.wrap(settings{concurrency: 16, maxInHand: 8, lock: 20 * time.Second}), func(t *testing.T, w *world) {
+			inBubble(t, f.wrap(settings{concurrency: 16, maxInFlight: 8, lock: 20 * time.Second}), func(t *testing.T, w *world) {
 				users, mend := w.failing(30)
 				w.run()
 				time.Sleep(20 * time.Second)
@@ -242,7 +242,7 @@ func TestADeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 }
 
 func TestWhatIsDeferredStaysSoWhenTheWorkerStops(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 8, maxDeliveries: 2}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 8, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		users, mend := w.failing(30)
 		w.run()
 		time.Sleep(20 * time.Second)
@@ -277,7 +277,7 @@ func TestWhatIsDeferredStaysSoWhenTheWorkerStops(t *testing.T) {
 
 func TestAfterAKillDeferredMessagesAreFound(t *testing.T) {
 	f := &fickle{}
-	inBubble(t, f.wrap(settings{concurrency: 16, maxInHand: 8, lock: 20 * time.Second}), func(t *testing.T, w *world) {
+	inBubble(t, f.wrap(settings{concurrency: 16, maxInFlight: 8, lock: 20 * time.Second}), func(t *testing.T, w *world) {
 		users, mend := w.failing(30)
 		w.run()
 		time.Sleep(20 * time.Second)
@@ -305,7 +305,7 @@ func TestAfterAKillDeferredMessagesAreFound(t *testing.T) {
 // much for chance.
 func TestADeferredMessageComesBackWithItsUsersNextAttempt(t *testing.T) {
 	policy := retry.Policy{MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: time.Hour}
-	inBubble(t, settings{maxInHand: 16, retry: policy}, func(t *testing.T, w *world) {
+	inBubble(t, settings{maxInFlight: 16, retry: policy}, func(t *testing.T, w *world) {
 		users, mend := w.failing(60)
 		w.run()
 		time.Sleep(10*time.Minute + 5*time.Second)

@@ -41,7 +41,7 @@ func (f forecast) seconds() float64 {
 func (c *Consumer) watchBacklog(ctx context.Context) {
 	tick := time.NewTicker(forecastEvery)
 	defer tick.Stop()
-	var told time.Time
+	var lastLogged time.Time
 	for before := c.dispatch.State().Decided; ; {
 		select {
 		case <-tick.C:
@@ -53,11 +53,11 @@ func (c *Consumer) watchBacklog(ctx context.Context) {
 		before = decided
 		c.forecast.Store(&f)
 		switch {
-		case f.wait < tellFrom && !told.IsZero():
-			told = time.Time{}
+		case f.wait < tellFrom && !lastLogged.IsZero():
+			lastLogged = time.Time{}
 			c.Log.Info("the backlog is worked off; who comes now is called within a minute")
-		case f.behind > 0 && f.wait >= tellFrom && f.wait < never && time.Since(told) >= tellEvery:
-			told = time.Now()
+		case f.behind > 0 && f.wait >= tellFrom && f.wait < never && time.Since(lastLogged) >= tellEvery:
+			lastLogged = time.Now()
 			c.Log.Warn("many users wait for Graph's quota; the most urgent in hand go first",
 				zap.Int("users", f.users), zap.Duration("untilTheLast", f.wait.Round(time.Second)), zap.Time("at", time.Now().Add(f.wait).UTC().Truncate(time.Second)))
 		}

@@ -138,7 +138,7 @@ func TestWhoeverIsParkedIsInNoForecastOfAWait(t *testing.T) {
 }
 
 func TestDeferredMessagesAreInTheForecastAndInTheMetrics(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 8}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 8}, func(t *testing.T, w *world) {
 		users := w.people(0, 40)
 		for _, u := range users {
 			w.graph.Inject(graph.Fault{User: u.ID, Status: 403, ContentType: "application/json", Body: forbidden})

@@ -10,11 +10,11 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // sendAs sends one message under an id of its own.
@@ -26,7 +26,7 @@ func (w *world) sendAs(id string, m *azservicebus.Message) {
 
 // A session whose messages take all places of the source, about users who fail for ever.
 func TestASessionThatFillsAllPlacesIsGivenUp(t *testing.T) {
-	inBubble(t, settings{sessions: 2, concurrency: 4, maxInHand: 8}, func(t *testing.T, w *world) {
+	inBubble(t, settings{sessions: 2, concurrency: 4, maxInFlight: 8}, func(t *testing.T, w *world) {
 		session, other := "fills", "waits"
 		for i, u := range w.people(0, 20) {
 			w.graph.Inject(graph.Fault{User: u.ID, Status: 503})
@@ -45,7 +45,7 @@ func TestASessionThatFillsAllPlacesIsGivenUp(t *testing.T) {
 
 // Some users' answers ask for ten minutes; others are set aside, and well again soon.
 func TestALongRetryAfterOfSomeDoesNotFillTheWayBack(t *testing.T) {
-	inBubble(t, settings{concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		for _, u := range w.people(0, 40) {
 			w.graph.Inject(graph.Fault{User: u.ID, Status: 503, RetryAfter: "590"})
 		}
@@ -75,7 +75,7 @@ func TestALongRetryAfterOfSomeDoesNotFillTheWayBack(t *testing.T) {
 
 // Batches about users who are in their window, which cannot be called now, take no room that others need.
 func TestLargeMessagesOfParkedUsersHoldUpNobody(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		var sets [][]graph.User
 		for i := range 4 {
@@ -95,7 +95,7 @@ func TestLargeMessagesOfParkedUsersHoldUpNobody(t *testing.T) {
 
 // One user is throttled for ever; nobody else is.
 func TestAUserWhoIsAlwaysThrottledStarvesNobody(t *testing.T) {
-	inBubble(t, settings{concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 429, RetryAfter: "5"})
 		w.sendAs("ada", about(ada))
 		w.run()
@@ -106,7 +106,7 @@ func TestAUserWhoIsAlwaysThrottledStarvesNobody(t *testing.T) {
 }
 
 func TestAUserWhoIsAlwaysUnauthorizedStarvesNobody(t *testing.T) {
-	inBubble(t, settings{concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 401})
 		w.sendAs("ada", about(ada))
 		w.run()
@@ -121,7 +121,7 @@ func TestAUserWhoIsAlwaysUnauthorizedStarvesNobody(t *testing.T) {
 // A message with two users who both fail for good, one sooner than the other, is dead-lettered some time, though it is set
 // aside in between.
 func TestAMessageThatIsSetAsideIsDecidedSomeTime(t *testing.T) {
-	inBubble(t, settings{concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		nobody, fails := person(1), w.people(2, 1)[0]
 		w.graph.Inject(graph.Fault{User: fails.ID, Status: 503})
 		m := about(nobody, fails)
@@ -140,9 +140,9 @@ func TestAMessageThatIsSetAsideIsDecidedSomeTime(t *testing.T) {
 
 // What was revoked is in the audit log, whatever becomes of the message's other users.
 func TestAuditRecordsWhoWasRevokedInAMessageThatIsSetAside(t *testing.T) {
-	var records []trail.Decision
+	var records []audit.Decision
 	lock := make(chan struct{}, 1)
-	s := settings{concurrency: 4, maxInHand: 16, trail: func(d trail.Decision) {
+	s := settings{concurrency: 4, maxInFlight: 16, audit: func(d audit.Decision) {
 		lock <- struct{}{}
 		records = append(records, d)
 		<-lock
@@ -170,7 +170,7 @@ func TestAuditRecordsWhoWasRevokedInAMessageThatIsSetAside(t *testing.T) {
 
 // A stolen device of somebody who is to be offboarded by a mass offboarding that the guard holds up.
 func TestATrippedTypeDoesNotHoldUpAnotherTypeOfTheSameUser(t *testing.T) {
-	s := settings{concurrency: 4, maxInHand: 64, volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 3, Window: time.Hour}}
+	s := settings{concurrency: 4, maxInFlight: 64, volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
 		for i, u := range append(w.people(0, 10), ada) {
 			w.sendAs(fmt.Sprint("off-", i), &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"user.offboarded","userId":%q}`, u.ID))})
@@ -184,7 +184,7 @@ func TestATrippedTypeDoesNotHoldUpAnotherTypeOfTheSameUser(t *testing.T) {
 
 // Users whose attempts hang for ever keep nobody from the retry lane who is well again.
 func TestHangingUsersDoNotStarveTheRetriesOfOthers(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		users := w.people(0, 600)
 		for _, u := range users {
 			w.graph.Inject(graph.Fault{User: u.ID, Delay: time.Hour})
@@ -211,7 +211,7 @@ func TestHangingUsersDoNotStarveTheRetriesOfOthers(t *testing.T) {
 // A settlement that Service Bus carried out and whose answer was lost.
 func TestALostAnswerToADeferCostsSeconds(t *testing.T) {
 	d := &lossy{}
-	s := settings{concurrency: 4, maxInHand: 8}
+	s := settings{concurrency: 4, maxInFlight: 8}
 	s.wrap = func(r consumer.Receiver) consumer.Receiver {
 		d.Receiver = r
 		return d
@@ -266,7 +266,7 @@ func TestByHandGoesOnAfterTheBreakerHasOpened(t *testing.T) {
 
 // A message of many users that is set aside again and again must not write a line for each of them each time.
 func TestAMessageThatIsSetAsideDoesNotFloodTheLog(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 16}, func(t *testing.T, w *world) {
 		users := w.people(0, 500)
 		for _, u := range users {
 			w.graph.Inject(graph.Fault{User: u.ID, Status: 503})

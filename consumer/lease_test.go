@@ -13,30 +13,30 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
-	"github.com/session-revoker/session-revoker/replicas"
 )
 
 const leaseFor = 35 * time.Second
 
 // store is what a worker shares through an imitation of Redis, and what it counts.
-func store(t *testing.T, server *miniredis.Miniredis) (*replicas.Store, func(replicas.Observation) int) {
+func store(t *testing.T, server *miniredis.Miniredis) (*coordination.Store, func(coordination.Observation) int) {
 	client := redis.NewClient(&redis.Options{
 		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
 		MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true,
 	})
 	t.Cleanup(func() { _ = client.Close() })
 	var mu sync.Mutex
-	counts := map[replicas.Observation]int{}
-	return replicas.New(replicas.Config{
+	counts := map[coordination.Observation]int{}
+	return coordination.New(coordination.Config{
 			Client: client, Scope: []string{"test"}, Timeout: time.Second, LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: 5 * time.Second,
-			Observe: func(o replicas.Observation) {
+			Observe: func(o coordination.Observation) {
 				mu.Lock()
 				defer mu.Unlock()
 				counts[o]++
 			},
 			Changed: func(error) {},
-		}), func(o replicas.Observation) int {
+		}), func(o coordination.Observation) int {
 			mu.Lock()
 			defer mu.Unlock()
 			return counts[o]
@@ -49,28 +49,28 @@ func TestWhoeverWritesToRedisHoldsNobodyForLong(t *testing.T) {
 		// write is done each second, to the keys of the only user.
 		write   func(server *miniredis.Miniredis, verdict, lease string)
 		within  time.Duration
-		counted replicas.Observation
+		counted coordination.Observation
 	}{
 		"a lease without an end": {func(server *miniredis.Miniredis, _, lease string) {
 			if !server.Exists(lease) {
 				_ = server.Set(lease, "x")
 			}
-		}, 2 * time.Second, replicas.Endless},
+		}, 2 * time.Second, coordination.Endless},
 		"a lease that is taken again and again": {func(server *miniredis.Miniredis, _, lease string) {
 			_ = server.Set(lease, "x")
 			server.SetTTL(lease, leaseFor)
-		}, leaseFor + 2*time.Second, replicas.Overdue},
+		}, leaseFor + 2*time.Second, coordination.Overdue},
 		"a verdict from 1601": {func(server *miniredis.Miniredis, verdict, _ string) {
 			server.HSet(verdict, "start", "-11644473600000000", "covers", "-11644473600000000", "sequence", "1")
-		}, 2 * time.Second, replicas.Stale},
+		}, 2 * time.Second, coordination.Stale},
 		"a verdict that moves on": {func(server *miniredis.Miniredis, verdict, _ string) {
 			server.HSet(verdict, "start", ago(0), "covers", ago(30*time.Minute), "sequence", "1")
-		}, 2*time.Minute + time.Minute + 15*time.Second + time.Minute, replicas.Adopted},
+		}, 2*time.Minute + time.Minute + 15*time.Second + time.Minute, coordination.Adopted},
 		"both": {func(server *miniredis.Miniredis, verdict, lease string) {
 			server.HSet(verdict, "start", ago(0), "covers", ago(30*time.Minute), "sequence", "1")
 			_ = server.Set(lease, "x")
 			server.SetTTL(lease, leaseFor)
-		}, 2*time.Minute + time.Minute + 15*time.Second + time.Minute + leaseFor, replicas.Overdue},
+		}, 2*time.Minute + time.Minute + 15*time.Second + time.Minute + leaseFor, coordination.Overdue},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -83,22 +83,22 @@ func TestWhoeverWritesToRedisHoldsNobodyForLong(t *testing.T) {
 				if lease == nil {
 					t.Fatal("no lease")
 				}
-				held := server.Keys()[0]
-				verdict := strings.TrimSuffix(held, "lease") + "verdict"
+				locked := server.Keys()[0]
+				verdict := strings.TrimSuffix(locked, "lease") + "verdict"
 				server.FlushAll()
 				w := newWorld(t, settings{replicas: shared})
-				c.write(server, verdict, held)
+				c.write(server, verdict, locked)
 				w.run()
 				w.send(about(ada))
 				began := time.Now()
 				for w.counts().Active > 0 && time.Since(began) < time.Hour {
 					time.Sleep(time.Second)
-					c.write(server, verdict, held)
+					c.write(server, verdict, locked)
 				}
 				if _, revoked := w.graph.Revoked(ada.ID); !revoked || time.Since(began) > c.within {
 					t.Errorf("after %s: revoked %v, want it within %s", time.Since(began), revoked, c.within)
 				}
-				if counted(c.counted) == 0 || counted(replicas.Away) > 0 {
+				if counted(c.counted) == 0 || counted(coordination.Away) > 0 {
 					t.Errorf("%s was not counted, or Redis taken for away", c.counted)
 				}
 			})
@@ -120,8 +120,8 @@ func TestAVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
 		lease.End(t.Context(), forged(time.Now()))
 		w.run()
 		w.settled(time.Minute)
-		if _, revoked := w.graph.Revoked(ada.ID); revoked || counted(replicas.Adopted) != 1 {
-			t.Errorf("revoked %v, counted %d", revoked, counted(replicas.Adopted))
+		if _, revoked := w.graph.Revoked(ada.ID); revoked || counted(coordination.Adopted) != 1 {
+			t.Errorf("revoked %v, counted %d", revoked, counted(coordination.Adopted))
 		}
 	})
 }

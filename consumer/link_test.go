@@ -95,7 +95,7 @@ func TestALossThatOnlyASettlementNotices(t *testing.T) {
 		}
 		return err
 	}
-	inBubble(t, trapped(settings{maxInHand: 8, concurrency: 8, lock: 5 * time.Minute}, r), func(t *testing.T, w *world) {
+	inBubble(t, trapped(settings{maxInFlight: 8, concurrency: 8, lock: 5 * time.Minute}, r), func(t *testing.T, w *world) {
 		w.send(about(grace))
 		w.run()
 		w.settled(time.Minute)
@@ -126,7 +126,7 @@ func TestALossThatOnlyASettlementNotices(t *testing.T) {
 }
 
 func TestTwoSourcesWithFullHandsSurviveACut(t *testing.T) {
-	inBubble(t, settings{urgent: true, maxInHand: 8, concurrency: 8, lock: 20 * time.Second, maxDeliveries: 3}, func(t *testing.T, w *world) {
+	inBubble(t, settings{urgent: true, maxInFlight: 8, concurrency: 8, lock: 20 * time.Second, maxDeliveries: 3}, func(t *testing.T, w *world) {
 		const people = 64
 		for i := range people {
 			u := leaver(i)

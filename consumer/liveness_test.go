@@ -75,7 +75,7 @@ func TestNobodyWaitsBehindUsersWhoFail(t *testing.T) {
 		"hang":        {graph.Fault{Delay: time.Hour}, 200, 75 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+			inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 				var users []graph.User
 				if name == "404" {
 					for i := range c.users {
@@ -106,7 +106,7 @@ func TestNobodyWaitsBehindUsersWhoFail(t *testing.T) {
 
 // The mixed fault that decided 70 of 750 users in seven minutes.
 func TestEverybodyIsDecidedAmongMixedFaults(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		var users []graph.User
 		healthy := map[string]bool{}
 		for i := range 750 {
@@ -153,7 +153,7 @@ func TestEverybodyIsDecidedAmongMixedFaults(t *testing.T) {
 }
 
 func TestUnknownUsersDoNotSwitchOffParking(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		var nobodies []graph.User
 		for i := range 130 {
 			nobodies = append(nobodies, person(i))
@@ -173,7 +173,7 @@ func TestUnknownUsersDoNotSwitchOffParking(t *testing.T) {
 }
 
 func TestMessagesThatCannotSupersedeOneAnotherHoldUpNobody(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 25 * time.Second}) // they gather beside the attempt, too
 		var storm []*azservicebus.Message
 		for i := range 2000 {
@@ -197,7 +197,7 @@ func TestMessagesThatCannotSupersedeOneAnotherHoldUpNobody(t *testing.T) {
 }
 
 func TestOneMessageWithManyUsersWhoFailHoldsUpNobodyInIt(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		users := w.people(0, 360)
 		for _, u := range users[:300] {
 			w.graph.Inject(graph.Fault{User: u.ID, Delay: 20 * time.Millisecond, Status: 403, ContentType: "application/json", Body: forbidden})
@@ -212,7 +212,7 @@ func TestOneMessageWithManyUsersWhoFailHoldsUpNobodyInIt(t *testing.T) {
 }
 
 func TestManyLargeMessagesRunAFewAtATimeAndHoldUpNobody(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		for i := range 10 {
 			m, id := about(w.people(1000*i, 1000)...), fmt.Sprintf("large-%d", i)
@@ -221,7 +221,7 @@ func TestManyLargeMessagesRunAFewAtATimeAndHoldUpNobody(t *testing.T) {
 		}
 		w.run()
 		time.Sleep(50 * time.Millisecond)
-		if n := w.metrics.State().Promises; n > 5000 {
+		if n := w.metrics.State().Pending; n > 5000 {
 			t.Errorf("%d users in flight", n)
 		}
 		w.send(about(ada))
@@ -243,7 +243,7 @@ func TestAUserWhoHangsAtTheStartHoldsUpNobody(t *testing.T) {
 }
 
 func TestSessionsAreServedInTurn(t *testing.T) {
-	inBubble(t, settings{sessions: 1, concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{sessions: 1, concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		feed := func(session string, u graph.User, i int) {
 			m, id := about(u), fmt.Sprintf("%s-%d", session, i)
 			m.SessionID, m.MessageID = &session, &id
@@ -264,7 +264,7 @@ func TestSessionsAreServedInTurn(t *testing.T) {
 
 // Service Bus offers the sessions with the oldest messages first. Two of them whose users fail must not take turns for ever.
 func TestTwoSessionsWhoseUsersFailDoNotTakeTurnsForEver(t *testing.T) {
-	inBubble(t, settings{sessions: 1, concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{sessions: 1, concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		feed := func(session string, u graph.User) {
 			m := about(u)
 			m.SessionID = &session
@@ -289,7 +289,7 @@ func TestTwoSessionsWhoseUsersFailDoNotTakeTurnsForEver(t *testing.T) {
 
 // Messages that another process has deferred, and then forgotten.
 func TestDeferredMessagesThatNobodyRemembersAreFound(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInHand: 8}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 8}, func(t *testing.T, w *world) {
 		users := w.people(0, 50)
 		var mend []func()
 		for _, u := range users {
@@ -322,7 +322,7 @@ func TestNothingIsWaitedForThatCannotBeFinished(t *testing.T) {
 		"one user fails":   func(w *world) { w.graph.Inject(graph.Fault{User: ada.ID, Status: 503, RetryAfter: "300"}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, settings{concurrency: 16, maxInHand: 64}, func(t *testing.T, w *world) {
+			inBubble(t, settings{concurrency: 16, maxInFlight: 64}, func(t *testing.T, w *world) {
 				w.run()
 				w.send(about(alan))
 				time.Sleep(5 * time.Second)
@@ -344,7 +344,7 @@ func TestNothingIsWaitedForThatCannotBeFinished(t *testing.T) {
 }
 
 func TestATrippedGuardIsNotWaitedForAtTheStop(t *testing.T) {
-	s := settings{maxInHand: 64, volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 3, Window: time.Hour}}
+	s := settings{maxInFlight: 64, volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
 		w.sendEach(w.people(0, 20))
 		w.run()
@@ -376,7 +376,7 @@ func TestAClockThatRunsAheadMakesNoRenewalsTheMore(t *testing.T) {
 		}
 		return err
 	}
-	inBubble(t, trapped(settings{maxInHand: 256, lock: time.Minute}, r), func(t *testing.T, w *world) {
+	inBubble(t, trapped(settings{maxInFlight: 256, lock: time.Minute}, r), func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Status: 503})
 		w.sendEach(w.people(0, 100))
 		w.run()
@@ -390,7 +390,7 @@ func TestAClockThatRunsAheadMakesNoRenewalsTheMore(t *testing.T) {
 }
 
 func TestReadinessSaysWhoseTroubleItIs(t *testing.T) {
-	inBubble(t, settings{concurrency: 4, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		users := w.people(0, 5)
 		for _, u := range users {
 			w.graph.Inject(graph.Fault{User: u.ID, Status: 403, ContentType: "application/json", Body: forbidden})

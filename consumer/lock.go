@@ -26,18 +26,18 @@ func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duratio
 // hold keeps the message's lock until letGo is called. held ends when work does, and with errLockLost when the lock is
 // gone: then the message is Service Bus' again and nothing more may be started for it. A message that does not wait costs
 // neither a renewal nor a goroutine.
-func (c *Consumer) hold(work context.Context, m *message) (held context.Context, letGo func()) {
-	held, cancel := context.WithCancelCause(work)
+func (c *Consumer) lockMessage(work context.Context, m *message) (locked context.Context, release func()) {
+	locked, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})
 	timer := time.AfterFunc(time.Until(m.known.Lock.Until())/2, func() {
 		defer close(stopped)
-		if c.keepLock(held, m) {
+		if c.keepLock(locked, m) {
 			return
 		}
 		c.Metrics.LocksLost.Inc()
 		cancel(errLockLost)
 	})
-	return held, func() {
+	return locked, func() {
 		waiting := timer.Stop()
 		cancel(nil)
 		if !waiting {

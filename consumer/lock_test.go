@@ -50,7 +50,7 @@ func TestAMessageWhoseLockWasRenewedStandsForAnOlderOne(t *testing.T) {
 }
 
 func TestRenewalsAreBounded(t *testing.T) {
-	inBubble(t, settings{lock: 30 * time.Second, maxInHand: 256}, func(t *testing.T, w *world) {
+	inBubble(t, settings{lock: 30 * time.Second, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Status: 503})
 		w.sendEach(w.people(0, 20))
 		w.run()
@@ -80,7 +80,7 @@ func TestRenewalsAreBounded(t *testing.T) {
 		mu.Unlock()
 		return r.Receiver.RenewMessageLock(ctx, m, nil)
 	}
-	inBubble(t, trapped(settings{lock: 20 * time.Second, maxInHand: 256, concurrency: 256}, r), func(t *testing.T, w *world) {
+	inBubble(t, trapped(settings{lock: 20 * time.Second, maxInFlight: 256, concurrency: 256}, r), func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
 		time.Sleep(5 * time.Second)

@@ -33,7 +33,7 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 		fields = append(fields, zap.String("reason", string(r.reason)))
 	}
 	if r.outcome == superseded {
-		fields = append(fields, zap.Int64("by", r.waits.End().By.Sequence))
+		fields = append(fields, zap.Int64("by", r.event.Result().By.Sequence))
 	}
 	if a := r.attempt; r.calls > 0 {
 		fields = append(fields,
@@ -46,8 +46,8 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	if a := r.attempt; !a.ValidFromAfter.IsZero() {
 		fields = append(fields, zap.Time("validFromBefore", a.ValidFromBefore), zap.Time("validFromAfter", a.ValidFromAfter))
 	}
-	if r.attempt.Proof != "" {
-		fields = append(fields, zap.String("proof", r.attempt.Proof))
+	if r.attempt.Unverified != "" {
+		fields = append(fields, zap.String("proof", r.attempt.Unverified))
 	}
 	if m.EnqueuedTime != nil {
 		fields = append(fields, zap.Duration("sinceEnqueued", time.Since(*m.EnqueuedTime)))

@@ -14,7 +14,7 @@ import (
 // connection that the others have by then, and these the next one, for ever. Without the rule it did so in one run of six.
 func TestSessionsWithFullHandsSurviveCuts(t *testing.T) {
 	for run := range 12 {
-		inBubble(t, settings{sessions: 4, maxInHand: 8, concurrency: 16}, func(t *testing.T, w *world) {
+		inBubble(t, settings{sessions: 4, maxInFlight: 8, concurrency: 16}, func(t *testing.T, w *world) {
 			const people = 160
 			for i := range people {
 				u := leaver(i)
@@ -41,7 +41,7 @@ func TestSessionsWithFullHandsSurviveCuts(t *testing.T) {
 // Somebody else has the session when the connection comes back: asking for it again at once, for as long as messages of it are in flight,
 // would be busy waiting.
 func TestASessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
-	inBubble(t, settings{sessions: 4, maxInHand: 8}, func(t *testing.T, w *world) {
+	inBubble(t, settings{sessions: 4, maxInFlight: 8}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 3 * time.Second})
 		w.graph.Inject(graph.Fault{User: grace.ID, Delay: 20 * time.Second})
 		for _, u := range []graph.User{ada, grace} {

@@ -53,41 +53,41 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 
 // work finds out what becomes of the message, and holds its lock meanwhile.
 func (c *Consumer) work(hard context.Context, m *message) (results []result, todo action) {
-	held, letGo := hard, func() {}
-	defer func() { letGo() }()
+	locked, release := hard, func() {}
+	defer func() { release() }()
 	large := len(m.Body) > smallBody
-	if large || c.Names != nil { // it may take long until its users are in the ledger
-		held, letGo = c.hold(hard, m)
+	if large || c.Resolver != nil { // it may take long until its users are in the ledger
+		locked, release = c.lockMessage(hard, m)
 	}
 	if large {
-		c.entered() // whoever waits here may wait for long
-		leave, err := m.from.large.enter(held, m.ReceivedMessage)
-		c.entering.Add(1)
+		c.added() // whoever waits here may wait for long
+		leave, err := m.from.large.enter(locked, m.ReceivedMessage)
+		c.adding.Add(1)
 		if err != nil {
-			c.entered()
+			c.added()
 			results = []result{{outcome: unfinished, err: err}}
 			return results, actionFor(results, m, errors.Is(err, errLockLost), false)
 		}
 		defer leave()
 	}
-	results = c.enter(held, m)
-	c.dispatch.AllEntered(m.known)
-	c.entered()
-	if !large && c.Names == nil && !allDecided(results) {
-		held, letGo = c.hold(hard, m)
+	results = c.add(locked, m)
+	c.dispatch.AllAdded(m.known)
+	c.added()
+	if !large && c.Resolver == nil && !allDecided(results) {
+		locked, release = c.lockMessage(hard, m)
 	}
-	lost, aside := c.await(held, m, results)
+	lost, aside := c.await(locked, m, results)
 	return results, actionFor(results, m, lost, aside)
 }
 
 // allDecided says that the end of each event is known.
 func allDecided(results []result) bool {
 	for _, r := range results {
-		if r.waits == nil {
+		if r.event == nil {
 			continue
 		}
 		select {
-		case <-r.waits.Done():
+		case <-r.event.Done():
 		default:
 			return false
 		}
@@ -97,7 +97,7 @@ func allDecided(results []result) bool {
 
 // enter finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
 // enters the ledger, once per message.
-func (c *Consumer) enter(held context.Context, m *message) []result {
+func (c *Consumer) add(locked context.Context, m *message) []result {
 	if r, unreadable := m.unreadable(); unreadable {
 		return []result{r}
 	}
@@ -106,16 +106,16 @@ func (c *Consumer) enter(held context.Context, m *message) []result {
 		return []result{rejected(event.Item{Err: err})}
 	}
 	items = m.only(items)
-	accounts := c.accounts(held, m, items)
+	accounts := c.accounts(locked, m, items)
 	results := make([]result, len(items))
 	entered := make(map[string]*dedupe.Event, len(items))
 	var decided map[int]*dedupe.Event
 	if m.SequenceNumber != nil && len(items) > 1 {
-		decided = m.from.ends.of(*m.SequenceNumber)
+		decided = m.from.decided.of(*m.SequenceNumber)
 	}
 	for i, item := range items {
 		if e := decided[item.Index]; e != nil {
-			results[i] = result{item: item, waits: e, again: true}
+			results[i] = result{item: item, event: e, again: true}
 			continue
 		}
 		var passes bool
@@ -131,9 +131,9 @@ func (c *Consumer) enter(held context.Context, m *message) []result {
 		if waits == nil {
 			waits = m.eventAt(item.Event.Urgency, item.Event.Type)
 			entered[key] = waits
-			c.dispatch.Enter(key, user, waits)
+			c.dispatch.Add(key, user, waits)
 		}
-		results[i] = result{item: item, key: key, waits: waits}
+		results[i] = result{item: item, key: key, event: waits}
 	}
 	return results
 }
@@ -181,7 +181,7 @@ func (m *message) partial() bool {
 // await returns when the end of each event is known, or when the message cannot be held any longer; then the events that are
 // still undecided leave the ledger. It says whether that is because the lock is lost, or because the message is to be set
 // aside.
-func (c *Consumer) await(held context.Context, m *message, results []result) (lost, aside bool) {
+func (c *Consumer) await(locked context.Context, m *message, results []result) (lost, aside bool) {
 	var flush, over <-chan struct{}
 	if m.session != nil {
 		flush, over = m.session.flush, m.session.over
@@ -196,35 +196,35 @@ func (c *Consumer) await(held context.Context, m *message, results []result) (lo
 	cause := error(nil)
 	for i := range results {
 		r := &results[i]
-		if r.waits == nil {
+		if r.event == nil {
 			continue
 		}
 		for decided := false; !decided && cause == nil; {
 			select {
-			case <-r.waits.Done():
-				decided = !c.enterAgain(m, r, results)
+			case <-r.event.Done():
+				decided = !c.addResolved(m, r, results)
 			case <-m.known.Ended():
 				// The end of one further behind, too: whoever turns out to be an account must not wait for those before.
-				c.enterAllAgain(m, results[i:], results)
-			case <-held.Done():
-				cause = context.Cause(held)
-			case <-m.known.Aside():
-				cause = errSetAside
+				c.addAllResolved(m, results[i:], results)
+			case <-locked.Done():
+				cause = context.Cause(locked)
+			case <-m.known.Deferred():
+				cause = errDeferred
 			case <-back:
-				c.dispatch.SetAside(m.known)
+				c.dispatch.Defer(m.known)
 			case <-flush:
 				flush = nil
-				c.dispatch.Flush(m.known)
+				c.dispatch.FlushMessage(m.known)
 			case <-over:
 				cause = errSessionOver
 			}
 		}
 		if cause != nil {
-			c.dispatch.Leave(r.key, r.waits)
+			c.dispatch.Remove(r.key, r.event)
 		}
 		lost = r.decide(cause) || lost
 	}
-	return lost || errors.Is(cause, errLockLost), errors.Is(cause, errSetAside)
+	return lost || errors.Is(cause, errLockLost), errors.Is(cause, errDeferred)
 }
 
 // perSource sets the urgencies of two sources apart: the source comes first, the event's type second.
@@ -273,7 +273,7 @@ const (
 type result struct {
 	item    event.Item
 	key     string        // by which the ledger knows the user
-	waits   *dedupe.Event // nil when the event did not enter the ledger
+	event   *dedupe.Event // nil when the event did not enter the ledger
 	again   bool          // it was decided before, when the message was in flight last
 	outcome outcome
 	reason  deadletter.Reason // set when dead-lettered
@@ -285,11 +285,11 @@ type result struct {
 // decide takes over the event's end from the ledger, and says whether that means that the message's lock is lost. cause is
 // why the waiting ended early.
 func (r *result) decide(cause error) (lost bool) {
-	end := r.waits.End()
+	end := r.event.Result()
 	if d, ok := end.Detail.(*dispatch.Decision); ok {
 		r.calls, r.attempt, r.err = d.Attempts, d.Attempt, d.Err
 	}
-	switch end.Fate {
+	switch end.Disposition {
 	case dedupe.Revoked:
 		r.outcome = revoked
 	case dedupe.Covered:

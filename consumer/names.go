@@ -22,7 +22,7 @@ const (
 // accounts finds out, by the keys of users who are given by name alone, which accounts they are, where that can be told: then somebody who is given by
 // name here and by id there is one user, and the call goes to that account, whoever has the name by then.
 func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item) map[string]event.User {
-	if c.Names == nil {
+	if c.Resolver == nil {
 		return nil
 	}
 	if c.dispatch.Open() {
@@ -46,7 +46,7 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 		}
 		asked[user.Key()] = true
 		asking.Go(func() error {
-			if account, ok := c.Names.Resolve(ctx, user, enqueued); ok {
+			if account, ok := c.Resolver.Resolve(ctx, user, enqueued); ok {
 				mu.Lock()
 				defer mu.Unlock()
 				found[user.Key()] = account
@@ -60,10 +60,10 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 
 // enterAgain enters an event once more, under the account that its name turned out to belong to, beside whatever else there is about the account. It says
 // whether the event was entered again, and so waits for another end.
-func (c *Consumer) enterAgain(m *message, r *result, all []result) bool {
-	end := r.waits.End()
+func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
+	end := r.event.Result()
 	d, _ := end.Detail.(*dispatch.Decision)
-	if end.Fate != dedupe.Failed || d == nil {
+	if end.Disposition != dedupe.Failed || d == nil {
 		return false
 	}
 	account, ok := dispatch.AccountOf(d.Err)
@@ -72,30 +72,30 @@ func (c *Consumer) enterAgain(m *message, r *result, all []result) bool {
 	}
 	key := account.Key()
 	for i := range all { // one message enters once per user
-		if all[i].waits != nil && all[i].key == key {
-			r.key, r.waits = key, all[i].waits
+		if all[i].event != nil && all[i].key == key {
+			r.key, r.event = key, all[i].event
 			return true
 		}
 	}
 	waits := m.eventAt(r.item.Event.Urgency, r.item.Event.Type)
-	r.key, r.waits = key, waits
-	c.dispatch.Enter(key, account, waits)
+	r.key, r.event = key, waits
+	c.dispatch.Add(key, account, waits)
 	return true
 }
 
 // enterAllAgain does that for each of some events whose end is decided.
-func (c *Consumer) enterAllAgain(m *message, some, all []result) {
-	if c.Names == nil {
+func (c *Consumer) addAllResolved(m *message, some, all []result) {
+	if c.Resolver == nil {
 		return
 	}
 	for i := range some {
 		r := &some[i]
-		if r.waits == nil {
+		if r.event == nil {
 			continue
 		}
 		select {
-		case <-r.waits.Done():
-			c.enterAgain(m, r, all)
+		case <-r.event.Done():
+			c.addResolved(m, r, all)
 		default:
 		}
 	}

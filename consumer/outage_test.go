@@ -56,7 +56,7 @@ func TestAnOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
 		"all writes value:false, the canary is well": each(graph.Fault{Method: http.MethodPost, ValueFalse: true}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, settings{concurrency: 16, maxInHand: 64, retry: retry.Policy{
+			inBubble(t, settings{concurrency: 16, maxInFlight: 64, retry: retry.Policy{
 				MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 24 * time.Hour, LaggingFor: time.Minute,
 			}}, func(t *testing.T, w *world) {
 				users := w.people(0, people+later)

@@ -43,14 +43,14 @@ type delivery struct {
 	receiver Receiver // that it came from, and is settled with
 	link     *link    // that it came over; nil for one from the waiting room
 	// session tells how long the message's session is held; nil for a message without one.
-	session *sessionHeld
+	session *sessionSignals
 	// deferred says that the message came back from the waiting room.
 	deferred bool
 	done     func() // when it is settled
 }
 
 // receive hands each message of a source to take until ctx ends. Each message that it hands over holds one token of places.
-func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, delivery)) {
+func (c *Consumer) receive(ctx context.Context, l *loop, accept func(*source, delivery)) {
 	lostBefore := false // the link, by the receive before
 	waits := newWaits()
 	for {
@@ -59,10 +59,10 @@ func (c *Consumer) receive(ctx context.Context, l *loop, take func(*source, deli
 			return
 		}
 		messages, err := c.receiveOnce(ctx, l, free)
-		l.places.give(free - len(messages))
+		l.slots.release(free - len(messages))
 		for _, m := range messages {
 			l.received(m)
-			take(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.places.give(1) }})
+			accept(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.slots.release(1) }})
 		}
 		c.Health.Beat(l.name)
 		if ctx.Err() != nil {
@@ -103,7 +103,7 @@ func (c *Consumer) troubled(l *loop, what string, err error) {
 
 // heard tells that Service Bus has answered well, and lets twice as many messages be asked for as before.
 func (c *Consumer) heard(l *loop) {
-	if l.burst *= 2; l.burst >= c.MaxInHand {
+	if l.burst *= 2; l.burst >= c.MaxInFlight {
 		l.burst = 0
 	}
 	if time.Now().Before(l.alone) {
@@ -214,11 +214,11 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 		}
 		var place chan<- struct{}
 		if limit > 0 {
-			place = l.places
+			place = l.slots
 		}
 		select {
 		case place <- struct{}{}:
-			return 1 + l.places.take(limit-1)
+			return 1 + l.slots.acquire(limit-1)
 		case <-l.changed:
 		case <-beat.C:
 			c.Health.Beat(l.name)
@@ -231,22 +231,22 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 // limit is how many more messages may be received by what the breaker allows. Places bound them beside that: users who fail hold
 // no more than their share of these, so that somebody who has not been tried can always be received.
 func (c *Consumer) limit() int {
-	most := len(c.sources) * c.MaxInHand
+	most := len(c.sources) * c.MaxInFlight
 	if !c.dispatch.Open() { // closed, or nothing is known of Graph yet
-		most = max(3, c.MaxInHand/2)
+		most = max(3, c.MaxInFlight/2)
 	}
-	limit := c.dispatch.Limit(int(c.inHand.Load()), most)
-	if limit == 1 && c.dispatch.Open() && c.entering.Load() > 0 {
+	limit := c.dispatch.Limit(int(c.inFlight.Load()), most)
+	if limit == 1 && c.dispatch.Open() && c.adding.Load() > 0 {
 		return 0 // the last one may suit
 	}
 	return limit
 }
 
 // places are room for so many messages as it has capacity for: one token for each that is in flight or asked for.
-type places chan struct{}
+type slots chan struct{}
 
 // take takes up to n places that are free, without waiting.
-func (p places) take(n int) (taken int) {
+func (p slots) acquire(n int) (taken int) {
 	for taken < n {
 		select {
 		case p <- struct{}{}:
@@ -259,7 +259,7 @@ func (p places) take(n int) (taken int) {
 }
 
 // give gives n places back.
-func (p places) give(n int) {
+func (p slots) release(n int) {
 	for range n {
 		<-p
 	}

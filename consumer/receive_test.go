@@ -10,7 +10,7 @@ import (
 
 func TestAWorkerThatKnowsNothingOfGraphReceivesAFewMessages(t *testing.T) {
 	r := &trap{}
-	inBubble(t, trapped(settings{maxInHand: 16, concurrency: 16}, r), func(t *testing.T, w *world) {
+	inBubble(t, trapped(settings{maxInFlight: 16, concurrency: 16}, r), func(t *testing.T, w *world) {
 		slow := w.graph.Inject(graph.Fault{Delay: 20 * time.Second})
 		w.sendEach(w.people(0, 40))
 		w.run()
@@ -32,14 +32,14 @@ func TestAWorkerThatKnowsNothingOfGraphReceivesAFewMessages(t *testing.T) {
 
 func TestWhileTheBreakerIsOpenMessagesAreReceivedOneByOneToBeProbed(t *testing.T) {
 	r := &trap{}
-	inBubble(t, trapped(settings{maxInHand: 16}, r), func(t *testing.T, w *world) {
+	inBubble(t, trapped(settings{maxInFlight: 16}, r), func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
 		w.settled(time.Minute)
 		down := w.graph.Inject(graph.Fault{Status: 503})
 		w.sendEach(w.people(0, 100))
 		time.Sleep(2 * time.Minute)
-		held := w.counts().Locked + w.counts().Deferred
+		locked := w.counts().Locked + w.counts().Deferred
 		r.mu.Lock()
 		so := len(r.limits)
 		r.mu.Unlock()
@@ -53,8 +53,8 @@ func TestWhileTheBreakerIsOpenMessagesAreReceivedOneByOneToBeProbed(t *testing.T
 				break
 			}
 		}
-		if c := w.counts(); c.Locked+c.Deferred > max(held, 16) || c.Locked > 16 {
-			t.Errorf("%+v held: %d before", c, held)
+		if c := w.counts(); c.Locked+c.Deferred > max(locked, 16) || c.Locked > 16 {
+			t.Errorf("%+v held: %d before", c, locked)
 		}
 		down()
 		w.settled(10 * time.Minute)

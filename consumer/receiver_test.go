@@ -134,7 +134,7 @@ func TestTrapMessagesMayComeAfterTheContextEnded(t *testing.T) {
 
 func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T) {
 	r := &trap{}
-	inBubble(t, trapped(settings{maxInHand: 3, concurrency: 1}, r), func(t *testing.T, w *world) {
+	inBubble(t, trapped(settings{maxInFlight: 3, concurrency: 1}, r), func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 3 * time.Second})
 		w.send(about(ada), about(grace), about(alan), about(ada), about(grace))
 		w.run()

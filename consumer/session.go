@@ -60,13 +60,13 @@ func (s *session) RenewMessageLock(ctx context.Context, m *azservicebus.Received
 }
 
 // sessionHeld tells the messages of a session how long it is held.
-type sessionHeld struct {
+type sessionSignals struct {
 	flush chan struct{} // closed when those of them that are parked are to be called for
 	over  chan struct{} // closed when whatever is not decided by then must not keep others waiting
 }
 
 // receiveSessions serves one session after the other until ctx ends.
-func (c *Consumer) receiveSessions(ctx context.Context, l *loop, take func(*source, delivery)) {
+func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept func(*source, delivery)) {
 	waits := newWaits()
 	for {
 		// A session is accepted only when its messages could be received.
@@ -74,7 +74,7 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, take func(*sour
 		if free == 0 {
 			return
 		}
-		l.places.give(free)
+		l.slots.release(free)
 		one := c.nextSession(ctx, l, waits)
 		c.Health.Beat(l.name)
 		if one == nil {
@@ -82,7 +82,7 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, take func(*sour
 		}
 		waits.Reset()
 		began := time.Now()
-		if c.serveSession(ctx, l, one, take) || time.Since(began) >= sessionHold {
+		if c.serveSession(ctx, l, one, accept) || time.Since(began) >= sessionHold {
 			l.turns.had(one.SessionID())
 		} else {
 			l.turns.forget(one.SessionID())
@@ -124,23 +124,23 @@ func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.Ex
 // serveSession receives from a session until nothing came for a while and nothing of it is in flight, its link is lost, it was
 // held for as long as it may, or ctx ends; then it closes the session, when its messages are settled or given up. It says
 // whether some were given up. While something is in flight a newer event of the same user may come, and stand for it.
-func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, take func(*source, delivery)) (givenUp bool) {
-	holding := &sessionHeld{flush: make(chan struct{}), over: make(chan struct{})}
+func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, accept func(*source, delivery)) (givenUp bool) {
+	holding := &sessionSignals{flush: make(chan struct{}), over: make(chan struct{})}
 	var inFlight atomic.Int64
 	settled := make(chan struct{}, 1)
 	done := func() {
-		l.places.give(1)
+		l.slots.release(1)
 		inFlight.Add(-1)
 		select {
 		case settled <- struct{}{}:
 		default:
 		}
 	}
-	held := time.Now()
+	locked := time.Now()
 	over := &link{}
-	c.receiveSession(ctx, l, one, over, held, &inFlight, settled, func(m *azservicebus.ReceivedMessage) {
+	c.receiveSession(ctx, l, one, over, locked, &inFlight, settled, func(m *azservicebus.ReceivedMessage) {
 		inFlight.Add(1)
-		take(l.source, delivery{message: m, receiver: one, link: over, session: holding, done: done})
+		accept(l.source, delivery{message: m, receiver: one, link: over, session: holding, done: done})
 	})
 	end := func() {
 		for inFlight.Load() > 0 {
@@ -152,9 +152,9 @@ func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, take 
 		c.sessions.Go(end)
 		return false
 	}
-	flush := time.NewTimer(max(0, sessionHold-time.Since(held)))
+	flush := time.NewTimer(max(0, sessionHold-time.Since(locked)))
 	defer flush.Stop()
-	giveUp := time.NewTimer(max(0, sessionHold-time.Since(held)) + sessionFlush)
+	giveUp := time.NewTimer(max(0, sessionHold-time.Since(locked)) + sessionFlush)
 	defer giveUp.Stop()
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
@@ -179,16 +179,16 @@ func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, take 
 
 // receiveSession hands the messages of a session to take, as serveSession says. Each session has its share of the source's
 // places, so that none waits for those of another.
-func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, over *link, held time.Time, inFlight *atomic.Int64, settled <-chan struct{}, take func(*azservicebus.ReceivedMessage)) {
+func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, over *link, locked time.Time, inFlight *atomic.Int64, settled <-chan struct{}, accept func(*azservicebus.ReceivedMessage)) {
 	// The session's own messages may take all places: waiting for one must end with the session's time.
-	holding, cancel := context.WithTimeout(ctx, time.Until(held.Add(sessionHold)))
+	holding, cancel := context.WithTimeout(ctx, time.Until(locked.Add(sessionHold)))
 	defer cancel()
-	share := max(1, c.MaxInHand/max(1, l.Sessions))
+	share := max(1, c.MaxInFlight/max(1, l.Sessions))
 	losses := l.losses.Load()
 	// When another session has lost its link, the connection may be gone, and this one's link with it, unnoticed. To receive over that
 	// would make the client library close the connection of now, over which others receive, and so on for ever (azservicebus v1.11.0,
 	// internal/amqpLinks.go, CloseIfNeeded).
-	for time.Since(held) < sessionHold && l.losses.Load() == losses && over.connected() {
+	for time.Since(locked) < sessionHold && l.losses.Load() == losses && over.connected() {
 		if int(inFlight.Load()) >= share {
 			select {
 			case <-settled:
@@ -204,16 +204,16 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, ove
 			return
 		}
 		if most := share - int(inFlight.Load()); free > most {
-			l.places.give(free - most)
+			l.slots.release(free - most)
 			free = most
 		}
 		waiting, cancel := context.WithTimeout(ctx, sessionIdle)
 		received, err := c.receiveFrom(waiting, one, free)
 		idle := waiting.Err() != nil
 		cancel()
-		l.places.give(free - len(received))
+		l.slots.release(free - len(received))
 		for _, m := range received {
-			take(m)
+			accept(m)
 		}
 		c.Health.Beat(l.name)
 		switch {

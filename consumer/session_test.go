@@ -183,10 +183,10 @@ func TestASessionWhoseUserFailsForLongIsNeverDeadLettered(t *testing.T) {
 
 // accepting replaces how sessions are accepted.
 func (w *world) accepting(accept func(ctx context.Context) (consumer.Session, error)) {
-	parts := w.worker.Parts
-	parts.Sources = slices.Clone(parts.Sources)
-	parts.Sources[0].Accept = accept
-	w.worker = consumer.New(w.worker.Config, parts)
+	deps := w.worker.Dependencies
+	deps.Sources = slices.Clone(deps.Sources)
+	deps.Sources[0].Accept = accept
+	w.worker = consumer.New(w.worker.Config, deps)
 }
 
 func TestAnAcceptThatEndsAtOnceIsNotRepeatedBusily(t *testing.T) {

@@ -22,7 +22,7 @@ const (
 	deadLetter action = "dead_letter"
 	abandon    action = "abandon"
 	// setAside: the message is deferred, and comes back by itself.
-	setAside action = "defer"
+	deferral action = "defer"
 	// leave: the lock is lost, the message is no longer ours to settle.
 	leave action = "leave"
 )
@@ -37,11 +37,11 @@ func actionFor(results []result, m *message, lockLost, aside bool) action {
 	for _, r := range results {
 		switch {
 		case r.outcome == unfinished && aside:
-			return setAside
+			return deferral
 		case r.outcome == unfinished && errors.Is(r.err, errSessionOver):
 			return leave // closing the session frees it, and counts no delivery as failed
 		case r.outcome == unfinished && m.deferred:
-			return setAside // it stays where it was; abandoned, it would count as a delivery that has failed
+			return deferral // it stays where it was; abandoned, it would count as a delivery that has failed
 		case r.outcome == unfinished:
 			todo = abandon
 		case r.outcome == deadLettered && todo == complete:
@@ -53,7 +53,7 @@ func actionFor(results []result, m *message, lockLost, aside bool) action {
 
 // settle ends the message's way and logs what became of each event. It reports whether the message was finished.
 func (c *Consumer) settle(m *message, results []result, todo action) (finished bool) {
-	c.keepTrail(m, results, todo)
+	c.audit(m, results, todo)
 	span := c.settleSpan(m, todo)
 	err := c.do(todo, m, results)
 	endSpan(span, err)
@@ -67,11 +67,11 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 	switch {
 	case m.SequenceNumber == nil || len(results) == 1:
 	case err == nil && (todo == complete || todo == deadLetter):
-		m.from.ends.forget(*m.SequenceNumber)
+		m.from.decided.forget(*m.SequenceNumber)
 	default:
-		m.from.ends.keep(*m.SequenceNumber, results)
+		m.from.decided.keep(*m.SequenceNumber, results)
 	}
-	if m.from.room != nil && (m.deferred || todo == setAside) {
+	if m.from.room != nil && (m.deferred || todo == deferral) {
 		c.remember(m, results, todo, err)
 	}
 	for _, r := range results {
@@ -79,11 +79,11 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 			c.record(m, r, todo, err == nil)
 		}
 	}
-	if todo == setAside {
+	if todo == deferral {
 		// One line, and no dead letter is counted: a message of many users may be set aside again and again before it is decided.
 		c.Log.Info("message set aside; it comes back by itself", append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))...)
 	}
-	return todo == complete || todo == deadLetter || todo == setAside
+	return todo == complete || todo == deadLetter || todo == deferral
 }
 
 func (c *Consumer) do(todo action, m *message, results []result) error {
@@ -101,7 +101,7 @@ func (c *Consumer) do(todo action, m *message, results []result) error {
 		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
 			return m.receiver.AbandonMessage(ctx, one, nil)
 		})
-	case setAside:
+	case deferral:
 		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(c.comesBack(m, results).due)}
 		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
 			return m.receiver.DeferMessage(ctx, one, options)
@@ -126,8 +126,8 @@ func settlementResult(err error) string {
 func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOptions {
 	partial := m.partial()
 	var failed []result
-	var indexes, texts, stoodFor []string
-	stoodForCount := 0
+	var indexes, texts, superseded []string
+	supersededCount := 0
 	for _, r := range results {
 		if r.outcome != deadLettered {
 			continue
@@ -135,10 +135,10 @@ func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOpt
 		failed = append(failed, r)
 		indexes = append(indexes, strconv.Itoa(r.item.Index))
 		texts = append(texts, fmt.Sprintf("[%d] %s", r.item.Index, r))
-		if r.waits != nil {
-			others := r.waits.StoodFor()
-			stoodFor = append(stoodFor, others.MessageIDs...)
-			stoodForCount += others.Count
+		if r.event != nil {
+			others := r.event.Superseded()
+			superseded = append(superseded, others.MessageIDs...)
+			supersededCount += others.Count
 		}
 	}
 	first := failed[0]
@@ -153,9 +153,9 @@ func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOpt
 	if list := strings.Join(indexes, ","); (partial || len(failed) < len(results)) && len(list) <= deadletter.MaxProperty {
 		properties[deadletter.PropertyFailed] = list
 	}
-	if stoodForCount > 0 {
-		properties[deadletter.PropertyStoodFor] = deadletter.Cut(strings.Join(stoodFor, ","), deadletter.MaxProperty)
-		properties[deadletter.PropertyStoodForCount] = strconv.Itoa(stoodForCount)
+	if supersededCount > 0 {
+		properties[deadletter.PropertySuperseded] = deadletter.Cut(strings.Join(superseded, ","), deadletter.MaxProperty)
+		properties[deadletter.PropertySupersededCount] = strconv.Itoa(supersededCount)
 	}
 	var failure *revoker.Error
 	if errors.As(first.err, &failure) {

@@ -48,7 +48,7 @@ func leaver(i int) graph.User {
 }
 
 func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T) {
-	inBubble(t, settings{urgent: true, maxInHand: 32}, func(t *testing.T, w *world) {
+	inBubble(t, settings{urgent: true, maxInFlight: 32}, func(t *testing.T, w *world) {
 		const leavers = 100
 		for i := range leavers {
 			if err := w.graph.AddUser(leaver(i)); err != nil {
@@ -81,7 +81,7 @@ func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T)
 
 // A hand full of the bulk that waits for Graph has no part in how many urgent messages are received meanwhile.
 func TestAFullHandOfTheBulkKeepsNoUrgentMessageInItsQueue(t *testing.T) {
-	inBubble(t, settings{urgent: true, maxInHand: 4}, func(t *testing.T, w *world) {
+	inBubble(t, settings{urgent: true, maxInFlight: 4}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
 		w.settled(time.Minute)

@@ -111,7 +111,7 @@ func TestASecondSignalHurries(t *testing.T) {
 }
 
 func TestALongDrainIsAliveAndBlamesNobody(t *testing.T) {
-	inBubble(t, settings{drain: 30 * time.Minute, maxInHand: 16}, func(t *testing.T, w *world) {
+	inBubble(t, settings{drain: 30 * time.Minute, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 429, RetryAfter: "590"})
 		w.graph.Inject(graph.Fault{Delay: 25 * time.Second})
 		w.send(about(ada))

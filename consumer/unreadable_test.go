@@ -44,8 +44,8 @@ func mendables(t *testing.T) map[string][]byte {
 		items := append(append([]byte{0xa1, byte(len(key))}, key...), value...)
 		return append([]byte{0, 0x53, section, 0xc1, byte(len(items) + 1), 2}, items...)
 	}
-	join := func(parts ...[]byte) (all []byte) {
-		for _, p := range parts {
+	join := func(deps ...[]byte) (all []byte) {
+		for _, p := range deps {
 			all = append(all, p...)
 		}
 		return all

@@ -22,7 +22,7 @@ func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
 	var mu sync.Mutex
 	var release guard.Release
 	s := settings{
-		maxInHand: 16, volume: guard.VolumeConfig{Max: limit, Window: time.Hour},
+		maxInFlight: 16, volume: guard.VolumeConfig{Max: limit, Window: time.Hour},
 		release: func() (guard.Release, error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -71,7 +71,7 @@ func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
 
 func TestATrippedTypeWaitsWhileTheOthersGoOn(t *testing.T) {
 	kinds := []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
-	s := settings{maxInHand: 64, volume: guard.VolumeConfig{Kinds: kinds, Max: 3, Window: time.Hour}}
+	s := settings{maxInFlight: 64, volume: guard.VolumeConfig{Kinds: kinds, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
 		for i := range 20 {
 			if err := w.graph.AddUser(leaver(i)); err != nil {

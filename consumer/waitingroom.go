@@ -42,7 +42,7 @@ const (
 // waitingRoom remembers which messages of a source are deferred: Service Bus keeps them without a lock, a renewal or a
 // delivery count, and delivers them only to who asks for their numbers. It is safe for concurrent use.
 type waitingRoom struct {
-	places  places        // for messages that have come back
+	places  slots         // for messages that have come back
 	changed chan struct{} // is signalled when another message may be due
 
 	mu    sync.Mutex
@@ -62,7 +62,7 @@ type deferredMessage struct {
 }
 
 func newWaitingRoom(atOnce int) *waitingRoom {
-	return &waitingRoom{places: make(places, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
+	return &waitingRoom{places: make(slots, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
 }
 
 // len is how many messages are known to be deferred and not in flight.
@@ -84,7 +84,7 @@ type comeback struct {
 }
 
 // put remembers a deferred message. Before held it cannot be had: its lock is still ours; zero where it is not locked.
-func (r *waitingRoom) put(number int64, urgency int, held time.Time, back comeback) {
+func (r *waitingRoom) put(number int64, urgency int, locked time.Time, back comeback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d, ok := r.known[number]
@@ -93,8 +93,8 @@ func (r *waitingRoom) put(number int64, urgency int, held time.Time, back comeba
 	}
 	d.urgency, d.back, d.missed = urgency, false, false
 	d.blocked = back.blocked
-	if d.due = back.due; held.After(d.due) {
-		d.due = held
+	if d.due = back.due; locked.After(d.due) {
+		d.due = locked
 	}
 	d.times++
 	r.known[number] = d
@@ -200,10 +200,10 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	usual := now.Add(m.from.room.usual(*m.SequenceNumber))
 	waits := 0 // users for whom time alone decides
 	for _, r := range results {
-		if r.outcome != unfinished || r.waits == nil {
+		if r.outcome != unfinished || r.event == nil {
 			continue
 		}
-		if c.dispatch.Blocked(r.waits.Kind) {
+		if c.dispatch.Blocked(r.event.Kind) {
 			back.blocked = true
 			continue
 		}
@@ -237,20 +237,20 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 	}
 	urgency := m.from.rank * perSource
 	for _, r := range results {
-		if r.waits != nil {
-			urgency = r.waits.Urgency
+		if r.event != nil {
+			urgency = r.event.Urgency
 			break
 		}
 	}
 	switch {
-	case todo == setAside, m.deferred && (err != nil || todo == leave):
+	case todo == deferral, m.deferred && (err != nil || todo == leave):
 		// What was to be deferred may be, though the answer was lost; if it is not, it is not found, and forgotten. What was deferred
 		// and could not be settled still is, when its lock has ended: asked for earlier it would not be found, either.
-		var held time.Time
+		var locked time.Time
 		if m.deferred && err != nil {
-			held = m.known.Lock.Until().Add(comesBackAfter)
+			locked = m.known.Lock.Until().Add(comesBackAfter)
 		}
-		m.from.room.put(*m.SequenceNumber, urgency, held, c.comesBack(m, results))
+		m.from.room.put(*m.SequenceNumber, urgency, locked, c.comesBack(m, results))
 	case m.deferred:
 		m.from.room.forget(*m.SequenceNumber)
 	}
@@ -259,7 +259,7 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 
 // bringBack receives deferred messages of a source when they are due, and looks for those that nobody remembers, until ctx
 // ends.
-func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, delivery)) {
+func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept func(*source, delivery)) {
 	room := s.room
 	released := c.dispatch.Released()
 	look := time.Now().Add(lookAgain) // for forgotten ones
@@ -279,11 +279,11 @@ func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, 
 			most = min(1, c.limit())
 			wait = min(wait, time.Second)
 		}
-		if free := room.places.take(most); free > 0 {
+		if free := room.places.acquire(most); free > 0 {
 			numbers, next := room.due(free)
-			room.places.give(free - len(numbers))
+			room.places.release(free - len(numbers))
 			if len(numbers) > 0 {
-				c.fetch(ctx, s, numbers, take)
+				c.fetch(ctx, s, numbers, accept)
 				continue
 			}
 			wait = min(wait, next)
@@ -303,7 +303,7 @@ func (c *Consumer) bringBack(ctx context.Context, s *source, take func(*source, 
 const lookAgain = 10 * time.Second
 
 // fetch receives deferred messages; each that comes holds a place until it is settled.
-func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, take func(*source, delivery)) {
+func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept func(*source, delivery)) {
 	missing := map[int64]bool{}
 	for _, n := range numbers {
 		missing[n] = true
@@ -312,14 +312,14 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, take f
 		// Not ended by ctx: what Service Bus has locked meanwhile would stay so for a whole lock duration.
 		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.SettleTimeout)
 		defer cancel()
-		messages, err := receiveDeferred(fetching, s.Receiver, numbers)
+		messages, err := deferredFrom(fetching, s.Receiver, numbers)
 		for _, m := range messages {
 			if m.SequenceNumber == nil || !missing[*m.SequenceNumber] {
 				continue
 			}
 			delete(missing, *m.SequenceNumber)
-			take(s, delivery{message: m, receiver: s.Receiver, deferred: true, done: func() {
-				s.room.places.give(1)
+			accept(s, delivery{message: m, receiver: s.Receiver, deferred: true, done: func() {
+				s.room.places.release(1)
 				s.room.signal()
 			}})
 		}
@@ -346,12 +346,12 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, take f
 	for n := range missing {
 		s.room.didNotCome(n)
 	}
-	s.room.places.give(len(missing))
+	s.room.places.release(len(missing))
 	c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 }
 
 // receiveDeferred receives deferred messages, and survives a panic of the SDK.
-func receiveDeferred(ctx context.Context, from Receiver, numbers []int64) (messages []*azservicebus.ReceivedMessage, err error) {
+func deferredFrom(ctx context.Context, from Receiver, numbers []int64) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	defer func() {

@@ -22,19 +22,19 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/sanitizer"
 	"github.com/session-revoker/session-revoker/telemetry"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -82,25 +82,25 @@ type world struct {
 
 // settings are what a test changes; the zero value of each field means the default below.
 type settings struct {
-	volume                 guard.VolumeConfig
-	release                func() (guard.Release, error)
-	trail                  func(trail.Decision)
-	tracer                 trace.Tracer
-	concurrency, maxInHand int
-	lock                   time.Duration
-	maxDeliveries          int
-	canary                 event.User // an account kept for canaries
-	drain                  time.Duration
-	retry                  retry.Policy
-	hashUsers              bool
-	roles                  []string
-	wrap                   func(consumer.Receiver) consumer.Receiver
-	urgent                 bool // a second source, which goes first
-	protected              []string
-	readUsers              bool // users are read before the call
-	unguarded              bool // nothing stands between broker and client, so that messages come which the client cannot read
-	sessions               int  // the queue requires sessions, and so many are held at once
-	replicas               *replicas.Store
+	volume                   guard.VolumeConfig
+	release                  func() (guard.Release, error)
+	audit                    func(audit.Decision)
+	tracer                   trace.Tracer
+	concurrency, maxInFlight int
+	lock                     time.Duration
+	maxDeliveries            int
+	canary                   event.User // an account kept for canaries
+	drain                    time.Duration
+	retry                    retry.Policy
+	hashUsers                bool
+	roles                    []string
+	wrap                     func(consumer.Receiver) consumer.Receiver
+	urgent                   bool // a second source, which goes first
+	protected                []string
+	readUsers                bool // users are read before the call
+	unguarded                bool // nothing stands between broker and client, so that messages come which the client cannot read
+	sessions                 int  // the queue requires sessions, and so many are held at once
+	replicas                 *coordination.Store
 }
 
 func defaulted[T comparable](v, fallback T) T {
@@ -206,20 +206,20 @@ func newWorld(t *testing.T, s settings) *world {
 		must(err)
 	}
 	var caller consumer.Revoker = revoke
-	var names *revoker.Names
+	var names *revoker.Resolver
 	if s.readUsers {
-		caller, names = &revoker.Careful{Revoker: revoke, Protected: protected.Has, ByAccount: true}, &revoker.Names{Account: revoke.Account, SkewMargin: 5 * time.Second}
+		caller, names = &revoker.Verifying{Revoker: revoke, Protected: protected.Has, ByAccount: true}, &revoker.Resolver{Account: revoke.Account, SkewMargin: 5 * time.Second}
 	}
 	w.worker = consumer.New(consumer.Config{
-		Concurrency: defaulted(s.concurrency, 4), MaxInHand: defaulted(s.maxInHand, 16),
+		Concurrency: defaulted(s.concurrency, 4), MaxInFlight: defaulted(s.maxInFlight, 16),
 		Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
 		Lock:   defaulted(s.lock, time.Minute), SettleTimeout: 10 * time.Second, CanaryUser: s.canary, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
-	}, consumer.Parts{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Names: names, Replicas: s.replicas,
+	}, consumer.Dependencies{
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names, Coordinator: s.replicas,
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),
-		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer, Trail: s.trail,
+		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer, Audit: s.audit,
 	})
 	t.Cleanup(func() {
 		// This order lets every goroutine end inside the bubble.
@@ -255,7 +255,7 @@ func (w *world) run() {
 // restart runs a new worker with the same parts, as a new process would.
 func (w *world) restart() {
 	w.soft, w.stopSoft = context.WithCancel(context.Background())
-	w.worker = consumer.New(w.worker.Config, w.worker.Parts)
+	w.worker = consumer.New(w.worker.Config, w.worker.Dependencies)
 	w.run()
 }
 

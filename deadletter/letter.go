@@ -47,9 +47,9 @@ type Letter struct {
 	Code            string `json:"graphCode,omitempty"`
 	RequestID       string `json:"requestId,omitempty"`
 	ClientRequestID string `json:"clientRequestId,omitempty"`
-	// StoodFor are the ids of messages that were completed in favour of this one: the first of StoodForCount.
-	StoodFor      []string `json:"stoodFor,omitempty"`
-	StoodForCount int      `json:"stoodForCount,omitempty"`
+	// Superseded are the ids of messages that were completed in favour of this one: the first of SupersededCount.
+	Superseded      []string `json:"superseded,omitempty"`
+	SupersededCount int      `json:"supersededCount,omitempty"`
 	// FailedEvents are the indexes of the failed events of a message that holds several; empty when all failed.
 	FailedEvents []int `json:"failedEvents,omitempty"`
 	// NotBelieved are properties under our names that we cannot have written: a producer sent them, or another tool left them.
@@ -111,12 +111,12 @@ func (l *Letter) readFailure(m *azservicebus.ReceivedMessage) {
 		n, _ := strconv.Atoi(property(m, name))
 		return max(0, n)
 	}
-	l.Attempts, l.StoodForCount = number(PropertyAttempts), number(PropertyStoodForCount)
+	l.Attempts, l.SupersededCount = number(PropertyAttempts), number(PropertySupersededCount)
 	l.Status, l.Code = property(m, PropertyStatus), property(m, PropertyCode)
 	l.RequestID, l.ClientRequestID = property(m, PropertyRequestID), property(m, PropertyClientRequestID)
 	l.FailedEvents = Indexes(property(m, PropertyFailed))
-	if ids := property(m, PropertyStoodFor); ids != "" {
-		l.StoodFor = strings.Split(ids, ",")
+	if ids := property(m, PropertySuperseded); ids != "" {
+		l.Superseded = strings.Split(ids, ",")
 	}
 }
 

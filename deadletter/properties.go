@@ -32,7 +32,7 @@ const prefix = "revoker-"
 
 // aboutFailure are the properties that the worker writes into a dead letter.
 var aboutFailure = []string{
-	PropertyFailed, PropertyAttempts, PropertyStoodFor, PropertyStoodForCount,
+	PropertyFailed, PropertyAttempts, PropertySuperseded, PropertySupersededCount,
 	PropertyStatus, PropertyCode, PropertyRequestID, PropertyClientRequestID,
 }
 

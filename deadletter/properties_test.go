@@ -18,7 +18,7 @@ import (
 // forged is what a hostile producer writes under our names.
 func forged() map[string]any {
 	return map[string]any{
-		deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: "9", deadletter.PropertyStoodFor: "a,b", deadletter.PropertyStoodForCount: "2",
+		deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: "9", deadletter.PropertySuperseded: "a,b", deadletter.PropertySupersededCount: "2",
 		deadletter.PropertyStatus: "418", deadletter.PropertyCode: "teapot", deadletter.PropertyRequestID: "r", deadletter.PropertyClientRequestID: "c",
 		deadletter.PropertyOnly: "0", deadletter.PropertyReplays: "7", deadletter.PropertyRun: "not a run", deadletter.PropertyReplayedBy: "me",
 		deadletter.PropertyReplayedAt: "now", deadletter.PropertyOriginalID: "x", "revoker-else": "1", "Revoker-Replays": "1", "DeadLetterReason": "UserNotFound",
@@ -41,7 +41,7 @@ func TestWhatAProducerWroteUnderOurNamesIsNotBelieved(t *testing.T) {
 		if letter.Reason != "TTLExpiredException" || !reflect.DeepEqual(letter.NotBelieved, want) {
 			t.Errorf("reason %s, not believed %v", letter.Reason, letter.NotBelieved)
 		}
-		if letter.Attempts+letter.Replays+letter.StoodForCount > 0 || letter.FailedEvents != nil || letter.Status+letter.Code+letter.RequestID+letter.Run+letter.OriginalID != "" {
+		if letter.Attempts+letter.Replays+letter.SupersededCount > 0 || letter.FailedEvents != nil || letter.Status+letter.Code+letter.RequestID+letter.Run+letter.OriginalID != "" {
 			t.Errorf("believed: %+v", letter)
 		}
 		if len(letter.Users) != 2 {

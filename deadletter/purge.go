@@ -10,7 +10,7 @@ import (
 type PurgeOptions struct {
 	// Progress, if not nil, is told how many messages were removed more.
 	Progress func(n int)
-	Taking
+	ReceiveOptions
 }
 
 // PurgeResult is what became of the messages of a plan.
@@ -35,7 +35,7 @@ const chunkOfChanged = 50
 func (q *Queue) Purge(ctx context.Context, p *Plan, record func([]Found) error, o PurgeOptions) (PurgeResult, error) {
 	var result PurgeResult
 	recorded := map[int64]struct{}{} // and not removed yet
-	t := &taker{queue: q, Taking: o.Taking, filter: p.filter, chunk: maxChunk, wanted: p.wanted}
+	t := &receiver{queue: q, ReceiveOptions: o.ReceiveOptions, filter: p.filter, chunk: maxChunk, wanted: p.wanted}
 	if p.changed {
 		t.chunk = chunkOfChanged
 	}

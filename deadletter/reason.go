@@ -105,10 +105,10 @@ const (
 	PropertyFailed = "revoker-failed-events"
 	// PropertyAttempts is how many calls were made for the (first failed) user.
 	PropertyAttempts = "revoker-attempts"
-	// PropertyStoodFor lists the ids of messages of the same users that were completed in favour of this one: the first of
-	// them, comma-separated. PropertyStoodForCount is how many they were.
-	PropertyStoodFor      = "revoker-stood-for"
-	PropertyStoodForCount = "revoker-stood-for-count"
+	// PropertySuperseded lists the ids of messages of the same users that were completed in favour of this one: the first of
+	// them, comma-separated. PropertySupersededCount is how many they were.
+	PropertySuperseded      = "revoker-superseded"
+	PropertySupersededCount = "revoker-superseded-count"
 	// PropertyStatus and PropertyCode are Graph's last HTTP status and error code.
 	PropertyStatus = "revoker-graph-status"
 	PropertyCode   = "revoker-graph-code"

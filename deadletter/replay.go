@@ -125,7 +125,7 @@ type ReplayOptions struct {
 	Parallel int
 	// Progress, if not nil, is told how many messages were finished more. It is called by one goroutine at a time.
 	Progress func(n int)
-	Taking
+	ReceiveOptions
 }
 
 // ReplayResult is what became of the messages of a plan.
@@ -152,7 +152,7 @@ func (q *Queue) Replay(ctx context.Context, to Sender, run Run, p *Plan, o Repla
 		r.limiter = rate.NewLimiter(rate.Limit(o.Rate), r.batch)
 	}
 	r.options.Parallel = max(1, o.Parallel)
-	t := &taker{queue: q, Taking: o.Taking, filter: p.filter, wanted: p.wanted}
+	t := &receiver{queue: q, ReceiveOptions: o.ReceiveOptions, filter: p.filter, wanted: p.wanted}
 	r.taker = t
 	t.chunk = r.chunk(len(t.wanted))
 	gone, err := t.run(ctx, func(messages []*azservicebus.ReceivedMessage) ([]int64, error) {
@@ -180,7 +180,7 @@ func (q *Queue) Replay(ctx context.Context, to Sender, run Run, p *Plan, o Repla
 // replay is the state of one run.
 type replay struct {
 	queue   *Queue
-	taker   *taker
+	taker   *receiver
 	to      Sender
 	run     Run
 	options ReplayOptions
@@ -203,14 +203,14 @@ func (r *replay) chunk(wanted int) int {
 }
 
 // again is a message and what it is sent again as.
-type again struct {
+type resubmission struct {
 	old *azservicebus.ReceivedMessage
 	new *azservicebus.AMQPAnnotatedMessage
 }
 
 // work replays a chunk of messages, in batches side by side.
 func (r *replay) work(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
-	var pending []again
+	var pending []resubmission
 	var completeOnly []*azservicebus.ReceivedMessage
 	for _, m := range messages {
 		if _, ok := r.sent[*m.SequenceNumber]; ok {
@@ -222,7 +222,7 @@ func (r *replay) work(ctx context.Context, messages []*azservicebus.ReceivedMess
 			r.fail(m, errStandIn(letter))
 			continue
 		}
-		pending = append(pending, again{m, r.run.Again(Found{Letter: letter, Message: m})})
+		pending = append(pending, resubmission{m, r.run.Resubmit(Found{Letter: letter, Message: m})})
 	}
 	news := make([]*azservicebus.AMQPAnnotatedMessage, len(pending))
 	for i, a := range pending {
@@ -244,7 +244,7 @@ func (r *replay) work(ctx context.Context, messages []*azservicebus.ReceivedMess
 	}
 	for _, indexes := range byBatchKey(news) {
 		for part := range slices.Chunk(indexes, r.batch) {
-			batch := make([]again, len(part))
+			batch := make([]resubmission, len(part))
 			for i, index := range part {
 				batch[i] = pending[index]
 			}
@@ -263,8 +263,8 @@ func (r *replay) work(ctx context.Context, messages []*azservicebus.ReceivedMess
 }
 
 // replay sends a batch, as several if it is too large for one, and completes what was sent.
-func (r *replay) replay(ctx context.Context, pending []again) (settled []int64, err error) {
-	pending = slices.DeleteFunc(pending, func(a again) bool { // it comes again
+func (r *replay) replay(ctx context.Context, pending []resubmission) (settled []int64, err error) {
+	pending = slices.DeleteFunc(pending, func(a resubmission) bool { // it comes again
 		return a.old.LockedUntil != nil && time.Until(*a.old.LockedUntil) < lockMargin
 	})
 	for len(pending) > 0 {
@@ -294,7 +294,7 @@ func (r *replay) replay(ctx context.Context, pending []again) (settled []int64, 
 
 // send sends as many messages, from the first on, as fit into one batch, and says how many. A message that does not even
 // fit alone is counted as sent, and noted as failed.
-func (r *replay) send(ctx context.Context, pending []again) (n int, err error) {
+func (r *replay) send(ctx context.Context, pending []resubmission) (n int, err error) {
 	// Not ended by ctx: whether a send that is cut off has arrived, nobody knows.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
 	defer cancel()

@@ -225,14 +225,14 @@ func TestLocksOfAKilledRunAreWaitedFor(t *testing.T) {
 		}
 		w.receive(w.dead, 4) // and nobody settles them
 		waited := 0
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{Taking: deadletter.Taking{Waiting: func(n int) { waited = n }}})
+		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{ReceiveOptions: deadletter.ReceiveOptions{Waiting: func(n int) { waited = n }}})
 		if result.Replayed != 10 || waited != 4 {
 			t.Errorf("%+v after waiting for %d, want 10 after 4", result, waited)
 		}
 		w.counts(10, 0)
 		w.buryNext("RetriesExhausted", nil)
 		w.receive(w.dead, 1)
-		_, result = w.replay(deadletter.Filter{}, deadletter.ReplayOptions{Taking: deadletter.Taking{Wait: 10 * time.Second}})
+		_, result = w.replay(deadletter.Filter{}, deadletter.ReplayOptions{ReceiveOptions: deadletter.ReceiveOptions{Wait: 10 * time.Second}})
 		if result.Replayed != 0 || result.Left != 1 {
 			t.Errorf("%+v, want one that is left", result)
 		}

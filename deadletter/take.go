@@ -22,8 +22,8 @@ const (
 	maxHeld = 500_000
 )
 
-// Taking says how dead letters are taken.
-type Taking struct {
+// ReceiveOptions says how dead letters are taken.
+type ReceiveOptions struct {
 	// Wait is how long messages are waited for that nobody can receive now, since another receiver holds them locked: a run
 	// that was killed, for example. Defaults to 90 s.
 	Wait time.Duration
@@ -37,8 +37,8 @@ var errHeld = fmt.Errorf("the wanted dead letters lie behind more than %d others
 // taker receives wanted dead letters one chunk after the other. Service Bus hands out messages in their order and nobody can
 // pick one, so the others are received too; they are held locked until the end, or the same ones would come again, and
 // then given back unchanged, but for their delivery count.
-type taker struct {
-	Taking
+type receiver struct {
+	ReceiveOptions
 	queue    *Queue
 	receiver Receiver
 	asked    int // messages asked for that have not come
@@ -51,7 +51,7 @@ type taker struct {
 
 // run receives until nothing is wanted any more, nothing can be had for Wait, or ctx ends. Each chunk of wanted messages is given to
 // work, which returns those that it has settled. gone are messages that were wanted and are not in the queue any more.
-func (t *taker) run(ctx context.Context, work func([]*azservicebus.ReceivedMessage) (settled []int64, err error)) (gone []int64, err error) {
+func (t *receiver) run(ctx context.Context, work func([]*azservicebus.ReceivedMessage) (settled []int64, err error)) (gone []int64, err error) {
 	t.held = map[int64][16]byte{}
 	if t.receiver, err = t.queue.Open(); err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func (t *taker) run(ctx context.Context, work func([]*azservicebus.ReceivedMessa
 }
 
 // receive waits for messages; none and no error means that none came.
-func (t *taker) receive(ctx context.Context, n int, wait time.Duration) (messages []*azservicebus.ReceivedMessage, err error) {
+func (t *receiver) receive(ctx context.Context, n int, wait time.Duration) (messages []*azservicebus.ReceivedMessage, err error) {
 	defer func() {
 		if recover() != nil {
 			messages, err = nil, fmt.Errorf("receive the dead letters of %s: %w", t.queue.Entity, errUnreadable)
@@ -124,7 +124,7 @@ func (t *taker) receive(ctx context.Context, n int, wait time.Duration) (message
 }
 
 // keep picks the wanted messages, and holds the others; all of them once ctx has ended.
-func (t *taker) keep(ctx context.Context, messages []*azservicebus.ReceivedMessage) (mine []*azservicebus.ReceivedMessage) {
+func (t *receiver) keep(ctx context.Context, messages []*azservicebus.ReceivedMessage) (mine []*azservicebus.ReceivedMessage) {
 	for _, m := range messages {
 		if m.SequenceNumber == nil {
 			continue
@@ -140,7 +140,7 @@ func (t *taker) keep(ctx context.Context, messages []*azservicebus.ReceivedMessa
 }
 
 // lookForWanted forgets wanted messages that are gone.
-func (t *taker) lookForWanted(ctx context.Context) (gone []int64, err error) {
+func (t *receiver) lookForWanted(ctx context.Context) (gone []int64, err error) {
 	there := make(map[int64]struct{}, len(t.wanted))
 	for found, err := range t.queue.Find(ctx, Filter{}) {
 		if err != nil {
@@ -161,7 +161,7 @@ func (t *taker) lookForWanted(ctx context.Context) (gone []int64, err error) {
 //
 // Messages that were asked for may still come, and would stay locked; those that are given back would come at once, too. So
 // all that was asked for is received first, and the link closed.
-func (t *taker) giveBack(ctx context.Context) {
+func (t *receiver) giveBack(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	for t.asked > 0 {
@@ -187,7 +187,7 @@ func (t *taker) giveBack(ctx context.Context) {
 
 // complete settles messages side by side and returns those that are settled. An error other than a lost lock is a broken
 // connection, or worse.
-func (t *taker) complete(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
+func (t *receiver) complete(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	ok := make([]bool, len(messages))

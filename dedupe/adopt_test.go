@@ -16,7 +16,7 @@ func elsewhere(start time.Time) dedupe.Verdict {
 func TestAnotherReplicasSuccessCoversWhatWasEnqueuedBefore(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
-		w, _ := l.Enter(key, e)
+		w, _ := l.Add(key, e)
 		time.Sleep(10 * time.Second)
 		if again, _ := w.Adopt(elsewhere(time.Now())); again {
 			t.Error("somebody still waits")
@@ -27,7 +27,7 @@ func TestAnotherReplicasSuccessCoversWhatWasEnqueuedBefore(t *testing.T) {
 		}
 		late := message(2)
 		late.Enqueued = e.Enqueued
-		if l.Enter(key, late); fate(late) != dedupe.Covered {
+		if l.Add(key, late); fate(late) != dedupe.Covered {
 			t.Error("what was adopted is forgotten")
 		}
 	})
@@ -38,7 +38,7 @@ func TestWhatAnotherReplicasSuccessDoesNotCoverIsCalledOnceAtTheEndOfItsWindow(t
 		start := time.Now()
 		time.Sleep(time.Second)
 		e := message(1) // enqueued after the start of that call
-		w, _ := l.Enter(key, e)
+		w, _ := l.Add(key, e)
 		again, parked := w.Adopt(elsewhere(start))
 		if !again || !parked {
 			t.Fatalf("again %v, parked %v", again, parked)
@@ -63,7 +63,7 @@ func TestWhatAnotherReplicasSuccessDoesNotCoverIsCalledOnceAtTheEndOfItsWindow(t
 func TestAPromiseThatHadToBeCalledEarlyIsNotParkedAgainByItsOwnVerdict(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
-		w, _ := l.Enter(key, first)
+		w, _ := l.Add(key, first)
 		w.Start()
 		start := time.Now()
 		w.Succeeded(attempt(start), nil)
@@ -71,8 +71,8 @@ func TestAPromiseThatHadToBeCalledEarlyIsNotParkedAgainByItsOwnVerdict(t *testin
 		if !known.Start.Equal(start) || known.Sequence != 1 || known.Covers.IsZero() {
 			t.Fatalf("verdict %+v", known)
 		}
-		w, _ = l.Enter(key, message(2))
-		l.Hurry()
+		w, _ = l.Add(key, message(2))
+		l.FlushParked()
 		w.AwaitWindow()
 		if again, parked := w.Adopt(known); !again || parked {
 			t.Errorf("again %v, parked %v", again, parked)
@@ -85,13 +85,13 @@ func TestAnotherReplicasFailureCoversNobodyAndNeverTakesBackWhatWasCovered(t *te
 		old := message(1)
 		time.Sleep(10 * time.Second)
 		e := message(2)
-		w, _ := l.Enter(key, e)
+		w, _ := l.Add(key, e)
 		w.Adopt(elsewhere(time.Now())) // covers the old one alone
 		if again, parked := w.Adopt(dedupe.Verdict{Start: time.Now()}); !again || !parked {
 			t.Errorf("again %v, parked %v", again, parked)
 		}
 		want(t, e, dedupe.Undecided)
-		if l.Enter(key, old); fate(old) != dedupe.Covered {
+		if l.Add(key, old); fate(old) != dedupe.Covered {
 			t.Error("a failure took back what a success had covered")
 		}
 	})
@@ -100,15 +100,15 @@ func TestAnotherReplicasFailureCoversNobodyAndNeverTakesBackWhatWasCovered(t *te
 func TestAnEventThatLeavesWhileAnotherReplicaCallsEndsTheWork(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
-		w, _ := l.Enter(key, e)
+		w, _ := l.Add(key, e)
 		w.Pause()
-		l.Leave(key, e)
+		l.Remove(key, e)
 		synctest.Wait()
 		if w.Context().Err() == nil {
 			t.Error("the waiting goes on for nobody")
 		}
 		newer := message(2)
-		other, isNew := l.Enter(key, newer)
+		other, isNew := l.Add(key, newer)
 		// What the old Work still does must not touch the new one.
 		w.Pause()
 		if again, _ := w.Adopt(elsewhere(time.Now())); again {
@@ -155,7 +155,7 @@ func TestAWildVerdictOfAnotherReplicaNeitherCoversNorParks(t *testing.T) {
 				now := message(2)
 				future := message(3)
 				future.Enqueued = future.Enqueued.Add(30 * time.Minute)
-				w, _ := l.Enter(key, now)
+				w, _ := l.Add(key, now)
 				begun := time.Now()
 				again, parked := w.Adopt(c.known(begun))
 				if want(t, now, dedupe.Undecided); !again || parked != c.parked {
@@ -164,11 +164,11 @@ func TestAWildVerdictOfAnotherReplicaNeitherCoversNorParks(t *testing.T) {
 				if w.AwaitWindow(); time.Since(begun) > time.Minute {
 					t.Errorf("parked for %s", time.Since(begun))
 				}
-				l.Enter(key, old)
+				l.Add(key, old)
 				if got := fate(old) == dedupe.Covered; got != c.covers {
 					t.Errorf("an older event is covered: %v", got)
 				}
-				if l.Enter(key, future); fate(future) == dedupe.Covered {
+				if l.Add(key, future); fate(future) == dedupe.Covered {
 					t.Error("a later event is covered")
 				}
 			})

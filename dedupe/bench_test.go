@@ -20,7 +20,7 @@ func busy(b *testing.B) *dedupe.Ledger {
 	for i := range inFlight {
 		switch number := int64(i); {
 		case i < inFlight/2:
-			l.Enter(fmt.Sprint("first:", i), message(number))
+			l.Add(fmt.Sprint("first:", i), message(number))
 		case i < 3*inFlight/4:
 			failed(l, number)
 		default:
@@ -35,12 +35,12 @@ func busy(b *testing.B) *dedupe.Ledger {
 
 // park enters an event of a user within the window after a verdict.
 func park(l *dedupe.Ledger, key string, number int64) (w *dedupe.Work, e *dedupe.Event) {
-	w, _ = l.Enter(key, message(number))
+	w, _ = l.Add(key, message(number))
 	w.Start()
 	w.Failed(dedupe.Attempt{Start: time.Now()}, nil)
 	e = message(number + 1_000_000_000)
-	w, _ = l.Enter(key, e)
-	l.AllEntered(e.Message)
+	w, _ = l.Add(key, e)
+	l.AllAdded(e.Message)
 	return w, e
 }
 
@@ -51,11 +51,11 @@ func BenchmarkAnEventWhileManyAreInFlight(b *testing.B) {
 		b.ResetTimer()
 		for i := range b.N {
 			e := message(int64(inFlight + i))
-			w, _ := l.Enter("ada", e)
-			l.AllEntered(e.Message)
+			w, _ := l.Add("ada", e)
+			l.AllAdded(e.Message)
 			w.Start()
 			w.Retry(false)
-			l.Leave("ada", e)
+			l.Remove("ada", e)
 		}
 	})
 	b.Run("one failing too many", func(b *testing.B) {
@@ -82,7 +82,7 @@ func BenchmarkAnEventWhileManyAreInFlight(b *testing.B) {
 			if !aside(oldest) {
 				b.Fatal("not set aside")
 			}
-			l.Leave(fmt.Sprint("id:", oldest.Sequence), oldest)
+			l.Remove(fmt.Sprint("id:", oldest.Sequence), oldest)
 		}
 	})
 	b.Run("one parked too many", func(b *testing.B) {
@@ -93,7 +93,7 @@ func BenchmarkAnEventWhileManyAreInFlight(b *testing.B) {
 			key := fmt.Sprint("more:", i%10_000)
 			_, e := park(l, key, int64(2*inFlight+i))
 			if i%2 == 0 {
-				l.Leave(key, e)
+				l.Remove(key, e)
 			}
 		}
 	})

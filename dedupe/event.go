@@ -46,17 +46,17 @@ type Event struct {
 	// Tag is the caller's own; the ledger keeps it.
 	Tag any
 
-	done     chan struct{}
-	ledger   *Ledger
-	state    state
-	tried    bool // an attempt has ended without a decision since the message was received
-	end      End
-	stoodFor StoodFor
+	done       chan struct{}
+	ledger     *Ledger
+	state      state
+	tried      bool // an attempt has ended without a decision since the message was received
+	result     Result
+	superseded SupersededMessages
 }
 
 // End is what became of an event.
-type End struct {
-	Fate Fate
+type Result struct {
+	Disposition Disposition
 	// By is the message that superseded or replaced this one's.
 	By Position
 	// Detail is what was given to Succeeded or Failed; nil for the other fates and for Covered.
@@ -64,12 +64,12 @@ type End struct {
 }
 
 // Fate is how an event ended for the ledger.
-type Fate int
+type Disposition int
 
 // The fates.
 const (
 	// Undecided: the event left before anything was decided (Leave).
-	Undecided Fate = iota
+	Undecided Disposition = iota
 	// Revoked: an attempt that was started for this event succeeded.
 	Revoked
 	// Covered: an attempt succeeded that started after this event was enqueued.
@@ -82,8 +82,8 @@ const (
 	Replaced
 )
 
-// StoodFor names the messages that were superseded in favour of one.
-type StoodFor struct {
+// Superseded names the messages that were superseded in favour of one.
+type SupersededMessages struct {
 	// Count is how many; MessageIDs are the first MaxNamed of them.
 	Count      int
 	MessageIDs []string
@@ -95,16 +95,16 @@ const MaxNamed = 32
 // Done is closed when the event's end is decided. Valid after Enter.
 func (e *Event) Done() <-chan struct{} { return e.done }
 
-// End is what became of the event, and StoodFor which messages it stood for; both may be read when Done is closed, or
+// End is what became of the event, and Superseded which messages it stood for; both may be read when Done is closed, or
 // after Leave.
-func (e *Event) End() End { return e.end }
+func (e *Event) Result() Result { return e.result }
 
-// StoodFor names the messages that this one superseded.
-func (e *Event) StoodFor() StoodFor { return e.stoodFor }
+// Superseded names the messages that this one superseded.
+func (e *Event) Superseded() SupersededMessages { return e.superseded }
 
-func (e *Event) finish(end End) {
+func (e *Event) finish(end Result) {
 	e.ledger.mark(e, absent)
-	e.end = end
+	e.result = end
 	close(e.done)
 	select {
 	case e.Message.ended <- struct{}{}:
@@ -113,11 +113,11 @@ func (e *Event) finish(end End) {
 }
 
 // standFor makes e answer for the older event and for all that stood behind that one.
-func (e *Event) standFor(older *Event) {
-	count := e.stoodFor.Count + older.stoodFor.Count + 1
-	names, more := older.stoodFor.MessageIDs, append(e.stoodFor.MessageIDs, older.MessageID)
+func (e *Event) supersede(older *Event) {
+	count := e.superseded.Count + older.superseded.Count + 1
+	names, more := older.superseded.MessageIDs, append(e.superseded.MessageIDs, older.MessageID)
 	names = append(names, more...)
-	e.stoodFor = StoodFor{Count: count, MessageIDs: names[:min(len(names), MaxNamed)]}
+	e.superseded = SupersededMessages{Count: count, MessageIDs: names[:min(len(names), MaxNamed)]}
 }
 
 // maySupersede says whether newer may stand for older. Only a different message that is newer and that we hold locked
@@ -129,7 +129,7 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Message.Lock.held(now), e.Message.gone, e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
+	case !e.Message.Lock.valid(now), e.Message.leaving, e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
 		return false
 	case e.ExpiresAt.IsZero():
 		return true
@@ -142,12 +142,12 @@ type group []*Event
 
 // takeOver gives a held copy's place to a redelivery of the same message, with its new lock. It supersedes nobody.
 func (g group) takeOver(e *Event) bool {
-	for i, held := range g {
-		if held.same(e.Position) {
-			e.stoodFor = held.stoodFor
-			e.ledger.mark(e, held.state)
+	for i, older := range g {
+		if older.same(e.Position) {
+			e.superseded = older.superseded
+			e.ledger.mark(e, older.state)
 			g[i] = e
-			held.finish(End{Fate: Replaced, By: e.Position})
+			older.finish(Result{Disposition: Replaced, By: e.Position})
 			return true
 		}
 	}
@@ -157,19 +157,19 @@ func (g group) takeOver(e *Event) bool {
 // add lets the newest stand for all that it may stand for; arrival does not decide which one that is.
 func (g group) add(e *Event, now time.Time) group {
 	kept := g[:0]
-	for _, held := range g {
-		if e.maySupersede(held, now) {
-			e.standFor(held)
-			held.finish(End{Fate: Superseded, By: e.Position})
+	for _, older := range g {
+		if e.maySupersede(older, now) {
+			e.supersede(older)
+			older.finish(Result{Disposition: Superseded, By: e.Position})
 			continue
 		}
-		kept = append(kept, held)
+		kept = append(kept, older)
 	}
 	clear(g[len(kept):])
-	for _, held := range kept {
-		if held.maySupersede(e, now) {
-			held.standFor(e)
-			e.finish(End{Fate: Superseded, By: held.Position})
+	for _, older := range kept {
+		if older.maySupersede(e, now) {
+			older.supersede(e)
+			e.finish(Result{Disposition: Superseded, By: older.Position})
 			return kept
 		}
 	}
@@ -187,8 +187,8 @@ func (g group) from(source int) (n int) {
 }
 
 func (g group) remove(e *Event) (group, bool) {
-	for i, held := range g {
-		if held == e {
+	for i, older := range g {
+		if older == e {
 			return append(g[:i:i], g[i+1:]...), true
 		}
 	}

@@ -8,8 +8,8 @@ import (
 func TestADecidedMessageIsNotRememberedAmongThoseWhoFail(t *testing.T) {
 	l := New(Config{Window: time.Minute, Remember: time.Hour, MaxUsers: 10, MaxParked: 8, MaxFailing: 8})
 	e := &Event{Position: Position{Enqueued: time.Now(), Sequence: 1}, Message: NewMessage(0)}
-	w, _ := l.Enter("ada", e)
-	l.AllEntered(e.Message)
+	w, _ := l.Add("ada", e)
+	l.AllAdded(e.Message)
 	w.Start()
 	w.Retry(true)
 	if s := l.shares[0]; s.failing != 1 || s.failed.Len() != 1 {

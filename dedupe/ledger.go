@@ -37,7 +37,7 @@ type Ledger struct {
 	parked   map[*Work]struct{} // of them, those that wait for the end of a window
 	verdicts memory
 	shares   []share // by source
-	hurry    bool    // nothing is parked any more
+	draining bool    // nothing is parked any more
 }
 
 // New returns an empty Ledger.
@@ -52,7 +52,7 @@ func New(cfg Config) *Ledger {
 //
 // Only an event that is due now and will end in a call or a dead letter may enter, and one message may enter once per
 // user.
-func (l *Ledger) Enter(key string, e *Event) (w *Work, isNew bool) {
+func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	e.done = make(chan struct{})
 	e.ledger = l
 	l.mu.Lock()
@@ -66,7 +66,7 @@ func (l *Ledger) Enter(key string, e *Event) (w *Work, isNew bool) {
 		return w, false
 	case known && v.covered(e.Position):
 		// Covered: completed without a call.
-		e.finish(End{Fate: Covered})
+		e.finish(Result{Disposition: Covered})
 		return nil, false
 	case w != nil && w.onWire:
 		// An attempt is on the wire: it may have started before this event was enqueued. The event waits beside it.
@@ -91,7 +91,7 @@ func (l *Ledger) Enter(key string, e *Event) (w *Work, isNew bool) {
 		// Nothing known: call now.
 	}
 	w.urgency = min(w.urgency, e.Urgency)
-	l.relieve(e.Message.Source)
+	l.enforceShares(e.Message.Source)
 	return w, isNew
 }
 
@@ -107,13 +107,13 @@ func ended(e *Event) bool {
 // Leave takes an event out whose lock is lost, or whose message is given back: nothing more is decided for it, and nobody is
 // superseded by it. Its end may have been decided before; then Leave does nothing. Without any event left, the user's Work
 // ends, but for an attempt on the wire.
-func (l *Ledger) Leave(key string, e *Event) {
+func (l *Ledger) Remove(key string, e *Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ended(e) {
 		return
 	}
-	e.finish(End{Fate: Undecided})
+	e.finish(Result{Disposition: Undecided})
 	if w := l.works[key]; w != nil {
 		w.remove(e)
 		if w.empty() && !w.onWire {
@@ -124,21 +124,21 @@ func (l *Ledger) Leave(key string, e *Event) {
 
 // Hurry ends parking, for a worker that stops: what is parked is called now, and nothing is parked any more. An early call
 // is always safe.
-func (l *Ledger) Hurry() {
+func (l *Ledger) FlushParked() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.hurry = true
+	l.draining = true
 	for w := range l.parked {
 		w.unpark()
 	}
 }
 
 // Flush calls now for the users of one message that are parked, for a message that cannot be held any longer.
-func (l *Ledger) Flush(m *Message) {
+func (l *Ledger) FlushMessage(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if m.parked > 0 {
-		l.callAll(m)
+		l.flush(m)
 	}
 }
 

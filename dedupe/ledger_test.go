@@ -31,16 +31,16 @@ func message(number int64) *dedupe.Event {
 }
 
 // fate says how an event ended; Undecided while it has not.
-func fate(e *dedupe.Event) dedupe.Fate {
+func fate(e *dedupe.Event) dedupe.Disposition {
 	select {
 	case <-e.Done():
-		return e.End().Fate
+		return e.Result().Disposition
 	default:
 		return dedupe.Undecided
 	}
 }
 
-func want(t *testing.T, e *dedupe.Event, expected dedupe.Fate) {
+func want(t *testing.T, e *dedupe.Event, expected dedupe.Disposition) {
 	t.Helper()
 	if got := fate(e); got != expected {
 		t.Errorf("%s: fate %d, want %d", e.MessageID, got, expected)
@@ -60,7 +60,7 @@ func inBubble(t *testing.T, test func(t *testing.T, l *dedupe.Ledger)) {
 func TestNothingKnownIsCalledNow(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
-		w, isNew := l.Enter(key, e)
+		w, isNew := l.Add(key, e)
 		if !isNew || !w.Start() {
 			t.Fatal("no call")
 		}
@@ -68,7 +68,7 @@ func TestNothingKnownIsCalledNow(t *testing.T) {
 			t.Error("something is left")
 		}
 		want(t, e, dedupe.Revoked)
-		if e.End().Detail != "detail" {
+		if e.Result().Detail != "detail" {
 			t.Error("the detail is lost")
 		}
 	})
@@ -85,7 +85,7 @@ func TestALessUrgentEventStandsForNoneAndIsDecidedTogether(t *testing.T) {
 			events := []*dedupe.Event{stolen, offboarded}
 			var w *dedupe.Work
 			for _, i := range order {
-				if started, isNew := l.Enter(key, events[i]); isNew {
+				if started, isNew := l.Add(key, events[i]); isNew {
 					w = started
 				}
 			}
@@ -113,7 +113,7 @@ func TestTheNewestStandsForAllWhicheverArrivesFirst(t *testing.T) {
 			events[0].Urgency, events[1].Urgency = 3, 0 // the newest is as urgent as any
 			var w *dedupe.Work
 			for _, i := range order {
-				w, _ = l.Enter(key, events[i])
+				w, _ = l.Add(key, events[i])
 			}
 			want(t, events[0], dedupe.Superseded)
 			want(t, events[1], dedupe.Superseded)
@@ -124,7 +124,7 @@ func TestTheNewestStandsForAllWhicheverArrivesFirst(t *testing.T) {
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
 			want(t, events[2], dedupe.Failed)
-			if n := events[2].StoodFor(); n.Count != 2 || len(n.MessageIDs) != 2 {
+			if n := events[2].Superseded(); n.Count != 2 || len(n.MessageIDs) != 2 {
 				t.Errorf("stood for %+v, want both others", n)
 			}
 		})
@@ -136,8 +136,8 @@ func TestTiesInEnqueuedTimeOverTwoEntitiesHaveOneOrder(t *testing.T) {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			a, b := message(9), message(1)
 			a.Entity, b.Entity = "bulk", "urgent"
-			l.Enter(key, b)
-			l.Enter(key, a)
+			l.Add(key, b)
+			l.Add(key, a)
 			want(t, a, dedupe.Superseded)
 			want(t, b, dedupe.Undecided)
 		})
@@ -155,8 +155,8 @@ func TestOnlyAHeldMessageThatDoesNotExpireEarlierMaySupersede(t *testing.T) {
 				time.Sleep(time.Second)
 				newer := message(2)
 				spoil(newer)
-				w, _ := l.Enter(key, older)
-				l.Enter(key, newer)
+				w, _ := l.Add(key, older)
+				l.Add(key, newer)
 				want(t, older, dedupe.Undecided)
 				w.Start()
 				w.Succeeded(attempt(time.Now()), nil) // one call settles both
@@ -171,11 +171,11 @@ func TestOnlyAHeldMessageThatDoesNotExpireEarlierMaySupersede(t *testing.T) {
 func TestARedeliveryOfAWaitingMessageTakesItsPlaceAndSupersedesNobody(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
-		w, _ := l.Enter(key, first)
+		w, _ := l.Add(key, first)
 		time.Sleep(2 * time.Minute) // its lock has expired, and nobody has noticed yet
 		again := message(1)
 		again.Enqueued = first.Enqueued
-		if _, isNew := l.Enter(key, again); isNew {
+		if _, isNew := l.Add(key, again); isNew {
 			t.Fatal("two works for one user")
 		}
 		want(t, first, dedupe.Replaced)
@@ -189,15 +189,15 @@ func TestARedeliveryOfAWaitingMessageTakesItsPlaceAndSupersedesNobody(t *testing
 func TestARedeliveryDuringTheCallIsDecidedByIt(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
-		w, _ := l.Enter(key, first)
+		w, _ := l.Add(key, first)
 		w.Start()
-		l.Leave(key, first) // the lock is lost; the attempt goes on
+		l.Remove(key, first) // the lock is lost; the attempt goes on
 		if w.Context().Err() != nil {
 			t.Fatal("a lost lock must not cancel the attempt on the wire")
 		}
 		again := message(1)
 		again.Enqueued = first.Enqueued
-		l.Enter(key, again)
+		l.Add(key, again)
 		w.Succeeded(attempt(time.Now()), nil)
 		want(t, again, dedupe.Revoked)
 	})
@@ -206,12 +206,12 @@ func TestARedeliveryDuringTheCallIsDecidedByIt(t *testing.T) {
 func TestARedeliveryAfterALostSettlementIsCovered(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
-		w, _ := l.Enter(key, first)
+		w, _ := l.Add(key, first)
 		w.Start()
 		w.Succeeded(attempt(time.Now()), nil)
 		again := message(1)
 		again.Enqueued = first.Enqueued
-		l.Enter(key, again)
+		l.Add(key, again)
 		want(t, again, dedupe.Covered)
 	})
 }
@@ -219,12 +219,12 @@ func TestARedeliveryAfterALostSettlementIsCovered(t *testing.T) {
 // The naive design completes the newer event with the call that began before it.
 func TestANewerEventDuringTheCallIsCalledForAgainAtTheEndOfTheWindow(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-		w, _ := l.Enter(key, message(1))
+		w, _ := l.Add(key, message(1))
 		start := time.Now()
 		w.Start()
 		time.Sleep(2 * time.Second)
 		newer := message(2)
-		l.Enter(key, newer)
+		l.Add(key, newer)
 		time.Sleep(8 * time.Second)
 		if !w.Succeeded(attempt(start), nil) {
 			t.Fatal("nothing left to do")
@@ -243,12 +243,12 @@ func TestANewerEventDuringTheCallIsCalledForAgainAtTheEndOfTheWindow(t *testing.
 // Our clock runs 10 s ahead, and the call takes 12 s: by our clock the event came before the call.
 func TestAClockThatRunsAheadCoversNobody(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-		w, _ := l.Enter(key, message(1))
+		w, _ := l.Add(key, message(1))
 		start := time.Now()
 		w.Start()
 		time.Sleep(3 * time.Second)
 		newer := message(2)
-		l.Enter(key, newer)
+		l.Add(key, newer)
 		time.Sleep(9 * time.Second)
 		w.Succeeded(dedupe.Attempt{Start: start.Add(10 * time.Second), Duration: 12 * time.Second, ServerDate: time.Now()}, nil)
 		want(t, newer, dedupe.Undecided)
@@ -259,7 +259,7 @@ func TestCoveredIsWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
 	for _, c := range []struct {
 		before   time.Duration
 		noDate   bool
-		expected dedupe.Fate
+		expected dedupe.Disposition
 	}{
 		{5*time.Second + 1, false, dedupe.Covered},
 		{5 * time.Second, false, dedupe.Undecided},
@@ -267,7 +267,7 @@ func TestCoveredIsWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
 		{time.Hour, true, dedupe.Undecided},
 	} {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-			w, _ := l.Enter(key, message(2))
+			w, _ := l.Add(key, message(2))
 			w.Start()
 			a := attempt(time.Now())
 			if c.noDate {
@@ -276,7 +276,7 @@ func TestCoveredIsWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
 			w.Succeeded(a, nil)
 			late := message(1)
 			late.Enqueued = a.Start.Add(-c.before)
-			l.Enter(key, late)
+			l.Add(key, late)
 			want(t, late, c.expected)
 		})
 	}
@@ -284,12 +284,12 @@ func TestCoveredIsWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
 
 func TestAMessageWithoutAnEnqueuedTimeIsNeverCovered(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-		w, _ := l.Enter(key, message(1))
+		w, _ := l.Add(key, message(1))
 		w.Start()
 		w.Succeeded(attempt(time.Now()), nil)
 		e := message(2)
 		e.Enqueued = time.Time{}
-		l.Enter(key, e)
+		l.Add(key, e)
 		want(t, e, dedupe.Undecided)
 	})
 }
@@ -308,7 +308,7 @@ func TestTheWindowIsNeverExtended(t *testing.T) {
 			}
 		}
 		for i := range 121 { // an event every 30 s for an hour
-			if w, isNew := l.Enter(key, message(int64(i))); isNew {
+			if w, isNew := l.Add(key, message(int64(i))); isNew {
 				go run(w)
 			}
 			time.Sleep(30 * time.Second)
@@ -317,7 +317,7 @@ func TestTheWindowIsNeverExtended(t *testing.T) {
 		if calls < 59 || calls > 62 {
 			t.Errorf("%d calls in an hour, want one per window", calls)
 		}
-		l.Hurry()
+		l.FlushParked()
 		synctest.Wait()
 	})
 }
@@ -325,17 +325,17 @@ func TestTheWindowIsNeverExtended(t *testing.T) {
 func TestAfterAFailureWhatComesIsParkedAndNotCovered(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
-		w, _ := l.Enter(key, first)
+		w, _ := l.Add(key, first)
 		w.Start()
 		w.Failed(attempt(time.Now()), "gone")
 		want(t, first, dedupe.Failed)
 		e := message(2)
 		e.Enqueued = e.Enqueued.Add(-time.Hour)
-		w, isNew := l.Enter(key, e)
+		w, isNew := l.Add(key, e)
 		if !isNew || l.State().Parked != 1 {
 			t.Fatalf("not parked: %+v", l.State())
 		}
-		l.Leave(key, e)
+		l.Remove(key, e)
 		if w.Start() || l.State().Pending != 0 {
 			t.Error("a call for nobody")
 		}
@@ -346,7 +346,7 @@ func TestVerdictsAreKeptForTheWindowAtLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := dedupe.New(dedupe.Config{Window: time.Minute, Remember: time.Second, MaxUsers: 1000, MaxParked: 8, MaxFailing: 8})
 		revoke := func(user string, number int64) {
-			w, _ := l.Enter(user, message(number))
+			w, _ := l.Add(user, message(number))
 			w.Start()
 			w.Succeeded(attempt(time.Now()), nil)
 		}
@@ -356,27 +356,27 @@ func TestVerdictsAreKeptForTheWindowAtLeast(t *testing.T) {
 			revoke(fmt.Sprint("id:", i), 2+i)
 		}
 		e := message(99)
-		if l.Enter(key, e); l.State().Parked != 1 {
+		if l.Add(key, e); l.State().Parked != 1 {
 			t.Errorf("45 s after a verdict: %+v, want the user parked until the end of the window", l.State())
 		}
-		l.Leave(key, e)
+		l.Remove(key, e)
 	})
 }
 
 func TestHurryCallsWhatIsParkedNowAndParksNothingMore(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-		w, _ := l.Enter(key, message(1))
+		w, _ := l.Add(key, message(1))
 		w.Start()
 		start := time.Now()
-		l.Enter(key, message(2))
+		l.Add(key, message(2))
 		w.Succeeded(attempt(start), nil)
-		time.AfterFunc(time.Second, l.Hurry)
+		time.AfterFunc(time.Second, l.FlushParked)
 		w.AwaitWindow()
 		if time.Since(start) != time.Second {
 			t.Errorf("waited %v", time.Since(start))
 		}
 		w.Start()
-		l.Enter(key, message(3))
+		l.Add(key, message(3))
 		w.Succeeded(attempt(time.Now()), nil)
 		w.AwaitWindow()
 		if time.Since(start) != time.Second || !w.Start() {
@@ -389,10 +389,10 @@ func TestParkingIsBoundedAndAnEarlyCallIsSafe(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for i := range 20 {
 			user := fmt.Sprint(i)
-			w, _ := l.Enter(user, message(int64(2*i)))
+			w, _ := l.Add(user, message(int64(2*i)))
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
-			l.Enter(user, message(int64(2*i+1)))
+			l.Add(user, message(int64(2*i+1)))
 		}
 		if s := l.State(); s.Parked != 8 || s.Pending != 20 {
 			t.Errorf("%+v, want 8 parked and the others called now", s)
@@ -411,7 +411,7 @@ func TestMemoryPerRememberedUserStaysBelow200Bytes(t *testing.T) {
 	}
 	before := heap()
 	for i := range users {
-		w, _ := l.Enter(fmt.Sprintf("id:00000000-0000-4000-8000-%012d", i), message(int64(i)))
+		w, _ := l.Add(fmt.Sprintf("id:00000000-0000-4000-8000-%012d", i), message(int64(i)))
 		w.Start()
 		w.Succeeded(attempt(time.Now()), nil)
 	}
@@ -426,7 +426,7 @@ func TestMemoryPerRememberedUserStaysBelow200Bytes(t *testing.T) {
 func TestTheNumberOfRememberedUsersIsBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for i := range 5000 {
-			w, _ := l.Enter(fmt.Sprint(i), message(int64(i)))
+			w, _ := l.Add(fmt.Sprint(i), message(int64(i)))
 			w.Start()
 			w.Succeeded(attempt(time.Now()), nil)
 		}
@@ -458,7 +458,7 @@ func TestADateHoweverWrongCoversNoLaterEvent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 				first := message(1)
-				w, _ := l.Enter(key, first)
+				w, _ := l.Add(key, first)
 				w.Start()
 				a := dedupe.Attempt{Start: time.Now(), Duration: 2 * time.Second}
 				time.Sleep(a.Duration)
@@ -470,14 +470,14 @@ func TestADateHoweverWrongCoversNoLaterEvent(t *testing.T) {
 				} {
 					e := message(number)
 					e.Enqueued = enqueued
-					l.Enter(key, e)
+					l.Add(key, e)
 					want(t, e, dedupe.Undecided)
-					l.Leave(key, e)
+					l.Remove(key, e)
 				}
 				// The message that the attempt was made for is covered by any success.
 				again := message(1)
 				again.Enqueued = first.Enqueued
-				l.Enter(key, again)
+				l.Add(key, again)
 				want(t, again, dedupe.Covered)
 			})
 		})
@@ -497,17 +497,17 @@ func TestAClockThatIsHoursAheadCoversOnlyWhatTheAttemptWasMadeFor(t *testing.T) 
 				broker := func() time.Time { return time.Now().Add(-ahead) }
 				first := message(1)
 				first.Enqueued = broker()
-				w, _ := l.Enter(key, first)
+				w, _ := l.Add(key, first)
 				w.Start()
 				w.Succeeded(dedupe.Attempt{Start: time.Now(), ServerDate: date(broker())}, nil)
 				time.Sleep(time.Hour)
 				later := message(2)
 				later.Enqueued = broker()
-				l.Enter(key, later)
+				l.Add(key, later)
 				want(t, later, dedupe.Undecided)
 				again := message(1)
 				again.Enqueued = first.Enqueued
-				l.Enter(key, again)
+				l.Add(key, again)
 				want(t, again, dedupe.Covered)
 			})
 		})
@@ -516,21 +516,21 @@ func TestAClockThatIsHoursAheadCoversOnlyWhatTheAttemptWasMadeFor(t *testing.T) 
 
 func TestASecondSuccessCoversWhatCameBeforeIt(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-		w, _ := l.Enter(key, message(1))
+		w, _ := l.Add(key, message(1))
 		w.Start()
 		w.Succeeded(attempt(time.Now()), nil)
 		time.Sleep(30 * time.Second)
 		between := message(2)
 		time.Sleep(time.Minute)
 		second := message(3)
-		w, _ = l.Enter(key, second)
+		w, _ = l.Add(key, second)
 		w.Start()
 		w.Succeeded(attempt(time.Now()), nil)
-		l.Enter(key, between)
+		l.Add(key, between)
 		want(t, between, dedupe.Covered)
 		again := message(3) // the settlement of the second was lost
 		again.Enqueued = second.Enqueued
-		l.Enter(key, again)
+		l.Add(key, again)
 		want(t, again, dedupe.Covered)
 	})
 }
@@ -538,12 +538,12 @@ func TestASecondSuccessCoversWhatCameBeforeIt(t *testing.T) {
 func TestTheMessageOfASuccessStaysCovered(t *testing.T) {
 	for name, then := range map[string]func(l *dedupe.Ledger, begun time.Time){
 		"a failure follows": func(l *dedupe.Ledger, _ time.Time) {
-			w, _ := l.Enter(key, message(2))
+			w, _ := l.Add(key, message(2))
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
 		},
 		"another replica tells of an earlier success": func(l *dedupe.Ledger, begun time.Time) {
-			w, _ := l.Enter(key, message(2))
+			w, _ := l.Add(key, message(2))
 			w.Adopt(elsewhere(begun))
 		},
 	} {
@@ -552,13 +552,13 @@ func TestTheMessageOfASuccessStaysCovered(t *testing.T) {
 				begun := time.Now()
 				time.Sleep(time.Minute)
 				first := message(1)
-				w, _ := l.Enter(key, first)
+				w, _ := l.Add(key, first)
 				w.Start()
 				w.Succeeded(dedupe.Attempt{Start: time.Now()}, nil) // without a Date: it covers nothing else
 				then(l, begun)
 				again := message(1)
 				again.Enqueued = first.Enqueued
-				l.Enter(key, again)
+				l.Add(key, again)
 				want(t, again, dedupe.Covered)
 			})
 		})
@@ -578,7 +578,7 @@ func TestOfSeveralMessagesOfOneAttemptTheNewestIsCoveredWhenItComesAgain(t *test
 			}
 			var w *dedupe.Work
 			for _, i := range order {
-				w, _ = l.Enter(key, events[i])
+				w, _ = l.Add(key, events[i])
 			}
 			w.Start()
 			w.Succeeded(attempt(time.Now()), nil)
@@ -587,7 +587,7 @@ func TestOfSeveralMessagesOfOneAttemptTheNewestIsCoveredWhenItComesAgain(t *test
 			}
 			again := message(3)
 			again.Enqueued = events[2].Enqueued
-			l.Enter(key, again)
+			l.Add(key, again)
 			want(t, again, dedupe.Covered)
 		})
 	}
@@ -605,10 +605,10 @@ func TestNoStartParksForLongerThanAWindow(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, %v", name, succeeds), func(t *testing.T) {
 				inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 					begun := time.Now()
-					l0, _ := l.Enter(key, message(1))
+					l0, _ := l.Add(key, message(1))
 					l0.Start()
 					newer := message(2)
-					l.Enter(key, newer) // beside
+					l.Add(key, newer) // beside
 					a := dedupe.Attempt{Start: start(begun), ServerDate: begun}
 					if succeeds {
 						l0.Succeeded(a, nil)
@@ -617,8 +617,8 @@ func TestNoStartParksForLongerThanAWindow(t *testing.T) {
 					}
 					want(t, newer, dedupe.Undecided)
 					l0.AwaitWindow()
-					l.Leave(key, newer)
-					w, _ := l.Enter(key, message(3))
+					l.Remove(key, newer)
+					w, _ := l.Add(key, message(3))
 					w.AwaitWindow()
 					if waited := time.Since(begun); waited > 2*time.Minute {
 						t.Errorf("waited %s", waited)
@@ -633,7 +633,7 @@ func TestALocksTimeMayBeWild(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for name, c := range map[string]struct {
 			until time.Time
-			fate  dedupe.Fate // of the older message
+			fate  dedupe.Disposition // of the older message
 		}{
 			"of 9999":         {year(9999), dedupe.Superseded},
 			"of 300000 years": {time.Unix(1<<53, 0), dedupe.Superseded},
@@ -642,8 +642,8 @@ func TestALocksTimeMayBeWild(t *testing.T) {
 		} {
 			older, newer := message(1), message(2)
 			newer.Message.Lock.Renewed(c.until)
-			l.Enter(name, older)
-			l.Enter(name, newer)
+			l.Add(name, older)
+			l.Add(name, newer)
 			if got := fate(older); got != c.fate {
 				t.Errorf("%s: fate %d, want %d", name, got, c.fate)
 			}

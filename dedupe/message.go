@@ -17,7 +17,7 @@ func (l *Lock) Renewed(until time.Time) { l.until.Store(int64(instantOf(until)))
 // Until is the time of the last Renewed; before the first one it lies in the past.
 func (l *Lock) Until() time.Time { return instant(l.until.Load()).time() }
 
-func (l *Lock) held(now time.Time) bool { return now.Before(l.Until()) }
+func (l *Lock) valid(now time.Time) bool { return now.Before(l.Until()) }
 
 // Message is what the events of one message share: its lock, and how they fare. It is made by NewMessage; its exported
 // fields are set before the first Enter and not changed afterwards.
@@ -31,22 +31,22 @@ type Message struct {
 	// share of failing messages is used up or not: it came back for one attempt, or it is large.
 	Eager bool
 
-	aside chan struct{}
-	ended chan struct{} // is signalled when the end of an event is decided
+	deferred chan struct{}
+	ended    chan struct{} // is signalled when the end of an event is decided
 
 	// The ledger's lock guards all below.
 	open    int           // events without an end, and 1 until AllEntered
 	parked  int           // of them, those that wait for a window, or beside an attempt
 	failing int           // of them, those whose users have failed
-	held    int           // of these, those for whom no attempt begins soon
+	paused  int           // of these, those for whom no attempt begins soon
 	untried int           // failing ones that wait for an attempt, and of whom none has ended since the message was received
 	failed  *list.Element // its place among those of its source that fail; nil when it has none
-	gone    bool          // asked to be set aside: it is in no share any more
+	leaving bool          // asked to be set aside: it is in no share any more
 }
 
 // NewMessage returns the Message of one delivery. AllEntered must follow.
 func NewMessage(source int) *Message {
-	return &Message{Source: source, aside: make(chan struct{}), ended: make(chan struct{}, 1), open: 1}
+	return &Message{Source: source, deferred: make(chan struct{}), ended: make(chan struct{}, 1), open: 1}
 }
 
 // Ended is signalled when the end of one of the message's events, or of several, is decided.
@@ -54,30 +54,30 @@ func (m *Message) Ended() <-chan struct{} { return m.ended }
 
 // Aside is closed when the message is to be set aside, so that others can be worked on: its events Leave, and it comes
 // back later.
-func (m *Message) Aside() <-chan struct{} { return m.aside }
+func (m *Message) Deferred() <-chan struct{} { return m.deferred }
 
 // AllEntered says that all events of the message are in the ledger: only then may it be set aside.
-func (l *Ledger) AllEntered(m *Message) {
+func (l *Ledger) AllAdded(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m.open--
-	l.letIdleGo(m)
-	l.relieve(m.Source)
+	l.deferIdle(m)
+	l.enforceShares(m.Source)
 }
 
 // SetAside sets a message aside if it may go: others wait for its room.
-func (l *Ledger) SetAside(m *Message) {
+func (l *Ledger) Defer(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if m.mayGo() {
-		l.setAside(m)
+	if m.mayDefer() {
+		l.deferMessage(m)
 	}
 }
 
 // letIdleGo sets a message aside that came back, or is large, and has nothing to wait for but time: others need its room.
-func (l *Ledger) letIdleGo(m *Message) {
-	if m.Eager && m.mayGo() && m.open == m.parked+m.held {
-		l.setAside(m)
+func (l *Ledger) deferIdle(m *Message) {
+	if m.Eager && m.mayDefer() && m.open == m.parked+m.paused {
+		l.deferMessage(m)
 	}
 }
 
@@ -95,7 +95,7 @@ const (
 	failing
 	// held: no attempt begins soon: its user waits for a backoff, for another replica, or for a release of the volume guard.
 	// It counts as failing, too.
-	held
+	paused
 )
 
 // share is how many messages of a source are in a state that may last.
@@ -137,8 +137,8 @@ func (l *Ledger) count(m *Message, s state, n int) {
 	switch s {
 	case parked:
 		of = &m.parked
-	case held:
-		m.held += n
+	case paused:
+		m.paused += n
 		of = &m.failing
 	case failing:
 		of = &m.failing
@@ -147,7 +147,7 @@ func (l *Ledger) count(m *Message, s state, n int) {
 	}
 	before := *of
 	*of += n
-	if m.gone || before > 0 == (*of > 0) {
+	if m.leaving || before > 0 == (*of > 0) {
 		return
 	}
 	switch sh := l.shareOf(m.Source); {
@@ -173,15 +173,15 @@ func (s *share) recovered(m *Message) {
 }
 
 // relieve keeps a source's shares: it calls for a parked user, and sets failing messages aside, until both fit.
-func (l *Ledger) relieve(source int) {
+func (l *Ledger) enforceShares(source int) {
 	sh := l.shareOf(source)
 	for sh.parked > l.cfg.MaxParked {
-		if !l.callParked(source) && !l.setAside(l.longestBeside(source)) {
+		if !l.evictParked(source) && !l.deferMessage(l.longestBeside(source)) {
 			break
 		}
 	}
 	for sh.failing > l.cfg.MaxFailing {
-		if !l.setAside(sh.longest()) {
+		if !l.deferMessage(sh.longest()) {
 			break
 		}
 	}
@@ -189,7 +189,7 @@ func (l *Ledger) relieve(source int) {
 
 // callParked calls for parked users of the source, to make room: for the user with the most parked messages that wait for nobody
 // else; or else for all users of the message that waits for the fewest. It says whether there was anybody.
-func (l *Ledger) callParked(source int) bool {
+func (l *Ledger) evictParked(source int) bool {
 	var most *Work
 	var fewest *Message
 	freed := 0 // messages, if most is called
@@ -197,7 +197,7 @@ func (l *Ledger) callParked(source int) bool {
 		n := 0
 		for _, e := range w.pending {
 			m := e.Message
-			if m.Source != source || m.gone {
+			if m.Source != source || m.leaving {
 				continue
 			}
 			if m.parked == 1 {
@@ -215,7 +215,7 @@ func (l *Ledger) callParked(source int) bool {
 	case most != nil:
 		most.unpark()
 	case fewest != nil:
-		l.callAll(fewest)
+		l.flush(fewest)
 	default:
 		return false
 	}
@@ -223,7 +223,7 @@ func (l *Ledger) callParked(source int) bool {
 }
 
 // callAll calls for each parked user of a message.
-func (l *Ledger) callAll(m *Message) {
+func (l *Ledger) flush(m *Message) {
 	for w := range l.parked {
 		if slices.ContainsFunc(w.pending, func(e *Event) bool { return e.Message == m }) {
 			w.unpark()
@@ -244,7 +244,7 @@ func (l *Ledger) longestBeside(source int) *Message {
 	}
 	var oldest *Event
 	for _, e := range most.beside {
-		if e.Message.Source == source && e.Message.mayGo() && (oldest == nil || e.Compare(oldest.Position) < 0) {
+		if e.Message.Source == source && e.Message.mayDefer() && (oldest == nil || e.Compare(oldest.Position) < 0) {
 			oldest = e
 		}
 	}
@@ -257,7 +257,7 @@ func (l *Ledger) longestBeside(source int) *Message {
 // longest is the message that has failed longest of those that may be set aside.
 func (s *share) longest() *Message {
 	for at := s.failed.Front(); at != nil; at = at.Next() {
-		if m := at.Value.(*Message); m.mayGo() {
+		if m := at.Value.(*Message); m.mayDefer() {
 			return m
 		}
 	}
@@ -265,12 +265,12 @@ func (s *share) longest() *Message {
 }
 
 // mayGo says that the message may be set aside: none of its users waits for a first attempt.
-func (m *Message) mayGo() bool {
-	return !m.Fixed && !m.gone && m.open > 0 && m.open == m.parked+m.failing
+func (m *Message) mayDefer() bool {
+	return !m.Fixed && !m.leaving && m.open > 0 && m.open == m.parked+m.failing
 }
 
 // setAside asks for the message to be set aside; false when there is none.
-func (l *Ledger) setAside(m *Message) bool {
+func (l *Ledger) deferMessage(m *Message) bool {
 	if m == nil {
 		return false
 	}
@@ -281,7 +281,7 @@ func (l *Ledger) setAside(m *Message) bool {
 	if m.failing > 0 {
 		sh.recovered(m)
 	}
-	m.gone = true
-	close(m.aside)
+	m.leaving = true
+	close(m.deferred)
 	return true
 }

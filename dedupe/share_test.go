@@ -11,7 +11,7 @@ import (
 // aside says that the message is asked to be set aside.
 func aside(e *dedupe.Event) bool {
 	select {
-	case <-e.Message.Aside():
+	case <-e.Message.Deferred():
 		return true
 	default:
 		return false
@@ -21,8 +21,8 @@ func aside(e *dedupe.Event) bool {
 // failed enters an event of a user of its own, all of its message, whose first attempt fails.
 func failed(l *dedupe.Ledger, number int64) (*dedupe.Event, *dedupe.Work) {
 	e := message(number)
-	w, _ := l.Enter(fmt.Sprint("id:", number), e)
-	l.AllEntered(e.Message)
+	w, _ := l.Add(fmt.Sprint("id:", number), e)
+	l.AllAdded(e.Message)
 	w.Start()
 	w.Retry(true)
 	return e, w
@@ -46,14 +46,14 @@ func TestTheMessageThatHasFailedLongestIsSetAsideWhenTooManyFail(t *testing.T) {
 
 func TestUsersThatFailDoNotSwitchOffParking(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-		w, _ := l.Enter(key, message(1))
+		w, _ := l.Add(key, message(1))
 		w.Start()
 		start := time.Now()
 		w.Succeeded(attempt(start), nil)
 		for i := range 200 {
 			failed(l, int64(100+i))
 		}
-		w, _ = l.Enter(key, message(2))
+		w, _ = l.Add(key, message(2))
 		w.AwaitWindow()
 		if waited := time.Since(start); waited != time.Minute {
 			t.Errorf("called after %v, want the window of 1 m", waited)
@@ -64,7 +64,7 @@ func TestUsersThatFailDoNotSwitchOffParking(t *testing.T) {
 func TestPastTheParkedShareTheUserWithTheMostParkedMessagesIsCalled(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for _, user := range []string{"ada", "grace"} {
-			w, _ := l.Enter(user, message(0))
+			w, _ := l.Add(user, message(0))
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
 		}
@@ -74,7 +74,7 @@ func TestPastTheParkedShareTheUserWithTheMostParkedMessagesIsCalled(t *testing.T
 			e := message(number)
 			e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(number)*time.Second)
 			time.Sleep(time.Millisecond)
-			w, _ := l.Enter(user, e)
+			w, _ := l.Add(user, e)
 			return w
 		}
 		grace := enter("grace")
@@ -102,8 +102,8 @@ func TestSharesOfOneSourceDoNotConcernAnother(t *testing.T) {
 		other := message(1000)
 		other.Message = dedupe.NewMessage(1)
 		other.Entity = "bulk"
-		w, _ := l.Enter("other", other)
-		l.AllEntered(other.Message)
+		w, _ := l.Add("other", other)
+		l.AllAdded(other.Message)
 		w.Start()
 		w.Retry(true)
 		for i := range 100 {
@@ -119,23 +119,23 @@ func TestWhatMayNotBeSetAside(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		fixed := message(1)
 		fixed.Message.Fixed = true
-		w, _ := l.Enter("fixed", fixed)
-		l.AllEntered(fixed.Message)
+		w, _ := l.Add("fixed", fixed)
+		l.AllAdded(fixed.Message)
 		w.Start()
 		w.Retry(true)
 
 		// A message of two users, one of whom still waits for the first attempt.
 		half, second := message(2), message(2)
 		second.Message = half.Message
-		w, _ = l.Enter("half", half)
-		l.Enter("second", second)
-		l.AllEntered(half.Message)
+		w, _ = l.Add("half", half)
+		l.Add("second", second)
+		l.AllAdded(half.Message)
 		w.Start()
 		w.Retry(true)
 
 		// One that is not all in the ledger yet.
 		entering := message(3)
-		w, _ = l.Enter("entering", entering)
+		w, _ = l.Add("entering", entering)
 		w.Start()
 		w.Retry(true)
 
@@ -154,8 +154,8 @@ func TestAnEagerMessageIsSetAsideAfterOneMoreFailure(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
 		e.Message.Eager = true
-		w, _ := l.Enter(key, e)
-		l.AllEntered(e.Message)
+		w, _ := l.Add(key, e)
+		l.AllAdded(e.Message)
 		w.SetFailing()
 		if aside(e) {
 			t.Fatal("set aside before its attempt")
@@ -170,7 +170,7 @@ func TestAnEagerMessageIsSetAsideAfterOneMoreFailure(t *testing.T) {
 		if !aside(e) {
 			t.Error("not set aside")
 		}
-		l.Leave(key, e)
+		l.Remove(key, e)
 		if s := l.State(); s.Pending != 0 {
 			t.Errorf("%+v", s)
 		}
@@ -180,15 +180,15 @@ func TestAnEagerMessageIsSetAsideAfterOneMoreFailure(t *testing.T) {
 // While an attempt hangs, messages about its user that cannot supersede one another pile up beside it.
 func TestMessagesBesideAnAttemptDoNotUseUpTheRestOfTheSource(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
-		w, _ := l.Enter(key, message(0))
+		w, _ := l.Add(key, message(0))
 		w.Start()
 		var events []*dedupe.Event
 		for i := range 20 {
 			e := message(int64(i + 1))
 			e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(i+1)*time.Minute)
 			time.Sleep(time.Millisecond)
-			l.Enter(key, e)
-			l.AllEntered(e.Message)
+			l.Add(key, e)
+			l.AllAdded(e.Message)
 			events = append(events, e)
 		}
 		n := 0
@@ -215,7 +215,7 @@ func TestWhatWasSetAsideIsInNoShareAnyMore(t *testing.T) {
 			fail()
 		}
 		for i, e := range events[:4] {
-			l.Leave(fmt.Sprint("id:", i), e)
+			l.Remove(fmt.Sprint("id:", i), e)
 		}
 		for n := 5; n < 10; n++ {
 			fail()
@@ -233,12 +233,12 @@ func TestAMessageThatFailsBeforeAllOfItHasEnteredIsSetAsideThen(t *testing.T) {
 		var events []*dedupe.Event
 		for i := range 17 {
 			e := message(int64(i))
-			w, _ := l.Enter(fmt.Sprint("id:", i), e)
+			w, _ := l.Add(fmt.Sprint("id:", i), e)
 			w.Start()
 			w.Retry(true)
 			events = append(events, e)
 		}
-		l.AllEntered(events[5].Message)
+		l.AllAdded(events[5].Message)
 		for i, e := range events {
 			if aside(e) != (i == 5) {
 				t.Errorf("message %d: set aside is %v", i, aside(e))
@@ -256,8 +256,8 @@ func TestOfThoseBesideAttemptsTheOldestOfTheUserWithTheMostIsSetAside(t *testing
 			e := message(n)
 			e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(n)*time.Minute)
 			time.Sleep(time.Millisecond)
-			w, isNew := l.Enter(user, e)
-			l.AllEntered(e.Message)
+			w, isNew := l.Add(user, e)
+			l.AllAdded(e.Message)
 			if isNew {
 				w.Start()
 				return
@@ -285,9 +285,9 @@ func TestAnEagerMessageIsNotSetAsideWhileAnotherOfItsUsersWaitsForAFirstAttempt(
 		first, second := message(1), message(1)
 		first.Message.Eager = true
 		second.Message = first.Message
-		a, _ := l.Enter("ada", first)
-		b, _ := l.Enter("grace", second)
-		l.AllEntered(first.Message)
+		a, _ := l.Add("ada", first)
+		b, _ := l.Add("grace", second)
+		l.AllAdded(first.Message)
 		a.Start()
 		a.Retry(true)
 		if aside(first) {
@@ -307,8 +307,8 @@ func TestWhoWaitsForSomebodyElseIsInTheShareOfThoseWhoFail(t *testing.T) {
 		var events []*dedupe.Event
 		for i := range 17 {
 			e := message(int64(i))
-			w, _ := l.Enter(fmt.Sprint("id:", i), e)
-			l.AllEntered(e.Message)
+			w, _ := l.Add(fmt.Sprint("id:", i), e)
+			l.AllAdded(e.Message)
 			works, events = append(works, w), append(events, e)
 		}
 		for _, w := range works[:16] {
@@ -341,8 +341,8 @@ func TestWhoWaitsForSomebodyElseIsInTheShareOfThoseWhoFail(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
 		e.Message.Eager = true
-		w, _ := l.Enter(key, e)
-		l.AllEntered(e.Message)
+		w, _ := l.Add(key, e)
+		l.AllAdded(e.Message)
 		if w.Pause(); !aside(e) {
 			t.Error("a message for one attempt waits for somebody else")
 		}
@@ -379,16 +379,16 @@ func TestFlushCallsForTheUsersOfOneMessage(t *testing.T) {
 		works := map[string]*dedupe.Work{}
 		var m *dedupe.Message
 		for _, user := range []string{"ada", "grace"} {
-			w, _ := l.Enter(user, message(0))
+			w, _ := l.Add(user, message(0))
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
 			e := message(1)
-			works[user], _ = l.Enter(user, e)
+			works[user], _ = l.Add(user, e)
 			if user == "ada" {
 				m = e.Message
 			}
 		}
-		l.Flush(m)
+		l.FlushMessage(m)
 		start := time.Now()
 		if works["ada"].AwaitWindow(); time.Since(start) != 0 {
 			t.Error("ada was not called for at once")
@@ -406,8 +406,8 @@ func TestANewerMessageOfALessUrgentSourceSupersedesNobody(t *testing.T) {
 			a, b := message(1), message(2)
 			a.Message.Source, b.Message.Source = older, 1
 			b.Enqueued = b.Enqueued.Add(time.Second)
-			l.Enter(key, a)
-			l.Enter(key, b)
+			l.Add(key, a)
+			l.Add(key, b)
 			if got := fate(a) == dedupe.Superseded; got != superseded {
 				t.Errorf("source %d superseded by source 1: %v", older, got)
 			}
@@ -422,8 +422,8 @@ func TestAnEventOfAnotherTypeSupersedesNobody(t *testing.T) {
 			a, b := message(1), message(2)
 			a.Kind, b.Kind = "device.lost", kind
 			b.Enqueued = b.Enqueued.Add(time.Second)
-			l.Enter(key, a)
-			l.Enter(key, b)
+			l.Add(key, a)
+			l.Add(key, b)
 			if got := fate(a) == dedupe.Superseded; got != superseded {
 				t.Errorf("superseded by an event of type %s: %v", kind, got)
 			}
@@ -434,14 +434,14 @@ func TestAnEventOfAnotherTypeSupersedesNobody(t *testing.T) {
 func TestAMessageIsSetAsideOnRequestUnlessItMayNotGo(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		waits, fails := message(1), message(2)
-		l.Enter("ada", waits)
-		l.AllEntered(waits.Message)
-		w, _ := l.Enter("grace", fails)
-		l.AllEntered(fails.Message)
+		l.Add("ada", waits)
+		l.AllAdded(waits.Message)
+		w, _ := l.Add("grace", fails)
+		l.AllAdded(fails.Message)
 		w.Start()
 		w.Retry(true)
-		l.SetAside(waits.Message)
-		l.SetAside(fails.Message)
+		l.Defer(waits.Message)
+		l.Defer(fails.Message)
 		if aside(waits) || !aside(fails) {
 			t.Errorf("set aside: who waits for a first attempt %v, who fails %v", aside(waits), aside(fails))
 		}
@@ -458,11 +458,11 @@ func TestAnEventOfAnotherTypeIsNotSetAsideBeforeThePausedWorkHasLooked(t *testin
 			back.Enqueued = stopped.Enqueued.Add(-time.Second) // supersedes nobody
 			back.ExpiresAt = time.Now().Add(time.Hour)
 			stopped.ExpiresAt = time.Now().Add(time.Minute) // nor does the other
-			w, _ := l.Enter(key, stopped)
-			l.AllEntered(stopped.Message)
+			w, _ := l.Add(key, stopped)
+			l.AllAdded(stopped.Message)
 			w.Pause()
-			l.Enter(key, back)
-			l.AllEntered(back.Message)
+			l.Add(key, back)
+			l.AllAdded(back.Message)
 			if aside(back) != goes {
 				t.Errorf("%s is set aside: %v", kind, aside(back))
 			}

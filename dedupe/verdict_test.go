@@ -12,7 +12,7 @@ func TestAClockThatIsSetBackParksForAWindowOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10, MaxParked: 8, MaxFailing: 8})
 		enter := func(sequence int64) *Work {
-			w, _ := l.Enter("ada", &Event{Position: Position{Enqueued: time.Now(), Entity: "events", Sequence: sequence}, Message: NewMessage(0)})
+			w, _ := l.Add("ada", &Event{Position: Position{Enqueued: time.Now(), Entity: "events", Sequence: sequence}, Message: NewMessage(0)})
 			return w
 		}
 		begun := time.Now()

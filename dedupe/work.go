@@ -108,7 +108,7 @@ func (w *Work) Pause() {
 	}
 	w.paused = true
 	w.markPending()
-	w.letGo()
+	w.deferEager()
 }
 
 // Resume says that the Pause is over; what waits now waits for its permit.
@@ -174,13 +174,13 @@ func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 	w.last = Verdict{Start: a.Start, Covers: a.coversBefore(l.cfg.SkewMargin), Entity: newest.Entity, Sequence: newest.Sequence}
 	v := l.remember(w.key, w.last, now)
 	for _, e := range w.caller {
-		e.finish(End{Fate: Revoked, Detail: detail})
+		e.finish(Result{Disposition: Revoked, Detail: detail})
 	}
 	beside := w.beside
 	w.caller, w.beside = nil, nil
 	for _, e := range beside {
 		if v.covered(e.Position) {
-			e.finish(End{Fate: Covered})
+			e.finish(Result{Disposition: Covered})
 		} else {
 			w.pending = w.add(w.pending, e, parked, now)
 		}
@@ -197,7 +197,7 @@ func (w *Work) Failed(a Attempt, detail any) (again bool) {
 	w.last = Verdict{Start: a.Start}
 	v := l.remember(w.key, w.last, time.Now())
 	for _, e := range w.caller {
-		e.finish(End{Fate: Failed, Detail: detail})
+		e.finish(Result{Disposition: Failed, Detail: detail})
 	}
 	w.pending, w.caller, w.beside = w.beside, nil, nil
 	return w.decided(v)
@@ -227,7 +227,7 @@ func (w *Work) Retry(failed bool) (again bool) {
 	}
 	w.markPending()
 	if failed {
-		w.letGo()
+		w.deferEager()
 	}
 	return true
 }
@@ -240,10 +240,10 @@ func (e *Event) triedOnce() {
 }
 
 // letGo sets the messages aside that wait for no more than one attempt for each user.
-func (w *Work) letGo() {
+func (w *Work) deferEager() {
 	for _, e := range w.pending {
-		if e.Message.Eager && e.Message.mayGo() && e.Message.untried == 0 {
-			w.ledger.setAside(e.Message)
+		if e.Message.Eager && e.Message.mayDefer() && e.Message.untried == 0 {
+			w.ledger.deferMessage(e.Message)
 		}
 	}
 }
@@ -273,7 +273,7 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	kept := w.pending[:0]
 	for _, e := range w.pending {
 		if v.covered(e.Position) {
-			e.finish(End{Fate: Covered})
+			e.finish(Result{Disposition: Covered})
 		} else {
 			kept = append(kept, e)
 		}
@@ -359,7 +359,7 @@ func (w *Work) state() state {
 	case !w.parkedUntil.IsZero():
 		return parked
 	case w.paused:
-		return held
+		return paused
 	case w.failing:
 		return failing
 	}
@@ -369,7 +369,7 @@ func (w *Work) state() state {
 // entering is what an event waits for that comes while others are pending. One of another type may be what a paused Work waits for, such as
 // one that the volume guard does not stop: until the Work has looked, it does not count as held, and is not set aside.
 func (w *Work) entering(e *Event) state {
-	if in := w.state(); in != held || slices.ContainsFunc(w.pending, func(p *Event) bool { return p.Kind == e.Kind }) {
+	if in := w.state(); in != paused || slices.ContainsFunc(w.pending, func(p *Event) bool { return p.Kind == e.Kind }) {
 		return in
 	}
 	if w.failing {
@@ -384,13 +384,13 @@ func (w *Work) markPending() {
 		w.ledger.mark(e, w.state())
 	}
 	for source := range w.ledger.shares {
-		w.ledger.relieve(source)
+		w.ledger.enforceShares(source)
 	}
 }
 
 // park makes the pending events wait until the window ends. Some of them may have to be called earlier, to make room.
 func (w *Work) park(until time.Time) {
-	if w.ledger.hurry || !time.Now().Before(until) {
+	if w.ledger.draining || !time.Now().Before(until) {
 		w.markPending()
 		return
 	}
@@ -399,7 +399,7 @@ func (w *Work) park(until time.Time) {
 	w.called = make(chan struct{})
 	w.markPending()
 	for _, e := range w.pending {
-		w.ledger.letIdleGo(e.Message)
+		w.ledger.deferIdle(e.Message)
 	}
 }
 

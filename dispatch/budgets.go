@@ -27,8 +27,8 @@ type budgets struct {
 // comes again does not queue up anew.
 type kept struct {
 	*retry.Budget
-	next  time.Time
-	place int
+	next     time.Time
+	sequence int
 }
 
 func (b *budgets) keep(key string, budget kept) {

@@ -23,32 +23,32 @@ func (d *Dispatcher) askCanary(call int, timeout time.Duration) {
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
 		}
-		if d.parts.Replicas != nil {
-			if may, ok := d.parts.Replicas.MayAsk(ctx, "canary", canaryEvery); ok && !may {
+		if d.deps.Coordinator != nil {
+			if may, ok := d.deps.Coordinator.MayAsk(ctx, "canary", canaryEvery); ok && !may {
 				d.report(d.queue.canaryDone(call, 0, nil, true)) // another replica has just asked
 				return
 			}
 		}
 		user := d.cfg.CanaryUser
-		if d.parts.Protected.Has(user) {
+		if d.deps.Protected.Has(user) {
 			user = event.User{} // protected since the start: then nobody is asked for
 		}
-		attempt, err := d.parts.Canary(ctx, user)
+		attempt, err := d.deps.Canary(ctx, user)
 		cancelled := err != nil && d.canaries.Err() != nil
 		if err == nil && !user.IsZero() {
 			// After the failure that it was asked for, however coarse the clock.
-			d.parts.Retrier.Proved(attempt.Start.Add(time.Nanosecond))
+			d.deps.Retrier.Proved(attempt.Start.Add(time.Nanosecond))
 		}
 		if !cancelled {
-			d.parts.Metrics.Canaries.WithLabelValues(canaryResult(err)).Inc()
+			d.deps.Metrics.Canaries.WithLabelValues(canaryResult(err)).Inc()
 		}
 		d.report(d.queue.canaryDone(call, attempt.Usage, err, cancelled))
-		d.tellCanary(err, cancelled)
+		d.logCanary(err, cancelled)
 	})
 }
 
 // tellCanary logs that the canary has failed, once until it is well again: a long outage must not flood the log.
-func (d *Dispatcher) tellCanary(err error, cancelled bool) {
+func (d *Dispatcher) logCanary(err error, cancelled bool) {
 	d.mu.Lock()
 	before := d.failing
 	if !cancelled {
@@ -58,9 +58,9 @@ func (d *Dispatcher) tellCanary(err error, cancelled bool) {
 	d.mu.Unlock()
 	switch {
 	case after && !before:
-		d.parts.Log.Warn("the canary failed", zap.String("error", d.parts.Text(err)))
+		d.deps.Log.Warn("the canary failed", zap.String("error", d.deps.Text(err)))
 	case before && !after:
-		d.parts.Log.Info("the canary is well again")
+		d.deps.Log.Info("the canary is well again")
 	}
 }
 

@@ -11,10 +11,10 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/telemetry"
@@ -51,7 +51,7 @@ type Config struct {
 }
 
 // Parts are what a Dispatcher works with. Replicas, Limiter, Tracer and Canary may be nil, all others are required.
-type Parts struct {
+type Dependencies struct {
 	Revoker Revoker
 	// Canary makes one attempt for nobody, or for CanaryUser; nil is well. Without it the breaker learns from users alone.
 	Canary    func(ctx context.Context, user event.User) (revoker.Attempt, error)
@@ -62,8 +62,8 @@ type Parts struct {
 	Health    *telemetry.Health
 	// Replicas is what workers for the same tenant share; nil when this one is for itself. Limiter is the rate limiter that
 	// they share; nil for one of its own.
-	Replicas *replicas.Store
-	Limiter  *replicas.Pace
+	Coordinator *coordination.Store
+	Limiter     *coordination.Limiter
 	// Tracer makes spans of attempts; nil makes none.
 	Tracer trace.Tracer
 	// Name and Text are a user and an error as they may stand in the log.
@@ -75,38 +75,38 @@ type Parts struct {
 // decides which message stands for which user, and in the call queue. Each of the two is owned by one lock. It is safe for
 // concurrent use.
 type Dispatcher struct {
-	cfg   Config
-	parts Parts
+	cfg  Config
+	deps Dependencies
 
 	ledger  *dedupe.Ledger
 	queue   *queue
 	budgets budgets
 	pool    *Pool
 
-	mu       sync.Mutex
-	hard     context.Context // ends the attempts in flight
-	canaries context.Context // ends the canaries
-	noMore   context.CancelFunc
-	sleeping map[*dedupe.Work]time.Time
-	blocked  int           // users who wait for a release of the volume guard
-	released chan struct{} // closed when some types are released
-	decided  int64
-	failing  bool // the last canary has failed
+	mu           sync.Mutex
+	hard         context.Context // ends the attempts in flight
+	canaries     context.Context // ends the canaries
+	stopCanaries context.CancelFunc
+	sleeping     map[*dedupe.Work]time.Time
+	blocked      int           // users who wait for a release of the volume guard
+	released     chan struct{} // closed when some types are released
+	decided      int64
+	failing      bool // the last canary has failed
 }
 
 // New returns a Dispatcher.
-func New(cfg Config, parts Parts) *Dispatcher {
+func New(cfg Config, deps Dependencies) *Dispatcher {
 	d := &Dispatcher{
-		cfg: cfg, parts: parts,
+		cfg: cfg, deps: deps,
 		ledger:   dedupe.New(cfg.Dedupe),
-		queue:    newQueue(cfg.Concurrency, cfg.Volume, parts.Limiter, !cfg.CanaryUser.IsZero()),
+		queue:    newQueue(cfg.Concurrency, cfg.Volume, deps.Limiter, !cfg.CanaryUser.IsZero()),
 		pool:     NewPool(),
 		hard:     context.Background(),
 		sleeping: map[*dedupe.Work]time.Time{},
 		released: make(chan struct{}),
 	}
-	d.canaries, d.noMore = context.WithCancel(context.Background())
-	if parts.Canary != nil {
+	d.canaries, d.stopCanaries = context.WithCancel(context.Background())
+	if deps.Canary != nil {
 		d.queue.ask, d.queue.active = d.askCanary, func() bool { return d.ledger.Pending() > 0 }
 	}
 	return d
@@ -130,8 +130,8 @@ func (d *Dispatcher) Run(ctx, hard context.Context) {
 	d.mu.Unlock()
 	var all sync.WaitGroup
 	all.Go(func() { d.watchVolume(ctx) })
-	if d.parts.Limiter != nil {
-		all.Go(func() { d.parts.Limiter.Run(ctx, d.queue.tick) })
+	if d.deps.Limiter != nil {
+		all.Go(func() { d.deps.Limiter.Run(ctx, d.queue.tick) })
 	}
 	all.Wait()
 }
@@ -140,13 +140,13 @@ func (d *Dispatcher) Run(ctx, hard context.Context) {
 // by then or because hard ends.
 func (d *Dispatcher) Stop() {
 	d.queue.stop()
-	d.noMore()
+	d.stopCanaries()
 	d.pool.Stop()
 }
 
 // Enter enters an event of a user, and makes sure that the user is called for.
-func (d *Dispatcher) Enter(key string, user event.User, e *dedupe.Event) {
-	work, isNew := d.ledger.Enter(key, e)
+func (d *Dispatcher) Add(key string, user event.User, e *dedupe.Event) {
+	work, isNew := d.ledger.Add(key, e)
 	switch {
 	case isNew:
 		d.pool.Do(func() { d.run(work, user) })
@@ -156,19 +156,19 @@ func (d *Dispatcher) Enter(key string, user event.User, e *dedupe.Event) {
 }
 
 // AllEntered says that all events of the message were entered.
-func (d *Dispatcher) AllEntered(m *dedupe.Message) { d.ledger.AllEntered(m) }
+func (d *Dispatcher) AllAdded(m *dedupe.Message) { d.ledger.AllAdded(m) }
 
 // Leave takes an event out that nobody waits for any more.
-func (d *Dispatcher) Leave(key string, e *dedupe.Event) { d.ledger.Leave(key, e) }
+func (d *Dispatcher) Remove(key string, e *dedupe.Event) { d.ledger.Remove(key, e) }
 
 // Hurry ends parking, for a worker that stops.
-func (d *Dispatcher) Hurry() { d.ledger.Hurry() }
+func (d *Dispatcher) FlushParked() { d.ledger.FlushParked() }
 
 // Flush calls now for the users of one message that are parked.
-func (d *Dispatcher) Flush(m *dedupe.Message) { d.ledger.Flush(m) }
+func (d *Dispatcher) FlushMessage(m *dedupe.Message) { d.ledger.FlushMessage(m) }
 
 // SetAside asks for a message to be set aside if none of its users waits for a first attempt.
-func (d *Dispatcher) SetAside(m *dedupe.Message) { d.ledger.SetAside(m) }
+func (d *Dispatcher) Defer(m *dedupe.Message) { d.ledger.Defer(m) }
 
 // Limit is how many more messages may be received when so many of most are in flight.
 func (d *Dispatcher) Limit(inFlight, most int) int { return d.queue.limit(inFlight, most) }
@@ -221,7 +221,7 @@ func (d *Dispatcher) Stuck(deadline time.Time) bool {
 		return true
 	}
 	waits := len(q.first)+len(q.retries) > 0 || soonest.Before(deadline)
-	return !waits || !q.limiter.State().HeldUntil.Before(deadline)
+	return !waits || !q.limiter.State().PausedUntil.Before(deadline)
 }
 
 // State is a picture of the Dispatcher, for metrics and forecasts.
@@ -229,7 +229,7 @@ type State struct {
 	Ledger dedupe.State
 	// Waiting is how many users wait for a permit, Blocked how many for a release of the volume guard.
 	Waiting, Blocked int
-	Limiter          retry.PaceState
+	Limiter          retry.LimiterState
 	// Open says that attempts are stopped but for probes. Suspected says that users fail one after the other; Users that the
 	// canary is well, so that the trouble is theirs.
 	Open, Suspected, Users bool

@@ -77,7 +77,7 @@ func dispatching(t *testing.T, volume guard.VolumeConfig, g *graph, test func(t 
 		d := New(Config{
 			Concurrency: 2, Volume: volume,
 			Dedupe: dedupe.Config{Window: time.Minute, Remember: time.Hour, MaxUsers: 100, MaxParked: 8, MaxFailing: 8},
-		}, Parts{
+		}, Dependencies{
 			Revoker: g, Protected: protected, Log: zap.NewNop(), Metrics: telemetry.NewMetrics("test", "test"),
 			Health: telemetry.NewHealth(time.Minute, PartGraph, PartGuard),
 			Retrier: retry.New(retry.Policy{
@@ -106,21 +106,21 @@ func enterAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
 	number++
 	e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: number}, Message: dedupe.NewMessage(0)}
 	e.Message.Lock.Renewed(time.Now().Add(24 * time.Hour))
-	d.Enter(u.Key(), u, e)
-	d.AllEntered(e.Message)
+	d.Add(u.Key(), u, e)
+	d.AllAdded(e.Message)
 	return e
 }
 
 // decision waits for the event's end, within an hour.
-func decision(t *testing.T, e *dedupe.Event) (dedupe.Fate, *Decision) {
+func decision(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Decision) {
 	t.Helper()
 	select {
 	case <-e.Done():
 	case <-time.After(time.Hour):
 		t.Fatal("not decided within an hour")
 	}
-	d, _ := e.End().Detail.(*Decision)
-	return e.End().Fate, d
+	d, _ := e.Result().Detail.(*Decision)
+	return e.Result().Disposition, d
 }
 
 // What a user's failures have used up of their budget stands when the message comes back.
@@ -128,7 +128,7 @@ func TestABudgetOutlivesTheEventThatLeaves(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
-		d.Leave(ada.Key(), e)
+		d.Remove(ada.Key(), e)
 		time.Sleep(2 * time.Minute) // longer than a 404 is taken for lag
 		before := len(g.made())
 		fate, decided := decision(t, enter(d, ada))
@@ -148,7 +148,7 @@ func TestABudgetIsHandedOverWithoutAGap(t *testing.T) {
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
 		for range 100 {
-			d.Leave(ada.Key(), e)
+			d.Remove(ada.Key(), e)
 			e = enterAtOnce(d, ada)
 		}
 		if n := len(g.made()); n != 1 {
@@ -168,7 +168,7 @@ func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		start := time.Now()
 		e := enter(d, ada)
-		d.Leave(ada.Key(), e)
+		d.Remove(ada.Key(), e)
 		synctest.Wait()
 		if s := d.State(); s.Ledger.Pending != 0 {
 			t.Fatalf("%+v", s)
@@ -188,18 +188,18 @@ func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
 func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
-		d.Leave(ada.Key(), enter(d, ada))
+		d.Remove(ada.Key(), enter(d, ada))
 		before, _ := d.budgets.of(ada.Key())
 		for range 10 {
-			d.queue.newPlace()
+			d.queue.nextSequence()
 		}
 		time.Sleep(2 * time.Second)
 		d.queue.mu.Lock()
 		d.queue.running += d.cfg.Concurrency // nobody may begin
 		d.queue.mu.Unlock()
 		e := enter(d, ada)
-		if p := d.queue.waiting[ada.Key()]; p == nil || before.place == 0 || p.place != before.place {
-			t.Errorf("waits with %+v, had place %d", p, before.place)
+		if p := d.queue.waiting[ada.Key()]; p == nil || before.sequence == 0 || p.sequence != before.sequence {
+			t.Errorf("waits with %+v, had place %d", p, before.sequence)
 		}
 		d.queue.mu.Lock()
 		d.queue.running -= d.cfg.Concurrency
@@ -215,7 +215,7 @@ func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
 		return &revoker.Error{Kind: revoker.Throttled, Attempt: revoker.Attempt{Status: 429}, After: time.Minute}
 	}}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
-		d.Leave(ada.Key(), enter(d, ada))
+		d.Remove(ada.Key(), enter(d, ada))
 		synctest.Wait()
 		if _, ok := d.budgets.of(ada.Key()); ok {
 			t.Error("a budget is kept")
@@ -310,7 +310,7 @@ func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
 					t.Errorf("stuck: %v, want %v", got, c.want)
 				}
 				if e != nil {
-					d.Leave(ada.Key(), e)
+					d.Remove(ada.Key(), e)
 				}
 			})
 		})
@@ -328,7 +328,7 @@ func TestWhoeverIsProtectedMeanwhileIsNotCalledForAgain(t *testing.T) {
 			t.Errorf("fate %v, %v after %d calls", fate, decided.Err, len(g.made()))
 		}
 		// They take no place, in flight or in the volume.
-		if d.queue.running != 0 || d.queue.limiter.State().UnderWay != 0 {
+		if d.queue.running != 0 || d.queue.limiter.State().InFlight != 0 {
 			t.Errorf("%d run", d.queue.running)
 		}
 		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
@@ -344,7 +344,7 @@ func protect(t *testing.T, d *Dispatcher) {
 	if err := os.WriteFile(file, []byte(ada.ID()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.parts.Protected.Load(file); err != nil {
+	if err := d.deps.Protected.Load(file); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -375,7 +375,7 @@ func TestWhoeverIsProtectedWhileTheyWaitForAPermitIsNotCalled(t *testing.T) {
 		if n := len(g.made()); n != 2 {
 			t.Errorf("%d calls", n)
 		}
-		if d.queue.running != 0 || d.queue.limiter.State().UnderWay != 0 {
+		if d.queue.running != 0 || d.queue.limiter.State().InFlight != 0 {
 			t.Errorf("%d run", d.queue.running)
 		}
 		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
@@ -402,12 +402,12 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 		}()
 		d.trip("stolen")
 		e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: 1}, Message: dedupe.NewMessage(0), Kind: "stolen"}
-		d.Enter(ada.Key(), ada, e)
+		d.Add(ada.Key(), ada, e)
 		time.Sleep(time.Hour)
 		if s := d.State(); s.Blocked != 1 || s.Waiting != 0 || len(g.made()) != 0 {
 			t.Errorf("%d calls, %+v", len(g.made()), s)
 		}
-		if d.parts.Health.Problems()[PartGuard] == "" {
+		if d.deps.Health.Problems()[PartGuard] == "" {
 			t.Error("nobody is told")
 		}
 		mu.Lock()
@@ -424,7 +424,7 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 			t.Errorf("fate %v, %+v", fate, d.State())
 		}
 		time.Sleep(watchVolumeEvery)
-		if problem := d.parts.Health.Problems()[PartGuard]; problem != "" {
+		if problem := d.deps.Health.Problems()[PartGuard]; problem != "" {
 			t.Error(problem)
 		}
 		cancel()
@@ -439,7 +439,7 @@ func TestAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
 		"not sent": {answer: func(int) error { return &revoker.Error{Kind: revoker.Unreachable} }, silent: true, unsent: true},
 	} {
 		dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
-			d.Leave(ada.Key(), enter(d, ada))
+			d.Remove(ada.Key(), enter(d, ada))
 			synctest.Wait()
 			for _, s := range d.State().Volume {
 				if s.Users != 0 || s.Tripped {

@@ -3,8 +3,8 @@ package dispatch
 import (
 	"time"
 
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
-	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
@@ -33,7 +33,7 @@ const (
 // patience bounds how long one user's next call waits for what Redis says, whoever wrote it there: for the leases of others until one has lasted for as long as
 // leases do and nothing was decided, and for all together until over.
 type patience struct {
-	leases replicas.Wait
+	leases coordination.Wait
 	// decided is the start of the last verdict of another replica.
 	decided time.Time
 	// since is when another replica first made the call wait; zero when none has, or when another one has covered what waited then.
@@ -63,17 +63,17 @@ func (p *patience) news(known dedupe.Verdict, cfg dedupe.Config) bool {
 		p.since = time.Time{}
 	}
 	if !p.over(cfg) {
-		p.leases = replicas.Wait{}
+		p.leases = coordination.Wait{}
 	}
 	return true
 }
 
 // lease asks the other replicas whether the user is still to be called for, and makes them wait if so; the lease's End follows then.
-func (d *Dispatcher) lease(w *dedupe.Work, permit *permit, p *patience) (*replicas.Lease, next) {
-	if d.parts.Replicas == nil {
+func (d *Dispatcher) lease(w *dedupe.Work, permit *permit, p *patience) (*coordination.Lease, next) {
+	if d.deps.Coordinator == nil {
 		return nil, mayCall
 	}
-	lease, known, taken := d.parts.Replicas.Lease(w.Context(), w.Key(), &p.leases)
+	lease, known, taken := d.deps.Coordinator.Lease(w.Context(), w.Key(), &p.leases)
 	next := d.adopt(w, known, p)
 	switch {
 	case next == mayCall && taken:
@@ -101,11 +101,11 @@ func (d *Dispatcher) adopt(w *dedupe.Work, known dedupe.Verdict, p *patience) ne
 	}
 	switch again, parked := w.Adopt(known); {
 	case !again:
-		d.parts.Replicas.Adopted()
+		d.deps.Coordinator.Adopted()
 		return nobodyWaits
 	case parked:
 		p.waits()
-		d.parts.Replicas.Adopted()
+		d.deps.Coordinator.Adopted()
 		return parkAgain
 	}
 	return mayCall
@@ -122,7 +122,7 @@ func (d *Dispatcher) plausible(w *dedupe.Work, p *permit) bool {
 	if d.cfg.Volume.Observe {
 		most = 0
 	}
-	may, added, total := d.parts.Replicas.Reserve(w.Context(), p.kind, w.Key(), most, d.cfg.Volume.Window)
+	may, added, total := d.deps.Coordinator.Reserve(w.Context(), p.kind, w.Key(), most, d.cfg.Volume.Window)
 	p.shared = added
 	if !may || total > limit {
 		d.trip(p.kind)
@@ -134,7 +134,7 @@ func (d *Dispatcher) plausible(w *dedupe.Work, p *permit) bool {
 func (d *Dispatcher) refund(w *dedupe.Work, p *permit) {
 	if p.shared {
 		p.shared = false
-		d.parts.Replicas.Refund(w.Context(), p.kind, w.Key())
+		d.deps.Coordinator.Refund(w.Context(), p.kind, w.Key())
 	}
 }
 
@@ -144,7 +144,7 @@ func (d *Dispatcher) awaitOther(w *dedupe.Work, p *patience) bool {
 	defer w.Resume()
 	defer d.asleep(w, time.Now())() // the other one may have decided at any time
 	for wait := askSoon; retry.Sleep(w.Context(), min(wait, p.leases.Left())) == nil; wait = min(2*wait, askSeldom) {
-		known, taken := d.parts.Replicas.Look(w.Context(), w.Key(), &p.leases)
+		known, taken := d.deps.Coordinator.Look(w.Context(), w.Key(), &p.leases)
 		if news := p.news(known, d.cfg.Dedupe); news || !taken {
 			return true // the next turn finds what that call has decided
 		}

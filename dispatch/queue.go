@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
@@ -39,14 +39,14 @@ type queue struct {
 
 	mu        sync.Mutex
 	limiter   limiter
-	shared    *replicas.Pace // the same, if it is shared with other replicas; otherwise nil
+	shared    *coordination.Limiter // the same, if it is shared with other replicas; otherwise nil
 	breaker   *retry.Breaker
 	volume    *guard.Volume
 	lanes                        // who may have the next permit
 	full      map[string]*lanes  // who waits until a reservation of the volume guard is decided, by type
 	waiting   map[string]*permit // all of these, by user
 	last      bool               // the last permit was for a retry
-	places    int                // handed out
+	sequences int                // handed out
 	running   int                // attempts in flight that are not late
 	late      int                // those that are
 	lateAgain int                // of them, retries
@@ -64,13 +64,13 @@ type limiter interface {
 	Begin(now time.Time) (call int)
 	Cancel(call int)
 	End(call int, err error, usage float64, now time.Time)
-	State() retry.PaceState
+	State() retry.LimiterState
 }
 
 // request is what a user waits with.
 type request struct {
-	user  string
-	place int
+	user     string
+	sequence int
 	// retry says that the user has failed before. urgency and kind are asked under the queue's lock, so that an event that
 	// makes the user more urgent is not missed; blocked says for which kinds nobody may be called.
 	retry   bool
@@ -96,10 +96,10 @@ type permit struct {
 	ended    bool
 }
 
-func newQueue(concurrency int, volume guard.VolumeConfig, shared *replicas.Pace, account bool) *queue {
+func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.Limiter, account bool) *queue {
 	q := &queue{
 		concurrency: concurrency,
-		limiter:     retry.NewPace(concurrency + maxLate),
+		limiter:     retry.NewLimiter(concurrency + maxLate),
 		breaker:     retry.NewBreaker(account),
 		volume:      guard.NewVolume(volume),
 		full:        map[string]*lanes{},
@@ -115,11 +115,11 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *replicas.Pace,
 }
 
 // newPlace is the next place in the queue. Whoever waits again keeps it, but after a failure of their own.
-func (q *queue) newPlace() int {
+func (q *queue) nextSequence() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.places++
-	return q.places
+	q.sequences++
+	return q.sequences
 }
 
 // wait returns when the user's attempt may begin; then done or cancel must follow. The error is the cause of ctx, or
@@ -549,7 +549,7 @@ func (p *permit) out() {
 type lane []*permit
 
 func (p *permit) before(other *permit) bool {
-	return p.urgent < other.urgent || p.urgent == other.urgent && p.place < other.place
+	return p.urgent < other.urgent || p.urgent == other.urgent && p.sequence < other.sequence
 }
 
 func (l lane) Len() int           { return len(l) }

@@ -51,12 +51,12 @@ func ask(t *testing.T, q *queue, name string, w wish) *user {
 func askBy(t *testing.T, q *queue, name string, w wish, urgency func(func(string) bool) (int, string)) *user {
 	ctx, leave := context.WithCancelCause(t.Context())
 	u := &user{name: name, over: make(chan struct{}), leave: func() { leave(errLeft) }}
-	place := w.place
-	if place == 0 {
-		place = q.newPlace()
+	sequence := w.place
+	if sequence == 0 {
+		sequence = q.nextSequence()
 	}
 	go func() {
-		u.permit, u.err = q.wait(ctx, request{user: name, place: place, retry: w.retry, urgency: urgency})
+		u.permit, u.err = q.wait(ctx, request{user: name, sequence: sequence, retry: w.retry, urgency: urgency})
 		close(u.over)
 	}()
 	synctest.Wait()
@@ -377,7 +377,7 @@ func TestCancelGivesEverythingBack(t *testing.T) {
 					if q.running != 0 || q.late != 0 || q.lateAgain != 0 {
 						t.Fatalf("running %d, late %d, of these retries %d", q.running, q.late, q.lateAgain)
 					}
-					if n := q.limiter.State().UnderWay; n != 0 {
+					if n := q.limiter.State().InFlight; n != 0 {
 						t.Fatalf("%d calls under way for the limiter", n)
 					}
 				}

@@ -16,8 +16,8 @@ import (
 // left out. It is a function of its own to keep its variables off the stacks of all attempts where there is no Tracer.
 func (d *Dispatcher) traced(ctx context.Context, w *dedupe.Work, user event.User) (revoker.Attempt, error) {
 	parent, _ := w.Tag().(trace.SpanContext)
-	_, span := d.parts.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent), "POST revokeSignInSessions", trace.WithSpanKind(trace.SpanKindClient))
-	attempt, err := d.parts.Revoker.Revoke(ctx, user)
+	_, span := d.deps.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent), "POST revokeSignInSessions", trace.WithSpanKind(trace.SpanKindClient))
+	attempt, err := d.deps.Revoker.Revoke(ctx, user)
 	span.SetAttributes(
 		attribute.String("http.request.method", "POST"),
 		attribute.String("microsoft.request_id", attempt.RequestID),

@@ -41,26 +41,26 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 	before, known := d.budgets.of(w.Key())
 	budget := before.Budget
 	if !known {
-		budget = d.parts.Retrier.Budget()
+		budget = d.deps.Retrier.Budget()
 	}
 	if known {
 		w.SetFailing()
 		d.sleep(w, before.next)
 	}
-	place, retries := before.place, known
+	sequence, retries := before.sequence, known
 	if !known {
-		place = d.queue.newPlace()
+		sequence = d.queue.nextSequence()
 	}
-	var told string
+	var lastLogged string
 	refused := func(err error) bool {
 		d.budgets.forget(w.Key())
 		return w.Failed(dedupe.Attempt{}, &Decision{Attempts: budget.Attempts(), Err: err})
 	}
 	for {
-		if err := Refuse(d.parts.Protected, user); err != nil {
+		if err := Refuse(d.deps.Protected, user); err != nil {
 			return w.Start() && refused(err) // before they take a place in the volume, which may trip the guard
 		}
-		permit, err := d.queue.wait(w.Context(), request{user: w.Key(), place: place, retry: retries, urgency: w.Urgency})
+		permit, err := d.queue.wait(w.Context(), request{user: w.Key(), sequence: sequence, retry: retries, urgency: w.Urgency})
 		if errors.Is(err, errTripped) && d.awaitRelease(w) {
 			continue
 		}
@@ -81,7 +81,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			lease.End(hard, dedupe.Verdict{})
 			return false
 		}
-		if err := Refuse(d.parts.Protected, user); err != nil {
+		if err := Refuse(d.deps.Protected, user); err != nil {
 			// Protected since the event was received: the list is asked again just before each attempt.
 			d.queue.cancel(permit)
 			d.refund(w, permit)
@@ -139,9 +139,9 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
 		}
 		// Once per distinct failure: a long outage must not flood the log.
-		if text := d.parts.Text(err); text != told {
-			told = text
-			d.parts.Log.Warn("attempt failed; trying again", zap.String("user", d.parts.Name(user)), zap.String("error", text),
+		if text := d.deps.Text(err); text != lastLogged {
+			lastLogged = text
+			d.deps.Log.Warn("attempt failed; trying again", zap.String("user", d.deps.Name(user)), zap.String("error", text),
 				zap.Int("attempt", budget.Attempts()), zap.Duration("wait", wait))
 		}
 		if budget.Unproved() {
@@ -149,13 +149,13 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 		}
 		failed := budget.HasFailed()
 		if retries = failed || budget.Refused(); retries {
-			place = d.queue.newPlace() // retries go round, however long some of them hang
+			sequence = d.queue.nextSequence() // retries go round, however long some of them hang
 		}
 		next := time.Now().Add(wait)
 		if failed {
 			// The events may leave, and the user come again. From the end of the attempt on somebody else may work for the user, who finds
 			// the budget here; we do not touch it any more then.
-			d.budgets.keep(w.Key(), kept{budget, next, place})
+			d.budgets.keep(w.Key(), kept{budget, next, sequence})
 		}
 		if !w.Retry(failed) {
 			return false
@@ -188,8 +188,8 @@ func (d *Dispatcher) attempt(hard context.Context, w *dedupe.Work, user event.Us
 		ctx, cancel = context.WithTimeout(hard, p.timeout)
 		defer cancel()
 	}
-	if d.parts.Tracer == nil {
-		return d.parts.Revoker.Revoke(ctx, user)
+	if d.deps.Tracer == nil {
+		return d.deps.Revoker.Revoke(ctx, user)
 	}
 	return d.traced(ctx, w, user)
 }
@@ -245,7 +245,7 @@ func (d *Dispatcher) observe(attempt revoker.Attempt, err error) {
 	if attempt.Status != 0 {
 		status = strconv.Itoa(attempt.Status)
 	}
-	d.parts.Metrics.GraphCalls.WithLabelValues(result, status).Inc()
+	d.deps.Metrics.GraphCalls.WithLabelValues(result, status).Inc()
 }
 
 // What is said of users who fail one after the other.
@@ -264,11 +264,11 @@ func (d *Dispatcher) report(c condition) {
 	case c.suspected:
 		warning = graphMay
 	}
-	if d.parts.Health.Warn(PartGraph, warning) {
+	if d.deps.Health.Warn(PartGraph, warning) {
 		if warning == "" {
-			d.parts.Log.Info("users do not fail one after the other any more")
+			d.deps.Log.Info("users do not fail one after the other any more")
 		} else {
-			d.parts.Log.Warn(warning)
+			d.deps.Log.Warn(warning)
 		}
 	}
 }
@@ -276,8 +276,8 @@ func (d *Dispatcher) report(c condition) {
 // ReportGraph sets Graph's health and logs when it changes.
 func (d *Dispatcher) ReportGraph(err error) {
 	if err == nil {
-		if d.parts.Health.Report(PartGraph, "") {
-			d.parts.Log.Info("Graph is usable")
+		if d.deps.Health.Report(PartGraph, "") {
+			d.deps.Log.Info("Graph is usable")
 		}
 		return
 	}
@@ -286,8 +286,8 @@ func (d *Dispatcher) ReportGraph(err error) {
 	if errors.As(err, &failure) {
 		problem = failure.Brief()
 	}
-	if d.parts.Health.Report(PartGraph, problem) {
-		d.parts.Log.Error("Graph is not usable: attempts stop but for one probe at a time; messages wait, none is dead-lettered for it",
-			zap.String("error", d.parts.Text(err)))
+	if d.deps.Health.Report(PartGraph, problem) {
+		d.deps.Log.Error("Graph is not usable: attempts stop but for one probe at a time; messages wait, none is dead-lettered for it",
+			zap.String("error", d.deps.Text(err)))
 	}
 }

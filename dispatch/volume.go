@@ -19,16 +19,16 @@ const watchVolumeEvery = 5 * time.Second
 
 // watchVolume tells of trips of the guard against implausible volumes, and carries an operator's release to the queue, until ctx ends.
 func (d *Dispatcher) watchVolume(ctx context.Context) {
-	d.parts.Health.Report(PartGuard, "")
+	d.deps.Health.Report(PartGuard, "")
 	tick := time.NewTicker(watchVolumeEvery)
 	defer tick.Stop()
-	told := ""
+	lastLogged := ""
 	for tripped := map[string]bool{}; ; {
-		d.readRelease(&told)
+		d.readRelease(&lastLogged)
 		for _, state := range d.volumeState() {
 			if state.Tripped != tripped[state.Kind] {
 				tripped[state.Kind] = state.Tripped
-				d.tellVolume(state)
+				d.logVolume(state)
 			}
 		}
 		select {
@@ -40,17 +40,17 @@ func (d *Dispatcher) watchVolume(ctx context.Context) {
 }
 
 // tellVolume tells that one type of events has tripped the guard, or has not any more.
-func (d *Dispatcher) tellVolume(state guard.KindState) {
+func (d *Dispatcher) logVolume(state guard.KindState) {
 	about := []zap.Field{zap.String("type", state.Kind), zap.Int("limit", state.Limit), zap.Duration("window", d.cfg.Volume.Window)}
 	switch {
 	case !state.Tripped:
-		d.parts.Log.Info("the guard is not tripped any more", about...)
+		d.deps.Log.Info("the guard is not tripped any more", about...)
 	case d.cfg.Volume.Observe:
-		d.parts.Log.Warn("more people are signed out than is plausible; the guard only observes (guard.mode)", about...)
+		d.deps.Log.Warn("more people are signed out than is plausible; the guard only observes (guard.mode)", about...)
 	default:
-		d.parts.Log.Error("the guard has tripped: more people would be signed out than is plausible. Events of this type wait, nothing is lost; find out why, then worker guard release", about...)
+		d.deps.Log.Error("the guard has tripped: more people would be signed out than is plausible. Events of this type wait, nothing is lost; find out why, then worker guard release", about...)
 	}
-	d.parts.Health.Report(PartGuard, d.guardProblem())
+	d.deps.Health.Report(PartGuard, d.guardProblem())
 }
 
 // guardProblem names the types of events that wait for a release; empty when none does.
@@ -69,7 +69,7 @@ func (d *Dispatcher) guardProblem() string {
 }
 
 // readRelease looks for a release. told is the last problem with it, so that it is logged once.
-func (d *Dispatcher) readRelease(told *string) {
+func (d *Dispatcher) readRelease(lastLogged *string) {
 	if d.cfg.ReadRelease == nil {
 		return
 	}
@@ -78,15 +78,15 @@ func (d *Dispatcher) readRelease(told *string) {
 		err = fmt.Errorf("it is for events of the type %q, which is not one of events.types", r.Type)
 	}
 	if err != nil {
-		if err.Error() != *told {
-			*told = err.Error()
-			d.parts.Log.Error("the release of the guard is not usable", zap.Error(err))
+		if err.Error() != *lastLogged {
+			*lastLogged = err.Error()
+			d.deps.Log.Error("the release of the guard is not usable", zap.Error(err))
 		}
 		return
 	}
-	*told = ""
+	*lastLogged = ""
 	if released := d.release(r); released != nil {
-		d.parts.Log.Warn("an operator has released the guard", zap.Strings("types", released), zap.String("by", r.By), zap.String("why", r.Reason), zap.Time("until", r.Until), zap.Int("maxUsers", r.MaxUsers))
+		d.deps.Log.Warn("an operator has released the guard", zap.Strings("types", released), zap.String("by", r.By), zap.String("why", r.Reason), zap.Time("until", r.Until), zap.Int("maxUsers", r.MaxUsers))
 	}
 }
 

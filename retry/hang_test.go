@@ -11,7 +11,7 @@ import (
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // begin begins n calls, each of which must be allowed.
-func begin(t *testing.T, p *retry.Pace, n int, now time.Time) (calls []int) {
+func begin(t *testing.T, p *retry.Limiter, n int, now time.Time) (calls []int) {
 	t.Helper()
 	for range n {
 		if wait, ok := p.Allow(now); !ok {
@@ -24,7 +24,7 @@ func begin(t *testing.T, p *retry.Pace, n int, now time.Time) (calls []int) {
 
 // next is when a call is allowed at last, if nothing happens from now on. A wait of 0 never ends
 // then.
-func next(t *testing.T, p *retry.Pace, now time.Time) time.Time {
+func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 	t.Helper()
 	for range 1000 {
 		wait, ok := p.Allow(now)
@@ -44,31 +44,31 @@ func next(t *testing.T, p *retry.Pace, now time.Time) time.Time {
 const slow = 4 * time.Second
 
 func TestCallsThatHangHoldNobodyUp(t *testing.T) {
-	for name, prepare := range map[string]func(t *testing.T, p *retry.Pace) (now time.Time){
-		"the first call after a pause": func(t *testing.T, p *retry.Pace) time.Time {
+	for name, prepare := range map[string]func(t *testing.T, p *retry.Limiter) (now time.Time){
+		"the first call after a pause": func(t *testing.T, p *retry.Limiter) time.Time {
 			p.End(begin(t, p, 1, noon)[0], throttling{10 * time.Second}, 0, noon)
 			now := noon.Add(10 * time.Second)
 			begin(t, p, 1, now)
 			return now
 		},
-		"calls from before a pause": func(t *testing.T, p *retry.Pace) time.Time {
+		"calls from before a pause": func(t *testing.T, p *retry.Limiter) time.Time {
 			calls := begin(t, p, 8, noon)
 			now := noon.Add(30 * time.Second)
 			p.End(calls[0], throttling{time.Second}, 0, now)
 			return now.Add(time.Second)
 		},
-		"the one call that the usage leaves": func(t *testing.T, p *retry.Pace) time.Time {
+		"the one call that the usage leaves": func(t *testing.T, p *retry.Limiter) time.Time {
 			p.End(begin(t, p, 1, noon)[0], nil, 0.99, noon)
 			begin(t, p, 1, noon)
 			return noon
 		},
-		"the first call of a round": func(t *testing.T, p *retry.Pace) time.Time {
+		"the first call of a round": func(t *testing.T, p *retry.Limiter) time.Time {
 			now := learned(t, p, 10, 20*time.Second)
 			now = now.Add(time.Minute) // the round that followed is over
 			begin(t, p, 1, now)
 			return now
 		},
-		"a call beyond what is known to be allowed": func(t *testing.T, p *retry.Pace) time.Time {
+		"a call beyond what is known to be allowed": func(t *testing.T, p *retry.Limiter) time.Time {
 			now := learned(t, p, 2, 100*time.Second)
 			for range 2 {
 				p.End(begin(t, p, 1, now)[0], nil, 0, now)
@@ -79,7 +79,7 @@ func TestCallsThatHangHoldNobodyUp(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := retry.NewPace(16)
+			p := retry.NewLimiter(16)
 			now := prepare(t, p)
 			if _, ok := p.Allow(now); ok == p.Awaits() {
 				t.Errorf("allowed %v, awaits an answer %v", ok, p.Awaits())
@@ -93,7 +93,7 @@ func TestCallsThatHangHoldNobodyUp(t *testing.T) {
 
 // learned makes the pace know of an allowance: so many calls, then a refusal that asks for a pause.
 // It returns when that has ended.
-func learned(t *testing.T, p *retry.Pace, calls int, pause time.Duration) (now time.Time) {
+func learned(t *testing.T, p *retry.Limiter, calls int, pause time.Duration) (now time.Time) {
 	t.Helper()
 	for range calls {
 		p.End(begin(t, p, 1, noon)[0], nil, 0, noon)
@@ -104,7 +104,7 @@ func learned(t *testing.T, p *retry.Pace, calls int, pause time.Duration) (now t
 
 func TestFewCallsAtOnceWhileAllOfThemHang(t *testing.T) {
 	const limit, timeout = 8, 30 * time.Second
-	p := retry.NewPace(limit)
+	p := retry.NewLimiter(limit)
 	p.End(begin(t, p, 1, noon)[0], throttling{time.Second}, 0, noon)
 	now := noon.Add(time.Second)
 	start, began := now, 0
@@ -124,7 +124,7 @@ func TestFewCallsAtOnceWhileAllOfThemHang(t *testing.T) {
 }
 
 func TestAPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	p.End(begin(t, p, 1, noon)[0], throttling{10 * time.Second}, 0, noon)
 	if wait, ok := p.Allow(noon); ok || wait != 10*time.Second || p.Awaits() {
 		t.Errorf("allowed %v in %v, awaits an answer %v", ok, wait, p.Awaits())
@@ -132,7 +132,7 @@ func TestAPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
 }
 
 func TestACallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second).Add(time.Minute) // rounds of ten seconds
 	for range 2 {
 		p.End(begin(t, p, 1, now)[0], nil, 0, now)
@@ -145,15 +145,15 @@ func TestACallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
 }
 
 func TestCallsOfAProcessThatDiedAreNotAwaited(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second)
 	begin(t, p, 1, now)
-	p.SetUnderWay(0)
+	p.SetInFlight(0)
 	begin(t, p, 1, now)
 }
 
 func TestACallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second)
 	begin(t, p, 1, now)
 	if _, ok := p.Allow(now.Add(slow / 2)); ok {
@@ -163,7 +163,7 @@ func TestACallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
 }
 
 func TestAClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	ahead := noon.Add(time.Hour)
 	p.End(begin(t, p, 1, ahead)[0], nil, 0.99, ahead)
 	begin(t, p, 1, ahead)
@@ -173,7 +173,7 @@ func TestAClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
 }
 
 func TestAPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
-	p := retry.NewPace(8)
+	p := retry.NewLimiter(8)
 	now := learned(t, p, 1, 10*time.Second)
 	call := begin(t, p, 1, now)[0]
 	if _, ok := p.Allow(now.Add(slow/2 - 1)); ok {
@@ -189,7 +189,7 @@ func TestAPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
 const exploring = 15 * time.Second
 
 func TestMoreIsTriedInTimeAfterARefusal(t *testing.T) {
-	p := retry.NewPace(8)
+	p := retry.NewLimiter(8)
 	now := learned(t, p, 1, 10*time.Minute-time.Second)
 	p.End(begin(t, p, 1, now)[0], nil, 0, now)
 	// The round lasts nearly twenty minutes, and allows one call. The refusal is longer ago than it
@@ -197,7 +197,7 @@ func TestMoreIsTriedInTimeAfterARefusal(t *testing.T) {
 	if wait := next(t, p, now).Sub(now); wait > 0 {
 		t.Errorf("held for %v", wait)
 	}
-	p = retry.NewPace(8)
+	p = retry.NewLimiter(8)
 	now = learned(t, p, 1, 5*time.Second)
 	p.End(begin(t, p, 1, now)[0], nil, 0, now)
 	if at := next(t, p, now).Sub(noon); at > exploring {
@@ -209,7 +209,7 @@ func TestMoreIsTriedInTimeAfterARefusal(t *testing.T) {
 func TestAShortFaultDoesNotSlowDownWhatFollows(t *testing.T) {
 	for _, latency := range []time.Duration{50 * time.Millisecond, time.Second} {
 		const users, limit, fault = 1000, 16, 10 * time.Second
-		p := retry.NewPace(limit)
+		p := retry.NewLimiter(limit)
 		for range 3 { // a quiet day
 			p.End(begin(t, p, 1, noon)[0], nil, 0, noon)
 		}

@@ -14,17 +14,17 @@ import (
 
 // refuse lets one call begin as soon as it may, and be refused. It returns how long all calls are
 // held then, and when that ends.
-func refuse(t *testing.T, p *retry.Pace, asked time.Duration, now time.Time) (pause time.Duration, end time.Time) {
+func refuse(t *testing.T, p *retry.Limiter, asked time.Duration, now time.Time) (pause time.Duration, end time.Time) {
 	t.Helper()
 	p.End(begin(t, p, 1, now)[0], throttling{asked}, 0, now)
-	end = p.State().HeldUntil
+	end = p.State().PausedUntil
 	return end.Sub(now), end
 }
 
 func TestSixtyRefusalsInARow(t *testing.T) {
 	const unasked = 15 * time.Second
 	for _, asked := range []time.Duration{0, time.Second, 20 * time.Second, time.Minute, retry.MaxRetryAfter, math.MaxInt64} {
-		p := retry.NewPace(4)
+		p := retry.NewLimiter(4)
 		now := noon
 		var first, last time.Duration
 		for i := range 60 {
@@ -49,7 +49,7 @@ func TestSixtyRefusalsInARow(t *testing.T) {
 }
 
 func TestPausesInVainDoubleAndASuccessEndsIt(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	now := noon
 	for i, middle := range []time.Duration{1, 2, 4, 8} {
 		var pause time.Duration
@@ -67,7 +67,7 @@ func TestPausesInVainDoubleAndASuccessEndsIt(t *testing.T) {
 }
 
 func TestARefusalWithoutRetryAfterMakesAPause(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	now := noon
 	for i, middle := range []time.Duration{1, 2, 4, 8, 15, 15} {
 		var pause time.Duration
@@ -82,12 +82,12 @@ func TestARefusalWithoutRetryAfterMakesAPause(t *testing.T) {
 }
 
 func TestLateRefusalsDoNotMakeThePausesLonger(t *testing.T) {
-	p := retry.NewPace(16)
+	p := retry.NewLimiter(16)
 	calls := begin(t, p, 16, noon)
 	now := noon
 	for i, call := range calls { // answered one after the other, each when the pause before has ended
 		p.End(call, throttling{}, 0, now)
-		pause := p.State().HeldUntil.Sub(now)
+		pause := p.State().PausedUntil.Sub(now)
 		if pause > 1100*time.Millisecond {
 			t.Errorf("answer %d: a pause of %v, want about a second", i+1, pause)
 		}
@@ -102,7 +102,7 @@ func TestAQuotaWithoutRetryAfterIsMet(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					quota := graph.Quota{Model: model, Limit: 300, Per: 15 * time.Second, Headers: headers, NoRetryAfter: true}
 					const users = 1500
-					took, throttled := drive([]*retry.Pace{retry.NewPace(16)}, newQuota(t, quota), users, 20*time.Millisecond, 20*time.Millisecond)
+					took, throttled := drive([]*retry.Limiter{retry.NewLimiter(16)}, newQuota(t, quota), users, 20*time.Millisecond, 20*time.Millisecond)
 					ratio := took.Seconds() / quota.CheapestDone(users).Seconds()
 					t.Logf("%.3f × the least time, %d throttled", ratio, throttled)
 					if ratio > 2 || throttled*10 > users {
@@ -120,7 +120,7 @@ func TestAQuotaThatRisesIsFollowed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				small := graph.Quota{Model: model, Limit: 30, Per: 15 * time.Second}
 				q := newQuota(t, small)
-				p := []*retry.Pace{retry.NewPace(16)}
+				p := []*retry.Limiter{retry.NewLimiter(16)}
 				drive(p, q, 150, 20*time.Millisecond, 20*time.Millisecond)
 				large := small
 				large.Limit = 300
@@ -140,7 +140,7 @@ func TestAQuotaThatRisesIsFollowed(t *testing.T) {
 }
 
 func TestWhatWentThroughBeyondTheAllowanceIsAllowedInTheNextRound(t *testing.T) {
-	p := retry.NewPace(16)
+	p := retry.NewLimiter(16)
 	learned(t, p, 2, 10*time.Second)
 	for _, c := range []struct {
 		after time.Duration // the refusal
@@ -177,7 +177,7 @@ func TestAShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 		{8, 30 * time.Second, 8. / 30}, // a longer window is believed
 		{5, 3 * time.Second, 5. / 3},   // far fewer calls: what is allowed has changed
 	} {
-		p := retry.NewPace(8)
+		p := retry.NewLimiter(8)
 		now := learned(t, p, 8, 20*time.Second)
 		for range c.calls {
 			p.End(begin(t, p, 1, now)[0], nil, 0, now)
@@ -191,7 +191,7 @@ func TestAShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 }
 
 func TestALongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	p.End(begin(t, p, 1, noon)[0], nil, 0, noon)
 	later := noon.Add(time.Hour)
 	p.End(begin(t, p, 1, later)[0], nil, 0, later)
@@ -203,7 +203,7 @@ func TestALongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
 }
 
 func TestTheRateIsKnownOnlyAfterARefusalAndForgotten(t *testing.T) {
-	p := retry.NewPace(4)
+	p := retry.NewLimiter(4)
 	if got := p.State().PerSecond; !math.IsInf(got, 1) {
 		t.Errorf("before any call: %v", got)
 	}
@@ -221,32 +221,32 @@ func TestTheRateIsKnownOnlyAfterARefusalAndForgotten(t *testing.T) {
 
 func TestACallThatWasCancelledIsNotCounted(t *testing.T) {
 	t.Run("among those in flight", func(t *testing.T) {
-		p := retry.NewPace(2)
+		p := retry.NewLimiter(2)
 		calls := begin(t, p, 2, noon)
 		if _, ok := p.Allow(noon); ok {
 			t.Fatal("three calls at once")
 		}
 		p.Cancel(calls[0])
-		if p.State().UnderWay != 1 {
-			t.Errorf("%d in flight, want 1", p.State().UnderWay)
+		if p.State().InFlight != 1 {
+			t.Errorf("%d in flight, want 1", p.State().InFlight)
 		}
 		begin(t, p, 1, noon)
 	})
 	t.Run("among those that are waited for after a pause", func(t *testing.T) {
-		p := retry.NewPace(4)
+		p := retry.NewLimiter(4)
 		now := learned(t, p, 4, time.Second)
 		p.Cancel(begin(t, p, 1, now)[0])
 		p.End(begin(t, p, 1, now)[0], nil, 0, now)
 	})
 	t.Run("beside one that hangs", func(t *testing.T) {
-		p := retry.NewPace(4)
+		p := retry.NewLimiter(4)
 		begin(t, p, 1, noon)
 		now := learned(t, p, 4, slow)
 		p.Cancel(begin(t, p, 1, now)[0])
 		begin(t, p, 1, now)
 	})
 	t.Run("in the round", func(t *testing.T) {
-		p := retry.NewPace(4)
+		p := retry.NewLimiter(4)
 		now := learned(t, p, 2, 3*time.Second)
 		for range 5 {
 			p.Cancel(begin(t, p, 1, now)[0])
@@ -259,7 +259,7 @@ func TestACallThatWasCancelledIsNotCounted(t *testing.T) {
 		}
 	})
 	t.Run("in a round that had begun after it", func(t *testing.T) {
-		p := retry.NewPace(4)
+		p := retry.NewLimiter(4)
 		old := begin(t, p, 1, noon)[0]
 		now := learned(t, p, 2, slow)
 		for range 2 {
@@ -271,11 +271,11 @@ func TestACallThatWasCancelledIsNotCounted(t *testing.T) {
 		}
 	})
 	t.Run("in a round without any", func(t *testing.T) {
-		p := retry.NewPace(4)
+		p := retry.NewLimiter(4)
 		call := begin(t, p, 1, noon)[0]
 		p.Cancel(call)
 		p.Cancel(call)
-		if p.SetUnderWay(0); !p.Plausible(noon) {
+		if p.SetInFlight(0); !p.Plausible(noon) {
 			t.Errorf("a call that was cancelled twice: %+v", p)
 		}
 	})
@@ -283,7 +283,7 @@ func TestACallThatWasCancelledIsNotCounted(t *testing.T) {
 
 func TestAPaceOfTheWrongTypesIsRefused(t *testing.T) {
 	for _, text := range []string{`{"Allowance":"many"}`, `{"Hold":5}`, `[]`, `"pace"`, `{"Ages":{"First":[1.5]}}`} {
-		p := retry.NewPace(4)
+		p := retry.NewLimiter(4)
 		learned(t, p, 2, time.Minute)
 		before := p.State()
 		if err := json.Unmarshal([]byte(text), p); err == nil || p.State() != before {

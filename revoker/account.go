@@ -45,11 +45,11 @@ func (r *Revoker) Account(ctx context.Context, user event.User) (Account, error)
 // Careful revokes as a Revoker does, and looks before and after: the user is read, so that somebody of another tenant is recognised even by
 // an id alone, and the call goes to the id that the name has now; with ProofFor set, the effect is read back after the
 // call. Each is one more call to Graph, of the quota for reading.
-type Careful struct {
+type Verifying struct {
 	*Revoker
 	// ProofFor is how long the effect may take to be readable, since the directory's replicas need some seconds; 0 does not look
 	// for it.
-	ProofFor time.Duration
+	VerifyTimeout time.Duration
 	// Protected says who is never called, by id or by name; an event may have given only the one that is not on the list. nil is nobody.
 	Protected func(event.User) bool
 	// ByAccount says that nobody is called who is given by a name alone: once the account is read, the error is of kind Named and names it. So the caller
@@ -58,18 +58,18 @@ type Careful struct {
 }
 
 // proofEvery is how often the effect is looked for.
-const proofEvery = 2 * time.Second
+const verifyEvery = 2 * time.Second
 
 // Revoke makes one attempt. Somebody of another tenant is an error of kind External, somebody protected one of kind Protected, and neither is
 // called; an effect that did not show is one of kind NotRevoked. When users may not be read, the call is made all the same, and the attempt says so.
-func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) {
+func (c *Verifying) Revoke(ctx context.Context, user event.User) (Attempt, error) {
 	begun := Attempt{Start: time.Now()} // for what ends before a call
 	account, err := c.Account(ctx, user)
 	var failure *Error
 	switch {
 	case errors.As(err, &failure) && (failure.Kind == Forbidden || failure.Kind == MissingPermission):
 		attempt, err := c.Revoker.Revoke(ctx, user)
-		attempt.Proof = "users cannot be read: " + failure.Brief()
+		attempt.Unverified = "users cannot be read: " + failure.Brief()
 		return attempt, err
 	case failure != nil && !failure.Start.IsZero():
 		attempt := failure.Attempt
@@ -91,19 +91,19 @@ func (c *Careful) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	}
 	attempt, err := c.Revoker.Revoke(ctx, called)
 	attempt.ValidFromBefore = account.ValidFrom
-	if err != nil || c.ProofFor == 0 {
+	if err != nil || c.VerifyTimeout == 0 {
 		return attempt, err
 	}
 	read := func(ctx context.Context) (time.Time, error) { return c.ValidFrom(ctx, called) }
-	attempt.ValidFromAfter, attempt.Proof = Prove(ctx, read, account.ValidFrom, attempt.ServerDate, c.ProofFor)
-	if attempt.Proof == NotAdvanced {
-		return attempt, &Error{Kind: NotRevoked, Attempt: attempt, Err: fmt.Errorf("%s within %s of a call that Graph answered well", NotAdvanced, c.ProofFor)}
+	attempt.ValidFromAfter, attempt.Unverified = VerifyEffect(ctx, read, account.ValidFrom, attempt.ServerDate, c.VerifyTimeout)
+	if attempt.Unverified == NotAdvanced {
+		return attempt, &Error{Kind: NotRevoked, Attempt: attempt, Err: fmt.Errorf("%s within %s of a call that Graph answered well", NotAdvanced, c.VerifyTimeout)}
 	}
 	return attempt, nil
 }
 
 // protects says that the account is protected by its id or by its name.
-func (c *Careful) protects(a Account) bool {
+func (c *Verifying) protects(a Account) bool {
 	if c.Protected == nil {
 		return false
 	}
@@ -121,7 +121,7 @@ const NotAdvanced = "signInSessionsValidFromDateTime has not advanced"
 // Prove reads from when on the sessions are valid until that has advanced, for at most limit; problem is "" then. It has whole seconds: when
 // somebody else has just revoked, it may be the same after the call, whose answer was dated called. What cannot be read proves
 // nothing, neither way.
-func Prove(ctx context.Context, read func(context.Context) (time.Time, error), before, called time.Time, limit time.Duration) (after time.Time, problem string) {
+func VerifyEffect(ctx context.Context, read func(context.Context) (time.Time, error), before, called time.Time, limit time.Duration) (after time.Time, problem string) {
 	for deadline := time.Now().Add(limit); ; {
 		after, err := read(ctx)
 		switch {
@@ -132,11 +132,11 @@ func Prove(ctx context.Context, read func(context.Context) (time.Time, error), b
 		default:
 			problem = Unreadable(err)
 		}
-		if time.Now().Add(proofEvery).After(deadline) {
+		if time.Now().Add(verifyEvery).After(deadline) {
 			return after, problem
 		}
 		select {
-		case <-time.After(proofEvery):
+		case <-time.After(verifyEvery):
 		case <-ctx.Done():
 			return after, problem
 		}

@@ -65,7 +65,7 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 	external := strings.Replace(member, "ada@contoso.com", "ada_fabrikam.com#EXT#@contoso.com", 1)
 	for name, c := range map[string]struct {
 		d        directory
-		proofFor time.Duration
+		verifyTimeout time.Duration
 		want     revoker.Kind // "" is success
 		calls    int
 		proof    string
@@ -90,7 +90,7 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				a, err := (&revoker.Careful{Revoker: r, ProofFor: c.proofFor}).Revoke(t.Context(), mustUser("", "Ada@contoso.com"))
+				a, err := (&revoker.Verifying{Revoker: r, VerifyTimeout: c.verifyTimeout}).Revoke(t.Context(), mustUser("", "Ada@contoso.com"))
 				var failure *revoker.Error
 				errors.As(err, &failure)
 				calls := 0
@@ -102,8 +102,8 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 						}
 					}
 				}
-				if kindOf(failure) != c.want || calls != c.calls || (c.proof == "") != (a.Proof == "") || !strings.Contains(a.Proof, c.proof) {
-					t.Errorf("%v after %v; proof %q", err, d.requests, a.Proof)
+				if kindOf(failure) != c.want || calls != c.calls || (c.proof == "") != (a.Unverified == "") || !strings.Contains(a.Unverified, c.proof) {
+					t.Errorf("%v after %v; proof %q", err, d.requests, a.Unverified)
 				}
 				if a.Sent != (calls > 0) {
 					t.Errorf("after %d calls the attempt says sent %v", calls, a.Sent)
@@ -111,7 +111,7 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 				if a.Start.IsZero() {
 					t.Error("an attempt without a start: the deduplication window would begin nowhere")
 				}
-				if proven := c.proofFor > 0 && c.want == "" && c.proof == ""; proven && !a.ValidFromAfter.After(a.ValidFromBefore) {
+				if proven := c.verifyTimeout > 0 && c.want == "" && c.proof == ""; proven && !a.ValidFromAfter.After(a.ValidFromBefore) {
 					t.Errorf("valid from %v, then %v", a.ValidFromBefore, a.ValidFromAfter)
 				}
 				if failure != nil && (failure.Kind == revoker.External) != failure.Permanent() && failure.Kind != revoker.NotFound {

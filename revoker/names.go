@@ -25,7 +25,7 @@ const (
 
 // Names knows which account a user principal name belongs to, so that events that give a person's id and others that give the name count as one
 // person's. It is safe for concurrent use.
-type Names struct {
+type Resolver struct {
 	// Account reads a user, as Revoker.Account does.
 	Account func(context.Context, event.User) (Account, error)
 	// SkewMargin is how much the clock by which events are enqueued may differ from ours.
@@ -49,7 +49,7 @@ type name struct {
 //
 // Events that were enqueued a while ago share a read; others that arrive during one wait for the next, together. Few reads are under
 // way at once, and none while Graph throttles them; who has waited until ctx ends cannot be told.
-func (n *Names) Resolve(ctx context.Context, user event.User, enqueued time.Time) (account event.User, ok bool) {
+func (n *Resolver) Resolve(ctx context.Context, user event.User, enqueued time.Time) (account event.User, ok bool) {
 	arrived, key := time.Now(), user.Key()
 	for {
 		n.mu.Lock()
@@ -92,7 +92,7 @@ func (n *Names) Resolve(ctx context.Context, user event.User, enqueued time.Time
 }
 
 // read asks Graph and remembers the answer.
-func (n *Names) read(ctx context.Context, user event.User) (account event.User) {
+func (n *Resolver) read(ctx context.Context, user event.User) (account event.User) {
 	began := time.Now()
 	n.mu.Lock()
 	denied := began.Before(n.denied)

@@ -57,8 +57,8 @@ func (r *reader) Account(ctx context.Context, _ event.User) (revoker.Account, er
 
 func TestWhoseANameIs(t *testing.T) {
 	upn := mustUser("", "Ada@contoso.com")
-	for name, test := range map[string]func(t *testing.T, n *revoker.Names, r *reader){
-		"events from before share a read for ten minutes": func(t *testing.T, n *revoker.Names, r *reader) {
+	for name, test := range map[string]func(t *testing.T, n *revoker.Resolver, r *reader){
+		"events from before share a read for ten minutes": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			enqueued := time.Now()
 			time.Sleep(10 * time.Second)
 			for range 5 {
@@ -76,7 +76,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads after more than ten minutes", r.reads)
 			}
 		},
-		"each event that comes later has its own": func(t *testing.T, n *revoker.Names, r *reader) {
+		"each event that comes later has its own": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			for range 3 {
 				time.Sleep(time.Second)
 				n.Resolve(t.Context(), upn, time.Now())
@@ -86,7 +86,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads", r.reads)
 			}
 		},
-		"those who come during a read wait for the next one, together": func(t *testing.T, n *revoker.Names, r *reader) {
+		"those who come during a read wait for the next one, together": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.takes = time.Second
 			var all sync.WaitGroup
 			resolve := func() {
@@ -106,7 +106,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads", r.reads)
 			}
 		},
-		"a read that takes too long": func(t *testing.T, n *revoker.Names, r *reader) {
+		"a read that takes too long": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.takes = time.Hour
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -120,7 +120,7 @@ func TestWhoseANameIs(t *testing.T) {
 			}
 			all.Wait()
 		},
-		"nobody has it": func(t *testing.T, n *revoker.Names, r *reader) {
+		"nobody has it": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = &revoker.Error{Kind: revoker.NotFound}
 			for range 2 {
 				if _, ok := n.Resolve(t.Context(), upn, time.Now()); ok {
@@ -132,7 +132,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads", r.reads)
 			}
 		},
-		"users may not be read": func(t *testing.T, n *revoker.Names, r *reader) {
+		"users may not be read": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = &revoker.Error{Kind: revoker.MissingPermission}
 			for range 10 {
 				n.Resolve(t.Context(), upn, time.Now())
@@ -142,7 +142,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads in 100 s", r.reads)
 			}
 		},
-		"a Retry-After of 68 years": func(t *testing.T, n *revoker.Names, r *reader) {
+		"a Retry-After of 68 years": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = &revoker.Error{Kind: revoker.Throttled, After: (1<<31 - 1) * time.Second}
 			n.Resolve(t.Context(), upn, time.Now())
 			r.err = nil
@@ -155,7 +155,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads after the bound of every Retry-After", r.reads)
 			}
 		},
-		"throttled for seconds": func(t *testing.T, n *revoker.Names, r *reader) {
+		"throttled for seconds": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = &revoker.Error{Kind: revoker.Throttled, After: 7 * time.Second}
 			n.Resolve(t.Context(), upn, time.Now())
 			time.Sleep(6 * time.Second)
@@ -169,7 +169,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads after Retry-After", r.reads)
 			}
 		},
-		"throttled, and it is not said for how long": func(t *testing.T, n *revoker.Names, r *reader) {
+		"throttled, and it is not said for how long": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = &revoker.Error{Kind: revoker.Throttled}
 			for range 10 {
 				n.Resolve(t.Context(), upn, time.Now())
@@ -179,7 +179,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads in 100 s", r.reads)
 			}
 		},
-		"a short pause does not end a long one": func(t *testing.T, n *revoker.Names, r *reader) {
+		"a short pause does not end a long one": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = &revoker.Error{Kind: revoker.Throttled, After: 100 * time.Second}
 			var all sync.WaitGroup
 			all.Go(func() { n.Resolve(t.Context(), upn, time.Now()) })
@@ -193,7 +193,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads", r.reads)
 			}
 		},
-		"ten thousand names at once": func(t *testing.T, n *revoker.Names, r *reader) {
+		"ten thousand names at once": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.takes = 100 * time.Millisecond
 			began := time.Now()
 			var all sync.WaitGroup
@@ -216,7 +216,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Error("nobody")
 			}
 		},
-		"throttled with ten thousand names waiting": func(t *testing.T, n *revoker.Names, r *reader) {
+		"throttled with ten thousand names waiting": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.takes, r.err = 100*time.Millisecond, &revoker.Error{Kind: revoker.Throttled, After: 10 * time.Second}
 			began := time.Now()
 			var all sync.WaitGroup
@@ -228,7 +228,7 @@ func TestWhoseANameIs(t *testing.T) {
 				t.Errorf("%d reads, the last of them done after %s", r.reads, took)
 			}
 		},
-		"an answer that names nobody": func(t *testing.T, n *revoker.Names, r *reader) {
+		"an answer that names nobody": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = errors.New("no")
 			if _, ok := n.Resolve(t.Context(), upn, time.Now()); ok {
 				t.Error("somebody")
@@ -238,7 +238,7 @@ func TestWhoseANameIs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &reader{takes: 10 * time.Millisecond}
-				test(t, &revoker.Names{Account: r.Account, SkewMargin: 5 * time.Second}, r)
+				test(t, &revoker.Resolver{Account: r.Account, SkewMargin: 5 * time.Second}, r)
 			})
 		})
 	}

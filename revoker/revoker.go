@@ -73,7 +73,7 @@ type Attempt struct {
 	// ValidFromBefore and ValidFromAfter are from when on the user's sessions were valid, before and after the call, where a Careful
 	// has read them. Proof is why the effect is not proven; "" when it is, or nobody looked.
 	ValidFromBefore, ValidFromAfter time.Time
-	Proof                           string
+	Unverified                      string
 }
 
 // New builds a Revoker. The error names the setting that is missing or wrong.

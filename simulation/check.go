@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
@@ -61,7 +61,7 @@ func (w *world) outcome(took time.Duration) Outcome {
 	c.renewals()
 	c.deliveries()
 	c.volume()
-	c.problems = append(c.problems, w.journal.Check(others, audit.Expected{
+	c.problems = append(c.problems, w.journal.Check(others, invariants.Expected{
 		Users: c.users, MayStand: c.mayStand, Window: c.window(), Workers: c.workers(), Believed: c.believed(),
 	})...)
 	return Outcome{
@@ -114,7 +114,7 @@ func (c *checker) workers() int {
 // everybody has an id and a name. So it is where the messages of one user may not stand for each other, and where a session is given up.
 func (c *checker) window() time.Duration {
 	expires := slices.ContainsFunc(c.Sends, func(s Send) bool { return s.TTL > 0 })
-	if c.InHand < 8*len(c.People) || expires || c.Urgent || c.Sessions > 0 || c.Volume > 0 { // with a bound there are events of many types
+	if c.InFlight < 8*len(c.People) || expires || c.Urgent || c.Sessions > 0 || c.Volume > 0 { // with a bound there are events of many types
 		return 0
 	}
 	return c.Window
@@ -138,8 +138,8 @@ func (c *checker) settled(active int, took time.Duration) {
 
 // prompt: where nothing fails and nobody has to wait for room, members are signed out within a window.
 func (c *checker) prompt() {
-	fails := func(p Person) bool { return p.Fate == Sick || p.Fate == Cursed || p.Fate == Refused }
-	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.Volume > 0 || c.Sessions > 0 || c.InHand < len(c.Sends) || slices.ContainsFunc(c.People, fails) {
+	fails := func(p Person) bool { return p.Answer == Unavailable || p.Answer == NeverRevoked || p.Answer == Refused }
+	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.Volume > 0 || c.Sessions > 0 || c.InFlight < len(c.Sends) || slices.ContainsFunc(c.People, fails) {
 		return
 	}
 	for _, m := range c.lives {
@@ -147,7 +147,7 @@ func (c *checker) prompt() {
 			inTime := func(call graph.Call) bool {
 				return call.Revoked && !call.Start.Before(m.enqueued) && call.Start.Sub(m.enqueued) <= c.Window+time.Second
 			}
-			if c.People[i].Fate == Member && !slices.ContainsFunc(c.byPerson[i], inTime) && !m.gone(m.enqueued.Add(c.Window)) {
+			if c.People[i].Answer == Member && !slices.ContainsFunc(c.byPerson[i], inTime) && !m.gone(m.enqueued.Add(c.Window)) {
 				c.wrong("late: nothing failed, and %s was not signed out within %s of %s", c.People[i].ID, c.Window, m.id)
 			}
 		}
@@ -190,7 +190,7 @@ func (c *checker) reasonsOf(s Send) (allowed map[string]bool, must string) {
 		return map[string]bool{must: true}, must
 	}
 	for _, i := range s.People {
-		fate := c.People[i].Fate
+		fate := c.People[i].Answer
 		allowed[reasons[fate]] = true
 		switch {
 		case fate == Guest, fate == Protected:
@@ -206,9 +206,9 @@ func (c *checker) reasonsOf(s Send) (allowed map[string]bool, must string) {
 
 // untouchable: guests and protected people are never called.
 func (c *checker) untouchable() {
-	byKey := map[string]Fate{}
+	byKey := map[string]Answer{}
 	for _, p := range c.People {
-		byKey[strings.ToLower(p.ID)], byKey[strings.ToLower(p.UserPrincipalName)] = p.Fate, p.Fate
+		byKey[strings.ToLower(p.ID)], byKey[strings.ToLower(p.UserPrincipalName)] = p.Answer, p.Answer
 	}
 	for _, call := range c.calls {
 		if fate := byKey[strings.ToLower(call.Key)]; fate == Guest || fate == Protected {
@@ -275,7 +275,7 @@ func timeline(s Scenario, sends map[string]Send, start time.Time, user int, reco
 	}
 	sort.SliceStable(entries, func(i, k int) bool { return entries[i].at.Before(entries[k].at) })
 	var b strings.Builder
-	fmt.Fprintf(&b, "what happened to user %d (%s, %s):\n", user, p.ID, p.Fate)
+	fmt.Fprintf(&b, "what happened to user %d (%s, %s):\n", user, p.ID, p.Answer)
 	for _, e := range entries {
 		fmt.Fprintf(&b, "  %12s  %s\n", e.at.Sub(start).Round(time.Millisecond), e.text)
 	}

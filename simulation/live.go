@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
@@ -78,7 +78,7 @@ func (c *checker) read() {
 }
 
 // mayStand: who stands for another lives at least as long, and is at least as urgent.
-func (c *checker) mayStand(newer, older audit.Message) bool {
+func (c *checker) mayStand(newer, older invariants.Message) bool {
 	a, b := c.sends[newer.ID].TTL, c.sends[older.ID].TTL
 	switch {
 	case newer.Queue != older.Queue && newer.Queue != urgentQueue:
@@ -115,7 +115,7 @@ func (c *checker) live() {
 	troubles := c.troubles()
 	for _, m := range c.lives {
 		for _, i := range m.send.People {
-			if fate := c.People[i].Fate; fate == Guest || fate == Protected || c.hopeless(m) {
+			if fate := c.People[i].Answer; fate == Guest || fate == Protected || c.hopeless(m) {
 				continue
 			}
 			from, by := c.bound(m, i, troubles)
@@ -138,7 +138,7 @@ func (c *checker) givenUp(m *life, person int, by time.Time) bool {
 
 // attempts are those for a person: nobody calls for somebody who cannot be read, and then the read decides.
 func (c *checker) attempts(person int) []graph.Call {
-	if c.People[person].Fate != Member {
+	if c.People[person].Answer != Member {
 		return c.readsOf[person]
 	}
 	return c.byPerson[person]
@@ -155,7 +155,7 @@ func (c *checker) hopeless(m *life) bool {
 			break
 		}
 		if other.queue == queue && other.send.Session == m.send.Session && (other.end == "" || other.ended.After(m.enqueued)) &&
-			slices.ContainsFunc(other.send.People, func(i int) bool { return c.People[i].Fate != Member }) {
+			slices.ContainsFunc(other.send.People, func(i int) bool { return c.People[i].Answer != Member }) {
 			return true
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 	lua "github.com/yuin/gopher-lua"
 
-	"github.com/session-revoker/session-revoker/replicas"
+	"github.com/session-revoker/session-revoker/coordination"
 )
 
 const redisTimeout = time.Second
@@ -47,7 +47,7 @@ func (w *world) dialRedis(p *worker) (net.Conn, error) {
 }
 
 // share connects a worker to the others.
-func (w *world) share(p *worker) (*replicas.Store, *replicas.Pace) {
+func (w *world) share(p *worker) (*coordination.Store, *coordination.Limiter) {
 	if !w.Redis {
 		return nil, nil
 	}
@@ -62,11 +62,11 @@ func (w *world) share(p *worker) (*replicas.Store, *replicas.Pace) {
 	if w.ReadUsers {
 		leaseFor += 30 * time.Second
 	}
-	store := replicas.New(replicas.Config{
+	store := coordination.New(coordination.Config{
 		Client: p.redis, Scope: []string{"simulation"}, Timeout: redisTimeout, LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: margin,
-		Observe: func(replicas.Observation) {}, Changed: func(error) {},
+		Observe: func(coordination.Observation) {}, Changed: func(error) {},
 	})
-	return store, store.NewPace("app", w.Concurrency)
+	return store, store.NewLimiter("app", w.Concurrency)
 }
 
 // writeForeign writes what somebody else may write where the workers share what they know of users: leases without an end, verdicts from

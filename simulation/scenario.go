@@ -16,8 +16,8 @@ import (
 type Scenario struct {
 	Seed uint64
 	// Workers run side by side. Concurrency, InHand and Window are each one's.
-	Workers, Concurrency, InHand int
-	Window, Lock                 time.Duration
+	Workers, Concurrency, InFlight int
+	Window, Lock                   time.Duration
 	// BrokerAhead and GraphAhead are the servers' clocks before the workers'.
 	BrokerAhead, GraphAhead time.Duration
 	Quota                   graph.Quota
@@ -58,26 +58,26 @@ type Operation struct {
 // Person is somebody whom events concern.
 type Person struct {
 	graph.User
-	Fate Fate
+	Answer Answer
 }
 
 // Fate is how events about a person must end.
-type Fate string
+type Answer string
 
 // The fates.
 const (
-	Member    Fate = "member"    // is signed out
-	Unknown   Fate = "unknown"   // Graph does not know him: UserNotFound
-	Guest     Fate = "guest"     // ExternalUser, never called
-	Protected Fate = "protected" // ProtectedUser, never called
-	Cursed    Fate = "cursed"    // Graph answers value: false for ever: NotRevoked
-	Sick      Fate = "sick"      // Graph answers 500 for ever: RetriesExhausted
-	Refused   Fate = "refused"   // Graph answers 403 for ever: Forbidden
+	Member       Answer = "member"    // is signed out
+	Unknown      Answer = "unknown"   // Graph does not know him: UserNotFound
+	Guest        Answer = "guest"     // ExternalUser, never called
+	Protected    Answer = "protected" // ProtectedUser, never called
+	NeverRevoked Answer = "cursed"    // Graph answers value: false for ever: NotRevoked
+	Unavailable  Answer = "sick"      // Graph answers 500 for ever: RetriesExhausted
+	Refused      Answer = "refused"   // Graph answers 403 for ever: Forbidden
 )
 
 // reasons are what the dead letters of each fate say.
-var reasons = map[Fate]string{
-	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", Cursed: "NotRevoked", Sick: "RetriesExhausted", Refused: "Forbidden",
+var reasons = map[Answer]string{
+	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", NeverRevoked: "NotRevoked", Unavailable: "RetriesExhausted", Refused: "Forbidden",
 }
 
 // Send is one message: one or more events, or something that is none.
@@ -171,7 +171,7 @@ func New(seed uint64, o Options) Scenario {
 		Seed:        seed,
 		Workers:     pick(r, 1, 1, 1, 2, 3, 4),
 		Concurrency: pick(r, 1, 4, 8, 16),
-		InHand:      pick(r, 8, 64, 256, 256),
+		InFlight:    pick(r, 8, 64, 256, 256),
 		Window:      pick(r, 2*time.Second, 10*time.Second, time.Minute),
 		Lock:        pick(r, 30*time.Second, time.Minute),
 		BrokerAhead: between(r, -2*time.Second, 2*time.Second),
@@ -204,8 +204,8 @@ func (s *Scenario) addOthers(r *rand.Rand, long time.Duration) {
 	s.Canary = pick(r, NoAccount, NoAccount, NoAccount, NoAccount, NoAccount, Well, Well, Deleted, Blocked)
 	if once(8) { // more fail than not
 		for i := range s.People {
-			if p := &s.People[i]; p.Fate == Member && r.IntN(10) < 6 {
-				p.Fate = pick(r, Refused, Refused, Sick, Cursed, Unknown)
+			if p := &s.People[i]; p.Answer == Member && r.IntN(10) < 6 {
+				p.Answer = pick(r, Refused, Refused, Unavailable, NeverRevoked, Unknown)
 			}
 		}
 	}
@@ -281,7 +281,7 @@ func (s *Scenario) addLarge(r *rand.Rand, long time.Duration) {
 	const users = 300
 	first := len(s.People)
 	for i := range users {
-		s.People = append(s.People, newPerson(first+i, pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Sick, Unknown)))
+		s.People = append(s.People, newPerson(first+i, pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Unavailable, Unknown)))
 	}
 	for i := range 1 + r.IntN(3) {
 		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("l%d", i)}
@@ -306,8 +306,8 @@ func (s *Scenario) addTTLs(r *rand.Rand, long time.Duration) {
 	}
 }
 
-func newPerson(i int, fate Fate) Person {
-	return Person{Fate: fate, User: graph.User{
+func newPerson(i int, fate Answer) Person {
+	return Person{Answer: fate, User: graph.User{
 		ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true,
 	}}
 }
@@ -316,9 +316,9 @@ func (s *Scenario) addPeople(r *rand.Rand) {
 	for i := range pick(r, 3, 10, 40, 120) {
 		p := newPerson(i, Member)
 		if r.IntN(8) == 0 {
-			p.Fate = pick(r, Unknown, Unknown, Guest, Guest, Protected, Protected, Cursed, Cursed, Sick, Refused)
+			p.Answer = pick(r, Unknown, Unknown, Guest, Guest, Protected, Protected, NeverRevoked, NeverRevoked, Unavailable, Refused)
 		}
-		if p.Fate == Guest {
+		if p.Answer == Guest {
 			p.UserType, p.UserPrincipalName = "Guest", fmt.Sprintf("user%d_fabrikam.com#EXT#@contoso.com", i)
 		}
 		s.People = append(s.People, p)
@@ -391,7 +391,7 @@ func (s Scenario) has(kinds ...FaultKind) bool {
 func (s Scenario) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d workers (Redis %v, %d calls at once, %d in hand, window %s, lock %s), %d people, %d messages, clocks %s and %s ahead, quota %s %d/%s",
-		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InHand, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
+		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InFlight, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
 	fmt.Fprintf(&b, ", canary %q, urgent %v, sessions %d, at most %d people until %s", s.Canary, s.Urgent, s.Sessions, s.Volume, s.Released.Round(time.Millisecond))
 	for _, o := range s.Operations {
 		fmt.Fprintf(&b, "\n  %8s an operator (purges: %v)", o.At.Round(time.Millisecond), o.Purge)

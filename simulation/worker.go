@@ -91,7 +91,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	}
 	var listed []string
 	for _, person := range w.People {
-		if person.Fate == Protected && !w.variant.Unguarded {
+		if person.Answer == Protected && !w.variant.Unguarded {
 			listed = append(listed, person.ID, person.UserPrincipalName)
 		}
 	}
@@ -100,9 +100,9 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		return nil, err
 	}
 	var caller consumer.Revoker = p.revoker
-	var names *revoker.Names
+	var names *revoker.Resolver
 	if w.ReadUsers {
-		caller, names = &revoker.Careful{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}, &revoker.Names{Account: p.revoker.Account, SkewMargin: margin}
+		caller, names = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}, &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
 	}
 	if w.variant.Revoker != nil {
 		caller = w.variant.Revoker(caller)
@@ -122,10 +122,10 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	}
 	c := consumer.New(consumer.Config{
 		Volume: guard.VolumeConfig{Kinds: types, Max: w.Volume, Window: time.Hour}, ReadRelease: w.release, CanaryUser: canary,
-		Concurrency: w.Concurrency, MaxInHand: w.InHand, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
+		Concurrency: w.Concurrency, MaxInFlight: w.InFlight, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
-	}, consumer.Parts{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: p.revoker.Canary, Names: names, Replicas: store, Pace: pace,
+	}, consumer.Dependencies{
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: store, Limiter: pace,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
 		}),

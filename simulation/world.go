@@ -18,8 +18,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/zap"
 
-	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
@@ -43,7 +43,7 @@ type world struct {
 	broker                *servicebus.Broker
 	graph                 *graph.Server
 	listener              *graph.MemoryListener
-	journal               audit.Journal
+	journal               invariants.Journal
 	away                  atomic.Bool          // no connection to the broker can be made
 	redis                 *miniredis.Miniredis // nil: each worker for itself
 	redisAway, redisHangs atomic.Bool
@@ -126,7 +126,7 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 func (w *world) open() error {
 	var known []graph.User
 	for _, p := range w.People {
-		if p.Fate != Unknown {
+		if p.Answer != Unknown {
 			known = append(known, p.User)
 		}
 	}
@@ -142,10 +142,10 @@ func (w *world) open() error {
 		return err
 	}
 	for _, p := range w.People {
-		switch p.Fate {
-		case Cursed:
+		switch p.Answer {
+		case NeverRevoked:
 			w.graph.Inject(graph.Fault{User: p.ID, ValueFalse: true})
-		case Sick:
+		case Unavailable:
 			w.graph.Inject(graph.Fault{User: p.ID, Status: 500})
 		case Refused:
 			w.graph.Inject(graph.Fault{User: p.ID, Status: 403})
@@ -262,7 +262,7 @@ func (w *world) publish() error {
 }
 
 // byName says that a person is named in the message, and kind of which type the event is.
-func (s Send) byName(p Person) bool { return s.ByName || p.Fate == Guest }
+func (s Send) byName(p Person) bool { return s.ByName || p.Answer == Guest }
 
 func (s Send) kind(p Person) string {
 	switch {

@@ -23,7 +23,7 @@ type Metrics struct {
 	Canaries *prometheus.CounterVec
 	Deferred *prometheus.GaugeVec
 	// InHand is how many messages this process holds locked.
-	InHand prometheus.Gauge
+	InFlight prometheus.Gauge
 	// Settlements counts complete, dead_letter and abandon, by result: ok, lock_lost, error.
 	Settlements *prometheus.CounterVec
 	// Renewals counts lock renewals, by result: ok, lock_lost, error.
@@ -35,7 +35,7 @@ type Metrics struct {
 	Latency prometheus.Histogram
 	// LastReceive is when the receive loop of a source last heard from Service Bus, as a Unix time in seconds.
 	LastReceive *prometheus.GaugeVec
-	// AuditFailures counts records of the audit trail that were not written or not published, by where.
+	// AuditFailures counts records of the audit log that were not written or not published, by where.
 	AuditFailures *prometheus.CounterVec
 	// ProtectedEntries is how many entries protect users; ProtectedFileStale is 1 while their file is not usable.
 	ProtectedEntries, ProtectedFileStale prometheus.Gauge
@@ -50,9 +50,9 @@ type Metrics struct {
 type State struct {
 	// Promises is how many users have an unsettled event in hand; Parked how many of them wait for the end of their window;
 	// Remembered how many verdicts are kept.
-	Promises, Parked, Remembered int
+	Pending, Parked, Remembered int
 	// InLine is how many users wait for their call, Calls how many calls are under way.
-	InLine, Calls int
+	Queued, CallsInFlight int
 	// Waiting is how many users wait, those included whose messages are not in hand, as far as it can be told; UntilLast how many seconds the last of
 	// them will: +Inf while nothing goes through.
 	Waiting   int
@@ -123,15 +123,15 @@ func newGauges(m *Metrics, ns string) *gauges {
 		}
 		g.all = append(g.all, gauge{prometheus.NewDesc(prometheus.BuildFQName(ns, "", name), help, nil, nil), kind, value})
 	}
-	add("promises", "Users with an unsettled event in hand.", func(s State) float64 { return float64(s.Promises) })
+	add("pending_users", "Users with an unsettled event in hand.", func(s State) float64 { return float64(s.Pending) })
 	add("parked", "Users in hand that wait for the end of their deduplication window.", func(s State) float64 { return float64(s.Parked) })
 	add("remembered_users", "Users whose last verdict is remembered.", func(s State) float64 { return float64(s.Remembered) })
-	add("line_length", "Users that wait for their call.", func(s State) float64 { return float64(s.InLine) })
+	add("queued_users", "Users that wait for their call.", func(s State) float64 { return float64(s.Queued) })
 	add("users_waiting", "Users that wait, those in the queue included: at most, and about.", func(s State) float64 { return float64(s.Waiting) })
 	add("forecast_seconds", "How long the last user who waits will at the present rate; +Inf while nothing goes through.", func(s State) float64 { return s.UntilLast })
-	add("graph_calls_under_way", "Calls to Graph under way.", func(s State) float64 { return float64(s.Calls) })
-	add("pace_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did.", func(s State) float64 { return s.PerSecond })
-	add("pace_held_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })
+	add("graph_calls_in_flight", "Calls to Graph under way.", func(s State) float64 { return float64(s.CallsInFlight) })
+	add("rate_limit_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did.", func(s State) float64 { return s.PerSecond })
+	add("rate_limit_pause_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })
 	add("throttled_seconds_total", "How long Graph's Retry-Afters were, all together.", func(s State) float64 { return s.Throttled.Seconds() })
 	add("oldest_message_seconds", "Age of the oldest message in hand, since it was enqueued.", func(s State) float64 { return s.Oldest.Seconds() })
 	addGuard := func(name, help string, value func(Guard) float64) {
@@ -195,8 +195,8 @@ func NewMetrics(version, commit string) *Metrics {
 		Deferred: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "messages_deferred", Help: "Messages that this process has set aside in Service Bus, by source.",
 		}, []string{"source"}),
-		InHand: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: ns, Name: "messages_in_hand", Help: "Messages that this process holds locked.",
+		InFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: ns, Name: "messages_in_flight", Help: "Messages that this process holds locked.",
 		}),
 		Settlements: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "settlements_total", Help: "Settlements, by action and result.",
@@ -215,7 +215,7 @@ func NewMetrics(version, commit string) *Metrics {
 			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "When the receive loop of a source last heard from Service Bus (Unix time).",
 		}, []string{"source"}),
 		AuditFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: ns, Name: "audit_failures_total", Help: "Records of the audit trail that were not written or not published.",
+			Namespace: ns, Name: "audit_failures_total", Help: "Records of the audit log that were not written or not published.",
 		}, []string{"to"}),
 		ProtectedEntries: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "protected_entries", Help: "Entries that protect users from being signed out.",
@@ -237,7 +237,7 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InHand, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
+		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

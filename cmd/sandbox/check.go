@@ -8,8 +8,8 @@ import (
 	"slices"
 
 	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
@@ -113,7 +113,7 @@ func checkGraph(s *summary, servers *servers, sample sample) {
 // checkPromises: message by message and call by call.
 func checkPromises(s *summary, servers *servers, sample sample, workers int) {
 	calls := slices.DeleteFunc(servers.graph.Calls(), func(c graph.Call) bool { return c.UserID == person(canaryNumber, "").ID })
-	s.Problems = append(s.Problems, servers.journal.Check(calls, audit.Expected{
+	s.Problems = append(s.Problems, servers.journal.Check(calls, invariants.Expected{
 		Users: sample.users(), Window: dedupeWindow, Workers: workers,
 	})...)
 }

@@ -17,8 +17,8 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
@@ -39,7 +39,7 @@ const (
 type servers struct {
 	broker           *servicebus.Broker
 	graph            *graph.Server
-	journal          *audit.Journal // what became of each message
+	journal          *invariants.Journal // what became of each message
 	connectionString string
 	graphURL         string
 
@@ -52,7 +52,7 @@ type servers struct {
 
 // startServers opens both ports and serves until stop.
 func startServers(o options, s sample) (*servers, error) {
-	journal := &audit.Journal{}
+	journal := &invariants.Journal{}
 	cfg, err := brokerConfig(o)
 	if err != nil {
 		return nil, err
@@ -281,10 +281,10 @@ func (w workers) State() telemetry.State {
 	sum := w[0].State()
 	for _, worker := range w[1:] {
 		state := worker.State()
-		sum.Promises += state.Promises
+		sum.Pending += state.Pending
 		sum.Parked += state.Parked
-		sum.InLine += state.InLine
-		sum.Calls += state.Calls
+		sum.Queued += state.Queued
+		sum.CallsInFlight += state.CallsInFlight
 		sum.BreakerOpen = sum.BreakerOpen || state.BreakerOpen
 	}
 	return sum

@@ -180,10 +180,10 @@ func (v *view) draw() {
 	columns := [][][2]any{
 		{{"waiting", counts.Active - counts.Locked}, {"in hand", counts.Locked}, {"dead letters", counts.DeadLetter}},
 		{
-			{"promises", state.Promises},
+			{"pending_users", state.Pending},
 			{"parked", state.Parked},
-			{"in line", state.InLine},
-			{"calls under way", state.Calls},
+			{"in line", state.Queued},
+			{"calls under way", state.CallsInFlight},
 			{"pace", pace(state)},
 			{"breaker", breaker(state)},
 		},

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/session-revoker/session-revoker/trail"
+	"github.com/session-revoker/session-revoker/audit"
 )
 
 func (p *program) auditCommand() *cobra.Command {
@@ -74,7 +74,7 @@ proven; 2 wrong command line.`,
 			defer file.Close()
 			readers = append(readers, file)
 		}
-		report, err := trail.Verify(io.MultiReader(readers...), options)
+		report, err := audit.Verify(io.MultiReader(readers...), options)
 		if err != nil {
 			return fail(exitFailed, "%v", err)
 		}
@@ -84,7 +84,7 @@ proven; 2 wrong command line.`,
 		switch {
 		case len(report.Problems) > 0:
 			return fail(exitFailed, "the audit log is not whole")
-		case closed && slices.ContainsFunc(report.Open, func(c trail.OpenChain) bool { return !c.Sealed }):
+		case closed && slices.ContainsFunc(report.Open, func(c audit.OpenChain) bool { return !c.Sealed }):
 			return fail(exitFailed, "the tail of an open chain cannot be proven (--closed)")
 		}
 		return nil
@@ -93,10 +93,10 @@ proven; 2 wrong command line.`,
 }
 
 // verifyOptions reads the keys and receipts.
-func verifyOptions(keyFiles []string, receiptFile string) (trail.Options, error) {
-	var options trail.Options
+func verifyOptions(keyFiles []string, receiptFile string) (audit.Options, error) {
+	var options audit.Options
 	for _, name := range keyFiles {
-		key, err := trail.ReadKey(name)
+		key, err := audit.ReadKey(name)
 		if err != nil {
 			return options, fmt.Errorf("--key-file: %w", err)
 		}
@@ -110,7 +110,7 @@ func verifyOptions(keyFiles []string, receiptFile string) (trail.Options, error)
 		return options, fmt.Errorf("--receipts: %w", err)
 	}
 	defer file.Close()
-	if options.Receipts, err = trail.ReadReceipts(file); err != nil {
+	if options.Receipts, err = audit.ReadReceipts(file); err != nil {
 		return options, fmt.Errorf("--receipts: %w", err)
 	}
 	if len(options.Receipts) == 0 {
@@ -119,7 +119,7 @@ func verifyOptions(keyFiles []string, receiptFile string) (trail.Options, error)
 	return options, nil
 }
 
-func printReport(w io.Writer, r trail.Report) {
+func printReport(w io.Writer, r audit.Report) {
 	fmt.Fprintf(w, "%d records in %d chains\n", r.Records, r.Chains)
 	if r.Receipts > 0 {
 		fmt.Fprintf(w, "%d receipts compared\n", r.Receipts)

@@ -17,8 +17,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/invariants"
 )
 
 // Who is who in the chaos: real people, whose events must be acted on within seconds, and those of whom hostile producers
@@ -128,7 +128,7 @@ func (c *chaos) raw(i int, annotations, properties, footer string) []byte {
 func (c *chaos) strange(i int) {
 	forged := map[string]any{
 		deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "x", deadletter.PropertyReplays: "x", deadletter.PropertyDeferred: "9999-12-31T00:00:00Z",
-		"revoker-unreadable": "no", "revoker-mended": "no", deadletter.PropertyStoodFor: strings.Repeat("x", 30_000),
+		"revoker-unreadable": "no", "revoker-mended": "no", deadletter.PropertySuperseded: strings.Repeat("x", 30_000),
 	}
 	switch c.IntN(8) {
 	case 0: // char
@@ -355,7 +355,7 @@ func TestHostileProducersStopNobody(t *testing.T) {
 		resp.Body.Close()
 	}
 	p.wantLittleMemory(t)
-	for _, problem := range c.journal.Check(c.graph.Calls(), audit.Expected{Users: func(message string) []string { return c.users[message] }, Workers: 1}) {
+	for _, problem := range c.journal.Check(c.graph.Calls(), invariants.Expected{Users: func(message string) []string { return c.users[message] }, Workers: 1}) {
 		t.Error(problem)
 	}
 	began := time.Now()

@@ -17,10 +17,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/time/rate"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // createFile makes a file that does not exist yet: it holds what exists nowhere else soon.
@@ -60,7 +60,7 @@ too many to be kept in memory, the message stays where it is.`,
 	fs.StringVar(&export, "export", "", "file to write to, which must not exist (default deadletters-TIME.ndjson)")
 	fs.StringVar(&confirm, "confirm", "", "how many are removed, if that is known; anything else removes nothing")
 	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
-	act := trail.Operation{Command: "dlq purge"}
+	act := audit.Operation{Command: "dlq purge"}
 	because(fs, &act, "why")
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
@@ -122,10 +122,10 @@ too many to be kept in memory, the message stays where it is.`,
 		if err != nil {
 			return err
 		}
-		var acts []trail.Operation
+		var acts []audit.Operation
 		for i, plan := range plans {
 			if plan.Selected > 0 {
-				acts = append(acts, listing(trail.Operation{Source: plan.Source, File: export}, sequences[i])...)
+				acts = append(acts, listing(audit.Operation{Source: plan.Source, File: export}, sequences[i])...)
 			}
 		}
 		if err := record.start(ctx, acts...); err != nil {
@@ -140,7 +140,7 @@ too many to be kept in memory, the message stays where it is.`,
 			outcome.Purged += result.Purged
 			outcome.Gone += result.Gone
 			outcome.Left += result.Left
-			record.done(trail.Operation{
+			record.done(audit.Operation{
 				Source: plan.Source, File: export, Count: plan.Selected,
 				Counts: map[string]int{"purged": result.Purged, "gone": result.Gone, "left": result.Left},
 			}, purgeErr)
@@ -297,7 +297,7 @@ a body to have them sent.`,
 	fs.Float64Var(&perSecond, "rate", defaultRate, "messages per second at most; 0 is no limit")
 	fs.BoolVar(&dryRun, "dry-run", false, "check the file, and send nothing")
 	fs.IntVar(&fromLine, "from-line", 1, "begin with this line, to go on where a run was stopped")
-	act := trail.Operation{Command: "dlq import"}
+	act := audit.Operation{Command: "dlq import"}
 	because(fs, &act, "why")
 	out := &output{w: p.stdout}
 	out.flag(fs)
@@ -328,7 +328,7 @@ a body to have them sent.`,
 			return err
 		}
 		sum := sha256.Sum256(text)
-		file := trail.Operation{File: args[0], FileSHA256: hex.EncodeToString(sum[:]), To: to, Count: len(messages)}
+		file := audit.Operation{File: args[0], FileSHA256: hex.EncodeToString(sum[:]), To: to, Count: len(messages)}
 		if err := record.start(ctx, file); err != nil {
 			return record.close(ctx, err)
 		}

@@ -12,9 +12,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/spf13/cobra"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // defaultRate leaves the worker a quarter of Graph's quota of 20 calls per second
@@ -69,7 +69,7 @@ their delivery count.`,
 	fs.IntVar(&options.Parallel, "parallel", 4, "batches sent at once")
 	fs.IntVar(&maxReplays, "max-replays", 3, "leave out messages that were replayed so often already")
 	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
-	act := trail.Operation{Command: "dlq replay"}
+	act := audit.Operation{Command: "dlq replay"}
 	because(fs, &act, "why")
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
@@ -179,7 +179,7 @@ func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
 		}
 	}
 	if plan.Selected > 0 {
-		act := trail.Operation{Source: r.queue.Entity, To: outcome.To}
+		act := audit.Operation{Source: r.queue.Entity, To: outcome.To}
 		if err := r.record.start(ctx, listing(act, sequences)...); err != nil {
 			return outcome, err
 		}

@@ -37,8 +37,8 @@ func showLetter(w io.Writer, found deadletter.Found, record deadletter.Record, g
 	line("Graph's answer", strings.TrimSpace(l.Status+" "+l.Code))
 	line("Request id", l.RequestID)
 	line("Client request id", l.ClientRequestID)
-	if l.StoodForCount > 0 {
-		line("Stood for", fmt.Sprintf("%d more messages of the same users: %s", l.StoodForCount, strings.Join(l.StoodFor, ", ")))
+	if l.SupersededCount > 0 {
+		line("Stood for", fmt.Sprintf("%d more messages of the same users: %s", l.SupersededCount, strings.Join(l.Superseded, ", ")))
 	}
 	if l.Replays > 0 {
 		line("Replays", fmt.Sprintf("%d, the last by run %s of %s at %s", l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt))

@@ -14,11 +14,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/revoker"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // The results of a check.
@@ -145,7 +145,7 @@ func printCheck(w io.Writer, c check) {
 func checkSettings(cfg config.Config, f *findings) {
 	f.ok("configuration", "valid; cloud %s, %s", cfg.Cloud().Name, strings.Join(cfg.ServiceBus.Entities(), ", "))
 	if cfg.Audit.KeyFile != "" {
-		if _, err := trail.ReadKey(cfg.Audit.KeyFile); err != nil {
+		if _, err := audit.ReadKey(cfg.Audit.KeyFile); err != nil {
 			f.fail("audit.key_file", "mount a key of at least 32 bytes, made by openssl rand -base64 48: without it the worker does not start", "%v", err)
 		} else {
 			f.ok("audit.key_file", "a key; audit records carry a MAC")

@@ -44,7 +44,7 @@ func checkServiceBus(ctx context.Context, cfg config.Config, f *findings) {
 	}
 }
 
-// checkAuditTopic tries what publishing the audit trail needs.
+// checkAuditTopic tries what publishing the audit log needs.
 func checkAuditTopic(ctx context.Context, cfg config.Config, client *azservicebus.Client, f *findings) {
 	sender, err := client.NewSender(cfg.Audit.Topic, nil)
 	if err == nil {

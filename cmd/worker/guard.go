@@ -12,9 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 func (p *program) guardCommand() *cobra.Command {
@@ -65,11 +65,11 @@ one without a type replaces all.`,
 			return err
 		}
 		text = append(text, '\n')
-		record, err := p.begin(ctx, cfg, trail.Operation{Command: "guard release", By: r.By, Why: r.Reason})
+		record, err := p.begin(ctx, cfg, audit.Operation{Command: "guard release", By: r.By, Why: r.Reason})
 		if err != nil {
 			return err
 		}
-		act := trail.Operation{File: file, MaxUsers: r.MaxUsers, Until: r.Until}
+		act := audit.Operation{File: file, MaxUsers: r.MaxUsers, Until: r.Until}
 		defer func() {
 			record.done(act, err)
 			err = record.close(ctx, err)

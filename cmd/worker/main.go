@@ -118,8 +118,8 @@ func limitMemory(cfg config.Config, environ []string) {
 	if slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "GOMEMLIMIT=") }) {
 		return
 	}
-	inHand := cfg.Consumer.MaxInHand * len(cfg.ServiceBus.Entities())
-	debug.SetMemoryLimit(33<<20 + 160*int64(cfg.Dedupe.MaxUsers) + int64(inHand)<<13)
+	inFlight := cfg.Consumer.MaxInFlight * len(cfg.ServiceBus.Entities())
+	debug.SetMemoryLimit(33<<20 + 160*int64(cfg.Dedupe.MaxUsers) + int64(inFlight)<<13)
 }
 
 // action is what an operator's command does.

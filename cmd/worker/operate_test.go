@@ -180,7 +180,7 @@ func TestAWorkerThatReadsUsersKnowsGuestsByIDAndProvesTheEffect(t *testing.T) {
 	}
 	c.send(about(0), about(7))
 	file := filepath.Join(t.TempDir(), "audit.ndjson")
-	p := c.start("REVOKER_GRAPH_READ_USERS=true", "REVOKER_GRAPH_PROOF_FOR=15s", "REVOKER_AUDIT_FILE="+file)
+	p := c.start("REVOKER_GRAPH_READ_USERS=true", "REVOKER_GRAPH_VERIFY_TIMEOUT=15s", "REVOKER_AUDIT_FILE="+file)
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
 	if counts := c.counts(); counts.DeadLetter != 1 {
 		t.Errorf("%+v", counts)

@@ -13,10 +13,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/pflag"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // Audit records of operators' commands: who, when, what and why. Each begins with records of what is about to be done, which must be on
@@ -25,7 +25,7 @@ import (
 // operation is the records of one run. One goroutine uses it. Its methods do nothing on a nil one.
 type operation struct {
 	log  *app.OperatorLog
-	base trail.Operation
+	base audit.Operation
 	err  error // the first record that was not kept
 }
 
@@ -37,7 +37,7 @@ const (
 )
 
 // because registers the flags that say who and why. The dead-letter commands call it --why: their --reason picks.
-func because(fs *pflag.FlagSet, base *trail.Operation, why string) {
+func because(fs *pflag.FlagSet, base *audit.Operation, why string) {
 	fs.StringVar(&base.Why, why, "", "why, for the audit log")
 	if fs.Lookup("by") == nil {
 		fs.StringVar(&base.By, "by", "", "who, for the audit log (default: you, as user@host)")
@@ -45,7 +45,7 @@ func because(fs *pflag.FlagSet, base *trail.Operation, why string) {
 }
 
 // begin opens the audit log, before anything is done: one that cannot be kept is an error. It is nil if none is configured.
-func (p *program) begin(ctx context.Context, cfg config.Config, base trail.Operation) (*operation, error) {
+func (p *program) begin(ctx context.Context, cfg config.Config, base audit.Operation) (*operation, error) {
 	log, err := app.OpenOperatorLog(ctx, cfg, p.stderr)
 	if err != nil {
 		return nil, fail(exitFailed, "nothing was done, since it could not be recorded: %v", err)
@@ -62,19 +62,19 @@ func (p *program) begin(ctx context.Context, cfg config.Config, base trail.Opera
 }
 
 // fill adds what all records of the run have.
-func (o *operation) fill(r trail.Operation) trail.Operation {
+func (o *operation) fill(r audit.Operation) audit.Operation {
 	r.Time, r.Command, r.Run, r.By, r.Account, r.Why = time.Now().UTC(), o.base.Command, o.base.Run, o.base.By, o.base.Account, o.base.Why
 	return r
 }
 
 // start records what is about to be done; nothing may be done if it fails.
-func (o *operation) start(ctx context.Context, records ...trail.Operation) error {
+func (o *operation) start(ctx context.Context, records ...audit.Operation) error {
 	if o == nil {
 		return nil
 	}
 	var err error
 	for _, r := range records {
-		r.Outcome = trail.Started
+		r.Outcome = audit.Started
 		err = errors.Join(err, o.log.Add(o.fill(r)))
 	}
 	if err = errors.Join(err, o.log.Flush(ctx)); err != nil {
@@ -84,7 +84,7 @@ func (o *operation) start(ctx context.Context, records ...trail.Operation) error
 }
 
 // add records something that was done. What cannot be recorded does not stop what goes on; close tells of it.
-func (o *operation) add(r trail.Operation) {
+func (o *operation) add(r audit.Operation) {
 	if o == nil {
 		return
 	}
@@ -94,10 +94,10 @@ func (o *operation) add(r trail.Operation) {
 }
 
 // done records what became of what start has announced.
-func (o *operation) done(r trail.Operation, failed error) {
-	r.Outcome = trail.Done
+func (o *operation) done(r audit.Operation, failed error) {
+	r.Outcome = audit.Done
 	if failed != nil {
-		r.Outcome, r.Error = trail.Failed, deadletter.Cut(failed.Error(), deadletter.MaxDescription)
+		r.Outcome, r.Error = audit.Failed, deadletter.Cut(failed.Error(), deadletter.MaxDescription)
 	}
 	maps.DeleteFunc(r.Counts, func(_ string, n int) bool { return n == 0 })
 	o.add(r)
@@ -123,9 +123,9 @@ func (o *operation) close(ctx context.Context, err error) error {
 }
 
 // listing makes records that list the messages, as many as it takes to keep each short.
-func listing(r trail.Operation, sequences []int64) []trail.Operation {
+func listing(r audit.Operation, sequences []int64) []audit.Operation {
 	slices.Sort(sequences)
-	var records []trail.Operation
+	var records []audit.Operation
 	var text strings.Builder
 	count := 0
 	flush := func() {

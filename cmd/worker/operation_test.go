@@ -11,22 +11,22 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // operations reads the records of operators' commands.
-func operations(t *testing.T, name string) []trail.Operation {
+func operations(t *testing.T, name string) []audit.Operation {
 	t.Helper()
 	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []trail.Operation
+	var all []audit.Operation
 	for line := range strings.Lines(string(text)) {
 		var l struct {
 			Record struct {
-				Operation *trail.Operation `json:"operation"`
+				Operation *audit.Operation `json:"operation"`
 			} `json:"record"`
 		}
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
@@ -49,7 +49,7 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 	}
 	operators := filepath.Join(dir, "audit-operators.ndjson")
 	env := []string{"REVOKER_AUDIT_FILE=" + file, "REVOKER_AUDIT_KEY_FILE=" + key, "REVOKER_AUDIT_TOPIC=audit", "REVOKER_RETRY_NOT_FOUND_FOR=0s", "REVOKER_CONSUMER_CONCURRENCY=1"} // one after the other
-	run := func(code int, args ...string) []trail.Operation {
+	run := func(code int, args ...string) []audit.Operation {
 		t.Helper()
 		before := 0
 		if _, err := os.Stat(operators); err == nil {
@@ -58,7 +58,7 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 		c.commandIn("", env, args...).want(t, code)
 		return operations(t, operators)[before:]
 	}
-	check := func(what string, got []trail.Operation, want ...string) {
+	check := func(what string, got []audit.Operation, want ...string) {
 		t.Helper()
 		if len(got) != len(want) {
 			t.Fatalf("%s: %d records, want %d: %+v", what, len(got), len(want), got)
@@ -70,12 +70,12 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 		}
 	}
 	got := run(1, "revoke", "--by", "ada", "--reason", "stolen on the train", id(0), id(9))
-	check("revoke", got, trail.Started, trail.Revoked, trail.NotRevoked, trail.Done)
+	check("revoke", got, audit.Started, audit.Revoked, audit.NotRevoked, audit.Done)
 	if s := got[0]; s.By != "ada" || s.Why != "stolen on the train" || s.Count != 2 || fmt.Sprint(s.Users) != fmt.Sprint([]string{id(0), id(9)}) || s.Command != "revoke" {
 		t.Errorf("%+v", s)
 	}
 	for _, o := range got[1:3] {
-		if o.UserID == "" || o.Calls == 0 || o.Status == 0 || o.RequestID == "" || (o.Outcome == trail.NotRevoked) != (o.Reason == "UserNotFound") {
+		if o.UserID == "" || o.Calls == 0 || o.Status == 0 || o.RequestID == "" || (o.Outcome == audit.NotRevoked) != (o.Reason == "UserNotFound") {
 			t.Errorf("%+v", o)
 		}
 	}
@@ -88,7 +88,7 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 	c.until("dead letters", func() bool { return c.counts().DeadLetter == 2 })
 	p.terminate(t)
 	got = run(0, "dlq", "replay", "--all", "--yes", "--why", "mended")
-	check("dlq replay", got, trail.Started, trail.Done)
+	check("dlq replay", got, audit.Started, audit.Done)
 	if s, end := got[0], got[1]; s.Source != queue || s.To != queue || s.Messages != "1-2" || s.Count != 2 || s.Why != "mended" || end.Counts["replayed"] != 2 {
 		t.Errorf("%+v", got)
 	}
@@ -97,17 +97,17 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 	p.terminate(t)
 	export := filepath.Join(dir, "gone.ndjson")
 	got = run(0, "dlq", "purge", "--all", "--confirm", "2", "--export", export, "--by", "bob")
-	check("dlq purge", got, trail.Started, trail.Done)
+	check("dlq purge", got, audit.Started, audit.Done)
 	if s, end := got[0], got[1]; s.File != export || s.Messages == "" || s.Count != 2 || s.By != "bob" || end.Counts["purged"] != 2 {
 		t.Errorf("%+v", got)
 	}
 	got = run(0, "dlq", "import", export)
-	check("dlq import", got, trail.Started, trail.Done)
+	check("dlq import", got, audit.Started, audit.Done)
 	if s, end := got[0], got[1]; s.File != export || len(s.FileSHA256) != 64 || s.To != queue || end.Counts["sent"] != 2 {
 		t.Errorf("%+v", got)
 	}
 	got = run(0, "guard", "release", "--max", "5000", "--reason", "site closes", "--file", filepath.Join(dir, "release.json"))
-	check("guard release", got, trail.Started, trail.Done)
+	check("guard release", got, audit.Started, audit.Done)
 	if s := got[0]; s.MaxUsers != 5000 || s.Until.IsZero() || s.Why != "site closes" {
 		t.Errorf("%+v", s)
 	}

@@ -19,8 +19,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
-	"github.com/session-revoker/session-revoker/emulator/audit"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -53,7 +53,7 @@ type cloud struct {
 	t       *testing.T
 	broker  *servicebus.Broker
 	graph   *graph.Server
-	journal audit.Journal
+	journal invariants.Journal
 	amqp    net.Listener // of the broker
 	env     []string
 	send    func(...*azservicebus.Message)
@@ -121,7 +121,7 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 		"REVOKER_GRAPH_CLIENT_SECRET=" + clientSecret,
 		"REVOKER_OPS_ADDRESS=127.0.0.1:0",
 		"REVOKER_CONSUMER_CONCURRENCY=4",
-		"REVOKER_CONSUMER_MAX_IN_HAND=32",
+		"REVOKER_CONSUMER_MAX_IN_FLIGHT=32",
 		"REVOKER_CONSUMER_DRAIN_TIMEOUT=2s",
 		"REVOKER_DEDUPE_WINDOW=2s",
 	}
@@ -413,7 +413,7 @@ func TestTheOperationsPortAndTheLog(t *testing.T) {
 	for _, want := range []string{
 		`session_revoker_events_total{outcome="revoked",reason="",source="events"} 1`,
 		`session_revoker_graph_attempts_total{result="revoked",status="200"} 1`,
-		"session_revoker_enqueue_to_revoked_seconds_count 1", "session_revoker_build_info{", "session_revoker_messages_in_hand 0",
+		"session_revoker_enqueue_to_revoked_seconds_count 1", "session_revoker_build_info{", "session_revoker_messages_in_flight 0",
 		// An alert must see the first one.
 		`session_revoker_events_total{outcome="dead_lettered",reason="ProtectedUser",source="events"} 0`,
 	} {

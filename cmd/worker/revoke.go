@@ -11,6 +11,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
@@ -19,7 +20,6 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // entraRoles are those with which a signed-in person may revoke
@@ -77,7 +77,7 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 	fs.Lookup("delegated").NoOptDefVal = "cli"
 	fs.IntVar(&most, "max", 50, "refuse more users than this, against accidents")
 	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "how long faults of Graph's are waited for before they count")
-	act := trail.Operation{Command: "revoke"}
+	act := audit.Operation{Command: "revoke"}
 	because(fs, &act, "reason")
 	out.flag(fs)
 	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
@@ -109,7 +109,7 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 			return fail(exitUsage, "%v", err)
 		}
 		defer graph.Close()
-		hand := &dispatch.ByHand{
+		hand := &dispatch.ManualRevocation{
 			Protected: protected, Concurrency: cfg.Consumer.Concurrency,
 			Retrier: retry.New(retry.Policy{
 				MaxAttempts: cfg.Retry.MaxAttempts, InitialInterval: cfg.Retry.InitialInterval, MaxInterval: cfg.Retry.MaxInterval,
@@ -138,11 +138,11 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 }
 
 // revoke revokes, and prints each user's end in the order in which they were given.
-func (p *program) revoke(ctx context.Context, hand *dispatch.ByHand, users []event.User, out *output, verify, delegated bool, record *operation) error {
-	results := map[event.User]dispatch.HandResult{}
+func (p *program) revoke(ctx context.Context, hand *dispatch.ManualRevocation, users []event.User, out *output, verify, delegated bool, record *operation) error {
+	results := map[event.User]dispatch.ManualResult{}
 	counts := map[string]int{}
 	bar := p.newBar("revoking", len(users))
-	hand.Revoke(ctx, users, func(r dispatch.HandResult) {
+	hand.Revoke(ctx, users, func(r dispatch.ManualResult) {
 		results[r.User] = r
 		one := manualRevocation(r)
 		counts[one.Outcome]++
@@ -150,7 +150,7 @@ func (p *program) revoke(ctx context.Context, hand *dispatch.ByHand, users []eve
 		bar.add(1)
 	})
 	bar.end()
-	record.done(trail.Operation{Count: len(users), Counts: counts}, nil)
+	record.done(audit.Operation{Count: len(users), Counts: counts}, nil)
 	header := table.Row{"USER", "RESULT", "STATUS", "CALLS", "REQUEST ID", "WHY"}
 	if verify {
 		header = table.Row{"USER", "RESULT", "STATUS", "CALLS", "REQUEST ID", "VALID FROM, BEFORE", "AFTER", "WHY"}
@@ -193,10 +193,10 @@ func (p *program) revoke(ctx context.Context, hand *dispatch.ByHand, users []eve
 	return fail(code, "%d of %d users are not revoked, or not for sure", undone, len(users))
 }
 
-func newRevokeRow(r dispatch.HandResult, delegated bool) revokeRow {
+func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 	row := revokeRow{
 		User: nameOf(r.User), Result: "revoked", Status: r.Attempt.Status, Calls: r.Calls, Reason: string(r.Reason),
-		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Proof,
+		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Unverified,
 	}
 	for to, t := range map[**time.Time]time.Time{&row.Before: r.Attempt.ValidFromBefore, &row.After: r.Attempt.ValidFromAfter} {
 		if !t.IsZero() {
@@ -219,10 +219,10 @@ func newRevokeRow(r dispatch.HandResult, delegated bool) revokeRow {
 }
 
 // callList are the records of who is about to be called.
-func callList(users []event.User) []trail.Operation {
-	var records []trail.Operation
+func callList(users []event.User) []audit.Operation {
+	var records []audit.Operation
 	for some := range slices.Chunk(users, maxUsers) {
-		r := trail.Operation{Count: len(some)}
+		r := audit.Operation{Count: len(some)}
 		for _, user := range some {
 			r.Users = append(r.Users, nameOf(user))
 		}
@@ -232,16 +232,16 @@ func callList(users []event.User) []trail.Operation {
 }
 
 // manualRevocation is the record of one user's result.
-func manualRevocation(r dispatch.HandResult) trail.Operation {
-	o := trail.Operation{
-		Outcome: trail.Revoked, Count: 1, UserID: r.User.ID(), UserPrincipalName: r.User.UPN(), Reason: string(r.Reason),
-		Calls: r.Calls, Status: r.Attempt.Status, RequestID: deadletter.Cut(r.Attempt.RequestID, 128), ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Proof,
+func manualRevocation(r dispatch.ManualResult) audit.Operation {
+	o := audit.Operation{
+		Outcome: audit.Revoked, Count: 1, UserID: r.User.ID(), UserPrincipalName: r.User.UPN(), Reason: string(r.Reason),
+		Calls: r.Calls, Status: r.Attempt.Status, RequestID: deadletter.Cut(r.Attempt.RequestID, 128), ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Unverified,
 	}
 	if r.User.IsZero() {
 		o.UserPrincipalName = me
 	}
 	if !r.Revoked {
-		o.Outcome = trail.NotRevoked
+		o.Outcome = audit.NotRevoked
 	}
 	if r.Err != nil {
 		o.Error = deadletter.Cut(r.Err.Error(), deadletter.MaxDescription)

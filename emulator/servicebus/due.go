@@ -121,7 +121,7 @@ func (q *queue) expireLocks(until int64) {
 // it is looked at again when its lock has ended.
 func (q *queue) ripen(m *message, now int64) {
 	if m.state == scheduled && m.visible <= now {
-		q.to(m, available)
+		q.setState(m, available)
 	}
 	if m.expires == 0 || m.expires > now {
 		return
@@ -129,15 +129,15 @@ func (q *queue) ripen(m *message, now int64) {
 	switch {
 	case m.state == locked:
 		until := m.until
-		if g := q.groups[m.session]; g != nil && q.hasSessions() { // it has no lock of its own
+		if g := q.sessions[m.session]; g != nil && q.hasSessions() { // it has no lock of its own
 			until = g.until.UnixMilli()
 		}
 		q.schedule(max(until, now+1), m.seq)
 	case q.cfg.DeadLetterOnExpiration:
-		q.bury(m, "TTLExpiredException", "The message expired and was dead lettered.")
+		q.deadLetter(m, "TTLExpiredException", "The message expired and was dead lettered.")
 	default:
-		q.to(m, gone)
-		q.tell(m, Expired, "")
+		q.setState(m, gone)
+		q.report(m, Expired, "")
 	}
 }
 

@@ -223,7 +223,7 @@ func (l *link) acceptSession(reply *amqp.Attach, wait time.Duration) {
 	if isDescribed {
 		filter = described.Value
 	}
-	granted := func(g *group) {
+	granted := func(g *messageSession) {
 		var value any = g.id
 		if isDescribed {
 			value = amqp.Described{Descriptor: described.Descriptor, Value: g.id}

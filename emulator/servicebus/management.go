@@ -225,7 +225,7 @@ func (m management) receive() response {
 	if !valid {
 		return badRequest("sequence-numbers must be an array of longs.")
 	}
-	list, err := m.q.take(numbers, mode == int64(amqp.ReceiverSecond))
+	list, err := m.q.receiveDeferred(numbers, mode == int64(amqp.ReceiverSecond))
 	if err != nil {
 		return failed(err)
 	}

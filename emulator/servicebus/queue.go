@@ -41,7 +41,7 @@ type queue struct {
 	turn      int
 	byToken   map[amqp.UUID]*message
 	lockOrder message // ring of the locked messages, the next to expire first: all locks last equally long
-	groups    map[string]*group
+	sessions  map[string]*messageSession
 	waiters   []*waiter
 	states    int // sessions with a state
 	// forward takes the messages that become available; nil keeps them here. leaving are those that it gets when the lock is
@@ -58,10 +58,10 @@ type queue struct {
 type outlet struct {
 	credit, delivered uint32
 	peekLock          bool
-	group             *group  // the session that it holds, where the entity has sessions
-	waits             *waiter // while it waits for one
-	lost              func()  // is called when it has lost its session, with the queue locked
-	stalled           bool    // the connection takes nothing at the moment
+	group             *messageSession // the session that it holds, where the entity has sessions
+	waits             *waiter         // while it waits for one
+	lost              func()          // is called when it has lost its session, with the queue locked
+	stalled           bool            // the connection takes nothing at the moment
 	// send puts the message on the wire without waiting; false means not now. It is called with the queue locked.
 	send func(m *message) bool
 }
@@ -97,7 +97,7 @@ var (
 
 func nowMilli() int64 { return time.Now().UnixMilli() }
 
-func (q *queue) tell(m *message, kind EventKind, reason string) {
+func (q *queue) report(m *message, kind EventKind, reason string) {
 	if q.observe != nil {
 		q.observe(Record{
 			Time: time.Now(), Queue: q.name, SequenceNumber: m.seq, MessageID: m.id(), Event: kind, Failures: m.failures, Reason: reason,
@@ -120,7 +120,7 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 	if q.closed {
 		return nil, errGone
 	}
-	if q.bytes+q.dead.held()+size > q.cfg.MaxBytes {
+	if q.bytes+q.dead.locked()+size > q.cfg.MaxBytes {
 		return nil, errFull
 	}
 	now := nowMilli()
@@ -129,7 +129,7 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 		if q.cfg.DuplicateWindow > 0 {
 			raw, _ := amqp.RawMessageID(m.properties) // read when it was parsed
 			if q.seen.before(string(raw), now, q.cfg.DuplicateWindow) {
-				q.tell(m, Duplicate, "")
+				q.report(m, Duplicate, "")
 				continue
 			}
 		}
@@ -153,14 +153,14 @@ func (q *queue) enqueue(messages []*message) ([]int64, error) {
 			q.schedule(m.expires, m.seq)
 		}
 		q.insert(m)
-		q.tell(m, Enqueued, "")
+		q.report(m, Enqueued, "")
 	}
 	q.dispatch()
 	q.arm()
 	return numbers, nil
 }
 
-func (q *queue) held() int64 {
+func (q *queue) locked() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.bytes
@@ -185,7 +185,7 @@ func (q *queue) insert(m *message) {
 }
 
 // to changes a message's state.
-func (q *queue) to(m *message, s state) {
+func (q *queue) setState(m *message, s state) {
 	q.counts[m.state]--
 	m.state = s
 	if s != gone {
@@ -225,8 +225,8 @@ func (q *queue) to(m *message, s state) {
 func (q *queue) dispatch() {
 	if q.forward != nil {
 		for m := q.nextAvailable(); m != nil; m = q.nextAvailable() {
-			q.to(m, gone)
-			q.tell(m, Forwarded, "")
+			q.setState(m, gone)
+			q.report(m, Forwarded, "")
 			q.leaving = append(q.leaving, m)
 		}
 		return
@@ -256,17 +256,17 @@ func (q *queue) deliver(o *outlet, m *message) {
 	if !o.send(m) {
 		if o.peekLock {
 			q.unlock(m)
-			q.to(m, available)
+			q.setState(m, available)
 		}
 		o.stalled = true
 		return
 	}
 	o.credit--
 	o.delivered++
-	q.tell(m, Delivered, "")
+	q.report(m, Delivered, "")
 	if !o.peekLock {
-		q.to(m, gone)
-		q.tell(m, Completed, "")
+		q.setState(m, gone)
+		q.report(m, Completed, "")
 	}
 }
 
@@ -292,11 +292,11 @@ func (q *queue) nextAvailable() *message {
 
 // lock and unlock tie a message to a token; the caller sets the state after unlock.
 func (q *queue) lock(m *message) {
-	q.to(m, locked)
+	q.setState(m, locked)
 	m.token, m.until = newToken(), nowMilli()+q.cfg.LockDuration.Milliseconds()
 	q.byToken[m.token] = m
 	if q.hasSessions() {
-		m.until = q.groupOf(m.session).until.UnixMilli() // its session's lock is its own
+		m.until = q.sessionOf(m.session).until.UnixMilli() // its session's lock is its own
 		return
 	}
 	q.linkLast(m)
@@ -377,7 +377,7 @@ func (q *queue) renew(tokens []amqp.UUID) ([]time.Time, error) {
 		until[i] = time.UnixMilli(m.until).UTC()
 		m.prev.next, m.next.prev = m.next, m.prev
 		q.linkLast(m)
-		q.tell(m, Renewed, "")
+		q.report(m, Renewed, "")
 	}
 	return until, nil
 }
@@ -406,17 +406,17 @@ func (q *queue) settle(token amqp.UUID, s settlement) error {
 	q.bytes += m.size() - before
 	switch s.kind {
 	case Completed:
-		q.to(m, gone)
-		q.tell(m, Completed, "")
+		q.setState(m, gone)
+		q.report(m, Completed, "")
 	case Deferred:
 		m.wasDeferred = true
-		q.to(m, deferred)
-		q.tell(m, Deferred, "")
+		q.setState(m, deferred)
+		q.report(m, Deferred, "")
 	case DeadLettered:
-		q.bury(m, s.reason, s.description)
+		q.deadLetter(m, s.reason, s.description)
 	case Released:
 		q.giveBack(m)
-		q.tell(m, Released, "")
+		q.report(m, Released, "")
 	default:
 		q.fail(m, Abandoned)
 	}
@@ -428,37 +428,37 @@ func (q *queue) settle(token amqp.UUID, s settlement) error {
 // giveBack makes an unlocked message what it was before it was delivered.
 func (q *queue) giveBack(m *message) {
 	if m.wasDeferred {
-		q.to(m, deferred)
+		q.setState(m, deferred)
 		return
 	}
-	q.to(m, available)
+	q.setState(m, available)
 }
 
 // fail counts a failed delivery, and buries the message when there were too many. A dead-letter queue counts none.
 func (q *queue) fail(m *message, kind EventKind) {
 	if q.kind == deadQueue {
 		q.giveBack(m)
-		q.tell(m, kind, "")
+		q.report(m, kind, "")
 		return
 	}
 	m.failures++
 	q.giveBack(m)
-	q.tell(m, kind, "")
+	q.report(m, kind, "")
 	if int(m.failures) >= q.cfg.MaxDeliveryCount {
-		q.bury(m, "MaxDeliveryCountExceeded", "Message could not be consumed after the maximum number of delivery attempts.")
+		q.deadLetter(m, "MaxDeliveryCountExceeded", "Message could not be consumed after the maximum number of delivery attempts.")
 	}
 }
 
 // bury moves an unlocked message to the dead-letter queue; within it, the message stays.
-func (q *queue) bury(m *message, reason, description string) {
+func (q *queue) deadLetter(m *message, reason, description string) {
 	if q.kind == deadQueue {
-		q.to(m, available)
+		q.setState(m, available)
 		return
 	}
-	q.to(m, gone)
+	q.setState(m, gone)
 	m.modify(amqp.Map{{Key: propertyReason, Value: reason}, {Key: propertyDescription, Value: description}})
 	m.wasDeferred, m.expires, m.deadSource = false, 0, q.name
-	q.tell(m, DeadLettered, reason)
+	q.report(m, DeadLettered, reason)
 	q.dead.receiveDead(m)
 }
 
@@ -512,13 +512,13 @@ func (q *queue) peek(seq int64, limit int, session *string) [][]byte {
 }
 
 // taken is a deferred message that was received by its number.
-type taken struct {
+type receivedDeferred struct {
 	encoded []byte
 	token   amqp.UUID
 }
 
 // take receives deferred messages by sequence number, all or none; without peekLock they are gone.
-func (q *queue) take(numbers []int64, peekLock bool) ([]taken, error) {
+func (q *queue) receiveDeferred(numbers []int64, peekLock bool) ([]receivedDeferred, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, seq := range numbers {
@@ -526,11 +526,11 @@ func (q *queue) take(numbers []int64, peekLock bool) ([]taken, error) {
 		if m == nil || m.state != deferred {
 			return nil, errNoMessage
 		}
-		if q.hasSessions() && q.groupOf(m.session).holder == nil {
+		if q.hasSessions() && q.sessionOf(m.session).holder == nil {
 			return nil, errSessionLockLost
 		}
 	}
-	list := make([]taken, len(numbers))
+	list := make([]receivedDeferred, len(numbers))
 	for i, seq := range numbers {
 		m := q.index[seq]
 		if m == nil || m.state != deferred {
@@ -539,15 +539,15 @@ func (q *queue) take(numbers []int64, peekLock bool) ([]taken, error) {
 		if peekLock {
 			q.lock(m)
 		}
-		list[i] = taken{m.encode(nil, view{locked: peekLock}), m.token}
-		q.tell(m, Delivered, "")
+		list[i] = receivedDeferred{m.encode(nil, view{locked: peekLock}), m.token}
+		q.report(m, Delivered, "")
 		if !peekLock {
-			q.to(m, gone)
-			q.tell(m, Completed, "")
+			q.setState(m, gone)
+			q.report(m, Completed, "")
 		}
 	}
 	q.arm()
-	return slices.DeleteFunc(list, func(t taken) bool { return t.encoded == nil }), nil
+	return slices.DeleteFunc(list, func(t receivedDeferred) bool { return t.encoded == nil }), nil
 }
 
 // cancel removes scheduled messages, all or none.
@@ -561,8 +561,8 @@ func (q *queue) cancel(numbers []int64) error {
 	}
 	for _, seq := range numbers {
 		if m := q.index[seq]; m != nil {
-			q.to(m, gone)
-			q.tell(m, Cancelled, "")
+			q.setState(m, gone)
+			q.report(m, Cancelled, "")
 		}
 	}
 	return nil

@@ -32,7 +32,7 @@ var (
 )
 
 // group is one session: its messages, its state and who holds it. It is forgotten when it has none of them.
-type group struct {
+type messageSession struct {
 	id string
 	// order are the sequence numbers of its messages, ascending, with some of messages that are gone; before order[cursor]
 	// nothing is available.
@@ -49,37 +49,37 @@ type group struct {
 
 // waiter is a receiver that waits for the next session that is free and has messages. granted is called with the queue locked.
 type waiter struct {
-	granted func(g *group)
+	granted func(g *messageSession)
 	timer   *time.Timer
 }
 
 func (q *queue) hasSessions() bool { return q.cfg.RequiresSession && q.kind != deadQueue }
 
 // groupOf returns the session, which is made if need be.
-func (q *queue) groupOf(id string) *group {
-	g := q.groups[id]
+func (q *queue) sessionOf(id string) *messageSession {
+	g := q.sessions[id]
 	if g == nil {
-		g = &group{id: id}
-		if q.groups == nil {
-			q.groups = map[string]*group{}
+		g = &messageSession{id: id}
+		if q.sessions == nil {
+			q.sessions = map[string]*messageSession{}
 		}
-		q.groups[id] = g
+		q.sessions[id] = g
 	}
 	return g
 }
 
 // forgetGroup drops a session that has nothing any more.
-func (q *queue) forgetGroup(g *group) {
+func (q *queue) forgetSession(g *messageSession) {
 	g.order = slices.DeleteFunc(g.order, func(seq int64) bool { return q.index[seq] == nil })
 	g.cursor = 0
 	if len(g.order) == 0 && g.state == nil && g.holder == nil {
-		delete(q.groups, g.id)
+		delete(q.sessions, g.id)
 	}
 }
 
 // sortIn puts a message into its session, or back to where it was.
 func (q *queue) sortIn(m *message) {
-	g := q.groupOf(m.session)
+	g := q.sessionOf(m.session)
 	if g.cursor > 64 && g.cursor > len(g.order)/2 {
 		g.order = slices.DeleteFunc(g.order, func(seq int64) bool { return q.index[seq] == nil })
 		g.cursor = 0
@@ -91,7 +91,7 @@ func (q *queue) sortIn(m *message) {
 	g.cursor = min(g.cursor, at)
 }
 
-func (q *queue) nextIn(g *group) *message {
+func (q *queue) nextIn(g *messageSession) *message {
 	for ; g.cursor < len(g.order); g.cursor++ {
 		if m := q.index[g.order[g.cursor]]; m != nil && m.state == available {
 			return m
@@ -134,10 +134,10 @@ func (q *queue) dispatchSessions() {
 }
 
 // nextFree is the session that nobody holds with the oldest message.
-func (q *queue) nextFree() *group {
-	var best *group
+func (q *queue) nextFree() *messageSession {
+	var best *messageSession
 	var oldest int64
-	for _, g := range q.groups {
+	for _, g := range q.sessions {
 		if g.holder != nil {
 			continue
 		}
@@ -149,13 +149,13 @@ func (q *queue) nextFree() *group {
 }
 
 // hold makes the outlet the session's holder until the lock expires.
-func (q *queue) hold(g *group, o *outlet) {
+func (q *queue) lockSession(g *messageSession, o *outlet) {
 	g.holder, o.group = o, g
 	q.outlets = append(q.outlets, o)
 	q.extend(g)
 }
 
-func (q *queue) extend(g *group) {
+func (q *queue) extend(g *messageSession) {
 	g.until = time.Now().Add(q.cfg.LockDuration)
 	if g.expiry != nil {
 		g.expiry.Stop()
@@ -167,7 +167,7 @@ func (q *queue) extend(g *group) {
 		if q.closed || g.holder != o || time.Now().Before(g.until) {
 			return
 		}
-		q.letGo(g, LockExpired)
+		q.releaseSession(g, LockExpired)
 		if o.lost != nil {
 			o.lost()
 		}
@@ -177,7 +177,7 @@ func (q *queue) extend(g *group) {
 }
 
 // letGo ends the holder's lock: what it holds is available again. An expired lock is a failed delivery, a closed link is none.
-func (q *queue) letGo(g *group, why EventKind) {
+func (q *queue) releaseSession(g *messageSession, why EventKind) {
 	o := g.holder
 	if o == nil {
 		return
@@ -195,30 +195,30 @@ func (q *queue) letGo(g *group, why EventKind) {
 			q.fail(m, LockExpired)
 		} else {
 			q.giveBack(m)
-			q.tell(m, Released, "")
+			q.report(m, Released, "")
 		}
 	}
-	q.forgetGroup(g)
+	q.forgetSession(g)
 }
 
 // acceptNamed takes a session by its id; the outlet gets its messages from now on.
-func (q *queue) acceptNamed(id string, o *outlet) (*group, *amqp.Error) {
+func (q *queue) acceptNamed(id string, o *outlet) (*messageSession, *amqp.Error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if g := q.groups[id]; g != nil && g.holder != nil {
+	if g := q.sessions[id]; g != nil && g.holder != nil {
 		return nil, errSessionTaken
 	}
-	g := q.groupOf(id)
-	q.hold(g, o)
+	g := q.sessionOf(id)
+	q.lockSession(g, o)
 	return g, nil
 }
 
 // acceptNext calls granted with a session, now or later, or expired. Both are called with the queue locked.
-func (q *queue) acceptNext(o *outlet, wait time.Duration, granted func(*group), expired func()) {
+func (q *queue) acceptNext(o *outlet, wait time.Duration, granted func(*messageSession), expired func()) {
 	q.mu.Lock()
 	defer q.release()
-	w := &waiter{granted: func(g *group) {
-		q.hold(g, o)
+	w := &waiter{granted: func(g *messageSession) {
+		q.lockSession(g, o)
 		granted(g)
 	}}
 	w.timer = time.AfterFunc(wait, func() {
@@ -244,7 +244,7 @@ func (q *queue) leave(o *outlet) {
 		q.waiters = slices.Delete(q.waiters, at, at+1)
 	}
 	if g := o.group; g != nil && g.holder == o {
-		q.letGo(g, Released)
+		q.releaseSession(g, Released)
 	}
 	q.dispatch()
 	q.arm()
@@ -253,7 +253,7 @@ func (q *queue) leave(o *outlet) {
 func (q *queue) renewSession(id string) (time.Time, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	g := q.groups[id]
+	g := q.sessions[id]
 	if g == nil || g.holder == nil {
 		return time.Time{}, errSessionLockLost
 	}
@@ -264,7 +264,7 @@ func (q *queue) renewSession(id string) (time.Time, error) {
 func (q *queue) sessionState(id string) []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if g := q.groups[id]; g != nil {
+	if g := q.sessions[id]; g != nil {
 		return g.state
 	}
 	return nil
@@ -274,7 +274,7 @@ func (q *queue) sessionState(id string) []byte {
 func (q *queue) setSessionState(id string, state []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	g := q.groupOf(id)
+	g := q.sessionOf(id)
 	if g.state == nil && len(state) > 0 && q.states >= maxStates {
 		return errFull
 	}
@@ -287,7 +287,7 @@ func (q *queue) setSessionState(id string, state []byte) error {
 		g.state = slices.Clone(state)
 		q.states++
 	}
-	q.forgetGroup(g)
+	q.forgetSession(g)
 	return nil
 }
 
@@ -296,7 +296,7 @@ func (q *queue) sessionIDs(since time.Time) []string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var ids []string
-	for id, g := range q.groups {
+	for id, g := range q.sessions {
 		switch {
 		case !since.IsZero():
 			if g.state == nil || !g.stateUpdated.After(since) {
@@ -319,7 +319,7 @@ func (q *queue) endSessions() {
 	for _, w := range q.waiters {
 		w.timer.Stop()
 	}
-	for g := range maps.Values(q.groups) {
+	for g := range maps.Values(q.sessions) {
 		if g.expiry != nil {
 			g.expiry.Stop()
 		}

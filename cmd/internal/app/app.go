@@ -17,10 +17,10 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/replicas"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/telemetry"
@@ -47,7 +47,7 @@ type Worker struct {
 	metrics  *telemetry.Metrics
 	tracing  *telemetry.Tracing
 	audit    *auditor
-	replicas *replicas.Store // nil: for itself
+	replicas *coordination.Store // nil: for itself
 	// protected is watched while the worker runs.
 	protected *guard.Protected
 	ops       net.Listener // nil: no operations port
@@ -77,10 +77,10 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		return nil, err
 	}
 	var caller consumer.Revoker = graph
-	var names *revoker.Names
+	var names *revoker.Resolver
 	if cfg.Graph.ReadUsers {
-		caller = &revoker.Careful{Revoker: graph, ProofFor: cfg.Graph.ProofFor, Protected: protected.Has, ByAccount: true}
-		names = &revoker.Names{Account: graph.Account, SkewMargin: cfg.Dedupe.SkewMargin}
+		caller = &revoker.Verifying{Revoker: graph, VerifyTimeout: cfg.Graph.VerifyTimeout, Protected: protected.Has, ByAccount: true}
+		names = &revoker.Resolver{Account: graph.Account, SkewMargin: cfg.Dedupe.SkewMargin}
 	}
 	client, sources, err := newSources(cfg)
 	if err != nil {
@@ -104,12 +104,12 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if worker.audit, err = newAuditor(cfg.Audit, client, w, log, worker.metrics); err != nil {
 		return nil, err
 	}
-	if err := worker.connectReplicas(); err != nil {
+	if err := worker.connectCoordination(); err != nil {
 		return nil, err
 	}
 	worker.consumer = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
-		MaxInHand:     cfg.Consumer.MaxInHand,
+		MaxInFlight:   cfg.Consumer.MaxInFlight,
 		Lock:          cfg.ServiceBus.LockDuration,
 		CanaryUser:    canaryUser,
 		SettleTimeout: cfg.Consumer.SettleTimeout,
@@ -123,7 +123,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 			Remember:   cfg.Dedupe.RememberFor,
 			MaxUsers:   cfg.Dedupe.MaxUsers,
 		},
-	}, consumer.Parts{
+	}, consumer.Dependencies{
 		Sources:   sources,
 		Decoder:   decoder,
 		Protected: protected,
@@ -136,14 +136,14 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 			MaxAge:          cfg.Retry.MaxAge,
 			LaggingFor:      cfg.Retry.NotFoundFor,
 		}),
-		Log:      log,
-		Metrics:  worker.metrics,
-		Health:   worker.health,
-		Trail:    worker.audit.keep(),
-		Tracer:   tracing.Tracer,
-		Names:    names,
-		Replicas: worker.replicas,
-		Pace:     worker.sharedPace(),
+		Log:         log,
+		Metrics:     worker.metrics,
+		Health:      worker.health,
+		Audit:       worker.audit.keep(),
+		Tracer:      tracing.Tracer,
+		Resolver:    names,
+		Coordinator: worker.replicas,
+		Limiter:     worker.sharedLimiter(),
 	})
 	if cfg.Ops.Address != "" {
 		if worker.ops, err = net.Listen("tcp", cfg.Ops.Address); err != nil {

@@ -13,9 +13,9 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/telemetry"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 const (
@@ -30,7 +30,7 @@ const (
 type auditor struct {
 	log     *zap.Logger
 	metrics *telemetry.Metrics
-	trail   *trail.Trail
+	file    *audit.Log
 	sender  *azservicebus.Sender
 	pending chan announcement
 	done    sync.WaitGroup
@@ -46,7 +46,7 @@ func newAuditor(cfg config.Audit, client *azservicebus.Client, stdout io.Writer,
 	a := &auditor{log: log, metrics: metrics, failing: map[string]bool{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	var err error
-	if a.trail, err = openTrail(cfg.File, cfg.KeyFile, stdout); err != nil {
+	if a.file, err = openAuditLog(cfg.File, cfg.KeyFile, stdout); err != nil {
 		return nil, err
 	}
 	if cfg.Topic != "" {
@@ -61,11 +61,11 @@ func newAuditor(cfg config.Audit, client *azservicebus.Client, stdout io.Writer,
 }
 
 // openTrail begins a chain in the file that name names, with the key in keyFile: "" is none, and name - is stdout.
-func openTrail(name, keyFile string, stdout io.Writer) (*trail.Trail, error) {
-	var key trail.Key
+func openAuditLog(name, keyFile string, stdout io.Writer) (*audit.Log, error) {
+	var key audit.Key
 	var err error
 	if keyFile != "" {
-		if key, err = trail.ReadKey(keyFile); err != nil {
+		if key, err = audit.ReadKey(keyFile); err != nil {
 			return nil, fmt.Errorf("audit.key_file: %w", err)
 		}
 	}
@@ -73,25 +73,25 @@ func openTrail(name, keyFile string, stdout io.Writer) (*trail.Trail, error) {
 	case "":
 		return nil, nil
 	case "-":
-		return trail.New(stdout, key), nil
+		return audit.New(stdout, key), nil
 	}
-	t, err := trail.Open(name, key)
+	t, err := audit.Open(name, key)
 	if err != nil {
 		return nil, fmt.Errorf("audit.file: %w", err)
 	}
 	return t, nil
 }
 
-// keep records a decision, or nothing when no trail is kept. It is safe for concurrent use, and waits for the file, not for the topic.
-func (a *auditor) keep() func(trail.Decision) {
-	if a.trail == nil && a.sender == nil {
+// keep records a decision, or nothing when no audit log is kept. It is safe for concurrent use, and waits for the file, not for the topic.
+func (a *auditor) keep() func(audit.Decision) {
+	if a.file == nil && a.sender == nil {
 		return nil
 	}
-	return func(d trail.Decision) {
-		var receipt *trail.Receipt
-		if a.trail != nil {
-			written, err := a.trail.Write(d)
-			if a.told("file", err, 1); err == nil {
+	return func(d audit.Decision) {
+		var receipt *audit.Receipt
+		if a.file != nil {
+			written, err := a.file.Write(d)
+			if a.report("file", err, 1); err == nil {
 				receipt = &written
 			}
 		}
@@ -101,13 +101,13 @@ func (a *auditor) keep() func(trail.Decision) {
 		select {
 		case a.pending <- announcement{eventType(d), d.Source, d.Reason, d.Time, decisionData{d, receipt}}:
 		default:
-			a.told("topic", fmt.Errorf("%d decisions wait to be published already; this one is dropped", maxUnpublished), 1)
+			a.report("topic", fmt.Errorf("%d decisions wait to be published already; this one is dropped", maxUnpublished), 1)
 		}
 	}
 }
 
 // told counts what could not be kept, and logs the first failure after a success and the first success after one.
-func (a *auditor) told(where string, err error, n int) {
+func (a *auditor) report(where string, err error, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -123,7 +123,7 @@ func (a *auditor) told(where string, err error, n int) {
 }
 
 // eventType is what other systems are told of a decision; "" is nothing: it is not an end, or one that another message had before.
-func eventType(d trail.Decision) string {
+func eventType(d audit.Decision) string {
 	switch d.Outcome {
 	case "revoked":
 		return "session.revoked"
@@ -147,7 +147,7 @@ func (a *auditor) publish() {
 				more = false
 			}
 		}
-		a.told("topic", a.send(batch), len(batch))
+		a.report("topic", a.send(batch), len(batch))
 	}
 }
 
@@ -166,8 +166,8 @@ type announcement struct {
 
 // decisionData is a decision with the receipt of its record: kept elsewhere, that proves the file up to there.
 type decisionData struct {
-	trail.Decision
-	Receipt *trail.Receipt `json:"receipt,omitempty"`
+	audit.Decision
+	Receipt *audit.Receipt `json:"receipt,omitempty"`
 }
 
 // announce sends at most 100 announcements.
@@ -210,7 +210,7 @@ func (a *auditor) close() {
 		defer limit.Stop()
 		a.done.Wait()
 	}
-	if a.trail != nil {
-		a.told("file", a.trail.Close(), 1)
+	if a.file != nil {
+		a.report("file", a.file.Close(), 1)
 	}
 }

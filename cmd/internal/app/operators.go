@@ -12,13 +12,13 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
+	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/trail"
 )
 
 // OperatorLog is the audit log of one operator's command: in a file beside the worker's, on the same topic, or both. One goroutine uses it.
 type OperatorLog struct {
-	trail  *trail.Trail
+	log    *audit.Log
 	client *azservicebus.Client // nil: no topic
 	sender *azservicebus.Sender
 	// pending wait to be published by Flush.
@@ -33,7 +33,7 @@ func OpenOperatorLog(ctx context.Context, cfg config.Config, stderr io.Writer) (
 	}
 	l := &OperatorLog{}
 	var err error
-	if l.trail, err = openTrail(OperatorFile(cfg.Audit.File), cfg.Audit.KeyFile, stderr); err != nil {
+	if l.log, err = openAuditLog(OperatorFile(cfg.Audit.File), cfg.Audit.KeyFile, stderr); err != nil {
 		return nil, fmt.Errorf("%w; name a file that you may write by --audit.file (-operators is put into its name), or keep no record by --audit.file= --audit.key_file=", err)
 	}
 	if cfg.Audit.Topic != "" {
@@ -71,10 +71,10 @@ func OperatorFile(name string) string {
 }
 
 // Add writes a record to the file, and keeps it for Flush.
-func (l *OperatorLog) Add(o trail.Operation) error {
-	var receipt *trail.Receipt
-	if l.trail != nil {
-		written, err := l.trail.WriteOperation(o)
+func (l *OperatorLog) Add(o audit.Operation) error {
+	var receipt *audit.Receipt
+	if l.log != nil {
+		written, err := l.log.WriteOperation(o)
 		if err != nil {
 			return err
 		}
@@ -86,19 +86,19 @@ func (l *OperatorLog) Add(o trail.Operation) error {
 			about = "operators"
 		}
 		l.pending = append(l.pending, announcement{operationType(o), about, o.Reason, o.Time, struct {
-			trail.Operation
-			Receipt *trail.Receipt `json:"receipt,omitempty"`
+			audit.Operation
+			Receipt *audit.Receipt `json:"receipt,omitempty"`
 		}{o, receipt}})
 	}
 	return nil
 }
 
 // operationType: a manual revocation of one user is told as the worker's are.
-func operationType(o trail.Operation) string {
+func operationType(o audit.Operation) string {
 	switch o.Outcome {
-	case trail.Revoked:
+	case audit.Revoked:
 		return "session.revoked"
-	case trail.NotRevoked:
+	case audit.NotRevoked:
 		return "session.revocation.failed"
 	}
 	return "operator." + strings.ReplaceAll(o.Command, " ", ".")
@@ -107,8 +107,8 @@ func operationType(o trail.Operation) string {
 // Flush puts the records on the disk, and publishes them. It is not ended by ctx, but by a limit of its own.
 func (l *OperatorLog) Flush(ctx context.Context) error {
 	var err error
-	if l.trail != nil {
-		err = l.trail.Sync()
+	if l.log != nil {
+		err = l.log.Sync()
 	}
 	for batch := range slices.Chunk(l.pending, 100) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
@@ -122,8 +122,8 @@ func (l *OperatorLog) Flush(ctx context.Context) error {
 // Close ends the chain and closes the link.
 func (l *OperatorLog) Close() error {
 	var err error
-	if l.trail != nil {
-		err = l.trail.Close()
+	if l.log != nil {
+		err = l.log.Close()
 	}
 	if l.client != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -1,0 +1,273 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/hmac"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// maxLine bounds one record, in bytes.
+const maxLine = 1 << 20
+
+// Report is what Verify found.
+type Report struct {
+	// Chains is how many processes have written, Records how many records there are, the ends of chains included.
+	Chains  int `json:"chains"`
+	Records int `json:"records"`
+	// Keyed says that a key was given, and each record's MAC checked. Unchecked is how many records carry a MAC and no key was given.
+	Keyed     bool `json:"keyed"`
+	Unchecked int  `json:"macsNotChecked,omitempty"`
+	// Receipts is how many receipts were compared with the records.
+	Receipts int `json:"receipts,omitempty"`
+	// Open are chains without an end. What their process wrote after the last record here, or what was cut off after it, cannot be told.
+	Open []OpenChain `json:"open,omitempty"`
+	// Last is the last record: chains that were taken away whole behind it cannot be missed, except by receipts.
+	Last *Receipt `json:"last,omitempty"`
+	// Problems are records that were changed, added or taken away: the first hundred.
+	Problems []string `json:"problems,omitempty"`
+	// Claim is what holds of the file if there are no problems, and no more.
+	Claim string `json:"claim"`
+}
+
+// OpenChain is a chain without an end: its process was killed, runs still, or the end was taken away.
+type OpenChain struct {
+	Chain string `json:"chain"`
+	// Last is the number of its last record here, and Time when that was written.
+	Last int       `json:"last"`
+	Time time.Time `json:"time,omitzero"`
+	// Sealed says that its last record is named by a later chain or a receipt: nothing was cut off that was there at that time.
+	Sealed bool `json:"sealed"`
+}
+
+// What holds of a file without problems.
+const (
+	claimUnkeyed = "consistent: no record was changed or taken out by somebody who did not mend the chain after it; not proof against somebody who can rewrite the file (give --key-file)"
+	claimKeyed   = "authentic: of the chains that are here, nobody without the key has changed, added or taken out a record before the last one; a closed chain is whole"
+)
+
+// maxProblems bounds what is reported.
+const maxProblems = 100
+
+func (r *Report) problem(format string, args ...any) {
+	if len(r.Problems) < maxProblems {
+		r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// Options say what the file is checked against, beside itself.
+type Options struct {
+	// Keys are the keys that its chains may have been written with; without one MACs are not checked.
+	Keys []Key
+	// Receipts were kept elsewhere; each must be of a record that is there.
+	Receipts []Receipt
+}
+
+// chain is how far a chain was read.
+type chain struct {
+	number   int
+	previous string
+	ended    bool
+	time     time.Time
+	sealed   int // the greatest number that a later chain or a receipt names
+	noMAC    bool
+	// want are the hashes that receipts name, by number.
+	want map[int]string
+}
+
+// verifier reads the lines.
+type verifier struct {
+	Options
+	report *Report
+	chains map[string]*chain
+	order  []string
+}
+
+// Verify reads an audit log, of one or several processes, and looks whether every record is as it was written, and none is missing between
+// the first and the last of its chain. Report.Claim says what that proves. The error is one of reading.
+//
+// What it cannot see, even with a key: records cut from the end of an open chain that nothing seals, and whole chains behind the last one
+// here. Receipts show both.
+func Verify(r io.Reader, options Options) (Report, error) {
+	report := Report{Keyed: len(options.Keys) > 0, Receipts: len(options.Receipts), Claim: claimUnkeyed}
+	if report.Keyed {
+		report.Claim = claimKeyed
+	}
+	v := &verifier{Options: options, report: &report, chains: map[string]*chain{}}
+	wanted := map[string]map[int]string{}
+	for _, receipt := range options.Receipts {
+		if wanted[receipt.Chain] == nil {
+			wanted[receipt.Chain] = map[int]string{}
+		}
+		if known, ok := wanted[receipt.Chain][receipt.Number]; ok && known != receipt.Hash {
+			report.problem("two receipts contradict each other about record %d of chain %s", receipt.Number, receipt.Chain)
+		}
+		wanted[receipt.Chain][receipt.Number] = receipt.Hash
+	}
+	scanner := bufio.NewScanner(r)
+	scanner.Buffer(nil, maxLine)
+	for n := 1; scanner.Scan(); n++ {
+		if len(bytes.TrimSpace(scanner.Bytes())) > 0 {
+			v.line(n, scanner.Bytes(), wanted)
+		}
+	}
+	report.Chains = len(v.chains)
+	for _, name := range v.order {
+		c := v.chains[name]
+		if c.ended {
+			continue
+		}
+		report.Open = append(report.Open, OpenChain{Chain: name, Last: c.number, Time: c.time, Sealed: c.sealed == c.number})
+	}
+	v.missing(wanted)
+	return report, scanner.Err()
+}
+
+// line checks one line.
+func (v *verifier) line(n int, text []byte, wanted map[string]map[int]string) {
+	v.report.Records++
+	written, rec, err := parse(text)
+	if err != nil {
+		v.report.problem("line %d: not a record: changed, or cut off when its process was killed", n)
+		return
+	}
+	if hashOf(written.Record) != written.Hash {
+		v.report.problem("line %d: the record was changed", n)
+	}
+	c := v.chains[rec.Chain]
+	if c == nil {
+		c = &chain{want: wanted[rec.Chain]}
+		v.chains[rec.Chain] = c
+		v.order = append(v.order, rec.Chain)
+	}
+	v.checkMAC(n, written, rec, c)
+	v.checkFollows(n, rec)
+	switch {
+	case rec.Number != c.number+1:
+		v.report.problem("line %d: record %d of chain %s follows record %d", n, rec.Number, rec.Chain, c.number)
+	case rec.Previous != c.previous:
+		v.report.problem("line %d: record %d of chain %s does not continue the one before", n, rec.Number, rec.Chain)
+	case c.ended:
+		v.report.problem("line %d: chain %s had ended before", n, rec.Chain)
+	case rec.End && rec.Count != rec.Number-1 && (rec.Count != 0 || written.MAC != ""):
+		v.report.problem("line %d: the end of chain %s counts %d records before it, and there are %d", n, rec.Chain, rec.Count, rec.Number-1)
+	}
+	if hash, ok := c.want[rec.Number]; ok {
+		if hash != written.Hash {
+			v.report.problem("line %d: record %d of chain %s is another one than its receipt names", n, rec.Number, rec.Chain)
+		}
+		delete(c.want, rec.Number)
+		c.sealed = max(c.sealed, rec.Number)
+	}
+	c.number, c.previous, c.ended = rec.Number, written.Hash, rec.End
+	switch {
+	case rec.Decision != nil:
+		c.time = rec.Decision.Time
+	case rec.Operation != nil:
+		c.time = rec.Operation.Time
+	}
+	v.report.Last = &Receipt{rec.Chain, rec.Number, written.Hash}
+}
+
+func (v *verifier) checkMAC(n int, written line, rec record, c *chain) {
+	switch {
+	case len(v.Keys) == 0:
+		if written.MAC != "" {
+			v.report.Unchecked++
+		}
+	case written.MAC == "":
+		if !c.noMAC { // once for each chain
+			v.report.problem("line %d: chain %s has records without a MAC: it was written without a key, or by somebody who does not hold it", n, rec.Chain)
+		}
+		c.noMAC = true
+	case !slices.ContainsFunc(v.Keys, func(k Key) bool { return hmac.Equal([]byte(k.mac(written.Record)), []byte(written.MAC)) }):
+		v.report.problem("line %d: the MAC of record %d of chain %s is wrong: the record was changed, or written with another key", n, rec.Number, rec.Chain)
+	}
+}
+
+// checkFollows looks for the record that was the file's last one when the chain began.
+func (v *verifier) checkFollows(n int, rec record) {
+	if rec.Follows == nil {
+		return
+	}
+	before := v.chains[rec.Follows.Chain]
+	switch {
+	case rec.Number != 1:
+		v.report.problem("line %d: record %d of chain %s names another chain's; only a first record does", n, rec.Number, rec.Chain)
+	case before == nil || before.number < rec.Follows.Number:
+		v.report.problem("line %d: chain %s began behind record %d of chain %s, which is not here: it was taken away, or is in an older file (give that first)", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
+	case before.number == rec.Follows.Number && before.previous != rec.Follows.Hash:
+		v.report.problem("line %d: chain %s began behind another record %d of chain %s than is here", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
+	default:
+		before.sealed = max(before.sealed, rec.Follows.Number)
+	}
+}
+
+// missing tells of receipts without a record.
+func (v *verifier) missing(wanted map[string]map[int]string) {
+	for _, receipt := range v.Receipts {
+		if _, ok := wanted[receipt.Chain][receipt.Number]; !ok {
+			continue
+		}
+		delete(wanted[receipt.Chain], receipt.Number)
+		v.report.problem("record %d of chain %s is missing: there is a receipt for it", receipt.Number, receipt.Chain)
+	}
+}
+
+func parse(text []byte) (line, record, error) {
+	var written line
+	var rec record
+	if err := errors.Join(json.Unmarshal(text, &written), json.Unmarshal(written.Record, &rec)); err != nil {
+		return line{}, record{}, err
+	}
+	if rec.Chain == "" || rec.Number < 1 {
+		return line{}, record{}, errors.New("no chain or number")
+	}
+	return written, rec, nil
+}
+
+// lastIn is the receipt of the last line that is a record.
+func lastIn(tail []byte) *Receipt {
+	lines := bytes.Split(tail, []byte("\n"))
+	for _, text := range slices.Backward(lines) {
+		if written, rec, err := parse(text); err == nil {
+			return &Receipt{rec.Chain, rec.Number, written.Hash}
+		}
+	}
+	return nil
+}
+
+// ReadReceipts reads receipts, one JSON object to a line: a receipt itself, or a CloudEvent that was published to audit.topic, whose data
+// holds it. Lines without one are left out.
+func ReadReceipts(r io.Reader) ([]Receipt, error) {
+	var receipts []Receipt
+	scanner := bufio.NewScanner(r)
+	scanner.Buffer(nil, maxLine)
+	for n := 1; scanner.Scan(); n++ {
+		if len(bytes.TrimSpace(scanner.Bytes())) == 0 {
+			continue
+		}
+		var l struct {
+			Receipt
+			Data struct {
+				Receipt *Receipt `json:"receipt"`
+			} `json:"data"`
+		}
+		if err := json.Unmarshal(scanner.Bytes(), &l); err != nil {
+			return nil, fmt.Errorf("line %d is not a JSON object", n)
+		}
+		one := l.Receipt
+		if l.Data.Receipt != nil {
+			one = *l.Data.Receipt
+		}
+		if one.Chain != "" && one.Number > 0 && one.Hash != "" {
+			receipts = append(receipts, one)
+		}
+	}
+	return receipts, scanner.Err()
+}

@@ -1,0 +1,158 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/coordination"
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
+)
+
+// newRedis makes the Redis client that the configuration asks for. It dials nothing yet.
+func newRedis(cfg config.Config) (redis.UniversalClient, error) {
+	r := cfg.Redis
+	options := &redis.UniversalOptions{
+		Addrs:         r.Addresses,
+		IsClusterMode: r.Cluster,
+		MasterName:    r.SentinelMaster,
+		Username:      r.Username,
+		Password:      r.Password,
+		DialTimeout:   r.Timeout, ReadTimeout: r.Timeout, WriteTimeout: r.Timeout, PoolTimeout: r.Timeout,
+		ContextTimeoutEnabled: true,
+		// A second try would only make the call wait longer; the next call asks again.
+		MaxRetries:      -1,
+		DialerRetries:   1,
+		PoolSize:        max(4, cfg.Consumer.Concurrency),
+		DisableIdentity: true, // an ACL user may lack CLIENT SETINFO
+	}
+	if r.TLS {
+		options.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		if r.CAFile != "" {
+			pem, err := os.ReadFile(r.CAFile)
+			if err != nil {
+				return nil, fmt.Errorf("redis.ca_file: %w", err)
+			}
+			options.TLSConfig.RootCAs = x509.NewCertPool()
+			if !options.TLSConfig.RootCAs.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("redis.ca_file: %s holds no certificate in PEM", r.CAFile)
+			}
+		}
+	}
+	redis.SetLogger(quiet{})
+	return redis.NewUniversalClient(options), nil
+}
+
+// quiet keeps the library from writing to standard error; our own lines say what matters.
+type quiet struct{}
+
+// Printf writes nothing.
+func (quiet) Printf(context.Context, string, ...any) {}
+
+// connectReplicas makes the store that replicas share. A dry run has none: it never writes.
+func (w *Worker) connectCoordination() error {
+	cfg := w.cfg
+	if !cfg.Redis.Used() || cfg.Consumer.DryRun {
+		return nil
+	}
+	client, err := newRedis(cfg)
+	if err != nil {
+		return err
+	}
+	for _, o := range coordination.Observations() {
+		w.metrics.Replicas.WithLabelValues(string(o))
+	}
+	w.replicas = newStore(cfg, client, scope(cfg), func(o coordination.Observation) { w.metrics.Replicas.WithLabelValues(string(o)).Inc() }, w.redisChanged)
+	return nil
+}
+
+// CheckRedis says whether Redis can be used as replicas use it. It touches nothing of theirs.
+func CheckRedis(ctx context.Context, cfg config.Config) error {
+	client, err := newRedis(cfg)
+	if err != nil {
+		return err
+	}
+	var told error
+	store := newStore(cfg, client, append(scope(cfg), "doctor"), func(coordination.Observation) {}, func(err error) { told = err })
+	defer store.Close()
+	lease, _, taken := store.Lease(ctx, "session-revoker-doctor", nil)
+	if taken {
+		return nil // somebody else checks at the same time
+	}
+	lease.End(ctx, dedupe.Verdict{})
+	if _, added, _ := store.Reserve(ctx, "", "session-revoker-doctor", 1, time.Second); added {
+		store.Refund(ctx, "", "session-revoker-doctor")
+	}
+	store.MayAsk(ctx, "session-revoker-doctor", time.Second)
+	pace := store.NewLimiter("session-revoker-doctor", 1)
+	pace.Try(ctx)
+	return told
+}
+
+// newStore makes the store that replicas share.
+func newStore(cfg config.Config, client redis.UniversalClient, scope []string, observe func(coordination.Observation), changed func(error)) *coordination.Store {
+	return coordination.New(coordination.Config{
+		Client:     client,
+		Scope:      scope,
+		Timeout:    cfg.Redis.Timeout,
+		LeaseFor:   leaseFor(cfg),
+		Remember:   max(cfg.Dedupe.RememberFor, cfg.Dedupe.Window), // as the ledger does
+		SkewMargin: cfg.Dedupe.SkewMargin,
+		Observe:    observe,
+		Changed:    changed,
+	})
+}
+
+// leaseFor is longer than an attempt takes from the lease to its end: the user's read, the call, and the reads that verify the effect, the last of which may
+// begin when graph.verify_timeout has passed; beside them two exchanges with Redis, and time for a busy machine.
+func leaseFor(cfg config.Config) time.Duration {
+	attempt := cfg.Graph.Timeout
+	if cfg.Graph.ReadUsers {
+		attempt += cfg.Graph.Timeout
+	}
+	if cfg.Graph.VerifyTimeout > 0 {
+		attempt += cfg.Graph.VerifyTimeout + cfg.Graph.Timeout
+	}
+	return attempt + 2*cfg.Redis.Timeout + 5*time.Second
+}
+
+// scope is the cloud, the tenant and the Graph root, by which workers are kept apart that share one Redis.
+func scope(cfg config.Config) []string {
+	root := cfg.Cloud().GraphRoot
+	if u, err := url.Parse(root); err == nil {
+		root = u.Host + u.Path
+	}
+	return []string{cfg.Graph.CloudName, cfg.Graph.TenantID, root}
+}
+
+func (w *Worker) redisChanged(err error) {
+	if err == nil {
+		w.metrics.RedisUp.Set(1)
+		w.log.Info("Redis answers: replicas act as one")
+		return
+	}
+	w.metrics.RedisUp.Set(0)
+	w.log.Warn("Redis does not answer; work goes on without it: users may be called for by several replicas, and the quota is not shared", zap.Error(err))
+}
+
+// sharedPace is the pace of all replicas of the application; nil when it is not shared.
+func (w *Worker) sharedLimiter() *coordination.Limiter {
+	if w.replicas == nil || !w.cfg.Redis.ShareRateLimit {
+		return nil
+	}
+	// Graph counts by application and tenant (https://learn.microsoft.com/graph/throttling).
+	app := w.cfg.Graph.ClientID
+	if app == "" {
+		app = os.Getenv("AZURE_CLIENT_ID")
+	}
+	return w.replicas.NewLimiter(app, w.cfg.Consumer.Concurrency+dispatch.MaxLate)
+}

@@ -1,0 +1,181 @@
+package consumer_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+)
+
+// sendUnknown sends events about people whom Graph does not know; the number makes the message id too.
+func (w *world) sendUnknown(prefix string, numbers ...int) {
+	w.t.Helper()
+	for _, n := range numbers {
+		m := about(graph.User{ID: fmt.Sprintf("0a5bd9b6-4a5c-4ee1-9a7e-%012d", n)})
+		id := fmt.Sprintf("%s%d", prefix, n)
+		m.MessageID = &id
+		w.send(m)
+	}
+}
+
+func TestAStormAboutOneUserCostsOneCallNowAndOnePerWindow(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.run()
+		for i := range 120 { // two minutes, an event every second
+			m, id := about(ada), fmt.Sprintf("storm%d", i)
+			m.MessageID = &id
+			w.send(m)
+			time.Sleep(time.Second)
+		}
+		w.settled(5 * time.Minute)
+		calls := w.graph.CallsFor(ada.ID)
+		if len(calls) > 4 {
+			t.Errorf("%d calls in two minutes, want one now and one per window", len(calls))
+		}
+		if last := calls[len(calls)-1].Start; time.Since(last) > 5*time.Minute {
+			t.Errorf("the last event was not called for")
+		}
+		w.wantDead(nil)
+	})
+}
+
+func TestAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.run()
+		for i := range 20 {
+			m := named("nobody@contoso.com")
+			id := fmt.Sprintf("storm%d", i)
+			m.MessageID = &id
+			w.send(m)
+			time.Sleep(time.Second)
+		}
+		w.settled(10 * time.Minute)
+		dead, count := w.dead(), 0
+		for _, letter := range dead {
+			n := 0
+			_, _ = fmt.Sscan(fmt.Sprint(letter.ApplicationProperties[deadletter.PropertySupersededCount]), &n)
+			count += 1 + n
+		}
+		if len(dead) == 0 || len(dead) > 2 || count != 20 {
+			t.Errorf("%d dead letters that stand for %d messages, want 20 in one or two", len(dead), count)
+		}
+	})
+}
+
+func TestAThousandUnknownUsersDoNotHoldUpAStolenDevice(t *testing.T) {
+	inBubble(t, settings{maxInFlight: 16}, func(t *testing.T, w *world) {
+		for i := range 1000 {
+			w.sendUnknown("u", i)
+		}
+		w.send(about(ada))
+		w.run()
+		start := time.Now()
+		for {
+			if _, done := w.graph.Revoked(ada.ID); done {
+				break
+			}
+			if time.Since(start) > 10*time.Minute {
+				t.Fatal("the stolen device still waits after 10 minutes")
+			}
+			time.Sleep(time.Second)
+		}
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("the stolen device waited %v behind people whom Graph does not know", took)
+		}
+		w.settled(10 * time.Minute)
+	})
+}
+
+func TestALoneEventSurvivesAnOutageOfHalfAnHour(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		up := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(30 * time.Minute)
+		up()
+		w.settled(2 * time.Minute)
+		w.wantRevoked(ada)
+		w.wantDead(nil)
+	})
+}
+
+func TestARetryAfterOfADayIsProbed(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "86400"})
+		w.send(about(ada), about(grace))
+		w.run()
+		time.Sleep(5 * time.Minute)
+		if w.health.Problems()[consumer.PartGraph] == "" || len(w.graph.Calls()) > 3 {
+			t.Errorf("problems %v after %d calls, want the breaker open after those that began together", w.health.Problems(), len(w.graph.Calls()))
+		}
+		w.settled(6 * time.Minute)
+		w.wantRevoked(ada, grace)
+	})
+}
+
+func TestAllLocksLostWhileTheBreakerIsOpen(t *testing.T) {
+	inBubble(t, settings{lock: 20 * time.Second}, func(t *testing.T, w *world) {
+		up := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
+		w.send(about(ada), about(grace), about(alan))
+		w.run()
+		time.Sleep(2 * time.Minute)
+		w.broker.CloseConnections()
+		time.Sleep(5 * time.Minute)
+		up()
+		w.settled(5 * time.Minute)
+		w.wantRevoked(ada, grace, alan)
+		w.wantDead(nil)
+	})
+}
+
+func TestTheMostUrgentInHandIsCalledFirst(t *testing.T) {
+	inBubble(t, settings{concurrency: 1}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Count: 1, User: alan.ID, Status: http.StatusTooManyRequests, RetryAfter: "30"})
+		w.send(about(alan))
+		w.run()
+		w.settled(time.Minute)
+		w.graph.Inject(graph.Fault{Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "30"})
+		for i, m := range []string{
+			fmt.Sprintf(`{"type":"user.offboarded","userId":%q}`, ada.ID),
+			fmt.Sprintf(`{"type":"device.stolen","userId":%q}`, grace.ID),
+		} {
+			message := about(ada)
+			message.Body = []byte(m)
+			id := fmt.Sprintf("urgent%d", i)
+			message.MessageID = &id
+			w.send(message)
+		}
+		w.settled(5 * time.Minute)
+		var order []string
+		for _, call := range w.graph.Calls() {
+			if call.Revoked && call.UserID != alan.ID {
+				order = append(order, call.UserID)
+			}
+		}
+		if !slices.Equal(order, []string{grace.ID, ada.ID}) {
+			t.Errorf("revoked in the order %v, want the stolen device (%s) before the leaver", order, grace.ID)
+		}
+	})
+}
+
+// The naive breaker takes the lone 403 for everyone's, and receives nobody else.
+func TestOneUsersOwn403InAQuietNightStopsNobody(t *testing.T) {
+	inBubble(t, settings{}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Status: http.StatusForbidden, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
+		w.send(about(ada))
+		w.run()
+		time.Sleep(10 * time.Minute)
+		m, id := about(grace), "later"
+		m.MessageID = &id
+		w.send(m)
+		time.Sleep(30 * time.Second)
+		w.wantRevoked(grace)
+		w.settled(3 * time.Hour)
+		w.wantDead(map[string]string{"m0": "Forbidden"})
+	})
+}

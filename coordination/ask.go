@@ -1,0 +1,31 @@
+package coordination
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// askScript lets the first who asks do something, and then nobody for a while. A key without an end, or with one that is further away, is nobody's.
+// ARGV: who asks, for how long (ms).
+var askScript = redis.NewScript(`
+	local left = redis.call('PTTL', KEYS[1])
+	local may = 0
+	if left == -2 then may = 1 elseif left == -1 or left > tonumber(ARGV[2]) then may = 2 end
+	if may > 0 then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+	return may`)
+
+// MayAsk says whether this replica may do what all replicas together do at most once within every, which is a millisecond at least. ok is false when Redis
+// does not answer: then the caller decides by a rule of its own.
+func (s *Store) MayAsk(ctx context.Context, what string, every time.Duration) (may, ok bool) {
+	answer, err := s.run(ctx, askScript, []string{s.prefix + "ask:{" + fingerprint(what) + "}"}, s.id, max(1, every.Milliseconds()))
+	if err != nil {
+		s.cfg.Observe(Away)
+		return false, false
+	}
+	if answer == int64(2) {
+		s.cfg.Observe(Endless)
+	}
+	return answer != int64(0), true
+}

@@ -1,0 +1,363 @@
+package coordination
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/session-revoker/session-revoker/dedupe"
+)
+
+// micros is a time as verdicts hold it.
+func micros(at time.Time) string { return fmt.Sprint(at.UnixMicro()) }
+
+func TestALeaseWithoutAnEndIsTakenOver(t *testing.T) {
+	for name, leave := range map[string]func(ctx context.Context, client *redis.Client, key string) error{
+		"for ever": func(ctx context.Context, client *redis.Client, key string) error {
+			return client.Set(ctx, key, "x", 0).Err()
+		},
+		"for too long": func(ctx context.Context, client *redis.Client, key string) error {
+			return client.Set(ctx, key, "x", time.Hour).Err()
+		},
+		"of another type": func(ctx context.Context, client *redis.Client, key string) error {
+			return client.RPush(ctx, key, "x").Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachRedis(t, func(t *testing.T, client *redis.Client) {
+				s, seen := newStore(client, "contoso")
+				_, key := s.userKeys(ada)
+				if err := leave(t.Context(), client, key); err != nil {
+					t.Fatal(err)
+				}
+				if _, taken := s.Look(t.Context(), ada, nil); taken {
+					t.Error("a lease without an end holds a call")
+				}
+				lease, _, taken := s.Lease(t.Context(), ada, nil)
+				if taken || seen.of(Endless) != 1 || seen.of(Granted) != 1 {
+					t.Fatalf("taken %v, counted %v", taken, seen.counts)
+				}
+				if left := client.PTTL(t.Context(), key).Val(); left <= 0 || left > time.Minute {
+					t.Errorf("the lease that was taken over lasts %s", left)
+				}
+				if other, _ := newStore(client, "contoso"); !taken {
+					if _, _, taken := other.Lease(t.Context(), ada, nil); !taken {
+						t.Error("two replicas hold the lease")
+					}
+				}
+				lease.End(t.Context(), dedupe.Verdict{})
+				if seen.of(Lost) != 0 || client.Exists(t.Context(), key).Val() != 0 {
+					t.Errorf("the lease was not given back: counted %v", seen.counts)
+				}
+			})
+		})
+	}
+}
+
+func TestLeasesOfOthersAreInTheWayForAsLongAsOneLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := miniredis.NewMiniRedis()
+		server.ClockTTL(true)
+		s, seen := newStore(pipe(t, server), "contoso")
+		_, key := s.userKeys(ada)
+		held := func() { // by somebody who takes it again and again
+			if err := server.Set(key, "x"); err != nil {
+				t.Fatal(err)
+			}
+			server.SetTTL(key, 30*time.Second)
+		}
+		var wait Wait
+		for round := range 2 {
+			began := time.Now()
+			for time.Since(began) < time.Hour {
+				held()
+				lease, _, taken := s.Lease(t.Context(), ada, &wait)
+				if !taken {
+					held()
+					lease.End(t.Context(), success(time.Now(), int64(round))) // which leaves the lease alone
+					break
+				}
+				if left := wait.Left(); left <= 0 || left > time.Minute {
+					t.Fatalf("%s left to wait", left)
+				}
+				time.Sleep(min(time.Second, wait.Left()))
+			}
+			if waited := time.Since(began); waited != time.Minute {
+				t.Errorf("waited %s for leases that last a minute", waited)
+			}
+			if seen.of(Overdue) != round+1 || seen.of(Lost) != 0 || !server.Exists(key) {
+				t.Errorf("counted %v", seen.counts)
+			}
+		}
+		// Once granted, a wait begins anew.
+		server.Del(key)
+		lease, _, _ := s.Lease(t.Context(), ada, &wait)
+		lease.End(t.Context(), dedupe.Verdict{})
+		time.Sleep(time.Hour)
+		held()
+		if _, _, taken := s.Lease(t.Context(), ada, &wait); !taken {
+			t.Error("an old wait counts for a new lease")
+		}
+	})
+}
+
+func TestAVerdictThatNobodyCanHaveWrittenIsIgnoredAndReplaced(t *testing.T) {
+	moment := now()
+	filetimeZero := time.Date(1601, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, c := range map[string]struct {
+		fields []any
+		want   Observation
+	}{
+		"from 1601":                   {[]any{"start", micros(filetimeZero)}, Stale},
+		"covers until 1601":           {[]any{"start", micros(moment), "covers", micros(filetimeZero), "sequence", "1"}, Stale},
+		"from 1970":                   {[]any{"start", "0", "covers", "0", "entity", "events", "sequence", "1"}, Stale},
+		"negative":                    {[]any{"start", "-1", "covers", "-1", "sequence", "-1"}, Stale},
+		"older than any that is kept": {[]any{"start", micros(moment.Add(-time.Hour - time.Minute - 2*margin)), "covers", micros(moment.Add(-2 * time.Hour)), "sequence", "1"}, Stale},
+		"in an hour":                  {[]any{"start", micros(moment.Add(time.Hour)), "covers", micros(moment), "sequence", "1"}, Future},
+		"at the end of time":          {[]any{"start", "9223372036854775807"}, Future},
+		"covers what comes after it":  {[]any{"start", micros(moment), "covers", micros(moment.Add(time.Second)), "sequence", "1"}, Implausible},
+		"no number":                   {[]any{"start", "nan", "covers", "nan"}, Unreadable},
+		"without end":                 {[]any{"start", "inf"}, Unreadable},
+		"hexadecimal":                 {[]any{"start", "0x10"}, Unreadable},
+		"an entity of 1 MB":           {[]any{"start", micros(moment), "covers", micros(moment.Add(-margin)), "entity", strings.Repeat("x", 1<<20), "sequence", "1"}, Unreadable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachRedis(t, func(t *testing.T, client *redis.Client) {
+				s, seen := newStore(client, "contoso")
+				key, _ := s.userKeys(ada)
+				if err := client.HSet(t.Context(), key, c.fields...).Err(); err != nil {
+					t.Fatal(err)
+				}
+				lease, known, taken := s.Lease(t.Context(), ada, nil)
+				if taken || !known.Start.IsZero() || !known.Covers.IsZero() || seen.of(c.want) != 1 {
+					t.Fatalf("taken %v, known %+v, counted %v", taken, known, seen.counts)
+				}
+				honest := success(now(), 2)
+				lease.End(t.Context(), honest)
+				if known, _ := s.Look(t.Context(), ada, nil); !same(known, honest) {
+					t.Errorf("known %+v, want %+v; counted %v", known, honest, seen.counts)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatWasCoveredLongAgoIsForgottenAndWhatFollowedIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := miniredis.NewMiniRedis()
+		server.ClockTTL(true)
+		s, seen := newStore(pipe(t, server), "contoso")
+		first := success(now(), 1)
+		lease, _, _ := s.Lease(t.Context(), ada, nil)
+		lease.End(t.Context(), first)
+		var last dedupe.Verdict
+		for range 4 {
+			time.Sleep(50 * time.Minute)
+			last = dedupe.Verdict{Start: now()}
+			lease, known, _ := s.Lease(t.Context(), ada, nil)
+			if known.Start.IsZero() {
+				t.Fatalf("an honest verdict is not believed: counted %v", seen.counts)
+			}
+			lease.End(t.Context(), last)
+		}
+		if known, _ := s.Look(t.Context(), ada, nil); !same(known, last) || seen.of(Stale) != 0 {
+			t.Errorf("known %+v, want %+v; counted %v", known, last, seen.counts)
+		}
+	})
+}
+
+func TestAKeyOfAnotherTypeIsNobodysTroubleButItsOwn(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		s, seen := newStore(client, "contoso")
+		verdict, lease := s.userKeys(ada)
+		limiter := s.NewLimiter("app", 8)
+		for _, key := range []string{verdict, lease, s.guardKey("device.lost"), s.prefix + "ask:{" + fingerprint("canary") + "}", limiter.key} {
+			client.Del(t.Context(), key)
+			if err := client.RPush(t.Context(), key, "x").Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		client.Del(t.Context(), lease)
+		held, known, taken := s.Lease(t.Context(), ada, nil)
+		if taken || !known.Start.IsZero() || seen.of(Unreadable) != 1 {
+			t.Fatalf("taken %v, known %+v, counted %v", taken, known, seen.counts)
+		}
+		client.Del(t.Context(), lease)
+		client.RPush(t.Context(), lease, "x")
+		held.End(t.Context(), success(now(), 1))
+		if known, _ := s.Look(t.Context(), ada, nil); known.Sequence != 1 {
+			t.Errorf("the verdict was not told: %+v", known)
+		}
+		if may, added, total := s.Reserve(t.Context(), "device.lost", ada, 5, time.Hour); !may || !added || total != 1 {
+			t.Errorf("may %v, added %v, total %d", may, added, total)
+		}
+		if may, ok := s.MayAsk(t.Context(), "canary", 5*time.Second); !may || !ok {
+			t.Errorf("may %v, ok %v", may, ok)
+		}
+		if len(begin(t, limiter, 2)) != 2 {
+			t.Error("nobody may call")
+		}
+		if seen.of(Away) != 0 || len(seen.states) != 1 || !seen.states[0] {
+			t.Errorf("somebody's value is taken for Redis being away: counted %v, told %v", seen.counts, seen.states)
+		}
+	})
+}
+
+func TestOnlyOneReplicaMayAskWithinTheTime(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		a, _ := newStore(client, "contoso")
+		b, seen := newStore(client, "contoso")
+		if may, ok := a.MayAsk(t.Context(), "canary", time.Hour); !may || !ok {
+			t.Fatalf("may %v, ok %v", may, ok)
+		}
+		for _, s := range []*Store{a, b} {
+			if may, ok := s.MayAsk(t.Context(), "canary", time.Hour); may || !ok {
+				t.Fatalf("again: may %v, ok %v", may, ok)
+			}
+		}
+		if may, _ := b.MayAsk(t.Context(), "something else", time.Hour); !may {
+			t.Error("one purpose holds another")
+		}
+		key := a.prefix + "ask:{" + fingerprint("canary") + "}"
+		for _, endless := range []time.Duration{0, 2 * time.Hour} {
+			if err := client.Set(t.Context(), key, "x", endless).Err(); err != nil {
+				t.Fatal(err)
+			}
+			if may, ok := b.MayAsk(t.Context(), "canary", time.Hour); !may || !ok {
+				t.Errorf("a key that lasts %s holds everybody", endless)
+			}
+		}
+		if seen.of(Endless) != 2 {
+			t.Errorf("counted %v", seen.counts)
+		}
+	})
+}
+
+func TestWithoutRedisTheCallerDecidesWhetherToAsk(t *testing.T) {
+	server := miniredis.RunT(t)
+	s, seen := newStore(dial(t, server.Addr()), "contoso")
+	server.Close()
+	if may, ok := s.MayAsk(t.Context(), "canary", time.Second); may || ok || seen.of(Away) != 1 {
+		t.Errorf("may %v, ok %v, counted %v", may, ok, seen.counts)
+	}
+	if may, added, total := s.Reserve(t.Context(), "device.lost", ada, 1, time.Hour); !may || added || total != 0 {
+		t.Errorf("may %v, added %v, total %d", may, added, total)
+	}
+	s.Refund(t.Context(), "device.lost", ada)
+	if seen.of(Away) != 3 {
+		t.Errorf("counted %v", seen.counts)
+	}
+}
+
+func TestAfterTheTimeAnotherMayAsk(t *testing.T) {
+	server := miniredis.RunT(t)
+	s, _ := newStore(dial(t, server.Addr()), "contoso")
+	s.MayAsk(t.Context(), "canary", 5*time.Second)
+	server.FastForward(5 * time.Second)
+	if may, _ := s.MayAsk(t.Context(), "canary", 5*time.Second); !may {
+		t.Error("nobody may ask any more")
+	}
+}
+
+// FuzzForeign: whatever lies in Redis under any key, of whatever type and with whatever expiry, nothing panics, Redis is not taken for away, no call waits for
+// longer than a lease, the guard's window and a request's time pass, and what was ignored is counted.
+func FuzzForeign(f *testing.F) {
+	const kinds = 8
+	moment := time.Now()
+	for kind := range byte(kinds) {
+		for _, text := range []string{"", "x", "-1", "inf", "nan", "1e300", micros(moment), micros(moment.Add(time.Hour)), `{"Pace":{"Careful":true,"UnderWay":4096}}`, "\x00\xff", strings.Repeat("9", 2000)} {
+			for _, life := range []int64{0, 30_000, 1 << 40} {
+				f.Add(kind, text, text, life)
+			}
+		}
+	}
+	server := miniredis.RunT(f)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
+	f.Cleanup(func() { _ = client.Close() })
+	f.Fuzz(func(t *testing.T, kind byte, text, more string, life int64) {
+		ctx := t.Context()
+		server.FlushAll()
+		at := time.Now()
+		server.SetTime(at)
+		s, seen := newStore(client, "contoso")
+		limiter := s.NewLimiter("app", 8)
+		verdict, lease := s.userKeys(ada)
+		keys := []string{verdict, lease, s.guardKey("k"), s.prefix + "ask:{" + fingerprint("canary") + "}", limiter.key}
+		for _, key := range keys {
+			switch kind % kinds {
+			case 0:
+				client.Set(ctx, key, text, 0)
+			case 1:
+				client.HSet(ctx, key, "start", text, "covers", more, "entity", text, "sequence", more)
+			case 2:
+				client.HSet(ctx, key, "start", micros(at), "covers", more, "entity", text, "sequence", "1")
+			case 3:
+				client.RPush(ctx, key, text, more)
+			case 4:
+				client.SAdd(ctx, key, text, more)
+			case 5:
+				var score float64
+				_, _ = fmt.Sscan(text, &score)
+				client.ZAdd(ctx, key, redis.Z{Score: score, Member: more})
+			case 6:
+				client.ZAdd(ctx, key, redis.Z{Score: float64(at.UnixMilli()), Member: text}, redis.Z{Score: float64(at.Add(100 * time.Hour).UnixMilli()), Member: more})
+			case 7:
+				client.HSet(ctx, key, text, more)
+			}
+			if life > 0 {
+				client.PExpire(ctx, key, time.Duration(min(life, 1<<40))*time.Millisecond)
+			}
+		}
+
+		var wait Wait
+		held, known, taken := s.Lease(ctx, ada, &wait)
+		if latest := time.Now().Add(margin + time.Second); known.Start.After(latest) || known.Covers.After(known.Start) || !known.Start.IsZero() && known.Start.Before(at.Add(-2*time.Hour)) {
+			t.Fatalf("believed %+v", known)
+		}
+		if left := wait.Left(); taken && left > time.Minute {
+			t.Fatalf("waits %s", left)
+		}
+		if taken {
+			wait.until = time.Now() // a lease later
+			if held, _, taken = s.Lease(ctx, ada, &wait); taken || seen.of(Overdue) != 1 {
+				t.Fatalf("waits for ever: counted %v", seen.counts)
+			}
+		}
+		honest := success(now(), 7)
+		held.End(ctx, honest)
+		if known, _ := s.Look(ctx, ada, nil); known.Start.Before(honest.Start) {
+			t.Fatalf("what was decided is not told: %+v", known)
+		}
+		s.Reserve(ctx, "k", ada, 1, time.Hour)
+		may, ok := s.MayAsk(ctx, "canary", 5*time.Second)
+		if !ok {
+			t.Fatal("Redis is taken for away")
+		}
+		begin(t, limiter, 1)
+
+		server.SetTime(at.Add(time.Hour + time.Millisecond))
+		server.FastForward(time.Hour)
+		if again, _ := s.MayAsk(ctx, "canary", 5*time.Second); !again {
+			t.Fatalf("nobody may ask after %v", may)
+		}
+		if may, _, _ := s.Reserve(ctx, "k", ada, 1, time.Hour); !may {
+			t.Fatal("the guard holds everybody for longer than its window")
+		}
+		if seen.of(Away) != 0 || len(seen.states) != 1 || !seen.states[0] {
+			t.Fatalf("somebody's value is taken for Redis being away: counted %v, told %v", seen.counts, seen.states)
+		}
+		ignored := 0
+		for _, o := range []Observation{Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, Pacing} {
+			ignored += seen.of(o)
+		}
+		if ignored == 0 && (life == 0 || life > 3_600_000) {
+			t.Fatalf("nothing of it is counted: %v", seen.counts)
+		}
+	})
+}

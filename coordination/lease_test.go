@@ -1,0 +1,237 @@
+package coordination
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/session-revoker/session-revoker/dedupe"
+)
+
+const (
+	ada    = "ada@contoso.com"
+	margin = 5 * time.Second
+)
+
+// observed counts what a Store tells.
+type observed struct {
+	mu     sync.Mutex
+	counts map[Observation]int
+	states []bool // Redis answers, or not
+}
+
+func (o *observed) of(what Observation) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.counts[what]
+}
+
+// newStore is a replica's Store of a tenant.
+func newStore(client *redis.Client, tenant string) (*Store, *observed) {
+	seen := &observed{counts: map[Observation]int{}}
+	return New(Config{
+		Client: client, Scope: []string{"global", tenant, "graph.microsoft.com"}, Timeout: 5 * time.Second,
+		LeaseFor: time.Minute, Remember: time.Hour, SkewMargin: margin,
+		Observe: func(o Observation) {
+			seen.mu.Lock()
+			defer seen.mu.Unlock()
+			seen.counts[o]++
+		},
+		Changed: func(err error) { seen.states = append(seen.states, err == nil) },
+	}), seen
+}
+
+// now is rounded as Redis keeps times.
+func now() time.Time { return time.Now().Truncate(time.Microsecond) }
+
+func success(start time.Time, sequence int64) dedupe.Verdict {
+	return dedupe.Verdict{Start: start, Covers: start.Add(-margin), Entity: "events", Sequence: sequence}
+}
+
+func same(a, b dedupe.Verdict) bool {
+	return a.Start.Equal(b.Start) && a.Covers.Equal(b.Covers) && a.Entity == b.Entity && a.Sequence == b.Sequence
+}
+
+func TestOneReplicaAtATimeCallsForAUser(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		a, _ := newStore(client, "contoso")
+		b, seen := newStore(client, "contoso")
+		first, known, taken := a.Lease(t.Context(), ada, nil)
+		if taken || !known.Start.IsZero() {
+			t.Fatalf("first lease: taken %v, known %v", taken, known)
+		}
+		if _, _, taken := b.Lease(t.Context(), ada, nil); !taken {
+			t.Fatal("two replicas hold the lease")
+		}
+		if _, _, taken := b.Lease(t.Context(), "bob@contoso.com", nil); taken {
+			t.Fatal("the lease of one user is that of another")
+		}
+		verdict := success(now(), 7)
+		first.End(t.Context(), verdict)
+		if known, taken := b.Look(t.Context(), ada, nil); taken || !same(known, verdict) {
+			t.Fatalf("after the call: taken %v, known %+v, want %+v", taken, known, verdict)
+		}
+		if _, known, taken := b.Lease(t.Context(), ada, nil); taken || !same(known, verdict) {
+			t.Fatalf("second lease: taken %v, known %+v", taken, known)
+		}
+		if seen.of(Taken) != 1 || seen.of(Granted) != 2 {
+			t.Fatalf("counted %v", seen.counts)
+		}
+	})
+}
+
+func TestALeaseThatEndedEarlyIsCountedAndNotTakenFromItsNewHolder(t *testing.T) {
+	server := miniredis.RunT(t)
+	a, seen := newStore(dial(t, server.Addr()), "contoso")
+	b, _ := newStore(dial(t, server.Addr()), "contoso")
+	late, _, _ := a.Lease(t.Context(), ada, nil)
+	server.FastForward(time.Minute)
+	if _, _, taken := b.Lease(t.Context(), ada, nil); taken {
+		t.Fatal("a lease does not expire")
+	}
+	late.End(t.Context(), dedupe.Verdict{})
+	if seen.of(Lost) != 1 {
+		t.Fatalf("counted %v", seen.counts)
+	}
+	if _, taken := a.Look(t.Context(), ada, nil); !taken {
+		t.Fatal("the late end of a lease took it from its new holder")
+	}
+}
+
+func TestAnOlderWriteNeverOverwritesANewerSuccess(t *testing.T) {
+	at := now().Add(-time.Minute)
+	older, newer, failure := success(at, 1), success(at.Add(10*time.Second), 2), dedupe.Verdict{Start: at.Add(20 * time.Second)}
+	failedLater := newer
+	failedLater.Start = failure.Start // the window counts from there; what was covered stays so
+	for name, c := range map[string]struct {
+		writes []dedupe.Verdict
+		want   dedupe.Verdict
+	}{
+		"in order":                {[]dedupe.Verdict{older, newer}, newer},
+		"out of order":            {[]dedupe.Verdict{newer, older}, newer},
+		"failure after success":   {[]dedupe.Verdict{newer, failure}, failedLater},
+		"failure before success":  {[]dedupe.Verdict{failure, newer}, failedLater},
+		"nothing after a success": {[]dedupe.Verdict{newer, {}}, newer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachRedis(t, func(t *testing.T, client *redis.Client) {
+				s, _ := newStore(client, "contoso")
+				for _, v := range c.writes {
+					lease, _, _ := s.Lease(t.Context(), ada, nil)
+					lease.End(t.Context(), v)
+				}
+				if known, _ := s.Look(t.Context(), ada, nil); !same(known, c.want) {
+					t.Fatalf("known %+v, want %+v", known, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestAVerdictFromTheFutureIsIgnoredAndReplaced(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		s, seen := newStore(client, "contoso")
+		ahead := success(now().Add(time.Hour), 1)
+		lease, _, _ := s.Lease(t.Context(), ada, nil)
+		lease.End(t.Context(), ahead)
+		if known, _ := s.Look(t.Context(), ada, nil); !known.Start.IsZero() || seen.of(Future) != 1 {
+			t.Fatalf("known %+v, counted %v", known, seen.counts)
+		}
+		honest := success(now(), 2)
+		lease, _, _ = s.Lease(t.Context(), ada, nil)
+		lease.End(t.Context(), honest)
+		if known, _ := s.Look(t.Context(), ada, nil); !same(known, honest) {
+			t.Fatalf("known %+v, want %+v", known, honest)
+		}
+		// A start within the margin is another clock, and believed.
+		near := success(now().Add(margin/2), 3)
+		lease, _, _ = s.Lease(t.Context(), ada, nil)
+		lease.End(t.Context(), near)
+		if known, _ := s.Look(t.Context(), ada, nil); !same(known, near) {
+			t.Fatalf("known %+v, want %+v", known, near)
+		}
+	})
+}
+
+func TestAVerdictThatCannotBeReadIsNone(t *testing.T) {
+	for _, fields := range [][]any{
+		{"start", "soon"},
+		{"start", "1", "covers", "never"},
+		{"start", "1", "covers", "1", "sequence", "first"},
+		{"start", "99999999999999999999999"},
+	} {
+		server := miniredis.RunT(t)
+		client := dial(t, server.Addr())
+		s, seen := newStore(client, "contoso")
+		verdict, _ := s.userKeys(ada)
+		client.HSet(t.Context(), verdict, fields...)
+		if known, _ := s.Look(t.Context(), ada, nil); !known.Start.IsZero() || seen.of(Unreadable) != 1 {
+			t.Errorf("%v: known %+v, counted %v", fields, known, seen.counts)
+		}
+	}
+}
+
+func TestKeysCarryTheScopeAndNoName(t *testing.T) {
+	server := miniredis.RunT(t)
+	client := dial(t, server.Addr())
+	s, _ := newStore(client, "contoso")
+	lease, _, _ := s.Lease(t.Context(), ada, nil)
+	lease.End(t.Context(), success(now(), 1))
+	s.Lease(t.Context(), ada, nil)
+	keys := server.Keys()
+	if len(keys) != 2 {
+		t.Fatalf("keys %q", keys)
+	}
+	for _, key := range keys {
+		if !strings.HasPrefix(key, "session-revoker:global:contoso:graph.microsoft.com:{") || strings.Contains(key, "ada") {
+			t.Errorf("key %q", key)
+		}
+	}
+	other, _ := newStore(client, "fabrikam")
+	if known, taken := other.Look(t.Context(), ada, nil); taken || !known.Start.IsZero() {
+		t.Error("one tenant knows of the other")
+	}
+	if ttl := server.TTL(keys[slices.IndexFunc(keys, func(k string) bool { return strings.HasSuffix(k, ":verdict") })]); ttl != time.Hour {
+		t.Errorf("a verdict is kept for %s", ttl)
+	}
+}
+
+func TestWithoutRedisTheCallIsMadeAtOnce(t *testing.T) {
+	server := miniredis.RunT(t)
+	s, seen := newStore(dial(t, server.Addr()), "contoso")
+	lease, _, _ := s.Lease(t.Context(), ada, nil)
+	server.Close()
+	lease.End(t.Context(), success(now(), 1))
+	for range 3 {
+		lease, known, taken := s.Lease(t.Context(), ada, nil)
+		if taken || !known.Start.IsZero() {
+			t.Fatalf("taken %v, known %+v", taken, known)
+		}
+		lease.End(t.Context(), dedupe.Verdict{})
+	}
+	if seen.of(Away) != 4 || seen.of(Lost) != 0 {
+		t.Errorf("counted %v", seen.counts)
+	}
+	if !slices.Equal(seen.states, []bool{true, false}) {
+		t.Errorf("told %v: each change once", seen.states)
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	// What is decided while Redis comes back is told.
+	lease, _, _ = s.Lease(t.Context(), ada, nil)
+	s.until = time.Time{} // as after a second
+	verdict := success(now(), 2)
+	lease.End(t.Context(), verdict)
+	if known, _ := s.Look(t.Context(), ada, nil); !same(known, verdict) {
+		t.Errorf("known %+v, want %+v", known, verdict)
+	}
+	if !slices.Equal(seen.states, []bool{true, false, true}) || seen.of(Lost) != 0 {
+		t.Errorf("told %v, counted %v", seen.states, seen.counts)
+	}
+}

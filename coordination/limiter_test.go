@@ -1,0 +1,333 @@
+package coordination
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/session-revoker/session-revoker/retry"
+)
+
+// tooMany is Graph's 429.
+type tooMany struct{ after time.Duration }
+
+func (tooMany) Error() string               { return "too many requests" }
+func (tooMany) Throttled() bool             { return true }
+func (e tooMany) RetryAfter() time.Duration { return e.after }
+
+// newPaces are the paces of some replicas that share one imitation of Redis, whose clock the test moves.
+func newPaces(t *testing.T, n int) (*miniredis.Miniredis, []*Limiter) {
+	server := miniredis.RunT(t)
+	server.SetTime(time.Now())
+	var paces []*Limiter
+	for range n {
+		s, _ := newStore(dial(t, server.Addr()), "contoso")
+		paces = append(paces, s.NewLimiter("app", 8))
+	}
+	return server, paces
+}
+
+// begin asks for some calls and begins those that may.
+func begin(t *testing.T, p *Limiter, want int) (calls []int) {
+	t.Helper()
+	p.Want(want)
+	p.exchange(t.Context())
+	for range want {
+		if _, ok := p.Allow(time.Now()); !ok {
+			break
+		}
+		calls = append(calls, p.Begin(time.Now()))
+	}
+	p.giveBack()
+	return calls
+}
+
+// end ends a call and tells the others.
+func end(t *testing.T, p *Limiter, call int, err error) {
+	t.Helper()
+	p.End(call, err, 0, time.Now())
+	p.exchange(t.Context())
+}
+
+func TestAThrottledCallHoldsEveryReplica(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		sa, _ := newStore(client, "contoso")
+		sb, _ := newStore(client, "contoso")
+		a, b := sa.NewLimiter("app", 8), sb.NewLimiter("app", 8)
+		calls := begin(t, a, 3)
+		if len(calls) != 3 || len(begin(t, b, 1)) != 1 {
+			t.Fatalf("%d calls before any signal", len(calls))
+		}
+		end(t, a, calls[0], nil)
+		end(t, a, calls[1], tooMany{30 * time.Second})
+		if got := begin(t, b, 1); len(got) != 0 {
+			t.Fatal("the other replica calls during the pause that Graph asked for")
+		}
+		if wait, ok := b.Allow(time.Now()); ok || wait < 25*time.Second || wait > 31*time.Second {
+			t.Fatalf("wait %s, ok %v", wait, ok)
+		}
+		if held := time.Until(b.State().PausedUntil); held < 25*time.Second {
+			t.Errorf("held for %s", held)
+		}
+		other := sa.NewLimiter("another app", 8)
+		if len(begin(t, other, 1)) != 1 {
+			t.Error("one application's pause holds another")
+		}
+	})
+}
+
+func TestAfterAPauseOneCallOfAllReplicasTries(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	server.SetTime(time.Now().Add(11 * time.Second))
+	first := begin(t, a, 4)
+	if len(first) != 1 || len(begin(t, b, 4)) != 0 {
+		t.Fatalf("%d calls of one replica beside those of the other", len(first))
+	}
+	end(t, a, first[0], nil)
+	if len(begin(t, b, 1)) != 1 {
+		t.Error("after the first success the other replica may not call")
+	}
+}
+
+func TestAfterAPauseReplicasLookOften(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	b.again = lookSeldom // it looked in vain for long
+	b.Want(4)
+	if again, _ := b.exchange(t.Context()); again != lookAtMost {
+		t.Fatalf("looks again after %s of a pause of 10 s", again)
+	}
+	server.SetTime(time.Now().Add(11 * time.Second))
+	begin(t, a, 1)
+	if again, _ := b.exchange(t.Context()); again != lookAgain {
+		t.Errorf("looks again after %s while another replica's call tells whether the pause is over", again)
+	}
+}
+
+func TestWaitingForAnotherReplicaAsksRedisEverLessOften(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	server.SetTime(time.Now().Add(11 * time.Second))
+	if len(begin(t, a, 1)) != 1 { // whose end tells whether the pause is over
+		t.Fatal("no call after the pause")
+	}
+	b.Want(4)
+	exchanges := 0
+	for waited := time.Duration(0); waited < 10*time.Second; exchanges++ {
+		if exchanges > 100 {
+			t.Fatalf("asks Redis %d times within %s", exchanges, waited)
+		}
+		again, _ := b.exchange(t.Context())
+		waited += again
+	}
+	if exchanges > 30 {
+		t.Errorf("asks Redis %d times within 10 s", exchanges)
+	}
+}
+
+func TestACallThatTakesLongStaysCountedByTheOthers(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	began := time.Now().Add(11 * time.Second)
+	server.SetTime(began)
+	if len(begin(t, a, 1)) != 1 { // one at a time
+		t.Fatal("no call after the pause")
+	}
+	a.Want(0)
+	for passed := time.Duration(0); passed < 4*goneAfter; passed += seenEvery + time.Millisecond {
+		server.SetTime(began.Add(passed))
+		if again, _ := a.exchange(t.Context()); again > seenEvery {
+			t.Fatalf("says in %s that it is there", again)
+		}
+		if b.exchange(t.Context()); b.own.State().InFlight != 1 {
+			t.Fatalf("the others count %d calls after %s", b.own.State().InFlight, passed)
+		}
+	}
+}
+
+func TestNineRefusalsOfUnknownLengthAreSharedLikeAnyOther(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	seen := 0
+	a.store.cfg.Observe = func(o Observation) {
+		if o == Pacing {
+			seen++
+		}
+	}
+	at := time.Now()
+	for range 12 {
+		calls := begin(t, a, 1)
+		if len(calls) != 1 {
+			t.Fatal("no call after the pause")
+		}
+		end(t, a, calls[0], tooMany{})
+		if len(begin(t, b, 1)) != 0 {
+			t.Fatal("the other replica calls during the pause")
+		}
+		at = at.Add(2 * time.Minute)
+		server.SetTime(at)
+	}
+	state, _, _ := a.swap(t.Context(), "", "")
+	if next, _, _ := b.change(state, at, nil, 0, 0); next.replaced || seen > 0 {
+		t.Errorf("the pauses are forgotten: %s", state)
+	}
+}
+
+func TestATextThatIsTooLongIsNoPace(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		s, seen := newStore(client, "contoso")
+		p := s.NewLimiter("app", 8)
+		text := `{"Pace":{},"Replicas":{"` + strings.Repeat("x", maxPace) + `":{}}}`
+		if err := client.Set(t.Context(), p.key, text, 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if len(begin(t, p, 2)) != 2 || seen.of(Pacing) != 1 {
+			t.Errorf("counted %v", seen.counts)
+		}
+		if left := client.PTTL(t.Context(), p.key).Val(); left <= 0 || left > keepPace {
+			t.Errorf("the pace is kept for %s", left)
+		}
+	})
+}
+
+func TestCallsOfAReplicaThatDiedAreForgotten(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+	server.SetTime(time.Now().Add(11 * time.Second))
+	if len(begin(t, a, 1)) != 1 { // and never ends
+		t.Fatal("no call after the pause")
+	}
+	if len(begin(t, b, 1)) != 0 {
+		t.Fatal("two calls at once")
+	}
+	server.SetTime(time.Now().Add(11*time.Second + goneAfter + time.Second))
+	if len(begin(t, b, 1)) != 1 {
+		t.Error("a dead replica holds the others for ever")
+	}
+}
+
+func TestCallsThatNobodyBeganAreGivenBack(t *testing.T) {
+	_, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	a.Want(5)
+	a.exchange(t.Context())
+	a.giveBack()
+	a.exchange(t.Context())
+	b.Want(1)
+	b.exchange(t.Context())
+	if n := b.own.State().InFlight; n != 1 {
+		t.Errorf("%d calls are under way for the others, want the one", n)
+	}
+}
+
+func TestAReplicaWithoutRedisGoesOnAloneAndComesBack(t *testing.T) {
+	server, paces := newPaces(t, 2)
+	a, b := paces[0], paces[1]
+	end(t, b, begin(t, b, 1)[0], tooMany{30 * time.Second})
+	begin(t, a, 1) // hears of the pause
+	server.Close()
+	if _, news := a.exchange(t.Context()); !news || !a.alone {
+		t.Fatal("nobody says that Redis is away")
+	}
+	if wait, ok := a.Allow(time.Now()); ok || wait < 20*time.Second {
+		t.Fatalf("the pause that was known is forgotten: wait %s, ok %v", wait, ok)
+	}
+	a.own = retry.NewLimiter(together) // the pause is over
+	if _, ok := a.Allow(time.Now()); !ok {
+		t.Fatal("no call without Redis")
+	}
+	call := a.Begin(time.Now())
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	a.store.until = time.Time{} // as after a second
+	if _, news := a.exchange(t.Context()); !news || a.alone {
+		t.Fatal("nobody says that Redis is back")
+	}
+	end(t, a, call, nil)
+	if n := a.own.State().InFlight; n != 0 {
+		t.Errorf("%d calls under way after the last has ended", n)
+	}
+}
+
+func TestAPaceThatMakesNoSenseIsReplaced(t *testing.T) {
+	for name, text := range map[string]string{
+		"no JSON":               "hello",
+		"no pace":               `{"Pace":null}`,
+		"another shape":         `{"Pace":{"UnderWay":"many"}}`,
+		"a pause for ever":      `{"Pace":{"Hold":"2999-01-01T00:00:00Z"},"Replicas":{}}`,
+		"a time that is not":    `{"Pace":{"Hold":"yesterday"}}`,
+		"replicas of no number": `{"Pace":{},"Replicas":{"x":{"UnderWay":1e99}}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			server, paces := newPaces(t, 1)
+			if err := server.Set(paces[0].key, text); err != nil {
+				t.Fatal(err)
+			}
+			pacing := 0
+			paces[0].store.cfg.Observe = func(o Observation) {
+				if o == Pacing {
+					pacing++
+				}
+			}
+			if len(begin(t, paces[0], 2)) != 2 || pacing != 1 {
+				t.Errorf("nobody may call, or nobody is told: counted %d", pacing)
+			}
+		})
+	}
+}
+
+func TestReplicasThatCallAtTheSameTimeAreAllCounted(t *testing.T) {
+	eachRedis(t, func(t *testing.T, client *redis.Client) {
+		const replicas, each = 4, 200
+		var wait sync.WaitGroup
+		var begun atomic.Int32
+		var last *Limiter
+		for range replicas {
+			s, _ := newStore(client, "contoso")
+			p := s.NewLimiter("app", 8)
+			last = p
+			wait.Go(func() {
+				var mu sync.Mutex // as the owner of the calls has one
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				left := each
+				grant := func() {
+					mu.Lock()
+					defer mu.Unlock()
+					for left > 0 {
+						p.Want(left)
+						if _, ok := p.Allow(time.Now()); !ok {
+							return
+						}
+						call := p.Begin(time.Now())
+						left--
+						begun.Add(1)
+						p.End(call, nil, 0, time.Now())
+					}
+					stop()
+				}
+				grant()
+				p.Run(ctx, grant)
+			})
+		}
+		wait.Wait()
+		state, _, _ := last.swap(t.Context(), "", "")
+		made, _, _ := last.change(state, time.Now(), nil, 0, 0)
+		if n := begun.Load(); n != replicas*each || made.Pace.State().InFlight != 0 || made.Pace.Last < replicas*each {
+			t.Errorf("%d calls began; Redis counts %d, and %d under way", n, made.Pace.Last, made.Pace.State().InFlight)
+		}
+	})
+}
