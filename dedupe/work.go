@@ -66,6 +66,18 @@ func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string
 	return w.urgency, kind
 }
 
+// Enqueued is when the oldest event that waits was enqueued, by the broker's clock; zero when none waits.
+func (w *Work) Enqueued() (oldest time.Time) {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	for _, e := range w.pending {
+		if oldest.IsZero() || e.Enqueued.Before(oldest) {
+			oldest = e.Enqueued
+		}
+	}
+	return oldest
+}
+
 // More is signalled when another event has come since More was first called.
 func (w *Work) More() <-chan struct{} {
 	w.ledger.mu.Lock()

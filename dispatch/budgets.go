@@ -10,8 +10,9 @@ import (
 const (
 	// maxBudgets bounds the budgets that are kept, of about 300 bytes each. Forgetting one begins it anew.
 	maxBudgets = 20_000
-	// budgetFor is how long after its next attempt was due a budget is kept: longer than events stay away that come again by
-	// themselves. A later event is another one, and must not find itself as old as the first one was.
+	// budgetFor is how long after its next attempt was due a budget stands for whatever event comes. After that it stands only for
+	// events that were enqueued before: while the breaker is open it may take hours until a user's turn comes again. A later event
+	// is another one, and must not find itself as old as the first one was.
 	budgetFor = 15 * time.Minute
 )
 
@@ -40,14 +41,14 @@ func (b *budgets) keep(key string, budget kept) {
 	b.young[key] = budget
 }
 
-// of is the budget of a user; not ok says that none is kept that still stands.
-func (b *budgets) of(key string) (budget kept, ok bool) {
+// of returns the budget of a user whose oldest event was enqueued then. ok is false when none is kept that stands for it.
+func (b *budgets) of(key string, enqueued time.Time) (budget kept, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if budget, ok = b.young[key]; !ok {
 		budget, ok = b.old[key]
 	}
-	if ok && time.Since(budget.next) >= budgetFor {
+	if ok && time.Since(budget.next) >= budgetFor && enqueued.After(budget.next) {
 		b.drop(key)
 		return kept{}, false
 	}

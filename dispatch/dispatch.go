@@ -175,7 +175,7 @@ func (d *Dispatcher) Limit(inFlight, most int) int { return d.queue.limit(inFlig
 
 // NextAttempt is when the next attempt for a user who has failed is due; zero for whoever has not failed.
 func (d *Dispatcher) NextAttempt(key string) time.Time {
-	budget, _ := d.budgets.of(key)
+	budget, _ := d.budgets.of(key, time.Time{})
 	return budget.next
 }
 

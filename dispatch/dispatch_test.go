@@ -136,8 +136,26 @@ func TestABudgetOutlivesTheEventThatLeaves(t *testing.T) {
 			t.Errorf("fate %v after %+v and %d calls, want one more call to decide", fate, decided, len(g.made()))
 		}
 		// It is decided: the next event begins anew.
-		if _, ok := d.budgets.of(ada.Key()); ok {
+		if _, ok := d.budgets.of(ada.Key(), time.Now()); ok {
 			t.Error("the budget is kept though the user is decided")
+		}
+	})
+}
+
+// While the breaker is open, hours may pass until a user is tried again. Their failures must add up all the same, or the event would
+// never be decided; an event that is enqueued later is another one.
+func TestABudgetStandsForEventsThatWereEnqueuedBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b budgets
+		enqueued := time.Now()
+		time.Sleep(time.Minute)
+		b.keep("ada", kept{Budget: retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1}).Budget(), next: time.Now()})
+		time.Sleep(3 * time.Hour)
+		if _, ok := b.of("ada", enqueued); !ok {
+			t.Error("forgotten before the event was decided")
+		}
+		if _, ok := b.of("ada", time.Now()); ok {
+			t.Error("a new event is as old as the first one")
 		}
 	})
 }
@@ -189,7 +207,7 @@ func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		d.Remove(ada.Key(), enter(d, ada))
-		before, _ := d.budgets.of(ada.Key())
+		before, _ := d.budgets.of(ada.Key(), time.Now())
 		for range 10 {
 			d.queue.nextSequence()
 		}
@@ -217,7 +235,7 @@ func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		d.Remove(ada.Key(), enter(d, ada))
 		synctest.Wait()
-		if _, ok := d.budgets.of(ada.Key()); ok {
+		if _, ok := d.budgets.of(ada.Key(), time.Now()); ok {
 			t.Error("a budget is kept")
 		}
 	})
@@ -225,7 +243,7 @@ func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
 
 func TestBudgetsAreBounded(t *testing.T) {
 	var b budgets
-	if _, ok := b.of("nobody"); ok {
+	if _, ok := b.of("nobody", time.Now()); ok {
 		t.Error("a budget of nobody")
 	}
 	r := retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1})
@@ -241,11 +259,11 @@ func TestBudgetsAreBounded(t *testing.T) {
 	for i := range maxBudgets/2 - 1 { // a generation later it is still known
 		b.keep(fmt.Sprint("other", i), kept{Budget: r.Budget()})
 	}
-	if found, ok := b.of("ada"); !ok || found.Budget != mine || !found.next.Equal(at) {
+	if found, ok := b.of("ada", time.Now()); !ok || found.Budget != mine || !found.next.Equal(at) {
 		t.Errorf("%+v %v", found, ok)
 	}
 	b.forget("ada")
-	if _, ok := b.of("ada"); ok {
+	if _, ok := b.of("ada", time.Now()); ok {
 		t.Error("not forgotten")
 	}
 	// Neither generation gives an older one once the newer one is forgotten.
@@ -255,11 +273,11 @@ func TestBudgetsAreBounded(t *testing.T) {
 		b.keep(fmt.Sprint("more", i), kept{Budget: r.Budget()})
 	}
 	b.keep("grace", kept{Budget: mine, next: at})
-	if found, ok := b.of("grace"); !ok || found.Budget != mine {
+	if found, ok := b.of("grace", time.Now()); !ok || found.Budget != mine {
 		t.Error("the older budget was found")
 	}
 	b.forget("grace")
-	if _, ok := b.of("grace"); ok {
+	if _, ok := b.of("grace", time.Now()); ok {
 		t.Error("an older budget was left behind")
 	}
 }

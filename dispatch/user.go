@@ -38,7 +38,7 @@ func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 // decide is the way to one verdict: wait for a permit, make an attempt, and depending on the answer decide or try again. It
 // says whether something about the user is still unsettled. hard ends the attempt in flight.
 func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.User, others *patience) (again bool) {
-	before, known := d.budgets.of(w.Key())
+	before, known := d.budgets.of(w.Key(), w.Enqueued())
 	budget := before.Budget
 	if !known {
 		budget = d.deps.Retrier.Budget()
