@@ -199,9 +199,19 @@ func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, ove
 			}
 			continue
 		}
+		waited := time.Now()
 		free := c.reserve(holding, l)
 		if free == 0 {
 			return
+		}
+		if time.Since(waited) > c.Lock/4 && inFlight.Load() == 0 {
+			// Nobody has renewed the session's lock meanwhile. What is received now would be lost with it before it is decided, the
+			// sooner the further the broker's clock is ahead.
+			if err := c.renew(holding, one, &azservicebus.ReceivedMessage{}); err != nil {
+				l.slots.release(free)
+				c.Log.Warn("lost a session; its messages come again", zap.String("source", l.Entity), zap.String("error", c.text(err)))
+				return
+			}
 		}
 		if most := share - int(inFlight.Load()); free > most {
 			l.slots.release(free - most)

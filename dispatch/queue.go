@@ -46,6 +46,7 @@ type queue struct {
 	full      map[string]*lanes  // who waits until a reservation of the volume guard is decided, by type
 	waiting   map[string]*permit // all of these, by user
 	last      bool               // the last permit was for a retry
+	probes    int                // permits given while the breaker was open
 	sequences int                // handed out
 	running   int                // attempts in flight that are not late
 	late      int                // those that are
@@ -71,9 +72,10 @@ type limiter interface {
 type request struct {
 	user     string
 	sequence int
-	// retry says that the user has failed before. urgency and kind are asked under the queue's lock, so that an event that
+	// retry says that the user has failed before, own that they have while Graph was well for others. urgency and kind are asked under the queue's lock, so that an event that
 	// makes the user more urgent is not missed; blocked says for which kinds nobody may be called.
 	retry   bool
+	own     bool
 	urgency func(blocked func(kind string) bool) (urgency int, kind string)
 }
 
@@ -351,6 +353,9 @@ func (q *queue) grant() {
 
 func (q *queue) begin(p *permit, now time.Time) {
 	p.timeout = q.breaker.Timeout(p.retry)
+	if _, cause := q.breaker.Open(); cause != nil {
+		q.probes++
+	}
 	q.breaker.Begin(p.user, p.retry, now)
 	p.call, p.began = q.limiter.Begin(now), now
 	q.running++
@@ -385,7 +390,7 @@ func (q *queue) room(now time.Time, later func(time.Duration)) bool {
 // next is who may begin now; nil for nobody.
 func (q *queue) next(now time.Time, later func(time.Duration)) *permit {
 	if _, cause := q.breaker.Open(); cause != nil {
-		p := q.untried()
+		p := q.untried(q.probes%probesForAnybody == probesForAnybody-1)
 		wait, ok := q.breaker.Allow(q.breaker.Tried(p.user) > 0, now)
 		if !ok {
 			later(wait)
@@ -424,13 +429,22 @@ func (q *queue) retryFirst() bool {
 	return !q.last && q.retries[0].urgent <= q.first[0].urgent
 }
 
-// untried is who was not tried since the breaker opened, or longest ago: probes go round. First attempts go before retries, since who has
-// failed before may fail again for a reason of their own.
-func (q *queue) untried() (best *permit) {
+// probesForAnybody: one probe in so many goes to anybody, the others to users who have not failed while Graph was well for others.
+const probesForAnybody = 3
+
+// untried is who was not tried since the breaker opened, or longest ago: probes go round. First attempts go before retries, and unless anybody
+// may be probed, both go before users who have failed while Graph was well: these may fail again for a reason of their own.
+func (q *queue) untried(anybody bool) (best *permit) {
 	for _, l := range []lane{q.first, q.retries} {
 		for _, p := range l {
 			if best == nil {
 				best = p
+				continue
+			}
+			if !anybody && p.own != best.own {
+				if best.own {
+					best = p
+				}
 				continue
 			}
 			if a, b := q.breaker.Tried(p.user), q.breaker.Tried(best.user); a < b || a == b && p.retry == best.retry && p.before(best) {

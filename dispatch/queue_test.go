@@ -39,6 +39,7 @@ type user struct {
 type wish struct {
 	place   int
 	retry   bool
+	own     bool
 	urgency int
 	kind    string
 }
@@ -56,7 +57,7 @@ func askBy(t *testing.T, q *queue, name string, w wish, urgency func(func(string
 		sequence = q.nextSequence()
 	}
 	go func() {
-		u.permit, u.err = q.wait(ctx, request{user: name, sequence: sequence, retry: w.retry, urgency: urgency})
+		u.permit, u.err = q.wait(ctx, request{user: name, sequence: sequence, retry: w.retry, own: w.own, urgency: urgency})
 		close(u.over)
 	}()
 	synctest.Wait()
@@ -573,6 +574,39 @@ func TestWhileOpenWhoWasNotTriedYetIsProbedFirst(t *testing.T) {
 		fail(tried) // longest ago
 		canary()
 		fail(urgent)
+	})
+}
+
+// Users who have failed while Graph was well for others may be many. Two probes of three go to somebody else.
+func TestWhileOpenUsersWithTroubleOfTheirOwnAreProbedSeldom(t *testing.T) {
+	canaryQueue(t, guard.VolumeConfig{}, true, func(t *testing.T, q *queue, asked chan int) {
+		u := ask(t, q, "u", wish{})
+		q.cancelCanary(<-asked)
+		_ = q.done(u.permit, 0, false, noToken)
+		users := []*user{ask(t, q, "u", wish{retry: true})}
+		for i := range 5 {
+			users = append(users, ask(t, q, fmt.Sprint("own", i), wish{retry: true, own: true, place: 10 + i}))
+		}
+		var probed []string
+		for len(probed) < 9 {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			select {
+			case call := <-asked:
+				_ = q.canaryDone(call, 0, noToken, false)
+			default:
+			}
+			for i, one := range users {
+				if one.began() {
+					probed = append(probed, one.name)
+					_ = q.done(one.permit, 0, false, noToken)
+					users[i] = ask(t, q, one.name, wish{retry: true, own: i > 0})
+				}
+			}
+		}
+		if want := "u u own0 u u own1 u u own2"; strings.Join(probed, " ") != want {
+			t.Errorf("probed %v, want %s", probed, want)
+		}
 	})
 }
 

@@ -60,7 +60,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 		if err := Refuse(d.deps.Protected, user); err != nil {
 			return w.Start() && refused(err) // before they take a place in the volume, which may trip the guard
 		}
-		permit, err := d.queue.wait(w.Context(), request{user: w.Key(), sequence: sequence, retry: retries, urgency: w.Urgency})
+		permit, err := d.queue.wait(w.Context(), request{user: w.Key(), sequence: sequence, retry: retries, own: budget.Own(), urgency: w.Urgency})
 		if errors.Is(err, errTripped) && d.awaitRelease(w) {
 			continue
 		}

@@ -20,7 +20,8 @@ const (
 	canaryLater = 30 * time.Second
 	// openAfter is how many canaries in a row must fail until the breaker opens.
 	openAfter = 2
-	// probeFirst and probeMax bound the wait between two probes, which doubles: an outage costs Graph one attempt in 10 s.
+	// probeFirst and probeMax bound the wait between two probes, which doubles: an outage costs Graph two attempts in 10 s, a canary and
+	// a user's.
 	probeFirst = time.Second
 	probeMax   = 10 * time.Second
 	// soonAtMost is how many users are tried cautiously while it is open, beside the probes: a canary may lie, and whoever would succeed
@@ -39,8 +40,8 @@ const CautiousTimeout = 5 * time.Second
 // It is closed while attempts go on. Three distinct users that fail in a row with Suspicious failures, without a success
 // in between, raise suspicion: retries then go one at a time, first attempts go on, and a canary is asked, an attempt for
 // nobody or for an account kept for it. While it is well the trouble is the users'. Two canaries in a row that fail open the
-// breaker; so do a Systemic failure and a Retry-After beyond MaxRetryAfter, at once. While it is open, the canary and users
-// who were not tried yet are probed in turn. Any success closes it, and discredits a canary that says otherwise until that
+// breaker; so do a Systemic failure and a Retry-After beyond MaxRetryAfter, at once. While it is open, the canary and, right after it, a user
+// who was not tried yet are probed. Any success closes it, and discredits a canary that says otherwise until that
 // answers well again. After a Systemic failure any answer about a user closes it.
 //
 // A new Breaker is half-open: a few users and the canary are tried side by side, since one that hangs tells nothing. Suspicion
@@ -54,6 +55,7 @@ type Breaker struct {
 	cause  error     // of the last failure while not closed; nil before the first attempt
 	since  time.Time // when it opened
 	next   time.Time // no probe before
+	later  time.Time // no probe by a canary before
 	waits  *backoff.ExponentialBackOff
 	probe  string // who is probed, "" for nobody
 	turn   bool   // the next probe is the canary's
@@ -328,7 +330,9 @@ func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Dura
 		if b.probe != "" || waiting && !b.turn {
 			return 0, false
 		}
-		wait = b.next.Sub(now)
+		if wait = b.next.Sub(now); b.later.After(b.next) {
+			wait = b.later.Sub(now)
+		}
 	default:
 		next := b.askNext
 		if soon := b.askedAt.Add(canarySoon); b.proof && b.well && soon.Before(next) {
@@ -389,7 +393,12 @@ func (b *Breaker) CanaryEnd(err error, cancelled bool, now time.Time) {
 		b.well = false
 		b.failed++
 		if wasProbe || systemic(err) || b.failed >= openAfter && !b.distrust {
-			b.open(err, now, max(after, b.waits.NextBackOff()))
+			wait := b.waits.NextBackOff()
+			b.later = now.Add(wait)
+			if wasProbe && !systemic(err) {
+				wait = 0 // a user follows at once: what the canary meets may be its own trouble
+			}
+			b.open(err, now, max(after, wait))
 		}
 	}
 }

@@ -405,6 +405,40 @@ func TestASuccessClosesItAndDiscreditsTheCanary(t *testing.T) {
 	}
 }
 
+// A canary's account may be deleted. Users wait for each other's probes then, not for its own as well; and it is asked no more often.
+func TestAUserIsProbedRightAfterTheCanary(t *testing.T) {
+	b := opened(t, true)
+	now, users, canaries := midnight, 0, 0
+	for range 600 * 10 { // 10 minutes
+		now = now.Add(100 * time.Millisecond)
+		if _, due := b.CanaryDue(true, true, now); due {
+			ask(b, down, now)
+			canaries++
+			if wait, ok := b.Allow(true, now); !ok {
+				t.Fatalf("a user waits for %s after the canary", wait)
+			}
+		}
+		if _, ok := b.Allow(true, now); ok {
+			try(b, fmt.Sprint(users), true, down, now)
+			users++
+		}
+	}
+	if canaries < 50 || canaries > 80 || users < canaries-1 || users > canaries+1 {
+		t.Errorf("%d canaries and %d users in 10 minutes, want one of each in 10 s", canaries, users)
+	}
+	alone := 0
+	for range 600 * 10 {
+		now = now.Add(100 * time.Millisecond)
+		if _, due := b.CanaryDue(false, false, now); due {
+			ask(b, down, now)
+			alone++
+		}
+	}
+	if alone < 50 || alone > 80 {
+		t.Errorf("%d canaries in 10 minutes while nobody waits", alone)
+	}
+}
+
 // A canary for nobody says that token and permission are good; so does Graph's word that it does not know a user.
 func TestAnAnswerAboutOneUserSaysAsMuchAsACanaryForNobody(t *testing.T) {
 	b := opened(t, false)

@@ -132,6 +132,9 @@ func (b *Budget) Attempts() int { return b.attempts }
 // Unproved says that the last failure did not count, since nothing has shown that it is the user's own.
 func (b *Budget) Unproved() bool { return b.unproved }
 
+// Own says that a failure has counted: Graph was well for others meanwhile.
+func (b *Budget) Own() bool { return b.counted > 0 }
+
 // HasFailed says that the user has failed at least once, for whatever reason of their own.
 func (b *Budget) HasFailed() bool { return b.failures > 0 }
 
