@@ -154,8 +154,7 @@ type Key struct{ bytes []byte }
 // whose place somebody may have put the key.
 func ReadKey(name string) (Key, error) {
 	file, err := os.Open(name) //nolint:gosec // the operator names the file
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		err = fmt.Errorf("%s the key file: %w", path.Op, path.Err)
 	}
 	if err != nil {
@@ -195,7 +194,7 @@ func hashOf(record []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Trail writes records. It is safe for concurrent use; one lock is held while a record is written.
+// Log writes records. It is safe for concurrent use; one lock is held while a record is written.
 type Log struct {
 	mu       sync.Mutex
 	w        io.Writer

@@ -190,7 +190,7 @@ func drain(name string, n, users int, wait time.Duration, env ...string) (rate f
 }
 
 // duel lets two contenders drain the same, one after the other, and returns the median of the ratios of their rates. The
-// machine's other work changes from minute to minute: only neighbours are compared.
+// machine's other work changes from minute to minute: only neighbors are compared.
 func duel(o options, other string, n, users int, wait time.Duration) (ratio float64, calls int, err error) {
 	var ratios []float64
 	for range o.rounds {

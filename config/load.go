@@ -159,7 +159,7 @@ func envProvider(environ []string, problems *Problems) *env.Env {
 	})
 }
 
-// fromKubernetes recognises the variables that the kubelet injects for a Service called "revoker"
+// fromKubernetes recognizes the variables that the kubelet injects for a Service called "revoker"
 // (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
 func fromKubernetes(name string) bool {
 	rest := strings.TrimPrefix(name, EnvPrefix)
@@ -278,8 +278,7 @@ func wanted(o Option) string {
 
 // fileProblem is an error of a file that should hold a secret: its name may be the secret itself.
 func fileProblem(err error) string {
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Sprintf("%s %s: %v", path.Op, show(path.Path), path.Err)
 	}
 	return err.Error()

@@ -7,7 +7,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-// held knows when the messages in hand were enqueued, for the metrics. The zero value is ready; it is safe for concurrent use.
+// messageAges knows when the messages in hand were enqueued, for the metrics. The zero value is ready; it is safe for concurrent use.
 type messageAges struct {
 	mu       sync.Mutex
 	enqueued map[*azservicebus.ReceivedMessage]time.Time

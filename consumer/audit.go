@@ -13,7 +13,7 @@ func (r result) recorded(todo action) bool {
 	return r.outcome == revoked && r.again || r.outcome != revoked && todo == deferral
 }
 
-// keepTrail records what was decided about each event. It comes before the settlement: a message that comes again is decided again, and
+// audit records what was decided about each event. It comes before the settlement: a message that comes again is decided again, and
 // recorded again; one that is gone has its record. Of a message that is set aside only the attempts that have succeeded are:
 // when it comes back these events are covered, and nothing else would tell of the attempts.
 func (c *Consumer) audit(m *message, results []result, todo action) {

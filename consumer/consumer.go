@@ -76,7 +76,7 @@ type Revoker interface {
 type Config struct {
 	// Concurrency is how many attempts are in flight at once.
 	Concurrency int
-	// MaxInHand is how many messages of each source are held locked at once; at least MinInFlight, and at most 5,000, the
+	// MaxInFlight is how many messages of each source are held locked at once; at least MinInFlight, and at most 5,000, the
 	// SDK's bound on credits.
 	MaxInFlight int
 	// Lock is the lock duration of the sources, as configured. Defaults to a minute.
@@ -97,7 +97,7 @@ type Config struct {
 	HashUsers bool
 }
 
-// Parts are what the Consumer works with. All are required, except where they say otherwise.
+// Dependencies are what the Consumer works with. All are required, except where they say otherwise.
 type Dependencies struct {
 	// Sources are received from at once; the attempts for an earlier one's messages go before those for a later one's.
 	Sources   []Source
@@ -110,11 +110,11 @@ type Dependencies struct {
 	Log     *zap.Logger
 	Metrics *telemetry.Metrics
 	Health  *telemetry.Health
-	// Trail is told every decision, before its message is settled; nil when nobody keeps it.
+	// Audit is told every decision, before its message is settled; nil when nobody keeps it.
 	Audit func(audit.Decision)
-	// Names knows whose a user principal name is; nil when users may not be read: then a name and an id are two users.
+	// Resolver knows whose a user principal name is; nil when users may not be read: then a name and an id are two users.
 	Resolver *revoker.Resolver
-	// Replicas is what workers for the same tenant share; nil when this one is for itself. Pace is the rate limiter that
+	// Coordinator is what workers for the same tenant share; nil when this one is for itself. Pace is the rate limiter that
 	// they share; nil for one of its own.
 	Coordinator *coordination.Store
 	Limiter     *coordination.Limiter
@@ -170,7 +170,7 @@ type source struct {
 type loop struct {
 	*source
 	name    string        // of Health's heartbeats
-	changed chan struct{} // is signalled when another number of messages may be received
+	changed chan struct{} // is signaled when another number of messages may be received
 	burst   int           // how many messages are asked for at once after trouble; 0 is any number
 	alone   time.Time     // until when it stays at one
 	link    *link         // that is received over; nil at first, and not used with sessions
@@ -385,7 +385,7 @@ func (c *Consumer) beat() {
 	}
 }
 
-// entered says that a message's users are in the ledger: what may be received can be told again.
+// added says that a message's users are in the ledger: what may be received can be told again.
 func (c *Consumer) added() {
 	if c.adding.Add(-1) == 0 {
 		c.dispatch.Signal()

@@ -9,7 +9,7 @@ import (
 // maxEnds bounds the events whose end is kept of one source, about 500 bytes each. Those beyond it are decided again.
 const maxEnds = 20_000
 
-// ends keeps what was decided about events whose message comes again because of its other events: it was set aside, given up with
+// decidedEvents keeps what was decided about events whose message comes again because of its other events: it was set aside, given up with
 // its session, or its lock was lost. Decided anew each time, the events of a large message would never all be decided at
 // once. The zero value is ready; it is safe for concurrent use.
 type decidedEvents struct {

@@ -252,7 +252,7 @@ func (l *lossy) DeferMessage(ctx context.Context, m *azservicebus.ReceivedMessag
 }
 
 // Manual revocation has no canary, and must not wait for one.
-func TestByHandGoesOnAfterTheBreakerHasOpened(t *testing.T) {
+func TestManualRevocationGoesOnAfterTheBreakerHasOpened(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: 429, RetryAfter: "3600"})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)

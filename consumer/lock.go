@@ -23,7 +23,7 @@ func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duratio
 	return lock
 }
 
-// hold keeps the message's lock until letGo is called. held ends when work does, and with errLockLost when the lock is
+// lockMessage keeps the message's lock until letGo is called. held ends when work does, and with errLockLost when the lock is
 // gone: then the message is Service Bus' again and nothing more may be started for it. A message that does not wait costs
 // neither a renewal nor a goroutine.
 func (c *Consumer) lockMessage(work context.Context, m *message) (locked context.Context, release func()) {

@@ -48,7 +48,7 @@ func results(ctx context.Context, b *dispatch.ManualRevocation, users []event.Us
 	return all
 }
 
-func TestByHandHasTheWorkersGuardRetriesAndOutcomes(t *testing.T) {
+func TestManualRevocationHasTheWorkersGuardRetriesAndOutcomes(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "30"})
 		w.graph.Inject(graph.Fault{User: grace.ID, Count: 2, Status: http.StatusBadGateway})
@@ -76,7 +76,7 @@ func TestByHandHasTheWorkersGuardRetriesAndOutcomes(t *testing.T) {
 	})
 }
 
-func TestByHandStopsForAllWhenNoCallCanSucceed(t *testing.T) {
+func TestManualRevocationStopsForAllWhenNoCallCanSucceed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.SetRoles("app", nil)
 		w.graph.RevokeTokens()
@@ -94,7 +94,7 @@ func TestByHandStopsForAllWhenNoCallCanSucceed(t *testing.T) {
 	})
 }
 
-func TestByHandFinishesTheCallsUnderWayWhenStopped(t *testing.T) {
+func TestManualRevocationFinishesTheCallsUnderWayWhenStopped(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
@@ -110,7 +110,7 @@ func TestByHandFinishesTheCallsUnderWayWhenStopped(t *testing.T) {
 	})
 }
 
-func TestByHandProvesTheEffect(t *testing.T) {
+func TestManualRevocationProvesTheEffect(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		before := time.Now()
 		lag := before.Add(10 * time.Second) // the replica that is read knows it only then

@@ -95,7 +95,7 @@ func allDecided(results []result) bool {
 	return true
 }
 
-// enter finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
+// add finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
 // enters the ledger, once per message.
 func (c *Consumer) add(locked context.Context, m *message) []result {
 	if r, unreadable := m.unreadable(); unreadable {

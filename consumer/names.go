@@ -58,7 +58,7 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	return found
 }
 
-// enterAgain enters an event once more, under the account that its name turned out to belong to, beside whatever else there is about the account. It says
+// addResolved enters an event once more, under the account that its name turned out to belong to, beside whatever else there is about the account. It says
 // whether the event was entered again, and so waits for another end.
 func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	end := r.event.Result()
@@ -83,7 +83,7 @@ func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	return true
 }
 
-// enterAllAgain does that for each of some events whose end is decided.
+// addAllResolved does that for each of some events whose end is decided.
 func (c *Consumer) addAllResolved(m *message, some, all []result) {
 	if c.Resolver == nil {
 		return

@@ -242,10 +242,10 @@ func (c *Consumer) limit() int {
 	return limit
 }
 
-// places are room for so many messages as it has capacity for: one token for each that is in flight or asked for.
+// slots are room for so many messages as it has capacity for: one token for each that is in flight or asked for.
 type slots chan struct{}
 
-// take takes up to n places that are free, without waiting.
+// acquire takes up to n places that are free, without waiting.
 func (p slots) acquire(n int) (taken int) {
 	for taken < n {
 		select {
@@ -258,7 +258,7 @@ func (p slots) acquire(n int) (taken int) {
 	return taken
 }
 
-// give gives n places back.
+// release gives n places back.
 func (p slots) release(n int) {
 	for range n {
 		<-p
@@ -276,8 +276,7 @@ func newWaits() *backoff.ExponentialBackOff {
 
 // ServiceBusHint says what to do about an error of receiving or peeking.
 func ServiceBusHint(err error) string {
-	var sb *azservicebus.Error
-	if errors.As(err, &sb) {
+	if sb, ok := errors.AsType[*azservicebus.Error](err); ok {
 		switch sb.Code {
 		case azservicebus.CodeUnauthorizedAccess:
 			return "give the identity or key the right to listen: the role 'Azure Service Bus Data Receiver' or a Listen claim"

@@ -59,7 +59,7 @@ func (s *session) RenewMessageLock(ctx context.Context, m *azservicebus.Received
 	return nil
 }
 
-// sessionHeld tells the messages of a session how long it is held.
+// sessionSignals tells the messages of a session how long it is held.
 type sessionSignals struct {
 	flush chan struct{} // closed when those of them that are parked are to be called for
 	over  chan struct{} // closed when whatever is not decided by then must not keep others waiting

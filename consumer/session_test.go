@@ -191,12 +191,12 @@ func (w *world) accepting(accept func(ctx context.Context) (consumer.Session, er
 
 func TestAnAcceptThatEndsAtOnceIsNotRepeatedBusily(t *testing.T) {
 	for name, err := range map[string]error{
-		"no session":   &azservicebus.Error{Code: azservicebus.CodeTimeout},
-		"anything":     errors.New("the broker says no"),
-		"not ours":     &azservicebus.Error{Code: azservicebus.CodeUnauthorizedAccess},
-		"a lost link":  &azservicebus.Error{Code: azservicebus.CodeConnectionLost},
-		"a lost lock":  &azservicebus.Error{Code: azservicebus.CodeLockLost},
-		"a cancelling": context.DeadlineExceeded,
+		"no session":  &azservicebus.Error{Code: azservicebus.CodeTimeout},
+		"anything":    errors.New("the broker says no"),
+		"not ours":    &azservicebus.Error{Code: azservicebus.CodeUnauthorizedAccess},
+		"a lost link": &azservicebus.Error{Code: azservicebus.CodeConnectionLost},
+		"a lost lock": &azservicebus.Error{Code: azservicebus.CodeLockLost},
+		"a canceling": context.DeadlineExceeded,
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, settings{sessions: 1}, func(t *testing.T, w *world) {

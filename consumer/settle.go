@@ -21,7 +21,7 @@ const (
 	complete   action = "complete"
 	deadLetter action = "dead_letter"
 	abandon    action = "abandon"
-	// setAside: the message is deferred, and comes back by itself.
+	// deferral: the message is deferred, and comes back by itself.
 	deferral action = "defer"
 	// leave: the lock is lost, the message is no longer ours to settle.
 	leave action = "leave"
@@ -157,8 +157,7 @@ func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOpt
 		properties[deadletter.PropertySuperseded] = deadletter.Cut(strings.Join(superseded, ","), deadletter.MaxProperty)
 		properties[deadletter.PropertySupersededCount] = strconv.Itoa(supersededCount)
 	}
-	var failure *revoker.Error
-	if errors.As(first.err, &failure) {
+	if failure, ok := errors.AsType[*revoker.Error](first.err); ok {
 		setIfAny(properties, deadletter.PropertyCode, failure.Code)
 		if failure.Status != 0 {
 			properties[deadletter.PropertyStatus] = strconv.Itoa(failure.Status)

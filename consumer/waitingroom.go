@@ -43,7 +43,7 @@ const (
 // delivery count, and delivers them only to who asks for their numbers. It is safe for concurrent use.
 type waitingRoom struct {
 	places  slots         // for messages that have come back
-	changed chan struct{} // is signalled when another message may be due
+	changed chan struct{} // is signaled when another message may be due
 
 	mu    sync.Mutex
 	known map[int64]deferredMessage
@@ -257,7 +257,7 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 	c.Metrics.Deferred.WithLabelValues(m.from.Entity).Set(float64(m.from.room.len()))
 }
 
-// bringBack receives deferred messages of a source when they are due, and looks for those that nobody remembers, until ctx
+// receiveDeferred receives deferred messages of a source when they are due, and looks for those that nobody remembers, until ctx
 // ends.
 func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept func(*source, delivery)) {
 	room := s.room
@@ -350,7 +350,7 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 	c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 }
 
-// receiveDeferred receives deferred messages, and survives a panic of the SDK.
+// deferredFrom receives deferred messages, and survives a panic of the SDK.
 func deferredFrom(ctx context.Context, from Receiver, numbers []int64) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()

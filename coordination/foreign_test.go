@@ -271,7 +271,7 @@ func FuzzForeign(f *testing.F) {
 	const kinds = 8
 	moment := time.Now()
 	for kind := range byte(kinds) {
-		for _, text := range []string{"", "x", "-1", "inf", "nan", "1e300", micros(moment), micros(moment.Add(time.Hour)), `{"Pace":{"Careful":true,"UnderWay":4096}}`, "\x00\xff", strings.Repeat("9", 2000)} {
+		for _, text := range []string{"", "x", "-1", "inf", "nan", "1e300", micros(moment), micros(moment.Add(time.Hour)), `{"Limiter":{"Careful":true,"InFlight":4096}}`, "\x00\xff", strings.Repeat("9", 2000)} {
 			for _, life := range []int64{0, 30_000, 1 << 40} {
 				f.Add(kind, text, text, life)
 			}

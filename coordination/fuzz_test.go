@@ -8,31 +8,31 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// FuzzPace: whatever lies in Redis in the pace's place, somebody may call in the end, and what is written back can be read.
-func FuzzPace(f *testing.F) {
-	fresh, err := json.Marshal(shared{Pace: retry.NewLimiter(together), Replicas: map[string]presence{"x": {UnderWay: 3, Seen: time.Unix(1_800_000_000, 0)}}})
+// FuzzLimiter: whatever lies in Redis in the pace's place, somebody may call in the end, and what is written back can be read.
+func FuzzLimiter(f *testing.F) {
+	fresh, err := json.Marshal(shared{Limiter: retry.NewLimiter(together), Replicas: map[string]presence{"x": {InFlight: 3, Seen: time.Unix(1_800_000_000, 0)}}})
 	if err != nil {
 		f.Fatal(err)
 	}
 	for _, text := range []string{
-		"", "hello", "null", `{"Pace":null}`, string(fresh), `{"Pace":{"Allowance":-1,"Period":-1,"Begun":-9}}`, `{"Pace":{"UnderWay":1e9,"Careful":true}}`,
-		`{"Pace":{"Hold":"2027-01-15T08:00:30Z","First":9223372036854775807,"Last":-1,"Usage":1e308,"InVain":1000000}}`,
-		`{"Pace":{"Allowance":9223372036854775807,"Confirmed":true,"Pause":9223372036854775807,"Ended":{"OK":9223372036854775807}}}`,
-		`{"Pace":{},"Replicas":{"other":{"UnderWay":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,
-		`{"Pace":{},"Replicas":{"other":{"UnderWay":7000,"Seen":"2027-01-17T08:00:00Z"}}}`,
-		`{"Pace":{},"Replicas":{"one":{"UnderWay":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"},"two":{"UnderWay":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,
-		`{"Pace":{"Allowance":1,"Begun":5,"RoundEnd":"2027-02-15T08:00:00Z","Throttled":"2027-02-15T08:00:00Z"}}`,
-		`{"Pace":{"Allowance":5,"Confirmed":true,"Period":100000000000000000,"Throttled":"2027-01-15T08:00:00Z","HeldBack":"2027-01-15T08:00:00Z"}}`,
-		`{"Pace":{"Allowance":-5,"Throttled":"2027-01-15T07:59:59Z"}}`,
-		`{"Pace":{"Allowance":5,"Pause":5000000000,"OK":9223372036854775807}}`,
-		`{"Pace":{"Unnamed":1000000000000}}`,
-		`{"Pace":{"Ended":{"Start":"2020-01-15T08:00:00Z","End":"2028-01-15T08:00:00Z","OK":-3},"Hold":"2027-01-15T07:00:00Z"}}`,
+		"", "hello", "null", `{"Limiter":null}`, string(fresh), `{"Limiter":{"Allowance":-1,"Period":-1,"Begun":-9}}`, `{"Limiter":{"InFlight":1e9,"Careful":true}}`,
+		`{"Limiter":{"Hold":"2027-01-15T08:00:30Z","First":9223372036854775807,"Last":-1,"Usage":1e308,"InVain":1000000}}`,
+		`{"Limiter":{"Allowance":9223372036854775807,"Confirmed":true,"Pause":9223372036854775807,"Ended":{"OK":9223372036854775807}}}`,
+		`{"Limiter":{},"Replicas":{"other":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,
+		`{"Limiter":{},"Replicas":{"other":{"InFlight":7000,"Seen":"2027-01-17T08:00:00Z"}}}`,
+		`{"Limiter":{},"Replicas":{"one":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"},"two":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,
+		`{"Limiter":{"Allowance":1,"Begun":5,"RoundEnd":"2027-02-15T08:00:00Z","Throttled":"2027-02-15T08:00:00Z"}}`,
+		`{"Limiter":{"Allowance":5,"Confirmed":true,"Period":100000000000000000,"Throttled":"2027-01-15T08:00:00Z","HeldBack":"2027-01-15T08:00:00Z"}}`,
+		`{"Limiter":{"Allowance":-5,"Throttled":"2027-01-15T07:59:59Z"}}`,
+		`{"Limiter":{"Allowance":5,"Pause":5000000000,"OK":9223372036854775807}}`,
+		`{"Limiter":{"Unnamed":1000000000000}}`,
+		`{"Limiter":{"Ended":{"Start":"2020-01-15T08:00:00Z","End":"2028-01-15T08:00:00Z","OK":-3},"Hold":"2027-01-15T07:00:00Z"}}`,
 	} {
 		f.Add(text)
 	}
 	p := (&Store{id: "me"}).NewLimiter("app", 8)
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, done := range [][]over{nil, {{call: 1}, {call: -1, cancelled: true}, {call: 1 << 40, err: tooMany{}}}} {
+		for _, done := range [][]over{nil, {{call: 1}, {call: -1, canceled: true}, {call: 1 << 40, err: tooMany{}}}} {
 			recovers(t, p, text, done)
 		}
 	})

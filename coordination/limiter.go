@@ -46,7 +46,7 @@ var swapScript = redis.NewScript(`
 	end
 	return {current, t[1] * 1000000 + t[2]}`)
 
-// Pace is a retry.Pace that all replicas use together. Its state lies in Redis and is handed round: whoever changes it writes it back
+// Limiter is a retry.Pace that all replicas use together. Its state lies in Redis and is handed round: whoever changes it writes it back
 // if nobody else came in between, and does the change again otherwise. Its clock is Redis'. While Redis is away each replica
 // goes on alone with the state that it saw last.
 //
@@ -73,22 +73,22 @@ type Limiter struct {
 
 // over is a call that has ended, or never begun.
 type over struct {
-	call      int // the pace's number
-	cancelled bool
-	err       error
-	usage     float64
+	call     int // the pace's number
+	canceled bool
+	err      error
+	usage    float64
 }
 
-// tell tells a pace of it.
+// apply tells a pace of it.
 func (o over) apply(limiter *retry.Limiter, now time.Time) {
-	if o.cancelled {
+	if o.canceled {
 		limiter.Cancel(o.call)
 	} else {
 		limiter.End(o.call, o.err, o.usage, now)
 	}
 }
 
-// NewPace returns a Pace of a replica that makes at most limit calls at once. app is the application whose calls Graph counts.
+// NewLimiter returns a Pace of a replica that makes at most limit calls at once. app is the application whose calls Graph counts.
 func (s *Store) NewLimiter(app string, limit int) *Limiter {
 	return &Limiter{
 		store: s, key: s.prefix + "pace:" + app, limit: limit, kick: make(chan struct{}, 1),
@@ -138,7 +138,7 @@ func (p *Limiter) Begin(now time.Time) (call int) {
 }
 
 // Cancel takes a Begin back.
-func (p *Limiter) Cancel(call int) { p.ended(call, over{cancelled: true}) }
+func (p *Limiter) Cancel(call int) { p.ended(call, over{canceled: true}) }
 
 // End tells how a call ended, as that of retry.Pace.
 func (p *Limiter) End(call int, err error, usage float64, _ time.Time) {
@@ -210,7 +210,7 @@ func (p *Limiter) giveBack() {
 		return
 	}
 	for _, call := range p.stock {
-		p.over = append(p.over, over{call: call, cancelled: true})
+		p.over = append(p.over, over{call: call, canceled: true})
 	}
 	p.stock, p.want = nil, 0
 	p.wake()
@@ -218,13 +218,13 @@ func (p *Limiter) giveBack() {
 
 // shared is what lies in Redis.
 type shared struct {
-	Pace     *retry.Limiter
+	Limiter     *retry.Limiter
 	Replicas map[string]presence
 }
 
 // presence is what the others need to know of a replica.
 type presence struct {
-	UnderWay int
+	InFlight int
 	Seen     time.Time
 }
 
@@ -272,9 +272,9 @@ func (p *Limiter) exchange(ctx context.Context) (again time.Duration, news bool)
 
 // change makes a new state of the old one: what has ended is told, and calls begin while they may and there is room.
 func (p *Limiter) change(old string, now time.Time, done []over, room, mine int) (state changed, calls []int, wait time.Duration) {
-	state.Pace = retry.NewLimiter(together)
-	if json.Unmarshal([]byte(old), &state.shared) != nil || state.Pace == nil || !state.Pace.Plausible(now) {
-		state.shared = shared{Pace: retry.NewLimiter(together)} // nothing there yet, or nothing that makes sense
+	state.Limiter = retry.NewLimiter(together)
+	if json.Unmarshal([]byte(old), &state.shared) != nil || state.Limiter == nil || !state.Limiter.Plausible(now) {
+		state.shared = shared{Limiter: retry.NewLimiter(together)} // nothing there yet, or nothing that makes sense
 		state.replaced = old != ""
 	}
 	others := 0
@@ -285,27 +285,27 @@ func (p *Limiter) change(old string, now time.Time, done []over, room, mine int)
 			delete(state.Replicas, id)
 			state.changed = true
 		default:
-			others += min(max(0, r.UnderWay), together)
+			others += min(max(0, r.InFlight), together)
 		}
 	}
-	state.Pace.SetInFlight(others + mine + len(done))
+	state.Limiter.SetInFlight(others + mine + len(done))
 	for _, o := range done {
-		o.apply(state.Pace, now)
+		o.apply(state.Limiter, now)
 	}
 	for len(calls) < room {
 		var ok bool
-		if wait, ok = state.Pace.Allow(now); !ok {
+		if wait, ok = state.Limiter.Allow(now); !ok {
 			break
 		}
-		calls = append(calls, state.Pace.Begin(now))
+		calls = append(calls, state.Limiter.Begin(now))
 	}
 	mine += len(calls)
 	before := state.Replicas[p.store.id]
-	state.changed = state.changed || before.UnderWay != mine || mine > 0 && now.Sub(before.Seen) > seenEvery
+	state.changed = state.changed || before.InFlight != mine || mine > 0 && now.Sub(before.Seen) > seenEvery
 	if state.Replicas == nil {
 		state.Replicas = map[string]presence{}
 	}
-	state.Replicas[p.store.id] = presence{UnderWay: mine, Seen: now}
+	state.Replicas[p.store.id] = presence{InFlight: mine, Seen: now}
 	return state, calls, wait
 }
 
@@ -348,14 +348,14 @@ func (p *Limiter) take(state changed, raw string, calls []int, room int, wait ti
 			p.underWay[call] = 0 // numbers of ours alone
 		}
 	}
-	p.alone, p.own, p.raw, p.ahead = false, state.Pace, raw, time.Until(now)
+	p.alone, p.own, p.raw, p.ahead = false, state.Limiter, raw, time.Until(now)
 	p.stock = append(p.stock, calls...)
 	p.again = min(max(lookAgain, 2*p.again), lookSeldom)
 	if len(calls) > 0 {
 		p.again = lookAgain
 	}
 	switch {
-	case len(calls) < room && wait > 0 && !state.Pace.Awaits():
+	case len(calls) < room && wait > 0 && !state.Limiter.Awaits():
 		p.again = 0 // when the pause is over another replica's first call soon tells whether all may go on
 		return min(wait, lookAtMost), news
 	case len(calls) < room:

@@ -21,16 +21,16 @@ func (tooMany) Error() string               { return "too many requests" }
 func (tooMany) Throttled() bool             { return true }
 func (e tooMany) RetryAfter() time.Duration { return e.after }
 
-// newPaces are the paces of some replicas that share one imitation of Redis, whose clock the test moves.
-func newPaces(t *testing.T, n int) (*miniredis.Miniredis, []*Limiter) {
+// newLimiters are the paces of some replicas that share one imitation of Redis, whose clock the test moves.
+func newLimiters(t *testing.T, n int) (*miniredis.Miniredis, []*Limiter) {
 	server := miniredis.RunT(t)
 	server.SetTime(time.Now())
-	var paces []*Limiter
+	var limiters []*Limiter
 	for range n {
 		s, _ := newStore(dial(t, server.Addr()), "contoso")
-		paces = append(paces, s.NewLimiter("app", 8))
+		limiters = append(limiters, s.NewLimiter("app", 8))
 	}
-	return server, paces
+	return server, limiters
 }
 
 // begin asks for some calls and begins those that may.
@@ -83,8 +83,8 @@ func TestAThrottledCallHoldsEveryReplica(t *testing.T) {
 }
 
 func TestAfterAPauseOneCallOfAllReplicasTries(t *testing.T) {
-	server, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	server, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	server.SetTime(time.Now().Add(11 * time.Second))
 	first := begin(t, a, 4)
@@ -98,8 +98,8 @@ func TestAfterAPauseOneCallOfAllReplicasTries(t *testing.T) {
 }
 
 func TestAfterAPauseReplicasLookOften(t *testing.T) {
-	server, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	server, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	b.again = lookSeldom // it looked in vain for long
 	b.Want(4)
@@ -114,8 +114,8 @@ func TestAfterAPauseReplicasLookOften(t *testing.T) {
 }
 
 func TestWaitingForAnotherReplicaAsksRedisEverLessOften(t *testing.T) {
-	server, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	server, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	server.SetTime(time.Now().Add(11 * time.Second))
 	if len(begin(t, a, 1)) != 1 { // whose end tells whether the pause is over
@@ -136,8 +136,8 @@ func TestWaitingForAnotherReplicaAsksRedisEverLessOften(t *testing.T) {
 }
 
 func TestACallThatTakesLongStaysCountedByTheOthers(t *testing.T) {
-	server, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	server, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	began := time.Now().Add(11 * time.Second)
 	server.SetTime(began)
@@ -157,8 +157,8 @@ func TestACallThatTakesLongStaysCountedByTheOthers(t *testing.T) {
 }
 
 func TestNineRefusalsOfUnknownLengthAreSharedLikeAnyOther(t *testing.T) {
-	server, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	server, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	seen := 0
 	a.store.cfg.Observe = func(o Observation) {
 		if o == Pacing {
@@ -188,7 +188,7 @@ func TestATextThatIsTooLongIsNoPace(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
 		p := s.NewLimiter("app", 8)
-		text := `{"Pace":{},"Replicas":{"` + strings.Repeat("x", maxPace) + `":{}}}`
+		text := `{"Limiter":{},"Replicas":{"` + strings.Repeat("x", maxPace) + `":{}}}`
 		if err := client.Set(t.Context(), p.key, text, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -202,8 +202,8 @@ func TestATextThatIsTooLongIsNoPace(t *testing.T) {
 }
 
 func TestCallsOfAReplicaThatDiedAreForgotten(t *testing.T) {
-	server, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	server, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	server.SetTime(time.Now().Add(11 * time.Second))
 	if len(begin(t, a, 1)) != 1 { // and never ends
@@ -219,8 +219,8 @@ func TestCallsOfAReplicaThatDiedAreForgotten(t *testing.T) {
 }
 
 func TestCallsThatNobodyBeganAreGivenBack(t *testing.T) {
-	_, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	_, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	a.Want(5)
 	a.exchange(t.Context())
 	a.giveBack()
@@ -233,8 +233,8 @@ func TestCallsThatNobodyBeganAreGivenBack(t *testing.T) {
 }
 
 func TestAReplicaWithoutRedisGoesOnAloneAndComesBack(t *testing.T) {
-	server, paces := newPaces(t, 2)
-	a, b := paces[0], paces[1]
+	server, limiters := newLimiters(t, 2)
+	a, b := limiters[0], limiters[1]
 	end(t, b, begin(t, b, 1)[0], tooMany{30 * time.Second})
 	begin(t, a, 1) // hears of the pause
 	server.Close()
@@ -262,28 +262,28 @@ func TestAReplicaWithoutRedisGoesOnAloneAndComesBack(t *testing.T) {
 	}
 }
 
-func TestAPaceThatMakesNoSenseIsReplaced(t *testing.T) {
+func TestALimiterThatMakesNoSenseIsReplaced(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON":               "hello",
-		"no pace":               `{"Pace":null}`,
-		"another shape":         `{"Pace":{"UnderWay":"many"}}`,
-		"a pause for ever":      `{"Pace":{"Hold":"2999-01-01T00:00:00Z"},"Replicas":{}}`,
-		"a time that is not":    `{"Pace":{"Hold":"yesterday"}}`,
-		"replicas of no number": `{"Pace":{},"Replicas":{"x":{"UnderWay":1e99}}}`,
+		"no pace":               `{"Limiter":null}`,
+		"another shape":         `{"Limiter":{"InFlight":"many"}}`,
+		"a pause for ever":      `{"Limiter":{"Hold":"2999-01-01T00:00:00Z"},"Replicas":{}}`,
+		"a time that is not":    `{"Limiter":{"Hold":"yesterday"}}`,
+		"replicas of no number": `{"Limiter":{},"Replicas":{"x":{"InFlight":1e99}}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			server, paces := newPaces(t, 1)
-			if err := server.Set(paces[0].key, text); err != nil {
+			server, limiters := newLimiters(t, 1)
+			if err := server.Set(limiters[0].key, text); err != nil {
 				t.Fatal(err)
 			}
-			pacing := 0
-			paces[0].store.cfg.Observe = func(o Observation) {
+			replaced := 0
+			limiters[0].store.cfg.Observe = func(o Observation) {
 				if o == Pacing {
-					pacing++
+					replaced++
 				}
 			}
-			if len(begin(t, paces[0], 2)) != 2 || pacing != 1 {
-				t.Errorf("nobody may call, or nobody is told: counted %d", pacing)
+			if len(begin(t, limiters[0], 2)) != 2 || replaced != 1 {
+				t.Errorf("nobody may call, or nobody is told: counted %d", replaced)
 			}
 		})
 	}
@@ -326,8 +326,8 @@ func TestReplicasThatCallAtTheSameTimeAreAllCounted(t *testing.T) {
 		wait.Wait()
 		state, _, _ := last.swap(t.Context(), "", "")
 		made, _, _ := last.change(state, time.Now(), nil, 0, 0)
-		if n := begun.Load(); n != replicas*each || made.Pace.State().InFlight != 0 || made.Pace.Last < replicas*each {
-			t.Errorf("%d calls began; Redis counts %d, and %d under way", n, made.Pace.Last, made.Pace.State().InFlight)
+		if n := begun.Load(); n != replicas*each || made.Limiter.State().InFlight != 0 || made.Limiter.Last < replicas*each {
+			t.Errorf("%d calls began; Redis counts %d, and %d under way", n, made.Limiter.Last, made.Limiter.State().InFlight)
 		}
 	})
 }

@@ -47,7 +47,7 @@ type Letter struct {
 	Code            string `json:"graphCode,omitempty"`
 	RequestID       string `json:"requestId,omitempty"`
 	ClientRequestID string `json:"clientRequestId,omitempty"`
-	// Superseded are the ids of messages that were completed in favour of this one: the first of SupersededCount.
+	// Superseded are the ids of messages that were completed in favor of this one: the first of SupersededCount.
 	Superseded      []string `json:"superseded,omitempty"`
 	SupersededCount int      `json:"supersededCount,omitempty"`
 	// FailedEvents are the indexes of the failed events of a message that holds several; empty when all failed.

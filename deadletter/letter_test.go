@@ -230,14 +230,14 @@ func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	for name, line := range map[string]string{
-		"not JSON":         `{`,
-		"a misspelt field": `{"bdy":{}}`,
-		"no body":          `{}`,
-		"two bodies":       `{"body":{},"bodyText":"x"}`,
-		"two values":       `{"body":{}} {}`,
-		"no such event":    `{"body":{},"onlyEvents":[1000]}`,
-		"event below none": `{"body":{},"onlyEvents":[-1]}`,
-		"a list":           `[]`,
+		"not JSON":           `{`,
+		"a misspelled field": `{"bdy":{}}`,
+		"no body":            `{}`,
+		"two bodies":         `{"body":{},"bodyText":"x"}`,
+		"two values":         `{"body":{}} {}`,
+		"no such event":      `{"body":{},"onlyEvents":[1000]}`,
+		"event below none":   `{"body":{},"onlyEvents":[-1]}`,
+		"a list":             `[]`,
 	} {
 		if _, err := deadletter.ReadRecord([]byte(line)); err == nil {
 			t.Errorf("%s was accepted", name)

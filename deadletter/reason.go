@@ -68,7 +68,7 @@ func Guides() []Guide {
 		},
 		{
 			ProtectedUser, "The user is on `guard.protected_users` and is never signed out by this worker.",
-			"Ask whether the account is really compromised; if it is, a person with the right role revokes it in the Entra admin centre.",
+			"Ask whether the account is really compromised; if it is, a person with the right role revokes it in the Entra admin center.",
 		},
 		{
 			ExternalUser, "The user is a guest (`#EXT#`): Graph would answer with success and revoke nothing.",
@@ -80,7 +80,7 @@ func Guides() []Guide {
 		},
 		{
 			NotRevoked, "Graph answered 2xx with `value: false`, repeatedly: nothing was revoked.",
-			"Revoke by hand in the Entra admin centre and check the account's sign-in logs; replay later.",
+			"Revoke by hand in the Entra admin center and check the account's sign-in logs; replay later.",
 		},
 		{
 			Forbidden, "Graph refuses this user although the application's permission is present (a restricted administrative unit, for example).",
@@ -105,7 +105,7 @@ const (
 	PropertyFailed = "revoker-failed-events"
 	// PropertyAttempts is how many calls were made for the (first failed) user.
 	PropertyAttempts = "revoker-attempts"
-	// PropertySuperseded lists the ids of messages of the same users that were completed in favour of this one: the first of
+	// PropertySuperseded lists the ids of messages of the same users that were completed in favor of this one: the first of
 	// them, comma-separated. PropertySupersededCount is how many they were.
 	PropertySuperseded      = "revoker-superseded"
 	PropertySupersededCount = "revoker-superseded-count"

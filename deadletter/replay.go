@@ -202,7 +202,7 @@ func (r *replay) chunk(wanted int) int {
 	return maxChunk
 }
 
-// again is a message and what it is sent again as.
+// resubmission is a message and what it is sent again as.
 type resubmission struct {
 	old *azservicebus.ReceivedMessage
 	new *azservicebus.AMQPAnnotatedMessage

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -46,9 +47,7 @@ func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: run.ID,
 			deadletter.PropertyReplayedBy: "ada@desk", deadletter.PropertyReplayedAt: got.ApplicationProperties[deadletter.PropertyReplayedAt],
 		}
-		for name, value := range sent.ApplicationProperties {
-			want[name] = value
-		}
+		maps.Copy(want, sent.ApplicationProperties)
 		if when, ok := got.ApplicationProperties["time"].(time.Time); !ok || !when.Equal(at) {
 			t.Errorf("time %v", got.ApplicationProperties["time"])
 		}

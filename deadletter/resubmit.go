@@ -18,7 +18,7 @@ type Run struct {
 // NewRun begins a run.
 func NewRun(by string) Run { return Run{ID: uuid.NewString(), By: Cut(by, maxBy)} }
 
-// Again makes the message that a dead letter is sent again as: body, session, correlation and other properties as they
+// Resubmit makes the message that a dead letter is sent again as: body, session, correlation and other properties as they
 // are, whatever kind the body is of; without what Service Bus added and whatever stands under our names; and with a new
 // MessageID, since duplicate detection would silently drop the old one while the dead letter is completed. It must not be
 // called for an unreadable letter: that is a stand-in without its body.
@@ -47,7 +47,7 @@ func isProducers(name string) bool {
 	return !hasPrefix(name) && name != "DeadLetterReason" && name != "DeadLetterErrorDescription"
 }
 
-// headerAgain: the delivery count begins anew.
+// resubmitHeader: the delivery count begins anew.
 func resubmitHeader(old *azservicebus.AMQPAnnotatedMessageHeader) *azservicebus.AMQPAnnotatedMessageHeader {
 	if old == nil {
 		return nil
@@ -57,7 +57,7 @@ func resubmitHeader(old *azservicebus.AMQPAnnotatedMessageHeader) *azservicebus.
 	return &header
 }
 
-// annotationsAgain keeps those of the producer and the partition key; the others are the broker's: sequence number, enqueued time,
+// resubmitAnnotations keeps those of the producer and the partition key; the others are the broker's: sequence number, enqueued time,
 // schedule, and so on.
 func resubmitAnnotations(old map[any]any) map[any]any {
 	kept := map[any]any{}
@@ -70,7 +70,7 @@ func resubmitAnnotations(old map[any]any) map[any]any {
 	return kept
 }
 
-// propertiesAgain: a new id; and a life that begins now, where it was written out.
+// resubmitProperties: a new id; and a life that begins now, where it was written out.
 func resubmitProperties(old *azservicebus.AMQPAnnotatedMessageProperties, now time.Time) *azservicebus.AMQPAnnotatedMessageProperties {
 	properties := azservicebus.AMQPAnnotatedMessageProperties{}
 	if old != nil {

@@ -34,7 +34,7 @@ type ReceiveOptions struct {
 // errHeld: the wanted messages lie behind too many others.
 var errHeld = fmt.Errorf("the wanted dead letters lie behind more than %d others, which would all have to be locked: purge or replay those first", maxHeld)
 
-// taker receives wanted dead letters one chunk after the other. Service Bus hands out messages in their order and nobody can
+// receiver receives wanted dead letters one chunk after the other. Service Bus hands out messages in their order and nobody can
 // pick one, so the others are received too; they are held locked until the end, or the same ones would come again, and
 // then given back unchanged, but for their delivery count.
 type receiver struct {

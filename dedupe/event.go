@@ -54,7 +54,7 @@ type Event struct {
 	superseded SupersededMessages
 }
 
-// End is what became of an event.
+// Result is what became of an event.
 type Result struct {
 	Disposition Disposition
 	// By is the message that superseded or replaced this one's.
@@ -63,7 +63,7 @@ type Result struct {
 	Detail any
 }
 
-// Fate is how an event ended for the ledger.
+// Disposition is how an event ended for the ledger.
 type Disposition int
 
 // The fates.
@@ -82,7 +82,7 @@ const (
 	Replaced
 )
 
-// Superseded names the messages that were superseded in favour of one.
+// Superseded names the messages that were superseded in favor of one.
 type SupersededMessages struct {
 	// Count is how many; MessageIDs are the first MaxNamed of them.
 	Count      int
@@ -95,7 +95,7 @@ const MaxNamed = 32
 // Done is closed when the event's end is decided. Valid after Enter.
 func (e *Event) Done() <-chan struct{} { return e.done }
 
-// End is what became of the event, and Superseded which messages it stood for; both may be read when Done is closed, or
+// Result is what became of the event, and Superseded which messages it stood for; both may be read when Done is closed, or
 // after Leave.
 func (e *Event) Result() Result { return e.result }
 
@@ -112,7 +112,7 @@ func (e *Event) finish(end Result) {
 	}
 }
 
-// standFor makes e answer for the older event and for all that stood behind that one.
+// supersede makes e answer for the older event and for all that stood behind that one.
 func (e *Event) supersede(older *Event) {
 	count := e.superseded.Count + older.superseded.Count + 1
 	names, more := older.superseded.MessageIDs, append(e.superseded.MessageIDs, older.MessageID)

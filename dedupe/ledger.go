@@ -46,7 +46,7 @@ func New(cfg Config) *Ledger {
 	return &Ledger{cfg: cfg, works: map[string]*Work{}, parked: map[*Work]struct{}{}, verdicts: memory{max: cfg.MaxUsers, keep: cfg.Remember}}
 }
 
-// Enter decides what an event of a user means, by what the ledger knows of the user. The event's Done may be closed on
+// Add decides what an event of a user means, by what the ledger knows of the user. The event's Done may be closed on
 // return. The caller must run the Work when isNew; otherwise the Work, if not nil, is one that is running already,
 // and may have become more urgent.
 //
@@ -104,7 +104,7 @@ func ended(e *Event) bool {
 	}
 }
 
-// Leave takes an event out whose lock is lost, or whose message is given back: nothing more is decided for it, and nobody is
+// Remove takes an event out whose lock is lost, or whose message is given back: nothing more is decided for it, and nobody is
 // superseded by it. Its end may have been decided before; then Leave does nothing. Without any event left, the user's Work
 // ends, but for an attempt on the wire.
 func (l *Ledger) Remove(key string, e *Event) {
@@ -122,7 +122,7 @@ func (l *Ledger) Remove(key string, e *Event) {
 	}
 }
 
-// Hurry ends parking, for a worker that stops: what is parked is called now, and nothing is parked any more. An early call
+// FlushParked ends parking, for a worker that stops: what is parked is called now, and nothing is parked any more. An early call
 // is always safe.
 func (l *Ledger) FlushParked() {
 	l.mu.Lock()
@@ -133,7 +133,7 @@ func (l *Ledger) FlushParked() {
 	}
 }
 
-// Flush calls now for the users of one message that are parked, for a message that cannot be held any longer.
+// FlushMessage calls now for the users of one message that are parked, for a message that cannot be held any longer.
 func (l *Ledger) FlushMessage(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -32,7 +32,7 @@ type Message struct {
 	Eager bool
 
 	deferred chan struct{}
-	ended    chan struct{} // is signalled when the end of an event is decided
+	ended    chan struct{} // is signaled when the end of an event is decided
 
 	// The ledger's lock guards all below.
 	open    int           // events without an end, and 1 until AllEntered
@@ -49,14 +49,14 @@ func NewMessage(source int) *Message {
 	return &Message{Source: source, deferred: make(chan struct{}), ended: make(chan struct{}, 1), open: 1}
 }
 
-// Ended is signalled when the end of one of the message's events, or of several, is decided.
+// Ended is signaled when the end of one of the message's events, or of several, is decided.
 func (m *Message) Ended() <-chan struct{} { return m.ended }
 
-// Aside is closed when the message is to be set aside, so that others can be worked on: its events Leave, and it comes
+// Deferred is closed when the message is to be set aside, so that others can be worked on: its events Leave, and it comes
 // back later.
 func (m *Message) Deferred() <-chan struct{} { return m.deferred }
 
-// AllEntered says that all events of the message are in the ledger: only then may it be set aside.
+// AllAdded says that all events of the message are in the ledger: only then may it be set aside.
 func (l *Ledger) AllAdded(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,7 +65,7 @@ func (l *Ledger) AllAdded(m *Message) {
 	l.enforceShares(m.Source)
 }
 
-// SetAside sets a message aside if it may go: others wait for its room.
+// Defer sets a message aside if it may go: others wait for its room.
 func (l *Ledger) Defer(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -74,7 +74,7 @@ func (l *Ledger) Defer(m *Message) {
 	}
 }
 
-// letIdleGo sets a message aside that came back, or is large, and has nothing to wait for but time: others need its room.
+// deferIdle sets a message aside that came back, or is large, and has nothing to wait for but time: others need its room.
 func (l *Ledger) deferIdle(m *Message) {
 	if m.Eager && m.mayDefer() && m.open == m.parked+m.paused {
 		l.deferMessage(m)
@@ -93,7 +93,7 @@ const (
 	parked
 	// failing: its user has failed.
 	failing
-	// held: no attempt begins soon: its user waits for a backoff, for another replica, or for a release of the volume guard.
+	// paused: no attempt begins soon: its user waits for a backoff, for another replica, or for a release of the volume guard.
 	// It counts as failing, too.
 	paused
 )
@@ -172,7 +172,7 @@ func (s *share) recovered(m *Message) {
 	}
 }
 
-// relieve keeps a source's shares: it calls for a parked user, and sets failing messages aside, until both fit.
+// enforceShares keeps a source's shares: it calls for a parked user, and sets failing messages aside, until both fit.
 func (l *Ledger) enforceShares(source int) {
 	sh := l.shareOf(source)
 	for sh.parked > l.cfg.MaxParked {
@@ -187,7 +187,7 @@ func (l *Ledger) enforceShares(source int) {
 	}
 }
 
-// callParked calls for parked users of the source, to make room: for the user with the most parked messages that wait for nobody
+// evictParked calls for parked users of the source, to make room: for the user with the most parked messages that wait for nobody
 // else; or else for all users of the message that waits for the fewest. It says whether there was anybody.
 func (l *Ledger) evictParked(source int) bool {
 	var most *Work
@@ -222,7 +222,7 @@ func (l *Ledger) evictParked(source int) bool {
 	return true
 }
 
-// callAll calls for each parked user of a message.
+// flush calls for each parked user of a message.
 func (l *Ledger) flush(m *Message) {
 	for w := range l.parked {
 		if slices.ContainsFunc(w.pending, func(e *Event) bool { return e.Message == m }) {
@@ -264,12 +264,12 @@ func (s *share) longest() *Message {
 	return nil
 }
 
-// mayGo says that the message may be set aside: none of its users waits for a first attempt.
+// mayDefer says that the message may be set aside: none of its users waits for a first attempt.
 func (m *Message) mayDefer() bool {
 	return !m.Fixed && !m.leaving && m.open > 0 && m.open == m.parked+m.failing
 }
 
-// setAside asks for the message to be set aside; false when there is none.
+// deferMessage asks for the message to be set aside; false when there is none.
 func (l *Ledger) deferMessage(m *Message) bool {
 	if m == nil {
 		return false

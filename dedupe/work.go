@@ -34,7 +34,7 @@ type Work struct {
 
 	failing     bool // the user has failed since the last verdict, or waits for somebody else
 	paused      bool
-	more        chan struct{} // is signalled when another event has come; nil until somebody asks for it
+	more        chan struct{} // is signaled when another event has come; nil until somebody asks for it
 	parkedUntil time.Time
 	parkedFor   time.Time     // the end of the last window that they were parked for: it is not parked for it again
 	called      chan struct{} // closed when a parked event is to be called now
@@ -78,7 +78,7 @@ func (w *Work) Enqueued() (oldest time.Time) {
 	return oldest
 }
 
-// More is signalled when another event has come since More was first called.
+// More is signaled when another event has come since More was first called.
 func (w *Work) More() <-chan struct{} {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -251,7 +251,7 @@ func (e *Event) triedOnce() {
 	e.tried = true
 }
 
-// letGo sets the messages aside that wait for no more than one attempt for each user.
+// deferEager sets the messages aside that wait for no more than one attempt for each user.
 func (w *Work) deferEager() {
 	for _, e := range w.pending {
 		if e.Message.Eager && e.Message.mayDefer() && e.Message.untried == 0 {

@@ -34,24 +34,24 @@ func (d *Dispatcher) askCanary(call int, timeout time.Duration) {
 			user = event.User{} // protected since the start: then nobody is asked for
 		}
 		attempt, err := d.deps.Canary(ctx, user)
-		cancelled := err != nil && d.canaries.Err() != nil
+		canceled := err != nil && d.canaries.Err() != nil
 		if err == nil && !user.IsZero() {
 			// After the failure that it was asked for, however coarse the clock.
 			d.deps.Retrier.Proved(attempt.Start.Add(time.Nanosecond))
 		}
-		if !cancelled {
+		if !canceled {
 			d.deps.Metrics.Canaries.WithLabelValues(canaryResult(err)).Inc()
 		}
-		d.report(d.queue.canaryDone(call, attempt.Usage, err, cancelled))
-		d.logCanary(err, cancelled)
+		d.report(d.queue.canaryDone(call, attempt.Usage, err, canceled))
+		d.logCanary(err, canceled)
 	})
 }
 
-// tellCanary logs that the canary has failed, once until it is well again: a long outage must not flood the log.
-func (d *Dispatcher) logCanary(err error, cancelled bool) {
+// logCanary logs that the canary has failed, once until it is well again: a long outage must not flood the log.
+func (d *Dispatcher) logCanary(err error, canceled bool) {
 	d.mu.Lock()
 	before := d.failing
-	if !cancelled {
+	if !canceled {
 		d.failing = err != nil
 	}
 	after := d.failing

@@ -50,7 +50,7 @@ type Config struct {
 	Dedupe dedupe.Config
 }
 
-// Parts are what a Dispatcher works with. Replicas, Limiter, Tracer and Canary may be nil, all others are required.
+// Dependencies are what a Dispatcher works with. Replicas, Limiter, Tracer and Canary may be nil, all others are required.
 type Dependencies struct {
 	Revoker Revoker
 	// Canary makes one attempt for nobody, or for CanaryUser; nil is well. Without it the breaker learns from users alone.
@@ -60,7 +60,7 @@ type Dependencies struct {
 	Log       *zap.Logger
 	Metrics   *telemetry.Metrics
 	Health    *telemetry.Health
-	// Replicas is what workers for the same tenant share; nil when this one is for itself. Limiter is the rate limiter that
+	// Coordinator is what workers for the same tenant share; nil when this one is for itself. Limiter is the rate limiter that
 	// they share; nil for one of its own.
 	Coordinator *coordination.Store
 	Limiter     *coordination.Limiter
@@ -112,7 +112,7 @@ func New(cfg Config, deps Dependencies) *Dispatcher {
 	return d
 }
 
-// Watch adds a channel that is signalled when another number of messages may be received.
+// Watch adds a channel that is signaled when another number of messages may be received.
 func (d *Dispatcher) Watch(changed chan struct{}) { d.queue.changed = append(d.queue.changed, changed) }
 
 // Signal signals all channels of Watch.
@@ -144,7 +144,7 @@ func (d *Dispatcher) Stop() {
 	d.pool.Stop()
 }
 
-// Enter enters an event of a user, and makes sure that the user is called for.
+// Add enters an event of a user, and makes sure that the user is called for.
 func (d *Dispatcher) Add(key string, user event.User, e *dedupe.Event) {
 	work, isNew := d.ledger.Add(key, e)
 	switch {
@@ -155,19 +155,19 @@ func (d *Dispatcher) Add(key string, user event.User, e *dedupe.Event) {
 	}
 }
 
-// AllEntered says that all events of the message were entered.
+// AllAdded says that all events of the message were entered.
 func (d *Dispatcher) AllAdded(m *dedupe.Message) { d.ledger.AllAdded(m) }
 
-// Leave takes an event out that nobody waits for any more.
+// Remove takes an event out that nobody waits for any more.
 func (d *Dispatcher) Remove(key string, e *dedupe.Event) { d.ledger.Remove(key, e) }
 
-// Hurry ends parking, for a worker that stops.
+// FlushParked ends parking, for a worker that stops.
 func (d *Dispatcher) FlushParked() { d.ledger.FlushParked() }
 
-// Flush calls now for the users of one message that are parked.
+// FlushMessage calls now for the users of one message that are parked.
 func (d *Dispatcher) FlushMessage(m *dedupe.Message) { d.ledger.FlushMessage(m) }
 
-// SetAside asks for a message to be set aside if none of its users waits for a first attempt.
+// Defer asks for a message to be set aside if none of its users waits for a first attempt.
 func (d *Dispatcher) Defer(m *dedupe.Message) { d.ledger.Defer(m) }
 
 // Limit is how many more messages may be received when so many of most are in flight.

@@ -13,7 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// ByHand revokes users without messages: with the same guard, pace, retries and outcomes.
+// ManualRevocation revokes users without messages: with the same guard, pace, retries and outcomes.
 type ManualRevocation struct {
 	Protected *guard.Protected
 	Retrier   *retry.Retrier
@@ -24,7 +24,7 @@ type ManualRevocation struct {
 	ValidFrom func(context.Context, event.User) (time.Time, error)
 }
 
-// HandResult is what became of one user.
+// ManualResult is what became of one user.
 type ManualResult struct {
 	User event.User
 	// Revoked says that Graph has revoked the sessions. If not, Reason and Err say why; Reason is empty for those that were
@@ -37,7 +37,7 @@ type ManualResult struct {
 	Attempt revoker.Attempt
 }
 
-// handAttempts is after how many attempts Graph's word about one user is believed, though nobody else's success proves that it
+// manualAttempts is after how many attempts Graph's word about one user is believed, though nobody else's success proves that it
 // is well: a person waits, and can judge.
 const manualAttempts = 3
 

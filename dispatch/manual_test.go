@@ -14,7 +14,7 @@ import (
 )
 
 // By hand there are no canaries: whoever waits is probed.
-func TestByHandGoesOnAfterARetryAfterOfHours(t *testing.T) {
+func TestManualRevocationGoesOnAfterARetryAfterOfHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		protected, err := guard.NewProtected(nil)
 		if err != nil {

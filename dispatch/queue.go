@@ -55,7 +55,7 @@ type queue struct {
 	timer     *time.Timer
 	closed    bool // no canary any more
 
-	// changed are signalled when an attempt has ended: what may be received can be another number then.
+	// changed are signaled when an attempt has ended: what may be received can be another number then.
 	changed []chan struct{}
 }
 
@@ -116,7 +116,7 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.L
 	return q
 }
 
-// newPlace is the next place in the queue. Whoever waits again keeps it, but after a failure of their own.
+// nextSequence is the next place in the queue. Whoever waits again keeps it, but after a failure of their own.
 func (q *queue) nextSequence() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -271,16 +271,16 @@ func (q *queue) wantProof() {
 }
 
 // canaryDone ends a canary, which is an attempt for the limiter too.
-func (q *queue) canaryDone(call int, usage float64, err error, cancelled bool) (c condition) {
+func (q *queue) canaryDone(call int, usage float64, err error, canceled bool) (c condition) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	if cancelled {
+	if canceled {
 		q.limiter.Cancel(call)
 	} else {
 		q.limiter.End(call, err, usage, now)
 	}
-	q.breaker.CanaryEnd(err, cancelled, now)
+	q.breaker.CanaryEnd(err, canceled, now)
 	q.grant()
 	q.signal()
 	return q.condition()

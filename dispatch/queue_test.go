@@ -762,7 +762,7 @@ func TestAfterTheStopNothingBegins(t *testing.T) {
 func TestEachEndIsSignalled(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		q.changed = []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
-		signalled := func(what string) {
+		signaled := func(what string) {
 			t.Helper()
 			for _, c := range q.changed {
 				select {
@@ -775,13 +775,13 @@ func TestEachEndIsSignalled(t *testing.T) {
 		u := ask(t, q, "u", wish{})
 		next := ask(t, q, "next", wish{})
 		_ = q.done(u.permit, 0, false, nil)
-		signalled("an attempt's end")
+		signaled("an attempt's end")
 		if !next.began() {
 			t.Fatal("not begun")
 		}
 		q.cancel(next.permit)
-		signalled("a permit that was given back")
+		signaled("a permit that was given back")
 		_ = q.canaryDone(q.limiter.Begin(time.Now()), 0, nil, false)
-		signalled("a canary's end")
+		signaled("a canary's end")
 	})
 }

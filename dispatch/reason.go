@@ -10,8 +10,7 @@ import (
 
 // ReasonOf names a final failure of a user.
 func ReasonOf(err error) deadletter.Reason {
-	var failure *revoker.Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*revoker.Error](err); ok {
 		switch failure.Kind {
 		case revoker.NotFound:
 			return deadletter.UserNotFound

@@ -237,8 +237,7 @@ func times(a revoker.Attempt) dedupe.Attempt {
 // observe counts one attempt's end.
 func (d *Dispatcher) observe(attempt revoker.Attempt, err error) {
 	result := "revoked"
-	var failure *revoker.Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*revoker.Error](err); ok {
 		result = string(failure.Kind)
 	}
 	status := "none"
@@ -282,8 +281,7 @@ func (d *Dispatcher) ReportGraph(err error) {
 		return
 	}
 	problem := err.Error()
-	var failure *revoker.Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*revoker.Error](err); ok {
 		problem = failure.Brief()
 	}
 	if d.deps.Health.Report(PartGraph, problem) {

@@ -39,7 +39,7 @@ func (d *Dispatcher) watchVolume(ctx context.Context) {
 	}
 }
 
-// tellVolume tells that one type of events has tripped the guard, or has not any more.
+// logVolume tells that one type of events has tripped the guard, or has not any more.
 func (d *Dispatcher) logVolume(state guard.KindState) {
 	about := []zap.Field{zap.String("type", state.Kind), zap.Int("limit", state.Limit), zap.Duration("window", d.cfg.Volume.Window)}
 	switch {

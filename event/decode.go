@@ -247,8 +247,7 @@ func readUser(o object) (User, *Error) {
 		return User{}, problem
 	}
 	user, err := NewUser(id, upn)
-	var problem *Error
-	if errors.As(err, &problem) {
+	if problem, ok := errors.AsType[*Error](err); ok {
 		return User{}, &Error{Kind: problem.Kind, Field: o.prefix + problem.Field, Problem: problem.Problem}
 	}
 	return user, nil

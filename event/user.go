@@ -63,7 +63,7 @@ func (u User) String() string { return u.Name() }
 // Key identifies the user: Name in lower case, since Graph compares both without case.
 func (u User) Key() string { return strings.ToLower(u.Name()) }
 
-// External says that the name is a guest's, recognisable by #EXT#. A guest known by id alone is not recognised.
+// External says that the name is a guest's, recognizable by #EXT#. A guest known by id alone is not recognized.
 func (u User) External() bool { return strings.Contains(strings.ToUpper(u.upn), "#EXT#") }
 
 // IsZero says that this is nobody.

@@ -63,7 +63,7 @@ func TestWhoIsWho(t *testing.T) {
 	}
 	both, err := event.NewUser(strings.ToUpper(userID), "Guest_x.com#ext#@contoso.com")
 	if err != nil || both.Name() != userID || both.Key() != userID || both.String() != userID || !both.External() {
-		t.Errorf("%v, %v: the id is called, and the guest is recognised", both, err)
+		t.Errorf("%v, %v: the id is called, and the guest is recognized", both, err)
 	}
 	if id, _ := event.NewUser(userID, ""); id.External() {
 		t.Error("an id alone does not show a guest")

@@ -100,7 +100,7 @@ func (e *entries) has(user event.User) bool {
 }
 
 // Has says whether the user is protected by id or by user principal name. An event that names only one of the two can
-// be recognised only by that one, so list both for accounts that matter; an id never fits a pattern.
+// be recognized only by that one, so list both for accounts that matter; an id never fits a pattern.
 func (p *Protected) Has(user event.User) bool {
 	return p.listed.has(user) || p.file.Load().has(user)
 }

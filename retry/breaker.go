@@ -360,9 +360,9 @@ func (b *Breaker) CanaryBegin() (timeout time.Duration) {
 	return CautiousTimeout
 }
 
-// CanaryEnd tells how a canary ended; err is nil when it was well, and is no verdict when it is throttled or cancelled says
+// CanaryEnd tells how a canary ended; err is nil when it was well, and is no verdict when it is throttled or canceled says
 // that we cut it off ourselves.
-func (b *Breaker) CanaryEnd(err error, cancelled bool, now time.Time) {
+func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 	wasProbe := b.probe == canary
 	b.asked, b.proof = false, false
 	if wasProbe {
@@ -371,7 +371,7 @@ func (b *Breaker) CanaryEnd(err error, cancelled bool, now time.Time) {
 	after := After(err)
 	b.askedAt, b.askNext = now, now.Add(max(canarySoon, after))
 	switch {
-	case cancelled:
+	case canceled:
 		if soon := now.Add(probeFirst); wasProbe && soon.After(b.next) {
 			b.next = soon // another replica asks: the next one must not be asked for at once, again and again
 		}

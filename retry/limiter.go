@@ -38,7 +38,7 @@ const (
 	usageAim, usageLow = 0.98, 0.4
 )
 
-// Pace lets calls begin as fast as the server allows. It does not know how the server counts (a fixed window, a sliding
+// Limiter lets calls begin as fast as the server allows. It does not know how the server counts (a fixed window, a sliding
 // one, a token bucket), and learns from what happens: between two pauses that the server asked for, so many calls went
 // through in so much time. From then on each such round lets as many calls through, and pauses by itself; now and then it
 // feels, one call at a time, whether more is allowed. Where the pauses are short the calls of a round are spread over it, and
@@ -53,7 +53,7 @@ type Limiter struct {
 	limiterMemory
 }
 
-// paceMemory is what a Pace counts and has learned. Its fields are exported for JSON alone: replicas hand it round.
+// limiterMemory is what a Pace counts and has learned. Its fields are exported for JSON alone: replicas hand it round.
 type limiterMemory struct {
 	InFlight int
 	Hold     time.Time     // no call before
@@ -131,7 +131,7 @@ func (a *ages) ended(call int) {
 	}
 }
 
-// NewPace returns a Pace that lets at most limit calls be under way at once.
+// NewLimiter returns a Pace that lets at most limit calls be under way at once.
 func NewLimiter(limit int) *Limiter {
 	p := &Limiter{limit: limit}
 	p.Ended.Judged = true
@@ -406,7 +406,7 @@ func (p *Limiter) newRound() {
 	p.Begun, p.OK = 0, 0
 }
 
-// SetUnderWay corrects how many calls are under way, for a Pace that several processes hand round: they know best.
+// SetInFlight corrects how many calls are under way, for a Pace that several processes hand round: they know best.
 func (p *Limiter) SetInFlight(n int) { p.InFlight = n }
 
 // MarshalJSON writes what the Pace has learned, for another process to go on with.
@@ -444,11 +444,11 @@ func (p *Limiter) Plausible(now time.Time) bool {
 		p.Usage >= 0 && p.Unnamed <= maxUnnamed && p.First <= p.Last+1 && p.Ages.First[0] <= p.Last+1
 }
 
-// PaceState is a picture of the pace.
+// LimiterState is a picture of the pace.
 type LimiterState struct {
 	// PerSecond is the rate that the server allowed when it last asked for a pause; +Inf when it never did.
 	PerSecond float64
-	// HeldUntil is when the pause ends that the server asked for; in the past when there is none.
+	// PausedUntil is when the pause ends that the server asked for; in the past when there is none.
 	PausedUntil time.Time
 	// Pauses are all that the server asked for, together.
 	Pauses   time.Duration

@@ -231,7 +231,7 @@ func TestThePausesAreCountedOnce(t *testing.T) {
 	}
 }
 
-func TestAPaceBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
+func TestALimiterBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
 	p := retry.NewLimiter(4)
 	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	now := begun
@@ -252,7 +252,7 @@ func TestAPaceBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
 	}
 }
 
-func TestAPaceDoesNotBelieveInNonsense(t *testing.T) {
+func TestALimiterDoesNotBelieveInNonsense(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for _, text := range []string{
 		`{"Hold":"2026-03-01T13:00:00Z"}`,

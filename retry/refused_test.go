@@ -219,7 +219,7 @@ func TestTheRateIsKnownOnlyAfterARefusalAndForgotten(t *testing.T) {
 	}
 }
 
-func TestACallThatWasCancelledIsNotCounted(t *testing.T) {
+func TestACallThatWasCanceledIsNotCounted(t *testing.T) {
 	t.Run("among those in flight", func(t *testing.T) {
 		p := retry.NewLimiter(2)
 		calls := begin(t, p, 2, noon)
@@ -276,12 +276,12 @@ func TestACallThatWasCancelledIsNotCounted(t *testing.T) {
 		p.Cancel(call)
 		p.Cancel(call)
 		if p.SetInFlight(0); !p.Plausible(noon) {
-			t.Errorf("a call that was cancelled twice: %+v", p)
+			t.Errorf("a call that was canceled twice: %+v", p)
 		}
 	})
 }
 
-func TestAPaceOfTheWrongTypesIsRefused(t *testing.T) {
+func TestALimiterOfTheWrongTypesIsRefused(t *testing.T) {
 	for _, text := range []string{`{"Allowance":"many"}`, `{"Hold":5}`, `[]`, `"pace"`, `{"Ages":{"First":[1.5]}}`} {
 		p := retry.NewLimiter(4)
 		learned(t, p, 2, time.Minute)

@@ -15,7 +15,7 @@ import (
 type Account struct {
 	// ID and UPN are the user's own, whichever of them was asked for.
 	ID, UPN string
-	// External says that the sessions belong to another tenant: a guest, or somebody of a multi-tenant organisation.
+	// External says that the sessions belong to another tenant: a guest, or somebody of a multi-tenant organization.
 	External bool
 	// ValidFrom is signInSessionsValidFromDateTime, in whole seconds: no session from before is valid.
 	ValidFrom time.Time
@@ -42,12 +42,12 @@ func (r *Revoker) Account(ctx context.Context, user event.User) (Account, error)
 	}, nil
 }
 
-// Careful revokes as a Revoker does, and looks before and after: the user is read, so that somebody of another tenant is recognised even by
+// Verifying revokes as a Revoker does, and looks before and after: the user is read, so that somebody of another tenant is recognized even by
 // an id alone, and the call goes to the id that the name has now; with ProofFor set, the effect is read back after the
 // call. Each is one more call to Graph, of the quota for reading.
 type Verifying struct {
 	*Revoker
-	// ProofFor is how long the effect may take to be readable, since the directory's replicas need some seconds; 0 does not look
+	// VerifyTimeout is how long the effect may take to be readable, since the directory's replicas need some seconds; 0 does not look
 	// for it.
 	VerifyTimeout time.Duration
 	// Protected says who is never called, by id or by name; an event may have given only the one that is not on the list. nil is nobody.
@@ -57,7 +57,7 @@ type Verifying struct {
 	ByAccount bool
 }
 
-// proofEvery is how often the effect is looked for.
+// verifyEvery is how often the effect is looked for.
 const verifyEvery = 2 * time.Second
 
 // Revoke makes one attempt. Somebody of another tenant is an error of kind External, somebody protected one of kind Protected, and neither is
@@ -118,7 +118,7 @@ func (c *Verifying) protects(a Account) bool {
 // NotAdvanced is what Prove says of an effect that does not show.
 const NotAdvanced = "signInSessionsValidFromDateTime has not advanced"
 
-// Prove reads from when on the sessions are valid until that has advanced, for at most limit; problem is "" then. It has whole seconds: when
+// VerifyEffect reads from when on the sessions are valid until that has advanced, for at most limit; problem is "" then. It has whole seconds: when
 // somebody else has just revoked, it may be the same after the call, whose answer was dated called. What cannot be read proves
 // nothing, neither way.
 func VerifyEffect(ctx context.Context, read func(context.Context) (time.Time, error), before, called time.Time, limit time.Duration) (after time.Time, problem string) {

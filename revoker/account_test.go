@@ -64,11 +64,11 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 	guest := strings.Replace(member, "Member", "Guest", 1)
 	external := strings.Replace(member, "ada@contoso.com", "ada_fabrikam.com#EXT#@contoso.com", 1)
 	for name, c := range map[string]struct {
-		d        directory
+		d             directory
 		verifyTimeout time.Duration
-		want     revoker.Kind // "" is success
-		calls    int
-		proof    string
+		want          revoker.Kind // "" is success
+		calls         int
+		proof         string
 	}{
 		"a member":                    {directory{account: member}, 0, "", 1, ""},
 		"proven":                      {directory{account: member}, 15 * time.Second, "", 1, ""},

@@ -23,7 +23,7 @@ const (
 	readsAtOnce = 8
 )
 
-// Names knows which account a user principal name belongs to, so that events that give a person's id and others that give the name count as one
+// Resolver knows which account a user principal name belongs to, so that events that give a person's id and others that give the name count as one
 // person's. It is safe for concurrent use.
 type Resolver struct {
 	// Account reads a user, as Revoker.Account does.

@@ -6,6 +6,7 @@ package simulation
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,7 +62,7 @@ type Person struct {
 	Answer Answer
 }
 
-// Fate is how events about a person must end.
+// Answer is how events about a person must end.
 type Answer string
 
 // The fates.
@@ -378,10 +379,8 @@ func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 // has says that the scenario has a fault of one of the kinds.
 func (s Scenario) has(kinds ...FaultKind) bool {
 	for _, f := range s.Faults {
-		for _, kind := range kinds {
-			if f.Kind == kind {
-				return true
-			}
+		if slices.Contains(kinds, f.Kind) {
+			return true
 		}
 	}
 	return false

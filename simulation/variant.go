@@ -30,7 +30,7 @@ func Variants() []Variant {
 		{Name: "settles before it revokes", Receiver: func(r consumer.Receiver) consumer.Receiver { return &settlesFirst{r} }},
 		{Name: "lets the oldest stand for all", Receiver: func(r consumer.Receiver) consumer.Receiver {
 			tomorrow := time.Now().Add(24 * time.Hour)
-			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
+			return &relabeled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
 				*m.EnqueuedTime = tomorrow.Add(tomorrow.Sub(*m.EnqueuedTime))
 				m.ExpiresAt = nil // who expires earlier stands for nobody
 			}}
@@ -39,7 +39,7 @@ func Variants() []Variant {
 			return &dismissive{Receiver: r, seen: map[int64]bool{}}
 		}},
 		{Name: "completes what came during a call with it", Receiver: func(r consumer.Receiver) consumer.Receiver {
-			return &relabelled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second) }}
+			return &relabeled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second) }}
 		}},
 		{Name: "has no margin for differing clocks", NoMargin: true},
 		{Name: "takes value: false for a success", Revoker: forgiving(revoker.NotRevoked)},
@@ -74,13 +74,13 @@ func (*settlesFirst) DeadLetterMessage(context.Context, *azservicebus.ReceivedMe
 	return nil
 }
 
-// relabelled changes what messages say of themselves.
-type relabelled struct {
+// relabeled changes what messages say of themselves.
+type relabeled struct {
 	consumer.Receiver
 	label func(*azservicebus.ReceivedMessage)
 }
 
-func (r *relabelled) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *relabeled) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
 	for _, m := range messages {
 		if m.EnqueuedTime != nil && m.SequenceNumber != nil {

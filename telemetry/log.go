@@ -12,7 +12,7 @@ import (
 )
 
 // NewLogger returns a logger that writes to w: level is debug, info, warn or error, format is json or console. Writes are
-// serialised, so w need not be safe for concurrent use. Call Sync before exit.
+// serialized, so w need not be safe for concurrent use. Call Sync before exit.
 func NewLogger(w io.Writer, level, format string) (*zap.Logger, error) {
 	l, err := zapcore.ParseLevel(level)
 	if err != nil {

@@ -22,7 +22,7 @@ type Metrics struct {
 	// Canaries are counted by result; Deferred is how many messages are set aside, by source.
 	Canaries *prometheus.CounterVec
 	Deferred *prometheus.GaugeVec
-	// InHand is how many messages this process holds locked.
+	// InFlight is how many messages this process holds locked.
 	InFlight prometheus.Gauge
 	// Settlements counts complete, dead_letter and abandon, by result: ok, lock_lost, error.
 	Settlements *prometheus.CounterVec
@@ -48,10 +48,10 @@ type Metrics struct {
 
 // State is a picture of the work in hand, taken when the metrics are read.
 type State struct {
-	// Promises is how many users have an unsettled event in hand; Parked how many of them wait for the end of their window;
+	// Pending is how many users have an unsettled event in hand; Parked how many of them wait for the end of their window;
 	// Remembered how many verdicts are kept.
 	Pending, Parked, Remembered int
-	// InLine is how many users wait for their call, Calls how many calls are under way.
+	// Queued is how many users wait for their call, Calls how many calls are under way.
 	Queued, CallsInFlight int
 	// Waiting is how many users wait, those included whose messages are not in hand, as far as it can be told; UntilLast how many seconds the last of
 	// them will: +Inf while nothing goes through.
@@ -232,7 +232,7 @@ func NewMetrics(version, commit string) *Metrics {
 		}, []string{"result"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: ns, Name: "build_info", Help: "Always 1, labelled with the build.",
+		Namespace: ns, Name: "build_info", Help: "Always 1, labeled with the build.",
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
 	})
 	build.Set(1)

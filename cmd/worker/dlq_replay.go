@@ -255,7 +255,7 @@ func letters(n int) string {
 
 // leftOut says how many are left out, and of how many a part is.
 func leftOut(plan *deadletter.Plan) string {
-	text := ""
+	var text strings.Builder
 	for _, also := range []struct {
 		n    int
 		text string
@@ -265,10 +265,10 @@ func leftOut(plan *deadletter.Plan) string {
 		{plan.Mended, "without a property or another part that cannot be read (worker dlq show names it)"},
 	} {
 		if also.n > 0 {
-			text += fmt.Sprintf("; %d %s", also.n, also.text)
+			text.WriteString(fmt.Sprintf("; %d %s", also.n, also.text))
 		}
 	}
-	return text
+	return text.String()
 }
 
 // lasting says how long it will take.

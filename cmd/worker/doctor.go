@@ -166,7 +166,7 @@ func checkSettings(cfg config.Config, f *findings) {
 // (https://learn.microsoft.com/troubleshoot/entra/entra-id/governance/verify-first-party-apps-sign-in).
 const graphID = "00000003-0000-0000-c000-000000000000"
 
-const consent = "grant the application permission User.RevokeSessions.All to the app and give admin consent: Entra admin centre, App registrations, API permissions, Grant admin consent; then wait for a new token (up to an hour)"
+const consent = "grant the application permission User.RevokeSessions.All to the app and give admin consent: Entra admin center, App registrations, API permissions, Grant admin consent; then wait for a new token (up to an hour)"
 
 func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated string, f *findings) {
 	options := app.GraphOptions{}

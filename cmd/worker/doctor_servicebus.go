@@ -211,8 +211,7 @@ func checkEntitySettings(ctx context.Context, cfg config.Config, f *findings) {
 }
 
 func adminProblem(err error) string {
-	var response *azcore.ResponseError
-	if errors.As(err, &response) {
+	if response, ok := errors.AsType[*azcore.ResponseError](err); ok {
 		return fmt.Sprintf("HTTP %d", response.StatusCode)
 	}
 	return firstLine(err)

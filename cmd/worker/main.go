@@ -52,8 +52,7 @@ func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, s
 	if err.Error() != "" {
 		fmt.Fprintf(p.stderr, "worker: %v\n", err)
 	}
-	var known *exitError
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*exitError](err); ok {
 		return known.code
 	}
 	return exitUsage

@@ -16,7 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-func TestRevokingByHand(t *testing.T) {
+func TestRevokingManualRevocation(t *testing.T) {
 	c := newCloud(t, 4, time.Minute)
 	noBus := []string{"REVOKER_SERVICEBUS_CONNECTION_STRING=", "REVOKER_SERVICEBUS_QUEUE=", "REVOKER_GUARD_PROTECTED_USERS=user3@contoso.com"}
 	c.commandIn("", noBus, "revoke", "user0@contoso.com", "--dry-run").want(t, 0, "user0@contoso.com", "revoked")

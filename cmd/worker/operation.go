@@ -113,8 +113,7 @@ func (o *operation) close(ctx context.Context, err error) error {
 		if err == nil {
 			return kept
 		}
-		var classed *exitError
-		if errors.As(err, &classed) { // its exit code stays
+		if classed, ok := errors.AsType[*exitError](err); ok { // its exit code stays
 			return fail(classed.code, "%v\n%v", err, kept)
 		}
 		return fmt.Errorf("%w\n%w", err, kept)

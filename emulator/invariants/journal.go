@@ -65,7 +65,7 @@ func (j *Journal) Observe(r servicebus.Record) {
 		m.end, m.ended, m.reason = r.Event, r.Time, r.Reason
 	case servicebus.Forwarded: // its life goes on elsewhere, as another message
 		m.end, m.ended = r.Event, r.Time
-	case servicebus.Renewed, servicebus.Duplicate, servicebus.Cancelled:
+	case servicebus.Renewed, servicebus.Duplicate, servicebus.Canceled:
 	}
 }
 
@@ -75,7 +75,7 @@ func (m *life) released(at time.Time) {
 	}
 }
 
-// heldIn says whether the message was locked at some instant of the span.
+// lockedIn says whether the message was locked at some instant of the span.
 func (m *life) lockedIn(s span) bool {
 	for _, held := range m.held {
 		if !held.from.After(s.to) && (held.to.IsZero() || !held.to.Before(s.from)) {

@@ -206,7 +206,7 @@ func (a admin) list(r *http.Request, title string, belongs func(*queue) bool) (s
 	return http.StatusOK, f, nil
 }
 
-// page honours $skip and $top; pagers ask until a page is empty.
+// page honors $skip and $top; pagers ask until a page is empty.
 func page[T any](r *http.Request, all []T) []T {
 	skip, top := 0, 100
 	query, _ := url.ParseQuery(r.URL.RawQuery)

@@ -31,9 +31,14 @@ func adminOver(t *testing.T, broker *servicebus.Broker, key servicebus.Key) *adm
 	return client
 }
 
-func text(s string) *string { return &s }
-func flag(b bool) *bool     { return &b }
-func count(n int32) *int32  { return &n }
+//go:fix inline
+func text(s string) *string { return new(s) }
+
+//go:fix inline
+func flag(b bool) *bool { return new(b) }
+
+//go:fix inline
+func count(n int32) *int32 { return new(n) }
 
 func wantStatus(t *testing.T, err error, status int) {
 	t.Helper()
@@ -47,8 +52,8 @@ func TestAdministrationOfQueues(t *testing.T) {
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	created, err := a.CreateQueue(ctx, "made", &admin.CreateQueueOptions{Properties: &admin.QueueProperties{
-		LockDuration: text("PT30S"), MaxDeliveryCount: count(3), DefaultMessageTimeToLive: text("P1D"),
-		DeadLetteringOnMessageExpiration: flag(true), ForwardDeadLetteredMessagesTo: text(queue),
+		LockDuration: new("PT30S"), MaxDeliveryCount: count(3), DefaultMessageTimeToLive: new("P1D"),
+		DeadLetteringOnMessageExpiration: new(true), ForwardDeadLetteredMessagesTo: new(queue),
 	}})
 	must(t, err)
 	if created.QueueName != "made" || *created.LockDuration != "PT30S" || *created.MaxDeliveryCount != 3 || *created.DefaultMessageTimeToLive != "P1D" ||
@@ -57,7 +62,7 @@ func TestAdministrationOfQueues(t *testing.T) {
 	}
 	_, err = a.CreateQueue(ctx, "MADE", nil)
 	wantStatus(t, err, http.StatusConflict)
-	_, err = a.CreateQueue(ctx, "other", &admin.CreateQueueOptions{Properties: &admin.QueueProperties{ForwardTo: text("nowhere")}})
+	_, err = a.CreateQueue(ctx, "other", &admin.CreateQueueOptions{Properties: &admin.QueueProperties{ForwardTo: new("nowhere")}})
 	wantStatus(t, err, http.StatusBadRequest)
 
 	sender, err := client.NewSender("made", nil)
@@ -109,13 +114,13 @@ func TestSettingsComeBackAsTheyWereWritten(t *testing.T) {
 	broker, _, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "target"}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	want := admin.QueueProperties{
-		LockDuration: text("PT45S"), MaxSizeInMegabytes: count(4096), RequiresDuplicateDetection: flag(true), RequiresSession: flag(true),
-		DefaultMessageTimeToLive: text("PT6H"), DeadLetteringOnMessageExpiration: flag(true), DuplicateDetectionHistoryTimeWindow: text("PT4H"),
-		MaxDeliveryCount: count(77), EnableBatchedOperations: flag(false), AutoDeleteOnIdle: text("PT10M"), EnablePartitioning: flag(true),
-		ForwardTo: text("sb://namespace.example/target"), ForwardDeadLetteredMessagesTo: text("https://namespace.example/target"),
-		UserMetadata: text("owner: <ada>"), MaxMessageSizeInKilobytes: new(int64(1024)),
+		LockDuration: new("PT45S"), MaxSizeInMegabytes: count(4096), RequiresDuplicateDetection: new(true), RequiresSession: new(true),
+		DefaultMessageTimeToLive: new("PT6H"), DeadLetteringOnMessageExpiration: new(true), DuplicateDetectionHistoryTimeWindow: new("PT4H"),
+		MaxDeliveryCount: count(77), EnableBatchedOperations: new(false), AutoDeleteOnIdle: new("PT10M"), EnablePartitioning: new(true),
+		ForwardTo: new("sb://namespace.example/target"), ForwardDeadLetteredMessagesTo: new("https://namespace.example/target"),
+		UserMetadata: new("owner: <ada>"), MaxMessageSizeInKilobytes: new(int64(1024)),
 		AuthorizationRules: []admin.AuthorizationRule{{
-			AccessRights: []admin.AccessRight{admin.AccessRightSend}, KeyName: text("sender"), PrimaryKey: text("p"), SecondaryKey: text("s"),
+			AccessRights: []admin.AccessRight{admin.AccessRightSend}, KeyName: new("sender"), PrimaryKey: new("p"), SecondaryKey: new("s"),
 		}},
 	}
 	created, err := a.CreateQueue(ctx, "made", &admin.CreateQueueOptions{Properties: &want})
@@ -131,8 +136,8 @@ func TestSettingsComeBackAsTheyWereWritten(t *testing.T) {
 		t.Errorf("updated\n%s, want\n%s", asJSON(updated.QueueProperties), asJSON(want))
 	}
 	for setting, change := range map[string]func(*admin.QueueProperties){
-		"RequiresSession property": func(p *admin.QueueProperties) { p.RequiresSession = flag(false) },
-		"Partitioning cannot":      func(p *admin.QueueProperties) { p.EnablePartitioning = flag(false) },
+		"RequiresSession property": func(p *admin.QueueProperties) { p.RequiresSession = new(false) },
+		"Partitioning cannot":      func(p *admin.QueueProperties) { p.EnablePartitioning = new(false) },
 	} {
 		changed := want
 		change(&changed)
@@ -159,10 +164,10 @@ func TestAdministrationOfTopicsSubscriptionsAndRules(t *testing.T) {
 	must2(t)(a.CreateSubscription(ctx, "colors", "red", &admin.CreateSubscriptionOptions{Properties: &admin.SubscriptionProperties{
 		DefaultRule: &admin.RuleProperties{Name: "red", Filter: &admin.SQLFilter{Expression: "color = 'red'"}},
 	}}))
-	must2(t)(a.CreateRule(ctx, "colors", "red", &admin.CreateRuleOptions{Name: text("five"), Filter: &admin.CorrelationFilter{
-		Subject: text("green"), ApplicationProperties: map[string]any{"n": int64(5)},
+	must2(t)(a.CreateRule(ctx, "colors", "red", &admin.CreateRuleOptions{Name: new("five"), Filter: &admin.CorrelationFilter{
+		Subject: new("green"), ApplicationProperties: map[string]any{"n": int64(5)},
 	}}))
-	_, err = a.CreateRule(ctx, "colors", "red", &admin.CreateRuleOptions{Name: text("bad"), Filter: &admin.SQLFilter{Expression: "color LIKE 'r%'"}})
+	_, err = a.CreateRule(ctx, "colors", "red", &admin.CreateRuleOptions{Name: new("bad"), Filter: &admin.SQLFilter{Expression: "color LIKE 'r%'"}})
 	if wantStatus(t, err, http.StatusBadRequest); err == nil || !strings.Contains(err.Error(), "LIKE is not supported") {
 		t.Errorf("the error does not say why: %v", err)
 	}

@@ -368,7 +368,7 @@ const (
 	DeadLettered EventKind = "dead_lettered"
 	LockExpired  EventKind = "lock_expired"
 	Expired      EventKind = "expired"
-	Cancelled    EventKind = "cancelled"
+	Canceled     EventKind = "canceled"
 	Forwarded    EventKind = "forwarded" // from a topic to its subscriptions too
 )
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -44,24 +45,25 @@ func formatDuration(d time.Duration) string {
 	}
 	days := d / (24 * time.Hour)
 	rest := d % (24 * time.Hour)
-	text := "P"
+	var text strings.Builder
+	text.WriteString("P")
 	if days > 0 {
-		text += fmt.Sprintf("%dD", days)
+		text.WriteString(fmt.Sprintf("%dD", days))
 	}
 	if rest > 0 {
-		text += "T"
+		text.WriteString("T")
 	}
 	for _, unit := range []struct {
 		size time.Duration
 		mark string
 	}{{time.Hour, "H"}, {time.Minute, "M"}} {
 		if n := rest / unit.size; n > 0 {
-			text += fmt.Sprintf("%d%s", n, unit.mark)
+			text.WriteString(fmt.Sprintf("%d%s", n, unit.mark))
 		}
 		rest %= unit.size
 	}
 	if rest > 0 {
-		text += strconv.FormatFloat(rest.Seconds(), 'f', -1, 64) + "S"
+		text.WriteString(strconv.FormatFloat(rest.Seconds(), 'f', -1, 64) + "S")
 	}
-	return text
+	return text.String()
 }

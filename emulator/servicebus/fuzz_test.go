@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// FuzzConnection throws frames at a connection that is open and authorised, so that they reach sessions, links, requests and
+// FuzzConnection throws frames at a connection that is open and authorized, so that they reach sessions, links, requests and
 // queues. Nothing may panic, and the connection must end when its peer goes.
 func FuzzConnection(f *testing.F) {
 	frame := func(p amqp.Performative, payload ...[]byte) []byte {

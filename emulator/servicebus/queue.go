@@ -184,7 +184,7 @@ func (q *queue) insert(m *message) {
 	}
 }
 
-// to changes a message's state.
+// setState changes a message's state.
 func (q *queue) setState(m *message, s state) {
 	q.counts[m.state]--
 	m.state = s
@@ -449,7 +449,7 @@ func (q *queue) fail(m *message, kind EventKind) {
 	}
 }
 
-// bury moves an unlocked message to the dead-letter queue; within it, the message stays.
+// deadLetter moves an unlocked message to the dead-letter queue; within it, the message stays.
 func (q *queue) deadLetter(m *message, reason, description string) {
 	if q.kind == deadQueue {
 		q.setState(m, available)
@@ -511,13 +511,13 @@ func (q *queue) peek(seq int64, limit int, session *string) [][]byte {
 	return list
 }
 
-// taken is a deferred message that was received by its number.
+// receivedDeferred is a deferred message that was received by its number.
 type receivedDeferred struct {
 	encoded []byte
 	token   amqp.UUID
 }
 
-// take receives deferred messages by sequence number, all or none; without peekLock they are gone.
+// receiveDeferred receives deferred messages by sequence number, all or none; without peekLock they are gone.
 func (q *queue) receiveDeferred(numbers []int64, peekLock bool) ([]receivedDeferred, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -562,7 +562,7 @@ func (q *queue) cancel(numbers []int64) error {
 	for _, seq := range numbers {
 		if m := q.index[seq]; m != nil {
 			q.setState(m, gone)
-			q.report(m, Cancelled, "")
+			q.report(m, Canceled, "")
 		}
 	}
 	return nil

@@ -31,7 +31,7 @@ var (
 	errSessionMissing = &amqp.Error{Condition: "amqp:not-allowed", Description: "The message has no session id, and the entity requires sessions."}
 )
 
-// group is one session: its messages, its state and who holds it. It is forgotten when it has none of them.
+// messageSession is one session: its messages, its state and who holds it. It is forgotten when it has none of them.
 type messageSession struct {
 	id string
 	// order are the sequence numbers of its messages, ascending, with some of messages that are gone; before order[cursor]
@@ -55,7 +55,7 @@ type waiter struct {
 
 func (q *queue) hasSessions() bool { return q.cfg.RequiresSession && q.kind != deadQueue }
 
-// groupOf returns the session, which is made if need be.
+// sessionOf returns the session, which is made if need be.
 func (q *queue) sessionOf(id string) *messageSession {
 	g := q.sessions[id]
 	if g == nil {
@@ -68,7 +68,7 @@ func (q *queue) sessionOf(id string) *messageSession {
 	return g
 }
 
-// forgetGroup drops a session that has nothing any more.
+// forgetSession drops a session that has nothing any more.
 func (q *queue) forgetSession(g *messageSession) {
 	g.order = slices.DeleteFunc(g.order, func(seq int64) bool { return q.index[seq] == nil })
 	g.cursor = 0
@@ -148,7 +148,7 @@ func (q *queue) nextFree() *messageSession {
 	return best
 }
 
-// hold makes the outlet the session's holder until the lock expires.
+// lockSession makes the outlet the session's holder until the lock expires.
 func (q *queue) lockSession(g *messageSession, o *outlet) {
 	g.holder, o.group = o, g
 	q.outlets = append(q.outlets, o)
@@ -176,7 +176,7 @@ func (q *queue) extend(g *messageSession) {
 	})
 }
 
-// letGo ends the holder's lock: what it holds is available again. An expired lock is a failed delivery, a closed link is none.
+// releaseSession ends the holder's lock: what it holds is available again. An expired lock is a failed delivery, a closed link is none.
 func (q *queue) releaseSession(g *messageSession, why EventKind) {
 	o := g.holder
 	if o == nil {

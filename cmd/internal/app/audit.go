@@ -60,7 +60,7 @@ func newAuditor(cfg config.Audit, client *azservicebus.Client, stdout io.Writer,
 	return a, nil
 }
 
-// openTrail begins a chain in the file that name names, with the key in keyFile: "" is none, and name - is stdout.
+// openAuditLog begins a chain in the file that name names, with the key in keyFile: "" is none, and name - is stdout.
 func openAuditLog(name, keyFile string, stdout io.Writer) (*audit.Log, error) {
 	var key audit.Key
 	var err error
@@ -106,7 +106,7 @@ func (a *auditor) keep() func(audit.Decision) {
 	}
 }
 
-// told counts what could not be kept, and logs the first failure after a success and the first success after one.
+// report counts what could not be kept, and logs the first failure after a success and the first success after one.
 func (a *auditor) report(where string, err error, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -58,7 +58,7 @@ type quiet struct{}
 // Printf writes nothing.
 func (quiet) Printf(context.Context, string, ...any) {}
 
-// connectReplicas makes the store that replicas share. A dry run has none: it never writes.
+// connectCoordination makes the store that replicas share. A dry run has none: it never writes.
 func (w *Worker) connectCoordination() error {
 	cfg := w.cfg
 	if !cfg.Redis.Used() || cfg.Consumer.DryRun {
@@ -144,7 +144,7 @@ func (w *Worker) redisChanged(err error) {
 	w.log.Warn("Redis does not answer; work goes on without it: users may be called for by several replicas, and the quota is not shared", zap.Error(err))
 }
 
-// sharedPace is the pace of all replicas of the application; nil when it is not shared.
+// sharedLimiter is the pace of all replicas of the application; nil when it is not shared.
 func (w *Worker) sharedLimiter() *coordination.Limiter {
 	if w.replicas == nil || !w.cfg.Redis.ShareRateLimit {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -199,7 +200,7 @@ func readBody(code byte, src []byte, depth int) (any, []byte, error) {
 	case codeUUID:
 		v = UUID(b)
 	case codeBin8, codeBin32:
-		v = b[:len(b):len(b)] // appending to it must not touch what stands behind
+		v = slices.Clip(b) // appending to it must not touch what stands behind
 	case codeStr8, codeStr32:
 		v = string(b)
 	case codeSym8, codeSym32:

@@ -23,7 +23,7 @@ var complete = []amqp.Performative{
 		DesiredCapabilities: []amqp.Symbol{"d"}, Properties: amqp.Map{{amqp.Symbol("product"), "p"}},
 	},
 	&amqp.Begin{
-		RemoteChannel: pointer(uint16(7)), NextOutgoingID: 1, IncomingWindow: 2, OutgoingWindow: 3, HandleMax: 4,
+		RemoteChannel: new(uint16(7)), NextOutgoingID: 1, IncomingWindow: 2, OutgoingWindow: 3, HandleMax: 4,
 		OfferedCapabilities: []amqp.Symbol{"a"}, DesiredCapabilities: []amqp.Symbol{"d"}, Properties: amqp.Map{{amqp.Symbol("p"), int32(1)}},
 	},
 	&amqp.Attach{
@@ -36,19 +36,19 @@ var complete = []amqp.Performative{
 		Target: &amqp.Target{
 			Address: "t", Durable: 1, ExpiryPolicy: "link-detach", Timeout: 5, Dynamic: true, DynamicNodeProperties: amqp.Map{{amqp.Symbol("p"), true}}, Capabilities: []amqp.Symbol{"c"},
 		},
-		Unsettled: amqp.Map{{[]byte{1}, amqp.Described{uint64(0x24), []any{}}}}, IncompleteUnsettled: true, InitialDeliveryCount: pointer(uint32(9)), MaxMessageSize: 1 << 40,
+		Unsettled: amqp.Map{{[]byte{1}, amqp.Described{uint64(0x24), []any{}}}}, IncompleteUnsettled: true, InitialDeliveryCount: new(uint32(9)), MaxMessageSize: 1 << 40,
 		OfferedCapabilities: []amqp.Symbol{"a"}, DesiredCapabilities: []amqp.Symbol{}, Properties: amqp.Map{{amqp.Symbol("com.microsoft:timeout"), uint32(60000)}},
 	},
 	&amqp.Attach{Name: "tx", Source: &amqp.Source{}, Target: &amqp.Target{Coordinator: true, Capabilities: []amqp.Symbol{"amqp:local-transactions"}}},
 	&amqp.Flow{
-		NextIncomingID: pointer(uint32(1)), IncomingWindow: 2, NextOutgoingID: 3, OutgoingWindow: 4, Handle: pointer(uint32(5)), DeliveryCount: pointer(uint32(6)),
-		LinkCredit: pointer(uint32(7)), Available: pointer(uint32(8)), Drain: true, Echo: true, Properties: amqp.Map{{amqp.Symbol("p"), "v"}},
+		NextIncomingID: new(uint32(1)), IncomingWindow: 2, NextOutgoingID: 3, OutgoingWindow: 4, Handle: new(uint32(5)), DeliveryCount: new(uint32(6)),
+		LinkCredit: new(uint32(7)), Available: new(uint32(8)), Drain: true, Echo: true, Properties: amqp.Map{{amqp.Symbol("p"), "v"}},
 	},
 	&amqp.Transfer{
-		Handle: 1, DeliveryID: pointer(uint32(2)), DeliveryTag: []byte{}, MessageFormat: pointer(uint32(0x80013700)), Settled: true, More: true, ReceiverSettleMode: pointer(uint8(0)),
+		Handle: 1, DeliveryID: new(uint32(2)), DeliveryTag: []byte{}, MessageFormat: new(uint32(0x80013700)), Settled: true, More: true, ReceiverSettleMode: new(uint8(0)),
 		State: amqp.Accepted{}, Resume: true, Aborted: true, Batchable: true,
 	},
-	&amqp.Disposition{Role: amqp.RoleReceiver, First: 1, Last: pointer(uint32(2)), Settled: true, State: amqp.Released{}, Batchable: true},
+	&amqp.Disposition{Role: amqp.RoleReceiver, First: 1, Last: new(uint32(2)), Settled: true, State: amqp.Released{}, Batchable: true},
 	&amqp.SASLInit{Mechanism: "PLAIN", Response: []byte{}, Hostname: "h"},
 	&amqp.SASLOutcome{Code: 1, AdditionalData: []byte("x")},
 }
@@ -261,11 +261,11 @@ func TestHotPathsAllocateLittle(t *testing.T) {
 	}
 	out := make([]byte, 0, 4096)
 	tag, payload := make([]byte, 16), make([]byte, 500)
-	transfer, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Transfer{DeliveryID: pointer(uint32(900)), DeliveryTag: tag, MessageFormat: new(uint32)}, payload)
+	transfer, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Transfer{DeliveryID: new(uint32(900)), DeliveryTag: tag, MessageFormat: new(uint32)}, payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	disposition, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Disposition{First: 900, Last: pointer(uint32(901)), State: amqp.Accepted{}})
+	disposition, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Disposition{First: 900, Last: new(uint32(901)), State: amqp.Accepted{}})
 	if err != nil {
 		t.Fatal(err)
 	}

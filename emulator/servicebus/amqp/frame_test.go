@@ -35,11 +35,11 @@ var performatives = []amqp.Performative{
 	},
 	&amqp.Attach{Name: "", Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "q"}},
 	&amqp.Attach{Name: "refused"},
-	&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 1, NextOutgoingID: 2, OutgoingWindow: 3, Handle: new(uint32), DeliveryCount: pointer(uint32(7)), LinkCredit: pointer(uint32(300)), Available: new(uint32), Drain: true, Echo: true},
+	&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 1, NextOutgoingID: 2, OutgoingWindow: 3, Handle: new(uint32), DeliveryCount: new(uint32(7)), LinkCredit: new(uint32(300)), Available: new(uint32), Drain: true, Echo: true},
 	&amqp.Flow{},
-	&amqp.Transfer{Handle: 1, DeliveryID: pointer(uint32(9)), DeliveryTag: []byte("0123456789abcdef"), MessageFormat: new(uint32), Settled: true, More: true},
+	&amqp.Transfer{Handle: 1, DeliveryID: new(uint32(9)), DeliveryTag: []byte("0123456789abcdef"), MessageFormat: new(uint32), Settled: true, More: true},
 	&amqp.Transfer{Handle: 1},
-	&amqp.Disposition{Role: amqp.RoleReceiver, First: 5, Last: pointer(uint32(6)), Settled: true, State: amqp.Accepted{}},
+	&amqp.Disposition{Role: amqp.RoleReceiver, First: 5, Last: new(uint32(6)), Settled: true, State: amqp.Accepted{}},
 	&amqp.Disposition{First: 5, State: amqp.Released{}},
 	&amqp.Disposition{State: amqp.Rejected{Error: &amqp.Error{Condition: "com.microsoft:dead-letter", Description: "d", Info: amqp.Map{{amqp.Symbol("DeadLetterReason"), "r"}}}}},
 	&amqp.Disposition{State: amqp.Rejected{}},
@@ -51,7 +51,8 @@ var performatives = []amqp.Performative{
 	&amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"ANONYMOUS", "PLAIN"}}, &amqp.SASLInit{Mechanism: "PLAIN", Response: []byte("r")}, &amqp.SASLOutcome{Code: 2},
 }
 
-func pointer[T any](v T) *T { return &v }
+//go:fix inline
+func pointer[T any](v T) *T { return new(v) }
 
 func TestPerformativesComeBackAsTheyWere(t *testing.T) {
 	for _, p := range performatives {
@@ -82,7 +83,7 @@ func TestGoldenFrames(t *testing.T) {
 		"begin":                           {"0053 11 c0 0a 04 40 43 70 00001388 52 05", &amqp.Begin{IncomingWindow: 5000, OutgoingWindow: 5}},
 		"attach of a receiver": {
 			"0053 12 c0 17 07 a1 01 6c 43 41 50 00 50 01 0053 28 c0 04 01 a1 01 71 0053 29 45",
-			&amqp.Attach{Name: "l", Role: amqp.RoleReceiver, SenderSettleMode: new(uint8), ReceiverSettleMode: pointer(uint8(1)), Source: &amqp.Source{Address: "q"}, Target: &amqp.Target{}},
+			&amqp.Attach{Name: "l", Role: amqp.RoleReceiver, SenderSettleMode: new(uint8), ReceiverSettleMode: new(uint8(1)), Source: &amqp.Source{Address: "q"}, Target: &amqp.Target{}},
 		},
 		"attach of a sender": {
 			"0053 12 c0 16 07 a1 01 6c 52 02 42 40 40 0053 28 45 0053 29 c0 04 01 a1 01 71",
@@ -91,7 +92,7 @@ func TestGoldenFrames(t *testing.T) {
 		"attach of a transaction": {"0053 12 c0 10 07 a1 01 6c 43 42 40 40 0053 28 45 0053 30 45", &amqp.Attach{Name: "l", Source: &amqp.Source{}, Target: &amqp.Target{Coordinator: true}}},
 		"flow": {
 			"0053 13 c0 0b 07 43 52 0a 43 52 0b 43 43 52 64",
-			&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 10, OutgoingWindow: 11, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: pointer(uint32(100))},
+			&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 10, OutgoingWindow: 11, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: new(uint32(100))},
 		},
 		"transfer":                   {"0053 14 c0 0a 06 43 43 a0 02 0102 43 42 41", &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1, 2}, MessageFormat: new(uint32), More: true}},
 		"disposition accepted":       {"0053 15 c0 09 05 41 43 40 42 0053 24 45", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Accepted{}}},

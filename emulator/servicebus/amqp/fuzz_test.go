@@ -118,7 +118,7 @@ func FuzzFrameReader(f *testing.F) {
 
 func BenchmarkTransfer(b *testing.B) {
 	payload := make([]byte, 500)
-	transfer := &amqp.Transfer{Handle: 1, DeliveryID: pointer(uint32(900)), DeliveryTag: make([]byte, 16), MessageFormat: new(uint32)}
+	transfer := &amqp.Transfer{Handle: 1, DeliveryID: new(uint32(900)), DeliveryTag: make([]byte, 16), MessageFormat: new(uint32)}
 	var out []byte
 	b.ReportAllocs()
 	for b.Loop() {

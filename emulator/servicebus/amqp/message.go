@@ -3,6 +3,7 @@ package amqp
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Descriptor codes of a message's sections (AMQP 1.0 §3.2).
@@ -169,7 +170,7 @@ func DataSections(body []byte, yield func(payload []byte) error) error {
 			return fmt.Errorf("amqp: %w", err)
 		}
 		payload, _, _ := span(value[0], value[1:]) // value is one whole value
-		if err := yield(payload[:len(payload):len(payload)]); err != nil {
+		if err := yield(slices.Clip(payload)); err != nil {
 			return err
 		}
 		body = rest

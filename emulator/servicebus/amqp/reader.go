@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -169,7 +170,7 @@ func (r *reader) sized(short, long, otherShort, otherLong byte, wanted string) [
 	switch raw[0] {
 	case short, long, otherShort, otherLong:
 		b, _, _ := span(raw[0], raw[1:]) // raw is one whole value
-		return b[:len(b):len(b)]
+		return slices.Clip(b)
 	}
 	r.wrong(raw, wanted)
 	return nil
