@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -47,7 +48,15 @@ func (g *graph) Revoke(ctx context.Context, _ event.User) (revoker.Attempt, erro
 	if g.silent {
 		return revoker.Attempt{Start: start, Sent: !g.unsent}, err
 	}
-	return revoker.Attempt{Start: start, Duration: g.takes, Sent: true, Status: 200, ServerDate: time.Now()}, err
+	status := http.StatusOK
+	var failure *revoker.Error
+	switch {
+	case errors.As(err, &failure) && failure.Status != 0:
+		status = failure.Status
+	case errors.As(err, &failure) && failure.Kind == revoker.NotFound:
+		status = http.StatusNotFound
+	}
+	return revoker.Attempt{Start: start, Duration: g.takes, Sent: true, Status: status, ServerDate: time.Now()}, err
 }
 
 func (g *graph) made() []time.Time {
@@ -448,6 +457,24 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// Whoever may have been signed out counts for the volume guard, although the answer is of no use.
+func TestAttemptsWhoseAnswerIsOfNoUseCountForTheGuard(t *testing.T) {
+	unusable := &revoker.Error{Kind: revoker.Unreachable, Attempt: revoker.Attempt{Status: 200}} // it broke off
+	for name, c := range map[string]struct {
+		err   error
+		users int
+	}{"broken off": {unusable, 1}, "value: false": {&revoker.Error{Kind: revoker.NotRevoked}, 0}} {
+		g := &graph{answer: func(int) error { return c.err }}
+		dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 5, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
+			d.Remove(ada.Key(), enter(d, ada))
+			synctest.Wait()
+			if s := d.State().Volume; s[0].Users != c.users {
+				t.Errorf("%s: %d people count, want %d", name, s[0].Users, c.users)
+			}
+		})
+	}
 }
 
 // An attempt without a token, or whose user could not be read, was never sent: nobody was signed out by it.

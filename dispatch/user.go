@@ -175,9 +175,18 @@ func Refuse(protected *guard.Protected, user event.User) error {
 	return nil
 }
 
-// nobodySignedOut says that the attempt has certainly signed nobody out: Graph has answered otherwise, or was not asked.
+// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked, or
+// answered with another status than 2xx, or with value false. A 2xx that broke off or was unreadable
+// may be a success.
 func nobodySignedOut(attempt revoker.Attempt, err error) bool {
-	return err != nil && (attempt.Status != 0 || !attempt.Sent)
+	switch {
+	case err == nil:
+		return false
+	case attempt.Status/100 != 2:
+		return attempt.Status != 0 || !attempt.Sent
+	}
+	var failure *revoker.Error
+	return errors.As(err, &failure) && failure.Kind == revoker.NotRevoked
 }
 
 // attempt makes one attempt.
