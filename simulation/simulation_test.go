@@ -21,6 +21,7 @@ var (
 	seeds    = flag.Int("seeds", 150, "how many scenarios to play")
 	first    = flag.Uint64("first", 1, "seed of the first one")
 	step     = flag.Uint64("step", 0, "play every so many seeds, in this process alone; 0 uses all processors")
+	crafted  = flag.String("crafted", "", "play this crafted scenario")
 	one      = flag.Uint64("seed", 0, "play this scenario alone, and tell more")
 	goOn     = flag.Bool("go-on", false, "do not stop at the first scenario that breaks a promise")
 	person   = flag.Int("person", -1, "with -seed, tell what happened to this person")
@@ -49,6 +50,13 @@ func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome si
 // scheduler does the same again for the same seed, and nothing waits for another processor's caches.
 func TestSeeds(t *testing.T) {
 	switch {
+	case *crafted != "":
+		s, ok := simulation.Crafted()[*crafted]
+		if !ok {
+			t.Fatalf("no crafted scenario %q", *crafted)
+		}
+		report(t, s)
+		return
 	case *one > 0:
 		report(t, simulation.New(*one, options()))
 		return
@@ -122,6 +130,13 @@ func report(t *testing.T, s simulation.Scenario) {
 		outcome.About(*person)
 	}
 	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s", outcome.Timeline(s), seeded, s.Seed, narrowed)
+}
+
+// TestCraftedScenarios plays those that were made for one purpose each.
+func TestCraftedScenarios(t *testing.T) {
+	for name, s := range simulation.Crafted() {
+		t.Run(name, func(t *testing.T) { report(t, s) })
+	}
 }
 
 // TestBrokenWorkersAreCaught proves that the checker can fail.
