@@ -2,7 +2,8 @@
 
 GO ?= go
 TOOLS := $(CURDIR)/.tools
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# A tag v1.2.3 on this commit names a release; anything else is unreleased.
+VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --exact-match 2>/dev/null)),0.1.0-unreleased)
 COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.Version=$(VERSION) -X github.com/session-revoker/session-revoker/cmd/internal/app.Commit=$(COMMIT)
 

@@ -28,7 +28,7 @@ import (
 
 // Version and Commit are set by the linker.
 var (
-	Version = "dev"
+	Version = "0.1.0-unreleased"
 	Commit  = "unknown"
 )
 

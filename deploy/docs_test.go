@@ -1,0 +1,126 @@
+package deploy_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// walk calls visit with the path of each file of the repository that has the suffix.
+func walk(t *testing.T, suffix string, visit func(path, text string)) {
+	t.Helper()
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".." && entry.Name() != ".github":
+			return fs.SkipDir
+		case !entry.IsDir() && strings.HasSuffix(path, suffix):
+			visit(path, string(read(t, path)))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var (
+	fences   = regexp.MustCompile("(?ms)^```.*?^```")
+	links    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	headings = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	noSlug   = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// anchors returns the fragments of a Markdown page's headings, as GitHub makes them.
+func anchors(text string) map[string]bool {
+	known := map[string]bool{}
+	for _, heading := range headings.FindAllStringSubmatch(fences.ReplaceAllString(text, ""), -1) {
+		slug := noSlug.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading[1])), "")
+		known[strings.ReplaceAll(slug, " ", "-")] = true
+	}
+	return known
+}
+
+func TestDocumentsLinkToWhatExists(t *testing.T) {
+	walk(t, ".md", func(path, text string) {
+		for _, link := range links.FindAllStringSubmatch(fences.ReplaceAllString(text, ""), -1) {
+			if strings.Contains(link[1], "://") || strings.HasPrefix(link[1], "mailto:") {
+				continue
+			}
+			name, anchor, _ := strings.Cut(link[1], "#")
+			target := path
+			if name != "" {
+				target = filepath.Join(filepath.Dir(path), name)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %s does not exist", path, link[1])
+			} else if anchor != "" && strings.HasSuffix(target, ".md") && !anchors(string(read(t, target)))[anchor] {
+				t.Errorf("%s: %s has no such heading", path, link[1])
+			}
+		}
+	})
+}
+
+var (
+	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`")
+)
+
+// TestDocumentsNameTestsThatExist: ARCHITECTURE.md says which test catches the loss of which
+// guarantee.
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	known := map[string]bool{}
+	walk(t, "_test.go", func(_, text string) {
+		for _, match := range testFunc.FindAllStringSubmatch(text, -1) {
+			known[match[1]] = true
+		}
+	})
+	walk(t, ".md", func(path, text string) {
+		for _, match := range testName.FindAllStringSubmatch(text, -1) {
+			if !known[match[1]] {
+				t.Errorf("%s: there is no test %s", path, match[1])
+			}
+		}
+	})
+}
+
+// TestVersionIsTheSameEverywhere ties the chart, the Makefile, GoReleaser, and the program.
+func TestVersionIsTheSameEverywhere(t *testing.T) {
+	find := func(file, pattern string) string {
+		match := regexp.MustCompile(pattern).FindStringSubmatch(string(read(t, file)))
+		if match == nil {
+			t.Errorf("%s: nothing matches %s", file, pattern)
+			return ""
+		}
+		return match[1]
+	}
+	want := find(chart+"Chart.yaml", `(?m)^appVersion: (\S+)$`)
+	for file, pattern := range map[string]string{
+		"../Makefile":                `(?m)^VERSION .*,([^,)]+)\)$`,
+		"../cmd/internal/app/app.go": `Version = "([^"]+)"`,
+		"../.goreleaser.yaml":        `version_template: (\S+)`,
+	} {
+		if got := find(file, pattern); got != want {
+			t.Errorf("%s says version %q, the chart's appVersion is %q", file, got, want)
+		}
+	}
+}
+
+// TestReleaseBuildsTheMakefilesPlatforms: the two ways to build binaries must not drift apart.
+func TestReleaseBuildsTheMakefilesPlatforms(t *testing.T) {
+	find := func(file, pattern string) string {
+		match := regexp.MustCompile(pattern).FindStringSubmatch(string(read(t, file)))
+		if match == nil {
+			t.Fatalf("%s: nothing matches %s", file, pattern)
+		}
+		return match[1]
+	}
+	targets := strings.ReplaceAll(find("../.goreleaser.yaml", `targets: \[(.*)\]`), ",", "")
+	if got, want := strings.ReplaceAll(targets, "_", "-"), find("../Makefile", `(?m)^PLATFORMS \?= (.*)$`); got != want {
+		t.Errorf(".goreleaser.yaml builds %s, the Makefile %s", got, want)
+	}
+}
