@@ -1,4 +1,4 @@
-// Package deploy_test keeps what is deployed and what the program knows together.
+// Package deploy_test keeps the chart, the documents, and the program consistent.
 package deploy_test
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
-var update = flag.Bool("update", false, "write the schema's settings and the copy of the dashboard")
+var update = flag.Bool("update", false, "write the settings into the schema")
 
 const chart = "helm/session-revoker/"
 
@@ -34,8 +34,8 @@ func read(t *testing.T, name string) []byte {
 	return text
 }
 
-// settingsSchema is the schema of the worker's configuration, as the chart takes it. Secrets come from a Secret, and the address of the
-// operations port from metrics.port.
+// settingsSchema returns the schema of the worker's configuration as the chart accepts it. Secrets
+// come from a Secret, and the address of the operations port from metrics.port.
 func settingsSchema() map[string]any {
 	type object = map[string]any
 	groups := object{}
@@ -76,7 +76,7 @@ func settingsSchema() map[string]any {
 	return object{"type": "object", "additionalProperties": false, "properties": groups}
 }
 
-func TestTheSchemaKnowsEverySettingOfTheProgramAndNoOther(t *testing.T) {
+func TestSchemaKnowsEverySettingAndNoOther(t *testing.T) {
 	const file = chart + "values.schema.json"
 	text := read(t, file)
 	var schema map[string]any
@@ -100,8 +100,8 @@ func TestTheSchemaKnowsEverySettingOfTheProgramAndNoOther(t *testing.T) {
 	}
 }
 
-// TestTheProgramAcceptsTheConfigurationOfEveryValuesFile catches what a schema cannot say.
-func TestTheProgramAcceptsTheConfigurationOfEveryValuesFile(t *testing.T) {
+// TestValuesFilesAreAcceptedByTheProgram catches what a schema cannot say.
+func TestValuesFilesAreAcceptedByTheProgram(t *testing.T) {
 	files, err := filepath.Glob(chart + "ci/*-values.yaml")
 	if err != nil || len(files) < 5 {
 		t.Fatalf("%d values files, %v", len(files), err)
@@ -155,7 +155,8 @@ func TestTheProgramAcceptsTheConfigurationOfEveryValuesFile(t *testing.T) {
 	}
 }
 
-// exposed are the names of all metrics of the program, with those that Prometheus makes of a histogram.
+// exposed returns the names of all metrics of the program, including those that Prometheus derives
+// from a histogram.
 func exposed(t *testing.T) map[string]bool {
 	t.Helper()
 	metrics := telemetry.NewMetrics("v", "c")
@@ -192,14 +193,14 @@ var (
 	reasonName = regexp.MustCompile(`reason="([A-Za-z]+)"`)
 )
 
-// TestAlertsAndPanelsAskForWhatTheProgramExposes: a renamed metric makes an alert silent, and nobody notices.
-func TestAlertsAndPanelsAskForWhatTheProgramExposes(t *testing.T) {
+// TestAlertsAndPanelsUseExposedMetrics: an alert on a renamed metric is silent, and nobody notices.
+func TestAlertsAndPanelsUseExposedMetrics(t *testing.T) {
 	known := exposed(t)
 	for _, file := range []string{chart + "files/alerts.yaml", chart + "files/dashboard.json"} {
 		text := string(read(t, file))
 		asked := metricName.FindAllString(text, -1)
 		if len(asked) == 0 {
-			t.Errorf("%s asks for nothing", file)
+			t.Errorf("%s uses no metric", file)
 		}
 		for _, name := range asked {
 			if !known[name] {
@@ -214,7 +215,7 @@ func TestAlertsAndPanelsAskForWhatTheProgramExposes(t *testing.T) {
 	}
 }
 
-func TestEveryAlertHasARunbook(t *testing.T) {
+func TestAlertsHaveARunbook(t *testing.T) {
 	var alerts struct {
 		Groups []struct {
 			Rules []struct {
@@ -246,18 +247,5 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 	}
 	if n < 6 {
 		t.Errorf("%d alerts", n)
-	}
-}
-
-func TestTheDashboardIsTheChartsOwn(t *testing.T) {
-	own := read(t, chart+"files/dashboard.json")
-	if *update {
-		if err := os.WriteFile("grafana/session-revoker.json", own, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if !bytes.Equal(own, read(t, "grafana/session-revoker.json")) {
-		t.Error("deploy/grafana/session-revoker.json differs from the chart's: run go test ./deploy -update")
 	}
 }

@@ -6,28 +6,29 @@ import (
 	"testing"
 )
 
-// TestTheBaseImageIsNamedByItsDigest: a tag can be given another image at any time.
-func TestTheBaseImageIsNamedByItsDigest(t *testing.T) {
+// TestBaseImageIsPinnedByDigest: a tag can point to another image at any time.
+func TestBaseImageIsPinnedByDigest(t *testing.T) {
 	file := string(read(t, "container/Dockerfile"))
 	for _, from := range regexp.MustCompile(`(?m)^FROM .*$`).FindAllString(file, -1) {
 		if !strings.Contains(from, "@${BASE_DIGEST}") && !strings.Contains(from, "@sha256:") {
-			t.Errorf("%s: without a digest", from)
+			t.Errorf("%s: no digest", from)
 		}
 	}
 	if regexp.MustCompile(`(?m)^ARG BASE_DIGEST=`).MatchString(file) {
-		t.Error("the digest has a default: it must come from the registry, or from the one who builds")
+		t.Error("BASE_DIGEST has a default: it must come from the registry, or from whoever builds the image")
 	}
 	if make := string(read(t, "../Makefile")); !strings.Contains(make, "--build-arg BASE_DIGEST=") {
-		t.Error("make image gives no digest")
+		t.Error("make image passes no digest")
 	}
 }
 
-// TestDuplicateDetectionIsOff: who guesses a MessageID would suppress the real event.
+// TestDuplicateDetectionIsOff: with duplicate detection, whoever guesses a MessageID suppresses the
+// real event.
 func TestDuplicateDetectionIsOff(t *testing.T) {
 	if text := string(read(t, "azure/main.bicep")); strings.Contains(text, "requiresDuplicateDetection: true") || !strings.Contains(text, "deadLetteringOnMessageExpiration: true") {
-		t.Error("main.bicep")
+		t.Error("main.bicep: want duplicate detection off, and dead-lettering on expiration on")
 	}
 	if text := string(read(t, "../docs/install.md")); strings.Contains(text, "--enable-duplicate-detection true") || !strings.Contains(text, "--enable-dead-lettering-on-message-expiration true") {
-		t.Error("install.md")
+		t.Error("install.md: want duplicate detection off, and dead-lettering on expiration on")
 	}
 }

@@ -180,7 +180,7 @@ func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
 	}
 	var page strings.Builder
 	page.WriteString("# Metrics\n\nOf `/metrics` on the operations port, beside Go's and the process's own. Alerts and a dashboard for them are in\n" +
-		"[the chart](../deploy/helm/session-revoker/files) and in [deploy/grafana](../deploy/grafana). Made by `go test ./telemetry -update`.\n\n" +
+		"[the chart](../deploy/helm/session-revoker/files). Made by `go test ./telemetry -update`.\n\n" +
 		"| metric | type | labels | what it is |\n|---|---|---|---|\n")
 	for _, f := range families {
 		if !strings.HasPrefix(f.GetName(), "session_revoker_") {
