@@ -11,7 +11,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-var update = flag.Bool("update", false, "write the reasons' table into README.md")
+var update = flag.Bool("update", false, "write the reasons' table into docs/runbook.md")
 
 func TestTheReadmeTellsWhatToDoAboutEachReason(t *testing.T) {
 	var table strings.Builder
@@ -19,7 +19,7 @@ func TestTheReadmeTellsWhatToDoAboutEachReason(t *testing.T) {
 	for _, g := range deadletter.Guides() {
 		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", g.Reason, g.Meaning, g.Action)
 	}
-	const file, open, end = "../README.md", "<!-- reasons: made by `go test ./deadletter -update` -->\n", "<!-- /reasons -->"
+	const file, open, end = "../docs/runbook.md", "<!-- reasons: made by `go test ./deadletter -update` -->\n", "<!-- /reasons -->"
 	readme, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +27,7 @@ func TestTheReadmeTellsWhatToDoAboutEachReason(t *testing.T) {
 	before, rest, found := strings.Cut(string(readme), open)
 	got, after, closed := strings.Cut(rest, end)
 	if !found || !closed {
-		t.Fatal("README.md has lost the marks around its table of reasons")
+		t.Fatal("docs/runbook.md has lost the marks around its table of reasons")
 	}
 	want := table.String()
 	if *update {
@@ -37,7 +37,7 @@ func TestTheReadmeTellsWhatToDoAboutEachReason(t *testing.T) {
 		return
 	}
 	if got != want {
-		t.Errorf("README.md's table of reasons is out of date: run go test ./deadletter -update\nwant:\n%s", want)
+		t.Errorf("docs/runbook.md's table of reasons is out of date: run go test ./deadletter -update\nwant:\n%s", want)
 	}
 }
 
