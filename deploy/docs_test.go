@@ -88,6 +88,44 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	})
 }
 
+var (
+	goTests = regexp.MustCompile(`go test [^\n` + "`" + `]*`)
+	runFlag = regexp.MustCompile(`-run ([A-Za-z]+)`)
+	pkgPath = regexp.MustCompile(` \./([a-z/]+)`)
+	makes   = regexp.MustCompile("(?m)(?:^|`)make ([a-z-]+)")
+)
+
+// TestDocumentsGiveCommandsThatWork: a test that was renamed is not run, and go test says "ok".
+func TestDocumentsGiveCommandsThatWork(t *testing.T) {
+	makefile := string(read(t, "../Makefile"))
+	walk(t, ".md", func(path, text string) {
+		for _, match := range makes.FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(makefile, "\n"+match[1]+":") {
+				t.Errorf("%s: make has no target %s", path, match[1])
+			}
+		}
+		for _, command := range goTests.FindAllString(text, -1) {
+			run, pkg := runFlag.FindStringSubmatch(command), pkgPath.FindStringSubmatch(command)
+			if run == nil || pkg == nil {
+				continue
+			}
+			files, err := filepath.Glob("../" + pkg[1] + "/*_test.go")
+			if err != nil {
+				t.Fatal(err)
+			}
+			runs := false
+			for _, file := range files {
+				for _, match := range testFunc.FindAllStringSubmatch(string(read(t, file)), -1) {
+					runs = runs || strings.Contains(match[1], run[1])
+				}
+			}
+			if !runs {
+				t.Errorf("%s: %q runs no test", path, command)
+			}
+		}
+	})
+}
+
 // TestVersionIsTheSameEverywhere ties the chart, the Makefile, GoReleaser, and the program.
 func TestVersionIsTheSameEverywhere(t *testing.T) {
 	find := func(file, pattern string) string {
