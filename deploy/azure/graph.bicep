@@ -1,11 +1,12 @@
-// Grants the worker's identity the application permission User.RevokeSessions.All in Microsoft Graph: the assignment is the admin
-// consent. Whoever deploys it needs the Entra role Privileged Role Administrator.
+// Grants the worker's identity the application permission User.RevokeSessions.All in Microsoft Graph.
+// The assignment is the admin consent. The deployment needs the Entra role Privileged Role
+// Administrator.
 //
 //   az deployment group create --resource-group RG --template-file deploy/azure/graph.bicep --parameters workerPrincipalId=…
 
 extension microsoftGraphV1
 
-@description('Object id of the worker\'s identity: main.bicep\'s output workerPrincipalId.')
+@description('Object ID of the worker\'s identity: main.bicep\'s output workerPrincipalId.')
 param workerPrincipalId string
 
 resource graph 'Microsoft.Graph/servicePrincipals@v1.0' existing = {

@@ -1,16 +1,17 @@
-// The Azure side of session-revoker: a Service Bus namespace with its queue, and one identity for each part that touches it, each with the
-// least that it needs. graph.bicep grants the worker's permission in Microsoft Graph, which takes an Entra role of its own.
+// The Azure resources of session-revoker: a Service Bus namespace with its queue, and one identity for
+// each component that uses it, each with the least privilege. graph.bicep grants the worker's permission
+// in Microsoft Graph, which needs an Entra role of its own.
 //
 //   az deployment group create --resource-group RG --template-file deploy/azure/main.bicep \
 //     --parameters namespaceName=contoso-sessions oidcIssuerUrl="$(az aks show -g RG -n CLUSTER --query oidcIssuerProfile.issuerUrl -o tsv)"
 
-@description('Name of the Service Bus namespace; unique in all of Azure.')
+@description('Name of the Service Bus namespace; globally unique.')
 param namespaceName string
 
 @description('Name of the queue that the worker receives from.')
 param queueName string = 'session-events'
 
-@description('Region of everything.')
+@description('Region of all resources.')
 param location string = resourceGroup().location
 
 @description('Standard is enough; Premium for private endpoints and customer-managed keys.')
@@ -26,13 +27,13 @@ param kubernetesNamespace string = 'session-revoker'
 @description('Service account of the worker, as the Helm chart names it.')
 param serviceAccount string = 'session-revoker'
 
-@description('Object id of the Entra group whose members list, show and replay dead letters. Empty: nobody.')
+@description('Object ID of the Entra group whose members list, show, and replay dead letters. Empty: nobody.')
 param operatorGroupId string = ''
 
-@description('Object ids of the identities that publish events: MDM, HR, Event Grid.')
+@description('Object IDs of the identities that publish events: MDM, HR, Event Grid.')
 param producerIds array = []
 
-@description('Make an identity for KEDA, which needs to read the length of the queue.')
+@description('Create an identity for KEDA, which needs to read the length of the queue.')
 param keda bool = false
 
 // https://learn.microsoft.com/azure/role-based-access-control/built-in-roles/integration
@@ -46,7 +47,7 @@ resource namespace 'Microsoft.ServiceBus/namespaces@2022-10-01-preview' = {
   sku: { name: sku, tier: sku }
   properties: {
     minimumTlsVersion: '1.2'
-    // Identities only. Take this out where a producer can do nothing but a connection string.
+    // Identities only. Remove this if a producer supports nothing but a connection string.
     disableLocalAuth: true
   }
 }
@@ -56,12 +57,14 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2022-10-01-preview' = {
   name: queueName
   properties: {
     lockDuration: 'PT1M'
-    // Each stop of a worker while Graph is away costs the messages in hand one.
+    // Each stop of a worker while Graph is down costs the messages in flight one delivery.
     maxDeliveryCount: 100
-    // What expires must become a dead letter, by the queue's time to live or a message's own: else events are lost without a trace.
+    // An expired message must become a dead letter, whether by the queue's time to live or its own:
+    // otherwise events are lost without a trace.
     deadLetteringOnMessageExpiration: true
     defaultMessageTimeToLive: 'P14D'
-    // Off: with it whoever may send and guesses a MessageID suppresses the real event, unseen. The worker deduplicates by user.
+    // Off: with it, whoever may send and guesses a MessageID silently suppresses the real event. The
+    // worker deduplicates by user.
     requiresDuplicateDetection: false
     maxSizeInMegabytes: 5120
   }
@@ -82,7 +85,7 @@ resource workerCredential 'Microsoft.ManagedIdentity/userAssignedIdentities/fede
   }
 }
 
-// The worker receives and settles, and no more.
+// The worker only receives and settles.
 resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   scope: queue
   name: guid(queue.id, worker.id, receiver)
@@ -108,7 +111,8 @@ resource producersSend 'Microsoft.Authorization/roleAssignments@2022-04-01' = [f
   properties: { roleDefinitionId: sender, principalId: id }
 }]
 
-// KEDA asks for the queue's length through the administration API, for which Service Bus knows no smaller role.
+// KEDA reads the queue's length through the administration API, for which Service Bus has no smaller
+// role.
 resource kedaIdentity 'Microsoft.ManagedIdentity/userAssignedIdentities@2023-01-31' = if (keda) {
   name: 'session-revoker-keda'
   location: location

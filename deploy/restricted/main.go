@@ -1,4 +1,5 @@
-// Command restricted reads manifests and says what of their pods the Pod Security Standard "restricted" would refuse
+// Command restricted reads manifests and reports what the Pod Security Standard "restricted" would
+// reject about their pods
 // (https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted).
 package main
 
@@ -39,7 +40,7 @@ type podSpec struct {
 	} `yaml:"containers"`
 }
 
-// manifest holds a pod's spec at one of the places where kinds keep it.
+// manifest holds a pod's spec in one of the fields where kinds keep it.
 type manifest struct {
 	Kind     string `yaml:"kind"`
 	Metadata struct {

@@ -1,4 +1,5 @@
-// Command settings reads rendered manifests and has the program itself judge the configuration in them.
+// Command settings reads rendered manifests and validates the configuration in them with the program's
+// own code.
 package main
 
 import (
@@ -23,7 +24,7 @@ func main() {
 	}
 }
 
-// secretFile finds the files that the chart mounts from a Secret.
+// secretFile matches the files that the chart mounts from a Secret.
 var secretFile = regexp.MustCompile(`/etc/session-revoker/secret/([a-z-]+)`)
 
 func run() error {

@@ -40,7 +40,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* The seconds of a Go duration in hours, minutes and seconds, like 1m30s; rounded up. */}}
+{{/* The seconds of a Go duration in hours, minutes, and seconds, like 1m30s; rounded up. */}}
 {{- define "session-revoker.seconds" -}}
 {{- if not (regexMatch "^([0-9]+h)?([0-9]+m)?([0-9.]+s)?$" .) }}
 {{- fail (printf "%q is not a duration in hours, minutes and seconds, like 1m30s" .) }}
@@ -51,7 +51,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- add (mul 3600 $hours) (mul 60 $minutes) $seconds }}
 {{- end }}
 
-{{/* What a pod may take to stop: the worker drains, settles and closes. */}}
+{{/* How long a pod may take to stop: the worker drains, settles, and closes. */}}
 {{- define "session-revoker.gracePeriod" -}}
 {{- $consumer := dig "consumer" (dict) .Values.config }}
 {{- $drain := include "session-revoker.seconds" (default "25s" $consumer.drain_timeout) | int }}
@@ -59,7 +59,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- add $drain $settle 15 }}
 {{- end }}
 
-{{/* The configuration file: what the values say, and what only the chart knows. */}}
+{{/* The configuration file: the values, and what only the chart knows. */}}
 {{- define "session-revoker.config" -}}
 {{- $config := deepCopy .Values.config }}
 {{- $_ := set $config "ops" (merge (dict "address" (printf ":%d" (int .Values.metrics.port))) (dig "ops" (dict) $config)) }}
@@ -136,7 +136,7 @@ capabilities:
 - name: config
   configMap:
     name: {{ include "session-revoker.fullname" . }}
-# An operator makes it, to release the guard: worker guard release.
+# An operator creates it to release the volume guard: worker guard release.
 - name: release
   configMap:
     name: {{ include "session-revoker.fullname" . }}-release
@@ -171,7 +171,7 @@ capabilities:
 {{- end }}
 {{- end }}
 
-{{/* What the worker, the replay and the test have in common. */}}
+{{/* What the worker, the replay, and the test have in common. */}}
 {{- define "session-revoker.podSpec" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
