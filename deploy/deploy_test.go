@@ -122,13 +122,15 @@ func TestValuesFilesAreAcceptedByTheProgram(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, env := range values.ExtraEnv {
-			if strings.HasPrefix(env.Name, config.EnvPrefix) && !slices.ContainsFunc(config.Options(), func(o config.Option) bool { return o.Env == env.Name }) {
+			known := slices.ContainsFunc(config.Options(), func(o config.Option) bool { return o.Env == env.Name })
+			if strings.HasPrefix(env.Name, config.EnvPrefix) && !known {
 				t.Errorf("%s: the program does not know %s", file, env.Name)
 			}
 		}
 		environ := []string{}
 		if values.Secret.ConnectionStringKey != "" {
-			environ = append(environ, "REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
+			environ = append(environ, "REVOKER_SERVICEBUS_CONNECTION_STRING="+
+				"Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
 		}
 		if values.Secret.ClientSecretKey != "" {
 			environ = append(environ, "REVOKER_GRAPH_CLIENT_SECRET=s")

@@ -17,7 +17,7 @@ func TestBaseImageIsPinnedByDigest(t *testing.T) {
 	if regexp.MustCompile(`(?m)^ARG BASE_DIGEST=`).MatchString(file) {
 		t.Error("BASE_DIGEST has a default: it must come from the registry, or from whoever builds the image")
 	}
-	if make := string(read(t, "../Makefile")); !strings.Contains(make, "--build-arg BASE_DIGEST=") {
+	if makefile := string(read(t, "../Makefile")); !strings.Contains(makefile, "--build-arg BASE_DIGEST=") {
 		t.Error("make image passes no digest")
 	}
 }
@@ -25,10 +25,14 @@ func TestBaseImageIsPinnedByDigest(t *testing.T) {
 // TestDuplicateDetectionIsOff: with duplicate detection, whoever guesses a MessageID suppresses the
 // real event.
 func TestDuplicateDetectionIsOff(t *testing.T) {
-	if text := string(read(t, "azure/main.bicep")); strings.Contains(text, "requiresDuplicateDetection: true") || !strings.Contains(text, "deadLetteringOnMessageExpiration: true") {
+	text := string(read(t, "azure/main.bicep"))
+	if strings.Contains(text, "requiresDuplicateDetection: true") ||
+		!strings.Contains(text, "deadLetteringOnMessageExpiration: true") {
 		t.Error("main.bicep: want duplicate detection off, and dead-lettering on expiration on")
 	}
-	if text := string(read(t, "../docs/install.md")); strings.Contains(text, "--enable-duplicate-detection true") || !strings.Contains(text, "--enable-dead-lettering-on-message-expiration true") {
+	text = string(read(t, "../docs/install.md"))
+	if strings.Contains(text, "--enable-duplicate-detection true") ||
+		!strings.Contains(text, "--enable-dead-lettering-on-message-expiration true") {
 		t.Error("install.md: want duplicate detection off, and dead-lettering on expiration on")
 	}
 }
