@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
 
-// state is where a message is in its life.
+// state is what can happen to a message next.
 type state uint8
 
 const (
@@ -25,7 +26,7 @@ func (s state) String() string {
 	return [...]string{"active", "locked", "deferred", "scheduled", "gone"}[s]
 }
 
-// Names that Service Bus gives to annotations and properties.
+// The names of annotations and properties in Service Bus.
 const (
 	annotationSequence   = "x-opt-sequence-number"
 	annotationEnqueued   = "x-opt-enqueued-time"
@@ -39,32 +40,34 @@ const (
 	propertyDescription  = "DeadLetterErrorDescription"
 )
 
-// message is one stored message. Its queue's lock guards it. Times are in milliseconds of Unix time.
+// message is one stored message. The lock of its queue guards it. Times are in milliseconds of Unix
+// time.
 type message struct {
 	seq                        int64
-	enqueued, expires, visible int64 // expires 0: never; visible: when a scheduled one becomes active
+	enqueued, expires, visible int64 // expires: 0 is never; visible: when a scheduled message becomes active
 	failures                   uint32
 	state                      state
-	wasDeferred                bool // a locked message that was deferred goes back to that
+	wasDeferred                bool // a locked message was deferred before, and becomes so again on release
 	durable, firstAcquirer     bool
 	priority                   *uint8
 	ttl                        *uint32
-	// Encoded parts, each in an array of this message's own: whole sections, or the pairs of a map.
+	// The encoded parts are whole sections, or the pairs of a map. Their bytes belong to the message
+	// and its copies, and are never changed in place.
 	annotations, deliveryAnnotations         []byte
 	annotationCount, deliveryAnnotationCount int
 	properties, appProperties, bodyAndFooter []byte
 	bodyLength                               int
 	deadSource                               string
-	session                                  string // the group-id, where the entity requires sessions
-	origin                                   int64  // the sequence number before it was forwarded; 0: it was not
-	hops                                     int    // how often it was
+	sessionID                                string // the group-id, where the entity requires sessions
+	origin                                   int64  // the sequence number before it was forwarded; 0 if it was not
+	hops                                     int    // how often it was forwarded
 
-	token      amqp.UUID // while locked
-	until      int64
-	prev, next *message // in the queue's list of locked messages
+	token      amqp.UUID // of the lock
+	until      int64     // when the lock ends
+	prev, next *message  // in lockTable's list
 }
 
-// size is what the message counts against its queue's bound.
+// size is what the message counts towards its queue's MaxBytes.
 func (m *message) size() int64 {
 	return int64(len(m.annotations) + len(m.deliveryAnnotations) + len(m.properties) + len(m.appProperties) + len(m.bodyAndFooter))
 }
@@ -79,7 +82,7 @@ func (m *message) id() string {
 	return fmt.Sprint(p.MessageID)
 }
 
-// parseMessage copies an encoded message into a stored one.
+// parseMessage returns an encoded message as a stored one. It copies what it keeps.
 func parseMessage(encoded []byte, now time.Time) (*message, error) {
 	s, err := amqp.SplitOpaque(encoded)
 	if err != nil {
@@ -96,7 +99,7 @@ func parseMessage(encoded []byte, now time.Time) (*message, error) {
 	m.annotations, m.annotationCount, err = pairsOf(s.MessageAnnotations, func(key string, value any) bool {
 		switch key {
 		case annotationSequence, annotationEnqueued, annotationLocked, annotationState, annotationEnqueueSeq, annotationDeadSource:
-			return false // the broker's own
+			return false // the broker sets these
 		case annotationScheduled:
 			if t, ok := value.(time.Time); ok && t.After(now) {
 				m.visible = t.UnixMilli()
@@ -119,7 +122,8 @@ func parseMessage(encoded []byte, now time.Time) (*message, error) {
 			return nil, err
 		}
 	}
-	// One array for all, of the right size: the frame's buffer and a batch's must not be kept alive.
+	// One array of the right size for all parts: the buffer of the frame or of the batch must not
+	// stay in memory.
 	parts := make([]byte, 0, len(s.Properties)+len(s.ApplicationProperties)+len(s.Body)+len(s.Footer))
 	keep := func(b ...[]byte) []byte {
 		start := len(parts)
@@ -136,7 +140,8 @@ func parseMessage(encoded []byte, now time.Time) (*message, error) {
 	return m, nil
 }
 
-// pairsOf returns a map section's pairs, encoded, without those that keep refuses.
+// pairsOf returns the encoded pairs of a map section, and their number. It leaves out the pairs for
+// which keep returns false.
 func pairsOf(section []byte, keep func(key string, value any) bool) (pairs []byte, n int, err error) {
 	m, err := amqp.ReadMapSection(section)
 	if err != nil || len(m) == 0 {
@@ -158,13 +163,13 @@ func pairsOf(section []byte, keep func(key string, value any) bool) (pairs []byt
 	return bytes.Clone(pairs), n, nil
 }
 
-// view says how a message is shown.
+// view says for whom a message is encoded.
 type view struct {
-	locked bool // with its lock
-	peeked bool // without its lock, and with its state
+	locked bool // for a receiver, with its lock
+	peeked bool // for a peek, with its state
 }
 
-// encode appends the whole message as it is delivered, or as a peek shows it.
+// encode appends the whole encoded message to dst.
 func (m *message) encode(dst []byte, v view) []byte {
 	dst = amqp.Header{Durable: m.durable, Priority: m.priority, TTL: m.ttl, FirstAcquirer: m.firstAcquirer, DeliveryCount: m.failures}.Append(dst)
 	if m.deliveryAnnotationCount > 0 || v.locked {
@@ -209,7 +214,7 @@ func (m *message) modify(pairs amqp.Map) {
 	}
 	properties, err := amqp.ReadMapSection(m.appProperties)
 	if err != nil {
-		return // checked when it was enqueued
+		return // cannot happen: parseMessage has checked it
 	}
 	for _, p := range pairs {
 		properties.Set(fmt.Sprint(p.Key), p.Value)
@@ -219,7 +224,62 @@ func (m *message) modify(pairs amqp.Map) {
 	}
 }
 
-// newToken makes a lock token. It need not be unguessable: a lock is no secret among clients that may listen.
+// readSessionID sets the message's session id. It returns false if the message has none. "" is a
+// session id too.
+func (m *message) readSessionID() (found bool) {
+	p, err := amqp.ReadProperties(m.properties)
+	if err != nil || p.GroupID == nil {
+		return false
+	}
+	m.sessionID = *p.GroupID
+	return true
+}
+
+// copied returns a message of its own with the same content.
+func (m *message) copied() *message {
+	c := *m
+	return &c
+}
+
+// forRules returns the message as filters see it.
+func (m *message) forRules() (rule.Message, error) {
+	seen := rule.Message{System: map[string]any{}, User: map[string]any{}}
+	p, err := amqp.ReadProperties(m.properties)
+	if err != nil {
+		return seen, err
+	}
+	text := func(name string, value any) {
+		if value != nil {
+			seen.System[name] = fmt.Sprint(value)
+		}
+	}
+	named := func(name, value string) {
+		if value != "" {
+			seen.System[name] = value
+		}
+	}
+	text("messageid", p.MessageID)
+	text("correlationid", p.CorrelationID)
+	named("to", p.To)
+	named("replyto", p.ReplyTo)
+	named("subject", p.Subject)
+	named("label", p.Subject)
+	named("contenttype", string(p.ContentType))
+	if p.GroupID != nil {
+		seen.System["sessionid"] = *p.GroupID
+	}
+	if p.ReplyToGroupID != nil {
+		seen.System["replytosessionid"] = *p.ReplyToGroupID
+	}
+	properties, err := amqp.ReadMapSection(m.appProperties)
+	for _, pair := range properties {
+		seen.User[fmt.Sprint(pair.Key)] = pair.Value
+	}
+	return seen, err
+}
+
+// newToken returns a random lock token. It may be guessable, because clients with the Listen claim
+// have no secrets from each other.
 func newToken() (t amqp.UUID) {
 	binary.BigEndian.PutUint64(t[:8], rand.Uint64())
 	binary.BigEndian.PutUint64(t[8:], rand.Uint64())
@@ -232,7 +292,7 @@ func newID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", t[:4], t[4:6], t[6:8], t[8:10], t[10:])
 }
 
-// tagOf is a token's form as a delivery tag: the byte order of a .NET GUID.
+// tagOf returns a lock token as a delivery tag, which has the byte order of a .NET GUID.
 func tagOf(t amqp.UUID) []byte {
 	return []byte{t[3], t[2], t[1], t[0], t[5], t[4], t[7], t[6], t[8], t[9], t[10], t[11], t[12], t[13], t[14], t[15]}
 }

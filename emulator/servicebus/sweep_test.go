@@ -37,8 +37,10 @@ func TestWhatIsOverIsForgotten(t *testing.T) {
 			}
 			held = held[:0]
 		}
-		if len(q.order) > 2000 || len(q.due) > 2000 || len(q.index) != 0 || len(q.byToken) != 0 || q.bytes != 0 {
-			t.Errorf("the empty queue remembers %d numbers, %d due times, %d messages, %d tokens, %d bytes", len(q.order), len(q.due), len(q.index), len(q.byToken), q.bytes)
+		numbers, due := len(q.messages.order.numbers), len(q.due.heap)
+		messages, tokens, bytes := len(q.messages.bySeq), len(q.locks.byToken), q.messages.bytes
+		if numbers > 2000 || due > 2000 || messages != 0 || tokens != 0 || bytes != 0 {
+			t.Errorf("the empty queue keeps %d numbers, %d due times, %d messages, %d tokens, %d bytes", numbers, due, messages, tokens, bytes)
 		}
 	})
 }
@@ -52,7 +54,7 @@ func TestDeliveriesWhoseLocksAreGoneAreForgotten(t *testing.T) {
 		defer b.Close()
 		q := b.queues["q"]
 		_, server := newPipe()
-		s := &session{conn: newConn(b, server), links: map[uint32]*link{}, unsettled: map[uint32]held{}, window: ourWindow}
+		s := &session{conn: newConn(b, server), links: map[uint32]*link{}, unsettled: map[uint32]unsettledDelivery{}, window: sessionWindow}
 		s.conn.maxFrame = maxFrameSize
 		l := &link{session: s, queue: q, outlet: &outlet{peekLock: true, credit: 1 << 30}}
 		l.outlet.send = func(m *message) bool {

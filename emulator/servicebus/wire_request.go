@@ -6,25 +6,29 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// request is a message to $cbs or to a $management node.
+// Requests are messages to $cbs or to a $management node, and responses the messages that answer
+// them.
+
+// request is a request as the nodes see it.
 type request struct {
 	properties amqp.Map // the application properties
-	body       any      // the value
+	body       any      // the value of the body
 }
 
+// text returns a string property, or "" if there is none.
 func (r request) text(name string) string {
 	v, _ := r.properties.Get(name)
 	s, _ := v.(string)
 	return s
 }
 
-// response is what is answered. Condition is empty unless the request failed.
+// response answers a request.
 type response struct {
-	status      int32
+	status      int32 // as in HTTP
 	description string
-	condition   amqp.Symbol
+	condition   amqp.Symbol // "" unless the request failed
 	body        amqp.Map
-	dashed      bool // the names of $cbs: status-code rather than statusCode
+	dashed      bool // the names are those of $cbs: status-code instead of statusCode
 }
 
 // serveRequest answers a request over the receiver that its reply-to names.
@@ -53,18 +57,20 @@ func (l *link) serveRequest(encoded []byte) *amqp.Error {
 	if to == nil {
 		return &amqp.Error{Condition: "amqp:not-found", Description: "No receiver is attached for the request's reply-to."}
 	}
-	if to.waiting+len(reply) > maxBuffered && to.waiting > 0 || len(to.replies) >= senderCredit {
-		return &amqp.Error{Condition: "amqp:resource-limit-exceeded", Description: "Too many answers wait for the receiver's credit."}
+	if !to.replies.add(reply) {
+		return &amqp.Error{
+			Condition: "amqp:resource-limit-exceeded", Description: "Too many answers wait for the receiver's credit.",
+		}
 	}
-	to.replies = append(to.replies, reply)
-	to.waiting += len(reply)
 	to.flushReplies()
 	return nil
 }
 
-// replyLink finds the receiver for answers: the one with that target address or name, else the one beside the sender.
+// replyLink finds the receiver for a response: the one with the target address or name replyTo, or
+// else the one with the same address as the sender in the same session. It returns nil if there is
+// none.
 func (l *link) replyLink(replyTo string) *link {
-	var beside *link
+	var sameAddress *link
 	for _, s := range l.session.conn.sessions {
 		for _, other := range s.links {
 			if other.role != amqp.RoleReceiver || other.outlet != nil {
@@ -74,32 +80,72 @@ func (l *link) replyLink(replyTo string) *link {
 				return other
 			}
 			if s == l.session && strings.EqualFold(other.address, l.address) {
-				beside = other
+				sameAddress = other
 			}
 		}
 	}
-	return beside
+	return sameAddress
 }
 
-// flushReplies sends answers while there is credit.
+// replyQueue holds the responses that wait for a receiver's credit.
+type replyQueue struct {
+	waiting [][]byte
+	bytes   int // of waiting
+	credit  uint32
+	sent    uint32
+}
+
+// add queues a response. It returns false if too many responses wait.
+func (q *replyQueue) add(reply []byte) bool {
+	if q.bytes+len(reply) > maxBuffered && q.bytes > 0 || len(q.waiting) >= senderCredit {
+		return false
+	}
+	q.waiting = append(q.waiting, reply)
+	q.bytes += len(reply)
+	return true
+}
+
+// next removes the first response and uses up credit for it. ok is false if there is no response
+// or no credit.
+func (q *replyQueue) next() (reply []byte, ok bool) {
+	if q.credit == 0 || len(q.waiting) == 0 {
+		return nil, false
+	}
+	reply = q.waiting[0]
+	q.waiting[0] = nil
+	q.waiting = q.waiting[1:]
+	q.bytes -= len(reply)
+	q.credit--
+	q.sent++
+	return reply, true
+}
+
+// grant sets the credit from a flow frame (part 2, §2.6.7).
+func (q *replyQueue) grant(p *amqp.Flow) {
+	var counted uint32
+	if p.DeliveryCount != nil {
+		counted = *p.DeliveryCount
+	}
+	q.credit = counted + *p.LinkCredit - q.sent
+}
+
+// drain uses up the credit without responses.
+func (q *replyQueue) drain() { q.sent, q.credit = q.sent+q.credit, 0 }
+
+// flushReplies sends responses while there is credit.
 func (l *link) flushReplies() {
-	c := l.session.conn
+	s, c := l.session, l.session.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for l.credit > 0 && len(l.replies) > 0 {
-		id := l.session.nextDelivery
-		l.session.nextDelivery++
-		c.appendTransfer(l.session, l.handle, id, tagOf(newToken()), true, l.replies[0])
-		l.waiting -= len(l.replies[0])
-		l.replies[0] = nil
-		l.replies = l.replies[1:]
-		l.credit--
-		l.sent++
+	for reply, ok := l.replies.next(); ok; reply, ok = l.replies.next() {
+		id := s.nextDelivery
+		s.nextDelivery++
+		c.appendTransfer(s, l.handle, id, tagOf(newToken()), true, reply)
 	}
 }
 
-// encode makes the response a message. It must have properties with the request's message id, of the same type, and an
-// int32 status: clients panic or give up otherwise.
+// encode returns the response as a message. It must have the request's message id, of the same
+// type, as its correlation id, and an int32 status. Otherwise clients panic or give up.
 func (r response) encode(correlation any) ([]byte, error) {
 	b, err := amqp.Properties{CorrelationID: correlation}.Append(nil)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// managementOf is a queue's node $management
+// managementOf returns the $management node of an entity
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response).
 func managementOf(q *queue, granted claim, maxMessage int) func(request) response {
 	return func(r request) response {
@@ -51,7 +51,7 @@ func managementOf(q *queue, granted claim, maxMessage int) func(request) respons
 	}
 }
 
-// management is one request to a queue.
+// management is one request to an entity's $management node.
 type management struct {
 	q    *queue
 	body amqp.Map
@@ -67,7 +67,7 @@ func badRequest(description string) response {
 	return failure(400, "com.microsoft:argument-error", description)
 }
 
-// failed answers with what a queue said.
+// failed returns the response for a queue's error.
 func failed(err error) response {
 	var e *amqp.Error
 	switch {
@@ -81,8 +81,9 @@ func failed(err error) response {
 	return failure(500, "amqp:internal-error", err.Error())
 }
 
-// array reads a member that is an array or list of T, of at most maxBatch.
-func array[T any](m amqp.Map, name string) ([]T, bool) {
+// array reads a member that is an array or list of at most maxBatch values of type T. ok is false
+// if it is anything else.
+func array[T any](m amqp.Map, name string) (values []T, ok bool) {
 	v, _ := m.Get(name)
 	items, isArray := v.(amqp.Array)
 	if list, isList := v.([]any); isList {
@@ -91,7 +92,7 @@ func array[T any](m amqp.Map, name string) ([]T, bool) {
 	if !isArray || len(items) > maxBatch {
 		return nil, false
 	}
-	values := make([]T, len(items))
+	values = make([]T, len(items))
 	for i, item := range items {
 		value, isT := item.(T)
 		if !isT {
@@ -102,8 +103,8 @@ func array[T any](m amqp.Map, name string) ([]T, bool) {
 	return values, true
 }
 
-// number reads an integer member of any width.
-func (m management) number(name string) (int64, bool) {
+// number reads an integer member of any width. ok is false if it is anything else.
+func (m management) number(name string) (n int64, ok bool) {
 	v, _ := m.body.Get(name)
 	switch v := v.(type) {
 	case int64:
@@ -120,6 +121,7 @@ func (m management) number(name string) (int64, bool) {
 	return 0, false
 }
 
+// text reads a string member, or returns "" if there is none.
 func (m management) text(name string) string {
 	v, _ := m.body.Get(name)
 	s, _ := v.(string)
@@ -176,7 +178,8 @@ func (m management) renewSession() response {
 	return ok(amqp.Map{{Key: "expiration", Value: until.UTC()}})
 }
 
-// bytesOrNil makes no state a null: the key must be there, or clients cannot read the answer.
+// bytesOrNil returns an untyped nil for nil, which is encoded as null. The key must be present, or
+// clients cannot read the response.
 func bytesOrNil(b []byte) any {
 	if b == nil {
 		return nil
@@ -199,7 +202,7 @@ func (m management) setSessionState(maxState int) response {
 	return ok(amqp.Map{})
 }
 
-// noTime and later in last-updated-time asks for all sessions with messages or a state.
+// noTime or later in last-updated-time asks for all sessions with active messages or a state.
 var noTime = time.UnixMilli(253402300799999)
 
 func (m management) sessions() response {
@@ -216,7 +219,8 @@ func (m management) sessions() response {
 	if len(ids) == 0 {
 		return response{status: 204, description: "No sessions.", body: amqp.Map{}}
 	}
-	return ok(amqp.Map{{Key: "sessions-ids", Value: arrayOf(ids)}, {Key: "skip", Value: int32(skip) + int32(len(ids))}}) //nolint:gosec // bounded above
+	next := int32(skip) + int32(len(ids)) // the client asks from here next
+	return ok(amqp.Map{{Key: "sessions-ids", Value: arrayOf(ids)}, {Key: "skip", Value: next}})
 }
 
 func (m management) receive() response {
@@ -252,7 +256,7 @@ func (m management) dispose() response {
 		s.kind = Abandoned
 	case "suspended":
 		s.kind = DeadLettered
-	case "defered": // so spelled
+	case "defered": // the protocol spells it so
 		s.kind = Deferred
 	default:
 		return badRequest(fmt.Sprintf("disposition-status %q is not known.", status))

@@ -8,9 +8,10 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
 
-// Descriptors of rules on the wire
-// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response, rule operations).
-// Those of filters have one zero less, there and in the JavaScript client.
+// The descriptors of rules on the wire
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response, rule
+// operations). The descriptors of filters have one zero less, both there and in the JavaScript
+// client.
 const (
 	describedRule        = 0x13700000004
 	describedNoAction    = 0x13700000005
@@ -20,7 +21,7 @@ const (
 	describedCorrelation = 0x1370000009
 )
 
-// correlationNames are the system properties of a correlation filter on the wire, in order.
+// correlationNames are the system properties of a correlation filter, in the order of the wire.
 var correlationNames = []struct{ wire, name string }{
 	{"correlation-id", "CorrelationId"},
 	{"message-id", "MessageId"},
@@ -63,7 +64,7 @@ func (m management) addRule() response {
 	return ok(amqp.Map{})
 }
 
-// readFilter reads the one filter of a description.
+// readFilter reads the filter of a rule description.
 func readFilter(description amqp.Map) (rule.Filter, error) {
 	if v, found := description.Get("sql-filter"); found && v != nil {
 		fields, _ := v.(amqp.Map)
@@ -130,7 +131,7 @@ func (m management) enumerateRules() response {
 	return ok(amqp.Map{{Key: "rules", Value: entries}})
 }
 
-// describe is a rule on the wire: its filter, its action, which is none, and its name.
+// describe returns a rule as it is encoded: its filter, its empty action and its name.
 func describe(r rule.Rule) amqp.Described {
 	of := func(code uint64, fields ...any) amqp.Described {
 		return amqp.Described{Descriptor: code, Value: append([]any{}, fields...)}

@@ -1,0 +1,125 @@
+package servicebus
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
+)
+
+// DefaultKey is the key of Microsoft's emulator. It allows everything.
+var DefaultKey = Key{Name: "RootManageSharedAccessKey", Value: "SAS_KEY_VALUE", Listen: true, Send: true, Manage: true}
+
+// Config declares a broker's entities and keys.
+type Config struct {
+	// Queues and Topics are created at start. There must be at least one.
+	Queues []QueueConfig
+	Topics []TopicConfig
+	// Keys are the keys with which clients can sign in. The default is DefaultKey.
+	Keys []Key
+	// MaxMessageSize is in bytes. The default is 256 KiB, as on the Standard tier.
+	MaxMessageSize int
+	// Observe, if set, gets each change of a message's state. The calls for one queue are in order,
+	// and the queue is locked during a call: Observe must return quickly and must not call the
+	// Broker.
+	Observe func(Record)
+}
+
+// QueueConfig declares a queue and its dead-letter queue. Zero values mean the defaults of Service
+// Bus.
+type QueueConfig struct {
+	// Name is the queue's path, up to 400 bytes without "$". It ignores case.
+	Name string
+	// LockDuration defaults to 1 minute.
+	LockDuration time.Duration
+	// MaxDeliveryCount is the number of failed deliveries after which a message is dead-lettered.
+	// The default is 10.
+	MaxDeliveryCount int
+	// DefaultTTL bounds the time to live of every message. 0 means no bound.
+	DefaultTTL time.Duration
+	// DeadLetterOnExpiration dead-letters expired messages. Otherwise they are dropped.
+	DeadLetterOnExpiration bool
+	// RequiresSession makes every message belong to a session, and every receiver hold one.
+	RequiresSession bool
+	// DuplicateWindow is how long the queue remembers message ids. 0 turns duplicate detection off.
+	DuplicateWindow time.Duration
+	// MaxBytes bounds the size of the queue and its dead letters together. The default is 1 GiB.
+	MaxBytes int64
+	// Status defaults to Active.
+	Status Status
+	// ForwardTo names a queue or topic that gets every message, ForwardDeadLettersTo one that gets
+	// every dead letter. Messages that cannot be forwarded go to
+	// NAME/$Transfer/$DeadLetterQueue.
+	ForwardTo, ForwardDeadLettersTo string
+
+	unused unusedSettings
+}
+
+// TopicConfig declares a topic and its subscriptions. Zero values mean the defaults of Service Bus.
+// LockDuration, MaxDeliveryCount and DeadLetterOnExpiration matter in the subscriptions only.
+type TopicConfig struct {
+	QueueConfig
+	Subscriptions []SubscriptionConfig
+}
+
+// SubscriptionConfig declares a subscription. Name is its own name without the topic's.
+// DuplicateWindow must be 0, because the topic detects duplicates.
+type SubscriptionConfig struct {
+	QueueConfig
+	// Rules select messages: the subscription gets those that match at least one rule. Nil means
+	// one rule named $Default, which matches every message.
+	Rules []rule.Rule
+}
+
+// Status says what an entity can be used for.
+type Status string
+
+// The statuses of Service Bus. "" means Active.
+const (
+	Active          Status = "Active"
+	Disabled        Status = "Disabled"
+	SendDisabled    Status = "SendDisabled"
+	ReceiveDisabled Status = "ReceiveDisabled"
+)
+
+func (s Status) valid() bool {
+	return slices.Contains([]Status{"", Active, Disabled, SendDisabled, ReceiveDisabled}, s)
+}
+
+// Key is a shared access key and what it allows. Manage includes Listen and Send.
+type Key struct {
+	Name, Value          string
+	Listen, Send, Manage bool
+}
+
+// ParseKey reads a key from NAME=VALUE:CLAIM,CLAIM,… with the claims Listen, Send and Manage in any
+// case. The value may contain "=" and ":".
+func ParseKey(text string) (Key, error) {
+	name, rest, named := strings.Cut(text, "=")
+	at := strings.LastIndexByte(rest, ':')
+	if !named || name == "" || at <= 0 {
+		return Key{}, fmt.Errorf("a key must be given as NAME=VALUE:Listen,Send,Manage")
+	}
+	key := Key{Name: name, Value: rest[:at]}
+	for claim := range strings.SplitSeq(rest[at+1:], ",") {
+		switch strings.ToLower(strings.TrimSpace(claim)) {
+		case "listen":
+			key.Listen = true
+		case "send":
+			key.Send = true
+		case "manage":
+			key.Manage = true
+		default:
+			return Key{}, fmt.Errorf("the key %s: the claim %q is none of Listen, Send and Manage", name, claim)
+		}
+	}
+	return key, nil
+}
+
+// ConnectionString returns the connection string for a broker that serves at addr (host:port) and
+// a key.
+func ConnectionString(addr string, key Key) string {
+	return fmt.Sprintf("Endpoint=sb://%s;SharedAccessKeyName=%s;SharedAccessKey=%s;UseDevelopmentEmulator=true;", addr, key.Name, key.Value)
+}

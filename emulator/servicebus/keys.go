@@ -1,0 +1,72 @@
+package servicebus
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// claim is what a token allows with an entity, and until when.
+type claim struct {
+	listen, send, manage bool
+	until                time.Time
+}
+
+// verify checks a SAS token for a path
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-sas). It returns what the
+// token allows, or a problem in the words of the service. The signature covers the resource in the
+// escaped form of the token.
+func (b *Broker) verify(token, path string) (granted claim, problem string) {
+	rest, ok := strings.CutPrefix(token, "SharedAccessSignature ")
+	if !ok {
+		return claim{}, "InvalidSignature: not a SharedAccessSignature."
+	}
+	fields := map[string]string{}
+	for field := range strings.SplitSeq(rest, "&") {
+		name, value, _ := strings.Cut(field, "=")
+		fields[name] = value
+	}
+	keyName, _ := url.QueryUnescape(fields["skn"])
+	signature, _ := url.QueryUnescape(fields["sig"])
+	key, ok := b.keys[keyName]
+	if !ok {
+		return claim{}, "InvalidSignature: The token has an invalid signature."
+	}
+	mac := hmac.New(sha256.New, []byte(key.Value))
+	mac.Write([]byte(fields["sr"] + "\n" + fields["se"]))
+	if !hmac.Equal([]byte(signature), []byte(base64.StdEncoding.EncodeToString(mac.Sum(nil)))) {
+		return claim{}, "InvalidSignature: The token has an invalid signature."
+	}
+	if problem := checkAudience(fields["sr"], path); problem != "" {
+		return claim{}, problem
+	}
+	seconds, err := strconv.ParseInt(fields["se"], 10, 64)
+	until := time.Unix(seconds, 0)
+	if err != nil || !time.Now().Before(until) {
+		return claim{}, fmt.Sprintf("ExpiredToken: The token is expired. Expiration time: %s.", until.UTC().Format(time.RFC3339))
+	}
+	return claim{listen: key.Listen || key.Manage, send: key.Send || key.Manage, manage: key.Manage, until: until}, ""
+}
+
+// checkAudience returns why a token for the escaped resource does not cover the path, or "" if it
+// does.
+func checkAudience(escaped, path string) (problem string) {
+	resource, _ := url.QueryUnescape(escaped)
+	if !strings.Contains(resource, "://") {
+		resource = "sb://" + resource // some clients name only the host
+	}
+	scope, err := url.Parse(resource)
+	if err != nil {
+		return "InvalidAudience: The token's resource is not a URL."
+	}
+	covered := entityKey(scope.Path)
+	if covered != "" && path != covered && !strings.HasPrefix(path, covered+"/") {
+		return "InvalidAudience: The token is for another entity."
+	}
+	return ""
+}

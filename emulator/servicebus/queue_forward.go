@@ -1,0 +1,70 @@
+package servicebus
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+// How an entity forwards its messages, and a topic copies them to its subscriptions.
+
+// maxHops is how often a message is forwarded, as in Service Bus.
+const maxHops = 4
+
+// setForwarding sets where the messages go. Nil keeps them here. Messages that are here already
+// leave at once.
+func (q *queue) setForwarding(to func(*message) error) {
+	q.mu.Lock()
+	defer q.unlockAndForward()
+	q.forwarding.to = to
+	q.dispatch()
+}
+
+// dispatchForward removes the available messages. unlockAndForward forwards them.
+func (q *queue) dispatchForward() {
+	for m := q.messages.nextAvailable(); m != nil; m = q.messages.nextAvailable() {
+		q.setState(m, gone)
+		q.report(m, Forwarded, "")
+		q.forwarding.leaving = append(q.forwarding.leaving, m)
+	}
+}
+
+// forward delivers one message to its target. If that fails, the message goes to the transfer
+// dead-letter queue.
+func (q *queue) forward(m *message, to func(*message) error) {
+	if q.kind != topicQueue {
+		m.origin = m.seq
+		m.hops++
+	}
+	m.failures, m.wasDeferred = 0, false
+	seq := m.seq
+	reason, problem := "MaxTransferHopCountExceeded", fmt.Errorf("the message was forwarded more than %d times", maxHops)
+	if m.hops <= maxHops {
+		reason, problem = "ForwardingFailed", to(m)
+	}
+	if problem == nil {
+		return
+	}
+	m.seq, m.expires, m.deadSource = seq, 0, q.name
+	m.modify(amqp.Map{{Key: propertyReason, Value: reason}, {Key: propertyDescription, Value: problem.Error()}})
+	q.transfer.addDeadLetter(m)
+}
+
+// copyToSubscriptions gives a copy of the message to each of the topic's subscriptions with a
+// rule that matches it.
+func (q *queue) copyToSubscriptions(m *message) error {
+	filtered, err := m.forRules()
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, s := range q.currentSubscriptions() {
+		if s.rules.match(filtered) {
+			if _, err := s.enqueue([]*message{m.copied()}); err != nil {
+				problems = append(problems, fmt.Errorf("%s: %w", s.name, err))
+			}
+		}
+	}
+	return errors.Join(problems...)
+}

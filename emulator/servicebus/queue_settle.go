@@ -1,0 +1,108 @@
+package servicebus
+
+import (
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+// How locks are renewed and end.
+
+// settlement is what a client wants done with a message that it has locked.
+type settlement struct {
+	kind                EventKind // Completed, Abandoned, Released, Deferred or DeadLettered
+	reason, description string
+	modify              amqp.Map // merged into the application properties
+}
+
+// settle ends the lock. It returns errLockLost or errSessionLockLost if there is none.
+func (q *queue) settle(token amqp.UUID, s settlement) error {
+	q.mu.Lock()
+	defer q.unlockAndForward()
+	m := q.locks.find(token)
+	switch {
+	case m == nil && q.hasSessions():
+		return errSessionLockLost
+	case m == nil:
+		return errLockLost
+	}
+	q.locks.remove(m)
+	q.messages.modify(m, s.modify)
+	switch s.kind {
+	case Completed:
+		q.setState(m, gone)
+		q.report(m, Completed, "")
+	case Deferred:
+		m.wasDeferred = true
+		q.setState(m, deferred)
+		q.report(m, Deferred, "")
+	case DeadLettered:
+		q.deadLetter(m, s.reason, s.description)
+	case Released:
+		q.restore(m)
+		q.report(m, Released, "")
+	default:
+		q.failDelivery(m, Abandoned)
+	}
+	q.advance()
+	return nil
+}
+
+// renew extends the locks, all or none, and returns their new ends. The locks of sessions are
+// renewed by renewSession.
+func (q *queue) renew(tokens []amqp.UUID) ([]time.Time, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, t := range tokens {
+		if q.locks.find(t) == nil || q.hasSessions() {
+			return nil, errLockLost
+		}
+	}
+	until := make([]time.Time, len(tokens))
+	for i, t := range tokens {
+		m := q.locks.find(t)
+		q.locks.renew(m, nowMilli()+q.cfg.LockDuration.Milliseconds())
+		until[i] = time.UnixMilli(m.until).UTC()
+		q.report(m, Renewed, "")
+	}
+	return until, nil
+}
+
+// restore gives a message that is no longer locked the state that it had before its delivery.
+func (q *queue) restore(m *message) {
+	if m.wasDeferred {
+		q.setState(m, deferred)
+		return
+	}
+	q.setState(m, available)
+}
+
+// failDelivery counts a failed delivery of a message that is no longer locked, and dead-letters
+// the message if there were too many. A dead-letter queue counts none.
+func (q *queue) failDelivery(m *message, kind EventKind) {
+	if q.kind == deadQueue {
+		q.restore(m)
+		q.report(m, kind, "")
+		return
+	}
+	m.failures++
+	q.restore(m)
+	q.report(m, kind, "")
+	if int(m.failures) >= q.cfg.MaxDeliveryCount {
+		q.deadLetter(m, "MaxDeliveryCountExceeded", "Message could not be consumed after the maximum number of delivery attempts.")
+	}
+}
+
+// deadLetter moves a message that is not locked to the dead-letter queue. A message of a
+// dead-letter queue stays there.
+func (q *queue) deadLetter(m *message, reason, description string) {
+	if q.kind == deadQueue {
+		q.setState(m, available)
+		return
+	}
+	q.setState(m, gone)
+	m.modify(amqp.Map{{Key: propertyReason, Value: reason}, {Key: propertyDescription, Value: description}})
+	m.wasDeferred, m.expires, m.deadSource = false, 0, q.name
+	q.report(m, DeadLettered, reason)
+	q.dead.addDeadLetter(m)
+}

@@ -1,0 +1,32 @@
+package servicebus
+
+import "time"
+
+// seenIDs remembers message ids for duplicate detection.
+type seenIDs struct {
+	until map[string]int64
+	order []seenID // the oldest first
+}
+
+type seenID struct {
+	id    string
+	until int64 // milliseconds of Unix time
+}
+
+// check reports whether the id was seen within the window. It remembers an id that was not.
+func (s *seenIDs) check(id string, now int64, window time.Duration) (seen bool) {
+	for len(s.order) > 0 && s.order[0].until <= now {
+		delete(s.until, s.order[0].id)
+		s.order = s.order[1:]
+	}
+	if _, ok := s.until[id]; ok {
+		return true
+	}
+	if s.until == nil {
+		s.until = map[string]int64{}
+	}
+	until := now + window.Milliseconds()
+	s.until[id] = until
+	s.order = append(s.order, seenID{id, until})
+	return false
+}

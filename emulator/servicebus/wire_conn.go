@@ -1,0 +1,306 @@
+package servicebus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+// Limits that are not configurable.
+const (
+	maxFrameSize   = 64 << 10 // as Service Bus offers
+	minFrameSize   = 512      // AMQP 1.0 part 2, §2.8.19
+	maxConnections = 1000
+	maxSessions    = 1024 // per connection
+	maxLinks       = 256  // per session
+	maxBatch       = 5000 // messages in one batch, and in one answer to a peek
+	// maxBuffered bounds the bytes that wait for a slow reader: above it, deliveries pause. It also
+	// bounds the answers that wait for a receiver's credit: above it, requests are refused.
+	maxBuffered = 4 << 20
+	// maxBacklog is when the connection is closed, because of bytes in either direction.
+	maxBacklog = 64 << 20
+	// writeTimeout is when the connection is closed because the peer reads nothing at all.
+	writeTimeout = 30 * time.Second
+	// handshakeTimeout bounds the whole handshake.
+	handshakeTimeout = 30 * time.Second
+	// idleTimeout is what the open frame announces. readTimeout leaves as much again for the
+	// network.
+	idleTimeout = 2 * time.Minute
+	readTimeout = 4 * time.Minute
+	// defaultKeepAlive is how often a peer gets a frame that announces no idle time-out.
+	defaultKeepAlive = 15 * time.Second
+)
+
+// conn is one client's connection. Its reader goroutine handles every frame and owns the sessions,
+// links and claims. Its writer goroutine sends the bytes that others put into out. The lock guards
+// what both goroutines, or deliveries from queues, touch.
+type conn struct {
+	b      *Broker
+	nc     net.Conn
+	frames *amqp.FrameReader
+
+	sessions map[uint16]*session // by channel
+	claims   map[string]claim    // by entityKey
+	partial  int                 // bytes of messages that have not arrived completely
+
+	mu        sync.Mutex
+	out       []byte
+	maxFrame  uint32        // the peer's
+	keepAlive time.Duration // how often the peer must get a frame
+	closed    bool          // nothing more is written
+	stalled   []*link       // receivers that wait for room in out or in their session's window
+	wake      chan struct{}
+}
+
+func newConn(b *Broker, nc net.Conn) *conn {
+	return &conn{
+		b: b, nc: nc, frames: amqp.NewFrameReader(nc, maxFrameSize), sessions: map[uint16]*session{}, claims: map[string]claim{},
+		maxFrame: minFrameSize, keepAlive: defaultKeepAlive, wake: make(chan struct{}, 1),
+	}
+}
+
+// serve runs the connection until it ends. Only the locks of its messages remain.
+func (c *conn) serve() {
+	defer c.b.forget(c)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		c.write()
+	}()
+	if err := c.read(); err != nil && !errors.Is(err, io.EOF) {
+		// The peer should learn what it did wrong, if it still reads.
+		c.put(0, &amqp.Close{Error: &amqp.Error{Condition: "amqp:connection:framing-error", Description: err.Error()}})
+	}
+	for _, s := range c.sessions {
+		s.end()
+	}
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.wakeWriter()
+	<-written
+	_ = c.nc.Close()
+}
+
+// read is the reader goroutine. It does the handshake and handles frames until the end. It returns
+// nil after an orderly close.
+func (c *conn) read() error {
+	if err := c.handshake(); err != nil {
+		return err
+	}
+	for {
+		frame, err := c.readFrame()
+		if err != nil {
+			return err
+		}
+		if frame.Type != amqp.TypeAMQP {
+			return fmt.Errorf("a frame of type %d after the handshake", frame.Type)
+		}
+		if len(frame.Body) == 0 {
+			continue // a keep-alive
+		}
+		p, payload, err := amqp.ReadPerformative(frame.Body)
+		if err != nil {
+			return err
+		}
+		switch p := p.(type) {
+		case *amqp.Begin:
+			err = c.begin(frame.Channel, p)
+		case *amqp.Close:
+			c.put(0, &amqp.Close{})
+			return nil
+		default:
+			s := c.sessions[frame.Channel]
+			if s == nil {
+				return fmt.Errorf("%T on channel %d, which has no session", p, frame.Channel)
+			}
+			err = s.handle(p, payload)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *conn) readFrame() (amqp.Frame, error) {
+	if err := c.nc.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
+		return amqp.Frame{}, err
+	}
+	return c.frames.ReadFrame()
+}
+
+// handshake is SASL with the mechanism ANONYMOUS, which the SDKs choose, and then open. Clients
+// authenticate later, over $cbs.
+func (c *conn) handshake() error {
+	if err := c.nc.SetReadDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return err
+	}
+	header, err := c.frames.ReadProtocolHeader()
+	if err != nil {
+		return err
+	}
+	if header == amqp.HeaderSASL {
+		if header, err = c.handshakeSASL(); err != nil {
+			return err
+		}
+	}
+	// If the peer speaks another protocol, it learns from this header which one it should speak
+	// (part 2, §2.2).
+	c.putBytes(amqp.HeaderAMQP[:])
+	if header != amqp.HeaderAMQP {
+		return errors.New("not AMQP 1.0")
+	}
+	frame, err := c.frames.ReadFrame()
+	if err != nil {
+		return err
+	}
+	p, _, err := amqp.ReadPerformative(frame.Body)
+	if err != nil {
+		return err
+	}
+	open, ok := p.(*amqp.Open)
+	if !ok {
+		return fmt.Errorf("%T in place of open", p)
+	}
+	c.open(open)
+	return nil
+}
+
+// handshakeSASL returns the protocol header that follows the SASL exchange.
+func (c *conn) handshakeSASL() (next [8]byte, err error) {
+	c.putBytes(amqp.HeaderSASL[:])
+	c.putFrame(amqp.TypeSASL, 0, &amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"MSSBCBS", "ANONYMOUS", "EXTERNAL"}})
+	frame, err := c.frames.ReadFrame()
+	if err != nil {
+		return next, err
+	}
+	p, _, err := amqp.ReadPerformative(frame.Body)
+	if err != nil {
+		return next, err
+	}
+	if _, ok := p.(*amqp.SASLInit); !ok {
+		return next, fmt.Errorf("%T in place of sasl-init", p)
+	}
+	c.putFrame(amqp.TypeSASL, 0, &amqp.SASLOutcome{Code: 0})
+	return c.frames.ReadProtocolHeader()
+}
+
+// open adopts the peer's limits and answers with the broker's.
+func (c *conn) open(p *amqp.Open) {
+	c.mu.Lock()
+	c.maxFrame = maxFrameSize
+	if p.MaxFrameSize > 0 {
+		c.maxFrame = min(max(p.MaxFrameSize, minFrameSize), maxFrameSize)
+	}
+	if p.IdleTimeout > 0 {
+		c.keepAlive = min(c.keepAlive, max(time.Duration(p.IdleTimeout)*time.Millisecond/2, 100*time.Millisecond))
+	}
+	c.mu.Unlock()
+	c.put(0, &amqp.Open{
+		ContainerID: "session-revoker-emulator", MaxFrameSize: maxFrameSize, ChannelMax: 4999,
+		IdleTimeout: uint32(idleTimeout / time.Millisecond),
+	})
+}
+
+// begin opens a session.
+func (c *conn) begin(channel uint16, p *amqp.Begin) error {
+	switch {
+	case c.sessions[channel] != nil:
+		return fmt.Errorf("channel %d has a session already", channel)
+	case len(c.sessions) >= maxSessions:
+		return fmt.Errorf("more than %d sessions on one connection", maxSessions)
+	}
+	c.sessions[channel] = newSession(c, channel, p)
+	c.put(channel, &amqp.Begin{RemoteChannel: &channel, IncomingWindow: sessionWindow, OutgoingWindow: sessionWindow, HandleMax: 1<<32 - 2})
+	return nil
+}
+
+// put queues a frame for the writer. It does not block.
+func (c *conn) put(channel uint16, p amqp.Performative) { c.putFrame(amqp.TypeAMQP, channel, p) }
+
+func (c *conn) putFrame(frameType uint8, channel uint16, p amqp.Performative) {
+	c.mu.Lock()
+	// The error is always nil, because the broker's own performatives can be encoded.
+	c.out, _ = amqp.AppendFrame(c.out, frameType, channel, p)
+	c.closeOnBacklog()
+	c.mu.Unlock()
+	c.wakeWriter()
+}
+
+// closeOnBacklog closes the connection to a peer that requests more and more and reads nothing. The
+// caller holds the lock.
+func (c *conn) closeOnBacklog() {
+	if len(c.out) > maxBacklog {
+		c.out = nil
+		_ = c.nc.Close()
+	}
+}
+
+func (c *conn) putBytes(b []byte) {
+	c.mu.Lock()
+	c.out = append(c.out, b...)
+	c.mu.Unlock()
+	c.wakeWriter()
+}
+
+func (c *conn) wakeWriter() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write is the writer goroutine. It sends what is queued, and a keep-alive when nothing is queued
+// for a while. It ends when the reader has ended and everything is sent, or when a write fails.
+func (c *conn) write() {
+	interval := defaultKeepAlive
+	keepAlive := time.NewTicker(interval)
+	defer keepAlive.Stop()
+	defer c.nc.Close() // ends the reader too
+	var sending []byte
+	var deadline time.Time
+	for {
+		c.mu.Lock()
+		sending, c.out = c.out, sending[:0]
+		closed := c.closed
+		if c.keepAlive != interval { // the peer's open frame has arrived
+			interval = c.keepAlive
+			keepAlive.Reset(interval)
+		}
+		stalled := c.stalled
+		c.stalled = nil
+		c.mu.Unlock()
+		for _, l := range stalled {
+			l.queue.wake(l.outlet)
+		}
+		if len(sending) == 0 {
+			if closed {
+				return
+			}
+			select {
+			case <-c.wake:
+			case <-keepAlive.C:
+				c.putFrame(amqp.TypeAMQP, 0, nil)
+			}
+			continue
+		}
+		// Setting a deadline costs more than a small write, so one deadline serves several writes.
+		if now := time.Now(); deadline.Sub(now) < writeTimeout/2 {
+			deadline = now.Add(writeTimeout)
+			if c.nc.SetWriteDeadline(deadline) != nil {
+				return
+			}
+		}
+		if _, err := c.nc.Write(sending); err != nil {
+			return
+		}
+		if cap(sending) > 4*maxBuffered {
+			sending = nil // frees the large array
+		}
+	}
+}

@@ -1,0 +1,267 @@
+package servicebus
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+)
+
+// link is the broker's end of an AMQP link. The connection's reader goroutine owns it, except for
+// outlet, which the queue's lock guards.
+type link struct {
+	session *session
+	name    string
+	handle  uint32
+	role    amqp.Role // the client's
+	address string    // of the node: the source of a receiver, the target of a sender
+
+	node   *queue      // the entity, for a link to it or to its $management node
+	forced atomic.Bool // the broker has detached the link
+
+	// For a link to an entity:
+	queue  *queue
+	outlet *outlet // of a receiver
+
+	// For a link to $cbs or to a $management node:
+	answer  func(request) response // of a sender
+	replyTo string                 // of a receiver: its target address
+	replies replyQueue             // of a receiver
+
+	// For a sender:
+	deliveries uint32 // that arrived
+	granted    uint32 // credit that is left
+	partial    []byte // the frames so far of a message of several frames
+	first      amqp.Transfer
+}
+
+// close ends the link without a frame to the client.
+func (l *link) close() {
+	delete(l.session.links, l.handle)
+	l.dropPartial()
+	switch {
+	case l.outlet == nil:
+	case l.queue.hasSessions():
+		l.queue.closeSessionReceiver(l.outlet)
+	default:
+		l.queue.unsubscribe(l.outlet)
+	}
+	if l.node != nil {
+		l.node.removeLink(l)
+	}
+}
+
+// detach tells the client that the link has ended. why is nil if that is not an error.
+func (l *link) detach(why *amqp.Error) {
+	l.session.conn.put(l.session.channel, &amqp.Detach{Handle: l.handle, Closed: true, Error: why})
+}
+
+// refuse answers an attach with an attach without terminus, and a detach with the reason (part 2,
+// §2.6.3).
+func (l *link) refuse(why *amqp.Error) {
+	reply := &amqp.Attach{Name: l.name, Handle: l.handle, Role: !l.role}
+	if l.role == amqp.RoleReceiver {
+		reply.InitialDeliveryCount = new(uint32)
+	}
+	l.session.conn.put(l.session.channel, reply)
+	l.detach(why)
+}
+
+// attach creates the link that the client asks for, or refuses it (part 2, §2.6.3). An error ends
+// the connection.
+func (s *session) attach(p *amqp.Attach) error {
+	if old := s.links[p.Handle]; old != nil && old.forced.Load() {
+		old.close() // the client may use the handle again before it answers the broker's detach
+	}
+	if s.links[p.Handle] != nil || len(s.links) >= maxLinks {
+		return fmt.Errorf("handle %d is in use, or more than %d links in one session", p.Handle, maxLinks)
+	}
+	l := &link{session: s, name: p.Name, handle: p.Handle, role: p.Role}
+	if p.Source == nil || p.Target == nil || p.Target.Coordinator {
+		l.refuse(&amqp.Error{Condition: "amqp:not-implemented", Description: "Transactions are not supported by this emulator."})
+		return nil
+	}
+	l.address = p.Target.Address
+	if p.Role == amqp.RoleReceiver {
+		l.address, l.replyTo = p.Source.Address, p.Target.Address
+	}
+	if refusal := l.connect(p); refusal != nil {
+		l.refuse(refusal)
+		return nil
+	}
+	s.links[p.Handle] = l
+	if l.node != nil {
+		l.node.addLink(l)
+	}
+	l.answerAttach(p)
+	return nil
+}
+
+// connect finds the link's node and checks that the client may use it.
+func (l *link) connect(p *amqp.Attach) *amqp.Error {
+	c := l.session.conn
+	address := entityKey(l.address)
+	if address == "$cbs" {
+		return l.connectToCBS()
+	}
+	entity, isManagement := strings.CutSuffix(address, "/$management")
+	q := c.b.entity(entity)
+	if q == nil {
+		return &amqp.Error{Condition: "amqp:not-found", Description: fmt.Sprintf("The messaging entity '%s' could not be found.", entity)}
+	}
+	granted := c.claimFor(address)
+	switch {
+	case isManagement:
+		if !granted.listen && !granted.send {
+			return unauthorized("Listen")
+		}
+		l.node, l.answer = q, managementOf(q, granted, c.b.maxMessage)
+		return nil
+	case p.Role == amqp.RoleSender && !granted.send:
+		return unauthorized("Send")
+	case p.Role == amqp.RoleReceiver && !granted.listen:
+		return unauthorized("Listen")
+	}
+	if refusal := q.checkUse(p.Role == amqp.RoleSender); refusal != nil {
+		return refusal
+	}
+	l.queue, l.node = q, q
+	if p.Role == amqp.RoleReceiver {
+		return l.connectReceiver(p)
+	}
+	return nil
+}
+
+// connectToCBS refuses a second session with links to $cbs, as the service does.
+func (l *link) connectToCBS() *amqp.Error {
+	c := l.session.conn
+	for _, s := range c.sessions {
+		for _, other := range s.links {
+			if s != l.session && strings.EqualFold(other.address, "$cbs") {
+				return &amqp.Error{
+					Condition:   "amqp:not-allowed",
+					Description: "A link to connection's $cbs node has already been opened.",
+				}
+			}
+		}
+	}
+	l.answer = c.putToken
+	return nil
+}
+
+// connectReceiver creates the outlet of a receiver. The receiver must ask for a session exactly if
+// the entity requires sessions.
+func (l *link) connectReceiver(p *amqp.Attach) *amqp.Error {
+	_, wantsSession := p.Source.Filter.Get(sessionFilter)
+	switch {
+	case wantsSession && !l.queue.hasSessions():
+		return &amqp.Error{
+			Condition:   "amqp:not-allowed",
+			Description: "It is not possible to create a session receiver on an entity that does not require sessions.",
+		}
+	case !wantsSession && l.queue.hasSessions():
+		return &amqp.Error{
+			Condition:   "amqp:not-allowed",
+			Description: "It is not possible for an entity that requires sessions to create a non-sessionful message receiver.",
+		}
+	}
+	l.outlet = &outlet{peekLock: p.SenderSettleMode == nil || *p.SenderSettleMode != amqp.SenderSettled}
+	l.outlet.send = func(m *message) bool { return l.session.transfer(l, m) }
+	return nil
+}
+
+// answerAttach completes the attach. A receiver of sessions gets its answer when it has a session.
+func (l *link) answerAttach(p *amqp.Attach) {
+	s := l.session
+	reply := &amqp.Attach{
+		Name: p.Name, Handle: p.Handle, Role: !p.Role, Source: p.Source, Target: p.Target,
+		SenderSettleMode: p.SenderSettleMode, ReceiverSettleMode: p.ReceiverSettleMode,
+	}
+	if p.Role == amqp.RoleSender {
+		// The client builds its batches up to this size. With 0 it would build none.
+		reply.MaxMessageSize = uint64(s.conn.b.maxMessage)
+		s.conn.put(s.channel, reply)
+		l.topUp()
+		return
+	}
+	reply.InitialDeliveryCount = new(uint32)
+	reply.MaxMessageSize = 1<<64 - 1
+	if l.queue != nil && l.queue.hasSessions() {
+		l.acceptSession(reply, sessionWait(p))
+		return
+	}
+	s.conn.put(s.channel, reply)
+	if l.outlet != nil {
+		l.queue.subscribe(l.outlet)
+	}
+}
+
+const (
+	sessionFilter = "com.microsoft:session-filter"
+	lockedUntil   = "com.microsoft:locked-until-utc"
+	acceptTimeout = "com.microsoft:timeout"
+	// defaultWait is how long a receiver waits for its next session if it does not set a time-out.
+	defaultWait = time.Minute
+	maxWait     = 24 * time.Hour
+	// ticksTo1970 is the zero of Unix time in .NET's ticks: units of 100 ns since the year 1.
+	ticksTo1970 = 621355968000000000
+)
+
+// sessionWait returns how long the receiver wants to wait for a session.
+func sessionWait(p *amqp.Attach) time.Duration {
+	v, _ := p.Properties.Get(acceptTimeout)
+	if milliseconds, ok := v.(uint32); ok {
+		return min(time.Duration(milliseconds)*time.Millisecond, maxWait)
+	}
+	return defaultWait
+}
+
+// acceptSession answers the attach of a receiver of sessions once it has a session: the one that
+// its filter names, or the next that is free if the filter is null. The answer repeats the filter
+// in the form in which it arrived, because clients accept no other form.
+func (l *link) acceptSession(reply *amqp.Attach, wait time.Duration) {
+	c, q := l.session.conn, l.queue
+	filter, _ := reply.Source.Filter.Get(sessionFilter)
+	described, isDescribed := filter.(amqp.Described)
+	if isDescribed {
+		filter = described.Value
+	}
+	granted := func(s *messageSession) {
+		var value any = s.id
+		if isDescribed {
+			value = amqp.Described{Descriptor: described.Descriptor, Value: s.id}
+		}
+		source := *reply.Source
+		source.Filter = amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: value}}
+		reply.Source = &source
+		reply.Properties = amqp.Map{{Key: amqp.Symbol(lockedUntil), Value: s.until.UnixMilli()*10_000 + ticksTo1970}}
+		c.put(l.session.channel, reply)
+	}
+	refused := func(why *amqp.Error) {
+		l.forced.Store(true)
+		l.refuse(why)
+	}
+	l.outlet.lost = func() {
+		l.forced.Store(true)
+		l.detach(errSessionLockLost)
+	}
+	if id, named := filter.(string); named {
+		s, refusal := q.acceptNamedSession(id, l.outlet)
+		if refusal != nil {
+			refused(refusal)
+			return
+		}
+		granted(s)
+		return
+	}
+	q.acceptNextSession(l.outlet, wait, granted, func() { refused(errNoSession) })
+}
+
+func unauthorized(claim string) *amqp.Error {
+	return &amqp.Error{
+		Condition:   "amqp:unauthorized-access",
+		Description: fmt.Sprintf("Unauthorized access. '%s' claim(s) are required to perform this operation.", claim),
+	}
+}
