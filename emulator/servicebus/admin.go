@@ -14,8 +14,8 @@ import (
 // Admin returns the administration API, which azservicebus/admin and KEDA use: it creates, reads,
 // updates, lists and deletes entities and rules as Atom entries, and counts messages
 // (https://learn.microsoft.com/rest/api/servicebus/entities-atom). It requires a shared access
-// signature with the Manage claim. Clients insist on https: serve it with TLS, or rewrite the scheme
-// of their requests.
+// signature with the Manage claim. Clients insist on https: serve it with TLS, or rewrite the
+// scheme of their requests.
 func (b *Broker) Admin() http.Handler { return admin{b} }
 
 type admin struct{ b *Broker }
@@ -69,8 +69,8 @@ func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// authorize returns an error unless the request's token has the Manage claim. As in the service, any
-// valid token is enough to learn that an entity does not exist.
+// authorize returns an error unless the request's token has the Manage claim. As in the service,
+// any valid token is enough to learn that an entity does not exist.
 func (a admin) authorize(r *http.Request, path string) error {
 	lower := strings.ToLower(path)
 	granted, problem := a.b.verify(r.Header.Get("Authorization"), lower)

@@ -112,7 +112,8 @@ func (a admin) update(q *queue, d description) error {
 	return err
 }
 
-// list returns one page of the entities for which belongs returns true, in the order of their names.
+// list returns one page of the entities for which belongs returns true, in the order of their
+// names.
 func (a admin) list(r *http.Request, title string, belongs func(*queue) bool) (status int, answer any, err error) {
 	var all []*queue
 	for _, q := range a.b.all() {

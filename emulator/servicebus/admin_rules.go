@@ -14,8 +14,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
 
-// serveRules lists a subscription's rules if the name is empty. Otherwise it reads, creates, updates
-// or deletes the rule of that name.
+// serveRules lists a subscription's rules if the name is empty. Otherwise it reads, creates,
+// updates or deletes the rule of that name.
 func (a admin) serveRules(r *http.Request, subscription *queue, name string) (status int, answer any, err error) {
 	rules := subscription.rules
 	list := rules.all()

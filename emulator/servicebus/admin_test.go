@@ -109,7 +109,8 @@ func must2(t *testing.T) func(any, error) {
 	}
 }
 
-// Tools read a description, change a setting and write all of it back: nothing may be lost on the way.
+// Tools read a description, change a setting and write all of it back: nothing may be lost on the
+// way.
 func TestSettingsComeBackAsTheyWereWritten(t *testing.T) {
 	broker, _, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "target"}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)

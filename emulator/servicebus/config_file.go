@@ -11,9 +11,10 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
 
-// ReadEntities reads queues and topics from a file in the format of the official emulator's config.json
-// (https://learn.microsoft.com/azure/service-bus-messaging/test-locally-with-service-bus-emulator). There must be one
-// namespace. The error names what is unknown or not supported.
+// ReadEntities reads queues and topics from a file in the format of config.json of Microsoft's
+// emulator
+// (https://learn.microsoft.com/azure/service-bus-messaging/test-locally-with-service-bus-emulator).
+// The file must have one namespace. The error names what is unknown or not supported.
 func ReadEntities(r io.Reader) (queues []QueueConfig, topics []TopicConfig, err error) {
 	var file entitiesFile
 	decoder := json.NewDecoder(io.LimitReader(r, 16<<20))
@@ -50,7 +51,7 @@ func ReadEntities(r io.Reader) (queues []QueueConfig, topics []TopicConfig, err 
 	return queues, topics, nil
 }
 
-// The file, with the names of the official emulator.
+// The file, with the names of Microsoft's emulator.
 type (
 	entitiesFile struct {
 		UserConfig struct {
@@ -98,8 +99,9 @@ type (
 
 func (p entityProperties) config(name string) (QueueConfig, error) {
 	cfg := QueueConfig{
-		Name: name, RequiresSession: p.RequiresSession, MaxDeliveryCount: p.MaxDeliveryCount, DeadLetterOnExpiration: p.DeadLetteringOnMessageExpiration,
-		ForwardTo: p.ForwardTo, ForwardDeadLettersTo: p.ForwardDeadLetteredMessagesTo,
+		Name: name, RequiresSession: p.RequiresSession, MaxDeliveryCount: p.MaxDeliveryCount,
+		DeadLetterOnExpiration: p.DeadLetteringOnMessageExpiration,
+		ForwardTo:              p.ForwardTo, ForwardDeadLettersTo: p.ForwardDeadLetteredMessagesTo,
 	}
 	var err error
 	read := func(field, text string) time.Duration {

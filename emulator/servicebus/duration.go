@@ -9,13 +9,14 @@ import (
 	"time"
 )
 
-// forever is how Service Bus writes .NET's largest time span.
+// forever is the largest time span of .NET, as Service Bus writes it.
 const forever = "P10675199DT2H48M5.4775807S"
 
 var isoDuration = regexp.MustCompile(`^P(?:(\d{1,8})D)?(?:T(?:(\d{1,8})H)?(?:(\d{1,8})M)?(?:(\d{1,10}(?:\.\d{1,9})?)S)?)?$`)
 
-// ParseDuration reads an ISO 8601 duration of days, hours, minutes and seconds, like PT1M30S. What is longer than Go can say,
-// as Service Bus' own "for ever", is math.MaxInt64.
+// ParseDuration reads an ISO 8601 duration of days, hours, minutes and seconds, like PT1M30S. A
+// duration longer than time.Duration can represent becomes math.MaxInt64. The value with which
+// Service Bus expresses "forever" is one.
 func ParseDuration(text string) (time.Duration, error) {
 	match := isoDuration.FindStringSubmatch(text)
 	if match == nil || text == "P" || text[len(text)-1] == 'T' {
@@ -38,7 +39,7 @@ func ParseDuration(text string) (time.Duration, error) {
 	return time.Duration(math.Round(total * 1e9)), nil
 }
 
-// formatDuration writes a duration for the administration API; 0 and MaxInt64 are for ever.
+// formatDuration returns a duration in ISO 8601. 0 and math.MaxInt64 become forever.
 func formatDuration(d time.Duration) string {
 	if d == 0 || d == math.MaxInt64 {
 		return forever
@@ -48,7 +49,7 @@ func formatDuration(d time.Duration) string {
 	var text strings.Builder
 	text.WriteString("P")
 	if days > 0 {
-		text.WriteString(fmt.Sprintf("%dD", days))
+		fmt.Fprintf(&text, "%dD", days)
 	}
 	if rest > 0 {
 		text.WriteString("T")
@@ -58,7 +59,7 @@ func formatDuration(d time.Duration) string {
 		mark string
 	}{{time.Hour, "H"}, {time.Minute, "M"}} {
 		if n := rest / unit.size; n > 0 {
-			text.WriteString(fmt.Sprintf("%d%s", n, unit.mark))
+			fmt.Fprintf(&text, "%d%s", n, unit.mark)
 		}
 		rest %= unit.size
 	}

@@ -12,8 +12,9 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// FuzzConnection throws frames at a connection that is open and authorized, so that they reach sessions, links, requests and
-// queues. Nothing may panic, and the connection must end when its peer goes.
+// FuzzConnection throws frames at a connection that is open and authorized, so that they reach
+// sessions, links, requests and queues. Nothing may panic, and the connection must end when its
+// peer goes.
 func FuzzConnection(f *testing.F) {
 	frame := func(p amqp.Performative, payload ...[]byte) []byte {
 		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, p, payload...)
@@ -130,7 +131,8 @@ func FuzzConnection(f *testing.F) {
 	})
 }
 
-// FuzzAdmin throws bodies at the administration API. Nothing may panic, and what is accepted can be read again.
+// FuzzAdmin throws bodies at the administration API. Nothing may panic, and what is accepted can be
+// read again.
 func FuzzAdmin(f *testing.F) {
 	entry := func(content string) string {
 		return `<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">` + content + `</content></entry>`

@@ -51,8 +51,8 @@ type message struct {
 	durable, firstAcquirer     bool
 	priority                   *uint8
 	ttl                        *uint32
-	// The encoded parts are whole sections, or the pairs of a map. Their bytes belong to the message
-	// and its copies, and are never changed in place.
+	// The encoded parts are whole sections, or the pairs of a map. Their bytes belong to the
+	// message and its copies, and are never changed in place.
 	annotations, deliveryAnnotations         []byte
 	annotationCount, deliveryAnnotationCount int
 	properties, appProperties, bodyAndFooter []byte

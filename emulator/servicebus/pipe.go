@@ -8,17 +8,17 @@ import (
 	"time"
 )
 
-// pipeBuffer is how much one direction holds before a writer waits.
+// pipeBuffer is how many bytes one direction holds before a writer blocks.
 const pipeBuffer = 256 << 10
 
-// newPipe returns the two ends of a connection in memory. Unlike net.Pipe it has a buffer, so that a writer need not wait
-// for its reader.
+// newPipe returns the two ends of a connection in memory. Unlike net.Pipe it has a buffer, so that
+// a writer does not wait for the reader.
 func newPipe() (client, server net.Conn) {
 	a, b := newHalf(), newHalf()
 	return &pipeConn{in: a, out: b}, &pipeConn{in: b, out: a}
 }
 
-// half is one direction.
+// half is one direction of a pipe.
 type half struct {
 	mu                sync.Mutex
 	changed           *sync.Cond
@@ -84,7 +84,7 @@ func (p *pipeConn) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
-// Close ends both directions; what was written can still be read by the peer.
+// Close closes both directions. The peer can still read what was written.
 func (p *pipeConn) Close() error {
 	for _, h := range []*half{p.in, p.out} {
 		h.mu.Lock()
@@ -119,7 +119,7 @@ func (p *pipeConn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// setDeadline wakes whoever waits when the time comes.
+// setDeadline sets a deadline, and a timer that wakes the blocked readers and writers at that time.
 func (h *half) setDeadline(by *time.Time, timer **time.Timer, t time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

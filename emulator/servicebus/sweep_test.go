@@ -15,7 +15,8 @@ func encoded(t *testing.T) []byte {
 	return amqp.AppendData(amqp.Header{TTL: &ttl}.Append(nil), []byte("x"))
 }
 
-// TestWhatIsOverIsForgotten sends far more messages through a queue than it holds at a time: its books must not grow.
+// TestWhatIsOverIsForgotten sends far more messages through a queue than it holds at a time: its
+// books must not grow.
 func TestWhatIsOverIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(QueueConfig{Name: "q", LockDuration: time.Second, MaxDeliveryCount: 3}, nil)

@@ -1,6 +1,7 @@
 package amqp
 
-// check returns the bytes behind the first value, if readValue would read it. It allocates nothing.
+// check returns the bytes after the first value, or the error with which readValue would fail. It
+// does not allocate.
 func check(src []byte, depth int) (rest []byte, err error) {
 	if depth > maxDepth {
 		return nil, errDepth
@@ -25,7 +26,7 @@ func check(src []byte, depth int) (rest []byte, err error) {
 	return rest, checkBody(src[0], b, depth)
 }
 
-// checkBody checks what span has cut off.
+// checkBody checks the bytes that span returned.
 func checkBody(code byte, b []byte, depth int) error {
 	switch code {
 	case codeBool:

@@ -32,7 +32,7 @@ const (
 	descOutcome       = 0x44
 )
 
-// composite is the definition of a type that is written as a described list (AMQP 1.0 §1.4).
+// composite is the definition of a type that is encoded as a described list (AMQP 1.0 §1.4).
 type composite struct {
 	code      byte
 	name      string
@@ -40,14 +40,25 @@ type composite struct {
 	mandatory uint32 // a bit for each field that must not be null
 }
 
-// composites are the definitions by code, and symbolic the codes by the name that may stand in their place.
+// composites are the definitions by code. symbolic are the codes by symbolic descriptor.
 var composites, symbolic = define(
-	// code, name, fields in order; "!" marks the mandatory ones. AMQP 1.0 §2.7, §2.8.14, §3.2, §3.4, §3.5, §4.5, §5.3.3.
-	def{descOpen, "open", "container-id! hostname max-frame-size channel-max idle-time-out outgoing-locales incoming-locales offered-capabilities desired-capabilities properties"},
-	def{descBegin, "begin", "remote-channel next-outgoing-id! incoming-window! outgoing-window! handle-max offered-capabilities desired-capabilities properties"},
-	def{descAttach, "attach", "name! handle! role! snd-settle-mode rcv-settle-mode source target unsettled incomplete-unsettled initial-delivery-count max-message-size offered-capabilities desired-capabilities properties"},
-	def{descFlow, "flow", "next-incoming-id incoming-window! next-outgoing-id! outgoing-window! handle delivery-count link-credit available drain echo properties"},
-	def{descTransfer, "transfer", "handle! delivery-id delivery-tag message-format settled more rcv-settle-mode state resume aborted batchable"},
+	// The fields are in order, and "!" marks mandatory ones. See AMQP 1.0 §2.7, §2.8.14, §3.2,
+	// §3.4, §3.5, §4.5 and §5.3.3.
+	def{descOpen, "open", "" +
+		"container-id! hostname max-frame-size channel-max idle-time-out outgoing-locales incoming-locales " +
+		"offered-capabilities desired-capabilities properties"},
+	def{descBegin, "begin", "" +
+		"remote-channel next-outgoing-id! incoming-window! outgoing-window! handle-max offered-capabilities " +
+		"desired-capabilities properties"},
+	def{descAttach, "attach", "" +
+		"name! handle! role! snd-settle-mode rcv-settle-mode source target unsettled incomplete-unsettled " +
+		"initial-delivery-count max-message-size offered-capabilities desired-capabilities properties"},
+	def{descFlow, "flow", "" +
+		"next-incoming-id incoming-window! next-outgoing-id! outgoing-window! handle delivery-count " +
+		"link-credit available drain echo properties"},
+	def{descTransfer, "transfer", "" +
+		"handle! delivery-id delivery-tag message-format settled more rcv-settle-mode state resume aborted " +
+		"batchable"},
 	def{descDisposition, "disposition", "role! first! last settled state batchable"},
 	def{descDetach, "detach", "handle! closed error"},
 	def{descEnd, "end", "error"},
@@ -58,7 +69,9 @@ var composites, symbolic = define(
 	def{descRejected, "rejected", "error"},
 	def{descReleased, "released", ""},
 	def{descModified, "modified", "delivery-failed undeliverable-here message-annotations"},
-	def{descSource, "source", "address durable expiry-policy timeout dynamic dynamic-node-properties distribution-mode filter default-outcome outcomes capabilities"},
+	def{descSource, "source", "" +
+		"address durable expiry-policy timeout dynamic dynamic-node-properties distribution-mode filter " +
+		"default-outcome outcomes capabilities"},
 	def{descTarget, "target", "address durable expiry-policy timeout dynamic dynamic-node-properties capabilities"},
 	def{descCoordinator, "coordinator", "capabilities"},
 	def{descDeclared, "declared", "txn-id!"},
@@ -67,7 +80,9 @@ var composites, symbolic = define(
 	def{descInit, "sasl-init", "mechanism! initial-response hostname"},
 	def{descOutcome, "sasl-outcome", "code! additional-data"},
 	def{SectionHeader, "header", "durable priority ttl first-acquirer delivery-count"},
-	def{SectionProperties, "properties", "message-id user-id to subject reply-to correlation-id content-type content-encoding absolute-expiry-time creation-time group-id group-sequence reply-to-group-id"},
+	def{SectionProperties, "properties", "" +
+		"message-id user-id to subject reply-to correlation-id content-type " +
+		"content-encoding absolute-expiry-time creation-time group-id group-sequence reply-to-group-id"},
 )
 
 type def struct {
@@ -91,9 +106,9 @@ func define(defs ...def) (byCode [256]*composite, byName map[Symbol]byte) {
 	return byCode, byName
 }
 
-// readDescriptor reads a descriptor's code: a ulong of either size, or a name.
+// readDescriptor reads the code of a descriptor, which is a ulong of either size or a symbol.
 func readDescriptor(src []byte) (code uint64, rest []byte, err error) {
-	if len(src) >= 3 && src[0] == codeDescribed && src[1] == codeSmallUlong { // what everybody sends
+	if len(src) >= 3 && src[0] == codeDescribed && src[1] == codeSmallUlong { // the usual encoding
 		return uint64(src[2]), src[3:], nil
 	}
 	if len(src) == 0 || src[0] != codeDescribed {
@@ -115,10 +130,10 @@ func readDescriptor(src []byte) (code uint64, rest []byte, err error) {
 			return uint64(known), rest, nil
 		}
 	}
-	return 0, nil, fmt.Errorf("its descriptor is %s and names nothing known", typeName(raw[0]))
+	return 0, nil, fmt.Errorf("its descriptor is %s and is not known", typeName(raw[0]))
 }
 
-// readComposite reads a descriptor and the head of a list; rest is what follows the list.
+// readComposite reads a descriptor and the head of a list. rest is what follows the list.
 func readComposite(src []byte) (r reader, rest []byte, err error) {
 	code, src, err := readDescriptor(src)
 	if err != nil {

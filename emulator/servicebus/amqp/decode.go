@@ -14,9 +14,10 @@ var (
 	errDescriptor = errors.New("a descriptor is described itself")
 )
 
-// ReadValue reads one value and returns the bytes behind it. []byte values alias src, also those inside lists, maps and
-// arrays. It fails on bytes that are cut off or malformed and on nesting deeper than 32; it allocates at most 100 times
-// the size of src. Strings are not checked to be UTF-8: their bytes are kept.
+// ReadValue reads one value and returns the bytes after it. []byte values alias src, including
+// those inside lists, maps and arrays. It fails on bytes that are cut off or malformed, and on
+// nesting deeper than 32. It allocates at most 100 times the size of src. It does not check that
+// strings are UTF-8, and keeps their bytes.
 func ReadValue(src []byte) (v any, rest []byte, err error) {
 	v, rest, err = readValue(src, 0)
 	if err != nil {
@@ -50,14 +51,15 @@ func readValue(src []byte, depth int) (any, []byte, error) {
 	return readBody(src[0], src[1:], depth)
 }
 
-// What layout holds in place of a number of bytes.
+// Values of layout that are not a number of bytes.
 const (
 	sized8  = -1 // a size field of one byte, and as many bytes
 	sized32 = -4 // a size field of four bytes
 	unknown = -128
 )
 
-// layout tells what follows each format code: a fixed number of bytes, or one of the constants above (AMQP 1.0 §1.2).
+// layout says what follows each format code: a fixed number of bytes, or one of the constants above
+// (AMQP 1.0 §1.2).
 var layout = func() (t [256]int8) {
 	for code := range t {
 		t[code] = unknown
@@ -79,7 +81,8 @@ var layout = func() (t [256]int8) {
 	return t
 }()
 
-// span cuts the bytes of a value off src, which begins behind its format code and, if it has one, holds its size field.
+// span returns the bytes of a value and the bytes after it. src begins after the format code, with
+// the size field if the value has one.
 func span(code byte, src []byte) (body, rest []byte, err error) {
 	n := int(layout[code])
 	if n < 0 {
@@ -100,7 +103,7 @@ func span(code byte, src []byte) (body, rest []byte, err error) {
 	return src[:n], src[n:], nil
 }
 
-// cut returns the bytes of the first value and those behind it. It looks at sizes only.
+// cut returns the bytes of the first value and the bytes after it. It checks sizes only.
 func cut(src []byte) (value, rest []byte, err error) {
 	rest = src
 	for described := 0; ; described++ {
@@ -123,8 +126,8 @@ func cut(src []byte) (value, rest []byte, err error) {
 	return src[:len(src)-len(rest)], rest, nil
 }
 
-// cutDescriptor cuts a descriptor, which is a value that is not described itself: AMQP 1.0 §1.5 reserves all but symbols
-// and ulongs.
+// cutDescriptor returns the bytes of a descriptor and the bytes after it. A descriptor must not be
+// a described value: AMQP 1.0 §1.5 reserves all types but symbol and ulong.
 func cutDescriptor(src []byte) (descriptor, rest []byte, err error) {
 	if len(src) == 0 {
 		return nil, nil, errShort
@@ -138,7 +141,7 @@ func cutDescriptor(src []byte) (descriptor, rest []byte, err error) {
 	return src[:len(src)-len(rest)], rest, nil
 }
 
-// readBody reads what follows the format code.
+// readBody reads a value from the bytes after its format code.
 func readBody(code byte, src []byte, depth int) (any, []byte, error) {
 	b, rest, err := span(code, src)
 	if err != nil {
@@ -200,7 +203,7 @@ func readBody(code byte, src []byte, depth int) (any, []byte, error) {
 	case codeUUID:
 		v = UUID(b)
 	case codeBin8, codeBin32:
-		v = slices.Clip(b) // appending to it must not touch what stands behind
+		v = slices.Clip(b) // appending to it must not change what follows
 	case codeStr8, codeStr32:
 		v = string(b)
 	case codeSym8, codeSym32:
@@ -222,7 +225,7 @@ func checkBool(b []byte) error {
 	return nil
 }
 
-// count reads the count of a list or map, each item of which takes at least one byte.
+// count reads the number of items of a list or map. Each item takes at least one byte.
 func count(short bool, b []byte) (n int, items []byte, err error) {
 	switch {
 	case short && len(b) >= 1:
@@ -277,8 +280,8 @@ func readMap(short bool, b []byte, depth int) (Map, error) {
 	return m, trailing(b)
 }
 
-// maxFree bounds arrays of values that take no bytes (true, uint0 …), whose count nothing else bounds. They are legal, but
-// nobody writes them.
+// maxFree bounds arrays of values that take no bytes (true, uint0, …), because their size does not
+// bound their count. No client is known to send them.
 const maxFree = 8
 
 // array is an array's head and the bytes of its items.
@@ -295,7 +298,7 @@ func arrayHead(short bool, b []byte, depth int) (a array, err error) {
 		size = 1
 	}
 	switch {
-	case depth >= maxDepth: // its items are one deeper
+	case depth >= maxDepth: // the items are one level deeper
 		return a, errDepth
 	case len(b) < size+1:
 		return a, errShort
@@ -352,7 +355,7 @@ func readArray(short bool, b []byte, depth int) (Array, error) {
 
 func trailing(b []byte) error {
 	if len(b) > 0 {
-		return fmt.Errorf("%d bytes behind the last item", len(b))
+		return fmt.Errorf("%d bytes after the last item", len(b))
 	}
 	return nil
 }

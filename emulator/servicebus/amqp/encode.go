@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// AppendValue appends v in the smallest encoding of its scalars; lists, maps and arrays have sizes of 32 bits. An int is a
-// long. It fails on a Go type that has no AMQP counterpart, on an Array of mixed types, described values or nulls, and on
-// nesting deeper than 32. v must be smaller than 4 GiB; strings are not checked to be UTF-8, nor symbols to be ASCII.
+// AppendValue appends v. Scalars have their smallest encoding. Lists, maps and arrays have sizes of
+// 32 bits. An int becomes a long. It fails on a Go type without an AMQP counterpart, on an Array of
+// mixed types, of described values or of nulls, and on nesting deeper than 32. v must be smaller
+// than 4 GiB. AppendValue does not check that strings are UTF-8 and symbols are ASCII.
 func AppendValue(dst []byte, v any) ([]byte, error) {
 	out, err := appendValue(dst, v, 0)
 	if err != nil {
@@ -87,7 +88,8 @@ func appendValue(dst []byte, v any, depth int) ([]byte, error) {
 	return nil, fmt.Errorf("%s has no AMQP type", goType(v))
 }
 
-// goType names v's type. Formatting v itself would make the caller's value escape to the heap, on every call.
+// goType names v's type. Formatting v with %T would make the caller's value escape to the heap on
+// every call.
 func goType(v any) string {
 	if v == nil {
 		return "nil"
@@ -154,14 +156,14 @@ func appendSized(dst []byte, short, long byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint32(append(dst, long), uint32(len(s))), s...)
 }
 
-// begin appends the head of a list32, map32 or array32, whose size is known only after its content. start is where that
-// begins, for end.
+// begin appends the head of a list32, map32 or array32 without its size and count. start is where
+// the content begins. The caller passes it to end.
 func begin(dst []byte, code byte) (_ []byte, start int) {
 	dst = append(dst, code, 0, 0, 0, 0, 0, 0, 0, 0)
 	return dst, len(dst)
 }
 
-// end fills in what begin left open.
+// end fills in the size and count that begin left out.
 func end(dst []byte, start, count int) {
 	binary.BigEndian.PutUint32(dst[start-8:], uint32(len(dst)-start+4))
 	binary.BigEndian.PutUint32(dst[start-4:], uint32(count))
@@ -192,11 +194,11 @@ func appendMap(dst []byte, m Map, depth int) (_ []byte, err error) {
 	return dst, nil
 }
 
-// appendArray writes the constructor that fits every value of the first item's type.
+// appendArray writes a constructor that can encode every value of the first item's type.
 func appendArray(dst []byte, items Array, depth int) (_ []byte, err error) {
 	dst, start := begin(dst, codeArray32)
 	if len(items) == 0 {
-		dst = append(dst, codeNull) // there must be some constructor
+		dst = append(dst, codeNull) // a constructor is required
 	}
 	var constructor byte
 	for i, item := range items {
@@ -207,7 +209,7 @@ func appendArray(dst []byte, items Array, depth int) (_ []byte, err error) {
 		switch {
 		case i == 0:
 			constructor = dst[at]
-			continue // it stands once, before the first
+			continue // the constructor is written once, before the first item
 		case dst[at] != constructor:
 			return nil, fmt.Errorf("an array of %s holds a %s", goType(items[0]), goType(item))
 		}
@@ -217,7 +219,7 @@ func appendArray(dst []byte, items Array, depth int) (_ []byte, err error) {
 	return dst, nil
 }
 
-// appendWide appends v in the one encoding that every value of its type has.
+// appendWide appends v in the encoding that can represent every value of its type.
 func appendWide(dst []byte, v any, depth int) ([]byte, error) {
 	switch v := v.(type) {
 	case bool:
@@ -244,5 +246,5 @@ func appendWide(dst []byte, v any, depth int) ([]byte, error) {
 	case Described, nil:
 		return nil, fmt.Errorf("arrays of %s are not written", goType(v))
 	}
-	return appendValue(dst, v, depth) // has one form only
+	return appendValue(dst, v, depth) // the type has one encoding only
 }

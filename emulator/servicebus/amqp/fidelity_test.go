@@ -53,7 +53,8 @@ var complete = []amqp.Performative{
 	&amqp.SASLOutcome{Code: 1, AdditionalData: []byte("x")},
 }
 
-// TestEveryFieldComesBack matters for attach above all: a client compares the terminus in the answer with its own.
+// TestEveryFieldComesBack matters for attach above all: a client compares the terminus in the
+// answer with its own.
 func TestEveryFieldComesBack(t *testing.T) {
 	for _, p := range complete {
 		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, p)
@@ -83,7 +84,7 @@ func TestWhatBreaksTheProtocolIsNamed(t *testing.T) {
 		"0053 16 c0 03 02 43 43":                                          "closed",          // a uint
 		"0053 17 c0 05 01 0053 24 45":                                     "error",           // an outcome
 		"0053 17 c0 03 02 40 40":                                          "at most 1",       // a field too many
-		"0053 17 c0 03 01 40 40":                                          "behind",          // bytes that belong to no field
+		"0053 17 c0 03 01 40 40":                                          "after",           // bytes that belong to no field
 		"0053 14 c0 03 02 43 a100":                                        "delivery-id",     // a string
 		"0053 14 c0 07 05 43 40 40 40 5602":                               "settled",         // neither true nor false
 		"0053 12 c0 10 06 a100 43 41 40 40 0053 28 c0 04 02 a100 41":      "durable",         // a boolean, in the source
@@ -100,7 +101,8 @@ func TestWhatBreaksTheProtocolIsNamed(t *testing.T) {
 	}
 }
 
-// TestMessagesThatWouldBreakTheirReceiver have sections of the right sizes with rubbish inside, which would be passed on.
+// TestMessagesThatWouldBreakTheirReceiver have sections of the right sizes with rubbish inside,
+// which would be passed on.
 func TestMessagesThatWouldBreakTheirReceiver(t *testing.T) {
 	for name, wire := range map[string]string{
 		"a list in a value whose item is cut off": "0053 77 c0 03 01 a1 05",

@@ -23,11 +23,11 @@ var (
 // Frame is one frame. An empty body is a keep-alive.
 type Frame struct {
 	Type    uint8
-	Channel uint16 // means nothing in a SASL frame
+	Channel uint16 // unused in a SASL frame
 	Body    []byte
 }
 
-// FrameSizeError says that the peer sent a frame that is larger than was agreed, in bytes.
+// FrameSizeError is the error for a frame that is larger than agreed. Sizes are in bytes.
 type FrameSizeError struct{ Size, Max uint32 }
 
 func (e *FrameSizeError) Error() string {
@@ -36,11 +36,12 @@ func (e *FrameSizeError) Error() string {
 
 const (
 	frameHead  = 8
-	fullBuffer = 64 << 10 // to begin with: many small frames come in one read
-	emptyReads = 100      // reads without a byte or an error, after which a reader is given up; bufio's bound
+	fullBuffer = 64 << 10 // the initial buffer at most, so that one read gets many small frames
+	emptyReads = 100      // how many reads in a row may return neither bytes nor an error, as in bufio
 )
 
-// FrameReader reads frames through one buffer of up to 64 KiB, which grows to the largest frame that comes. It is not safe for concurrent use.
+// FrameReader reads frames through a buffer of up to 64 KiB, which grows to the size of the largest
+// frame. It is not safe for concurrent use.
 type FrameReader struct {
 	r          io.Reader
 	max        uint32
@@ -48,14 +49,15 @@ type FrameReader struct {
 	start, end int // unread bytes
 }
 
-// NewFrameReader reads frames of at most maxFrameSize bytes from r. The specification allows no bound below 512 (AMQP 1.0
-// §2.7.1): a smaller one is taken as 512.
+// NewFrameReader returns a reader of frames of at most maxFrameSize bytes. A smaller bound than
+// 512, which the specification does not allow (AMQP 1.0 §2.7.1), becomes 512.
 func NewFrameReader(r io.Reader, maxFrameSize uint32) *FrameReader {
 	bound := max(maxFrameSize, 512)
 	return &FrameReader{r: r, max: bound, buf: make([]byte, min(bound, fullBuffer))}
 }
 
-// need makes n unread bytes available. The buffer grows as bytes arrive, not as a peer announces them.
+// need makes n unread bytes available. The buffer grows when bytes arrive, not when a peer
+// announces them.
 func (f *FrameReader) need(n int) error {
 	if f.start == f.end {
 		f.start, f.end = 0, 0
@@ -86,7 +88,8 @@ func (f *FrameReader) need(n int) error {
 	return nil
 }
 
-// ReadProtocolHeader reads the eight bytes that begin each protocol layer, whatever they are. Errors are as ReadFrame's.
+// ReadProtocolHeader reads the eight bytes that begin each protocol layer. It does not check them.
+// It returns the same errors as ReadFrame.
 func (f *FrameReader) ReadProtocolHeader() (header [8]byte, err error) {
 	if err := f.need(len(header)); err != nil {
 		return header, err
@@ -95,10 +98,11 @@ func (f *FrameReader) ReadProtocolHeader() (header [8]byte, err error) {
 	return header, nil
 }
 
-// ReadFrame reads one frame and skips its extended header. The body is valid until the next call. It returns io.EOF if the
-// connection ends between frames, io.ErrUnexpectedEOF if it ends inside one, the connection's other errors as they are, a
-// *FrameSizeError before it has read a frame that is too large, and another error if the head is malformed. After an error
-// of the last two kinds the stream cannot be read any further.
+// ReadFrame reads one frame and skips its extended header. The body is valid until the next call.
+// The error is io.EOF if the connection ends between frames, io.ErrUnexpectedEOF if it ends inside
+// a frame, the connection's own error if reading fails, a *FrameSizeError if the frame is too
+// large, or another error if the head is malformed. After one of the last two errors the rest of
+// the stream is not readable.
 func (f *FrameReader) ReadFrame() (Frame, error) {
 	if err := f.need(frameHead); err != nil {
 		return Frame{}, err
@@ -119,8 +123,9 @@ func (f *FrameReader) ReadFrame() (Frame, error) {
 	return Frame{Type: b[5], Channel: binary.BigEndian.Uint16(b[6:]), Body: b[offset:]}, nil
 }
 
-// AppendFrame appends a frame with p, which may be nil for a keep-alive, and the payload behind it. It does not know the
-// peer's max-frame-size: the caller cuts the payload. It fails on values without an AMQP type inside p.
+// AppendFrame appends a frame with p, followed by the payload. For a keep-alive p is nil. The
+// caller must keep the frame within the peer's max-frame-size. It fails if p contains a value
+// without an AMQP type.
 func AppendFrame(dst []byte, frameType uint8, channel uint16, p Performative, payload ...[]byte) ([]byte, error) {
 	out := append(dst, 0, 0, 0, 0, frameHead/4, frameType, byte(channel>>8), byte(channel))
 	if p != nil {

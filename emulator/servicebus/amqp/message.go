@@ -19,7 +19,7 @@ const (
 	SectionFooter                = 0x78
 )
 
-// BodyKind is the kind of a message's body sections.
+// BodyKind says which kind of sections a message's body has.
 type BodyKind uint8
 
 // The kinds of bodies.
@@ -30,21 +30,24 @@ const (
 	BodyValue    BodyKind = SectionValue
 )
 
-// Sections are a message's encoded sections: each slice aliases the message and holds the whole section with its
-// descriptor; Body holds all body sections in order; absent sections are nil. They are kept encoded because decoding and
-// encoding again would lose distinctions that a sender made.
+// Sections are the encoded sections of a message. Each slice aliases the message and holds a whole
+// section with its descriptor. Body holds all body sections in order. An absent section is nil. The
+// sections stay encoded, because decoding and encoding them would lose distinctions that the sender
+// made.
 type Sections struct {
 	Header, DeliveryAnnotations, MessageAnnotations, Properties, ApplicationProperties, Body, Footer []byte
 	BodyKind                                                                                         BodyKind
 }
 
-// SplitMessage finds the sections. It fails unless they are in order and occur once (data and sequence sections: any number
-// of times, but not both), each holds the type that it must, and everything inside is well-formed and nested at most 32
-// deep: what is passed on must not break its receiver. It does not allocate. No bytes are a message without sections.
+// SplitMessage finds the sections of a message. A message may be empty. Otherwise SplitMessage
+// fails unless the sections are in order, each occurs once, each holds the required type, and
+// everything in them is well-formed and nested at most 32 deep. Data sections or sequence sections,
+// but not both, may occur several times. A message that passes cannot break the receiver that it is
+// delivered to. SplitMessage does not allocate.
 func SplitMessage(b []byte) (Sections, error) { return split(b, checkSection) }
 
-// SplitOpaque is SplitMessage, but looks at no more of body and footer than their sizes, as Service Bus does: what producers
-// put there is between them and their receivers.
+// SplitOpaque is SplitMessage, but checks only the sizes in the body and the footer, as Service Bus
+// does. Their content is a matter between producers and receivers.
 func SplitOpaque(b []byte) (Sections, error) {
 	return split(b, func(code int, value []byte) (rest []byte, err error) {
 		if code < SectionData {
@@ -59,7 +62,7 @@ func SplitOpaque(b []byte) (Sections, error) {
 
 func split(b []byte, check func(code int, value []byte) (rest []byte, err error)) (Sections, error) {
 	var s Sections
-	last, body := 0, 0 // the last section's code, where the body begins
+	last, body := 0, 0 // the code of the section before, and where the body begins
 	for at := 0; at < len(b); {
 		code, value, err := sectionCode(b[at:])
 		if err != nil {
@@ -68,14 +71,14 @@ func split(b []byte, check func(code int, value []byte) (rest []byte, err error)
 		isBody := code >= SectionData && code <= SectionValue
 		repeats := code == last && isBody && code != SectionValue
 		if !repeats && (code <= last || isBody && last >= SectionData) {
-			return Sections{}, fmt.Errorf("amqp: message section 0x%02x stands behind 0x%02x", code, last)
+			return Sections{}, fmt.Errorf("amqp: message section 0x%02x after 0x%02x", code, last)
 		}
 		rest, err := check(code, value)
 		if err != nil {
 			return Sections{}, fmt.Errorf("amqp: message section 0x%02x: %w", code, err)
 		}
 		end := len(b) - len(rest)
-		section := b[at:end:end] // appending to it must not touch what stands behind
+		section := b[at:end:end] // appending to it must not change what follows
 		switch code {
 		case SectionHeader:
 			s.Header = section
@@ -100,8 +103,8 @@ func split(b []byte, check func(code int, value []byte) (rest []byte, err error)
 	return s, nil
 }
 
-// sectionCode reads a section's descriptor, which must be a number: sections are passed on as they come, and clients read no
-// names there.
+// sectionCode reads the descriptor of a section. It must be a number: sections are delivered
+// unchanged, and clients do not understand symbolic descriptors there.
 func sectionCode(b []byte) (code int, value []byte, err error) {
 	number, value, err := readDescriptor(b)
 	switch {
@@ -115,19 +118,19 @@ func sectionCode(b []byte) (code int, value []byte, err error) {
 	return int(number), value, nil
 }
 
-// sectionValue returns the value of the one section that b begins with, which must have the code.
+// sectionValue returns the value of the section at the beginning of b, which must have the code.
 func sectionValue(b []byte, code int) (value, rest []byte, err error) {
 	got, value, err := sectionCode(b)
 	if err != nil {
 		return nil, nil, err
 	}
 	if got != code {
-		return nil, nil, fmt.Errorf("message section 0x%02x in the place of 0x%02x", got, code)
+		return nil, nil, fmt.Errorf("message section 0x%02x instead of 0x%02x", got, code)
 	}
 	return cut(value)
 }
 
-// checkSection checks a section's value and returns what is behind it.
+// checkSection checks a section's value and returns what follows it.
 func checkSection(code int, value []byte) (rest []byte, err error) {
 	if err := checkFormat(code, value); err != nil {
 		return nil, err
@@ -135,7 +138,7 @@ func checkSection(code int, value []byte) (rest []byte, err error) {
 	return check(value, 0)
 }
 
-// checkFormat checks that a section's value is of the type that it must be.
+// checkFormat checks that a section's value has the required type.
 func checkFormat(code int, value []byte) error {
 	if len(value) == 0 {
 		return errShort
@@ -158,8 +161,9 @@ func checkFormat(code int, value []byte) error {
 	return nil
 }
 
-// DataSections calls yield with the payload of each data section of a body, which aliases it, until yield fails. It fails
-// with yield's error, or if body holds anything but data. No body has no data sections.
+// DataSections calls yield with the payload of each data section of a body, until yield fails. The
+// payload aliases the body. It returns yield's error, or an error if the body has other sections.
+// An empty body has no data sections.
 func DataSections(body []byte, yield func(payload []byte) error) error {
 	for len(body) > 0 {
 		value, rest, err := sectionValue(body, SectionData)
@@ -196,8 +200,8 @@ func appendSection(dst []byte, code byte, v any) ([]byte, error) {
 	return out, nil
 }
 
-// ReadAMQPValue reads the value of a body that is one value section, as ReadValue does; nil if there is no body. It fails on
-// a body of another kind.
+// ReadAMQPValue reads the value of a body that is one value section, as ReadValue does. It returns
+// nil for an empty body. It fails on a body of another kind.
 func ReadAMQPValue(body []byte) (any, error) {
 	if len(body) == 0 {
 		return nil, nil

@@ -9,12 +9,13 @@ import (
 type Header struct {
 	Durable       bool
 	Priority      *uint8  // nil means 4
-	TTL           *uint32 // in milliseconds; nil means for ever
+	TTL           *uint32 // in milliseconds; nil means forever
 	FirstAcquirer bool
 	DeliveryCount uint32 // of failed deliveries before this one
 }
 
-// ReadHeader reads a header section; an absent one is the zero Header. It fails on another section and on wrong types.
+// ReadHeader reads a header section. For an absent section it returns the zero Header. It fails on
+// another section and on wrong types.
 func ReadHeader(section []byte) (Header, error) {
 	r, err := fieldsOf(section, SectionHeader)
 	if err != nil || r.c == nil {
@@ -24,7 +25,8 @@ func ReadHeader(section []byte) (Header, error) {
 	return h, r.finish()
 }
 
-// Append appends the header section. The delivery count is written even when it is 0: some clients show it as it comes.
+// Append appends the header section. It writes the delivery count even if it is 0, because some
+// clients do not apply the default.
 func (h Header) Append(dst []byte) []byte {
 	w := newWriter(dst, SectionHeader)
 	w.bool(h.Durable)
@@ -32,14 +34,14 @@ func (h Header) Append(dst []byte) []byte {
 	w.optUint(h.TTL)
 	w.bool(h.FirstAcquirer)
 	w.uint(h.DeliveryCount)
-	dst, _ = w.done() // these types can be written
+	dst, _ = w.done() // the error is always nil, because these types can be written
 	return dst
 }
 
-// Properties are a message's properties (AMQP 1.0 §3.2.4). An empty string that was sent reads as an absent one, but for the
-// groups: Service Bus has a session whose id is empty.
+// Properties are a message's properties (AMQP 1.0 §3.2.4). A string that was sent empty reads like
+// an absent one, except for the group ids, because in Service Bus the id of a session can be empty.
 type Properties struct {
-	MessageID          any // nil, string, uint64, UUID or []byte; as is CorrelationID
+	MessageID          any // nil, string, uint64, UUID or []byte, like CorrelationID
 	UserID             []byte
 	To, Subject        string
 	ReplyTo            string
@@ -53,8 +55,8 @@ type Properties struct {
 	ReplyToGroupID     *string
 }
 
-// ReadProperties reads a properties section, whose []byte values it aliases; an absent one is the zero Properties. It fails on
-// another section and on wrong types.
+// ReadProperties reads a properties section. []byte values alias it. For an absent section it
+// returns the zero Properties. It fails on another section and on wrong types.
 func ReadProperties(section []byte) (Properties, error) {
 	r, err := fieldsOf(section, SectionProperties)
 	if err != nil || r.c == nil {
@@ -68,7 +70,7 @@ func ReadProperties(section []byte) (Properties, error) {
 	return p, r.finish()
 }
 
-// Append appends the section. It fails if an id is of another type than it may be.
+// Append appends the properties section. It fails if an id has none of the allowed types.
 func (p Properties) Append(dst []byte) ([]byte, error) {
 	w := newWriter(dst, SectionProperties)
 	w.id(p.MessageID)
@@ -115,8 +117,8 @@ func (w *writer) id(v any) {
 	}
 }
 
-// RawMessageID returns the encoded message id of a properties section, which it aliases, without reading the rest; nil if
-// there is none.
+// RawMessageID returns the encoded message id of a properties section, or nil if there is none. The
+// result aliases the section. It does not read the other fields.
 func RawMessageID(section []byte) ([]byte, error) {
 	r, err := fieldsOf(section, SectionProperties)
 	if err != nil || r.c == nil {
@@ -125,7 +127,8 @@ func RawMessageID(section []byte) ([]byte, error) {
 	return r.raw(), r.failure()
 }
 
-// WithMessageID returns a properties section with its first field replaced by id. The other fields stay as they are encoded.
+// WithMessageID returns a properties section with id as its message id. The encoding of the other
+// fields stays the same.
 func WithMessageID(section []byte, id string) ([]byte, error) {
 	r, err := fieldsOf(section, SectionProperties)
 	if err != nil {
@@ -149,14 +152,15 @@ func WithMessageID(section []byte, id string) ([]byte, error) {
 	return w.done()
 }
 
-// fieldsOf begins to read a section that is a list. The reader has no definition if the section is absent.
+// fieldsOf begins to read a section that is a list. The reader's definition is nil if the section
+// is absent.
 func fieldsOf(section []byte, code byte) (reader, error) {
 	if len(section) == 0 {
 		return reader{}, nil
 	}
 	r, rest, err := readComposite(section)
 	if err == nil && r.c.code != code {
-		err = fmt.Errorf("message section 0x%02x in the place of 0x%02x", r.c.code, code)
+		err = fmt.Errorf("message section 0x%02x instead of 0x%02x", r.c.code, code)
 	}
 	if err == nil {
 		err = trailing(rest)
@@ -167,7 +171,7 @@ func fieldsOf(section []byte, code byte) (reader, error) {
 	return r, nil
 }
 
-// failure is the first error so far.
+// failure returns the first error so far.
 func (r *reader) failure() error {
 	if r.err != nil {
 		return fmt.Errorf("amqp: %w", r.err)
@@ -175,7 +179,7 @@ func (r *reader) failure() error {
 	return nil
 }
 
-// finish is done's error, for those who called from outside.
+// finish is done with the error of an exported function.
 func (r *reader) finish() error {
 	if err := r.done(); err != nil {
 		return fmt.Errorf("amqp: %w", err)

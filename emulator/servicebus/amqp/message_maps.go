@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// ReadMapSection reads annotations, application properties or a footer, whose []byte values it aliases; an absent section is
-// a nil Map. It fails as ReadValue does, and on a section that does not hold a map.
+// ReadMapSection reads annotations, application properties or a footer. []byte values alias the
+// section. For an absent section it returns nil. It fails like ReadValue, and on a section that
+// does not hold a map.
 func ReadMapSection(section []byte) (Map, error) {
 	if len(section) == 0 {
 		return nil, nil
@@ -26,20 +27,21 @@ func ReadMapSection(section []byte) (Map, error) {
 	return m, nil
 }
 
-// AppendMapSection appends a section that holds a map. It fails as AppendValue does.
+// AppendMapSection appends a section that holds a map. It fails like AppendValue.
 func AppendMapSection(dst []byte, code byte, m Map) ([]byte, error) {
 	return appendSection(dst, code, m)
 }
 
-// MapWriter appends a section that holds a map pair by pair, without a Map in between: a broker writes one for every
-// delivery. Keys are symbols, as those of annotations must be (AMQP 1.0 §3.2.10).
+// MapWriter appends a section that holds a map, pair by pair. It needs no Map, which saves
+// allocations: a broker writes such a section for every delivery. The keys are symbols, as
+// annotations require (AMQP 1.0 §3.2.10).
 type MapWriter struct {
 	dst   []byte
 	start int // where the pairs begin
 	count int // keys and values
 }
 
-// NewMapWriter begins a section.
+// NewMapWriter begins a section with the code.
 func NewMapWriter(dst []byte, code byte) MapWriter {
 	dst, start := begin(append(dst, codeDescribed, codeSmallUlong, code), codeMap32)
 	return MapWriter{dst: dst, start: start}
@@ -53,7 +55,7 @@ func (w *MapWriter) key(name string) []byte {
 // Long appends a pair with a long.
 func (w *MapWriter) Long(name string, v int64) { w.dst = appendLong(w.key(name), v) }
 
-// Time appends a pair with a timestamp, which has milliseconds.
+// Time appends a pair with a timestamp, in milliseconds.
 func (w *MapWriter) Time(name string, t time.Time) { w.dst = appendTimestamp(w.key(name), t) }
 
 // Int appends a pair with an int.
@@ -69,13 +71,13 @@ func (w *MapWriter) UUID(name string, v UUID) {
 	w.dst = append(append(w.key(name), codeUUID), v[:]...)
 }
 
-// Raw appends n pairs that are encoded already.
+// Raw appends n encoded pairs.
 func (w *MapWriter) Raw(pairs []byte, n int) {
 	w.dst = append(w.dst, pairs...)
 	w.count += 2 * n
 }
 
-// Done ends the section and returns the bytes with it.
+// Done ends the section and returns dst with the section.
 func (w *MapWriter) Done() []byte {
 	end(w.dst, w.start, w.count)
 	return w.dst

@@ -1,10 +1,10 @@
 package amqp
 
-// Performative is a frame's body: a pointer to one of this package's Open, Begin, Attach, Flow, Transfer, Disposition, Detach,
-// End, Close, SASLMechanisms, SASLInit and SASLOutcome.
+// Performative is the body of a frame. It is a pointer to Open, Begin, Attach, Flow, Transfer,
+// Disposition, Detach, End, Close, SASLMechanisms, SASLInit or SASLOutcome.
 type Performative interface{ performative() }
 
-// Role is a link endpoint's (AMQP 1.0 §2.8.1); on the wire true is the receiver.
+// Role is the role of a link endpoint (AMQP 1.0 §2.8.1). In the encoding, true is the receiver.
 type Role bool
 
 // The roles.
@@ -22,22 +22,23 @@ const (
 	ReceiverSecond  uint8 = 1
 )
 
-// In all of the following, a nil pointer, slice or Map and an empty string are an absent field, and so are 0 and false where
-// the specification's default is the same or the comment says so. What is read has maps and lists whose []byte values alias
-// the frame.
+// In all of the following types, a nil pointer, slice or Map and an empty string mean an absent
+// field. 0 and false do too if they are the specification's default or if the comment says so. In a
+// performative that was read, []byte values inside maps and lists alias the frame.
 
-// Open begins a connection (AMQP 1.0 §2.7.1). ContainerID is written even when it is empty: it must not be null. Reading skips
-// the locales.
+// Open opens a connection (AMQP 1.0 §2.7.1). ContainerID must not be null, so it is written even if
+// it is empty. The locales are not supported: reading skips them.
 type Open struct {
 	ContainerID, Hostname                    string
 	MaxFrameSize                             uint32 // in bytes; 0 is absent, which means no bound
-	ChannelMax                               uint16 // written as it is; an absent one, which means 65535, reads as 0
+	ChannelMax                               uint16 // always written; reads as 0 if absent, which means 65535
 	IdleTimeout                              uint32 // in milliseconds; 0 is absent
 	OfferedCapabilities, DesiredCapabilities []Symbol
 	Properties                               Map
 }
 
-// Begin begins a session (§2.7.2). HandleMax is written as it is; an absent one, which means 2^32-1, reads as 0.
+// Begin begins a session (§2.7.2). HandleMax is always written. It reads as 0 if it is absent,
+// which means 2^32-1.
 type Begin struct {
 	RemoteChannel                                             *uint16
 	NextOutgoingID, IncomingWindow, OutgoingWindow, HandleMax uint32
@@ -47,7 +48,7 @@ type Begin struct {
 
 // Attach attaches a link (§2.7.3).
 type Attach struct {
-	Name                                     string // written even when it is empty
+	Name                                     string // written even if it is empty
 	Handle                                   uint32
 	Role                                     Role
 	SenderSettleMode                         *uint8
@@ -62,7 +63,7 @@ type Attach struct {
 	Properties                               Map
 }
 
-// Flow tells windows and credit (§2.7.4).
+// Flow updates the windows of a session and the credit of a link (§2.7.4).
 type Flow struct {
 	NextIncomingID                                 *uint32
 	IncomingWindow, NextOutgoingID, OutgoingWindow uint32
@@ -71,7 +72,7 @@ type Flow struct {
 	Properties                                     Map
 }
 
-// Transfer carries a message or a part of one (§2.7.5), which stands behind it in the frame.
+// Transfer carries a message or a part of one, which is the payload of the frame (§2.7.5).
 type Transfer struct {
 	Handle             uint32
 	DeliveryID         *uint32
@@ -84,7 +85,8 @@ type Transfer struct {
 	Batchable          bool
 }
 
-// Disposition tells the states of deliveries First to Last; to First alone when Last is nil (§2.7.6).
+// Disposition updates the state of the deliveries First to Last (§2.7.6). If Last is nil, it is
+// about First only.
 type Disposition struct {
 	Role      Role
 	First     uint32
@@ -107,17 +109,17 @@ type End struct{ Error *Error }
 // Close ends a connection (§2.7.9).
 type Close struct{ Error *Error }
 
-// SASLMechanisms is the server's offer (§5.3.3.1).
+// SASLMechanisms lists the mechanisms of the server (§5.3.3.1).
 type SASLMechanisms struct{ Mechanisms []Symbol }
 
-// SASLInit is the client's choice (§5.3.3.2). Response may be a secret.
+// SASLInit is the client's choice of a mechanism (§5.3.3.2). Response may be a secret.
 type SASLInit struct {
 	Mechanism Symbol
 	Response  []byte // aliases the frame when read
 	Hostname  string
 }
 
-// SASLOutcome ends the negotiation (§5.3.3.6). Code 0 is success.
+// SASLOutcome ends the negotiation (§5.3.3.6). Code 0 means success.
 type SASLOutcome struct {
 	Code           uint8
 	AdditionalData []byte // aliases the frame when read
@@ -136,7 +138,8 @@ func (*SASLMechanisms) performative() {}
 func (*SASLInit) performative()       {}
 func (*SASLOutcome) performative()    {}
 
-// DeliveryState is nil or, as a value, one of Accepted, Rejected, Released, Modified and OtherState (AMQP 1.0 §3.4).
+// DeliveryState is nil, or an Accepted, Rejected, Released, Modified or OtherState, which are not
+// pointers (AMQP 1.0 §3.4).
 type DeliveryState any
 
 type (
@@ -144,19 +147,20 @@ type (
 	Accepted struct{}
 	// Rejected is the outcome of a delivery that is invalid. Error may be nil.
 	Rejected struct{ Error *Error }
-	// Released is the outcome of a delivery that was not and will not be processed.
+	// Released is the outcome of a delivery that was not processed and will not be.
 	Released struct{}
 	// Modified is Released with changes to the message.
 	Modified struct {
 		DeliveryFailed, UndeliverableHere bool
 		MessageAnnotations                Map
 	}
-	// OtherState is read for received, which is no outcome: it says how much of a message has arrived. It cannot be written.
-	// Reading a state of transactions fails, for they are not supported.
+	// OtherState is the state received, which is not an outcome: it reports how much of a message
+	// has arrived. It can only be read. The states of transactions are not supported, and reading
+	// them fails.
 	OtherState struct{ Code uint64 }
 )
 
-// Error is an AMQP error (AMQP 1.0 §2.8.14). Condition is written even when it is empty.
+// Error is an AMQP error (AMQP 1.0 §2.8.14). Condition is written even if it is empty.
 type Error struct {
 	Condition   Symbol
 	Description string
@@ -170,8 +174,9 @@ func (e *Error) Error() string {
 	return string(e.Condition) + ": " + e.Description
 }
 
-// Source is where a link's messages come from (AMQP 1.0 §3.5.3). One that was read and is written again is the same: Filter
-// keeps each value as it was sent, described or plain, which matters to clients.
+// Source is where a link's messages come from (AMQP 1.0 §3.5.3). A Source that is read and written
+// again stays the same. In particular, Filter keeps described values described, because clients
+// compare them.
 type Source struct {
 	Address               string
 	Durable               uint32
@@ -186,8 +191,8 @@ type Source struct {
 	Capabilities          []Symbol
 }
 
-// Target is where a link's messages go (AMQP 1.0 §3.5.4). Coordinator marks that of a transaction (§4.5.1), which has
-// Capabilities alone.
+// Target is where a link's messages go (AMQP 1.0 §3.5.4). If Coordinator is true, it is the
+// coordinator of transactions (§4.5.1), which has Capabilities only.
 type Target struct {
 	Address               string
 	Durable               uint32

@@ -5,10 +5,11 @@ import (
 	"fmt"
 )
 
-// ReadPerformative reads a frame's body. payload is what follows it, which has a meaning behind a
-// transfer only. []byte values alias body. The list may have any of its three encodings, the descriptor be a ulong of either size
-// or a name, and null fields at the end be missing. The error names the performative and the field that is of the wrong
-// type, or missing although it is mandatory. The states and outcomes of transactions are errors: they are not supported.
+// ReadPerformative reads the body of a frame. payload is what follows the performative. It has a
+// meaning only after a transfer. []byte values alias body. The list may have any of its three
+// encodings, the descriptor may be a ulong of either size or a symbol, and null fields at the end
+// may be missing. The error names the performative, and the field that has the wrong type or is
+// mandatory and missing. The states of transactions are not supported and are errors.
 func ReadPerformative(body []byte) (p Performative, payload []byte, err error) {
 	r, payload, err := readComposite(body)
 	if err == nil {
@@ -23,7 +24,7 @@ func ReadPerformative(body []byte) (p Performative, payload []byte, err error) {
 	return p, payload, nil
 }
 
-// performative returns nil if the composite is none.
+// performative returns nil if the composite is not a performative.
 func (r *reader) performative() Performative {
 	switch r.c.code {
 	case descTransfer:
@@ -74,7 +75,7 @@ func (r *reader) performative() Performative {
 	return nil
 }
 
-// transfer and the two below allocate once: what their pointers point to stands beside them.
+// transfer, flow and disposition allocate once: their pointers point into the same allocation.
 func (r *reader) transfer() *Transfer {
 	t := &struct {
 		Transfer
@@ -104,7 +105,8 @@ func (r *reader) flow() *Flow {
 		next, handle, count, credit, available uint32
 	}{}
 	f.NextIncomingID, f.IncomingWindow, f.NextOutgoingID, f.OutgoingWindow = r.optUint(&f.next), r.uint(), r.uint(), r.uint()
-	f.Handle, f.DeliveryCount, f.LinkCredit, f.Available = r.optUint(&f.handle), r.optUint(&f.count), r.optUint(&f.credit), r.optUint(&f.available)
+	f.Handle, f.DeliveryCount = r.optUint(&f.handle), r.optUint(&f.count)
+	f.LinkCredit, f.Available = r.optUint(&f.credit), r.optUint(&f.available)
 	f.Drain, f.Echo, f.Properties = r.bool(), r.bool(), r.mapping()
 	return &f.Flow
 }
@@ -148,7 +150,7 @@ func (r *reader) state() DeliveryState {
 	if raw == nil {
 		return nil
 	}
-	if len(raw) == 4 && raw[1] == codeSmallUlong && raw[3] == codeList0 { // without a detour what is sent most
+	if len(raw) == 4 && raw[1] == codeSmallUlong && raw[3] == codeList0 { // the fast path for the most frequent states
 		switch raw[2] {
 		case descAccepted:
 			return Accepted{}

@@ -2,8 +2,8 @@ package amqp
 
 import "fmt"
 
-// appendPerformative calls each type's method by itself: through an interface, the compiler would have to put every
-// performative and all that it points to on the heap.
+// appendPerformative calls the method of each type directly. A call through an interface would move
+// every performative, and all that it points to, to the heap.
 func appendPerformative(dst []byte, p Performative) ([]byte, error) {
 	switch p := p.(type) {
 	case *Open:

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// reader reads the fields of one composite in order. Missing fields are as null ones. The first error ends it: what is read
-// afterwards is null, and done returns the error.
+// reader reads the fields of one composite in order. A missing field reads like null. After the
+// first error every field reads like null, and done returns the error.
 type reader struct {
 	c    *composite
 	b    []byte
@@ -19,7 +19,8 @@ type reader struct {
 	err  error
 }
 
-// done returns the first error, if only that a mandatory field is missing. All fields must have been read.
+// done returns the first error, or an error if a mandatory field is missing. The caller must have
+// read all fields.
 func (r *reader) done() error {
 	if r.err != nil {
 		return r.err
@@ -40,12 +41,12 @@ func (r *reader) fail(err error) {
 	}
 }
 
-// wrong says that the field holds another type than it must.
+// wrong notes that the field has the wrong type.
 func (r *reader) wrong(raw []byte, wanted string) {
 	r.fail(fmt.Errorf("is %s, must be %s", typeName(raw[0]), wanted))
 }
 
-// raw returns the next field's bytes, nil for null or none.
+// raw returns the bytes of the next field, or nil if it is null or missing.
 func (r *reader) raw() []byte {
 	r.at++
 	if r.err != nil || r.left == 0 {
@@ -66,7 +67,7 @@ func (r *reader) raw() []byte {
 	return value
 }
 
-// skip passes over n fields.
+// skip skips n fields.
 func (r *reader) skip(n int) {
 	for range n {
 		r.raw()
@@ -134,7 +135,8 @@ func (r *reader) nextUint() (v uint32, ok bool) {
 	return 0, false
 }
 
-// optUint keeps the value in slot, which belongs to what the field is read for: that spares an allocation.
+// optUint stores the value in slot and returns slot. The slot is part of the result's allocation,
+// which saves one.
 func (r *reader) optUint(slot *uint32) *uint32 {
 	v, ok := r.nextUint()
 	if !ok {
@@ -161,7 +163,7 @@ func (r *reader) ulong() uint64 {
 	return 0
 }
 
-// sized returns the bytes of a value of one of two types, each with a short and a long form.
+// sized returns the bytes of a value of one of two types. Each type has a short and a long form.
 func (r *reader) sized(short, long, otherShort, otherLong byte, wanted string) []byte {
 	raw := r.raw()
 	if raw == nil {
@@ -169,14 +171,14 @@ func (r *reader) sized(short, long, otherShort, otherLong byte, wanted string) [
 	}
 	switch raw[0] {
 	case short, long, otherShort, otherLong:
-		b, _, _ := span(raw[0], raw[1:]) // raw is one whole value
+		b, _, _ := span(raw[0], raw[1:]) // the error is always nil, because raw is one whole value
 		return slices.Clip(b)
 	}
 	r.wrong(raw, wanted)
 	return nil
 }
 
-// text reads a string. Some peers send symbols in the place of strings and strings in that of symbols.
+// text reads a string. It accepts a symbol too, because some peers confuse the two.
 func (r *reader) text() string {
 	return string(r.sized(codeStr8, codeStr32, codeSym8, codeSym32, "a string"))
 }
@@ -228,7 +230,8 @@ func (r *reader) mapping() Map {
 	return m
 }
 
-// symbols reads a field that may be multiple: one symbol or an array of them (AMQP 1.0 §1.4).
+// symbols reads a field with the attribute multiple: one symbol or an array of symbols (AMQP 1.0
+// §1.4).
 func (r *reader) symbols() []Symbol {
 	raw := r.raw()
 	if raw == nil {
@@ -258,7 +261,8 @@ func (r *reader) symbols() []Symbol {
 	return list
 }
 
-// nested reads a composite in a field, which must have one of two codes. The caller reads its fields and passes it to keep.
+// nested begins to read a composite in a field. The composite must have one of two codes. The
+// caller reads its fields and passes it to keep.
 func (r *reader) nested(code, other byte) (sub reader, ok bool) {
 	raw := r.raw()
 	if raw == nil {

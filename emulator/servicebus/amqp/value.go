@@ -1,30 +1,33 @@
 // Package amqp encodes and decodes AMQP 1.0: values, frames, performatives and message sections
-// (OASIS AMQP 1.0, parts 1 to 3 and 5). It uses the standard library alone. Bytes from outside are decoded within bounds:
-// nesting is limited, counts are checked against the bytes at hand before anything is allocated, and nothing panics.
+// (OASIS AMQP 1.0, parts 1 to 3 and 5). It needs the standard library only. It is safe for bytes
+// from untrusted peers: it limits nesting, it checks counts against the number of available bytes
+// before it allocates, and it does not panic.
 //
-// Functions named Append… append to dst and return it; on an error they return dst as it was. Nothing here is safe for
-// concurrent use of the same value, and nothing keeps a reference to what it was given unless it says that it aliases it.
+// Functions named Append… append to dst and return it. On an error they return dst unchanged. No
+// value of this package is safe for concurrent use. A result that aliases an argument shares its
+// memory, and the documentation says so. All other results do not.
 package amqp
 
 import "fmt"
 
-// Types without a Go counterpart. The others are: null nil, boolean bool, ubyte to ulong uint8 to uint64, byte to long
-// int8 to int64, float float32, double float64, timestamp time.Time (UTC, milliseconds), binary []byte, string string,
-// list []any (AMQP 1.0 §1.6).
+// These are the AMQP types without a counterpart in Go. The others are: null is nil, boolean is
+// bool, ubyte to ulong are uint8 to uint64, byte to long are int8 to int64, float is float32,
+// double is float64, timestamp is time.Time (UTC, milliseconds), binary is []byte, string is
+// string, list is []any (AMQP 1.0 §1.6).
 type (
 	// Symbol is a string from a constrained vocabulary.
 	Symbol string
-	// UUID is in network order.
+	// UUID is in network byte order.
 	UUID [16]byte
 	// Char is one Unicode character.
 	Char rune
-	// Decimal32 is kept as it comes: nobody here calculates with it.
+	// Decimal32 is kept in its encoded form.
 	Decimal32 [4]byte
-	// Decimal64 is kept as it comes.
+	// Decimal64 is kept in its encoded form.
 	Decimal64 [8]byte
-	// Decimal128 is kept as it comes.
+	// Decimal128 is kept in its encoded form.
 	Decimal128 [16]byte
-	// Array holds values of one type. An empty one does not remember which.
+	// Array holds values of one type. An empty Array has no type.
 	Array []any
 	// Map keeps the order of its pairs and the type of their keys.
 	Map []Pair
@@ -34,8 +37,9 @@ type (
 	Described struct{ Descriptor, Value any }
 )
 
-// Get returns the first value whose key is the string or the symbol key.
-func (m Map) Get(key string) (any, bool) {
+// Get returns the first value whose key is a string or Symbol equal to key. ok is false if there is
+// none.
+func (m Map) Get(key string) (value any, ok bool) {
 	for _, p := range m {
 		switch k := p.Key.(type) {
 		case string:
@@ -51,7 +55,7 @@ func (m Map) Get(key string) (any, bool) {
 	return nil, false
 }
 
-// Set replaces the value of key, or adds the pair.
+// Set replaces the first value whose key is a string or Symbol equal to key, or adds a pair.
 func (m *Map) Set(key string, value any) {
 	for i, p := range *m {
 		if p.Key == any(key) || p.Key == any(Symbol(key)) {
@@ -62,7 +66,8 @@ func (m *Map) Set(key string, value any) {
 	*m = append(*m, Pair{key, value})
 }
 
-// maxDepth bounds nesting, when reading and when writing. What Service Bus' clients send is nested four deep.
+// maxDepth bounds nesting, both for reading and for writing. Clients of Service Bus nest values
+// four deep.
 const maxDepth = 32
 
 var errDepth = fmt.Errorf("nested deeper than %d", maxDepth)

@@ -5,19 +5,20 @@ import (
 	"time"
 )
 
-// writer appends one composite: a descriptor and a list of fields in order. Null fields at the end are left out, as AMQP
-// 1.0 §1.4 allows. After an error it goes on, and done returns the error.
+// writer appends one composite: a descriptor and a list of fields in order. It leaves out null
+// fields at the end, as AMQP 1.0 §1.4 allows. It continues after an error, and done returns the
+// first one.
 type writer struct {
 	dst       []byte
 	list      int // where the list begins
 	start     int // where its content begins
 	count     int
-	kept      int // the length of dst behind the last field that is not null
+	kept      int // the length of dst after the last field that is not null
 	keptCount int
 	err       error
 }
 
-// newWriter writes the descriptor as a small ulong: clients that compare the first bytes take nothing else.
+// newWriter writes the descriptor as a small ulong, because some clients compare the first bytes.
 func newWriter(dst []byte, code byte) writer {
 	dst = append(dst, codeDescribed, codeSmallUlong, code)
 	w := writer{list: len(dst)}
@@ -43,14 +44,14 @@ func (w *writer) null() {
 	w.count++
 }
 
-// field takes dst with one more field in it.
+// field adopts dst with one more field in it.
 func (w *writer) field(dst []byte) {
 	w.dst, w.kept = dst, len(dst)
 	w.count++
 	w.keptCount = w.count
 }
 
-// nested takes dst with one more field in it that could have failed.
+// nested is field for a field whose encoding may have failed.
 func (w *writer) nested(dst []byte, err error) {
 	if err != nil {
 		if w.err == nil {
@@ -78,7 +79,7 @@ func (w *writer) ushort(v uint16) {
 	w.field(append(w.dst, codeUshort, byte(v>>8), byte(v)))
 }
 
-// string and the like write a value even if it is empty; text, name and those that begin with opt write null instead.
+// string and symbol write a value even if it is empty. text and name write null instead.
 func (w *writer) string(s string) { w.field(appendSized(w.dst, codeStr8, codeStr32, s)) }
 func (w *writer) symbol(s Symbol) { w.field(appendSized(w.dst, codeSym8, codeSym32, string(s))) }
 
@@ -106,7 +107,7 @@ func (w *writer) optText(s *string) {
 	w.string(*s)
 }
 
-// optTrue writes false as null, which all fields that it is for have as their default.
+// optTrue writes false as null. It is for fields whose default is false.
 func (w *writer) optTrue(v bool) {
 	if !v {
 		w.null()
@@ -172,7 +173,8 @@ func (w *writer) mapping(m Map) {
 	w.nested(appendMap(w.dst, m, 1))
 }
 
-// symbols writes an array even of one symbol, and of none: a mandatory field must not become null.
+// symbols writes an array even for one symbol or none, because a mandatory field must not become
+// null.
 func (w *writer) symbols(list []Symbol) {
 	if list == nil {
 		w.null()

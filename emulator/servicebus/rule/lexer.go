@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// kind is what a token is.
+// kind is the kind of a token.
 type kind int
 
 const (
@@ -24,7 +24,7 @@ type token struct {
 	kind  kind
 	text  string
 	value any // of a text or number: string, int64 or float64
-	at    int // bytes from the beginning
+	at    int // offset in bytes
 }
 
 type lexer struct {
@@ -69,7 +69,7 @@ func (l *lexer) scan() (token, error) {
 	return token{}, fmt.Errorf("%q is not supported by this emulator, at character %d", first, start+1)
 }
 
-// delimited reads up to the closing mark; two of them stand for one.
+// delimited reads up to the closing mark. Two marks in a row are one mark of the content.
 func (l *lexer) delimited(k kind, mark byte) (token, error) {
 	start := l.pos
 	var content strings.Builder
@@ -86,7 +86,7 @@ func (l *lexer) delimited(k kind, mark byte) (token, error) {
 		l.pos = i + 1
 		return token{kind: k, text: content.String(), value: content.String(), at: start}, nil
 	}
-	return token{}, fmt.Errorf("%w, which begins at character %d", errUnterminated, start+1)
+	return token{}, fmt.Errorf("%w: it begins at character %d", errUnterminated, start+1)
 }
 
 func (l *lexer) number() (token, error) {

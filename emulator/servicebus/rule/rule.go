@@ -1,6 +1,7 @@
-// Package rule decides which messages a subscription takes: true, false, correlation and SQL filters, as Service Bus has
-// them (https://learn.microsoft.com/azure/service-bus-messaging/topic-filters). What Service Bus knows and this package
-// does not is refused when the rule is made. It uses the standard library alone.
+// Package rule decides which messages a subscription gets. It has the true, false, correlation and
+// SQL filters of Service Bus
+// (https://learn.microsoft.com/azure/service-bus-messaging/topic-filters). It refuses what it does
+// not support when a filter is created. It needs the standard library only.
 package rule
 
 import (
@@ -9,21 +10,22 @@ import (
 	"strings"
 )
 
-// Message is what a filter may look at.
+// Message is what a filter can examine.
 type Message struct {
-	// System properties by their lower-case names (System); absent ones are missing.
+	// System holds the system properties that are present, by their names in System in lower case.
 	System map[string]any
-	// User are the application properties.
+	// User holds the application properties.
 	User map[string]any
 }
 
-// System lists the system properties that filters may name, as Service Bus spells them.
+// System lists the system properties that filters can name, in the spelling of Service Bus.
 var System = []string{
 	"ContentType", "CorrelationId", "Label", "MessageId", "ReplyTo", "ReplyToSessionId", "SessionId", "Subject", "To",
 }
 
-// Filter says yes or no to a message. It is immutable and safe for concurrent use.
+// Filter selects messages. It is immutable and safe for concurrent use.
 type Filter interface {
+	// Match reports whether the filter selects the message.
 	Match(m Message) bool
 }
 
@@ -33,10 +35,10 @@ type Rule struct {
 	Filter Filter
 }
 
-// True takes every message.
+// True selects every message.
 type True struct{}
 
-// False takes none.
+// False selects no message.
 type False struct{}
 
 // Match implements Filter.
@@ -45,15 +47,18 @@ func (True) Match(Message) bool { return true }
 // Match implements Filter.
 func (False) Match(Message) bool { return false }
 
-// Correlation takes messages whose properties all equal these; strings are compared with case. An empty string among the
-// System properties is not compared.
+// Correlation selects messages whose properties equal all of its own. Strings are compared with
+// case.
 type Correlation struct {
-	// System properties by their lower-case names.
+	// System holds system properties by their names in lower case.
 	System map[string]string
-	User   map[string]any
+	// User holds application properties.
+	User map[string]any
 }
 
-// NewCorrelation checks the names. The error says that nothing is compared, or names a property that is not in System.
+// NewCorrelation returns a filter that compares the given properties. It ignores system properties
+// that are empty. The error says that there is nothing to compare, or names a system property that
+// is not in System.
 func NewCorrelation(system map[string]string, user map[string]any) (Correlation, error) {
 	c := Correlation{System: map[string]string{}, User: maps.Clone(user)}
 	for name, value := range system {
@@ -96,5 +101,6 @@ func isSystem(lower string) bool {
 	return false
 }
 
-// Property is what a system property must equal, by its name in any case; "" when it is not compared.
+// Property returns what the named system property must equal, or "" if it is not compared. The name
+// may be in any case.
 func (c Correlation) Property(name string) string { return c.System[strings.ToLower(name)] }

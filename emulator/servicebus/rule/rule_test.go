@@ -85,7 +85,7 @@ func TestWhatIsNotSupportedIsAClearError(t *testing.T) {
 		"newid() = 'x'":                 "functions",
 		"sys.Size > 3":                  "sys.Size is not supported",
 		"other.color = 'red'":           "scope",
-		"color = 'red":                  "without its end",
+		"color = 'red":                  "not terminated",
 		"(color = 'red'":                "expected )",
 		"color = 'red')":                "expected AND, OR or the end at character 14",
 		"color = 'red' color = 'red'":   "expected AND, OR or the end",

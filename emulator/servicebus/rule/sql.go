@@ -8,20 +8,22 @@ import (
 	"time"
 )
 
-// MaxSQL is how long an expression may be, in bytes, as in Service Bus.
+// MaxSQL is the maximum length of an expression in bytes, as in Service Bus.
 const MaxSQL = 1024
 
-// SQL is a filter in Service Bus' SQL language: comparisons (=, <>, !=, <, <=, >, >=), AND, OR, NOT, IN, IS NULL and
-// EXISTS, over strings, numbers, TRUE and FALSE, user properties and sys. properties. A comparison with a property that
-// is missing, or of another type, is unknown, and unknown is no match
-// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-messaging-sql-filter).
+// SQL is a filter in the SQL language of Service Bus
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-messaging-sql-filter). It
+// supports the comparisons =, <>, !=, <, <=, > and >=, and AND, OR, NOT, IN, IS NULL and EXISTS.
+// Operands are strings, numbers, TRUE, FALSE, user properties and sys. properties. The result of a
+// comparison with a property that is missing or of another type is unknown. A message matches if
+// the result of the expression is true.
 type SQL struct {
 	text string
 	root expression
 }
 
-// NewSQL parses an expression. The error says what is wrong and where, or what is not supported here: LIKE, arithmetic,
-// parameters and functions other than EXISTS.
+// NewSQL parses an expression. The error says what is wrong and where, or what is not supported:
+// LIKE, arithmetic, parameters, and functions other than EXISTS.
 func NewSQL(text string) (SQL, error) {
 	if len(text) > MaxSQL {
 		return SQL{}, fmt.Errorf("a SQL filter of %d characters; at most %d are allowed", len(text), MaxSQL)
@@ -38,13 +40,13 @@ func NewSQL(text string) (SQL, error) {
 	return SQL{text, root}, nil
 }
 
-// String is the expression as it was given.
+// String returns the expression that NewSQL got.
 func (s SQL) String() string { return s.text }
 
 // Match implements Filter.
 func (s SQL) Match(m Message) bool { return s.root(m) == yes }
 
-// truth is SQL's: a comparison with nothing is neither true nor false.
+// truth is a truth value of SQL: a comparison with NULL is neither true nor false.
 type truth int8
 
 const (
@@ -70,13 +72,13 @@ func truthOf(b bool) truth {
 	return no
 }
 
-// expression is a condition, operand a value of a message; nil is NULL.
+// expression evaluates a condition, and operand a value, for a message. A nil value is NULL.
 type (
 	expression func(Message) truth
 	operand    func(Message) any
 )
 
-// parser reads by recursive descent. After an error it reads nothing more.
+// parser is a recursive-descent parser. After the first error it reads nothing more.
 type parser struct {
 	lexer
 	token token
@@ -84,7 +86,7 @@ type parser struct {
 	err   error
 }
 
-// maxDepth bounds parentheses and NOTs, and with them the stack.
+// maxDepth bounds the nesting of parentheses and NOTs, and thus the stack.
 const maxDepth = 64
 
 func (p *parser) next() {
@@ -106,7 +108,7 @@ func (p *parser) fail(problem string) {
 	}
 }
 
-// word takes a keyword if it comes next.
+// word reports whether the keyword comes next, and reads it if it does.
 func (p *parser) word(keyword string) bool {
 	if p.token.kind == name && strings.EqualFold(p.token.text, keyword) {
 		p.next()
@@ -115,6 +117,7 @@ func (p *parser) word(keyword string) bool {
 	return false
 }
 
+// symbol reports whether the symbol comes next, and reads it if it does.
 func (p *parser) symbol(s string) bool {
 	if p.token.kind == symbol && p.token.text == s {
 		p.next()
@@ -147,7 +150,7 @@ func (p *parser) and() expression {
 	return left
 }
 
-// max3 is OR: yes if one is, else unknown if one is.
+// max3 is OR: yes if either is yes, else unknown if either is unknown.
 func max3(a, b truth) truth {
 	switch {
 	case a == yes || b == yes:
@@ -229,7 +232,8 @@ func (p *parser) in(left operand) expression {
 	}
 }
 
-// comparisons say what a comparison's result means.
+// comparisons are the comparison operators. Each reports whether it holds for an order as of
+// cmp.Compare.
 var comparisons = map[string]func(order int) bool{
 	"=":  func(o int) bool { return o == 0 },
 	"<>": func(o int) bool { return o != 0 },
@@ -249,8 +253,8 @@ func (p *parser) comparison(left operand) expression {
 	p.next()
 	right := p.operand()
 	return func(m Message) truth {
-		order, comparable := compare(left(m), right(m))
-		if !comparable {
+		order, ok := compare(left(m), right(m))
+		if !ok {
 			return unknown
 		}
 		return truthOf(holds(order))
@@ -277,7 +281,7 @@ func (p *parser) operand() operand {
 	return p.property()
 }
 
-// property reads name, sys.name or user.name; the names of user properties are looked up without case.
+// property reads name, sys.name or user.name. The names of user properties ignore case.
 func (p *parser) property() operand {
 	t := p.token
 	if t.kind != name && t.kind != quoted {
@@ -307,13 +311,14 @@ func (p *parser) property() operand {
 	case scope == "user":
 		return func(m Message) any { return lookup(m.User, t.text) }
 	case scope != "sys":
-		p.fail("a property's scope is sys or user; this is another")
+		p.fail("the scope of a property must be sys or user")
 	case !isSystem(key):
 		p.fail(fmt.Sprintf("the system property sys.%s is not supported by this emulator", t.text))
 	}
 	return func(m Message) any { return m.System[key] }
 }
 
+// reserved are the keywords that cannot name a property without brackets.
 var reserved = map[string]bool{"and": true, "or": true, "not": true, "in": true, "is": true, "like": true, "exists": true, "escape": true}
 
 func lookup(properties map[string]any, name string) any {
@@ -329,27 +334,27 @@ func lookup(properties map[string]any, name string) any {
 }
 
 func equal(a, b any) truth {
-	order, comparable := compare(a, b)
-	if !comparable {
+	order, ok := compare(a, b)
+	if !ok {
 		return unknown
 	}
 	return truthOf(order == 0)
 }
 
-// compare orders two strings, two numbers, two times or two booleans; anything else is not comparable.
-func compare(a, b any) (order int, comparable bool) {
-	if a, ok := a.(string); ok {
+// compare orders two strings, two numbers, two times or two booleans. ok is false for anything
+// else. For booleans that differ, order is only not 0.
+func compare(a, b any) (order int, ok bool) {
+	switch a := a.(type) {
+	case string:
 		b, ok := b.(string)
 		return cmp.Compare(a, b), ok
-	}
-	if a, ok := a.(bool); ok {
+	case bool:
 		b, ok := b.(bool)
 		if a == b {
 			return 0, ok
 		}
 		return 1, ok
-	}
-	if a, ok := a.(time.Time); ok {
+	case time.Time:
 		b, ok := b.(time.Time)
 		return a.Compare(b), ok
 	}
@@ -398,4 +403,4 @@ func float(v any) (float64, bool) {
 	return float64(i), ok
 }
 
-var errUnterminated = errors.New("a string or name without its end")
+var errUnterminated = errors.New("the string or name is not terminated")
