@@ -85,7 +85,9 @@ func TestKeysAndTheirClaims(t *testing.T) {
 func TestExpiredAndForeignSignaturesAreRefused(t *testing.T) {
 	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}, {Name: "other"}}})
 	use := func(signature string) error {
-		sender, err := clientWith(t, "Endpoint=sb://"+addr+";SharedAccessSignature="+signature+";UseDevelopmentEmulator=true").NewSender(queue, nil)
+		sender, err := clientWith(
+			t, "Endpoint=sb://"+addr+";SharedAccessSignature="+signature+";UseDevelopmentEmulator=true",
+		).NewSender(queue, nil)
 		must(t, err)
 		return sender.SendMessage(ctx, &azservicebus.Message{}, nil)
 	}
@@ -110,7 +112,8 @@ func TestTooLargeMessagesAreRefused(t *testing.T) {
 	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}, MaxMessageSize: 10_000})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)
-	if err := sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 20_000)}, nil); !errors.Is(err, azservicebus.ErrMessageTooLarge) {
+	err = sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 20_000)}, nil)
+	if !errors.Is(err, azservicebus.ErrMessageTooLarge) {
 		t.Errorf("got %v", err)
 	}
 	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 9_000)}, nil))

@@ -106,7 +106,9 @@ func missingClaim(method, path, host string) string {
 	default:
 		return "Manage,EntityRead claims required for this operation."
 	}
-	return fmt.Sprintf("401 SubCode=40100: Unauthorized : Unauthorized access for '%s' operation on endpoint 'sb://%s/%s'.", verb, host, path)
+	return fmt.Sprintf(
+		"401 SubCode=40100: Unauthorized : Unauthorized access for '%s' operation on endpoint 'sb://%s/%s'.", verb, host, path,
+	)
 }
 
 // serve routes an authorized request. A nil answer is an empty body.

@@ -270,7 +270,8 @@ func (b *Broker) entityEntry(q *queue, host string) atomEntry {
 		SupportOrdering:            true,
 		Availability:               "Available",
 		Counts: &countDetails{
-			Prefix: nsCounts, Active: counts.Active, DeadLetter: counts.DeadLetter, Scheduled: counts.Scheduled, TransferDeadLetter: transferDead,
+			Prefix: nsCounts, Active: counts.Active, DeadLetter: counts.DeadLetter, Scheduled: counts.Scheduled,
+			TransferDeadLetter: transferDead,
 		},
 		unusedSettings: q.cfg.unused,
 	}

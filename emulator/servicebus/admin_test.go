@@ -31,15 +31,6 @@ func adminOver(t *testing.T, broker *servicebus.Broker, key servicebus.Key) *adm
 	return client
 }
 
-//go:fix inline
-func text(s string) *string { return new(s) }
-
-//go:fix inline
-func flag(b bool) *bool { return new(b) }
-
-//go:fix inline
-func count(n int32) *int32 { return new(n) }
-
 func wantStatus(t *testing.T, err error, status int) {
 	t.Helper()
 	var response *azcore.ResponseError
@@ -52,11 +43,12 @@ func TestAdministrationOfQueues(t *testing.T) {
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	created, err := a.CreateQueue(ctx, "made", &admin.CreateQueueOptions{Properties: &admin.QueueProperties{
-		LockDuration: new("PT30S"), MaxDeliveryCount: count(3), DefaultMessageTimeToLive: new("P1D"),
+		LockDuration: new("PT30S"), MaxDeliveryCount: new(int32(3)), DefaultMessageTimeToLive: new("P1D"),
 		DeadLetteringOnMessageExpiration: new(true), ForwardDeadLetteredMessagesTo: new(queue),
 	}})
 	must(t, err)
-	if created.QueueName != "made" || *created.LockDuration != "PT30S" || *created.MaxDeliveryCount != 3 || *created.DefaultMessageTimeToLive != "P1D" ||
+	if created.QueueName != "made" || *created.LockDuration != "PT30S" || *created.MaxDeliveryCount != 3 ||
+		*created.DefaultMessageTimeToLive != "P1D" ||
 		!*created.DeadLetteringOnMessageExpiration || *created.ForwardDeadLetteredMessagesTo != queue {
 		t.Errorf("created %+v", created.QueueProperties)
 	}
@@ -78,12 +70,13 @@ func TestAdministrationOfQueues(t *testing.T) {
 	must(t, receiver.DeadLetterMessage(ctx, messages[0], nil))
 	runtime, err := a.GetQueueRuntimeProperties(ctx, "made", nil)
 	must(t, err)
-	if runtime.ActiveMessageCount != 2 || runtime.ScheduledMessageCount != 1 || runtime.DeadLetterMessageCount != 0 || runtime.TotalMessageCount != 3 || runtime.CreatedAt.IsZero() {
+	if runtime.ActiveMessageCount != 2 || runtime.ScheduledMessageCount != 1 || runtime.DeadLetterMessageCount != 0 ||
+		runtime.TotalMessageCount != 3 || runtime.CreatedAt.IsZero() {
 		t.Errorf("counts %+v; the dead letter was forwarded", runtime.QueueRuntimeProperties)
 	}
 
 	properties := created.QueueProperties
-	properties.MaxDeliveryCount = count(7)
+	properties.MaxDeliveryCount = new(int32(7))
 	updated, err := a.UpdateQueue(ctx, "made", properties, nil)
 	must(t, err)
 	if *updated.MaxDeliveryCount != 7 || *updated.LockDuration != "PT30S" {
@@ -115,10 +108,12 @@ func TestSettingsComeBackAsTheyWereWritten(t *testing.T) {
 	broker, _, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "target"}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	want := admin.QueueProperties{
-		LockDuration: new("PT45S"), MaxSizeInMegabytes: count(4096), RequiresDuplicateDetection: new(true), RequiresSession: new(true),
-		DefaultMessageTimeToLive: new("PT6H"), DeadLetteringOnMessageExpiration: new(true), DuplicateDetectionHistoryTimeWindow: new("PT4H"),
-		MaxDeliveryCount: count(77), EnableBatchedOperations: new(false), AutoDeleteOnIdle: new("PT10M"), EnablePartitioning: new(true),
-		ForwardTo: new("sb://namespace.example/target"), ForwardDeadLetteredMessagesTo: new("https://namespace.example/target"),
+		LockDuration: new("PT45S"), MaxSizeInMegabytes: new(int32(4096)), RequiresDuplicateDetection: new(true), RequiresSession: new(true),
+		DefaultMessageTimeToLive: new("PT6H"), DeadLetteringOnMessageExpiration: new(true),
+		DuplicateDetectionHistoryTimeWindow: new("PT4H"),
+		MaxDeliveryCount:                    new(int32(77)), EnableBatchedOperations: new(false), AutoDeleteOnIdle: new("PT10M"),
+		EnablePartitioning: new(true),
+		ForwardTo:          new("sb://namespace.example/target"), ForwardDeadLetteredMessagesTo: new("https://namespace.example/target"),
 		UserMetadata: new("owner: <ada>"), MaxMessageSizeInKilobytes: new(int64(1024)),
 		AuthorizationRules: []admin.AuthorizationRule{{
 			AccessRights: []admin.AccessRight{admin.AccessRightSend}, KeyName: new("sender"), PrimaryKey: new("p"), SecondaryKey: new("s"),
@@ -161,20 +156,25 @@ func TestAdministrationOfTopicsSubscriptionsAndRules(t *testing.T) {
 	must2(t)(a.CreateTopic(ctx, "colors", nil))
 	_, err := a.CreateSubscription(ctx, "missing", "all", nil)
 	wantStatus(t, err, http.StatusNotFound)
-	must2(t)(a.CreateSubscription(ctx, "colors", "all", &admin.CreateSubscriptionOptions{Properties: &admin.SubscriptionProperties{MaxDeliveryCount: count(4)}}))
+	must2(t)(a.CreateSubscription(ctx, "colors", "all", &admin.CreateSubscriptionOptions{
+		Properties: &admin.SubscriptionProperties{MaxDeliveryCount: new(int32(4))},
+	}))
 	must2(t)(a.CreateSubscription(ctx, "colors", "red", &admin.CreateSubscriptionOptions{Properties: &admin.SubscriptionProperties{
 		DefaultRule: &admin.RuleProperties{Name: "red", Filter: &admin.SQLFilter{Expression: "color = 'red'"}},
 	}}))
 	must2(t)(a.CreateRule(ctx, "colors", "red", &admin.CreateRuleOptions{Name: new("five"), Filter: &admin.CorrelationFilter{
 		Subject: new("green"), ApplicationProperties: map[string]any{"n": int64(5)},
 	}}))
-	_, err = a.CreateRule(ctx, "colors", "red", &admin.CreateRuleOptions{Name: new("bad"), Filter: &admin.SQLFilter{Expression: "color LIKE 'r%'"}})
+	_, err = a.CreateRule(ctx, "colors", "red", &admin.CreateRuleOptions{
+		Name: new("bad"), Filter: &admin.SQLFilter{Expression: "color LIKE 'r%'"},
+	})
 	if wantStatus(t, err, http.StatusBadRequest); err == nil || !strings.Contains(err.Error(), "LIKE is not supported") {
 		t.Errorf("the error does not say why: %v", err)
 	}
 	got, err := a.GetRule(ctx, "colors", "red", "five", nil)
 	must(t, err)
-	if filter, ok := got.Filter.(*admin.CorrelationFilter); !ok || *filter.Subject != "green" || filter.ApplicationProperties["n"] != int64(5) {
+	if filter, ok := got.Filter.(*admin.CorrelationFilter); !ok || *filter.Subject != "green" ||
+		filter.ApplicationProperties["n"] != int64(5) {
 		t.Errorf("rule %+v", got.RuleProperties)
 	}
 
@@ -260,7 +260,9 @@ func TestListsComeInPages(t *testing.T) {
 
 func TestAdministrationNeedsTheManageClaim(t *testing.T) {
 	listenOnly := servicebus.Key{Name: "reader", Value: "r", Listen: true, Send: true}
-	broker, err := servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}, Keys: []servicebus.Key{servicebus.DefaultKey, listenOnly}})
+	broker, err := servicebus.New(servicebus.Config{
+		Queues: []servicebus.QueueConfig{{Name: queue}}, Keys: []servicebus.Key{servicebus.DefaultKey, listenOnly},
+	})
 	must(t, err)
 	t.Cleanup(func() { _ = broker.Close() })
 	for _, key := range []servicebus.Key{listenOnly, {Name: "RootManageSharedAccessKey", Value: "wrong"}, {Name: "nobody", Value: "x"}} {
@@ -276,7 +278,8 @@ func TestAdministrationNeedsTheManageClaim(t *testing.T) {
 	_, create := a.CreateSubscription(ctx, "topic", "s", nil)
 	_, list := a.NewListSubscriptionsPager("topic", nil).NextPage(ctx)
 	for want, err := range map[string]error{
-		"Manage,EntityWrite": write, "Manage,EntityDelete": remove, "'CreateOrUpdateSubscription'": create, "'EnumerateSubscriptions'": list,
+		"Manage,EntityWrite": write, "Manage,EntityDelete": remove, "'CreateOrUpdateSubscription'": create,
+		"'EnumerateSubscriptions'": list,
 	} {
 		wantStatus(t, err, http.StatusUnauthorized)
 		if err != nil && !strings.Contains(err.Error(), want) {
@@ -296,7 +299,7 @@ func TestLinksToWhatIsChangedAreDetached(t *testing.T) {
 	must(t, receiver.CompleteMessage(ctx, receiveFrom(t, receiver, 1)[0], nil))
 	got, err := a.GetQueue(ctx, queue, nil)
 	must(t, err)
-	got.MaxDeliveryCount = count(5)
+	got.MaxDeliveryCount = new(int32(5))
 	must2(t)(a.UpdateQueue(ctx, queue, got.QueueProperties, nil))
 	// The receiver notices, and goes on with a new link.
 	messages, err := receiver.ReceiveMessages(ctx, 1, nil)

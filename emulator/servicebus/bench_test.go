@@ -48,7 +48,9 @@ func BenchmarkReceiveComplete(b *testing.B) {
 }
 
 func receiveComplete(b *testing.B, atOnce int) {
-	_, client, _ := overTCP(b, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue, MaxBytes: 1 << 40, LockDuration: 5 * time.Minute}}})
+	_, client, _ := overTCP(b, servicebus.Config{
+		Queues: []servicebus.QueueConfig{{Name: queue, MaxBytes: 1 << 40, LockDuration: 5 * time.Minute}},
+	})
 	sender, err := client.NewSender(queue, nil)
 	must(b, err)
 	sendBatches(b, sender, b.N)
@@ -68,7 +70,9 @@ func receiveComplete(b *testing.B, atOnce int) {
 		})
 	}
 	for got := 0; got < b.N; {
-		messages, err := receiver.ReceiveMessages(ctx, min(500, b.N-got), &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: time.Millisecond})
+		messages, err := receiver.ReceiveMessages(ctx, min(500, b.N-got), &azservicebus.ReceiveMessagesOptions{
+			TimeAfterFirstMessage: time.Millisecond,
+		})
 		must(b, err)
 		got += len(messages)
 		for _, m := range messages {

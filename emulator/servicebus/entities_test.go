@@ -17,10 +17,14 @@ const entitiesFile = `{"UserConfig": {"Namespaces": [{"Name": "sbemulatorns",
       "ForwardDeadLetteredMessagesTo": "", "ForwardTo": "", "LockDuration": "PT1M", "MaxDeliveryCount": 3,
       "RequiresDuplicateDetection": true, "RequiresSession": false}}],
   "Topics": [{"Name": "topic.1",
-      "Properties": {"DefaultMessageTimeToLive": "PT1H", "DuplicateDetectionHistoryTimeWindow": "PT20S", "RequiresDuplicateDetection": false},
+      "Properties": {
+        "DefaultMessageTimeToLive": "PT1H", "DuplicateDetectionHistoryTimeWindow": "PT20S", "RequiresDuplicateDetection": false
+      },
       "Subscriptions": [
         {"Name": "correlated", "Properties": {"LockDuration": "PT30S", "MaxDeliveryCount": 3, "ForwardTo": "queue.1"},
-         "Rules": [{"Name": "r", "Properties": {"FilterType": "Correlation", "CorrelationFilter": {"Label": "red", "Properties": {"prop1": "value1"}}}}]},
+         "Rules": [{"Name": "r", "Properties": {
+           "FilterType": "Correlation", "CorrelationFilter": {"Label": "red", "Properties": {"prop1": "value1"}}
+         }}]},
         {"Name": "sql", "Rules": [{"Name": "r", "Properties": {"FilterType": "Sql", "SqlFilter": {"SqlExpression": "color = 'red'"}}}]},
         {"Name": "all"}]}]
 }], "Logging": {"Type": "File"}}}`
@@ -29,7 +33,8 @@ func TestEntitiesOfTheOfficialEmulatorsFile(t *testing.T) {
 	queues, declared, err := servicebus.ReadEntities(strings.NewReader(entitiesFile))
 	must(t, err)
 	want := servicebus.QueueConfig{
-		Name: "queue.1", LockDuration: time.Minute, MaxDeliveryCount: 3, DefaultTTL: time.Hour, DeadLetterOnExpiration: true, DuplicateWindow: 20 * time.Second,
+		Name: "queue.1", LockDuration: time.Minute, MaxDeliveryCount: 3, DefaultTTL: time.Hour, DeadLetterOnExpiration: true,
+		DuplicateWindow: 20 * time.Second,
 	}
 	if len(queues) != 1 || !reflect.DeepEqual(queues[0], want) {
 		t.Errorf("queues %+v", queues)

@@ -29,8 +29,12 @@ func FuzzConnection(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, operation := range []string{"renew-lock", "peek-message", "receive-by-sequence-number", "update-disposition", "schedule-message", "cancel-scheduled-message"} {
-		ask, _ := amqp.AppendMapSection(append([]byte(nil), request...), amqp.SectionApplicationProperties, amqp.Map{{Key: "operation", Value: "com.microsoft:" + operation}})
+	for _, operation := range []string{
+		"renew-lock", "peek-message", "receive-by-sequence-number", "update-disposition", "schedule-message", "cancel-scheduled-message",
+	} {
+		ask, _ := amqp.AppendMapSection(append([]byte(nil), request...), amqp.SectionApplicationProperties, amqp.Map{
+			{Key: "operation", Value: "com.microsoft:" + operation},
+		})
 		ask, _ = amqp.AppendAMQPValue(ask, amqp.Map{
 			{Key: "from-sequence-number", Value: int64(0)},
 			{Key: "message-count", Value: int32(5)},
@@ -46,7 +50,9 @@ func FuzzConnection(f *testing.F) {
 		7: {"add-rule", "remove-rule", "enumerate-rules"},
 	} {
 		for _, operation := range operations {
-			ask, _ := amqp.AppendMapSection(append([]byte(nil), request...), amqp.SectionApplicationProperties, amqp.Map{{Key: "operation", Value: "com.microsoft:" + operation}})
+			ask, _ := amqp.AppendMapSection(append([]byte(nil), request...), amqp.SectionApplicationProperties, amqp.Map{
+				{Key: "operation", Value: "com.microsoft:" + operation},
+			})
 			ask, _ = amqp.AppendAMQPValue(ask, amqp.Map{
 				{Key: "session-id", Value: "a"},
 				{Key: "session-state", Value: []byte("s")},
@@ -66,7 +72,9 @@ func FuzzConnection(f *testing.F) {
 		Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: "b"}},
 	}, Properties: amqp.Map{{Key: amqp.Symbol(acceptTimeout), Value: uint32(1)}}}))
 	f.Add(frame(&amqp.Transfer{Handle: 0, DeliveryID: &one, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, body))
-	f.Add(frame(&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 100, Handle: &one, DeliveryCount: new(uint32), LinkCredit: &credit, Drain: true}))
+	f.Add(frame(&amqp.Flow{
+		NextIncomingID: new(uint32), IncomingWindow: 100, Handle: &one, DeliveryCount: new(uint32), LinkCredit: &credit, Drain: true,
+	}))
 	f.Add(frame(&amqp.Disposition{Role: amqp.RoleReceiver, Last: &credit, State: amqp.Modified{UndeliverableHere: true}}))
 	f.Add(append(frame(&amqp.Detach{Handle: 1, Closed: true}), frame(&amqp.Detach{Handle: 0})...))
 	f.Add(append(frame(&amqp.End{}), frame(&amqp.Begin{})...))
@@ -74,7 +82,12 @@ func FuzzConnection(f *testing.F) {
 	f.Fuzz(func(t *testing.T, attack []byte) {
 		b, err := New(Config{
 			Queues: []QueueConfig{{Name: "q"}, {Name: "s", RequiresSession: true}},
-			Topics: []TopicConfig{{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u", ForwardTo: "q"}}}}},
+			Topics: []TopicConfig{
+				{
+					QueueConfig:   QueueConfig{Name: "t"},
+					Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u", ForwardTo: "q"}}},
+				},
+			},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -113,8 +126,14 @@ func FuzzConnection(f *testing.F) {
 			{Role: amqp.RoleReceiver, Source: &amqp.Source{Address: "q"}, Target: &amqp.Target{}},
 			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "q/$management"}},
 			{Role: amqp.RoleReceiver, Source: &amqp.Source{Address: "q/$management"}, Target: &amqp.Target{Address: "here"}},
-			{Role: amqp.RoleReceiver, Target: &amqp.Target{}, Source: &amqp.Source{Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter)}}}},
-			{Role: amqp.RoleReceiver, Target: &amqp.Target{}, Source: &amqp.Source{Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: "b"}}}},
+			{
+				Role: amqp.RoleReceiver, Target: &amqp.Target{},
+				Source: &amqp.Source{Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter)}}},
+			},
+			{
+				Role: amqp.RoleReceiver, Target: &amqp.Target{},
+				Source: &amqp.Source{Address: "s", Filter: amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: "b"}}},
+			},
 			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "s/$management"}},
 			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "t/subscriptions/u/$management"}},
 			{Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "t"}},
@@ -123,7 +142,9 @@ func FuzzConnection(f *testing.F) {
 			hello = append(hello, frame(&a)...)
 		}
 		for _, handle := range []uint32{1, 3, 4, 5} {
-			hello = append(hello, frame(&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 100, Handle: &handle, DeliveryCount: new(uint32), LinkCredit: &credit})...)
+			hello = append(hello, frame(&amqp.Flow{
+				NextIncomingID: new(uint32), IncomingWindow: 100, Handle: &handle, DeliveryCount: new(uint32), LinkCredit: &credit,
+			})...)
 		}
 		go func() { _, _ = io.Copy(io.Discard, client) }()
 		_, _ = client.Write(append(hello, attack...))
@@ -137,23 +158,33 @@ func FuzzAdmin(f *testing.F) {
 	entry := func(content string) string {
 		return `<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">` + content + `</content></entry>`
 	}
-	f.Add("q2", entry(`<QueueDescription xmlns="`+nsService+`"><LockDuration>PT30S</LockDuration><MaxDeliveryCount>3</MaxDeliveryCount></QueueDescription>`), false)
-	f.Add("q", entry(`<QueueDescription><MaxSizeInMegabytes>1</MaxSizeInMegabytes><ForwardTo>sb://h/t</ForwardTo></QueueDescription>`), true)
+	f.Add("q2", entry(`<QueueDescription xmlns="`+nsService+`"><LockDuration>PT30S</LockDuration>`+
+		`<MaxDeliveryCount>3</MaxDeliveryCount></QueueDescription>`), false)
+	f.Add("q", entry(`<QueueDescription><MaxSizeInMegabytes>1</MaxSizeInMegabytes>`+
+		`<ForwardTo>sb://h/t</ForwardTo></QueueDescription>`), true)
 	f.Add("t/Subscriptions/v", entry(`<SubscriptionDescription><RequiresSession>true</RequiresSession></SubscriptionDescription>`), false)
-	f.Add("t/Subscriptions/u/Rules/r", entry(`<RuleDescription xmlns:i="`+nsInstance+`"><Filter i:type="CorrelationFilter"><Label>x</Label><Properties><KeyValueOfstringanyType><Key>k</Key><Value i:type="d:int">5</Value></KeyValueOfstringanyType></Properties></Filter></RuleDescription>`), false)
+	f.Add("t/Subscriptions/u/Rules/r", entry(`<RuleDescription xmlns:i="`+nsInstance+`"><Filter i:type="CorrelationFilter"><Label>x</Label>`+
+		`<Properties><KeyValueOfstringanyType><Key>k</Key><Value i:type="d:int">5</Value></KeyValueOfstringanyType></Properties>`+
+		`</Filter></RuleDescription>`), false)
 	f.Add("\xfc\xfc/Subscriptions/v", entry(`<SubscriptionDescription/>`), false)
 	f.Add("t2", entry(`<TopicDescription/>`), false)
 	f.Fuzz(func(t *testing.T, path, body string, update bool) {
 		b, err := New(Config{
 			Queues: []QueueConfig{{Name: "q"}},
-			Topics: []TopicConfig{{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u"}}}}, {QueueConfig: QueueConfig{Name: "\xfc\xfc"}}},
+			Topics: []TopicConfig{
+				{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u"}}}},
+				{QueueConfig: QueueConfig{Name: "\xfc\xfc"}},
+			},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer b.Close()
 		ask := func(method string) int {
-			r := &http.Request{Method: method, URL: &url.URL{Path: "/" + path}, Host: "h", Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}
+			r := &http.Request{
+				Method: method, URL: &url.URL{Path: "/" + path}, Host: "h", Header: http.Header{},
+				Body: io.NopCloser(strings.NewReader(body)),
+			}
 			if update {
 				r.Header.Set("If-Match", "*")
 			}

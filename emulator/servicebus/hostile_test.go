@@ -121,11 +121,16 @@ func (r *raw) authorize(addr, entity string) {
 	r.begin(0)
 	r.put(0, &amqp.Attach{Name: "cbs-out", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "$cbs"}})
 	wait[*amqp.Flow](r)
-	r.put(0, &amqp.Attach{Name: "cbs-in", Handle: 1, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: "$cbs"}, Target: &amqp.Target{Address: "me"}})
+	r.put(0, &amqp.Attach{
+		Name: "cbs-in", Handle: 1, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: "$cbs"}, Target: &amqp.Target{Address: "me"},
+	})
 	wait[*amqp.Attach](r)
 	credit := uint32(10)
 	handle := uint32(1)
-	r.put(0, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 5000, Handle: &handle, DeliveryCount: new(uint32), LinkCredit: &credit})
+	r.put(0, &amqp.Flow{
+		NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 5000, Handle: &handle, DeliveryCount: new(uint32),
+		LinkCredit: &credit,
+	})
 	audience := "amqp://" + addr + "/" + entity
 	message, err := amqp.Properties{MessageID: "1", ReplyTo: "me"}.Append(nil)
 	must(r.t, err)
@@ -171,7 +176,9 @@ func TestGarbageEndsItsOwnConnectionOnly(t *testing.T) {
 		"no such performative": func(r *raw) {
 			r.bytes(frame(0x00, 0x53, 0x99, 0x45))
 		},
-		"a list that claims 2^32 items":  func(r *raw) { r.bytes(frame(0x00, 0x53, 0x11, 0xd0, 0, 0, 0, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)) },
+		"a list that claims 2^32 items": func(r *raw) {
+			r.bytes(frame(0x00, 0x53, 0x11, 0xd0, 0, 0, 0, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0))
+		},
 		"descriptors within descriptors": func(r *raw) { r.bytes(frame(make([]byte, 60_000)...)) },
 		"a session that does not exist":  func(r *raw) { r.put(7, &amqp.Flow{}) },
 		"a session twice":                func(r *raw) { r.begin(1); r.put(1, &amqp.Begin{}) },
@@ -237,7 +244,10 @@ func neverFinish(r *raw) {
 	for channel := range channels {
 		r.begin(channel + 1)
 		for handle := range handles {
-			r.put(channel+1, &amqp.Attach{Name: fmt.Sprint(handle), Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: queue}})
+			r.put(channel+1, &amqp.Attach{
+				Name: fmt.Sprint(handle), Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{},
+				Target: &amqp.Target{Address: queue},
+			})
 			wait[*amqp.Flow](r)
 		}
 	}
@@ -272,13 +282,20 @@ func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
 	management := queue + "/$management"
 	r.put(1, &amqp.Attach{Name: "ask", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: management}})
 	wait[*amqp.Flow](r)
-	r.put(1, &amqp.Attach{Name: "answers", Handle: 1, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: management}, Target: &amqp.Target{Address: "here"}})
+	r.put(1, &amqp.Attach{
+		Name: "answers", Handle: 1, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: management},
+		Target: &amqp.Target{Address: "here"},
+	})
 	wait[*amqp.Attach](r)
 	message, err := amqp.Properties{MessageID: "1", ReplyTo: "here"}.Append(nil)
 	must(t, err)
-	message, err = amqp.AppendMapSection(message, amqp.SectionApplicationProperties, amqp.Map{{Key: "operation", Value: "com.microsoft:peek-message"}})
+	message, err = amqp.AppendMapSection(message, amqp.SectionApplicationProperties, amqp.Map{
+		{Key: "operation", Value: "com.microsoft:peek-message"},
+	})
 	must(t, err)
-	message, err = amqp.AppendAMQPValue(message, amqp.Map{{Key: "from-sequence-number", Value: int64(0)}, {Key: "message-count", Value: int32(100)}})
+	message, err = amqp.AppendAMQPValue(message, amqp.Map{
+		{Key: "from-sequence-number", Value: int64(0)}, {Key: "message-count", Value: int32(100)},
+	})
 	must(t, err)
 	refused := 0
 	for id := range uint32(50) { // 4 MB each, and no credit for any
@@ -344,7 +361,10 @@ func TestASlowReaderDoesNotFillTheMemory(t *testing.T) {
 	r.put(1, &amqp.Attach{Name: "slow", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
 	wait[*amqp.Attach](r)
 	credit := uint32(200)
-	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 1 << 20, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit})
+	r.put(1, &amqp.Flow{
+		NextIncomingID: new(uint32), IncomingWindow: 1 << 20, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32),
+		LinkCredit: &credit,
+	})
 	wait[*amqp.Transfer](r) // and then it reads no more
 	counts, err := broker.Counts(queue)
 	must(t, err)
@@ -376,7 +396,10 @@ func TestASessionWindowIsRespected(t *testing.T) {
 	r.put(1, &amqp.Attach{Name: "narrow", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
 	wait[*amqp.Attach](r)
 	credit := uint32(10)
-	flow := &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 3, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit, Echo: true}
+	flow := &amqp.Flow{
+		NextIncomingID: new(uint32), IncomingWindow: 3, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32),
+		LinkCredit: &credit, Echo: true,
+	}
 	r.put(1, flow)
 	transfers := func() (n int) {
 		for {
@@ -409,7 +432,10 @@ func TestOnlyAnOutcomeSettles(t *testing.T) {
 	r.put(1, &amqp.Attach{Name: "in", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
 	wait[*amqp.Attach](r)
 	credit := uint32(1)
-	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit})
+	r.put(1, &amqp.Flow{
+		NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32),
+		LinkCredit: &credit,
+	})
 	wait[*amqp.Transfer](r)
 	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver}) // no state: nothing is decided yet
 	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Echo: true})
@@ -461,7 +487,10 @@ func TestDrainUsesUpTheCredit(t *testing.T) {
 	r.put(1, &amqp.Attach{Name: "in", Handle: 0, Role: amqp.RoleReceiver, Source: &amqp.Source{Address: queue}, Target: &amqp.Target{}})
 	wait[*amqp.Attach](r)
 	credit := uint32(50)
-	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: &credit, Drain: true})
+	r.put(1, &amqp.Flow{
+		NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32),
+		LinkCredit: &credit, Drain: true,
+	})
 	wait[*amqp.Transfer](r)
 	f := wait[*amqp.Flow](r)
 	if !f.Drain || f.LinkCredit == nil || *f.LinkCredit != 0 || f.DeliveryCount == nil || *f.DeliveryCount != 50 || f.Handle == nil {

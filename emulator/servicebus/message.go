@@ -171,7 +171,9 @@ type view struct {
 
 // encode appends the whole encoded message to dst.
 func (m *message) encode(dst []byte, v view) []byte {
-	dst = amqp.Header{Durable: m.durable, Priority: m.priority, TTL: m.ttl, FirstAcquirer: m.firstAcquirer, DeliveryCount: m.failures}.Append(dst)
+	dst = amqp.Header{
+		Durable: m.durable, Priority: m.priority, TTL: m.ttl, FirstAcquirer: m.firstAcquirer, DeliveryCount: m.failures,
+	}.Append(dst)
 	if m.deliveryAnnotationCount > 0 || v.locked {
 		w := amqp.NewMapWriter(dst, amqp.SectionDeliveryAnnotations)
 		w.Raw(m.deliveryAnnotations, m.deliveryAnnotationCount)

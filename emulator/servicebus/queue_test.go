@@ -25,7 +25,10 @@ func TestMessagesComeInOrderAndCompletedOnesAreGone(t *testing.T) {
 		}
 		for i, m := range messages {
 			if *m.SequenceNumber != int64(i+1) || m.DeliveryCount != 1 || m.EnqueuedTime == nil || m.LockedUntil == nil {
-				t.Errorf("message %d: sequence %d, delivery %d, enqueued %v, locked until %v", i, *m.SequenceNumber, m.DeliveryCount, m.EnqueuedTime, m.LockedUntil)
+				t.Errorf(
+					"message %d: sequence %d, delivery %d, enqueued %v, locked until %v", i, *m.SequenceNumber, m.DeliveryCount,
+					m.EnqueuedTime, m.LockedUntil,
+				)
 			}
 			must(t, b.receiver.CompleteMessage(ctx, m, nil))
 		}
@@ -49,9 +52,12 @@ func TestReceiveAndDelete(t *testing.T) {
 func TestAbandonMergesPropertiesAndCounts(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a", "b")
-		must(t, b.receiver.AbandonMessage(ctx, b.receive(1)[0], &azservicebus.AbandonMessageOptions{PropertiesToModify: map[string]any{"why": "later", "n": int64(7)}}))
+		must(t, b.receiver.AbandonMessage(ctx, b.receive(1)[0], &azservicebus.AbandonMessageOptions{
+			PropertiesToModify: map[string]any{"why": "later", "n": int64(7)},
+		}))
 		m := b.receive(1)[0]
-		if string(m.Body) != "a" || m.DeliveryCount != 2 || m.ApplicationProperties["why"] != "later" || m.ApplicationProperties["n"] != int64(7) {
+		if string(m.Body) != "a" || m.DeliveryCount != 2 || m.ApplicationProperties["why"] != "later" ||
+			m.ApplicationProperties["n"] != int64(7) {
 			t.Errorf("%s, delivery %d, properties %v; want a again, before b", m.Body, m.DeliveryCount, m.ApplicationProperties)
 		}
 	})
@@ -65,7 +71,8 @@ func TestTooManyDeliveriesEndInTheDeadLetterQueue(t *testing.T) {
 		}
 		b.wantCounts(servicebus.Counts{DeadLetter: 1})
 		m := receiveFrom(t, b.deadLetters(), 1)[0]
-		if m.DeadLetterReason == nil || *m.DeadLetterReason != "MaxDeliveryCountExceeded" || *m.DeadLetterSource != queue || *m.SequenceNumber != 1 {
+		if m.DeadLetterReason == nil || *m.DeadLetterReason != "MaxDeliveryCountExceeded" || *m.DeadLetterSource != queue ||
+			*m.SequenceNumber != 1 {
 			t.Errorf("reason %v, source %v, sequence %d", m.DeadLetterReason, m.DeadLetterSource, *m.SequenceNumber)
 		}
 	})
@@ -81,8 +88,12 @@ func TestDeadLettering(t *testing.T) {
 		must(t, b.receiver.DeadLetterMessage(ctx, b.receive(1)[0], nil)) // without a word
 		r := b.deadLetters()
 		m := receiveFrom(t, r, 2)
-		if *m[0].DeadLetterReason != reason || *m[0].DeadLetterErrorDescription != description || m[0].ApplicationProperties["status"] != "404" {
-			t.Errorf("reason %q, description %q, properties %v", *m[0].DeadLetterReason, *m[0].DeadLetterErrorDescription, m[0].ApplicationProperties)
+		if *m[0].DeadLetterReason != reason || *m[0].DeadLetterErrorDescription != description ||
+			m[0].ApplicationProperties["status"] != "404" {
+			t.Errorf(
+				"reason %q, description %q, properties %v", *m[0].DeadLetterReason, *m[0].DeadLetterErrorDescription,
+				m[0].ApplicationProperties,
+			)
 		}
 		for range 5 { // no delivery count leads out of a dead-letter queue
 			must(t, r.AbandonMessage(ctx, m[0], nil))
@@ -252,7 +263,8 @@ func TestPeekShowsEverythingAndLocksNothing(t *testing.T) {
 		if got := bodies(append(page, rest...)); got != "[a b c d e]" {
 			t.Errorf("peeked %s", got)
 		}
-		if page[1].State != azservicebus.MessageStateDeferred || rest[1].State != azservicebus.MessageStateScheduled || page[0].LockedUntil != nil {
+		if page[1].State != azservicebus.MessageStateDeferred || rest[1].State != azservicebus.MessageStateScheduled ||
+			page[0].LockedUntil != nil {
 			t.Errorf("states %v %v, locked until %v", page[1].State, rest[1].State, page[0].LockedUntil)
 		}
 		from := int64(4)
@@ -268,7 +280,9 @@ func TestPeekShowsEverythingAndLocksNothing(t *testing.T) {
 func TestTimeToLive(t *testing.T) {
 	ttl := 10 * time.Second
 	for _, keep := range []bool{false, true} {
-		inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: keep, DefaultTTL: time.Hour, LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
+		inBubble(t, servicebus.QueueConfig{
+			DeadLetterOnExpiration: keep, DefaultTTL: time.Hour, LockDuration: 30 * time.Second,
+		}, func(t *testing.T, b *bench) {
 			must(t, b.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("short"), TimeToLive: &ttl}, nil))
 			b.send("hour")
 			time.Sleep(11 * time.Second)
@@ -352,12 +366,15 @@ func TestLargeMessagesAndEveryKindOfValueSurvive(t *testing.T) {
 		subject, correlation, contentType, to, replyTo, key := "s", "c", "application/json", "t", "r", "p"
 		ttl := 90 * time.Second
 		properties := map[string]any{
-			"string": "é", "bool": true, "int32": int32(-1), "int64": int64(1) << 60, "uint64": uint64(1) << 63, "float64": 3.25, "float32": float32(1.5),
-			"time": time.Date(2020, 1, 2, 3, 4, 5, 6_000_000, time.UTC), "null": nil, "byte": uint8(255), "int8": int8(-128), "binary": []byte{1, 2},
+			"string": "é", "bool": true, "int32": int32(-1), "int64": int64(1) << 60, "uint64": uint64(1) << 63, "float64": 3.25,
+			"float32": float32(1.5),
+			"time":    time.Date(2020, 1, 2, 3, 4, 5, 6_000_000, time.UTC), "null": nil, "byte": uint8(255), "int8": int8(-128),
+			"binary": []byte{1, 2},
 		}
 		must(t, b.sender.SendMessage(ctx, &azservicebus.Message{
-			Body: body, Subject: &subject, CorrelationID: &correlation, ContentType: &contentType, To: &to, ReplyTo: &replyTo, PartitionKey: &key,
-			TimeToLive: &ttl, ApplicationProperties: properties,
+			Body: body, Subject: &subject, CorrelationID: &correlation, ContentType: &contentType, To: &to, ReplyTo: &replyTo,
+			PartitionKey: &key,
+			TimeToLive:   &ttl, ApplicationProperties: properties,
 		}, nil))
 		m := b.receive(1)[0]
 		if string(m.Body) != string(body) || *m.Subject != subject || *m.CorrelationID != correlation || *m.ContentType != contentType ||
@@ -365,7 +382,8 @@ func TestLargeMessagesAndEveryKindOfValueSurvive(t *testing.T) {
 			t.Errorf("%d bytes, %+v", len(m.Body), m)
 		}
 		for name, want := range properties {
-			if got := m.ApplicationProperties[name]; fmt.Sprint(got) != fmt.Sprint(want) || fmt.Sprintf("%T", got) != fmt.Sprintf("%T", want) {
+			if got := m.ApplicationProperties[name]; fmt.Sprint(got) != fmt.Sprint(want) ||
+				fmt.Sprintf("%T", got) != fmt.Sprintf("%T", want) {
 				t.Errorf("%s: %T %v, want %T %v", name, got, got, want, want)
 			}
 		}

@@ -15,7 +15,9 @@ import (
 // inSessions runs a scenario against a queue that requires sessions, with locks of a minute.
 func inSessions(t *testing.T, scenario func(t *testing.T, b *topics)) {
 	t.Helper()
-	inTopics(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue, RequiresSession: true, MaxDeliveryCount: 3}, {Name: "plain"}}}, scenario)
+	inTopics(t, servicebus.Config{
+		Queues: []servicebus.QueueConfig{{Name: queue, RequiresSession: true, MaxDeliveryCount: 3}, {Name: "plain"}},
+	}, scenario)
 }
 
 // in is a message of a session.

@@ -41,7 +41,10 @@ func TestWhatIsOverIsForgotten(t *testing.T) {
 		numbers, due := len(q.messages.order.numbers), len(q.due.heap)
 		messages, tokens, bytes := len(q.messages.bySeq), len(q.locks.byToken), q.messages.bytes
 		if numbers > 2000 || due > 2000 || messages != 0 || tokens != 0 || bytes != 0 {
-			t.Errorf("the empty queue keeps %d numbers, %d due times, %d messages, %d tokens, %d bytes", numbers, due, messages, tokens, bytes)
+			t.Errorf(
+				"the empty queue keeps %d numbers, %d due times, %d messages, %d tokens, %d bytes", numbers, due, messages, tokens,
+				bytes,
+			)
 		}
 	})
 }

@@ -68,7 +68,9 @@ func sql(t *testing.T, text string) rule.Filter {
 }
 
 func colored(color string) *azservicebus.Message {
-	return &azservicebus.Message{Body: []byte(color), Subject: &color, ApplicationProperties: map[string]any{"color": color, "n": int32(len(color))}}
+	return &azservicebus.Message{
+		Body: []byte(color), Subject: &color, ApplicationProperties: map[string]any{"color": color, "n": int32(len(color))},
+	}
 }
 
 func subscription(name string, filters ...rule.Filter) servicebus.SubscriptionConfig {
@@ -109,7 +111,9 @@ func TestSubscriptionsGetWhatTheirRulesTake(t *testing.T) {
 		b.holds("colors/Subscriptions/all", "green")
 		b.holds("colors/Subscriptions/all/$DeadLetterQueue", "red")
 		b.holds("colors/Subscriptions/red", "red") // each has a copy of its own
-		dead, err := b.client.NewReceiverForSubscription("colors", "all", &azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
+		dead, err := b.client.NewReceiverForSubscription("colors", "all", &azservicebus.ReceiverOptions{
+			SubQueue: azservicebus.SubQueueDeadLetter,
+		})
 		must(t, err)
 		if got := bodies(receiveFrom(t, dead, 1)); got != "[red]" {
 			t.Errorf("received %s from the dead letters", got)
@@ -165,7 +169,8 @@ func TestForwarding(t *testing.T) {
 		graveyard, err := b.client.NewReceiverForQueue("graveyard", nil)
 		must(t, err)
 		m := receiveFrom(t, graveyard, 1)[0]
-		if string(m.Body) != "red" || m.DeadLetterReason == nil || *m.DeadLetterReason != "broken" || m.DeadLetterSource == nil || *m.DeadLetterSource != "work" {
+		if string(m.Body) != "red" || m.DeadLetterReason == nil || *m.DeadLetterReason != "broken" || m.DeadLetterSource == nil ||
+			*m.DeadLetterSource != "work" {
 			t.Errorf("%s, reason %v, source %v", m.Body, m.DeadLetterReason, m.DeadLetterSource)
 		}
 		if m.EnqueuedSequenceNumber == nil || *m.EnqueuedSequenceNumber != 1 {
@@ -228,13 +233,24 @@ func TestOnlyTheRightEndsMayBeUsed(t *testing.T) {
 func TestDeclarationsThatCannotWork(t *testing.T) {
 	one := servicebus.QueueConfig{Name: "one"}
 	cases := map[string]servicebus.Config{
-		"at least one":          {},
-		"declared twice":        {Queues: []servicebus.QueueConfig{one}, Topics: []servicebus.TopicConfig{{QueueConfig: one}}},
-		"which is no queue":     {Queues: []servicebus.QueueConfig{{Name: "one", ForwardTo: "two"}}},
-		"forwards to itself":    {Queues: []servicebus.QueueConfig{{Name: "one", ForwardTo: "One"}}},
-		"only queues and sub":   {Topics: []servicebus.TopicConfig{{QueueConfig: servicebus.QueueConfig{Name: "one", ForwardTo: "two"}}}},
-		"detected by the topic": {Topics: []servicebus.TopicConfig{{QueueConfig: one, Subscriptions: []servicebus.SubscriptionConfig{{QueueConfig: servicebus.QueueConfig{Name: "s", DuplicateWindow: time.Hour}}}}}},
-		"not a subscription":    {Topics: []servicebus.TopicConfig{{QueueConfig: one, Subscriptions: []servicebus.SubscriptionConfig{subscription("a/b")}}}},
+		"at least one":        {},
+		"declared twice":      {Queues: []servicebus.QueueConfig{one}, Topics: []servicebus.TopicConfig{{QueueConfig: one}}},
+		"which is no queue":   {Queues: []servicebus.QueueConfig{{Name: "one", ForwardTo: "two"}}},
+		"forwards to itself":  {Queues: []servicebus.QueueConfig{{Name: "one", ForwardTo: "One"}}},
+		"only queues and sub": {Topics: []servicebus.TopicConfig{{QueueConfig: servicebus.QueueConfig{Name: "one", ForwardTo: "two"}}}},
+		"detected by the topic": {
+			Topics: []servicebus.TopicConfig{
+				{
+					QueueConfig: one,
+					Subscriptions: []servicebus.SubscriptionConfig{
+						{QueueConfig: servicebus.QueueConfig{Name: "s", DuplicateWindow: time.Hour}},
+					},
+				},
+			},
+		},
+		"not a subscription": {
+			Topics: []servicebus.TopicConfig{{QueueConfig: one, Subscriptions: []servicebus.SubscriptionConfig{subscription("a/b")}}},
+		},
 	}
 	for want, cfg := range cases {
 		if _, err := servicebus.New(cfg); err == nil || !strings.Contains(err.Error(), want) {

@@ -10,7 +10,8 @@ import (
 func FuzzCheckAgreesWithRead(f *testing.F) {
 	for _, seed := range []string{
 		"\x40", "\x56\x02", "\xc0\x03\x01\x40\x40", "\xd1\x00\x00\x00\x07\x00\x00\x00\x02\xa1\x00\x41", "\xe0\x05\x01\x00\x53\x01\x41",
-		"\x00\x53\x75\xa0\x01x", "\x00\x00\x53\x01\x40\x40", "\xf0\x00\x00\x00\x08\x00\x00\x00\x01\xc0\x02\x01\x40", "\xe0\x02\x09\x45", "\x70\x00",
+		"\x00\x53\x75\xa0\x01x", "\x00\x00\x53\x01\x40\x40", "\xf0\x00\x00\x00\x08\x00\x00\x00\x01\xc0\x02\x01\x40", "\xe0\x02\x09\x45",
+		"\x70\x00",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -29,7 +30,9 @@ func FuzzCheckAgreesWithRead(f *testing.F) {
 }
 
 func TestCheckingAndCuttingAllocateNothing(t *testing.T) {
-	value, err := AppendValue(nil, Map{{Symbol("a"), []any{"x", int64(1 << 40)}}, {"b", Array{UUID{1}, UUID{2}}}, {"c", Described{uint64(5), "x"}}})
+	value, err := AppendValue(nil, Map{
+		{Symbol("a"), []any{"x", int64(1 << 40)}}, {"b", Array{UUID{1}, UUID{2}}}, {"c", Described{uint64(5), "x"}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,34 +19,51 @@ import (
 // complete are performatives with every field that they can have.
 var complete = []amqp.Performative{
 	&amqp.Open{
-		ContainerID: "c", Hostname: "h", MaxFrameSize: 65536, ChannelMax: 4999, IdleTimeout: 30000, OfferedCapabilities: []amqp.Symbol{"a", "b"},
+		ContainerID: "c", Hostname: "h", MaxFrameSize: 65536, ChannelMax: 4999, IdleTimeout: 30000,
+		OfferedCapabilities: []amqp.Symbol{"a", "b"},
 		DesiredCapabilities: []amqp.Symbol{"d"}, Properties: amqp.Map{{amqp.Symbol("product"), "p"}},
 	},
 	&amqp.Begin{
 		RemoteChannel: new(uint16(7)), NextOutgoingID: 1, IncomingWindow: 2, OutgoingWindow: 3, HandleMax: 4,
-		OfferedCapabilities: []amqp.Symbol{"a"}, DesiredCapabilities: []amqp.Symbol{"d"}, Properties: amqp.Map{{amqp.Symbol("p"), int32(1)}},
+		OfferedCapabilities: []amqp.Symbol{"a"}, DesiredCapabilities: []amqp.Symbol{"d"},
+		Properties: amqp.Map{{amqp.Symbol("p"), int32(1)}},
 	},
 	&amqp.Attach{
-		Name: "l", Handle: 1, Role: amqp.RoleReceiver, SenderSettleMode: pointer(amqp.SenderMixed), ReceiverSettleMode: pointer(amqp.ReceiverSecond),
+		Name: "l", Handle: 1, Role: amqp.RoleReceiver, SenderSettleMode: new(amqp.SenderMixed),
+		ReceiverSettleMode: new(amqp.ReceiverSecond),
 		Source: &amqp.Source{
-			Address: "q", Durable: 2, ExpiryPolicy: "never", Timeout: 60, Dynamic: true, DynamicNodeProperties: amqp.Map{{amqp.Symbol("lifetime-policy"), amqp.Described{uint64(0x2b), []any{}}}},
-			DistributionMode: "move", Filter: amqp.Map{{amqp.Symbol("described"), amqp.Described{uint64(0x137000000c), nil}}, {amqp.Symbol("plain"), nil}, {amqp.Symbol("text"), "s"}},
-			DefaultOutcome: amqp.Modified{DeliveryFailed: true}, Outcomes: []amqp.Symbol{"amqp:accepted:list", "amqp:rejected:list"}, Capabilities: []amqp.Symbol{"queue"},
+			Address: "q", Durable: 2, ExpiryPolicy: "never", Timeout: 60, Dynamic: true,
+			DynamicNodeProperties: amqp.Map{{amqp.Symbol("lifetime-policy"), amqp.Described{uint64(0x2b), []any{}}}},
+			DistributionMode:      "move", Filter: amqp.Map{
+				{amqp.Symbol("described"), amqp.Described{uint64(0x137000000c), nil}},
+				{amqp.Symbol("plain"), nil},
+				{amqp.Symbol("text"), "s"},
+			},
+			DefaultOutcome: amqp.Modified{DeliveryFailed: true}, Outcomes: []amqp.Symbol{"amqp:accepted:list", "amqp:rejected:list"},
+			Capabilities: []amqp.Symbol{"queue"},
 		},
 		Target: &amqp.Target{
-			Address: "t", Durable: 1, ExpiryPolicy: "link-detach", Timeout: 5, Dynamic: true, DynamicNodeProperties: amqp.Map{{amqp.Symbol("p"), true}}, Capabilities: []amqp.Symbol{"c"},
+			Address: "t", Durable: 1, ExpiryPolicy: "link-detach", Timeout: 5, Dynamic: true,
+			DynamicNodeProperties: amqp.Map{{amqp.Symbol("p"), true}}, Capabilities: []amqp.Symbol{"c"},
 		},
-		Unsettled: amqp.Map{{[]byte{1}, amqp.Described{uint64(0x24), []any{}}}}, IncompleteUnsettled: true, InitialDeliveryCount: new(uint32(9)), MaxMessageSize: 1 << 40,
-		OfferedCapabilities: []amqp.Symbol{"a"}, DesiredCapabilities: []amqp.Symbol{}, Properties: amqp.Map{{amqp.Symbol("com.microsoft:timeout"), uint32(60000)}},
+		Unsettled: amqp.Map{{[]byte{1}, amqp.Described{uint64(0x24), []any{}}}}, IncompleteUnsettled: true,
+		InitialDeliveryCount: new(uint32(9)), MaxMessageSize: 1 << 40,
+		OfferedCapabilities: []amqp.Symbol{"a"}, DesiredCapabilities: []amqp.Symbol{},
+		Properties: amqp.Map{{amqp.Symbol("com.microsoft:timeout"), uint32(60000)}},
 	},
-	&amqp.Attach{Name: "tx", Source: &amqp.Source{}, Target: &amqp.Target{Coordinator: true, Capabilities: []amqp.Symbol{"amqp:local-transactions"}}},
+	&amqp.Attach{
+		Name: "tx", Source: &amqp.Source{},
+		Target: &amqp.Target{Coordinator: true, Capabilities: []amqp.Symbol{"amqp:local-transactions"}},
+	},
 	&amqp.Flow{
-		NextIncomingID: new(uint32(1)), IncomingWindow: 2, NextOutgoingID: 3, OutgoingWindow: 4, Handle: new(uint32(5)), DeliveryCount: new(uint32(6)),
-		LinkCredit: new(uint32(7)), Available: new(uint32(8)), Drain: true, Echo: true, Properties: amqp.Map{{amqp.Symbol("p"), "v"}},
+		NextIncomingID: new(uint32(1)), IncomingWindow: 2, NextOutgoingID: 3, OutgoingWindow: 4, Handle: new(uint32(5)),
+		DeliveryCount: new(uint32(6)),
+		LinkCredit:    new(uint32(7)), Available: new(uint32(8)), Drain: true, Echo: true, Properties: amqp.Map{{amqp.Symbol("p"), "v"}},
 	},
 	&amqp.Transfer{
-		Handle: 1, DeliveryID: new(uint32(2)), DeliveryTag: []byte{}, MessageFormat: new(uint32(0x80013700)), Settled: true, More: true, ReceiverSettleMode: new(uint8(0)),
-		State: amqp.Accepted{}, Resume: true, Aborted: true, Batchable: true,
+		Handle: 1, DeliveryID: new(uint32(2)), DeliveryTag: []byte{}, MessageFormat: new(uint32(0x80013700)), Settled: true, More: true,
+		ReceiverSettleMode: new(uint8(0)),
+		State:              amqp.Accepted{}, Resume: true, Aborted: true, Batchable: true,
 	},
 	&amqp.Disposition{Role: amqp.RoleReceiver, First: 1, Last: new(uint32(2)), Settled: true, State: amqp.Released{}, Batchable: true},
 	&amqp.SASLInit{Mechanism: "PLAIN", Response: []byte{}, Hostname: "h"},
@@ -161,7 +178,8 @@ func TestPropertiesComeBackAsGoAMQPWroteThem(t *testing.T) {
 	sequence := uint32(1 << 31)
 	for name, id := range map[string]any{"string": "x", "ulong": uint64(1 << 40), "uuid": goamqp.UUID{1, 15: 2}, "binary": []byte("b")} {
 		theirs := &goamqp.MessageProperties{
-			MessageID: id, UserID: []byte("u"), To: &to, Subject: &subject, ReplyTo: &replyTo, CorrelationID: id, ContentType: &kind, ContentEncoding: &encoding,
+			MessageID: id, UserID: []byte("u"), To: &to, Subject: &subject, ReplyTo: &replyTo, CorrelationID: id, ContentType: &kind,
+			ContentEncoding:    &encoding,
 			AbsoluteExpiryTime: &when, CreationTime: &when, GroupID: &group, GroupSequence: &sequence, ReplyToGroupID: &replyGroup,
 		}
 		b, err := (&goamqp.Message{Properties: theirs}).MarshalBinary()
@@ -263,11 +281,15 @@ func TestHotPathsAllocateLittle(t *testing.T) {
 	}
 	out := make([]byte, 0, 4096)
 	tag, payload := make([]byte, 16), make([]byte, 500)
-	transfer, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Transfer{DeliveryID: new(uint32(900)), DeliveryTag: tag, MessageFormat: new(uint32)}, payload)
+	transfer, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Transfer{
+		DeliveryID: new(uint32(900)), DeliveryTag: tag, MessageFormat: new(uint32),
+	}, payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	disposition, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Disposition{First: 900, Last: new(uint32(901)), State: amqp.Accepted{}})
+	disposition, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Disposition{
+		First: 900, Last: new(uint32(901)), State: amqp.Accepted{},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +299,9 @@ func TestHotPathsAllocateLittle(t *testing.T) {
 	}{
 		"write a transfer": {0, func() error {
 			id, format := uint32(900), uint32(0)
-			_, err := amqp.AppendFrame(out, amqp.TypeAMQP, 0, &amqp.Transfer{Handle: 1, DeliveryID: &id, DeliveryTag: tag, MessageFormat: &format}, payload)
+			_, err := amqp.AppendFrame(out, amqp.TypeAMQP, 0, &amqp.Transfer{
+				Handle: 1, DeliveryID: &id, DeliveryTag: tag, MessageFormat: &format,
+			}, payload)
 			return err
 		}},
 		"write a disposition": {0, func() error {

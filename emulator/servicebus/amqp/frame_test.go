@@ -29,30 +29,46 @@ var performatives = []amqp.Performative{
 	&amqp.Begin{RemoteChannel: new(uint16), NextOutgoingID: 1, IncomingWindow: 5000, OutgoingWindow: 5000, HandleMax: 1<<32 - 1},
 	&amqp.Begin{IncomingWindow: 1},
 	&amqp.Attach{
-		Name: "l", Handle: 3, Role: amqp.RoleReceiver, SenderSettleMode: new(uint8), ReceiverSettleMode: pointer(amqp.ReceiverSecond),
-		Source: &amqp.Source{Address: "q", Filter: amqp.Map{{amqp.Symbol("f"), amqp.Described{uint64(0x137000000c), "s"}}, {amqp.Symbol("plain"), "s"}}},
-		Target: &amqp.Target{Address: "me"}, InitialDeliveryCount: new(uint32), MaxMessageSize: 1<<64 - 1, Properties: amqp.Map{{amqp.Symbol("p"), uint32(5)}},
+		Name: "l", Handle: 3, Role: amqp.RoleReceiver, SenderSettleMode: new(uint8), ReceiverSettleMode: new(amqp.ReceiverSecond),
+		Source: &amqp.Source{
+			Address: "q", Filter: amqp.Map{{amqp.Symbol("f"), amqp.Described{uint64(0x137000000c), "s"}}, {amqp.Symbol("plain"), "s"}},
+		},
+		Target: &amqp.Target{Address: "me"}, InitialDeliveryCount: new(uint32), MaxMessageSize: 1<<64 - 1,
+		Properties: amqp.Map{{amqp.Symbol("p"), uint32(5)}},
 	},
 	&amqp.Attach{Name: "", Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "q"}},
 	&amqp.Attach{Name: "refused"},
-	&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 1, NextOutgoingID: 2, OutgoingWindow: 3, Handle: new(uint32), DeliveryCount: new(uint32(7)), LinkCredit: new(uint32(300)), Available: new(uint32), Drain: true, Echo: true},
+	&amqp.Flow{
+		NextIncomingID: new(uint32), IncomingWindow: 1, NextOutgoingID: 2, OutgoingWindow: 3, Handle: new(uint32),
+		DeliveryCount: new(uint32(7)), LinkCredit: new(uint32(300)), Available: new(uint32), Drain: true, Echo: true,
+	},
 	&amqp.Flow{},
-	&amqp.Transfer{Handle: 1, DeliveryID: new(uint32(9)), DeliveryTag: []byte("0123456789abcdef"), MessageFormat: new(uint32), Settled: true, More: true},
+	&amqp.Transfer{
+		Handle: 1, DeliveryID: new(uint32(9)), DeliveryTag: []byte("0123456789abcdef"), MessageFormat: new(uint32), Settled: true,
+		More: true,
+	},
 	&amqp.Transfer{Handle: 1},
 	&amqp.Disposition{Role: amqp.RoleReceiver, First: 5, Last: new(uint32(6)), Settled: true, State: amqp.Accepted{}},
 	&amqp.Disposition{First: 5, State: amqp.Released{}},
-	&amqp.Disposition{State: amqp.Rejected{Error: &amqp.Error{Condition: "com.microsoft:dead-letter", Description: "d", Info: amqp.Map{{amqp.Symbol("DeadLetterReason"), "r"}}}}},
+	&amqp.Disposition{
+		State: amqp.Rejected{
+			Error: &amqp.Error{
+				Condition: "com.microsoft:dead-letter", Description: "d", Info: amqp.Map{{amqp.Symbol("DeadLetterReason"), "r"}},
+			},
+		},
+	},
 	&amqp.Disposition{State: amqp.Rejected{}},
-	&amqp.Disposition{State: amqp.Modified{DeliveryFailed: true, UndeliverableHere: true, MessageAnnotations: amqp.Map{{amqp.Symbol("k"), int64(1)}}}},
+	&amqp.Disposition{
+		State: amqp.Modified{DeliveryFailed: true, UndeliverableHere: true, MessageAnnotations: amqp.Map{{amqp.Symbol("k"), int64(1)}}},
+	},
 	&amqp.Disposition{},
 	&amqp.Detach{Handle: 1, Closed: true, Error: &amqp.Error{Condition: "amqp:not-found"}},
 	&amqp.Detach{},
-	&amqp.End{}, &amqp.End{Error: &amqp.Error{Condition: "x", Description: "y"}}, &amqp.Close{}, &amqp.Close{Error: &amqp.Error{Condition: "x"}},
-	&amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"ANONYMOUS", "PLAIN"}}, &amqp.SASLInit{Mechanism: "PLAIN", Response: []byte("r")}, &amqp.SASLOutcome{Code: 2},
+	&amqp.End{}, &amqp.End{Error: &amqp.Error{Condition: "x", Description: "y"}}, &amqp.Close{},
+	&amqp.Close{Error: &amqp.Error{Condition: "x"}},
+	&amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"ANONYMOUS", "PLAIN"}}, &amqp.SASLInit{Mechanism: "PLAIN", Response: []byte("r")},
+	&amqp.SASLOutcome{Code: 2},
 }
-
-//go:fix inline
-func pointer[T any](v T) *T { return new(v) }
 
 func TestPerformativesComeBackAsTheyWere(t *testing.T) {
 	for _, p := range performatives {
@@ -78,37 +94,74 @@ func TestGoldenFrames(t *testing.T) {
 		want amqp.Performative
 	}{
 		"open with list8, missing fields": {"0053 10 c0 03 01 a1 00", &amqp.Open{}},
-		"open":                            {"0053 10 c0 11 05 a1 01 63 a1 01 68 70 00010000 60 ffff 52 64", &amqp.Open{ContainerID: "c", Hostname: "h", MaxFrameSize: 65536, ChannelMax: 65535, IdleTimeout: 100}},
-		"open with list32":                {"0053 10 d0 00000007 00000001 a1 01 63", &amqp.Open{ContainerID: "c"}},
-		"begin":                           {"0053 11 c0 0a 04 40 43 70 00001388 52 05", &amqp.Begin{IncomingWindow: 5000, OutgoingWindow: 5}},
+		"open": {
+			"0053 10 c0 11 05 a1 01 63 a1 01 68 70 00010000 60 ffff 52 64",
+			&amqp.Open{ContainerID: "c", Hostname: "h", MaxFrameSize: 65536, ChannelMax: 65535, IdleTimeout: 100},
+		},
+		"open with list32": {"0053 10 d0 00000007 00000001 a1 01 63", &amqp.Open{ContainerID: "c"}},
+		"begin": {
+			"0053 11 c0 0a 04 40 43 70 00001388 52 05", &amqp.Begin{IncomingWindow: 5000, OutgoingWindow: 5},
+		},
 		"attach of a receiver": {
 			"0053 12 c0 17 07 a1 01 6c 43 41 50 00 50 01 0053 28 c0 04 01 a1 01 71 0053 29 45",
-			&amqp.Attach{Name: "l", Role: amqp.RoleReceiver, SenderSettleMode: new(uint8), ReceiverSettleMode: new(uint8(1)), Source: &amqp.Source{Address: "q"}, Target: &amqp.Target{}},
+			&amqp.Attach{
+				Name: "l", Role: amqp.RoleReceiver, SenderSettleMode: new(uint8), ReceiverSettleMode: new(uint8(1)),
+				Source: &amqp.Source{Address: "q"}, Target: &amqp.Target{},
+			},
 		},
 		"attach of a sender": {
 			"0053 12 c0 16 07 a1 01 6c 52 02 42 40 40 0053 28 45 0053 29 c0 04 01 a1 01 71",
 			&amqp.Attach{Name: "l", Handle: 2, Source: &amqp.Source{}, Target: &amqp.Target{Address: "q"}},
 		},
-		"attach of a transaction": {"0053 12 c0 10 07 a1 01 6c 43 42 40 40 0053 28 45 0053 30 45", &amqp.Attach{Name: "l", Source: &amqp.Source{}, Target: &amqp.Target{Coordinator: true}}},
+		"attach of a transaction": {
+			"0053 12 c0 10 07 a1 01 6c 43 42 40 40 0053 28 45 0053 30 45",
+			&amqp.Attach{Name: "l", Source: &amqp.Source{}, Target: &amqp.Target{Coordinator: true}},
+		},
 		"flow": {
 			"0053 13 c0 0b 07 43 52 0a 43 52 0b 43 43 52 64",
-			&amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 10, OutgoingWindow: 11, Handle: new(uint32), DeliveryCount: new(uint32), LinkCredit: new(uint32(100))},
+			&amqp.Flow{
+				NextIncomingID: new(uint32), IncomingWindow: 10, OutgoingWindow: 11, Handle: new(uint32), DeliveryCount: new(uint32),
+				LinkCredit: new(uint32(100)),
+			},
 		},
-		"transfer":                   {"0053 14 c0 0a 06 43 43 a0 02 0102 43 42 41", &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1, 2}, MessageFormat: new(uint32), More: true}},
-		"disposition accepted":       {"0053 15 c0 09 05 41 43 40 42 0053 24 45", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Accepted{}}},
-		"disposition accepted, long": {"0053 15 c0 0c 05 41 43 40 56 01 0053 24 c0 01 00", &amqp.Disposition{Role: amqp.RoleReceiver, Settled: true, State: amqp.Accepted{}}},
-		"disposition released":       {"0053 15 c0 09 05 41 43 40 42 0053 26 45", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Released{}}},
-		"disposition modified":       {"0053 15 c0 0d 05 41 43 40 42 0053 27 c0 03 02 42 41", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Modified{UndeliverableHere: true}}},
-		"disposition rejected":       {"0053 15 c0 14 05 41 43 40 42 0053 25 c0 0a 01 0053 1d c0 04 01 a3 01 78", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Rejected{Error: &amqp.Error{Condition: "x"}}}},
-		"disposition received":       {"0053 15 c0 0d 05 41 43 40 42 0053 23 c0 03 02 43 44", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.OtherState{Code: 0x23}}},
-		"detach":                     {"0053 16 c0 0d 03 43 41 0053 1d c0 05 01 a3 02 6161", &amqp.Detach{Closed: true, Error: &amqp.Error{Condition: "aa"}}},
+		"transfer": {
+			"0053 14 c0 0a 06 43 43 a0 02 0102 43 42 41",
+			&amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1, 2}, MessageFormat: new(uint32), More: true},
+		},
+		"disposition accepted": {
+			"0053 15 c0 09 05 41 43 40 42 0053 24 45", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Accepted{}},
+		},
+		"disposition accepted, long": {
+			"0053 15 c0 0c 05 41 43 40 56 01 0053 24 c0 01 00",
+			&amqp.Disposition{Role: amqp.RoleReceiver, Settled: true, State: amqp.Accepted{}},
+		},
+		"disposition released": {
+			"0053 15 c0 09 05 41 43 40 42 0053 26 45", &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Released{}},
+		},
+		"disposition modified": {
+			"0053 15 c0 0d 05 41 43 40 42 0053 27 c0 03 02 42 41",
+			&amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Modified{UndeliverableHere: true}},
+		},
+		"disposition rejected": {
+			"0053 15 c0 14 05 41 43 40 42 0053 25 c0 0a 01 0053 1d c0 04 01 a3 01 78",
+			&amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Rejected{Error: &amqp.Error{Condition: "x"}}},
+		},
+		"disposition received": {
+			"0053 15 c0 0d 05 41 43 40 42 0053 23 c0 03 02 43 44",
+			&amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.OtherState{Code: 0x23}},
+		},
+		"detach": {
+			"0053 16 c0 0d 03 43 41 0053 1d c0 05 01 a3 02 6161", &amqp.Detach{Closed: true, Error: &amqp.Error{Condition: "aa"}},
+		},
 		"end":                        {"0053 17 45", &amqp.End{}},
 		"close with a full ulong":    {"0080 0000000000000018 45", &amqp.Close{}},
 		"close by its symbolic name": {"00 a3 0f 616d71703a636c6f73653a6c697374 c0 01 00", &amqp.Close{}},
 		"sasl-mechanisms, one":       {"0053 40 c0 04 01 a3 01 41", &amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"A"}}},
-		"sasl-mechanisms, an array":  {"0053 40 c0 09 01 e0 06 02 a3 01 41 01 42", &amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"A", "B"}}},
-		"sasl-init":                  {"0053 41 c0 07 02 a3 01 41 a0 01 78", &amqp.SASLInit{Mechanism: "A", Response: []byte("x")}},
-		"sasl-outcome":               {"0053 44 c0 03 01 50 00", &amqp.SASLOutcome{}},
+		"sasl-mechanisms, an array": {
+			"0053 40 c0 09 01 e0 06 02 a3 01 41 01 42", &amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"A", "B"}},
+		},
+		"sasl-init":    {"0053 41 c0 07 02 a3 01 41 a0 01 78", &amqp.SASLInit{Mechanism: "A", Response: []byte("x")}},
+		"sasl-outcome": {"0053 44 c0 03 01 50 00", &amqp.SASLOutcome{}},
 	} {
 		got, payload, err := amqp.ReadPerformative(unhex(t, c.body))
 		if err != nil || len(payload) > 0 || !reflect.DeepEqual(got, c.want) {
@@ -159,7 +212,10 @@ func TestFramesAreReadHoweverTheyArrive(t *testing.T) {
 		}
 		stream = append(stream, unhex(t, "00000008 02000000")...) // a keep-alive between
 	}
-	for name, r := range map[string]io.Reader{"at once": bytes.NewReader(stream), "byte by byte": iotest.OneByteReader(bytes.NewReader(stream)), "with the end": iotest.DataErrReader(bytes.NewReader(stream))} {
+	for name, r := range map[string]io.Reader{
+		"at once": bytes.NewReader(stream), "byte by byte": iotest.OneByteReader(bytes.NewReader(stream)),
+		"with the end": iotest.DataErrReader(bytes.NewReader(stream)),
+	} {
 		frames := amqp.NewFrameReader(r, 4096)
 		for i := range performatives {
 			frame, err := frames.ReadFrame()
@@ -187,7 +243,8 @@ func TestFrameBounds(t *testing.T) {
 	if _, err := read("00001001 02000000"); !errors.As(err, &tooLarge) || tooLarge.Size != 4097 || tooLarge.Max != 4096 {
 		t.Errorf("a frame of 4097 bytes: %v", err)
 	}
-	if frame, err := read("00000010 03000005 deadbeef 00531745"); err != nil || !bytes.Equal(frame.Body, unhex(t, "00531745")) || frame.Channel != 5 {
+	if frame, err := read("00000010 03000005 deadbeef 00531745"); err != nil || !bytes.Equal(frame.Body, unhex(t, "00531745")) ||
+		frame.Channel != 5 {
 		t.Errorf("an extended header is not skipped: %+v, %v", frame, err)
 	}
 	for _, wire := range []string{"00000008 01000000", "00000004 02000000", "00000008 03000000", "00000000 00000000"} {

@@ -18,12 +18,18 @@ func full() *goamqp.Message {
 	id, to, subject, group := any("id"), "to", "subject", "group"
 	sequence := uint32(3)
 	return &goamqp.Message{
-		Header:              &goamqp.MessageHeader{Durable: true, Priority: 7, TTL: 90 * time.Second, FirstAcquirer: true, DeliveryCount: 3},
+		Header: &goamqp.MessageHeader{
+			Durable: true, Priority: 7, TTL: 90 * time.Second, FirstAcquirer: true, DeliveryCount: 3,
+		},
 		DeliveryAnnotations: goamqp.Annotations{"d": "x"},
 		Annotations:         goamqp.Annotations{"x-opt-a": int64(5), "when": when},
-		Properties:          &goamqp.MessageProperties{MessageID: id, UserID: []byte("u"), To: &to, Subject: &subject, CorrelationID: uint64(9), CreationTime: &when, GroupID: &group, GroupSequence: &sequence},
+		Properties: &goamqp.MessageProperties{
+			MessageID: id, UserID: []byte("u"), To: &to, Subject: &subject, CorrelationID: uint64(9), CreationTime: &when,
+			GroupID: &group, GroupSequence: &sequence,
+		},
 		ApplicationProperties: map[string]any{
-			"bool": true, "u8": uint8(1), "u16": uint16(2), "u32": uint32(3), "u64": uint64(1) << 40, "i8": int8(-1), "i16": int16(-2), "i32": int32(-3), "i64": int64(-1) << 40,
+			"bool": true, "u8": uint8(1), "u16": uint16(2), "u32": uint32(3), "u64": uint64(1) << 40, "i8": int8(-1), "i16": int16(-2),
+			"i32": int32(-3), "i64": int64(-1) << 40,
 			"f32": float32(1.5), "f64": 2.5, "s": "é", "b": []byte{0, 1}, "t": when, "null": nil, "uuid": goamqp.UUID{1, 2},
 		},
 		Data:   [][]byte{[]byte("one"), bytes.Repeat([]byte("2"), 300)},
@@ -50,7 +56,10 @@ func TestGoAMQPsMessagesAreSplit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if joined := bytes.Join([][]byte{s.Header, s.DeliveryAnnotations, s.MessageAnnotations, s.Properties, s.ApplicationProperties, s.Body, s.Footer}, nil); !bytes.Equal(joined, b) {
+	joined := bytes.Join([][]byte{
+		s.Header, s.DeliveryAnnotations, s.MessageAnnotations, s.Properties, s.ApplicationProperties, s.Body, s.Footer,
+	}, nil)
+	if !bytes.Equal(joined, b) {
 		t.Error("the sections do not make up the message")
 	}
 	h, err := amqp.ReadHeader(s.Header)
@@ -75,7 +84,11 @@ func TestGoAMQPsMessagesAreSplit(t *testing.T) {
 		}
 	}
 	var data []string
-	if err := amqp.DataSections(s.Body, func(payload []byte) error { data = append(data, string(payload)); return nil }); err != nil || len(data) != 2 || data[0] != "one" || len(data[1]) != 300 {
+	err = amqp.DataSections(s.Body, func(payload []byte) error {
+		data = append(data, string(payload))
+		return nil
+	})
+	if err != nil || len(data) != 2 || data[0] != "one" || len(data[1]) != 300 {
 		t.Errorf("data %q, %v", data, err)
 	}
 }
@@ -91,7 +104,10 @@ func TestGoAMQPReadsOurMessages(t *testing.T) {
 	}
 	ttl := uint32(5000)
 	ours := amqp.Header{TTL: &ttl}.Append(nil)
-	for code, section := range map[byte][]byte{amqp.SectionDeliveryAnnotations: s.DeliveryAnnotations, amqp.SectionMessageAnnotations: s.MessageAnnotations, amqp.SectionApplicationProperties: s.ApplicationProperties} {
+	for code, section := range map[byte][]byte{
+		amqp.SectionDeliveryAnnotations: s.DeliveryAnnotations, amqp.SectionMessageAnnotations: s.MessageAnnotations,
+		amqp.SectionApplicationProperties: s.ApplicationProperties,
+	} {
 		m, err := amqp.ReadMapSection(section)
 		if err != nil {
 			t.Fatal(err)
@@ -109,17 +125,22 @@ func TestGoAMQPReadsOurMessages(t *testing.T) {
 			s.ApplicationProperties = again
 		}
 	}
-	ours = bytes.Join([][]byte{ours, s.DeliveryAnnotations, s.MessageAnnotations, s.Properties, s.ApplicationProperties, amqp.AppendData(nil, []byte("body"))}, nil)
+	ours = bytes.Join([][]byte{
+		ours, s.DeliveryAnnotations, s.MessageAnnotations, s.Properties, s.ApplicationProperties, amqp.AppendData(nil, []byte("body")),
+	}, nil)
 	var got goamqp.Message
 	if err := got.UnmarshalBinary(ours); err != nil {
 		t.Fatal(err)
 	}
 	want := full()
 	if got.Header.TTL != 5*time.Second || got.Header.DeliveryCount != 0 || string(got.GetData()) != "body" ||
-		shown(t, got.ApplicationProperties) != shown(t, want.ApplicationProperties) || fmt.Sprint(got.Annotations) != fmt.Sprint(want.Annotations) {
+		shown(t, got.ApplicationProperties) != shown(t, want.ApplicationProperties) ||
+		fmt.Sprint(got.Annotations) != fmt.Sprint(want.Annotations) {
 		t.Errorf("got %+v, header %+v", got, got.Header)
 	}
-	value, err := amqp.AppendAMQPValue(nil, amqp.Map{{"expirations", amqp.Array{when}}, {"messages", []any{amqp.Map{{"message", []byte("m")}}}}})
+	value, err := amqp.AppendAMQPValue(nil, amqp.Map{
+		{"expirations", amqp.Array{when}}, {"messages", []any{amqp.Map{{"message", []byte("m")}}}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,8 +65,9 @@ func TestValuesComeBackAsTheyWere(t *testing.T) {
 
 func TestEncodingsAreTheSmallest(t *testing.T) {
 	for want, v := range map[string]any{
-		"\x43": uint32(0), "\x52\x07": uint32(7), "\x44": uint64(0), "\x53\xff": uint64(255), "\x54\xff": int32(-1), "\x55\x80": int64(-128),
-		"\x40": nil, "\x41": true, "\xa1\x01a": "a", "\xa3\x01a": amqp.Symbol("a"), "\xa0\x00": []byte{}, "\x55\x05": 5,
+		"\x43": uint32(0), "\x52\x07": uint32(7), "\x44": uint64(0), "\x53\xff": uint64(255), "\x54\xff": int32(-1),
+		"\x55\x80": int64(-128),
+		"\x40":     nil, "\x41": true, "\xa1\x01a": "a", "\xa3\x01a": amqp.Symbol("a"), "\xa0\x00": []byte{}, "\x55\x05": 5,
 	} {
 		if b, err := amqp.AppendValue(nil, v); err != nil || string(b) != want {
 			t.Errorf("%T %v: %x, want %x, %v", v, v, b, want, err)
@@ -75,7 +76,16 @@ func TestEncodingsAreTheSmallest(t *testing.T) {
 }
 
 func TestWhatHasNoAMQPTypeIsAnError(t *testing.T) {
-	for _, v := range []any{struct{}{}, make(chan int), map[string]any{}, []string{"a"}, []any{struct{}{}}, amqp.Map{{"k", struct{}{}}}, amqp.Array{int64(1), "a"}, amqp.Array{nil}} {
+	for _, v := range []any{
+		struct{}{},
+		make(chan int),
+		map[string]any{},
+		[]string{"a"},
+		[]any{struct{}{}},
+		amqp.Map{{"k", struct{}{}}},
+		amqp.Array{int64(1), "a"},
+		amqp.Array{nil},
+	} {
 		if b, err := amqp.AppendValue(nil, v); err == nil {
 			t.Errorf("%T was encoded as %x", v, b)
 		}
