@@ -23,7 +23,7 @@ func clientWith(t *testing.T, connectionString string) *azservicebus.Client {
 	return client
 }
 
-func TestAnUnknownQueueIsNotFound(t *testing.T) {
+func TestEntityNotFound(t *testing.T) {
 	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender("elsewhere", nil)
 	must(t, err)
@@ -36,7 +36,7 @@ func TestAnUnknownQueueIsNotFound(t *testing.T) {
 	wantCode(t, err, azservicebus.CodeNotFound)
 }
 
-func TestQueueNamesIgnoreCaseAndMayHoldSlashes(t *testing.T) {
+func TestEntityNamesIgnoreCaseAndMayContainSlashes(t *testing.T) {
 	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "Security/Events"}}})
 	sender, err := client.NewSender("security/EVENTS", nil)
 	must(t, err)
@@ -48,7 +48,7 @@ func TestQueueNamesIgnoreCaseAndMayHoldSlashes(t *testing.T) {
 	}
 }
 
-func TestKeysAndTheirClaims(t *testing.T) {
+func TestKeyClaims(t *testing.T) {
 	sendOnly := servicebus.Key{Name: "producer", Value: "p", Send: true}
 	listenOnly := servicebus.Key{Name: "worker", Value: "w", Listen: true}
 	_, _, addr := overTCP(t, servicebus.Config{
@@ -82,7 +82,7 @@ func TestKeysAndTheirClaims(t *testing.T) {
 	}
 }
 
-func TestExpiredAndForeignSignaturesAreRefused(t *testing.T) {
+func TestKeySignaturesThatDoNotApplyAreRefused(t *testing.T) {
 	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}, {Name: "other"}}})
 	use := func(signature string) error {
 		sender, err := clientWith(
@@ -108,7 +108,7 @@ func TestExpiredAndForeignSignaturesAreRefused(t *testing.T) {
 	}
 }
 
-func TestTooLargeMessagesAreRefused(t *testing.T) {
+func TestConnectionRefusesTooLargeMessages(t *testing.T) {
 	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}, MaxMessageSize: 10_000})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)
@@ -119,7 +119,7 @@ func TestTooLargeMessagesAreRefused(t *testing.T) {
 	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 9_000)}, nil))
 }
 
-func TestConfigurationsThatMakeNoSense(t *testing.T) {
+func TestConfigWithInvalidValuesIsRefused(t *testing.T) {
 	for name, cfg := range map[string]servicebus.Config{
 		"no queue":    {},
 		"no name":     {Queues: []servicebus.QueueConfig{{}}},
@@ -134,7 +134,7 @@ func TestConfigurationsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-func TestServingAfterCloseFails(t *testing.T) {
+func TestBrokerDoesNotServeAfterClose(t *testing.T) {
 	broker, err := servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	must(t, err)
 	must(t, broker.Close())

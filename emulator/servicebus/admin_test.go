@@ -39,7 +39,7 @@ func wantStatus(t *testing.T, err error, status int) {
 	}
 }
 
-func TestAdministrationOfQueues(t *testing.T) {
+func TestAdminQueues(t *testing.T) {
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	created, err := a.CreateQueue(ctx, "made", &admin.CreateQueueOptions{Properties: &admin.QueueProperties{
@@ -104,7 +104,7 @@ func must2(t *testing.T) func(any, error) {
 
 // Tools read a description, change a setting and write all of it back: nothing may be lost on the
 // way.
-func TestSettingsComeBackAsTheyWereWritten(t *testing.T) {
+func TestAdminReturnsSettingsAsWritten(t *testing.T) {
 	broker, _, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "target"}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	want := admin.QueueProperties{
@@ -122,7 +122,7 @@ func TestSettingsComeBackAsTheyWereWritten(t *testing.T) {
 	created, err := a.CreateQueue(ctx, "made", &admin.CreateQueueOptions{Properties: &want})
 	must(t, err)
 	want.Status = new(admin.EntityStatusActive)
-	want.MaxSizeInMegabytes = count(16 * 4096) // what the service tells of a partitioned entity
+	want.MaxSizeInMegabytes = new(int32(16 * 4096)) // as the service reports a partitioned entity
 	if !reflect.DeepEqual(created.QueueProperties, want) {
 		t.Errorf("created\n%s, want\n%s", asJSON(created.QueueProperties), asJSON(want))
 	}
@@ -150,7 +150,7 @@ func asJSON(v any) string {
 	return string(written)
 }
 
-func TestAdministrationOfTopicsSubscriptionsAndRules(t *testing.T) {
+func TestAdminTopicsSubscriptionsAndRules(t *testing.T) {
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	must2(t)(a.CreateTopic(ctx, "colors", nil))
@@ -214,7 +214,7 @@ func TestAdministrationOfTopicsSubscriptionsAndRules(t *testing.T) {
 	}
 }
 
-func TestListsComeInPages(t *testing.T) {
+func TestAdminListsInPages(t *testing.T) {
 	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{QueueConfig: servicebus.QueueConfig{Name: "t"}}}}
 	for i := range 5 {
 		cfg.Queues = append(cfg.Queues, servicebus.QueueConfig{Name: "q" + string(rune('e'-i))})
@@ -258,7 +258,7 @@ func TestListsComeInPages(t *testing.T) {
 	}
 }
 
-func TestAdministrationNeedsTheManageClaim(t *testing.T) {
+func TestAdminNeedsTheManageClaim(t *testing.T) {
 	listenOnly := servicebus.Key{Name: "reader", Value: "r", Listen: true, Send: true}
 	broker, err := servicebus.New(servicebus.Config{
 		Queues: []servicebus.QueueConfig{{Name: queue}}, Keys: []servicebus.Key{servicebus.DefaultKey, listenOnly},
@@ -288,7 +288,7 @@ func TestAdministrationNeedsTheManageClaim(t *testing.T) {
 	}
 }
 
-func TestLinksToWhatIsChangedAreDetached(t *testing.T) {
+func TestAdminUpdateDetachesLinks(t *testing.T) {
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
 	receiver, err := client.NewReceiverForQueue(queue, nil)

@@ -84,9 +84,9 @@ func receiveComplete(b *testing.B, atOnce int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
 }
 
-// TestMemoryOfQueuedMessages bounds what a queued message of 400 bytes costs, at the size that the
+// TestQueueMemoryPerMessage bounds what a queued message of 400 bytes costs, at the size that the
 // sandbox must carry.
-func TestMemoryOfQueuedMessages(t *testing.T) {
+func TestQueueMemoryPerMessage(t *testing.T) {
 	const n = 200_000
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender(queue, nil)

@@ -29,7 +29,7 @@ const entitiesFile = `{"UserConfig": {"Namespaces": [{"Name": "sbemulatorns",
         {"Name": "all"}]}]
 }], "Logging": {"Type": "File"}}}`
 
-func TestEntitiesOfTheOfficialEmulatorsFile(t *testing.T) {
+func TestReadEntities(t *testing.T) {
 	queues, declared, err := servicebus.ReadEntities(strings.NewReader(entitiesFile))
 	must(t, err)
 	want := servicebus.QueueConfig{
@@ -49,7 +49,7 @@ func TestEntitiesOfTheOfficialEmulatorsFile(t *testing.T) {
 	})
 }
 
-func TestEntitiesThatAreNotSupportedAreNamed(t *testing.T) {
+func TestReadEntitiesNamesWhatIsNotSupported(t *testing.T) {
 	for change, want := range map[string]string{
 		`"LockDuration": "PT1M"|"LockDuration": "1 minute"`:                                 "queue.1: LockDuration",
 		`"MaxDeliveryCount": 3|"MaxDeliverys": 3`:                                           "MaxDeliverys",
@@ -67,7 +67,7 @@ func TestEntitiesThatAreNotSupportedAreNamed(t *testing.T) {
 	}
 }
 
-func TestDurations(t *testing.T) {
+func TestParseDuration(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"PT1M": time.Minute, "PT0S": 0, "P1D": 24 * time.Hour, "P2DT3H4M5.5S": 51*time.Hour + 4*time.Minute + 5500*time.Millisecond,
 		"P10675199DT2H48M5.4775807S": math.MaxInt64, "P14D": 14 * 24 * time.Hour,

@@ -158,7 +158,7 @@ func stillServes(t *testing.T, client *azservicebus.Client) {
 	must(t, receiver.Close(ctx))
 }
 
-func TestGarbageEndsItsOwnConnectionOnly(t *testing.T) {
+func TestConnectionWithGarbageEndsAlone(t *testing.T) {
 	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	random := rand.New(rand.NewPCG(1, 2))
 	noise := make([]byte, 4096)
@@ -269,7 +269,7 @@ func neverFinish(r *raw) {
 	r.t.Error("96 MB of unfinished messages were taken")
 }
 
-func TestAnswersThatNobodyReadsAreBounded(t *testing.T) {
+func TestConnectionBoundsUnreadResponses(t *testing.T) {
 	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)
@@ -315,7 +315,7 @@ func disposeAll(r *raw) {
 	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver, Last: &last, Settled: true, State: amqp.Accepted{}})
 }
 
-func TestAFloodOfLinksIsBounded(t *testing.T) {
+func TestConnectionBoundsLinks(t *testing.T) {
 	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	r := dial(t, addr)
 	r.begin(0)
@@ -334,7 +334,7 @@ func TestAFloodOfLinksIsBounded(t *testing.T) {
 	stillServes(t, client)
 }
 
-func TestNothingHappensWithoutAToken(t *testing.T) {
+func TestConnectionNeedsAToken(t *testing.T) {
 	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	for _, role := range []amqp.Role{amqp.RoleSender, amqp.RoleReceiver} {
 		for _, address := range []string{queue, queue + "/$management", queue + "/$DeadLetterQueue"} {
@@ -348,7 +348,7 @@ func TestNothingHappensWithoutAToken(t *testing.T) {
 	}
 }
 
-func TestASlowReaderDoesNotFillTheMemory(t *testing.T) {
+func TestConnectionPausesForASlowReader(t *testing.T) {
 	broker, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)
@@ -382,7 +382,7 @@ func TestASlowReaderDoesNotFillTheMemory(t *testing.T) {
 	}
 }
 
-func TestASessionWindowIsRespected(t *testing.T) {
+func TestConnectionRespectsTheSessionWindow(t *testing.T) {
 	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)
@@ -421,7 +421,7 @@ func TestASessionWindowIsRespected(t *testing.T) {
 	}
 }
 
-func TestOnlyAnOutcomeSettles(t *testing.T) {
+func TestConnectionSettlesOnlyOnAnOutcome(t *testing.T) {
 	broker, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)
@@ -452,7 +452,7 @@ func TestOnlyAnOutcomeSettles(t *testing.T) {
 	}
 }
 
-func TestAMalformedMessageDoesNotReachAReceiver(t *testing.T) {
+func TestConnectionRejectsMalformedMessages(t *testing.T) {
 	broker, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	r := dial(t, addr)
 	r.authorize(addr, queue)
@@ -476,7 +476,7 @@ func TestAMalformedMessageDoesNotReachAReceiver(t *testing.T) {
 	}
 }
 
-func TestDrainUsesUpTheCredit(t *testing.T) {
+func TestConnectionDrainUsesUpTheCredit(t *testing.T) {
 	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)

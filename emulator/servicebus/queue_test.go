@@ -16,7 +16,7 @@ import (
 
 var ctx = context.Background()
 
-func TestMessagesComeInOrderAndCompletedOnesAreGone(t *testing.T) {
+func TestQueueKeepsOrderAndRemovesCompletedMessages(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a", "b", "c")
 		messages := b.receive(3)
@@ -37,7 +37,7 @@ func TestMessagesComeInOrderAndCompletedOnesAreGone(t *testing.T) {
 	})
 }
 
-func TestReceiveAndDelete(t *testing.T) {
+func TestQueueReceiveAndDelete(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a")
 		r, err := b.client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{ReceiveMode: azservicebus.ReceiveModeReceiveAndDelete})
@@ -49,7 +49,7 @@ func TestReceiveAndDelete(t *testing.T) {
 	})
 }
 
-func TestAbandonMergesPropertiesAndCounts(t *testing.T) {
+func TestQueueAbandonMergesPropertiesAndCountsTheDelivery(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a", "b")
 		must(t, b.receiver.AbandonMessage(ctx, b.receive(1)[0], &azservicebus.AbandonMessageOptions{
@@ -63,7 +63,7 @@ func TestAbandonMergesPropertiesAndCounts(t *testing.T) {
 	})
 }
 
-func TestTooManyDeliveriesEndInTheDeadLetterQueue(t *testing.T) {
+func TestQueueDeadLettersAfterMaxDeliveryCount(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 3}, func(t *testing.T, b *bench) {
 		b.send("a")
 		for range 3 {
@@ -78,7 +78,7 @@ func TestTooManyDeliveriesEndInTheDeadLetterQueue(t *testing.T) {
 	})
 }
 
-func TestDeadLettering(t *testing.T) {
+func TestQueueDeadLetters(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 2}, func(t *testing.T, b *bench) {
 		b.send("a", "b")
 		reason, description := "NoSuchUser", "who is that?"
@@ -107,7 +107,7 @@ func TestDeadLettering(t *testing.T) {
 	})
 }
 
-func TestDeferredMessagesWaitForTheirNumber(t *testing.T) {
+func TestQueueDefersMessages(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a")
 		m := b.receive(1)[0]
@@ -134,7 +134,7 @@ func TestDeferredMessagesWaitForTheirNumber(t *testing.T) {
 	})
 }
 
-func TestLocksExpireAndCountAFailure(t *testing.T) {
+func TestQueueLockExpiryCountsTheDelivery(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
 		b.send("a")
 		first := b.receive(1)[0]
@@ -153,7 +153,7 @@ func TestLocksExpireAndCountAFailure(t *testing.T) {
 	})
 }
 
-func TestLocksThatAreEndedBeforeTheirTime(t *testing.T) {
+func TestBrokerExpireLocks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a", "b")
 		lost := b.receive(2)
@@ -172,7 +172,7 @@ func TestLocksThatAreEndedBeforeTheirTime(t *testing.T) {
 	})
 }
 
-func TestDetachedLinksAreAttachedAgain(t *testing.T) {
+func TestBrokerDetachLinks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a")
 		held := b.receive(1)
@@ -193,7 +193,7 @@ func TestDetachedLinksAreAttachedAgain(t *testing.T) {
 	})
 }
 
-func TestRenewedLocksLast(t *testing.T) {
+func TestQueueRenewsLocks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
 		b.send("a", "b")
 		held := b.receive(2)
@@ -210,7 +210,7 @@ func TestRenewedLocksLast(t *testing.T) {
 	})
 }
 
-func TestLocksSurviveTheLinkAndCanBeSettledFromElsewhere(t *testing.T) {
+func TestQueueLockSurvivesItsLink(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a")
 		m := b.receive(1)[0]
@@ -224,7 +224,7 @@ func TestLocksSurviveTheLinkAndCanBeSettledFromElsewhere(t *testing.T) {
 	})
 }
 
-func TestScheduledMessages(t *testing.T) {
+func TestQueueSchedulesMessages(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		at := time.Now().Add(time.Hour)
 		numbers, err := b.sender.ScheduleMessages(ctx, []*azservicebus.Message{{Body: []byte("late")}, {Body: []byte("never")}}, at, nil)
@@ -248,7 +248,7 @@ func TestScheduledMessages(t *testing.T) {
 	})
 }
 
-func TestPeekShowsEverythingAndLocksNothing(t *testing.T) {
+func TestQueuePeekShowsAllAndLocksNothing(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a", "b", "c", "d")
 		held := b.receive(2)
@@ -277,7 +277,7 @@ func TestPeekShowsEverythingAndLocksNothing(t *testing.T) {
 	})
 }
 
-func TestTimeToLive(t *testing.T) {
+func TestQueueTimeToLive(t *testing.T) {
 	ttl := 10 * time.Second
 	for _, keep := range []bool{false, true} {
 		inBubble(t, servicebus.QueueConfig{
@@ -307,7 +307,7 @@ func TestTimeToLive(t *testing.T) {
 	}
 }
 
-func TestAMessageThatExpiresWhileHeldMayStillBeCompleted(t *testing.T) {
+func TestQueueCompletesALockedMessageThatHasExpired(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, b *bench) {
 		ttl := 10 * time.Second
 		for range 2 {
@@ -321,7 +321,7 @@ func TestAMessageThatExpiresWhileHeldMayStillBeCompleted(t *testing.T) {
 	})
 }
 
-func TestDuplicateDetection(t *testing.T) {
+func TestQueueDetectsDuplicates(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DuplicateWindow: time.Minute}, func(t *testing.T, b *bench) {
 		b.send("a", "a", "b")
 		for _, m := range b.receive(2) {
@@ -335,7 +335,7 @@ func TestDuplicateDetection(t *testing.T) {
 	})
 }
 
-func TestBatchesAreAtomicAndNumberedInARow(t *testing.T) {
+func TestQueueAcceptsABatchAsAWhole(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{MaxBytes: 20_000}, func(t *testing.T, b *bench) {
 		batch, err := b.sender.NewMessageBatch(ctx, nil)
 		must(t, err)
@@ -360,7 +360,7 @@ func TestBatchesAreAtomicAndNumberedInARow(t *testing.T) {
 	})
 }
 
-func TestLargeMessagesAndEveryKindOfValueSurvive(t *testing.T) {
+func TestQueueKeepsLargeMessagesAndAllTypes(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		body := []byte(strings.Repeat("0123456789abcdef", 100_000)) // 1.6 MB, 25 frames
 		subject, correlation, contentType, to, replyTo, key := "s", "c", "application/json", "t", "r", "p"
@@ -390,7 +390,7 @@ func TestLargeMessagesAndEveryKindOfValueSurvive(t *testing.T) {
 	})
 }
 
-func TestReleasedMessagesCountNoFailure(t *testing.T) {
+func TestQueueReleaseCountsNoDelivery(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 2}, func(t *testing.T, b *bench) {
 		b.nothing(b.receiver, time.Second) // leaves credit behind: the SDK gives back what comes on it
 		short, cancel := context.WithTimeout(ctx, time.Second)
@@ -416,7 +416,7 @@ func TestReleasedMessagesCountNoFailure(t *testing.T) {
 	})
 }
 
-func TestALockTokenAloneSettlesAfterACut(t *testing.T) {
+func TestQueueSettlesByLockTokenAlone(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("complete", "abandon", "defer", "dead-letter")
 		held := b.receive(4)
@@ -461,7 +461,7 @@ func TestALockTokenAloneSettlesAfterACut(t *testing.T) {
 	})
 }
 
-func TestCutConnectionsLoseNothing(t *testing.T) {
+func TestBrokerCloseConnectionsLosesNothing(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 20 * time.Second}, func(t *testing.T, b *bench) {
 		const n = 60
 		for i := range n {
@@ -494,7 +494,7 @@ func TestCutConnectionsLoseNothing(t *testing.T) {
 	})
 }
 
-func TestAnIdleClientStaysConnected(t *testing.T) {
+func TestConnectionStaysOpenWhenIdle(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a")
 		m := b.receive(1)[0]
@@ -512,7 +512,7 @@ func TestAnIdleClientStaysConnected(t *testing.T) {
 	})
 }
 
-func TestTwoReceiversShare(t *testing.T) {
+func TestQueueServesReceiversInRotation(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		other, err := b.client.NewReceiverForQueue(queue, nil)
 		must(t, err)

@@ -54,7 +54,7 @@ func takeFrom(t *testing.T, r *azservicebus.SessionReceiver, n int) []*azservice
 	return all
 }
 
-func TestASessionHasItsMessagesInOrderAndOneHolder(t *testing.T) {
+func TestSessionKeepsOrderAndHasOneHolder(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		b.send(queue, in("ada", "a1"), in("bob", "b1"), in("ada", "a2"), in("", "e1"), in("bob", "b2"))
 		ada := b.accept("ada")
@@ -88,7 +88,7 @@ func TestASessionHasItsMessagesInOrderAndOneHolder(t *testing.T) {
 	})
 }
 
-func TestTheNextSessionIsWaitedFor(t *testing.T) {
+func TestSessionReceiverWaitsForTheNextSession(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		start := time.Now()
 		_, err := b.client.AcceptNextSessionForQueue(t.Context(), queue, nil)
@@ -122,7 +122,7 @@ func TestTheNextSessionIsWaitedFor(t *testing.T) {
 	})
 }
 
-func TestASessionsLockExpiresAndIsRenewed(t *testing.T) {
+func TestSessionLockExpiresAndIsRenewed(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		b.send(queue, in("ada", "a1"))
 		first := b.accept("ada")
@@ -149,7 +149,7 @@ func TestASessionsLockExpiresAndIsRenewed(t *testing.T) {
 	})
 }
 
-func TestAMessageOfASessionExpiresWhenItsHolderHasLetGo(t *testing.T) {
+func TestSessionMessageExpiresAfterItsLock(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		m, ttl := in("ada", "a1"), 10*time.Second
 		m.TimeToLive = &ttl
@@ -166,7 +166,7 @@ func TestAMessageOfASessionExpiresWhenItsHolderHasLetGo(t *testing.T) {
 	})
 }
 
-func TestClosingASessionFreesItAtOnce(t *testing.T) {
+func TestSessionIsFreeWhenItsReceiverCloses(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		b.send(queue, in("ada", "a1"))
 		first := b.accept("ada")
@@ -179,7 +179,7 @@ func TestClosingASessionFreesItAtOnce(t *testing.T) {
 	})
 }
 
-func TestSettlementsInASession(t *testing.T) {
+func TestSessionSettlesMessages(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		b.send(queue, in("ada", "a1"), in("ada", "a2"), in("ada", "a3"))
 		r := b.accept("ada")
@@ -202,7 +202,7 @@ func TestSettlementsInASession(t *testing.T) {
 	})
 }
 
-func TestTheStateOfASession(t *testing.T) {
+func TestSessionState(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		r := b.accept("ada")
 		if state, err := r.GetSessionState(t.Context(), nil); err != nil || state != nil {
@@ -221,7 +221,7 @@ func TestTheStateOfASession(t *testing.T) {
 	})
 }
 
-func TestSessionsAndPlainEntitiesDoNotMix(t *testing.T) {
+func TestSessionEntityRefusesPlainUseAndViceVersa(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		plain, err := b.client.NewReceiverForQueue(queue, nil)
 		must(t, err)
@@ -239,7 +239,7 @@ func TestSessionsAndPlainEntitiesDoNotMix(t *testing.T) {
 	})
 }
 
-func TestManySessionsAreAllServed(t *testing.T) {
+func TestSessionsAreAllServed(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		const sessions, each = 40, 5
 		var all []*azservicebus.Message
@@ -308,7 +308,7 @@ func TestSessionsAreListed(t *testing.T) {
 	})
 }
 
-func TestReceiversThatAreCutOffWaitForNoSession(t *testing.T) {
+func TestSessionWaitEndsWithTheConnection(t *testing.T) {
 	inSessions(t, func(t *testing.T, b *topics) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()

@@ -15,9 +15,9 @@ func encoded(t *testing.T) []byte {
 	return amqp.AppendData(amqp.Header{TTL: &ttl}.Append(nil), []byte("x"))
 }
 
-// TestWhatIsOverIsForgotten sends far more messages through a queue than it holds at a time: its
+// TestQueueForgetsRemovedMessages sends far more messages through a queue than it holds at a time: its
 // books must not grow.
-func TestWhatIsOverIsForgotten(t *testing.T) {
+func TestQueueForgetsRemovedMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(QueueConfig{Name: "q", LockDuration: time.Second, MaxDeliveryCount: 3}, nil)
 		defer func() { q.close(); q.dead.close() }()
@@ -49,7 +49,7 @@ func TestWhatIsOverIsForgotten(t *testing.T) {
 	})
 }
 
-func TestDeliveriesWhoseLocksAreGoneAreForgotten(t *testing.T) {
+func TestConnectionForgetsDeliveriesWithoutALock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(Config{Queues: []QueueConfig{{Name: "q", LockDuration: time.Second, MaxDeliveryCount: 1 << 30}}})
 		if err != nil {

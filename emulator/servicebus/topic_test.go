@@ -81,7 +81,7 @@ func subscription(name string, filters ...rule.Filter) servicebus.SubscriptionCo
 	return s
 }
 
-func TestSubscriptionsGetWhatTheirRulesTake(t *testing.T) {
+func TestTopicCopiesToMatchingSubscriptions(t *testing.T) {
 	red, err := rule.NewCorrelation(map[string]string{"Subject": "red"}, nil)
 	must(t, err)
 	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{
@@ -121,7 +121,7 @@ func TestSubscriptionsGetWhatTheirRulesTake(t *testing.T) {
 	})
 }
 
-func TestAScheduledMessageWaitsInTheTopic(t *testing.T) {
+func TestTopicKeepsScheduledMessages(t *testing.T) {
 	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{
 		QueueConfig:   servicebus.QueueConfig{Name: "colors", DefaultTTL: time.Hour},
 		Subscriptions: []servicebus.SubscriptionConfig{subscription("all")},
@@ -141,7 +141,7 @@ func TestAScheduledMessageWaitsInTheTopic(t *testing.T) {
 	})
 }
 
-func TestForwarding(t *testing.T) {
+func TestForwardingOfMessagesAndDeadLetters(t *testing.T) {
 	cfg := servicebus.Config{
 		Queues: []servicebus.QueueConfig{
 			{Name: "in", ForwardTo: "colors"},
@@ -194,7 +194,7 @@ func TestForwardingInACircleEnds(t *testing.T) {
 	})
 }
 
-func TestWhatCannotBeForwardedIsKept(t *testing.T) {
+func TestForwardingKeepsWhatTheTargetRefuses(t *testing.T) {
 	cfg := servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "in", ForwardTo: "small"}, {Name: "small", MaxBytes: 10}}}
 	inTopics(t, cfg, func(t *testing.T, b *topics) {
 		b.send("in", colored("red"))
@@ -203,7 +203,7 @@ func TestWhatCannotBeForwardedIsKept(t *testing.T) {
 	})
 }
 
-func TestOnlyTheRightEndsMayBeUsed(t *testing.T) {
+func TestEntityRefusesTheWrongDirection(t *testing.T) {
 	cfg := servicebus.Config{
 		Queues: []servicebus.QueueConfig{{Name: "in", ForwardTo: "out"}, {Name: "out"}},
 		Topics: []servicebus.TopicConfig{{
@@ -230,7 +230,7 @@ func TestOnlyTheRightEndsMayBeUsed(t *testing.T) {
 	})
 }
 
-func TestDeclarationsThatCannotWork(t *testing.T) {
+func TestConfigWithContradictionsIsRefused(t *testing.T) {
 	one := servicebus.QueueConfig{Name: "one"}
 	cases := map[string]servicebus.Config{
 		"at least one":        {},

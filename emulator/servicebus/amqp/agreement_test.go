@@ -29,7 +29,7 @@ func FuzzCheckAgreesWithRead(f *testing.F) {
 	})
 }
 
-func TestCheckingAndCuttingAllocateNothing(t *testing.T) {
+func TestCheckDoesNotAllocate(t *testing.T) {
 	value, err := AppendValue(nil, Map{
 		{Symbol("a"), []any{"x", int64(1 << 40)}}, {"b", Array{UUID{1}, UUID{2}}}, {"c", Described{uint64(5), "x"}},
 	})

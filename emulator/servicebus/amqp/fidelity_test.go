@@ -70,9 +70,9 @@ var complete = []amqp.Performative{
 	&amqp.SASLOutcome{Code: 1, AdditionalData: []byte("x")},
 }
 
-// TestEveryFieldComesBack matters for attach above all: a client compares the terminus in the
+// TestPerformativeKeepsEveryField matters for attach above all: a client compares the terminus in the
 // answer with its own.
-func TestEveryFieldComesBack(t *testing.T) {
+func TestPerformativeKeepsEveryField(t *testing.T) {
 	for _, p := range complete {
 		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, p)
 		if err != nil {
@@ -85,14 +85,14 @@ func TestEveryFieldComesBack(t *testing.T) {
 	}
 }
 
-func TestAbsentBoundsAreNotWrittenAsNone(t *testing.T) {
+func TestPerformativeOmitsAbsentBounds(t *testing.T) {
 	b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Open{ContainerID: "c", ChannelMax: 1})
 	if err != nil || !bytes.Equal(b[8:], unhex(t, "005310 d0 0000000c 00000004 a10163 40 40 600001")) {
 		t.Errorf("open is %x, %v: a max-frame-size of 0 would forbid every frame", b[8:], err)
 	}
 }
 
-func TestWhatBreaksTheProtocolIsNamed(t *testing.T) {
+func TestPerformativeErrorsNameTheField(t *testing.T) {
 	for wire, want := range map[string]string{
 		"0053 10 45":                                                      "container-id",    // mandatory
 		"0053 12 c0 04 02 a100 43":                                        "role",            // mandatory
@@ -118,9 +118,9 @@ func TestWhatBreaksTheProtocolIsNamed(t *testing.T) {
 	}
 }
 
-// TestMessagesThatWouldBreakTheirReceiver have sections of the right sizes with rubbish inside,
+// TestSplitMessageRefusesMalformedContent have sections of the right sizes with rubbish inside,
 // which would be passed on.
-func TestMessagesThatWouldBreakTheirReceiver(t *testing.T) {
+func TestSplitMessageRefusesMalformedContent(t *testing.T) {
 	for name, wire := range map[string]string{
 		"a list in a value whose item is cut off": "0053 77 c0 03 01 a1 05",
 		"an unknown format code in a map":         "0053 74 c1 05 02 a1 01 61 3f",
@@ -154,7 +154,7 @@ func TestMessagesThatWouldBreakTheirReceiver(t *testing.T) {
 	}
 }
 
-func TestBodyKinds(t *testing.T) {
+func TestSplitMessageBodyKinds(t *testing.T) {
 	data, value := amqp.AppendData(nil, []byte("x")), unhex(t, "0053 77 40")
 	for name, c := range map[string]struct {
 		message []byte
@@ -173,7 +173,7 @@ func TestBodyKinds(t *testing.T) {
 	}
 }
 
-func TestPropertiesComeBackAsGoAMQPWroteThem(t *testing.T) {
+func TestPropertiesOfGoAMQPAreRead(t *testing.T) {
 	to, subject, replyTo, kind, encoding, group, replyGroup := "to", "s", "r", "application/json", "gzip", "", "rg"
 	sequence := uint32(1 << 31)
 	for name, id := range map[string]any{"string": "x", "ulong": uint64(1 << 40), "uuid": goamqp.UUID{1, 15: 2}, "binary": []byte("b")} {
@@ -210,7 +210,7 @@ func TestPropertiesComeBackAsGoAMQPWroteThem(t *testing.T) {
 	}
 }
 
-func TestAFailureLeavesTheBufferAsItWas(t *testing.T) {
+func TestAppendKeepsTheBufferOnAnError(t *testing.T) {
 	dst := append(make([]byte, 0, 1000), "before"...)
 	bad := amqp.Map{{"k", struct{}{}}}
 	for name, appended := range map[string]func() ([]byte, error){
@@ -226,7 +226,7 @@ func TestAFailureLeavesTheBufferAsItWas(t *testing.T) {
 	}
 }
 
-func TestFramesLargerThanTheBufferAreRead(t *testing.T) {
+func TestFrameReaderGrowsItsBuffer(t *testing.T) {
 	payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<14)
 	stream, err := amqp.AppendFrame(unhex(t, "00000008 02000000"), amqp.TypeAMQP, 1, &amqp.Transfer{}, payload)
 	if err != nil {
@@ -247,8 +247,8 @@ func TestFramesLargerThanTheBufferAreRead(t *testing.T) {
 	}
 }
 
-// TestAnAnnouncedFrameIsNotAllocated: a peer must not get memory for eight bytes.
-func TestAnAnnouncedFrameIsNotAllocated(t *testing.T) {
+// TestFrameReaderDoesNotAllocateAnAnnouncedFrame: a peer must not get memory for eight bytes.
+func TestFrameReaderDoesNotAllocateAnAnnouncedFrame(t *testing.T) {
 	head := unhex(t, "40000000 02000000")
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -259,7 +259,7 @@ func TestAnAnnouncedFrameIsNotAllocated(t *testing.T) {
 	}
 }
 
-func TestAReaderThatGivesNothingIsGivenUp(t *testing.T) {
+func TestFrameReaderStopsWithoutProgress(t *testing.T) {
 	if _, err := amqp.NewFrameReader(nothing{}, 512).ReadFrame(); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("%v", err)
 	}
@@ -269,8 +269,8 @@ type nothing struct{}
 
 func (nothing) Read([]byte) (int, error) { return 0, nil }
 
-// TestHotPathsAllocateLittle keeps what a broker does for every message off the heap.
-func TestHotPathsAllocateLittle(t *testing.T) {
+// TestAllocationsPerMessage keeps what a broker does for every message off the heap.
+func TestAllocationsPerMessage(t *testing.T) {
 	message, err := full().MarshalBinary()
 	if err != nil {
 		t.Fatal(err)

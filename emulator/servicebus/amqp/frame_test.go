@@ -70,7 +70,7 @@ var performatives = []amqp.Performative{
 	&amqp.SASLOutcome{Code: 2},
 }
 
-func TestPerformativesComeBackAsTheyWere(t *testing.T) {
+func TestPerformativeRoundTrip(t *testing.T) {
 	for _, p := range performatives {
 		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 7, p, []byte("pay"), []byte("load"))
 		if err != nil {
@@ -87,8 +87,8 @@ func TestPerformativesComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
-// TestGoldenFrames reads bodies that were written by hand from the specification.
-func TestGoldenFrames(t *testing.T) {
+// TestPerformativeGoldenBytes reads bodies that were written by hand from the specification.
+func TestPerformativeGoldenBytes(t *testing.T) {
 	for name, c := range map[string]struct {
 		body string
 		want amqp.Performative
@@ -170,7 +170,7 @@ func TestGoldenFrames(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrittenIsWhatPickyClientsRead(t *testing.T) {
+func TestPerformativeEncodingForStrictClients(t *testing.T) {
 	b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Open{})
 	if err != nil || !bytes.HasPrefix(b[8:], unhex(t, "0053 10 d0")) || b[8+12] == 0x40 {
 		t.Errorf("open begins %x: the descriptor must be a small ulong, the container id not null (%v)", b[8:], err)
@@ -184,7 +184,7 @@ func TestWhatIsWrittenIsWhatPickyClientsRead(t *testing.T) {
 	}
 }
 
-func TestWrongTypesNameTheField(t *testing.T) {
+func TestPerformativeErrorsNameWrongTypes(t *testing.T) {
 	for wire, field := range map[string]string{
 		"0053 13 c0 03 01 a1 00":       "0x13, field 1",
 		"0053 12 c0 05 02 a1 00 a1 00": "0x12, field 2",
@@ -203,7 +203,7 @@ func TestWrongTypesNameTheField(t *testing.T) {
 	}
 }
 
-func TestFramesAreReadHoweverTheyArrive(t *testing.T) {
+func TestFrameReaderReadsInAnyChunks(t *testing.T) {
 	var stream []byte
 	for i, p := range performatives {
 		var err error
@@ -235,7 +235,7 @@ func TestFramesAreReadHoweverTheyArrive(t *testing.T) {
 	}
 }
 
-func TestFrameBounds(t *testing.T) {
+func TestFrameReaderBounds(t *testing.T) {
 	read := func(wire string) (amqp.Frame, error) {
 		return amqp.NewFrameReader(bytes.NewReader(unhex(t, wire)), 4096).ReadFrame()
 	}

@@ -47,7 +47,7 @@ func shown(t *testing.T, v any) string {
 	return string(b)
 }
 
-func TestGoAMQPsMessagesAreSplit(t *testing.T) {
+func TestSplitMessageOfGoAMQP(t *testing.T) {
 	b, err := full().MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +93,7 @@ func TestGoAMQPsMessagesAreSplit(t *testing.T) {
 	}
 }
 
-func TestGoAMQPReadsOurMessages(t *testing.T) {
+func TestMessageIsReadByGoAMQP(t *testing.T) {
 	b, err := full().MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -154,14 +154,14 @@ func TestGoAMQPReadsOurMessages(t *testing.T) {
 	}
 }
 
-func TestTheDeliveryCountIsWrittenEvenWhenItIs0(t *testing.T) {
+func TestHeaderWritesADeliveryCountOf0(t *testing.T) {
 	section := amqp.Header{}.Append(nil)
 	if section[len(section)-1] != 0x43 { // uint0
 		t.Errorf("the header %x does not end with a delivery count of 0", section)
 	}
 }
 
-func TestAMapWrittenPairByPairIsTheSame(t *testing.T) {
+func TestMapWriterWritesTheSameAsAppendMapSection(t *testing.T) {
 	w := amqp.NewMapWriter([]byte("before"), amqp.SectionMessageAnnotations)
 	pairs, err := amqp.AppendValue(nil, amqp.Symbol("own"))
 	if err != nil {
@@ -188,7 +188,7 @@ func TestAMapWrittenPairByPairIsTheSame(t *testing.T) {
 	}
 }
 
-func TestAMessageIDIsAddedAndNothingElseChanges(t *testing.T) {
+func TestWithMessageIDChangesNothingElse(t *testing.T) {
 	m := full()
 	m.Properties.MessageID = nil
 	b, err := m.MarshalBinary()
@@ -222,7 +222,7 @@ func TestAMessageIDIsAddedAndNothingElseChanges(t *testing.T) {
 	}
 }
 
-func TestMessagesThatAreNone(t *testing.T) {
+func TestSplitMessageErrors(t *testing.T) {
 	data, value := amqp.AppendData(nil, []byte("x")), []byte{0, 0x53, 0x77, 0x40}
 	header := amqp.Header{}.Append(nil)
 	for name, b := range map[string][]byte{

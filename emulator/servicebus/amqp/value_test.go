@@ -49,7 +49,7 @@ var values = []any{
 	amqp.Described{amqp.Symbol("a:b"), []any{amqp.Described{uint64(1), nil}}},
 }
 
-func TestValuesComeBackAsTheyWere(t *testing.T) {
+func TestValueRoundTrip(t *testing.T) {
 	for _, v := range values {
 		b, err := amqp.AppendValue([]byte("before"), v)
 		if err != nil {
@@ -63,7 +63,7 @@ func TestValuesComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
-func TestEncodingsAreTheSmallest(t *testing.T) {
+func TestValueHasTheSmallestEncoding(t *testing.T) {
 	for want, v := range map[string]any{
 		"\x43": uint32(0), "\x52\x07": uint32(7), "\x44": uint64(0), "\x53\xff": uint64(255), "\x54\xff": int32(-1),
 		"\x55\x80": int64(-128),
@@ -75,7 +75,7 @@ func TestEncodingsAreTheSmallest(t *testing.T) {
 	}
 }
 
-func TestWhatHasNoAMQPTypeIsAnError(t *testing.T) {
+func TestValueWithoutAnAMQPTypeIsAnError(t *testing.T) {
 	for _, v := range []any{
 		struct{}{},
 		make(chan int),
@@ -92,7 +92,7 @@ func TestWhatHasNoAMQPTypeIsAnError(t *testing.T) {
 	}
 }
 
-func TestHostileValuesAreErrors(t *testing.T) {
+func TestValueErrors(t *testing.T) {
 	for name, b := range map[string]string{
 		"nothing":                       "",
 		"an unknown code":               "\x3f",
@@ -125,7 +125,7 @@ func TestHostileValuesAreErrors(t *testing.T) {
 	}
 }
 
-func TestForeignEncodingsAreRead(t *testing.T) {
+func TestValueInAnyEncodingIsRead(t *testing.T) {
 	for b, want := range map[string]any{
 		"\x56\x01": true, "\x56\x00": false, "\x70\x00\x00\x00\x01": uint32(1), "\x80\x00\x00\x00\x00\x00\x00\x00\x01": uint64(1),
 		"\x45": []any{}, "\xd1\x00\x00\x00\x04\x00\x00\x00\x00": amqp.Map{}, "\xe0\x04\x02\x55\x01\xff": amqp.Array{int64(1), int64(-1)},
@@ -137,7 +137,7 @@ func TestForeignEncodingsAreRead(t *testing.T) {
 	}
 }
 
-func TestMaps(t *testing.T) {
+func TestMapGetAndSet(t *testing.T) {
 	m := amqp.Map{{"a", 1}, {amqp.Symbol("b"), 2}}
 	m.Set("a", 3)
 	m.Set("b", 4)

@@ -73,7 +73,7 @@ func TestSQL(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotSupportedIsAClearError(t *testing.T) {
+func TestSQLErrors(t *testing.T) {
 	cases := map[string]string{
 		"":                              "expected a property",
 		"color":                         "expected a comparison",
