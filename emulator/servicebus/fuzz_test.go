@@ -12,9 +12,9 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// FuzzConnection throws frames at a connection that is open and authorized, so that they reach
-// sessions, links, requests and queues. Nothing may panic, and the connection must end when its
-// peer goes.
+// FuzzConnection sends frames over a connection that is open and authorized, so that they reach
+// sessions, links, requests and queues. The connection must end when its peer does. Afterwards the
+// queues' counts, sizes and locks must match their messages, and no receiver may be left.
 func FuzzConnection(f *testing.F) {
 	frame := func(p amqp.Performative, payload ...[]byte) []byte {
 		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, p, payload...)
@@ -149,11 +149,19 @@ func FuzzConnection(f *testing.F) {
 		go func() { _, _ = io.Copy(io.Discard, client) }()
 		_, _ = client.Write(append(hello, attack...))
 		_ = client.Close()
+		if err := b.Close(); err != nil { // waits for the connection
+			t.Fatal(err)
+		}
+		for _, q := range b.queues {
+			for _, part := range []*queue{q, q.dead, q.transfer} {
+				checkBooks(t, part)
+				checkNobodyConnected(t, part)
+			}
+		}
 	})
 }
 
-// FuzzAdmin throws bodies at the administration API. Nothing may panic, and what is accepted can be
-// read again.
+// FuzzAdmin sends bodies to the administration API. What it accepts can be read again.
 func FuzzAdmin(f *testing.F) {
 	entry := func(content string) string {
 		return `<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">` + content + `</content></entry>`

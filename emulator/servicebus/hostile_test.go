@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,7 +21,9 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// sign makes a SAS token with the default key.
+var seed = flag.Uint64("seed", rand.Uint64(), "seed of the random bytes in tests")
+
+// sign returns a SAS token with the default key.
 func sign(audience string, until time.Time) string {
 	resource, expiry := strings.ToLower(url.QueryEscape(audience)), fmt.Sprint(until.Unix())
 	mac := hmac.New(sha256.New, []byte(servicebus.DefaultKey.Value))
@@ -29,14 +32,14 @@ func sign(audience string, until time.Time) string {
 		url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil))), expiry, servicebus.DefaultKey.Name)
 }
 
-// raw is a client that speaks AMQP by hand.
+// raw is a client that sends and reads single frames.
 type raw struct {
 	t      testing.TB
 	conn   net.Conn
 	frames *amqp.FrameReader
 }
 
-// dial connects and opens; everything after that is the test's.
+// dial connects and opens the connection. The test does everything after that.
 func dial(t testing.TB, addr string) *raw {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -97,7 +100,7 @@ func (r *raw) next() (amqp.Performative, []byte) {
 	}
 }
 
-// wait returns the next performative of a type, and fails when the connection ends before.
+// wait returns the next performative of a type. It fails if the connection ends before.
 func wait[P amqp.Performative](r *raw) P {
 	r.t.Helper()
 	for {
@@ -115,7 +118,7 @@ func (r *raw) begin(channel uint16) {
 	wait[*amqp.Begin](r)
 }
 
-// authorize signs in for an entity over $cbs on channel 0.
+// authorize presents a token for an entity over $cbs on channel 0.
 func (r *raw) authorize(addr, entity string) {
 	r.t.Helper()
 	r.begin(0)
@@ -144,7 +147,7 @@ func (r *raw) authorize(addr, entity string) {
 	wait[*amqp.Transfer](r)
 }
 
-// stillServes fails unless a well-behaved client's messages come and go.
+// stillServes fails unless another client can send, receive and complete a message.
 func stillServes(t *testing.T, client *azservicebus.Client) {
 	t.Helper()
 	sender, err := client.NewSender(queue, nil)
@@ -160,7 +163,8 @@ func stillServes(t *testing.T, client *azservicebus.Client) {
 
 func TestConnectionWithGarbageEndsAlone(t *testing.T) {
 	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
-	random := rand.New(rand.NewPCG(1, 2))
+	t.Logf("-seed %d", *seed)
+	random := rand.New(rand.NewPCG(*seed, 0))
 	noise := make([]byte, 4096)
 	for i := range noise {
 		noise[i] = byte(random.Uint32())
@@ -189,7 +193,7 @@ func TestConnectionWithGarbageEndsAlone(t *testing.T) {
 		"a SASL frame after open":        func(r *raw) { r.frame(amqp.TypeSASL, 0, &amqp.SASLInit{Mechanism: "PLAIN"}) },
 		"another protocol after open":    func(r *raw) { r.bytes([]byte("GET / HTTP/1.1\r\n\r\n")) },
 		"half a frame, and then nothing": func(r *raw) { r.bytes([]byte{0, 0, 1, 0, 2, 0}); _ = r.conn.(*net.TCPConn).CloseWrite() },
-		"a message that is not one":      func(r *raw) { r.authorize(addr, queue); sendRubbish(r); _ = r.conn.Close() },
+		"a message that is not one":      func(r *raw) { r.authorize(addr, queue); sendGarbage(r); _ = r.conn.Close() },
 		"a disposition for everything":   func(r *raw) { r.begin(1); disposeAll(r); _ = r.conn.Close() },
 		"parts of a thousand messages":   func(r *raw) { r.authorize(addr, queue); neverFinish(r) },
 	} {
@@ -222,18 +226,18 @@ func transferBackwards(r *raw) {
 	r.put(1, &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}})
 }
 
-func sendRubbish(r *raw) {
+func sendGarbage(r *raw) {
 	r.begin(1)
 	r.put(1, &amqp.Attach{Name: "out", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: queue}})
 	wait[*amqp.Flow](r)
 	batch := uint32(0x80013700)
 	for i, format := range []*uint32{new(uint32), &batch} {
 		id := uint32(i)
-		r.put(1, &amqp.Transfer{DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: format}, []byte("rubbish"))
+		r.put(1, &amqp.Transfer{DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: format}, []byte("garbage"))
 		if d := wait[*amqp.Disposition](r); d.First != id {
 			r.t.Errorf("answer to %d, want %d", d.First, id)
 		} else if _, refused := d.State.(amqp.Rejected); !refused {
-			r.t.Errorf("rubbish was answered with %T", d.State)
+			r.t.Errorf("garbage was answered with %T", d.State)
 		}
 	}
 }
@@ -261,12 +265,12 @@ func neverFinish(r *raw) {
 				b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, channel+1, t, make([]byte, 60_000))
 				must(r.t, err)
 				if _, err := r.conn.Write(b); err != nil {
-					return // cut off
+					return // the broker closed the connection
 				}
 			}
 		}
 	}
-	r.t.Error("96 MB of unfinished messages were taken")
+	r.t.Error("96 MB of unfinished messages were accepted")
 }
 
 func TestConnectionBoundsUnreadResponses(t *testing.T) {
@@ -298,14 +302,14 @@ func TestConnectionBoundsUnreadResponses(t *testing.T) {
 	})
 	must(t, err)
 	refused := 0
-	for id := range uint32(50) { // 4 MB each, and no credit for any
+	for id := range uint32(50) { // 4 MB each, without credit
 		r.put(1, &amqp.Transfer{DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, message)
 		if _, no := wait[*amqp.Disposition](r).State.(amqp.Rejected); no {
 			refused++
 		}
 	}
 	if refused < 48 {
-		t.Errorf("%d of 50 answers of 4 MB were refused, the others are kept for nobody", refused)
+		t.Errorf("%d of 50 responses of 4 MB were refused, want at least 48", refused)
 	}
 	stillServes(t, client)
 }
@@ -325,11 +329,11 @@ func TestConnectionBoundsLinks(t *testing.T) {
 		})
 		must(t, err)
 		if _, err := r.conn.Write(b); err != nil {
-			break // cut off
+			break // the broker closed the connection
 		}
 	}
 	if _, err := io.Copy(io.Discard, r.conn); err != nil && strings.Contains(err.Error(), "timeout") {
-		t.Error("300 links in one session were taken")
+		t.Error("300 links in one session were accepted")
 	}
 	stillServes(t, client)
 }
@@ -365,14 +369,14 @@ func TestConnectionPausesForASlowReader(t *testing.T) {
 		NextIncomingID: new(uint32), IncomingWindow: 1 << 20, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32),
 		LinkCredit: &credit,
 	})
-	wait[*amqp.Transfer](r) // and then it reads no more
+	wait[*amqp.Transfer](r) // after this the client stops reading
 	counts, err := broker.Counts(queue)
 	must(t, err)
-	// What is in hand is what fits the buffers: ours, and the kernel's.
+	// Only what fits into the buffers of the broker and the kernel is locked.
 	if counts.Locked > 100 {
-		t.Errorf("%d messages of 200 kB were put on the wire of a client that does not read", counts.Locked)
+		t.Errorf("%d messages of 200 kB were sent to a client that does not read", counts.Locked)
 	}
-	// It wakes up, and gets the rest.
+	// When the client reads again, it gets the rest.
 	for got := 1; got < 200; {
 		if p, _ := r.next(); p != nil {
 			if transfer, ok := p.(*amqp.Transfer); ok && transfer.DeliveryID != nil {
@@ -437,11 +441,11 @@ func TestConnectionSettlesOnlyOnAnOutcome(t *testing.T) {
 		LinkCredit: &credit,
 	})
 	wait[*amqp.Transfer](r)
-	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver}) // no state: nothing is decided yet
+	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver}) // without a state it is not an outcome
 	r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 1, Echo: true})
 	wait[*amqp.Flow](r)
 	if counts, err := broker.Counts(queue); err != nil || counts.Locked != 1 {
-		t.Errorf("%+v, %v: the message must still be held", counts, err)
+		t.Errorf("%+v, %v: the message must still be locked", counts, err)
 	}
 	r.put(1, &amqp.Disposition{Role: amqp.RoleReceiver, State: amqp.Accepted{}})
 	if d := wait[*amqp.Disposition](r); d.State != (amqp.Accepted{}) {

@@ -5,8 +5,9 @@ import (
 	"testing"
 )
 
-// FuzzCheckAgreesWithRead compares the two walks over foreign bytes: what SplitMessage lets through
-// must be what a receiver can read, and what cut takes for a value must be the same bytes.
+// FuzzCheckAgreesWithRead checks that check accepts exactly the values that readValue can read,
+// because receivers must be able to read what SplitMessage accepts. Both and cut must agree on
+// where a value ends.
 func FuzzCheckAgreesWithRead(f *testing.F) {
 	for _, seed := range []string{
 		"\x40", "\x56\x02", "\xc0\x03\x01\x40\x40", "\xd1\x00\x00\x00\x07\x00\x00\x00\x02\xa1\x00\x41", "\xe0\x05\x01\x00\x53\x01\x41",

@@ -137,13 +137,30 @@ func TestCorrelation(t *testing.T) {
 	}
 }
 
+// FuzzSQL checks laws of logic: parentheses and a double negation change nothing, and no message
+// matches both a filter and its negation.
 func FuzzSQL(f *testing.F) {
-	for _, seed := range []string{"color = 'red' AND NOT (count IN (1, 2.5) OR sys.Subject IS NOT NULL)", "[a]]b] <> \"c\"", "exists(x)"} {
+	for _, seed := range []string{
+		"color = 'red' AND NOT (count IN (1, 2.5) OR sys.Subject IS NOT NULL)", "[a]]b] <> \"c\"", "exists(x)",
+	} {
 		f.Add(seed)
 	}
-	f.Fuzz(func(_ *testing.T, text string) {
-		if filter, err := rule.NewSQL(text); err == nil {
-			filter.Match(message)
+	f.Fuzz(func(t *testing.T, text string) {
+		filter, err := rule.NewSQL(text)
+		if err != nil {
+			return
+		}
+		if filter.String() != text {
+			t.Errorf("%q became %q", text, filter)
+		}
+		matches := filter.Match(message)
+		for _, same := range []string{"(" + text + ")", "NOT (NOT (" + text + "))"} {
+			if again, err := rule.NewSQL(same); err == nil && again.Match(message) != matches {
+				t.Errorf("%q matches: %v, %q: %v", text, matches, same, !matches)
+			}
+		}
+		if negated, err := rule.NewSQL("NOT (" + text + ")"); err == nil && matches && negated.Match(message) {
+			t.Errorf("both %q and its negation match", text)
 		}
 	})
 }
