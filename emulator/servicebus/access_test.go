@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// impatient makes the client fail at once instead of trying for a minute.
+// impatient makes the client fail at once, without retries.
 var impatient = &azservicebus.ClientOptions{RetryOptions: azservicebus.RetryOptions{MaxRetries: -1}}
 
 func clientWith(t *testing.T, connectionString string) *azservicebus.Client {

@@ -185,8 +185,8 @@ type countDetails struct {
 	Transfer           int    `xml:"d2p1:TransferMessageCount"`
 }
 
-// config returns cfg with the settings of the description. Settings that the description leaves out
-// stay as they are.
+// config returns cfg with the settings of the description. Durations, sizes and counts that the
+// description leaves out stay as they are.
 func (d description) config(cfg QueueConfig) (QueueConfig, error) {
 	if d.RequiresSession != nil {
 		cfg.RequiresSession = *d.RequiresSession

@@ -94,7 +94,7 @@ func TestAdminQueues(t *testing.T) {
 	wantCode(t, late.SendMessage(ctx, &azservicebus.Message{}, nil), azservicebus.CodeNotFound)
 }
 
-// must2 fails on the error of a call whose answer does not matter.
+// must2 fails on the error of a call whose result does not matter.
 func must2(t *testing.T) func(any, error) {
 	return func(_ any, err error) {
 		t.Helper()
@@ -102,8 +102,8 @@ func must2(t *testing.T) func(any, error) {
 	}
 }
 
-// Tools read a description, change a setting and write all of it back: nothing may be lost on the
-// way.
+// Tools read a description, change one setting and write all of it back. No other setting may be
+// lost.
 func TestAdminReturnsSettingsAsWritten(t *testing.T) {
 	broker, _, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "target"}}})
 	a := adminOver(t, broker, servicebus.DefaultKey)
@@ -140,7 +140,7 @@ func TestAdminReturnsSettingsAsWritten(t *testing.T) {
 		_, err = a.UpdateQueue(ctx, "made", changed, nil)
 		wantStatus(t, err, http.StatusBadRequest)
 		if err != nil && !strings.Contains(err.Error(), setting) {
-			t.Errorf("%v, want it to say %s", err, setting)
+			t.Errorf("error %v, want one with %s", err, setting)
 		}
 	}
 }
@@ -271,7 +271,7 @@ func TestAdminNeedsTheManageClaim(t *testing.T) {
 	}
 	a := adminOver(t, broker, listenOnly)
 	if got, err := a.GetQueue(ctx, "nowhere", nil); err != nil || got != nil {
-		t.Errorf("a queue that does not exist: %v, %v; the service tells everybody so", got, err)
+		t.Errorf("a queue that does not exist: %v, %v; the service does not require a claim to say so", got, err)
 	}
 	_, write := a.CreateQueue(ctx, "new", nil)
 	_, remove := a.DeleteQueue(ctx, queue, nil)
@@ -283,7 +283,7 @@ func TestAdminNeedsTheManageClaim(t *testing.T) {
 	} {
 		wantStatus(t, err, http.StatusUnauthorized)
 		if err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want it to name %s", err, want)
+			t.Errorf("error %v, want one with %s", err, want)
 		}
 	}
 }
@@ -301,7 +301,7 @@ func TestAdminUpdateDetachesLinks(t *testing.T) {
 	must(t, err)
 	got.MaxDeliveryCount = new(int32(5))
 	must2(t)(a.UpdateQueue(ctx, queue, got.QueueProperties, nil))
-	// The receiver notices, and goes on with a new link.
+	// The receiver notices and continues with a new link.
 	messages, err := receiver.ReceiveMessages(ctx, 1, nil)
 	if len(messages) != 0 || err != nil {
 		t.Fatalf("received %v, %v; want the link to end", messages, err)

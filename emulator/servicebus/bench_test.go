@@ -40,8 +40,8 @@ func BenchmarkSendBatches(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
 }
 
-// BenchmarkReceiveComplete receives in batches and completes each message by itself: 32 at once, as
-// a worker does, or one after the other, where each waits for its answer.
+// BenchmarkReceiveComplete receives in batches and completes each message separately: 32 in
+// parallel, as a worker does, or one at a time, where each waits for its answer.
 func BenchmarkReceiveComplete(b *testing.B) {
 	b.Run("32 at once", func(b *testing.B) { receiveComplete(b, 32) })
 	b.Run("one after the other", func(b *testing.B) { receiveComplete(b, 1) })
@@ -84,8 +84,8 @@ func receiveComplete(b *testing.B, atOnce int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msgs/s")
 }
 
-// TestQueueMemoryPerMessage bounds what a queued message of 400 bytes costs, at the size that the
-// sandbox must carry.
+// TestQueueMemoryPerMessage bounds the memory for a queued message of 400 bytes, with as many
+// messages as the sandbox must support.
 func TestQueueMemoryPerMessage(t *testing.T) {
 	const n = 200_000
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})

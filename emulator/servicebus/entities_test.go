@@ -96,7 +96,7 @@ func TestParseKey(t *testing.T) {
 		if key, err := servicebus.ParseKey(text); err == nil {
 			t.Errorf("%q is read as %+v", text, key)
 		} else if strings.Contains(fmt.Sprint(err), "value:") {
-			t.Errorf("the error tells the secret: %v", err)
+			t.Errorf("the error contains the secret: %v", err)
 		}
 	}
 }

@@ -171,7 +171,8 @@ func FuzzAdmin(f *testing.F) {
 	f.Add("q", entry(`<QueueDescription><MaxSizeInMegabytes>1</MaxSizeInMegabytes>`+
 		`<ForwardTo>sb://h/t</ForwardTo></QueueDescription>`), true)
 	f.Add("t/Subscriptions/v", entry(`<SubscriptionDescription><RequiresSession>true</RequiresSession></SubscriptionDescription>`), false)
-	f.Add("t/Subscriptions/u/Rules/r", entry(`<RuleDescription xmlns:i="`+nsInstance+`"><Filter i:type="CorrelationFilter"><Label>x</Label>`+
+	f.Add("t/Subscriptions/u/Rules/r", entry(`<RuleDescription xmlns:i="`+nsInstance+`">`+
+		`<Filter i:type="CorrelationFilter"><Label>x</Label>`+
 		`<Properties><KeyValueOfstringanyType><Key>k</Key><Value i:type="d:int">5</Value></KeyValueOfstringanyType></Properties>`+
 		`</Filter></RuleDescription>`), false)
 	f.Add("\xfc\xfc/Subscriptions/v", entry(`<SubscriptionDescription/>`), false)

@@ -58,7 +58,7 @@ func TestQueueAbandonMergesPropertiesAndCountsTheDelivery(t *testing.T) {
 		m := b.receive(1)[0]
 		if string(m.Body) != "a" || m.DeliveryCount != 2 || m.ApplicationProperties["why"] != "later" ||
 			m.ApplicationProperties["n"] != int64(7) {
-			t.Errorf("%s, delivery %d, properties %v; want a again, before b", m.Body, m.DeliveryCount, m.ApplicationProperties)
+			t.Errorf("%s, delivery %d, properties %v; want a again before b", m.Body, m.DeliveryCount, m.ApplicationProperties)
 		}
 	})
 }
@@ -95,12 +95,12 @@ func TestQueueDeadLetters(t *testing.T) {
 				m[0].ApplicationProperties,
 			)
 		}
-		for range 5 { // no delivery count leads out of a dead-letter queue
+		for range 5 { // a dead-letter queue has no maximum delivery count
 			must(t, r.AbandonMessage(ctx, m[0], nil))
 			m[0] = receiveFrom(t, r, 1)[0]
 		}
 		if m[0].DeliveryCount != 1 {
-			t.Errorf("a dead letter counts deliveries: %d", m[0].DeliveryCount)
+			t.Errorf("the delivery count of a dead letter is %d, want 1", m[0].DeliveryCount)
 		}
 		must(t, r.CompleteMessage(ctx, m[0], nil))
 		b.wantCounts(servicebus.Counts{DeadLetter: 1})
@@ -115,7 +115,7 @@ func TestQueueDefersMessages(t *testing.T) {
 		b.nothing(b.receiver, time.Hour)
 		b.wantCounts(servicebus.Counts{Deferred: 1})
 		seq := []int64{*m.SequenceNumber}
-		for range 2 { // abandoned, it stays deferred
+		for range 2 { // a deferred message that is abandoned stays deferred
 			d, err := b.receiver.ReceiveDeferredMessages(ctx, seq, nil)
 			must(t, err)
 			if d[0].State != azservicebus.MessageStateDeferred || d[0].ApplicationProperties["k"] != "v" {
@@ -142,9 +142,9 @@ func TestQueueLockExpiryCountsTheDelivery(t *testing.T) {
 			t.Errorf("locked for %v", d)
 		}
 		start := time.Now()
-		second := b.receive(1)[0] // comes by itself when the lock ends
+		second := b.receive(1)[0] // it is delivered again when the lock ends
 		if waited := time.Since(start); waited < 29*time.Second || waited > 31*time.Second || second.DeliveryCount != 2 {
-			t.Errorf("came again after %v with delivery count %d", waited, second.DeliveryCount)
+			t.Errorf("delivered again after %v with delivery count %d", waited, second.DeliveryCount)
 		}
 		wantCode(t, b.receiver.CompleteMessage(ctx, first, nil), azservicebus.CodeLockLost)
 		wantCode(t, b.receiver.RenewMessageLock(ctx, first, nil), azservicebus.CodeLockLost)
@@ -161,7 +161,7 @@ func TestBrokerExpireLocks(t *testing.T) {
 		wantCode(t, b.receiver.CompleteMessage(ctx, lost[0], nil), azservicebus.CodeLockLost)
 		for _, m := range b.receive(2) {
 			if m.DeliveryCount != 2 {
-				t.Errorf("%s came again with delivery count %d", m.Body, m.DeliveryCount)
+				t.Errorf("%s was delivered again with delivery count %d", m.Body, m.DeliveryCount)
 			}
 			must(t, b.receiver.CompleteMessage(ctx, m, nil))
 		}
@@ -175,7 +175,7 @@ func TestBrokerExpireLocks(t *testing.T) {
 func TestBrokerDetachLinks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a")
-		held := b.receive(1)
+		locked := b.receive(1)
 		must(t, b.broker.DetachLinks(queue))
 		b.wantCounts(servicebus.Counts{Active: 1, Locked: 1})
 		b.send("b") // the SDK attaches its links again
@@ -183,7 +183,7 @@ func TestBrokerDetachLinks(t *testing.T) {
 		if string(more[0].Body) != "b" {
 			t.Errorf("received %s", more[0].Body)
 		}
-		for _, m := range append(held, more...) {
+		for _, m := range append(locked, more...) {
 			must(t, b.receiver.CompleteMessage(ctx, m, nil))
 		}
 		b.wantCounts(servicebus.Counts{})
@@ -196,16 +196,16 @@ func TestBrokerDetachLinks(t *testing.T) {
 func TestQueueRenewsLocks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, b *bench) {
 		b.send("a", "b")
-		held := b.receive(2)
+		locked := b.receive(2)
 		for range 40 {
 			time.Sleep(20 * time.Second)
-			must(t, b.receiver.RenewMessageLock(ctx, held[0], nil))
+			must(t, b.receiver.RenewMessageLock(ctx, locked[0], nil))
 		}
-		if d := time.Until(*held[0].LockedUntil); d != 30*time.Second {
+		if d := time.Until(*locked[0].LockedUntil); d != 30*time.Second {
 			t.Errorf("renewed for %v", d)
 		}
-		must(t, b.receiver.CompleteMessage(ctx, held[0], nil))
-		wantCode(t, b.receiver.CompleteMessage(ctx, held[1], nil), azservicebus.CodeLockLost)
+		must(t, b.receiver.CompleteMessage(ctx, locked[0], nil))
+		wantCode(t, b.receiver.CompleteMessage(ctx, locked[1], nil), azservicebus.CodeLockLost)
 		b.wantCounts(servicebus.Counts{Active: 1})
 	})
 }
@@ -251,14 +251,14 @@ func TestQueueSchedulesMessages(t *testing.T) {
 func TestQueuePeekShowsAllAndLocksNothing(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("a", "b", "c", "d")
-		held := b.receive(2)
-		must(t, b.receiver.DeferMessage(ctx, held[1], nil))
+		locked := b.receive(2)
+		must(t, b.receiver.DeferMessage(ctx, locked[1], nil))
 		at := time.Now().Add(time.Hour)
 		_, err := b.sender.ScheduleMessages(ctx, []*azservicebus.Message{{Body: []byte("e")}}, at, nil)
 		must(t, err)
 		page, err := b.receiver.PeekMessages(ctx, 3, nil)
 		must(t, err)
-		rest, err := b.receiver.PeekMessages(ctx, 10, nil) // goes on where the last one ended
+		rest, err := b.receiver.PeekMessages(ctx, 10, nil) // continues where the last peek ended
 		must(t, err)
 		if got := bodies(append(page, rest...)); got != "[a b c d e]" {
 			t.Errorf("peeked %s", got)
@@ -313,10 +313,10 @@ func TestQueueCompletesALockedMessageThatHasExpired(t *testing.T) {
 		for range 2 {
 			must(t, b.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("x"), TimeToLive: &ttl}, nil))
 		}
-		held := b.receive(2)
+		locked := b.receive(2)
 		time.Sleep(30 * time.Second)
-		must(t, b.receiver.CompleteMessage(ctx, held[0], nil))
-		time.Sleep(time.Minute) // the other one's lock ends, and then the message
+		must(t, b.receiver.CompleteMessage(ctx, locked[0], nil))
+		time.Sleep(time.Minute) // the other message's lock ends, and the message expires
 		b.wantCounts(servicebus.Counts{})
 	})
 }
@@ -327,7 +327,7 @@ func TestQueueDetectsDuplicates(t *testing.T) {
 		for _, m := range b.receive(2) {
 			must(t, b.receiver.CompleteMessage(ctx, m, nil))
 		}
-		b.send("a") // its original is gone, its id is not
+		b.send("a") // the queue remembers the id, although the message is gone
 		b.wantCounts(servicebus.Counts{})
 		time.Sleep(time.Minute)
 		b.send("a")
@@ -354,9 +354,9 @@ func TestQueueAcceptsABatchAsAWhole(t *testing.T) {
 			must(t, large.AddMessage(&azservicebus.Message{Body: make([]byte, 1000)}, nil))
 		}
 		if err := b.sender.SendMessageBatch(ctx, large, nil); err == nil || !strings.Contains(err.Error(), "resource-limit-exceeded") {
-			t.Errorf("a full queue took a batch: %v", err)
+			t.Errorf("a full queue accepted a batch: %v", err)
 		}
-		b.wantCounts(servicebus.Counts{Active: 50, Locked: 50}) // nothing of the second one
+		b.wantCounts(servicebus.Counts{Active: 50, Locked: 50}) // nothing of the second batch
 	})
 }
 
@@ -392,7 +392,7 @@ func TestQueueKeepsLargeMessagesAndAllTypes(t *testing.T) {
 
 func TestQueueReleaseCountsNoDelivery(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 2}, func(t *testing.T, b *bench) {
-		b.nothing(b.receiver, time.Second) // leaves credit behind: the SDK gives back what comes on it
+		b.nothing(b.receiver, time.Second) // leaves credit: the SDK releases messages that arrive on it
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		_, _ = b.receiver.ReceiveMessages(short, 50, nil)
@@ -419,9 +419,9 @@ func TestQueueReleaseCountsNoDelivery(t *testing.T) {
 func TestQueueSettlesByLockTokenAlone(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
 		b.send("complete", "abandon", "defer", "dead-letter")
-		held := b.receive(4)
+		locked := b.receive(4)
 		b.broker.CloseConnections()
-		for _, m := range held {
+		for _, m := range locked {
 			alone := &azservicebus.ReceivedMessage{LockToken: m.LockToken}
 			properties := map[string]any{"how": string(m.Body)}
 			var err error
@@ -505,7 +505,7 @@ func TestConnectionStaysOpenWhenIdle(t *testing.T) {
 		}()
 		long, cancel := context.WithTimeout(ctx, 2*time.Hour)
 		defer cancel()
-		messages, err := b.receiver.ReceiveMessages(long, 1, nil) // a lost link would come back as nil, nil
+		messages, err := b.receiver.ReceiveMessages(long, 1, nil) // a lost link would return nil, nil
 		if err != nil || bodies(messages) != "[b]" {
 			t.Errorf("received %s, %v", bodies(messages), err)
 		}

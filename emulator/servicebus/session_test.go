@@ -78,9 +78,9 @@ func TestSessionKeepsOrderAndHasOneHolder(t *testing.T) {
 			t.Errorf("session %q has %s", bob.SessionID(), got)
 		}
 		if got := bodies(takeFrom(t, nobody, 1)); nobody.SessionID() != "" || got != "[e1]" {
-			t.Errorf("session %q has %s; an empty id is one", nobody.SessionID(), got)
+			t.Errorf("session %q has %s; want the session with the empty id", nobody.SessionID(), got)
 		}
-		// What comes later goes to the holder.
+		// Later messages go to the holder.
 		b.send(queue, in("ada", "a3"))
 		if got := bodies(takeFrom(t, ada, 1)); got != "[a3]" {
 			t.Errorf("ada has %s", got)
@@ -109,11 +109,11 @@ func TestSessionReceiverWaitsForTheNextSession(t *testing.T) {
 		if r := <-accepted; r.SessionID() != "ada" {
 			t.Errorf("session %q", r.SessionID())
 		}
-		// One who goes away while it waits gets nothing, and keeps nothing from others.
+		// A receiver that stops waiting gets no session, and does not keep one from others.
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		if _, err := b.client.AcceptNextSessionForQueue(ctx, queue, nil); err == nil {
-			t.Error("a session is accepted that nobody can hold")
+			t.Error("a session was accepted although none is free")
 		}
 		b.send(queue, in("bob", "b1"))
 		if r := b.acceptNext(); r.SessionID() != "bob" {
@@ -136,7 +136,7 @@ func TestSessionLockExpiresAndIsRenewed(t *testing.T) {
 		}
 		time.Sleep(61 * time.Second)
 		if err := first.CompleteMessage(t.Context(), m, nil); err == nil {
-			t.Error("a message is completed whose session's lock has expired")
+			t.Error("a message was completed after its session's lock had expired")
 		}
 		must(t, first.Close(t.Context())) // the client has tried to take the session again
 		second := b.accept("ada")

@@ -8,22 +8,22 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// encoded is a small message with a time to live of a day.
+// encoded returns a small message with a time to live of a day.
 func encoded(t *testing.T) []byte {
 	t.Helper()
 	ttl := uint32(86_400_000)
 	return amqp.AppendData(amqp.Header{TTL: &ttl}.Append(nil), []byte("x"))
 }
 
-// TestQueueForgetsRemovedMessages sends far more messages through a queue than it holds at a time: its
-// books must not grow.
+// TestQueueForgetsRemovedMessages sends many messages through a queue, one at a time. The memory of
+// its parts must not grow.
 func TestQueueForgetsRemovedMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(QueueConfig{Name: "q", LockDuration: time.Second, MaxDeliveryCount: 3}, nil)
 		defer func() { q.close(); q.dead.close() }()
 		o := &outlet{peekLock: true, credit: 1 << 30}
-		var held []amqp.UUID
-		o.send = func(m *message) bool { held = append(held, m.token); return true }
+		var received []amqp.UUID
+		o.send = func(m *message) bool { received = append(received, m.token); return true }
 		q.subscribe(o)
 		for i := range 100_000 {
 			m, err := parseMessage(encoded(t), time.Now())
@@ -33,10 +33,10 @@ func TestQueueForgetsRemovedMessages(t *testing.T) {
 			if _, err := q.enqueue([]*message{m}); err != nil {
 				t.Fatal(err)
 			}
-			if err := q.settle(held[0], settlement{kind: Completed}); err != nil {
+			if err := q.settle(received[0], settlement{kind: Completed}); err != nil {
 				t.Fatalf("message %d: %v", i, err)
 			}
-			held = held[:0]
+			received = received[:0]
 		}
 		numbers, due := len(q.messages.order.numbers), len(q.due.heap)
 		messages, tokens, bytes := len(q.messages.bySeq), len(q.locks.byToken), q.messages.bytes
@@ -73,11 +73,11 @@ func TestConnectionForgetsDeliveriesWithoutALock(t *testing.T) {
 		if _, err := q.enqueue([]*message{m}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5000 * time.Second) // delivered every second, and never settled
+		time.Sleep(5000 * time.Second) // the message is delivered every second and never settled
 		s.conn.mu.Lock()
 		defer s.conn.mu.Unlock()
 		if n := len(s.unsettled); n > 1500 || s.nextDelivery < 4000 {
-			t.Errorf("%d deliveries are remembered of %d, one of which is held", n, s.nextDelivery)
+			t.Errorf("%d of %d deliveries are remembered, and only one is locked", n, s.nextDelivery)
 		}
 	})
 }

@@ -110,7 +110,7 @@ func TestTopicCopiesToMatchingSubscriptions(t *testing.T) {
 		must(t, receiver.AbandonMessage(t.Context(), messages[2], nil))
 		b.holds("colors/Subscriptions/all", "green")
 		b.holds("colors/Subscriptions/all/$DeadLetterQueue", "red")
-		b.holds("colors/Subscriptions/red", "red") // each has a copy of its own
+		b.holds("colors/Subscriptions/red", "red") // each subscription has its own copy
 		dead, err := b.client.NewReceiverForSubscription("colors", "all", &azservicebus.ReceiverOptions{
 			SubQueue: azservicebus.SubQueueDeadLetter,
 		})
@@ -137,7 +137,7 @@ func TestTopicKeepsScheduledMessages(t *testing.T) {
 		b.holds("colors/Subscriptions/all", "red")
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		b.holds("colors/Subscriptions/all") // the topic's time to live
+		b.holds("colors/Subscriptions/all") // the topic's time to live applies
 	})
 }
 
@@ -174,7 +174,7 @@ func TestForwardingOfMessagesAndDeadLetters(t *testing.T) {
 			t.Errorf("%s, reason %v, source %v", m.Body, m.DeadLetterReason, m.DeadLetterSource)
 		}
 		if m.EnqueuedSequenceNumber == nil || *m.EnqueuedSequenceNumber != 1 {
-			t.Errorf("enqueued sequence number %v, want that of the entity before", m.EnqueuedSequenceNumber)
+			t.Errorf("enqueued sequence number %v, want the one in the previous entity", m.EnqueuedSequenceNumber)
 		}
 	})
 }

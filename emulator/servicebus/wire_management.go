@@ -219,7 +219,7 @@ func (m management) sessions() response {
 	if len(ids) == 0 {
 		return response{status: 204, description: "No sessions.", body: amqp.Map{}}
 	}
-	next := int32(skip) + int32(len(ids)) // the client asks from here next
+	next := int32(skip) + int32(len(ids)) // where the client's next request begins
 	return ok(amqp.Map{{Key: "sessions-ids", Value: arrayOf(ids)}, {Key: "skip", Value: next}})
 }
 

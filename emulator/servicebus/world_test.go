@@ -33,7 +33,7 @@ type bench struct {
 func inBubble(t *testing.T, cfg servicebus.QueueConfig, scenario func(t *testing.T, b *bench)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		var records []servicebus.Record // the queue's lock orders the appends; read them while nothing happens
+		var records []servicebus.Record // the queue's lock orders the appends; read them only while the bubble is idle
 		cfg.Name = queue
 		broker, err := servicebus.New(servicebus.Config{
 			Queues: []servicebus.QueueConfig{cfg}, MaxMessageSize: 4 << 20,
@@ -69,7 +69,7 @@ func newClient(t testing.TB, broker *servicebus.Broker) *azservicebus.Client {
 	return client
 }
 
-// overTCP returns a broker on a port and the real client with the emulator's flag.
+// overTCP returns a broker that listens on a port, and the real client connected to it.
 func overTCP(t testing.TB, cfg servicebus.Config) (*servicebus.Broker, *azservicebus.Client, string) {
 	t.Helper()
 	broker, err := servicebus.New(cfg)
@@ -104,7 +104,7 @@ func (b *bench) send(bodies ...string) {
 	}
 }
 
-// receive takes exactly n messages.
+// receive receives exactly n messages.
 func (b *bench) receive(n int) []*azservicebus.ReceivedMessage {
 	b.t.Helper()
 	return receiveFrom(b.t, b.receiver, n)
@@ -125,7 +125,7 @@ func receiveFrom(t testing.TB, r *azservicebus.Receiver, n int) []*azservicebus.
 	return all
 }
 
-// nothing fails if a message can be received within the time.
+// nothing fails if a message arrives within the time.
 func (b *bench) nothing(r *azservicebus.Receiver, within time.Duration) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)

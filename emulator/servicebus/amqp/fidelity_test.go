@@ -16,7 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// complete are performatives with every field that they can have.
+// complete are performatives with all their fields.
 var complete = []amqp.Performative{
 	&amqp.Open{
 		ContainerID: "c", Hostname: "h", MaxFrameSize: 65536, ChannelMax: 4999, IdleTimeout: 30000,
@@ -70,8 +70,8 @@ var complete = []amqp.Performative{
 	&amqp.SASLOutcome{Code: 1, AdditionalData: []byte("x")},
 }
 
-// TestPerformativeKeepsEveryField matters for attach above all: a client compares the terminus in the
-// answer with its own.
+// TestPerformativeKeepsEveryField is important for attach above all, because clients compare the
+// terminus in the answer with their own.
 func TestPerformativeKeepsEveryField(t *testing.T) {
 	for _, p := range complete {
 		b, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, p)
@@ -105,7 +105,7 @@ func TestPerformativeErrorsNameTheField(t *testing.T) {
 		"0053 14 c0 03 02 43 a100":                                        "delivery-id",     // a string
 		"0053 14 c0 07 05 43 40 40 40 5602":                               "settled",         // neither true nor false
 		"0053 12 c0 10 06 a100 43 41 40 40 0053 28 c0 04 02 a100 41":      "durable",         // a boolean, in the source
-		"0053 15 c0 12 05 41 43 40 42 0053 34 c0 08 02 a00100 0053 24 45": "transactions",    // nobody may take it for an outcome
+		"0053 15 c0 12 05 41 43 40 42 0053 34 c0 08 02 a00100 0053 24 45": "transactions",    // must not be read as an outcome
 		"0053 15 c0 09 05 41 43 40 42 0053 10 45":                         "state",           // an open
 		"0053 40 c0 03 01 52 01":                                          "mechanisms",      // a uint
 		"00 a3 05 6e6f6e7365 45":                                          "descriptor",
@@ -118,8 +118,8 @@ func TestPerformativeErrorsNameTheField(t *testing.T) {
 	}
 }
 
-// TestSplitMessageRefusesMalformedContent have sections of the right sizes with rubbish inside,
-// which would be passed on.
+// TestSplitMessageRefusesMalformedContent has sections of the right sizes with malformed content,
+// which would break the receiver.
 func TestSplitMessageRefusesMalformedContent(t *testing.T) {
 	for name, wire := range map[string]string{
 		"a list in a value whose item is cut off": "0053 77 c0 03 01 a1 05",
@@ -206,7 +206,7 @@ func TestPropertiesOfGoAMQPAreRead(t *testing.T) {
 		t.Error("an int was written as a message id")
 	}
 	if _, err := amqp.ReadHeader(unhex(t, "0053 73 45")); err == nil {
-		t.Error("properties were taken for a header")
+		t.Error("properties were read as a header")
 	}
 }
 
@@ -247,7 +247,8 @@ func TestFrameReaderGrowsItsBuffer(t *testing.T) {
 	}
 }
 
-// TestFrameReaderDoesNotAllocateAnAnnouncedFrame: a peer must not get memory for eight bytes.
+// TestFrameReaderDoesNotAllocateAnAnnouncedFrame checks that a peer cannot make the reader allocate
+// by sending eight bytes.
 func TestFrameReaderDoesNotAllocateAnAnnouncedFrame(t *testing.T) {
 	head := unhex(t, "40000000 02000000")
 	var before, after runtime.MemStats
@@ -255,7 +256,7 @@ func TestFrameReaderDoesNotAllocateAnAnnouncedFrame(t *testing.T) {
 	_, err := amqp.NewFrameReader(bytes.NewReader(head), 1<<31).ReadFrame()
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, io.ErrUnexpectedEOF) || n > 1<<18 {
-		t.Errorf("%d bytes were allocated for a frame that did not come; %v", n, err)
+		t.Errorf("%d bytes were allocated for a frame that did not arrive; %v", n, err)
 	}
 }
 
@@ -269,7 +270,7 @@ type nothing struct{}
 
 func (nothing) Read([]byte) (int, error) { return 0, nil }
 
-// TestAllocationsPerMessage keeps what a broker does for every message off the heap.
+// TestAllocationsPerMessage bounds the allocations of what a broker does for every message.
 func TestAllocationsPerMessage(t *testing.T) {
 	message, err := full().MarshalBinary()
 	if err != nil {

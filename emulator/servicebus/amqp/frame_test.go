@@ -13,7 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// unhex reads bytes written as hex with spaces.
+// unhex decodes hexadecimal with spaces.
 func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(strings.ReplaceAll(s, " ", ""))
@@ -23,7 +23,7 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-// performatives of every type, as they come back.
+// performatives has every type of performative, in the form in which it is read.
 var performatives = []amqp.Performative{
 	&amqp.Open{ContainerID: "c", Hostname: "h", MaxFrameSize: 65536, ChannelMax: 4999, IdleTimeout: 30000},
 	&amqp.Begin{RemoteChannel: new(uint16), NextOutgoingID: 1, IncomingWindow: 5000, OutgoingWindow: 5000, HandleMax: 1<<32 - 1},
@@ -87,7 +87,7 @@ func TestPerformativeRoundTrip(t *testing.T) {
 	}
 }
 
-// TestPerformativeGoldenBytes reads bodies that were written by hand from the specification.
+// TestPerformativeGoldenBytes reads bodies that were derived manually from the specification.
 func TestPerformativeGoldenBytes(t *testing.T) {
 	for name, c := range map[string]struct {
 		body string
@@ -165,7 +165,7 @@ func TestPerformativeGoldenBytes(t *testing.T) {
 	} {
 		got, payload, err := amqp.ReadPerformative(unhex(t, c.body))
 		if err != nil || len(payload) > 0 || !reflect.DeepEqual(got, c.want) {
-			t.Errorf("%s:\n got %+v, %d bytes behind, %v\nwant %+v", name, got, len(payload), err, c.want)
+			t.Errorf("%s:\n got %+v, %d bytes after it, %v\nwant %+v", name, got, len(payload), err, c.want)
 		}
 	}
 }
@@ -180,7 +180,7 @@ func TestPerformativeEncodingForStrictClients(t *testing.T) {
 		t.Errorf("a keep-alive is %x, %v", b, err)
 	}
 	if _, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Disposition{State: 5}); err == nil {
-		t.Error("5 was taken for a delivery state")
+		t.Error("5 was written as a delivery state")
 	}
 }
 
@@ -193,7 +193,7 @@ func TestPerformativeErrorsNameWrongTypes(t *testing.T) {
 		"0053 10 c0 03 01 52 05":       "0x10, field 1",
 	} {
 		if _, _, err := amqp.ReadPerformative(unhex(t, wire)); err == nil || !strings.Contains(err.Error(), field) {
-			t.Errorf("%s: %v; want it to name %s", wire, err, field)
+			t.Errorf("%s: %v; want an error that names %s", wire, err, field)
 		}
 	}
 	for _, wire := range []string{"", "00", "0053", "0053 99 45", "0053 10 a1 00", "53 10 45", "0053 10 c0 05 01 a1 00"} {
@@ -226,7 +226,7 @@ func TestFrameReaderReadsInAnyChunks(t *testing.T) {
 				t.Fatalf("%s, frame %d: %d bytes of payload, %v", name, i, len(payload), err)
 			}
 			if frame, err = frames.ReadFrame(); err != nil || len(frame.Body) != 0 {
-				t.Fatalf("%s: no keep-alive behind frame %d: %+v, %v", name, i, frame, err)
+				t.Fatalf("%s: no keep-alive after frame %d: %+v, %v", name, i, frame, err)
 			}
 		}
 		if _, err := frames.ReadFrame(); !errors.Is(err, io.EOF) {

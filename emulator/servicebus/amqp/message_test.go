@@ -13,7 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// full is a message with every section and every type that go-amqp can write.
+// full returns a message with every section and every type that go-amqp can write.
 func full() *goamqp.Message {
 	id, to, subject, group := any("id"), "to", "subject", "group"
 	sequence := uint32(3)
@@ -37,7 +37,7 @@ func full() *goamqp.Message {
 	}
 }
 
-// shown compares what pointers and times mean.
+// shown returns v as JSON, for comparisons by value.
 func shown(t *testing.T, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -60,7 +60,7 @@ func TestSplitMessageOfGoAMQP(t *testing.T) {
 		s.Header, s.DeliveryAnnotations, s.MessageAnnotations, s.Properties, s.ApplicationProperties, s.Body, s.Footer,
 	}, nil)
 	if !bytes.Equal(joined, b) {
-		t.Error("the sections do not make up the message")
+		t.Error("the sections joined are not the message")
 	}
 	h, err := amqp.ReadHeader(s.Header)
 	if err != nil || !h.Durable || *h.Priority != 7 || *h.TTL != 90_000 || !h.FirstAcquirer || h.DeliveryCount != 3 {
@@ -150,7 +150,7 @@ func TestMessageIsReadByGoAMQP(t *testing.T) {
 	}
 	m, _ := got.Value.(map[string]any)
 	if fmt.Sprintf("%T", m["expirations"]) != "[]time.Time" || fmt.Sprintf("%T", m["messages"]) != "[]interface {}" {
-		t.Errorf("arrays and lists are told apart as %T and %T", m["expirations"], m["messages"])
+		t.Errorf("an array and a list were read as %T and %T", m["expirations"], m["messages"])
 	}
 }
 
@@ -243,9 +243,9 @@ func TestSplitMessageErrors(t *testing.T) {
 		t.Errorf("an empty message: %+v, %v", s, err)
 	}
 	if err := amqp.DataSections(value, func([]byte) error { return nil }); err == nil {
-		t.Error("a value was taken for data")
+		t.Error("a value was read as data")
 	}
 	if _, err := amqp.ReadMapSection([]byte{0, 0x53, 0x74, 0x41}); err == nil {
-		t.Error("a boolean was taken for application properties")
+		t.Error("a boolean was read as application properties")
 	}
 }

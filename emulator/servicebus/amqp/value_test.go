@@ -13,7 +13,7 @@ import (
 
 var when = time.Date(2026, 3, 1, 12, 0, 0, 123_000_000, time.UTC)
 
-// values are the types of AMQP at their boundaries.
+// values has values of every AMQP type, at the bounds of the type.
 var values = []any{
 	nil, true, false,
 	uint8(0), uint8(255), uint16(0), uint16(65535), uint32(0), uint32(1), uint32(255), uint32(256), uint32(math.MaxUint32),
@@ -149,6 +149,6 @@ func TestMapGetAndSet(t *testing.T) {
 		t.Errorf("b is %v, %v", v, ok)
 	}
 	if _, ok := m.Get("d"); ok {
-		t.Error("d is there")
+		t.Error("d was found")
 	}
 }
