@@ -45,7 +45,7 @@ func dial(t testing.TB, addr string) *raw {
 	conn, err := net.Dial("tcp", addr)
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	must(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+	must(t, conn.SetDeadline(time.Now().Add(2*time.Minute)))
 	r := &raw{t: t, conn: conn, frames: amqp.NewFrameReader(conn, 1<<20)}
 	r.bytes(amqp.HeaderSASL[:])
 	r.header(amqp.HeaderSASL)
