@@ -154,33 +154,10 @@ func typed(schemaType, value string) (any, error) {
 // ruleEntry describes a rule. It has the namespace prefixes of the service, because clients read
 // them.
 func ruleEntry(subscription *queue, r rule.Rule, host string) atomEntry {
-	type value struct {
-		Type   string `xml:"i:type,attr"`
-		Schema string `xml:"xmlns:d6p1,attr"`
-		Text   string `xml:",chardata"`
-	}
-	type property struct {
-		Key   string `xml:"Key"`
-		Value value  `xml:"Value"`
-	}
-	type filter struct {
-		Type               string     `xml:"i:type,attr"`
-		SQLExpression      string     `xml:"SqlExpression,omitempty"`
-		CompatibilityLevel int        `xml:"CompatibilityLevel,omitempty"`
-		CorrelationID      string     `xml:"CorrelationId,omitempty"`
-		MessageID          string     `xml:"MessageId,omitempty"`
-		To                 string     `xml:"To,omitempty"`
-		ReplyTo            string     `xml:"ReplyTo,omitempty"`
-		Label              string     `xml:"Label,omitempty"`
-		SessionID          string     `xml:"SessionId,omitempty"`
-		ReplyToSessionID   string     `xml:"ReplyToSessionId,omitempty"`
-		ContentType        string     `xml:"ContentType,omitempty"`
-		Properties         []property `xml:"Properties>KeyValueOfstringanyType,omitempty"`
-	}
 	var d struct {
 		XMLName  xml.Name
-		Instance string `xml:"xmlns:i,attr"`
-		Filter   filter `xml:"Filter"`
+		Instance string      `xml:"xmlns:i,attr"`
+		Filter   filterEntry `xml:"Filter"`
 		Action   struct {
 			Type string `xml:"i:type,attr"`
 		} `xml:"Action"`
@@ -192,35 +169,69 @@ func ruleEntry(subscription *queue, r rule.Rule, host string) atomEntry {
 	d.CreatedAt = time.Time{}.Format(time.RFC3339)
 	switch f := r.Filter.(type) {
 	case rule.SQL:
-		d.Filter = filter{Type: "SqlFilter", SQLExpression: f.String(), CompatibilityLevel: 20}
+		d.Filter = filterEntry{Type: "SqlFilter", SQLExpression: f.String(), CompatibilityLevel: 20}
 	case rule.Correlation:
-		d.Filter = filter{
-			Type: "CorrelationFilter", CorrelationID: f.Property("CorrelationId"), MessageID: f.Property("MessageId"),
-			To: f.Property("To"), ReplyTo: f.Property("ReplyTo"), Label: cmp.Or(f.Property("Label"), f.Property("Subject")),
-			SessionID: f.Property("SessionId"), ReplyToSessionID: f.Property("ReplyToSessionId"), ContentType: f.Property("ContentType"),
-		}
-		for key, v := range f.User {
-			schemaType := "d6p1:string"
-			switch v.(type) {
-			case bool:
-				schemaType = "d6p1:boolean"
-			case float32, float64:
-				schemaType = "d6p1:double"
-			case int8, int16, int32, int64, int, uint8, uint16, uint32, uint64:
-				schemaType = "d6p1:int" // the only integer that the Go client reads
-			case time.Time:
-				schemaType = "d6p1:dateTime"
-			}
-			written := fmt.Sprint(v)
-			if t, ok := v.(time.Time); ok {
-				written = t.UTC().Format(time.RFC3339Nano)
-			}
-			d.Filter.Properties = append(d.Filter.Properties, property{key, value{schemaType, nsSchema, written}})
-		}
+		d.Filter = correlationEntry(f)
 	case rule.False:
-		d.Filter = filter{Type: "FalseFilter", SQLExpression: "1=0", CompatibilityLevel: 20}
+		d.Filter = filterEntry{Type: "FalseFilter", SQLExpression: "1=0", CompatibilityLevel: 20}
 	default:
-		d.Filter = filter{Type: "TrueFilter", SQLExpression: "1=1", CompatibilityLevel: 20}
+		d.Filter = filterEntry{Type: "TrueFilter", SQLExpression: "1=1", CompatibilityLevel: 20}
 	}
 	return newEntry(host, subscription.name+"/Rules/"+r.Name, r.Name, d)
+}
+
+// filterEntry is a filter as clients read it.
+type filterEntry struct {
+	Type               string          `xml:"i:type,attr"`
+	SQLExpression      string          `xml:"SqlExpression,omitempty"`
+	CompatibilityLevel int             `xml:"CompatibilityLevel,omitempty"`
+	CorrelationID      string          `xml:"CorrelationId,omitempty"`
+	MessageID          string          `xml:"MessageId,omitempty"`
+	To                 string          `xml:"To,omitempty"`
+	ReplyTo            string          `xml:"ReplyTo,omitempty"`
+	Label              string          `xml:"Label,omitempty"`
+	SessionID          string          `xml:"SessionId,omitempty"`
+	ReplyToSessionID   string          `xml:"ReplyToSessionId,omitempty"`
+	ContentType        string          `xml:"ContentType,omitempty"`
+	Properties         []propertyEntry `xml:"Properties>KeyValueOfstringanyType,omitempty"`
+}
+
+// propertyEntry is an application property of a correlation filter as clients read it.
+type propertyEntry struct {
+	Key   string `xml:"Key"`
+	Value struct {
+		Type   string `xml:"i:type,attr"`
+		Schema string `xml:"xmlns:d6p1,attr"`
+		Text   string `xml:",chardata"`
+	} `xml:"Value"`
+}
+
+func correlationEntry(f rule.Correlation) filterEntry {
+	e := filterEntry{
+		Type: "CorrelationFilter", CorrelationID: f.Property("CorrelationId"), MessageID: f.Property("MessageId"),
+		To: f.Property("To"), ReplyTo: f.Property("ReplyTo"), Label: cmp.Or(f.Property("Label"), f.Property("Subject")),
+		SessionID: f.Property("SessionId"), ReplyToSessionID: f.Property("ReplyToSessionId"), ContentType: f.Property("ContentType"),
+	}
+	for key, value := range f.User {
+		p := propertyEntry{Key: key}
+		p.Value.Schema = nsSchema
+		p.Value.Type, p.Value.Text = written(value)
+		e.Properties = append(e.Properties, p)
+	}
+	return e
+}
+
+// written is the opposite of typed.
+func written(value any) (schemaType, text string) {
+	switch v := value.(type) {
+	case bool:
+		return "d6p1:boolean", fmt.Sprint(v)
+	case float32, float64:
+		return "d6p1:double", fmt.Sprint(v)
+	case int8, int16, int32, int64, int, uint8, uint16, uint32, uint64:
+		return "d6p1:int", fmt.Sprint(v) // the only integer type that the Go client reads
+	case time.Time:
+		return "d6p1:dateTime", v.UTC().Format(time.RFC3339Nano)
+	}
+	return "d6p1:string", fmt.Sprint(value)
 }
