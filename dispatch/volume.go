@@ -126,14 +126,11 @@ func (d *Dispatcher) volumeState() []guard.KindState {
 	return d.queue.volume.State(time.Now())
 }
 
-// volumeLimit is how many people may be signed out for events of the type.
+// volumeLimit returns how many people may be signed out within the window for events of the type.
 func (d *Dispatcher) volumeLimit(kind string) int {
-	for _, s := range d.volumeState() {
-		if s.Kind == kind {
-			return s.Limit
-		}
-	}
-	return d.cfg.Volume.Max
+	d.queue.mu.Lock()
+	defer d.queue.mu.Unlock()
+	return d.queue.volume.Limit(kind, time.Now())
 }
 
 // stopped says that the volume guard stops every type of event that the user waits with.

@@ -198,6 +198,9 @@ func (v *Volume) limit(k *kind, now time.Time) int {
 	return limit
 }
 
+// Limit returns how many distinct users may be signed out within Window for the kind.
+func (v *Volume) Limit(name string, now time.Time) int { return v.limit(v.kind(name), now) }
+
 // Blocked says that nobody may be called for the kind until it is released.
 func (v *Volume) Blocked(name string) bool { return v.kind(name).tripped && !v.cfg.Observe }
 

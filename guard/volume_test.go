@@ -338,6 +338,35 @@ func TestReleaseFiles(t *testing.T) {
 	}
 }
 
+func TestVolumeLimitIsThatOfOneKindUntilItsReleaseEnds(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Kinds: []string{stolen, leaver}, Max: 10, Window: time.Hour})
+	until := noon.Add(time.Hour)
+	v.Release(guard.Release{Until: until, MaxUsers: 50, Type: leaver}, noon)
+	for _, c := range []struct {
+		kind string
+		now  time.Time
+		want int
+	}{{stolen, noon, 10}, {leaver, noon, 50}, {leaver, until, 10}, {"unheard of", noon, 10}} {
+		if got := v.Limit(c.kind, c.now); got != c.want {
+			t.Errorf("the limit of %s at %v is %d, want %d", c.kind, c.now, got, c.want)
+		}
+	}
+	if v.Release(guard.Release{Until: until, MaxUsers: 20}, noon); v.Limit("unheard of", noon) != 20 {
+		t.Errorf("a release of all kinds leaves %d to a kind that was not counted before", v.Limit("unheard of", noon))
+	}
+}
+
+func TestVolumeLimitOfKindsBeyondTheBoundIsThatOfTheirSharedName(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
+	for i := range 100 {
+		v.Reserve(fmt.Sprint("kind ", i), "ada", noon)
+	}
+	v.Release(guard.Release{Until: noon.Add(time.Hour), MaxUsers: 7, Type: "kind 99"}, noon)
+	if own, shared := v.Limit("kind 0", noon), v.Limit("kind 98", noon); own != 1 || shared != 7 {
+		t.Errorf("limits %d and %d, want 1 and 7", own, shared)
+	}
+}
+
 func TestKindsBeyondTheBoundShareAName(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	for i := range 100 {
