@@ -76,8 +76,11 @@ type request struct {
 	// makes the user more urgent is not missed; blocked says for which kinds nobody may be called.
 	retry   bool
 	own     bool
-	urgency func(blocked func(kind string) bool) (urgency int, kind string)
+	urgency urgencyFunc
 }
+
+// urgencyFunc returns a user's urgency, and the type of the event that the attempt is for.
+type urgencyFunc func(blocked func(kind string) bool) (urgency int, kind string)
 
 // permit is one user's request, and then the right to one attempt.
 type permit struct {
