@@ -50,23 +50,25 @@ type Config struct {
 	Dedupe dedupe.Config
 }
 
-// Dependencies are what a Dispatcher works with. Replicas, Limiter, Tracer and Canary may be nil, all others are required.
+// Dependencies are what a Dispatcher works with. Canary, Coordinator, Limiter and Tracer may be nil;
+// all others are required. A Coordinator that holds a nil pointer is not nil.
 type Dependencies struct {
 	Revoker Revoker
-	// Canary makes one attempt for nobody, or for CanaryUser; nil is well. Without it the breaker learns from users alone.
+	// Canary makes one attempt for nobody, or for the user, which is Config.CanaryUser. Its error is nil
+	// when Graph is well. Without Canary, the breaker learns from users alone.
 	Canary    func(ctx context.Context, user event.User) (revoker.Attempt, error)
 	Protected *guard.Protected
 	Retrier   *retry.Retrier
 	Log       *zap.Logger
 	Metrics   *telemetry.Metrics
 	Health    *telemetry.Health
-	// Coordinator is what workers for the same tenant share; nil when this one is for itself. Limiter is the rate limiter that
-	// they share; nil for one of its own.
-	Coordinator *coordination.Store
-	Limiter     *coordination.Limiter
+	// Coordinator is what workers for the same tenant share; nil when this one is the only one.
+	Coordinator Coordinator
+	// Limiter is the rate limiter that these workers share; nil for one of this process's own.
+	Limiter *coordination.Limiter
 	// Tracer makes spans of attempts; nil makes none.
 	Tracer trace.Tracer
-	// Name and Text are a user and an error as they may stand in the log.
+	// Name and Text return a user and an error in the form in which the log may show them.
 	Name func(event.User) string
 	Text func(error) string
 }
