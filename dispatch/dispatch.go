@@ -216,13 +216,13 @@ func (d *Dispatcher) Stuck(deadline time.Time) bool {
 	q := d.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.running+q.late > 0 {
+	if q.inFlight.running+q.inFlight.late > 0 {
 		return false
 	}
 	if _, cause := q.breaker.Open(); cause != nil {
 		return true
 	}
-	waits := len(q.first)+len(q.retries) > 0 || soonest.Before(deadline)
+	waits := q.len() > 0 || soonest.Before(deadline)
 	return !waits || !q.limiter.State().PausedUntil.Before(deadline)
 }
 

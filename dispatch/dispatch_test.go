@@ -213,14 +213,14 @@ func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		d.queue.mu.Lock()
-		d.queue.running += d.cfg.Concurrency // nobody may begin
+		d.queue.inFlight.running += d.cfg.Concurrency // nobody may begin
 		d.queue.mu.Unlock()
 		e := enter(d, ada)
 		if p := d.queue.waiting[ada.Key()]; p == nil || before.sequence == 0 || p.sequence != before.sequence {
 			t.Errorf("waits with %+v, had place %d", p, before.sequence)
 		}
 		d.queue.mu.Lock()
-		d.queue.running -= d.cfg.Concurrency
+		d.queue.inFlight.running -= d.cfg.Concurrency
 		d.queue.mu.Unlock()
 		d.queue.tick()
 		decision(t, e)
@@ -319,8 +319,8 @@ func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
 				}
 				if name == "one that hangs" {
 					time.Sleep(2 * lateAfter)
-					d.queue.room(time.Now(), func(time.Duration) {})
-					if d.queue.late != 1 || d.queue.running != 0 {
+					d.queue.markLate(time.Now(), func(time.Duration) {})
+					if d.queue.inFlight.late != 1 || d.queue.inFlight.running != 0 {
 						t.Error("not late")
 					}
 				}
@@ -346,8 +346,8 @@ func TestWhoeverIsProtectedMeanwhileIsNotCalledForAgain(t *testing.T) {
 			t.Errorf("fate %v, %v after %d calls", fate, decided.Err, len(g.made()))
 		}
 		// They take no place, in flight or in the volume.
-		if d.queue.running != 0 || d.queue.limiter.State().InFlight != 0 {
-			t.Errorf("%d run", d.queue.running)
+		if d.queue.inFlight.running != 0 || d.queue.limiter.State().InFlight != 0 {
+			t.Errorf("%d run", d.queue.inFlight.running)
 		}
 		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
 			t.Errorf("outcome %v: who was not called counts", outcome)
@@ -393,8 +393,8 @@ func TestWhoeverIsProtectedWhileTheyWaitForAPermitIsNotCalled(t *testing.T) {
 		if n := len(g.made()); n != 2 {
 			t.Errorf("%d calls", n)
 		}
-		if d.queue.running != 0 || d.queue.limiter.State().InFlight != 0 {
-			t.Errorf("%d run", d.queue.running)
+		if d.queue.inFlight.running != 0 || d.queue.limiter.State().InFlight != 0 {
+			t.Errorf("%d run", d.queue.inFlight.running)
 		}
 		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
 			t.Errorf("outcome %v: who was not called counts", outcome)

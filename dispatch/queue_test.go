@@ -208,8 +208,8 @@ func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T
 		// The late answer makes no second place.
 		_ = q.done(hangs.permit, 0, false, nil)
 		third := ask(t, q, "third", wish{})
-		if third.began() || q.running != 1 || q.late != 0 {
-			t.Errorf("the third began: %v, running %d, late %d", third.began(), q.running, q.late)
+		if third.began() || q.inFlight.running != 1 || q.inFlight.late != 0 {
+			t.Errorf("the third began: %v, running %d, late %d", third.began(), q.inFlight.running, q.inFlight.late)
 		}
 		_ = q.done(next.permit, 0, false, nil)
 		if !third.began() {
@@ -235,8 +235,8 @@ func TestOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 		if got := began(firsts); len(got) != 33 { // one more is not counted late: the places are used up
 			t.Fatalf("%d first attempts hang beside them, want 33", len(got))
 		}
-		if q.late != maxLate || q.lateAgain != 32 || q.running != 1 {
-			t.Errorf("late %d, of these retries %d, running %d", q.late, q.lateAgain, q.running)
+		if q.inFlight.late != maxLate || q.inFlight.lateRetries != 32 || q.inFlight.running != 1 {
+			t.Errorf("late %d, of these retries %d, running %d", q.inFlight.late, q.inFlight.lateRetries, q.inFlight.running)
 		}
 		// The end of a retry makes room for another.
 		_ = q.done(retries[0].permit, 0, false, unavailable)
@@ -266,8 +266,8 @@ func TestWhatHasEndedIsNotRememberedForLong(t *testing.T) {
 			}
 			_ = q.done(u.permit, 0, true, notFound)
 		}
-		if most := 4*(2+maxLate) + 1; len(q.begun) > most {
-			t.Errorf("%d attempts are remembered, want at most %d", len(q.begun), most)
+		if most := 4*(2+maxLate) + 1; len(q.inFlight.begun) > most {
+			t.Errorf("%d attempts are remembered, want at most %d", len(q.inFlight.begun), most)
 		}
 	})
 }
@@ -339,8 +339,8 @@ func TestAPermitThatComesAsTheUserLeavesIsNotLost(t *testing.T) {
 				t.Fatalf("%v, want the permit", u.err)
 			}
 			q.cancel(u.permit)
-			if q.running != 0 {
-				t.Fatalf("%d run", q.running)
+			if q.inFlight.running != 0 {
+				t.Fatalf("%d run", q.inFlight.running)
 			}
 		}
 	})
@@ -375,8 +375,8 @@ func TestCancelGivesEverythingBack(t *testing.T) {
 						}
 						q.cancel(u.permit)
 					}
-					if q.running != 0 || q.late != 0 || q.lateAgain != 0 {
-						t.Fatalf("running %d, late %d, of these retries %d", q.running, q.late, q.lateAgain)
+					if q.inFlight.running != 0 || q.inFlight.late != 0 || q.inFlight.lateRetries != 0 {
+						t.Fatalf("running %d, late %d, of these retries %d", q.inFlight.running, q.inFlight.late, q.inFlight.lateRetries)
 					}
 					if n := q.limiter.State().InFlight; n != 0 {
 						t.Fatalf("%d calls under way for the limiter", n)
@@ -449,7 +449,7 @@ func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
 		again := ask(t, q, "again", wish{kind: "left", retry: true})
 		other := ask(t, q, "other", wish{kind: "stolen"})
 		q.mu.Lock()
-		q.concurrency = 1
+		q.inFlight.concurrency = 1
 		q.mu.Unlock()
 		_ = q.done(a.permit, 0, true, notFound)
 		if got := began([]*user{b, c, again}); got != nil {
