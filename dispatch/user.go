@@ -12,7 +12,6 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -128,7 +127,7 @@ func (d *Dispatcher) attempt(
 		return false, !d.prepareRetry(w, user, s, o)
 	}
 	d.budgets.forget(w.Key())
-	d.count()
+	d.decided.Add(1)
 	decide := w.Succeeded
 	if o.ending == final {
 		decide = w.Failed
@@ -168,7 +167,7 @@ func (d *Dispatcher) refuse(w *dedupe.Work, s *series, err error) (again bool) {
 	return w.Failed(dedupe.Attempt{}, &Decision{Attempts: s.budget.Attempts(), Err: err})
 }
 
-// Refuse says why a user is never called, as an *revoker.Error; nil if they may be.
+// Refuse returns why a user is never called, as a *revoker.Error; nil if they may be.
 func Refuse(protected *guard.Protected, user event.User) error {
 	switch {
 	case protected.Has(user):
@@ -193,47 +192,11 @@ func (d *Dispatcher) revoke(hard context.Context, w *dedupe.Work, user event.Use
 	return d.traced(ctx, w, user)
 }
 
-// longSleep is how long a wait is at least that messages are not kept in flight for which have been set aside before: as long
-// as they are set aside at least.
-const longSleep = 2 * time.Second
-
-// sleep waits until the next attempt of a user, or until nobody waits for the user any more.
-func (d *Dispatcher) sleep(w *dedupe.Work, until time.Time) {
-	wait := time.Until(until)
-	if wait <= 0 {
-		return
-	}
-	if wait > longSleep {
-		w.Pause() // meanwhile its messages need not be in flight
-		defer w.Resume()
-	}
-	defer d.asleep(w, until)()
-	_ = retry.Sleep(w.Context(), wait)
-}
-
-// asleep says that a user waits until then, and for no permit. awake must follow.
-func (d *Dispatcher) asleep(w *dedupe.Work, until time.Time) (awake func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.sleeping[w] = until
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.sleeping, w)
-	}
-}
-
-func (d *Dispatcher) count() {
-	d.mu.Lock()
-	d.decided++
-	d.mu.Unlock()
-}
-
 func times(a revoker.Attempt) dedupe.Attempt {
 	return dedupe.Attempt{Start: a.Start, Duration: a.Duration, ServerDate: a.ServerDate}
 }
 
-// observe counts one attempt's end.
+// observe counts the result of one attempt.
 func (d *Dispatcher) observe(attempt revoker.Attempt, err error) {
 	result := "revoked"
 	if failure, ok := errors.AsType[*revoker.Error](err); ok {
@@ -246,13 +209,15 @@ func (d *Dispatcher) observe(attempt revoker.Attempt, err error) {
 	d.deps.Metrics.GraphCalls.WithLabelValues(result, status).Inc()
 }
 
-// What is said of users who fail one after the other.
+// These are the warnings about users who fail one after the other.
 const (
-	usersFail = "users fail one after the other, and the canary is well: Graph refuses them for a reason of their own (an administrative unit, a deleted account); worker dlq list and worker deferred list name them"
-	graphMay  = "users fail one after the other, and nothing tells that Graph is well: retries go one at a time until one succeeds or the canary tells"
+	usersFail = "users fail one after the other, and the canary is well: Graph refuses them for a reason of " +
+		"their own (an administrative unit, a deleted account); worker dlq list and worker deferred list name them"
+	graphMay = "users fail one after the other, and nothing shows that Graph is well: retries go one at a time " +
+		"until one succeeds or the canary is well"
 )
 
-// report sets Graph's health, and warns of users who fail, when it changes.
+// report reports Graph's health and users who fail one after the other, and logs changes of these.
 func (d *Dispatcher) report(c condition) {
 	d.ReportGraph(c.cause)
 	warning := ""
@@ -264,14 +229,14 @@ func (d *Dispatcher) report(c condition) {
 	}
 	if d.deps.Health.Warn(PartGraph, warning) {
 		if warning == "" {
-			d.deps.Log.Info("users do not fail one after the other any more")
+			d.deps.Log.Info("users no longer fail one after the other")
 		} else {
 			d.deps.Log.Warn(warning)
 		}
 	}
 }
 
-// ReportGraph sets Graph's health and logs when it changes.
+// ReportGraph reports Graph's health, and logs when it changes. A nil error means that Graph is usable.
 func (d *Dispatcher) ReportGraph(err error) {
 	if err == nil {
 		if d.deps.Health.Report(PartGraph, "") {
@@ -284,7 +249,7 @@ func (d *Dispatcher) ReportGraph(err error) {
 		problem = failure.Brief()
 	}
 	if d.deps.Health.Report(PartGraph, problem) {
-		d.deps.Log.Error("Graph is not usable: attempts stop but for one probe at a time; messages wait, none is dead-lettered for it",
+		d.deps.Log.Error("Graph is not usable: only one probe at a time begins; messages wait, and none is dead-lettered for this",
 			zap.String("error", d.deps.Text(err)))
 	}
 }
