@@ -1,8 +1,8 @@
-// Package dedupe is the ledger: it decides which message supersedes which, and which events of a user
-// an attempt has decided. An attempt is one HTTP request that revokes a user's sessions. The ledger
-// makes one attempt out of a storm of events about one user. It never completes an event unless its
-// user was revoked by an attempt that started after the event was enqueued, or the event is left to a
-// newer message of the same user.
+// Package dedupe is the ledger: it decides which message supersedes which, and which events of a
+// user an attempt has decided. An attempt is one HTTP request that revokes a user's sessions. The
+// ledger makes one attempt out of a storm of events about one user. It never completes an event
+// unless its user was revoked by an attempt that started after the event was enqueued, or the event
+// is left to a newer message of the same user.
 //
 // Per user the ledger knows the pending events, which wait for the next attempt; whether an attempt
 // is in flight; and the last verdict, for as long as Config.Remember. What an event does that is
@@ -20,12 +20,12 @@
 //   - The event's message was delivered before, and its lock was lost: the new delivery takes the place
 //     of the old one.
 //
-// So of two events about one user, the second of which arrives while the attempt for the first is in
-// flight, the first is revoked by that attempt, and the second usually by another attempt one window
-// after the start of the first.
+// So of two events about one user, the second of which arrives while the attempt for the first is
+// in flight, the first is revoked by that attempt, and the second usually by another attempt one
+// window after the start of the first.
 //
-// The package does no I/O and starts no goroutine. It reads the time with time.Now only, so tests can
-// run it in a testing/synctest bubble.
+// The package does no I/O and starts no goroutine. It reads the time with time.Now only, so tests
+// can run it in a testing/synctest bubble.
 package dedupe
 
 import (
@@ -36,9 +36,9 @@ import (
 	"time"
 )
 
-// Position identifies a message, and gives it its place in one total order that is the same in every
-// replica: by the time at which the broker has enqueued it, then by entity path and sequence number.
-// The order of arrival never matters.
+// Position identifies a message, and gives it its place in one total order that is the same in
+// every replica: by the time at which the broker has enqueued it, then by entity path and sequence
+// number. The order of arrival never matters.
 type Position struct {
 	Enqueued time.Time
 	// Entity is the path of the queue or subscription; Sequence is unique in it.
@@ -58,12 +58,13 @@ func (p Position) same(q Position) bool {
 }
 
 // Event is one user's event in a message that this process has locked. The caller sets the exported
-// fields before Ledger.Add and does not change them afterwards; the ledger owns the rest until Done is
-// closed.
+// fields before Ledger.Add and does not change them afterwards; the ledger owns the rest until Done
+// is closed.
 //
-// A newer message supersedes an older one of the same user only while it is locked and not deferred,
-// if it does not expire earlier, and if it is at least as urgent and of the same Kind. Otherwise the
-// older one could end up without an attempt, because the newer one goes away or waits for longer.
+// A newer message supersedes an older one of the same user only while it is locked and not
+// deferred, if it does not expire earlier, and if it is at least as urgent and of the same Kind.
+// Otherwise the older one could end up without an attempt, because the newer one goes away or waits
+// for longer.
 type Event struct {
 	Position
 	// MessageID is how logs and dead letters name the message.
@@ -72,8 +73,8 @@ type Event struct {
 	ExpiresAt time.Time
 	// Message is what the event shares with the other events of its message.
 	Message *Message
-	// Urgency orders the attempts; 0 is the most urgent. Kind is the event's type, by which the volume
-	// guard counts.
+	// Urgency orders the attempts; 0 is the most urgent. Kind is the event's type, by which the
+	// volume guard counts.
 	Urgency int
 	Kind    string
 	// Tag is for the caller's use; the ledger keeps it.
@@ -92,8 +93,8 @@ type Result struct {
 	Disposition Disposition
 	// By is the message that superseded or replaced this one's.
 	By Position
-	// Detail is what the caller gave to Work.Succeeded or Work.Failed. It is nil for dispositions other
-	// than Revoked and Failed.
+	// Detail is what the caller gave to Work.Succeeded or Work.Failed. It is nil for dispositions
+	// other than Revoked and Failed.
 	Detail any
 }
 
@@ -121,7 +122,8 @@ const (
 	Superseded
 	// Failed: the failure is final.
 	Failed
-	// Replaced: the message was delivered again, and the new delivery has taken the place of this one.
+	// Replaced: the message was delivered again, and the new delivery has taken the place of this
+	// one.
 	Replaced
 )
 
@@ -154,14 +156,15 @@ type SupersededMessages struct {
 // MaxNamed bounds how many ids of superseded messages are kept for one message.
 const MaxNamed = 32
 
-// Done returns a channel that is closed when the event's result is decided, or the event was removed.
-// It may be called once the event was added.
+// Done returns a channel that is closed when the event's result is decided, or the event was
+// removed. It may be called once the event was added.
 func (e *Event) Done() <-chan struct{} { return e.done }
 
 // Result returns how the event ended. It may be called when Done is closed.
 func (e *Event) Result() Result { return e.result }
 
-// Superseded returns the messages that this one has superseded. It may be called when Done is closed.
+// Superseded returns the messages that this one has superseded. It may be called when Done is
+// closed.
 func (e *Event) Superseded() SupersededMessages { return e.superseded }
 
 // finish ends the event.
@@ -185,8 +188,8 @@ func (e *Event) supersede(older *Event) {
 }
 
 // maySupersede reports whether e may supersede the older event; see Event for the conditions. The
-// clock is compared with the end of the lock, because the loss of a lock may not be known yet. A clock
-// that runs ahead only makes both events stay.
+// clock is compared with the end of the lock, because the loss of a lock may not be known yet. A
+// clock that runs ahead only makes both events stay.
 func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
@@ -201,12 +204,12 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)
 }
 
-// group holds the events of one user that one attempt is to decide: the newest event, and those that
-// it may not supersede.
+// group holds the events of one user that one attempt is to decide: the newest event, and those
+// that it may not supersede.
 type group []*Event
 
-// takeOver replaces an older delivery of the same message by a new one, with its new lock. It reports
-// whether there was an older one. The new delivery supersedes nothing.
+// takeOver replaces an older delivery of the same message by a new one, with its new lock. It
+// reports whether there was an older one. The new delivery supersedes nothing.
 func (g group) takeOver(e *Event) bool {
 	for i, older := range g {
 		if older.same(e.Position) {
@@ -220,8 +223,8 @@ func (g group) takeOver(e *Event) bool {
 	return false
 }
 
-// add adds an event to the group. Whichever arrived first, the newest event supersedes those that it
-// may supersede.
+// add adds an event to the group. Whichever arrived first, the newest event supersedes those that
+// it may supersede.
 func (g group) add(e *Event, now time.Time) group {
 	kept := g[:0]
 	for _, older := range g {

@@ -8,22 +8,22 @@ import (
 
 // Config bounds a Ledger. All fields are required and positive, except SkewMargin, which may be 0.
 type Config struct {
-	// Window is for how long after a verdict new events about the user are parked. It starts with the
-	// attempt that decided, and is never extended.
+	// Window is for how long after a verdict new events about the user are parked. It starts with
+	// the attempt that decided, and is never extended.
 	Window time.Duration
 	// SkewMargin is how much the broker's clock may differ from Graph's and from this process's. An
 	// event that was enqueued less than this before an attempt started is not covered by it.
 	SkewMargin time.Duration
-	// Remember is for how long verdicts are kept at least, and no shorter than Window. MaxUsers is how
-	// many are kept at most.
+	// Remember is for how long verdicts are kept at least, and no shorter than Window. MaxUsers is
+	// how many are kept at most.
 	Remember time.Duration
 	MaxUsers int
-	// MaxParked is how many messages of each source may be parked at once. Beyond that an attempt is made
-	// for the user with the most parked messages.
+	// MaxParked is how many messages of each source may be parked at once. Beyond that an attempt
+	// is made for the user with the most parked messages.
 	MaxParked int
-	// MaxFailing is how many messages of each source may hold a user who has failed. Beyond that the
-	// message that has failed longest is deferred. What is left of a source's messages is for first
-	// attempts.
+	// MaxFailing is how many messages of each source may hold a user who has failed. Beyond that
+	// the message that has failed longest is deferred. What is left of a source's messages is for
+	// first attempts.
 	MaxFailing int
 }
 
@@ -54,8 +54,8 @@ func New(cfg Config) *Ledger {
 }
 
 // Add adds an event of the user with this key, and decides what it needs. The event may be decided
-// already on return. If isNew, the caller must run the Work. Otherwise w, if not nil, is the Work that
-// runs for the user already, and which may have become more urgent.
+// already on return. If isNew, the caller must run the Work. Otherwise w, if not nil, is the Work
+// that runs for the user already, and which may have become more urgent.
 //
 // The caller adds only events that are due now and act on a user, and each message at most once per
 // user.
@@ -76,11 +76,12 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 		e.finish(Result{Disposition: Covered})
 		return nil, false
 	case w != nil && w.inFlight:
-		// The attempt in flight may have started before this event was enqueued: the event waits beside it.
+		// The attempt in flight may have started before this event was enqueued: the event waits
+		// beside it.
 		w.beside = w.add(w.beside, e, parked, now)
 	case w != nil:
-		// Before or between attempts, or parked: the newest event supersedes the others. The Work keeps its
-		// urgency and attempts.
+		// Before or between attempts, or parked: the newest event supersedes the others. The Work
+		// keeps its urgency and attempts.
 		w.pending = w.add(w.pending, e, w.stateOfNew(e), now)
 		select {
 		case w.more <- struct{}{}:
@@ -113,10 +114,10 @@ func ended(e *Event) bool {
 	}
 }
 
-// Remove removes an event whose message's lock is lost, or whose message is abandoned or deferred. The
-// event supersedes nothing any more, and its Result is Undecided. Remove does nothing if the event has
-// ended before. When no event of the user is left, the Work is over, except that an attempt in flight
-// goes on.
+// Remove removes an event whose message's lock is lost, or whose message is abandoned or deferred.
+// The event supersedes nothing any more, and its Result is Undecided. Remove does nothing if the
+// event has ended before. When no event of the user is left, the Work is over, except that an
+// attempt in flight goes on.
 func (l *Ledger) Remove(key string, e *Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -143,8 +144,8 @@ func (l *Ledger) FlushParked() {
 	}
 }
 
-// FlushMessage makes the attempts for those users of one message due now who are parked, because the
-// message cannot stay locked any longer.
+// FlushMessage makes the attempts for those users of one message due now who are parked, because
+// the message cannot stay locked any longer.
 func (l *Ledger) FlushMessage(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -162,8 +163,8 @@ func (l *Ledger) Pending() int {
 
 // State is a picture of the ledger.
 type State struct {
-	// Pending is how many users have an undecided event. Parked is how many of them wait for the end of
-	// their window; InFlight, how many have an attempt in flight.
+	// Pending is how many users have an undecided event. Parked is how many of them wait for the
+	// end of their window; InFlight, how many have an attempt in flight.
 	Pending, Parked, InFlight int
 	// Remembered is how many verdicts are kept.
 	Remembered int

@@ -25,11 +25,12 @@ type Message struct {
 	Lock Lock
 	// Source is the rank of the message's source; 0 is the most urgent.
 	Source int
-	// Fixed reports whether the message cannot be deferred: messages of a session must keep their order.
+	// Fixed reports whether the message cannot be deferred: messages of a session must keep their
+	// order.
 	Fixed bool
-	// Eager reports whether the message is deferred as soon as each of its undecided users has failed,
-	// even if its source's share of failing messages is not used up. That is so for a message that was
-	// deferred before and came back for one attempt, and for a large one.
+	// Eager reports whether the message is deferred as soon as each of its undecided users has
+	// failed, even if its source's share of failing messages is not used up. That is so for a
+	// message that was deferred before and came back for one attempt, and for a large one.
 	Eager bool
 
 	deferred chan struct{}
@@ -53,8 +54,8 @@ func NewMessage(source int) *Message {
 // Ended returns a channel that is signaled when one or more of the message's events have ended.
 func (m *Message) Ended() <-chan struct{} { return m.ended }
 
-// Deferred returns a channel that is closed when the caller should defer the message, to make room for
-// others: it removes the message's events, and adds them again when the message comes back.
+// Deferred returns a channel that is closed when the caller should defer the message, to make room
+// for others: it removes the message's events, and adds them again when the message comes back.
 func (m *Message) Deferred() <-chan struct{} { return m.deferred }
 
 // AllAdded notes that all events of the message were added. Only then may it be deferred.
@@ -94,15 +95,16 @@ const (
 	parked
 	// failing: its user has failed, and it waits for a permit.
 	failing
-	// paused: no attempt begins soon, because the user waits for a long backoff, for another replica, or
-	// for a release of the volume guard. It counts as failing, too.
+	// paused: no attempt begins soon, because the user waits for a long backoff, for another
+	// replica, or for a release of the volume guard. It counts as failing, too.
 	paused
 )
 
 // share is how many messages of a source are in a state that can last long.
 type share struct {
 	parked, failing int
-	// failed lists the failing *Message that may be deferred, the one that has failed longest first.
+	// failed lists the failing *Message that may be deferred, the one that has failed longest
+	// first.
 	failed *list.List
 }
 
@@ -192,8 +194,8 @@ func (l *Ledger) enforceShares(source int) {
 }
 
 // evictParked makes the attempt for parked users of the source due now: for the user with the most
-// messages that wait for no other user, or if there is none, for all users of the message that waits
-// for the fewest users. It reports whether any user was parked.
+// messages that wait for no other user, or if there is none, for all users of the message that
+// waits for the fewest users. It reports whether any user was parked.
 func (l *Ledger) evictParked(source int) bool {
 	var most *Work
 	var fewest *Message
@@ -271,7 +273,8 @@ func (s *share) longest() *Message {
 	return nil
 }
 
-// mayDefer reports whether the message may be deferred: none of its users waits for a first attempt.
+// mayDefer reports whether the message may be deferred: none of its users waits for a first
+// attempt.
 func (m *Message) mayDefer() bool {
 	return !m.Fixed && !m.leaving && m.open > 0 && m.open == m.parked+m.failing
 }

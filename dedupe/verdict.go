@@ -6,23 +6,24 @@ import (
 	"time"
 )
 
-// Verdict is what the last decided attempt for a user means for later events, as replicas exchange it.
-// The zero Verdict means that there is none.
+// Verdict is what the last decided attempt for a user means for later events, as replicas exchange
+// it. The zero Verdict means that there is none.
 type Verdict struct {
 	// Start is when the attempt started; the window is counted from there.
 	Start time.Time
-	// Covers is the time before which an event must have been enqueued to be covered. It is zero when the
-	// attempt failed, or when the time is not known for sure.
+	// Covers is the time before which an event must have been enqueued to be covered. It is zero
+	// when the attempt failed, or when the time is not known for sure.
 	Covers time.Time
-	// Entity and Sequence are the newest message that the attempt was made for; empty when it failed.
+	// Entity and Sequence are the newest message that the attempt was made for; empty when it
+	// failed.
 	Entity   string
 	Sequence int64
 }
 
 // verdict is a Verdict in little space: there is one per remembered user.
 type verdict struct {
-	// covers: an event that was enqueued before this instant was enqueued before the attempt started,
-	// however wrong the clocks are. 0 covers nothing.
+	// covers: an event that was enqueued before this instant was enqueued before the attempt
+	// started, however wrong the clocks are. 0 covers nothing.
 	covers instant
 	// until is the end of the window.
 	until instant
@@ -31,8 +32,8 @@ type verdict struct {
 }
 
 // instant is a time in whole microseconds since 1970, in a third of the space of a time.Time.
-// Nanoseconds would overflow beyond the years 1678 to 2262, and times from outside the process can lie
-// there: zero in Windows FILETIME is 1601.
+// Nanoseconds would overflow beyond the years 1678 to 2262, and times from outside the process can
+// lie there: zero in Windows FILETIME is 1601.
 type instant int64
 
 // instantOf rounds down, and limits the time to the years 1 to 9999.
@@ -42,8 +43,8 @@ func instantOf(t time.Time) instant {
 
 func (i instant) time() time.Time { return time.UnixMicro(int64(i)) }
 
-// mark identifies a message in a third of its space. Two messages share one by a chance of 1 in 2^64.
-// Nobody can choose messages that do, because each process hashes with a seed of its own.
+// mark identifies a message in a third of its space. Two messages share one by a chance of 1 in
+// 2^64. Nobody can choose messages that do, because each process hashes with a seed of its own.
 type mark uint64
 
 var seed = maphash.MakeSeed()
@@ -53,8 +54,8 @@ func markOf(entity string, sequence int64) mark {
 }
 
 // covered reports whether the successful attempt decides the event, too: because the event was
-// enqueued before the attempt started, or because it is in the very message that the attempt was made
-// for, and which was delivered again because its settlement was lost.
+// enqueued before the attempt started, or because it is in the very message that the attempt was
+// made for, and which was delivered again because its settlement was lost.
 func (v verdict) covered(p Position) bool {
 	if p.Enqueued.Unix() <= 0 {
 		return false // the enqueued time is not known: no broker is that old
@@ -63,9 +64,9 @@ func (v verdict) covered(p Position) bool {
 		v.message != 0 && markOf(p.Entity, p.Sequence) == v.message
 }
 
-// parkedUntil returns the end of the window, at most a window from now, so that a clock that was set
-// back parks nobody for longer. It uses the wall clock alone, so that the same window always has the
-// same end.
+// parkedUntil returns the end of the window, at most a window from now, so that a clock that was
+// set back parks nobody for longer. It uses the wall clock alone, so that the same window always
+// has the same end.
 func (v verdict) parkedUntil(now time.Time, window time.Duration) time.Time {
 	return now.Add(min(v.until.time().Sub(now), window)).Round(0)
 }
@@ -76,19 +77,21 @@ type Attempt struct {
 	Start time.Time
 	// Duration is how long it took, by the monotonic clock.
 	Duration time.Duration
-	// ServerDate is the Date of Graph's answer in whole seconds, rounded down; zero when it had none.
+	// ServerDate is the Date of Graph's answer in whole seconds, rounded down; zero when it had
+	// none.
 	ServerDate time.Time
 }
 
-// maxDateSkew is how far a Date may be from this process's clock to be believed. A proxy's Date can be
-// wrong by centuries. If it is this process's clock that is wrong, the price is an extra attempt.
+// maxDateSkew is how far a Date may be from this process's clock to be believed. A proxy's Date can
+// be wrong by centuries. If it is this process's clock that is wrong, the price is an extra
+// attempt.
 const maxDateSkew = time.Hour
 
 // coversBefore returns the time before which an event must have been enqueued to be covered by the
-// attempt: its start, minus a margin for the skew of the broker's clock. The start is the earlier one
-// of this process's clock and Graph's, so a Date, however wrong, can only make it earlier. Without a
-// Date it returns the zero time, which covers nothing, since this process's clock alone may be hours
-// ahead. A second attempt does no harm; a missing one does.
+// attempt: its start, minus a margin for the skew of the broker's clock. The start is the earlier
+// one of this process's clock and Graph's, so a Date, however wrong, can only make it earlier.
+// Without a Date it returns the zero time, which covers nothing, since this process's clock alone
+// may be hours ahead. A second attempt does no harm; a missing one does.
 func (a Attempt) coversBefore(margin time.Duration) time.Time {
 	if a.ServerDate.Sub(a.Start.Add(a.Duration)).Abs() > maxDateSkew { // a missing Date is in the year 1
 		return time.Time{}
@@ -100,10 +103,11 @@ func (a Attempt) coversBefore(margin time.Duration) time.Time {
 	return start.Add(-margin)
 }
 
-// remember keeps a verdict of this process or of another replica. An event that was covered once stays
-// covered.
+// remember keeps a verdict of this process or of another replica. An event that was covered once
+// stays covered.
 func (l *Ledger) remember(key string, known Verdict, now time.Time) verdict {
-	// Sub uses the monotonic clock for an attempt of this process. The end is at most a window from now.
+	// Sub uses the monotonic clock for an attempt of this process. The end is at most a window from
+	// now.
 	left := min(l.cfg.Window-now.Sub(known.Start), l.cfg.Window)
 	v := verdict{until: instantOf(now.Add(left))}
 	if known.Entity != "" {
@@ -124,8 +128,8 @@ func (l *Ledger) remember(key string, known Verdict, now time.Time) verdict {
 	return v
 }
 
-// plausible reports whether another replica can have reached this verdict: its attempt has not started
-// in the future, by clocks that differ by at most the margin.
+// plausible reports whether another replica can have reached this verdict: its attempt has not
+// started in the future, by clocks that differ by at most the margin.
 func (l *Ledger) plausible(known Verdict, now time.Time) bool {
 	return !known.Start.After(now.Add(l.cfg.SkewMargin))
 }
@@ -140,8 +144,8 @@ type memory struct {
 	old     map[fingerprint]verdict
 }
 
-// fingerprint identifies a user's key in less than half of its space. It is half of a SHA-256 sum, so
-// no two users share one, by chance or on purpose.
+// fingerprint identifies a user's key in less than half of its space. It is half of a SHA-256 sum,
+// so no two users share one, by chance or on purpose.
 type fingerprint [16]byte
 
 func fingerprintOf(key string) fingerprint {

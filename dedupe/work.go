@@ -16,8 +16,8 @@ import (
 //	}
 //
 // Since the ledger has one Work per user, there are never two attempts for one user in flight. The
-// methods are safe for concurrent use, but Start and the methods that end an attempt must follow each
-// other as shown.
+// methods are safe for concurrent use, but Start and the methods that end an attempt must follow
+// each other as shown.
 type Work struct {
 	ledger *Ledger
 	key    string
@@ -29,8 +29,8 @@ type Work struct {
 	attempting group // events that the attempt in flight was started for
 	beside     group // events that arrived during the attempt
 	inFlight   bool  // an attempt is in flight
-	// startedFor are the messages that attempting held when the attempt started, including those whose
-	// lock was lost since.
+	// startedFor are the messages that attempting held when the attempt started, including those
+	// whose lock was lost since.
 	startedFor []Position
 	urgency    int
 	last       Verdict // the last one of this Work, if any
@@ -46,13 +46,13 @@ type Work struct {
 // Key returns the user's key.
 func (w *Work) Key() string { return w.key }
 
-// Context returns a context that ends when no event of the user waits any more, so that nobody waits
-// for the next attempt. It does not end while an attempt is in flight.
+// Context returns a context that ends when no event of the user waits any more, so that nobody
+// waits for the next attempt. It does not end while an attempt is in flight.
 func (w *Work) Context() context.Context { return w.ctx }
 
 // Urgency returns the user's urgency and the type of the event that the next attempt is for. The
-// urgency is that of the most urgent event that waits or has waited, where 0 is the most urgent. The
-// type is that of the most urgent event that waits and whose type is not blocked, or if all are
+// urgency is that of the most urgent event that waits or has waited, where 0 is the most urgent.
+// The type is that of the most urgent event that waits and whose type is not blocked, or if all are
 // blocked, of the most urgent one; it is empty when none waits. blocked may be nil.
 func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string) {
 	w.ledger.mu.Lock()
@@ -71,8 +71,8 @@ func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string
 	return w.urgency, kind
 }
 
-// Enqueued returns when the oldest event that waits was enqueued, by the broker's clock; zero when none
-// waits.
+// Enqueued returns when the oldest event that waits was enqueued, by the broker's clock; zero when
+// none waits.
 func (w *Work) Enqueued() (oldest time.Time) {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -94,8 +94,9 @@ func (w *Work) More() <-chan struct{} {
 	return w.more
 }
 
-// AwaitWindow returns when parked events are due: at the end of the window, or earlier when the ledger
-// needs room or is flushed, or when nobody waits any more. It returns at once when nothing is parked.
+// AwaitWindow returns when parked events are due: at the end of the window, or earlier when the
+// ledger needs room or is flushed, or when nobody waits any more. It returns at once when nothing
+// is parked.
 func (w *Work) AwaitWindow() {
 	w.ledger.mu.Lock()
 	until, due := w.parkedUntil, w.due
@@ -115,9 +116,9 @@ func (w *Work) AwaitWindow() {
 	w.unpark()
 }
 
-// Pause notes that the next attempt does not begin soon: another replica calls for the user, the volume
-// guard has tripped, or a backoff is long. Meanwhile the user's messages may be deferred. Resume must
-// follow.
+// Pause notes that the next attempt does not begin soon: another replica calls for the user, the
+// volume guard has tripped, or a backoff is long. Meanwhile the user's messages may be deferred.
+// Resume must follow.
 func (w *Work) Pause() {
 	l := w.ledger
 	l.mu.Lock()
@@ -148,8 +149,8 @@ func (w *Work) SetFailing() {
 	w.markPending()
 }
 
-// Start starts an attempt for the pending events. It reports whether the attempt may be made; if not,
-// nobody waits any more, and the Work is over.
+// Start starts an attempt for the pending events. It reports whether the attempt may be made; if
+// not, nobody waits any more, and the Work is over.
 func (w *Work) Start() bool {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -165,8 +166,8 @@ func (w *Work) Start() bool {
 	return true
 }
 
-// Tag returns the Tag of the newest event that the attempt in flight was started for; nil when there is
-// none.
+// Tag returns the Tag of the newest event that the attempt in flight was started for; nil when
+// there is none.
 func (w *Work) Tag() any {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -182,9 +183,10 @@ func (w *Work) Tag() any {
 	return newest.Tag
 }
 
-// Succeeded ends the attempt in flight with success. The events that it was started for are revoked,
-// and those beside it that it covers are covered. The others are parked. It reports whether some event
-// is undecided; if not, the Work is over. detail becomes the Detail of the revoked events' Result.
+// Succeeded ends the attempt in flight with success. The events that it was started for are
+// revoked, and those beside it that it covers are covered. The others are parked. It reports
+// whether some event is undecided; if not, the Work is over. detail becomes the Detail of the
+// revoked events' Result.
 func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
@@ -210,8 +212,9 @@ func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 }
 
 // Failed ends the attempt in flight with a final failure: the events that it was started for have
-// failed. Those beside it are parked, since another attempt may succeed. It reports whether some event
-// is undecided; if not, the Work is over. detail becomes the Detail of the failed events' Result.
+// failed. Those beside it are parked, since another attempt may succeed. It reports whether some
+// event is undecided; if not, the Work is over. detail becomes the Detail of the failed events'
+// Result.
 func (w *Work) Failed(a Attempt, detail any) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
@@ -225,9 +228,9 @@ func (w *Work) Failed(a Attempt, detail any) (again bool) {
 	return w.decided(v)
 }
 
-// Retry ends the attempt in flight without a decision: all events of the user wait for the next one,
-// and the newest supersedes those that it may. failed reports whether the fault may be the user's own.
-// Retry reports whether some event is undecided; if not, the Work is over.
+// Retry ends the attempt in flight without a decision: all events of the user wait for the next
+// one, and the newest supersedes those that it may. failed reports whether the fault may be the
+// user's own. Retry reports whether some event is undecided; if not, the Work is over.
 func (w *Work) Retry(failed bool) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
@@ -279,10 +282,10 @@ func (w *Work) Verdict() Verdict {
 	return w.last
 }
 
-// Adopt applies a verdict of another replica: the events that it covers are completed as covered, and
-// the others are parked, once for each window. No attempt may be in flight. again reports whether some
-// event is undecided; if not, the Work is over. parked reports whether AwaitWindow must be called before
-// the next attempt.
+// Adopt applies a verdict of another replica: the events that it covers are completed as covered,
+// and the others are parked, once for each window. No attempt may be in flight. again reports
+// whether some event is undecided; if not, the Work is over. parked reports whether AwaitWindow
+// must be called before the next attempt.
 func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	l := w.ledger
 	l.mu.Lock()
@@ -331,8 +334,8 @@ func (w *Work) decided(v verdict) (again bool) {
 }
 
 // takeOver gives a redelivery the place of the older delivery of its message, which may have been
-// removed because its lock was lost after the attempt in flight was started for it. It reports whether
-// there was one.
+// removed because its lock was lost after the attempt in flight was started for it. It reports
+// whether there was one.
 func (w *Work) takeOver(e *Event) bool {
 	if w.pending.takeOver(e) || w.attempting.takeOver(e) || w.beside.takeOver(e) {
 		return true
@@ -395,9 +398,9 @@ func (w *Work) state() state {
 	return fresh
 }
 
-// stateOfNew returns what an event waits for that is added while others are pending. A paused Work may
-// wait for just this type of event, such as one that the volume guard does not stop. So an event of a
-// new type is not paused, and not deferred, before the Work has checked.
+// stateOfNew returns what an event waits for that is added while others are pending. A paused Work
+// may wait for just this type of event, such as one that the volume guard does not stop. So an
+// event of a new type is not paused, and not deferred, before the Work has checked.
 func (w *Work) stateOfNew(e *Event) state {
 	if in := w.state(); in != paused || slices.ContainsFunc(w.pending, func(p *Event) bool { return p.Kind == e.Kind }) {
 		return in

@@ -48,7 +48,7 @@ func attempts(b *testing.B, q *queue, kind string) {
 	}
 }
 
-func BenchmarkAnAttempt(b *testing.B) {
+func BenchmarkQueueAttempt(b *testing.B) {
 	empty := func(b *testing.B) *queue {
 		q := newQueue(64, guard.VolumeConfig{Kinds: []string{"device.lost", "user.offboarded"}, Max: 1, Window: time.Hour}, nil, false)
 		q.ask = func(int, time.Duration) { go q.canaryDone(1, 0, nil, false) }

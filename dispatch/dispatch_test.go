@@ -124,7 +124,7 @@ func decision(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Decision) {
 }
 
 // What a user's failures have used up of their budget stands when the message comes back.
-func TestABudgetOutlivesTheEventThatLeaves(t *testing.T) {
+func TestDispatcherBudgetOutlivesTheEventThatLeaves(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
@@ -144,7 +144,7 @@ func TestABudgetOutlivesTheEventThatLeaves(t *testing.T) {
 
 // While the breaker is open, hours may pass until a user is tried again. Their failures must add up all the same, or the event would
 // never be decided; an event that is enqueued later is another one.
-func TestABudgetStandsForEventsThatWereEnqueuedBefore(t *testing.T) {
+func TestBudgetsApplyToEventsThatWereEnqueuedBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b budgets
 		enqueued := time.Now()
@@ -161,7 +161,7 @@ func TestABudgetStandsForEventsThatWereEnqueuedBefore(t *testing.T) {
 }
 
 // One message of a user leaves as another one enters, again and again: whoever works on the second finds the budget of the first.
-func TestABudgetIsHandedOverWithoutAGap(t *testing.T) {
+func TestDispatcherHandsABudgetOverWithoutAGap(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
@@ -176,7 +176,7 @@ func TestABudgetIsHandedOverWithoutAGap(t *testing.T) {
 	})
 }
 
-func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
+func TestDispatcherUserWhoComesBackIsARetryAndWaitsForTheirTime(t *testing.T) {
 	g := &graph{answer: func(n int) error {
 		if n == 1 {
 			return &revoker.Error{Kind: revoker.Unavailable, Attempt: revoker.Attempt{Status: 503}, After: 5 * time.Minute}
@@ -203,7 +203,7 @@ func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
 }
 
 // Who waited in the waiting room does not queue up anew: others that have come meanwhile would always be first.
-func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
+func TestDispatcherUserWhoComesBackKeepsTheirSequence(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		d.Remove(ada.Key(), enter(d, ada))
@@ -228,7 +228,7 @@ func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
 }
 
 // A pause that Graph asks of everyone is nobody's failure, and begins no budget.
-func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
+func TestDispatcherKeepsNoBudgetOfAThrottledUser(t *testing.T) {
 	g := &graph{answer: func(int) error {
 		return &revoker.Error{Kind: revoker.Throttled, Attempt: revoker.Attempt{Status: 429}, After: time.Minute}
 	}}
@@ -282,7 +282,7 @@ func TestBudgetsAreBounded(t *testing.T) {
 	}
 }
 
-func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
+func TestDispatcherStuckWhenNothingCanEnd(t *testing.T) {
 	const drain = 25 * time.Second
 	fails := func(err error) *graph { return &graph{answer: func(int) error { return err }} }
 	hangs := &graph{takes: time.Hour}
@@ -335,7 +335,7 @@ func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
 	}
 }
 
-func TestWhoeverIsProtectedMeanwhileIsNotCalledForAgain(t *testing.T) {
+func TestDispatcherDoesNotRetryAUserWhoWasProtectedMeanwhile(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
@@ -367,7 +367,7 @@ func protect(t *testing.T, d *Dispatcher) {
 	}
 }
 
-func TestWhoeverIsProtectedWhileTheyWaitForAPermitIsNotCalled(t *testing.T) {
+func TestDispatcherDoesNotCallAUserWhoWasProtectedWhileTheyWaited(t *testing.T) {
 	g := &graph{takes: time.Second}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 3, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		var others []*dedupe.Event
@@ -402,7 +402,7 @@ func TestWhoeverIsProtectedWhileTheyWaitForAPermitIsNotCalled(t *testing.T) {
 	})
 }
 
-func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
+func TestDispatcherTrippedTypeWaitsForItsRelease(t *testing.T) {
 	g := &graph{}
 	var mu sync.Mutex
 	var release guard.Release
@@ -451,7 +451,7 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 }
 
 // An attempt without a token, or whose user could not be read, was never sent: nobody was signed out by it.
-func TestAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
+func TestDispatcherAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
 	for name, g := range map[string]*graph{
 		"no token": {answer: func(int) error { return noToken }, silent: true, unsent: true},
 		"not sent": {answer: func(int) error { return &revoker.Error{Kind: revoker.Unreachable} }, silent: true, unsent: true},

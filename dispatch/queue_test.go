@@ -127,7 +127,7 @@ func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
 	return strings.Join(order, " ")
 }
 
-func TestTheOrderOfPermits(t *testing.T) {
+func TestQueueOrderOfPermits(t *testing.T) {
 	first, again := func(urgency int) wish { return wish{urgency: urgency} }, func(urgency int) wish { return wish{urgency: urgency, retry: true} }
 	for name, c := range map[string]struct {
 		waiting []wish
@@ -161,7 +161,7 @@ func TestTheOrderOfPermits(t *testing.T) {
 }
 
 // However many retries wait, a first attempt is at most the second to begin; and the other way round.
-func TestNoLaneStarvesTheOther(t *testing.T) {
+func TestQueueNoLaneStarvesTheOther(t *testing.T) {
 	for _, retries := range []bool{true, false} {
 		bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 			holder := ask(t, q, "holder", wish{retry: retries})
@@ -177,7 +177,7 @@ func TestNoLaneStarvesTheOther(t *testing.T) {
 	}
 }
 
-func TestSoManyAttemptsAreInFlightAtOnce(t *testing.T) {
+func TestQueueBoundsAttemptsInFlight(t *testing.T) {
 	bubble(t, 3, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		var users []*user
 		for i := range 5 {
@@ -193,7 +193,7 @@ func TestSoManyAttemptsAreInFlightAtOnce(t *testing.T) {
 	})
 }
 
-func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T) {
+func TestQueueAttemptWithoutAnAnswerIsLateAfterTwoSeconds(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		hangs := ask(t, q, "hangs", wish{})
 		next := ask(t, q, "next", wish{})
@@ -218,7 +218,7 @@ func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T
 	})
 }
 
-func TestOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
+func TestQueueOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		var retries, firsts []*user
 		for i := range 40 {
@@ -252,7 +252,7 @@ func TestOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 	})
 }
 
-func TestWhatHasEndedIsNotRememberedForLong(t *testing.T) {
+func TestQueueForgetsAttemptsThatHaveEnded(t *testing.T) {
 	bubble(t, 2, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		for i := range maxLate + 1 { // all late but the last, which stays at the head
 			ask(t, q, fmt.Sprint("hangs", i), wish{})
@@ -272,7 +272,7 @@ func TestWhatHasEndedIsNotRememberedForLong(t *testing.T) {
 	})
 }
 
-func TestRaiseMovesAUserForward(t *testing.T) {
+func TestQueueRaiseMovesAUserForward(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		holder := ask(t, q, "holder", wish{})
 		a := ask(t, q, "a", wish{urgency: 5})
@@ -297,7 +297,7 @@ func TestRaiseMovesAUserForward(t *testing.T) {
 	})
 }
 
-func TestWhoLeavesIsNotCalledAndTakesNoPlace(t *testing.T) {
+func TestQueueUserWhoLeavesGetsNoPermit(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		holder := ask(t, q, "holder", wish{kind: "stolen"})
 		users := []*user{ask(t, q, "a", wish{}), ask(t, q, "b", wish{}), ask(t, q, "c", wish{retry: true})}
@@ -322,7 +322,7 @@ func TestWhoLeavesIsNotCalledAndTakesNoPlace(t *testing.T) {
 }
 
 // Permit and leave at one instant: whoever has the permit must give it back, so they must be told.
-func TestAPermitThatComesAsTheUserLeavesIsNotLost(t *testing.T) {
+func TestQueuePermitGrantedAsTheUserLeavesIsNotLost(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		for range 50 {
 			holder := ask(t, q, "holder", wish{})
@@ -346,7 +346,7 @@ func TestAPermitThatComesAsTheUserLeavesIsNotLost(t *testing.T) {
 	})
 }
 
-func TestCancelGivesEverythingBack(t *testing.T) {
+func TestQueueCancelGivesEverythingBack(t *testing.T) {
 	for name, late := range map[string]time.Duration{"soon": 0, "late": lateAfter} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -397,7 +397,7 @@ func TestCancelGivesEverythingBack(t *testing.T) {
 	}
 }
 
-func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
+func TestQueueUsersWaitForOthersReservationsOfTheVolume(t *testing.T) {
 	bubble(t, 8, guard.VolumeConfig{Max: 2, Window: time.Hour}, func(t *testing.T, q *queue) {
 		a, b := ask(t, q, "a", wish{kind: "left"}), ask(t, q, "b", wish{kind: "left"})
 		c, d := ask(t, q, "c", wish{kind: "left"}), ask(t, q, "d", wish{kind: "left"})
@@ -442,7 +442,7 @@ func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
 }
 
 // Whoever could have had the place that was given back goes away before there is room; it is the next one's then.
-func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
+func TestQueuePlaceInTheVolumeIsNotLostWithAUserWhoLeaves(t *testing.T) {
 	bubble(t, 2, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		a := ask(t, q, "a", wish{kind: "left"})
 		b, c := ask(t, q, "b", wish{kind: "left"}), ask(t, q, "c", wish{kind: "left"})
@@ -466,7 +466,7 @@ func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
 	})
 }
 
-func TestAnEventOfAnotherTypeNeedNotWaitForTheVolumeOfTheFirst(t *testing.T) {
+func TestQueueEventOfAnotherTypeDoesNotWaitForTheVolumeOfTheFirst(t *testing.T) {
 	bubble(t, 8, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		a := ask(t, q, "a", wish{kind: "left"})
 		urgency, kind := 5, "left"
@@ -484,7 +484,7 @@ func TestAnEventOfAnotherTypeNeedNotWaitForTheVolumeOfTheFirst(t *testing.T) {
 }
 
 // Of several who wait, whoever is of a type that has tripped goes, and the next one begins.
-func TestATrippedTypeIsInNobodysWay(t *testing.T) {
+func TestQueueTrippedTypeIsInNobodysWay(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		holder := ask(t, q, "holder", wish{kind: "left"})
 		tripped := ask(t, q, "tripped", wish{kind: "left"})
@@ -510,7 +510,7 @@ func canaryQueue(t *testing.T, volume guard.VolumeConfig, account bool, test fun
 	})
 }
 
-func TestAUserWhoLeavesGivesWayToACanary(t *testing.T) {
+func TestQueueUserWhoLeavesMakesWayForACanary(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		q.active = func() bool { return false }
 		u := ask(t, q, "u", wish{})
@@ -542,7 +542,7 @@ func after(t *testing.T, limit time.Duration, asked chan int) <-chan int {
 	return asked
 }
 
-func TestWhileOpenWhoWasNotTriedYetIsProbedFirst(t *testing.T) {
+func TestQueueProbesUntriedUsersFirstWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		fail := func(u *user) {
 			t.Helper()
@@ -578,7 +578,7 @@ func TestWhileOpenWhoWasNotTriedYetIsProbedFirst(t *testing.T) {
 }
 
 // Users who have failed while Graph was well for others may be many. Two probes of three go to somebody else.
-func TestWhileOpenUsersWithTroubleOfTheirOwnAreProbedSeldom(t *testing.T) {
+func TestQueueSeldomProbesUsersWithFaultsOfTheirOwnWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, true, func(t *testing.T, q *queue, asked chan int) {
 		u := ask(t, q, "u", wish{})
 		q.cancelCanary(<-asked)
@@ -611,7 +611,7 @@ func TestWhileOpenUsersWithTroubleOfTheirOwnAreProbedSeldom(t *testing.T) {
 }
 
 // Who has failed for a reason of their own before the breaker opened tells least of all.
-func TestWhileOpenAFirstAttemptIsProbedBeforeARetry(t *testing.T) {
+func TestQueueProbesAFirstAttemptBeforeARetryWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		u := ask(t, q, "u", wish{})
 		q.cancelCanary(<-asked)
@@ -637,7 +637,7 @@ func TestWhileOpenAFirstAttemptIsProbedBeforeARetry(t *testing.T) {
 // cancelCanary ends a canary that tells nothing.
 func (q *queue) cancelCanary(call int) { _ = q.canaryDone(call, 0, nil, true) }
 
-func TestWhileTheGuardHasTrippedNobodyAsksACanaryForNobody(t *testing.T) {
+func TestQueueAsksNoCanaryForNobodyWhileTheGuardHasTripped(t *testing.T) {
 	for _, observe := range []bool{false, true} {
 		canaryQueue(t, guard.VolumeConfig{Max: 1, Window: time.Hour, Observe: observe}, false, func(t *testing.T, q *queue, asked chan int) {
 			q.volume.Trip("stolen")
@@ -657,7 +657,7 @@ func TestWhileTheGuardHasTrippedNobodyAsksACanaryForNobody(t *testing.T) {
 	}
 }
 
-func TestWithoutACanaryAnOpenBreakerProbesUsers(t *testing.T) {
+func TestQueueProbesUsersWithoutACanary(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		u := ask(t, q, "u", wish{})
 		_ = q.done(u.permit, 0, false, noToken)
@@ -672,7 +672,7 @@ func TestWithoutACanaryAnOpenBreakerProbesUsers(t *testing.T) {
 	})
 }
 
-func TestHowManyMessagesMayBeReceived(t *testing.T) {
+func TestQueueLimitsReceivedMessages(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		want := func(inFlight, n int) {
 			t.Helper()
@@ -707,7 +707,7 @@ func TestHowManyMessagesMayBeReceived(t *testing.T) {
 	})
 }
 
-func TestWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
+func TestQueueUserWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		u := ask(t, q, "u", wish{})
 		q.cancelCanary(<-asked)
@@ -724,7 +724,7 @@ func TestWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
 }
 
 // A new process lets three users in; one who hangs makes room for another.
-func TestWhoHangsAtTheStartMakesRoom(t *testing.T) {
+func TestQueueUserWhoHangsAtTheStartMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(16, guard.VolumeConfig{}, nil, false)
 		defer q.stop()
@@ -745,7 +745,7 @@ func TestWhoHangsAtTheStartMakesRoom(t *testing.T) {
 	})
 }
 
-func TestAfterTheStopNothingBegins(t *testing.T) {
+func TestQueueNothingBeginsAfterTheStop(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		q.stop()
 		q.tick()
@@ -759,7 +759,7 @@ func TestAfterTheStopNothingBegins(t *testing.T) {
 	})
 }
 
-func TestEachEndIsSignalled(t *testing.T) {
+func TestQueueSignalsEachEnd(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		q.changed = []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
 		signaled := func(what string) {

@@ -40,7 +40,7 @@ func want(t *testing.T, v *guard.Volume, now time.Time, state guard.KindState) {
 	t.Errorf("nothing of %s in %+v", state.Kind, v.State(now))
 }
 
-func TestTheVolumeTripsWithinOneUserOfItsLimit(t *testing.T) {
+func TestVolumeTripsWithinOneUserOfItsLimit(t *testing.T) {
 	for _, limit := range []int{1, 10, 1000} {
 		v := guard.NewVolume(guard.VolumeConfig{Max: limit, Window: time.Hour})
 		granted := 0
@@ -58,7 +58,7 @@ func TestTheVolumeTripsWithinOneUserOfItsLimit(t *testing.T) {
 	}
 }
 
-func TestEachKindIsCountedByItself(t *testing.T) {
+func TestVolumeCountsEachKindByItself(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for i := range 5 {
 		signOut(v, leaver, fmt.Sprint(i), noon)
@@ -77,7 +77,7 @@ func TestEachKindIsCountedByItself(t *testing.T) {
 	}
 }
 
-func TestUsersWhoCannotBeSignedOutDoNotTripIt(t *testing.T) {
+func TestVolumeIsNotTrippedByUsersWhoCannotBeSignedOut(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	signOut(v, leaver, "ada", noon)
 	for i := range 1000 {
@@ -92,7 +92,7 @@ func TestUsersWhoCannotBeSignedOutDoNotTripIt(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3})
 }
 
-func TestAttemptsSideBySideDoNotExceedTheLimit(t *testing.T) {
+func TestVolumeIsNotExceededByAttemptsSideBySide(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	signOut(v, leaver, "counted", noon)
 	ada, _ := v.Reserve(leaver, "ada", noon)
@@ -133,7 +133,7 @@ func TestAttemptsSideBySideDoNotExceedTheLimit(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3, Tripped: true})
 }
 
-func TestNoMoreKindsThanIsSane(t *testing.T) {
+func TestVolumeBoundsKinds(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	for i := range 1000 {
 		signOut(v, fmt.Sprint("type ", i), "ada", noon)
@@ -149,7 +149,7 @@ func TestNoMoreKindsThanIsSane(t *testing.T) {
 	}
 }
 
-func TestUsersAreCountedOnceAndForgottenAfterTheWindow(t *testing.T) {
+func TestVolumeCountsUsersOnceAndForgetsThemAfterTheWindow(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for i := range 100 {
 		if signOut(v, stolen, "ada", noon.Add(time.Duration(i)*time.Second)) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Granted {
@@ -166,7 +166,7 @@ func TestUsersAreCountedOnceAndForgottenAfterTheWindow(t *testing.T) {
 	want(t, v, later, guard.KindState{Kind: stolen, Users: 2, Limit: 2})
 }
 
-func TestWhoIsSignedOutAgainIsForgottenAWindowAfterTheFirstTime(t *testing.T) {
+func TestVolumeForgetsAUserAWindowAfterTheFirstTime(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for _, minute := range []time.Duration{0, 30, 61} {
 		signOut(v, stolen, "ada", noon.Add(minute*time.Minute))
@@ -175,7 +175,7 @@ func TestWhoIsSignedOutAgainIsForgottenAWindowAfterTheFirstTime(t *testing.T) {
 	want(t, v, noon.Add(121*time.Minute), guard.KindState{Kind: stolen, Limit: 2})
 }
 
-func TestTheKindsOfTheAllowListAreKnownFromTheStart(t *testing.T) {
+func TestVolumeKnowsTheKindsOfTheAllowListFromTheStart(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Kinds: []string{stolen, leaver}, Max: 5, Window: time.Hour})
 	want(t, v, noon, guard.KindState{Kind: stolen, Limit: 5})
 	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
@@ -184,7 +184,7 @@ func TestTheKindsOfTheAllowListAreKnownFromTheStart(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
 }
 
-func TestATripLastsUntilItIsReleased(t *testing.T) {
+func TestVolumeTripLastsUntilItIsReleased(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	if signOut(v, stolen, "ada", noon) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Tripped || signOut(v, stolen, "ada", noon) != guard.Tripped {
 		t.Fatal("not tripped by the second user, for all")
@@ -222,7 +222,7 @@ func TestATripLastsUntilItIsReleased(t *testing.T) {
 	}
 }
 
-func TestTheSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
+func TestVolumeSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Minute})
 	r := guard.Release{Until: noon.Add(time.Hour), MaxUsers: 2}
 	if v.Release(r, noon) != nil {
@@ -238,7 +238,7 @@ func TestTheSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
 	}
 }
 
-func TestAReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
+func TestVolumeReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	for _, kind := range []string{leaver, stolen} {
 		signOut(v, kind, "ada", noon)
@@ -265,7 +265,7 @@ func TestAReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3}) // the release of all has replaced it
 }
 
-func TestObservingStopsNobody(t *testing.T) {
+func TestVolumeObservingStopsNobody(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour, Observe: true})
 	for i := range 5 {
 		if signOut(v, stolen, fmt.Sprint(i), noon) != guard.Granted {
@@ -287,7 +287,7 @@ func TestObservingStopsNobody(t *testing.T) {
 	}
 }
 
-func TestWhatOneUserCosts(t *testing.T) {
+func TestVolumeNeedsFewBytesPerUser(t *testing.T) {
 	const users, most = 100_000, 64 // bytes
 	v := guard.NewVolume(guard.VolumeConfig{Max: users, Window: time.Hour})
 	var before, after runtime.MemStats
@@ -304,7 +304,7 @@ func TestWhatOneUserCosts(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: stolen, Users: users, Limit: users})
 }
 
-func TestReleaseFiles(t *testing.T) {
+func TestReadRelease(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "release.json")
 	for text, ok := range map[string]bool{
 		"": true,
@@ -367,7 +367,7 @@ func TestVolumeLimitOfKindsBeyondTheBoundIsThatOfTheirSharedName(t *testing.T) {
 	}
 }
 
-func TestKindsBeyondTheBoundShareAName(t *testing.T) {
+func TestVolumeKindsBeyondTheBoundShareAName(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	for i := range 100 {
 		v.Reserve(fmt.Sprint("kind ", i), "ada", time.Now())

@@ -57,7 +57,7 @@ func opened(t *testing.T, account bool) *retry.Breaker {
 	return b
 }
 
-func TestANewBreakerTriesAFewUsersAndTheCanarySideBySide(t *testing.T) {
+func TestBreakerTriesAFewUsersAndTheCanarySideBySideWhenNew(t *testing.T) {
 	b := retry.NewBreaker(false)
 	for i := range 3 {
 		if _, ok := b.Allow(false, midnight); !ok {
@@ -80,7 +80,7 @@ func TestANewBreakerTriesAFewUsersAndTheCanarySideBySide(t *testing.T) {
 	}
 }
 
-func TestUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
+func TestBreakerUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
 	b := retry.NewBreaker(false)
 	for i := range 3 {
 		b.Begin(fmt.Sprint(i), false, midnight)
@@ -93,7 +93,7 @@ func TestUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
 
 // Where connections break at once, three side by side would be a thousand in a second, each of whom may have been signed out: the
 // volume guard would trip before the second canary could tell.
-func TestANewBreakerGoesSlowlyWhenUsersFailAtOnce(t *testing.T) {
+func TestBreakerGoesSlowlyWhenUsersFailAtOnceAtTheStart(t *testing.T) {
 	b := retry.NewBreaker(false)
 	ask(b, down, midnight)
 	now, began := midnight, 0
@@ -120,7 +120,7 @@ func TestANewBreakerGoesSlowlyWhenUsersFailAtOnce(t *testing.T) {
 	}
 }
 
-func TestThreeDistinctUsersInARowRaiseSuspicion(t *testing.T) {
+func TestBreakerSuspectsAfterThreeDistinctUsersInARow(t *testing.T) {
 	b := closed(false)
 	for range 20 {
 		try(b, "ada", true, down, midnight)
@@ -146,7 +146,7 @@ func TestThreeDistinctUsersInARowRaiseSuspicion(t *testing.T) {
 	}
 }
 
-func TestUnderSuspicionRetriesGoSinglyAndFirstAttemptsGoOn(t *testing.T) {
+func TestBreakerUnderSuspicionAllowsSingleRetriesAndFirstAttempts(t *testing.T) {
 	for name, c := range map[string]struct {
 		err      error
 		canary   error
@@ -193,7 +193,7 @@ func TestUnderSuspicionRetriesGoSinglyAndFirstAttemptsGoOn(t *testing.T) {
 	}
 }
 
-func TestOnlyTwoCanariesInARowOpenTheBreaker(t *testing.T) {
+func TestBreakerOpensOnlyAfterTwoCanariesInARow(t *testing.T) {
 	b := suspected(false, down)
 	now := midnight
 	ask(b, down, now)
@@ -214,7 +214,7 @@ func TestOnlyTwoCanariesInARowOpenTheBreaker(t *testing.T) {
 	}
 }
 
-func TestCanariesAreRare(t *testing.T) {
+func TestBreakerAsksCanariesRarely(t *testing.T) {
 	b := suspected(false, refused)
 	now, asked := midnight, 0
 	for range 10 * 60 * 5 { // 5 minutes
@@ -233,7 +233,7 @@ func TestCanariesAreRare(t *testing.T) {
 	}
 }
 
-func TestProofIsAskedForSoon(t *testing.T) {
+func TestBreakerAsksForProofSoon(t *testing.T) {
 	b := closed(true)
 	b.WantProof()
 	ask(b, nil, midnight)
@@ -249,7 +249,7 @@ func TestProofIsAskedForSoon(t *testing.T) {
 	}
 }
 
-func TestTheBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
+func TestBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
 	for name, err := range map[string]error{
 		"no permission":         failure{systemic: true},
 		"a Retry-After of days": throttling{48 * time.Hour},
@@ -272,7 +272,7 @@ func TestTheBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
 	}
 }
 
-func TestWhileItIsOpenCanaryAndUntriedUsersAreProbedInTurn(t *testing.T) {
+func TestBreakerProbesCanaryAndUntriedUsersInTurnWhileOpen(t *testing.T) {
 	b := opened(t, false)
 	if b.Tried("tony") != 0 || b.Tried("alan") == 0 {
 		t.Error("the probe should go to somebody who did not fail")
@@ -309,7 +309,7 @@ func TestWhileItIsOpenCanaryAndUntriedUsersAreProbedInTurn(t *testing.T) {
 
 // A canary may lie, and users who fail may wait in front of one who would not: those who were not tried yet are tried soon, up to a number
 // of them, beside the probes that an outage costs.
-func TestWhileItIsOpenUsersWhoWereNotTriedYetAreTriedSoon(t *testing.T) {
+func TestBreakerTriesUntriedUsersSoonWhileOpen(t *testing.T) {
 	b := opened(t, true)
 	now := midnight
 	tried, canaries := 0, 0
@@ -366,7 +366,7 @@ func TestWhileItIsOpenUsersWhoWereNotTriedYetAreTriedSoon(t *testing.T) {
 	}
 }
 
-func TestTheCanaryClosesABreakerThatNobodyWaitsBehind(t *testing.T) {
+func TestBreakerIsClosedByTheCanaryWhenNobodyWaits(t *testing.T) {
 	b := opened(t, true)
 	now := midnight.Add(time.Minute)
 	if _, due := b.CanaryDue(false, false, now); !due {
@@ -378,7 +378,7 @@ func TestTheCanaryClosesABreakerThatNobodyWaitsBehind(t *testing.T) {
 	}
 }
 
-func TestASuccessClosesItAndDiscreditsTheCanary(t *testing.T) {
+func TestBreakerIsClosedByASuccessWhichDiscreditsTheCanary(t *testing.T) {
 	b := opened(t, true)
 	now := midnight.Add(time.Minute)
 	if _, ok := b.Allow(false, now); !ok {
@@ -406,7 +406,7 @@ func TestASuccessClosesItAndDiscreditsTheCanary(t *testing.T) {
 }
 
 // A canary's account may be deleted. Users wait for each other's probes then, not for its own as well; and it is asked no more often.
-func TestAUserIsProbedRightAfterTheCanary(t *testing.T) {
+func TestBreakerProbesAUserRightAfterTheCanary(t *testing.T) {
 	b := opened(t, true)
 	now, users, canaries := midnight, 0, 0
 	for range 600 * 10 { // 10 minutes
@@ -440,7 +440,7 @@ func TestAUserIsProbedRightAfterTheCanary(t *testing.T) {
 }
 
 // A canary for nobody says that token and permission are good; so does Graph's word that it does not know a user.
-func TestAnAnswerAboutOneUserSaysAsMuchAsACanaryForNobody(t *testing.T) {
+func TestBreakerTakesAnAnswerAboutOneUserForACanaryForNobody(t *testing.T) {
 	b := opened(t, false)
 	try(b, "tony", false, unknown, midnight.Add(time.Minute))
 	if !b.Closed() {
@@ -454,7 +454,7 @@ func TestAnAnswerAboutOneUserSaysAsMuchAsACanaryForNobody(t *testing.T) {
 }
 
 // Whatever Graph says of a user, or of the account of the canary, shows that there is a token, and a permission, again.
-func TestAnyAnswerClosesABreakerThatHadNoTokenOrNoPermission(t *testing.T) {
+func TestBreakerWithoutTokenOrPermissionIsClosedByAnyAnswer(t *testing.T) {
 	own := failure{} // value: false
 	for name, err := range map[string]error{"unknown": unknown, "refused": refused, "value: false": own} {
 		for _, account := range []bool{false, true} {
@@ -483,7 +483,7 @@ func TestAnyAnswerClosesABreakerThatHadNoTokenOrNoPermission(t *testing.T) {
 	}
 }
 
-func TestSuspicionAsksForACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
+func TestBreakerUnderSuspicionAsksACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
 	b := retry.NewBreaker(false)
 	ask(b, nil, midnight) // at the start
 	now := midnight.Add(time.Second)
@@ -506,7 +506,7 @@ func TestSuspicionAsksForACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
 	}
 }
 
-func TestUnknownUsersTakeNobodysTurnAfterServerFaults(t *testing.T) {
+func TestBreakerUnknownUsersDoNotSlowOthersDownAfterServerFaults(t *testing.T) {
 	b, now := suspected(false, down), midnight
 	began := 0
 	for range 50 {
@@ -539,7 +539,7 @@ func TestUnknownUsersTakeNobodysTurnAfterServerFaults(t *testing.T) {
 }
 
 // Another replica has asked it a moment ago.
-func TestACanaryThatWasNotAskedIsNotDueAtOnce(t *testing.T) {
+func TestBreakerCanceledCanaryIsNotDueAtOnce(t *testing.T) {
 	b, now := retry.NewBreaker(false), time.Unix(1000, 0)
 	b.Begin("ada", false, now)
 	b.End("ada", false, failure{systemic: true}, now)

@@ -43,7 +43,7 @@ func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 // slow is when a call counts as one that hangs, at the latest.
 const slow = 4 * time.Second
 
-func TestCallsThatHangHoldNobodyUp(t *testing.T) {
+func TestLimiterCallsThatHangHoldNobodyUp(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, p *retry.Limiter) (now time.Time){
 		"the first call after a pause": func(t *testing.T, p *retry.Limiter) time.Time {
 			p.End(begin(t, p, 1, noon)[0], throttling{10 * time.Second}, 0, noon)
@@ -102,7 +102,7 @@ func learned(t *testing.T, p *retry.Limiter, calls int, pause time.Duration) (no
 	return noon.Add(pause)
 }
 
-func TestFewCallsAtOnceWhileAllOfThemHang(t *testing.T) {
+func TestLimiterFewCallsAtOnceWhileAllHang(t *testing.T) {
 	const limit, timeout = 8, 30 * time.Second
 	p := retry.NewLimiter(limit)
 	p.End(begin(t, p, 1, noon)[0], throttling{time.Second}, 0, noon)
@@ -123,7 +123,7 @@ func TestFewCallsAtOnceWhileAllOfThemHang(t *testing.T) {
 	}
 }
 
-func TestAPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
+func TestLimiterPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
 	p := retry.NewLimiter(4)
 	p.End(begin(t, p, 1, noon)[0], throttling{10 * time.Second}, 0, noon)
 	if wait, ok := p.Allow(noon); ok || wait != 10*time.Second || p.Awaits() {
@@ -131,7 +131,7 @@ func TestAPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
 	}
 }
 
-func TestACallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
+func TestLimiterCallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second).Add(time.Minute) // rounds of ten seconds
 	for range 2 {
@@ -144,7 +144,7 @@ func TestACallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
 	}
 }
 
-func TestCallsOfAProcessThatDiedAreNotAwaited(t *testing.T) {
+func TestLimiterDoesNotAwaitCallsOfAProcessThatDied(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second)
 	begin(t, p, 1, now)
@@ -152,7 +152,7 @@ func TestCallsOfAProcessThatDiedAreNotAwaited(t *testing.T) {
 	begin(t, p, 1, now)
 }
 
-func TestACallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
+func TestLimiterCallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second)
 	begin(t, p, 1, now)
@@ -162,7 +162,7 @@ func TestACallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
 	begin(t, p, 1, now.Add(time.Minute))
 }
 
-func TestAClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
+func TestLimiterClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
 	p := retry.NewLimiter(4)
 	ahead := noon.Add(time.Hour)
 	p.End(begin(t, p, 1, ahead)[0], nil, 0.99, ahead)
@@ -172,7 +172,7 @@ func TestAClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
 	}
 }
 
-func TestAPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
+func TestLimiterPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
 	p := retry.NewLimiter(8)
 	now := learned(t, p, 1, 10*time.Second)
 	call := begin(t, p, 1, now)[0]
@@ -188,7 +188,7 @@ func TestAPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
 // exploring is how long after a refusal more is tried than was allowed then.
 const exploring = 15 * time.Second
 
-func TestMoreIsTriedInTimeAfterARefusal(t *testing.T) {
+func TestLimiterTriesMoreInTimeAfterARefusal(t *testing.T) {
 	p := retry.NewLimiter(8)
 	now := learned(t, p, 1, 10*time.Minute-time.Second)
 	p.End(begin(t, p, 1, now)[0], nil, 0, now)
@@ -206,7 +206,7 @@ func TestMoreIsTriedInTimeAfterARefusal(t *testing.T) {
 }
 
 // A fault in which nobody may call says nothing of what is allowed afterwards.
-func TestAShortFaultDoesNotSlowDownWhatFollows(t *testing.T) {
+func TestLimiterShortFaultDoesNotSlowDownWhatFollows(t *testing.T) {
 	for _, latency := range []time.Duration{50 * time.Millisecond, time.Second} {
 		const users, limit, fault = 1000, 16, 10 * time.Second
 		p := retry.NewLimiter(limit)

@@ -12,7 +12,7 @@ type down struct{}
 func (down) Error() string { return "down" }
 func (down) Shared() bool  { return true }
 
-func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) {
+func TestBudgetSuccessThatBeganBeforeTheFailureProvesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New(Policy{MaxAttempts: 3, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour})
 		var slow []*Budget
@@ -53,7 +53,7 @@ func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) 
 	})
 }
 
-func TestASlowSuccessFromBeforeDoesNotCloseTheBreaker(t *testing.T) {
+func TestBreakerSlowSuccessFromBeforeDoesNotCloseIt(t *testing.T) {
 	now := time.Now()
 	b := NewBreaker(false)
 	b.Begin("first", false, now)

@@ -146,7 +146,7 @@ func drive(paces []*retry.Limiter, q *quota, n int, shortest, longest time.Durat
 	return time.Since(start), throttled
 }
 
-func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
+func TestLimiterMeetsTheQuotaOfEachModel(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		for _, headers := range []bool{true, false} {
 			for _, limit := range []int{16, 64} {
@@ -179,7 +179,7 @@ func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
 	}
 }
 
-func TestPacesThatShareNothingMeetTheQuotaTogether(t *testing.T) {
+func TestLimiterMeetsTheQuotaTogetherWithOthersThatShareNothing(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		for _, n := range []int{2, 4} {
 			for _, latency := range []time.Duration{2 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
@@ -207,7 +207,7 @@ func TestPacesThatShareNothingMeetTheQuotaTogether(t *testing.T) {
 	}
 }
 
-func TestSlowCallsAtTheEndOfASlidingWindow(t *testing.T) {
+func TestLimiterSlowCallsAtTheEndOfASlidingWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quota := graph.Quota{Model: graph.SlidingWindow, Limit: 300, Per: 15 * time.Second, Headers: true}
 		const users = 1450
@@ -220,7 +220,7 @@ func TestSlowCallsAtTheEndOfASlidingWindow(t *testing.T) {
 	})
 }
 
-func TestThePausesAreCountedOnce(t *testing.T) {
+func TestLimiterCountsPausesOnce(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	first, second := p.Begin(now), p.Begin(now)
@@ -231,7 +231,7 @@ func TestThePausesAreCountedOnce(t *testing.T) {
 	}
 }
 
-func TestALimiterBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
+func TestLimiterPlausibleUnlessInTheFuture(t *testing.T) {
 	p := retry.NewLimiter(4)
 	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	now := begun
@@ -252,7 +252,7 @@ func TestALimiterBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
 	}
 }
 
-func TestALimiterDoesNotBelieveInNonsense(t *testing.T) {
+func TestLimiterIsNotPlausibleWithNonsense(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for _, text := range []string{
 		`{"Hold":"2026-03-01T13:00:00Z"}`,

@@ -21,7 +21,7 @@ func refuse(t *testing.T, p *retry.Limiter, asked time.Duration, now time.Time) 
 	return end.Sub(now), end
 }
 
-func TestSixtyRefusalsInARow(t *testing.T) {
+func TestLimiterSixtyRefusalsInARow(t *testing.T) {
 	const unasked = 15 * time.Second
 	for _, asked := range []time.Duration{0, time.Second, 20 * time.Second, time.Minute, retry.MaxRetryAfter, math.MaxInt64} {
 		p := retry.NewLimiter(4)
@@ -48,7 +48,7 @@ func TestSixtyRefusalsInARow(t *testing.T) {
 	}
 }
 
-func TestPausesInVainDoubleAndASuccessEndsIt(t *testing.T) {
+func TestLimiterPausesInVainDoubleUntilASuccess(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := noon
 	for i, middle := range []time.Duration{1, 2, 4, 8} {
@@ -66,7 +66,7 @@ func TestPausesInVainDoubleAndASuccessEndsIt(t *testing.T) {
 	}
 }
 
-func TestARefusalWithoutRetryAfterMakesAPause(t *testing.T) {
+func TestLimiterPausesAfterARefusalWithoutRetryAfter(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := noon
 	for i, middle := range []time.Duration{1, 2, 4, 8, 15, 15} {
@@ -81,7 +81,7 @@ func TestARefusalWithoutRetryAfterMakesAPause(t *testing.T) {
 	}
 }
 
-func TestLateRefusalsDoNotMakeThePausesLonger(t *testing.T) {
+func TestLimiterLateRefusalsDoNotMakePausesLonger(t *testing.T) {
 	p := retry.NewLimiter(16)
 	calls := begin(t, p, 16, noon)
 	now := noon
@@ -95,7 +95,7 @@ func TestLateRefusalsDoNotMakeThePausesLonger(t *testing.T) {
 	}
 }
 
-func TestAQuotaWithoutRetryAfterIsMet(t *testing.T) {
+func TestLimiterMeetsAQuotaWithoutRetryAfter(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		for _, headers := range []bool{true, false} {
 			t.Run(fmt.Sprint(model, headers), func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestAQuotaWithoutRetryAfterIsMet(t *testing.T) {
 	}
 }
 
-func TestAQuotaThatRisesIsFollowed(t *testing.T) {
+func TestLimiterFollowsAQuotaThatRises(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		t.Run(fmt.Sprint(model), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestAQuotaThatRisesIsFollowed(t *testing.T) {
 	}
 }
 
-func TestWhatWentThroughBeyondTheAllowanceIsAllowedInTheNextRound(t *testing.T) {
+func TestLimiterAllowsInTheNextRoundWhatWentThroughBeyondTheAllowance(t *testing.T) {
 	p := retry.NewLimiter(16)
 	learned(t, p, 2, 10*time.Second)
 	for _, c := range []struct {
@@ -166,7 +166,7 @@ func TestWhatWentThroughBeyondTheAllowanceIsAllowedInTheNextRound(t *testing.T) 
 
 // Where calls are slow, those at the end of a sliding window meet the first ones that leave it:
 // their short pause is not the window.
-func TestAShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
+func TestLimiterShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 	for _, c := range []struct {
 		calls int
 		asked time.Duration
@@ -190,7 +190,7 @@ func TestAShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 	}
 }
 
-func TestALongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
+func TestLimiterLongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
 	p := retry.NewLimiter(4)
 	p.End(begin(t, p, 1, noon)[0], nil, 0, noon)
 	later := noon.Add(time.Hour)
@@ -202,7 +202,7 @@ func TestALongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
 	}
 }
 
-func TestTheRateIsKnownOnlyAfterARefusalAndForgotten(t *testing.T) {
+func TestLimiterKnowsTheRateOnlyAfterARefusalAndForgetsIt(t *testing.T) {
 	p := retry.NewLimiter(4)
 	if got := p.State().PerSecond; !math.IsInf(got, 1) {
 		t.Errorf("before any call: %v", got)
@@ -219,7 +219,7 @@ func TestTheRateIsKnownOnlyAfterARefusalAndForgotten(t *testing.T) {
 	}
 }
 
-func TestACallThatWasCanceledIsNotCounted(t *testing.T) {
+func TestLimiterDoesNotCountACanceledCall(t *testing.T) {
 	t.Run("among those in flight", func(t *testing.T) {
 		p := retry.NewLimiter(2)
 		calls := begin(t, p, 2, noon)
@@ -281,7 +281,7 @@ func TestACallThatWasCanceledIsNotCounted(t *testing.T) {
 	})
 }
 
-func TestALimiterOfTheWrongTypesIsRefused(t *testing.T) {
+func TestLimiterRefusesStateOfTheWrongTypes(t *testing.T) {
 	for _, text := range []string{`{"Allowance":"many"}`, `{"Hold":5}`, `[]`, `"pace"`, `{"Ages":{"First":[1.5]}}`} {
 		p := retry.NewLimiter(4)
 		learned(t, p, 2, time.Minute)
