@@ -9,16 +9,18 @@
 // added depends on that:
 //
 //   - Nothing is known: an attempt is made now.
-//   - Events of the user are pending: the newest message supersedes the older ones, which are completed
-//     at once. Where it may not (see Event), both stay pending, and one attempt decides both.
-//   - An attempt is in flight: the event waits beside it. A success covers it if the event was enqueued
-//     before the attempt started, by a margin for the clocks. Otherwise, and after a final failure, it
-//     is parked. After a failure that is not final it waits for the next attempt with the others.
+//   - Events of the user are pending: the newest message supersedes the older ones, which are
+//     completed at once. Where it may not (see Event), both stay pending, and one attempt decides
+//     both.
+//   - An attempt is in flight: the event waits beside it. A success covers it if the event was
+//     enqueued before the attempt started, by a margin for the clocks. Otherwise, and after a final
+//     failure, it is parked. After a failure that is not final it waits for the next attempt with
+//     the others.
 //   - The last success covers the event: it is completed without an attempt.
-//   - The last verdict is younger than Config.Window: the event is parked. Parked events wait until the
-//     window ends; then one attempt decides all that have arrived by then.
-//   - The event's message was delivered before, and its lock was lost: the new delivery takes the place
-//     of the old one.
+//   - The last verdict is younger than Config.Window: the event is parked. Parked events wait until
+//     the window ends; then one attempt decides all that have arrived by then.
+//   - The event's message was delivered before, and its lock was lost: the new delivery takes the
+//     place of the old one.
 //
 // So of two events about one user, the second of which arrives while the attempt for the first is
 // in flight, the first is revoked by that attempt, and the second usually by another attempt one

@@ -36,7 +36,7 @@ func ExampleLedger() {
 	fmt.Println("another event waits:", again)
 
 	work.AwaitWindow()
-	fmt.Println("the window has passed:", time.Since(start) >= 100*time.Millisecond)
+	fmt.Println("the window has passed:", time.Since(start).Round(time.Millisecond) >= 100*time.Millisecond)
 	work.Start()
 	again = work.Succeeded(dedupe.Attempt{Start: time.Now(), ServerDate: time.Now()}, nil)
 	fmt.Println("the second event is", second.Result())

@@ -41,7 +41,7 @@ type Message struct {
 	parked  int           // of them, those that are parked or wait beside an attempt
 	failing int           // of them, those whose users have failed
 	paused  int           // of the failing ones, those for whom no attempt begins soon
-	untried int           // failing ones that wait for an attempt, and had none since the message was received
+	untried int           // failing ones without an attempt since the message was received
 	failed  *list.Element // in its source's list of failing messages; nil when it is not there
 	leaving bool          // asked to be deferred: it is in no share any more
 }

@@ -39,7 +39,7 @@ type Work struct {
 	paused      bool          // see Pause
 	more        chan struct{} // see More; nil until it is called
 	parkedUntil time.Time     // the end of the window; zero when nothing is parked
-	parkedFor   time.Time     // the end of the last window that was parked for: no Adopt parks for it again
+	parkedFor   time.Time     // the end of the last window: Adopt does not park for it again
 	due         chan struct{} // closed when parked events are due before the end of the window
 }
 

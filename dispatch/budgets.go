@@ -11,16 +11,17 @@ const (
 	// maxBudgets bounds how many budgets are kept, of about 300 bytes each. A user whose budget is
 	// forgotten gets a new one.
 	maxBudgets = 20_000
-	// budgetFor is for how long, after the next attempt was due, a budget applies to any event of the
-	// user. After that it applies only to events that were enqueued before: while the breaker is open
-	// the next attempt can take hours. A later event has nothing to do with the failures of the first,
-	// and must not inherit their age.
+	// budgetFor is for how long, after the next attempt was due, a budget applies to any event of
+	// the user. After that it applies only to events that were enqueued before: while the breaker
+	// is open the next attempt can take hours. A later event has nothing to do with the failures of
+	// the first, and must not inherit their age.
 	budgetFor = 15 * time.Minute
 )
 
 // budgets keeps the budgets of users who have failed until they are decided. Their events may leave
-// before: because they are deferred, their session ends, or their lock is lost. When the events come
-// back, the budget applies to them again. The zero value is ready; it is safe for concurrent use.
+// before: because they are deferred, their session ends, or their lock is lost. When the events
+// come back, the budget applies to them again. The zero value is ready; it is safe for concurrent
+// use.
 type budgets struct {
 	mu         sync.Mutex
 	young, old map[string]kept // two generations make forgetting cheap
@@ -43,8 +44,8 @@ func (b *budgets) keep(key string, budget kept) {
 	b.young[key] = budget
 }
 
-// of returns the budget of a user whose oldest event was enqueued then. ok is false when none applies
-// to it.
+// of returns the budget of a user whose oldest event was enqueued then. ok is false when none
+// applies to it.
 func (b *budgets) of(key string, enqueued time.Time) (budget kept, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

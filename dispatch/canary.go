@@ -47,7 +47,8 @@ func (d *Dispatcher) askCanary(call int, timeout time.Duration) {
 		attempt, err := d.deps.Canary(ctx, user)
 		canceled := err != nil && d.canaries.ctx.Err() != nil
 		if err == nil && !user.IsZero() {
-			// The nanosecond keeps the proof after the failure that it was asked for, on a coarse clock too.
+			// The nanosecond keeps the proof after the failure that it was asked for, on a coarse
+			// clock too.
 			d.deps.Retrier.Proved(attempt.Start.Add(time.Nanosecond))
 		}
 		if !canceled {

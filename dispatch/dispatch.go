@@ -1,25 +1,25 @@
-// Package dispatch decides when attempts begin. An attempt is one HTTP request to Graph that revokes
-// one user's sessions.
+// Package dispatch decides when attempts begin. An attempt is one HTTP request to Graph that
+// revokes one user's sessions.
 //
 // Each event of a user is added to the ledger (package dedupe), which decides what the event needs:
-// nothing, because a past attempt has covered it or another message supersedes it; or an attempt. For
-// each user with undecided events one goroutine runs a loop (Dispatcher.run):
+// nothing, because a past attempt has covered it or another message supersedes it; or an attempt.
+// For each user with undecided events one goroutine runs a loop (Dispatcher.run):
 //
 //  1. It waits for the end of the user's window, if their events are parked.
 //  2. It waits in the call queue for a permit. The rate limiter, the circuit breaker and the volume
 //     guard give permits, to the most urgent user first.
-//  3. It makes one attempt for all events of the user that the ledger holds pending at this time. An
-//     event that arrives later, during the attempt, waits beside it in the ledger.
-//  4. It tells the ledger what Graph answered. After a success the events of the attempt are revoked;
-//     an event beside it is covered if it was enqueued before the attempt started, and otherwise
-//     parked until the end of the window, for one more attempt. After a final failure the events of
-//     the attempt have failed, and those beside it are parked. After any other failure they all wait
-//     for the next attempt.
+//  3. It makes one attempt for all events of the user that the ledger holds pending at this time.
+//     An event that arrives later, during the attempt, waits beside it in the ledger.
+//  4. It tells the ledger what Graph answered. After a success the events of the attempt are
+//     revoked; an event beside it is covered if it was enqueued before the attempt started, and
+//     otherwise parked until the end of the window, for one more attempt. After a final failure the
+//     events of the attempt have failed, and those beside it are parked. After any other failure
+//     they all wait for the next attempt.
 //
 // The caller waits for dedupe.Event.Done, and settles messages by dedupe.Event.Result.
 //
-// Canaries, which are attempts for nobody or for an account kept for them, distinguish users who fail
-// for a reason of their own from a Graph that fails for everyone.
+// Canaries, which are attempts for nobody or for an account kept for them, distinguish users who
+// fail for a reason of their own from a Graph that fails for everyone.
 package dispatch
 
 import (
@@ -57,27 +57,27 @@ type Revoker interface {
 
 // Config bounds a Dispatcher.
 type Config struct {
-	// Concurrency is how many attempts are in flight at once; at least 1. Up to MaxLate attempts that are
-	// not answered within 2 seconds do not count.
+	// Concurrency is how many attempts are in flight at once; at least 1. Up to MaxLate attempts
+	// that are not answered within 2 seconds do not count.
 	Concurrency int
 	// Volume bounds how many people are signed out within a window.
 	Volume guard.VolumeConfig
-	// ReadRelease returns an operator's release of the volume guard, the zero Release when there is none.
-	// It is called every 5 seconds. If it is nil, only a restart releases the guard.
+	// ReadRelease returns an operator's release of the volume guard, the zero Release when there is
+	// none. It is called every 5 seconds. If it is nil, only a restart releases the guard.
 	ReadRelease func() (guard.Release, error)
-	// CanaryUser is an account kept for canaries, whose sessions may be revoked at any time. The zero
-	// User makes each canary an attempt for a random id that no user has.
+	// CanaryUser is an account kept for canaries, whose sessions may be revoked at any time. The
+	// zero User makes each canary an attempt for a random id that no user has.
 	CanaryUser event.User
 	// Dedupe bounds the ledger.
 	Dedupe dedupe.Config
 }
 
-// Dependencies are what a Dispatcher works with. Canary, Coordinator, Limiter and Tracer may be nil;
-// all others are required. A Coordinator that holds a nil pointer is not nil.
+// Dependencies are what a Dispatcher works with. Canary, Coordinator, Limiter and Tracer may be
+// nil; all others are required. A Coordinator that holds a nil pointer is not nil.
 type Dependencies struct {
 	Revoker Revoker
-	// Canary makes one attempt for nobody, or for the user, which is Config.CanaryUser. Its error is nil
-	// when Graph is well. Without Canary, the breaker learns from users alone.
+	// Canary makes one attempt for nobody, or for the user, which is Config.CanaryUser. Its error
+	// is nil when Graph is well. Without Canary, the breaker learns from users alone.
 	Canary    func(ctx context.Context, user event.User) (revoker.Attempt, error)
 	Protected *guard.Protected
 	Retrier   *retry.Retrier
@@ -95,9 +95,9 @@ type Dependencies struct {
 	Text func(error) string
 }
 
-// Dispatcher makes the attempts. One goroutine for each user with undecided events makes that user's
-// attempts. These goroutines share the ledger, which decides which message supersedes which, and the
-// call queue; each of the two has one lock. A Dispatcher is safe for concurrent use.
+// Dispatcher makes the attempts. One goroutine for each user with undecided events makes that
+// user's attempts. These goroutines share the ledger, which decides which message supersedes which,
+// and the call queue; each of the two has one lock. A Dispatcher is safe for concurrent use.
 type Dispatcher struct {
 	cfg  Config
 	deps Dependencies
@@ -145,8 +145,8 @@ func (d *Dispatcher) Signal() {
 }
 
 // Run does until the end of ctx what is needed beside the attempts: it reports trips of the volume
-// guard, applies an operator's release of it, and exchanges the state of the shared rate limiter. The
-// end of hard ends the attempts in flight.
+// guard, applies an operator's release of it, and exchanges the state of the shared rate limiter.
+// The end of hard ends the attempts in flight.
 func (d *Dispatcher) Run(ctx, hard context.Context) {
 	d.mu.Lock()
 	d.hard = hard
@@ -167,8 +167,8 @@ func (d *Dispatcher) Stop() {
 	d.pool.Stop()
 }
 
-// Add adds an event of a user to the ledger, and starts the user's loop if they have none. key is the
-// user's key in the ledger. It does not block; e.Done is closed when the event is decided.
+// Add adds an event of a user to the ledger, and starts the user's loop if they have none. key is
+// the user's key in the ledger. It does not block; e.Done is closed when the event is decided.
 func (d *Dispatcher) Add(key string, user event.User, e *dedupe.Event) {
 	work, isNew := d.ledger.Add(key, e)
 	switch {
@@ -213,8 +213,8 @@ func (d *Dispatcher) Blocked(kind string) bool {
 	return d.queue.volume.Blocked(kind)
 }
 
-// Released returns a channel that is closed when the volume guard is released for the next time, for
-// whatever types of events.
+// Released returns a channel that is closed when the volume guard is released for the next time,
+// for whatever types of events.
 func (d *Dispatcher) Released() <-chan struct{} { return d.releases.released() }
 
 // Open reports whether the circuit breaker is open: then only probes begin.
@@ -245,8 +245,8 @@ func (d *Dispatcher) Stuck(deadline time.Time) bool {
 // State is a picture of the Dispatcher, for metrics and forecasts.
 type State struct {
 	Ledger dedupe.State
-	// Waiting is how many users wait for a permit; Blocked, how many wait for a release of the volume
-	// guard.
+	// Waiting is how many users wait for a permit; Blocked, how many wait for a release of the
+	// volume guard.
 	Waiting, Blocked int
 	Limiter          retry.LimiterState
 	// Open reports whether the circuit breaker is open; Suspected, whether users fail one after the

@@ -6,9 +6,9 @@ import (
 )
 
 const (
-	// lateAfter is how long an attempt may be without an answer until it is late, and gives its slot to
-	// another attempt: users whose answers hang must not make the others wait. maxLate is how many
-	// attempts may be late.
+	// lateAfter is how long an attempt may be without an answer until it is late, and gives its
+	// slot to another attempt: users whose answers hang must not make the others wait. maxLate is
+	// how many attempts may be late.
 	lateAfter = 2 * time.Second
 	maxLate   = 64
 )
@@ -19,8 +19,8 @@ type inFlight struct {
 	running     int // attempts that are not late
 	late        int // attempts that are
 	lateRetries int // of them, retries
-	// begun holds attempts in the order in which they began. Those that have ended may still be among
-	// them.
+	// begun holds attempts in the order in which they began. Those that have ended may still be
+	// among them.
 	begun []*permit
 }
 

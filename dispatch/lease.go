@@ -16,7 +16,8 @@ const (
 	mayCall next = iota
 	// nobodyWaits: another replica's attempt has covered all events.
 	nobodyWaits
-	// parkAgain: the events that are left wait for the end of the window of another replica's verdict.
+	// parkAgain: the events that are left wait for the end of the window of another replica's
+	// verdict.
 	parkAgain
 	// waitForOther: another replica calls for the user.
 	waitForOther
@@ -44,9 +45,9 @@ type patience struct {
 }
 
 // over reports whether others have made the attempt wait for long enough. The second success of
-// another replica comes a window after the first, and covers what waited for the first, give or take
-// the margins of the clocks and the whole seconds of Graph's Date. So if verdicts keep changing after
-// that and cover nothing, they are failures or forged.
+// another replica comes a window after the first, and covers what waited for the first, give or
+// take the margins of the clocks and the whole seconds of Graph's Date. So if verdicts keep
+// changing after that and cover nothing, they are failures or forged.
 func (p *patience) over(cfg dedupe.Config) bool {
 	return !p.since.IsZero() && time.Since(p.since) > 2*cfg.Window+2*cfg.SkewMargin+time.Minute
 }
@@ -58,7 +59,8 @@ func (p *patience) waits() {
 	}
 }
 
-// news reports whether the verdict is a new one. If so, a lease that is in the way is a new one, too.
+// news reports whether the verdict is a new one. If so, a lease that is in the way is a new one,
+// too.
 func (p *patience) news(known dedupe.Verdict, cfg dedupe.Config) bool {
 	if !known.Start.After(p.decided) {
 		return false
@@ -145,8 +147,8 @@ func (d *Dispatcher) refund(w *dedupe.Work, p *permit) {
 	}
 }
 
-// awaitOther waits until another replica has decided something, or none calls for the user, or leases
-// have been in the way for long enough. It reports whether somebody still waits.
+// awaitOther waits until another replica has decided something, or none calls for the user, or
+// leases have been in the way for long enough. It reports whether somebody still waits.
 func (d *Dispatcher) awaitOther(w *dedupe.Work, p *patience) bool {
 	w.Pause()
 	defer w.Resume()

@@ -20,8 +20,8 @@ type ManualRevocation struct {
 	Retrier   *retry.Retrier
 	// Concurrency is how many attempts are in flight at once; at least 1.
 	Concurrency int
-	// Call makes one attempt. ValidFrom, if not nil, reads since when a user's sessions are valid; it
-	// is called before and after the attempts.
+	// Call makes one attempt. ValidFrom, if not nil, reads since when a user's sessions are valid;
+	// it is called before and after the attempts.
 	Call      func(context.Context, event.User) (revoker.Attempt, error)
 	ValidFrom func(context.Context, event.User) (time.Time, error)
 }
@@ -29,8 +29,8 @@ type ManualRevocation struct {
 // ManualResult is what became of one user.
 type ManualResult struct {
 	User event.User
-	// Revoked reports whether Graph has revoked the sessions. If not, Err says why, and Reason names
-	// it; Reason is empty for users whose attempts were stopped.
+	// Revoked reports whether Graph has revoked the sessions. If not, Err says why, and Reason
+	// names it; Reason is empty for users whose attempts were stopped.
 	Revoked bool
 	Reason  deadletter.Reason
 	Err     error
@@ -120,8 +120,8 @@ func (b *ManualRevocation) decide(
 			result.Err = err
 			return
 		}
-		// The end of ctx does not cut an attempt off, because nobody would know whether it has revoked the
-		// sessions. Each attempt has a timeout of its own.
+		// The end of ctx does not cut an attempt off, because nobody would know whether it has
+		// revoked the sessions. Each attempt has a timeout of its own.
 		uncut := context.WithoutCancel(ctx)
 		o := s.try(uncut, p, func() (revoker.Attempt, error) { return b.Call(uncut, result.User) })
 		result.Attempt, result.Calls, result.Err = o.Attempt, o.Attempts, o.Err

@@ -13,7 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// By hand there are no canaries: whoever waits is probed.
+// A manual revocation asks no canaries, so users are probed.
 func TestManualRevocationGoesOnAfterARetryAfterOfHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		protected, err := guard.NewProtected(nil)

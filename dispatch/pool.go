@@ -2,9 +2,9 @@ package dispatch
 
 import "sync"
 
-// Pool runs functions, each on a goroutine that runs nothing else meanwhile. It uses goroutines again:
-// a message needs a deep stack, and growing one for each message costs more CPU time than anything
-// else the worker does. It is safe for concurrent use.
+// Pool runs functions, each on a goroutine that runs nothing else meanwhile. It uses goroutines
+// again: a message needs a deep stack, and growing one for each message costs more CPU time than
+// anything else the worker does. It is safe for concurrent use.
 type Pool struct {
 	next chan func()
 	busy sync.WaitGroup // functions

@@ -25,8 +25,8 @@ var errTripped = errors.New("the volume guard has tripped")
 // for a retry while first attempts wait, and at most one is for a first attempt while a retry waits
 // that is at least as urgent.
 type queue struct {
-	// ask starts a canary and returns at once; canaryDone must follow. It is nil for no canaries. active
-	// reports whether any user has an undecided event.
+	// ask starts a canary and returns at once; canaryDone must follow. It is nil for no canaries.
+	// active reports whether any user has an undecided event.
 	ask    func(call int, timeout time.Duration)
 	active func() bool
 
@@ -37,7 +37,7 @@ type queue struct {
 	volume   *guard.Volume
 	inFlight inFlight
 	lanes                       // the users who may have the next permit
-	full     map[string]*lanes  // the users who wait until another's reservation of the volume is decided, by type
+	full     map[string]*lanes  // the users who wait for others' reservations of the volume, by type
 	waiting  map[string]*permit // all of these users
 
 	lastWasRetry bool // the last permit was for a retry
@@ -46,8 +46,8 @@ type queue struct {
 	timer        *time.Timer
 	closed       bool // nothing begins any more
 
-	// changed are signaled when an attempt has ended, since another number of messages may be received
-	// then.
+	// changed are signaled when an attempt has ended, since another number of messages may be
+	// received then.
 	changed []chan struct{}
 }
 
@@ -64,8 +64,8 @@ type limiter interface {
 type request struct {
 	user     string // their key
 	sequence int
-	// retry reports whether the user has failed before; own, whether they have while Graph was well for
-	// others.
+	// retry reports whether the user has failed before; own, whether they have while Graph was well
+	// for others.
 	retry bool
 	own   bool
 	// urgency is called under the queue's lock, so that no event is missed that makes the user more
@@ -116,8 +116,8 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.L
 	return q
 }
 
-// nextSequence returns the next sequence: of two equally urgent users the one with the lower sequence
-// goes first. A user who waits again keeps their sequence, unless they have failed.
+// nextSequence returns the next sequence: of two equally urgent users the one with the lower
+// sequence goes first. A user who waits again keeps their sequence, unless they have failed.
 func (q *queue) nextSequence() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -125,8 +125,8 @@ func (q *queue) nextSequence() int {
 	return q.sequences
 }
 
-// wait returns when the user's attempt may begin; then done or cancel must follow. On an error, which
-// is the cause of ctx or errTripped, neither may.
+// wait returns when the user's attempt may begin; then done or cancel must follow. On an error,
+// which is the cause of ctx or errTripped, neither may.
 func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	p := &permit{request: r, granted: make(chan struct{})}
 	q.mu.Lock()
@@ -172,9 +172,9 @@ func (q *queue) waitForOthers(p *permit) {
 	q.full[kind].push(p)
 }
 
-// readmit moves the first user of each lane of waitForOthers back, because the volume guard may have
-// another answer for the type now. If it has, the next users follow one by one: many may wait for the
-// same place.
+// readmit moves the first user of each lane of waitForOthers back, because the volume guard may
+// have another answer for the type now. If it has, the next users follow one by one: many may wait
+// for the same place.
 func (q *queue) readmit(kind string) {
 	full := q.full[q.volume.Name(kind)]
 	if full == nil {
@@ -254,7 +254,8 @@ func (q *queue) end(p *permit) {
 	q.signal()
 }
 
-// wantProof asks a canary that is an account whether Graph is well, as soon as it may be asked again.
+// wantProof asks a canary that is an account whether Graph is well, as soon as it may be asked
+// again.
 func (q *queue) wantProof() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -412,10 +413,10 @@ func (q *queue) retryFirst() bool {
 // failed while Graph was well for others.
 const probesForAnybody = 3
 
-// untried returns the user who should be probed next: one who was not tried since the breaker opened,
-// or else the one who was tried longest ago. First attempts go before retries. Unless anybody may be
-// probed, both go before users who have failed while Graph was well for others: these may fail again
-// for a reason of their own.
+// untried returns the user who should be probed next: one who was not tried since the breaker
+// opened, or else the one who was tried longest ago. First attempts go before retries. Unless
+// anybody may be probed, both go before users who have failed while Graph was well for others:
+// these may fail again for a reason of their own.
 func (q *queue) untried(anybody bool) (best *permit) {
 	for _, l := range []lane{q.first, q.retries} {
 		for _, p := range l {
@@ -482,10 +483,10 @@ func (q *queue) want() {
 	}
 }
 
-// limit returns how many more messages may be received: any number while the breaker is closed, a few
-// while nothing is known about Graph. While the breaker is open it is one at a time, up to most in
-// flight, and only when the next probe would otherwise go to a user who has failed already. So the
-// faults of the users in flight are not taken for everyone's.
+// limit returns how many more messages may be received: any number while the breaker is closed, a
+// few while nothing is known about Graph. While the breaker is open it is one at a time, up to most
+// in flight, and only when the next probe would otherwise go to a user who has failed already. So
+// the faults of the users in flight are not taken for everyone's.
 func (q *queue) limit(inFlight, most int) int {
 	const unlimited = 1 << 20
 	q.mu.Lock()

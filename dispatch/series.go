@@ -45,8 +45,8 @@ const (
 
 // outcome is what one attempt came to.
 type outcome struct {
-	// Decision holds the error that decides the user when the failure is final, and otherwise that of
-	// the attempt.
+	// Decision holds the error that decides the user when the failure is final, and otherwise that
+	// of the attempt.
 	Decision
 	ending ending
 	wait   time.Duration // until the next attempt, when undecided

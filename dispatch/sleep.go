@@ -8,8 +8,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// longSleep is the shortest wait during which messages that were deferred before are deferred again,
-// so that they are not in flight. A deferred message stays so for at least this long.
+// longSleep is the shortest wait during which messages that were deferred before are deferred
+// again, so that they are not in flight. A deferred message stays so for at least this long.
 const longSleep = 2 * time.Second
 
 // sleep waits until the next attempt of a user is due, or nobody waits for the user any more.

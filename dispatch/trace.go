@@ -12,9 +12,9 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// traced makes an attempt in a span, whose parent is the span of the newest message that the attempt
-// is for. It leaves out the error's text, which may name the user. It is not part of revoke, so that
-// its variables are not on the stacks of attempts without a Tracer.
+// traced makes an attempt in a span, whose parent is the span of the newest message that the
+// attempt is for. It leaves out the error's text, which may name the user. It is not part of
+// revoke, so that its variables are not on the stacks of attempts without a Tracer.
 func (d *Dispatcher) traced(ctx context.Context, w *dedupe.Work, user event.User) (revoker.Attempt, error) {
 	parent, _ := w.Tag().(trace.SpanContext)
 	_, span := d.deps.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent),

@@ -149,8 +149,8 @@ func (d *Dispatcher) prepareRetry(w *dedupe.Work, user event.User, s *series, o 
 	next := time.Now().Add(o.wait)
 	failed := s.budget.HasFailed()
 	if failed {
-		// Retry may end this Work. Another Work for the user can then take the budget from here, and this
-		// one does not touch it any more.
+		// Retry may end this Work. Another Work for the user can then take the budget from here,
+		// and this one does not touch it any more.
 		d.budgets.keep(w.Key(), kept{s.budget, next, s.sequence})
 	}
 	if !w.Retry(failed) {
@@ -236,7 +236,8 @@ func (d *Dispatcher) report(c condition) {
 	}
 }
 
-// ReportGraph reports Graph's health, and logs when it changes. A nil error means that Graph is usable.
+// ReportGraph reports Graph's health, and logs when it changes. A nil error means that Graph is
+// usable.
 func (d *Dispatcher) ReportGraph(err error) {
 	if err == nil {
 		if d.deps.Health.Report(PartGraph, "") {

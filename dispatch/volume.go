@@ -18,7 +18,8 @@ import (
 // watchVolumeEvery is how often the worker checks for trips of the guard and for releases.
 const watchVolumeEvery = 5 * time.Second
 
-// watchVolume reports trips of the volume guard, and applies an operator's releases, until ctx ends.
+// watchVolume reports trips of the volume guard, and applies an operator's releases, until ctx
+// ends.
 func (d *Dispatcher) watchVolume(ctx context.Context) {
 	d.deps.Health.Report(PartGuard, "")
 	tick := time.NewTicker(watchVolumeEvery)
@@ -97,8 +98,8 @@ func (d *Dispatcher) readRelease(lastLogged *string) {
 	}
 }
 
-// release applies a release of the volume guard. It returns the types of events that were tripped and
-// no longer are.
+// release applies a release of the volume guard. It returns the types of events that were tripped
+// and no longer are.
 func (d *Dispatcher) release(r guard.Release) (released []string) {
 	q := d.queue
 	q.mu.Lock()
