@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// suspectAfter is for how many distinct users in a row attempts must fail to raise suspicion: the
-	// fault may be everyone's.
+	// suspectAfter is for how many distinct users in a row attempts must fail to raise suspicion:
+	// the fault may be everyone's.
 	suspectAfter = 3
 	// entrants is how many attempts a new process makes at once before it knows that Graph answers.
 	entrants = 3
@@ -16,19 +16,20 @@ const (
 	// second. Each that is answered allows two others at once, up to cautiousAtOnce.
 	cautiousEvery  = 100 * time.Millisecond
 	cautiousAtOnce = 16
-	// canarySoon and canaryLater are the pauses between two canaries, after one that failed and after one
-	// that was well.
+	// canarySoon and canaryLater are the pauses between two canaries, after one that failed and
+	// after one that was well.
 	canarySoon  = 5 * time.Second
 	canaryLater = 30 * time.Second
 	// openAfter is how many canaries in a row must fail to open the breaker.
 	openAfter = 2
-	// probeFirst and probeMax bound the wait between two probes, which doubles. So an outage costs Graph
-	// two attempts in 10 s, one by the canary and one for a user.
+	// probeFirst and probeMax bound the wait between two probes, which doubles. So an outage costs
+	// Graph two attempts in 10 s, one by the canary and one for a user.
 	probeFirst = time.Second
 	probeMax   = 10 * time.Second
-	// soonAtMost is how many users are tried cautiously while the breaker is open, in addition to the
-	// probes. A canary can fail although Graph is well for users, and a user who would succeed must not
-	// wait until all others who fail were probed. It bounds what an outage costs Graph in addition.
+	// soonAtMost is how many users are tried cautiously while the breaker is open, in addition to
+	// the probes. A canary can fail although Graph is well for users, and a user who would succeed
+	// must not wait until all others who fail were probed. It bounds what an outage costs Graph in
+	// addition.
 	soonAtMost = 256
 	// canary identifies the canary among users.
 	canary = "\x00canary"
@@ -41,18 +42,19 @@ const CautiousTimeout = 5 * time.Second
 // from users who fail for a reason of their own.
 //
 // While it is closed, attempts go on. If attempts for three distinct users in a row fail with
-// Suspicious errors, without a success in between, the breaker is under suspicion: retries go one at a
-// time, first attempts go on, and a canary is asked. A canary is an attempt for nobody, or for an
-// account kept for it. While the canary is well, the fault is the users' own.
+// Suspicious errors, without a success in between, the breaker is under suspicion: retries go one
+// at a time, first attempts go on, and a canary is asked. A canary is an attempt for nobody, or for
+// an account kept for it. While the canary is well, the fault is the users' own.
 //
 // The breaker opens when two canaries in a row fail, and at once after a Systemic failure or a
-// Retry-After beyond MaxRetryAfter. While it is open, the canary and, right after it, a user who was
-// not tried yet are probed. Any success closes it. If the canary has said otherwise, it is not
-// believed until it is well again. After a Systemic failure any answer about a user closes the breaker.
+// Retry-After beyond MaxRetryAfter. While it is open, the canary and, right after it, a user who
+// was not tried yet are probed. Any success closes it. If the canary has said otherwise, it is not
+// believed until it is well again. After a Systemic failure any answer about a user closes the
+// breaker.
 //
 // A new Breaker is half-open: the canary and a few users are tried side by side, because an attempt
-// that hangs says nothing. Suspicion slows it down, too: where each attempt fails at once, a few side
-// by side are thousands in a second.
+// that hangs says nothing. Suspicion slows it down, too: where each attempt fails at once, a few
+// side by side are thousands in a second.
 //
 // It is not safe for concurrent use: the owner must serialize all calls.
 type Breaker struct {
@@ -106,8 +108,8 @@ func NewBreaker(account bool) *Breaker {
 // Closed reports whether the breaker is closed: only suspicion delays attempts.
 func (b *Breaker) Closed() bool { return b.closed }
 
-// Open returns since when the breaker is open, and the failure that opened it; both are zero when it
-// is not open.
+// Open returns since when the breaker is open, and the failure that opened it; both are zero when
+// it is not open.
 func (b *Breaker) Open() (since time.Time, cause error) {
 	if !b.isOpen() {
 		return time.Time{}, nil
@@ -121,8 +123,8 @@ func (b *Breaker) halfOpen() bool { return !b.closed && b.cause == nil }
 // isOpen reports whether the breaker is open.
 func (b *Breaker) isOpen() bool { return !b.closed && b.cause != nil }
 
-// Suspicion reports whether users fail one after the other while the breaker is closed. users reports
-// whether the fault is their own, because the canary is well.
+// Suspicion reports whether users fail one after the other while the breaker is closed. users
+// reports whether the fault is their own, because the canary is well.
 func (b *Breaker) Suspicion() (suspected, users bool) {
 	return b.closed && b.suspected, b.well && (b.account || !b.down)
 }
@@ -135,9 +137,9 @@ func (b *Breaker) Timeout(retry bool) time.Duration {
 	return 0
 }
 
-// Allow reports whether an attempt may begin. retry reports whether it is a retry; while the breaker is
-// open, whether the user was tried since then. If the attempt may not begin, wait is how long it is
-// until it is worth asking again; 0 means when an attempt has ended.
+// Allow reports whether an attempt may begin. retry reports whether it is a retry; while the
+// breaker is open, whether the user was tried since then. If the attempt may not begin, wait is how
+// long it is until it is worth asking again; 0 means when an attempt has ended.
 func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool) {
 	switch {
 	case b.halfOpen() && len(b.entering) >= entrants:
@@ -156,8 +158,8 @@ func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool)
 }
 
 // allowProbe reports whether a probe may begin. again reports whether the user was tried since the
-// breaker opened. The canary and users are probed in turn. Users who were not tried yet are also tried
-// in between, while the fault may be the users' own or the canary's.
+// breaker opened. The canary and users are probed in turn. Users who were not tried yet are also
+// tried in between, while the fault may be the users' own or the canary's.
 func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok bool) {
 	if b.probe != "" {
 		return 0, false
@@ -177,9 +179,9 @@ func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok 
 	return wait, b.extra
 }
 
-// Tried returns 0 for a user who was not tried since the breaker opened. It grows with each try of any
-// user, so a probe should go to the user with the lowest number: one user's own fault must not be
-// taken for everyone's.
+// Tried returns 0 for a user who was not tried since the breaker opened. It grows with each try of
+// any user, so a probe should go to the user with the lowest number: one user's own fault must not
+// be taken for everyone's.
 func (b *Breaker) Tried(user string) int { return b.tried[user] }
 
 // Begin notes that an attempt begins, after Allow. End or Cancel must follow.
@@ -232,8 +234,8 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 		return
 	}
 	if !retry && (!suspicious(err) || forbids(err) && b.well) {
-		// An answer about a user, even that the user does not exist, is no sign of everyone's fault. After
-		// a few 5xx, thousands of unknown users must not slow others down.
+		// An answer about a user, even that the user does not exist, is no sign of everyone's
+		// fault. After a few 5xx, thousands of unknown users must not slow others down.
 		b.answered = min(b.answered+2, cautiousAtOnce)
 	}
 	switch after := After(err); {
@@ -329,9 +331,9 @@ func (b *Breaker) suspect(user string, err error, now time.Time) {
 	}
 }
 
-// CanaryDue reports whether a canary must be asked now. waiting reports whether somebody waits for a
-// permit; active, whether any user has an undecided event. If no canary is due, wait is how long it is
-// until it is worth asking again; 0 means when an attempt or a canary has ended.
+// CanaryDue reports whether a canary must be asked now. waiting reports whether somebody waits for
+// a permit; active, whether any user has an undecided event. If no canary is due, wait is how long
+// it is until it is worth asking again; 0 means when an attempt or a canary has ended.
 func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Duration, due bool) {
 	switch {
 	case b.asked, b.closed && !b.suspected && !b.proof, !b.isOpen() && !active:
@@ -353,8 +355,8 @@ func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Dura
 	return max(0, wait), wait <= 0
 }
 
-// WantProof notes that a user fails, and that no other user's success shows whether Graph is well. In
-// a quiet tenant a canary that is an account can show it; a canary for nobody proves nothing.
+// WantProof notes that a user fails, and that no other user's success shows whether Graph is well.
+// In a quiet tenant a canary that is an account can show it; a canary for nobody proves nothing.
 func (b *Breaker) WantProof() { b.proof = b.account }
 
 // NoCanary notes that nobody asks canaries, so that every probe is a user's.
@@ -371,8 +373,8 @@ func (b *Breaker) CanaryBegin() (timeout time.Duration) {
 	return CautiousTimeout
 }
 
-// CanaryEnd notes how a canary ended; err is nil when it was well. A canary that was throttled, or that
-// this process has canceled, says nothing.
+// CanaryEnd notes how a canary ended; err is nil when it was well. A canary that was throttled, or
+// that this process has canceled, says nothing.
 func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 	wasProbe := b.probe == canary
 	b.asked, b.proof = false, false

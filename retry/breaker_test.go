@@ -10,7 +10,7 @@ import (
 
 var midnight = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// The failures that a breaker tells apart.
+// These are the failures that a breaker distinguishes.
 var (
 	refused = failure{shared: true, suspicious: true, most: 2} // a 403
 	down    = failure{shared: true, suspicious: true}          // a 503, or no answer
@@ -24,7 +24,7 @@ func closed(account bool) *retry.Breaker {
 	return b
 }
 
-// try is an attempt.
+// try makes an attempt.
 func try(b *retry.Breaker, user string, again bool, err error, now time.Time) {
 	b.Begin(user, again, now)
 	b.End(user, again, err, now)
@@ -73,10 +73,10 @@ func TestBreakerTriesAFewUsersAndTheCanarySideBySideWhenNew(t *testing.T) {
 	}
 	ask(b, nil, midnight)
 	if _, ok := b.Allow(false, midnight); !ok || !b.Closed() {
-		t.Error("the canary is well, and users that hang still hold everybody up")
+		t.Error("although the canary is well, users that hang delay everybody")
 	}
 	if _, due := retry.NewBreaker(false).CanaryDue(false, false, midnight); due {
-		t.Error("a canary although there is nobody")
+		t.Error("a canary although no user is in flight")
 	}
 }
 
@@ -87,12 +87,12 @@ func TestBreakerUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
 		b.Late(fmt.Sprint(i), false)
 	}
 	if _, ok := b.Allow(false, midnight); !ok {
-		t.Error("held up by users without an answer")
+		t.Error("delayed by users without an answer")
 	}
 }
 
-// Where connections break at once, three side by side would be a thousand in a second, each of whom may have been signed out: the
-// volume guard would trip before the second canary could tell.
+// Where connections break at once, three attempts side by side would be a thousand in a second. Each of
+// these users may have been signed out, so the volume guard would trip before the second canary.
 func TestBreakerGoesSlowlyWhenUsersFailAtOnceAtTheStart(t *testing.T) {
 	b := retry.NewBreaker(false)
 	ask(b, down, midnight)
@@ -127,11 +127,11 @@ func TestBreakerSuspectsAfterThreeDistinctUsersInARow(t *testing.T) {
 	}
 	try(b, "grace", false, down, midnight)
 	if suspicious, _ := b.Suspicion(); suspicious {
-		t.Fatal("two users' trouble is suspected to be everyone's")
+		t.Fatal("two users raise suspicion")
 	}
 	try(b, "alan", false, nil, midnight)
 	try(b, "edsger", false, down, midnight)
-	try(b, "edgar", false, unknown, midnight) // is neutral
+	try(b, "edgar", false, unknown, midnight) // it is neutral
 	try(b, "barbara", false, down, midnight)
 	if suspicious, _ := b.Suspicion(); suspicious {
 		t.Fatal("suspected although an attempt succeeded in between")
@@ -142,7 +142,7 @@ func TestBreakerSuspectsAfterThreeDistinctUsersInARow(t *testing.T) {
 	}
 	try(b, "ole", false, nil, midnight)
 	if suspicious, _ := b.Suspicion(); suspicious {
-		t.Error("a success has not ended it")
+		t.Error("a success has not ended the suspicion")
 	}
 }
 
@@ -174,7 +174,7 @@ func TestBreakerUnderSuspicionAllowsSingleRetriesAndFirstAttempts(t *testing.T) 
 			}
 			b.Late("again", true)
 			if _, ok := b.Allow(true, now); !ok {
-				t.Error("a retry that hangs keeps the others waiting")
+				t.Error("a retry that hangs delays the others")
 			}
 			began := 0
 			for i := range 50 {
@@ -199,7 +199,7 @@ func TestBreakerOpensOnlyAfterTwoCanariesInARow(t *testing.T) {
 	ask(b, down, now)
 	ask(b, throttling{time.Second}, now) // no verdict
 	b.CanaryBegin()
-	b.CanaryEnd(down, true, now) // cut off by ourselves
+	b.CanaryEnd(down, true, now) // this process has cut it off
 	if !b.Closed() {
 		t.Fatal("opened by one canary")
 	}
@@ -245,7 +245,7 @@ func TestBreakerAsksForProofSoon(t *testing.T) {
 		t.Errorf("due %v, else in %v; want one 5 s after the last", due, wait)
 	}
 	if _, due := b.CanaryDue(false, true, midnight.Add(5*time.Second)); !due {
-		t.Error("not due after 5 s: whoever alone fails waits for minutes")
+		t.Error("not due after 5 s, so a user who alone fails waits for minutes")
 	}
 }
 
@@ -268,14 +268,14 @@ func TestBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
 	b := closed(false)
 	try(b, "ada", false, throttling{time.Minute}, midnight)
 	if !b.Closed() {
-		t.Error("opened by an ordinary 429, which is the rate limiter's business")
+		t.Error("opened by an ordinary 429, which only the rate limiter handles")
 	}
 }
 
 func TestBreakerProbesCanaryAndUntriedUsersInTurnWhileOpen(t *testing.T) {
 	b := opened(t, false)
 	if b.Tried("tony") != 0 || b.Tried("alan") == 0 {
-		t.Error("the probe should go to somebody who did not fail")
+		t.Error("the probe should go to a user who did not fail")
 	}
 	now := midnight
 	var order []string
@@ -303,12 +303,12 @@ func TestBreakerProbesCanaryAndUntriedUsersInTurnWhileOpen(t *testing.T) {
 		}
 	}
 	if last > 15*time.Second {
-		t.Errorf("%v between probes: a stolen device waits that long after the outage", last)
+		t.Errorf("%v between probes: after the outage a stolen device waits as long", last)
 	}
 }
 
-// A canary may lie, and users who fail may wait in front of one who would not: those who were not tried yet are tried soon, up to a number
-// of them, beside the probes that an outage costs.
+// A canary may fail although users would succeed, and many users who fail may wait before one who would
+// succeed. So users who were not tried yet are tried soon, up to a number, in addition to the probes.
 func TestBreakerTriesUntriedUsersSoonWhileOpen(t *testing.T) {
 	b := opened(t, true)
 	now := midnight
@@ -334,7 +334,7 @@ func TestBreakerTriesUntriedUsersSoonWhileOpen(t *testing.T) {
 	}
 	now = now.Add(time.Second)
 	if _, ok := b.Allow(true, now); ok {
-		t.Error("whoever was tried before is tried as soon")
+		t.Error("a user who was tried before is tried as soon")
 	}
 	if _, ok := b.Allow(false, now); !ok || b.Timeout(false) != retry.CautiousTimeout {
 		t.Error("not tried soon, with a short timeout")
@@ -358,7 +358,7 @@ func TestBreakerTriesUntriedUsersSoonWhileOpen(t *testing.T) {
 	if tried < 256 || tried > 300 {
 		t.Errorf("%d attempts in two minutes of an outage", tried)
 	}
-	// Without a token nobody can succeed.
+	// Without a token no attempt can succeed.
 	b = closed(true)
 	try(b, "ada", false, failure{systemic: true}, midnight)
 	if _, ok := b.Allow(false, midnight.Add(200*time.Millisecond)); ok {
@@ -370,7 +370,7 @@ func TestBreakerIsClosedByTheCanaryWhenNobodyWaits(t *testing.T) {
 	b := opened(t, true)
 	now := midnight.Add(time.Minute)
 	if _, due := b.CanaryDue(false, false, now); !due {
-		t.Fatal("no canary, and the breaker stays open until the next message")
+		t.Fatal("no canary, so the breaker stays open until the next message")
 	}
 	ask(b, nil, now)
 	if !b.Closed() {
@@ -405,7 +405,8 @@ func TestBreakerIsClosedByASuccessWhichDiscreditsTheCanary(t *testing.T) {
 	}
 }
 
-// A canary's account may be deleted. Users wait for each other's probes then, not for its own as well; and it is asked no more often.
+// The canary's account may be deleted. Then users wait for each other's probes, but not for the
+// canary's as well; and it is not asked more often.
 func TestBreakerProbesAUserRightAfterTheCanary(t *testing.T) {
 	b := opened(t, true)
 	now, users, canaries := midnight, 0, 0
@@ -439,21 +440,23 @@ func TestBreakerProbesAUserRightAfterTheCanary(t *testing.T) {
 	}
 }
 
-// A canary for nobody says that token and permission are good; so does Graph's word that it does not know a user.
+// A canary for nobody shows that token and permission are good. So does Graph's answer that it does not
+// know a user.
 func TestBreakerTakesAnAnswerAboutOneUserForACanaryForNobody(t *testing.T) {
 	b := opened(t, false)
 	try(b, "tony", false, unknown, midnight.Add(time.Minute))
 	if !b.Closed() {
-		t.Error("not closed by a 404 of Graph's own")
+		t.Error("not closed by a 404 from Graph itself")
 	}
 	b = opened(t, true)
 	try(b, "tony", false, unknown, midnight.Add(time.Minute))
 	if b.Closed() {
-		t.Error("an account's canary is stronger than a 404")
+		t.Error("closed by a 404 although the canary is an account")
 	}
 }
 
-// Whatever Graph says of a user, or of the account of the canary, shows that there is a token, and a permission, again.
+// Any answer of Graph about a user, or about the account of the canary, shows that there is a token and
+// a permission again.
 func TestBreakerWithoutTokenOrPermissionIsClosedByAnyAnswer(t *testing.T) {
 	own := failure{} // value: false
 	for name, err := range map[string]error{"unknown": unknown, "refused": refused, "value: false": own} {
@@ -499,10 +502,10 @@ func TestBreakerUnderSuspicionAsksACanaryAlthoughOneWasWellAMomentAgo(t *testing
 	}
 	ask(b, nil, now.Add(wait))
 	if _, users := b.Suspicion(); !users {
-		t.Error("the canary is well, and it is not the users' trouble")
+		t.Error("the fault is not the users' own although the canary is well")
 	}
 	if wait, _ := b.CanaryDue(true, true, now.Add(wait)); wait != 30*time.Second {
-		t.Errorf("the one after is due in %s", wait)
+		t.Errorf("the canary after that is due in %s", wait)
 	}
 }
 
@@ -538,7 +541,7 @@ func TestBreakerUnknownUsersDoNotSlowOthersDownAfterServerFaults(t *testing.T) {
 	}
 }
 
-// Another replica has asked it a moment ago.
+// Another replica has just asked a canary.
 func TestBreakerCanceledCanaryIsNotDueAtOnce(t *testing.T) {
 	b, now := retry.NewBreaker(false), time.Unix(1000, 0)
 	b.Begin("ada", false, now)

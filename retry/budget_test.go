@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// failure is an error as retry wants to know it.
+// failure is an error with the methods that retry looks for.
 type failure struct {
 	permanent, systemic, shared, lagging, suspicious bool
 	most                                             int
@@ -39,7 +39,8 @@ var policy = retry.Policy{
 	LaggingFor:      30 * time.Second,
 }
 
-// do makes attempts as the worker does, without pace and breaker, until they succeed or the budget says that it is over.
+// do makes attempts as the worker does, without rate limiter and breaker, until one succeeds or a
+// failure is final.
 func do(ctx context.Context, r *retry.Retrier, attempt func() error) error {
 	budget := r.Budget()
 	for {
@@ -59,7 +60,8 @@ func do(ctx context.Context, r *retry.Retrier, attempt func() error) error {
 	}
 }
 
-// calls runs do against a fixed series of answers; the last one repeats for ever. It returns when each call was made.
+// calls runs do with a fixed series of answers, the last of which repeats. It returns when each call
+// was made.
 func calls(ctx context.Context, r *retry.Retrier, answers ...error) (at []time.Duration, err error) {
 	start := time.Now()
 	err = do(ctx, r, func() error {
@@ -165,7 +167,8 @@ func TestBudgetSharedFailureCountsAfterMaxAge(t *testing.T) {
 	})
 }
 
-// While there was no token nothing was learned of the user: what they fail with afterwards is as young as if they had just come.
+// Failures without a token say nothing about the user. The age of the failures that follow begins with
+// the first of them.
 func TestBudgetAgeBeginsWithTheFirstFailureOfTheUsersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, own := range map[string]failure{"shared": {shared: true}, "lagging": {lagging: true}} {
@@ -226,6 +229,6 @@ func TestBudgetFailureThatStopsEveryoneIsNotTheUsers(t *testing.T) {
 	}
 	budget.Attempt()
 	if _, _ = budget.Failed(failure{shared: true}); !budget.HasFailed() {
-		t.Error("a 503 is a failure, though it may be everyone's")
+		t.Error("a 503 is not a failure of the user's")
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// noon is when each of these tests begins; they hand the time to the pace.
+// noon is when each of these tests begins. They pass the time to the limiter.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // begin begins n calls, each of which must be allowed.
@@ -22,8 +22,8 @@ func begin(t *testing.T, p *retry.Limiter, n int, now time.Time) (calls []int) {
 	return calls
 }
 
-// next is when a call is allowed at last, if nothing happens from now on. A wait of 0 never ends
-// then.
+// next returns when the next call is allowed, if nothing happens until then. A wait of 0 would never
+// end.
 func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 	t.Helper()
 	for range 1000 {
@@ -32,7 +32,7 @@ func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 			return now
 		}
 		if wait <= 0 {
-			t.Fatalf("held at %s until a call ends", now.Format(time.TimeOnly))
+			t.Fatalf("delayed at %s until a call ends", now.Format(time.TimeOnly))
 		}
 		now = now.Add(wait)
 	}
@@ -40,7 +40,7 @@ func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 	return now
 }
 
-// slow is when a call counts as one that hangs, at the latest.
+// slow is after how long a call counts as one that hangs, at the latest.
 const slow = 4 * time.Second
 
 func TestLimiterCallsThatHangHoldNobodyUp(t *testing.T) {
@@ -91,8 +91,8 @@ func TestLimiterCallsThatHangHoldNobodyUp(t *testing.T) {
 	}
 }
 
-// learned makes the pace know of an allowance: so many calls, then a refusal that asks for a pause.
-// It returns when that has ended.
+// learned makes the limiter learn an allowance: so many calls, then a refusal that asks for a pause. It
+// returns when the pause ends.
 func learned(t *testing.T, p *retry.Limiter, calls int, pause time.Duration) (now time.Time) {
 	t.Helper()
 	for range calls {
@@ -168,7 +168,7 @@ func TestLimiterClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
 	p.End(begin(t, p, 1, ahead)[0], nil, 0.99, ahead)
 	begin(t, p, 1, ahead)
 	if wait := next(t, p, noon).Sub(noon); wait > slow {
-		t.Errorf("held for %v", wait)
+		t.Errorf("delayed for %v", wait)
 	}
 }
 
@@ -179,13 +179,13 @@ func TestLimiterPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
 	if _, ok := p.Allow(now.Add(slow/2 - 1)); ok {
 		t.Fatal("two calls at once, right after a pause")
 	}
-	p.End(call, failure{}, 0, now) // whatever it is: not a refusal
+	p.End(call, failure{}, 0, now) // any answer but a refusal
 	if _, ok := p.Allow(now.Add(exploring)); !ok {
-		t.Error("still held")
+		t.Error("still delayed")
 	}
 }
 
-// exploring is how long after a refusal more is tried than was allowed then.
+// exploring is after how long more is tried than was allowed at the time of a refusal.
 const exploring = 15 * time.Second
 
 func TestLimiterTriesMoreInTimeAfterARefusal(t *testing.T) {
@@ -195,7 +195,7 @@ func TestLimiterTriesMoreInTimeAfterARefusal(t *testing.T) {
 	// The round lasts nearly twenty minutes, and allows one call. The refusal is longer ago than it
 	// takes to try more.
 	if wait := next(t, p, now).Sub(now); wait > 0 {
-		t.Errorf("held for %v", wait)
+		t.Errorf("delayed for %v", wait)
 	}
 	p = retry.NewLimiter(8)
 	now = learned(t, p, 1, 5*time.Second)
@@ -205,7 +205,7 @@ func TestLimiterTriesMoreInTimeAfterARefusal(t *testing.T) {
 	}
 }
 
-// A fault in which nobody may call says nothing of what is allowed afterwards.
+// A fault in which no call is allowed says nothing about what is allowed afterwards.
 func TestLimiterShortFaultDoesNotSlowDownWhatFollows(t *testing.T) {
 	for _, latency := range []time.Duration{50 * time.Millisecond, time.Second} {
 		const users, limit, fault = 1000, 16, 10 * time.Second

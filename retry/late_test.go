@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// down is a server's failure, which may hit everyone.
+// down is a failure of the server, which may hit everyone.
 type down struct{}
 
 func (down) Error() string { return "down" }
@@ -31,7 +31,7 @@ func TestBudgetSuccessThatBeganBeforeTheFailureProvesNothing(t *testing.T) {
 				t.Fatalf("given up after %d attempts during an outage: %v", b.Attempts(), final)
 			}
 		}
-		// Successes that began later do tell.
+		// Successes that began later are proof.
 		for range 2 {
 			time.Sleep(time.Second)
 			other := r.Budget()
@@ -78,7 +78,7 @@ func TestBreakerSlowSuccessFromBeforeDoesNotCloseIt(t *testing.T) {
 	b.Begin("probe", false, now)
 	b.End("probe", false, nil, now)
 	if !b.Closed() {
-		t.Error("a good probe did not close it")
+		t.Error("a successful probe did not close the breaker")
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// refuse lets one call begin as soon as it may, and be refused. It returns how long all calls are
-// held then, and when that ends.
+// refuse makes one call begin as soon as it is allowed, and be refused. It returns for how long all
+// calls are delayed then, and when the delay ends.
 func refuse(t *testing.T, p *retry.Limiter, asked time.Duration, now time.Time) (pause time.Duration, end time.Time) {
 	t.Helper()
 	p.End(begin(t, p, 1, now)[0], throttling{asked}, 0, now)
@@ -102,7 +102,8 @@ func TestLimiterMeetsAQuotaWithoutRetryAfter(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					quota := graph.Quota{Model: model, Limit: 300, Per: 15 * time.Second, Headers: headers, NoRetryAfter: true}
 					const users = 1500
-					took, throttled := drive([]*retry.Limiter{retry.NewLimiter(16)}, newQuota(t, quota), users, 20*time.Millisecond, 20*time.Millisecond)
+					limiters := []*retry.Limiter{retry.NewLimiter(16)}
+					took, throttled := drive(limiters, newQuota(t, quota), users, 20*time.Millisecond, 20*time.Millisecond)
 					ratio := took.Seconds() / quota.CheapestDone(users).Seconds()
 					t.Logf("%.3f × the least time, %d throttled", ratio, throttled)
 					if ratio > 2 || throttled*10 > users {
@@ -132,7 +133,8 @@ func TestLimiterFollowsAQuotaThatRises(t *testing.T) {
 				ratio := took.Seconds() / large.CheapestDone(users).Seconds()
 				t.Logf("%.3f × the least time, %d throttled, %.1f a second", ratio, throttled, p[0].State().PerSecond)
 				if ratio > 1.5 || p[0].State().PerSecond < 2*30/15 {
-					t.Errorf("%.3f × the least time, want at most 1.5; %.1f a second, want more than twice the small quota", ratio, p[0].State().PerSecond)
+					t.Errorf("%.3f × the least time, want at most 1.5; %.1f a second, want more than twice the small quota",
+						ratio, p[0].State().PerSecond)
 				}
 			})
 		})
@@ -164,8 +166,8 @@ func TestLimiterAllowsInTheNextRoundWhatWentThroughBeyondTheAllowance(t *testing
 	}
 }
 
-// Where calls are slow, those at the end of a sliding window meet the first ones that leave it:
-// their short pause is not the window.
+// Where calls are slow, those at the end of a sliding window meet the first ones that leave it. The
+// short pause that they see is not the window.
 func TestLimiterShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 	for _, c := range []struct {
 		calls int
@@ -196,7 +198,7 @@ func TestLimiterLongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
 	later := noon.Add(time.Hour)
 	p.End(begin(t, p, 1, later)[0], nil, 0, later)
 	_, end := refuse(t, p, 10*time.Second, later)
-	p.Allow(end) // which judges the round
+	p.Allow(end) // it judges the round
 	if got, want := p.State().PerSecond, 2./30; math.Abs(got-want) > 1e-9 {
 		t.Errorf("%v calls a second, want 2 in half a minute", got)
 	}
@@ -232,7 +234,7 @@ func TestLimiterDoesNotCountACanceledCall(t *testing.T) {
 		}
 		begin(t, p, 1, noon)
 	})
-	t.Run("among those that are waited for after a pause", func(t *testing.T) {
+	t.Run("among those that are awaited after a pause", func(t *testing.T) {
 		p := retry.NewLimiter(4)
 		now := learned(t, p, 4, time.Second)
 		p.Cancel(begin(t, p, 1, now)[0])
@@ -282,7 +284,7 @@ func TestLimiterDoesNotCountACanceledCall(t *testing.T) {
 }
 
 func TestLimiterRefusesStateOfTheWrongTypes(t *testing.T) {
-	for _, text := range []string{`{"Allowance":"many"}`, `{"Hold":5}`, `[]`, `"pace"`, `{"Ages":{"First":[1.5]}}`} {
+	for _, text := range []string{`{"Allowance":"many"}`, `{"Hold":5}`, `[]`, `"limiter"`, `{"Ages":{"First":[1.5]}}`} {
 		p := retry.NewLimiter(4)
 		learned(t, p, 2, time.Minute)
 		before := p.State()

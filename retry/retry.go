@@ -17,8 +17,9 @@
 // An error that implements none of them is an answer about one user; it counts against that user's
 // budget.
 //
-// Only success proves that the server is well: a Shared failure counts only if another user's attempt
-// succeeded that began after this user's previous failure. Then the fault is the user's own.
+// Only success proves that the server is well: a Shared failure counts only if another user's
+// attempt succeeded that began after this user's previous failure. Then the fault is the user's
+// own.
 package retry
 
 import (
@@ -31,29 +32,29 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// MaxRetryAfter bounds for how long a Retry-After is obeyed; then one attempt asks again. A broken proxy
-// that asks for a day must not leave a stolen device signed in for a day.
+// MaxRetryAfter bounds for how long a Retry-After is obeyed; then one attempt asks again. A broken
+// proxy that asks for a day must not leave a stolen device signed in for a day.
 const MaxRetryAfter = 10 * time.Minute
 
 // Policy bounds what one user's attempts may cost.
 type Policy struct {
 	// MaxAttempts is how many counted failures are final; at least 1.
 	MaxAttempts int
-	// InitialInterval is the first wait after a failure. Each following wait is twice as long, with ±50 %
-	// jitter, up to MaxInterval.
+	// InitialInterval is the first wait after a failure. Each following wait is twice as long, with
+	// ±50 % jitter, up to MaxInterval.
 	InitialInterval time.Duration
 	MaxInterval     time.Duration
-	// MaxAge is the age at which Shared failures count although nobody else succeeds. It is counted from
-	// the first attempt that failed for a reason of the user's own.
+	// MaxAge is the age at which Shared failures count although nobody else succeeds. It is counted
+	// from the first attempt that failed for a reason of the user's own.
 	MaxAge time.Duration
-	// LaggingFor is for how long, from that same attempt on, a Lagging failure is not final; 0 makes it
-	// final at once.
+	// LaggingFor is for how long, from that same attempt on, a Lagging failure is not final; 0
+	// makes it final at once.
 	LaggingFor time.Duration
 }
 
-// Retrier makes budgets under one Policy. All attempts at one server must share it, because it learns
-// from the successes of some users whether the failures of others are their own. It is safe for
-// concurrent use.
+// Retrier makes budgets under one Policy. All attempts at one server must share it, because it
+// learns from the successes of some users whether the failures of others are their own. It is safe
+// for concurrent use.
 type Retrier struct {
 	policy Policy
 	// good is when that successful attempt began which began last, in Unix nanoseconds.
@@ -82,8 +83,8 @@ func (e *ExhaustedError) Error() string {
 
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Budget is what one user's failures may cost until the last one is final. Waiting costs nothing, and
-// neither do failures that hit everyone. Only one goroutine may use it at a time.
+// Budget is what one user's failures may cost until the last one is final. Waiting costs nothing,
+// and neither do failures that hit everyone. Only one goroutine may use it at a time.
 type Budget struct {
 	retrier  *Retrier
 	waits    *backoff.ExponentialBackOff // nil until something fails
@@ -107,8 +108,8 @@ func (r *Retrier) Budget() *Budget {
 	return &Budget{retrier: r}
 }
 
-// Proved notes that an attempt succeeded which began then. Failures of other users since that time are
-// their own.
+// Proved notes that an attempt succeeded which began then. Failures of other users since that time
+// are their own.
 func (r *Retrier) Proved(began time.Time) {
 	for at := began.UnixNano(); ; {
 		good := r.good.Load()
@@ -139,8 +140,8 @@ func (b *Budget) Attempt() {
 // Attempts returns how many attempts have begun.
 func (b *Budget) Attempts() int { return b.attempts }
 
-// Unproved reports whether the last failure did not count because nothing has proved that the server
-// is well.
+// Unproved reports whether the last failure did not count because nothing has proved that the
+// server is well.
 func (b *Budget) Unproved() bool { return b.unproved }
 
 // Own reports whether a failure has counted: the server was well for others meanwhile.
@@ -157,10 +158,11 @@ func (b *Budget) Refused() bool { return b.refused > 1 }
 func (b *Budget) Succeeded() { b.retrier.Proved(b.began) }
 
 // Failed ends the attempt with a failure. It returns how long to wait before the next attempt, or a
-// final error: err itself when it is permanent or no longer lagging, and otherwise an *ExhaustedError.
+// final error: err itself when it is permanent or no longer lagging, and otherwise an
+// *ExhaustedError.
 //
-// After a failure that stops everyone the wait is 0: the rate limiter or the breaker delays the next
-// attempt.
+// After a failure that stops everyone the wait is 0: the rate limiter or the breaker delays the
+// next attempt.
 func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	p := b.retrier.policy
 	if throttled(err) {
@@ -174,7 +176,8 @@ func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 		b.start, b.since = b.began, b.began
 	}
 	elapsed := time.Since(b.start)
-	// A slow attempt that began before and has succeeded does not prove that the server is well now.
+	// A slow attempt that began before and has succeeded does not prove that the server is well
+	// now.
 	proved := b.retrier.good.Load() > b.since.UnixNano()
 	b.since, b.unproved = time.Now(), false
 	b.failures++
@@ -197,9 +200,9 @@ func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	return b.wait(err), nil
 }
 
-// throttle returns how long to wait after a throttled answer. The rate limiter makes everybody wait. A
-// user who is throttled again and again while others succeed waits longer, because each of their
-// attempts stops everybody.
+// throttle returns how long to wait after a throttled answer. The rate limiter makes everybody
+// wait. A user who is throttled again and again while others succeed waits longer, because each of
+// their attempts stops everybody.
 func (b *Budget) throttle(err error) time.Duration {
 	if b.refused++; b.refused == 1 {
 		b.first = time.Now()
@@ -255,8 +258,8 @@ func suspicious(err error) bool {
 	return errors.As(err, &e) && e.Suspicious()
 }
 
-// forbids reports whether the failure is a refusal, which has a budget of its own kind, and no sign of
-// a server that is down.
+// forbids reports whether the failure is a refusal, which has a budget of its own kind, and no sign
+// of a server that is down.
 func forbids(err error) bool { return suspicious(err) && maxFailures(err) > 0 }
 
 func maxFailures(err error) int {
@@ -277,8 +280,8 @@ func excused(err error) bool {
 	return errors.As(err, &e) && e.Excused()
 }
 
-// After returns for how long the server asked not to be called, at most MaxRetryAfter; 0 when it did
-// not ask.
+// After returns for how long the server asked not to be called, at most MaxRetryAfter; 0 when it
+// did not ask.
 func After(err error) time.Duration { return min(retryAfter(err), MaxRetryAfter) }
 
 func retryAfter(err error) time.Duration {
