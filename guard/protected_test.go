@@ -86,7 +86,7 @@ func TestProtectedPatternsOfNames(t *testing.T) {
 
 func TestProtectedLoadsAFileAgainWhenItsContentChanges(t *testing.T) {
 	dir := t.TempDir()
-	// As Kubernetes does it: the file is a link into a folder that is replaced.
+	// Kubernetes makes the file a link into a folder, and replaces the folder.
 	current := filepath.Join(dir, "..data")
 	write := func(version, text string) {
 		t.Helper()
@@ -105,7 +105,7 @@ func TestProtectedLoadsAFileAgainWhenItsContentChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := p.Load(file); err == nil {
-			t.Error("a file that is not there was loaded")
+			t.Error("a file that does not exist was loaded")
 		}
 		write("1", "# break-glass\nada@contoso.com\n\n  svc-*@contoso.com  \n")
 		if err := p.Load(file); err != nil || p.Len() != 3 {
@@ -142,7 +142,7 @@ func TestProtectedLoadsAFileAgainWhenItsContentChanges(t *testing.T) {
 		write("2", "grace@contoso.com\n")
 		want(1, "<nil>", map[string]bool{"ada@contoso.com": false, "grace@contoso.com": true, "listed@contoso.com": true})
 		write("3", "grace@contoso.com\nnobody\n")
-		want(2, `"nobody"`, map[string]bool{"grace@contoso.com": true}) // the last good entries stay
+		want(2, `"nobody"`, map[string]bool{"grace@contoso.com": true}) // the last valid entries stay
 		if err := os.Remove(current); err != nil {
 			t.Fatal(err)
 		}

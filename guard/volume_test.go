@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func signOut(v *guard.Volume, kind, user string, now time.Time) guard.Outcome {
 	return outcome
 }
 
-// want tells of a kind that is not as it should be.
+// want checks the state of one kind.
 func want(t *testing.T, v *guard.Volume, now time.Time, state guard.KindState) {
 	t.Helper()
 	for _, s := range v.State(now) {
@@ -73,7 +74,7 @@ func TestVolumeCountsEachKindByItself(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 2, Limit: 2, Tripped: true})
 	v.Trip(stolen)
 	if !v.Blocked(stolen) || signOut(v, stolen, "0", noon) != guard.Tripped {
-		t.Error("not tripped by a word from outside")
+		t.Error("not tripped by Trip")
 	}
 }
 
@@ -88,7 +89,7 @@ func TestVolumeIsNotTrippedByUsersWhoCannotBeSignedOut(t *testing.T) {
 		v.Refund(r)
 	}
 	r, _ := v.Reserve(leaver, "ada", noon)
-	v.Refund(r) // whoever was counted stays so
+	v.Refund(r) // a user who was counted stays counted
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3})
 }
 
@@ -101,7 +102,7 @@ func TestVolumeIsNotExceededByAttemptsSideBySide(t *testing.T) {
 		t.Fatalf("the third of three: %v", outcome)
 	}
 	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait || v.Blocked(leaver) {
-		t.Errorf("one more than may be: %v, blocked %v; want a wait for the attempts in flight", outcome, v.Blocked(leaver))
+		t.Errorf("one more than the limit: %v, blocked %v; want a wait for the attempts in flight", outcome, v.Blocked(leaver))
 	}
 	if r, outcome := v.Reserve(leaver, "counted", noon); outcome != guard.Granted {
 		t.Errorf("a user who was counted: %v", outcome)
@@ -114,18 +115,18 @@ func TestVolumeIsNotExceededByAttemptsSideBySide(t *testing.T) {
 	}
 	v.Refund(again)
 	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait {
-		t.Errorf("a second attempt that ended gave away the place of the first: %v", outcome)
+		t.Errorf("the end of a second attempt has freed the place of the first: %v", outcome)
 	}
 	v.Refund(ada)
 	if signOut(v, leaver, "alan", noon) != guard.Granted {
-		t.Error("the place was not given back")
+		t.Error("the place was not freed")
 	}
 	v.Confirm(grace, noon)
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 3, Limit: 3})
 	if _, outcome := v.Reserve(leaver, "edsger", noon); outcome != guard.Tripped {
-		t.Errorf("one more than was counted: %v", outcome)
+		t.Errorf("one more than the limit: %v", outcome)
 	}
-	// What is in flight when it trips is counted all the same.
+	// Attempts in flight when the kind trips are counted all the same.
 	v = guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	r, _ := v.Reserve(leaver, "ada", noon)
 	v.Trip(leaver)
@@ -142,9 +143,10 @@ func TestVolumeBoundsKinds(t *testing.T) {
 		t.Errorf("%d kinds, want 64", len(states))
 	}
 	if signOut(v, "one more", "grace", noon); !v.Blocked("another") || v.Blocked("type 1") {
-		t.Error("the rest is not counted together")
+		t.Error("the other kinds are not counted together")
 	}
-	if released := v.Release(guard.Release{Until: noon.Add(time.Hour), MaxUsers: 9, Type: "another"}, noon); len(released) != 1 || released[0] != "other" {
+	released := v.Release(guard.Release{Until: noon.Add(time.Hour), MaxUsers: 9, Type: "another"}, noon)
+	if !slices.Equal(released, []string{"other"}) {
 		t.Errorf("released %q", released)
 	}
 }
@@ -152,7 +154,8 @@ func TestVolumeBoundsKinds(t *testing.T) {
 func TestVolumeCountsUsersOnceAndForgetsThemAfterTheWindow(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for i := range 100 {
-		if signOut(v, stolen, "ada", noon.Add(time.Duration(i)*time.Second)) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Granted {
+		if signOut(v, stolen, "ada", noon.Add(time.Duration(i)*time.Second)) != guard.Granted ||
+			signOut(v, stolen, "grace", noon) != guard.Granted {
 			t.Fatal("a user who was counted is refused")
 		}
 	}
@@ -180,20 +183,22 @@ func TestVolumeKnowsTheKindsOfTheAllowListFromTheStart(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: stolen, Limit: 5})
 	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
 	v.Confirm(guard.Reservation{}, noon)
-	v.Refund(guard.Reservation{}) // none: nothing happens
+	v.Refund(guard.Reservation{}) // the zero Reservation: nothing happens
 	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
 }
 
 func TestVolumeTripLastsUntilItIsReleased(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
-	if signOut(v, stolen, "ada", noon) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Tripped || signOut(v, stolen, "ada", noon) != guard.Tripped {
-		t.Fatal("not tripped by the second user, for all")
+	if signOut(v, stolen, "ada", noon) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Tripped ||
+		signOut(v, stolen, "ada", noon) != guard.Tripped {
+		t.Fatal("not tripped by the second user")
 	}
 	later := noon.Add(48 * time.Hour)
 	if signOut(v, stolen, "grace", later) != guard.Tripped {
 		t.Error("time alone has released it")
 	}
-	if v.Release(guard.Release{Until: later.Add(-time.Hour), MaxUsers: 10}, later) != nil || v.Release(guard.Release{Until: later, MaxUsers: 10}, later) != nil {
+	if v.Release(guard.Release{Until: later.Add(-time.Hour), MaxUsers: 10}, later) != nil ||
+		v.Release(guard.Release{Until: later, MaxUsers: 10}, later) != nil {
 		t.Error("a release that has ended has released it")
 	}
 	if released := v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3}, later); len(released) != 1 || released[0] != stolen {
@@ -211,13 +216,15 @@ func TestVolumeTripLastsUntilItIsReleased(t *testing.T) {
 		t.Error("the same release again has released it")
 	}
 	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3, By: "ada"}, later) != nil || !v.Blocked(stolen) {
-		t.Error("a release for no more than were signed out has released it")
+		t.Error("a release for no more users than were signed out has released it")
 	}
-	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 4}, later) == nil || signOut(v, stolen, "one more", later) != guard.Granted {
-		t.Error("a larger one has not")
+	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 4}, later) == nil ||
+		signOut(v, stolen, "one more", later) != guard.Granted {
+		t.Error("a release for more users has not released it")
 	}
 	// When the release ends, the configured limit counts again.
-	if end := later.Add(61 * time.Minute); signOut(v, stolen, "after", end) != guard.Granted || signOut(v, stolen, "after that", end) != guard.Tripped {
+	if end := later.Add(61 * time.Minute); signOut(v, stolen, "after", end) != guard.Granted ||
+		signOut(v, stolen, "after that", end) != guard.Tripped {
 		t.Error("the release goes on")
 	}
 }
@@ -228,7 +235,7 @@ func TestVolumeSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
 	if v.Release(r, noon) != nil {
 		t.Error("released although nothing was tripped")
 	}
-	for i, outcome := range []guard.Outcome{guard.Granted, guard.Granted, guard.Tripped} { // the release counts beforehand, too
+	for i, outcome := range []guard.Outcome{guard.Granted, guard.Granted, guard.Tripped} { // a release applies before a trip, too
 		if got := signOut(v, stolen, fmt.Sprint(i), noon); got != outcome {
 			t.Errorf("user %d: %v, want %v", i, got, outcome)
 		}
@@ -245,7 +252,8 @@ func TestVolumeReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
 		signOut(v, kind, "grace", noon)
 	}
 	passed := noon.Add(time.Hour) // the window
-	if released := v.Release(guard.Release{Until: passed.Add(time.Hour), MaxUsers: 5, Type: leaver}, passed); len(released) != 1 || !v.Blocked(stolen) {
+	released := v.Release(guard.Release{Until: passed.Add(time.Hour), MaxUsers: 5, Type: leaver}, passed)
+	if len(released) != 1 || !v.Blocked(stolen) {
 		t.Errorf("released %q, stolen devices blocked %v", released, v.Blocked(stolen))
 	}
 	v = guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
@@ -254,7 +262,8 @@ func TestVolumeReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
 		signOut(v, kind, "grace", noon)
 	}
 	until := noon.Add(time.Hour)
-	if released := v.Release(guard.Release{Until: until, MaxUsers: 5, Type: leaver}, noon); len(released) != 1 || released[0] != leaver || !v.Blocked(stolen) {
+	released = v.Release(guard.Release{Until: until, MaxUsers: 5, Type: leaver}, noon)
+	if !slices.Equal(released, []string{leaver}) || !v.Blocked(stolen) {
 		t.Errorf("released %q, stolen devices blocked %v", released, v.Blocked(stolen))
 	}
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 5})
@@ -278,11 +287,11 @@ func TestVolumeObservingStopsNobody(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: stolen, Users: 1, Limit: 1, Tripped: true})
 	later := noon.Add(2 * time.Hour)
 	signOut(v, stolen, "later", later)
-	want(t, v, later, guard.KindState{Kind: stolen, Users: 1, Limit: 1}) // not told of any more
+	want(t, v, later, guard.KindState{Kind: stolen, Users: 1, Limit: 1}) // no longer tripped
 	off := guard.NewVolume(guard.VolumeConfig{})
 	for i := range 10 {
 		if signOut(off, stolen, fmt.Sprint(i), noon) != guard.Granted {
-			t.Error("without a bound somebody is stopped")
+			t.Error("a Volume without a limit has stopped a user")
 		}
 	}
 }
@@ -308,11 +317,12 @@ func TestReadRelease(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "release.json")
 	for text, ok := range map[string]bool{
 		"": true,
-		`{"until":"2026-03-01T13:00:00Z","maxUsers":5000,"by":"ada"}`:                                                                true,
-		`{"until":"2026-03-01T18:30:00+05:30","maxUsers":5000,"by":"ada","at":"2026-03-01T17:30:00+05:30","type":"user.offboarded"}`: true,
-		`{"until":"2026-03-03T13:00:00Z","maxUsers":5000}`:                                                                           false, // too long
-		`{"until":"2026-03-01T13:00:00Z"}`:                                                                                           false,
-		`{`:                                                                                                                          false,
+		`{"until":"2026-03-01T13:00:00Z","maxUsers":5000,"by":"ada"}`: true,
+		`{"until":"2026-03-01T18:30:00+05:30","maxUsers":5000,` +
+			`"by":"ada","at":"2026-03-01T17:30:00+05:30","type":"user.offboarded"}`: true,
+		`{"until":"2026-03-03T13:00:00Z","maxUsers":5000}`: false, // too long
+		`{"until":"2026-03-01T13:00:00Z"}`:                 false,
+		`{`:                                                false,
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -321,12 +331,12 @@ func TestReadRelease(t *testing.T) {
 		if (err == nil) != ok || ok && text != "" && (r.MaxUsers != 5000 || r.By != "ada" || !r.Until.Equal(noon.Add(time.Hour))) {
 			t.Errorf("%s: %+v, %v", text, r, err)
 		}
-		if again, _ := guard.ReadRelease(file, noon); again != r { // or it would release every few seconds
-			t.Errorf("%s: read twice it is two releases: %+v, %+v", text, r, again)
+		if again, _ := guard.ReadRelease(file, noon); again != r { // otherwise it would release every few seconds
+			t.Errorf("%s: reading it twice returns two releases: %+v, %+v", text, r, again)
 		}
 	}
 	if _, err := guard.ReadRelease(filepath.Join(t.TempDir(), "none"), noon); err == nil {
-		t.Error("a file that cannot be read holds no release, and no error")
+		t.Error("no error for a file that cannot be read")
 	}
 	for _, r := range []guard.Release{{}, {MaxUsers: 1}, {MaxUsers: 1, Until: noon.Add(25 * time.Hour)}, {Until: noon.Add(time.Hour)}} {
 		if r.Check(noon) == nil {
