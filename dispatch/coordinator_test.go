@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,33 +11,57 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-// replicas is a Coordinator that says what a test gives it. A nil lease is valid: its End does nothing.
+// replicas is a Coordinator that answers what a test sets. A nil lease is valid: its End does nothing.
 type replicas struct {
+	mu sync.Mutex
+	answers
+}
+
+type answers struct {
 	taken             bool
 	known             dedupe.Verdict
 	full              bool
 	adopted, reserved int
 }
 
+// change changes the answers, and returns them.
+func (r *replicas) change(f func(*answers)) answers {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(&r.answers)
+	return r.answers
+}
+
+// now returns the answers.
+func (r *replicas) now() answers { return r.change(func(*answers) {}) }
+
 func (r *replicas) Lease(context.Context, string, *coordination.Wait) (*coordination.Lease, dedupe.Verdict, bool) {
-	return nil, r.known, r.taken
+	a := r.now()
+	return nil, a.known, a.taken
 }
 
 func (r *replicas) Look(context.Context, string, *coordination.Wait) (dedupe.Verdict, bool) {
-	return r.known, r.taken
+	a := r.now()
+	return a.known, a.taken
 }
 
-func (r *replicas) Adopted() { r.adopted++ }
+func (r *replicas) Adopted() { r.change(func(a *answers) { a.adopted++ }) }
 
 func (r *replicas) Reserve(context.Context, string, string, int, time.Duration) (may, added bool, total int) {
-	if r.full {
+	a := r.change(func(a *answers) {
+		if !a.full {
+			a.reserved++
+		}
+	})
+	if a.full {
 		return false, false, 2
 	}
-	r.reserved++
-	return true, true, r.reserved
+	return true, true, a.reserved
 }
 
-func (r *replicas) Refund(context.Context, string, string) { r.reserved-- }
+func (r *replicas) Refund(context.Context, string, string) {
+	r.change(func(a *answers) { a.reserved-- })
+}
 
 func (r *replicas) MayAsk(context.Context, string, time.Duration) (may, ok bool) { return true, true }
 
@@ -52,7 +77,7 @@ func TestDispatcherWaitsForTheLeaseOfAnotherReplica(t *testing.T) {
 		"that then dies": {dedupe.Verdict{}, 1, dedupe.Revoked},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g, others := &graph{}, &replicas{taken: true}
+			g, others := &graph{}, &replicas{answers: answers{taken: true}}
 			dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 				d.deps.Coordinator = others
 				e := enter(d, ada)
@@ -60,12 +85,12 @@ func TestDispatcherWaitsForTheLeaseOfAnotherReplica(t *testing.T) {
 				if n := len(g.made()); n != 0 {
 					t.Fatalf("%d calls while another replica has the lease", n)
 				}
-				others.taken, others.known = false, c.verdict
+				others.change(func(a *answers) { a.taken, a.known = false, c.verdict })
 				if got, _ := decision(t, e); got != c.want || len(g.made()) != c.calls {
 					t.Errorf("%s after %d calls, want %s after %d", got, len(g.made()), c.want, c.calls)
 				}
-				if others.adopted != 1-c.calls {
-					t.Errorf("%d verdicts were adopted", others.adopted)
+				if n := others.now().adopted; n != 1-c.calls {
+					t.Errorf("%d verdicts were adopted", n)
 				}
 			})
 		})
@@ -73,17 +98,17 @@ func TestDispatcherWaitsForTheLeaseOfAnotherReplica(t *testing.T) {
 }
 
 func TestDispatcherTripsWhenAllReplicasTogetherReachTheLimit(t *testing.T) {
-	g, others := &graph{}, &replicas{full: true}
+	g, others := &graph{}, &replicas{answers: answers{full: true}}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		d.deps.Coordinator = others
 		e := enter(d, ada)
 		if len(g.made()) != 0 || !d.Blocked("") || d.State().Blocked != 1 {
 			t.Fatalf("%d calls, %+v", len(g.made()), d.State())
 		}
-		others.full = false
+		others.change(func(a *answers) { a.full = false })
 		d.release(guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 5})
-		if got, _ := decision(t, e); got != dedupe.Revoked || others.reserved != 1 {
-			t.Errorf("%s, %d reserved", got, others.reserved)
+		if got, _ := decision(t, e); got != dedupe.Revoked || others.now().reserved != 1 {
+			t.Errorf("%s, %d reserved", got, others.now().reserved)
 		}
 	})
 }
@@ -94,8 +119,8 @@ func TestDispatcherRefundsTheReplicasCountWhenNobodyWasSignedOut(t *testing.T) {
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 5, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		d.deps.Coordinator = others
 		e := enter(d, ada)
-		if got, _ := decision(t, e); got != dedupe.Failed || others.reserved != 0 {
-			t.Errorf("%s, %d reserved", got, others.reserved)
+		if got, _ := decision(t, e); got != dedupe.Failed || others.now().reserved != 0 {
+			t.Errorf("%s, %d reserved", got, others.now().reserved)
 		}
 	})
 }
