@@ -185,11 +185,11 @@ func (d *Dispatcher) AllAdded(m *dedupe.Message) { d.ledger.AllAdded(m) }
 // Remove removes an event that nobody waits for any more, such as one whose message's lock is lost.
 func (d *Dispatcher) Remove(key string, e *dedupe.Event) { d.ledger.Remove(key, e) }
 
-// FlushParked calls for all parked users now, and ends parking for good. A worker calls it when it
-// stops.
+// FlushParked makes the attempts for all parked users due now, and ends parking for good. A worker
+// calls it when it stops.
 func (d *Dispatcher) FlushParked() { d.ledger.FlushParked() }
 
-// FlushMessage calls now for those users of one message who are parked.
+// FlushMessage makes the attempts for those users of one message due now who are parked.
 func (d *Dispatcher) FlushMessage(m *dedupe.Message) { d.ledger.FlushMessage(m) }
 
 // Defer asks for a message to be deferred, if none of its users waits for a first attempt.

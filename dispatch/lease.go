@@ -12,14 +12,14 @@ import (
 type next int
 
 const (
-	// mayCall: no other replica calls for the user.
+	// mayCall: no other replica has the user's lease, so an attempt may be made.
 	mayCall next = iota
 	// nobodyWaits: another replica's attempt has covered all events.
 	nobodyWaits
 	// parkAgain: the events that are left wait for the end of the window of another replica's
 	// verdict.
 	parkAgain
-	// waitForOther: another replica calls for the user.
+	// waitForOther: another replica has the user's lease, and makes an attempt.
 	waitForOther
 	// waitForRelease: all replicas together have signed out as many people as the limit allows.
 	waitForRelease
@@ -32,9 +32,9 @@ const (
 	askSeldom = time.Second
 )
 
-// patience bounds how long one user's next attempt waits because of what Redis says, whoever wrote
-// it there. Leases of others may be in the way for as long as a lease lasts, from the last decision
-// of another replica on; all together may be until over reports true.
+// patience bounds how long one user's next attempt waits because of what Redis says, whoever wrote it
+// there. It waits for leases of other replicas for as long as one lease lasts. A new verdict of another
+// replica begins that time anew, until over reports true.
 type patience struct {
 	leases coordination.Wait
 	// decided is when the attempt started that reached the last verdict of another replica.
@@ -44,10 +44,10 @@ type patience struct {
 	since time.Time
 }
 
-// over reports whether others have made the attempt wait for long enough. The second success of
-// another replica comes a window after the first, and covers what waited for the first, give or
-// take the margins of the clocks and the whole seconds of Graph's Date. So if verdicts keep
-// changing after that and cover nothing, they are failures or forged.
+// over reports whether the attempt has waited for other replicas for long enough. Another replica's
+// second success, a window after its first, covers what waited for the first, apart from the margins of
+// the clocks and the whole seconds of Graph's Date. Verdicts that are newer, and still do not cover it,
+// are failures, or somebody has forged them.
 func (p *patience) over(cfg dedupe.Config) bool {
 	return !p.since.IsZero() && time.Since(p.since) > 2*cfg.Window+2*cfg.SkewMargin+time.Minute
 }

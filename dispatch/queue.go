@@ -246,7 +246,7 @@ func (q *queue) cancel(p *permit) {
 	q.end(p)
 }
 
-// end ends a granted permit, after the limiter, breaker and volume guard were told.
+// end ends a granted permit, after limiter, breaker and volume guard. The caller holds the lock.
 func (q *queue) end(p *permit) {
 	q.inFlight.end(p)
 	q.readmit(p.kind)
@@ -450,7 +450,7 @@ func (q *queue) canary(later func(time.Duration)) {
 		return // nearly always; what follows takes longer
 	}
 	if !waits && q.tripped() {
-		return // nobody is called until an operator releases the guard
+		return // no attempt begins until an operator releases the guard
 	}
 	wait, due := q.breaker.CanaryDue(waits, waits || q.active(), now)
 	if !due {
