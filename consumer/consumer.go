@@ -217,7 +217,7 @@ func New(cfg Config, deps Dependencies) *Consumer {
 		Concurrency: cfg.Concurrency, Volume: cfg.Volume, ReadRelease: cfg.ReadRelease, CanaryUser: cfg.CanaryUser, Dedupe: cfg.Dedupe,
 	}, dispatch.Dependencies{
 		Revoker: deps.Revoker, Canary: deps.Canary, Protected: deps.Protected, Retrier: deps.Retrier, Log: deps.Log, Metrics: deps.Metrics,
-		Health: deps.Health, Coordinator: deps.Coordinator, Limiter: deps.Limiter, Tracer: deps.Tracer, Name: c.user, Text: c.text,
+		Health: deps.Health, Coordinator: coordinator(deps.Coordinator), Limiter: deps.Limiter, Tracer: deps.Tracer, Name: c.user, Text: c.text,
 	})
 	for i, s := range deps.Sources {
 		one := &source{

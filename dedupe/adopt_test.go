@@ -8,12 +8,12 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 )
 
-// elsewhere is the verdict of a success that another replica started then.
+// elsewhere returns the verdict of a success of another replica, whose attempt started then.
 func elsewhere(start time.Time) dedupe.Verdict {
 	return dedupe.Verdict{Start: start, Covers: start.Add(-5 * time.Second), Entity: "events", Sequence: 1000}
 }
 
-func TestAnotherReplicasSuccessCoversWhatWasEnqueuedBefore(t *testing.T) {
+func TestLedgerAdoptsSuccessThatCoversWhatWasEnqueuedBefore(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
 		w, _ := l.Add(key, e)
@@ -27,13 +27,13 @@ func TestAnotherReplicasSuccessCoversWhatWasEnqueuedBefore(t *testing.T) {
 		}
 		late := message(2)
 		late.Enqueued = e.Enqueued
-		if l.Add(key, late); fate(late) != dedupe.Covered {
+		if l.Add(key, late); disposition(late) != dedupe.Covered {
 			t.Error("what was adopted is forgotten")
 		}
 	})
 }
 
-func TestWhatAnotherReplicasSuccessDoesNotCoverIsCalledOnceAtTheEndOfItsWindow(t *testing.T) {
+func TestLedgerCallsOnceAtTheEndOfTheWindowForWhatAnAdoptedSuccessDoesNotCover(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		start := time.Now()
 		time.Sleep(time.Second)
@@ -53,14 +53,14 @@ func TestWhatAnotherReplicasSuccessDoesNotCoverIsCalledOnceAtTheEndOfItsWindow(t
 			t.Errorf("again %v, parked %v", again, parked)
 		}
 		if !w.Start() {
-			t.Fatal("no call")
+			t.Fatal("no attempt")
 		}
 		w.Succeeded(attempt(time.Now()), nil)
 		want(t, e, dedupe.Revoked)
 	})
 }
 
-func TestAPromiseThatHadToBeCalledEarlyIsNotParkedAgainByItsOwnVerdict(t *testing.T) {
+func TestLedgerDoesNotParkAgainForAWindowThatEndedEarly(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
 		w, _ := l.Add(key, first)
@@ -80,7 +80,7 @@ func TestAPromiseThatHadToBeCalledEarlyIsNotParkedAgainByItsOwnVerdict(t *testin
 	})
 }
 
-func TestAnotherReplicasFailureCoversNobodyAndNeverTakesBackWhatWasCovered(t *testing.T) {
+func TestLedgerAdoptsFailureThatCoversNobodyAndTakesNoCoverBack(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		old := message(1)
 		time.Sleep(10 * time.Second)
@@ -91,13 +91,13 @@ func TestAnotherReplicasFailureCoversNobodyAndNeverTakesBackWhatWasCovered(t *te
 			t.Errorf("again %v, parked %v", again, parked)
 		}
 		want(t, e, dedupe.Undecided)
-		if l.Add(key, old); fate(old) != dedupe.Covered {
+		if l.Add(key, old); disposition(old) != dedupe.Covered {
 			t.Error("a failure took back what a success had covered")
 		}
 	})
 }
 
-func TestAnEventThatLeavesWhileAnotherReplicaCallsEndsTheWork(t *testing.T) {
+func TestLedgerEndsWorkWhoseEventIsRemovedWhileAnotherReplicaCalls(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
 		w, _ := l.Add(key, e)
@@ -105,27 +105,27 @@ func TestAnEventThatLeavesWhileAnotherReplicaCallsEndsTheWork(t *testing.T) {
 		l.Remove(key, e)
 		synctest.Wait()
 		if w.Context().Err() == nil {
-			t.Error("the waiting goes on for nobody")
+			t.Error("the context goes on although nobody waits")
 		}
 		newer := message(2)
 		other, isNew := l.Add(key, newer)
-		// What the old Work still does must not touch the new one.
+		// Calls on the old Work must not change the new one.
 		w.Pause()
 		if again, _ := w.Adopt(elsewhere(time.Now())); again {
-			t.Error("somebody waits for the old work")
+			t.Error("an event waits for the old Work")
 		}
 		w.Resume()
 		if !isNew || !other.Start() {
-			t.Error("the new work is gone")
+			t.Error("the new Work is gone")
 		}
-		if other.Succeeded(attempt(time.Now()), nil); fate(newer) != dedupe.Revoked {
-			t.Error("the ledger counts what is not there")
+		if other.Succeeded(attempt(time.Now()), nil); disposition(newer) != dedupe.Revoked {
+			t.Error("the ledger counts an event that was removed")
 		}
 	})
 }
 
-// What comes from another replica, or from whoever writes in its place, is no better than a clock of ours.
-func TestAWildVerdictOfAnotherReplicaNeitherCoversNorParks(t *testing.T) {
+// A verdict from Redis may be wrong, or be written by somebody else.
+func TestLedgerIgnoresImplausibleVerdictOfAnotherReplica(t *testing.T) {
 	for name, c := range map[string]struct {
 		known  func(now time.Time) dedupe.Verdict
 		parked bool
@@ -165,10 +165,10 @@ func TestAWildVerdictOfAnotherReplicaNeitherCoversNorParks(t *testing.T) {
 					t.Errorf("parked for %s", time.Since(begun))
 				}
 				l.Add(key, old)
-				if got := fate(old) == dedupe.Covered; got != c.covers {
+				if got := disposition(old) == dedupe.Covered; got != c.covers {
 					t.Errorf("an older event is covered: %v", got)
 				}
-				if l.Add(key, future); fate(future) == dedupe.Covered {
+				if l.Add(key, future); disposition(future) == dedupe.Covered {
 					t.Error("a later event is covered")
 				}
 			})

@@ -8,11 +8,11 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 )
 
-// inFlight is how many messages a source holds at most.
+// inFlight is how many messages of a source are in flight at most.
 const inFlight = 5000
 
-// busy is a ledger with as many messages in flight as there may be: half of the users wait for a first attempt, a quarter
-// fails, and a quarter is parked, as many as may be.
+// busy returns a ledger with as many messages in flight as there may be: half of the users wait for
+// a first attempt, a quarter fails, and a quarter is parked.
 func busy(b *testing.B) *dedupe.Ledger {
 	l := dedupe.New(dedupe.Config{
 		Window: time.Hour, Remember: 2 * time.Hour, MaxUsers: 1_000_000, MaxParked: inFlight / 4, MaxFailing: inFlight / 2,
@@ -33,7 +33,7 @@ func busy(b *testing.B) *dedupe.Ledger {
 	return l
 }
 
-// park enters an event of a user within the window after a verdict.
+// park adds an event of a user within the window after a verdict.
 func park(l *dedupe.Ledger, key string, number int64) (w *dedupe.Work, e *dedupe.Event) {
 	w, _ = l.Add(key, message(number))
 	w.Start()
@@ -44,7 +44,7 @@ func park(l *dedupe.Ledger, key string, number int64) (w *dedupe.Work, e *dedupe
 	return w, e
 }
 
-func BenchmarkAnEventWhileManyAreInFlight(b *testing.B) {
+func BenchmarkLedgerAddWhileManyAreInFlight(b *testing.B) {
 	b.Run("first attempt", func(b *testing.B) {
 		l := busy(b)
 		b.ReportAllocs()
@@ -67,7 +67,7 @@ func BenchmarkAnEventWhileManyAreInFlight(b *testing.B) {
 			failing = append(failing, e)
 			number++
 		}
-		for range inFlight / 4 { // as many as may be
+		for range inFlight / 4 { // as many as the share allows
 			another()
 		}
 		for range inFlight / 4 { // the first ones were there before
@@ -76,11 +76,11 @@ func BenchmarkAnEventWhileManyAreInFlight(b *testing.B) {
 		b.ReportAllocs()
 		b.ResetTimer()
 		for range b.N {
-			another() // and the one that has failed longest is set aside
+			another() // and the one that has failed longest is deferred
 			oldest := failing[0]
 			failing = failing[1:]
-			if !aside(oldest) {
-				b.Fatal("not set aside")
+			if !isDeferred(oldest) {
+				b.Fatal("not deferred")
 			}
 			l.Remove(fmt.Sprint("id:", oldest.Sequence), oldest)
 		}

@@ -1,110 +1,178 @@
-// Package dedupe is the ledger that decides which message stands for which user: "newest stands for all". It makes one
-// call out of a storm of events about one user, and never lets an event go whose user was not revoked by an attempt that
-// started after the event was enqueued.
+// Package dedupe is the ledger: it decides which message supersedes which, and which events of a
+// user an attempt has decided. An attempt is one HTTP request that revokes a user's sessions. The
+// ledger makes one attempt out of a storm of events about one user. It never completes an event
+// unless its user was revoked by an attempt that started after the event was enqueued, or the event
+// is left to a newer message of the same user.
 //
-// It does no I/O and starts no goroutine. Its time is time.Now, so that tests run in a testing/synctest bubble.
+// Per user the ledger knows the pending events, which wait for the next attempt; whether an attempt
+// is in flight; and the last verdict, for as long as Config.Remember. What an event does that is
+// added depends on that:
+//
+//   - Nothing is known: an attempt is made now.
+//   - Events of the user are pending: the newest message supersedes the older ones, which are
+//     completed at once. Where it may not (see Event), both stay pending, and one attempt decides
+//     both.
+//   - An attempt is in flight: the event waits beside it. A success covers it if the event was
+//     enqueued before the attempt started, by a margin for the clocks. Otherwise, and after a final
+//     failure, it is parked. After a failure that is not final it waits for the next attempt with
+//     the others.
+//   - The last success covers the event: it is completed without an attempt.
+//   - The last verdict is younger than Config.Window: the event is parked. Parked events wait until
+//     the window ends; then one attempt decides all that have arrived by then.
+//   - The event's message was delivered before, and its lock was lost: the new delivery takes the
+//     place of the old one.
+//
+// So of two events about one user, the second of which arrives while the attempt for the first is
+// in flight, the first is revoked by that attempt, and the second usually by another attempt one
+// window after the start of the first.
+//
+// The package does no I/O and starts no goroutine. It reads the time with time.Now only, so tests
+// can run it in a testing/synctest bubble.
 package dedupe
 
 import (
 	"cmp"
+	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
 
-// Position is a message's identity and its place in one total order, the same in every replica: by enqueued time, the
-// broker's; entity path and sequence number only break ties. Arrival never decides.
+// Position identifies a message, and gives it its place in one total order that is the same in
+// every replica: by the time at which the broker has enqueued it, then by entity path and sequence
+// number. The order of arrival never matters.
 type Position struct {
 	Enqueued time.Time
-	// Entity is the path of the queue or subscription, Sequence the number that is unique in it.
+	// Entity is the path of the queue or subscription; Sequence is unique in it.
 	Entity   string
 	Sequence int64
 }
 
-// Compare is negative when p is older than q, 0 when it is the same message.
+// Compare returns a negative number when p is older than q, a positive one when it is newer, and 0
+// when both are the same message.
 func (p Position) Compare(q Position) int {
 	return cmp.Or(p.Enqueued.Compare(q.Enqueued), strings.Compare(p.Entity, q.Entity), cmp.Compare(p.Sequence, q.Sequence))
 }
 
-// same says that both are one message: a redelivery has the same entity and sequence number.
+// same reports whether both are one message. A redelivery has the same entity and sequence number.
 func (p Position) same(q Position) bool {
 	return p.Sequence == q.Sequence && p.Entity == q.Entity
 }
 
-// Event is one user's event in a message that is held locked. Its exported fields are set before Enter and not changed
-// afterwards; the ledger owns the rest until Done is closed.
+// Event is one user's event in a message that this process has locked. The caller sets the exported
+// fields before Ledger.Add and does not change them afterwards; the ledger owns the rest until Done
+// is closed.
+//
+// A newer message supersedes an older one of the same user only while it is locked and not
+// deferred, if it does not expire earlier, and if it is at least as urgent and of the same Kind.
+// Otherwise the older one could end up without an attempt, because the newer one goes away or waits
+// for longer.
 type Event struct {
 	Position
 	// MessageID is how logs and dead letters name the message.
 	MessageID string
-	// ExpiresAt is when the message's time to live ends; zero is never.
+	// ExpiresAt is when the message's time to live ends; the zero time means never.
 	ExpiresAt time.Time
-	// Message is the one that the event stands in; its events share it.
+	// Message is what the event shares with the other events of its message.
 	Message *Message
-	// Urgency orders the attempts: 0 is the most urgent. Kind is the event's type, by which the volume guard counts.
+	// Urgency orders the attempts; 0 is the most urgent. Kind is the event's type, by which the
+	// volume guard counts.
 	Urgency int
 	Kind    string
-	// Tag is the caller's own; the ledger keeps it.
+	// Tag is for the caller's use; the ledger keeps it.
 	Tag any
 
 	done       chan struct{}
 	ledger     *Ledger
 	state      state
-	tried      bool // an attempt has ended without a decision since the message was received
+	tried      bool // since the message was received, an attempt for it has ended without a decision
 	result     Result
 	superseded SupersededMessages
 }
 
-// Result is what became of an event.
+// Result is how an event ended.
 type Result struct {
 	Disposition Disposition
 	// By is the message that superseded or replaced this one's.
 	By Position
-	// Detail is what was given to Succeeded or Failed; nil for the other fates and for Covered.
+	// Detail is what the caller gave to Work.Succeeded or Work.Failed. It is nil for dispositions
+	// other than Revoked and Failed.
 	Detail any
+}
+
+// String describes the result in words, without the Detail.
+func (r Result) String() string {
+	switch r.Disposition {
+	case Superseded, Replaced:
+		return fmt.Sprintf("%s by message %d of %s", r.Disposition, r.By.Sequence, r.By.Entity)
+	}
+	return r.Disposition.String()
 }
 
 // Disposition is how an event ended for the ledger.
 type Disposition int
 
-// The fates.
+// The dispositions.
 const (
-	// Undecided: the event left before anything was decided (Leave).
+	// Undecided: the event was removed before anything was decided.
 	Undecided Disposition = iota
 	// Revoked: an attempt that was started for this event succeeded.
 	Revoked
-	// Covered: an attempt succeeded that started after this event was enqueued.
+	// Covered: an attempt for other events succeeded that started after this event was enqueued.
 	Covered
-	// Superseded: a newer message of the same user, which is held locked, stands for both.
+	// Superseded: a newer message of the same user, which this process has locked, takes its place.
 	Superseded
 	// Failed: the failure is final.
 	Failed
-	// Replaced: the message was delivered again, and the new delivery has taken this one's place.
+	// Replaced: the message was delivered again, and the new delivery has taken the place of this
+	// one.
 	Replaced
 )
 
-// Superseded names the messages that were superseded in favor of one.
+// String returns the disposition as one lower-case word.
+func (d Disposition) String() string {
+	switch d {
+	case Undecided:
+		return "undecided"
+	case Revoked:
+		return "revoked"
+	case Covered:
+		return "covered"
+	case Superseded:
+		return "superseded"
+	case Failed:
+		return "failed"
+	case Replaced:
+		return "replaced"
+	}
+	return "Disposition(" + strconv.Itoa(int(d)) + ")"
+}
+
+// SupersededMessages names the messages that one message has superseded.
 type SupersededMessages struct {
-	// Count is how many; MessageIDs are the first MaxNamed of them.
+	// Count is how many there are; MessageIDs are the first MaxNamed of them.
 	Count      int
 	MessageIDs []string
 }
 
-// MaxNamed bounds how many message ids are kept of those that one message stands for.
+// MaxNamed bounds how many ids of superseded messages are kept for one message.
 const MaxNamed = 32
 
-// Done is closed when the event's end is decided. Valid after Enter.
+// Done returns a channel that is closed when the event's result is decided, or the event was
+// removed. It may be called once the event was added.
 func (e *Event) Done() <-chan struct{} { return e.done }
 
-// Result is what became of the event, and Superseded which messages it stood for; both may be read when Done is closed, or
-// after Leave.
+// Result returns how the event ended. It may be called when Done is closed.
 func (e *Event) Result() Result { return e.result }
 
-// Superseded names the messages that this one superseded.
+// Superseded returns the messages that this one has superseded. It may be called when Done is
+// closed.
 func (e *Event) Superseded() SupersededMessages { return e.superseded }
 
-func (e *Event) finish(end Result) {
+// finish ends the event.
+func (e *Event) finish(r Result) {
 	e.ledger.mark(e, absent)
-	e.result = end
+	e.result = r
 	close(e.done)
 	select {
 	case e.Message.ended <- struct{}{}:
@@ -112,7 +180,8 @@ func (e *Event) finish(end Result) {
 	}
 }
 
-// supersede makes e answer for the older event and for all that stood behind that one.
+// supersede adds to e's superseded messages the older event's, and those that the older one had
+// superseded.
 func (e *Event) supersede(older *Event) {
 	count := e.superseded.Count + older.superseded.Count + 1
 	names, more := older.superseded.MessageIDs, append(e.superseded.MessageIDs, older.MessageID)
@@ -120,16 +189,16 @@ func (e *Event) supersede(older *Event) {
 	e.superseded = SupersededMessages{Count: count, MessageIDs: names[:min(len(names), MaxNamed)]}
 }
 
-// maySupersede says whether newer may stand for older. Only a different message that is newer and that we hold locked
-// and keep may, and only one that does not expire earlier and is at least as urgent, by its source and by its type: otherwise
-// the older one's right to a call could end with a message that goes away, or that waits for others, or for a release of the
-// volume guard. The clock is asked for the lock because its loss may not have been noticed yet; a clock that runs ahead only
-// keeps both.
+// maySupersede reports whether e may supersede the older event; see Event for the conditions. The
+// clock is compared with the end of the lock, because the loss of a lock may not be known yet. A
+// clock that runs ahead only makes both events stay.
 func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Message.Lock.valid(now), e.Message.leaving, e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
+	case !e.Message.Lock.valid(now), e.Message.leaving:
+		return false
+	case e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
 		return false
 	case e.ExpiresAt.IsZero():
 		return true
@@ -137,10 +206,12 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)
 }
 
-// group is the events of one user that wait for the same attempt: the newest, and those that it may not supersede.
+// group holds the events of one user that one attempt is to decide: the newest event, and those
+// that it may not supersede.
 type group []*Event
 
-// takeOver gives a held copy's place to a redelivery of the same message, with its new lock. It supersedes nobody.
+// takeOver replaces an older delivery of the same message by a new one, with its new lock. It
+// reports whether there was an older one. The new delivery supersedes nothing.
 func (g group) takeOver(e *Event) bool {
 	for i, older := range g {
 		if older.same(e.Position) {
@@ -154,7 +225,8 @@ func (g group) takeOver(e *Event) bool {
 	return false
 }
 
-// add lets the newest stand for all that it may stand for; arrival does not decide which one that is.
+// add adds an event to the group. Whichever arrived first, the newest event supersedes those that
+// it may supersede.
 func (g group) add(e *Event, now time.Time) group {
 	kept := g[:0]
 	for _, older := range g {
@@ -176,7 +248,7 @@ func (g group) add(e *Event, now time.Time) group {
 	return append(kept, e)
 }
 
-// from is how many of the events stand in messages of the source.
+// from returns how many of the events are in messages of the source.
 func (g group) from(source int) (n int) {
 	for _, e := range g {
 		if e.Message.Source == source {
@@ -186,6 +258,7 @@ func (g group) from(source int) (n int) {
 	return n
 }
 
+// remove removes the event, and reports whether it was in the group.
 func (g group) remove(e *Event) (group, bool) {
 	for i, older := range g {
 		if older == e {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestADecidedMessageIsNotRememberedAmongThoseWhoFail(t *testing.T) {
+func TestLedgerForgetsAFailingMessageThatIsDecided(t *testing.T) {
 	l := New(Config{Window: time.Minute, Remember: time.Hour, MaxUsers: 10, MaxParked: 8, MaxFailing: 8})
 	e := &Event{Position: Position{Enqueued: time.Now(), Sequence: 1}, Message: NewMessage(0)}
 	w, _ := l.Add("ada", e)
@@ -18,6 +18,6 @@ func TestADecidedMessageIsNotRememberedAmongThoseWhoFail(t *testing.T) {
 	w.Start()
 	w.Failed(Attempt{Start: time.Now()}, nil)
 	if s := l.shares[0]; s.failing != 0 || s.failed.Len() != 0 {
-		t.Errorf("%+v: it grows with each user who fails", s)
+		t.Errorf("%+v: the list grows with each user who fails", s)
 	}
 }

@@ -8,33 +8,37 @@ import (
 
 // Config bounds a Ledger. All fields are required and positive, except SkewMargin, which may be 0.
 type Config struct {
-	// Window is for how long after a verdict events about the same user wait for one more call, counted from the start of
-	// the attempt that decided and never extended.
+	// Window is for how long after a verdict new events about the user are parked. It starts with
+	// the attempt that decided, and is never extended.
 	Window time.Duration
-	// SkewMargin is how much the broker's clock may differ from ours and Graph's without an event being taken for covered
-	// that is not.
+	// SkewMargin is how much the broker's clock may differ from Graph's and from this process's. An
+	// event that was enqueued less than this before an attempt started is not covered by it.
 	SkewMargin time.Duration
-	// Remember is for how long verdicts are kept at least, and MaxUsers how many at most. Window bounds Remember from below.
+	// Remember is for how long verdicts are kept at least, and no shorter than Window. MaxUsers is
+	// how many are kept at most.
 	Remember time.Duration
 	MaxUsers int
-	// MaxParked is how many messages of each source may wait for the end of a window at once; past that the user with the most
-	// of them is called. MaxFailing is how many messages of each source may hold a user that has failed; past that the one
-	// that has failed longest is set aside. What is left of a source's messages is for first attempts.
-	MaxParked, MaxFailing int
+	// MaxParked is how many messages of each source may be parked at once. Beyond that an attempt
+	// is made for the user with the most parked messages.
+	MaxParked int
+	// MaxFailing is how many messages of each source may hold a user who has failed. Beyond that
+	// the message that has failed longest is deferred. What is left of a source's messages is for
+	// first attempts.
+	MaxFailing int
 }
 
-// Ledger knows, per user, the pending message (the newest unsettled one), whether an attempt is on the wire, and the last
-// verdict. One lock owns all of it, is held for a few map operations, and never while anything waits. It is safe for
-// concurrent use.
+// Ledger knows, for each user, the pending events, whether an attempt is in flight, and the last
+// verdict. One lock guards all of it. It is held for a few map operations, and never while anything
+// waits. A Ledger is safe for concurrent use.
 //
-// The caller enters each event, runs each Work that Enter returns in one goroutine, and settles an event's message by its
-// End.
+// The caller adds each event, runs each new Work that Add returns in one goroutine, and settles a
+// message by the Result of its events.
 type Ledger struct {
 	cfg Config
 
 	mu       sync.Mutex
-	works    map[string]*Work   // users with unsettled events or an attempt on the wire
-	parked   map[*Work]struct{} // of them, those that wait for the end of a window
+	works    map[string]*Work   // users with undecided events or an attempt in flight
+	parked   map[*Work]struct{} // of these, the ones that wait for the end of a window
 	verdicts memory
 	shares   []share // by source
 	draining bool    // nothing is parked any more
@@ -43,14 +47,17 @@ type Ledger struct {
 // New returns an empty Ledger.
 func New(cfg Config) *Ledger {
 	cfg.Remember = max(cfg.Remember, cfg.Window)
-	return &Ledger{cfg: cfg, works: map[string]*Work{}, parked: map[*Work]struct{}{}, verdicts: memory{max: cfg.MaxUsers, keep: cfg.Remember}}
+	return &Ledger{
+		cfg: cfg, works: map[string]*Work{}, parked: map[*Work]struct{}{},
+		verdicts: memory{max: cfg.MaxUsers, keep: cfg.Remember},
+	}
 }
 
-// Add decides what an event of a user means, by what the ledger knows of the user. The event's Done may be closed on
-// return. The caller must run the Work when isNew; otherwise the Work, if not nil, is one that is running already,
-// and may have become more urgent.
+// Add adds an event of the user with this key, and decides what it needs. The event may be decided
+// already on return. If isNew, the caller must run the Work. Otherwise w, if not nil, is the Work
+// that runs for the user already, and which may have become more urgent.
 //
-// Only an event that is due now and will end in a call or a dead letter may enter, and one message may enter once per
+// The caller adds only events that are due now and act on a user, and each message at most once per
 // user.
 func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	e.done = make(chan struct{})
@@ -62,18 +69,20 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	v, known := l.verdicts.get(key)
 	switch {
 	case w != nil && w.takeOver(e):
-		// Redelivery: the same message again takes the held copy's place, with its new lock.
+		// Redelivery: the new delivery takes the place of the old one.
 		return w, false
 	case known && v.covered(e.Position):
-		// Covered: completed without a call.
+		// Covered: no attempt is needed.
 		e.finish(Result{Disposition: Covered})
 		return nil, false
-	case w != nil && w.onWire:
-		// An attempt is on the wire: it may have started before this event was enqueued. The event waits beside it.
+	case w != nil && w.inFlight:
+		// The attempt in flight may have started before this event was enqueued: the event waits
+		// beside it.
 		w.beside = w.add(w.beside, e, parked, now)
 	case w != nil:
-		// Before or between attempts, or parked: the newest becomes pending, and keeps place, attempts and urgency.
-		w.pending = w.add(w.pending, e, w.entering(e), now)
+		// Before or between attempts, or parked: the newest event supersedes the others. The Work
+		// keeps its urgency and attempts.
+		w.pending = w.add(w.pending, e, w.stateOfNew(e), now)
 		select {
 		case w.more <- struct{}{}:
 		default:
@@ -85,16 +94,17 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 		w.urgency = e.Urgency
 		l.mark(e, fresh)
 		if known && now.Before(v.until.time()) {
-			// Inside the window after a verdict: parked.
+			// Inside the window after a verdict: the event is parked.
 			w.park(v.parkedUntil(now, l.cfg.Window))
 		}
-		// Nothing known: call now.
+		// Nothing is known: an attempt is made now.
 	}
 	w.urgency = min(w.urgency, e.Urgency)
 	l.enforceShares(e.Message.Source)
 	return w, isNew
 }
 
+// ended reports whether the event has ended.
 func ended(e *Event) bool {
 	select {
 	case <-e.done:
@@ -104,9 +114,10 @@ func ended(e *Event) bool {
 	}
 }
 
-// Remove takes an event out whose lock is lost, or whose message is given back: nothing more is decided for it, and nobody is
-// superseded by it. Its end may have been decided before; then Leave does nothing. Without any event left, the user's Work
-// ends, but for an attempt on the wire.
+// Remove removes an event whose message's lock is lost, or whose message is abandoned or deferred.
+// The event supersedes nothing any more, and its Result is Undecided. Remove does nothing if the
+// event has ended before. When no event of the user is left, the Work is over, except that an
+// attempt in flight goes on.
 func (l *Ledger) Remove(key string, e *Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,14 +127,14 @@ func (l *Ledger) Remove(key string, e *Event) {
 	e.finish(Result{Disposition: Undecided})
 	if w := l.works[key]; w != nil {
 		w.remove(e)
-		if w.empty() && !w.onWire {
+		if w.empty() && !w.inFlight {
 			l.drop(w)
 		}
 	}
 }
 
-// FlushParked ends parking, for a worker that stops: what is parked is called now, and nothing is parked any more. An early call
-// is always safe.
+// FlushParked makes the attempts for all parked users due now, and ends parking for good. A worker
+// calls it when it stops. An attempt before the end of a window is always safe.
 func (l *Ledger) FlushParked() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -133,7 +144,8 @@ func (l *Ledger) FlushParked() {
 	}
 }
 
-// FlushMessage calls now for the users of one message that are parked, for a message that cannot be held any longer.
+// FlushMessage makes the attempts for those users of one message due now who are parked, because
+// the message cannot stay locked any longer.
 func (l *Ledger) FlushMessage(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,7 +154,7 @@ func (l *Ledger) FlushMessage(m *Message) {
 	}
 }
 
-// Pending is how many users have an unsettled event.
+// Pending returns how many users have an undecided event.
 func (l *Ledger) Pending() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,21 +163,21 @@ func (l *Ledger) Pending() int {
 
 // State is a picture of the ledger.
 type State struct {
-	// Pending is how many users have an unsettled event; Parked how many of them wait for the end of their window, OnWire
-	// how many have an attempt under way.
-	Pending, Parked, OnWire int
+	// Pending is how many users have an undecided event. Parked is how many of them wait for the
+	// end of their window; InFlight, how many have an attempt in flight.
+	Pending, Parked, InFlight int
 	// Remembered is how many verdicts are kept.
 	Remembered int
 }
 
-// State returns a picture of the ledger; it takes time in proportion to the users in hand.
+// State returns a picture of the ledger. It takes time in proportion to the pending users.
 func (l *Ledger) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := State{Pending: len(l.works), Parked: len(l.parked), Remembered: l.verdicts.len()}
 	for _, w := range l.works {
-		if w.onWire {
-			s.OnWire++
+		if w.inFlight {
+			s.InFlight++
 		}
 	}
 	return s
@@ -178,6 +190,7 @@ func (l *Ledger) newWork(key string) *Work {
 	return w
 }
 
+// drop ends a Work.
 func (l *Ledger) drop(w *Work) {
 	w.endPark()
 	w.cancel()

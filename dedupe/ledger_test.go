@@ -3,6 +3,7 @@ package dedupe_test
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const key = "id:ada"
 
 func newLedger() *dedupe.Ledger {
-	return dedupe.New(dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 1000, MaxParked: 8, MaxFailing: 16})
+	return dedupe.New(dedupe.Config{
+		Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 1000, MaxParked: 8, MaxFailing: 16,
+	})
 }
 
 // message is an event of a message with this number, enqueued now and locked for a minute.
@@ -30,8 +33,8 @@ func message(number int64) *dedupe.Event {
 	}
 }
 
-// fate says how an event ended; Undecided while it has not.
-func fate(e *dedupe.Event) dedupe.Disposition {
+// disposition returns how an event ended; Undecided while it has not.
+func disposition(e *dedupe.Event) dedupe.Disposition {
 	select {
 	case <-e.Done():
 		return e.Result().Disposition
@@ -42,8 +45,8 @@ func fate(e *dedupe.Event) dedupe.Disposition {
 
 func want(t *testing.T, e *dedupe.Event, expected dedupe.Disposition) {
 	t.Helper()
-	if got := fate(e); got != expected {
-		t.Errorf("%s: fate %d, want %d", e.MessageID, got, expected)
+	if got := disposition(e); got != expected {
+		t.Errorf("%s is %s, want %s", e.MessageID, got, expected)
 	}
 }
 
@@ -57,12 +60,12 @@ func inBubble(t *testing.T, test func(t *testing.T, l *dedupe.Ledger)) {
 	synctest.Test(t, func(t *testing.T) { test(t, newLedger()) })
 }
 
-func TestNothingKnownIsCalledNow(t *testing.T) {
+func TestLedgerCallsNowWhenNothingIsKnown(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
 		w, isNew := l.Add(key, e)
 		if !isNew || !w.Start() {
-			t.Fatal("no call")
+			t.Fatal("no attempt")
 		}
 		if w.Succeeded(attempt(time.Now()), "detail") {
 			t.Error("something is left")
@@ -74,9 +77,9 @@ func TestNothingKnownIsCalledNow(t *testing.T) {
 	})
 }
 
-// A type that is less urgent can be one that waits for a release of the volume guard.
-func TestALessUrgentEventStandsForNoneAndIsDecidedTogether(t *testing.T) {
-	for _, order := range [][]int{{0, 1}, {1, 0}} {
+// The less urgent type may wait for a release of the volume guard.
+func TestLedgerLessUrgentEventSupersedesNoneAndIsDecidedTogether(t *testing.T) {
+	for _, order := range permutations(2) {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			stolen := message(0)
 			time.Sleep(time.Second)
@@ -102,8 +105,21 @@ func TestALessUrgentEventStandsForNoneAndIsDecidedTogether(t *testing.T) {
 	}
 }
 
-func TestTheNewestStandsForAllWhicheverArrivesFirst(t *testing.T) {
-	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}} {
+// permutations returns the orders of the numbers below n.
+func permutations(n int) (all [][]int) {
+	if n == 0 {
+		return [][]int{nil}
+	}
+	for _, shorter := range permutations(n - 1) {
+		for i := range n {
+			all = append(all, slices.Insert(slices.Clone(shorter), i, n-1))
+		}
+	}
+	return all
+}
+
+func TestLedgerNewestSupersedesAllInEachOrderOfArrival(t *testing.T) {
+	for _, order := range permutations(3) {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			var events []*dedupe.Event
 			for i := range 3 {
@@ -119,32 +135,33 @@ func TestTheNewestStandsForAllWhicheverArrivesFirst(t *testing.T) {
 			want(t, events[1], dedupe.Superseded)
 			want(t, events[2], dedupe.Undecided)
 			if urgency, _ := w.Urgency(nil); urgency != 0 {
-				t.Errorf("urgency %d: that of the most urgent must be kept", urgency)
+				t.Errorf("arrival %v: urgency %d, want that of the most urgent event", order, urgency)
 			}
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
 			want(t, events[2], dedupe.Failed)
 			if n := events[2].Superseded(); n.Count != 2 || len(n.MessageIDs) != 2 {
-				t.Errorf("stood for %+v, want both others", n)
+				t.Errorf("arrival %v: superseded %+v, want both others", order, n)
 			}
 		})
 	}
 }
 
-func TestTiesInEnqueuedTimeOverTwoEntitiesHaveOneOrder(t *testing.T) {
-	for range 2 {
+func TestLedgerBreaksTiesInEnqueuedTimeByEntity(t *testing.T) {
+	for _, order := range permutations(2) {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			a, b := message(9), message(1)
 			a.Entity, b.Entity = "bulk", "urgent"
-			l.Add(key, b)
-			l.Add(key, a)
+			for _, i := range order {
+				l.Add(key, []*dedupe.Event{a, b}[i])
+			}
 			want(t, a, dedupe.Superseded)
 			want(t, b, dedupe.Undecided)
 		})
 	}
 }
 
-func TestOnlyAHeldMessageThatDoesNotExpireEarlierMaySupersede(t *testing.T) {
+func TestLedgerOnlyALockedMessageThatDoesNotExpireEarlierSupersedes(t *testing.T) {
 	for name, spoil := range map[string]func(e *dedupe.Event){
 		"its lock is over":   func(e *dedupe.Event) { e.Message.Lock.Renewed(time.Now().Add(-time.Second)) },
 		"it expires earlier": func(e *dedupe.Event) { e.ExpiresAt = time.Now().Add(time.Hour) },
@@ -167,8 +184,9 @@ func TestOnlyAHeldMessageThatDoesNotExpireEarlierMaySupersede(t *testing.T) {
 	}
 }
 
-// The naive design takes the redelivery for an older duplicate, completes it, and so settles the only copy there is.
-func TestARedeliveryOfAWaitingMessageTakesItsPlaceAndSupersedesNobody(t *testing.T) {
+// A naive ledger takes the redelivery for an older duplicate and completes it, although it is the
+// only copy of the message.
+func TestLedgerRedeliveryOfAWaitingMessageReplacesItAndSupersedesNobody(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
 		w, _ := l.Add(key, first)
@@ -186,14 +204,14 @@ func TestARedeliveryOfAWaitingMessageTakesItsPlaceAndSupersedesNobody(t *testing
 	})
 }
 
-func TestARedeliveryDuringTheCallIsDecidedByIt(t *testing.T) {
+func TestLedgerRedeliveryDuringTheAttemptIsDecidedByIt(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
 		w, _ := l.Add(key, first)
 		w.Start()
 		l.Remove(key, first) // the lock is lost; the attempt goes on
 		if w.Context().Err() != nil {
-			t.Fatal("a lost lock must not cancel the attempt on the wire")
+			t.Fatal("a lost lock must not end the Work while its attempt is in flight")
 		}
 		again := message(1)
 		again.Enqueued = first.Enqueued
@@ -203,7 +221,7 @@ func TestARedeliveryDuringTheCallIsDecidedByIt(t *testing.T) {
 	})
 }
 
-func TestARedeliveryAfterALostSettlementIsCovered(t *testing.T) {
+func TestLedgerRedeliveryAfterALostSettlementIsCovered(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
 		w, _ := l.Add(key, first)
@@ -216,8 +234,8 @@ func TestARedeliveryAfterALostSettlementIsCovered(t *testing.T) {
 	})
 }
 
-// The naive design completes the newer event with the call that began before it.
-func TestANewerEventDuringTheCallIsCalledForAgainAtTheEndOfTheWindow(t *testing.T) {
+// A naive ledger completes the newer event with the attempt that began before it.
+func TestLedgerNewerEventDuringTheAttemptIsCalledForAtTheEndOfTheWindow(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		w, _ := l.Add(key, message(1))
 		start := time.Now()
@@ -240,8 +258,9 @@ func TestANewerEventDuringTheCallIsCalledForAgainAtTheEndOfTheWindow(t *testing.
 	})
 }
 
-// Our clock runs 10 s ahead, and the call takes 12 s: by our clock the event came before the call.
-func TestAClockThatRunsAheadCoversNobody(t *testing.T) {
+// This process's clock is 10 s ahead, and the attempt takes 12 s: by this clock the event was
+// enqueued before the attempt.
+func TestLedgerClockThatRunsAheadCoversNobody(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		w, _ := l.Add(key, message(1))
 		start := time.Now()
@@ -255,7 +274,7 @@ func TestAClockThatRunsAheadCoversNobody(t *testing.T) {
 	})
 }
 
-func TestCoveredIsWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
+func TestLedgerCoversWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
 	for _, c := range []struct {
 		before   time.Duration
 		noDate   bool
@@ -282,7 +301,7 @@ func TestCoveredIsWhatWasEnqueuedBeforeTheStartMinusTheMargin(t *testing.T) {
 	}
 }
 
-func TestAMessageWithoutAnEnqueuedTimeIsNeverCovered(t *testing.T) {
+func TestLedgerNeverCoversAMessageWithoutAnEnqueuedTime(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		w, _ := l.Add(key, message(1))
 		w.Start()
@@ -294,7 +313,7 @@ func TestAMessageWithoutAnEnqueuedTimeIsNeverCovered(t *testing.T) {
 	})
 }
 
-func TestTheWindowIsNeverExtended(t *testing.T) {
+func TestLedgerNeverExtendsTheWindow(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		calls := 0
 		run := func(w *dedupe.Work) {
@@ -322,7 +341,7 @@ func TestTheWindowIsNeverExtended(t *testing.T) {
 	})
 }
 
-func TestAfterAFailureWhatComesIsParkedAndNotCovered(t *testing.T) {
+func TestLedgerParksAndDoesNotCoverAfterAFailure(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first := message(1)
 		w, _ := l.Add(key, first)
@@ -337,12 +356,12 @@ func TestAfterAFailureWhatComesIsParkedAndNotCovered(t *testing.T) {
 		}
 		l.Remove(key, e)
 		if w.Start() || l.State().Pending != 0 {
-			t.Error("a call for nobody")
+			t.Error("an attempt for nobody")
 		}
 	})
 }
 
-func TestVerdictsAreKeptForTheWindowAtLeast(t *testing.T) {
+func TestLedgerKeepsVerdictsForTheWindowAtLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := dedupe.New(dedupe.Config{Window: time.Minute, Remember: time.Second, MaxUsers: 1000, MaxParked: 8, MaxFailing: 8})
 		revoke := func(user string, number int64) {
@@ -363,7 +382,7 @@ func TestVerdictsAreKeptForTheWindowAtLeast(t *testing.T) {
 	})
 }
 
-func TestHurryCallsWhatIsParkedNowAndParksNothingMore(t *testing.T) {
+func TestLedgerFlushParkedCallsNowAndEndsParking(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		w, _ := l.Add(key, message(1))
 		w.Start()
@@ -380,12 +399,12 @@ func TestHurryCallsWhatIsParkedNowAndParksNothingMore(t *testing.T) {
 		w.Succeeded(attempt(time.Now()), nil)
 		w.AwaitWindow()
 		if time.Since(start) != time.Second || !w.Start() {
-			t.Error("parked again although the ledger hurries")
+			t.Error("parked again after FlushParked")
 		}
 	})
 }
 
-func TestParkingIsBoundedAndAnEarlyCallIsSafe(t *testing.T) {
+func TestLedgerBoundsParkingAndAnEarlyCallIsSafe(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for i := range 20 {
 			user := fmt.Sprint(i)
@@ -400,9 +419,11 @@ func TestParkingIsBoundedAndAnEarlyCallIsSafe(t *testing.T) {
 	})
 }
 
-func TestMemoryPerRememberedUserStaysBelow200Bytes(t *testing.T) {
+func TestLedgerNeedsLessThan200BytesPerRememberedUser(t *testing.T) {
 	const users = 100_000
-	l := dedupe.New(dedupe.Config{Window: time.Minute, SkewMargin: time.Second, Remember: time.Hour, MaxUsers: 4 * users, MaxParked: 8, MaxFailing: 16})
+	l := dedupe.New(dedupe.Config{
+		Window: time.Minute, SkewMargin: time.Second, Remember: time.Hour, MaxUsers: 4 * users, MaxParked: 8, MaxFailing: 16,
+	})
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -423,7 +444,7 @@ func TestMemoryPerRememberedUserStaysBelow200Bytes(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
-func TestTheNumberOfRememberedUsersIsBounded(t *testing.T) {
+func TestLedgerBoundsRememberedUsers(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for i := range 5000 {
 			w, _ := l.Add(fmt.Sprint(i), message(int64(i)))
@@ -439,8 +460,9 @@ func TestTheNumberOfRememberedUsersIsBounded(t *testing.T) {
 // year is the beginning of a year.
 func year(y int) time.Time { return time.Date(y, 1, 1, 0, 0, 0, 0, time.UTC) }
 
-// A Date can be wrong by centuries: FILETIME zero is 1601, and in nanoseconds it lies outside of 64 bits.
-func TestADateHoweverWrongCoversNoLaterEvent(t *testing.T) {
+// A Date can be wrong by centuries: zero in Windows FILETIME is 1601, which 64 bits cannot hold in
+// nanoseconds.
+func TestLedgerCoversNoLaterEventHoweverWrongTheDate(t *testing.T) {
 	for name, date := range map[string]func(now time.Time) time.Time{
 		"none":                     func(time.Time) time.Time { return time.Time{} },
 		"of the year 1":            func(time.Time) time.Time { return year(1).Add(time.Second) },
@@ -466,7 +488,8 @@ func TestADateHoweverWrongCoversNoLaterEvent(t *testing.T) {
 				w.Succeeded(a, nil)
 				want(t, first, dedupe.Revoked)
 				for number, enqueued := range map[int64]time.Time{
-					2: a.Start.Add(-4 * time.Second), 3: a.Start, 4: a.Start.Add(time.Second), 5: a.Start.Add(24 * time.Hour), 6: year(9999), 7: year(1), 8: year(1601),
+					2: a.Start.Add(-4 * time.Second), 3: a.Start, 4: a.Start.Add(time.Second), 5: a.Start.Add(24 * time.Hour),
+					6: year(9999), 7: year(1), 8: year(1601),
 				} {
 					e := message(number)
 					e.Enqueued = enqueued
@@ -484,11 +507,12 @@ func TestADateHoweverWrongCoversNoLaterEvent(t *testing.T) {
 	}
 }
 
-// Our clock runs two hours ahead: by it, all that comes within two hours was enqueued before the attempt.
-func TestAClockThatIsHoursAheadCoversOnlyWhatTheAttemptWasMadeFor(t *testing.T) {
-	for name, date := range map[string]func(real time.Time) time.Time{
+// This process's clock is two hours ahead: by it, each event of the next two hours was enqueued
+// before the attempt.
+func TestLedgerClockThatIsHoursAheadCoversOnlyWhatTheAttemptWasMadeFor(t *testing.T) {
+	for name, date := range map[string]func(own time.Time) time.Time{
 		"without a Date":        func(time.Time) time.Time { return time.Time{} },
-		"with Graph's own Date": func(real time.Time) time.Time { return real },
+		"with Graph's own Date": func(own time.Time) time.Time { return own },
 		"with a Date of 9999":   func(time.Time) time.Time { return year(9999) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -514,7 +538,7 @@ func TestAClockThatIsHoursAheadCoversOnlyWhatTheAttemptWasMadeFor(t *testing.T) 
 	}
 }
 
-func TestASecondSuccessCoversWhatCameBeforeIt(t *testing.T) {
+func TestLedgerSecondSuccessCoversWhatCameBeforeIt(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		w, _ := l.Add(key, message(1))
 		w.Start()
@@ -535,14 +559,14 @@ func TestASecondSuccessCoversWhatCameBeforeIt(t *testing.T) {
 	})
 }
 
-func TestTheMessageOfASuccessStaysCovered(t *testing.T) {
+func TestLedgerMessageOfASuccessStaysCovered(t *testing.T) {
 	for name, then := range map[string]func(l *dedupe.Ledger, begun time.Time){
 		"a failure follows": func(l *dedupe.Ledger, _ time.Time) {
 			w, _ := l.Add(key, message(2))
 			w.Start()
 			w.Failed(attempt(time.Now()), nil)
 		},
-		"another replica tells of an earlier success": func(l *dedupe.Ledger, begun time.Time) {
+		"another replica reports an earlier success": func(l *dedupe.Ledger, begun time.Time) {
 			w, _ := l.Add(key, message(2))
 			w.Adopt(elsewhere(begun))
 		},
@@ -565,9 +589,10 @@ func TestTheMessageOfASuccessStaysCovered(t *testing.T) {
 	}
 }
 
-// Three messages that may not supersede one another share an attempt; the settlement of the newest is lost.
-func TestOfSeveralMessagesOfOneAttemptTheNewestIsCoveredWhenItComesAgain(t *testing.T) {
-	for _, order := range [][]int{{0, 1, 2}, {2, 1, 0}, {1, 2, 0}} {
+// Three messages that may not supersede each other share an attempt. The settlement of the newest
+// is lost.
+func TestLedgerCoversTheNewestOfSeveralMessagesOfOneAttemptWhenItComesAgain(t *testing.T) {
+	for _, order := range permutations(3) {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			var events []*dedupe.Event
 			for i := range 3 {
@@ -593,8 +618,9 @@ func TestOfSeveralMessagesOfOneAttemptTheNewestIsCoveredWhenItComesAgain(t *test
 	}
 }
 
-// An attempt's start is taken from a clock that may jump: nobody is parked for longer than a window from now.
-func TestNoStartParksForLongerThanAWindow(t *testing.T) {
+// The clock that an attempt's start is taken from may jump. Nobody is parked for longer than a
+// window from now.
+func TestLedgerParksForAWindowAtMostWhateverTheStart(t *testing.T) {
 	for name, start := range map[string]func(now time.Time) time.Time{
 		"an hour ahead": func(now time.Time) time.Time { return now.Add(time.Hour) },
 		"of 9999":       func(time.Time) time.Time { return year(9999) },
@@ -629,11 +655,11 @@ func TestNoStartParksForLongerThanAWindow(t *testing.T) {
 	}
 }
 
-func TestALocksTimeMayBeWild(t *testing.T) {
+func TestLockUntilAcceptsAnyTime(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for name, c := range map[string]struct {
 			until time.Time
-			fate  dedupe.Disposition // of the older message
+			want  dedupe.Disposition // of the older message
 		}{
 			"of 9999":         {year(9999), dedupe.Superseded},
 			"of 300000 years": {time.Unix(1<<53, 0), dedupe.Superseded},
@@ -644,9 +670,26 @@ func TestALocksTimeMayBeWild(t *testing.T) {
 			newer.Message.Lock.Renewed(c.until)
 			l.Add(name, older)
 			l.Add(name, newer)
-			if got := fate(older); got != c.fate {
-				t.Errorf("%s: fate %d, want %d", name, got, c.fate)
+			if got := disposition(older); got != c.want {
+				t.Errorf("%s: %s, want %s", name, got, c.want)
 			}
 		}
 	})
+}
+
+func TestResultString(t *testing.T) {
+	by := dedupe.Position{Entity: "events", Sequence: 7}
+	for r, want := range map[dedupe.Result]string{
+		{}:                                       "undecided",
+		{Disposition: dedupe.Revoked}:            "revoked",
+		{Disposition: dedupe.Covered}:            "covered",
+		{Disposition: dedupe.Failed}:             "failed",
+		{Disposition: dedupe.Superseded, By: by}: "superseded by message 7 of events",
+		{Disposition: dedupe.Replaced, By: by}:   "replaced by message 7 of events",
+		{Disposition: 9}:                         "Disposition(9)",
+	} {
+		if got := r.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }

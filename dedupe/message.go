@@ -7,56 +7,58 @@ import (
 	"time"
 )
 
-// Lock is until when a message's lock is known to be ours. Its owner moves it with each renewal; it is safe for concurrent
-// use.
+// Lock is until when this process is known to have a message locked. It is safe for concurrent use.
 type Lock struct{ until atomic.Int64 }
 
-// Renewed says that the lock lasts until then.
+// Renewed notes that the lock lasts until then.
 func (l *Lock) Renewed(until time.Time) { l.until.Store(int64(instantOf(until))) }
 
-// Until is the time of the last Renewed; before the first one it lies in the past.
+// Until returns the time of the last Renewed, in the past before the first one.
 func (l *Lock) Until() time.Time { return instant(l.until.Load()).time() }
 
 func (l *Lock) valid(now time.Time) bool { return now.Before(l.Until()) }
 
-// Message is what the events of one message share: its lock, and how they fare. It is made by NewMessage; its exported
-// fields are set before the first Enter and not changed afterwards.
+// Message is what the events of one delivery of a message share: its lock, and how they fare.
+// NewMessage makes it. The caller sets the exported fields before it adds the first event, and does
+// not change them afterwards.
 type Message struct {
 	Lock Lock
 	// Source is the rank of the message's source; 0 is the most urgent.
 	Source int
-	// Fixed says that the message cannot be set aside: the order of a session's messages is the point of it.
+	// Fixed reports whether the message cannot be deferred: messages of a session must keep their
+	// order.
 	Fixed bool
-	// Eager says that the message is set aside as soon as each of its undecided users has failed, whether its source's
-	// share of failing messages is used up or not: it came back for one attempt, or it is large.
+	// Eager reports whether the message is deferred as soon as each of its undecided users has
+	// failed, even if its source's share of failing messages is not used up. That is so for a
+	// message that was deferred before and came back for one attempt, and for a large one.
 	Eager bool
 
 	deferred chan struct{}
-	ended    chan struct{} // is signaled when the end of an event is decided
+	ended    chan struct{} // is signaled when an event ends
 
-	// The ledger's lock guards all below.
-	open    int           // events without an end, and 1 until AllEntered
-	parked  int           // of them, those that wait for a window, or beside an attempt
+	// The ledger's lock guards the fields below.
+	open    int           // undecided events, and 1 more until AllAdded
+	parked  int           // of them, those that are parked or wait beside an attempt
 	failing int           // of them, those whose users have failed
-	paused  int           // of these, those for whom no attempt begins soon
-	untried int           // failing ones that wait for an attempt, and of whom none has ended since the message was received
-	failed  *list.Element // its place among those of its source that fail; nil when it has none
-	leaving bool          // asked to be set aside: it is in no share any more
+	paused  int           // of the failing ones, those for whom no attempt begins soon
+	untried int           // failing ones without an attempt since the message was received
+	failed  *list.Element // in its source's list of failing messages; nil when it is not there
+	leaving bool          // asked to be deferred: it is in no share any more
 }
 
-// NewMessage returns the Message of one delivery. AllEntered must follow.
+// NewMessage returns the Message of one delivery from the source. AllAdded must follow.
 func NewMessage(source int) *Message {
 	return &Message{Source: source, deferred: make(chan struct{}), ended: make(chan struct{}, 1), open: 1}
 }
 
-// Ended is signaled when the end of one of the message's events, or of several, is decided.
+// Ended returns a channel that is signaled when one or more of the message's events have ended.
 func (m *Message) Ended() <-chan struct{} { return m.ended }
 
-// Deferred is closed when the message is to be set aside, so that others can be worked on: its events Leave, and it comes
-// back later.
+// Deferred returns a channel that is closed when the caller should defer the message, to make room
+// for others: it removes the message's events, and adds them again when the message comes back.
 func (m *Message) Deferred() <-chan struct{} { return m.deferred }
 
-// AllAdded says that all events of the message are in the ledger: only then may it be set aside.
+// AllAdded notes that all events of the message were added. Only then may it be deferred.
 func (l *Ledger) AllAdded(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,7 +67,7 @@ func (l *Ledger) AllAdded(m *Message) {
 	l.enforceShares(m.Source)
 }
 
-// Defer sets a message aside if it may go: others wait for its room.
+// Defer asks for the message to be deferred, if it may be, to make room for others.
 func (l *Ledger) Defer(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -74,7 +76,7 @@ func (l *Ledger) Defer(m *Message) {
 	}
 }
 
-// deferIdle sets a message aside that came back, or is large, and has nothing to wait for but time: others need its room.
+// deferIdle defers an eager message that only waits for time to pass.
 func (l *Ledger) deferIdle(m *Message) {
 	if m.Eager && m.mayDefer() && m.open == m.parked+m.paused {
 		l.deferMessage(m)
@@ -85,23 +87,25 @@ func (l *Ledger) deferIdle(m *Message) {
 type state uint8
 
 const (
-	// absent: it is not in the ledger, or its end is decided.
+	// absent: it is not in the ledger, or has ended.
 	absent state = iota
-	// fresh: its user has not failed.
+	// fresh: it waits for a permit, and its user has not failed.
 	fresh
-	// parked: it waits for the end of a window, or beside an attempt that it is not part of.
+	// parked: it waits for the end of a window, or beside an attempt that was not started for it.
 	parked
-	// failing: its user has failed.
+	// failing: its user has failed, and it waits for a permit.
 	failing
-	// paused: no attempt begins soon: its user waits for a backoff, for another replica, or for a release of the volume guard.
-	// It counts as failing, too.
+	// paused: no attempt begins soon, because the user waits for a long backoff, for another
+	// replica, or for a release of the volume guard. It counts as failing, too.
 	paused
 )
 
-// share is how many messages of a source are in a state that may last.
+// share is how many messages of a source are in a state that can last long.
 type share struct {
 	parked, failing int
-	failed          *list.List // *Message: the failing ones that can be set aside, the one that has failed longest first
+	// failed lists the failing *Message that may be deferred, the one that has failed longest
+	// first.
+	failed *list.List
 }
 
 func (l *Ledger) shareOf(source int) *share {
@@ -111,7 +115,7 @@ func (l *Ledger) shareOf(source int) *share {
 	return &l.shares[source]
 }
 
-// mark moves an event to a state, and its message to the shares that follow from it.
+// mark moves an event to the next state, and keeps its message's counts and its source's share.
 func (l *Ledger) mark(e *Event, next state) {
 	if e.state == next {
 		return
@@ -124,10 +128,11 @@ func (l *Ledger) mark(e *Event, next state) {
 		m.untried++
 	}
 	e.state = next
-	l.count(m, next, 1) // first, so that a message that stays in a share keeps its time there
+	l.count(m, next, 1) // before the -1, so that a message that stays in a share keeps its place there
 	l.count(m, before, -1)
 }
 
+// count changes by n how many of the message's events are in the state.
 func (l *Ledger) count(m *Message, s state, n int) {
 	if s == absent {
 		return
@@ -163,7 +168,7 @@ func (l *Ledger) count(m *Message, s state, n int) {
 	}
 }
 
-// recovered takes a message out that fails no more.
+// recovered removes a message from the failing ones.
 func (s *share) recovered(m *Message) {
 	s.failing--
 	if m.failed != nil {
@@ -172,11 +177,12 @@ func (s *share) recovered(m *Message) {
 	}
 }
 
-// enforceShares keeps a source's shares: it calls for a parked user, and sets failing messages aside, until both fit.
+// enforceShares keeps a source within MaxParked and MaxFailing: it ends the parking of users, and
+// defers messages.
 func (l *Ledger) enforceShares(source int) {
 	sh := l.shareOf(source)
 	for sh.parked > l.cfg.MaxParked {
-		if !l.evictParked(source) && !l.deferMessage(l.longestBeside(source)) {
+		if !l.evictParked(source) && !l.deferMessage(l.oldestBeside(source)) {
 			break
 		}
 	}
@@ -187,12 +193,13 @@ func (l *Ledger) enforceShares(source int) {
 	}
 }
 
-// evictParked calls for parked users of the source, to make room: for the user with the most parked messages that wait for nobody
-// else; or else for all users of the message that waits for the fewest. It says whether there was anybody.
+// evictParked makes the attempt for parked users of the source due now: for the user with the most
+// messages that wait for no other user, or if there is none, for all users of the message that
+// waits for the fewest users. It reports whether any user was parked.
 func (l *Ledger) evictParked(source int) bool {
 	var most *Work
 	var fewest *Message
-	freed := 0 // messages, if most is called
+	freed := 0 // how many messages most would free
 	for w := range l.parked {
 		n := 0
 		for _, e := range w.pending {
@@ -222,7 +229,7 @@ func (l *Ledger) evictParked(source int) bool {
 	return true
 }
 
-// flush calls for each parked user of a message.
+// flush makes the attempts for the parked users of a message due now.
 func (l *Ledger) flush(m *Message) {
 	for w := range l.parked {
 		if slices.ContainsFunc(w.pending, func(e *Event) bool { return e.Message == m }) {
@@ -231,8 +238,9 @@ func (l *Ledger) flush(m *Message) {
 	}
 }
 
-// longestBeside is a message of the user with the most messages that wait beside an attempt: the oldest of them.
-func (l *Ledger) longestBeside(source int) *Message {
+// oldestBeside returns, of the user with the most messages that wait beside an attempt, the oldest
+// message that may be deferred; nil when there is none.
+func (l *Ledger) oldestBeside(source int) *Message {
 	var most *Work
 	for _, w := range l.works {
 		if n := w.beside.from(source); n > 0 && (most == nil || n > most.beside.from(source)) {
@@ -254,7 +262,8 @@ func (l *Ledger) longestBeside(source int) *Message {
 	return oldest.Message
 }
 
-// longest is the message that has failed longest of those that may be set aside.
+// longest returns the message that has failed longest of those that may be deferred; nil when there
+// is none.
 func (s *share) longest() *Message {
 	for at := s.failed.Front(); at != nil; at = at.Next() {
 		if m := at.Value.(*Message); m.mayDefer() {
@@ -264,12 +273,13 @@ func (s *share) longest() *Message {
 	return nil
 }
 
-// mayDefer says that the message may be set aside: none of its users waits for a first attempt.
+// mayDefer reports whether the message may be deferred: none of its users waits for a first
+// attempt.
 func (m *Message) mayDefer() bool {
 	return !m.Fixed && !m.leaving && m.open > 0 && m.open == m.parked+m.failing
 }
 
-// deferMessage asks for the message to be set aside; false when there is none.
+// deferMessage asks for the message to be deferred. It reports whether m is not nil.
 func (l *Ledger) deferMessage(m *Message) bool {
 	if m == nil {
 		return false

@@ -8,8 +8,8 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 )
 
-// aside says that the message is asked to be set aside.
-func aside(e *dedupe.Event) bool {
+// isDeferred reports whether the ledger has asked for the message to be deferred.
+func isDeferred(e *dedupe.Event) bool {
 	select {
 	case <-e.Message.Deferred():
 		return true
@@ -18,7 +18,7 @@ func aside(e *dedupe.Event) bool {
 	}
 }
 
-// failed enters an event of a user of its own, all of its message, whose first attempt fails.
+// failed adds a message of one user, whose first attempt fails.
 func failed(l *dedupe.Ledger, number int64) (*dedupe.Event, *dedupe.Work) {
 	e := message(number)
 	w, _ := l.Add(fmt.Sprint("id:", number), e)
@@ -28,23 +28,23 @@ func failed(l *dedupe.Ledger, number int64) (*dedupe.Event, *dedupe.Work) {
 	return e, w
 }
 
-func TestTheMessageThatHasFailedLongestIsSetAsideWhenTooManyFail(t *testing.T) {
+func TestLedgerDefersTheMessageThatHasFailedLongestWhenTooManyFail(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		var events []*dedupe.Event
-		for i := range 20 { // 16 may fail
+		for i := range 20 { // MaxFailing is 16
 			e, _ := failed(l, int64(i))
 			events = append(events, e)
 			time.Sleep(time.Second)
 		}
 		for i, e := range events {
-			if aside(e) != (i < 4) {
-				t.Errorf("message %d: set aside is %v", i, aside(e))
+			if isDeferred(e) != (i < 4) {
+				t.Errorf("message %d: deferred is %v", i, isDeferred(e))
 			}
 		}
 	})
 }
 
-func TestUsersThatFailDoNotSwitchOffParking(t *testing.T) {
+func TestLedgerParksHoweverManyUsersFail(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		w, _ := l.Add(key, message(1))
 		w.Start()
@@ -61,7 +61,7 @@ func TestUsersThatFailDoNotSwitchOffParking(t *testing.T) {
 	})
 }
 
-func TestPastTheParkedShareTheUserWithTheMostParkedMessagesIsCalled(t *testing.T) {
+func TestLedgerCallsTheUserWithTheMostParkedMessagesPastTheShare(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		for _, user := range []string{"ada", "grace"} {
 			w, _ := l.Add(user, message(0))
@@ -69,7 +69,7 @@ func TestPastTheParkedShareTheUserWithTheMostParkedMessagesIsCalled(t *testing.T
 			w.Failed(attempt(time.Now()), nil)
 		}
 		number := int64(0)
-		enter := func(user string) *dedupe.Work { // each expires before the one before: none supersedes another
+		enter := func(user string) *dedupe.Work { // each expires earlier than the one before, so none supersedes another
 			number++
 			e := message(number)
 			e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(number)*time.Second)
@@ -97,7 +97,7 @@ func TestPastTheParkedShareTheUserWithTheMostParkedMessagesIsCalled(t *testing.T
 	})
 }
 
-func TestSharesOfOneSourceDoNotConcernAnother(t *testing.T) {
+func TestLedgerSharesOfSourcesAreIndependent(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		other := message(1000)
 		other.Message = dedupe.NewMessage(1)
@@ -109,13 +109,13 @@ func TestSharesOfOneSourceDoNotConcernAnother(t *testing.T) {
 		for i := range 100 {
 			failed(l, int64(i))
 		}
-		if aside(other) {
-			t.Error("another source's message was set aside")
+		if isDeferred(other) {
+			t.Error("another source's message was deferred")
 		}
 	})
 }
 
-func TestWhatMayNotBeSetAside(t *testing.T) {
+func TestLedgerDoesNotDeferWhatMayNotBeDeferred(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		fixed := message(1)
 		fixed.Message.Fixed = true
@@ -143,32 +143,32 @@ func TestWhatMayNotBeSetAside(t *testing.T) {
 			failed(l, int64(100+i))
 		}
 		for _, e := range []*dedupe.Event{fixed, half, entering} {
-			if aside(e) {
-				t.Errorf("%s was set aside", e.MessageID)
+			if isDeferred(e) {
+				t.Errorf("%s was deferred", e.MessageID)
 			}
 		}
 	})
 }
 
-func TestAnEagerMessageIsSetAsideAfterOneMoreFailure(t *testing.T) {
+func TestLedgerDefersAnEagerMessageAfterOneMoreFailure(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		e := message(1)
 		e.Message.Eager = true
 		w, _ := l.Add(key, e)
 		l.AllAdded(e.Message)
 		w.SetFailing()
-		if aside(e) {
-			t.Fatal("set aside before its attempt")
+		if isDeferred(e) {
+			t.Fatal("deferred before its attempt")
 		}
 		w.Start()
-		w.Retry(false) // a pause of Graph's is nobody's failure
-		if aside(e) {
-			t.Fatal("set aside for a 429")
+		w.Retry(false) // a 429 is not the user's failure
+		if isDeferred(e) {
+			t.Fatal("deferred for a 429")
 		}
 		w.Start()
 		w.Retry(true)
-		if !aside(e) {
-			t.Error("not set aside")
+		if !isDeferred(e) {
+			t.Error("not deferred")
 		}
 		l.Remove(key, e)
 		if s := l.State(); s.Pending != 0 {
@@ -177,8 +177,9 @@ func TestAnEagerMessageIsSetAsideAfterOneMoreFailure(t *testing.T) {
 	})
 }
 
-// While an attempt hangs, messages about its user that cannot supersede one another pile up beside it.
-func TestMessagesBesideAnAttemptDoNotUseUpTheRestOfTheSource(t *testing.T) {
+// While an attempt hangs, messages about its user that may not supersede each other pile up beside
+// it.
+func TestLedgerMessagesBesideAnAttemptDoNotUseUpTheRestOfTheSource(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		w, _ := l.Add(key, message(0))
 		w.Start()
@@ -193,17 +194,17 @@ func TestMessagesBesideAnAttemptDoNotUseUpTheRestOfTheSource(t *testing.T) {
 		}
 		n := 0
 		for _, e := range events {
-			if aside(e) {
+			if isDeferred(e) {
 				n++
 			}
 		}
 		if n != 12 {
-			t.Errorf("%d of 20 messages were set aside, want all but 8", n)
+			t.Errorf("%d of 20 messages were deferred, want all but 8", n)
 		}
 	})
 }
 
-func TestWhatWasSetAsideIsInNoShareAnyMore(t *testing.T) {
+func TestLedgerDeferredMessageIsInNoShare(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		var events []*dedupe.Event
 		fail := func() {
@@ -220,15 +221,15 @@ func TestWhatWasSetAsideIsInNoShareAnyMore(t *testing.T) {
 		for n := 5; n < 10; n++ {
 			fail()
 			for i, e := range events {
-				if aside(e) != (i < n) {
-					t.Fatalf("%d fail, and message %d is set aside: %v", len(events), i, aside(e))
+				if isDeferred(e) != (i < n) {
+					t.Fatalf("%d fail, and message %d is deferred: %v", len(events), i, isDeferred(e))
 				}
 			}
 		}
 	})
 }
 
-func TestAMessageThatFailsBeforeAllOfItHasEnteredIsSetAsideThen(t *testing.T) {
+func TestLedgerDefersAFailingMessageOnceAllOfItWasAdded(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		var events []*dedupe.Event
 		for i := range 17 {
@@ -240,18 +241,18 @@ func TestAMessageThatFailsBeforeAllOfItHasEnteredIsSetAsideThen(t *testing.T) {
 		}
 		l.AllAdded(events[5].Message)
 		for i, e := range events {
-			if aside(e) != (i == 5) {
-				t.Errorf("message %d: set aside is %v", i, aside(e))
+			if isDeferred(e) != (i == 5) {
+				t.Errorf("message %d: deferred is %v", i, isDeferred(e))
 			}
 		}
 	})
 }
 
-func TestOfThoseBesideAttemptsTheOldestOfTheUserWithTheMostIsSetAside(t *testing.T) {
+func TestLedgerDefersTheOldestBesideAttemptsOfTheUserWithTheMost(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		n := int64(0)
 		beside := map[string][]*dedupe.Event{}
-		enter := func(user string) { // each expires before the one before: none supersedes another
+		enter := func(user string) { // each expires earlier than the one before, so none supersedes another
 			n++
 			e := message(n)
 			e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(n)*time.Minute)
@@ -272,15 +273,15 @@ func TestOfThoseBesideAttemptsTheOldestOfTheUserWithTheMostIsSetAside(t *testing
 		}
 		for user, events := range beside {
 			for i, e := range events {
-				if aside(e) != (user == "ada" && i == 0) {
-					t.Errorf("message %d of %s: set aside is %v", i, user, aside(e))
+				if isDeferred(e) != (user == "ada" && i == 0) {
+					t.Errorf("message %d of %s: deferred is %v", i, user, isDeferred(e))
 				}
 			}
 		}
 	})
 }
 
-func TestAnEagerMessageIsNotSetAsideWhileAnotherOfItsUsersWaitsForAFirstAttempt(t *testing.T) {
+func TestLedgerDoesNotDeferAnEagerMessageWhileAUserWaitsForAFirstAttempt(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		first, second := message(1), message(1)
 		first.Message.Eager = true
@@ -290,18 +291,18 @@ func TestAnEagerMessageIsNotSetAsideWhileAnotherOfItsUsersWaitsForAFirstAttempt(
 		l.AllAdded(first.Message)
 		a.Start()
 		a.Retry(true)
-		if aside(first) {
-			t.Fatal("set aside, and somebody was not tried")
+		if isDeferred(first) {
+			t.Fatal("deferred although one user was not tried")
 		}
 		b.Start()
 		b.Retry(true)
-		if !aside(first) {
-			t.Error("not set aside when all have failed")
+		if !isDeferred(first) {
+			t.Error("not deferred when all have failed")
 		}
 	})
 }
 
-func TestWhoWaitsForSomebodyElseIsInTheShareOfThoseWhoFail(t *testing.T) {
+func TestLedgerPausedUserIsInTheFailingShare(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		var works []*dedupe.Work
 		var events []*dedupe.Event
@@ -323,19 +324,19 @@ func TestWhoWaitsForSomebodyElseIsInTheShareOfThoseWhoFail(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		for i, e := range events {
-			if aside(e) {
-				t.Fatalf("message %d was set aside, and 16 may wait", i)
+			if isDeferred(e) {
+				t.Fatalf("message %d was deferred, and 16 may wait", i)
 			}
 		}
 		works[0].Pause()
 		n := 0
 		for _, e := range events {
-			if aside(e) {
+			if isDeferred(e) {
 				n++
 			}
 		}
-		if n != 1 || !aside(events[1]) {
-			t.Errorf("%d messages were set aside, want the one that has waited longest", n)
+		if n != 1 || !isDeferred(events[1]) {
+			t.Errorf("%d messages were deferred, want the one that has waited longest", n)
 		}
 	})
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
@@ -343,14 +344,14 @@ func TestWhoWaitsForSomebodyElseIsInTheShareOfThoseWhoFail(t *testing.T) {
 		e.Message.Eager = true
 		w, _ := l.Add(key, e)
 		l.AllAdded(e.Message)
-		if w.Pause(); !aside(e) {
-			t.Error("a message for one attempt waits for somebody else")
+		if w.Pause(); !isDeferred(e) {
+			t.Error("an eager message waits for another replica")
 		}
 	})
 }
 
-// A pause that Graph asks of everyone does not mend a user.
-func TestWhoHasFailedStaysInTheShareUntilTheyAreDecided(t *testing.T) {
+// A 429 does not end the user's failure.
+func TestLedgerFailingUserStaysInTheShareUntilDecided(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		var events []*dedupe.Event
 		var works []*dedupe.Work
@@ -362,19 +363,19 @@ func TestWhoHasFailedStaysInTheShareUntilTheyAreDecided(t *testing.T) {
 			events, works = append(events, e), append(works, w)
 		}
 		failed(l, 16)
-		if !aside(events[0]) {
-			t.Fatal("17 fail, and none is set aside")
+		if !isDeferred(events[0]) {
+			t.Fatal("17 messages fail, and none is deferred")
 		}
 		works[1].Start()
 		works[1].Succeeded(attempt(time.Now()), nil)
 		failed(l, 17)
-		if aside(events[2]) {
-			t.Error("one was decided, and yet another is set aside")
+		if isDeferred(events[2]) {
+			t.Error("another message is deferred although one was decided")
 		}
 	})
 }
 
-func TestFlushCallsForTheUsersOfOneMessage(t *testing.T) {
+func TestLedgerFlushMessageCallsForTheUsersOfOneMessage(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		works := map[string]*dedupe.Work{}
 		var m *dedupe.Message
@@ -399,8 +400,8 @@ func TestFlushCallsForTheUsersOfOneMessage(t *testing.T) {
 	})
 }
 
-// What is less urgent may wait for others: it stands for nobody more urgent.
-func TestANewerMessageOfALessUrgentSourceSupersedesNobody(t *testing.T) {
+// A less urgent message may wait for others, so it supersedes no more urgent one.
+func TestLedgerNewerMessageOfALessUrgentSourceSupersedesNobody(t *testing.T) {
 	for older, superseded := range map[int]bool{0: false, 1: true, 2: true} {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			a, b := message(1), message(2)
@@ -408,15 +409,15 @@ func TestANewerMessageOfALessUrgentSourceSupersedesNobody(t *testing.T) {
 			b.Enqueued = b.Enqueued.Add(time.Second)
 			l.Add(key, a)
 			l.Add(key, b)
-			if got := fate(a) == dedupe.Superseded; got != superseded {
+			if got := disposition(a) == dedupe.Superseded; got != superseded {
 				t.Errorf("source %d superseded by source 1: %v", older, got)
 			}
 		})
 	}
 }
 
-// The volume guard may stop the newer one's type, and not the older one's.
-func TestAnEventOfAnotherTypeSupersedesNobody(t *testing.T) {
+// The volume guard may stop the type of the newer event but not that of the older one.
+func TestLedgerEventOfAnotherTypeSupersedesNobody(t *testing.T) {
 	for kind, superseded := range map[string]bool{"device.lost": true, "device.stolen": false} {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			a, b := message(1), message(2)
@@ -424,14 +425,14 @@ func TestAnEventOfAnotherTypeSupersedesNobody(t *testing.T) {
 			b.Enqueued = b.Enqueued.Add(time.Second)
 			l.Add(key, a)
 			l.Add(key, b)
-			if got := fate(a) == dedupe.Superseded; got != superseded {
+			if got := disposition(a) == dedupe.Superseded; got != superseded {
 				t.Errorf("superseded by an event of type %s: %v", kind, got)
 			}
 		})
 	}
 }
 
-func TestAMessageIsSetAsideOnRequestUnlessItMayNotGo(t *testing.T) {
+func TestLedgerDefersOnRequestOnlyWhatMayBeDeferred(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		waits, fails := message(1), message(2)
 		l.Add("ada", waits)
@@ -442,32 +443,32 @@ func TestAMessageIsSetAsideOnRequestUnlessItMayNotGo(t *testing.T) {
 		w.Retry(true)
 		l.Defer(waits.Message)
 		l.Defer(fails.Message)
-		if aside(waits) || !aside(fails) {
-			t.Errorf("set aside: who waits for a first attempt %v, who fails %v", aside(waits), aside(fails))
+		if isDeferred(waits) || !isDeferred(fails) {
+			t.Errorf("deferred: the message that waits for a first attempt %v, the failing one %v", isDeferred(waits), isDeferred(fails))
 		}
 	})
 }
 
-// While a user waits for a release of the volume guard, an event of a type that is not stopped may come: its message must stay until the
-// Work has looked.
-func TestAnEventOfAnotherTypeIsNotSetAsideBeforeThePausedWorkHasLooked(t *testing.T) {
+// While a user waits for a release of the volume guard, an event of a type that is not stopped may
+// be added. Its message must not be deferred before the Work has checked.
+func TestLedgerDoesNotDeferAnEventOfAnotherTypeBeforeThePausedWorkHasChecked(t *testing.T) {
 	for kind, goes := range map[string]bool{"device.lost": true, "device.stolen": false} {
 		inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 			stopped, back := message(1), message(2)
 			stopped.Kind, back.Kind, back.Message.Eager = "device.lost", kind, true
-			back.Enqueued = stopped.Enqueued.Add(-time.Second) // supersedes nobody
+			back.Enqueued = stopped.Enqueued.Add(-time.Second) // it supersedes nobody
 			back.ExpiresAt = time.Now().Add(time.Hour)
-			stopped.ExpiresAt = time.Now().Add(time.Minute) // nor does the other
+			stopped.ExpiresAt = time.Now().Add(time.Minute) // and the other one does not either
 			w, _ := l.Add(key, stopped)
 			l.AllAdded(stopped.Message)
 			w.Pause()
 			l.Add(key, back)
 			l.AllAdded(back.Message)
-			if aside(back) != goes {
-				t.Errorf("%s is set aside: %v", kind, aside(back))
+			if isDeferred(back) != goes {
+				t.Errorf("%s is deferred: %v", kind, isDeferred(back))
 			}
-			if w.Pause(); !aside(back) {
-				t.Errorf("%s is not set aside although the Work has looked", kind)
+			if w.Pause(); !isDeferred(back) {
+				t.Errorf("%s is not deferred although the Work has checked", kind)
 			}
 		})
 	}

@@ -7,12 +7,14 @@ import (
 	"time"
 )
 
-// Our clock was an hour ahead when the last attempt was decided, and was set back since.
-func TestAClockThatIsSetBackParksForAWindowOnce(t *testing.T) {
+// The clock was an hour ahead when the last attempt was decided, and was set back since.
+func TestVerdictParksForAWindowOnceWhenAClockIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10, MaxParked: 8, MaxFailing: 8})
 		enter := func(sequence int64) *Work {
-			w, _ := l.Add("ada", &Event{Position: Position{Enqueued: time.Now(), Entity: "events", Sequence: sequence}, Message: NewMessage(0)})
+			w, _ := l.Add("ada", &Event{
+				Position: Position{Enqueued: time.Now(), Entity: "events", Sequence: sequence}, Message: NewMessage(0),
+			})
 			return w
 		}
 		begun := time.Now()
@@ -29,7 +31,7 @@ func TestAClockThatIsSetBackParksForAWindowOnce(t *testing.T) {
 	})
 }
 
-func TestInstants(t *testing.T) {
+func TestInstantKeepsMicroseconds(t *testing.T) {
 	for _, c := range []struct{ at, want time.Time }{
 		{time.Unix(1, 1999), time.Unix(1, 1000)},
 		{time.Unix(-1, 999), time.Unix(-1, 0)},

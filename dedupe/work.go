@@ -6,49 +6,54 @@ import (
 	"time"
 )
 
-// Work is what is to be done for one user until nothing about the user is unsettled. One goroutine runs it:
+// Work is one user's work until no event of the user is undecided. One goroutine runs it:
 //
 //	for again := true; again; {
-//		w.Parked(ctx)                 // the end of the window, if there is one to wait for
-//		if !w.Start() { return }      // nobody waits any more
+//		w.AwaitWindow()             // returns at once when nothing is parked
+//		if !w.Start() { return }    // nobody waits any more
 //		… one attempt …
-//		again = w.Succeeded(…)        // or w.Failed(…), or w.Retry() and another w.Start()
+//		again = w.Succeeded(…)      // or w.Failed(…); or w.Retry(…), and after a wait another w.Start()
 //	}
 //
-// So there are never two attempts for one user on the wire.
+// Since the ledger has one Work per user, there are never two attempts for one user in flight. The
+// methods are safe for concurrent use, but Start and the methods that end an attempt must follow
+// each other as shown.
 type Work struct {
 	ledger *Ledger
 	key    string
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	// The ledger's lock guards all below.
-	pending group // waits for the next attempt
-	caller  group // the attempt on the wire was started for these
-	beside  group // came during the attempt
-	onWire  bool
-	// startedFor are the messages that caller held when the attempt started, those included whose lock was lost since.
+	// The ledger's lock guards the fields below.
+	pending    group // events that wait for the next attempt
+	attempting group // events that the attempt in flight was started for
+	beside     group // events that arrived during the attempt
+	inFlight   bool  // an attempt is in flight
+	// startedFor are the messages that attempting held when the attempt started, including those
+	// whose lock was lost since.
 	startedFor []Position
 	urgency    int
-	last       Verdict // the last one, if any
+	last       Verdict // the last one of this Work, if any
 
-	failing     bool // the user has failed since the last verdict, or waits for somebody else
-	paused      bool
-	more        chan struct{} // is signaled when another event has come; nil until somebody asks for it
-	parkedUntil time.Time
-	parkedFor   time.Time     // the end of the last window that they were parked for: it is not parked for it again
-	called      chan struct{} // closed when a parked event is to be called now
+	failing     bool          // the user has failed since the last verdict
+	paused      bool          // see Pause
+	more        chan struct{} // see More; nil until it is called
+	parkedUntil time.Time     // the end of the window; zero when nothing is parked
+	parkedFor   time.Time     // the end of the last window: Adopt does not park for it again
+	due         chan struct{} // closed when parked events are due before the end of the window
 }
 
-// Key is the user's key.
+// Key returns the user's key.
 func (w *Work) Key() string { return w.key }
 
-// Context ends when nobody waits for this user any more: then waiting for the next attempt is over. It does not end while
-// an attempt is on the wire.
+// Context returns a context that ends when no event of the user waits any more, so that nobody
+// waits for the next attempt. It does not end while an attempt is in flight.
 func (w *Work) Context() context.Context { return w.ctx }
 
-// Urgency is that of the most urgent event that waits, or has waited, and kind the type of the most urgent one that waits and
-// is not blocked, or else of the most urgent one; 0 is the most urgent. blocked may be nil.
+// Urgency returns the user's urgency and the type of the event that the next attempt is for. The
+// urgency is that of the most urgent event that waits or has waited, where 0 is the most urgent.
+// The type is that of the most urgent event that waits and whose type is not blocked, or if all are
+// blocked, of the most urgent one; it is empty when none waits. blocked may be nil.
 func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string) {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -66,7 +71,8 @@ func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string
 	return w.urgency, kind
 }
 
-// Enqueued is when the oldest event that waits was enqueued, by the broker's clock; zero when none waits.
+// Enqueued returns when the oldest event that waits was enqueued, by the broker's clock; zero when
+// none waits.
 func (w *Work) Enqueued() (oldest time.Time) {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -78,7 +84,7 @@ func (w *Work) Enqueued() (oldest time.Time) {
 	return oldest
 }
 
-// More is signaled when another event has come since More was first called.
+// More returns a channel that is signaled when an event of the user was added since the first call.
 func (w *Work) More() <-chan struct{} {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -88,11 +94,12 @@ func (w *Work) More() <-chan struct{} {
 	return w.more
 }
 
-// AwaitWindow returns when a parked event is to be called: at the end of the window, or earlier when the ledger hurries
-// or needs room, or when nobody waits any more. It returns at once when nothing is parked.
+// AwaitWindow returns when parked events are due: at the end of the window, or earlier when the
+// ledger needs room or is flushed, or when nobody waits any more. It returns at once when nothing
+// is parked.
 func (w *Work) AwaitWindow() {
 	w.ledger.mu.Lock()
-	until, called := w.parkedUntil, w.called
+	until, due := w.parkedUntil, w.due
 	w.ledger.mu.Unlock()
 	if until.IsZero() {
 		return
@@ -101,7 +108,7 @@ func (w *Work) AwaitWindow() {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-called:
+	case <-due:
 	case <-w.ctx.Done():
 	}
 	w.ledger.mu.Lock()
@@ -109,8 +116,9 @@ func (w *Work) AwaitWindow() {
 	w.unpark()
 }
 
-// Pause says that the next attempt does not begin soon: another replica calls, the volume guard has tripped, or a backoff is
-// long. Resume follows.
+// Pause notes that the next attempt does not begin soon: another replica calls for the user, the
+// volume guard has tripped, or a backoff is long. Meanwhile the user's messages may be deferred.
+// Resume must follow.
 func (w *Work) Pause() {
 	l := w.ledger
 	l.mu.Lock()
@@ -123,7 +131,7 @@ func (w *Work) Pause() {
 	w.deferEager()
 }
 
-// Resume says that the Pause is over; what waits now waits for its permit.
+// Resume ends a Pause: the pending events wait for a permit again.
 func (w *Work) Resume() {
 	l := w.ledger
 	l.mu.Lock()
@@ -132,7 +140,7 @@ func (w *Work) Resume() {
 	w.markPending()
 }
 
-// SetFailing says that the user has failed in an earlier Work, and not been decided since.
+// SetFailing notes that the user has failed in an earlier Work, and was not decided since.
 func (w *Work) SetFailing() {
 	l := w.ledger
 	l.mu.Lock()
@@ -141,32 +149,33 @@ func (w *Work) SetFailing() {
 	w.markPending()
 }
 
-// Start puts an attempt on the wire for the pending events. False says that nobody waits any more: no attempt may be made, and the
-// Work is over.
+// Start starts an attempt for the pending events. It reports whether the attempt may be made; if
+// not, nobody waits any more, and the Work is over.
 func (w *Work) Start() bool {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
 	if w.empty() {
 		return false
 	}
-	w.caller, w.pending = w.pending, nil
+	w.attempting, w.pending = w.pending, nil
 	w.startedFor = w.startedFor[:0]
-	for _, e := range w.caller {
+	for _, e := range w.attempting {
 		w.startedFor = append(w.startedFor, e.Position)
 	}
-	w.onWire = true
+	w.inFlight = true
 	return true
 }
 
-// Tag is that of the newest event that the attempt on the wire was started for; nil when there is none.
+// Tag returns the Tag of the newest event that the attempt in flight was started for; nil when
+// there is none.
 func (w *Work) Tag() any {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
-	if len(w.caller) == 0 {
+	if len(w.attempting) == 0 {
 		return nil
 	}
-	newest := w.caller[0]
-	for _, e := range w.caller[1:] {
+	newest := w.attempting[0]
+	for _, e := range w.attempting[1:] {
 		if e.Compare(newest.Position) > 0 {
 			newest = e
 		}
@@ -174,22 +183,24 @@ func (w *Work) Tag() any {
 	return newest.Tag
 }
 
-// Succeeded ends the attempt on the wire: it is the end of the events that it was started for, and of those beside that it
-// covers. What came too late is parked. It says whether there is more to do; otherwise the Work is over.
+// Succeeded ends the attempt in flight with success. The events that it was started for are
+// revoked, and those beside it that it covers are covered. The others are parked. It reports
+// whether some event is undecided; if not, the Work is over. detail becomes the Detail of the
+// revoked events' Result.
 func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	// The message that the attempt was made for, even if its lock was lost in between: it will come again.
+	// The message counts even if its lock was lost meanwhile, because it will be delivered again.
 	newest := w.newestStarted()
 	w.last = Verdict{Start: a.Start, Covers: a.coversBefore(l.cfg.SkewMargin), Entity: newest.Entity, Sequence: newest.Sequence}
 	v := l.remember(w.key, w.last, now)
-	for _, e := range w.caller {
+	for _, e := range w.attempting {
 		e.finish(Result{Disposition: Revoked, Detail: detail})
 	}
 	beside := w.beside
-	w.caller, w.beside = nil, nil
+	w.attempting, w.beside = nil, nil
 	for _, e := range beside {
 		if v.covered(e.Position) {
 			e.finish(Result{Disposition: Covered})
@@ -200,31 +211,34 @@ func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 	return w.decided(v)
 }
 
-// Failed ends the attempt on the wire with a final failure of the events that it was started for. What came beside is parked:
-// it may fare better. It says whether there is more to do; otherwise the Work is over.
+// Failed ends the attempt in flight with a final failure: the events that it was started for have
+// failed. Those beside it are parked, since another attempt may succeed. It reports whether some
+// event is undecided; if not, the Work is over. detail becomes the Detail of the failed events'
+// Result.
 func (w *Work) Failed(a Attempt, detail any) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.last = Verdict{Start: a.Start}
 	v := l.remember(w.key, w.last, time.Now())
-	for _, e := range w.caller {
+	for _, e := range w.attempting {
 		e.finish(Result{Disposition: Failed, Detail: detail})
 	}
-	w.pending, w.caller, w.beside = w.beside, nil, nil
+	w.pending, w.attempting, w.beside = w.beside, nil, nil
 	return w.decided(v)
 }
 
-// Retry ends the attempt on the wire without a decision: all wait for the next one, and the newest stands for the others.
-// failed says that the fault may be the user's own. It says whether somebody still waits; otherwise the Work is over.
+// Retry ends the attempt in flight without a decision: all events of the user wait for the next
+// one, and the newest supersedes those that it may. failed reports whether the fault may be the
+// user's own. Retry reports whether some event is undecided; if not, the Work is over.
 func (w *Work) Retry(failed bool) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	w.onWire = false
+	w.inFlight = false
 	w.failing = w.failing || failed
-	w.pending, w.caller = w.caller, nil
+	w.pending, w.attempting = w.attempting, nil
 	for _, e := range w.pending {
 		e.triedOnce()
 	}
@@ -244,6 +258,7 @@ func (w *Work) Retry(failed bool) (again bool) {
 	return true
 }
 
+// triedOnce notes that an attempt for the event has ended without a decision.
 func (e *Event) triedOnce() {
 	if !e.tried && e.state == failing {
 		e.Message.untried--
@@ -251,7 +266,7 @@ func (e *Event) triedOnce() {
 	e.tried = true
 }
 
-// deferEager sets the messages aside that wait for no more than one attempt for each user.
+// deferEager defers those eager messages whose users have all had their attempt.
 func (w *Work) deferEager() {
 	for _, e := range w.pending {
 		if e.Message.Eager && e.Message.mayDefer() && e.Message.untried == 0 {
@@ -260,16 +275,17 @@ func (w *Work) deferEager() {
 	}
 }
 
-// Verdict is what the last attempt of this Work decided; zero before.
+// Verdict returns what the last attempt of this Work decided; zero before the first decision.
 func (w *Work) Verdict() Verdict {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
 	return w.last
 }
 
-// Adopt takes over a verdict that another replica has reached: the events that it covers end, and what is left waits once for the end of
-// its window. No attempt may be on the wire. again says that somebody still waits, otherwise the Work is over; parked that AwaitWindow comes
-// before the next attempt.
+// Adopt applies a verdict of another replica: the events that it covers are completed as covered,
+// and the others are parked, once for each window. No attempt may be in flight. again reports
+// whether some event is undecided; if not, the Work is over. parked reports whether AwaitWindow
+// must be called before the next attempt.
 func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	l := w.ledger
 	l.mu.Lock()
@@ -280,7 +296,7 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	}
 	v := l.remember(w.key, known, now)
 	if w.empty() {
-		return false, false // the last event has left, and the Work with it
+		return false, false // the last event was removed, and the Work is over
 	}
 	kept := w.pending[:0]
 	for _, e := range w.pending {
@@ -302,9 +318,9 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	return true, !w.parkedUntil.IsZero()
 }
 
-// decided parks what is left until the window ends.
+// decided ends an attempt that has reached a verdict, and parks the events that are left.
 func (w *Work) decided(v verdict) (again bool) {
-	w.onWire, w.failing = false, false
+	w.inFlight, w.failing = false, false
 	if w.empty() {
 		w.ledger.drop(w)
 		return false
@@ -317,16 +333,17 @@ func (w *Work) decided(v verdict) (again bool) {
 	return true
 }
 
-// takeOver gives a redelivery the place that its message has: that of the held copy, or of the one that the attempt on the
-// wire was started for and whose lock was lost since.
+// takeOver gives a redelivery the place of the older delivery of its message, which may have been
+// removed because its lock was lost after the attempt in flight was started for it. It reports
+// whether there was one.
 func (w *Work) takeOver(e *Event) bool {
-	if w.pending.takeOver(e) || w.caller.takeOver(e) || w.beside.takeOver(e) {
+	if w.pending.takeOver(e) || w.attempting.takeOver(e) || w.beside.takeOver(e) {
 		return true
 	}
-	if w.onWire {
+	if w.inFlight {
 		for _, p := range w.startedFor {
 			if p.same(e.Position) {
-				w.caller = append(w.caller, e)
+				w.attempting = append(w.attempting, e)
 				w.ledger.mark(e, w.state())
 				return true
 			}
@@ -335,6 +352,7 @@ func (w *Work) takeOver(e *Event) bool {
 	return false
 }
 
+// newestStarted returns the newest message that the attempt in flight was started for.
 func (w *Work) newestStarted() Position {
 	newest := w.startedFor[0]
 	for _, p := range w.startedFor[1:] {
@@ -345,8 +363,9 @@ func (w *Work) newestStarted() Position {
 	return newest
 }
 
+// remove removes the event from its group.
 func (w *Work) remove(e *Event) {
-	for _, g := range []*group{&w.pending, &w.caller, &w.beside} {
+	for _, g := range []*group{&w.pending, &w.attempting, &w.beside} {
 		var found bool
 		if *g, found = g.remove(e); found {
 			return
@@ -354,9 +373,10 @@ func (w *Work) remove(e *Event) {
 	}
 }
 
-func (w *Work) empty() bool { return len(w.pending)+len(w.caller)+len(w.beside) == 0 }
+// empty reports whether no event of the user is undecided.
+func (w *Work) empty() bool { return len(w.pending)+len(w.attempting)+len(w.beside) == 0 }
 
-// add adds an event to a group of the Work; in that state, unless another stands for it.
+// add adds an event to a group of the Work, in that state unless another event supersedes it.
 func (w *Work) add(g group, e *Event, in state, now time.Time) group {
 	g = g.add(e, now)
 	if !ended(e) {
@@ -365,7 +385,7 @@ func (w *Work) add(g group, e *Event, in state, now time.Time) group {
 	return g
 }
 
-// state is what the pending events wait for.
+// state returns what the pending events wait for.
 func (w *Work) state() state {
 	switch {
 	case !w.parkedUntil.IsZero():
@@ -378,9 +398,10 @@ func (w *Work) state() state {
 	return fresh
 }
 
-// entering is what an event waits for that comes while others are pending. One of another type may be what a paused Work waits for, such as
-// one that the volume guard does not stop: until the Work has looked, it does not count as held, and is not set aside.
-func (w *Work) entering(e *Event) state {
+// stateOfNew returns what an event waits for that is added while others are pending. A paused Work
+// may wait for just this type of event, such as one that the volume guard does not stop. So an
+// event of a new type is not paused, and not deferred, before the Work has checked.
+func (w *Work) stateOfNew(e *Event) state {
 	if in := w.state(); in != paused || slices.ContainsFunc(w.pending, func(p *Event) bool { return p.Kind == e.Kind }) {
 		return in
 	}
@@ -390,7 +411,7 @@ func (w *Work) entering(e *Event) state {
 	return fresh
 }
 
-// markPending moves the pending events to the Work's state, and keeps the shares.
+// markPending moves the pending events to the Work's state, and enforces the shares.
 func (w *Work) markPending() {
 	for _, e := range w.pending {
 		w.ledger.mark(e, w.state())
@@ -400,7 +421,8 @@ func (w *Work) markPending() {
 	}
 }
 
-// park makes the pending events wait until the window ends. Some of them may have to be called earlier, to make room.
+// park parks the pending events until the window ends. If there are too many, the shares end the
+// parking of some users at once.
 func (w *Work) park(until time.Time) {
 	if w.ledger.draining || !time.Now().Before(until) {
 		w.markPending()
@@ -408,24 +430,26 @@ func (w *Work) park(until time.Time) {
 	}
 	w.parkedUntil, w.parkedFor = until, until
 	w.ledger.parked[w] = struct{}{}
-	w.called = make(chan struct{})
+	w.due = make(chan struct{})
 	w.markPending()
 	for _, e := range w.pending {
 		w.ledger.deferIdle(e.Message)
 	}
 }
 
+// endPark notes that nothing of the Work is parked.
 func (w *Work) endPark() {
 	w.parkedUntil = time.Time{}
 	delete(w.ledger.parked, w)
 }
 
+// unpark makes parked events due.
 func (w *Work) unpark() {
 	if w.parkedUntil.IsZero() {
 		return
 	}
 	w.endPark()
-	close(w.called)
+	close(w.due)
 	for _, e := range w.pending {
 		w.ledger.mark(e, w.state())
 	}

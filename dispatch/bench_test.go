@@ -10,16 +10,21 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
+// constant returns an urgencyFunc that always returns the same.
+func constant(urgency int, kind string) urgencyFunc {
+	return func(func(string) bool) (int, string) { return urgency, kind }
+}
+
 // crowd is how many users wait for a permit.
 const crowd = 20_000
 
-// crowded lets a crowd wait with events of a type for which nobody may begin.
+// crowded makes a crowd wait with events of a type for which no attempt may begin.
 func crowded(b *testing.B, q *queue, kind string) {
 	ctx, leave := context.WithCancelCause(b.Context())
 	over := make(chan struct{}, crowd)
 	for i := range crowd {
 		go func() {
-			_, _ = q.wait(ctx, request{user: fmt.Sprint("crowd:", i), sequence: q.nextSequence(), urgency: func(func(string) bool) (int, string) { return 5, kind }})
+			_, _ = q.wait(ctx, request{user: fmt.Sprint("crowd:", i), sequence: q.nextSequence(), urgency: constant(5, kind)})
 			over <- struct{}{}
 		}()
 	}
@@ -40,7 +45,7 @@ func crowded(b *testing.B, q *queue, kind string) {
 func attempts(b *testing.B, q *queue, kind string) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		p, err := q.wait(b.Context(), request{user: fmt.Sprint("user:", i), sequence: q.nextSequence(), urgency: func(func(string) bool) (int, string) { return 0, kind }})
+		p, err := q.wait(b.Context(), request{user: fmt.Sprint("user:", i), sequence: q.nextSequence(), urgency: constant(0, kind)})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -48,7 +53,7 @@ func attempts(b *testing.B, q *queue, kind string) {
 	}
 }
 
-func BenchmarkAnAttempt(b *testing.B) {
+func BenchmarkQueueAttempt(b *testing.B) {
 	empty := func(b *testing.B) *queue {
 		q := newQueue(64, guard.VolumeConfig{Kinds: []string{"device.lost", "user.offboarded"}, Max: 1, Window: time.Hour}, nil, false)
 		q.ask = func(int, time.Duration) { go q.canaryDone(1, 0, nil, false) }
@@ -59,7 +64,7 @@ func BenchmarkAnAttempt(b *testing.B) {
 	b.Run("while nobody waits", func(b *testing.B) { attempts(b, empty(b), "device.lost") })
 	b.Run("while many wait for the last place in the volume of another type", func(b *testing.B) {
 		q := empty(b)
-		last, err := q.wait(b.Context(), request{user: "last", sequence: q.nextSequence(), urgency: func(func(string) bool) (int, string) { return 5, "user.offboarded" }})
+		last, err := q.wait(b.Context(), request{user: "last", sequence: q.nextSequence(), urgency: constant(5, "user.offboarded")})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -8,30 +8,33 @@ import (
 )
 
 const (
-	// maxBudgets bounds the budgets that are kept, of about 300 bytes each. Forgetting one begins it anew.
+	// maxBudgets bounds how many budgets are kept, of about 300 bytes each. A user whose budget is
+	// forgotten gets a new one.
 	maxBudgets = 20_000
-	// budgetFor is how long after its next attempt was due a budget stands for whatever event comes. After that it stands only for
-	// events that were enqueued before: while the breaker is open it may take hours until a user's turn comes again. A later event
-	// is another one, and must not find itself as old as the first one was.
+	// budgetFor is for how long, after the next attempt was due, a budget applies to any event of
+	// the user. After that it applies only to events that were enqueued before: while the breaker
+	// is open the next attempt can take hours. A later event has nothing to do with the failures of
+	// the first, and must not inherit their age.
 	budgetFor = 15 * time.Minute
 )
 
-// budgets keeps what the failures of users have cost until they are decided. Their events may leave before: set aside, given up
-// with a session, or their lock lost. They come again, and what they have used up stands. The zero value is ready; it is safe for
-// concurrent use.
+// budgets keeps the budgets of users who have failed until they are decided. Their events may leave
+// before: because they are deferred, their session ends, or their lock is lost. When the events
+// come back, the budget applies to them again. The zero value is ready; it is safe for concurrent
+// use.
 type budgets struct {
 	mu         sync.Mutex
 	young, old map[string]kept // two generations make forgetting cheap
 }
 
-// kept is a budget, the instant before which Graph, or the backoff, does not want the next attempt, and the place in the call queue: who
-// comes again does not queue up anew.
+// kept is what is kept of a user who has failed.
 type kept struct {
 	*retry.Budget
-	next     time.Time
-	sequence int
+	next     time.Time // when the next attempt is due
+	sequence int       // in the call queue: a user who comes back keeps it
 }
 
+// keep keeps a user's budget, which the caller does not touch any more.
 func (b *budgets) keep(key string, budget kept) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -41,7 +44,8 @@ func (b *budgets) keep(key string, budget kept) {
 	b.young[key] = budget
 }
 
-// of returns the budget of a user whose oldest event was enqueued then. ok is false when none is kept that stands for it.
+// of returns the budget of a user whose oldest event was enqueued then. ok is false when none
+// applies to it.
 func (b *budgets) of(key string, enqueued time.Time) (budget kept, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,11 +1,31 @@
-// Package dispatch decides when attempts begin. Users wait in a call queue for a permit, which rate limiter, circuit breaker
-// and volume guard give; for each user one loop makes attempts until the ledger has a verdict. Canaries tell users who fail
-// for a reason of their own from a Graph that fails for all.
+// Package dispatch decides when attempts begin. An attempt is one HTTP request to Graph that
+// revokes one user's sessions.
+//
+// Each event of a user is added to the ledger (package dedupe), which decides what the event needs:
+// nothing, because a past attempt has covered it or another message supersedes it; or an attempt.
+// For each user with undecided events one goroutine runs a loop (Dispatcher.run):
+//
+//  1. It waits for the end of the user's window, if their events are parked.
+//  2. It waits in the call queue for a permit. The rate limiter, the circuit breaker and the volume
+//     guard give permits, to the most urgent user first.
+//  3. It makes one attempt for all events of the user that the ledger holds pending at this time.
+//     An event that arrives later, during the attempt, waits beside it in the ledger.
+//  4. It tells the ledger what Graph answered. After a success the events of the attempt are
+//     revoked; an event beside it is covered if it was enqueued before the attempt started, and
+//     otherwise parked until the end of the window, for one more attempt. After a final failure the
+//     events of the attempt have failed, and those beside it are parked. After any other failure
+//     they all wait for the next attempt.
+//
+// The caller waits for dedupe.Event.Done, and settles messages by dedupe.Event.Result.
+//
+// Canaries, which are attempts for nobody or for an account kept for them, distinguish users who
+// fail for a reason of their own from a Graph that fails for everyone.
 package dispatch
 
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -20,99 +40,101 @@ import (
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
-// Names of the parts that a Dispatcher reports to telemetry.Health.
+// These are the parts that a Dispatcher reports to telemetry.Health.
 const (
 	PartGraph = "graph"
 	PartGuard = "guard"
 )
 
-// MaxLate is how many attempts may be in flight beyond the concurrency because they are not answered for long: a shared rate
-// limiter must allow for them.
+// MaxLate is how many attempts may be in flight beyond Config.Concurrency, because Graph does not
+// answer them within 2 seconds. A shared rate limiter must allow for them.
 const MaxLate = maxLate
 
-// Revoker makes one attempt for one user; *revoker.Revoker is one.
+// Revoker makes one attempt for one user; *revoker.Revoker is one. Its errors are *revoker.Error.
 type Revoker interface {
 	Revoke(ctx context.Context, user event.User) (revoker.Attempt, error)
 }
 
 // Config bounds a Dispatcher.
 type Config struct {
-	// Concurrency is how many attempts are in flight at once; at least 1. One that is not answered within 2 seconds does not
-	// count, up to MaxLate of them.
+	// Concurrency is how many attempts are in flight at once; at least 1. Up to MaxLate attempts
+	// that are not answered within 2 seconds do not count.
 	Concurrency int
-	// Volume bounds how many people are signed out in a time. ReadRelease reads an operator's release of it, the zero Release
-	// when there is none; nil when nobody can release it but by a restart.
-	Volume      guard.VolumeConfig
+	// Volume bounds how many people are signed out within a window.
+	Volume guard.VolumeConfig
+	// ReadRelease returns an operator's release of the volume guard, the zero Release when there is
+	// none. It is called every 5 seconds. If it is nil, only a restart releases the guard.
 	ReadRelease func() (guard.Release, error)
-	// CanaryUser is an account kept for canaries, whose sessions may be revoked at any time; the zero User asks for nobody.
+	// CanaryUser is an account kept for canaries, whose sessions may be revoked at any time. The
+	// zero User makes each canary an attempt for a random id that no user has.
 	CanaryUser event.User
 	// Dedupe bounds the ledger.
 	Dedupe dedupe.Config
 }
 
-// Dependencies are what a Dispatcher works with. Replicas, Limiter, Tracer and Canary may be nil, all others are required.
+// Dependencies are what a Dispatcher works with. Canary, Coordinator, Limiter and Tracer may be
+// nil; all others are required. A Coordinator that holds a nil pointer is not nil.
 type Dependencies struct {
 	Revoker Revoker
-	// Canary makes one attempt for nobody, or for CanaryUser; nil is well. Without it the breaker learns from users alone.
+	// Canary makes one attempt for nobody, or for the user, which is Config.CanaryUser. Its error
+	// is nil when Graph is well. Without Canary, the breaker learns from users alone.
 	Canary    func(ctx context.Context, user event.User) (revoker.Attempt, error)
 	Protected *guard.Protected
 	Retrier   *retry.Retrier
 	Log       *zap.Logger
 	Metrics   *telemetry.Metrics
 	Health    *telemetry.Health
-	// Coordinator is what workers for the same tenant share; nil when this one is for itself. Limiter is the rate limiter that
-	// they share; nil for one of its own.
-	Coordinator *coordination.Store
-	Limiter     *coordination.Limiter
+	// Coordinator is what workers for the same tenant share; nil when this one is the only one.
+	Coordinator Coordinator
+	// Limiter is the rate limiter that these workers share; nil for one of this process's own.
+	Limiter *coordination.Limiter
 	// Tracer makes spans of attempts; nil makes none.
 	Tracer trace.Tracer
-	// Name and Text are a user and an error as they may stand in the log.
+	// Name and Text return a user and an error in the form in which the log may show them.
 	Name func(event.User) string
 	Text func(error) string
 }
 
-// Dispatcher makes the attempts. One goroutine for each user owns that user's attempts; they meet in the ledger, which
-// decides which message stands for which user, and in the call queue. Each of the two is owned by one lock. It is safe for
-// concurrent use.
+// Dispatcher makes the attempts. One goroutine for each user with undecided events makes that
+// user's attempts. These goroutines share the ledger, which decides which message supersedes which,
+// and the call queue; each of the two has one lock. A Dispatcher is safe for concurrent use.
 type Dispatcher struct {
 	cfg  Config
 	deps Dependencies
 
-	ledger  *dedupe.Ledger
-	queue   *queue
-	budgets budgets
-	pool    *Pool
+	ledger   *dedupe.Ledger
+	queue    *queue
+	budgets  budgets
+	pool     *Pool
+	sleepers sleepers
+	releases releases
+	canaries canaries
+	decided  atomic.Int64 // users so far
 
-	mu           sync.Mutex
-	hard         context.Context // ends the attempts in flight
-	canaries     context.Context // ends the canaries
-	stopCanaries context.CancelFunc
-	sleeping     map[*dedupe.Work]time.Time
-	blocked      int           // users who wait for a release of the volume guard
-	released     chan struct{} // closed when some types are released
-	decided      int64
-	failing      bool // the last canary has failed
+	mu   sync.Mutex
+	hard context.Context // its end ends the attempts in flight
 }
 
-// New returns a Dispatcher.
+// New returns a Dispatcher. Run and then Stop must follow.
 func New(cfg Config, deps Dependencies) *Dispatcher {
 	d := &Dispatcher{
 		cfg: cfg, deps: deps,
 		ledger:   dedupe.New(cfg.Dedupe),
 		queue:    newQueue(cfg.Concurrency, cfg.Volume, deps.Limiter, !cfg.CanaryUser.IsZero()),
 		pool:     NewPool(),
+		sleepers: sleepers{until: map[*dedupe.Work]time.Time{}},
+		releases: releases{next: make(chan struct{})},
 		hard:     context.Background(),
-		sleeping: map[*dedupe.Work]time.Time{},
-		released: make(chan struct{}),
 	}
-	d.canaries, d.stopCanaries = context.WithCancel(context.Background())
+	d.canaries.ctx, d.canaries.stop = context.WithCancel(context.Background())
 	if deps.Canary != nil {
 		d.queue.ask, d.queue.active = d.askCanary, func() bool { return d.ledger.Pending() > 0 }
 	}
 	return d
 }
 
-// Watch adds a channel that is signaled when another number of messages may be received.
+// Watch adds a channel that is signaled, without blocking, when Limit may have changed. It must be
+// called before the first Add.
 func (d *Dispatcher) Watch(changed chan struct{}) { d.queue.changed = append(d.queue.changed, changed) }
 
 // Signal signals all channels of Watch.
@@ -122,8 +144,9 @@ func (d *Dispatcher) Signal() {
 	d.queue.signal()
 }
 
-// Run does what is to be done beside the attempts until ctx ends: it tells of trips of the volume guard, carries an
-// operator's release to it, and exchanges the shared rate limiter's state. hard ends the attempts in flight.
+// Run does until the end of ctx what is needed beside the attempts: it reports trips of the volume
+// guard, applies an operator's release of it, and exchanges the state of the shared rate limiter.
+// The end of hard ends the attempts in flight.
 func (d *Dispatcher) Run(ctx, hard context.Context) {
 	d.mu.Lock()
 	d.hard = hard
@@ -136,15 +159,16 @@ func (d *Dispatcher) Run(ctx, hard context.Context) {
 	all.Wait()
 }
 
-// Stop waits until nobody is in flight any more, and releases everything. Every event must have left, or its end be decided,
-// by then or because hard ends.
+// Stop waits until no attempt and no canary is in flight, and ends all goroutines. The caller must
+// have removed each event, unless it is decided or the end of hard makes it so.
 func (d *Dispatcher) Stop() {
 	d.queue.stop()
-	d.stopCanaries()
+	d.canaries.stop()
 	d.pool.Stop()
 }
 
-// Add enters an event of a user, and makes sure that the user is called for.
+// Add adds an event of a user to the ledger, and starts the user's loop if they have none. key is
+// the user's key in the ledger. It does not block; e.Done is closed when the event is decided.
 func (d *Dispatcher) Add(key string, user event.User, e *dedupe.Event) {
 	work, isNew := d.ledger.Add(key, e)
 	switch {
@@ -155,45 +179,45 @@ func (d *Dispatcher) Add(key string, user event.User, e *dedupe.Event) {
 	}
 }
 
-// AllAdded says that all events of the message were entered.
+// AllAdded must be called once all events of the message were added.
 func (d *Dispatcher) AllAdded(m *dedupe.Message) { d.ledger.AllAdded(m) }
 
-// Remove takes an event out that nobody waits for any more.
+// Remove removes an event that nobody waits for any more, such as one whose message's lock is lost.
 func (d *Dispatcher) Remove(key string, e *dedupe.Event) { d.ledger.Remove(key, e) }
 
-// FlushParked ends parking, for a worker that stops.
+// FlushParked makes the attempts for all parked users due now, and ends parking for good. A worker
+// calls it when it stops.
 func (d *Dispatcher) FlushParked() { d.ledger.FlushParked() }
 
-// FlushMessage calls now for the users of one message that are parked.
+// FlushMessage makes the attempts for those users of one message due now who are parked.
 func (d *Dispatcher) FlushMessage(m *dedupe.Message) { d.ledger.FlushMessage(m) }
 
-// Defer asks for a message to be set aside if none of its users waits for a first attempt.
+// Defer asks for a message to be deferred, if none of its users waits for a first attempt.
 func (d *Dispatcher) Defer(m *dedupe.Message) { d.ledger.Defer(m) }
 
-// Limit is how many more messages may be received when so many of most are in flight.
+// Limit returns how many more messages may be received when inFlight of at most most messages are
+// in flight.
 func (d *Dispatcher) Limit(inFlight, most int) int { return d.queue.limit(inFlight, most) }
 
-// NextAttempt is when the next attempt for a user who has failed is due; zero for whoever has not failed.
+// NextAttempt returns when the next attempt for a user is due who has failed; the zero time for any
+// other user.
 func (d *Dispatcher) NextAttempt(key string) time.Time {
 	budget, _ := d.budgets.of(key, time.Time{})
 	return budget.next
 }
 
-// Blocked says that the volume guard stops attempts for events of the type.
+// Blocked reports whether the volume guard stops attempts for events of the type.
 func (d *Dispatcher) Blocked(kind string) bool {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
 	return d.queue.volume.Blocked(kind)
 }
 
-// Released is closed when the volume guard is released for some types of events.
-func (d *Dispatcher) Released() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.released
-}
+// Released returns a channel that is closed when the volume guard is released for the next time,
+// for whatever types of events.
+func (d *Dispatcher) Released() <-chan struct{} { return d.releases.released() }
 
-// Open says that attempts are stopped but for probes.
+// Open reports whether the circuit breaker is open: then only probes begin.
 func (d *Dispatcher) Open() bool {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
@@ -201,49 +225,41 @@ func (d *Dispatcher) Open() bool {
 	return cause != nil
 }
 
-// Stuck says that nothing in flight can end before the deadline: nobody is called, and nobody will be.
+// Stuck reports whether nothing in flight can end before the deadline: no attempt is in flight, and
+// none can begin.
 func (d *Dispatcher) Stuck(deadline time.Time) bool {
-	d.mu.Lock()
-	soonest := deadline
-	for _, until := range d.sleeping {
-		if until.Before(soonest) {
-			soonest = until
-		}
-	}
-	d.mu.Unlock()
+	wakes := d.sleepers.anyBefore(deadline)
 	q := d.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.running+q.late > 0 {
+	if q.inFlight.running+q.inFlight.late > 0 {
 		return false
 	}
 	if _, cause := q.breaker.Open(); cause != nil {
 		return true
 	}
-	waits := len(q.first)+len(q.retries) > 0 || soonest.Before(deadline)
+	waits := q.len() > 0 || wakes
 	return !waits || !q.limiter.State().PausedUntil.Before(deadline)
 }
 
 // State is a picture of the Dispatcher, for metrics and forecasts.
 type State struct {
 	Ledger dedupe.State
-	// Waiting is how many users wait for a permit, Blocked how many for a release of the volume guard.
+	// Waiting is how many users wait for a permit; Blocked, how many wait for a release of the
+	// volume guard.
 	Waiting, Blocked int
 	Limiter          retry.LimiterState
-	// Open says that attempts are stopped but for probes. Suspected says that users fail one after the other; Users that the
-	// canary is well, so that the trouble is theirs.
+	// Open reports whether the circuit breaker is open; Suspected, whether users fail one after the
+	// other; and Users, whether the canary is well, so that the fault is theirs.
 	Open, Suspected, Users bool
 	Volume                 []guard.KindState
 	// Decided is how many users were decided so far.
 	Decided int64
 }
 
-// State returns a picture.
+// State returns a picture. It takes time in proportion to the users with undecided events.
 func (d *Dispatcher) State() State {
-	s := State{Ledger: d.ledger.State()}
-	d.mu.Lock()
-	s.Blocked, s.Decided = d.blocked, d.decided
-	d.mu.Unlock()
+	s := State{Ledger: d.ledger.State(), Blocked: d.releases.waiting(), Decided: d.decided.Load()}
 	q := d.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()

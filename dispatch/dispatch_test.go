@@ -22,13 +22,13 @@ import (
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
-// graph is a Revoker whose answers a test gives: well unless it says otherwise.
+// graph is a Revoker that succeeds, unless a test gives it other answers.
 type graph struct {
 	mu     sync.Mutex
 	calls  []time.Time
 	answer func(call int) error
 	takes  time.Duration
-	silent bool // there are no answers from Graph itself
+	silent bool // the answers do not come from Graph itself
 	unsent bool // no request was sent
 }
 
@@ -74,7 +74,7 @@ var ada = func() event.User {
 	return u
 }()
 
-// dispatching runs a test with a Dispatcher, on a clock of its own.
+// dispatching runs a test with a Dispatcher in a bubble.
 func dispatching(t *testing.T, volume guard.VolumeConfig, g *graph, test func(t *testing.T, d *Dispatcher)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -103,14 +103,15 @@ func dispatching(t *testing.T, volume guard.VolumeConfig, g *graph, test func(t 
 
 var number int64
 
-// enter lets an event of a user enter.
+// enter adds an event of a user, and waits until everything that follows at this instant has
+// happened.
 func enter(d *Dispatcher, u event.User) *dedupe.Event {
 	e := enterAtOnce(d, u)
 	synctest.Wait()
 	return e
 }
 
-// enterAtOnce does not wait for what follows.
+// enterAtOnce adds an event of a user.
 func enterAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
 	number++
 	e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: number}, Message: dedupe.NewMessage(0)}
@@ -120,7 +121,7 @@ func enterAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
 	return e
 }
 
-// decision waits for the event's end, within an hour.
+// decision returns how the event ended. It waits for an hour at most.
 func decision(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Decision) {
 	t.Helper()
 	select {
@@ -132,28 +133,29 @@ func decision(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Decision) {
 	return e.Result().Disposition, d
 }
 
-// What a user's failures have used up of their budget stands when the message comes back.
-func TestABudgetOutlivesTheEventThatLeaves(t *testing.T) {
+// When a message comes back, its user's failures have used up the same part of the budget.
+func TestDispatcherBudgetOutlivesTheEventThatLeaves(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
 		d.Remove(ada.Key(), e)
-		time.Sleep(2 * time.Minute) // longer than a 404 is taken for lag
+		time.Sleep(2 * time.Minute) // longer than LaggingFor
 		before := len(g.made())
-		fate, decided := decision(t, enter(d, ada))
-		if fate != dedupe.Failed || decided.Attempts != before+1 || len(g.made()) != before+1 {
-			t.Errorf("fate %v after %+v and %d calls, want one more call to decide", fate, decided, len(g.made()))
+		got, decided := decision(t, enter(d, ada))
+		if got != dedupe.Failed || decided.Attempts != before+1 || len(g.made()) != before+1 {
+			t.Errorf("%v after %+v and %d calls, want one more call to decide", got, decided, len(g.made()))
 		}
-		// It is decided: the next event begins anew.
+		// After the decision the next event has a new budget.
 		if _, ok := d.budgets.of(ada.Key(), time.Now()); ok {
-			t.Error("the budget is kept though the user is decided")
+			t.Error("the budget is kept although the user is decided")
 		}
 	})
 }
 
-// While the breaker is open, hours may pass until a user is tried again. Their failures must add up all the same, or the event would
-// never be decided; an event that is enqueued later is another one.
-func TestABudgetStandsForEventsThatWereEnqueuedBefore(t *testing.T) {
+// While the breaker is open, hours may pass until a user is tried again. Their failures must add up
+// all the same, or the event would never be decided. An event that is enqueued later gets a new
+// budget.
+func TestBudgetsApplyToEventsThatWereEnqueuedBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b budgets
 		enqueued := time.Now()
@@ -164,13 +166,14 @@ func TestABudgetStandsForEventsThatWereEnqueuedBefore(t *testing.T) {
 			t.Error("forgotten before the event was decided")
 		}
 		if _, ok := b.of("ada", time.Now()); ok {
-			t.Error("a new event is as old as the first one")
+			t.Error("a new event has the budget of the first one")
 		}
 	})
 }
 
-// One message of a user leaves as another one enters, again and again: whoever works on the second finds the budget of the first.
-func TestABudgetIsHandedOverWithoutAGap(t *testing.T) {
+// Again and again one message of a user is removed as another is added. The Work of the second
+// finds the budget of the first.
+func TestDispatcherHandsABudgetOverWithoutAGap(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
@@ -185,7 +188,7 @@ func TestABudgetIsHandedOverWithoutAGap(t *testing.T) {
 	})
 }
 
-func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
+func TestDispatcherUserWhoComesBackIsARetryAndWaitsForTheirTime(t *testing.T) {
 	g := &graph{answer: func(n int) error {
 		if n == 1 {
 			return &revoker.Error{Kind: revoker.Unavailable, Attempt: revoker.Attempt{Status: 503}, After: 5 * time.Minute}
@@ -204,15 +207,16 @@ func TestWhoeverComesAgainIsARetryAndWaitsForTheirTime(t *testing.T) {
 		if e.Message == nil || len(g.made()) != 1 {
 			t.Fatalf("%d calls: Graph has asked for five minutes", len(g.made()))
 		}
-		fate, decided := decision(t, e)
-		if waited := time.Since(start); fate != dedupe.Revoked || decided.Attempts != 2 || waited < 5*time.Minute {
-			t.Errorf("fate %v after %d attempts and %s", fate, decided.Attempts, waited)
+		got, decided := decision(t, e)
+		if waited := time.Since(start); got != dedupe.Revoked || decided.Attempts != 2 || waited < 5*time.Minute {
+			t.Errorf("%v after %d attempts and %s", got, decided.Attempts, waited)
 		}
 	})
 }
 
-// Who waited in the waiting room does not queue up anew: others that have come meanwhile would always be first.
-func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
+// A user whose message was deferred keeps their sequence. Otherwise users who have come meanwhile
+// would always go first.
+func TestDispatcherUserWhoComesBackKeepsTheirSequence(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		d.Remove(ada.Key(), enter(d, ada))
@@ -222,22 +226,22 @@ func TestWhoeverComesAgainKeepsTheirPlace(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		d.queue.mu.Lock()
-		d.queue.running += d.cfg.Concurrency // nobody may begin
+		d.queue.inFlight.running += d.cfg.Concurrency // no attempt may begin
 		d.queue.mu.Unlock()
 		e := enter(d, ada)
 		if p := d.queue.waiting[ada.Key()]; p == nil || before.sequence == 0 || p.sequence != before.sequence {
-			t.Errorf("waits with %+v, had place %d", p, before.sequence)
+			t.Errorf("waits with %+v, had sequence %d", p, before.sequence)
 		}
 		d.queue.mu.Lock()
-		d.queue.running -= d.cfg.Concurrency
+		d.queue.inFlight.running -= d.cfg.Concurrency
 		d.queue.mu.Unlock()
 		d.queue.tick()
 		decision(t, e)
 	})
 }
 
-// A pause that Graph asks of everyone is nobody's failure, and begins no budget.
-func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
+// A 429 is not the user's failure, and begins no budget.
+func TestDispatcherKeepsNoBudgetOfAThrottledUser(t *testing.T) {
 	g := &graph{answer: func(int) error {
 		return &revoker.Error{Kind: revoker.Throttled, Attempt: revoker.Attempt{Status: 429}, After: time.Minute}
 	}}
@@ -253,7 +257,7 @@ func TestAThrottledUserWhoLeavesLeavesNothing(t *testing.T) {
 func TestBudgetsAreBounded(t *testing.T) {
 	var b budgets
 	if _, ok := b.of("nobody", time.Now()); ok {
-		t.Error("a budget of nobody")
+		t.Error("a budget of an unknown user")
 	}
 	r := retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1})
 	mine := r.Budget()
@@ -275,7 +279,7 @@ func TestBudgetsAreBounded(t *testing.T) {
 	if _, ok := b.of("ada", time.Now()); ok {
 		t.Error("not forgotten")
 	}
-	// Neither generation gives an older one once the newer one is forgotten.
+	// Once the newer budget is forgotten, neither generation returns an older one.
 	b = budgets{}
 	b.keep("grace", kept{Budget: r.Budget()})
 	for i := range maxBudgets / 2 {
@@ -291,8 +295,9 @@ func TestBudgetsAreBounded(t *testing.T) {
 	}
 }
 
-func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
+func TestDispatcherStuckWhenNothingCanEnd(t *testing.T) {
 	const drain = 25 * time.Second
+	oneUser := guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}
 	fails := func(err error) *graph { return &graph{answer: func(int) error { return err }} }
 	hangs := &graph{takes: time.Hour}
 	busy := &graph{takes: 20 * time.Second}
@@ -314,7 +319,7 @@ func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
 		"a short pause":         {graph: pause(drain - time.Second), enter: true},
 		"a pause for too long":  {graph: pause(drain + 5*time.Second), enter: true, want: true},
 		"nobody can be called":  {graph: fails(noToken), enter: true, want: true},
-		"the guard has tripped": {graph: &graph{}, volume: guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, enter: true, want: true},
+		"the guard has tripped": {graph: &graph{}, volume: oneUser, enter: true, want: true},
 		"a pause of a second":   {graph: pause(time.Second), enter: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -328,8 +333,8 @@ func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
 				}
 				if name == "one that hangs" {
 					time.Sleep(2 * lateAfter)
-					d.queue.room(time.Now(), func(time.Duration) {})
-					if d.queue.late != 1 || d.queue.running != 0 {
+					d.queue.markLate(time.Now(), func(time.Duration) {})
+					if d.queue.inFlight.late != 1 || d.queue.inFlight.running != 0 {
 						t.Error("not late")
 					}
 				}
@@ -344,27 +349,27 @@ func TestStuckSaysThatNothingCanBeFinished(t *testing.T) {
 	}
 }
 
-func TestWhoeverIsProtectedMeanwhileIsNotCalledForAgain(t *testing.T) {
+func TestDispatcherDoesNotRetryAUserWhoWasProtectedMeanwhile(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		e := enter(d, ada)
 		protect(t, d)
-		fate, decided := decision(t, e)
+		got, decided := decision(t, e)
 		var failure *revoker.Error
-		if fate != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || len(g.made()) != 1 {
-			t.Errorf("fate %v, %v after %d calls", fate, decided.Err, len(g.made()))
+		if got != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || len(g.made()) != 1 {
+			t.Errorf("%v, %v after %d calls", got, decided.Err, len(g.made()))
 		}
-		// They take no place, in flight or in the volume.
-		if d.queue.running != 0 || d.queue.limiter.State().InFlight != 0 {
-			t.Errorf("%d run", d.queue.running)
+		// They do not count as in flight, nor in the volume.
+		if d.queue.inFlight.running != 0 || d.queue.limiter.State().InFlight != 0 {
+			t.Errorf("%d run", d.queue.inFlight.running)
 		}
 		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
-			t.Errorf("outcome %v: who was not called counts", outcome)
+			t.Errorf("outcome %v: a user who was not called is counted", outcome)
 		}
 	})
 }
 
-// protect puts ada on the list of those who are never called.
+// protect adds ada to the protected users.
 func protect(t *testing.T, d *Dispatcher) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "protected")
@@ -376,7 +381,7 @@ func protect(t *testing.T, d *Dispatcher) {
 	}
 }
 
-func TestWhoeverIsProtectedWhileTheyWaitForAPermitIsNotCalled(t *testing.T) {
+func TestDispatcherDoesNotCallAUserWhoWasProtectedWhileTheyWaited(t *testing.T) {
 	g := &graph{takes: time.Second}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 3, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		var others []*dedupe.Event
@@ -389,29 +394,29 @@ func TestWhoeverIsProtectedWhileTheyWaitForAPermitIsNotCalled(t *testing.T) {
 		}
 		e := enter(d, ada)
 		protect(t, d)
-		fate, decided := decision(t, e)
+		got, decided := decision(t, e)
 		var failure *revoker.Error
-		if fate != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || decided.Attempts != 0 {
-			t.Errorf("fate %v, %+v", fate, decided)
+		if got != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || decided.Attempts != 0 {
+			t.Errorf("%v, %+v", got, decided)
 		}
 		for _, other := range others {
-			if fate, _ := decision(t, other); fate != dedupe.Revoked {
-				t.Errorf("fate %v", fate)
+			if got, _ := decision(t, other); got != dedupe.Revoked {
+				t.Errorf("%v", got)
 			}
 		}
 		if n := len(g.made()); n != 2 {
 			t.Errorf("%d calls", n)
 		}
-		if d.queue.running != 0 || d.queue.limiter.State().InFlight != 0 {
-			t.Errorf("%d run", d.queue.running)
+		if d.queue.inFlight.running != 0 || d.queue.limiter.State().InFlight != 0 {
+			t.Errorf("%d run", d.queue.inFlight.running)
 		}
 		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
-			t.Errorf("outcome %v: who was not called counts", outcome)
+			t.Errorf("outcome %v: a user who was not called is counted", outcome)
 		}
 	})
 }
 
-func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
+func TestDispatcherTrippedTypeWaitsForItsRelease(t *testing.T) {
 	g := &graph{}
 	var mu sync.Mutex
 	var release guard.Release
@@ -428,27 +433,30 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 			close(done)
 		}()
 		d.trip("stolen")
-		e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: 1}, Message: dedupe.NewMessage(0), Kind: "stolen"}
+		e := &dedupe.Event{
+			Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: 1},
+			Message:  dedupe.NewMessage(0), Kind: "stolen",
+		}
 		d.Add(ada.Key(), ada, e)
 		time.Sleep(time.Hour)
 		if s := d.State(); s.Blocked != 1 || s.Waiting != 0 || len(g.made()) != 0 {
 			t.Errorf("%d calls, %+v", len(g.made()), s)
 		}
 		if d.deps.Health.Problems()[PartGuard] == "" {
-			t.Error("nobody is told")
+			t.Error("the trip is not reported")
 		}
 		mu.Lock()
 		release = guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 5, Type: "nonsense"}
 		mu.Unlock()
 		time.Sleep(time.Minute)
 		if len(g.made()) != 0 {
-			t.Error("a release of another type")
+			t.Error("a release of another type has released this one")
 		}
 		mu.Lock()
 		release.Type = "stolen"
 		mu.Unlock()
-		if fate, _ := decision(t, e); fate != dedupe.Revoked || d.State().Blocked != 0 {
-			t.Errorf("fate %v, %+v", fate, d.State())
+		if got, _ := decision(t, e); got != dedupe.Revoked || d.State().Blocked != 0 {
+			t.Errorf("%v, %+v", got, d.State())
 		}
 		time.Sleep(watchVolumeEvery)
 		if problem := d.deps.Health.Problems()[PartGuard]; problem != "" {
@@ -460,7 +468,7 @@ func TestATypeThatIsTrippedWaitsForItsRelease(t *testing.T) {
 }
 
 // Whoever may have been signed out counts for the volume guard, although the answer is of no use.
-func TestAttemptsWhoseAnswerIsOfNoUseCountForTheGuard(t *testing.T) {
+func TestDispatcherAttemptsWhoseAnswerIsOfNoUseCountForTheGuard(t *testing.T) {
 	unusable := &revoker.Error{Kind: revoker.Unreachable, Attempt: revoker.Attempt{Status: 200}} // it broke off
 	for name, c := range map[string]struct {
 		err   error
@@ -477,8 +485,9 @@ func TestAttemptsWhoseAnswerIsOfNoUseCountForTheGuard(t *testing.T) {
 	}
 }
 
-// An attempt without a token, or whose user could not be read, was never sent: nobody was signed out by it.
-func TestAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
+// An attempt without a token, or whose user could not be read, was not sent, so it has signed
+// nobody out.
+func TestDispatcherAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
 	for name, g := range map[string]*graph{
 		"no token": {answer: func(int) error { return noToken }, silent: true, unsent: true},
 		"not sent": {answer: func(int) error { return &revoker.Error{Kind: revoker.Unreachable} }, silent: true, unsent: true},

@@ -8,52 +8,59 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// next is what is to be done for a user who has a permit, after what the other replicas know.
+// next is what must be done for a user who has a permit, by what the other replicas know.
 type next int
 
 const (
-	// mayCall: nobody else is calling for the user.
+	// mayCall: no other replica has the user's lease, so an attempt may be made.
 	mayCall next = iota
-	// nobodyWaits: another replica's call has covered all.
+	// nobodyWaits: another replica's attempt has covered all events.
 	nobodyWaits
-	// parkAgain: what is left waits for the end of the window of another replica's verdict.
+	// parkAgain: the events that are left wait for the end of the window of another replica's
+	// verdict.
 	parkAgain
-	// waitForOther: another replica is calling.
+	// waitForOther: another replica has the user's lease, and makes an attempt.
 	waitForOther
-	// waitForRelease: all replicas together have called as many people as is plausible.
+	// waitForRelease: all replicas together have signed out as many people as the limit allows.
 	waitForRelease
 )
 
-// How often it is looked whether another replica has ended its call for a user: soon, since most calls are short, and then ever less often.
+// A user whose lease another replica has is looked up again after askSoon, since most attempts are
+// short, and then after ever longer waits up to askSeldom.
 const (
 	askSoon   = 50 * time.Millisecond
 	askSeldom = time.Second
 )
 
-// patience bounds how long one user's next call waits for what Redis says, whoever wrote it there: for the leases of others until one has lasted for as long as
-// leases do and nothing was decided, and for all together until over.
+// patience bounds how long one user's next attempt waits because of what Redis says, whoever wrote it
+// there. It waits for leases of other replicas for as long as one lease lasts. A new verdict of another
+// replica begins that time anew, until over reports true.
 type patience struct {
 	leases coordination.Wait
-	// decided is the start of the last verdict of another replica.
+	// decided is when the attempt started that reached the last verdict of another replica.
 	decided time.Time
-	// since is when another replica first made the call wait; zero when none has, or when another one has covered what waited then.
+	// since is when another replica first made the attempt wait. It is zero when none has, or when
+	// another replica has covered what waited then.
 	since time.Time
 }
 
-// over says that others have made the call wait for long enough. A second success, a window after the first, covers what waited for the first, but
-// for the margins of the clocks and for the seconds of Graph's Date; a verdict that only moves on is a failure, or a forgery.
+// over reports whether the attempt has waited for other replicas for long enough. Another replica's
+// second success, a window after its first, covers what waited for the first, apart from the margins of
+// the clocks and the whole seconds of Graph's Date. Verdicts that are newer, and still do not cover it,
+// are failures, or somebody has forged them.
 func (p *patience) over(cfg dedupe.Config) bool {
 	return !p.since.IsZero() && time.Since(p.since) > 2*cfg.Window+2*cfg.SkewMargin+time.Minute
 }
 
-// waits notes that another replica makes the call wait.
+// waits notes that another replica makes the attempt wait.
 func (p *patience) waits() {
 	if p.since.IsZero() {
 		p.since = time.Now()
 	}
 }
 
-// news says that another replica has decided something that is not known yet. Then the lease that is in the way is another one.
+// news reports whether the verdict is a new one. If so, a lease that is in the way is a new one,
+// too.
 func (p *patience) news(known dedupe.Verdict, cfg dedupe.Config) bool {
 	if !known.Start.After(p.decided) {
 		return false
@@ -68,7 +75,8 @@ func (p *patience) news(known dedupe.Verdict, cfg dedupe.Config) bool {
 	return true
 }
 
-// lease asks the other replicas whether the user is still to be called for, and makes them wait if so; the lease's End follows then.
+// lease takes the user's lease, unless other replicas have made the attempt unnecessary or must be
+// waited for. On mayCall the lease's End must follow; the lease may be nil, whose End does nothing.
 func (d *Dispatcher) lease(w *dedupe.Work, permit *permit, p *patience) (*coordination.Lease, next) {
 	if d.deps.Coordinator == nil {
 		return nil, mayCall
@@ -90,14 +98,14 @@ func (d *Dispatcher) lease(w *dedupe.Work, permit *permit, p *patience) (*coordi
 	return lease, mayCall
 }
 
-// adopt takes over the verdict of another replica, if there is one.
+// adopt gives the ledger the last verdict of another replica, if there is one.
 func (d *Dispatcher) adopt(w *dedupe.Work, known dedupe.Verdict, p *patience) next {
 	if known.Start.IsZero() {
 		return mayCall
 	}
 	p.news(known, d.cfg.Dedupe)
 	if past := time.Now().Add(-d.cfg.Dedupe.Window); p.over(d.cfg.Dedupe) && known.Start.After(past) {
-		known.Start = past // its window makes nobody wait any more
+		known.Start = past // so that its window is over
 	}
 	switch again, parked := w.Adopt(known); {
 	case !again:
@@ -111,8 +119,9 @@ func (d *Dispatcher) adopt(w *dedupe.Work, known dedupe.Verdict, p *patience) ne
 	return mayCall
 }
 
-// plausible reserves the user's place among those whom all replicas sign out. One too many trips the volume guard here; in
-// the others it trips when they want to call one.
+// plausible counts the user among the people whom all replicas sign out, and reports whether the
+// attempt may begin. If the count exceeds the limit it trips this replica's volume guard; the other
+// replicas trip theirs at their next attempt.
 func (d *Dispatcher) plausible(w *dedupe.Work, p *permit) bool {
 	if d.cfg.Volume.Max == 0 {
 		return true
@@ -130,7 +139,7 @@ func (d *Dispatcher) plausible(w *dedupe.Work, p *permit) bool {
 	return may
 }
 
-// refund takes back the place that plausible has reserved, when nobody was signed out.
+// refund takes back what plausible has counted, when nobody was signed out.
 func (d *Dispatcher) refund(w *dedupe.Work, p *permit) {
 	if p.shared {
 		p.shared = false
@@ -138,15 +147,17 @@ func (d *Dispatcher) refund(w *dedupe.Work, p *permit) {
 	}
 }
 
-// awaitOther waits until another replica has decided something, or none is calling for the user, or leases have been in the way for long enough. It says whether somebody still waits.
+// awaitOther waits until another replica has decided something, or none calls for the user, or
+// leases have been in the way for long enough. It reports whether somebody still waits.
 func (d *Dispatcher) awaitOther(w *dedupe.Work, p *patience) bool {
 	w.Pause()
 	defer w.Resume()
-	defer d.asleep(w, time.Now())() // the other one may have decided at any time
+	d.sleepers.add(w, time.Now()) // the other replica may decide at any time
+	defer d.sleepers.remove(w)
 	for wait := askSoon; retry.Sleep(w.Context(), min(wait, p.leases.Left())) == nil; wait = min(2*wait, askSeldom) {
 		known, taken := d.deps.Coordinator.Look(w.Context(), w.Key(), &p.leases)
 		if news := p.news(known, d.cfg.Dedupe); news || !taken {
-			return true // the next turn finds what that call has decided
+			return true // the next lease finds what the other replica has decided
 		}
 	}
 	return false

@@ -13,13 +13,15 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// ManualRevocation revokes users without messages: with the same guard, pace, retries and outcomes.
+// ManualRevocation revokes the sessions of users without messages, with the same protected users,
+// rate limiter, retries and outcomes as the worker. Its fields are not changed during Revoke.
 type ManualRevocation struct {
 	Protected *guard.Protected
 	Retrier   *retry.Retrier
-	// Concurrency bounds the calls at once; at least 1.
+	// Concurrency is how many attempts are in flight at once; at least 1.
 	Concurrency int
-	// Call makes one attempt. ValidFrom, if not nil, reads from when on sessions are valid, before and after it.
+	// Call makes one attempt. ValidFrom, if not nil, reads since when a user's sessions are valid;
+	// it is called before and after the attempts.
 	Call      func(context.Context, event.User) (revoker.Attempt, error)
 	ValidFrom func(context.Context, event.User) (time.Time, error)
 }
@@ -27,39 +29,41 @@ type ManualRevocation struct {
 // ManualResult is what became of one user.
 type ManualResult struct {
 	User event.User
-	// Revoked says that Graph has revoked the sessions. If not, Reason and Err say why; Reason is empty for those that were
-	// stopped.
+	// Revoked reports whether Graph has revoked the sessions. If not, Err says why, and Reason
+	// names it; Reason is empty for users whose attempts were stopped.
 	Revoked bool
 	Reason  deadletter.Reason
 	Err     error
 	Calls   int
-	// Attempt is the last call, with the proof of its effect if ValidFrom was given.
+	// Attempt is the last attempt. With ValidFrom it holds what was read about its effect.
 	Attempt revoker.Attempt
 }
 
-// manualAttempts is after how many attempts Graph's word about one user is believed, though nobody else's success proves that it
-// is well: a person waits, and can judge.
+// manualAttempts is after how many attempts Graph's answer about one user is final although no
+// other user's success proves that Graph is well: a person waits for the result, and can judge.
 const manualAttempts = 3
 
-// verifyTimeout is how long an effect may take to be readable.
+// verifyTimeout bounds the wait until an effect can be read.
 const verifyTimeout = 30 * time.Second
 
-// Revoke revokes the users, each once, and tells each one's end by report, which is called by one goroutine at a time, in any order. A failure that
-// hits everyone (no token, no permission) ends it for all; so does the end of ctx, after the calls under way. Each user is
-// reported either way.
+// Revoke revokes the sessions of each user, and reports each one's result once, in any order, from
+// one goroutine at a time. A failure that hits everyone (no token, no permission) stops all other
+// users. So does the end of ctx; attempts in flight are finished first. Revoke returns when every
+// user is reported.
 func (b *ManualRevocation) Revoke(ctx context.Context, users []event.User, report func(ManualResult)) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	concurrency := max(1, b.Concurrency)
-	calls := newQueue(concurrency, guard.VolumeConfig{}, nil, false) // a person has counted
-	defer calls.stop()
+	// There is no volume guard: a person has counted the users.
+	q := newQueue(concurrency, guard.VolumeConfig{}, nil, false)
+	defer q.stop()
 	todo := make(chan event.User)
 	var workers sync.WaitGroup
 	var mu sync.Mutex // of report
 	for range min(concurrency, len(users)) {
 		workers.Go(func() {
 			for user := range todo {
-				result := b.one(ctx, stop, calls, user)
+				result := b.one(ctx, stop, q, user)
 				mu.Lock()
 				report(result)
 				mu.Unlock()
@@ -67,26 +71,29 @@ func (b *ManualRevocation) Revoke(ctx context.Context, users []event.User, repor
 		})
 	}
 	for _, user := range users {
-		todo <- user // never for long: a worker whose context has ended takes it and reports
+		todo <- user // after the end of ctx the workers only report, so this does not block for long
 	}
 	close(todo)
 	workers.Wait()
 }
 
-// one is the way of one user: guard, call until decided, look for the effect.
-func (b *ManualRevocation) one(ctx context.Context, stop context.CancelCauseFunc, calls *queue, user event.User) ManualResult {
+// one handles one user: it checks that they are not protected, makes attempts until the result is
+// decided, and verifies the effect.
+func (b *ManualRevocation) one(
+	ctx context.Context, stop context.CancelCauseFunc, q *queue, user event.User,
+) ManualResult {
 	result := ManualResult{User: user}
 	if result.Err = Refuse(b.Protected, user); result.Err != nil {
 		result.Reason = ReasonOf(result.Err)
 		return result
 	}
 	if b.ValidFrom == nil || ctx.Err() != nil {
-		b.call(ctx, stop, calls, &result)
+		b.decide(ctx, stop, q, &result)
 		return result
 	}
 	read := func(ctx context.Context) (time.Time, error) { return b.ValidFrom(ctx, user) }
 	before, err := read(ctx)
-	b.call(ctx, stop, calls, &result)
+	b.decide(ctx, stop, q, &result)
 	a := &result.Attempt
 	a.ValidFromBefore = before
 	switch {
@@ -98,45 +105,43 @@ func (b *ManualRevocation) one(ctx context.Context, stop context.CancelCauseFunc
 	return result
 }
 
-// call calls until the user's end is decided.
-func (b *ManualRevocation) call(ctx context.Context, stop context.CancelCauseFunc, calls *queue, result *ManualResult) {
-	budget := b.Retrier.Budget()
-	sequence := calls.nextSequence()
+// decide makes attempts until the user's result is decided, or the end of ctx stops them.
+func (b *ManualRevocation) decide(
+	ctx context.Context, stop context.CancelCauseFunc, q *queue, result *ManualResult,
+) {
+	s := newSeries(q, result.User.Key(), b.Retrier.Budget())
 	for {
-		granted, err := calls.wait(ctx, request{user: result.User.Key(), sequence: sequence, retry: budget.HasFailed() || budget.Refused(), urgency: func(func(string) bool) (int, string) { return 0, "" }})
+		p, err := s.wait(ctx, func(func(string) bool) (int, string) { return 0, "" })
+		if err == nil && ctx.Err() != nil {
+			q.cancel(p)
+			err = context.Cause(ctx)
+		}
 		if err != nil {
 			result.Err = err
 			return
 		}
-		if ctx.Err() != nil {
-			calls.cancel(granted)
-			result.Err = context.Cause(ctx)
-			return
-		}
-		budget.Attempt()
-		// Not ended by ctx: whether a call that is cut off has revoked, nobody knows. It has a limit of its own.
-		attempt, err := b.Call(context.WithoutCancel(ctx), result.User)
-		_ = calls.done(granted, attempt.Usage, nobodySignedOut(attempt, err), err)
-		result.Attempt, result.Calls = attempt, budget.Attempts()
-		if err == nil {
-			budget.Succeeded()
+		// The end of ctx does not cut an attempt off, because nobody would know whether it has
+		// revoked the sessions. Each attempt has a timeout of its own.
+		uncut := context.WithoutCancel(ctx)
+		o := s.try(uncut, p, func() (revoker.Attempt, error) { return b.Call(uncut, result.User) })
+		result.Attempt, result.Calls, result.Err = o.Attempt, o.Attempts, o.Err
+		failure, _ := errors.AsType[*revoker.Error](o.err)
+		switch {
+		case o.ending == succeeded:
 			result.Revoked = true
 			return
-		}
-		var failure *revoker.Error
-		if errors.As(err, &failure) && failure.Systemic() {
-			result.Err = err
-			stop(err)
+		case failure != nil && failure.Systemic():
+			stop(o.err)
+			return
+		case o.ending != undecided, o.Attempts >= manualAttempts && aboutOneUser(failure):
+			result.Reason = ReasonOf(o.Err)
 			return
 		}
-		wait, final := budget.Failed(err)
-		if final == nil && budget.Attempts() >= manualAttempts && failure != nil && (failure.Kind == revoker.NotRevoked || failure.Kind == revoker.Forbidden) {
-			final = err
-		}
-		if final != nil {
-			result.Err, result.Reason = final, ReasonOf(final)
-			return
-		}
-		_ = retry.Sleep(ctx, wait)
+		_ = retry.Sleep(ctx, o.wait)
 	}
+}
+
+// aboutOneUser reports whether the failure is Graph's answer about one user.
+func aboutOneUser(failure *revoker.Error) bool {
+	return failure != nil && (failure.Kind == revoker.NotRevoked || failure.Kind == revoker.Forbidden)
 }

@@ -2,9 +2,9 @@ package dispatch
 
 import "sync"
 
-// Pool runs functions, each on a goroutine of its own while it lasts. A goroutine that is done takes the next function: the
-// way of a message is deep in calls, and growing a new stack for each costs more than anything that the worker itself does.
-// It is safe for concurrent use.
+// Pool runs functions, each on a goroutine that runs nothing else meanwhile. It uses goroutines
+// again: a message needs a deep stack, and growing one for each message costs more CPU time than
+// anything else the worker does. It is safe for concurrent use.
 type Pool struct {
 	next chan func()
 	busy sync.WaitGroup // functions
@@ -14,7 +14,7 @@ type Pool struct {
 // NewPool returns a Pool without goroutines. Stop must follow.
 func NewPool() *Pool { return &Pool{next: make(chan func())} }
 
-// Do returns at once.
+// Do runs f on another goroutine, and returns at once. It must not be called after Stop.
 func (p *Pool) Do(f func()) {
 	p.busy.Add(1)
 	select {
@@ -34,7 +34,8 @@ func (p *Pool) run(f func()) {
 	f()
 }
 
-// Stop waits until every function has returned, and ends the goroutines. A running function may still call Do.
+// Stop waits until every function has returned, and ends the goroutines. Until then functions may
+// still call Do.
 func (p *Pool) Stop() {
 	p.busy.Wait()
 	close(p.next)

@@ -13,53 +13,45 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-const (
-	// lateAfter is when an attempt without an answer gives its place to another, and maxLate how many may have done so:
-	// users whose answers hang must not keep the others waiting.
-	lateAfter = 2 * time.Second
-	maxLate   = 64
-)
-
 // errTripped: the volume guard has tripped for the type of the user's event.
 var errTripped = errors.New("the volume guard has tripped")
 
-// queue is the call queue: users wait in it for a permit, the right to one attempt. It is the one place where attempts
-// begin, when rate limiter, circuit breaker and volume guard allow, of which it is the owner. Its lock is held for a few
-// steps, and never while waiting.
+// queue is the call queue: users wait in it for a permit, the right to one attempt. All attempts
+// begin here, when the rate limiter, the circuit breaker and the volume guard allow it; the queue
+// owns these three. Its lock is held for a few steps, and never while anything waits.
 //
-// It has two lanes, for first attempts and for retries; in each the most urgent goes first, and then in order of place. Of
-// two permits in a row at most one is for a retry while first attempts wait, and at most one for a first attempt while a
-// retry waits that is at least as urgent.
+// The queue has two lanes, one for first attempts and one for retries. In each lane the most urgent
+// user goes first, then the one with the lowest sequence. Of two consecutive permits at most one is
+// for a retry while first attempts wait, and at most one is for a first attempt while a retry waits
+// that is at least as urgent.
 type queue struct {
-	concurrency int
-	// ask asks a canary, and returns at once; canaryDone must follow. nil for no canaries. active says whether anybody is in
-	// flight at all.
+	// ask starts a canary and returns at once; canaryDone must follow. It is nil for no canaries.
+	// active reports whether any user has an undecided event.
 	ask    func(call int, timeout time.Duration)
 	active func() bool
 
-	mu        sync.Mutex
-	limiter   limiter
-	shared    *coordination.Limiter // the same, if it is shared with other replicas; otherwise nil
-	breaker   *retry.Breaker
-	volume    *guard.Volume
-	lanes                        // who may have the next permit
-	full      map[string]*lanes  // who waits until a reservation of the volume guard is decided, by type
-	waiting   map[string]*permit // all of these, by user
-	last      bool               // the last permit was for a retry
-	probes    int                // permits given while the breaker was open
-	sequences int                // handed out
-	running   int                // attempts in flight that are not late
-	late      int                // those that are
-	lateAgain int                // of them, retries
-	begun     []*permit          // in flight, in the order in which they began; those that have ended may still be among them
-	timer     *time.Timer
-	closed    bool // no canary any more
+	mu       sync.Mutex
+	limiter  limiter
+	shared   *coordination.Limiter // the limiter, if replicas share it; otherwise nil
+	breaker  *retry.Breaker
+	volume   *guard.Volume
+	inFlight inFlight
+	lanes                       // the users who may have the next permit
+	full     map[string]*lanes  // the users who wait for others' reservations of the volume, by type
+	waiting  map[string]*permit // all of these users
 
-	// changed are signaled when an attempt has ended: what may be received can be another number then.
+	lastWasRetry bool // the last permit was for a retry
+	probes       int  // permits granted while the breaker was open
+	sequences    int  // sequences given out
+	timer        *time.Timer
+	closed       bool // nothing begins any more
+
+	// changed are signaled when an attempt has ended, since another number of messages may be
+	// received then.
 	changed []chan struct{}
 }
 
-// limiter is the rate limiter: a retry.Pace of this process's own, or one that it shares.
+// limiter is the rate limiter: this process's own *retry.Limiter, or one that replicas share.
 type limiter interface {
 	Allow(now time.Time) (wait time.Duration, ok bool)
 	Begin(now time.Time) (call int)
@@ -68,45 +60,53 @@ type limiter interface {
 	State() retry.LimiterState
 }
 
-// request is what a user waits with.
+// request is what a user asks the queue for.
 type request struct {
-	user     string
+	user     string // their key
 	sequence int
-	// retry says that the user has failed before, own that they have while Graph was well for others. urgency and kind are asked under the queue's lock, so that an event that
-	// makes the user more urgent is not missed; blocked says for which kinds nobody may be called.
-	retry   bool
-	own     bool
-	urgency func(blocked func(kind string) bool) (urgency int, kind string)
+	// retry reports whether the user has failed before; own, whether they have while Graph was well
+	// for others.
+	retry bool
+	own   bool
+	// urgency is called under the queue's lock, so that no event is missed that makes the user more
+	// urgent.
+	urgency urgencyFunc
 }
 
-// permit is one user's request, and then the right to one attempt.
+// urgencyFunc returns a user's urgency, and the type of the event that the next attempt is for.
+// blocked reports for which types the volume guard has tripped.
+type urgencyFunc func(blocked func(kind string) bool) (urgency int, kind string)
+
+// permit is a user's request, and once it is granted, the right to one attempt.
 type permit struct {
 	request
 	urgent int
 	kind   string
-	in     *lane // nil when granted or gone
+	in     *lane // where it waits; nil when it does not
 	index  int   // there
 
-	granted  chan struct{}
+	granted  chan struct{} // closed when it is granted, or err is set
 	err      error         // why it was not granted
-	timeout  time.Duration // of the attempt, beside its own; 0 is none
-	call     int           // the limiter's number of it
+	timeout  time.Duration // bounds the attempt in addition to its own timeout; 0 does not
+	call     int           // the limiter's number of the attempt
 	reserved guard.Reservation
-	shared   bool // the user was counted for it among those of all replicas
+	shared   bool // the user was added to the count of all replicas
 	began    time.Time
 	late     bool
 	ended    bool
 }
 
+// newQueue returns a queue; stop must follow. shared may be nil. account reports whether the canary
+// is an account, see retry.NewBreaker.
 func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.Limiter, account bool) *queue {
 	q := &queue{
-		concurrency: concurrency,
-		limiter:     retry.NewLimiter(concurrency + maxLate),
-		breaker:     retry.NewBreaker(account),
-		volume:      guard.NewVolume(volume),
-		full:        map[string]*lanes{},
-		waiting:     map[string]*permit{},
-		active:      func() bool { return true },
+		limiter:  retry.NewLimiter(concurrency + maxLate),
+		breaker:  retry.NewBreaker(account),
+		volume:   guard.NewVolume(volume),
+		inFlight: inFlight{concurrency: concurrency},
+		full:     map[string]*lanes{},
+		waiting:  map[string]*permit{},
+		active:   func() bool { return true },
 	}
 	if shared != nil {
 		q.limiter, q.shared = shared, shared
@@ -116,7 +116,8 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.L
 	return q
 }
 
-// nextSequence is the next place in the queue. Whoever waits again keeps it, but after a failure of their own.
+// nextSequence returns the next sequence: of two equally urgent users the one with the lower
+// sequence goes first. A user who waits again keeps their sequence, unless they have failed.
 func (q *queue) nextSequence() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -124,8 +125,8 @@ func (q *queue) nextSequence() int {
 	return q.sequences
 }
 
-// wait returns when the user's attempt may begin; then done or cancel must follow. The error is the cause of ctx, or
-// errTripped, and then there is nothing to end.
+// wait returns when the user's attempt may begin; then done or cancel must follow. On an error,
+// which is the cause of ctx or errTripped, neither may.
 func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	p := &permit{request: r, granted: make(chan struct{})}
 	q.mu.Lock()
@@ -142,26 +143,27 @@ func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if p.call > 0 {
-		return p, nil // granted at the same instant: the caller finds out that nobody waits any more
+		return p, nil // it was granted at the same instant; the caller checks ctx
 	}
 	q.leave(p)
 	q.breaker.Forget(p.user)
-	q.grant() // a canary may be due now that nobody is to be probed
+	q.grant() // with nobody left to probe, a canary may be due
 	return nil, context.Cause(ctx)
 }
 
-// leave takes a permit out that is not granted.
+// leave removes a permit that was not granted.
 func (q *queue) leave(p *permit) {
 	if p.in != nil {
 		p.out()
-		q.readmit(p.kind) // it may have been the one for whom there was a place
+		q.readmit(p.kind) // the next one may have the place in the volume that this one would have had
 	}
 	if q.waiting[p.user] == p {
 		delete(q.waiting, p.user)
 	}
 }
 
-// waitForOthers lets a user wait until an attempt for the same type of event has ended.
+// waitForOthers makes a user wait until an attempt for the same type of event has ended: the volume
+// guard cannot decide before.
 func (q *queue) waitForOthers(p *permit) {
 	kind := q.volume.Name(p.kind)
 	if q.full[kind] == nil {
@@ -170,8 +172,9 @@ func (q *queue) waitForOthers(p *permit) {
 	q.full[kind].push(p)
 }
 
-// readmit lets the first of each lane ask again of those that wait for the volume guard with the type, since it may answer
-// otherwise now. If it does, the next ones follow: many may wait, and not all of them can have one place.
+// readmit moves the first user of each lane of waitForOthers back, because the volume guard may
+// have another answer for the type now. If it has, the next users follow one by one: many may wait
+// for the same place.
 func (q *queue) readmit(kind string) {
 	full := q.full[q.volume.Name(kind)]
 	if full == nil {
@@ -186,7 +189,7 @@ func (q *queue) readmit(kind string) {
 	}
 }
 
-// raise makes a waiting user more urgent.
+// raise makes a user who waits more urgent.
 func (q *queue) raise(user string, urgency int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -197,14 +200,14 @@ func (q *queue) raise(user string, urgency int) {
 	before := p.kind
 	p.urgent, p.kind = p.urgency(q.volume.Blocked)
 	heap.Fix(p.in, p.index)
-	if p.kind != before && p.in != q.of(p) { // the volume guard is asked for another type
+	if p.kind != before && p.in != q.of(p) { // they waited for the volume of another type
 		p.out()
 		q.push(p)
 		q.grant()
 	}
 }
 
-// done ends an attempt. nobody says that it has signed nobody out; without an answer it may have.
+// done ends an attempt. nobody reports whether it has certainly signed nobody out.
 func (q *queue) done(p *permit, usage float64, nobody bool, err error) (c condition) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -220,11 +223,11 @@ func (q *queue) done(p *permit, usage float64, nobody bool, err error) (c condit
 	return q.condition()
 }
 
-// condition is what the breaker knows of Graph: cause is why it lets only probes through, if it does; suspected that users fail
-// one after the other, users that the trouble is theirs.
+// condition is what the breaker knows about Graph.
 type condition struct {
-	cause            error
-	suspected, users bool
+	cause     error // why only probes begin; nil when other attempts do too
+	suspected bool  // users fail one after the other
+	users     bool  // the canary is well, so the fault is the users' own
 }
 
 func (q *queue) condition() (c condition) {
@@ -233,7 +236,7 @@ func (q *queue) condition() (c condition) {
 	return c
 }
 
-// cancel gives a granted permit back: no attempt was made, or one that we cut off ourselves.
+// cancel gives a granted permit back: no attempt was made, or this process has cut it off.
 func (q *queue) cancel(p *permit) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -243,26 +246,16 @@ func (q *queue) cancel(p *permit) {
 	q.end(p)
 }
 
+// end ends a granted permit, after limiter, breaker and volume guard. The caller holds the lock.
 func (q *queue) end(p *permit) {
-	p.ended = true
-	switch {
-	case !p.late:
-		q.running--
-	default:
-		q.late--
-		if p.retry {
-			q.lateAgain--
-		}
-	}
-	if len(q.begun) > 4*(q.concurrency+maxLate) { // the first ones last, and may not be late
-		q.begun = slices.DeleteFunc(q.begun, func(p *permit) bool { return p.ended })
-	}
+	q.inFlight.end(p)
 	q.readmit(p.kind)
 	q.grant()
 	q.signal()
 }
 
-// wantProof asks an account's canary whether Graph is well, when one may be asked again.
+// wantProof asks a canary that is an account whether Graph is well, as soon as it may be asked
+// again.
 func (q *queue) wantProof() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -270,7 +263,7 @@ func (q *queue) wantProof() {
 	q.grant()
 }
 
-// canaryDone ends a canary, which is an attempt for the limiter too.
+// canaryDone ends a canary. For the limiter a canary is an attempt like any other.
 func (q *queue) canaryDone(call int, usage float64, err error, canceled bool) (c condition) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -286,17 +279,18 @@ func (q *queue) canaryDone(call int, usage float64, err error, canceled bool) (c
 	return q.condition()
 }
 
+// tick grants permits that have become due.
 func (q *queue) tick() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	before := q.running
+	before := q.inFlight.running
 	q.grant()
-	if q.running != before {
+	if q.inFlight.running != before {
 		q.signal()
 	}
 }
 
-// stop ends the queue's timer, and canaries; nobody may wait any more.
+// stop ends the timer; no attempt and no canary begins afterwards. Nobody may wait any more.
 func (q *queue) stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -304,21 +298,22 @@ func (q *queue) stop() {
 	q.timer.Stop()
 }
 
-// grant lets attempts begin while it may. The caller holds the lock.
+// grant lets attempts begin until nobody waits or something does not allow the next one. The caller
+// holds the lock.
 func (q *queue) grant() {
 	if q.closed {
 		return
 	}
-	var again time.Duration // until it is worth asking again
+	var again time.Duration // until the timer calls grant again; 0 for not
 	later := func(wait time.Duration) {
 		if wait > 0 && (again == 0 || wait < again) {
 			again = wait
 		}
 	}
 	q.canary(later)
-	for len(q.first)+len(q.retries) > 0 {
+	for q.len() > 0 {
 		now := time.Now()
-		if !q.room(now, later) {
+		if q.markLate(now, later); q.inFlight.full() {
 			break
 		}
 		p := q.next(now, later)
@@ -358,36 +353,21 @@ func (q *queue) begin(p *permit, now time.Time) {
 	}
 	q.breaker.Begin(p.user, p.retry, now)
 	p.call, p.began = q.limiter.Begin(now), now
-	q.running++
-	q.begun = append(q.begun, p)
-	q.last = p.retry
+	q.inFlight.begin(p)
+	q.lastWasRetry = p.retry
 	close(p.granted)
 }
 
-// room says whether another attempt may be in flight. Attempts that are not answered for long do not count, up to a number
-// of them.
-func (q *queue) room(now time.Time, later func(time.Duration)) bool {
-	for len(q.begun) > 0 && q.late < maxLate {
-		p := q.begun[0]
-		if !p.ended && !p.late {
-			if wait := p.began.Add(lateAfter).Sub(now); wait > 0 {
-				later(wait)
-				break
-			}
-			p.late = true
-			q.running--
-			q.late++
-			if p.retry {
-				q.lateAgain++
-			}
-			q.breaker.Late(p.user, p.retry)
-		}
-		q.begun = q.begun[1:]
+// markLate gives the slots of late attempts to others.
+func (q *queue) markLate(now time.Time, later func(time.Duration)) {
+	late, next := q.inFlight.markLate(now)
+	for _, p := range late {
+		q.breaker.Late(p.user, p.retry)
 	}
-	return q.running < q.concurrency
+	later(next)
 }
 
-// next is who may begin now; nil for nobody.
+// next returns who may begin now; nil for nobody.
 func (q *queue) next(now time.Time, later func(time.Duration)) *permit {
 	if _, cause := q.breaker.Open(); cause != nil {
 		p := q.untried(q.probes%probesForAnybody == probesForAnybody-1)
@@ -406,8 +386,8 @@ func (q *queue) next(now time.Time, later func(time.Duration)) *permit {
 		if len(*l) == 0 {
 			continue
 		}
-		if l == &q.retries && q.lateAgain >= maxLate/2 {
-			continue // retries that hang leave the rest to first attempts
+		if l == &q.retries && q.inFlight.lateRetries >= maxLate/2 {
+			continue // retries that hang leave the other half to first attempts
 		}
 		wait, ok := q.breaker.Allow(l == &q.retries, now)
 		if ok {
@@ -418,7 +398,7 @@ func (q *queue) next(now time.Time, later func(time.Duration)) *permit {
 	return nil
 }
 
-// retryFirst says whether the next permit is for a retry, if there is one and it may.
+// retryFirst reports whether the next permit is for a retry, if one may begin.
 func (q *queue) retryFirst() bool {
 	switch {
 	case len(q.retries) == 0:
@@ -426,14 +406,17 @@ func (q *queue) retryFirst() bool {
 	case len(q.first) == 0:
 		return true
 	}
-	return !q.last && q.retries[0].urgent <= q.first[0].urgent
+	return !q.lastWasRetry && q.retries[0].urgent <= q.first[0].urgent
 }
 
-// probesForAnybody: one probe in so many goes to anybody, the others to users who have not failed while Graph was well for others.
+// probesForAnybody: one probe in so many may go to any user. The others go to users who have not
+// failed while Graph was well for others.
 const probesForAnybody = 3
 
-// untried is who was not tried since the breaker opened, or longest ago: probes go round. First attempts go before retries, and unless anybody
-// may be probed, both go before users who have failed while Graph was well: these may fail again for a reason of their own.
+// untried returns the user who should be probed next: one who was not tried since the breaker
+// opened, or else the one who was tried longest ago. First attempts go before retries. Unless
+// anybody may be probed, both go before users who have failed while Graph was well for others:
+// these may fail again for a reason of their own.
 func (q *queue) untried(anybody bool) (best *permit) {
 	for _, l := range []lane{q.first, q.retries} {
 		for _, p := range l {
@@ -455,19 +438,19 @@ func (q *queue) untried(anybody bool) (best *permit) {
 	return best
 }
 
-// canary asks a canary if one is due.
+// canary starts a canary if one is due.
 func (q *queue) canary(later func(time.Duration)) {
 	if q.ask == nil {
 		q.breaker.NoCanary()
 		return
 	}
-	waits := len(q.first)+len(q.retries) > 0
+	waits := q.len() > 0
 	now := time.Now()
 	if wait, due := q.breaker.CanaryDue(waits, true, now); !due && wait == 0 {
-		return // nearly always; the rest takes longer to find out
+		return // nearly always; what follows takes longer
 	}
 	if !waits && q.tripped() {
-		return // nobody is to be called until an operator says so
+		return // no attempt begins until an operator releases the guard
 	}
 	wait, due := q.breaker.CanaryDue(waits, waits || q.active(), now)
 	if !due {
@@ -484,25 +467,26 @@ func (q *queue) canary(later func(time.Duration)) {
 	q.ask(call, timeout)
 }
 
-// tripped says that the volume guard stops some type of events.
+// tripped reports whether the volume guard stops some type of events.
 func (q *queue) tripped() bool {
 	return slices.ContainsFunc(q.volume.State(time.Now()), func(s guard.KindState) bool { return q.volume.Blocked(s.Kind) })
 }
 
-// want tells the other replicas how many attempts could begin.
+// want tells the limiter that replicas share how many attempts could begin here.
 func (q *queue) want() {
 	switch {
 	case q.shared == nil:
 	case q.breaker.Closed():
-		q.shared.Want(max(1, len(q.first)+len(q.retries)))
+		q.shared.Want(max(1, q.len()))
 	default:
 		q.shared.Want(1)
 	}
 }
 
-// limit is how many messages may be received: any number while the breaker is closed. While it is not, one at a time, up to a
-// number in flight, and only if a probe would otherwise have to go to somebody who failed already, so that the trouble of
-// the users in flight is not taken for everyone's.
+// limit returns how many more messages may be received: any number while the breaker is closed, a
+// few while nothing is known about Graph. While the breaker is open it is one at a time, up to most
+// in flight, and only when the next probe would otherwise go to a user who has failed already. So
+// the faults of the users in flight are not taken for everyone's.
 func (q *queue) limit(inFlight, most int) int {
 	const unlimited = 1 << 20
 	q.mu.Lock()
@@ -515,7 +499,7 @@ func (q *queue) limit(inFlight, most int) int {
 		return 0
 	case cause == nil:
 		return entering
-	case q.running > 0:
+	case q.inFlight.running > 0:
 		return 0
 	}
 	for _, p := range q.first {
@@ -526,9 +510,10 @@ func (q *queue) limit(inFlight, most int) int {
 	return 1
 }
 
-// entering is how many messages a new process receives at once before it knows that Graph answers.
+// entering is how many messages are received at once while nothing is known about Graph.
 const entering = 4
 
+// signal signals the channels in changed. The caller holds the lock.
 func (q *queue) signal() {
 	for _, changed := range q.changed {
 		select {
@@ -536,55 +521,4 @@ func (q *queue) signal() {
 		default:
 		}
 	}
-}
-
-// lanes are one lane for first attempts, and one for retries.
-type lanes struct{ first, retries lane }
-
-func (l *lanes) of(p *permit) *lane {
-	if p.retry {
-		return &l.retries
-	}
-	return &l.first
-}
-
-func (l *lanes) push(p *permit) {
-	p.in = l.of(p)
-	heap.Push(p.in, p)
-}
-
-// out takes a permit out of its lane.
-func (p *permit) out() {
-	heap.Remove(p.in, p.index)
-	p.in = nil
-}
-
-// lane is a heap (container/heap) of permits.
-type lane []*permit
-
-func (p *permit) before(other *permit) bool {
-	return p.urgent < other.urgent || p.urgent == other.urgent && p.sequence < other.sequence
-}
-
-func (l lane) Len() int           { return len(l) }
-func (l lane) Less(i, j int) bool { return l[i].before(l[j]) }
-func (l lane) Swap(i, j int) {
-	l[i], l[j] = l[j], l[i]
-	l[i].index, l[j].index = i, j
-}
-
-// Push adds a permit.
-func (l *lane) Push(x any) {
-	p := x.(*permit)
-	p.index = len(*l)
-	*l = append(*l, p)
-}
-
-// Pop takes the last permit off.
-func (l *lane) Pop() any {
-	last := len(*l) - 1
-	p := (*l)[last]
-	(*l)[last] = nil
-	*l = (*l)[:last]
-	return p
 }

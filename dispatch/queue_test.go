@@ -19,19 +19,19 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// The answers that a queue tells apart.
+// These are the answers that a queue distinguishes.
 var (
 	unavailable = &revoker.Error{Kind: revoker.Unavailable, Attempt: revoker.Attempt{Status: 503}}
 	notFound    = &revoker.Error{Kind: revoker.NotFound, Attempt: revoker.Attempt{Status: 404}}
 	noToken     = &revoker.Error{Kind: revoker.NoToken}
 )
 
-// user is somebody who waits in the queue.
+// user is a user who waits in the queue.
 type user struct {
 	*permit
 	name  string
 	err   error
-	over  chan struct{} // the waiting
+	over  chan struct{} // closed when the waiting is over
 	leave context.CancelFunc
 }
 
@@ -44,12 +44,13 @@ type wish struct {
 	kind    string
 }
 
-// ask lets a user wait in the queue, and returns when everybody has what they can have at this instant.
+// ask makes a user wait in the queue, and returns when everything that follows at this instant has
+// happened.
 func ask(t *testing.T, q *queue, name string, w wish) *user {
-	return askBy(t, q, name, w, func(func(string) bool) (int, string) { return w.urgency, w.kind })
+	return askBy(t, q, name, w, constant(w.urgency, w.kind))
 }
 
-func askBy(t *testing.T, q *queue, name string, w wish, urgency func(func(string) bool) (int, string)) *user {
+func askBy(t *testing.T, q *queue, name string, w wish, urgency urgencyFunc) *user {
 	ctx, leave := context.WithCancelCause(t.Context())
 	u := &user{name: name, over: make(chan struct{}), leave: func() { leave(errLeft) }}
 	sequence := w.place
@@ -66,7 +67,7 @@ func askBy(t *testing.T, q *queue, name string, w wish, urgency func(func(string
 
 var errLeft = errors.New("left")
 
-// began says that the user's attempt has begun.
+// began reports whether the user's attempt has begun.
 func (u *user) began() bool {
 	synctest.Wait()
 	select {
@@ -86,7 +87,7 @@ func began(users []*user) (names []string) {
 	return names
 }
 
-// bubble runs a test with a queue that has no canaries, whose breaker is closed and whose clock is its own.
+// bubble runs a test in a bubble with a queue that has no canaries, and whose breaker is closed.
 func bubble(t *testing.T, concurrency int, volume guard.VolumeConfig, test func(t *testing.T, q *queue)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -99,8 +100,8 @@ func bubble(t *testing.T, concurrency int, volume guard.VolumeConfig, test func(
 	})
 }
 
-// inTurn ends each attempt well as it has begun, and returns the order in which they began. holder keeps the only place, for
-// its first attempt, until all wait.
+// inTurn ends each attempt with success when it has begun, and returns the order in which they
+// began. holder has the only attempt that may be in flight until all others wait.
 func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
 	t.Helper()
 	var order []string
@@ -127,20 +128,22 @@ func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
 	return strings.Join(order, " ")
 }
 
-func TestTheOrderOfPermits(t *testing.T) {
-	first, again := func(urgency int) wish { return wish{urgency: urgency} }, func(urgency int) wish { return wish{urgency: urgency, retry: true} }
+func TestQueueOrderOfPermits(t *testing.T) {
+	first := func(urgency int) wish { return wish{urgency: urgency} }
+	const alternate = "3 0 4 1 5 2"
+	again := func(urgency int) wish { return wish{urgency: urgency, retry: true} }
 	for name, c := range map[string]struct {
 		waiting []wish
 		want    string
 	}{
-		"first attempts by urgency, then by place": {[]wish{first(1), first(0), first(1), first(0)}, "1 3 0 2"},
+		"first attempts by urgency, then by sequence": {[]wish{first(1), first(0), first(1), first(0)}, "1 3 0 2"},
 		"retries too": {[]wish{again(1), again(0), again(1), again(0)}, "1 3 0 2"},
-		"retries as urgent take every second permit":     {[]wish{first(0), first(0), first(0), again(0), again(0), again(0)}, "3 0 4 1 5 2"},
-		"retries that are more urgent take no more":      {[]wish{first(1), first(1), first(1), again(0), again(0), again(0)}, "3 0 4 1 5 2"},
+		"retries as urgent take every second permit":     {[]wish{first(0), first(0), first(0), again(0), again(0), again(0)}, alternate},
+		"retries that are more urgent take no more":      {[]wish{first(1), first(1), first(1), again(0), again(0), again(0)}, alternate},
 		"retries that are less urgent wait":              {[]wish{first(0), first(0), first(0), again(1), again(1)}, "0 1 2 3 4"},
 		"the lanes meet by the urgency of their first":   {[]wish{first(2), first(0), again(1), again(1)}, "1 2 0 3"},
 		"without first attempts every permit is a retry": {[]wish{again(0), again(0), first(0)}, "0 2 1"},
-		"who waits again keeps the place":                {[]wish{{place: 9, retry: true}, {place: 3, retry: true}}, "1 0"},
+		"who waits again keeps their sequence":           {[]wish{{place: 9, retry: true}, {place: 3, retry: true}}, "1 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
@@ -150,7 +153,7 @@ func TestTheOrderOfPermits(t *testing.T) {
 					waiting = append(waiting, ask(t, q, fmt.Sprint(i), w))
 				}
 				if early := began(waiting); early != nil {
-					t.Fatalf("%v began beside the holder of the only place", early)
+					t.Fatalf("%v began although one attempt may be in flight", early)
 				}
 				if got := inTurn(t, q, holder, waiting); got != c.want {
 					t.Errorf("began in the order %s, want %s", got, c.want)
@@ -160,8 +163,8 @@ func TestTheOrderOfPermits(t *testing.T) {
 	}
 }
 
-// However many retries wait, a first attempt is at most the second to begin; and the other way round.
-func TestNoLaneStarvesTheOther(t *testing.T) {
+// However many retries wait, a first attempt is the second to begin at the latest, and vice versa.
+func TestQueueNoLaneStarvesTheOther(t *testing.T) {
 	for _, retries := range []bool{true, false} {
 		bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 			holder := ask(t, q, "holder", wish{retry: retries})
@@ -177,7 +180,7 @@ func TestNoLaneStarvesTheOther(t *testing.T) {
 	}
 }
 
-func TestSoManyAttemptsAreInFlightAtOnce(t *testing.T) {
+func TestQueueBoundsAttemptsInFlight(t *testing.T) {
 	bubble(t, 3, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		var users []*user
 		for i := range 5 {
@@ -193,7 +196,7 @@ func TestSoManyAttemptsAreInFlightAtOnce(t *testing.T) {
 	})
 }
 
-func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T) {
+func TestQueueAttemptWithoutAnAnswerIsLateAfterTwoSeconds(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		hangs := ask(t, q, "hangs", wish{})
 		next := ask(t, q, "next", wish{})
@@ -205,11 +208,11 @@ func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T
 		if !next.began() {
 			t.Fatal("not begun after two seconds")
 		}
-		// The late answer makes no second place.
+		// The late answer does not make room for two.
 		_ = q.done(hangs.permit, 0, false, nil)
 		third := ask(t, q, "third", wish{})
-		if third.began() || q.running != 1 || q.late != 0 {
-			t.Errorf("the third began: %v, running %d, late %d", third.began(), q.running, q.late)
+		if third.began() || q.inFlight.running != 1 || q.inFlight.late != 0 {
+			t.Errorf("the third began: %v, running %d, late %d", third.began(), q.inFlight.running, q.inFlight.late)
 		}
 		_ = q.done(next.permit, 0, false, nil)
 		if !third.began() {
@@ -218,7 +221,7 @@ func TestAnAttemptThatIsNotAnsweredGivesItsPlaceAwayAfterTwoSeconds(t *testing.T
 	})
 }
 
-func TestOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
+func TestQueueOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		var retries, firsts []*user
 		for i := range 40 {
@@ -232,13 +235,13 @@ func TestOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 			firsts = append(firsts, ask(t, q, fmt.Sprint("first", i), wish{}))
 		}
 		time.Sleep(time.Hour)
-		if got := began(firsts); len(got) != 33 { // one more is not counted late: the places are used up
+		if got := began(firsts); len(got) != 33 { // no more than maxLate may be late, so one more is not
 			t.Fatalf("%d first attempts hang beside them, want 33", len(got))
 		}
-		if q.late != maxLate || q.lateAgain != 32 || q.running != 1 {
-			t.Errorf("late %d, of these retries %d, running %d", q.late, q.lateAgain, q.running)
+		if q.inFlight.late != maxLate || q.inFlight.lateRetries != 32 || q.inFlight.running != 1 {
+			t.Errorf("late %d, of these retries %d, running %d", q.inFlight.late, q.inFlight.lateRetries, q.inFlight.running)
 		}
-		// The end of a retry makes room for another.
+		// The end of a retry makes room for another one.
 		_ = q.done(retries[0].permit, 0, false, unavailable)
 		time.Sleep(lateAfter)
 		if got := began(retries); len(got) != 33 {
@@ -252,7 +255,7 @@ func TestOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 	})
 }
 
-func TestWhatHasEndedIsNotRememberedForLong(t *testing.T) {
+func TestQueueForgetsAttemptsThatHaveEnded(t *testing.T) {
 	bubble(t, 2, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		for i := range maxLate + 1 { // all late but the last, which stays at the head
 			ask(t, q, fmt.Sprint("hangs", i), wish{})
@@ -266,21 +269,21 @@ func TestWhatHasEndedIsNotRememberedForLong(t *testing.T) {
 			}
 			_ = q.done(u.permit, 0, true, notFound)
 		}
-		if most := 4*(2+maxLate) + 1; len(q.begun) > most {
-			t.Errorf("%d attempts are remembered, want at most %d", len(q.begun), most)
+		if most := 4*(2+maxLate) + 1; len(q.inFlight.begun) > most {
+			t.Errorf("%d attempts are remembered, want at most %d", len(q.inFlight.begun), most)
 		}
 	})
 }
 
-func TestRaiseMovesAUserForward(t *testing.T) {
+func TestQueueRaiseMovesAUserForward(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		holder := ask(t, q, "holder", wish{})
 		a := ask(t, q, "a", wish{urgency: 5})
 		urgency, kind := 5, "offboarded"
 		b := askBy(t, q, "b", wish{}, func(func(string) bool) (int, string) { return urgency, kind })
 		c := ask(t, q, "c", wish{urgency: 5})
-		q.raise("c", 7) // less urgent: nothing changes
-		q.raise("b", 5) // nor when it is as urgent: who waits keeps what they wait with
+		q.raise("c", 7) // it is less urgent: nothing changes
+		q.raise("b", 5) // nor does it when it is as urgent
 		kind = "left"
 		if q.raise("b", 6); q.waiting["b"].kind != "offboarded" {
 			t.Error("a less urgent event has changed the type")
@@ -297,7 +300,7 @@ func TestRaiseMovesAUserForward(t *testing.T) {
 	})
 }
 
-func TestWhoLeavesIsNotCalledAndTakesNoPlace(t *testing.T) {
+func TestQueueUserWhoLeavesGetsNoPermit(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		holder := ask(t, q, "holder", wish{kind: "stolen"})
 		users := []*user{ask(t, q, "a", wish{}), ask(t, q, "b", wish{}), ask(t, q, "c", wish{retry: true})}
@@ -315,19 +318,19 @@ func TestWhoLeavesIsNotCalledAndTakesNoPlace(t *testing.T) {
 		q.raise("a", -1) // nobody
 		_ = q.done(holder.permit, 0, true, notFound)
 		if !users[1].began() {
-			t.Error("who stayed was not called")
+			t.Error("the user who stayed was not called")
 		}
 		_ = q.done(users[1].permit, 0, true, notFound)
 	})
 }
 
-// Permit and leave at one instant: whoever has the permit must give it back, so they must be told.
-func TestAPermitThatComesAsTheUserLeavesIsNotLost(t *testing.T) {
+// A permit is granted at the instant at which the user leaves. They must get it, to give it back.
+func TestQueuePermitGrantedAsTheUserLeavesIsNotLost(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		for range 50 {
 			holder := ask(t, q, "holder", wish{})
 			u := ask(t, q, "leaves", wish{})
-			q.mu.Lock() // the user has left, and waits for the lock, while the permit comes
+			q.mu.Lock() // the user has left, and waits for the lock, while the permit is granted
 			u.leave()
 			for range 100 {
 				runtime.Gosched()
@@ -339,20 +342,20 @@ func TestAPermitThatComesAsTheUserLeavesIsNotLost(t *testing.T) {
 				t.Fatalf("%v, want the permit", u.err)
 			}
 			q.cancel(u.permit)
-			if q.running != 0 {
-				t.Fatalf("%d run", q.running)
+			if q.inFlight.running != 0 {
+				t.Fatalf("%d run", q.inFlight.running)
 			}
 		}
 	})
 }
 
-func TestCancelGivesEverythingBack(t *testing.T) {
+func TestQueueCancelGivesEverythingBack(t *testing.T) {
 	for name, late := range map[string]time.Duration{"soon": 0, "late": lateAfter} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				q := newQueue(4, guard.VolumeConfig{Max: 4, Window: time.Hour}, nil, false) // its breaker is half-open
 				defer q.stop()
-				for range 3 { // again and again: what leaks adds up
+				for range 3 { // three times, so that leaks add up
 					var users []*user
 					for i := range 4 {
 						users = append(users, ask(t, q, fmt.Sprint(i), wish{kind: "stolen", retry: i%2 == 0}))
@@ -363,7 +366,7 @@ func TestCancelGivesEverythingBack(t *testing.T) {
 						}
 						q.cancel(users[0].permit)
 						if !users[3].began() {
-							t.Fatal("the place in the half-open breaker was not given back")
+							t.Fatal("the slot in the half-open breaker was not given back")
 						}
 						users = users[1:]
 					}
@@ -375,11 +378,11 @@ func TestCancelGivesEverythingBack(t *testing.T) {
 						}
 						q.cancel(u.permit)
 					}
-					if q.running != 0 || q.late != 0 || q.lateAgain != 0 {
-						t.Fatalf("running %d, late %d, of these retries %d", q.running, q.late, q.lateAgain)
+					if q.inFlight.running != 0 || q.inFlight.late != 0 || q.inFlight.lateRetries != 0 {
+						t.Fatalf("running %d, late %d, of these retries %d", q.inFlight.running, q.inFlight.late, q.inFlight.lateRetries)
 					}
 					if n := q.limiter.State().InFlight; n != 0 {
-						t.Fatalf("%d calls under way for the limiter", n)
+						t.Fatalf("%d calls in flight for the limiter", n)
 					}
 				}
 				users := []*user{}
@@ -397,24 +400,24 @@ func TestCancelGivesEverythingBack(t *testing.T) {
 	}
 }
 
-func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
+func TestQueueUsersWaitForOthersReservationsOfTheVolume(t *testing.T) {
 	bubble(t, 8, guard.VolumeConfig{Max: 2, Window: time.Hour}, func(t *testing.T, q *queue) {
 		a, b := ask(t, q, "a", wish{kind: "left"}), ask(t, q, "b", wish{kind: "left"})
 		c, d := ask(t, q, "c", wish{kind: "left"}), ask(t, q, "d", wish{kind: "left"})
 		e := ask(t, q, "e", wish{kind: "left"})
 		other := ask(t, q, "other", wish{kind: "stolen"})
 		if got := began([]*user{a, b, c, d, e, other}); !slices.Equal(got, []string{"a", "b", "other"}) {
-			t.Fatalf("%v began, want the two of the limit, and whoever is of another type", got)
+			t.Fatalf("%v began, want the two of the limit, and the one of another type", got)
 		}
-		e.leave() // from among those that wait for the guard
+		e.leave() // the user waits for the volume
 		synctest.Wait()
 		if full := len(q.full["left"].first); !errors.Is(e.err, errLeft) || full != 2 || len(q.waiting) != 2 {
 			t.Errorf("%v; %d wait for the guard, %d in all", e.err, full, len(q.waiting))
 		}
-		q.raise("d", -1) // in none of the two lanes now
+		q.raise("d", -1) // the user is in neither of the two lanes now
 		_ = q.done(a.permit, 0, false, nil)
 		if got := began([]*user{c, d}); got != nil {
-			t.Fatalf("%v began: one is signed out, and another may be", got)
+			t.Fatalf("%v began although one is signed out, and another may be", got)
 		}
 		_ = q.done(b.permit, 0, true, notFound) // a refund: nobody was signed out
 		if got := began([]*user{c, d}); len(got) != 1 {
@@ -426,30 +429,31 @@ func TestTheVolumeGuardLetsUsersWaitForTheEndOfOthers(t *testing.T) {
 		}
 		q.cancel(one.permit)
 		if !last.began() {
-			t.Fatal("the place that was given back is lost")
+			t.Fatal("the refunded place is lost")
 		}
-		_ = q.done(last.permit, 0, false, unavailable) // no answer: they may have been signed out, and count
+		_ = q.done(last.permit, 0, false, unavailable) // without an answer they may have been signed out, so they count
 		late := ask(t, q, "late", wish{kind: "left"})
 		if !errors.Is(late.err, errTripped) || len(q.waiting) != 0 {
 			t.Errorf("%v, %d wait; want the guard tripped", late.err, len(q.waiting))
 		}
 		known := ask(t, q, "a", wish{kind: "left"})
-		if !errors.Is(known.err, errTripped) { // nobody is called for a type that is tripped
+		if !errors.Is(known.err, errTripped) { // a tripped type allows no attempt
 			t.Errorf("%v", known.err)
 		}
 		_ = q.done(other.permit, 0, false, nil)
 	})
 }
 
-// Whoever could have had the place that was given back goes away before there is room; it is the next one's then.
-func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
+// A place in the volume is refunded, but the user who could have it leaves before an attempt may
+// begin. Then it is the next user's.
+func TestQueuePlaceInTheVolumeIsNotLostWithAUserWhoLeaves(t *testing.T) {
 	bubble(t, 2, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		a := ask(t, q, "a", wish{kind: "left"})
 		b, c := ask(t, q, "b", wish{kind: "left"}), ask(t, q, "c", wish{kind: "left"})
 		again := ask(t, q, "again", wish{kind: "left", retry: true})
 		other := ask(t, q, "other", wish{kind: "stolen"})
 		q.mu.Lock()
-		q.concurrency = 1
+		q.inFlight.concurrency = 1
 		q.mu.Unlock()
 		_ = q.done(a.permit, 0, true, notFound)
 		if got := began([]*user{b, c, again}); got != nil {
@@ -460,13 +464,13 @@ func TestAPlaceInTheVolumeIsNotLostWithWhoLeaves(t *testing.T) {
 		synctest.Wait()
 		_ = q.done(other.permit, 0, false, nil)
 		if !c.began() {
-			t.Fatal("the last of three did not begin, although two went away")
+			t.Fatal("the last of three did not begin, although two have left")
 		}
 		_ = q.done(c.permit, 0, false, nil)
 	})
 }
 
-func TestAnEventOfAnotherTypeNeedNotWaitForTheVolumeOfTheFirst(t *testing.T) {
+func TestQueueEventOfAnotherTypeDoesNotWaitForTheVolumeOfTheFirst(t *testing.T) {
 	bubble(t, 8, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		a := ask(t, q, "a", wish{kind: "left"})
 		urgency, kind := 5, "left"
@@ -476,15 +480,15 @@ func TestAnEventOfAnotherTypeNeedNotWaitForTheVolumeOfTheFirst(t *testing.T) {
 		}
 		urgency, kind = 0, "stolen"
 		if q.raise("b", 0); !b.began() {
-			t.Error("waits for those of the type that it came with first")
+			t.Error("waits for the volume of the first type")
 		}
 		_ = q.done(a.permit, 0, false, nil)
 		_ = q.done(b.permit, 0, false, nil)
 	})
 }
 
-// Of several who wait, whoever is of a type that has tripped goes, and the next one begins.
-func TestATrippedTypeIsInNobodysWay(t *testing.T) {
+// Of several users who wait, the one whose type has tripped is refused, and the next one begins.
+func TestQueueTrippedTypeIsInNobodysWay(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		holder := ask(t, q, "holder", wish{kind: "left"})
 		tripped := ask(t, q, "tripped", wish{kind: "left"})
@@ -497,7 +501,7 @@ func TestATrippedTypeIsInNobodysWay(t *testing.T) {
 	})
 }
 
-// canaryQueue is a queue whose canaries are counted; a test ends them.
+// canaryQueue runs a test with a queue whose canaries are counted. The test ends them.
 func canaryQueue(t *testing.T, volume guard.VolumeConfig, account bool, test func(t *testing.T, q *queue, asked chan int)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -510,14 +514,14 @@ func canaryQueue(t *testing.T, volume guard.VolumeConfig, account bool, test fun
 	})
 }
 
-func TestAUserWhoLeavesGivesWayToACanary(t *testing.T) {
+func TestQueueUserWhoLeavesMakesWayForACanary(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		q.active = func() bool { return false }
 		u := ask(t, q, "u", wish{})
 		<-asked // side by side
 		_ = q.canaryDone(q.limiter.Begin(time.Now()), 0, noToken, true)
 		_ = q.done(u.permit, 0, false, noToken)
-		<-after(t, 10*time.Second, asked) // the canary's turn
+		<-after(t, 10*time.Second, asked) // the next probe is the canary's
 		_ = q.canaryDone(1, 0, noToken, false)
 		u = ask(t, q, "u", wish{retry: true})
 		if u.began() || len(asked) > 0 {
@@ -531,7 +535,7 @@ func TestAUserWhoLeavesGivesWayToACanary(t *testing.T) {
 	})
 }
 
-// after says that a canary is asked within limit.
+// after checks that one canary is asked within the limit.
 func after(t *testing.T, limit time.Duration, asked chan int) <-chan int {
 	t.Helper()
 	time.Sleep(limit)
@@ -542,7 +546,7 @@ func after(t *testing.T, limit time.Duration, asked chan int) <-chan int {
 	return asked
 }
 
-func TestWhileOpenWhoWasNotTriedYetIsProbedFirst(t *testing.T) {
+func TestQueueProbesUntriedUsersFirstWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		fail := func(u *user) {
 			t.Helper()
@@ -577,8 +581,9 @@ func TestWhileOpenWhoWasNotTriedYetIsProbedFirst(t *testing.T) {
 	})
 }
 
-// Users who have failed while Graph was well for others may be many. Two probes of three go to somebody else.
-func TestWhileOpenUsersWithTroubleOfTheirOwnAreProbedSeldom(t *testing.T) {
+// Many users may have failed while Graph was well for others. Two probes of three go to other
+// users.
+func TestQueueSeldomProbesUsersWithFaultsOfTheirOwnWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, true, func(t *testing.T, q *queue, asked chan int) {
 		u := ask(t, q, "u", wish{})
 		q.cancelCanary(<-asked)
@@ -610,8 +615,8 @@ func TestWhileOpenUsersWithTroubleOfTheirOwnAreProbedSeldom(t *testing.T) {
 	})
 }
 
-// Who has failed for a reason of their own before the breaker opened tells least of all.
-func TestWhileOpenAFirstAttemptIsProbedBeforeARetry(t *testing.T) {
+// The result of a user who failed for a reason of their own before the breaker opened says least.
+func TestQueueProbesAFirstAttemptBeforeARetryWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		u := ask(t, q, "u", wish{})
 		q.cancelCanary(<-asked)
@@ -634,12 +639,13 @@ func TestWhileOpenAFirstAttemptIsProbedBeforeARetry(t *testing.T) {
 	})
 }
 
-// cancelCanary ends a canary that tells nothing.
+// cancelCanary ends a canary without a verdict.
 func (q *queue) cancelCanary(call int) { _ = q.canaryDone(call, 0, nil, true) }
 
-func TestWhileTheGuardHasTrippedNobodyAsksACanaryForNobody(t *testing.T) {
+func TestQueueAsksNoCanaryForNobodyWhileTheGuardHasTripped(t *testing.T) {
 	for _, observe := range []bool{false, true} {
-		canaryQueue(t, guard.VolumeConfig{Max: 1, Window: time.Hour, Observe: observe}, false, func(t *testing.T, q *queue, asked chan int) {
+		volume := guard.VolumeConfig{Max: 1, Window: time.Hour, Observe: observe}
+		canaryQueue(t, volume, false, func(t *testing.T, q *queue, asked chan int) {
 			q.volume.Trip("stolen")
 			q.tick()
 			if n := len(asked); n > 0 != observe {
@@ -657,14 +663,14 @@ func TestWhileTheGuardHasTrippedNobodyAsksACanaryForNobody(t *testing.T) {
 	}
 }
 
-func TestWithoutACanaryAnOpenBreakerProbesUsers(t *testing.T) {
+func TestQueueProbesUsersWithoutACanary(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		u := ask(t, q, "u", wish{})
 		_ = q.done(u.permit, 0, false, noToken)
 		u = ask(t, q, "u", wish{})
 		time.Sleep(time.Hour)
 		if !u.began() {
-			t.Fatal("nobody is probed: the turn is a canary's that does not exist")
+			t.Fatal("nobody is probed, as if there were a canary to probe")
 		}
 		if c := q.done(u.permit, 0, false, nil); c.cause != nil {
 			t.Errorf("open after a success: %v", c.cause)
@@ -672,7 +678,7 @@ func TestWithoutACanaryAnOpenBreakerProbesUsers(t *testing.T) {
 	})
 }
 
-func TestHowManyMessagesMayBeReceived(t *testing.T) {
+func TestQueueLimitsReceivedMessages(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		want := func(inFlight, n int) {
 			t.Helper()
@@ -689,10 +695,10 @@ func TestHowManyMessagesMayBeReceived(t *testing.T) {
 		_ = q.done(u.permit, 0, false, noToken)
 		want(0, 1) // open: one, to be probed
 		u = ask(t, q, "u", wish{retry: true})
-		want(1, 1) // it has failed, and another must be probed
+		want(1, 1) // the probe has failed, and another user must be probed
 		want(10, 0)
 		fresh := ask(t, q, "fresh", wish{})
-		want(2, 0) // who waits was not probed yet
+		want(2, 0) // the user who waits was not probed yet
 		_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
 		for i := 0; i < 600 && !fresh.began(); i++ {
 			time.Sleep(100 * time.Millisecond)
@@ -701,13 +707,13 @@ func TestHowManyMessagesMayBeReceived(t *testing.T) {
 		_ = q.done(fresh.permit, 0, false, nil)
 		want(1000, 1<<20)
 		if !u.began() {
-			t.Error("the breaker is closed, and who waits is not called")
+			t.Error("the breaker is closed, and the user who waits is not called")
 		}
 		_ = q.done(u.permit, 0, false, nil)
 	})
 }
 
-func TestWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
+func TestQueueUserWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		u := ask(t, q, "u", wish{})
 		q.cancelCanary(<-asked)
@@ -718,13 +724,13 @@ func TestWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
 		}
 		u.leave()
 		if synctest.Wait(); q.breaker.Tried("u") != 0 {
-			t.Error("remembered for nobody")
+			t.Error("the breaker remembers a user who has left")
 		}
 	})
 }
 
-// A new process lets three users in; one who hangs makes room for another.
-func TestWhoHangsAtTheStartMakesRoom(t *testing.T) {
+// A new process allows three attempts. One that hangs makes room for another.
+func TestQueueUserWhoHangsAtTheStartMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(16, guard.VolumeConfig{}, nil, false)
 		defer q.stop()
@@ -745,7 +751,7 @@ func TestWhoHangsAtTheStartMakesRoom(t *testing.T) {
 	})
 }
 
-func TestAfterTheStopNothingBegins(t *testing.T) {
+func TestQueueNothingBeginsAfterTheStop(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		q.stop()
 		q.tick()
@@ -759,7 +765,7 @@ func TestAfterTheStopNothingBegins(t *testing.T) {
 	})
 }
 
-func TestEachEndIsSignalled(t *testing.T) {
+func TestQueueSignalsEachEnd(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		q.changed = []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
 		signaled := func(what string) {
@@ -768,7 +774,7 @@ func TestEachEndIsSignalled(t *testing.T) {
 				select {
 				case <-c:
 				default:
-					t.Errorf("nobody is told of %s", what)
+					t.Errorf("%s is not signaled", what)
 				}
 			}
 		}

@@ -8,7 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// ReasonOf names a final failure of a user.
+// ReasonOf returns the dead-letter reason for a final failure of a user.
 func ReasonOf(err error) deadletter.Reason {
 	if failure, ok := errors.AsType[*revoker.Error](err); ok {
 		switch failure.Kind {
@@ -29,8 +29,9 @@ func ReasonOf(err error) deadletter.Reason {
 	return deadletter.RetriesExhausted
 }
 
-// AccountOf is the account that a name belongs to which was to be called, if that is what the error says. When the event came
-// it could not be told: Graph was away, throttled, or slow. The event is to be entered again, as the account's.
+// AccountOf returns the account that has the name which an event gives, if that is what the error
+// says: then nobody was called. When the event was received the account could not be read, because
+// Graph was down, throttled, or slow. The caller must add the event again, as the account's.
 func AccountOf(err error) (account event.User, ok bool) {
 	var failure *revoker.Error
 	if !errors.As(err, &failure) || failure.Kind != revoker.Named {

@@ -12,11 +12,13 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// traced makes an attempt in a span under that of the newest message it is made for. The error's text may name the user, and is
-// left out. It is a function of its own to keep its variables off the stacks of all attempts where there is no Tracer.
+// traced makes an attempt in a span, whose parent is the span of the newest message that the
+// attempt is for. It leaves out the error's text, which may name the user. It is not part of
+// revoke, so that its variables are not on the stacks of attempts without a Tracer.
 func (d *Dispatcher) traced(ctx context.Context, w *dedupe.Work, user event.User) (revoker.Attempt, error) {
 	parent, _ := w.Tag().(trace.SpanContext)
-	_, span := d.deps.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent), "POST revokeSignInSessions", trace.WithSpanKind(trace.SpanKindClient))
+	_, span := d.deps.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent),
+		"POST revokeSignInSessions", trace.WithSpanKind(trace.SpanKindClient))
 	attempt, err := d.deps.Revoker.Revoke(ctx, user)
 	span.SetAttributes(
 		attribute.String("http.request.method", "POST"),

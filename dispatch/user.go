@@ -8,22 +8,22 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
-	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// Decision is what the attempts for one user came to; it is shared by the results of all events that it decides, as the
-// Detail of their End.
+// Decision is what the attempts for one user came to. All events that they decide share it, as the
+// Detail of their dedupe.Result.
 type Decision struct {
 	Attempt  revoker.Attempt // the last one
 	Attempts int
-	Err      error // nil when revoked
+	Err      error // nil when the sessions were revoked
 }
 
-// run makes attempts for one user until nothing about the user is unsettled.
+// run makes attempts for one user until each of the user's events is decided.
 func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 	d.mu.Lock()
 	hard := d.hard
@@ -35,32 +35,18 @@ func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 	}
 }
 
-// decide is the way to one verdict: wait for a permit, make an attempt, and depending on the answer decide or try again. It
-// says whether something about the user is still unsettled. hard ends the attempt in flight.
+// decide makes attempts until there is one verdict: it waits for a permit and, where replicas share
+// their work, for the user's lease; then it makes an attempt. It reports whether some event of the
+// user is still undecided. The end of hard ends the attempt in flight.
 func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.User, others *patience) (again bool) {
-	before, known := d.budgets.of(w.Key(), w.Enqueued())
-	budget := before.Budget
-	if !known {
-		budget = d.deps.Retrier.Budget()
-	}
-	if known {
-		w.SetFailing()
-		d.sleep(w, before.next)
-	}
-	sequence, retries := before.sequence, known
-	if !known {
-		sequence = d.queue.nextSequence()
-	}
-	var lastLogged string
-	refused := func(err error) bool {
-		d.budgets.forget(w.Key())
-		return w.Failed(dedupe.Attempt{}, &Decision{Attempts: budget.Attempts(), Err: err})
-	}
+	s := d.series(w)
 	for {
+		// This check comes before the permit, which reserves a place in the volume and may trip the
+		// guard.
 		if err := Refuse(d.deps.Protected, user); err != nil {
-			return w.Start() && refused(err) // before they take a place in the volume, which may trip the guard
+			return w.Start() && d.refuse(w, s, err)
 		}
-		permit, err := d.queue.wait(w.Context(), request{user: w.Key(), sequence: sequence, retry: retries, own: budget.Own(), urgency: w.Urgency})
+		permit, err := s.wait(w.Context(), w.Urgency)
 		if errors.Is(err, errTripped) && d.awaitRelease(w) {
 			continue
 		}
@@ -75,96 +61,113 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			}
 			return what == parkAgain
 		}
-		if !w.Start() {
-			d.queue.cancel(permit)
-			d.refund(w, permit)
-			lease.End(hard, dedupe.Verdict{})
-			return false
-		}
-		if err := Refuse(d.deps.Protected, user); err != nil {
-			// Protected since the event was received: the list is asked again just before each attempt.
-			d.queue.cancel(permit)
-			d.refund(w, permit)
-			again = refused(err)
-			lease.End(hard, dedupe.Verdict{})
+		again, decided := d.attempt(hard, w, user, s, permit, lease)
+		if decided {
 			return again
 		}
-		budget.Attempt()
-		attempt, err := d.attempt(hard, w, user, permit)
-		if err != nil && hard.Err() != nil {
-			// An attempt that we cut off ourselves tells nothing. All messages are being given back.
-			d.queue.cancel(permit)
-			lease.End(hard, dedupe.Verdict{})
-			if w.Retry(false) {
-				<-w.Context().Done()
-			}
-			return false
-		}
-		if _, ok := AccountOf(err); ok {
-			// Nobody was called. The events of the name enter again, as the account's.
-			d.queue.cancel(permit)
-			d.refund(w, permit)
-			d.budgets.forget(w.Key())
-			again = w.Failed(dedupe.Attempt{}, &Decision{Err: err})
-			lease.End(hard, dedupe.Verdict{})
-			return again
-		}
-		nobody := nobodySignedOut(attempt, err)
-		graph := d.queue.done(permit, attempt.Usage, nobody, err)
-		if nobody {
-			d.refund(w, permit)
-		}
-		d.observe(attempt, err)
-		d.report(graph)
-		decision := &Decision{Attempt: attempt, Attempts: budget.Attempts(), Err: err}
-		if err == nil {
-			budget.Succeeded()
-			d.budgets.forget(w.Key())
-			d.count()
-			again = w.Succeeded(times(attempt), decision)
-			lease.End(hard, w.Verdict())
-			return again
-		}
-		wait, final := budget.Failed(err)
-		if final != nil {
-			decision.Err = final
-			d.budgets.forget(w.Key())
-			d.count()
-			again = w.Failed(times(attempt), decision)
-			lease.End(hard, w.Verdict())
-			return again
-		}
-		lease.End(hard, dedupe.Verdict{})
-		if graph.cause != nil {
-			wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
-		}
-		// Once per distinct failure: a long outage must not flood the log.
-		if text := d.deps.Text(err); text != lastLogged {
-			lastLogged = text
-			d.deps.Log.Warn("attempt failed; trying again", zap.String("user", d.deps.Name(user)), zap.String("error", text),
-				zap.Int("attempt", budget.Attempts()), zap.Duration("wait", wait))
-		}
-		if budget.Unproved() {
-			d.queue.wantProof()
-		}
-		failed := budget.HasFailed()
-		if retries = failed || budget.Refused(); retries {
-			sequence = d.queue.nextSequence() // retries go round, however long some of them hang
-		}
-		next := time.Now().Add(wait)
-		if failed {
-			// The events may leave, and the user come again. From the end of the attempt on somebody else may work for the user, who finds
-			// the budget here; we do not touch it any more then.
-			d.budgets.keep(w.Key(), kept{budget, next, sequence})
-		}
-		if !w.Retry(failed) {
-			return false
-		}
-		d.sleep(w, next)
 	}
 }
 
-// Refuse says why a user is never called, as an *revoker.Error; nil if they may be.
+// series returns the series of attempts for a user: the one that was kept when the user's events
+// left undecided, once its next attempt is due, or a new one.
+func (d *Dispatcher) series(w *dedupe.Work) *series {
+	before, ok := d.budgets.of(w.Key(), w.Enqueued())
+	if !ok {
+		return newSeries(d.queue, w.Key(), d.deps.Retrier.Budget())
+	}
+	w.SetFailing()
+	d.sleep(w, before.next)
+	return &series{queue: d.queue, user: w.Key(), budget: before.Budget, sequence: before.sequence, retry: true}
+}
+
+// attempt uses a permit and a lease for one attempt, and tells the ledger what it came to. decided
+// is false when another attempt must follow; otherwise again reports whether some event of the user
+// is still undecided.
+func (d *Dispatcher) attempt(
+	hard context.Context, w *dedupe.Work, user event.User, s *series, p *permit, lease *coordination.Lease,
+) (again, decided bool) {
+	if !w.Start() {
+		d.queue.cancel(p)
+		d.refund(w, p)
+		lease.End(hard, dedupe.Verdict{})
+		return false, true
+	}
+	// An operator may have protected the user while they waited: the list is read just before each
+	// attempt.
+	if err := Refuse(d.deps.Protected, user); err != nil {
+		d.queue.cancel(p)
+		d.refund(w, p)
+		again = d.refuse(w, s, err)
+		lease.End(hard, dedupe.Verdict{})
+		return again, true
+	}
+	o := s.try(hard, p, func() (revoker.Attempt, error) { return d.revoke(hard, w, user, p) })
+	switch o.ending {
+	case cutOff:
+		lease.End(hard, dedupe.Verdict{})
+		if w.Retry(false) {
+			<-w.Context().Done() // the consumer gives all messages back now
+		}
+		return false, true
+	case redirected:
+		// The consumer adds the events of the name again, as the account's.
+		d.refund(w, p)
+		d.budgets.forget(w.Key())
+		again = w.Failed(dedupe.Attempt{}, &Decision{Err: o.Err})
+		lease.End(hard, dedupe.Verdict{})
+		return again, true
+	}
+	if o.nobody {
+		d.refund(w, p)
+	}
+	d.observe(o.Attempt, o.err)
+	d.report(o.graph)
+	if o.ending == undecided {
+		lease.End(hard, dedupe.Verdict{})
+		return false, !d.prepareRetry(w, user, s, o)
+	}
+	d.budgets.forget(w.Key())
+	d.decided.Add(1)
+	decide := w.Succeeded
+	if o.ending == final {
+		decide = w.Failed
+	}
+	again = decide(times(o.Attempt), &o.Decision)
+	lease.End(hard, w.Verdict())
+	return again, true
+}
+
+// prepareRetry ends an attempt that decided nothing, and waits until the next one is due. It
+// reports whether an event still waits for it.
+func (d *Dispatcher) prepareRetry(w *dedupe.Work, user event.User, s *series, o outcome) bool {
+	// Each distinct failure is logged once: a long outage must not flood the log.
+	if text := d.deps.Text(o.err); text != s.lastLogged {
+		s.lastLogged = text
+		d.deps.Log.Warn("attempt failed; trying again", zap.String("user", d.deps.Name(user)),
+			zap.String("error", text), zap.Int("attempt", o.Attempts), zap.Duration("wait", o.wait))
+	}
+	next := time.Now().Add(o.wait)
+	failed := s.budget.HasFailed()
+	if failed {
+		// Retry may end this Work. Another Work for the user can then take the budget from here,
+		// and this one does not touch it any more.
+		d.budgets.keep(w.Key(), kept{s.budget, next, s.sequence})
+	}
+	if !w.Retry(failed) {
+		return false
+	}
+	d.sleep(w, next)
+	return true
+}
+
+// refuse decides, without an attempt, that the user is never called. The Work must have started. It
+// reports whether some event of the user is still undecided.
+func (d *Dispatcher) refuse(w *dedupe.Work, s *series, err error) (again bool) {
+	d.budgets.forget(w.Key())
+	return w.Failed(dedupe.Attempt{}, &Decision{Attempts: s.budget.Attempts(), Err: err})
+}
+
+// Refuse returns why a user is never called, as a *revoker.Error; nil if they may be.
 func Refuse(protected *guard.Protected, user event.User) error {
 	switch {
 	case protected.Has(user):
@@ -175,22 +178,8 @@ func Refuse(protected *guard.Protected, user event.User) error {
 	return nil
 }
 
-// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked, or
-// answered with another status than 2xx, or with value false. A 2xx that broke off or was unreadable
-// may be a success.
-func nobodySignedOut(attempt revoker.Attempt, err error) bool {
-	switch {
-	case err == nil:
-		return false
-	case attempt.Status/100 != 2:
-		return attempt.Status != 0 || !attempt.Sent
-	}
-	var failure *revoker.Error
-	return errors.As(err, &failure) && failure.Kind == revoker.NotRevoked
-}
-
-// attempt makes one attempt.
-func (d *Dispatcher) attempt(hard context.Context, w *dedupe.Work, user event.User, p *permit) (revoker.Attempt, error) {
+// revoke sends one request, bounded by the permit's timeout.
+func (d *Dispatcher) revoke(hard context.Context, w *dedupe.Work, user event.User, p *permit) (revoker.Attempt, error) {
 	ctx := hard
 	if p.timeout > 0 {
 		var cancel context.CancelFunc
@@ -203,47 +192,11 @@ func (d *Dispatcher) attempt(hard context.Context, w *dedupe.Work, user event.Us
 	return d.traced(ctx, w, user)
 }
 
-// longSleep is how long a wait is at least that messages are not kept in flight for which have been set aside before: as long
-// as they are set aside at least.
-const longSleep = 2 * time.Second
-
-// sleep waits until the next attempt of a user, or until nobody waits for the user any more.
-func (d *Dispatcher) sleep(w *dedupe.Work, until time.Time) {
-	wait := time.Until(until)
-	if wait <= 0 {
-		return
-	}
-	if wait > longSleep {
-		w.Pause() // meanwhile its messages need not be in flight
-		defer w.Resume()
-	}
-	defer d.asleep(w, until)()
-	_ = retry.Sleep(w.Context(), wait)
-}
-
-// asleep says that a user waits until then, and for no permit. awake must follow.
-func (d *Dispatcher) asleep(w *dedupe.Work, until time.Time) (awake func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.sleeping[w] = until
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.sleeping, w)
-	}
-}
-
-func (d *Dispatcher) count() {
-	d.mu.Lock()
-	d.decided++
-	d.mu.Unlock()
-}
-
 func times(a revoker.Attempt) dedupe.Attempt {
 	return dedupe.Attempt{Start: a.Start, Duration: a.Duration, ServerDate: a.ServerDate}
 }
 
-// observe counts one attempt's end.
+// observe counts the result of one attempt.
 func (d *Dispatcher) observe(attempt revoker.Attempt, err error) {
 	result := "revoked"
 	if failure, ok := errors.AsType[*revoker.Error](err); ok {
@@ -256,13 +209,15 @@ func (d *Dispatcher) observe(attempt revoker.Attempt, err error) {
 	d.deps.Metrics.GraphCalls.WithLabelValues(result, status).Inc()
 }
 
-// What is said of users who fail one after the other.
+// These are the warnings about users who fail one after the other.
 const (
-	usersFail = "users fail one after the other, and the canary is well: Graph refuses them for a reason of their own (an administrative unit, a deleted account); worker dlq list and worker deferred list name them"
-	graphMay  = "users fail one after the other, and nothing tells that Graph is well: retries go one at a time until one succeeds or the canary tells"
+	usersFail = "users fail one after the other, and the canary is well: Graph refuses them for a reason of " +
+		"their own (an administrative unit, a deleted account); worker dlq list and worker deferred list name them"
+	graphMay = "users fail one after the other, and nothing shows that Graph is well: retries go one at a time " +
+		"until one succeeds or the canary is well"
 )
 
-// report sets Graph's health, and warns of users who fail, when it changes.
+// report reports Graph's health and users who fail one after the other, and logs changes of these.
 func (d *Dispatcher) report(c condition) {
 	d.ReportGraph(c.cause)
 	warning := ""
@@ -274,14 +229,15 @@ func (d *Dispatcher) report(c condition) {
 	}
 	if d.deps.Health.Warn(PartGraph, warning) {
 		if warning == "" {
-			d.deps.Log.Info("users do not fail one after the other any more")
+			d.deps.Log.Info("users no longer fail one after the other")
 		} else {
 			d.deps.Log.Warn(warning)
 		}
 	}
 }
 
-// ReportGraph sets Graph's health and logs when it changes.
+// ReportGraph reports Graph's health, and logs when it changes. A nil error means that Graph is
+// usable.
 func (d *Dispatcher) ReportGraph(err error) {
 	if err == nil {
 		if d.deps.Health.Report(PartGraph, "") {
@@ -294,7 +250,7 @@ func (d *Dispatcher) ReportGraph(err error) {
 		problem = failure.Brief()
 	}
 	if d.deps.Health.Report(PartGraph, problem) {
-		d.deps.Log.Error("Graph is not usable: attempts stop but for one probe at a time; messages wait, none is dead-lettered for it",
+		d.deps.Log.Error("Graph is not usable: only one probe at a time begins; messages wait, and none is dead-lettered for this",
 			zap.String("error", d.deps.Text(err)))
 	}
 }

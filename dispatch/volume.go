@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,10 +15,11 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-// watchVolumeEvery is how often a trip of the guard is looked for, and a release of it.
+// watchVolumeEvery is how often the worker checks for trips of the guard and for releases.
 const watchVolumeEvery = 5 * time.Second
 
-// watchVolume tells of trips of the guard against implausible volumes, and carries an operator's release to the queue, until ctx ends.
+// watchVolume reports trips of the volume guard, and applies an operator's releases, until ctx
+// ends.
 func (d *Dispatcher) watchVolume(ctx context.Context) {
 	d.deps.Health.Report(PartGuard, "")
 	tick := time.NewTicker(watchVolumeEvery)
@@ -39,21 +41,24 @@ func (d *Dispatcher) watchVolume(ctx context.Context) {
 	}
 }
 
-// logVolume tells that one type of events has tripped the guard, or has not any more.
+// logVolume logs that the guard has tripped for one type of events, or no longer is.
 func (d *Dispatcher) logVolume(state guard.KindState) {
-	about := []zap.Field{zap.String("type", state.Kind), zap.Int("limit", state.Limit), zap.Duration("window", d.cfg.Volume.Window)}
+	about := []zap.Field{
+		zap.String("type", state.Kind), zap.Int("limit", state.Limit), zap.Duration("window", d.cfg.Volume.Window),
+	}
 	switch {
 	case !state.Tripped:
-		d.deps.Log.Info("the guard is not tripped any more", about...)
+		d.deps.Log.Info("the guard is no longer tripped", about...)
 	case d.cfg.Volume.Observe:
-		d.deps.Log.Warn("more people are signed out than is plausible; the guard only observes (guard.mode)", about...)
+		d.deps.Log.Warn("more people are signed out than the limit allows; the guard only observes (guard.mode)", about...)
 	default:
-		d.deps.Log.Error("the guard has tripped: more people would be signed out than is plausible. Events of this type wait, nothing is lost; find out why, then worker guard release", about...)
+		d.deps.Log.Error("the guard has tripped: more people would be signed out than the limit allows. "+
+			"Events of this type wait, and none is lost. Find out why, then run worker guard release", about...)
 	}
 	d.deps.Health.Report(PartGuard, d.guardProblem())
 }
 
-// guardProblem names the types of events that wait for a release; empty when none does.
+// guardProblem names the types of events that wait for a release; it is empty when none does.
 func (d *Dispatcher) guardProblem() string {
 	var types []string
 	for _, state := range d.volumeState() {
@@ -64,18 +69,20 @@ func (d *Dispatcher) guardProblem() string {
 	if types == nil {
 		return ""
 	}
-	return fmt.Sprintf("tripped: more people than the limit within %s for %s; nobody is signed out for these until an operator releases it (worker guard release)",
+	return fmt.Sprintf("tripped: more people than the limit within %s for %s; "+
+		"nobody is signed out for these until an operator releases the guard (worker guard release)",
 		d.cfg.Volume.Window, strings.Join(types, ", "))
 }
 
-// readRelease looks for a release. told is the last problem with it, so that it is logged once.
+// readRelease reads and applies a release. lastLogged is the last problem with it, which is logged
+// once.
 func (d *Dispatcher) readRelease(lastLogged *string) {
 	if d.cfg.ReadRelease == nil {
 		return
 	}
 	r, err := d.cfg.ReadRelease()
 	if err == nil && r.Type != "" && !slices.Contains(d.cfg.Volume.Kinds, r.Type) {
-		err = fmt.Errorf("it is for events of the type %q, which is not one of events.types", r.Type)
+		err = fmt.Errorf("its type %q is not one of events.types", r.Type)
 	}
 	if err != nil {
 		if err.Error() != *lastLogged {
@@ -86,31 +93,30 @@ func (d *Dispatcher) readRelease(lastLogged *string) {
 	}
 	*lastLogged = ""
 	if released := d.release(r); released != nil {
-		d.deps.Log.Warn("an operator has released the guard", zap.Strings("types", released), zap.String("by", r.By), zap.String("why", r.Reason), zap.Time("until", r.Until), zap.Int("maxUsers", r.MaxUsers))
+		d.deps.Log.Warn("an operator has released the guard", zap.Strings("types", released),
+			zap.String("by", r.By), zap.String("why", r.Reason), zap.Time("until", r.Until), zap.Int("maxUsers", r.MaxUsers))
 	}
 }
 
-// release lets attempts go on that the volume guard has stopped. It returns for which types of events.
+// release applies a release of the volume guard. It returns the types of events that were tripped
+// and no longer are.
 func (d *Dispatcher) release(r guard.Release) (released []string) {
 	q := d.queue
 	q.mu.Lock()
 	released = q.volume.Release(r, time.Now())
 	for kind := range q.full {
-		q.readmit(kind) // the limit may be another one
+		q.readmit(kind) // the limit may have changed
 	}
 	q.grant()
 	q.mu.Unlock()
 	if released != nil {
-		d.mu.Lock()
-		close(d.released)
-		d.released = make(chan struct{})
-		d.mu.Unlock()
+		d.releases.announce()
 		d.Signal()
 	}
 	return released
 }
 
-// trip stops attempts for events of the type until a release.
+// trip trips the volume guard: attempts for events of the type stop until a release.
 func (d *Dispatcher) trip(kind string) {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
@@ -119,57 +125,87 @@ func (d *Dispatcher) trip(kind string) {
 	d.queue.grant()
 }
 
-// volumeState is a picture of the volume guard.
+// volumeState returns a picture of the volume guard.
 func (d *Dispatcher) volumeState() []guard.KindState {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
 	return d.queue.volume.State(time.Now())
 }
 
-// volumeLimit is how many people may be signed out for events of the type.
+// volumeLimit returns how many people may be signed out within the window for events of the type.
 func (d *Dispatcher) volumeLimit(kind string) int {
-	for _, s := range d.volumeState() {
-		if s.Kind == kind {
-			return s.Limit
-		}
-	}
-	return d.cfg.Volume.Max
+	d.queue.mu.Lock()
+	defer d.queue.mu.Unlock()
+	return d.queue.volume.Limit(kind, time.Now())
 }
 
-// stopped says that the volume guard stops every type of event that the user waits with.
+// stopped reports whether the volume guard stops every type of event that the user waits with.
 func (d *Dispatcher) stopped(w *dedupe.Work) bool {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
 	_, kind := w.Urgency(d.queue.volume.Blocked)
-	return kind == "" || d.queue.volume.Blocked(kind) // nobody waits any more, or with a type that is stopped
+	return kind == "" || d.queue.volume.Blocked(kind) // nobody waits any more, or all types are stopped
 }
 
-// awaitRelease waits until the volume guard was released, or an event has come of a type that it does not stop, and says
-// whether the user still waits then. Meanwhile the user's messages may be set aside: nobody knows for how long it is.
+// awaitRelease waits until the volume guard is released, or an event arrives of a type that it does
+// not stop. It reports whether somebody still waits then. Meanwhile the user's messages may be
+// deferred, since nobody knows how long this takes.
 func (d *Dispatcher) awaitRelease(w *dedupe.Work) bool {
-	d.mu.Lock()
-	released := d.released
-	d.blocked++
-	d.mu.Unlock()
+	released, leave := d.releases.wait()
+	defer leave()
 	w.Pause()
-	defer func() {
-		w.Resume()
-		d.mu.Lock()
-		d.blocked--
-		d.mu.Unlock()
-	}()
-	more := w.More() // before it is looked: an event that comes in between is not missed
+	defer w.Resume()
+	more := w.More() // before the first check, so that no event is missed that arrives after it
 	for d.stopped(w) {
 		select {
 		case <-released:
 			return true
 		case <-more:
 			if d.stopped(w) {
-				w.Pause() // what has come waits, too
+				w.Pause() // the event that has arrived waits, too
 			}
 		case <-w.Context().Done():
 			return false
 		}
 	}
 	return w.Context().Err() == nil
+}
+
+// releases tells those who wait that the volume guard was released.
+type releases struct {
+	mu    sync.Mutex
+	users int           // who wait
+	next  chan struct{} // closed at the next release
+}
+
+// wait returns a channel that is closed at the next release; leave must follow.
+func (r *releases) wait() (released <-chan struct{}, leave func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.users++
+	return r.next, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.users--
+	}
+}
+
+func (r *releases) released() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.next
+}
+
+func (r *releases) announce() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.next)
+	r.next = make(chan struct{})
+}
+
+// waiting returns how many users wait for a release.
+func (r *releases) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.users
 }

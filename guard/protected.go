@@ -1,4 +1,5 @@
-// Package guard knows whom the worker must never sign out.
+// Package guard knows whom the worker must never sign out (Protected), and how many people are too
+// many to sign out in a time (Volume).
 package guard
 
 import (
@@ -20,21 +21,22 @@ import (
 // MaxFile bounds the file of protected users, in bytes.
 const MaxFile = 1 << 20
 
-// Protected are the people whose sessions are never revoked, by object id, user principal name or pattern of such names: break-glass
-// accounts, service accounts of the sign-in system itself. It is safe for concurrent use.
+// Protected is the set of users whose sessions are never revoked, such as break-glass accounts and
+// the service accounts of the sign-in system. It is safe for concurrent use.
 type Protected struct {
 	listed *entries
-	file   atomic.Pointer[entries] // the last good content; nil without a file
+	file   atomic.Pointer[entries] // the last valid content; nil without a file
 }
 
-// entries is a set; immutable.
+// entries is an immutable set.
 type entries struct {
 	keys     map[string]struct{}
 	patterns []string
 }
 
-// NewProtected builds the set; an entry is an object id, a user principal name, or a pattern of such names in which * stands for
-// any characters (svc-*@contoso.com), in any case. The error names every entry that is none of these.
+// NewProtected returns the set of these entries. An entry is an object id, a user principal name,
+// or a pattern of such names in which * matches any characters (svc-*@contoso.com), in any case.
+// The error names every entry that is none of these.
 func NewProtected(list []string) (*Protected, error) {
 	listed, err := newEntries(list)
 	if err != nil {
@@ -52,14 +54,16 @@ func newEntries(list []string) (*entries, error) {
 		}
 	}
 	if bad != nil {
-		return nil, fmt.Errorf("protected users must be object ids (GUIDs), user principal names or patterns of such names: %s", strings.Join(bad, "; "))
+		return nil, fmt.Errorf("protected users must be object ids (GUIDs), user principal names or patterns of such names: %s",
+			strings.Join(bad, "; "))
 	}
 	return e, nil
 }
 
 func (e *entries) add(entry string) error {
 	if strings.Contains(entry, "*") {
-		// What a pattern may stand for must be a name: "*" for all of one is somebody's mistake, or the end of the worker's use.
+		// A pattern must be able to match a name. One that matches every name is a mistake, since
+		// the worker could then revoke nothing.
 		if strings.Trim(entry, "*@.") == "" {
 			return errors.New("it protects everybody")
 		}
@@ -91,7 +95,7 @@ func (e *entries) has(user event.User) bool {
 		}
 	}
 	for _, pattern := range e.patterns {
-		// Names hold none of the characters that path.Match knows beside *.
+		// Names contain no other characters that are special for path.Match.
 		if ok, _ := path.Match(pattern, strings.ToLower(user.UPN())); ok {
 			return true
 		}
@@ -99,13 +103,14 @@ func (e *entries) has(user event.User) bool {
 	return false
 }
 
-// Has says whether the user is protected by id or by user principal name. An event that names only one of the two can
-// be recognized only by that one, so list both for accounts that matter; an id never fits a pattern.
+// Has reports whether the user is protected by object id or by user principal name. An event that
+// names only one of the two is recognized by that one only, so accounts that matter should be
+// listed by both. An id never matches a pattern.
 func (p *Protected) Has(user event.User) bool {
 	return p.listed.has(user) || p.file.Load().has(user)
 }
 
-// Len is how many entries there are.
+// Len returns the number of entries.
 func (p *Protected) Len() int {
 	n := len(p.listed.keys) + len(p.listed.patterns)
 	if file := p.file.Load(); file != nil {
@@ -114,8 +119,9 @@ func (p *Protected) Len() int {
 	return n
 }
 
-// Load adds the entries of a file, one to a line, in place of those that it had when it was loaded last; lines that begin with # are
-// comments. On an error, which names each bad entry, the last good ones stay.
+// Load replaces the entries that the last Load has added by those of a file. Each line is an entry;
+// lines that begin with # are comments. On an error, which names each invalid entry, the previous
+// entries stay.
 func (p *Protected) Load(file string) error {
 	text, err := readFile(file)
 	if err != nil {
@@ -152,14 +158,15 @@ func readFile(name string) ([]byte, error) {
 	return text, err
 }
 
-// Watch loads the file again whenever its content has changed, until ctx ends: Kubernetes replaces the files of a ConfigMap behind a
-// link, so the content is compared, every so often. report is told of each change, and of an error once until it is mended or another.
+// Watch loads the file again when its content has changed, until ctx ends. It compares the content
+// at this interval, because Kubernetes replaces the files of a ConfigMap behind a link. It reports
+// nil after each change, and each distinct error once.
 func (p *Protected) Watch(ctx context.Context, file string, every time.Duration, report func(error)) {
 	seen := [sha256.Size]byte{}
 	if text, err := readFile(file); err == nil {
 		seen = sha256.Sum256(text)
 	}
-	told := ""
+	problem := "" // the last one reported
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -170,7 +177,7 @@ func (p *Protected) Watch(ctx context.Context, file string, every time.Duration,
 		}
 		text, err := readFile(file)
 		sum := sha256.Sum256(text)
-		if err == nil && sum == seen && told == "" {
+		if err == nil && sum == seen && problem == "" {
 			continue
 		}
 		if err == nil {
@@ -178,10 +185,10 @@ func (p *Protected) Watch(ctx context.Context, file string, every time.Duration,
 		}
 		switch {
 		case err == nil:
-			seen, told = sum, ""
+			seen, problem = sum, ""
 			report(nil)
-		case err.Error() != told:
-			told = err.Error()
+		case err.Error() != problem:
+			problem = err.Error()
 			report(err)
 		}
 	}

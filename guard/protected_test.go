@@ -18,7 +18,7 @@ import (
 
 const glassID = "588d7c15-8565-448e-bc2d-57f2b7c4c58a"
 
-func TestWhoIsProtected(t *testing.T) {
+func TestProtectedHas(t *testing.T) {
 	p, err := guard.NewProtected([]string{strings.ToUpper(glassID), "BreakGlass@contoso.com"})
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +48,7 @@ func TestWhoIsProtected(t *testing.T) {
 	}
 }
 
-func TestEveryUnusableEntryIsNamed(t *testing.T) {
+func TestProtectedNamesEveryUnusableEntry(t *testing.T) {
 	_, err := guard.NewProtected([]string{"somebody", glassID, "a/b@contoso.com"})
 	if err == nil || !strings.Contains(err.Error(), `"somebody"`) || !strings.Contains(err.Error(), `"a/b@contoso.com"`) {
 		t.Errorf("got %v", err)
@@ -64,7 +64,7 @@ func named(t *testing.T, upn string) event.User {
 	return user
 }
 
-func TestPatternsOfNames(t *testing.T) {
+func TestProtectedPatternsOfNames(t *testing.T) {
 	p, err := guard.NewProtected([]string{"svc-*@contoso.com", "*@admin.contoso.com", "a*b@contoso.com"})
 	if err != nil {
 		t.Fatal(err)
@@ -84,9 +84,9 @@ func TestPatternsOfNames(t *testing.T) {
 	}
 }
 
-func TestAFileIsLoadedAgainWhenItsContentChanges(t *testing.T) {
+func TestProtectedLoadsAFileAgainWhenItsContentChanges(t *testing.T) {
 	dir := t.TempDir()
-	// As Kubernetes does it: the file is a link into a folder that is replaced.
+	// Kubernetes makes the file a link into a folder, and replaces the folder.
 	current := filepath.Join(dir, "..data")
 	write := func(version, text string) {
 		t.Helper()
@@ -105,7 +105,7 @@ func TestAFileIsLoadedAgainWhenItsContentChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := p.Load(file); err == nil {
-			t.Error("a file that is not there was loaded")
+			t.Error("a file that does not exist was loaded")
 		}
 		write("1", "# break-glass\nada@contoso.com\n\n  svc-*@contoso.com  \n")
 		if err := p.Load(file); err != nil || p.Len() != 3 {
@@ -142,7 +142,7 @@ func TestAFileIsLoadedAgainWhenItsContentChanges(t *testing.T) {
 		write("2", "grace@contoso.com\n")
 		want(1, "<nil>", map[string]bool{"ada@contoso.com": false, "grace@contoso.com": true, "listed@contoso.com": true})
 		write("3", "grace@contoso.com\nnobody\n")
-		want(2, `"nobody"`, map[string]bool{"grace@contoso.com": true}) // the last good entries stay
+		want(2, `"nobody"`, map[string]bool{"grace@contoso.com": true}) // the last valid entries stay
 		if err := os.Remove(current); err != nil {
 			t.Fatal(err)
 		}
@@ -154,7 +154,7 @@ func TestAFileIsLoadedAgainWhenItsContentChanges(t *testing.T) {
 	})
 }
 
-func TestAFileThatIsTooLargeIsRefused(t *testing.T) {
+func TestProtectedRefusesAFileThatIsTooLarge(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "large")
 	if err := os.WriteFile(file, make([]byte, guard.MaxFile+1), 0o600); err != nil {
 		t.Fatal(err)

@@ -11,44 +11,44 @@ import (
 	"time"
 )
 
-// maxKinds bounds how many types of events are counted by themselves. The rest, which a sane
-// allow-list never has, count as otherKind.
+// maxKinds bounds how many types of events are counted by themselves. All others, which no
+// reasonable allow-list has, are counted together as otherKind.
 const (
 	maxKinds  = 64
 	otherKind = "other"
 )
 
-// Volume stops the worker before it signs out an implausible number of people. It counts them for
-// each type of event (kind) by itself: when one more than Max distinct users are to be signed out
-// within Window for a kind, that kind trips, and nobody is called for it until an operator releases
-// it; the others go on.
+// Volume is the volume guard: it stops the worker before it signs out an implausible number of
+// people. It counts distinct users for each type of event (kind). When more than Max of them are to
+// be signed out within Window for a kind, that kind trips: no attempt is made for it until an
+// operator releases it. Other kinds go on.
 //
-// A user is counted in two steps: Reserve before the attempt, then Confirm or Refund by its answer.
-// So whoever cannot be signed out does not trip the guard, and attempts side by side cannot exceed
-// the limit.
+// A user is counted in two steps: Reserve before the attempt, then Confirm or Refund, depending on
+// the answer. So users who cannot be signed out do not trip the guard, and attempts side by side
+// cannot exceed the limit.
 //
-// It is not safe for concurrent use: whoever lets attempts begin owns it.
+// It is not safe for concurrent use: the owner must serialize all calls.
 type Volume struct {
 	cfg   VolumeConfig
 	seed  maphash.Seed
 	kinds map[string]*kind
-	last  Release // as last told
-	all   Release // of all kinds
+	last  Release // the last one given to Release
+	all   Release // the one of all kinds
 }
 
-// kind is what is counted for one type of event.
+// kind is the count for one type of event.
 type kind struct {
 	counted map[uint64]struct{} // hashes of the users who were signed out within the window
-	order   []counted           // in the order of time; from head on
+	order   []counted           // in the order in which they were counted; entries before head are dropped
 	head    int
 	pending map[uint64]int // attempts in flight for users who are not counted yet
 	tripped bool
-	release Release // of this kind alone
+	release Release // the one of this kind alone
 }
 
-// counted is a user, by a hash that takes less than a name (about 40 bytes of memory in all), and
-// when they were signed out first within the window, as Unix time in nanoseconds. Two users with
-// one hash count as one, which nobody will see.
+// counted is a user, by a hash that takes less memory than a name (about 40 bytes in all), and when
+// they were first signed out within the window, as Unix time in nanoseconds. Two users with the
+// same hash count as one; the chance is negligible.
 type counted struct {
 	user uint64
 	at   int64
@@ -56,13 +56,13 @@ type counted struct {
 
 // VolumeConfig bounds the volume.
 type VolumeConfig struct {
-	// Kinds are the types of events, the most urgent first. They are counted from the start; others
-	// when they are first asked for.
+	// Kinds are the types of events, the most urgent first. They are counted from the start, so
+	// they do not count as otherKind; other types are counted from their first use on.
 	Kinds []string
-	// Max is how many distinct users may be signed out within Window for each kind; 0 is no bound.
+	// Max is how many distinct users may be signed out within Window for each kind; 0 is no limit.
 	Max    int
 	Window time.Duration
-	// Observe says that a trip is only told, and stops nobody.
+	// Observe reports whether a trip is only reported, and stops nothing.
 	Observe bool
 }
 
@@ -85,7 +85,7 @@ const (
 	// Wait: attempts in flight may use up the limit. Ask again when one of them has been confirmed
 	// or refunded.
 	Wait
-	// Tripped: nobody may be called for this kind until it is released.
+	// Tripped: no attempt may be made for this kind until it is released.
 	Tripped
 )
 
@@ -94,10 +94,10 @@ const (
 type Reservation struct {
 	kind *kind
 	user uint64
-	held bool // it takes a place: the user was not counted yet
+	held bool // it takes a place, because the user was not counted yet
 }
 
-// Reserve asks for an attempt for a user, because of an event of the kind.
+// Reserve asks whether an attempt may be made for a user because of an event of the kind.
 func (v *Volume) Reserve(name, user string, now time.Time) (Reservation, Outcome) {
 	if v.cfg.Max == 0 {
 		return Reservation{}, Granted
@@ -124,8 +124,8 @@ func (v *Volume) Reserve(name, user string, now time.Time) (Reservation, Outcome
 	return Reservation{}, Tripped
 }
 
-// Confirm counts the user, who was signed out, or may have been: an attempt without an answer
-// counts too.
+// Confirm counts the user, who was signed out or may have been: an attempt without an answer
+// counts, too.
 func (v *Volume) Confirm(r Reservation, now time.Time) {
 	if r.kind == nil {
 		return
@@ -145,8 +145,8 @@ func (v *Volume) Confirm(r Reservation, now time.Time) {
 	k.order = append(k.order, counted{r.user, now.UnixNano()})
 }
 
-// Refund gives the place back: the answer shows that nobody was signed out, or there was no
-// attempt. Whoever was counted before stays so.
+// Refund gives the place back, because the answer shows that nobody was signed out, or no attempt
+// was made. A user who was counted before stays counted.
 func (v *Volume) Refund(r Reservation) {
 	if !r.held {
 		return
@@ -156,8 +156,8 @@ func (v *Volume) Refund(r Reservation) {
 	}
 }
 
-// Name is the name under which a kind is counted: beyond a number of them the others are counted
-// together.
+// Name returns the name under which a kind is counted: beyond a number of kinds, the others are
+// counted together.
 func (v *Volume) Name(kind string) string {
 	if v.kinds[kind] == nil && len(v.kinds) >= maxKinds-1 {
 		return otherKind
@@ -165,7 +165,7 @@ func (v *Volume) Name(kind string) string {
 	return kind
 }
 
-// kind is what is counted under a name.
+// kind returns the count for a name.
 func (v *Volume) kind(name string) *kind {
 	name = v.Name(name)
 	if k := v.kinds[name]; k != nil {
@@ -188,6 +188,7 @@ func (v *Volume) forget(k *kind, now time.Time) {
 	}
 }
 
+// limit returns how many users may be signed out, with the releases that have not ended.
 func (v *Volume) limit(k *kind, now time.Time) int {
 	limit := v.cfg.Max
 	for _, r := range []Release{v.all, k.release} {
@@ -198,17 +199,20 @@ func (v *Volume) limit(k *kind, now time.Time) int {
 	return limit
 }
 
-// Blocked says that nobody may be called for the kind until it is released.
+// Limit returns how many distinct users may be signed out within Window for the kind.
+func (v *Volume) Limit(name string, now time.Time) int { return v.limit(v.kind(name), now) }
+
+// Blocked reports whether no attempt may be made for the kind until it is released.
 func (v *Volume) Blocked(name string) bool { return v.kind(name).tripped && !v.cfg.Observe }
 
-// Trip stops attempts for the kind until a release, since all replicas together have signed out as
-// many users as may be.
+// Trip trips the kind, because all replicas together have signed out as many users as the limit
+// allows.
 func (v *Volume) Trip(name string) { v.kind(name).tripped = true }
 
-// Release lets attempts go on, up to the release's own limit until it ends; a release that has
-// ended, or is the same as the last, or is none changes nothing. A later one of a kind replaces an
-// earlier one of that kind, and one of all kinds all of them. It returns the kinds that were
-// tripped and are not any more.
+// Release applies an operator's release: attempts go on, up to the release's own limit until it
+// ends. A release that has ended, that is the same as the last one, or that is the zero Release
+// changes nothing. A later release of a kind replaces an earlier one of that kind, and a release of
+// all kinds replaces all others. It returns the kinds that were tripped and no longer are.
 func (v *Volume) Release(r Release, now time.Time) (released []string) {
 	if r == v.last || !now.Before(r.Until) {
 		return nil
@@ -239,9 +243,9 @@ func (v *Volume) Release(r Release, now time.Time) (released []string) {
 // KindState is a picture of one kind.
 type KindState struct {
 	Kind string
-	// Users were signed out within the window; Limit is how many may be.
+	// Users is how many were signed out within the window; Limit is how many may be.
 	Users, Limit int
-	// Tripped says that one more was to be signed out than is allowed.
+	// Tripped reports whether one more was to be signed out than the limit allows.
 	Tripped bool
 }
 
@@ -259,21 +263,22 @@ func (v *Volume) State(now time.Time) []KindState {
 // MaxRelease bounds how long a release lasts.
 const MaxRelease = 24 * time.Hour
 
-// Release is an operator's word that a larger number of people is meant to be signed out.
+// Release is an operator's decision that a larger number of people may be signed out.
 type Release struct {
-	// Until is when it ends, MaxUsers how many distinct users may be signed out within the window
-	// until then.
+	// Until is when it ends. MaxUsers is how many distinct users may be signed out within the
+	// window until then.
 	Until    time.Time `json:"until"`
 	MaxUsers int       `json:"maxUsers"`
-	// Type is the type of events that it is for; empty is each type.
+	// Type is the type of events that it is for; empty for all types.
 	Type string `json:"type,omitempty"`
-	// By, At and Reason are for the record.
+	// By, At and Reason are for logs and audit records.
 	By     string    `json:"by,omitempty"`
 	At     time.Time `json:"at,omitzero"`
 	Reason string    `json:"reason,omitempty"`
 }
 
-// ReadRelease reads a release file; an empty one holds none. A release that would last longer than MaxRelease from now is refused.
+// ReadRelease reads a release from a file. An empty file holds the zero Release. ReadRelease
+// refuses a release that would last for longer than MaxRelease from now.
 func ReadRelease(file string, now time.Time) (Release, error) {
 	text, err := readFile(file)
 	if err != nil {
@@ -289,20 +294,21 @@ func ReadRelease(file string, now time.Time) (Release, error) {
 	r.Until, r.At = r.Until.UTC(), r.At.UTC()
 	switch {
 	case r.MaxUsers < 1:
-		return Release{}, fmt.Errorf("%s: maxUsers is %d", file, r.MaxUsers)
+		return Release{}, fmt.Errorf("%s: maxUsers is %d, want at least 1", file, r.MaxUsers)
 	case r.Until.Sub(now) > MaxRelease:
-		return Release{}, fmt.Errorf("%s: it would last until %s, which is more than %s away", file, r.Until.Format(time.RFC3339), MaxRelease)
+		return Release{}, fmt.Errorf("%s: the release would last until %s, which is more than %s away",
+			file, r.Until.Format(time.RFC3339), MaxRelease)
 	}
 	return r, nil
 }
 
-// Check says what is wrong with a release that is about to be written.
+// Check returns what is wrong with a release that is about to be written; nil if nothing is.
 func (r Release) Check(now time.Time) error {
 	switch {
 	case r.MaxUsers < 1:
 		return errors.New("a release needs a number of users of at least 1")
 	case !r.Until.After(now) || r.Until.Sub(now) > MaxRelease:
-		return fmt.Errorf("a release lasts from now on and at most %s", MaxRelease)
+		return fmt.Errorf("a release must end after now, and at most %s from now", MaxRelease)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func signOut(v *guard.Volume, kind, user string, now time.Time) guard.Outcome {
 	return outcome
 }
 
-// want tells of a kind that is not as it should be.
+// want checks the state of one kind.
 func want(t *testing.T, v *guard.Volume, now time.Time, state guard.KindState) {
 	t.Helper()
 	for _, s := range v.State(now) {
@@ -40,7 +41,7 @@ func want(t *testing.T, v *guard.Volume, now time.Time, state guard.KindState) {
 	t.Errorf("nothing of %s in %+v", state.Kind, v.State(now))
 }
 
-func TestTheVolumeTripsWithinOneUserOfItsLimit(t *testing.T) {
+func TestVolumeTripsWithinOneUserOfItsLimit(t *testing.T) {
 	for _, limit := range []int{1, 10, 1000} {
 		v := guard.NewVolume(guard.VolumeConfig{Max: limit, Window: time.Hour})
 		granted := 0
@@ -58,7 +59,7 @@ func TestTheVolumeTripsWithinOneUserOfItsLimit(t *testing.T) {
 	}
 }
 
-func TestEachKindIsCountedByItself(t *testing.T) {
+func TestVolumeCountsEachKindByItself(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for i := range 5 {
 		signOut(v, leaver, fmt.Sprint(i), noon)
@@ -73,11 +74,11 @@ func TestEachKindIsCountedByItself(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 2, Limit: 2, Tripped: true})
 	v.Trip(stolen)
 	if !v.Blocked(stolen) || signOut(v, stolen, "0", noon) != guard.Tripped {
-		t.Error("not tripped by a word from outside")
+		t.Error("not tripped by Trip")
 	}
 }
 
-func TestUsersWhoCannotBeSignedOutDoNotTripIt(t *testing.T) {
+func TestVolumeIsNotTrippedByUsersWhoCannotBeSignedOut(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	signOut(v, leaver, "ada", noon)
 	for i := range 1000 {
@@ -88,11 +89,11 @@ func TestUsersWhoCannotBeSignedOutDoNotTripIt(t *testing.T) {
 		v.Refund(r)
 	}
 	r, _ := v.Reserve(leaver, "ada", noon)
-	v.Refund(r) // whoever was counted stays so
+	v.Refund(r) // a user who was counted stays counted
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3})
 }
 
-func TestAttemptsSideBySideDoNotExceedTheLimit(t *testing.T) {
+func TestVolumeIsNotExceededByAttemptsSideBySide(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	signOut(v, leaver, "counted", noon)
 	ada, _ := v.Reserve(leaver, "ada", noon)
@@ -101,7 +102,7 @@ func TestAttemptsSideBySideDoNotExceedTheLimit(t *testing.T) {
 		t.Fatalf("the third of three: %v", outcome)
 	}
 	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait || v.Blocked(leaver) {
-		t.Errorf("one more than may be: %v, blocked %v; want a wait for the attempts in flight", outcome, v.Blocked(leaver))
+		t.Errorf("one more than the limit: %v, blocked %v; want a wait for the attempts in flight", outcome, v.Blocked(leaver))
 	}
 	if r, outcome := v.Reserve(leaver, "counted", noon); outcome != guard.Granted {
 		t.Errorf("a user who was counted: %v", outcome)
@@ -114,18 +115,18 @@ func TestAttemptsSideBySideDoNotExceedTheLimit(t *testing.T) {
 	}
 	v.Refund(again)
 	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait {
-		t.Errorf("a second attempt that ended gave away the place of the first: %v", outcome)
+		t.Errorf("the end of a second attempt has freed the place of the first: %v", outcome)
 	}
 	v.Refund(ada)
 	if signOut(v, leaver, "alan", noon) != guard.Granted {
-		t.Error("the place was not given back")
+		t.Error("the place was not freed")
 	}
 	v.Confirm(grace, noon)
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 3, Limit: 3})
 	if _, outcome := v.Reserve(leaver, "edsger", noon); outcome != guard.Tripped {
-		t.Errorf("one more than was counted: %v", outcome)
+		t.Errorf("one more than the limit: %v", outcome)
 	}
-	// What is in flight when it trips is counted all the same.
+	// Attempts in flight when the kind trips are counted all the same.
 	v = guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	r, _ := v.Reserve(leaver, "ada", noon)
 	v.Trip(leaver)
@@ -133,7 +134,7 @@ func TestAttemptsSideBySideDoNotExceedTheLimit(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3, Tripped: true})
 }
 
-func TestNoMoreKindsThanIsSane(t *testing.T) {
+func TestVolumeBoundsKinds(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	for i := range 1000 {
 		signOut(v, fmt.Sprint("type ", i), "ada", noon)
@@ -142,17 +143,19 @@ func TestNoMoreKindsThanIsSane(t *testing.T) {
 		t.Errorf("%d kinds, want 64", len(states))
 	}
 	if signOut(v, "one more", "grace", noon); !v.Blocked("another") || v.Blocked("type 1") {
-		t.Error("the rest is not counted together")
+		t.Error("the other kinds are not counted together")
 	}
-	if released := v.Release(guard.Release{Until: noon.Add(time.Hour), MaxUsers: 9, Type: "another"}, noon); len(released) != 1 || released[0] != "other" {
+	released := v.Release(guard.Release{Until: noon.Add(time.Hour), MaxUsers: 9, Type: "another"}, noon)
+	if !slices.Equal(released, []string{"other"}) {
 		t.Errorf("released %q", released)
 	}
 }
 
-func TestUsersAreCountedOnceAndForgottenAfterTheWindow(t *testing.T) {
+func TestVolumeCountsUsersOnceAndForgetsThemAfterTheWindow(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for i := range 100 {
-		if signOut(v, stolen, "ada", noon.Add(time.Duration(i)*time.Second)) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Granted {
+		if signOut(v, stolen, "ada", noon.Add(time.Duration(i)*time.Second)) != guard.Granted ||
+			signOut(v, stolen, "grace", noon) != guard.Granted {
 			t.Fatal("a user who was counted is refused")
 		}
 	}
@@ -166,7 +169,7 @@ func TestUsersAreCountedOnceAndForgottenAfterTheWindow(t *testing.T) {
 	want(t, v, later, guard.KindState{Kind: stolen, Users: 2, Limit: 2})
 }
 
-func TestWhoIsSignedOutAgainIsForgottenAWindowAfterTheFirstTime(t *testing.T) {
+func TestVolumeForgetsAUserAWindowAfterTheFirstTime(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 2, Window: time.Hour})
 	for _, minute := range []time.Duration{0, 30, 61} {
 		signOut(v, stolen, "ada", noon.Add(minute*time.Minute))
@@ -175,25 +178,27 @@ func TestWhoIsSignedOutAgainIsForgottenAWindowAfterTheFirstTime(t *testing.T) {
 	want(t, v, noon.Add(121*time.Minute), guard.KindState{Kind: stolen, Limit: 2})
 }
 
-func TestTheKindsOfTheAllowListAreKnownFromTheStart(t *testing.T) {
+func TestVolumeKnowsTheKindsOfTheAllowListFromTheStart(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Kinds: []string{stolen, leaver}, Max: 5, Window: time.Hour})
 	want(t, v, noon, guard.KindState{Kind: stolen, Limit: 5})
 	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
 	v.Confirm(guard.Reservation{}, noon)
-	v.Refund(guard.Reservation{}) // none: nothing happens
+	v.Refund(guard.Reservation{}) // the zero Reservation: nothing happens
 	want(t, v, noon, guard.KindState{Kind: leaver, Limit: 5})
 }
 
-func TestATripLastsUntilItIsReleased(t *testing.T) {
+func TestVolumeTripLastsUntilItIsReleased(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
-	if signOut(v, stolen, "ada", noon) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Tripped || signOut(v, stolen, "ada", noon) != guard.Tripped {
-		t.Fatal("not tripped by the second user, for all")
+	if signOut(v, stolen, "ada", noon) != guard.Granted || signOut(v, stolen, "grace", noon) != guard.Tripped ||
+		signOut(v, stolen, "ada", noon) != guard.Tripped {
+		t.Fatal("not tripped by the second user")
 	}
 	later := noon.Add(48 * time.Hour)
 	if signOut(v, stolen, "grace", later) != guard.Tripped {
 		t.Error("time alone has released it")
 	}
-	if v.Release(guard.Release{Until: later.Add(-time.Hour), MaxUsers: 10}, later) != nil || v.Release(guard.Release{Until: later, MaxUsers: 10}, later) != nil {
+	if v.Release(guard.Release{Until: later.Add(-time.Hour), MaxUsers: 10}, later) != nil ||
+		v.Release(guard.Release{Until: later, MaxUsers: 10}, later) != nil {
 		t.Error("a release that has ended has released it")
 	}
 	if released := v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3}, later); len(released) != 1 || released[0] != stolen {
@@ -211,24 +216,26 @@ func TestATripLastsUntilItIsReleased(t *testing.T) {
 		t.Error("the same release again has released it")
 	}
 	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 3, By: "ada"}, later) != nil || !v.Blocked(stolen) {
-		t.Error("a release for no more than were signed out has released it")
+		t.Error("a release for no more users than were signed out has released it")
 	}
-	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 4}, later) == nil || signOut(v, stolen, "one more", later) != guard.Granted {
-		t.Error("a larger one has not")
+	if v.Release(guard.Release{Until: later.Add(time.Hour), MaxUsers: 4}, later) == nil ||
+		signOut(v, stolen, "one more", later) != guard.Granted {
+		t.Error("a release for more users has not released it")
 	}
 	// When the release ends, the configured limit counts again.
-	if end := later.Add(61 * time.Minute); signOut(v, stolen, "after", end) != guard.Granted || signOut(v, stolen, "after that", end) != guard.Tripped {
+	if end := later.Add(61 * time.Minute); signOut(v, stolen, "after", end) != guard.Granted ||
+		signOut(v, stolen, "after that", end) != guard.Tripped {
 		t.Error("the release goes on")
 	}
 }
 
-func TestTheSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
+func TestVolumeSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Minute})
 	r := guard.Release{Until: noon.Add(time.Hour), MaxUsers: 2}
 	if v.Release(r, noon) != nil {
 		t.Error("released although nothing was tripped")
 	}
-	for i, outcome := range []guard.Outcome{guard.Granted, guard.Granted, guard.Tripped} { // the release counts beforehand, too
+	for i, outcome := range []guard.Outcome{guard.Granted, guard.Granted, guard.Tripped} { // a release applies before a trip, too
 		if got := signOut(v, stolen, fmt.Sprint(i), noon); got != outcome {
 			t.Errorf("user %d: %v, want %v", i, got, outcome)
 		}
@@ -238,14 +245,15 @@ func TestTheSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
 	}
 }
 
-func TestAReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
+func TestVolumeReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	for _, kind := range []string{leaver, stolen} {
 		signOut(v, kind, "ada", noon)
 		signOut(v, kind, "grace", noon)
 	}
 	passed := noon.Add(time.Hour) // the window
-	if released := v.Release(guard.Release{Until: passed.Add(time.Hour), MaxUsers: 5, Type: leaver}, passed); len(released) != 1 || !v.Blocked(stolen) {
+	released := v.Release(guard.Release{Until: passed.Add(time.Hour), MaxUsers: 5, Type: leaver}, passed)
+	if len(released) != 1 || !v.Blocked(stolen) {
 		t.Errorf("released %q, stolen devices blocked %v", released, v.Blocked(stolen))
 	}
 	v = guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
@@ -254,7 +262,8 @@ func TestAReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
 		signOut(v, kind, "grace", noon)
 	}
 	until := noon.Add(time.Hour)
-	if released := v.Release(guard.Release{Until: until, MaxUsers: 5, Type: leaver}, noon); len(released) != 1 || released[0] != leaver || !v.Blocked(stolen) {
+	released = v.Release(guard.Release{Until: until, MaxUsers: 5, Type: leaver}, noon)
+	if !slices.Equal(released, []string{leaver}) || !v.Blocked(stolen) {
 		t.Errorf("released %q, stolen devices blocked %v", released, v.Blocked(stolen))
 	}
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 5})
@@ -265,7 +274,7 @@ func TestAReleaseOfOneKindLeavesTheOthersTripped(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 1, Limit: 3}) // the release of all has replaced it
 }
 
-func TestObservingStopsNobody(t *testing.T) {
+func TestVolumeObservingStopsNobody(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour, Observe: true})
 	for i := range 5 {
 		if signOut(v, stolen, fmt.Sprint(i), noon) != guard.Granted {
@@ -278,16 +287,16 @@ func TestObservingStopsNobody(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: stolen, Users: 1, Limit: 1, Tripped: true})
 	later := noon.Add(2 * time.Hour)
 	signOut(v, stolen, "later", later)
-	want(t, v, later, guard.KindState{Kind: stolen, Users: 1, Limit: 1}) // not told of any more
+	want(t, v, later, guard.KindState{Kind: stolen, Users: 1, Limit: 1}) // no longer tripped
 	off := guard.NewVolume(guard.VolumeConfig{})
 	for i := range 10 {
 		if signOut(off, stolen, fmt.Sprint(i), noon) != guard.Granted {
-			t.Error("without a bound somebody is stopped")
+			t.Error("a Volume without a limit has stopped a user")
 		}
 	}
 }
 
-func TestWhatOneUserCosts(t *testing.T) {
+func TestVolumeNeedsFewBytesPerUser(t *testing.T) {
 	const users, most = 100_000, 64 // bytes
 	v := guard.NewVolume(guard.VolumeConfig{Max: users, Window: time.Hour})
 	var before, after runtime.MemStats
@@ -304,15 +313,16 @@ func TestWhatOneUserCosts(t *testing.T) {
 	want(t, v, noon, guard.KindState{Kind: stolen, Users: users, Limit: users})
 }
 
-func TestReleaseFiles(t *testing.T) {
+func TestReadRelease(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "release.json")
 	for text, ok := range map[string]bool{
 		"": true,
-		`{"until":"2026-03-01T13:00:00Z","maxUsers":5000,"by":"ada"}`:                                                                true,
-		`{"until":"2026-03-01T18:30:00+05:30","maxUsers":5000,"by":"ada","at":"2026-03-01T17:30:00+05:30","type":"user.offboarded"}`: true,
-		`{"until":"2026-03-03T13:00:00Z","maxUsers":5000}`:                                                                           false, // too long
-		`{"until":"2026-03-01T13:00:00Z"}`:                                                                                           false,
-		`{`:                                                                                                                          false,
+		`{"until":"2026-03-01T13:00:00Z","maxUsers":5000,"by":"ada"}`: true,
+		`{"until":"2026-03-01T18:30:00+05:30","maxUsers":5000,` +
+			`"by":"ada","at":"2026-03-01T17:30:00+05:30","type":"user.offboarded"}`: true,
+		`{"until":"2026-03-03T13:00:00Z","maxUsers":5000}`: false, // too long
+		`{"until":"2026-03-01T13:00:00Z"}`:                 false,
+		`{`:                                                false,
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -321,12 +331,12 @@ func TestReleaseFiles(t *testing.T) {
 		if (err == nil) != ok || ok && text != "" && (r.MaxUsers != 5000 || r.By != "ada" || !r.Until.Equal(noon.Add(time.Hour))) {
 			t.Errorf("%s: %+v, %v", text, r, err)
 		}
-		if again, _ := guard.ReadRelease(file, noon); again != r { // or it would release every few seconds
-			t.Errorf("%s: read twice it is two releases: %+v, %+v", text, r, again)
+		if again, _ := guard.ReadRelease(file, noon); again != r { // otherwise it would release every few seconds
+			t.Errorf("%s: reading it twice returns two releases: %+v, %+v", text, r, again)
 		}
 	}
 	if _, err := guard.ReadRelease(filepath.Join(t.TempDir(), "none"), noon); err == nil {
-		t.Error("a file that cannot be read holds no release, and no error")
+		t.Error("no error for a file that cannot be read")
 	}
 	for _, r := range []guard.Release{{}, {MaxUsers: 1}, {MaxUsers: 1, Until: noon.Add(25 * time.Hour)}, {Until: noon.Add(time.Hour)}} {
 		if r.Check(noon) == nil {
@@ -338,7 +348,36 @@ func TestReleaseFiles(t *testing.T) {
 	}
 }
 
-func TestKindsBeyondTheBoundShareAName(t *testing.T) {
+func TestVolumeLimitIsThatOfOneKindUntilItsReleaseEnds(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Kinds: []string{stolen, leaver}, Max: 10, Window: time.Hour})
+	until := noon.Add(time.Hour)
+	v.Release(guard.Release{Until: until, MaxUsers: 50, Type: leaver}, noon)
+	for _, c := range []struct {
+		kind string
+		now  time.Time
+		want int
+	}{{stolen, noon, 10}, {leaver, noon, 50}, {leaver, until, 10}, {"unheard of", noon, 10}} {
+		if got := v.Limit(c.kind, c.now); got != c.want {
+			t.Errorf("the limit of %s at %v is %d, want %d", c.kind, c.now, got, c.want)
+		}
+	}
+	if v.Release(guard.Release{Until: until, MaxUsers: 20}, noon); v.Limit("unheard of", noon) != 20 {
+		t.Errorf("a release of all kinds leaves %d to a kind that was not counted before", v.Limit("unheard of", noon))
+	}
+}
+
+func TestVolumeLimitOfKindsBeyondTheBoundIsThatOfTheirSharedName(t *testing.T) {
+	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
+	for i := range 100 {
+		v.Reserve(fmt.Sprint("kind ", i), "ada", noon)
+	}
+	v.Release(guard.Release{Until: noon.Add(time.Hour), MaxUsers: 7, Type: "kind 99"}, noon)
+	if own, shared := v.Limit("kind 0", noon), v.Limit("kind 98", noon); own != 1 || shared != 7 {
+		t.Errorf("limits %d and %d, want 1 and 7", own, shared)
+	}
+}
+
+func TestVolumeKindsBeyondTheBoundShareAName(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 1, Window: time.Hour})
 	for i := range 100 {
 		v.Reserve(fmt.Sprint("kind ", i), "ada", time.Now())

@@ -7,86 +7,94 @@ import (
 )
 
 const (
-	// suspectAfter is for how many distinct users attempts must fail in a row until the fault may be everyone's.
+	// suspectAfter is for how many distinct users in a row attempts must fail to raise suspicion:
+	// the fault may be everyone's.
 	suspectAfter = 3
 	// entrants is how many attempts a new process makes at once before it knows that Graph answers.
 	entrants = 3
-	// cautiousEvery is how often first attempts begin after 5xx and timeouts: 10 a second. Those that are answered let others follow at once,
-	// up to cautiousAtOnce.
+	// cautiousEvery is how often first attempts begin under suspicion after 5xx and timeouts: 10 a
+	// second. Each that is answered allows two others at once, up to cautiousAtOnce.
 	cautiousEvery  = 100 * time.Millisecond
 	cautiousAtOnce = 16
-	// canarySoon and canaryLater are the pauses between two canaries: after one that failed, and after one that was well.
+	// canarySoon and canaryLater are the pauses between two canaries, after one that failed and
+	// after one that was well.
 	canarySoon  = 5 * time.Second
 	canaryLater = 30 * time.Second
-	// openAfter is how many canaries in a row must fail until the breaker opens.
+	// openAfter is how many canaries in a row must fail to open the breaker.
 	openAfter = 2
-	// probeFirst and probeMax bound the wait between two probes, which doubles: an outage costs Graph two attempts in 10 s, a canary and
-	// a user's.
+	// probeFirst and probeMax bound the wait between two probes, which doubles. So an outage costs
+	// Graph two attempts in 10 s, one by the canary and one for a user.
 	probeFirst = time.Second
 	probeMax   = 10 * time.Second
-	// soonAtMost is how many users are tried cautiously while it is open, beside the probes: a canary may lie, and whoever would succeed
-	// must not wait for the probes of all who fail. It is what an outage costs Graph beside them.
+	// soonAtMost is how many users are tried cautiously while the breaker is open, in addition to
+	// the probes. A canary can fail although Graph is well for users, and a user who would succeed
+	// must not wait until all others who fail were probed. It bounds what an outage costs Graph in
+	// addition.
 	soonAtMost = 256
-	// canary stands for the canary where users are named.
+	// canary identifies the canary among users.
 	canary = "\x00canary"
 )
 
-// CautiousTimeout bounds a first attempt after 5xx and timeouts, and a canary: neither waits long.
+// CautiousTimeout bounds a first attempt under suspicion after 5xx and timeouts, and a canary.
 const CautiousTimeout = 5 * time.Second
 
-// Breaker is the circuit breaker: it stops attempts while nothing can succeed, and tells that from users who fail for a
-// reason of their own.
+// Breaker is the circuit breaker: it stops attempts while none can succeed, and distinguishes that
+// from users who fail for a reason of their own.
 //
-// It is closed while attempts go on. Three distinct users that fail in a row with Suspicious failures, without a success
-// in between, raise suspicion: retries then go one at a time, first attempts go on, and a canary is asked, an attempt for
-// nobody or for an account kept for it. While it is well the trouble is the users'. Two canaries in a row that fail open the
-// breaker; so do a Systemic failure and a Retry-After beyond MaxRetryAfter, at once. While it is open, the canary and, right after it, a user
-// who was not tried yet are probed. Any success closes it, and discredits a canary that says otherwise until that
-// answers well again. After a Systemic failure any answer about a user closes it.
+// While it is closed, attempts go on. If attempts for three distinct users in a row fail with
+// Suspicious errors, without a success in between, the breaker is under suspicion: retries go one
+// at a time, first attempts go on, and a canary is asked. A canary is an attempt for nobody, or for
+// an account kept for it. While the canary is well, the fault is the users' own.
 //
-// A new Breaker is half-open: a few users and the canary are tried side by side, since one that hangs tells nothing. Suspicion
-// slows it down like a closed one: where each attempt fails at once, a few side by side are thousands in a second.
+// The breaker opens when two canaries in a row fail, and at once after a Systemic failure or a
+// Retry-After beyond MaxRetryAfter. While it is open, the canary and, right after it, a user who
+// was not tried yet are probed. Any success closes it. If the canary has said otherwise, it is not
+// believed until it is well again. After a Systemic failure any answer about a user closes the
+// breaker.
 //
-// It is not safe for concurrent use: whoever lets attempts begin owns it.
+// A new Breaker is half-open: the canary and a few users are tried side by side, because an attempt
+// that hangs says nothing. Suspicion slows it down, too: where each attempt fails at once, a few
+// side by side are thousands in a second.
+//
+// It is not safe for concurrent use: the owner must serialize all calls.
 type Breaker struct {
-	account bool // the canary is an account: then answers about other users do not stand for it
+	account bool // the canary is an account, so answers about other users do not replace it
 
 	closed bool
-	cause  error     // of the last failure while not closed; nil before the first attempt
+	cause  error     // the last failure while not closed; nil before the first attempt
 	since  time.Time // when it opened
-	next   time.Time // no probe before
-	later  time.Time // no probe by a canary before
+	next   time.Time // no probe begins before
+	later  time.Time // no probe by a canary begins before
 	waits  *backoff.ExponentialBackOff
-	probe  string // who is probed, "" for nobody
+	probe  string // who is probed; "" for nobody
 	turn   bool   // the next probe is the canary's
 	soon   int    // users tried cautiously since it opened
-	extra  bool   // the attempt that Allow has allowed last, or the probe, is one of them
+	extra  bool   // the attempt that Allow has just allowed, or the probe in flight, is one of them
 
 	entering map[string]struct{} // attempts in flight while half-open
 
-	// row are the users that have failed since the last success; down says that one of them met a 5xx or no answer.
-	row  map[string]bool
-	down bool
-	// suspected says that the fault may be everyone's.
-	suspected bool
-	cautious  time.Time // no first attempt before, but for answered
-	answered  int       // how many first attempts may begin at once, because others were answered
-	retrying  int       // retries in flight
+	row       map[string]bool // users who have failed since the last success
+	down      bool            // one of them met a 5xx or no answer
+	suspected bool            // the fault may be everyone's
+	cautious  time.Time       // no first attempt begins before, except for answered
+	answered  int             // how many first attempts may begin at once, because others were answered
+	retrying  int             // retries in flight
 
 	asked    bool      // a canary is in flight
-	askNext  time.Time // no canary before
-	askedAt  time.Time // the last one
-	well     bool      // it was well
+	askNext  time.Time // no canary begins before
+	askedAt  time.Time // when the last one ended
+	well     bool      // the last one was well
 	failed   int       // canaries in a row that were not
 	distrust bool      // a success has shown that the canary is wrong
-	proof    bool      // somebody's failure counts only if an account's canary is well
+	proof    bool      // a user's failure counts only if a canary that is an account is well
 
-	tried map[string]int // when each user was last tried since it opened, by count
-	tries int
+	tried map[string]int // the number of each user's last try since the breaker opened
+	tries int            // numbers given out
 }
 
-// NewBreaker returns a half-open Breaker. account says that the canary is an account kept for it, for which only success is
-// well; otherwise it is nobody, and Graph's word that it does not know a user says as much as the canary does.
+// NewBreaker returns a half-open Breaker. account reports whether the canary is an account kept for
+// it, which is well only when an attempt for it succeeds. Otherwise the canary is an attempt for
+// nobody, and an answer that a user does not exist says as much as the canary does.
 func NewBreaker(account bool) *Breaker {
 	return &Breaker{
 		account:  account,
@@ -97,45 +105,46 @@ func NewBreaker(account bool) *Breaker {
 	}
 }
 
-// Closed says that first attempts are not held back but for suspicion.
+// Closed reports whether the breaker is closed: only suspicion delays attempts.
 func (b *Breaker) Closed() bool { return b.closed }
 
-// Open says since when attempts are held back, and by which failure. The time is zero when they are not, or when no attempt
-// has failed yet.
+// Open returns since when the breaker is open, and the failure that opened it; both are zero when
+// it is not open.
 func (b *Breaker) Open() (since time.Time, cause error) {
-	if !b.holds() {
+	if !b.isOpen() {
 		return time.Time{}, nil
 	}
 	return b.since, b.cause
 }
 
-// halfOpen says that nothing is known of Graph yet.
+// halfOpen reports whether nothing is known about Graph yet.
 func (b *Breaker) halfOpen() bool { return !b.closed && b.cause == nil }
 
-// holds says that attempts are held back: it is open.
-func (b *Breaker) holds() bool { return !b.closed && b.cause != nil }
+// isOpen reports whether the breaker is open.
+func (b *Breaker) isOpen() bool { return !b.closed && b.cause != nil }
 
-// Suspicion says that users fail one after the other while the breaker is closed, and whose trouble it is as far as the
-// canary can tell: users says that it is well.
+// Suspicion reports whether users fail one after the other while the breaker is closed. users
+// reports whether the fault is their own, because the canary is well.
 func (b *Breaker) Suspicion() (suspected, users bool) {
 	return b.closed && b.suspected, b.well && (b.account || !b.down)
 }
 
-// Timeout bounds the next attempt beside its own timeout; 0 does not.
+// Timeout returns a bound for the next attempt in addition to its own timeout; 0 is none.
 func (b *Breaker) Timeout(retry bool) time.Duration {
-	if !b.holds() && b.suspected && b.down && !retry || b.holds() && b.extra {
+	if !b.isOpen() && b.suspected && b.down && !retry || b.isOpen() && b.extra {
 		return CautiousTimeout
 	}
 	return 0
 }
 
-// Allow says whether an attempt may begin: the first of a user, or a retry; while it is open, of somebody who was not tried since then, or who
-// was. If not, wait is how long until it is worth asking again; 0 means when an attempt has ended.
+// Allow reports whether an attempt may begin. retry reports whether it is a retry; while the
+// breaker is open, whether the user was tried since then. If the attempt may not begin, wait is how
+// long it is until it is worth asking again; 0 means when an attempt has ended.
 func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool) {
 	switch {
 	case b.halfOpen() && len(b.entering) >= entrants:
 		return 0, false
-	case b.holds():
+	case b.isOpen():
 		return b.allowProbe(retry, now)
 	case !b.suspected:
 		return 0, true
@@ -148,8 +157,9 @@ func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool)
 	return 0, true
 }
 
-// allowProbe says whether a probe may begin, of somebody who was not tried yet since it opened unless again. The canary and users are probed in
-// turn; those who were not tried yet also in between, while the fault may be the users' and the canary's.
+// allowProbe reports whether a probe may begin. again reports whether the user was tried since the
+// breaker opened. The canary and users are probed in turn. Users who were not tried yet are also
+// tried in between, while the fault may be the users' own or the canary's.
 func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok bool) {
 	if b.probe != "" {
 		return 0, false
@@ -169,11 +179,12 @@ func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok 
 	return wait, b.extra
 }
 
-// Tried is 0 for a user whose attempt was not tried since the breaker opened, and grows with each try of any user: a probe
-// should go to the lowest. One user's own trouble must not be taken for everyone's.
+// Tried returns 0 for a user who was not tried since the breaker opened. It grows with each try of
+// any user, so a probe should go to the user with the lowest number: one user's own fault must not
+// be taken for everyone's.
 func (b *Breaker) Tried(user string) int { return b.tried[user] }
 
-// Begin tells of an attempt that begins, after Allow.
+// Begin notes that an attempt begins, after Allow. End or Cancel must follow.
 func (b *Breaker) Begin(user string, retry bool, now time.Time) {
 	switch {
 	case b.halfOpen():
@@ -194,8 +205,8 @@ func (b *Breaker) Begin(user string, retry bool, now time.Time) {
 	}
 }
 
-// Late says that an attempt has not been answered for long: it tells nothing, and others need not wait for it. Its End or
-// Cancel comes with retry false.
+// Late notes that an attempt is without an answer for long: others need not wait for it. Its End or
+// Cancel must come with retry false.
 func (b *Breaker) Late(user string, retry bool) {
 	delete(b.entering, user)
 	if retry {
@@ -203,7 +214,7 @@ func (b *Breaker) Late(user string, retry bool) {
 	}
 }
 
-// Cancel takes a Begin back: no attempt was made, or it was cut off by ourselves.
+// Cancel takes back a Begin: no attempt was made, or this process has cut it off.
 func (b *Breaker) Cancel(user string, retry bool) {
 	delete(b.entering, user)
 	if b.probe == user {
@@ -214,31 +225,31 @@ func (b *Breaker) Cancel(user string, retry bool) {
 	}
 }
 
-// End tells how an attempt ended; err is nil for success.
+// End notes how an attempt ended; err is nil for success.
 func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 	wasProbe := b.probe == user
 	b.Cancel(user, retry)
 	if wasProbe && b.extra && suspicious(err) {
-		b.try(user) // others were, and will be
+		b.try(user) // the probes decide, not the users who are tried in addition
 		return
 	}
 	if !retry && (!suspicious(err) || forbids(err) && b.well) {
-		// What is answered about a user, even that there is no such user, is no sign of a fault of everyone's: thousands of unknown users
-		// must not hold up others, because a few met a 5xx.
+		// An answer about a user, even that the user does not exist, is no sign of everyone's
+		// fault. After a few 5xx, thousands of unknown users must not slow others down.
 		b.answered = min(b.answered+2, cautiousAtOnce)
 	}
 	switch after := After(err); {
 	case err == nil:
 		b.succeeded(wasProbe)
 	case excused(err):
-		return // the same user again, at once
+		return // the same user is tried again at once
 	case throttled(err):
 		if retryAfter(err) > MaxRetryAfter {
 			b.open(err, now, after)
 		}
 	case systemic(err):
 		b.try(user)
-		if !b.holds() || wasProbe { // those that were in flight when it opened say nothing new
+		if !b.isOpen() || wasProbe { // attempts that were in flight when it opened say nothing new
 			b.open(err, now, max(after, b.waits.NextBackOff()))
 		}
 	case wasProbe && b.mended(err):
@@ -251,8 +262,8 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 		if wasProbe {
 			b.open(err, now, max(after, b.waits.NextBackOff()))
 		}
-	case !b.account && (!b.holds() || wasProbe):
-		b.close() // an answer about one user: token and permission are good
+	case !b.account && (!b.isOpen() || wasProbe):
+		b.close() // it is an answer about one user, so token and permission are good
 	case wasProbe:
 		b.try(user)
 		if !b.extra {
@@ -264,15 +275,15 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 	}
 }
 
-// succeeded closes the breaker. A success that began before it opened does not.
+// succeeded closes the breaker, unless the successful attempt began before the breaker opened.
 func (b *Breaker) succeeded(wasProbe bool) {
-	if b.holds() && !wasProbe {
+	if b.isOpen() && !wasProbe {
 		return
 	}
 	if !b.closed && b.failed > 0 {
 		b.distrust = true
 	}
-	b.failed = 0 // canaries in a row, with no success in between
+	b.failed = 0 // it counts canaries in a row, without a success in between
 	clear(b.row)
 	b.down, b.suspected = false, false
 	b.close()
@@ -287,16 +298,16 @@ func (b *Breaker) close() {
 	clear(b.tried)
 }
 
-// mended says that Graph has answered about a user, or about the canary's account, after there was no token or no permission: whatever
-// it said, there is one again.
+// mended reports whether err ends a Systemic failure: Graph has answered about a user, or about the
+// canary's account, so there is a token and a permission again.
 func (b *Breaker) mended(err error) bool {
 	answered := !suspicious(err) || forbids(err)
 	return systemic(b.cause) && answered && !systemic(err) && !throttled(err) && !excused(err)
 }
 
-// suspect adds to the failures in a row.
+// suspect notes a failure in a row, and raises suspicion when there are enough.
 func (b *Breaker) suspect(user string, err error, now time.Time) {
-	if b.holds() {
+	if b.isOpen() {
 		b.try(user)
 		return
 	}
@@ -307,26 +318,27 @@ func (b *Breaker) suspect(user string, err error, now time.Time) {
 	}
 	if !b.suspected {
 		b.suspected, b.answered = true, 0
-		// A canary that has just been asked still tells; soon it must be asked again.
+		// The result of a canary that ended less than canarySoon ago still counts until then.
 		soon := b.askedAt.Add(canarySoon)
 		b.well = b.well && now.Before(soon)
 		if soon.Before(b.askNext) {
 			b.askNext = soon
 		}
 	}
-	if len(b.row) > 2*suspectAfter { // more are not needed, and may be many
+	if len(b.row) > 2*suspectAfter { // no more are needed, and there may be many
 		clear(b.row)
 		b.row[user], b.row[canary], b.row[""] = true, true, true
 	}
 }
 
-// CanaryDue says whether a canary is to be asked now. waiting is whether somebody waits for a permit, active whether anybody
-// is in flight at all. If not, wait is when to look again, 0 when an attempt or a canary has ended.
+// CanaryDue reports whether a canary must be asked now. waiting reports whether somebody waits for
+// a permit; active, whether any user has an undecided event. If no canary is due, wait is how long
+// it is until it is worth asking again; 0 means when an attempt or a canary has ended.
 func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Duration, due bool) {
 	switch {
-	case b.asked, b.closed && !b.suspected && !b.proof, !b.holds() && !active:
+	case b.asked, b.closed && !b.suspected && !b.proof, !b.isOpen() && !active:
 		return 0, false
-	case b.holds():
+	case b.isOpen():
 		if b.probe != "" || waiting && !b.turn {
 			return 0, false
 		}
@@ -336,32 +348,33 @@ func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Dura
 	default:
 		next := b.askNext
 		if soon := b.askedAt.Add(canarySoon); b.proof && b.well && soon.Before(next) {
-			next = soon // who alone fails in a quiet tenant is decided in half a minute, not in minutes
+			next = soon // so that a single failing user of a quiet tenant is decided in half a minute
 		}
 		wait = next.Sub(now)
 	}
 	return max(0, wait), wait <= 0
 }
 
-// WantProof says that somebody fails, and that nobody else's success tells whether Graph is well: in a quiet tenant an
-// account's canary does. A canary for nobody proves nothing.
+// WantProof notes that a user fails, and that no other user's success shows whether Graph is well.
+// In a quiet tenant a canary that is an account can show it; a canary for nobody proves nothing.
 func (b *Breaker) WantProof() { b.proof = b.account }
 
-// NoCanary says that nobody asks canaries: then every probe is a user's.
+// NoCanary notes that nobody asks canaries, so that every probe is a user's.
 func (b *Breaker) NoCanary() { b.turn = false }
 
-// CanaryBegin tells of a canary that begins, after CanaryDue. Its timeout is returned, 0 for that of every attempt.
+// CanaryBegin notes that a canary begins, after CanaryDue; CanaryEnd must follow. It returns the
+// canary's timeout; 0 leaves it to the timeout of every attempt.
 func (b *Breaker) CanaryBegin() (timeout time.Duration) {
 	b.asked = true
-	if b.holds() {
+	if b.isOpen() {
 		b.probe = canary
 		return 0
 	}
 	return CautiousTimeout
 }
 
-// CanaryEnd tells how a canary ended; err is nil when it was well, and is no verdict when it is throttled or canceled says
-// that we cut it off ourselves.
+// CanaryEnd notes how a canary ended; err is nil when it was well. A canary that was throttled, or
+// that this process has canceled, says nothing.
 func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 	wasProbe := b.probe == canary
 	b.asked, b.proof = false, false
@@ -373,7 +386,7 @@ func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 	switch {
 	case canceled:
 		if soon := now.Add(probeFirst); wasProbe && soon.After(b.next) {
-			b.next = soon // another replica asks: the next one must not be asked for at once, again and again
+			b.next = soon // another replica asks: do not try again at once, and again
 		}
 	case excused(err):
 	case throttled(err):
@@ -383,7 +396,7 @@ func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 	case err == nil:
 		b.well, b.failed, b.distrust = true, 0, false
 		b.askNext = now.Add(canaryLater)
-		if wasProbe || b.cause == nil { // one that began before it opened does not close it
+		if wasProbe || b.cause == nil { // a canary that began before it opened does not close it
 			b.close()
 		}
 	case wasProbe && b.mended(err):
@@ -396,22 +409,24 @@ func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 			wait := b.waits.NextBackOff()
 			b.later = now.Add(wait)
 			if wasProbe && !systemic(err) {
-				wait = 0 // a user follows at once: what the canary meets may be its own trouble
+				wait = 0 // a user is probed at once, since the fault may be the canary's own
 			}
 			b.open(err, now, max(after, wait))
 		}
 	}
 }
 
+// try notes that the user was tried while the breaker is open.
 func (b *Breaker) try(user string) {
 	b.tries++
 	b.tried[user] = b.tries
 }
 
+// open opens the breaker, or keeps it open. No probe begins before the wait is over.
 func (b *Breaker) open(err error, now time.Time, wait time.Duration) {
-	if !b.holds() {
+	if !b.isOpen() {
 		b.since = now
-		b.turn = b.failed == 0 // otherwise the canary has just spoken
+		b.turn = b.failed == 0 // otherwise the canary has just answered
 		for user := range b.row {
 			b.try(user)
 		}
@@ -424,5 +439,5 @@ func (b *Breaker) open(err error, now time.Time, wait time.Duration) {
 	b.next = now.Add(wait)
 }
 
-// Forget drops what is known of a user who is not in flight any more.
+// Forget forgets a user who no longer waits and is not in flight.
 func (b *Breaker) Forget(user string) { delete(b.tried, user) }

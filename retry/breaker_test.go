@@ -10,7 +10,7 @@ import (
 
 var midnight = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// The failures that a breaker tells apart.
+// These are the failures that a breaker distinguishes.
 var (
 	refused = failure{shared: true, suspicious: true, most: 2} // a 403
 	down    = failure{shared: true, suspicious: true}          // a 503, or no answer
@@ -24,7 +24,7 @@ func closed(account bool) *retry.Breaker {
 	return b
 }
 
-// try is an attempt.
+// try makes an attempt.
 func try(b *retry.Breaker, user string, again bool, err error, now time.Time) {
 	b.Begin(user, again, now)
 	b.End(user, again, err, now)
@@ -57,7 +57,7 @@ func opened(t *testing.T, account bool) *retry.Breaker {
 	return b
 }
 
-func TestANewBreakerTriesAFewUsersAndTheCanarySideBySide(t *testing.T) {
+func TestBreakerTriesAFewUsersAndTheCanarySideBySideWhenNew(t *testing.T) {
 	b := retry.NewBreaker(false)
 	for i := range 3 {
 		if _, ok := b.Allow(false, midnight); !ok {
@@ -73,27 +73,27 @@ func TestANewBreakerTriesAFewUsersAndTheCanarySideBySide(t *testing.T) {
 	}
 	ask(b, nil, midnight)
 	if _, ok := b.Allow(false, midnight); !ok || !b.Closed() {
-		t.Error("the canary is well, and users that hang still hold everybody up")
+		t.Error("although the canary is well, users that hang delay everybody")
 	}
 	if _, due := retry.NewBreaker(false).CanaryDue(false, false, midnight); due {
-		t.Error("a canary although there is nobody")
+		t.Error("a canary although no user is in flight")
 	}
 }
 
-func TestUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
+func TestBreakerUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
 	b := retry.NewBreaker(false)
 	for i := range 3 {
 		b.Begin(fmt.Sprint(i), false, midnight)
 		b.Late(fmt.Sprint(i), false)
 	}
 	if _, ok := b.Allow(false, midnight); !ok {
-		t.Error("held up by users without an answer")
+		t.Error("delayed by users without an answer")
 	}
 }
 
-// Where connections break at once, three side by side would be a thousand in a second, each of whom may have been signed out: the
-// volume guard would trip before the second canary could tell.
-func TestANewBreakerGoesSlowlyWhenUsersFailAtOnce(t *testing.T) {
+// Where connections break at once, three attempts side by side would be a thousand in a second. Each of
+// these users may have been signed out, so the volume guard would trip before the second canary.
+func TestBreakerGoesSlowlyWhenUsersFailAtOnceAtTheStart(t *testing.T) {
 	b := retry.NewBreaker(false)
 	ask(b, down, midnight)
 	now, began := midnight, 0
@@ -120,18 +120,18 @@ func TestANewBreakerGoesSlowlyWhenUsersFailAtOnce(t *testing.T) {
 	}
 }
 
-func TestThreeDistinctUsersInARowRaiseSuspicion(t *testing.T) {
+func TestBreakerSuspectsAfterThreeDistinctUsersInARow(t *testing.T) {
 	b := closed(false)
 	for range 20 {
 		try(b, "ada", true, down, midnight)
 	}
 	try(b, "grace", false, down, midnight)
 	if suspicious, _ := b.Suspicion(); suspicious {
-		t.Fatal("two users' trouble is suspected to be everyone's")
+		t.Fatal("two users raise suspicion")
 	}
 	try(b, "alan", false, nil, midnight)
 	try(b, "edsger", false, down, midnight)
-	try(b, "edgar", false, unknown, midnight) // is neutral
+	try(b, "edgar", false, unknown, midnight) // it is neutral
 	try(b, "barbara", false, down, midnight)
 	if suspicious, _ := b.Suspicion(); suspicious {
 		t.Fatal("suspected although an attempt succeeded in between")
@@ -142,11 +142,11 @@ func TestThreeDistinctUsersInARowRaiseSuspicion(t *testing.T) {
 	}
 	try(b, "ole", false, nil, midnight)
 	if suspicious, _ := b.Suspicion(); suspicious {
-		t.Error("a success has not ended it")
+		t.Error("a success has not ended the suspicion")
 	}
 }
 
-func TestUnderSuspicionRetriesGoSinglyAndFirstAttemptsGoOn(t *testing.T) {
+func TestBreakerUnderSuspicionAllowsSingleRetriesAndFirstAttempts(t *testing.T) {
 	for name, c := range map[string]struct {
 		err      error
 		canary   error
@@ -174,7 +174,7 @@ func TestUnderSuspicionRetriesGoSinglyAndFirstAttemptsGoOn(t *testing.T) {
 			}
 			b.Late("again", true)
 			if _, ok := b.Allow(true, now); !ok {
-				t.Error("a retry that hangs keeps the others waiting")
+				t.Error("a retry that hangs delays the others")
 			}
 			began := 0
 			for i := range 50 {
@@ -193,13 +193,13 @@ func TestUnderSuspicionRetriesGoSinglyAndFirstAttemptsGoOn(t *testing.T) {
 	}
 }
 
-func TestOnlyTwoCanariesInARowOpenTheBreaker(t *testing.T) {
+func TestBreakerOpensOnlyAfterTwoCanariesInARow(t *testing.T) {
 	b := suspected(false, down)
 	now := midnight
 	ask(b, down, now)
 	ask(b, throttling{time.Second}, now) // no verdict
 	b.CanaryBegin()
-	b.CanaryEnd(down, true, now) // cut off by ourselves
+	b.CanaryEnd(down, true, now) // this process has cut it off
 	if !b.Closed() {
 		t.Fatal("opened by one canary")
 	}
@@ -214,7 +214,7 @@ func TestOnlyTwoCanariesInARowOpenTheBreaker(t *testing.T) {
 	}
 }
 
-func TestCanariesAreRare(t *testing.T) {
+func TestBreakerAsksCanariesRarely(t *testing.T) {
 	b := suspected(false, refused)
 	now, asked := midnight, 0
 	for range 10 * 60 * 5 { // 5 minutes
@@ -233,7 +233,7 @@ func TestCanariesAreRare(t *testing.T) {
 	}
 }
 
-func TestProofIsAskedForSoon(t *testing.T) {
+func TestBreakerAsksForProofSoon(t *testing.T) {
 	b := closed(true)
 	b.WantProof()
 	ask(b, nil, midnight)
@@ -245,11 +245,11 @@ func TestProofIsAskedForSoon(t *testing.T) {
 		t.Errorf("due %v, else in %v; want one 5 s after the last", due, wait)
 	}
 	if _, due := b.CanaryDue(false, true, midnight.Add(5*time.Second)); !due {
-		t.Error("not due after 5 s: whoever alone fails waits for minutes")
+		t.Error("not due after 5 s, so a user who alone fails waits for minutes")
 	}
 }
 
-func TestTheBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
+func TestBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
 	for name, err := range map[string]error{
 		"no permission":         failure{systemic: true},
 		"a Retry-After of days": throttling{48 * time.Hour},
@@ -268,14 +268,14 @@ func TestTheBreakerOpensAtOnceWhenNobodyCanSucceed(t *testing.T) {
 	b := closed(false)
 	try(b, "ada", false, throttling{time.Minute}, midnight)
 	if !b.Closed() {
-		t.Error("opened by an ordinary 429, which is the rate limiter's business")
+		t.Error("opened by an ordinary 429, which only the rate limiter handles")
 	}
 }
 
-func TestWhileItIsOpenCanaryAndUntriedUsersAreProbedInTurn(t *testing.T) {
+func TestBreakerProbesCanaryAndUntriedUsersInTurnWhileOpen(t *testing.T) {
 	b := opened(t, false)
 	if b.Tried("tony") != 0 || b.Tried("alan") == 0 {
-		t.Error("the probe should go to somebody who did not fail")
+		t.Error("the probe should go to a user who did not fail")
 	}
 	now := midnight
 	var order []string
@@ -303,13 +303,13 @@ func TestWhileItIsOpenCanaryAndUntriedUsersAreProbedInTurn(t *testing.T) {
 		}
 	}
 	if last > 15*time.Second {
-		t.Errorf("%v between probes: a stolen device waits that long after the outage", last)
+		t.Errorf("%v between probes: after the outage a stolen device waits as long", last)
 	}
 }
 
-// A canary may lie, and users who fail may wait in front of one who would not: those who were not tried yet are tried soon, up to a number
-// of them, beside the probes that an outage costs.
-func TestWhileItIsOpenUsersWhoWereNotTriedYetAreTriedSoon(t *testing.T) {
+// A canary may fail although users would succeed, and many users who fail may wait before one who would
+// succeed. So users who were not tried yet are tried soon, up to a number, in addition to the probes.
+func TestBreakerTriesUntriedUsersSoonWhileOpen(t *testing.T) {
 	b := opened(t, true)
 	now := midnight
 	tried, canaries := 0, 0
@@ -334,7 +334,7 @@ func TestWhileItIsOpenUsersWhoWereNotTriedYetAreTriedSoon(t *testing.T) {
 	}
 	now = now.Add(time.Second)
 	if _, ok := b.Allow(true, now); ok {
-		t.Error("whoever was tried before is tried as soon")
+		t.Error("a user who was tried before is tried as soon")
 	}
 	if _, ok := b.Allow(false, now); !ok || b.Timeout(false) != retry.CautiousTimeout {
 		t.Error("not tried soon, with a short timeout")
@@ -358,7 +358,7 @@ func TestWhileItIsOpenUsersWhoWereNotTriedYetAreTriedSoon(t *testing.T) {
 	if tried < 256 || tried > 300 {
 		t.Errorf("%d attempts in two minutes of an outage", tried)
 	}
-	// Without a token nobody can succeed.
+	// Without a token no attempt can succeed.
 	b = closed(true)
 	try(b, "ada", false, failure{systemic: true}, midnight)
 	if _, ok := b.Allow(false, midnight.Add(200*time.Millisecond)); ok {
@@ -366,11 +366,11 @@ func TestWhileItIsOpenUsersWhoWereNotTriedYetAreTriedSoon(t *testing.T) {
 	}
 }
 
-func TestTheCanaryClosesABreakerThatNobodyWaitsBehind(t *testing.T) {
+func TestBreakerIsClosedByTheCanaryWhenNobodyWaits(t *testing.T) {
 	b := opened(t, true)
 	now := midnight.Add(time.Minute)
 	if _, due := b.CanaryDue(false, false, now); !due {
-		t.Fatal("no canary, and the breaker stays open until the next message")
+		t.Fatal("no canary, so the breaker stays open until the next message")
 	}
 	ask(b, nil, now)
 	if !b.Closed() {
@@ -378,7 +378,7 @@ func TestTheCanaryClosesABreakerThatNobodyWaitsBehind(t *testing.T) {
 	}
 }
 
-func TestASuccessClosesItAndDiscreditsTheCanary(t *testing.T) {
+func TestBreakerIsClosedByASuccessWhichDiscreditsTheCanary(t *testing.T) {
 	b := opened(t, true)
 	now := midnight.Add(time.Minute)
 	if _, ok := b.Allow(false, now); !ok {
@@ -405,8 +405,9 @@ func TestASuccessClosesItAndDiscreditsTheCanary(t *testing.T) {
 	}
 }
 
-// A canary's account may be deleted. Users wait for each other's probes then, not for its own as well; and it is asked no more often.
-func TestAUserIsProbedRightAfterTheCanary(t *testing.T) {
+// The canary's account may be deleted. Then users wait for each other's probes, but not for the
+// canary's as well; and it is not asked more often.
+func TestBreakerProbesAUserRightAfterTheCanary(t *testing.T) {
 	b := opened(t, true)
 	now, users, canaries := midnight, 0, 0
 	for range 600 * 10 { // 10 minutes
@@ -439,22 +440,24 @@ func TestAUserIsProbedRightAfterTheCanary(t *testing.T) {
 	}
 }
 
-// A canary for nobody says that token and permission are good; so does Graph's word that it does not know a user.
-func TestAnAnswerAboutOneUserSaysAsMuchAsACanaryForNobody(t *testing.T) {
+// A canary for nobody shows that token and permission are good. So does Graph's answer that it does not
+// know a user.
+func TestBreakerTakesAnAnswerAboutOneUserForACanaryForNobody(t *testing.T) {
 	b := opened(t, false)
 	try(b, "tony", false, unknown, midnight.Add(time.Minute))
 	if !b.Closed() {
-		t.Error("not closed by a 404 of Graph's own")
+		t.Error("not closed by a 404 from Graph itself")
 	}
 	b = opened(t, true)
 	try(b, "tony", false, unknown, midnight.Add(time.Minute))
 	if b.Closed() {
-		t.Error("an account's canary is stronger than a 404")
+		t.Error("closed by a 404 although the canary is an account")
 	}
 }
 
-// Whatever Graph says of a user, or of the account of the canary, shows that there is a token, and a permission, again.
-func TestAnyAnswerClosesABreakerThatHadNoTokenOrNoPermission(t *testing.T) {
+// Any answer of Graph about a user, or about the account of the canary, shows that there is a token and
+// a permission again.
+func TestBreakerWithoutTokenOrPermissionIsClosedByAnyAnswer(t *testing.T) {
 	own := failure{} // value: false
 	for name, err := range map[string]error{"unknown": unknown, "refused": refused, "value: false": own} {
 		for _, account := range []bool{false, true} {
@@ -483,7 +486,7 @@ func TestAnyAnswerClosesABreakerThatHadNoTokenOrNoPermission(t *testing.T) {
 	}
 }
 
-func TestSuspicionAsksForACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
+func TestBreakerUnderSuspicionAsksACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
 	b := retry.NewBreaker(false)
 	ask(b, nil, midnight) // at the start
 	now := midnight.Add(time.Second)
@@ -499,14 +502,14 @@ func TestSuspicionAsksForACanaryAlthoughOneWasWellAMomentAgo(t *testing.T) {
 	}
 	ask(b, nil, now.Add(wait))
 	if _, users := b.Suspicion(); !users {
-		t.Error("the canary is well, and it is not the users' trouble")
+		t.Error("the fault is not the users' own although the canary is well")
 	}
 	if wait, _ := b.CanaryDue(true, true, now.Add(wait)); wait != 30*time.Second {
-		t.Errorf("the one after is due in %s", wait)
+		t.Errorf("the canary after that is due in %s", wait)
 	}
 }
 
-func TestUnknownUsersTakeNobodysTurnAfterServerFaults(t *testing.T) {
+func TestBreakerUnknownUsersDoNotSlowOthersDownAfterServerFaults(t *testing.T) {
 	b, now := suspected(false, down), midnight
 	began := 0
 	for range 50 {
@@ -538,8 +541,8 @@ func TestUnknownUsersTakeNobodysTurnAfterServerFaults(t *testing.T) {
 	}
 }
 
-// Another replica has asked it a moment ago.
-func TestACanaryThatWasNotAskedIsNotDueAtOnce(t *testing.T) {
+// Another replica has just asked a canary.
+func TestBreakerCanceledCanaryIsNotDueAtOnce(t *testing.T) {
 	b, now := retry.NewBreaker(false), time.Unix(1000, 0)
 	b.Begin("ada", false, now)
 	b.End("ada", false, failure{systemic: true}, now)

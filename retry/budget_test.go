@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// failure is an error as retry wants to know it.
+// failure is an error with the methods that retry looks for.
 type failure struct {
 	permanent, systemic, shared, lagging, suspicious bool
 	most                                             int
@@ -39,7 +39,8 @@ var policy = retry.Policy{
 	LaggingFor:      30 * time.Second,
 }
 
-// do makes attempts as the worker does, without pace and breaker, until they succeed or the budget says that it is over.
+// do makes attempts as the worker does, without rate limiter and breaker, until one succeeds or a
+// failure is final.
 func do(ctx context.Context, r *retry.Retrier, attempt func() error) error {
 	budget := r.Budget()
 	for {
@@ -59,7 +60,8 @@ func do(ctx context.Context, r *retry.Retrier, attempt func() error) error {
 	}
 }
 
-// calls runs do against a fixed series of answers; the last one repeats for ever. It returns when each call was made.
+// calls runs do with a fixed series of answers, the last of which repeats. It returns when each call
+// was made.
 func calls(ctx context.Context, r *retry.Retrier, answers ...error) (at []time.Duration, err error) {
 	start := time.Now()
 	err = do(ctx, r, func() error {
@@ -70,21 +72,21 @@ func calls(ctx context.Context, r *retry.Retrier, answers ...error) (at []time.D
 	return at, err
 }
 
-func TestSuccessIsNotRepeated(t *testing.T) {
+func TestBudgetSuccessIsNotRepeated(t *testing.T) {
 	at, err := calls(t.Context(), retry.New(policy), nil)
 	if len(at) != 1 || err != nil {
 		t.Fatalf("calls %v, error %v", at, err)
 	}
 }
 
-func TestPermanentFailureIsNotRepeated(t *testing.T) {
+func TestBudgetPermanentFailureIsNotRepeated(t *testing.T) {
 	at, err := calls(t.Context(), retry.New(policy), failure{permanent: true})
 	if len(at) != 1 || !errors.As(err, &failure{}) {
 		t.Fatalf("calls %v, error %v", at, err)
 	}
 }
 
-func TestBackoffDoublesWithJitterAndTheBudgetEnds(t *testing.T) {
+func TestBudgetBackoffDoublesWithJitterAndEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, err := calls(t.Context(), retry.New(policy), failure{})
 		var exhausted *retry.ExhaustedError
@@ -102,7 +104,7 @@ func TestBackoffDoublesWithJitterAndTheBudgetEnds(t *testing.T) {
 	})
 }
 
-func TestNeverEarlierThanRetryAfter(t *testing.T) {
+func TestBudgetWaitsForRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, err := calls(t.Context(), retry.New(policy), failure{after: 90 * time.Second}, nil)
 		if err != nil || len(at) != 2 || at[1] < 90*time.Second || at[1] > 91*time.Second {
@@ -111,7 +113,7 @@ func TestNeverEarlierThanRetryAfter(t *testing.T) {
 	})
 }
 
-func TestRetryAfterOfADayIsAskedAgainAfterTenMinutes(t *testing.T) {
+func TestBudgetRetryAfterOfADayIsAskedAgainAfterTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, err := calls(t.Context(), retry.New(policy), failure{after: 24 * time.Hour}, nil)
 		if err != nil || len(at) != 2 || at[1] != retry.MaxRetryAfter {
@@ -120,7 +122,7 @@ func TestRetryAfterOfADayIsAskedAgainAfterTenMinutes(t *testing.T) {
 	})
 }
 
-func TestSystemicFailuresCostNoBudget(t *testing.T) {
+func TestBudgetSystemicFailuresCostNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		answers := make([]error, 0, 101)
 		for range 100 {
@@ -133,7 +135,7 @@ func TestSystemicFailuresCostNoBudget(t *testing.T) {
 	})
 }
 
-func TestSharedFailureCountsOnlyWhileOthersSucceed(t *testing.T) {
+func TestBudgetSharedFailureCountsOnlyWhileOthersSucceed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := retry.New(policy)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -154,7 +156,7 @@ func TestSharedFailureCountsOnlyWhileOthersSucceed(t *testing.T) {
 	})
 }
 
-func TestSharedFailureCountsAfterMaxAge(t *testing.T) {
+func TestBudgetSharedFailureCountsAfterMaxAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		_, err := calls(t.Context(), retry.New(policy), failure{shared: true})
@@ -165,8 +167,9 @@ func TestSharedFailureCountsAfterMaxAge(t *testing.T) {
 	})
 }
 
-// While there was no token nothing was learned of the user: what they fail with afterwards is as young as if they had just come.
-func TestTheAgeOfAUserBeginsWithTheirFirstOwnFailure(t *testing.T) {
+// Failures without a token say nothing about the user. The age of the failures that follow begins with
+// the first of them.
+func TestBudgetAgeBeginsWithTheFirstFailureOfTheUsersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, own := range map[string]failure{"shared": {shared: true}, "lagging": {lagging: true}} {
 			budget := retry.New(policy).Budget()
@@ -185,7 +188,7 @@ func TestTheAgeOfAUserBeginsWithTheirFirstOwnFailure(t *testing.T) {
 	})
 }
 
-func TestLaggingFailureIsBelievedAfterItsTime(t *testing.T) {
+func TestBudgetLaggingFailureIsFinalAfterItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, err := calls(t.Context(), retry.New(policy), failure{lagging: true})
 		if last := at[len(at)-1]; last != policy.LaggingFor || !errors.As(err, &failure{}) {
@@ -199,14 +202,14 @@ func TestLaggingFailureIsBelievedAfterItsTime(t *testing.T) {
 	})
 }
 
-func TestWrappedFailuresAreRecognised(t *testing.T) {
+func TestBudgetRecognizesWrappedFailures(t *testing.T) {
 	at, _ := calls(t.Context(), retry.New(policy), fmt.Errorf("call: %w", failure{permanent: true}))
 	if len(at) != 1 {
 		t.Fatalf("%d calls, want 1", len(at))
 	}
 }
 
-func TestAKindOfFailureMayHaveAShorterBudget(t *testing.T) {
+func TestBudgetKindOfFailureMayHaveAShorterBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at, err := calls(t.Context(), retry.New(policy), failure{most: 2})
 		var exhausted *retry.ExhaustedError
@@ -216,7 +219,7 @@ func TestAKindOfFailureMayHaveAShorterBudget(t *testing.T) {
 	})
 }
 
-func TestWhatStopsEveryoneIsNoFailureOfTheUser(t *testing.T) {
+func TestBudgetFailureThatStopsEveryoneIsNotTheUsers(t *testing.T) {
 	budget := retry.New(policy).Budget()
 	for _, err := range []error{failure{systemic: true}, throttling{time.Second}} {
 		budget.Attempt()
@@ -226,6 +229,6 @@ func TestWhatStopsEveryoneIsNoFailureOfTheUser(t *testing.T) {
 	}
 	budget.Attempt()
 	if _, _ = budget.Failed(failure{shared: true}); !budget.HasFailed() {
-		t.Error("a 503 is a failure, though it may be everyone's")
+		t.Error("a 503 is not a failure of the user's")
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// noon is when each of these tests begins; they hand the time to the pace.
+// noon is when each of these tests begins. They pass the time to the limiter.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // begin begins n calls, each of which must be allowed.
@@ -22,8 +22,8 @@ func begin(t *testing.T, p *retry.Limiter, n int, now time.Time) (calls []int) {
 	return calls
 }
 
-// next is when a call is allowed at last, if nothing happens from now on. A wait of 0 never ends
-// then.
+// next returns when the next call is allowed, if nothing happens until then. A wait of 0 would never
+// end.
 func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 	t.Helper()
 	for range 1000 {
@@ -32,7 +32,7 @@ func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 			return now
 		}
 		if wait <= 0 {
-			t.Fatalf("held at %s until a call ends", now.Format(time.TimeOnly))
+			t.Fatalf("delayed at %s until a call ends", now.Format(time.TimeOnly))
 		}
 		now = now.Add(wait)
 	}
@@ -40,10 +40,10 @@ func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 	return now
 }
 
-// slow is when a call counts as one that hangs, at the latest.
+// slow is after how long a call counts as one that hangs, at the latest.
 const slow = 4 * time.Second
 
-func TestCallsThatHangHoldNobodyUp(t *testing.T) {
+func TestLimiterCallsThatHangHoldNobodyUp(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, p *retry.Limiter) (now time.Time){
 		"the first call after a pause": func(t *testing.T, p *retry.Limiter) time.Time {
 			p.End(begin(t, p, 1, noon)[0], throttling{10 * time.Second}, 0, noon)
@@ -91,8 +91,8 @@ func TestCallsThatHangHoldNobodyUp(t *testing.T) {
 	}
 }
 
-// learned makes the pace know of an allowance: so many calls, then a refusal that asks for a pause.
-// It returns when that has ended.
+// learned makes the limiter learn an allowance: so many calls, then a refusal that asks for a pause. It
+// returns when the pause ends.
 func learned(t *testing.T, p *retry.Limiter, calls int, pause time.Duration) (now time.Time) {
 	t.Helper()
 	for range calls {
@@ -102,7 +102,7 @@ func learned(t *testing.T, p *retry.Limiter, calls int, pause time.Duration) (no
 	return noon.Add(pause)
 }
 
-func TestFewCallsAtOnceWhileAllOfThemHang(t *testing.T) {
+func TestLimiterFewCallsAtOnceWhileAllHang(t *testing.T) {
 	const limit, timeout = 8, 30 * time.Second
 	p := retry.NewLimiter(limit)
 	p.End(begin(t, p, 1, noon)[0], throttling{time.Second}, 0, noon)
@@ -123,7 +123,7 @@ func TestFewCallsAtOnceWhileAllOfThemHang(t *testing.T) {
 	}
 }
 
-func TestAPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
+func TestLimiterPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
 	p := retry.NewLimiter(4)
 	p.End(begin(t, p, 1, noon)[0], throttling{10 * time.Second}, 0, noon)
 	if wait, ok := p.Allow(noon); ok || wait != 10*time.Second || p.Awaits() {
@@ -131,7 +131,7 @@ func TestAPauseIsNotTakenForACallThatShouldAnswer(t *testing.T) {
 	}
 }
 
-func TestACallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
+func TestLimiterCallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second).Add(time.Minute) // rounds of ten seconds
 	for range 2 {
@@ -144,7 +144,7 @@ func TestACallThatHangsDoesNotHoldUpTheNextRound(t *testing.T) {
 	}
 }
 
-func TestCallsOfAProcessThatDiedAreNotAwaited(t *testing.T) {
+func TestLimiterDoesNotAwaitCallsOfAProcessThatDied(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second)
 	begin(t, p, 1, now)
@@ -152,7 +152,7 @@ func TestCallsOfAProcessThatDiedAreNotAwaited(t *testing.T) {
 	begin(t, p, 1, now)
 }
 
-func TestACallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
+func TestLimiterCallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := learned(t, p, 2, 10*time.Second)
 	begin(t, p, 1, now)
@@ -162,40 +162,40 @@ func TestACallThatHangsIsOldAlsoWhenNobodyAskedForLong(t *testing.T) {
 	begin(t, p, 1, now.Add(time.Minute))
 }
 
-func TestAClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
+func TestLimiterClockThatIsSetBackHoldsNobodyUp(t *testing.T) {
 	p := retry.NewLimiter(4)
 	ahead := noon.Add(time.Hour)
 	p.End(begin(t, p, 1, ahead)[0], nil, 0.99, ahead)
 	begin(t, p, 1, ahead)
 	if wait := next(t, p, noon).Sub(noon); wait > slow {
-		t.Errorf("held for %v", wait)
+		t.Errorf("delayed for %v", wait)
 	}
 }
 
-func TestAPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
+func TestLimiterPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
 	p := retry.NewLimiter(8)
 	now := learned(t, p, 1, 10*time.Second)
 	call := begin(t, p, 1, now)[0]
 	if _, ok := p.Allow(now.Add(slow/2 - 1)); ok {
 		t.Fatal("two calls at once, right after a pause")
 	}
-	p.End(call, failure{}, 0, now) // whatever it is: not a refusal
+	p.End(call, failure{}, 0, now) // any answer but a refusal
 	if _, ok := p.Allow(now.Add(exploring)); !ok {
-		t.Error("still held")
+		t.Error("still delayed")
 	}
 }
 
-// exploring is how long after a refusal more is tried than was allowed then.
+// exploring is after how long more is tried than was allowed at the time of a refusal.
 const exploring = 15 * time.Second
 
-func TestMoreIsTriedInTimeAfterARefusal(t *testing.T) {
+func TestLimiterTriesMoreInTimeAfterARefusal(t *testing.T) {
 	p := retry.NewLimiter(8)
 	now := learned(t, p, 1, 10*time.Minute-time.Second)
 	p.End(begin(t, p, 1, now)[0], nil, 0, now)
 	// The round lasts nearly twenty minutes, and allows one call. The refusal is longer ago than it
 	// takes to try more.
 	if wait := next(t, p, now).Sub(now); wait > 0 {
-		t.Errorf("held for %v", wait)
+		t.Errorf("delayed for %v", wait)
 	}
 	p = retry.NewLimiter(8)
 	now = learned(t, p, 1, 5*time.Second)
@@ -205,8 +205,8 @@ func TestMoreIsTriedInTimeAfterARefusal(t *testing.T) {
 	}
 }
 
-// A fault in which nobody may call says nothing of what is allowed afterwards.
-func TestAShortFaultDoesNotSlowDownWhatFollows(t *testing.T) {
+// A fault in which no call is allowed says nothing about what is allowed afterwards.
+func TestLimiterShortFaultDoesNotSlowDownWhatFollows(t *testing.T) {
 	for _, latency := range []time.Duration{50 * time.Millisecond, time.Second} {
 		const users, limit, fault = 1000, 16, 10 * time.Second
 		p := retry.NewLimiter(limit)

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// down is a server's failure, which may hit everyone.
+// down is a failure of the server, which may hit everyone.
 type down struct{}
 
 func (down) Error() string { return "down" }
 func (down) Shared() bool  { return true }
 
-func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) {
+func TestBudgetSuccessThatBeganBeforeTheFailureProvesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New(Policy{MaxAttempts: 3, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour})
 		var slow []*Budget
@@ -31,7 +31,7 @@ func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) 
 				t.Fatalf("given up after %d attempts during an outage: %v", b.Attempts(), final)
 			}
 		}
-		// Successes that began later do tell.
+		// Successes that began later are proof.
 		for range 2 {
 			time.Sleep(time.Second)
 			other := r.Budget()
@@ -53,7 +53,7 @@ func TestASuccessThatBeganBeforeTheFailureTellsNothingOfTheServer(t *testing.T) 
 	})
 }
 
-func TestASlowSuccessFromBeforeDoesNotCloseTheBreaker(t *testing.T) {
+func TestBreakerSlowSuccessFromBeforeDoesNotCloseIt(t *testing.T) {
 	now := time.Now()
 	b := NewBreaker(false)
 	b.Begin("first", false, now)
@@ -78,7 +78,7 @@ func TestASlowSuccessFromBeforeDoesNotCloseTheBreaker(t *testing.T) {
 	b.Begin("probe", false, now)
 	b.End("probe", false, nil, now)
 	if !b.Closed() {
-		t.Error("a good probe did not close it")
+		t.Error("a successful probe did not close the breaker")
 	}
 }
 

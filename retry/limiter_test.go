@@ -2,6 +2,7 @@ package retry_test
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -18,14 +19,17 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// throttling is a 429 as retry wants to know it.
+// seed decides the durations of calls. The bounds in the tests were chosen for seed 1.
+var seed = flag.Uint64("seed", 1, "seed of the durations of calls")
+
+// throttling is a 429 with the methods that retry looks for.
 type throttling struct{ after time.Duration }
 
 func (throttling) Error() string               { return "throttled" }
 func (throttling) Throttled() bool             { return true }
 func (t throttling) RetryAfter() time.Duration { return t.after }
 
-// quota is one app that calls the embedded Graph, without a network.
+// quota is one app that calls the Graph emulator, without a network.
 type quota struct {
 	server *graph.Server
 	token  string
@@ -33,11 +37,15 @@ type quota struct {
 
 func newQuota(t *testing.T, q graph.Quota) *quota {
 	t.Helper()
+	t.Logf("seed %d", *seed)
 	server, err := graph.New(graph.Config{Quota: q, MaxCalls: 100_000})
 	if err != nil {
 		t.Fatal(err)
 	}
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {"secret"}, "scope": {"http://example.com/.default"}}
+	form := url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {"secret"},
+		"scope": {"http://example.com/.default"},
+	}
 	r := httptest.NewRequest(http.MethodPost, "/tenant/oauth2/v2.0/token", strings.NewReader(form.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	w := httptest.NewRecorder()
@@ -50,7 +58,7 @@ func newQuota(t *testing.T, q graph.Quota) *quota {
 	return &quota{server, token}
 }
 
-// call makes one call; an unknown user's costs as much as any.
+// call makes one call. It is for an unknown user, which costs as much quota as any other.
 func (q *quota) call() (usage float64, err error) {
 	r := httptest.NewRequest(http.MethodPost, "/v1.0/users/nobody@contoso.com/revokeSignInSessions", nil)
 	r.Header.Set("Authorization", "Bearer "+q.token)
@@ -67,13 +75,14 @@ func (q *quota) call() (usage float64, err error) {
 	return usage, nil
 }
 
-// happening is what happens at a time: a call reaches the server, or its answer is back.
+// happening is what happens at a time: a call reaches the server, or its answer comes back.
 type happening struct {
 	at time.Time
 	do func()
 }
 
-// timeline is what will happen, soonest first, and in the order of planning at the same instant.
+// timeline is what will happen, the soonest first. What happens at the same instant is in the order in
+// which it was planned.
 type timeline []happening
 
 func (l *timeline) plan(at time.Time, do func()) {
@@ -86,19 +95,19 @@ func (l *timeline) plan(at time.Time, do func()) {
 	*l = slices.Insert(*l, i, happening{at, do})
 }
 
-// drive makes n calls succeed, an equal share with each of the paces, which know nothing of each
-// other, and returns how long it took and how many calls were throttled. A call takes between
-// shortest and longest. One goroutine does it all, so that each run is the same.
-func drive(paces []*retry.Limiter, q *quota, n int, shortest, longest time.Duration) (took time.Duration, throttled int) {
+// drive makes n calls succeed, an equal share by each of the limiters, which do not know of each other.
+// It returns how long it took and how many calls were throttled. A call takes between shortest and
+// longest. One goroutine does all of it, so that each run with the same seed is the same.
+func drive(limiters []*retry.Limiter, q *quota, n int, shortest, longest time.Duration) (took time.Duration, throttled int) {
 	start := time.Now()
 	var line timeline
-	todo, inFlight := make([]int, len(paces)), 0
+	todo, inFlight := make([]int, len(limiters)), 0
 	for i := range n {
-		todo[i%len(paces)]++
+		todo[i%len(limiters)]++
 	}
-	draw := rand.New(rand.NewPCG(1, 2))
+	draw := rand.New(rand.NewPCG(*seed, 2))
 	begin := func(i int) {
-		call := paces[i].Begin(time.Now())
+		call := limiters[i].Begin(time.Now())
 		todo[i]--
 		inFlight++
 		half := (shortest + time.Duration(draw.Int64N(int64(longest-shortest)+1))) / 2
@@ -106,7 +115,7 @@ func drive(paces []*retry.Limiter, q *quota, n int, shortest, longest time.Durat
 			usage, err := q.call()
 			line.plan(time.Now().Add(half), func() {
 				inFlight--
-				paces[i].End(call, err, usage, time.Now())
+				limiters[i].End(call, err, usage, time.Now())
 				if err != nil {
 					throttled++
 					todo[i]++
@@ -116,7 +125,7 @@ func drive(paces []*retry.Limiter, q *quota, n int, shortest, longest time.Durat
 	}
 	for slices.Max(todo) > 0 || inFlight > 0 {
 		soonest, begun := time.Duration(0), false
-		for i, p := range paces {
+		for i, p := range limiters {
 			if todo[i] == 0 {
 				continue
 			}
@@ -146,7 +155,7 @@ func drive(paces []*retry.Limiter, q *quota, n int, shortest, longest time.Durat
 	return time.Since(start), throttled
 }
 
-func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
+func TestLimiterMeetsTheQuotaOfEachModel(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		for _, headers := range []bool{true, false} {
 			for _, limit := range []int{16, 64} {
@@ -163,7 +172,7 @@ func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
 								bound = 1.25
 							}
 							if latency > 100*time.Millisecond {
-								bound += 0.05 // the last calls take their time, whatever the pace
+								bound += 0.05 // the last calls take their time, whatever the limiter does
 							}
 							if ratio > bound {
 								t.Errorf("%.3f × the least time, want at most %.2f", ratio, bound)
@@ -179,19 +188,19 @@ func TestPaceMeetsTheQuotaOfEachModel(t *testing.T) {
 	}
 }
 
-func TestPacesThatShareNothingMeetTheQuotaTogether(t *testing.T) {
+func TestLimiterMeetsTheQuotaTogetherWithOthersThatShareNothing(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		for _, n := range []int{2, 4} {
 			for _, latency := range []time.Duration{2 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
 				t.Run(fmt.Sprint(model, n, latency), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						quota := graph.Quota{Model: model, Limit: 300, Per: 15 * time.Second, Headers: true}
-						const users = 1450 // with 1,500, of calls that differ, one call too few in a window would cost another window
-						var paces []*retry.Limiter
+						const users = 1450 // with 1,500, one call too few in a window would cost another window
+						var limiters []*retry.Limiter
 						for range n {
-							paces = append(paces, retry.NewLimiter(16))
+							limiters = append(limiters, retry.NewLimiter(16))
 						}
-						took, throttled := drive(paces, newQuota(t, quota), users, latency/2, latency*3/2)
+						took, throttled := drive(limiters, newQuota(t, quota), users, latency/2, latency*3/2)
 						ratio := took.Seconds() / quota.CheapestDone(users).Seconds()
 						t.Logf("%.3f × the least time, %d throttled", ratio, throttled)
 						if ratio > 1.10 {
@@ -207,11 +216,12 @@ func TestPacesThatShareNothingMeetTheQuotaTogether(t *testing.T) {
 	}
 }
 
-func TestSlowCallsAtTheEndOfASlidingWindow(t *testing.T) {
+func TestLimiterSlowCallsAtTheEndOfASlidingWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quota := graph.Quota{Model: graph.SlidingWindow, Limit: 300, Per: 15 * time.Second, Headers: true}
 		const users = 1450
-		took, throttled := drive([]*retry.Limiter{retry.NewLimiter(16)}, newQuota(t, quota), users, 300*time.Millisecond, 300*time.Millisecond)
+		limiters := []*retry.Limiter{retry.NewLimiter(16)}
+		took, throttled := drive(limiters, newQuota(t, quota), users, 300*time.Millisecond, 300*time.Millisecond)
 		t.Logf("%v, %d throttled", took, throttled)
 		// The calls of the last window take nearly 5 s.
 		if most := quota.CheapestDone(users) + 15*time.Second; took > most {
@@ -220,7 +230,7 @@ func TestSlowCallsAtTheEndOfASlidingWindow(t *testing.T) {
 	})
 }
 
-func TestThePausesAreCountedOnce(t *testing.T) {
+func TestLimiterCountsPausesOnce(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	first, second := p.Begin(now), p.Begin(now)
@@ -231,7 +241,7 @@ func TestThePausesAreCountedOnce(t *testing.T) {
 	}
 }
 
-func TestALimiterBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
+func TestLimiterPlausibleUnlessInTheFuture(t *testing.T) {
 	p := retry.NewLimiter(4)
 	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	now := begun
@@ -248,17 +258,18 @@ func TestALimiterBelievesInWhatItHasLearnedButNotInTheFuture(t *testing.T) {
 		t.Errorf("allowed %v, not plausible after the pause: %+v", ok, p)
 	}
 	if p.Plausible(begun.Add(-time.Hour)) {
-		t.Error("plausible an hour before it happened: it would hold all calls for so much longer")
+		t.Error("plausible an hour before it happened, so that it would delay all calls for an hour")
 	}
 }
 
-func TestALimiterDoesNotBelieveInNonsense(t *testing.T) {
+func TestLimiterIsNotPlausibleWithNonsense(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for _, text := range []string{
 		`{"Hold":"2026-03-01T13:00:00Z"}`,
 		`{"Throttled":"2026-03-01T13:00:00Z"}`, `{"HeldBack":"2026-03-01T13:00:00Z"}`, `{"Start":"2026-03-01T13:00:00Z"}`,
 		`{"Ended":{"End":"2026-03-01T13:00:00Z"}}`, `{"Ended":{"Start":"2026-03-01T13:00:00Z"}}`,
-		`{"RoundEnd":"2026-03-01T13:00:00Z"}`, `{"Period":3600000000000}`, `{"Pause":3600000000000}`, `{"Pauses":-1}`, `{"Period":-1}`, `{"Pause":-1}`,
+		`{"RoundEnd":"2026-03-01T13:00:00Z"}`, `{"Period":3600000000000}`, `{"Pause":3600000000000}`,
+		`{"Pauses":-1}`, `{"Period":-1}`, `{"Pause":-1}`,
 		`{"Allowance":-1}`, `{"OK":9223372036854775807}`, `{"Begun":-1}`, `{"Unnamed":1000000000000}`, `{"First":1000}`, `{"Usage":-1}`,
 	} {
 		p := retry.NewLimiter(4)

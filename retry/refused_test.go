@@ -12,8 +12,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// refuse lets one call begin as soon as it may, and be refused. It returns how long all calls are
-// held then, and when that ends.
+// refuse makes one call begin as soon as it is allowed, and be refused. It returns for how long all
+// calls are delayed then, and when the delay ends.
 func refuse(t *testing.T, p *retry.Limiter, asked time.Duration, now time.Time) (pause time.Duration, end time.Time) {
 	t.Helper()
 	p.End(begin(t, p, 1, now)[0], throttling{asked}, 0, now)
@@ -21,7 +21,7 @@ func refuse(t *testing.T, p *retry.Limiter, asked time.Duration, now time.Time) 
 	return end.Sub(now), end
 }
 
-func TestSixtyRefusalsInARow(t *testing.T) {
+func TestLimiterSixtyRefusalsInARow(t *testing.T) {
 	const unasked = 15 * time.Second
 	for _, asked := range []time.Duration{0, time.Second, 20 * time.Second, time.Minute, retry.MaxRetryAfter, math.MaxInt64} {
 		p := retry.NewLimiter(4)
@@ -48,7 +48,7 @@ func TestSixtyRefusalsInARow(t *testing.T) {
 	}
 }
 
-func TestPausesInVainDoubleAndASuccessEndsIt(t *testing.T) {
+func TestLimiterPausesInVainDoubleUntilASuccess(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := noon
 	for i, middle := range []time.Duration{1, 2, 4, 8} {
@@ -66,7 +66,7 @@ func TestPausesInVainDoubleAndASuccessEndsIt(t *testing.T) {
 	}
 }
 
-func TestARefusalWithoutRetryAfterMakesAPause(t *testing.T) {
+func TestLimiterPausesAfterARefusalWithoutRetryAfter(t *testing.T) {
 	p := retry.NewLimiter(4)
 	now := noon
 	for i, middle := range []time.Duration{1, 2, 4, 8, 15, 15} {
@@ -81,7 +81,7 @@ func TestARefusalWithoutRetryAfterMakesAPause(t *testing.T) {
 	}
 }
 
-func TestLateRefusalsDoNotMakeThePausesLonger(t *testing.T) {
+func TestLimiterLateRefusalsDoNotMakePausesLonger(t *testing.T) {
 	p := retry.NewLimiter(16)
 	calls := begin(t, p, 16, noon)
 	now := noon
@@ -95,14 +95,15 @@ func TestLateRefusalsDoNotMakeThePausesLonger(t *testing.T) {
 	}
 }
 
-func TestAQuotaWithoutRetryAfterIsMet(t *testing.T) {
+func TestLimiterMeetsAQuotaWithoutRetryAfter(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		for _, headers := range []bool{true, false} {
 			t.Run(fmt.Sprint(model, headers), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					quota := graph.Quota{Model: model, Limit: 300, Per: 15 * time.Second, Headers: headers, NoRetryAfter: true}
 					const users = 1500
-					took, throttled := drive([]*retry.Limiter{retry.NewLimiter(16)}, newQuota(t, quota), users, 20*time.Millisecond, 20*time.Millisecond)
+					limiters := []*retry.Limiter{retry.NewLimiter(16)}
+					took, throttled := drive(limiters, newQuota(t, quota), users, 20*time.Millisecond, 20*time.Millisecond)
 					ratio := took.Seconds() / quota.CheapestDone(users).Seconds()
 					t.Logf("%.3f × the least time, %d throttled", ratio, throttled)
 					if ratio > 2 || throttled*10 > users {
@@ -114,7 +115,7 @@ func TestAQuotaWithoutRetryAfterIsMet(t *testing.T) {
 	}
 }
 
-func TestAQuotaThatRisesIsFollowed(t *testing.T) {
+func TestLimiterFollowsAQuotaThatRises(t *testing.T) {
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		t.Run(fmt.Sprint(model), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -132,14 +133,15 @@ func TestAQuotaThatRisesIsFollowed(t *testing.T) {
 				ratio := took.Seconds() / large.CheapestDone(users).Seconds()
 				t.Logf("%.3f × the least time, %d throttled, %.1f a second", ratio, throttled, p[0].State().PerSecond)
 				if ratio > 1.5 || p[0].State().PerSecond < 2*30/15 {
-					t.Errorf("%.3f × the least time, want at most 1.5; %.1f a second, want more than twice the small quota", ratio, p[0].State().PerSecond)
+					t.Errorf("%.3f × the least time, want at most 1.5; %.1f a second, want more than twice the small quota",
+						ratio, p[0].State().PerSecond)
 				}
 			})
 		})
 	}
 }
 
-func TestWhatWentThroughBeyondTheAllowanceIsAllowedInTheNextRound(t *testing.T) {
+func TestLimiterAllowsInTheNextRoundWhatWentThroughBeyondTheAllowance(t *testing.T) {
 	p := retry.NewLimiter(16)
 	learned(t, p, 2, 10*time.Second)
 	for _, c := range []struct {
@@ -164,9 +166,9 @@ func TestWhatWentThroughBeyondTheAllowanceIsAllowedInTheNextRound(t *testing.T) 
 	}
 }
 
-// Where calls are slow, those at the end of a sliding window meet the first ones that leave it:
-// their short pause is not the window.
-func TestAShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
+// Where calls are slow, those at the end of a sliding window meet the first ones that leave it. The
+// short pause that they see is not the window.
+func TestLimiterShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 	for _, c := range []struct {
 		calls int
 		asked time.Duration
@@ -190,19 +192,19 @@ func TestAShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 	}
 }
 
-func TestALongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
+func TestLimiterLongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
 	p := retry.NewLimiter(4)
 	p.End(begin(t, p, 1, noon)[0], nil, 0, noon)
 	later := noon.Add(time.Hour)
 	p.End(begin(t, p, 1, later)[0], nil, 0, later)
 	_, end := refuse(t, p, 10*time.Second, later)
-	p.Allow(end) // which judges the round
+	p.Allow(end) // it judges the round
 	if got, want := p.State().PerSecond, 2./30; math.Abs(got-want) > 1e-9 {
 		t.Errorf("%v calls a second, want 2 in half a minute", got)
 	}
 }
 
-func TestTheRateIsKnownOnlyAfterARefusalAndForgotten(t *testing.T) {
+func TestLimiterKnowsTheRateOnlyAfterARefusalAndForgetsIt(t *testing.T) {
 	p := retry.NewLimiter(4)
 	if got := p.State().PerSecond; !math.IsInf(got, 1) {
 		t.Errorf("before any call: %v", got)
@@ -219,7 +221,7 @@ func TestTheRateIsKnownOnlyAfterARefusalAndForgotten(t *testing.T) {
 	}
 }
 
-func TestACallThatWasCanceledIsNotCounted(t *testing.T) {
+func TestLimiterDoesNotCountACanceledCall(t *testing.T) {
 	t.Run("among those in flight", func(t *testing.T) {
 		p := retry.NewLimiter(2)
 		calls := begin(t, p, 2, noon)
@@ -232,7 +234,7 @@ func TestACallThatWasCanceledIsNotCounted(t *testing.T) {
 		}
 		begin(t, p, 1, noon)
 	})
-	t.Run("among those that are waited for after a pause", func(t *testing.T) {
+	t.Run("among those that are awaited after a pause", func(t *testing.T) {
 		p := retry.NewLimiter(4)
 		now := learned(t, p, 4, time.Second)
 		p.Cancel(begin(t, p, 1, now)[0])
@@ -281,8 +283,8 @@ func TestACallThatWasCanceledIsNotCounted(t *testing.T) {
 	})
 }
 
-func TestALimiterOfTheWrongTypesIsRefused(t *testing.T) {
-	for _, text := range []string{`{"Allowance":"many"}`, `{"Hold":5}`, `[]`, `"pace"`, `{"Ages":{"First":[1.5]}}`} {
+func TestLimiterRefusesStateOfTheWrongTypes(t *testing.T) {
+	for _, text := range []string{`{"Allowance":"many"}`, `{"Hold":5}`, `[]`, `"limiter"`, `{"Ages":{"First":[1.5]}}`} {
 		p := retry.NewLimiter(4)
 		learned(t, p, 2, time.Minute)
 		before := p.State()

@@ -1,22 +1,25 @@
-// Package retry decides whether, when and how often attempts are made: the budget of one user's call, the pace that Graph
-// allows to all calls, and the breaker that stops them while nothing can succeed.
+// Package retry decides whether, when and how often attempts are made: the budget of one user's
+// attempts, the rate limiter for the attempts of all users, and the circuit breaker that stops them
+// while none can succeed.
 //
-// It knows failures only through small interfaces that the errors may implement:
+// It knows failures only by small interfaces that errors may implement:
 //
-//	Permanent() bool           repeating cannot help: give up now
-//	Systemic() bool            the fault hits everyone (no token, no permission): no attempt of anybody can succeed
+//	Permanent() bool           another attempt cannot help: give up now
+//	Systemic() bool            the fault hits everyone (no token, no permission): no attempt can succeed
 //	Throttled() bool           too many calls: the server asks all callers to pause
 //	Shared() bool              the fault may hit everyone (server down): only another user's success can tell
 //	Suspicious() bool          the fault is of a kind that hits everyone; several in a row raise suspicion
 //	MaxFailures() int          how many counted failures of this kind are accepted; 0 leaves it to the Policy
-//	Lagging() bool             the answer may be true later (replication): believe it after Policy.LaggingFor
-//	Excused() bool             the fault is already mended (a token renewed): try again, it counts for nothing
-//	RetryAfter() time.Duration the server asked not to be called earlier
+//	Lagging() bool             the answer may change soon (replication): it is final after Policy.LaggingFor
+//	Excused() bool             the cause is removed already (a token was renewed): try again at no cost
+//	RetryAfter() time.Duration how long the server asked not to be called
 //
-// An error that implements none of them is an answer about one user; it counts against that user's budget.
+// An error that implements none of them is an answer about one user; it counts against that user's
+// budget.
 //
-// Only success proves: a Shared failure counts only if an attempt for another user succeeded that began after this user's
-// previous failure. Then the server is well, and the fault is the user's own.
+// Only success proves that the server is well: a Shared failure counts only if another user's
+// attempt succeeded that began after this user's previous failure. Then the fault is the user's
+// own.
 package retry
 
 import (
@@ -29,32 +32,37 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// MaxRetryAfter bounds how long one Retry-After is believed; then one call asks again. A broken proxy that asks for a
-// day must not leave a stolen device signed in for a day.
+// MaxRetryAfter bounds for how long a Retry-After is obeyed; then one attempt asks again. A broken
+// proxy that asks for a day must not leave a stolen device signed in for a day.
 const MaxRetryAfter = 10 * time.Minute
 
-// Policy is the budget of one user's call.
+// Policy bounds what one user's attempts may cost.
 type Policy struct {
-	// MaxAttempts is how many counted failures are accepted before giving up; at least 1.
+	// MaxAttempts is how many counted failures are final; at least 1.
 	MaxAttempts int
-	// InitialInterval is the first wait; each following one doubles, with ±50 % jitter, up to MaxInterval.
+	// InitialInterval is the first wait after a failure. Each following wait is twice as long, with
+	// ±50 % jitter, up to MaxInterval.
 	InitialInterval time.Duration
 	MaxInterval     time.Duration
-	// MaxAge is the age at which Shared failures count although nobody else succeeds; it begins with the first failure of the user's own.
+	// MaxAge is the age at which Shared failures count although nobody else succeeds. It is counted
+	// from the first attempt that failed for a reason of the user's own.
 	MaxAge time.Duration
-	// LaggingFor is how long after the first attempt that told something of the user a Lagging failure is taken for replication lag; 0 believes it at once.
+	// LaggingFor is for how long, from that same attempt on, a Lagging failure is not final; 0
+	// makes it final at once.
 	LaggingFor time.Duration
 }
 
-// Retrier hands out budgets under one Policy. It is safe for concurrent use, and must be shared by all calls to one server:
-// it learns from the successes of some whether the failures of others are their own.
+// Retrier makes budgets under one Policy. All attempts at one server must share it, because it
+// learns from the successes of some users whether the failures of others are their own. It is safe
+// for concurrent use.
 type Retrier struct {
 	policy Policy
-	good   atomic.Int64 // when the attempt began that began last of those that succeeded, in Unix nanoseconds
+	// good is when that successful attempt began which began last, in Unix nanoseconds.
+	good atomic.Int64
 }
 
-// New returns a Retrier. It panics on a policy without attempts or intervals: a programming error, since
-// configuration is validated before.
+// New returns a Retrier. It panics if the policy has no attempts or no intervals, which is a
+// programming error: configuration is validated before.
 func New(policy Policy) *Retrier {
 	if policy.MaxAttempts < 1 || policy.InitialInterval <= 0 || policy.MaxInterval < policy.InitialInterval {
 		panic(fmt.Sprintf("retry: impossible policy %+v", policy))
@@ -62,7 +70,7 @@ func New(policy Policy) *Retrier {
 	return &Retrier{policy: policy}
 }
 
-// ExhaustedError says that the budget is spent; Err is the last failure.
+// ExhaustedError is the final error when a budget is used up. Err is the last failure.
 type ExhaustedError struct {
 	Attempts int
 	Elapsed  time.Duration
@@ -75,31 +83,33 @@ func (e *ExhaustedError) Error() string {
 
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Budget is what one user's failures may cost until giving up. Waiting costs nothing, and neither do failures that are
-// everyone's. One goroutine uses it.
+// Budget is what one user's failures may cost until the last one is final. Waiting costs nothing,
+// and neither do failures that hit everyone. Only one goroutine may use it at a time.
 type Budget struct {
 	retrier  *Retrier
 	waits    *backoff.ExponentialBackOff // nil until something fails
-	start    time.Time                   // the first attempt that ended with a failure of the user's own
-	began    time.Time                   // the attempt under way
-	since    time.Time                   // the last failure, or start: what began later can tell whether failures are everyone's
+	start    time.Time                   // of the first attempt that failed for a reason of the user's own
+	began    time.Time                   // of the last attempt
+	since    time.Time                   // the last such failure, or start: a success that began later is proof
 	attempts int
-	failures int // that were not everyone's
-	counted  int // of them, those that use the budget up
+	failures int // that do not hit everyone
+	counted  int // of these, the ones that use the budget up
 	unproved bool
 	refused  int       // throttled answers in a row
 	first    time.Time // the first of them
 }
 
-// maxRefused bounds what a user who alone is throttled waits beyond Retry-After.
+// maxRefused bounds what a user who alone is throttled waits in addition to Retry-After.
 const maxRefused = 30 * time.Second
 
-// Budget begins a new budget; its time runs from the first attempt that tells something of the user.
+// Budget returns a new budget. Its time runs from the first attempt that fails for a reason of the
+// user's own.
 func (r *Retrier) Budget() *Budget {
 	return &Budget{retrier: r}
 }
 
-// Proved says that an attempt succeeded which began then: from that time on failures of others are their own.
+// Proved notes that an attempt succeeded which began then. Failures of other users since that time
+// are their own.
 func (r *Retrier) Proved(began time.Time) {
 	for at := began.UnixNano(); ; {
 		good := r.good.Load()
@@ -109,8 +119,9 @@ func (r *Retrier) Proved(began time.Time) {
 	}
 }
 
-// doubling returns waits that double from first to most, with ±50 % jitter unless options say otherwise, for ever: the time
-// spent is no budget, attempts are. Waiting on a server's order must not use it up.
+// doubling returns waits that double from first up to most, with ±50 % jitter unless options say
+// otherwise. They never end: a budget is counted in failures, not in time, since a wait that the
+// server asks for must not use it up.
 func doubling(first, most time.Duration, options ...backoff.ExponentialBackOffOpts) *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(append([]backoff.ExponentialBackOffOpts{
 		backoff.WithInitialInterval(first),
@@ -120,48 +131,53 @@ func doubling(first, most time.Duration, options ...backoff.ExponentialBackOffOp
 	}, options...)...)
 }
 
-// Attempt counts an attempt that begins now.
+// Attempt notes that an attempt begins now.
 func (b *Budget) Attempt() {
 	b.began = time.Now()
 	b.attempts++
 }
 
-// Attempts is how many were made.
+// Attempts returns how many attempts have begun.
 func (b *Budget) Attempts() int { return b.attempts }
 
-// Unproved says that the last failure did not count, since nothing has shown that it is the user's own.
+// Unproved reports whether the last failure did not count because nothing has proved that the
+// server is well.
 func (b *Budget) Unproved() bool { return b.unproved }
 
-// Own says that a failure has counted: Graph was well for others meanwhile.
+// Own reports whether a failure has counted: the server was well for others meanwhile.
 func (b *Budget) Own() bool { return b.counted > 0 }
 
-// HasFailed says that the user has failed at least once, for whatever reason of their own.
+// HasFailed reports whether an attempt has failed in a way that does not hit everyone.
 func (b *Budget) HasFailed() bool { return b.failures > 0 }
 
-// Refused says that the user was throttled twice in a row: others should be tried first.
+// Refused reports whether the user was throttled at least twice in a row: others should be tried
+// first.
 func (b *Budget) Refused() bool { return b.refused > 1 }
 
-// Succeeded tells of an attempt that succeeded, so that others can tell their own failures from everyone's.
+// Succeeded ends the attempt with success. It is proof for the budgets of other users.
 func (b *Budget) Succeeded() { b.retrier.Proved(b.began) }
 
-// Failed says what follows from an attempt's failure: how long to wait until the next one, or a final error, which is the
-// failure itself when it is permanent or no longer taken for lag, and otherwise an *ExhaustedError.
+// Failed ends the attempt with a failure. It returns how long to wait before the next attempt, or a
+// final error: err itself when it is permanent or no longer lagging, and otherwise an
+// *ExhaustedError.
 //
-// A failure that stops everyone is not waited for here: rate limiter and breaker hold the next attempt back.
+// After a failure that stops everyone the wait is 0: the rate limiter or the breaker delays the
+// next attempt.
 func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	p := b.retrier.policy
 	if throttled(err) {
 		return b.throttle(err), nil
 	}
 	if excused(err) || systemic(err) {
-		return 0, nil // everyone's: nothing is known of this user
+		return 0, nil // it says nothing about this user
 	}
 	b.refused = 0
 	if b.failures == 0 {
 		b.start, b.since = b.began, b.began
 	}
 	elapsed := time.Since(b.start)
-	// A success of an attempt that began before, and took long, does not tell that the server is well now.
+	// A slow attempt that began before and has succeeded does not prove that the server is well
+	// now.
 	proved := b.retrier.good.Load() > b.since.UnixNano()
 	b.since, b.unproved = time.Now(), false
 	b.failures++
@@ -184,8 +200,9 @@ func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	return b.wait(err), nil
 }
 
-// throttle is how long to wait after a throttled answer. The rate limiter makes everybody wait; but whoever is throttled again
-// and again while others succeed waits longer by themselves, since each of their attempts stops everybody.
+// throttle returns how long to wait after a throttled answer. The rate limiter makes everybody
+// wait. A user who is throttled again and again while others succeed waits longer, because each of
+// their attempts stops everybody.
 func (b *Budget) throttle(err error) time.Duration {
 	if b.refused++; b.refused == 1 {
 		b.first = time.Now()
@@ -196,6 +213,7 @@ func (b *Budget) throttle(err error) time.Duration {
 	return After(err) + min(time.Second<<min(b.refused, 10), maxRefused)
 }
 
+// wait returns how long to wait after a failure: the next backoff, and no less than Retry-After.
 func (b *Budget) wait(err error) time.Duration {
 	if b.waits == nil {
 		b.waits = doubling(b.retrier.policy.InitialInterval, b.retrier.policy.MaxInterval)
@@ -203,7 +221,7 @@ func (b *Budget) wait(err error) time.Duration {
 	return max(b.waits.NextBackOff(), After(err))
 }
 
-// Sleep waits for d or until ctx ends, and then returns the cause of ctx.
+// Sleep waits for d. If ctx ends before, it returns the cause of ctx.
 func Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -240,7 +258,8 @@ func suspicious(err error) bool {
 	return errors.As(err, &e) && e.Suspicious()
 }
 
-// forbids says that the failure is a refusal, and no sign of a server that is down: a kind with a budget of its own.
+// forbids reports whether the failure is a refusal, which has a budget of its own kind, and no sign
+// of a server that is down.
 func forbids(err error) bool { return suspicious(err) && maxFailures(err) > 0 }
 
 func maxFailures(err error) int {
@@ -261,7 +280,8 @@ func excused(err error) bool {
 	return errors.As(err, &e) && e.Excused()
 }
 
-// After is how long the server asked not to be called, at most MaxRetryAfter; 0 when it did not.
+// After returns for how long the server asked not to be called, at most MaxRetryAfter; 0 when it
+// did not ask.
 func After(err error) time.Duration { return min(retryAfter(err), MaxRetryAfter) }
 
 func retryAfter(err error) time.Duration {
