@@ -74,6 +74,14 @@ var ada = func() event.User {
 	return u
 }()
 
+var grace = func() event.User {
+	u, err := event.NewUser("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", "")
+	if err != nil {
+		panic(err)
+	}
+	return u
+}()
+
 // dispatching runs a test with a Dispatcher in a bubble.
 func dispatching(t *testing.T, volume guard.VolumeConfig, g *graph, test func(t *testing.T, d *Dispatcher)) {
 	t.Helper()
@@ -237,6 +245,32 @@ func TestDispatcherUserWhoComesBackKeepsTheirSequence(t *testing.T) {
 		d.queue.mu.Unlock()
 		d.queue.tick()
 		decision(t, e)
+	})
+}
+
+// A parked event came before what came during its window, and goes first when the window ends.
+func TestDispatcherParkedUserHasTheirSequenceFromTheStart(t *testing.T) {
+	g := &graph{}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		enter(d, ada)
+		parked := enter(d, ada)
+		d.queue.mu.Lock()
+		d.queue.inFlight.running += d.cfg.Concurrency // no attempt may begin
+		d.queue.mu.Unlock()
+		synctest.Wait()
+		later := enter(d, grace)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		first, second := d.queue.waiting[ada.Key()], d.queue.waiting[grace.Key()]
+		if first == nil || second == nil || !first.before(second) {
+			t.Errorf("%+v goes after %+v", first, second)
+		}
+		d.queue.mu.Lock()
+		d.queue.inFlight.running -= d.cfg.Concurrency
+		d.queue.mu.Unlock()
+		d.queue.tick()
+		decision(t, parked)
+		decision(t, later)
 	})
 }
 

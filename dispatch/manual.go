@@ -109,7 +109,7 @@ func (b *ManualRevocation) one(
 func (b *ManualRevocation) decide(
 	ctx context.Context, stop context.CancelCauseFunc, q *queue, result *ManualResult,
 ) {
-	s := newSeries(q, result.User.Key(), b.Retrier.Budget())
+	s := newSeries(q, result.User.Key(), b.Retrier.Budget(), q.nextSequence())
 	for {
 		p, err := s.wait(ctx, func(func(string) bool) (int, string) { return 0, "" })
 		if err == nil && ctx.Err() != nil {

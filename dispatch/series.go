@@ -21,8 +21,8 @@ type series struct {
 	lastLogged string
 }
 
-func newSeries(q *queue, user string, budget *retry.Budget) *series {
-	return &series{queue: q, user: user, budget: budget, sequence: q.nextSequence()}
+func newSeries(q *queue, user string, budget *retry.Budget, sequence int) *series {
+	return &series{queue: q, user: user, budget: budget, sequence: sequence}
 }
 
 // wait waits for the permit to the next attempt. Then try or queue.cancel must follow. Its errors

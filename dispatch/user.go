@@ -30,16 +30,18 @@ func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 	d.mu.Unlock()
 	var others patience
 	for again := true; again; {
+		// Taken before the window: who is parked does not go behind those who come meanwhile.
+		sequence := d.queue.nextSequence()
 		w.AwaitWindow()
-		again = d.decide(hard, w, user, &others)
+		again = d.decide(hard, w, user, sequence, &others)
 	}
 }
 
 // decide makes attempts until there is one verdict: it waits for a permit and, where replicas share
 // their work, for the user's lease; then it makes an attempt. It reports whether some event of the
 // user is still undecided. The end of hard ends the attempt in flight.
-func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.User, others *patience) (again bool) {
-	s := d.series(w)
+func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.User, sequence int, others *patience) (again bool) {
+	s := d.series(w, sequence)
 	for {
 		// This check comes before the permit, which reserves a place in the volume and may trip the
 		// guard.
@@ -69,11 +71,11 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 }
 
 // series returns the series of attempts for a user: the one that was kept when the user's events
-// left undecided, once its next attempt is due, or a new one.
-func (d *Dispatcher) series(w *dedupe.Work) *series {
+// left undecided, once its next attempt is due, or a new one with the given sequence.
+func (d *Dispatcher) series(w *dedupe.Work, sequence int) *series {
 	before, ok := d.budgets.of(w.Key(), w.Enqueued())
 	if !ok {
-		return newSeries(d.queue, w.Key(), d.deps.Retrier.Budget())
+		return newSeries(d.queue, w.Key(), d.deps.Retrier.Budget(), sequence)
 	}
 	w.SetFailing()
 	d.sleep(w, before.next)
