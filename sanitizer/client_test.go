@@ -17,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 	"github.com/session-revoker/session-revoker/sanitizer"
@@ -63,8 +64,7 @@ func inBubble(t *testing.T, piece int, scenario func(t *testing.T, w *world)) {
 			MaxMessageSize: 4 << 20,
 		})
 		must(t, err)
-		w.client, err = azservicebus.NewClientFromConnectionString(
-			"Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE",
+		w.client, err = azservicebus.NewClientFromConnectionString(bubble.ConnectionString,
 			&azservicebus.ClientOptions{NewWebSocketConn: w.sanitizer.Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
 				c, err := w.broker.NewClientConn()
 				return trickle{c, piece}, err

@@ -205,10 +205,10 @@ func (w *world) begin(f Fault) (end func()) {
 		w.graph.RevokeTokens()
 		return w.graph.Inject(graph.Fault{Token: true, Status: 503})
 	case NoPermission:
-		w.graph.SetRoles("app", nil)
+		w.graph.SetRoles(clientID, nil)
 		w.graph.RevokeTokens()
 		return func() {
-			w.graph.SetRoles("app", roles)
+			w.graph.SetRoles(clientID, roles)
 			w.graph.RevokeTokens()
 		}
 	case TakenBack:

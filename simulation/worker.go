@@ -5,20 +5,15 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/dedupe"
-	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
@@ -30,7 +25,8 @@ import (
 const (
 	queue        = "events"
 	urgentQueue  = "urgent"
-	graphRoot    = "http://graph.bubble"
+	tenant       = "contoso"
+	clientID     = "app"
 	clientSecret = "9f2c-client-secret"
 	margin       = 5 * time.Second
 	settleWithin = 10 * time.Second
@@ -38,9 +34,6 @@ const (
 	laggingFor   = 30 * time.Second
 	maxAge       = 10 * time.Minute
 )
-
-// connection is the key to the broker, whatever the host.
-var connection = "Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=" + servicebus.DefaultKey.Name + ";SharedAccessKey=" + servicebus.DefaultKey.Value
 
 // worker is one process: everything that dies with it.
 type worker struct {
@@ -60,10 +53,10 @@ type worker struct {
 func (w *world) startWorker(f *faults) (*worker, error) {
 	p := &worker{bus: &cord{}, web: &cord{}, shared: &cord{}, ended: make(chan struct{})}
 	p.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return p.web.hold(w.listener.Dial(ctx))
+		return p.web.hold(w.graph.Dial(ctx))
 	}}
 	var err error
-	p.client, err = azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
+	p.client, err = azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
 		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
 			if w.away.Load() {
 				return nil, errors.New("connection refused")
@@ -80,7 +73,10 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		return nil, err
 	}
 	p.revoker, err = revoker.New(revoker.Config{
-		Root: graphRoot, Credential: &credential{client: &http.Client{Transport: p.transport}}, Transport: p.transport, Timeout: 30 * time.Second,
+		Root: bubble.GraphRoot, Transport: p.transport, Timeout: 30 * time.Second,
+		Credential: &bubble.Credential{
+			Client: &http.Client{Transport: p.transport}, Tenant: tenant, ClientID: clientID, Secret: clientSecret,
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -251,34 +247,4 @@ func (c *cord) cut(dead bool) {
 		_ = conn.Close()
 	}
 	c.conns = nil
-}
-
-// credential gets tokens from the embedded Graph's own endpoint, and keeps them until they are refused.
-type credential struct {
-	client *http.Client
-	mu     sync.Mutex
-	token  string
-	until  time.Time
-}
-
-// GetToken implements azcore.TokenCredential.
-func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.mu.Lock()
-	token, until := c.token, c.until
-	c.mu.Unlock()
-	if token != "" && o.Claims == "" && time.Until(until) > 5*time.Minute {
-		return azcore.AccessToken{Token: token, ExpiresOn: until}, nil
-	}
-	endpoint := clientcredentials.Config{
-		ClientID: "app", ClientSecret: clientSecret, TokenURL: graphRoot + "/contoso/oauth2/v2.0/token", AuthStyle: oauth2.AuthStyleInParams,
-		Scopes: o.Scopes, EndpointParams: url.Values{"claims": {o.Claims}},
-	}
-	fresh, err := endpoint.Token(context.WithValue(ctx, oauth2.HTTPClient, c.client))
-	if err != nil {
-		return azcore.AccessToken{}, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.token, c.until = fresh.AccessToken, time.Now().Add(time.Hour)
-	return azcore.AccessToken{Token: c.token, ExpiresOn: c.until}, nil
 }

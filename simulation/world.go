@@ -3,21 +3,18 @@ package simulation
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -41,8 +38,7 @@ type world struct {
 	log     *zap.Logger
 
 	broker                *servicebus.Broker
-	graph                 *graph.Server
-	listener              *graph.MemoryListener
+	graph                 *bubble.Graph
 	journal               invariants.Journal
 	away                  atomic.Bool          // no connection to the broker can be made
 	redis                 *miniredis.Miniredis // nil: each worker for itself
@@ -66,15 +62,11 @@ type world struct {
 // Play runs the scenario in the bubble that the caller has made, and returns what is wrong with its outcome. variant breaks the worker; the zero
 // Variant does not. The workers log to log.
 func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
-	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener(), again: map[string]Send{}}
+	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), again: map[string]Send{}}
 	w.openRedis()
 	if err := w.open(); err != nil {
 		return Outcome{Problems: []string{err.Error()}}
 	}
-	web := &http.Server{Handler: w.graph} //nolint:gosec // in memory
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(w.listener) }()
-
 	var busy, sending sync.WaitGroup
 	sending.Go(func() { w.must(w.publish()) })
 	for _, o := range w.Operations {
@@ -109,16 +101,11 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 		p.release()
 	}
 	_ = w.broker.Close()
-	_ = web.Close()
+	w.must(w.graph.Close())
 	if w.redis != nil {
 		w.redis.Close()
 	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		w.wrong("the embedded Graph: %v", err)
-	}
-	// Token renewers that the SDK has lost end with their tokens.
-	time.Sleep(24 * time.Hour)
-	synctest.Wait()
+	bubble.Drain()
 	return w.outcome(took)
 }
 
@@ -134,9 +121,9 @@ func (w *world) open() error {
 		known = append(known, canaryAccount)
 	}
 	var err error
-	w.graph, err = graph.New(graph.Config{
-		Tenant: "contoso", Users: known, Quota: w.Quota, ClockOffset: w.GraphAhead,
-		Apps: []graph.App{{ClientID: "app", Secret: clientSecret, Roles: roles}},
+	w.graph, err = bubble.NewGraph(graph.Config{
+		Tenant: tenant, Users: known, Quota: w.Quota, ClockOffset: w.GraphAhead,
+		Apps: []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: roles}},
 	})
 	if err != nil {
 		return err
@@ -212,10 +199,8 @@ func (w *world) must(err error) {
 
 // client is a client of the broker's that no fault touches.
 func (w *world) client() (*azservicebus.Client, error) {
-	return azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
-		NewWebSocketConn: sanitizer.New(sanitizer.Options{Originals: 1 << 20}).Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-			return w.broker.NewClientConn()
-		}),
+	return azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{Originals: 1 << 20}).Over(bubble.DialBroker(w.broker)),
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -20,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
@@ -57,21 +57,18 @@ func newWorld(t testing.TB, cfg graph.Config) *world {
 			{ClientID: "none", Secret: "secret"},
 		}
 	}
-	server, err := graph.New(cfg)
+	served, err := bubble.NewGraph(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := graph.NewMemoryListener()
-	web := &http.Server{Handler: server, ErrorLog: nil}
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(listener) }()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
+	transport := served.Transport()
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
-		_ = web.Close()
-		<-served
+		if err := served.Close(); err != nil {
+			t.Error(err)
+		}
 	})
-	w := &world{Server: server, t: t, client: &http.Client{Transport: transport}}
+	w := &world{Server: served.Server, t: t, client: &http.Client{Transport: transport}}
 	w.token = w.signIn("client", "secret")
 	return w
 }
