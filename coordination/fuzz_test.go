@@ -8,7 +8,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// FuzzLimiter: whatever lies in Redis in the pace's place, somebody may call in the end, and what is written back can be read.
+// FuzzLimiter reads any text as the shared state. Its property: a call may begin within an hour,
+// and what is written back can be read.
 func FuzzLimiter(f *testing.F) {
 	fresh, err := json.Marshal(shared{Limiter: retry.NewLimiter(together), Replicas: map[string]presence{"x": {InFlight: 3, Seen: time.Unix(1_800_000_000, 0)}}})
 	if err != nil {
@@ -38,7 +39,8 @@ func FuzzLimiter(f *testing.F) {
 	})
 }
 
-// recovers fails the test if calls have not begun an hour after the pace was text, with nobody else left.
+// recovers fails the test unless a call may begin within an hour after the state was text, with no
+// other replica alive.
 func recovers(t *testing.T, p *Limiter, text string, done []over) {
 	now := time.Unix(1_800_000_000, 0)
 	state, calls, wait := p.change(text, now, done, 4, 2)
@@ -51,7 +53,7 @@ func recovers(t *testing.T, p *Limiter, text string, done []over) {
 	}
 	for at := now.Add(time.Minute); ; at = at.Add(time.Minute) {
 		if at.Sub(now) > time.Hour {
-			t.Fatalf("nobody may call an hour later; from %q came %q", text, written)
+			t.Fatalf("no call may begin an hour later; from %q came %q", text, written)
 		}
 		next, calls, wait := p.change(written, at, nil, 1, 0)
 		if len(calls) > 0 {
@@ -66,7 +68,7 @@ func recovers(t *testing.T, p *Limiter, text string, done []over) {
 	}
 }
 
-// FuzzVerdict: whatever lies in Redis in a verdict's place covers nobody in the future.
+// FuzzVerdict reads any text as a verdict. Its property: the verdict is never from the future.
 func FuzzVerdict(f *testing.F) {
 	for _, v := range [][4]string{
 		{"", "", "", ""},

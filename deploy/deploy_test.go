@@ -76,7 +76,7 @@ func settingsSchema() map[string]any {
 	return object{"type": "object", "additionalProperties": false, "properties": groups}
 }
 
-func TestTheSchemaKnowsEverySettingOfTheProgramAndNoOther(t *testing.T) {
+func TestSchemaKnowsEverySettingAndNoOther(t *testing.T) {
 	const file = chart + "values.schema.json"
 	text := read(t, file)
 	var schema map[string]any
@@ -100,8 +100,8 @@ func TestTheSchemaKnowsEverySettingOfTheProgramAndNoOther(t *testing.T) {
 	}
 }
 
-// TestTheProgramAcceptsTheConfigurationOfEveryValuesFile catches what a schema cannot say.
-func TestTheProgramAcceptsTheConfigurationOfEveryValuesFile(t *testing.T) {
+// TestChartConfigurationOfEveryValuesFileIsValid catches what a schema cannot say.
+func TestChartConfigurationOfEveryValuesFileIsValid(t *testing.T) {
 	files, err := filepath.Glob(chart + "ci/*-values.yaml")
 	if err != nil || len(files) < 5 {
 		t.Fatalf("%d values files, %v", len(files), err)
@@ -192,8 +192,8 @@ var (
 	reasonName = regexp.MustCompile(`reason="([A-Za-z]+)"`)
 )
 
-// TestAlertsAndPanelsAskForWhatTheProgramExposes: a renamed metric makes an alert silent, and nobody notices.
-func TestAlertsAndPanelsAskForWhatTheProgramExposes(t *testing.T) {
+// TestAlertsAndPanelsUseExposedMetrics: a renamed metric makes an alert silent, and nobody notices.
+func TestAlertsAndPanelsUseExposedMetrics(t *testing.T) {
 	known := exposed(t)
 	for _, file := range []string{chart + "files/alerts.yaml", chart + "files/dashboard.json"} {
 		text := string(read(t, file))
@@ -214,7 +214,7 @@ func TestAlertsAndPanelsAskForWhatTheProgramExposes(t *testing.T) {
 	}
 }
 
-func TestEveryAlertHasARunbook(t *testing.T) {
+func TestAlertsHaveRunbooks(t *testing.T) {
 	var alerts struct {
 		Groups []struct {
 			Rules []struct {
@@ -249,7 +249,7 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 	}
 }
 
-func TestTheDashboardIsTheChartsOwn(t *testing.T) {
+func TestDashboardIsTheSameInTheChart(t *testing.T) {
 	own := read(t, chart+"files/dashboard.json")
 	if *update {
 		if err := os.WriteFile("grafana/session-revoker.json", own, 0o600); err != nil {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestTheBaseImageIsNamedByItsDigest: a tag can be given another image at any time.
-func TestTheBaseImageIsNamedByItsDigest(t *testing.T) {
+// TestImageBaseIsPinnedByDigest: a tag can be given another image at any time.
+func TestImageBaseIsPinnedByDigest(t *testing.T) {
 	file := string(read(t, "container/Dockerfile"))
 	for _, from := range regexp.MustCompile(`(?m)^FROM .*$`).FindAllString(file, -1) {
 		if !strings.Contains(from, "@${BASE_DIGEST}") && !strings.Contains(from, "@sha256:") {
@@ -22,8 +22,8 @@ func TestTheBaseImageIsNamedByItsDigest(t *testing.T) {
 	}
 }
 
-// TestDuplicateDetectionIsOff: who guesses a MessageID would suppress the real event.
-func TestDuplicateDetectionIsOff(t *testing.T) {
+// TestBicepDuplicateDetectionIsOff: who guesses a MessageID would suppress the real event.
+func TestBicepDuplicateDetectionIsOff(t *testing.T) {
 	if text := string(read(t, "azure/main.bicep")); strings.Contains(text, "requiresDuplicateDetection: true") || !strings.Contains(text, "deadLetteringOnMessageExpiration: true") {
 		t.Error("main.bicep")
 	}

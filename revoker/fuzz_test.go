@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// foreign answers every request with whatever it is given.
+// foreign gives every request the same answer.
 type foreign struct {
 	status                                                   int
 	body, contentType, retryAfter, date, percentage, demands string
@@ -30,7 +30,8 @@ func (a foreign) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: a.status, Header: header, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)), Request: r}, nil
 }
 
-// FuzzAnswer: whatever comes in Graph's place is an *Error, or a success that it says of itself.
+// FuzzAnswer gives any answer in Graph's place. Its property: Revoke succeeds only if the status is
+// 2xx and the body does not contradict that; anything else is an *Error with bounded fields.
 func FuzzAnswer(f *testing.F) {
 	const date = "Sun, 01 Mar 2026 12:00:00 GMT"
 	for _, a := range []foreign{
@@ -60,7 +61,7 @@ func FuzzAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, status int, body, contentType, retryAfter, date, percentage, demands string) {
 		if status < 200 || status > 999 {
-			return // net/http takes those for itself
+			return // net/http handles these itself
 		}
 		r, err := revoker.New(revoker.Config{
 			Root: "https://graph.test", Credential: withRole(), Transport: foreign{status, body, contentType, retryAfter, date, percentage, demands},
@@ -69,7 +70,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		for range 2 { // the second one with what the first has left behind
+		for range 2 { // the second time with the state that the first one left
 			attempt, err := r.Revoke(t.Context(), ada)
 			var failure *revoker.Error
 			switch {

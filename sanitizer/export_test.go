@@ -1,6 +1,6 @@
 package sanitizer
 
-import "math/rand/v2"
+import "testing"
 
 // Attack is one of the messages that stopped the worker, for tests with the real client.
 type Attack struct {
@@ -9,7 +9,8 @@ type Attack struct {
 	Mended  bool
 }
 
-// Attacks lists those that a broker takes: it looks at all but body and footer itself.
+// Attacks lists the attacks that a broker accepts: it checks everything except body and footer
+// itself.
 func Attacks() (list []Attack) {
 	for _, a := range attacks {
 		switch a.name {
@@ -24,8 +25,8 @@ func Attacks() (list []Attack) {
 	return list
 }
 
-// Random returns a maker of random messages.
-func Random(seed uint64) func() []byte {
-	m := maker{rand.New(rand.NewPCG(15, seed))}
+// Random returns a function that makes random messages. stream selects one of several sequences.
+func Random(t testing.TB, stream uint64) func() []byte {
+	m := newMaker(t, stream)
 	return func() []byte { return m.message(false) }
 }

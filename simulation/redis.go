@@ -98,7 +98,7 @@ func (w *world) writeForeign(r *rand.Rand) error {
 		}
 	}
 	if r.IntN(2) == 0 {
-		return w.redis.Set("session-revoker:simulation:pace:app", pick(r, "{}", "null", `{"Hold":"9999-12-31T23:59:59Z","Allowance":1}`))
+		return w.redis.Set("session-revoker:simulation:limiter:app", pick(r, "{}", "null", `{"Hold":"9999-12-31T23:59:59Z","Allowance":1}`))
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ type rule struct {
 
 // rules are those that scenarios show; the others have unit tests. The first few are always left out, all with -rules.
 var rules = []rule{
-	{"shares", "consumer/consumer.go", "max(1, cfg.MaxInHand/4), max(1, cfg.MaxInHand/2)", "cfg.MaxInHand, cfg.MaxInHand", 29},
+	{"shares", "consumer/consumer.go", "max(1, cfg.MaxInFlight/4), max(1, cfg.MaxInFlight/2)", "cfg.MaxInFlight, cfg.MaxInFlight", 29},
 	{"proof that a failure is the user's own", "retry/retry.go", "case shared(err) && !proved &&", "case false && !proved &&", 1},
 	{"care for who lives longer", "dedupe/event.go", "return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4},
 

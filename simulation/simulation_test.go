@@ -124,8 +124,8 @@ func report(t *testing.T, s simulation.Scenario) {
 	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s", outcome.Timeline(s), seeded, s.Seed, narrowed)
 }
 
-// TestBrokenWorkersAreCaught proves that the checker can fail.
-func TestBrokenWorkersAreCaught(t *testing.T) {
+// TestCheckerCatchesBrokenWorkers proves that the checker can fail.
+func TestCheckerCatchesBrokenWorkers(t *testing.T) {
 	const limit = 2000
 	for _, v := range simulation.Variants() {
 		t.Run(v.Name, func(t *testing.T) {

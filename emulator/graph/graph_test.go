@@ -142,7 +142,7 @@ func (w *world) revoke(key string) answer {
 	return w.call(http.MethodPost, "/v1.0/users/"+key+"/revokeSignInSessions")
 }
 
-func TestRoutes(t *testing.T) {
+func TestServerRoutes(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	for path, c := range map[string]struct {
 		status int
@@ -188,7 +188,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-func TestAGuestsRevocationAnswersSuccessAndChangesNothing(t *testing.T) {
+func TestRevokeGuestAnswersSuccessAndChangesNothing(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	a := w.revoke("v_x.com%23EXT%23@contoso.com")
 	_, revoked := w.Revoked(guest.ID)
@@ -200,7 +200,7 @@ func TestAGuestsRevocationAnswersSuccessAndChangesNothing(t *testing.T) {
 	}
 }
 
-func TestReadingAUser(t *testing.T) {
+func TestServerReadsUser(t *testing.T) {
 	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
 		read := func(query string) map[string]any {
 			var user map[string]any
@@ -230,7 +230,7 @@ func TestReadingAUser(t *testing.T) {
 	})
 }
 
-func TestErrorsAndHeadersLookLikeGraphs(t *testing.T) {
+func TestServerErrorsAndHeadersLookLikeGraphs(t *testing.T) {
 	w := newWorld(t, graph.Config{ClockOffset: -time.Hour})
 	a := w.revoke("nobody@contoso.com")
 	var body struct {
@@ -300,7 +300,7 @@ func TestTokens(t *testing.T) {
 	})
 }
 
-func TestTheTokenEndpointsErrors(t *testing.T) {
+func TestTokenEndpointErrors(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	for name, c := range map[string]struct {
 		form   url.Values
@@ -384,7 +384,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func TestFaultsAreCountedAndComeInTheirOrder(t *testing.T) {
+func TestFaultsAreCountedAndOrdered(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	w.Inject(graph.Fault{Count: 2, Status: 500, RetryAfter: "7"})
 	w.Inject(graph.Fault{User: ada.ID, Count: 1, Status: 404})
@@ -396,7 +396,7 @@ func TestFaultsAreCountedAndComeInTheirOrder(t *testing.T) {
 	}
 }
 
-func TestTheDateOfAnAnswer(t *testing.T) {
+func TestFaultDate(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	for date, want := range map[string]string{"none": "", "soon": "soon", "Mon, 01 Jan 1601 00:00:00 GMT": "Mon, 01 Jan 1601 00:00:00 GMT"} {
 		for _, status := range []int{0, 503} {
@@ -412,7 +412,7 @@ func TestTheDateOfAnAnswer(t *testing.T) {
 }
 
 // A canary for nobody: a random id, which the directory does not have.
-func TestCanariesForNobody(t *testing.T) {
+func TestFaultUnknownConcernsCanaries(t *testing.T) {
 	const nobody = "99999999-4a5c-4ee1-9a7e-0d3c5a6b7c01"
 	w := newWorld(t, graph.Config{})
 	if a := w.revoke(nobody); a.status != 404 || !strings.Contains(a.body, `"code":"Request_ResourceNotFound"`) {
@@ -431,7 +431,7 @@ func TestCanariesForNobody(t *testing.T) {
 	}
 }
 
-func TestManyUsersHaveFaultsOfTheirOwn(t *testing.T) {
+func TestFaultsOfManyUsers(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	var remove []func()
 	for i := range 10_000 {
@@ -454,7 +454,7 @@ func TestManyUsersHaveFaultsOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestADelayEndsWithTheCaller(t *testing.T) {
+func TestFaultDelayEndsWithTheCaller(t *testing.T) {
 	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
 		w.Inject(graph.Fault{Delay: time.Hour})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -469,7 +469,7 @@ func TestADelayEndsWithTheCaller(t *testing.T) {
 	})
 }
 
-func TestAnEndlessAnswerEndsWithTheCaller(t *testing.T) {
+func TestFaultEndlessEndsWithTheCaller(t *testing.T) {
 	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
 		w.Inject(graph.Fault{Endless: true})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -484,7 +484,7 @@ func TestAnEndlessAnswerEndsWithTheCaller(t *testing.T) {
 	})
 }
 
-func TestQuotas(t *testing.T) {
+func TestQuotaModels(t *testing.T) {
 	const limit, per = 10, 15 * time.Second
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		t.Run(string(model), func(t *testing.T) {
@@ -539,7 +539,7 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
-func TestSlidingWindowsCountWhatTheyThrottle(t *testing.T) {
+func TestQuotaSlidingWindowCountsThrottledCalls(t *testing.T) {
 	inBubble(t, graph.Config{Quota: graph.Quota{Model: graph.SlidingWindow, Limit: 5, Per: 10 * time.Second}}, func(t *testing.T, w *world) {
 		for range 60 { // twice a second: it never ends
 			w.revoke(ada.ID)
@@ -557,7 +557,7 @@ func TestSlidingWindowsCountWhatTheyThrottle(t *testing.T) {
 	})
 }
 
-func TestHowRetryAfterIsGiven(t *testing.T) {
+func TestQuotaRetryAfter(t *testing.T) {
 	for name, c := range map[string]struct {
 		quota graph.Quota
 		check func(string) bool
@@ -583,7 +583,7 @@ func TestHowRetryAfterIsGiven(t *testing.T) {
 	}
 }
 
-func TestCallsAreRecordedInOrderAndBounded(t *testing.T) {
+func TestServerRecordsCallsInOrderAndBounded(t *testing.T) {
 	w := newWorld(t, graph.Config{MaxCalls: 10})
 	for i := range 25 {
 		w.revoke(fmt.Sprintf("user%d@contoso.com", i))
@@ -598,7 +598,7 @@ func TestCallsAreRecordedInOrderAndBounded(t *testing.T) {
 	}
 }
 
-func TestOrdersFromAnotherProcess(t *testing.T) {
+func TestAdminEndpoints(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	order := func(method, path, body string) (int, string) {
 		req, _ := http.NewRequest(method, "http://graph.test/_emulator/"+path, bytes.NewBufferString(body))
@@ -653,7 +653,7 @@ func TestOrdersFromAnotherProcess(t *testing.T) {
 	}
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestServerIsSafeForConcurrentUse(t *testing.T) {
 	w := newWorld(t, graph.Config{Quota: graph.Quota{Model: graph.FixedWindow, Limit: 100, Per: time.Hour}})
 	var callers sync.WaitGroup
 	for range 8 {
@@ -674,7 +674,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-func TestUsersMustBeComplete(t *testing.T) {
+func TestNewRejectsIncompleteUsers(t *testing.T) {
 	for name, users := range map[string][]graph.User{
 		"no id": {{UserPrincipalName: "a@b.c"}}, "no name": {{ID: "1"}}, "the same id": {{ID: "1", UserPrincipalName: "a"}, {ID: "1", UserPrincipalName: "b"}},
 		"the same name": {{ID: "1", UserPrincipalName: "a"}, {ID: "2", UserPrincipalName: "A"}},

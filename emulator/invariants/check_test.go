@@ -26,7 +26,7 @@ func revocation(user string, from, to int) graph.Call {
 	return graph.Call{UserID: user, Key: user, Start: at(from), End: at(to), Status: 200, Revoked: true}
 }
 
-func TestCheck(t *testing.T) {
+func TestJournalCheck(t *testing.T) {
 	const (
 		enqueued  = servicebus.Enqueued
 		delivered = servicebus.Delivered
@@ -96,7 +96,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestAWorkerMayBelieveInALockThatWasEndedBeforeItsTime(t *testing.T) {
+func TestJournalCheckAllowsBeliefInALostLock(t *testing.T) {
 	var j invariants.Journal
 	for _, r := range []servicebus.Record{
 		record(10, 1, "ada1", servicebus.Enqueued), record(10, 1, "ada1", servicebus.Delivered),
@@ -114,7 +114,7 @@ func TestAWorkerMayBelieveInALockThatWasEndedBeforeItsTime(t *testing.T) {
 	}
 }
 
-func TestASecondWorkerMayCallAgain(t *testing.T) {
+func TestJournalCheckAllowsASecondWorkersCalls(t *testing.T) {
 	var j invariants.Journal
 	j.Observe(record(0, 1, "ada1", servicebus.Enqueued))
 	problems := j.Check([]graph.Call{revocation("ada", 1, 5), revocation("ada", 2, 6)}, invariants.Expected{

@@ -6,7 +6,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 )
 
-func TestFind(t *testing.T) {
+func TestFindLeaks(t *testing.T) {
 	for log, leaks := range map[string]bool{
 		leaked(`eyJhbGciOiJIUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmVk`):       true,
 		leaked(`Authorization: Bearer abcdefghijklmnop`):                   true,
