@@ -346,7 +346,9 @@ func (l *Limiter) swap(ctx context.Context, old, state string) (current string, 
 }
 
 // take puts Redis' answer into use.
-func (l *Limiter) take(state changed, raw string, calls []int, room int, wait time.Duration, now time.Time) (again time.Duration, news bool) {
+func (l *Limiter) take(
+	state changed, raw string, calls []int, room int, wait time.Duration, now time.Time,
+) (again time.Duration, news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	news = l.alone || len(calls) > 0

@@ -123,7 +123,7 @@ func TestReserveStartsAgainAfterAnImpossibleCount(t *testing.T) {
 			may    bool
 		}{
 			{105, false}, // plausible: the guard is on the safe side
-			{106, true}, // more than anybody can have counted
+			{106, true},  // more than anybody can have counted
 		} {
 			client.Del(t.Context(), key)
 			if err := fill.Run(t.Context(), client, []string{key}, c.people, time.Now().UnixMilli()).Err(); err != nil {

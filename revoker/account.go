@@ -133,7 +133,9 @@ const NotAdvanced = "signInSessionsValidFromDateTime has not advanced"
 // revoked, it may not change. So a time close to called, the Date of the answer to our call, counts
 // as well. A time that cannot be read proves nothing either way, and problem says so. If ctx ends,
 // VerifyEffect returns what it knows.
-func VerifyEffect(ctx context.Context, read func(context.Context) (time.Time, error), before, called time.Time, limit time.Duration) (after time.Time, problem string) {
+func VerifyEffect(
+	ctx context.Context, read func(context.Context) (time.Time, error), before, called time.Time, limit time.Duration,
+) (after time.Time, problem string) {
 	for deadline := time.Now().Add(limit); ; {
 		after, err := read(ctx)
 		switch {

@@ -19,7 +19,7 @@ type directory struct {
 	lag      time.Duration
 	before   time.Time // when sessions were valid from at first
 	revoked  time.Time // when the last call came
-	useless  bool // calls succeed and change nothing
+	useless  bool      // calls succeed and change nothing
 	requests []string
 }
 

@@ -35,7 +35,7 @@ const (
 	maxAge       = 10 * time.Minute
 )
 
-// worker is one process: everything that dies with it.
+// worker is one process, with everything that dies with it.
 type worker struct {
 	// Connections to Service Bus, to Graph, and to Redis.
 	bus, web, shared *cord
@@ -43,17 +43,17 @@ type worker struct {
 	client    *azservicebus.Client
 	revoker   *revoker.Revoker
 	transport *http.Transport
-	redis     *redis.Client // nil: for itself
+	redis     *redis.Client // nil: shares nothing
 
 	soft, hard context.CancelFunc
 	ended      chan struct{}
 }
 
-// startWorker starts a process. faults tell what goes wrong between it and Service Bus.
+// startWorker starts a process. f describes what goes wrong between it and Service Bus.
 func (w *world) startWorker(f *faults) (*worker, error) {
 	p := &worker{bus: &cord{}, web: &cord{}, shared: &cord{}, ended: make(chan struct{})}
 	p.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return p.web.hold(w.graph.Dial(ctx))
+		return p.web.keep(w.graph.Dial(ctx))
 	}}
 	var err error
 	p.client, err = azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
@@ -61,7 +61,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 			if w.away.Load() {
 				return nil, errors.New("connection refused")
 			}
-			return p.bus.hold(w.broker.NewClientConn())
+			return p.bus.keep(w.broker.NewClientConn())
 		}),
 		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
 	})
@@ -137,7 +137,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	return p, nil
 }
 
-// sources are what a worker receives from, the more urgent one first.
+// sources are the sources that a worker receives from, the more urgent one first.
 func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consumer.Source, err error) {
 	tamper := func(from consumer.Receiver) consumer.Receiver {
 		from = &tampered{Receiver: from, ahead: w.BrokerAhead, faults: f, note: w.noteAgain}
@@ -171,7 +171,7 @@ func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consu
 	return sources, nil
 }
 
-// canaryUser is the account that the workers ask canaries for.
+// canaryUser is the account for which the workers make canaries.
 func (w *world) canaryUser() (event.User, error) {
 	if w.Canary == NoAccount {
 		return event.User{}, nil
@@ -182,7 +182,7 @@ func (w *world) canaryUser() (event.User, error) {
 // allReleased is how long after the first type of events all others are released.
 const allReleased = time.Minute
 
-// release is what an operator has said about the guard by now.
+// release is the operator's current release of the guard.
 func (w *world) release() (guard.Release, error) {
 	r := guard.Release{Until: w.start.Add(48 * time.Hour), MaxUsers: 100_000, By: "the operator", Reason: "a mass offboarding"}
 	switch at := time.Since(w.start); {
@@ -195,7 +195,8 @@ func (w *world) release() (guard.Release, error) {
 	return r, nil
 }
 
-// kill ends the process as kill -9 does: from this instant nothing of it reaches anybody. Its goroutines end later, unheard.
+// kill ends the process like kill -9: from now on nothing that it does reaches anybody. Its
+// goroutines end later.
 func (p *worker) kill() {
 	p.bus.cut(true)
 	p.web.cut(true)
@@ -204,7 +205,7 @@ func (p *worker) kill() {
 	p.hard()
 }
 
-// release waits for everything of the process to end.
+// release waits until everything of the process has ended.
 func (p *worker) release() {
 	p.soft()
 	p.hard()
@@ -217,14 +218,14 @@ func (p *worker) release() {
 	}
 }
 
-// cord holds all connections of a process, so that they can be cut at once, for ever.
+// cord has all connections of a process, so that they can be cut at once, and for good.
 type cord struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	dead  bool
 }
 
-func (c *cord) hold(conn net.Conn, err error) (net.Conn, error) {
+func (c *cord) keep(conn net.Conn, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +239,7 @@ func (c *cord) hold(conn net.Conn, err error) (net.Conn, error) {
 	return conn, nil
 }
 
-// cut closes the connections; a dead cord gets no new ones.
+// cut closes the connections. A dead cord gets no new ones.
 func (c *cord) cut(dead bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -14,8 +14,8 @@ type Expected struct {
 	// Users are the object ids whom a message concerns; nobody else may be called. A user whom Graph does not know has an
 	// id here too.
 	Users func(messageID string) []string
-	// MayStand says whether a newer message may stand for an older one at all; nil is always.
-	MayStand func(newer, older Message) bool
+	// MaySupersede says whether a newer message may stand for an older one at all; nil is always.
+	MaySupersede func(newer, older Message) bool
 	// Window is the worker's deduplication window; 0 leaves the number of calls unchecked.
 	Window time.Duration
 	// Workers is how many workers ran, one after the other or side by side; with more than one their calls for a user may
@@ -114,7 +114,7 @@ func (c *check) superseded(m *life, user string) bool {
 	last := m.last()
 	last.from = last.from.Add(-c.expected.Believed)
 	for _, other := range c.byUser[user] {
-		if other.newerThan(m) && other.lockedIn(last) && (c.expected.MayStand == nil || c.expected.MayStand(other.message(), m.message())) {
+		if other.newerThan(m) && other.lockedIn(last) && (c.expected.MaySupersede == nil || c.expected.MaySupersede(other.message(), m.message())) {
 			return true
 		}
 	}
