@@ -102,7 +102,8 @@ func bench(o options) error {
 	defer os.RemoveAll(dir)
 	workerBinary = filepath.Join(dir, "worker")
 	//nolint:gosec // our own file
-	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker")
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker (run this in the repository's root): %w\n%s", err, out)
 	}
 	result := struct {
@@ -227,7 +228,9 @@ func guarded(o options) ([]line, error) {
 		}
 		ratios = append(ratios, behind/bare)
 	}
-	return []line{{"20,000 messages received and completed behind the sanitizer: rate ÷ bare loop's", fmt.Sprintf("%.2f", median(ratios)), "≥ 0.97"}}, nil
+	return []line{{
+		"20,000 messages received and completed behind the sanitizer: rate ÷ bare loop's", fmt.Sprintf("%.2f", median(ratios)), "≥ 0.97",
+	}}, nil
 }
 
 func storm(o options) ([]line, error) {

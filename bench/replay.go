@@ -194,7 +194,8 @@ func replayBarely() error {
 		return err
 	}
 	return eachOf(receiver, 10_000, func(m *azservicebus.ReceivedMessage) {
-		if sender.SendMessage(context.Background(), &azservicebus.Message{Body: m.Body, ApplicationProperties: m.ApplicationProperties}, nil) == nil {
+		again := &azservicebus.Message{Body: m.Body, ApplicationProperties: m.ApplicationProperties}
+		if sender.SendMessage(context.Background(), again, nil) == nil {
 			_ = receiver.CompleteMessage(context.Background(), m, nil)
 		}
 	})

@@ -114,18 +114,24 @@ func TestVerdictImpossibleIsIgnoredAndReplaced(t *testing.T) {
 		fields []any
 		want   Observation
 	}{
-		"from 1601":                   {[]any{"start", micros(filetimeZero)}, Stale},
-		"covers until 1601":           {[]any{"start", micros(moment), "covers", micros(filetimeZero), "sequence", "1"}, Stale},
-		"from 1970":                   {[]any{"start", "0", "covers", "0", "entity", "events", "sequence", "1"}, Stale},
-		"negative":                    {[]any{"start", "-1", "covers", "-1", "sequence", "-1"}, Stale},
-		"older than any that is kept": {[]any{"start", micros(moment.Add(-time.Hour - time.Minute - 2*margin)), "covers", micros(moment.Add(-2 * time.Hour)), "sequence", "1"}, Stale},
-		"in an hour":                  {[]any{"start", micros(moment.Add(time.Hour)), "covers", micros(moment), "sequence", "1"}, Future},
-		"at the end of time":          {[]any{"start", "9223372036854775807"}, Future},
-		"covers what comes after it":  {[]any{"start", micros(moment), "covers", micros(moment.Add(time.Second)), "sequence", "1"}, Implausible},
-		"no number":                   {[]any{"start", "nan", "covers", "nan"}, Unreadable},
-		"without end":                 {[]any{"start", "inf"}, Unreadable},
-		"hexadecimal":                 {[]any{"start", "0x10"}, Unreadable},
-		"an entity of 1 MB":           {[]any{"start", micros(moment), "covers", micros(moment.Add(-margin)), "entity", strings.Repeat("x", 1<<20), "sequence", "1"}, Unreadable},
+		"from 1601":         {[]any{"start", micros(filetimeZero)}, Stale},
+		"covers until 1601": {[]any{"start", micros(moment), "covers", micros(filetimeZero), "sequence", "1"}, Stale},
+		"from 1970":         {[]any{"start", "0", "covers", "0", "entity", "events", "sequence", "1"}, Stale},
+		"negative":          {[]any{"start", "-1", "covers", "-1", "sequence", "-1"}, Stale},
+		"older than any that is kept": {[]any{
+			"start", micros(moment.Add(-time.Hour - time.Minute - 2*margin)), "covers", micros(moment.Add(-2 * time.Hour)), "sequence", "1",
+		}, Stale},
+		"in an hour":         {[]any{"start", micros(moment.Add(time.Hour)), "covers", micros(moment), "sequence", "1"}, Future},
+		"at the end of time": {[]any{"start", "9223372036854775807"}, Future},
+		"covers later events": {[]any{
+			"start", micros(moment), "covers", micros(moment.Add(time.Second)), "sequence", "1",
+		}, Implausible},
+		"no number":   {[]any{"start", "nan", "covers", "nan"}, Unreadable},
+		"without end": {[]any{"start", "inf"}, Unreadable},
+		"hexadecimal": {[]any{"start", "0x10"}, Unreadable},
+		"an entity of 1 MB": {[]any{
+			"start", micros(moment), "covers", micros(moment.Add(-margin)), "entity", strings.Repeat("x", 1<<20), "sequence", "1",
+		}, Unreadable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachRedis(t, func(t *testing.T, client *redis.Client) {
@@ -177,7 +183,8 @@ func TestStoreReplacesKeysOfAnotherType(t *testing.T) {
 		s, seen := newStore(client, "contoso")
 		verdict, lease := s.userKeys(ada)
 		limiter := s.NewLimiter("app", 8)
-		for _, key := range []string{verdict, lease, s.guardKey("device.lost"), s.prefix + "ask:{" + fingerprint("canary") + "}", limiter.key} {
+		ask := s.prefix + "ask:{" + fingerprint("canary") + "}"
+		for _, key := range []string{verdict, lease, s.guardKey("device.lost"), ask, limiter.key} {
 			client.Del(t.Context(), key)
 			if err := client.RPush(t.Context(), key, "x").Err(); err != nil {
 				t.Fatal(err)
@@ -272,7 +279,10 @@ func FuzzForeign(f *testing.F) {
 	const kinds = 8
 	moment := time.Now()
 	for kind := range byte(kinds) {
-		for _, text := range []string{"", "x", "-1", "inf", "nan", "1e300", micros(moment), micros(moment.Add(time.Hour)), `{"Limiter":{"Careful":true,"InFlight":4096}}`, "\x00\xff", strings.Repeat("9", 2000)} {
+		for _, text := range []string{
+			"", "x", "-1", "inf", "nan", "1e300", micros(moment), micros(moment.Add(time.Hour)),
+			`{"Limiter":{"Careful":true,"InFlight":4096}}`, "\x00\xff", strings.Repeat("9", 2000),
+		} {
 			for _, life := range []int64{0, 30_000, 1 << 40} {
 				f.Add(kind, text, text, life)
 			}
@@ -307,7 +317,8 @@ func FuzzForeign(f *testing.F) {
 				_, _ = fmt.Sscan(text, &score)
 				client.ZAdd(ctx, key, redis.Z{Score: score, Member: more})
 			case 6:
-				client.ZAdd(ctx, key, redis.Z{Score: float64(at.UnixMilli()), Member: text}, redis.Z{Score: float64(at.Add(100 * time.Hour).UnixMilli()), Member: more})
+				client.ZAdd(ctx, key, redis.Z{Score: float64(at.UnixMilli()), Member: text},
+					redis.Z{Score: float64(at.Add(100 * time.Hour).UnixMilli()), Member: more})
 			case 7:
 				client.HSet(ctx, key, text, more)
 			}
@@ -318,7 +329,8 @@ func FuzzForeign(f *testing.F) {
 
 		var wait Wait
 		held, known, taken := s.Lease(ctx, ada, &wait)
-		if latest := time.Now().Add(margin + time.Second); known.Start.After(latest) || known.Covers.After(known.Start) || !known.Start.IsZero() && known.Start.Before(at.Add(-2*time.Hour)) {
+		if latest := time.Now().Add(margin + time.Second); known.Start.After(latest) || known.Covers.After(known.Start) ||
+			!known.Start.IsZero() && known.Start.Before(at.Add(-2*time.Hour)) {
 			t.Fatalf("an implausible verdict is believed: %+v", known)
 		}
 		if left := wait.Left(); taken && left > time.Minute {

@@ -11,12 +11,16 @@ import (
 // FuzzLimiter reads any text as the shared state. Its property: a call may begin within an hour,
 // and what is written back can be read.
 func FuzzLimiter(f *testing.F) {
-	fresh, err := json.Marshal(shared{Limiter: retry.NewLimiter(together), Replicas: map[string]presence{"x": {InFlight: 3, Seen: time.Unix(1_800_000_000, 0)}}})
+	fresh, err := json.Marshal(shared{
+		Limiter:  retry.NewLimiter(together),
+		Replicas: map[string]presence{"x": {InFlight: 3, Seen: time.Unix(1_800_000_000, 0)}},
+	})
 	if err != nil {
 		f.Fatal(err)
 	}
 	for _, text := range []string{
-		"", "hello", "null", `{"Limiter":null}`, string(fresh), `{"Limiter":{"Allowance":-1,"Period":-1,"Begun":-9}}`, `{"Limiter":{"InFlight":1e9,"Careful":true}}`,
+		"", "hello", "null", `{"Limiter":null}`, string(fresh), `{"Limiter":{"Allowance":-1,"Period":-1,"Begun":-9}}`,
+		`{"Limiter":{"InFlight":1e9,"Careful":true}}`,
 		`{"Limiter":{"Hold":"2027-01-15T08:00:30Z","First":9223372036854775807,"Last":-1,"Usage":1e308,"InVain":1000000}}`,
 		`{"Limiter":{"Allowance":9223372036854775807,"Confirmed":true,"Pause":9223372036854775807,"Ended":{"OK":9223372036854775807}}}`,
 		`{"Limiter":{},"Replicas":{"other":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,

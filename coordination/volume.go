@@ -61,7 +61,8 @@ func (s *Store) Reserve(ctx context.Context, kind, user string, most int, window
 	if most <= 0 {
 		most = maxCounted
 	}
-	answer, err := s.run(ctx, reserveScript, []string{s.guardKey(kind)}, fingerprint(user), most, window.Milliseconds(), countSlack.Milliseconds(), s.beyond)
+	answer, err := s.run(ctx, reserveScript, []string{s.guardKey(kind)},
+		fingerprint(user), most, window.Milliseconds(), countSlack.Milliseconds(), s.beyond)
 	if err != nil {
 		s.cfg.Observe(Away)
 		return true, false, 0

@@ -122,7 +122,8 @@ func TestChartConfigurationOfEveryValuesFileIsValid(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, env := range values.ExtraEnv {
-			if strings.HasPrefix(env.Name, config.EnvPrefix) && !slices.ContainsFunc(config.Options(), func(o config.Option) bool { return o.Env == env.Name }) {
+			known := slices.ContainsFunc(config.Options(), func(o config.Option) bool { return o.Env == env.Name })
+			if strings.HasPrefix(env.Name, config.EnvPrefix) && !known {
 				t.Errorf("%s: the program does not know %s", file, env.Name)
 			}
 		}

@@ -24,10 +24,12 @@ func TestImageBaseIsPinnedByDigest(t *testing.T) {
 
 // TestBicepDuplicateDetectionIsOff: who guesses a MessageID would suppress the real event.
 func TestBicepDuplicateDetectionIsOff(t *testing.T) {
-	if text := string(read(t, "azure/main.bicep")); strings.Contains(text, "requiresDuplicateDetection: true") || !strings.Contains(text, "deadLetteringOnMessageExpiration: true") {
+	if text := string(read(t, "azure/main.bicep")); strings.Contains(text, "requiresDuplicateDetection: true") ||
+		!strings.Contains(text, "deadLetteringOnMessageExpiration: true") {
 		t.Error("main.bicep")
 	}
-	if text := string(read(t, "../docs/install.md")); strings.Contains(text, "--enable-duplicate-detection true") || !strings.Contains(text, "--enable-dead-lettering-on-message-expiration true") {
+	if text := string(read(t, "../docs/install.md")); strings.Contains(text, "--enable-duplicate-detection true") ||
+		!strings.Contains(text, "--enable-dead-lettering-on-message-expiration true") {
 		t.Error("install.md")
 	}
 }

@@ -32,7 +32,8 @@ func (r *Revoker) Account(ctx context.Context, user event.User) (Account, error)
 		Type      string    `json:"userType"`
 		ValidFrom time.Time `json:"signInSessionsValidFromDateTime"`
 	}
-	attempt, err := r.attempt(ctx, http.MethodGet, r.path("v1.0", user)+"?$select=id,userPrincipalName,userType,signInSessionsValidFromDateTime", &answer)
+	const query = "?$select=id,userPrincipalName,userType,signInSessionsValidFromDateTime"
+	attempt, err := r.attempt(ctx, http.MethodGet, r.path("v1.0", user)+query, &answer)
 	if err != nil {
 		return Account{}, err
 	}
@@ -107,7 +108,10 @@ func (v *Verifying) Revoke(ctx context.Context, user event.User) (Attempt, error
 	read := func(ctx context.Context) (time.Time, error) { return v.ValidFrom(ctx, called) }
 	attempt.ValidFromAfter, attempt.Unverified = VerifyEffect(ctx, read, account.ValidFrom, attempt.ServerDate, v.VerifyTimeout)
 	if attempt.Unverified == NotAdvanced {
-		return attempt, &Error{Kind: NotRevoked, Attempt: attempt, Err: fmt.Errorf("%s within %s of a call that Graph answered well", NotAdvanced, v.VerifyTimeout)}
+		return attempt, &Error{
+			Kind: NotRevoked, Attempt: attempt,
+			Err: fmt.Errorf("%s within %s of a successful call", NotAdvanced, v.VerifyTimeout),
+		}
 	}
 	return attempt, nil
 }

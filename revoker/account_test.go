@@ -41,7 +41,8 @@ func (d *directory) RoundTrip(r *http.Request) (*http.Response, error) {
 	} else {
 		d.revoked = time.Now()
 	}
-	recorder := &response{header: http.Header{"Content-Type": {jsonType}, "Date": {time.Now().UTC().Format(http.TimeFormat)}}, status: status}
+	header := http.Header{"Content-Type": {jsonType}, "Date": {time.Now().UTC().Format(http.TimeFormat)}}
+	recorder := &response{header: header, status: status}
 	return recorder.of(r, body), nil
 }
 
@@ -51,7 +52,9 @@ type response struct {
 }
 
 func (w *response) of(r *http.Request, body string) *http.Response {
-	return &http.Response{StatusCode: w.status, Header: w.header, Body: readCloser{strings.NewReader(body)}, ContentLength: int64(len(body)), Request: r}
+	return &http.Response{
+		StatusCode: w.status, Header: w.header, Body: readCloser{strings.NewReader(body)}, ContentLength: int64(len(body)), Request: r,
+	}
 }
 
 type readCloser struct{ *strings.Reader }
@@ -90,7 +93,8 @@ func TestVerifyingReadsBeforeAndAfterTheCall(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				a, err := (&revoker.Verifying{Revoker: r, VerifyTimeout: c.verifyTimeout}).Revoke(t.Context(), mustUser("", "Ada@contoso.com"))
+				verifying := &revoker.Verifying{Revoker: r, VerifyTimeout: c.verifyTimeout}
+				a, err := verifying.Revoke(t.Context(), mustUser("", "Ada@contoso.com"))
 				var failure *revoker.Error
 				errors.As(err, &failure)
 				calls := 0
@@ -102,7 +106,8 @@ func TestVerifyingReadsBeforeAndAfterTheCall(t *testing.T) {
 						}
 					}
 				}
-				if kindOf(failure) != c.want || calls != c.calls || (c.proof == "") != (a.Unverified == "") || !strings.Contains(a.Unverified, c.proof) {
+				if kindOf(failure) != c.want || calls != c.calls || (c.proof == "") != (a.Unverified == "") ||
+					!strings.Contains(a.Unverified, c.proof) {
 					t.Errorf("%v after %v; unverified %q", err, d.requests, a.Unverified)
 				}
 				if a.Sent != (calls > 0) {
@@ -129,7 +134,8 @@ func TestAccountIsReadByIDOrName(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, user := range []event.User{ada, mustUser("", "$svc@contoso.com")} {
-		if account, err := r.Account(t.Context(), user); err != nil || account.ID != adaID || account.UPN != "ada@contoso.com" || account.External || account.ValidFrom.IsZero() {
+		if account, err := r.Account(t.Context(), user); err != nil || account.ID != adaID || account.UPN != "ada@contoso.com" ||
+			account.External || account.ValidFrom.IsZero() {
 			t.Errorf("%+v, %v", account, err)
 		}
 	}

@@ -21,13 +21,16 @@ type foreign struct {
 func (a foreign) RoundTrip(r *http.Request) (*http.Response, error) {
 	header := http.Header{}
 	for name, value := range map[string]string{
-		"Content-Type": a.contentType, "Retry-After": a.retryAfter, "Date": a.date, "x-ms-throttle-limit-percentage": a.percentage, "WWW-Authenticate": a.demands,
+		"Content-Type": a.contentType, "Retry-After": a.retryAfter, "Date": a.date, "x-ms-throttle-limit-percentage": a.percentage,
+		"WWW-Authenticate": a.demands,
 	} {
 		if value != "" {
 			header.Set(name, value)
 		}
 	}
-	return &http.Response{StatusCode: a.status, Header: header, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)), Request: r}, nil
+	return &http.Response{
+		StatusCode: a.status, Header: header, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)), Request: r,
+	}, nil
 }
 
 // FuzzAnswer gives any answer in Graph's place. Its property: Revoke succeeds only if the status is
@@ -46,7 +49,10 @@ func FuzzAnswer(f *testing.F) {
 		{200, "<html>", "text/html", "", "", "", ""},
 		{204, "", "", "", "", "", ""},
 		{302, "", "", "", "", "", ""},
-		{401, graphError("InvalidAuthenticationToken"), jsonType, "", "", "", `Bearer error="insufficient_claims", claims="eyJhY2Nlc3NfdG9rZW4iOnt9fQ=="`},
+		{
+			401, graphError("InvalidAuthenticationToken"), jsonType, "", "", "",
+			`Bearer error="insufficient_claims", claims="eyJhY2Nlc3NfdG9rZW4iOnt9fQ=="`,
+		},
 		{401, "", "", "", "", "", "Bearer claims=x"},
 		{403, graphError("Authorization_RequestDenied"), jsonType, "", "", "", ""},
 		{404, graphError("Request_ResourceNotFound"), jsonType, "", "", "", ""},
@@ -64,7 +70,8 @@ func FuzzAnswer(f *testing.F) {
 			return // net/http handles these itself
 		}
 		r, err := revoker.New(revoker.Config{
-			Root: "https://graph.test", Credential: withRole(), Transport: foreign{status, body, contentType, retryAfter, date, percentage, demands},
+			Root: "https://graph.test", Credential: withRole(),
+			Transport: foreign{status, body, contentType, retryAfter, date, percentage, demands},
 		})
 		if err != nil {
 			t.Fatal(err)

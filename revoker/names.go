@@ -60,7 +60,8 @@ func (n *Resolver) Resolve(ctx context.Context, user event.User, enqueued time.T
 	for {
 		n.mu.Lock()
 		known := n.known[key]
-		fits := !known.at.Before(arrived) || !enqueued.IsZero() && known.at.Add(-n.SkewMargin).After(enqueued) && time.Since(known.at) < namesFor
+		fits := !known.at.Before(arrived) ||
+			!enqueued.IsZero() && known.at.Add(-n.SkewMargin).After(enqueued) && time.Since(known.at) < namesFor
 		if fits || time.Now().Before(n.denied) {
 			n.mu.Unlock()
 			return known.user, fits && !known.user.IsZero()

@@ -217,7 +217,9 @@ func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, er
 		return time.Time{}, err
 	}
 	if answer.ValidFrom.IsZero() {
-		return time.Time{}, &Error{Kind: Unavailable, Attempt: attempt, Err: errors.New("the answer has no signInSessionsValidFromDateTime")}
+		return time.Time{}, &Error{
+			Kind: Unavailable, Attempt: attempt, Err: errors.New("the answer has no signInSessionsValidFromDateTime"),
+		}
 	}
 	return answer.ValidFrom, nil
 }

@@ -186,7 +186,10 @@ func TestAnswerKinds(t *testing.T) {
 		{"400", says(400, graphError("BadRequest")), revoker.Rejected},
 		{"401", says(401, graphError("InvalidAuthenticationToken")), revoker.Unauthorized},
 		{"403 of one user", says(403, graphError("Authorization_RequestDenied")), revoker.Forbidden},
-		{"403 JSON of another type is a proxy's", says(403, graphError("Authorization_RequestDenied"), "Content-Type", "text/plain"), revoker.Unavailable},
+		{
+			"403 JSON of another type is a proxy's", says(403, graphError("Authorization_RequestDenied"), "Content-Type", "text/plain"),
+			revoker.Unavailable,
+		},
 		{"404 JSON without an error is a proxy's", says(404, `{"message":"no route"}`), revoker.Unavailable},
 		{"403 HTML is a proxy's", says(403, html, "Content-Type", "text/html"), revoker.Unavailable},
 		{"404", says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
@@ -368,7 +371,8 @@ func TestTokenAnswersClaimsChallenge(t *testing.T) {
 			if _, err := r.Revoke(t.Context(), ada); err != nil {
 				t.Fatal(err)
 			}
-			if len(cred.claims) != 1 || c.want != "" && cred.claims[0] != c.want || c.want == "" && !strings.Contains(cred.claims[0], "nbf") {
+			if len(cred.claims) != 1 || c.want != "" && cred.claims[0] != c.want ||
+				c.want == "" && !strings.Contains(cred.claims[0], "nbf") {
 				t.Errorf("asked for a token with %q, want %q", cred.claims, c.want)
 			}
 		})
@@ -545,7 +549,8 @@ func TestNewNamesWrongSetting(t *testing.T) {
 
 func TestRequestForSignedInPersonAndOlderMethod(t *testing.T) {
 	g := newGraph(t, says(200, revokedOK))
-	if _, err := newRevoker(t, g.URL, withRole()).RevokeMe(t.Context()); err != nil || g.seen()[0].RequestURI != "/v1.0/me/revokeSignInSessions" {
+	if _, err := newRevoker(t, g.URL, withRole()).RevokeMe(t.Context()); err != nil ||
+		g.seen()[0].RequestURI != "/v1.0/me/revokeSignInSessions" {
 		t.Errorf("%v, called %s", err, g.seen()[0].RequestURI)
 	}
 	for name, c := range map[string]struct {
@@ -566,7 +571,8 @@ func TestRequestForSignedInPersonAndOlderMethod(t *testing.T) {
 		r.Close()
 		var failure *revoker.Error
 		errors.As(err, &failure)
-		if got := g.seen()[0]; kindOf(failure) != c.want || got.RequestURI != "/beta/users/"+adaID+"/invalidateAllRefreshTokens" || got.Method != http.MethodPost {
+		if got := g.seen()[0]; kindOf(failure) != c.want || got.RequestURI != "/beta/users/"+adaID+"/invalidateAllRefreshTokens" ||
+			got.Method != http.MethodPost {
 			t.Errorf("%s: %v, called %s %s", name, err, got.Method, got.RequestURI)
 		}
 	}
@@ -675,7 +681,9 @@ func TestAttemptCutOffByCallerIsUnreachable(t *testing.T) {
 			"the identity service":                       {waiting{}, 5 * time.Second, revoker.Unreachable, 5 * time.Second},
 			"the identity service, and the caller waits": {waiting{}, time.Hour, revoker.NoToken, 30 * time.Second},
 		} {
-			r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: c.cred, Transport: hanging, Timeout: 30 * time.Second})
+			r, err := revoker.New(revoker.Config{
+				Root: "https://graph.example", Credential: c.cred, Transport: hanging, Timeout: 30 * time.Second,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -791,11 +799,13 @@ func TestValidFrom(t *testing.T) {
 		t.Error(err)
 	}
 	const query = "?$select=signInSessionsValidFromDateTime"
-	if seen := g.seen(); seen[0].RequestURI != "/v1.0/users/"+adaID+query || seen[1].RequestURI != "/v1.0/me"+query || seen[0].Method != http.MethodGet {
+	if seen := g.seen(); seen[0].RequestURI != "/v1.0/users/"+adaID+query || seen[1].RequestURI != "/v1.0/me"+query ||
+		seen[0].Method != http.MethodGet {
 		t.Errorf("called %s and %s", seen[0].RequestURI, seen[1].RequestURI)
 	}
 	for name, answer := range map[string]http.HandlerFunc{
-		"refused": says(403, graphError("x")), "without the time": says(200, `{}`), "no JSON": says(200, `{`), "a page": says(200, "<html>", "Content-Type", "text/html"),
+		"refused": says(403, graphError("x")), "without the time": says(200, `{}`), "no JSON": says(200, `{`),
+		"a page": says(200, "<html>", "Content-Type", "text/html"),
 	} {
 		if at, err := newRevoker(t, newGraph(t, answer).URL, withRole()).ValidFrom(t.Context(), ada); err == nil {
 			t.Errorf("%s: %v", name, at)
@@ -809,7 +819,8 @@ func TestTokenClaims(t *testing.T) {
 		return enc([]byte(`{"alg":"none"}`)) + "." + enc([]byte(payload)) + "."
 	}
 	c, err := revoker.ReadClaims(token(`{"aud":"https://graph.microsoft.com","roles":["A"],"scp":"B C","tid":"t","appid":"a","exp":1772366400}`))
-	if err != nil || c.Audience[0] != "https://graph.microsoft.com" || c.Roles[0] != "A" || len(c.Scopes) != 2 || c.Tenant != "t" || c.AppID != "a" || c.Expires.Year() != 2026 {
+	if err != nil || c.Audience[0] != "https://graph.microsoft.com" || c.Roles[0] != "A" || len(c.Scopes) != 2 || c.Tenant != "t" ||
+		c.AppID != "a" || c.Expires.Year() != 2026 {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if _, err := revoker.ReadClaims("opaque"); err == nil || strings.Contains(err.Error(), "opaque") {

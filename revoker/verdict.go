@@ -220,7 +220,8 @@ func (ex *exchange) success(sdkErr error) *Error {
 		return nil
 	}
 	if !ex.isJSON() {
-		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with content type %q is not Graph's answer", cut(ex.header.Get("Content-Type"), 128))}
+		contentType := cut(ex.header.Get("Content-Type"), 128)
+		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with content type %q is not Graph's answer", contentType)}
 	}
 	value, err := valueOf(ex.body)
 	if err == nil && ex.reads {

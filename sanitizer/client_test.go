@@ -64,11 +64,12 @@ func inBubble(t *testing.T, piece int, scenario func(t *testing.T, w *world)) {
 			MaxMessageSize: 4 << 20,
 		})
 		must(t, err)
+		dial := func(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+			c, err := bubble.DialBroker(w.broker)(ctx, args)
+			return trickle{c, piece}, err
+		}
 		w.client, err = azservicebus.NewClientFromConnectionString(bubble.ConnectionString,
-			&azservicebus.ClientOptions{NewWebSocketConn: w.sanitizer.Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-				c, err := w.broker.NewClientConn()
-				return trickle{c, piece}, err
-			})})
+			&azservicebus.ClientOptions{NewWebSocketConn: w.sanitizer.Over(dial)})
 		must(t, err)
 		t.Cleanup(func() {
 			_ = w.client.Close(ctx)
@@ -127,7 +128,10 @@ func TestSanitizerRealClientReceivesEachAttack(t *testing.T) {
 					t.Fatalf("%s: %v", a.Name, err)
 				}
 			}
-			must(t, w.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("neighbor"), ApplicationProperties: map[string]any{sanitizer.PropertyUnreadable: "forged", "x": "y"}}, nil))
+			must(t, w.sender.SendMessage(ctx, &azservicebus.Message{
+				Body:                  []byte("neighbor"),
+				ApplicationProperties: map[string]any{sanitizer.PropertyUnreadable: "forged", "x": "y"},
+			}, nil))
 			check := func(how string, m *azservicebus.ReceivedMessage, i int) {
 				why, unreadable := sanitizer.Unreadable(m)
 				if i == len(attacks) {
@@ -187,7 +191,8 @@ func TestSanitizerRealClientReceivesEachAttack(t *testing.T) {
 				if at := bytes.Index(tail, []byte{0, 0x53, 0x75}); at >= 0 {
 					tail = tail[at:]
 				}
-				if isKept := len(tail) < 300<<10; ok != isKept || isKept && attacks[i].Encoded[2] > 0x74 && !bytes.HasSuffix(original, tail) {
+				if isKept := len(tail) < 300<<10; ok != isKept ||
+					isKept && attacks[i].Encoded[2] > 0x74 && !bytes.HasSuffix(original, tail) {
 					t.Errorf("%s: original %v, %d bytes", attacks[i].Name, ok, len(original))
 				}
 			}
@@ -297,7 +302,8 @@ func TestSanitizerMessageTooLarge(t *testing.T) {
 		peeked, err := w.receiver.PeekMessages(ctx, 2, nil)
 		must(t, err)
 		for how, all := range map[string][]*azservicebus.ReceivedMessage{"peeked": peeked, "received": w.receive(2)} {
-			if why, unreadable := sanitizer.Unreadable(all[0]); !unreadable || !strings.Contains(why, "larger") || len(all[0].Body) > 0 || *all[0].SequenceNumber != 1 {
+			if why, unreadable := sanitizer.Unreadable(all[0]); !unreadable || !strings.Contains(why, "larger") || len(all[0].Body) > 0 ||
+				*all[0].SequenceNumber != 1 {
 				t.Errorf("%s: %q, %v", how, why, unreadable)
 			}
 			if string(all[1].Body) != "neighbor" {
@@ -367,7 +373,8 @@ func TestSanitizerSessionsWithAttacks(t *testing.T) {
 					break
 				}
 				for _, m := range all {
-					if _, unreadable := sanitizer.Unreadable(m); !unreadable && property(m, sanitizer.PropertyMended) == "" || *m.SessionID != r.SessionID() {
+					if _, unreadable := sanitizer.Unreadable(m); !unreadable && property(m, sanitizer.PropertyMended) == "" ||
+						*m.SessionID != r.SessionID() {
 						t.Errorf("%+v", m)
 					}
 					must(t, r.DeadLetterMessage(context.Background(), m, nil))
@@ -415,7 +422,8 @@ func TestDialer(t *testing.T) {
 	dial := func(host string, d sanitizer.Dialer) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		return sanitizer.New(sanitizer.Options{}).Over(d.Dial)(ctx, azservicebus.NewWebSocketConnArgs{Host: "wss://" + host + ":" + port + "/$servicebus/websocket"})
+		return sanitizer.New(sanitizer.Options{}).Over(d.Dial)(ctx,
+			azservicebus.NewWebSocketConnArgs{Host: "wss://" + host + ":" + port + "/$servicebus/websocket"})
 	}
 	trusted := sanitizer.Dialer{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
 	c, err := dial("127.0.0.1", trusted)
@@ -433,7 +441,8 @@ func TestDialer(t *testing.T) {
 	c, err = dial("127.0.0.1", sanitizer.Dialer{Plain: true})
 	must(t, err)
 	must(t, c.Close())
-	if _, err := (sanitizer.Dialer{}).Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "nowhere"}); err == nil || !strings.Contains(err.Error(), "check the connection string") {
+	if _, err := (sanitizer.Dialer{}).Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "nowhere"}); err == nil ||
+		!strings.Contains(err.Error(), "check the connection string") {
 		t.Errorf("%v", err)
 	}
 }

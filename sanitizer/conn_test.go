@@ -120,7 +120,9 @@ func TestConnKeepsNumberAndOrderOfFrames(t *testing.T) {
 		var links []*open
 		for channel := range uint16(2) {
 			for handle := range uint32(2) {
-				add(channel, &amqp.Attach{Name: "x", Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{Address: "Events"}, Target: &amqp.Target{}})
+				add(channel, &amqp.Attach{
+					Name: "x", Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{Address: "Events"}, Target: &amqp.Target{},
+				})
 				links = append(links, &open{channel: channel, handle: handle})
 			}
 		}
@@ -228,13 +230,16 @@ func only(t *testing.T, stream []byte, channel uint16) (out []byte) {
 // messages, and it does not depend on the sizes of reads.
 func FuzzConn(f *testing.F) {
 	f.Add([]byte("AMQP\x03\x01\x00\x00AMQP\x00\x01\x00\x00"), uint64(1))
-	attach, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Attach{Name: "x", Role: amqp.RoleSender, Source: &amqp.Source{Address: "q/$management"}, Target: &amqp.Target{}})
+	attach, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Attach{
+		Name: "x", Role: amqp.RoleSender, Source: &amqp.Source{Address: "q/$management"}, Target: &amqp.Target{},
+	})
 	if err != nil {
 		f.Fatal(err)
 	}
 	for _, a := range attacks {
 		for _, more := range []bool{false, true} {
-			stream, err := amqp.AppendFrame(bytes.Clone(attach), amqp.TypeAMQP, 0, &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}, MessageFormat: new(uint32), More: more}, a.message())
+			stream, err := amqp.AppendFrame(bytes.Clone(attach), amqp.TypeAMQP, 0,
+				&amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}, MessageFormat: new(uint32), More: more}, a.message())
 			if err != nil {
 				f.Fatal(err)
 			}

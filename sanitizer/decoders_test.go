@@ -52,7 +52,8 @@ func realDecoder(encoded []byte) (m amqp.Message, err error) {
 // The scanner copies the rules of these versions. For others, read their sources again:
 // internal/encoding/decode.go and types.go and message.go of go-amqp, message.go of azservicebus.
 func TestScannerRulesMatchLibraryVersions(t *testing.T) {
-	out, err := exec.Command("go", "list", "-m", "github.com/Azure/go-amqp", "github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus").Output()
+	out, err := exec.Command("go", "list", "-m", "github.com/Azure/go-amqp",
+		"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus").Output()
 	if err != nil {
 		t.Skip("no go command: ", err)
 	}
@@ -180,7 +181,10 @@ func (a attack) message() []byte {
 var attacks = []attack{
 	{"a char property", sectionApplicationProperties, "c1 09 02 a1 01 78 73 00 00 00 41", "", `application property "x"`},
 	{"a decimal32 property", sectionApplicationProperties, "c1 09 02 a1 01 78 74 00 00 00 41", "", `application property "x"`},
-	{"a decimal128 property", sectionApplicationProperties, "c1 15 02 a1 01 78 94" + strings.Repeat("00", 16), "", `application property "x"`},
+	{
+		"a decimal128 property", sectionApplicationProperties, "c1 15 02 a1 01 78 94" + strings.Repeat("00", 16), "",
+		`application property "x"`,
+	},
 	{"an unknown type", sectionApplicationProperties, "c1 05 02 a1 01 78 46", "", `application property "x"`},
 	{"a char body", sectionValue, "73 00 00 00 41", "the body", ""},
 	{"a decimal body", sectionValue, "84 00 00 00 00 00 00 00 41", "the body", ""},
@@ -188,10 +192,22 @@ var attacks = []attack{
 	{"a described key", sectionValue, "c1 07 02 00 a3 01 78 45 40", "map's key", ""},
 	{"a list as a footer's key", sectionFooter, "c1 03 02 45 40", "", "footer"},
 	{"binary as an annotation's key", sectionMessageAnnotations, "c1 04 02 a0 00 40", "", "annotation"},
-	{"a numeric partition key", sectionMessageAnnotations, "c1 18 02 a3 13" + hex.EncodeToString([]byte("x-opt-partition-key")) + "54 05", "", `annotation "x-opt-partition-key"`},
-	{"a numeric reason", sectionApplicationProperties, "c1 15 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "54 05", "", `application property "DeadLetterReason"`},
-	{"no reason", sectionApplicationProperties, "c1 14 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "40", "", `application property "DeadLetterReason"`},
-	{"a numeric description", sectionApplicationProperties, "c1 1f 02 a1 1a" + hex.EncodeToString([]byte(propertyText)) + "54 05", "", `application property "DeadLetterErrorDescription"`},
+	{
+		"a numeric partition key", sectionMessageAnnotations, "c1 18 02 a3 13" + hex.EncodeToString([]byte("x-opt-partition-key")) + "54 05",
+		"", `annotation "x-opt-partition-key"`,
+	},
+	{
+		"a numeric reason", sectionApplicationProperties, "c1 15 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "54 05", "",
+		`application property "DeadLetterReason"`,
+	},
+	{
+		"no reason", sectionApplicationProperties, "c1 14 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "40", "",
+		`application property "DeadLetterReason"`,
+	},
+	{
+		"a numeric description", sectionApplicationProperties, "c1 1f 02 a1 1a" + hex.EncodeToString([]byte(propertyText)) + "54 05", "",
+		`application property "DeadLetterErrorDescription"`,
+	},
 	{"garbage", 0x99, "00 01 02", "not a section", ""},
 	{"data that is a string", sectionData, "a1 02 7b 7d", "the wrong type", ""},
 	{"a reserved descriptor", sectionValue, "00 53 73 45", "descriptor", ""},

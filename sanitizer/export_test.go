@@ -19,7 +19,9 @@ func Attacks() (list []Attack) {
 		}
 		list = append(list, Attack{a.name, a.message(), a.mended != ""})
 	}
-	for name, depth := range map[string]int{"255 KB of nested lists": 255_000 / 9, "1 MB of nested lists": 1 << 20 / 9, "4 MB of nested lists": (4<<20 - 100) / 9} {
+	for name, depth := range map[string]int{
+		"255 KB of nested lists": 255_000 / 9, "1 MB of nested lists": 1 << 20 / 9, "4 MB of nested lists": (4<<20 - 100) / 9,
+	} {
 		list = append(list, Attack{name, append([]byte{0, codeSmallUlong, sectionValue}, nested2(depth)...), false})
 	}
 	return list

@@ -133,7 +133,8 @@ func (m maker) array(depth int) []byte {
 
 var names = []string{
 	"x-opt-locked-until", "x-opt-enqueued-time", "x-opt-scheduled-enqueue-time", annotationSequence, "x-opt-enqueue-sequence-number",
-	"x-opt-partition-key", "x-opt-deadletter-source", "x-opt-message-state", propertyReason, propertyText, PropertyMended, "Revoker-Unreadable", "color",
+	"x-opt-partition-key", "x-opt-deadletter-source", "x-opt-message-state", propertyReason, propertyText, PropertyMended,
+	"Revoker-Unreadable", "color",
 }
 
 // section makes a section that is a map.

@@ -364,7 +364,8 @@ func (p *pairs) note(name, value string) {
 	if len(value) > maxNote {
 		value = value[:maxNote]
 	}
-	p.add([]byte{codeStr8, byte(len(name))}, []byte(name), binary.BigEndian.AppendUint32([]byte{codeStr32}, uint32(len(value))), []byte(value))
+	p.add([]byte{codeStr8, byte(len(name))}, []byte(name),
+		binary.BigEndian.AppendUint32([]byte{codeStr32}, uint32(len(value))), []byte(value))
 }
 
 // appendCompound appends a list or map of n items.

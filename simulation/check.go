@@ -28,7 +28,9 @@ type Outcome struct {
 
 // outcome checks the servers' records.
 func (w *world) outcome(took time.Duration) Outcome {
-	c := &checker{Scenario: w.Scenario, records: w.records, start: w.start, absent: w.absent, problems: w.problems, sends: map[string]Send{}}
+	c := &checker{
+		Scenario: w.Scenario, records: w.records, start: w.start, absent: w.absent, problems: w.problems, sends: map[string]Send{},
+	}
 	var others []graph.Call // without those for the account that is kept for canaries
 	for _, call := range w.graph.Calls() {
 		if call.Method == http.MethodGet {
@@ -100,7 +102,8 @@ func (c *checker) users(id string) []string {
 // hang, a replica waits no longer than a lease lasts.
 func (c *checker) workers() int {
 	switch {
-	case c.Workers > 1 && (!c.Redis || c.has(RedisAway, RedisHangs, RedisForeign, GraphHangs, GraphSlow, Endless)), c.has(Crash, Term, NoPermission):
+	case c.Workers > 1 && (!c.Redis || c.has(RedisAway, RedisHangs, RedisForeign, GraphHangs, GraphSlow, Endless)),
+		c.has(Crash, Term, NoPermission):
 		return 2
 	}
 	return 1

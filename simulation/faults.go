@@ -134,7 +134,8 @@ func (s Scenario) chance(f Fault) *rand.Rand { return rand.New(rand.NewPCG(s.See
 
 // unknownFails is the fault for users whom Graph does not know while canaries fail.
 func (s Scenario) unknownFails(f Fault) graph.Fault {
-	fails := pick(s.chance(f), graph.Fault{Status: 503}, graph.Fault{Status: 403}, graph.Fault{Status: 429, RetryAfter: "2"}, graph.Fault{Drop: true}, graph.Fault{Delay: time.Hour})
+	fails := pick(s.chance(f), graph.Fault{Status: 503}, graph.Fault{Status: 403}, graph.Fault{Status: 429, RetryAfter: "2"},
+		graph.Fault{Drop: true}, graph.Fault{Delay: time.Hour})
 	fails.Unknown = true
 	return fails
 }
@@ -195,7 +196,8 @@ func (w *world) begin(f Fault) (end func()) {
 	case UsersFail:
 		var ends []func()
 		for _, p := range w.People {
-			ends = append(ends, w.graph.Inject(graph.Fault{User: p.ID, Status: 503}), w.graph.Inject(graph.Fault{User: p.UserPrincipalName, Status: 503}))
+			ends = append(ends, w.graph.Inject(graph.Fault{User: p.ID, Status: 503}),
+				w.graph.Inject(graph.Fault{User: p.UserPrincipalName, Status: 503}))
 		}
 		return func() {
 			for _, end := range ends {

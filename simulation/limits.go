@@ -103,12 +103,14 @@ func (c *checker) volume() {
 		release := c.releasedAt(kind)
 		names := map[string]bool{}
 		for _, call := range c.calls {
-			if call.Revoked && call.Start.Before(release) && c.hasEvent(call, kind) && !slices.ContainsFunc(types, func(other string) bool { return other != kind && c.hasEvent(call, other) }) {
+			if call.Revoked && call.Start.Before(release) && c.hasEvent(call, kind) &&
+				!slices.ContainsFunc(types, func(other string) bool { return other != kind && c.hasEvent(call, other) }) {
 				names[call.UserID] = true
 			}
 		}
 		if len(names) > c.Volume*c.processes() {
-			c.wrong("by accident: %d people were signed out for %s, but the bound is %d in each of %d processes", len(names), kind, c.Volume, c.processes())
+			c.wrong("by accident: %d people were signed out for %s, but the bound is %d in each of %d processes",
+				len(names), kind, c.Volume, c.processes())
 		}
 	}
 }
@@ -157,7 +159,8 @@ func (c *checker) deliveries() {
 			delivered[at] = r.Time
 		case servicebus.LockExpired, servicebus.Abandoned:
 			if !slices.ContainsFunc(excused, func(s span) bool { return !s.from.After(r.Time) && !s.to.Before(delivered[at]) }) {
-				c.wrong("delivery count wasted: %s was %s at %s, and no fault explains it", r.MessageID, r.Event, r.Time.Sub(c.start).Round(time.Millisecond))
+				c.wrong("delivery count wasted: %s was %s at %s, and no fault explains it",
+					r.MessageID, r.Event, r.Time.Sub(c.start).Round(time.Millisecond))
 				return
 			}
 		}

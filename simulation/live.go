@@ -43,7 +43,8 @@ func (c *checker) live() {
 			inTime := func(call graph.Call) bool { return !call.Start.Before(m.enqueued) && !call.Start.After(by) }
 			if !slices.ContainsFunc(c.attempts(i), inTime) && !m.gone(by) && !c.givenUp(m, i, by) {
 				c.wrong("late: no call for %s began between %s and %s, because of %s (well since %s)",
-					c.People[i].ID, m.enqueued.Sub(c.start).Round(time.Millisecond), by.Sub(c.start).Round(time.Millisecond), m.id, from.Sub(c.start).Round(time.Millisecond))
+					c.People[i].ID, m.enqueued.Sub(c.start).Round(time.Millisecond), by.Sub(c.start).Round(time.Millisecond),
+					m.id, from.Sub(c.start).Round(time.Millisecond))
 			}
 		}
 	}
@@ -53,7 +54,8 @@ func (c *checker) live() {
 // supersede it. proofs and ends check whether that was right.
 func (c *checker) givenUp(m *life, person int, by time.Time) bool {
 	return slices.ContainsFunc(c.lives, func(o *life) bool {
-		return o.end == servicebus.DeadLettered && o.ended.Before(by) && !o.enqueued.Before(m.enqueued) && slices.Contains(o.send.People, person)
+		return o.end == servicebus.DeadLettered && o.ended.Before(by) && !o.enqueued.Before(m.enqueued) &&
+			slices.Contains(o.send.People, person)
 	})
 }
 
@@ -225,7 +227,8 @@ func (c *checker) pauseLeft(at time.Time) (left time.Duration) {
 // window.
 func (c *checker) prompt() {
 	fails := func(p Person) bool { return p.Answer == Unavailable || p.Answer == NeverRevoked || p.Answer == Refused }
-	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.Volume > 0 || c.Sessions > 0 || c.InFlight < len(c.Sends) || slices.ContainsFunc(c.People, fails) {
+	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.Volume > 0 || c.Sessions > 0 || c.InFlight < len(c.Sends) ||
+		slices.ContainsFunc(c.People, fails) {
 		return
 	}
 	for _, m := range c.lives {

@@ -23,8 +23,9 @@ func (w *world) message(s Send) *azservicebus.Message {
 	}
 	if s.Forged {
 		m.ApplicationProperties = map[string]any{
-			deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "somebody's", deadletter.PropertyAttempts: int64(3),
-			deadletter.PropertyReplays: "1000000", deadletter.PropertyDeferred: "9999-12-31T23:59:59Z",
+			deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "somebody's",
+			deadletter.PropertyAttempts: int64(3),
+			deadletter.PropertyReplays:  "1000000", deadletter.PropertyDeferred: "9999-12-31T23:59:59Z",
 		}
 	}
 	return m

@@ -54,8 +54,8 @@ func (w *world) share(p *worker) (*coordination.Store, *coordination.Limiter) {
 	p.redis = redis.NewClient(&redis.Options{
 		Addr:        "127.0.0.1:6379", // a name would be looked up
 		Dialer:      func(context.Context, string, string) (net.Conn, error) { return w.dialRedis(p) },
-		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolTimeout: redisTimeout, ContextTimeoutEnabled: true,
-		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
+		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolTimeout: redisTimeout,
+		ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
 		PoolSize: 1000, // nobody waits for a connection: the library's timers for that are shared by all clients, which a bubble forbids
 	})
 	leaseFor := 37 * time.Second // longer than an attempt, whose limit is 30 s
@@ -88,7 +88,8 @@ func (w *world) writeForeign(r *rand.Rand) error {
 			switch r.IntN(4) {
 			case 0:
 				w.redis.Del(key + ":verdict")
-				w.redis.HSet(key+":verdict", "start", start, "covers", pick(r, "253402300799000000", "1e400", ""), "entity", queue, "sequence", "1")
+				covers := pick(r, "253402300799000000", "1e400", "")
+				w.redis.HSet(key+":verdict", "start", start, "covers", covers, "entity", queue, "sequence", "1")
 			case 1:
 				w.redis.Del(key + ":verdict")
 				if err := w.redis.Set(key+":verdict", "a text"); err != nil {

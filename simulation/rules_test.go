@@ -27,12 +27,21 @@ type rule struct {
 var rules = []rule{
 	{"shares", "consumer/consumer.go", "max(1, cfg.MaxInFlight/4), max(1, cfg.MaxInFlight/2)", "cfg.MaxInFlight, cfg.MaxInFlight", 29},
 	{"proof that a failure is the user's own", "retry/retry.go", "case shared(err) && !proved &&", "case false && !proved &&", 1},
-	{"a check that the newer message lives longer", "dedupe/event.go", "return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4},
+	{
+		"a check that the newer message lives longer", "dedupe/event.go",
+		"return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4,
+	},
 
 	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.leaving &&", "return false && !m.leaving &&", 29},
 	{"a check of TimeToLive before ExpiresAt", "consumer/message.go", "m.TimeToLive != nil && *m.TimeToLive > 0", "true", 7},
-	{"a volume for each event type", "guard/volume.go", "\tif k := v.kinds[name]; k != nil {", "\tname = otherKind\n\tif k := v.kinds[name]; k != nil {", 29},
-	{"refunds of the volume", "guard/volume.go", "\tif !r.held {\n\t\treturn\n\t}\n\tif r.kind.pending", "\tif !r.held || true {\n\t\treturn\n\t}\n\tif r.kind.pending", 81},
+	{
+		"a volume for each event type", "guard/volume.go", "\tif k := v.kinds[name]; k != nil {",
+		"\tname = otherKind\n\tif k := v.kinds[name]; k != nil {", 29,
+	},
+	{
+		"refunds of the volume", "guard/volume.go", "\tif !r.held {\n\t\treturn\n\t}\n\tif r.kind.pending",
+		"\tif !r.held || true {\n\t\treturn\n\t}\n\tif r.kind.pending", 81,
+	},
 	{"a bound on lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 69},
 	{"budgets of deferred users", "dispatch/budgets.go", "\tb.young[key] = budget", "", 2},
 }
@@ -55,7 +64,8 @@ func TestRulesAreNeeded(t *testing.T) {
 	for _, r := range some {
 		t.Run(strings.ReplaceAll(r.without, " ", "_"), func(t *testing.T) {
 			binary := r.build(t, root)
-			play := exec.CommandContext(t.Context(), binary, "-test.run=^TestSeeds$", "-test.timeout=10m", "-seeds", fmt.Sprint(few), "-first", fmt.Sprint(r.seed), "-step", "1")
+			play := exec.CommandContext(t.Context(), binary, "-test.run=^TestSeeds$", "-test.timeout=10m",
+				"-seeds", fmt.Sprint(few), "-first", fmt.Sprint(r.seed), "-step", "1")
 			play.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG="+seeded, "GOGC=off", "GOMEMLIMIT=1GiB")
 			out, err := play.CombinedOutput()
 			if err == nil || !strings.Contains(string(out), "broken guarantees") {

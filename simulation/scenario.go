@@ -81,7 +81,8 @@ const (
 
 // reasons are the dead-letter reasons for each answer.
 var reasons = map[Answer]string{
-	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", NeverRevoked: "NotRevoked", Unavailable: "RetriesExhausted", Refused: "Forbidden",
+	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", NeverRevoked: "NotRevoked",
+	Unavailable: "RetriesExhausted", Refused: "Forbidden",
 }
 
 // Send is one message with one or more events, or with something else.
@@ -156,8 +157,10 @@ const (
 
 // kinds has all of them, the more likely ones twice.
 var kinds = []FaultKind{
-	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, Endless, EmptyAnswer,
-	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway, RedisHangs, RedisForeign, WildDate, CanaryFails, UsersFail,
+	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term,
+	GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, Endless, EmptyAnswer, ValueFalse,
+	NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal,
+	RedisAway, RedisHangs, RedisForeign, WildDate, CanaryFails, UsersFail,
 }
 
 // Options limit what scenarios contain.
@@ -236,7 +239,8 @@ func (s *Scenario) addOthers(r *rand.Rand, long time.Duration) {
 	if once(5) {
 		for i := range 1 + r.IntN(20) {
 			send := Send{
-				At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("p%d", i), Poison: pick(r, Char, BadKey, Property), Session: s.Sends[i].Session,
+				At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("p%d", i),
+				Poison: pick(r, Char, BadKey, Property), Session: s.Sends[i].Session,
 			}
 			if send.Poison == Property { // the other kinds of poison concern nobody
 				send.People = []int{r.IntN(len(s.People))}
@@ -285,7 +289,8 @@ func (s *Scenario) addLarge(r *rand.Rand, long time.Duration) {
 	const users = 300
 	first := len(s.People)
 	for i := range users {
-		s.People = append(s.People, newPerson(first+i, pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Unavailable, Unknown)))
+		answer := pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Unavailable, Unknown)
+		s.People = append(s.People, newPerson(first+i, answer))
 	}
 	for i := range 1 + r.IntN(3) {
 		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("l%d", i)}
@@ -313,7 +318,8 @@ func (s *Scenario) addTTLs(r *rand.Rand, long time.Duration) {
 
 func newPerson(i int, answer Answer) Person {
 	return Person{Answer: answer, User: graph.User{
-		ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true,
+		ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i),
+		UserType: "Member", AccountEnabled: true,
 	}}
 }
 
@@ -361,7 +367,8 @@ func (s *Scenario) addSends(r *rand.Rand, long time.Duration) {
 func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 	for range r.IntN(6) {
 		f := Fault{
-			At: time.Duration(r.Int64N(int64(long + 10*time.Second))), For: pick(r, time.Second, 10*time.Second, time.Minute, 5*time.Minute),
+			At:   time.Duration(r.Int64N(int64(long + 10*time.Second))),
+			For:  pick(r, time.Second, 10*time.Second, time.Minute, 5*time.Minute),
 			Kind: kinds[r.IntN(len(kinds))], Worker: r.IntN(s.Workers), Person: -1,
 		}
 		if o.NoCuts && (f.Kind == Cut || f.Kind == BrokerAway || f.Kind == Detach || f.Kind == Crash || f.Kind == Term) {
@@ -393,9 +400,12 @@ func (s Scenario) has(kinds ...FaultKind) bool {
 // String describes the scenario in one line, and each operation and fault in one more.
 func (s Scenario) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d workers (Redis %v, %d calls at once, %d in flight, window %s, lock %s), %d people, %d messages, clocks %s and %s ahead, quota %s %d/%s",
-		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InFlight, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
-	fmt.Fprintf(&b, ", canary %q, urgent %v, sessions %d, at most %d people until %s", s.Canary, s.Urgent, s.Sessions, s.Volume, s.Released.Round(time.Millisecond))
+	fmt.Fprintf(&b, "seed %d: %d workers (Redis %v, %d calls at once, %d in flight, window %s, lock %s), %d people, %d messages",
+		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InFlight, s.Window, s.Lock, len(s.People), len(s.Sends))
+	fmt.Fprintf(&b, ", clocks %s and %s ahead, quota %s %d/%s",
+		s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
+	fmt.Fprintf(&b, ", canary %q, urgent %v, sessions %d, at most %d people until %s",
+		s.Canary, s.Urgent, s.Sessions, s.Volume, s.Released.Round(time.Millisecond))
 	for _, o := range s.Operations {
 		fmt.Fprintf(&b, "\n  %8s an operator (purges: %v)", o.At.Round(time.Millisecond), o.Purge)
 	}

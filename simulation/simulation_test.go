@@ -92,7 +92,8 @@ func playInProcesses(t *testing.T) {
 	}
 	running.Wait()
 	took := time.Since(began)
-	fmt.Printf("%d scenarios in %s on %d processors: %.1f per second\n", *seeds, took.Round(time.Millisecond), processes, float64(*seeds)/took.Seconds())
+	fmt.Printf("%d scenarios in %s on %d processors: %.1f per second\n",
+		*seeds, took.Round(time.Millisecond), processes, float64(*seeds)/took.Seconds())
 }
 
 func report(t *testing.T, s simulation.Scenario) {
@@ -122,7 +123,8 @@ func report(t *testing.T, s simulation.Scenario) {
 	if *person >= 0 {
 		outcome.About(*person)
 	}
-	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s", outcome.Timeline(s), seeded, s.Seed, narrowed)
+	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s",
+		outcome.Timeline(s), seeded, s.Seed, narrowed)
 }
 
 // TestCheckerCatchesBrokenWorkers proves that the checker can fail.

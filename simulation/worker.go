@@ -55,15 +55,16 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	p.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return p.web.keep(w.graph.Dial(ctx))
 	}}
+	dial := func(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+		if w.away.Load() {
+			return nil, errors.New("connection refused")
+		}
+		return p.bus.keep(bubble.DialBroker(w.broker)(ctx, args))
+	}
 	var err error
 	p.client, err = azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
-		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-			if w.away.Load() {
-				return nil, errors.New("connection refused")
-			}
-			return p.bus.keep(w.broker.NewClientConn())
-		}),
-		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(dial),
+		RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
 	})
 	if err != nil {
 		return nil, err
@@ -98,12 +99,13 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	var caller consumer.Revoker = p.revoker
 	var names *revoker.Resolver
 	if w.ReadUsers {
-		caller, names = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}, &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
+		caller = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}
+		names = &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
 	}
 	if w.variant.Revoker != nil {
 		caller = w.variant.Revoker(caller)
 	}
-	store, pace := w.share(p)
+	store, limiter := w.share(p)
 	skew := margin
 	if w.variant.NoMargin {
 		skew = 0
@@ -121,11 +123,13 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		Concurrency: w.Concurrency, MaxInFlight: w.InFlight, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
 	}, consumer.Dependencies{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: store, Limiter: pace,
+		Sources: sources, Decoder: decoder, Protected: protected,
+		Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: store, Limiter: limiter,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
 		}),
-		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
+		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""),
+		Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
 	})
 	soft, stopSoft := context.WithCancel(context.Background())
 	hard, stopHard := context.WithCancel(context.Background())
@@ -152,14 +156,17 @@ func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consu
 	}
 	for _, name := range names {
 		if name == queue && w.Sessions > 0 {
-			sources = append(sources, consumer.Source{Entity: name, Sessions: w.Sessions, Accept: func(ctx context.Context) (consumer.Session, error) {
-				r, err := client.AcceptNextSessionForQueue(ctx, name, nil)
-				if err != nil {
-					return nil, err
-				}
-				one := consumer.NewSession(r)
-				return &tamperedSession{tamper(one), one}, nil
-			}})
+			sources = append(sources, consumer.Source{
+				Entity: name, Sessions: w.Sessions,
+				Accept: func(ctx context.Context) (consumer.Session, error) {
+					r, err := client.AcceptNextSessionForQueue(ctx, name, nil)
+					if err != nil {
+						return nil, err
+					}
+					one := consumer.NewSession(r)
+					return &tamperedSession{tamper(one), one}, nil
+				},
+			})
 			continue
 		}
 		r, err := client.NewReceiverForQueue(name, nil)

@@ -25,7 +25,9 @@ import (
 var roles = []string{"User.RevokeSessions.All", "User.Read.All"}
 
 // canaryAccount is the account that is kept for canaries.
-var canaryAccount = graph.User{ID: "cafecafe-0000-4000-8000-000000000000", UserPrincipalName: "canary@contoso.com", UserType: "Member", AccountEnabled: true}
+var canaryAccount = graph.User{
+	ID: "cafecafe-0000-4000-8000-000000000000", UserPrincipalName: "canary@contoso.com", UserType: "Member", AccountEnabled: true,
+}
 
 // patience is how long after the last event and the last fault everything must be settled. A person
 // for whom Graph always answers 5xx costs retry.max_age for each replica that has a message about
@@ -146,7 +148,9 @@ func (w *world) open() error {
 		}
 		w.graph.Inject(blocked)
 	}
-	one := servicebus.QueueConfig{Name: queue, LockDuration: w.Lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: w.Sessions > 0}
+	one := servicebus.QueueConfig{
+		Name: queue, LockDuration: w.Lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: w.Sessions > 0,
+	}
 	queues := []servicebus.QueueConfig{one}
 	if w.Urgent {
 		one.Name, one.RequiresSession = urgentQueue, false
@@ -229,7 +233,8 @@ func (w *world) publish() error {
 			return err
 		}
 		n := 0
-		for ; n < len(sends) && sends[n].At-sends[0].At < 20*time.Millisecond && sends[n].Poison == "" && to == senders[sends[n].Urgent]; n++ {
+		for ; n < len(sends) && sends[n].At-sends[0].At < 20*time.Millisecond && sends[n].Poison == "" &&
+			to == senders[sends[n].Urgent]; n++ {
 			if err := batch.AddMessage(w.message(sends[n]), nil); err != nil {
 				return err
 			}

@@ -102,7 +102,9 @@ func check(spec podSpec) (problems []string) {
 	add(spec.HostNetwork || spec.HostPID || spec.HostIPC, "shares a namespace of the host")
 	for _, volume := range spec.Volumes {
 		for kind := range volume {
-			allowed := []string{"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+			allowed := []string{
+				"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+			}
 			add(!slices.Contains(allowed, kind), "mounts a volume of the kind "+kind)
 		}
 	}

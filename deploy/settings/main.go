@@ -33,7 +33,9 @@ func run() error {
 	}
 	defer os.RemoveAll(folder)
 	for name, text := range map[string]string{
-		"connection-string": "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v", "client-secret": "secret", "redis-password": "secret",
+		"connection-string": "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v",
+		"client-secret":     "secret",
+		"redis-password":    "secret",
 	} {
 		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
 			return err

@@ -26,7 +26,9 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	ada   = graph.User{ID: "0A5BD9B6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "Ada@contoso.com", UserType: "Member", AccountEnabled: true}
+	ada = graph.User{
+		ID: "0A5BD9B6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "Ada@contoso.com", UserType: "Member", AccountEnabled: true,
+	}
 	svc   = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", UserPrincipalName: "$o'neil@contoso.com", UserType: "Member"}
 	guest = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c03", UserPrincipalName: "v_x.com#EXT#@contoso.com", UserType: "Guest"}
 )
@@ -94,7 +96,9 @@ func (w *world) ask(form url.Values, change func(*http.Request)) (int, map[strin
 }
 
 func grant(id, secret string) url.Values {
-	return url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}, "scope": {"http://graph.test/.default"}}
+	return url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}, "scope": {"http://graph.test/.default"},
+	}
 }
 
 func (w *world) signIn(id, secret string) string {
@@ -159,15 +163,18 @@ func TestServerRoutes(t *testing.T) {
 		"POST /v1.0/users('$o''neil@contoso.com')/revokeSignInSessions":                {200, `true`, svc},
 		"POST /v1.0/users('%24o%27%27neil@contoso.com')/revokeSignInSessions":          {200, `true`, svc},
 		"POST /v1.0/users/$o'neil@contoso.com/revokeSignInSessions":                    {400, `begins with $`, graph.User{}},
-		"POST /v1.0/users/ada@contoso.com/invalidateAllRefreshTokens":                  {400, `Resource not found for the segment`, graph.User{}},
-		"POST /v1.0/users/nobody@contoso.com/revokeSignInSessions":                     {404, `Request_ResourceNotFound`, graph.User{}},
-		"POST /v1.0/users//revokeSignInSessions":                                       {400, `BadRequest`, graph.User{}},
-		"POST /v1.0/me/revokeSignInSessions":                                           {400, `BadRequest`, graph.User{}},
-		"POST /v1.0/users/ada@contoso.com/memberOf":                                    {400, `memberOf`, graph.User{}},
-		"GET /v1.0/users/ada@contoso.com/revokeSignInSessions":                         {405, `method`, graph.User{}},
-		"DELETE /v1.0/users/ada@contoso.com":                                           {405, `method`, graph.User{}},
-		"GET /v2.0/users/ada@contoso.com":                                              {404, ``, graph.User{}},
-		"GET /tenant/v2.0/.well-known/openid-configuration":                            {200, `token_endpoint`, graph.User{}},
+		"POST /v1.0/users/ada@contoso.com/invalidateAllRefreshTokens": {
+			400, `Resource not found for the segment`,
+			graph.User{},
+		},
+		"POST /v1.0/users/nobody@contoso.com/revokeSignInSessions": {404, `Request_ResourceNotFound`, graph.User{}},
+		"POST /v1.0/users//revokeSignInSessions":                   {400, `BadRequest`, graph.User{}},
+		"POST /v1.0/me/revokeSignInSessions":                       {400, `BadRequest`, graph.User{}},
+		"POST /v1.0/users/ada@contoso.com/memberOf":                {400, `memberOf`, graph.User{}},
+		"GET /v1.0/users/ada@contoso.com/revokeSignInSessions":     {405, `method`, graph.User{}},
+		"DELETE /v1.0/users/ada@contoso.com":                       {405, `method`, graph.User{}},
+		"GET /v2.0/users/ada@contoso.com":                          {404, ``, graph.User{}},
+		"GET /tenant/v2.0/.well-known/openid-configuration":        {200, `token_endpoint`, graph.User{}},
 	} {
 		for _, u := range []graph.User{ada, svc} { // forget what was revoked
 			w.RemoveUser(u.ID)
@@ -218,13 +225,15 @@ func TestServerReadsUser(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 		w.revoke(ada.ID)
 		u := read(all)
-		if after := u["signInSessionsValidFromDateTime"]; after == before || after != time.Now().UTC().Format(time.RFC3339) || u["userType"] != "Member" || u["accountEnabled"] != true {
+		if after := u["signInSessionsValidFromDateTime"]; after == before || after != time.Now().UTC().Format(time.RFC3339) ||
+			u["userType"] != "Member" || u["accountEnabled"] != true {
 			t.Errorf("before %v, after %v: %v", before, after, u)
 		}
 		if a := w.call(http.MethodGet, "/v1.0/users/"+ada.ID+"?$select=shoeSize"); a.status != 400 {
 			t.Errorf("an unknown property: %d", a.status)
 		}
-		if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodGet, "/v1.0/users/"+ada.ID); a.status != 403 || !strings.Contains(a.body, "Insufficient privileges") {
+		if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodGet, "/v1.0/users/"+ada.ID); a.status != 403 ||
+			!strings.Contains(a.body, "Insufficient privileges") {
 			t.Errorf("without a role that reads: %d %s", a.status, a.body)
 		}
 	})
@@ -243,7 +252,8 @@ func TestServerErrorsAndHeadersLookLikeGraphs(t *testing.T) {
 		body.Error.InnerError["request-id"] != a.header.Get("request-id") || body.Error.InnerError["client-request-id"] != "mine" {
 		t.Errorf("%s, %v", a.body, err)
 	}
-	if !strings.HasPrefix(a.header.Get("Content-Type"), "application/json;") || len(a.header.Get("request-id")) != 36 || a.header.Get("client-request-id") != "mine" {
+	if !strings.HasPrefix(a.header.Get("Content-Type"), "application/json;") || len(a.header.Get("request-id")) != 36 ||
+		a.header.Get("client-request-id") != "mine" {
 		t.Errorf("headers %v", a.header)
 	}
 	if date, err := http.ParseTime(a.header.Get("Date")); err != nil || time.Since(date) < 59*time.Minute {
@@ -261,20 +271,23 @@ func TestTokens(t *testing.T) {
 		}
 		parts := strings.Split(w.token, ".")
 		for name, token := range map[string]string{
-			"none": "", "garbage": "x.y.z", "tampered": parts[0] + "." + parts[1] + "x." + parts[2], "unsigned": parts[0] + "." + parts[1] + ".",
+			"none": "", "garbage": "x.y.z", "tampered": parts[0] + "." + parts[1] + "x." + parts[2],
+			"unsigned": parts[0] + "." + parts[1] + ".",
 		} {
 			if status := try(token); status != 401 {
 				t.Errorf("%s: %d", name, status)
 			}
 		}
-		if a := w.as(t.Context(), "x", http.MethodGet, "/v1.0/users/x"); !strings.Contains(a.header.Get("WWW-Authenticate"), "Bearer") || !strings.Contains(a.body, "InvalidAuthenticationToken") {
+		if a := w.as(t.Context(), "x", http.MethodGet, "/v1.0/users/x"); !strings.Contains(a.header.Get("WWW-Authenticate"), "Bearer") ||
+			!strings.Contains(a.body, "InvalidAuthenticationToken") {
 			t.Errorf("%v %s", a.header, a.body)
 		}
 		foreign := newWorld(t, graph.Config{})
 		if status := try(foreign.token); status != 401 {
 			t.Errorf("another server's token: %d", status)
 		}
-		if a := w.as(t.Context(), w.signIn("none", "secret"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 403 || !strings.Contains(a.body, "Access to invalidate refresh tokens operation is denied.") {
+		a := w.as(t.Context(), w.signIn("none", "secret"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions")
+		if a.status != 403 || !strings.Contains(a.body, "Access to invalidate refresh tokens operation is denied.") {
 			t.Errorf("without the role: %d %s", a.status, a.body)
 		}
 		w.SetRoles("client", nil)
@@ -311,7 +324,9 @@ func TestTokenEndpointErrors(t *testing.T) {
 		"wrong secret": {grant("client", "guess"), nil, 401, "invalid_client"},
 		"unknown app":  {grant("nobody", "secret"), nil, 400, "unauthorized_client"},
 		"wrong grant":  {url.Values{"grant_type": {"password"}, "client_id": {"client"}}, nil, 400, "unsupported_grant_type"},
-		"wrong scope":  {url.Values{"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {"secret"}, "scope": {"User.Read"}}, nil, 400, "invalid_scope"},
+		"wrong scope": {url.Values{
+			"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {"secret"}, "scope": {"User.Read"},
+		}, nil, 400, "invalid_scope"},
 		"basic": {url.Values{"grant_type": {"client_credentials"}, "scope": {"http://graph.test/.default"}}, func(r *http.Request) {
 			r.SetBasicAuth("other", url.QueryEscape("s+/=&"))
 		}, 200, ""},
@@ -366,7 +381,8 @@ func TestFaults(t *testing.T) {
 				remove := w.Inject(c.fault)
 				start := time.Now()
 				a := w.revoke(ada.ID)
-				if c.status == 0 && a.err == nil || c.status != 0 && (a.err != nil || a.status != c.status || !strings.Contains(a.body, c.body)) {
+				if c.status == 0 && a.err == nil ||
+					c.status != 0 && (a.err != nil || a.status != c.status || !strings.Contains(a.body, c.body)) {
 					t.Errorf("%+v", a)
 				}
 				if _, revoked := w.Revoked(ada.ID); revoked != c.revoked {
@@ -398,7 +414,9 @@ func TestFaultsAreCountedAndOrdered(t *testing.T) {
 
 func TestFaultDate(t *testing.T) {
 	w := newWorld(t, graph.Config{})
-	for date, want := range map[string]string{"none": "", "soon": "soon", "Mon, 01 Jan 1601 00:00:00 GMT": "Mon, 01 Jan 1601 00:00:00 GMT"} {
+	for date, want := range map[string]string{
+		"none": "", "soon": "soon", "Mon, 01 Jan 1601 00:00:00 GMT": "Mon, 01 Jan 1601 00:00:00 GMT",
+	} {
 		for _, status := range []int{0, 503} {
 			w.Inject(graph.Fault{User: ada.ID, Count: 1, Date: date, Status: status})
 			if a := w.revoke(ada.ID); a.header.Get("Date") != want || a.status != cmp.Or(status, 200) {
@@ -498,7 +516,8 @@ func TestQuotaModels(t *testing.T) {
 					}
 				}
 				a := w.revoke(ada.ID)
-				if a.status != 429 || !strings.Contains(a.body, "TooManyRequests") || !strings.Contains(a.header.Get("x-ms-throttle-scope"), "Tenant_Application/Write/client/") {
+				if a.status != 429 || !strings.Contains(a.body, "TooManyRequests") ||
+					!strings.Contains(a.header.Get("x-ms-throttle-scope"), "Tenant_Application/Write/client/") {
 					t.Fatalf("beyond the limit: %+v", a)
 				}
 				want := "15"
@@ -508,7 +527,8 @@ func TestQuotaModels(t *testing.T) {
 				if got := a.header.Get("Retry-After"); got != want {
 					t.Errorf("Retry-After %s, want %s", got, want)
 				}
-				if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 200 {
+				a = w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions")
+				if a.status != 200 {
 					t.Errorf("another app is throttled too: %d", a.status)
 				}
 				seconds, _ := strconv.Atoi(want)
@@ -540,21 +560,22 @@ func TestQuotaModels(t *testing.T) {
 }
 
 func TestQuotaSlidingWindowCountsThrottledCalls(t *testing.T) {
-	inBubble(t, graph.Config{Quota: graph.Quota{Model: graph.SlidingWindow, Limit: 5, Per: 10 * time.Second}}, func(t *testing.T, w *world) {
-		for range 60 { // twice a second: it never ends
-			w.revoke(ada.ID)
-			time.Sleep(500 * time.Millisecond)
-		}
-		successes := 0
-		for _, c := range w.Calls() {
-			if c.Status == 200 {
-				successes++
+	inBubble(t, graph.Config{Quota: graph.Quota{Model: graph.SlidingWindow, Limit: 5, Per: 10 * time.Second}},
+		func(t *testing.T, w *world) {
+			for range 60 { // twice a second: it never ends
+				w.revoke(ada.ID)
+				time.Sleep(500 * time.Millisecond)
 			}
-		}
-		if successes >= 15 {
-			t.Errorf("%d successes in 30 s of hammering: a patient caller gets no more than 15", successes)
-		}
-	})
+			successes := 0
+			for _, c := range w.Calls() {
+				if c.Status == 200 {
+					successes++
+				}
+			}
+			if successes >= 15 {
+				t.Errorf("%d successes in 30 s of hammering: a patient caller gets no more than 15", successes)
+			}
+		})
 }
 
 func TestQuotaRetryAfter(t *testing.T) {
@@ -593,7 +614,8 @@ func TestServerRecordsCallsInOrderAndBounded(t *testing.T) {
 		t.Fatalf("%d calls are remembered, the last %+v", len(calls), calls)
 	}
 	last := calls[len(calls)-1]
-	if last.Status != 404 || last.AppID != "client" || last.ClientRequestID != "mine" || len(last.RequestID) != 36 || last.End.Before(last.Start) || last.Method != http.MethodPost {
+	if last.Status != 404 || last.AppID != "client" || last.ClientRequestID != "mine" || len(last.RequestID) != 36 ||
+		last.End.Before(last.Start) || last.Method != http.MethodPost {
 		t.Errorf("%+v", last)
 	}
 }
@@ -676,7 +698,9 @@ func TestServerIsSafeForConcurrentUse(t *testing.T) {
 
 func TestNewRejectsIncompleteUsers(t *testing.T) {
 	for name, users := range map[string][]graph.User{
-		"no id": {{UserPrincipalName: "a@b.c"}}, "no name": {{ID: "1"}}, "the same id": {{ID: "1", UserPrincipalName: "a"}, {ID: "1", UserPrincipalName: "b"}},
+		"no id":         {{UserPrincipalName: "a@b.c"}},
+		"no name":       {{ID: "1"}},
+		"the same id":   {{ID: "1", UserPrincipalName: "a"}, {ID: "1", UserPrincipalName: "b"}},
 		"the same name": {{ID: "1", UserPrincipalName: "a"}, {ID: "2", UserPrincipalName: "A"}},
 	} {
 		if _, err := graph.New(graph.Config{Users: users}); err == nil {

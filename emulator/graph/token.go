@@ -74,7 +74,8 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type.")
 		return
 	case !known:
-		oauthError(w, http.StatusBadRequest, "unauthorized_client", "AADSTS700016: Application with identifier '"+id+"' was not found in the directory.")
+		oauthError(w, http.StatusBadRequest, "unauthorized_client",
+			"AADSTS700016: Application with identifier '"+id+"' was not found in the directory.")
 		return
 	case r.PostForm.Get("client_assertion_type") == assertionType:
 		if problem := app.proves(r.PostForm.Get("client_assertion"), s.tokenURL(r)); problem != "" {
@@ -86,12 +87,14 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !isDefault || audience == "" {
-		oauthError(w, http.StatusBadRequest, "invalid_scope", "AADSTS1002012: The provided value for scope is not valid: it must end in /.default.")
+		oauthError(w, http.StatusBadRequest, "invalid_scope",
+			"AADSTS1002012: The provided value for scope is not valid: it must end in /.default.")
 		return
 	}
 	life := int(s.tokenLife.Seconds())
 	writeJSON(w, http.StatusOK, map[string]any{
-		"token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": s.issue(app, audience, r.PostForm.Get("claims")),
+		"token_type": "Bearer", "expires_in": life, "ext_expires_in": life,
+		"access_token": s.issue(app, audience, r.PostForm.Get("claims")),
 	})
 }
 
@@ -165,7 +168,10 @@ func (s *Server) rootURL(r *http.Request) string {
 func (s *Server) tokenURL(r *http.Request) string { return s.rootURL(r) + "/oauth2/v2.0/token" }
 
 func oauthError(w http.ResponseWriter, status int, code, description string) {
-	writeJSON(w, status, map[string]any{"error": code, "error_description": description, "trace_id": newGUID(), "timestamp": time.Now().UTC().Format("2006-01-02 15:04:05Z")})
+	writeJSON(w, status, map[string]any{
+		"error": code, "error_description": description,
+		"trace_id": newGUID(), "timestamp": time.Now().UTC().Format("2006-01-02 15:04:05Z"),
+	})
 }
 
 // serveOpenID answers the discovery document.

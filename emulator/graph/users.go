@@ -138,7 +138,9 @@ func (s *Server) read(a *answer, claims claims, t target) {
 	if query := a.r.URL.Query().Get("$select"); query != "" {
 		selected = strings.Split(query, ",")
 	}
-	result := map[string]any{"@odata.context": "https://graph.microsoft.com/v1.0/$metadata#users(" + strings.Join(selected, ",") + ")/$entity"}
+	result := map[string]any{
+		"@odata.context": "https://graph.microsoft.com/v1.0/$metadata#users(" + strings.Join(selected, ",") + ")/$entity",
+	}
 	for _, name := range selected {
 		value, ok := properties[strings.TrimSpace(name)]
 		if !ok {
@@ -275,7 +277,10 @@ func errorBody(call *Call, code, message string) string {
 	}
 	text, _ := json.Marshal(map[string]detail{"error": { // strings alone
 		Code: code, Message: message,
-		Inner: inner{Date: call.Start.UTC().Format("2006-01-02T15:04:05"), RequestID: call.RequestID, ClientRequestID: call.ClientRequestID},
+		Inner: inner{
+			Date: call.Start.UTC().Format("2006-01-02T15:04:05"), RequestID: call.RequestID,
+			ClientRequestID: call.ClientRequestID,
+		},
 	}})
 	return string(text)
 }

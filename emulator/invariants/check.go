@@ -114,7 +114,8 @@ func (c *check) superseded(m *life, user string) bool {
 	last := m.last()
 	last.from = last.from.Add(-c.expected.Believed)
 	for _, other := range c.byUser[user] {
-		if other.newerThan(m) && other.lockedIn(last) && (c.expected.MaySupersede == nil || c.expected.MaySupersede(other.message(), m.message())) {
+		if other.newerThan(m) && other.lockedIn(last) &&
+			(c.expected.MaySupersede == nil || c.expected.MaySupersede(other.message(), m.message())) {
 			return true
 		}
 	}

@@ -49,19 +49,26 @@ func TestJournalCheck(t *testing.T) {
 		"completed by a call that was older": {
 			one(record(12, 1, "ada1", completed)), []graph.Call{revocation("ada", 9, 11)}, "no event had said so",
 		},
-		"completed without a call":    {one(record(12, 1, "ada1", completed)), nil, "lost: ada1"},
-		"completed by another's call": {one(record(20, 1, "ada1", completed)), []graph.Call{revocation("bob", 12, 13)}, "wrong person: Graph was called for bob"},
-		"still in the queue":          {one(record(20, 1, "ada1", expired)), nil, ""},
-		"dead-lettered":               {one(record(20, 1, "ada1", dead)), nil, ""},
-		"its time to live is over":    {one(record(20, 1, "ada1", servicebus.Expired)), nil, "expired"},
+		"completed without a call": {one(record(12, 1, "ada1", completed)), nil, "lost: ada1"},
+		"completed by another's call": {
+			one(record(20, 1, "ada1", completed)),
+			[]graph.Call{revocation("bob", 12, 13)},
+			"wrong person: Graph was called for bob",
+		},
+		"still in the queue":       {one(record(20, 1, "ada1", expired)), nil, ""},
+		"dead-lettered":            {one(record(20, 1, "ada1", dead)), nil, ""},
+		"its time to live is over": {one(record(20, 1, "ada1", servicebus.Expired)), nil, "expired"},
 		"superseded by one that is held": {
-			one(record(11, 2, "ada2", enqueued), record(12, 2, "ada2", delivered), record(13, 1, "ada1", completed), record(14, 2, "ada2", dead)), nil, "",
+			one(record(11, 2, "ada2", enqueued), record(12, 2, "ada2", delivered), record(13, 1, "ada1", completed),
+				record(14, 2, "ada2", dead)), nil, "",
 		},
 		"superseded by one that nobody held": {
-			one(record(11, 2, "ada2", enqueued), record(13, 1, "ada1", completed), record(14, 2, "ada2", delivered), record(15, 2, "ada2", dead)), nil, "lost: ada1",
+			one(record(11, 2, "ada2", enqueued), record(13, 1, "ada1", completed), record(14, 2, "ada2", delivered),
+				record(15, 2, "ada2", dead)), nil, "lost: ada1",
 		},
 		"superseded by an older one": {
-			one(record(12, 2, "ada2", enqueued), record(12, 2, "ada2", delivered), record(13, 2, "ada2", completed), record(14, 1, "ada1", dead)), nil, "lost: ada2",
+			one(record(12, 2, "ada2", enqueued), record(12, 2, "ada2", delivered), record(13, 2, "ada2", completed),
+				record(14, 1, "ada1", dead)), nil, "lost: ada2",
 		},
 		"superseded by another user's": {
 			one(record(11, 2, "bob2", enqueued), record(12, 2, "bob2", delivered), record(13, 1, "ada1", completed)), nil, "lost: ada1",
@@ -107,7 +114,9 @@ func TestJournalCheckAllowsBeliefInALostLock(t *testing.T) {
 		j.Observe(r)
 	}
 	for believed, want := range map[time.Duration]int{0: 1, 500 * time.Millisecond: 1, 30 * time.Second: 0} {
-		problems := j.Check(nil, invariants.Expected{Users: func(string) []string { return []string{"ada"} }, Workers: 1, Believed: believed})
+		problems := j.Check(nil, invariants.Expected{
+			Users: func(string) []string { return []string{"ada"} }, Workers: 1, Believed: believed,
+		})
 		if len(problems) != want {
 			t.Errorf("believed for %s: %v", believed, problems)
 		}
