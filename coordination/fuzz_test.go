@@ -25,9 +25,11 @@ func FuzzLimiter(f *testing.F) {
 		`{"Limiter":{"Allowance":9223372036854775807,"Confirmed":true,"Pause":9223372036854775807,"Ended":{"OK":9223372036854775807}}}`,
 		`{"Limiter":{},"Replicas":{"other":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,
 		`{"Limiter":{},"Replicas":{"other":{"InFlight":7000,"Seen":"2027-01-17T08:00:00Z"}}}`,
-		`{"Limiter":{},"Replicas":{"one":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"},"two":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,
+		`{"Limiter":{},"Replicas":{"one":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"},` +
+			`"two":{"InFlight":9223372036854775807,"Seen":"2027-01-15T08:00:00Z"}}}`,
 		`{"Limiter":{"Allowance":1,"Begun":5,"RoundEnd":"2027-02-15T08:00:00Z","Throttled":"2027-02-15T08:00:00Z"}}`,
-		`{"Limiter":{"Allowance":5,"Confirmed":true,"Period":100000000000000000,"Throttled":"2027-01-15T08:00:00Z","HeldBack":"2027-01-15T08:00:00Z"}}`,
+		`{"Limiter":{"Allowance":5,"Confirmed":true,"Period":100000000000000000,` +
+			`"Throttled":"2027-01-15T08:00:00Z","HeldBack":"2027-01-15T08:00:00Z"}}`,
 		`{"Limiter":{"Allowance":-5,"Throttled":"2027-01-15T07:59:59Z"}}`,
 		`{"Limiter":{"Allowance":5,"Pause":5000000000,"OK":9223372036854775807}}`,
 		`{"Limiter":{"Unnamed":1000000000000}}`,

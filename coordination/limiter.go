@@ -35,8 +35,8 @@ const (
 
 // swapScript replaces the state if it is still the one that the change was made from. It returns
 // the state that is there then, and Redis' time in microseconds, which Lua's numbers hold exactly.
-// It does not return a text that is longer than any of ours. ARGV: the old state, the new one (empty
-// only looks), how long to keep it (ms), how long it can be (bytes).
+// It does not return a text that is longer than any of ours. ARGV: the old state, the new one
+// (empty only looks), how long to keep it (ms), how long it can be (bytes).
 var swapScript = redis.NewScript(`
 	local t = redis.call('TIME')
 	local current = redis.call('GET', KEYS[1]) or ''

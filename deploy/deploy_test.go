@@ -1,4 +1,4 @@
-// Package deploy_test keeps what is deployed and what the program knows together.
+// Package deploy_test checks that the deployment files and the program agree.
 package deploy_test
 
 import (
@@ -34,8 +34,8 @@ func read(t *testing.T, name string) []byte {
 	return text
 }
 
-// settingsSchema is the schema of the worker's configuration, as the chart takes it. Secrets come from a Secret, and the address of the
-// operations port from metrics.port.
+// settingsSchema is the schema of the worker's configuration in the chart. It omits secrets, which
+// come from a Secret, and the address of the operations port, which comes from metrics.port.
 func settingsSchema() map[string]any {
 	type object = map[string]any
 	groups := object{}
@@ -100,7 +100,7 @@ func TestSchemaKnowsEverySettingAndNoOther(t *testing.T) {
 	}
 }
 
-// TestChartConfigurationOfEveryValuesFileIsValid catches what a schema cannot say.
+// TestChartConfigurationOfEveryValuesFileIsValid finds errors that a schema cannot express.
 func TestChartConfigurationOfEveryValuesFileIsValid(t *testing.T) {
 	files, err := filepath.Glob(chart + "ci/*-values.yaml")
 	if err != nil || len(files) < 5 {
@@ -129,7 +129,8 @@ func TestChartConfigurationOfEveryValuesFileIsValid(t *testing.T) {
 		}
 		environ := []string{}
 		if values.Secret.ConnectionStringKey != "" {
-			environ = append(environ, "REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
+			environ = append(environ, "REVOKER_SERVICEBUS_CONNECTION_STRING="+
+				"Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v")
 		}
 		if values.Secret.ClientSecretKey != "" {
 			environ = append(environ, "REVOKER_GRAPH_CLIENT_SECRET=s")
@@ -156,11 +157,12 @@ func TestChartConfigurationOfEveryValuesFileIsValid(t *testing.T) {
 	}
 }
 
-// exposed are the names of all metrics of the program, with those that Prometheus makes of a histogram.
+// exposed returns the names of all metrics of the program, including those that Prometheus derives
+// from a histogram.
 func exposed(t *testing.T) map[string]bool {
 	t.Helper()
 	metrics := telemetry.NewMetrics("v", "c")
-	// A vector without a child shows nothing.
+	// A vector without a child exposes nothing.
 	metrics.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	metrics.Events.WithLabelValues("q", "revoked", "")
 	metrics.GraphCalls.WithLabelValues("revoked", "200")
@@ -193,7 +195,8 @@ var (
 	reasonName = regexp.MustCompile(`reason="([A-Za-z]+)"`)
 )
 
-// TestAlertsAndPanelsUseExposedMetrics: a renamed metric makes an alert silent, and nobody notices.
+// TestAlertsAndPanelsUseExposedMetrics: an alert on a renamed metric never fires, and nobody
+// notices.
 func TestAlertsAndPanelsUseExposedMetrics(t *testing.T) {
 	known := exposed(t)
 	for _, file := range []string{chart + "files/alerts.yaml", chart + "files/dashboard.json"} {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestImageBaseIsPinnedByDigest: a tag can be given another image at any time.
+// TestImageBaseIsPinnedByDigest: a tag can point to another image at any time.
 func TestImageBaseIsPinnedByDigest(t *testing.T) {
 	file := string(read(t, "container/Dockerfile"))
 	for _, from := range regexp.MustCompile(`(?m)^FROM .*$`).FindAllString(file, -1) {
@@ -15,14 +15,15 @@ func TestImageBaseIsPinnedByDigest(t *testing.T) {
 		}
 	}
 	if regexp.MustCompile(`(?m)^ARG BASE_DIGEST=`).MatchString(file) {
-		t.Error("the digest has a default: it must come from the registry, or from the one who builds")
+		t.Error("the digest has a default: it must come from the registry, or from the person who builds")
 	}
-	if make := string(read(t, "../Makefile")); !strings.Contains(make, "--build-arg BASE_DIGEST=") {
-		t.Error("make image gives no digest")
+	if makefile := string(read(t, "../Makefile")); !strings.Contains(makefile, "--build-arg BASE_DIGEST=") {
+		t.Error("make image passes no digest")
 	}
 }
 
-// TestBicepDuplicateDetectionIsOff: who guesses a MessageID would suppress the real event.
+// TestBicepDuplicateDetectionIsOff: with duplicate detection, anyone who guesses a MessageID can
+// suppress the real event.
 func TestBicepDuplicateDetectionIsOff(t *testing.T) {
 	if text := string(read(t, "azure/main.bicep")); strings.Contains(text, "requiresDuplicateDetection: true") ||
 		!strings.Contains(text, "deadLetteringOnMessageExpiration: true") {

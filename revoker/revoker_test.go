@@ -347,7 +347,8 @@ func TestTokenAnswersClaimsChallenge(t *testing.T) {
 	const demand = `{"access_token":{"nbf":{"essential":true,"value":"1800000000"}}}`
 	std, url := base64.StdEncoding.EncodeToString([]byte(demand)), base64.RawURLEncoding.EncodeToString([]byte(demand))
 	for name, c := range map[string]struct{ challenge, want string }{
-		"standard": {`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", error="insufficient_claims", claims="` + std + `"`, demand},
+		"standard": {`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", ` +
+			`error="insufficient_claims", claims="` + std + `"`, demand},
 		"for URLs": {`Bearer claims="` + url + `", realm=""`, demand},
 		// Any new token will do then.
 		"not Base64":  {`Bearer claims="%%%"`, ""},
@@ -818,7 +819,8 @@ func TestTokenClaims(t *testing.T) {
 	token := func(payload string) string {
 		return enc([]byte(`{"alg":"none"}`)) + "." + enc([]byte(payload)) + "."
 	}
-	c, err := revoker.ReadClaims(token(`{"aud":"https://graph.microsoft.com","roles":["A"],"scp":"B C","tid":"t","appid":"a","exp":1772366400}`))
+	const all = `{"aud":"https://graph.microsoft.com","roles":["A"],"scp":"B C","tid":"t","appid":"a","exp":1772366400}`
+	c, err := revoker.ReadClaims(token(all))
 	if err != nil || c.Audience[0] != "https://graph.microsoft.com" || c.Roles[0] != "A" || len(c.Scopes) != 2 || c.Tenant != "t" ||
 		c.AppID != "a" || c.Expires.Year() != 2026 {
 		t.Errorf("%+v, %v", c, err)

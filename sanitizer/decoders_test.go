@@ -125,8 +125,8 @@ func TestScannerPassesOnlyWhatRealDecodersRead(t *testing.T) {
 	}
 }
 
-// FuzzMessage reads any message. Its properties: what passes or is repaired is readable for the real
-// decoders; and a complete answer that was made readable is, and grows only by notes.
+// FuzzMessage reads any message. Its properties: what passes or is repaired is readable for the
+// real decoders; and a complete answer that was made readable is, and grows only by notes.
 func FuzzMessage(f *testing.F) {
 	m := newMaker(f, 2)
 	for range 100 {
@@ -193,7 +193,8 @@ var attacks = []attack{
 	{"a list as a footer's key", sectionFooter, "c1 03 02 45 40", "", "footer"},
 	{"binary as an annotation's key", sectionMessageAnnotations, "c1 04 02 a0 00 40", "", "annotation"},
 	{
-		"a numeric partition key", sectionMessageAnnotations, "c1 18 02 a3 13" + hex.EncodeToString([]byte("x-opt-partition-key")) + "54 05",
+		"a numeric partition key", sectionMessageAnnotations, "c1 18 02 a3 13" +
+			hex.EncodeToString([]byte("x-opt-partition-key")) + "54 05",
 		"", `annotation "x-opt-partition-key"`,
 	},
 	{

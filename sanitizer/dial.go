@@ -54,7 +54,8 @@ func ForEmulator(connectionString string) (yes bool) {
 func (d Dialer) Dial(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
 	u, err := url.Parse(args.Host) // wss://HOST[:PORT]/$servicebus/websocket
 	if err != nil || u.Hostname() == "" {
-		return nil, fmt.Errorf("the Service Bus client wants to dial %q, which has no host: check the connection string or servicebus.namespace", args.Host)
+		return nil, fmt.Errorf("the Service Bus client wants to dial %q, which has no host: "+
+			"check the connection string or servicebus.namespace", args.Host)
 	}
 	port := u.Port()
 	if port == "" {

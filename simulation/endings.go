@@ -89,7 +89,7 @@ func (c *checker) proofs() {
 		person := m.send.People[0]
 		given[person] = true // later dead letters of this person cannot be told apart from this one
 		if n, first := c.counted(person, m.ended); n < need && m.ended.Sub(first) < maxAge {
-			c.wrong("without proof: %s was dead-lettered as %s after %d failures that others' successes prove to be %s's own, but %d are needed",
+			c.wrong("without proof: %s was dead-lettered as %s after %d failures that others' successes prove to be %s's own, need %d",
 				m.id, m.reason, n, c.People[person].ID, need)
 		}
 	}

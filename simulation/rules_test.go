@@ -76,7 +76,8 @@ func TestRulesAreNeeded(t *testing.T) {
 	}
 }
 
-// TestRulesMatchTheSource finds rules whose source has changed, without the builds of TestRulesAreNeeded.
+// TestRulesMatchTheSource finds rules whose source has changed, without the builds of
+// TestRulesAreNeeded.
 func TestRulesMatchTheSource(t *testing.T) {
 	for _, r := range rules {
 		r.removed(t, "..")

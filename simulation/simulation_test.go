@@ -40,7 +40,7 @@ func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome si
 	}
 	// With the GODEBUG that playInProcesses sets, the random parts of backoff, the worker's and the
 	// client library's, are the same for a seed that is played alone and for one of many.
-	rand.Seed(int64(s.Seed)) //nolint:staticcheck,gosec // they use no other source
+	rand.Seed(int64(s.Seed)) //nolint:staticcheck // they use no other source
 	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, log) })
 	return outcome
 }

@@ -41,7 +41,9 @@ func Variants() []Variant {
 			return &dismissive{Receiver: r, seen: map[int64]bool{}}
 		}},
 		{Name: "completes messages that came during a call with it", Receiver: func(r consumer.Receiver) consumer.Receiver {
-			return &relabeled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second) }}
+			return &relabeled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
+				*m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second)
+			}}
 		}},
 		{Name: "has no margin for different clocks", NoMargin: true},
 		{Name: "mistakes value: false for success", Revoker: forgiving(revoker.NotRevoked)},

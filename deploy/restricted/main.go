@@ -1,4 +1,5 @@
-// Command restricted reads manifests and says what of their pods the Pod Security Standard "restricted" would refuse
+// Command restricted reads manifests and prints what the Pod Security Standard "restricted" would
+// refuse in their pods
 // (https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted).
 package main
 
@@ -39,7 +40,7 @@ type podSpec struct {
 	} `yaml:"containers"`
 }
 
-// manifest holds a pod's spec at one of the places where kinds keep it.
+// manifest has a pod's spec in one of the places where kinds keep it.
 type manifest struct {
 	Kind     string `yaml:"kind"`
 	Metadata struct {
@@ -69,7 +70,7 @@ func main() {
 			break
 		}
 		if err != nil {
-			continue // some other kind's spec
+			continue // the spec of another kind
 		}
 		for _, spec := range []podSpec{m.Spec.podSpec, m.Spec.Template.Spec, m.Spec.JobTemplate.Spec.Template.Spec} {
 			if len(spec.Containers) == 0 {
@@ -118,7 +119,7 @@ func check(spec podSpec) (problems []string) {
 		add(s.RunAsUser != nil && *s.RunAsUser == 0, c.Name+" runs as root")
 		seccomp := s.SeccompProfile.Type + spec.SecurityContext.SeccompProfile.Type
 		add(seccomp != "RuntimeDefault" && seccomp != "Localhost", c.Name+" has no seccomp profile")
-		// Not the standard's, and what reviewers ask for next.
+		// Not part of the standard, but reviewers expect it.
 		add(!isTrue(s.ReadOnlyRootFilesystem), c.Name+" may write to its root file system")
 	}
 	return problems

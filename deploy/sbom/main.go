@@ -1,4 +1,5 @@
-// Command sbom writes the software bill of materials of a Go binary, as CycloneDX JSON, from what the linker has written into it.
+// Command sbom writes the software bill of materials of a Go binary as CycloneDX JSON. It uses the
+// module list that the linker has written into the binary.
 package main
 
 import (

@@ -1,5 +1,6 @@
-// Command schemas writes the JSON schemas that kubeconform checks the chart's manifests with, from the modules of Kubernetes, KEDA and the
-// Prometheus operator: strict, and without the network once the modules are there.
+// Command schemas writes the JSON schemas with which kubeconform checks the chart's manifests. It
+// makes them from the modules of Kubernetes, KEDA and the Prometheus operator. They are strict, and
+// need no network once the modules are downloaded.
 package main
 
 import (
@@ -61,7 +62,7 @@ func run(folder string) error {
 	return nil
 }
 
-// module is where a module lies; Go fetches it if need be.
+// module returns the directory of a module; Go downloads it if necessary.
 func module(at string) (dir string, err error) {
 	out, err := exec.Command("go", "mod", "download", "-json", at).Output() //nolint:gosec // constants
 	var answer struct{ Dir, Error string }
@@ -71,7 +72,8 @@ func module(at string) (dir string, err error) {
 	return answer.Dir, nil
 }
 
-// write names the file as kubeconform asks for it: kind-group-version, the group's first label, nothing for the core group.
+// write names the file as kubeconform expects it: kind-group-version with the group's first label,
+// which is absent for the core group.
 func write(folder, group, version, kind string, schema object) error {
 	name := strings.ToLower(kind)
 	if group != "" {
@@ -103,7 +105,7 @@ func fromKubernetes(file, folder string) error {
 	for name, definition := range swagger.Definitions {
 		kinds, _ := definition["x-kubernetes-group-version-kind"].([]any)
 		if len(kinds) != 1 {
-			continue // options that go with many kinds
+			continue // options that belong to many kinds
 		}
 		kind := kinds[0].(object)
 		needed := object{}
@@ -167,7 +169,7 @@ func fromCRD(file, folder string) error {
 		schema := version.Schema.Schema
 		strict(schema)
 		if properties, ok := schema["properties"].(object); ok {
-			properties["metadata"] = object{"type": "object"} // of Kubernetes' own
+			properties["metadata"] = object{"type": "object"} // Kubernetes' own metadata
 		}
 		if err := write(folder, crd.Spec.Group, version.Name, crd.Spec.Names.Kind, schema); err != nil {
 			return err
@@ -176,7 +178,7 @@ func fromCRD(file, folder string) error {
 	return nil
 }
 
-// strict refuses fields that nobody knows, and takes numbers for text where Kubernetes does.
+// strict rejects unknown fields, and accepts numbers as text where Kubernetes does.
 func strict(v any) {
 	switch v := v.(type) {
 	case object:
@@ -199,7 +201,8 @@ func strict(v any) {
 	}
 }
 
-// propertyMap: what looks like a schema may be the properties of one, of which one is called "properties".
+// propertyMap reports whether v maps names to properties. It may look like a schema, if one of the
+// properties is called "properties".
 func propertyMap(v object) bool {
 	for name, inner := range v {
 		if _, isSchema := inner.(object); !isSchema && name != "properties" {

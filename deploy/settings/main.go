@@ -1,4 +1,5 @@
-// Command settings reads rendered manifests and has the program itself judge the configuration in them.
+// Command settings reads rendered manifests, and lets the program validate the configuration in
+// them.
 package main
 
 import (
@@ -23,7 +24,7 @@ func main() {
 	}
 }
 
-// secretFile finds the files that the chart mounts from a Secret.
+// secretFile matches the files that the chart mounts from a Secret.
 var secretFile = regexp.MustCompile(`/etc/session-revoker/secret/([a-z-]+)`)
 
 func run() error {
@@ -66,7 +67,7 @@ func run() error {
 		}
 		load := config.Load
 		if !strings.Contains(text, "servicebus:") {
-			load = config.LoadForGraph // the chart's defaults name no queue
+			load = config.LoadForGraph // the chart's defaults have no queue
 		}
 		if _, err := load(fs, nil); err != nil {
 			return err

@@ -11,8 +11,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// A test serves a directory with one user, lets the first call fail, and then asks the server what
-// was called.
+// A test serves a directory with one user, lets the first call fail, and then asks the server which
+// calls came.
 func Example() {
 	server, err := graph.New(graph.Config{
 		Users: []graph.User{{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "ada@contoso.com", UserType: "Member"}},

@@ -75,7 +75,7 @@ func newWorld(t testing.TB, cfg graph.Config) *world {
 	return w
 }
 
-// ask gets a token's answer.
+// ask requests a token and returns the answer.
 func (w *world) ask(form url.Values, change func(*http.Request)) (int, map[string]any) {
 	w.t.Helper()
 	req, _ := http.NewRequest(http.MethodPost, "http://graph.test/tenant/oauth2/v2.0/token", strings.NewReader(form.Encode()))
@@ -111,7 +111,7 @@ func (w *world) signIn(id, secret string) string {
 	return token
 }
 
-// answer is what a call got.
+// answer is the answer to a call.
 type answer struct {
 	status int
 	header http.Header
@@ -176,7 +176,7 @@ func TestServerRoutes(t *testing.T) {
 		"GET /v2.0/users/ada@contoso.com":                          {404, ``, graph.User{}},
 		"GET /tenant/v2.0/.well-known/openid-configuration":        {200, `token_endpoint`, graph.User{}},
 	} {
-		for _, u := range []graph.User{ada, svc} { // forget what was revoked
+		for _, u := range []graph.User{ada, svc} { // forget what the call has revoked
 			w.RemoveUser(u.ID)
 			if err := w.AddUser(u); err != nil {
 				t.Fatal(err)
@@ -354,7 +354,7 @@ func TestTokenEndpointErrors(t *testing.T) {
 func TestFaults(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault   graph.Fault
-		status  int // 0: no whole answer
+		status  int // 0: no complete answer
 		body    string
 		revoked bool
 	}{
@@ -429,7 +429,7 @@ func TestFaultDate(t *testing.T) {
 	}
 }
 
-// A canary for nobody: a random id, which the directory does not have.
+// A canary for nobody has a random id, which the directory does not contain.
 func TestFaultUnknownConcernsCanaries(t *testing.T) {
 	const nobody = "99999999-4a5c-4ee1-9a7e-0d3c5a6b7c01"
 	w := newWorld(t, graph.Config{})
@@ -455,7 +455,7 @@ func TestFaultsOfManyUsers(t *testing.T) {
 	for i := range 10_000 {
 		remove = append(remove, w.Inject(graph.Fault{User: fmt.Sprintf("User%d@contoso.com", i), Status: 403}))
 	}
-	w.Inject(graph.Fault{User: "user7@contoso.com", Status: 500}) // the first one acts
+	w.Inject(graph.Fault{User: "user7@contoso.com", Status: 500}) // the first fault acts
 	for i := range 1_000 {
 		if a := w.revoke(fmt.Sprintf("user%d@contoso.com", i)); a.status != 403 {
 			t.Fatalf("user %d: %d", i, a.status)
@@ -463,7 +463,7 @@ func TestFaultsOfManyUsers(t *testing.T) {
 	}
 	for _, r := range remove {
 		r()
-		r() // twice does no harm
+		r() // a second removal does no harm
 	}
 	for i, want := range map[int]int{6: 404, 7: 500} {
 		if a := w.revoke(fmt.Sprintf("user%d@contoso.com", i)); a.status != want {
@@ -537,7 +537,8 @@ func TestQuotaModels(t *testing.T) {
 					t.Errorf("after Retry-After: %d", a.status)
 				}
 			})
-			// A caller that obeys Retry-After to the letter reaches the least time, to within its whole seconds.
+			// A caller that obeys Retry-After exactly reaches the least time, up to its whole
+			// seconds.
 			inBubble(t, graph.Config{Quota: quota}, func(t *testing.T, w *world) {
 				const n = 35
 				start := time.Now()
@@ -562,7 +563,7 @@ func TestQuotaModels(t *testing.T) {
 func TestQuotaSlidingWindowCountsThrottledCalls(t *testing.T) {
 	inBubble(t, graph.Config{Quota: graph.Quota{Model: graph.SlidingWindow, Limit: 5, Per: 10 * time.Second}},
 		func(t *testing.T, w *world) {
-			for range 60 { // twice a second: it never ends
+			for range 60 { // twice a second: it never succeeds again
 				w.revoke(ada.ID)
 				time.Sleep(500 * time.Millisecond)
 			}

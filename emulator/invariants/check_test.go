@@ -10,10 +10,11 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// at is seconds after the beginning of time.
+// at is a time on the first day of 2026.
 func at(seconds int) time.Time { return time.Date(2026, 1, 1, 0, 0, seconds, 0, time.UTC) }
 
-// record is a change of the message with this sequence number; its id names its user: "ada1" is about ada.
+// record is a change of the message with this sequence number. The message's id begins with its
+// user's name: "ada1" is about ada.
 func record(second int, sequence int64, id string, kind servicebus.EventKind) servicebus.Record {
 	r := servicebus.Record{Time: at(second), Queue: "q", SequenceNumber: sequence, MessageID: id, Event: kind}
 	if kind == servicebus.DeadLettered {
@@ -40,14 +41,14 @@ func TestJournalCheck(t *testing.T) {
 	cases := map[string]struct {
 		records []servicebus.Record
 		calls   []graph.Call
-		want    string // a part of the one problem; "" for none
+		want    string // a part of the only problem; "" for none
 	}{
 		"revoked": {one(record(20, 1, "ada1", completed)), []graph.Call{revocation("ada", 12, 13)}, ""},
 		"completed before the call ended": {
 			one(record(12, 1, "ada1", completed)), []graph.Call{revocation("ada", 11, 13)}, "lost: ada1",
 		},
 		"completed by a call that was older": {
-			one(record(12, 1, "ada1", completed)), []graph.Call{revocation("ada", 9, 11)}, "no event had said so",
+			one(record(12, 1, "ada1", completed)), []graph.Call{revocation("ada", 9, 11)}, "no event had asked for it",
 		},
 		"completed without a call": {one(record(12, 1, "ada1", completed)), nil, "lost: ada1"},
 		"completed by another's call": {
@@ -58,11 +59,11 @@ func TestJournalCheck(t *testing.T) {
 		"still in the queue":       {one(record(20, 1, "ada1", expired)), nil, ""},
 		"dead-lettered":            {one(record(20, 1, "ada1", dead)), nil, ""},
 		"its time to live is over": {one(record(20, 1, "ada1", servicebus.Expired)), nil, "expired"},
-		"superseded by one that is held": {
+		"superseded by a locked one": {
 			one(record(11, 2, "ada2", enqueued), record(12, 2, "ada2", delivered), record(13, 1, "ada1", completed),
 				record(14, 2, "ada2", dead)), nil, "",
 		},
-		"superseded by one that nobody held": {
+		"superseded by one that was not locked": {
 			one(record(11, 2, "ada2", enqueued), record(13, 1, "ada1", completed), record(14, 2, "ada2", delivered),
 				record(15, 2, "ada2", dead)), nil, "lost: ada1",
 		},

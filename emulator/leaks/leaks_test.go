@@ -17,7 +17,7 @@ func TestFindLeaks(t *testing.T) {
 		leaked(`{\"type\":\"device.lost\"}`):                               true,
 		leaked(`{\"userId\": \"x\"}`):                                      true,
 		leaked(`the known-secret of the app`):                              true,
-		// What may stand there.
+		// Allowed texts.
 		leaked(`give a connection string with SharedAccessKeyName and SharedAccessKey`): false,
 		leaked(`Bearer realm`):                      false,
 		`{"msg":"event revoked","userId":"x"}`:      false,
