@@ -71,12 +71,12 @@ type Answer string
 // The answers.
 const (
 	Member       Answer = "member"        // is signed out
-	Unknown      Answer = "unknown"       // Graph does not know him: UserNotFound
+	Unknown      Answer = "unknown"       // Graph does not know them: UserNotFound
 	Guest        Answer = "guest"         // ExternalUser, never called
 	Protected    Answer = "protected"     // ProtectedUser, never called
-	NeverRevoked Answer = "never revoked" // Graph answers value: false for ever: NotRevoked
-	Unavailable  Answer = "unavailable"   // Graph answers 500 for ever: RetriesExhausted
-	Refused      Answer = "refused"       // Graph answers 403 for ever: Forbidden
+	NeverRevoked Answer = "never revoked" // Graph answers value: false forever: NotRevoked
+	Unavailable  Answer = "unavailable"   // Graph answers 500 forever: RetriesExhausted
+	Refused      Answer = "refused"       // Graph answers 403 forever: Forbidden
 )
 
 // reasons are the dead-letter reasons for each answer.
