@@ -12,7 +12,7 @@ import (
 // and what is written back can be read.
 func FuzzLimiter(f *testing.F) {
 	fresh, err := json.Marshal(shared{
-		Limiter:  retry.NewLimiter(together),
+		Limiter:  retry.NewLimiter(maxInFlight),
 		Replicas: map[string]presence{"x": {InFlight: 3, Seen: time.Unix(1_800_000_000, 0)}},
 	})
 	if err != nil {
@@ -39,7 +39,7 @@ func FuzzLimiter(f *testing.F) {
 	}
 	p := (&Store{id: "me"}).NewLimiter("app", 8)
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, done := range [][]over{nil, {{call: 1}, {call: -1, canceled: true}, {call: 1 << 40, err: tooMany{}}}} {
+		for _, done := range [][]finished{nil, {{call: 1}, {call: -1, canceled: true}, {call: 1 << 40, err: tooMany{}}}} {
 			recovers(t, p, text, done)
 		}
 	})
@@ -47,7 +47,7 @@ func FuzzLimiter(f *testing.F) {
 
 // recovers fails the test unless a call may begin within an hour after the state was text, with no
 // other replica alive.
-func recovers(t *testing.T, p *Limiter, text string, done []over) {
+func recovers(t *testing.T, p *Limiter, text string, done []finished) {
 	now := time.Unix(1_800_000_000, 0)
 	state, calls, wait := p.change(text, now, done, 4, 2)
 	if len(calls) > 4 || wait < 0 {

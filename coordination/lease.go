@@ -103,15 +103,15 @@ func (w *Wait) over() bool { return w != nil && w.Left() <= 0 }
 // LeaseFor at most.
 func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Lease, known dedupe.Verdict, taken bool) {
 	token := uuid.NewString()
-	held, known, err := s.acquire(ctx, user, token)
+	blocked, known, err := s.acquire(ctx, user, token)
 	switch {
 	case err != nil:
 		s.cfg.Observe(Away)
 		token = ""
-	case held && wait.over():
+	case blocked && wait.over():
 		s.cfg.Observe(Overdue)
 		token = ""
-	case held:
+	case blocked:
 		s.cfg.Observe(Taken)
 		wait.begin(s.cfg.LeaseFor)
 		return nil, known, true
@@ -126,8 +126,8 @@ func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Leas
 
 // Look is like Lease, but takes nothing.
 func (s *Store) Look(ctx context.Context, user string, wait *Wait) (known dedupe.Verdict, taken bool) {
-	held, known, err := s.acquire(ctx, user, "")
-	if err != nil || !held {
+	blocked, known, err := s.acquire(ctx, user, "")
+	if err != nil || !blocked {
 		return known, false
 	}
 	wait.begin(s.cfg.LeaseFor)
@@ -137,7 +137,7 @@ func (s *Store) Look(ctx context.Context, user string, wait *Wait) (known dedupe
 // Adopted counts the use of another replica's verdict.
 func (s *Store) Adopted() { s.cfg.Observe(Adopted) }
 
-func (s *Store) acquire(ctx context.Context, user, token string) (held bool, known dedupe.Verdict, err error) {
+func (s *Store) acquire(ctx context.Context, user, token string) (blocked bool, known dedupe.Verdict, err error) {
 	verdict, lease := s.userKeys(user)
 	answer, err := s.run(ctx, takeScript, []string{verdict, lease}, token, s.cfg.LeaseFor.Milliseconds())
 	if err != nil {

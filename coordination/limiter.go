@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// together bounds the calls in flight of all replicas. Each replica has its own, lower bound.
-	together = 4096
+	// maxInFlight bounds the calls in flight of all replicas. Each replica has its own, lower bound.
+	maxInFlight = 4096
 	// lookAgain is the delay before another look at the shared state while calls of other replicas
 	// must end first. It doubles with each look in vain, up to lookSeldom.
 	lookAgain  = 15 * time.Millisecond
@@ -66,15 +66,15 @@ type Limiter struct {
 	raw      string         // the same as text
 	ahead    time.Duration  // Redis' clock minus ours
 	want     int            // calls that could begin
-	stock    []int          // permitted calls that have not begun, by the shared state's numbers
+	permits  []int          // permitted calls that have not begun, by the shared state's numbers
 	inFlight map[int]int    // calls that have begun: from our number to the shared state's; 0 is unknown to it
 	last     int            // our last number
 	again    time.Duration  // the delay before another look while calls of others must end first
-	over     []over         // not yet reported to Redis
+	finished []finished     // not yet reported to Redis
 }
 
-// over is a call that has ended, or was never begun.
-type over struct {
+// finished is a call that has ended, or was never begun.
+type finished struct {
 	call     int // the shared state's number
 	canceled bool
 	err      error
@@ -82,7 +82,7 @@ type over struct {
 }
 
 // apply reports it to a limiter.
-func (o over) apply(limiter *retry.Limiter, now time.Time) {
+func (o finished) apply(limiter *retry.Limiter, now time.Time) {
 	if o.canceled {
 		limiter.Cancel(o.call)
 	} else {
@@ -95,7 +95,7 @@ func (o over) apply(limiter *retry.Limiter, now time.Time) {
 func (s *Store) NewLimiter(app string, limit int) *Limiter {
 	return &Limiter{
 		store: s, key: s.prefix + "limiter:" + app, limit: limit, kick: make(chan struct{}, 1),
-		own: retry.NewLimiter(together), inFlight: map[int]int{},
+		own: retry.NewLimiter(maxInFlight), inFlight: map[int]int{},
 	}
 }
 
@@ -112,16 +112,16 @@ func (l *Limiter) Allow(now time.Time) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now = now.Add(l.ahead)
-	switch held := l.own.State().PausedUntil.Sub(now); {
+	switch pause := l.own.State().PausedUntil.Sub(now); {
 	case len(l.inFlight) >= l.limit:
 		return 0, false
 	case l.alone:
 		l.own.SetInFlight(len(l.inFlight))
 		return l.own.Allow(now)
-	case len(l.stock) > 0:
+	case len(l.permits) > 0:
 		return 0, true
-	case held > 0:
-		return held, false
+	case pause > 0:
+		return pause, false
 	}
 	l.wake()
 	return 0, false
@@ -136,20 +136,20 @@ func (l *Limiter) Begin(now time.Time) (call int) {
 	if l.alone {
 		l.inFlight[l.last] = l.own.Begin(now.Add(l.ahead))
 	} else {
-		l.inFlight[l.last], l.stock = l.stock[0], l.stock[1:]
+		l.inFlight[l.last], l.permits = l.permits[0], l.permits[1:]
 	}
 	return l.last
 }
 
 // Cancel takes a Begin back.
-func (l *Limiter) Cancel(call int) { l.ended(call, over{canceled: true}) }
+func (l *Limiter) Cancel(call int) { l.ended(call, finished{canceled: true}) }
 
 // End reports the result of a call, like retry.Limiter's End.
 func (l *Limiter) End(call int, err error, usage float64, _ time.Time) {
-	l.ended(call, over{err: err, usage: usage})
+	l.ended(call, finished{err: err, usage: usage})
 }
 
-func (l *Limiter) ended(call int, o over) {
+func (l *Limiter) ended(call int, o finished) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o.call = l.inFlight[call]
@@ -157,7 +157,7 @@ func (l *Limiter) ended(call int, o over) {
 		l.own.SetInFlight(len(l.inFlight))
 		o.apply(l.own, time.Now().Add(l.ahead))
 	} else {
-		l.over = append(l.over, o)
+		l.finished = append(l.finished, o)
 		l.wake()
 	}
 	delete(l.inFlight, call)
@@ -210,13 +210,13 @@ func (l *Limiter) Try(ctx context.Context) { l.exchange(ctx) }
 func (l *Limiter) giveBack() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.stock) == 0 {
+	if len(l.permits) == 0 {
 		return
 	}
-	for _, call := range l.stock {
-		l.over = append(l.over, over{call: call, canceled: true})
+	for _, call := range l.permits {
+		l.finished = append(l.finished, finished{call: call, canceled: true})
 	}
-	l.stock, l.want = nil, 0
+	l.permits, l.want = nil, 0
 	l.wake()
 }
 
@@ -236,10 +236,10 @@ type presence struct {
 // next exchange at the latest. news reports whether it is worth asking Allow again.
 func (l *Limiter) exchange(ctx context.Context) (again time.Duration, news bool) {
 	l.mu.Lock()
-	done, raw, alone, ahead := l.over, l.raw, l.alone, l.ahead
+	done, raw, alone, ahead := l.finished, l.raw, l.alone, l.ahead
 	mine := len(l.inFlight)
 	room := min(l.want, l.limit-mine)
-	l.over = nil
+	l.finished = nil
 	l.mu.Unlock()
 
 	now := time.Now().Add(ahead)
@@ -270,16 +270,16 @@ func (l *Limiter) exchange(ctx context.Context) (again time.Duration, news bool)
 	// Others came first, again and again.
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.over = append(done, l.over...)
+	l.finished = append(done, l.finished...)
 	return lookAgain, alone
 }
 
 // change makes a new state from the old one: it applies ended calls, and begins calls while that is
 // allowed and there is room.
-func (l *Limiter) change(old string, now time.Time, done []over, room, mine int) (state changed, calls []int, wait time.Duration) {
-	state.Limiter = retry.NewLimiter(together)
+func (l *Limiter) change(old string, now time.Time, done []finished, room, mine int) (state changed, calls []int, wait time.Duration) {
+	state.Limiter = retry.NewLimiter(maxInFlight)
 	if json.Unmarshal([]byte(old), &state.shared) != nil || state.Limiter == nil || !state.Limiter.Plausible(now) {
-		state.shared = shared{Limiter: retry.NewLimiter(together)} // nothing there yet, or nothing plausible
+		state.shared = shared{Limiter: retry.NewLimiter(maxInFlight)} // nothing there yet, or nothing plausible
 		state.replaced = old != ""
 	}
 	others := 0
@@ -290,7 +290,7 @@ func (l *Limiter) change(old string, now time.Time, done []over, room, mine int)
 			delete(state.Replicas, id)
 			state.changed = true
 		default:
-			others += min(max(0, r.InFlight), together)
+			others += min(max(0, r.InFlight), maxInFlight)
 		}
 	}
 	state.Limiter.SetInFlight(others + mine + len(done))
@@ -358,7 +358,7 @@ func (l *Limiter) take(
 		}
 	}
 	l.alone, l.own, l.raw, l.ahead = false, state.Limiter, raw, time.Until(now)
-	l.stock = append(l.stock, calls...)
+	l.permits = append(l.permits, calls...)
 	l.again = min(max(lookAgain, 2*l.again), lookSeldom)
 	if len(calls) > 0 {
 		l.again = lookAgain
@@ -376,16 +376,16 @@ func (l *Limiter) take(
 }
 
 // goAlone goes on without Redis.
-func (l *Limiter) goAlone(done []over) (again time.Duration, news bool) {
+func (l *Limiter) goAlone(done []finished) (again time.Duration, news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now().Add(l.ahead)
 	news = !l.alone
 	l.alone = true
 	l.own.SetInFlight(len(l.inFlight) + len(done))
-	for _, o := range append(done, l.over...) {
+	for _, o := range append(done, l.finished...) {
 		o.apply(l.own, now)
 	}
-	l.over = nil
+	l.finished = nil
 	return awayFor, news
 }

@@ -245,7 +245,7 @@ func TestLimiterGoesOnAloneWithoutRedis(t *testing.T) {
 	if wait, ok := a.Allow(time.Now()); ok || wait < 20*time.Second {
 		t.Fatalf("the known pause is forgotten: wait %s, ok %v", wait, ok)
 	}
-	a.own = retry.NewLimiter(together) // the pause is over
+	a.own = retry.NewLimiter(maxInFlight) // the pause is over
 	if _, ok := a.Allow(time.Now()); !ok {
 		t.Fatal("no call without Redis")
 	}
