@@ -90,7 +90,7 @@ func behind(options) ([]line, error) {
 	if err := s.sender.SendMessage(context.Background(), wanted, nil); err != nil {
 		return nil, err
 	}
-	if err := s.buryAll(1); err != nil {
+	if err := s.deadLetterAll(1); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(workerBinary, "dlq", "replay", "--user", userID(1), "--yes") //nolint:gosec // our own build
@@ -135,10 +135,11 @@ func (s *stage) makeDeadLetters(n int) error {
 	if err := s.send(n, 1); err != nil {
 		return err
 	}
-	return s.buryAll(n)
+	return s.deadLetterAll(n)
 }
 
-func (s *stage) buryAll(n int) error {
+// deadLetterAll dead-letters the next n messages.
+func (s *stage) deadLetterAll(n int) error {
 	receiver, err := s.client.NewReceiverForQueue(queue, nil)
 	if err != nil {
 		return err
