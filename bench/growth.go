@@ -19,7 +19,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// growth: what memory and CPU time cost with the size of the backlog, and with the number of users that are remembered.
+// growth: the cost in memory and CPU time of a growing backlog, and of a growing number of
+// remembered users.
 func growth(o options) ([]line, error) {
 	sizes := []int{1000, 10_000, 100_000, 1_000_000}
 	var lines []line
@@ -33,7 +34,8 @@ func growth(o options) ([]line, error) {
 		var memory, cpu plotter.XYs
 		var figures, micros []string
 		for _, n := range sizes {
-			bytes, used, err := drainAll(n, kind.users(n), fmt.Sprintf("REVOKER_DEDUPE_MAX_USERS=%d", kind.users(n)), "REVOKER_GUARD_MAX_USERS=0")
+			bytes, used, err := drainAll(n, kind.users(n),
+				fmt.Sprintf("REVOKER_DEDUPE_MAX_USERS=%d", kind.users(n)), "REVOKER_GUARD_MAX_USERS=0")
 			if err != nil {
 				return nil, err
 			}
@@ -45,9 +47,10 @@ func growth(o options) ([]line, error) {
 			micros = append(micros, fmt.Sprintf("%.0f", each))
 		}
 		first, last := memory[0], memory[len(memory)-1]
+		measured := strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes), " ", ", "), "[]")
 		each := (last.Y - first.Y) * 1e6 / (last.X - first.X)
 		lines = append(lines,
-			line{fmt.Sprintf("peak memory in MB with %s %s", strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes), " ", ", "), "[]"), kind.name), strings.Join(figures, ", "), ""},
+			line{fmt.Sprintf("peak memory in MB with %s %s", measured, kind.name), strings.Join(figures, ", "), ""},
 			line{"— bytes more for each", fmt.Sprintf("%.0f", each), "≤ 200 for a user"},
 			line{"— CPU time for each event, µs", strings.Join(micros, ", "), ""})
 		if o.plots == "" {
@@ -64,8 +67,9 @@ func growth(o options) ([]line, error) {
 	return lines, nil
 }
 
-// drainAll lets a worker drain n events of some users, and measures its most memory and its CPU time. Events of few users are let grow old first, so that
-// calls cover them. env are settings.
+// drainAll lets a worker drain n events, and measures its peak memory and its CPU time. If there
+// are fewer users than events, it first lets the events grow old, so that calls cover them. env are
+// settings.
 func drainAll(n, people int, env ...string) (bytes float64, cpu time.Duration, err error) {
 	s, err := newStage(people, graph.Quota{})
 	if err != nil {
@@ -110,7 +114,7 @@ func draw(file, title, unit, name string, points plotter.XYs) error {
 	return p.Save(14*vg.Centimeter, 8*vg.Centimeter, file)
 }
 
-// startUp: how long a worker needs until it is ready, and how large it is.
+// startUp: the time that a worker needs until it is ready, and the size of its binary.
 func startUp(o options) ([]line, error) {
 	s, err := newStage(1, graph.Quota{})
 	if err != nil {
@@ -239,9 +243,13 @@ func loads(options) ([]line, error) {
 				return nil, err
 			}
 			slices.Sort(waits)
-			figures = append(figures, fmt.Sprintf("%.1f / %.1f / %.1f", waits[len(waits)/2], waits[len(waits)*95/100], waits[len(waits)*99/100]))
+			figures = append(figures, fmt.Sprintf("%.1f / %.1f / %.1f",
+				waits[len(waits)/2], waits[len(waits)*95/100], waits[len(waits)*99/100]))
 		}
-		l := line{fmt.Sprintf("%d events per second, enqueued to call, ms at p50 / p95 / p99; plain worker's", rate), strings.Join(figures, "; "), ""}
+		l := line{
+			What:  fmt.Sprintf("%d events per second, enqueued to call, ms at p50 / p95 / p99; plain worker's", rate),
+			Value: strings.Join(figures, "; "),
+		}
 		fmt.Fprintf(os.Stderr, "  %s: %s\n", l.What, l.Value)
 		lines = append(lines, l)
 	}

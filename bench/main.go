@@ -1,6 +1,6 @@
-// Command bench compares the worker with what people would use instead: a bare loop that receives and completes, and a
-// plain worker with the same SDKs that calls Graph once for each message. It prints ratios of rates measured one after the
-// other on the same machine against the same embedded servers.
+// Command bench compares the worker with the alternatives: a bare loop that receives and completes,
+// and a plain worker with the same SDKs that calls Graph once for each message. It prints ratios of
+// rates, measured one after the other on the same machine against the same embedded servers.
 package main
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// workerBinary is cmd/worker, built for the occasion.
+// workerBinary is cmd/worker, built for the benchmark.
 var workerBinary string
 
-// options are the command line.
+// options are the command-line flags.
 type options struct {
 	only   []string
 	rounds int
@@ -31,10 +31,10 @@ type options struct {
 	per    time.Duration
 	people int
 	redis  string
-	// models and workers narrow the scenario together.
+	// models and workers limit the scenario together.
 	models  []string
 	workers []int
-	// json and plots are where results go beside the table.
+	// json and plots are files for the results, in addition to the table.
 	json, plots string
 }
 
@@ -72,14 +72,15 @@ func main() {
 		exit(compete(name))
 	}
 	var o options
-	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, guarded, latency, memory, replay, behind, quota, together, plainly, loads, cost, growth, start (default all)")
+	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, guarded, latency, memory, replay, "+
+		"behind, quota, together, plainly, loads, cost, growth, start (default all)")
 	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
 	pflag.IntVar(&o.people, "people", 3000, "users of the quota scenario")
-	pflag.StringVar(&o.redis, "redis", "", "Redis for the scenario together; without one redis-server is started")
+	pflag.StringVar(&o.redis, "redis", "", "address of a Redis for the scenario together; by default redis-server is started")
 	pflag.StringSliceVar(&o.models, "models", []string{"fixed", "sliding", "bucket"}, "quota models of the scenario together")
-	pflag.IntSliceVar(&o.workers, "workers", []int{2, 4}, "how many workers run in the scenario together")
+	pflag.IntSliceVar(&o.workers, "workers", []int{2, 4}, "numbers of workers in the scenario together")
 	pflag.StringVar(&o.json, "json", "", "file to write the results to as well")
 	pflag.StringVar(&o.plots, "plots", "", "folder to write a plot (SVG) of each growth to")
 	pflag.Parse()
@@ -102,7 +103,8 @@ func bench(o options) error {
 	defer os.RemoveAll(dir)
 	workerBinary = filepath.Join(dir, "worker")
 	//nolint:gosec // our own file
-	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker")
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker (run this in the repository's root): %w\n%s", err, out)
 	}
 	result := struct {
@@ -139,7 +141,7 @@ func bench(o options) error {
 	return os.WriteFile(o.json, append(text, '\n'), 0o600)
 }
 
-// processor is the CPU's name where the system tells it.
+// processor is the CPU's name, if the system knows it.
 func processor() string {
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	for l := range strings.Lines(string(info)) {
@@ -163,7 +165,7 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// drain lets a contender settle n events of some users, all queued before it starts.
+// drain lets a contender settle n events, which are all queued before it starts.
 func drain(name string, n, users int, wait time.Duration, env ...string) (rate float64, calls int, err error) {
 	s, err := newStage(users, graph.Quota{})
 	if err != nil {
@@ -189,8 +191,9 @@ func drain(name string, n, users int, wait time.Duration, env ...string) (rate f
 	return s.rate(), len(s.calls()), err
 }
 
-// duel lets two contenders drain the same, one after the other, and returns the median of the ratios of their rates. The
-// machine's other work changes from minute to minute: only neighbors are compared.
+// duel lets two contenders drain the same events, one after the other, and returns the median of
+// the ratios of their rates. It only compares consecutive runs, because the machine's other load
+// changes from minute to minute.
 func duel(o options, other string, n, users int, wait time.Duration) (ratio float64, calls int, err error) {
 	var ratios []float64
 	for range o.rounds {
@@ -212,7 +215,7 @@ func distinct(o options) ([]line, error) {
 	return []line{{"20,000 events of 20,000 users: rate ÷ plain worker's", fmt.Sprintf("%.2f", ratio), "≥ 0.95"}}, err
 }
 
-// guarded: what the sanitizer on the connection costs where nothing else is done.
+// guarded: the cost of the sanitizer on the connection if nothing else is done.
 func guarded(o options) ([]line, error) {
 	const events = 20_000
 	var ratios []float64
@@ -227,7 +230,9 @@ func guarded(o options) ([]line, error) {
 		}
 		ratios = append(ratios, behind/bare)
 	}
-	return []line{{"20,000 messages received and completed behind the sanitizer: rate ÷ bare loop's", fmt.Sprintf("%.2f", median(ratios)), "≥ 0.97"}}, nil
+	return []line{{
+		"20,000 messages received and completed behind the sanitizer: rate ÷ bare loop's", fmt.Sprintf("%.2f", median(ratios)), "≥ 0.97",
+	}}, nil
 }
 
 func storm(o options) ([]line, error) {

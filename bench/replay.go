@@ -15,10 +15,12 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// bareReplay receives dead letters, sends each again and completes it; no replay does less, and none is less careful.
+// bareReplay receives dead letters, sends each again and completes it. No replay can do less, and
+// none is less careful.
 const bareReplay = "bare replay"
 
-// replay: dead letters replayed without a rate limit, from the start of the process to the last one that is completed.
+// replay: dead letters replayed without a rate limit, from the start of the process to the
+// completion of the last one.
 func replay(o options) ([]line, error) {
 	const letters = 10_000
 	measure := func(name string) (rate, megabytes float64, err error) {
@@ -27,7 +29,7 @@ func replay(o options) ([]line, error) {
 			return 0, 0, err
 		}
 		defer s.close()
-		if err := s.bury(letters); err != nil {
+		if err := s.makeDeadLetters(letters); err != nil {
 			return 0, 0, err
 		}
 		var cmd *exec.Cmd
@@ -73,7 +75,7 @@ func replay(o options) ([]line, error) {
 	}, nil
 }
 
-// behind: one dead letter of a user behind 50,000 others.
+// behind: one dead letter of a user after 50,000 of others.
 func behind(options) ([]line, error) {
 	const others = 50_000
 	s, err := newStage(1, graph.Quota{})
@@ -81,14 +83,14 @@ func behind(options) ([]line, error) {
 		return nil, err
 	}
 	defer s.close()
-	if err := s.bury(others); err != nil {
+	if err := s.makeDeadLetters(others); err != nil {
 		return nil, err
 	}
 	wanted := &azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, userID(1))}
 	if err := s.sender.SendMessage(context.Background(), wanted, nil); err != nil {
 		return nil, err
 	}
-	if err := s.buryAll(1); err != nil {
+	if err := s.deadLetterAll(1); err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(workerBinary, "dlq", "replay", "--user", userID(1), "--yes") //nolint:gosec // our own build
@@ -128,15 +130,16 @@ func behind(options) ([]line, error) {
 	}, nil
 }
 
-// bury makes n dead letters.
-func (s *stage) bury(n int) error {
+// makeDeadLetters makes n dead letters.
+func (s *stage) makeDeadLetters(n int) error {
 	if err := s.send(n, 1); err != nil {
 		return err
 	}
-	return s.buryAll(n)
+	return s.deadLetterAll(n)
 }
 
-func (s *stage) buryAll(n int) error {
+// deadLetterAll dead-letters the next n messages.
+func (s *stage) deadLetterAll(n int) error {
 	receiver, err := s.client.NewReceiverForQueue(queue, nil)
 	if err != nil {
 		return err
@@ -151,7 +154,7 @@ func (s *stage) buryAll(n int) error {
 	}), problem)
 }
 
-// eachOf receives n messages and does something with each, many at once.
+// eachOf receives n messages and calls do for each, many concurrently.
 func eachOf(receiver *azservicebus.Receiver, n int, do func(*azservicebus.ReceivedMessage)) error {
 	messages := make(chan *azservicebus.ReceivedMessage)
 	var workers sync.WaitGroup
@@ -179,7 +182,7 @@ func eachOf(receiver *azservicebus.Receiver, n int, do func(*azservicebus.Receiv
 	return nil
 }
 
-// replayBarely is the bare replay, in a process of its own. It knows how many there are.
+// replayBarely is the bare replay, in a process of its own. It knows the number of dead letters.
 func replayBarely() error {
 	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), nil)
 	if err != nil {
@@ -194,13 +197,14 @@ func replayBarely() error {
 		return err
 	}
 	return eachOf(receiver, 10_000, func(m *azservicebus.ReceivedMessage) {
-		if sender.SendMessage(context.Background(), &azservicebus.Message{Body: m.Body, ApplicationProperties: m.ApplicationProperties}, nil) == nil {
+		again := &azservicebus.Message{Body: m.Body, ApplicationProperties: m.ApplicationProperties}
+		if sender.SendMessage(context.Background(), again, nil) == nil {
 			_ = receiver.CompleteMessage(context.Background(), m, nil)
 		}
 	})
 }
 
-// observeReplay notes when a dead letter was completed.
+// observeReplay notes the completion of dead letters.
 func (s *stage) observeReplay(r servicebus.Record) {
 	if r.Event == servicebus.Completed {
 		s.mu.Lock()

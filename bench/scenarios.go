@@ -14,7 +14,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// waitsAt is how long each event waited from its enqueueing to the arrival of its call at Graph, in milliseconds, when so many are sent per second.
+// waitsAt sends rate events per second, and returns in milliseconds how long each one waited
+// between its enqueueing and the arrival of its call at Graph.
 func waitsAt(name string, rate, events int) ([]float64, error) {
 	s, err := newStage(events+1, graph.Quota{})
 	if err != nil {
@@ -25,7 +26,7 @@ func waitsAt(name string, rate, events int) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The first event finds a process that still starts; it does not count.
+	// The first event does not count: the process is still starting.
 	var began time.Time
 	for i := range events + 1 {
 		if err := s.sender.SendMessage(context.Background(), event(i), nil); err != nil {
@@ -50,7 +51,8 @@ func waitsAt(name string, rate, events int) ([]float64, error) {
 		}
 		if user > 0 {
 			s.mu.Lock()
-			// Users and sequence numbers are both in the order of sending; the first sequence number is 1.
+			// Users and sequence numbers both follow the order of sending. The first sequence
+			// number is 1.
 			waits = append(waits, call.Start.Sub(s.enqueued[user+1]).Seconds()*1000)
 			s.mu.Unlock()
 		}
@@ -81,21 +83,25 @@ func latency(o options) ([]line, error) {
 		our, their = append(our, ours), append(their, theirs)
 	}
 	return []line{{
-		"one event per 200 ms, enqueued to call, p50: ms more than the plain worker's", fmt.Sprintf("%+.2f", median(our)-median(their)), "≤ 2",
+		"one event per 200 ms, enqueued to call, p50: ms more than the plain worker's",
+		fmt.Sprintf("%+.2f", median(our)-median(their)), "≤ 2",
 	}}, nil
 }
 
-// memory: the most that the worker needs while it drains 100,000 queued events.
+// memory: the worker's peak memory while it drains 100,000 queued events.
 func memory(options) ([]line, error) {
 	const events = 100_000
 	bytes, _, err := drainAll(events, events)
 	if err != nil {
 		return nil, err
 	}
-	return []line{{"peak memory while 100,000 queued events of as many users are drained", fmt.Sprintf("%.0f MB", bytes/1e6), "< 64 MB"}}, nil
+	return []line{{
+		"peak memory while 100,000 queued events of as many users are drained", fmt.Sprintf("%.0f MB", bytes/1e6), "< 64 MB",
+	}}, nil
 }
 
-// quota: how close to the least possible time the last user is revoked while Graph throttles.
+// quota: the time until the last user is revoked while Graph throttles, compared with the least
+// possible time.
 func quota(o options) ([]line, error) {
 	var lines []line
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
@@ -112,7 +118,8 @@ func quota(o options) ([]line, error) {
 	return lines, nil
 }
 
-// plainly: what a plain worker makes of a quota, with the retries of the Graph SDK, and with those of backoff/v4.
+// plainly: a plain worker under a quota, with the retries of the Graph SDK and with those of
+// backoff/v4.
 func plainly(o options) ([]line, error) {
 	var lines []line
 	for _, name := range []string{sdkRetries, plainBackoff, ourWorker} {
@@ -127,7 +134,8 @@ func plainly(o options) ([]line, error) {
 	return lines, nil
 }
 
-// throttled drains o.people users, each with one event, by one or more workers; env are settings for each.
+// throttled drains o.people users, each with one event, by one or more workers. env are settings
+// for each worker.
 func throttled(name string, o options, q graph.Quota, workers int, env ...string) (line, error) {
 	s, err := newStage(o.people, q)
 	if err != nil {
@@ -176,7 +184,8 @@ func throttled(name string, o options, q graph.Quota, workers int, env ...string
 		header, goal = "off", "≤ 1.25 ×"
 	}
 	l := line{
-		fmt.Sprintf("%d users, %d calls per %s, %s, percentage header %s: time ÷ least possible; 429s per 100 successes", o.people, q.Limit, q.Per, q.Model, header),
+		fmt.Sprintf("%d users, %d calls per %s, %s, percentage header %s: time ÷ least possible; 429s per 100 successes",
+			o.people, q.Limit, q.Per, q.Model, header),
 		fmt.Sprintf("%.3f ×, %.1f", took, float64(refused)*100/float64(len(revoked))), goal,
 	}
 	if len(revoked) != o.people {
@@ -190,7 +199,7 @@ func throttled(name string, o options, q graph.Quota, workers int, env ...string
 	return l, nil
 }
 
-// together: several workers under one quota, with Redis between them and without.
+// together: several workers under one quota, with Redis and without.
 func together(o options) ([]line, error) {
 	stop, address, err := startRedis(o.redis)
 	if err != nil {
@@ -220,7 +229,7 @@ func together(o options) ([]line, error) {
 	return lines, nil
 }
 
-// startRedis starts a Redis, unless there is an address of one, and waits until it listens.
+// startRedis starts a Redis and waits until it listens, unless address already names one.
 func startRedis(address string) (stop func(), at string, err error) {
 	if address != "" {
 		return func() {}, address, nil
@@ -230,7 +239,8 @@ func startRedis(address string) (stop func(), at string, err error) {
 		return nil, "", err
 	}
 	_, port, _ := net.SplitHostPort(address)
-	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no") //nolint:gosec // numbers
+	//nolint:gosec // the port is a number
+	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
 	if err := server.Start(); err != nil {
 		return nil, "", fmt.Errorf("%w: install redis-server, or give the address of one (--redis)", err)
 	}

@@ -25,7 +25,7 @@ import (
 
 const queue = "events"
 
-// stage is the two embedded servers, in this process, and what they saw.
+// stage is the two embedded servers, in this process, and what they recorded.
 type stage struct {
 	broker *servicebus.Broker
 	graph  *graph.Server
@@ -80,7 +80,7 @@ func newStage(people int, quota graph.Quota) (*stage, error) {
 		"REVOKER_GRAPH_CLIENT_ID=client",
 		"REVOKER_GRAPH_CLIENT_SECRET=secret",
 		"REVOKER_OPS_ADDRESS=127.0.0.1:0",
-		"REVOKER_GUARD_MAX_USERS=0", // thousands of people are meant
+		"REVOKER_GUARD_MAX_USERS=0", // thousands of people are expected here
 	}
 	if s.client, err = azservicebus.NewClientFromConnectionString(connection, nil); err != nil {
 		return nil, err
@@ -115,12 +115,12 @@ func (s *stage) observe(r servicebus.Record) {
 	}
 }
 
-// idPrefix begins the id of each user of the stage. A canary for nobody asks for a random one.
+// idPrefix begins the id of each user of the stage. A canary for nobody has a random id.
 const idPrefix = "00000000-0000-4000-8000-"
 
 func userID(i int) string { return fmt.Sprintf("%s%012d", idPrefix, i) }
 
-// calls are those for users, without canaries.
+// calls are the calls for users, without canaries.
 func (s *stage) calls() []graph.Call {
 	return slices.DeleteFunc(s.graph.Calls(), func(c graph.Call) bool { return !strings.HasPrefix(c.Key, idPrefix) })
 }
@@ -129,7 +129,7 @@ func event(user int) *azservicebus.Message {
 	return &azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, userID(user))}
 }
 
-// send publishes n events, of the users in turn.
+// send publishes n events, one user after the other.
 func (s *stage) send(n, users int) error {
 	ctx := context.Background()
 	batch, err := s.sender.NewMessageBatch(ctx, nil)
@@ -160,7 +160,8 @@ type process struct {
 	out bytes.Buffer
 }
 
-// start runs a contender. The worker's log goes to /dev/null: a container's goes to a pipe that somebody else reads.
+// start runs a contender. The worker's log goes to /dev/null: a container's log goes to a pipe that
+// another process reads.
 func (s *stage) start(name string, env ...string) (*process, error) {
 	var p process
 	if name == ourWorker {
@@ -177,7 +178,7 @@ func (s *stage) start(name string, env ...string) (*process, error) {
 	return &p, p.Start()
 }
 
-// stop ends the contender in its own way.
+// stop ends the contender by SIGTERM.
 func (p *process) stop() error {
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
@@ -190,7 +191,7 @@ func (p *process) stop() error {
 
 var peak = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
 
-// peakMemory is the most resident memory that the process had so far, in bytes; Linux only.
+// peakMemory is the process's peak resident memory so far, in bytes. It works on Linux only.
 func (p *process) peakMemory() (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
 	if err != nil {
@@ -204,8 +205,9 @@ func (p *process) peakMemory() (int64, error) {
 	return kb << 10, err
 }
 
-// runToTheEnd runs a command against the servers, and returns the most memory that it had, in bytes. What the system tells of an ended process is not asked:
-// it counts the memory of the process that started it.
+// runToTheEnd runs a command against the servers, and returns its peak memory in bytes. It does not
+// use what the system reports about an ended process: that includes the memory of the process that
+// started it.
 func (s *stage) runToTheEnd(cmd *exec.Cmd) (peak int64, err error) {
 	p := &process{Cmd: cmd}
 	p.Env = append(os.Environ(), s.env...)
@@ -225,14 +227,14 @@ func (s *stage) runToTheEnd(cmd *exec.Cmd) (peak int64, err error) {
 			}
 			return peak, nil
 		case <-tick.C:
-			if now, err := p.peakMemory(); err == nil { // it may have ended
+			if now, err := p.peakMemory(); err == nil { // the process may have ended
 				peak = max(peak, now)
 			}
 		}
 	}
 }
 
-// awaitSettled returns when n messages are settled.
+// awaitSettled waits until n messages are settled. It fails after limit.
 func (s *stage) awaitSettled(n int, limit time.Duration) error {
 	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
 		s.mu.Lock()
@@ -247,14 +249,15 @@ func (s *stage) awaitSettled(n int, limit time.Duration) error {
 	}
 }
 
-// rate is how many messages per second were settled between the first delivery and the last settlement.
+// rate is the number of messages settled per second between the first delivery and the last
+// settlement.
 func (s *stage) rate() float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return float64(s.settled) / s.last.Sub(s.first).Seconds()
 }
 
-// freeAddress is a loopback address that nobody listened on a moment ago.
+// freeAddress is a loopback address on which nobody listened a moment ago.
 func freeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

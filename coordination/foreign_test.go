@@ -14,12 +14,12 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 )
 
-// micros is a time as verdicts hold it.
+// micros formats a time as verdicts hold it.
 func micros(at time.Time) string { return fmt.Sprint(at.UnixMicro()) }
 
-func TestALeaseWithoutAnEndIsTakenOver(t *testing.T) {
+func TestLeaseWithoutExpiryIsTakenOver(t *testing.T) {
 	for name, leave := range map[string]func(ctx context.Context, client *redis.Client, key string) error{
-		"for ever": func(ctx context.Context, client *redis.Client, key string) error {
+		"forever": func(ctx context.Context, client *redis.Client, key string) error {
 			return client.Set(ctx, key, "x", 0).Err()
 		},
 		"for too long": func(ctx context.Context, client *redis.Client, key string) error {
@@ -37,7 +37,7 @@ func TestALeaseWithoutAnEndIsTakenOver(t *testing.T) {
 					t.Fatal(err)
 				}
 				if _, taken := s.Look(t.Context(), ada, nil); taken {
-					t.Error("a lease without an end holds a call")
+					t.Error("a lease without an expiry blocks a call")
 				}
 				lease, _, taken := s.Lease(t.Context(), ada, nil)
 				if taken || seen.of(Endless) != 1 || seen.of(Granted) != 1 {
@@ -48,7 +48,7 @@ func TestALeaseWithoutAnEndIsTakenOver(t *testing.T) {
 				}
 				if other, _ := newStore(client, "contoso"); !taken {
 					if _, _, taken := other.Lease(t.Context(), ada, nil); !taken {
-						t.Error("two replicas hold the lease")
+						t.Error("two replicas have the lease")
 					}
 				}
 				lease.End(t.Context(), dedupe.Verdict{})
@@ -60,13 +60,13 @@ func TestALeaseWithoutAnEndIsTakenOver(t *testing.T) {
 	}
 }
 
-func TestLeasesOfOthersAreInTheWayForAsLongAsOneLasts(t *testing.T) {
+func TestLeaseOfOthersBlocksForOneLeaseAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		server.ClockTTL(true)
 		s, seen := newStore(pipe(t, server), "contoso")
 		_, key := s.userKeys(ada)
-		held := func() { // by somebody who takes it again and again
+		held := func() { // by another replica that takes the lease again and again
 			if err := server.Set(key, "x"); err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +80,7 @@ func TestLeasesOfOthersAreInTheWayForAsLongAsOneLasts(t *testing.T) {
 				lease, _, taken := s.Lease(t.Context(), ada, &wait)
 				if !taken {
 					held()
-					lease.End(t.Context(), success(time.Now(), int64(round))) // which leaves the lease alone
+					lease.End(t.Context(), success(time.Now(), int64(round))) // which leaves the other's lease alone
 					break
 				}
 				if left := wait.Left(); left <= 0 || left > time.Minute {
@@ -95,7 +95,7 @@ func TestLeasesOfOthersAreInTheWayForAsLongAsOneLasts(t *testing.T) {
 				t.Errorf("counted %v", seen.counts)
 			}
 		}
-		// Once granted, a wait begins anew.
+		// A granted lease resets the wait.
 		server.Del(key)
 		lease, _, _ := s.Lease(t.Context(), ada, &wait)
 		lease.End(t.Context(), dedupe.Verdict{})
@@ -107,25 +107,31 @@ func TestLeasesOfOthersAreInTheWayForAsLongAsOneLasts(t *testing.T) {
 	})
 }
 
-func TestAVerdictThatNobodyCanHaveWrittenIsIgnoredAndReplaced(t *testing.T) {
+func TestVerdictImpossibleIsIgnoredAndReplaced(t *testing.T) {
 	moment := now()
 	filetimeZero := time.Date(1601, 1, 1, 0, 0, 0, 0, time.UTC)
 	for name, c := range map[string]struct {
 		fields []any
 		want   Observation
 	}{
-		"from 1601":                   {[]any{"start", micros(filetimeZero)}, Stale},
-		"covers until 1601":           {[]any{"start", micros(moment), "covers", micros(filetimeZero), "sequence", "1"}, Stale},
-		"from 1970":                   {[]any{"start", "0", "covers", "0", "entity", "events", "sequence", "1"}, Stale},
-		"negative":                    {[]any{"start", "-1", "covers", "-1", "sequence", "-1"}, Stale},
-		"older than any that is kept": {[]any{"start", micros(moment.Add(-time.Hour - time.Minute - 2*margin)), "covers", micros(moment.Add(-2 * time.Hour)), "sequence", "1"}, Stale},
-		"in an hour":                  {[]any{"start", micros(moment.Add(time.Hour)), "covers", micros(moment), "sequence", "1"}, Future},
-		"at the end of time":          {[]any{"start", "9223372036854775807"}, Future},
-		"covers what comes after it":  {[]any{"start", micros(moment), "covers", micros(moment.Add(time.Second)), "sequence", "1"}, Implausible},
-		"no number":                   {[]any{"start", "nan", "covers", "nan"}, Unreadable},
-		"without end":                 {[]any{"start", "inf"}, Unreadable},
-		"hexadecimal":                 {[]any{"start", "0x10"}, Unreadable},
-		"an entity of 1 MB":           {[]any{"start", micros(moment), "covers", micros(moment.Add(-margin)), "entity", strings.Repeat("x", 1<<20), "sequence", "1"}, Unreadable},
+		"from 1601":         {[]any{"start", micros(filetimeZero)}, Stale},
+		"covers until 1601": {[]any{"start", micros(moment), "covers", micros(filetimeZero), "sequence", "1"}, Stale},
+		"from 1970":         {[]any{"start", "0", "covers", "0", "entity", "events", "sequence", "1"}, Stale},
+		"negative":          {[]any{"start", "-1", "covers", "-1", "sequence", "-1"}, Stale},
+		"older than any that is kept": {[]any{
+			"start", micros(moment.Add(-time.Hour - time.Minute - 2*margin)), "covers", micros(moment.Add(-2 * time.Hour)), "sequence", "1",
+		}, Stale},
+		"in an hour":         {[]any{"start", micros(moment.Add(time.Hour)), "covers", micros(moment), "sequence", "1"}, Future},
+		"at the end of time": {[]any{"start", "9223372036854775807"}, Future},
+		"covers later events": {[]any{
+			"start", micros(moment), "covers", micros(moment.Add(time.Second)), "sequence", "1",
+		}, Implausible},
+		"no number":   {[]any{"start", "nan", "covers", "nan"}, Unreadable},
+		"without end": {[]any{"start", "inf"}, Unreadable},
+		"hexadecimal": {[]any{"start", "0x10"}, Unreadable},
+		"an entity of 1 MB": {[]any{
+			"start", micros(moment), "covers", micros(moment.Add(-margin)), "entity", strings.Repeat("x", 1<<20), "sequence", "1",
+		}, Unreadable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachRedis(t, func(t *testing.T, client *redis.Client) {
@@ -148,7 +154,7 @@ func TestAVerdictThatNobodyCanHaveWrittenIsIgnoredAndReplaced(t *testing.T) {
 	}
 }
 
-func TestWhatWasCoveredLongAgoIsForgottenAndWhatFollowedIsKept(t *testing.T) {
+func TestVerdictForgetsOldCoverAndKeepsLaterStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		server.ClockTTL(true)
@@ -172,12 +178,13 @@ func TestWhatWasCoveredLongAgoIsForgottenAndWhatFollowedIsKept(t *testing.T) {
 	})
 }
 
-func TestAKeyOfAnotherTypeIsNobodysTroubleButItsOwn(t *testing.T) {
+func TestStoreReplacesKeysOfAnotherType(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
 		verdict, lease := s.userKeys(ada)
 		limiter := s.NewLimiter("app", 8)
-		for _, key := range []string{verdict, lease, s.guardKey("device.lost"), s.prefix + "ask:{" + fingerprint("canary") + "}", limiter.key} {
+		ask := s.prefix + "ask:{" + fingerprint("canary") + "}"
+		for _, key := range []string{verdict, lease, s.guardKey("device.lost"), ask, limiter.key} {
 			client.Del(t.Context(), key)
 			if err := client.RPush(t.Context(), key, "x").Err(); err != nil {
 				t.Fatal(err)
@@ -192,7 +199,7 @@ func TestAKeyOfAnotherTypeIsNobodysTroubleButItsOwn(t *testing.T) {
 		client.RPush(t.Context(), lease, "x")
 		held.End(t.Context(), success(now(), 1))
 		if known, _ := s.Look(t.Context(), ada, nil); known.Sequence != 1 {
-			t.Errorf("the verdict was not told: %+v", known)
+			t.Errorf("the verdict was not shared: %+v", known)
 		}
 		if may, added, total := s.Reserve(t.Context(), "device.lost", ada, 5, time.Hour); !may || !added || total != 1 {
 			t.Errorf("may %v, added %v, total %d", may, added, total)
@@ -201,15 +208,15 @@ func TestAKeyOfAnotherTypeIsNobodysTroubleButItsOwn(t *testing.T) {
 			t.Errorf("may %v, ok %v", may, ok)
 		}
 		if len(begin(t, limiter, 2)) != 2 {
-			t.Error("nobody may call")
+			t.Error("no call may begin")
 		}
 		if seen.of(Away) != 0 || len(seen.states) != 1 || !seen.states[0] {
-			t.Errorf("somebody's value is taken for Redis being away: counted %v, told %v", seen.counts, seen.states)
+			t.Errorf("a foreign value is mistaken for Redis being away: counted %v, reported %v", seen.counts, seen.states)
 		}
 	})
 }
 
-func TestOnlyOneReplicaMayAskWithinTheTime(t *testing.T) {
+func TestMayAskAllowsOneReplicaWithinTheTime(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		a, _ := newStore(client, "contoso")
 		b, seen := newStore(client, "contoso")
@@ -222,7 +229,7 @@ func TestOnlyOneReplicaMayAskWithinTheTime(t *testing.T) {
 			}
 		}
 		if may, _ := b.MayAsk(t.Context(), "something else", time.Hour); !may {
-			t.Error("one purpose holds another")
+			t.Error("one purpose blocks another")
 		}
 		key := a.prefix + "ask:{" + fingerprint("canary") + "}"
 		for _, endless := range []time.Duration{0, 2 * time.Hour} {
@@ -230,7 +237,7 @@ func TestOnlyOneReplicaMayAskWithinTheTime(t *testing.T) {
 				t.Fatal(err)
 			}
 			if may, ok := b.MayAsk(t.Context(), "canary", time.Hour); !may || !ok {
-				t.Errorf("a key that lasts %s holds everybody", endless)
+				t.Errorf("a key that lasts %s blocks everybody", endless)
 			}
 		}
 		if seen.of(Endless) != 2 {
@@ -239,7 +246,7 @@ func TestOnlyOneReplicaMayAskWithinTheTime(t *testing.T) {
 	})
 }
 
-func TestWithoutRedisTheCallerDecidesWhetherToAsk(t *testing.T) {
+func TestMayAskWithoutRedisLeavesItToTheCaller(t *testing.T) {
 	server := miniredis.RunT(t)
 	s, seen := newStore(dial(t, server.Addr()), "contoso")
 	server.Close()
@@ -255,23 +262,27 @@ func TestWithoutRedisTheCallerDecidesWhetherToAsk(t *testing.T) {
 	}
 }
 
-func TestAfterTheTimeAnotherMayAsk(t *testing.T) {
+func TestMayAskAllowsAnotherAfterTheTime(t *testing.T) {
 	server := miniredis.RunT(t)
 	s, _ := newStore(dial(t, server.Addr()), "contoso")
 	s.MayAsk(t.Context(), "canary", 5*time.Second)
 	server.FastForward(5 * time.Second)
 	if may, _ := s.MayAsk(t.Context(), "canary", 5*time.Second); !may {
-		t.Error("nobody may ask any more")
+		t.Error("nobody may ask anymore")
 	}
 }
 
-// FuzzForeign: whatever lies in Redis under any key, of whatever type and with whatever expiry, nothing panics, Redis is not taken for away, no call waits for
-// longer than a lease, the guard's window and a request's time pass, and what was ignored is counted.
+// FuzzForeign fills every key of Redis with a value of any type, text and expiry. Its property:
+// nothing panics, Redis does not count as away, no call waits for longer than a lease, the guard's
+// window and MayAsk's time still pass, and what was ignored is counted.
 func FuzzForeign(f *testing.F) {
 	const kinds = 8
 	moment := time.Now()
 	for kind := range byte(kinds) {
-		for _, text := range []string{"", "x", "-1", "inf", "nan", "1e300", micros(moment), micros(moment.Add(time.Hour)), `{"Limiter":{"Careful":true,"InFlight":4096}}`, "\x00\xff", strings.Repeat("9", 2000)} {
+		for _, text := range []string{
+			"", "x", "-1", "inf", "nan", "1e300", micros(moment), micros(moment.Add(time.Hour)),
+			`{"Limiter":{"Careful":true,"InFlight":4096}}`, "\x00\xff", strings.Repeat("9", 2000),
+		} {
 			for _, life := range []int64{0, 30_000, 1 << 40} {
 				f.Add(kind, text, text, life)
 			}
@@ -306,7 +317,8 @@ func FuzzForeign(f *testing.F) {
 				_, _ = fmt.Sscan(text, &score)
 				client.ZAdd(ctx, key, redis.Z{Score: score, Member: more})
 			case 6:
-				client.ZAdd(ctx, key, redis.Z{Score: float64(at.UnixMilli()), Member: text}, redis.Z{Score: float64(at.Add(100 * time.Hour).UnixMilli()), Member: more})
+				client.ZAdd(ctx, key, redis.Z{Score: float64(at.UnixMilli()), Member: text},
+					redis.Z{Score: float64(at.Add(100 * time.Hour).UnixMilli()), Member: more})
 			case 7:
 				client.HSet(ctx, key, text, more)
 			}
@@ -317,27 +329,28 @@ func FuzzForeign(f *testing.F) {
 
 		var wait Wait
 		held, known, taken := s.Lease(ctx, ada, &wait)
-		if latest := time.Now().Add(margin + time.Second); known.Start.After(latest) || known.Covers.After(known.Start) || !known.Start.IsZero() && known.Start.Before(at.Add(-2*time.Hour)) {
-			t.Fatalf("believed %+v", known)
+		if latest := time.Now().Add(margin + time.Second); known.Start.After(latest) || known.Covers.After(known.Start) ||
+			!known.Start.IsZero() && known.Start.Before(at.Add(-2*time.Hour)) {
+			t.Fatalf("an implausible verdict is believed: %+v", known)
 		}
 		if left := wait.Left(); taken && left > time.Minute {
-			t.Fatalf("waits %s", left)
+			t.Fatalf("the call waits %s", left)
 		}
 		if taken {
-			wait.until = time.Now() // a lease later
+			wait.until = time.Now() // the time of one lease has passed
 			if held, _, taken = s.Lease(ctx, ada, &wait); taken || seen.of(Overdue) != 1 {
-				t.Fatalf("waits for ever: counted %v", seen.counts)
+				t.Fatalf("the call waits forever: counted %v", seen.counts)
 			}
 		}
 		honest := success(now(), 7)
 		held.End(ctx, honest)
 		if known, _ := s.Look(ctx, ada, nil); known.Start.Before(honest.Start) {
-			t.Fatalf("what was decided is not told: %+v", known)
+			t.Fatalf("the verdict is not shared: %+v", known)
 		}
 		s.Reserve(ctx, "k", ada, 1, time.Hour)
 		may, ok := s.MayAsk(ctx, "canary", 5*time.Second)
 		if !ok {
-			t.Fatal("Redis is taken for away")
+			t.Fatal("Redis is mistaken for being away")
 		}
 		begin(t, limiter, 1)
 
@@ -347,17 +360,17 @@ func FuzzForeign(f *testing.F) {
 			t.Fatalf("nobody may ask after %v", may)
 		}
 		if may, _, _ := s.Reserve(ctx, "k", ada, 1, time.Hour); !may {
-			t.Fatal("the guard holds everybody for longer than its window")
+			t.Fatal("the guard blocks everybody for longer than its window")
 		}
 		if seen.of(Away) != 0 || len(seen.states) != 1 || !seen.states[0] {
-			t.Fatalf("somebody's value is taken for Redis being away: counted %v, told %v", seen.counts, seen.states)
+			t.Fatalf("a foreign value is mistaken for Redis being away: counted %v, reported %v", seen.counts, seen.states)
 		}
 		ignored := 0
 		for _, o := range []Observation{Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, Pacing} {
 			ignored += seen.of(o)
 		}
 		if ignored == 0 && (life == 0 || life > 3_600_000) {
-			t.Fatalf("nothing of it is counted: %v", seen.counts)
+			t.Fatalf("none of it is counted: %v", seen.counts)
 		}
 	})
 }

@@ -13,12 +13,17 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 )
 
-// A verdict is a hash: times in Unix microseconds, which Lua's numbers hold exactly. Fields are merged one by one, each to the latest, so
-// that an older write never overwrites a newer success, whatever order writes arrive in. A lease is a string, the token of its holder.
+// A verdict is a hash. Its times are Unix microseconds, which Lua's numbers hold exactly. Each
+// field is merged on its own, to the latest value, so that an older write never overwrites a newer
+// success, in whatever order writes arrive. A lease is a string: the token of the replica that has
+// it.
 var (
-	// A lease without an end, or with one that is further away than a lease lasts, is nobody's: it is taken over. Fields that are longer than any of ours
-	// are not sent: an entity's path has 260 characters at most (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
-	// ARGV: the lease's token ('' only looks), for how long it is taken (ms). The first value is 1 when the lease is free, 2 when it was taken over.
+	// takeScript reads the verdict and takes the lease if it is free. It takes over a lease without
+	// an expiry, or with one that is further away than a lease lasts. It does not return fields
+	// that are longer than any of ours: an entity's path has 260 characters at most
+	// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas). ARGV: the
+	// lease's token ('' only looks), the lease's duration (ms). The first value is 0 if another
+	// replica has the lease, 1 if it was free, 2 if it was taken over.
 	takeScript = redis.NewScript(`
 		local known = redis.call('HMGET', KEYS[1], 'start', 'covers', 'entity', 'sequence')
 		for i = 1, 4 do
@@ -31,9 +36,11 @@ var (
 		if free > 0 and ARGV[1] ~= '' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]) end
 		return {free, known[1], known[2], known[3], known[4]}`)
 
-	// What cannot be a verdict is replaced. What was covered too long ago is forgotten, since a failure's start may keep the rest for longer.
-	// ARGV: the lease's token, what is to be kept: start ('' for nothing), covers, entity, sequence; the latest start that is not in the
-	// future, and the oldest that is believed; for how long to keep it (ms).
+	// endScript gives the lease back and merges the verdict. It replaces a value that cannot be a
+	// verdict. It forgets what was covered too long ago, since later failures may keep the hash for
+	// longer. ARGV: the lease's token; the verdict: start ('' for none), covers, entity, sequence;
+	// the latest start that is not in the future, and the oldest that is believed; how long to keep
+	// the verdict (ms). It returns 1 if the lease was still ours.
 	endScript = redis.NewScript(`
 		local known = redis.call('HMGET', KEYS[1], 'start', 'covers')
 		local ours = 0
@@ -63,14 +70,15 @@ var (
 type Lease struct {
 	store *Store
 	user  string
-	token string // "" when Redis was away: then it is a right that others may have too
+	token string // "" if Redis was away: then other replicas may have the same right
 }
 
-// Wait is how long one user's next call has waited for leases of others. The zero Wait has not waited yet; it ends when a lease is granted. It is not safe
-// for concurrent use. A nil Wait is never over.
+// Wait measures how long one user's next call has waited for leases of others. The zero Wait has
+// not waited yet, and a granted lease resets it. A nil Wait is never over. It is not safe for
+// concurrent use.
 type Wait struct{ until time.Time }
 
-// Left is how much longer leases of others may be in the way; very long before there was one.
+// Left returns how much longer leases of others may block the call; very long if none has yet.
 func (w *Wait) Left() time.Duration {
 	if w.until.IsZero() {
 		return math.MaxInt64
@@ -78,30 +86,32 @@ func (w *Wait) Left() time.Duration {
 	return time.Until(w.until)
 }
 
-// begin notes that another's lease is in the way.
+// begin notes that another replica's lease blocks the call.
 func (w *Wait) begin(limit time.Duration) {
 	if w != nil && w.until.IsZero() {
 		w.until = time.Now().Add(limit)
 	}
 }
 
-// over says that leases of others have been in the way for as long as one lasts.
+// over reports whether leases of others have blocked the call for as long as one lasts.
 func (w *Wait) over() bool { return w != nil && w.Left() <= 0 }
 
-// Lease asks for the user's lease; taken says that another replica holds it. known is the last verdict of any replica, the zero Verdict when there
-// is none. When Redis does not answer nothing is taken and nothing known: the caller calls all the same. So it does when wait is over: whatever lies
-// in Redis, and whoever writes it there again and again, makes a call wait for LeaseFor at most.
+// Lease asks for the user's lease. taken reports that another replica has it. known is the last
+// verdict of any replica; the zero Verdict if there is none. If Redis does not answer, taken is
+// false and known is zero, and the caller makes its call anyway. The same happens when wait is
+// over: whatever is in Redis, and whoever writes it there again and again, a call waits for
+// LeaseFor at most.
 func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Lease, known dedupe.Verdict, taken bool) {
 	token := uuid.NewString()
-	held, known, err := s.acquire(ctx, user, token)
+	blocked, known, err := s.acquire(ctx, user, token)
 	switch {
 	case err != nil:
 		s.cfg.Observe(Away)
 		token = ""
-	case held && wait.over():
+	case blocked && wait.over():
 		s.cfg.Observe(Overdue)
 		token = ""
-	case held:
+	case blocked:
 		s.cfg.Observe(Taken)
 		wait.begin(s.cfg.LeaseFor)
 		return nil, known, true
@@ -114,20 +124,20 @@ func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Leas
 	return &Lease{store: s, user: user, token: token}, known, false
 }
 
-// Look is Lease without taking anything.
+// Look is like Lease, but takes nothing.
 func (s *Store) Look(ctx context.Context, user string, wait *Wait) (known dedupe.Verdict, taken bool) {
-	held, known, err := s.acquire(ctx, user, "")
-	if err != nil || !held {
+	blocked, known, err := s.acquire(ctx, user, "")
+	if err != nil || !blocked {
 		return known, false
 	}
 	wait.begin(s.cfg.LeaseFor)
 	return known, !wait.over()
 }
 
-// Adopted counts that a verdict of another replica was used.
+// Adopted counts the use of another replica's verdict.
 func (s *Store) Adopted() { s.cfg.Observe(Adopted) }
 
-func (s *Store) acquire(ctx context.Context, user, token string) (held bool, known dedupe.Verdict, err error) {
+func (s *Store) acquire(ctx context.Context, user, token string) (blocked bool, known dedupe.Verdict, err error) {
 	verdict, lease := s.userKeys(user)
 	answer, err := s.run(ctx, takeScript, []string{verdict, lease}, token, s.cfg.LeaseFor.Milliseconds())
 	if err != nil {
@@ -143,7 +153,8 @@ func (s *Store) acquire(ctx context.Context, user, token string) (held bool, kno
 	return fields[0] == int64(0), s.read(fields[1:]), nil
 }
 
-// read reads a verdict. One that cannot be, or must not be believed, is none: that costs a call.
+// read reads a verdict. It ignores and counts a verdict that is not readable or not believable,
+// which costs a call.
 func (s *Store) read(fields []any) dedupe.Verdict {
 	known, problem := s.parse(fields, time.Now())
 	if problem != "" {
@@ -152,7 +163,7 @@ func (s *Store) read(fields []any) dedupe.Verdict {
 	return known
 }
 
-// parse reads a verdict, and says what is wrong with one that is ignored.
+// parse reads a verdict, and returns the problem of one to ignore.
 func (s *Store) parse(fields []any, now time.Time) (v dedupe.Verdict, problem Observation) {
 	text := make([]string, len(fields))
 	for i, f := range fields {
@@ -181,20 +192,21 @@ func (s *Store) parse(fields []any, now time.Time) (v dedupe.Verdict, problem Ob
 	case v.Covers.After(v.Start):
 		problem = Implausible
 	case !v.Covers.IsZero() && v.Covers.Before(oldest.Add(oldest.Sub(latest))):
-		problem = Stale // it was kept with a later failure, and then as long again
+		problem = Stale // a later failure kept it, for the same time again
 	default:
 		return v, ""
 	}
 	return dedupe.Verdict{}, problem
 }
 
-// believed is between which times the start of a verdict can lie that is kept now: it is written when the attempt has ended, kept for as long as verdicts
-// are, and the clock of who wrote it may differ from ours.
+// believed returns the bounds of the start of a verdict that can be kept now: a verdict is written
+// when its attempt has ended, and kept for Remember, and the writer's clock may differ from ours.
 func (s *Store) believed(now time.Time) (oldest, latest time.Time) {
 	return now.Add(-s.cfg.Remember - s.cfg.LeaseFor - s.cfg.SkewMargin), now.Add(s.cfg.SkewMargin)
 }
 
-// End gives the lease back, and tells the verdict, if there is one, to the other replicas. Without a lease (nil) there is nothing to do.
+// End gives the lease back, and shares the verdict, if it is not zero, with the other replicas. It
+// does nothing for a nil Lease.
 func (l *Lease) End(ctx context.Context, decided dedupe.Verdict) {
 	if l == nil || l.token == "" && decided.Start.IsZero() {
 		return
@@ -207,7 +219,7 @@ func (l *Lease) End(ctx context.Context, decided dedupe.Verdict) {
 		args[1] = decided.Start.UnixMicro()
 	}
 	if !decided.Covers.IsZero() {
-		args[2] = decided.Covers.UnixMicro() // rounded down: covers a little less
+		args[2] = decided.Covers.UnixMicro() // rounded down: covers slightly less
 	}
 	ours, err := s.run(ctx, endScript, []string{verdict, lease}, args...)
 	switch {

@@ -18,11 +18,11 @@ const (
 	margin = 5 * time.Second
 )
 
-// observed counts what a Store tells.
+// observed counts a Store's observations.
 type observed struct {
 	mu     sync.Mutex
 	counts map[Observation]int
-	states []bool // Redis answers, or not
+	states []bool // whether Redis answers, at each change
 }
 
 func (o *observed) of(what Observation) int {
@@ -31,7 +31,7 @@ func (o *observed) of(what Observation) int {
 	return o.counts[what]
 }
 
-// newStore is a replica's Store of a tenant.
+// newStore returns the Store of one replica for a tenant.
 func newStore(client *redis.Client, tenant string) (*Store, *observed) {
 	seen := &observed{counts: map[Observation]int{}}
 	return New(Config{
@@ -46,7 +46,7 @@ func newStore(client *redis.Client, tenant string) (*Store, *observed) {
 	}), seen
 }
 
-// now is rounded as Redis keeps times.
+// now is the time, rounded as Redis keeps it.
 func now() time.Time { return time.Now().Truncate(time.Microsecond) }
 
 func success(start time.Time, sequence int64) dedupe.Verdict {
@@ -57,7 +57,7 @@ func same(a, b dedupe.Verdict) bool {
 	return a.Start.Equal(b.Start) && a.Covers.Equal(b.Covers) && a.Entity == b.Entity && a.Sequence == b.Sequence
 }
 
-func TestOneReplicaAtATimeCallsForAUser(t *testing.T) {
+func TestLeaseBelongsToOneReplica(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		a, _ := newStore(client, "contoso")
 		b, seen := newStore(client, "contoso")
@@ -66,7 +66,7 @@ func TestOneReplicaAtATimeCallsForAUser(t *testing.T) {
 			t.Fatalf("first lease: taken %v, known %v", taken, known)
 		}
 		if _, _, taken := b.Lease(t.Context(), ada, nil); !taken {
-			t.Fatal("two replicas hold the lease")
+			t.Fatal("two replicas have the lease")
 		}
 		if _, _, taken := b.Lease(t.Context(), "bob@contoso.com", nil); taken {
 			t.Fatal("the lease of one user is that of another")
@@ -85,7 +85,7 @@ func TestOneReplicaAtATimeCallsForAUser(t *testing.T) {
 	})
 }
 
-func TestALeaseThatEndedEarlyIsCountedAndNotTakenFromItsNewHolder(t *testing.T) {
+func TestLeaseThatEndedEarlyIsCountedAndStaysWithItsNewHolder(t *testing.T) {
 	server := miniredis.RunT(t)
 	a, seen := newStore(dial(t, server.Addr()), "contoso")
 	b, _ := newStore(dial(t, server.Addr()), "contoso")
@@ -103,11 +103,11 @@ func TestALeaseThatEndedEarlyIsCountedAndNotTakenFromItsNewHolder(t *testing.T) 
 	}
 }
 
-func TestAnOlderWriteNeverOverwritesANewerSuccess(t *testing.T) {
+func TestVerdictNeverOverwritesNewerSuccess(t *testing.T) {
 	at := now().Add(-time.Minute)
 	older, newer, failure := success(at, 1), success(at.Add(10*time.Second), 2), dedupe.Verdict{Start: at.Add(20 * time.Second)}
 	failedLater := newer
-	failedLater.Start = failure.Start // the window counts from there; what was covered stays so
+	failedLater.Start = failure.Start // the window counts from the failure; the covered time stays
 	for name, c := range map[string]struct {
 		writes []dedupe.Verdict
 		want   dedupe.Verdict
@@ -133,7 +133,7 @@ func TestAnOlderWriteNeverOverwritesANewerSuccess(t *testing.T) {
 	}
 }
 
-func TestAVerdictFromTheFutureIsIgnoredAndReplaced(t *testing.T) {
+func TestVerdictFromTheFutureIsIgnoredAndReplaced(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
 		ahead := success(now().Add(time.Hour), 1)
@@ -148,7 +148,7 @@ func TestAVerdictFromTheFutureIsIgnoredAndReplaced(t *testing.T) {
 		if known, _ := s.Look(t.Context(), ada, nil); !same(known, honest) {
 			t.Fatalf("known %+v, want %+v", known, honest)
 		}
-		// A start within the margin is another clock, and believed.
+		// A start within the margin may come from a different clock, and is believed.
 		near := success(now().Add(margin/2), 3)
 		lease, _, _ = s.Lease(t.Context(), ada, nil)
 		lease.End(t.Context(), near)
@@ -158,7 +158,7 @@ func TestAVerdictFromTheFutureIsIgnoredAndReplaced(t *testing.T) {
 	})
 }
 
-func TestAVerdictThatCannotBeReadIsNone(t *testing.T) {
+func TestVerdictUnreadableIsIgnored(t *testing.T) {
 	for _, fields := range [][]any{
 		{"start", "soon"},
 		{"start", "1", "covers", "never"},
@@ -176,7 +176,7 @@ func TestAVerdictThatCannotBeReadIsNone(t *testing.T) {
 	}
 }
 
-func TestKeysCarryTheScopeAndNoName(t *testing.T) {
+func TestStoreKeysHoldScopeAndNoNames(t *testing.T) {
 	server := miniredis.RunT(t)
 	client := dial(t, server.Addr())
 	s, _ := newStore(client, "contoso")
@@ -201,7 +201,7 @@ func TestKeysCarryTheScopeAndNoName(t *testing.T) {
 	}
 }
 
-func TestWithoutRedisTheCallIsMadeAtOnce(t *testing.T) {
+func TestLeaseWithoutRedisIsGrantedAtOnce(t *testing.T) {
 	server := miniredis.RunT(t)
 	s, seen := newStore(dial(t, server.Addr()), "contoso")
 	lease, _, _ := s.Lease(t.Context(), ada, nil)
@@ -218,12 +218,12 @@ func TestWithoutRedisTheCallIsMadeAtOnce(t *testing.T) {
 		t.Errorf("counted %v", seen.counts)
 	}
 	if !slices.Equal(seen.states, []bool{true, false}) {
-		t.Errorf("told %v: each change once", seen.states)
+		t.Errorf("reported %v, want each change once", seen.states)
 	}
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	// What is decided while Redis comes back is told.
+	// A verdict that is made while Redis comes back is shared.
 	lease, _, _ = s.Lease(t.Context(), ada, nil)
 	s.until = time.Time{} // as after a second
 	verdict := success(now(), 2)
@@ -232,6 +232,6 @@ func TestWithoutRedisTheCallIsMadeAtOnce(t *testing.T) {
 		t.Errorf("known %+v, want %+v", known, verdict)
 	}
 	if !slices.Equal(seen.states, []bool{true, false, true}) || seen.of(Lost) != 0 {
-		t.Errorf("told %v, counted %v", seen.states, seen.counts)
+		t.Errorf("reported %v, counted %v", seen.states, seen.counts)
 	}
 }

@@ -21,7 +21,8 @@ func (tooMany) Error() string               { return "too many requests" }
 func (tooMany) Throttled() bool             { return true }
 func (e tooMany) RetryAfter() time.Duration { return e.after }
 
-// newLimiters are the paces of some replicas that share one imitation of Redis, whose clock the test moves.
+// newLimiters returns the limiters of n replicas that share one imitation of Redis, whose clock the
+// test moves.
 func newLimiters(t *testing.T, n int) (*miniredis.Miniredis, []*Limiter) {
 	server := miniredis.RunT(t)
 	server.SetTime(time.Now())
@@ -33,7 +34,7 @@ func newLimiters(t *testing.T, n int) (*miniredis.Miniredis, []*Limiter) {
 	return server, limiters
 }
 
-// begin asks for some calls and begins those that may.
+// begin asks for want calls and begins those that are allowed.
 func begin(t *testing.T, p *Limiter, want int) (calls []int) {
 	t.Helper()
 	p.Want(want)
@@ -48,14 +49,14 @@ func begin(t *testing.T, p *Limiter, want int) (calls []int) {
 	return calls
 }
 
-// end ends a call and tells the others.
+// end ends a call and shares the result.
 func end(t *testing.T, p *Limiter, call int, err error) {
 	t.Helper()
 	p.End(call, err, 0, time.Now())
 	p.exchange(t.Context())
 }
 
-func TestAThrottledCallHoldsEveryReplica(t *testing.T) {
+func TestLimiterThrottledCallPausesEveryReplica(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		sa, _ := newStore(client, "contoso")
 		sb, _ := newStore(client, "contoso")
@@ -73,16 +74,16 @@ func TestAThrottledCallHoldsEveryReplica(t *testing.T) {
 			t.Fatalf("wait %s, ok %v", wait, ok)
 		}
 		if held := time.Until(b.State().PausedUntil); held < 25*time.Second {
-			t.Errorf("held for %s", held)
+			t.Errorf("blocked for %s", held)
 		}
 		other := sa.NewLimiter("another app", 8)
 		if len(begin(t, other, 1)) != 1 {
-			t.Error("one application's pause holds another")
+			t.Error("one application's pause blocks another")
 		}
 	})
 }
 
-func TestAfterAPauseOneCallOfAllReplicasTries(t *testing.T) {
+func TestLimiterAllowsOneCallOfAllReplicasAfterAPause(t *testing.T) {
 	server, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
@@ -97,11 +98,11 @@ func TestAfterAPauseOneCallOfAllReplicasTries(t *testing.T) {
 	}
 }
 
-func TestAfterAPauseReplicasLookOften(t *testing.T) {
+func TestLimiterLooksOftenAfterAPause(t *testing.T) {
 	server, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
-	b.again = lookSeldom // it looked in vain for long
+	b.again = lookSeldom // it has looked in vain for a long time
 	b.Want(4)
 	if again, _ := b.exchange(t.Context()); again != lookAtMost {
 		t.Fatalf("looks again after %s of a pause of 10 s", again)
@@ -109,33 +110,33 @@ func TestAfterAPauseReplicasLookOften(t *testing.T) {
 	server.SetTime(time.Now().Add(11 * time.Second))
 	begin(t, a, 1)
 	if again, _ := b.exchange(t.Context()); again != lookAgain {
-		t.Errorf("looks again after %s while another replica's call tells whether the pause is over", again)
+		t.Errorf("looks again after %s while another replica's call tests whether the pause is over", again)
 	}
 }
 
-func TestWaitingForAnotherReplicaAsksRedisEverLessOften(t *testing.T) {
+func TestLimiterAsksLessOftenWhileItWaits(t *testing.T) {
 	server, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	server.SetTime(time.Now().Add(11 * time.Second))
-	if len(begin(t, a, 1)) != 1 { // whose end tells whether the pause is over
+	if len(begin(t, a, 1)) != 1 { // its end shows whether the pause is over
 		t.Fatal("no call after the pause")
 	}
 	b.Want(4)
 	exchanges := 0
 	for waited := time.Duration(0); waited < 10*time.Second; exchanges++ {
 		if exchanges > 100 {
-			t.Fatalf("asks Redis %d times within %s", exchanges, waited)
+			t.Fatalf("it asks Redis %d times within %s", exchanges, waited)
 		}
 		again, _ := b.exchange(t.Context())
 		waited += again
 	}
 	if exchanges > 30 {
-		t.Errorf("asks Redis %d times within 10 s", exchanges)
+		t.Errorf("it asks Redis %d times within 10 s", exchanges)
 	}
 }
 
-func TestACallThatTakesLongStaysCountedByTheOthers(t *testing.T) {
+func TestLimiterKeepsCountingLongCalls(t *testing.T) {
 	server, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
@@ -148,7 +149,7 @@ func TestACallThatTakesLongStaysCountedByTheOthers(t *testing.T) {
 	for passed := time.Duration(0); passed < 4*goneAfter; passed += seenEvery + time.Millisecond {
 		server.SetTime(began.Add(passed))
 		if again, _ := a.exchange(t.Context()); again > seenEvery {
-			t.Fatalf("says in %s that it is there", again)
+			t.Fatalf("reports that it is alive after %s", again)
 		}
 		if b.exchange(t.Context()); b.own.State().InFlight != 1 {
 			t.Fatalf("the others count %d calls after %s", b.own.State().InFlight, passed)
@@ -156,7 +157,7 @@ func TestACallThatTakesLongStaysCountedByTheOthers(t *testing.T) {
 	}
 }
 
-func TestNineRefusalsOfUnknownLengthAreSharedLikeAnyOther(t *testing.T) {
+func TestLimiterSharesPausesWithoutRetryAfter(t *testing.T) {
 	server, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	seen := 0
@@ -184,29 +185,29 @@ func TestNineRefusalsOfUnknownLengthAreSharedLikeAnyOther(t *testing.T) {
 	}
 }
 
-func TestATextThatIsTooLongIsNoPace(t *testing.T) {
+func TestLimiterReplacesTextThatIsTooLong(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
 		p := s.NewLimiter("app", 8)
-		text := `{"Limiter":{},"Replicas":{"` + strings.Repeat("x", maxPace) + `":{}}}`
+		text := `{"Limiter":{},"Replicas":{"` + strings.Repeat("x", maxState) + `":{}}}`
 		if err := client.Set(t.Context(), p.key, text, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 		if len(begin(t, p, 2)) != 2 || seen.of(Pacing) != 1 {
 			t.Errorf("counted %v", seen.counts)
 		}
-		if left := client.PTTL(t.Context(), p.key).Val(); left <= 0 || left > keepPace {
-			t.Errorf("the pace is kept for %s", left)
+		if left := client.PTTL(t.Context(), p.key).Val(); left <= 0 || left > keepState {
+			t.Errorf("the state is kept for %s", left)
 		}
 	})
 }
 
-func TestCallsOfAReplicaThatDiedAreForgotten(t *testing.T) {
+func TestLimiterForgetsCallsOfDeadReplica(t *testing.T) {
 	server, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	server.SetTime(time.Now().Add(11 * time.Second))
-	if len(begin(t, a, 1)) != 1 { // and never ends
+	if len(begin(t, a, 1)) != 1 { // this call never ends
 		t.Fatal("no call after the pause")
 	}
 	if len(begin(t, b, 1)) != 0 {
@@ -214,11 +215,11 @@ func TestCallsOfAReplicaThatDiedAreForgotten(t *testing.T) {
 	}
 	server.SetTime(time.Now().Add(11*time.Second + goneAfter + time.Second))
 	if len(begin(t, b, 1)) != 1 {
-		t.Error("a dead replica holds the others for ever")
+		t.Error("a dead replica blocks the others forever")
 	}
 }
 
-func TestCallsThatNobodyBeganAreGivenBack(t *testing.T) {
+func TestLimiterGivesBackUnusedCalls(t *testing.T) {
 	_, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	a.Want(5)
@@ -228,23 +229,23 @@ func TestCallsThatNobodyBeganAreGivenBack(t *testing.T) {
 	b.Want(1)
 	b.exchange(t.Context())
 	if n := b.own.State().InFlight; n != 1 {
-		t.Errorf("%d calls are under way for the others, want the one", n)
+		t.Errorf("%d calls are in flight for the others, want one", n)
 	}
 }
 
-func TestAReplicaWithoutRedisGoesOnAloneAndComesBack(t *testing.T) {
+func TestLimiterGoesOnAloneWithoutRedis(t *testing.T) {
 	server, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
 	end(t, b, begin(t, b, 1)[0], tooMany{30 * time.Second})
-	begin(t, a, 1) // hears of the pause
+	begin(t, a, 1) // learns of the pause
 	server.Close()
 	if _, news := a.exchange(t.Context()); !news || !a.alone {
-		t.Fatal("nobody says that Redis is away")
+		t.Fatal("nobody reports that Redis is away")
 	}
 	if wait, ok := a.Allow(time.Now()); ok || wait < 20*time.Second {
-		t.Fatalf("the pause that was known is forgotten: wait %s, ok %v", wait, ok)
+		t.Fatalf("the known pause is forgotten: wait %s, ok %v", wait, ok)
 	}
-	a.own = retry.NewLimiter(together) // the pause is over
+	a.own = retry.NewLimiter(maxInFlight) // the pause is over
 	if _, ok := a.Allow(time.Now()); !ok {
 		t.Fatal("no call without Redis")
 	}
@@ -254,22 +255,22 @@ func TestAReplicaWithoutRedisGoesOnAloneAndComesBack(t *testing.T) {
 	}
 	a.store.until = time.Time{} // as after a second
 	if _, news := a.exchange(t.Context()); !news || a.alone {
-		t.Fatal("nobody says that Redis is back")
+		t.Fatal("nobody reports that Redis is back")
 	}
 	end(t, a, call, nil)
 	if n := a.own.State().InFlight; n != 0 {
-		t.Errorf("%d calls under way after the last has ended", n)
+		t.Errorf("%d calls are in flight after the last has ended", n)
 	}
 }
 
-func TestALimiterThatMakesNoSenseIsReplaced(t *testing.T) {
+func TestLimiterReplacesImplausibleState(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON":               "hello",
-		"no pace":               `{"Limiter":null}`,
+		"no limiter":            `{"Limiter":null}`,
 		"another shape":         `{"Limiter":{"InFlight":"many"}}`,
-		"a pause for ever":      `{"Limiter":{"Hold":"2999-01-01T00:00:00Z"},"Replicas":{}}`,
-		"a time that is not":    `{"Limiter":{"Hold":"yesterday"}}`,
-		"replicas of no number": `{"Limiter":{},"Replicas":{"x":{"InFlight":1e99}}}`,
+		"an endless pause":      `{"Limiter":{"Hold":"2999-01-01T00:00:00Z"},"Replicas":{}}`,
+		"an unreadable time":    `{"Limiter":{"Hold":"yesterday"}}`,
+		"an impossible replica": `{"Limiter":{},"Replicas":{"x":{"InFlight":1e99}}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			server, limiters := newLimiters(t, 1)
@@ -283,13 +284,13 @@ func TestALimiterThatMakesNoSenseIsReplaced(t *testing.T) {
 				}
 			}
 			if len(begin(t, limiters[0], 2)) != 2 || replaced != 1 {
-				t.Errorf("nobody may call, or nobody is told: counted %d", replaced)
+				t.Errorf("no call may begin, or the replacement is not counted: counted %d", replaced)
 			}
 		})
 	}
 }
 
-func TestReplicasThatCallAtTheSameTimeAreAllCounted(t *testing.T) {
+func TestLimiterCountsConcurrentReplicas(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		const replicas, each = 4, 200
 		var wait sync.WaitGroup
@@ -300,7 +301,7 @@ func TestReplicasThatCallAtTheSameTimeAreAllCounted(t *testing.T) {
 			p := s.NewLimiter("app", 8)
 			last = p
 			wait.Go(func() {
-				var mu sync.Mutex // as the owner of the calls has one
+				var mu sync.Mutex // like the lock of the owner of the calls
 				ctx, stop := context.WithCancel(t.Context())
 				defer stop()
 				left := each
@@ -327,7 +328,7 @@ func TestReplicasThatCallAtTheSameTimeAreAllCounted(t *testing.T) {
 		state, _, _ := last.swap(t.Context(), "", "")
 		made, _, _ := last.change(state, time.Now(), nil, 0, 0)
 		if n := begun.Load(); n != replicas*each || made.Limiter.State().InFlight != 0 || made.Limiter.Last < replicas*each {
-			t.Errorf("%d calls began; Redis counts %d, and %d under way", n, made.Limiter.Last, made.Limiter.State().InFlight)
+			t.Errorf("%d calls began; Redis counts %d, and %d are in flight", n, made.Limiter.Last, made.Limiter.State().InFlight)
 		}
 	})
 }

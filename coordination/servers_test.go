@@ -11,7 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// eachRedis runs a test against the imitation and, where it is installed, a real Redis.
+// eachRedis runs a test against the imitation and, if one is installed, a real Redis.
 func eachRedis(t *testing.T, test func(t *testing.T, client *redis.Client)) {
 	t.Run("miniredis", func(t *testing.T) {
 		test(t, dial(t, miniredis.RunT(t).Addr()))
@@ -29,7 +29,7 @@ func dial(t *testing.T, address string) *redis.Client {
 	return client
 }
 
-// realRedis starts a Redis of the test's own and returns its address.
+// realRedis starts a Redis for this test and returns its address.
 func realRedis(t *testing.T) string {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")

@@ -1,8 +1,8 @@
-// Package replicas lets several workers act as one through Redis: they tell each other whom they have revoked, call for one user one
-// at a time, and use Graph's quota together.
+// Package coordination lets several workers act as one through Redis: they share whom they have
+// revoked, call for one user one at a time, and use Graph's quota together.
 //
-// All of it is a help and nothing a promise rests on: without Redis each worker does what it would do alone. A call more is then
-// the cost, never a call less.
+// No guarantee rests on it. Without Redis each worker does what it would do alone, which may cost
+// one call more, and never leaves one out.
 package coordination
 
 import (
@@ -18,72 +18,82 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Config says where the Store is, and for whom.
+// Config describes the Store's Redis and what the replicas share.
 type Config struct {
-	// Client is any client of the library, which runs scripts; Close closes it.
+	// Client is any client of the library that runs scripts. Close closes it.
 	Client interface {
 		redis.Scripter
 		Close() error
 	}
-	// Scope is the cloud, the tenant and the Graph root: workers share what they know only when all of them are the same.
+	// Scope is the cloud, the tenant and the Graph root: workers share what they know only if all
+	// of these are the same.
 	Scope []string
 	// Timeout bounds one exchange with Redis.
 	Timeout time.Duration
-	// LeaseFor is how long a user is left to one replica at most: longer than an attempt takes, reads included. It is also how long a call waits for
-	// leases of others, whatever lies in Redis. All replicas must have the same: a lease that lasts longer than ours is taken over.
+	// LeaseFor bounds how long one replica has a user to itself. It must be longer than an attempt
+	// takes, including reads. It also bounds how long a call waits for leases of others, whatever
+	// is in Redis. It must be the same for all replicas: a lease that lasts longer than ours is
+	// taken over.
 	LeaseFor time.Duration
-	// Remember is for how long verdicts are kept.
+	// Remember is how long verdicts are kept.
 	Remember time.Duration
-	// SkewMargin is how much the clocks of replicas may differ: a verdict from further in the future is ignored.
+	// SkewMargin is the allowed difference between the clocks of replicas: a verdict from further
+	// in the future is ignored.
 	SkewMargin time.Duration
-	// Observe is told what happened; it must return at once and be safe for concurrent use. Changed is told when Redis goes away (err is not
-	// nil) and when it comes back.
+	// Observe gets each Observation. It must return at once and be safe for concurrent use. Changed
+	// is called when Redis goes away (err is not nil) and when it comes back.
 	Observe func(Observation)
 	Changed func(err error)
 }
 
-// Observation is something that is worth counting.
+// Observation is an event worth counting.
 type Observation string
 
 // The observations.
 const (
-	// Granted and Taken: the lease is ours, or another replica's.
+	// Granted and Taken: this replica got the lease, or another replica has it.
 	Granted Observation = "granted"
 	Taken   Observation = "taken"
-	// Lost: the lease ended before the call did; another replica may have called for the same user.
+	// Lost: the lease ended before the call did, and another replica may have called for the same
+	// user.
 	Lost Observation = "lost"
-	// Away: Redis did not answer; the call was made all the same.
+	// Away: Redis did not answer, and the call was made anyway.
 	Away Observation = "away"
-	// Adopted: another replica's verdict was used: it covered events, or made them wait for the end of its window.
+	// Adopted: another replica's verdict was used. It covered events, or made them wait for the end
+	// of its window.
 	Adopted Observation = "adopted"
 
-	// What follows cannot come from a replica whose clock and settings are right. It is ignored, and counted here.
+	// A replica whose clock and settings are right cannot cause the following. The value is ignored
+	// and counted.
 
-	// Future: a verdict lies in the future. Stale: it is older than any that is kept. Implausible: it covers events that were enqueued after its
-	// start. Unreadable: what lies there is no verdict, or a value of another type.
+	// Future: a verdict is from the future. Stale: a verdict is older than any that is kept.
+	// Implausible: a verdict covers events that were enqueued after its start. Unreadable: the
+	// value is not a verdict, or has another type.
 	Future      Observation = "future"
 	Stale       Observation = "stale"
 	Implausible Observation = "implausible"
 	Unreadable  Observation = "unreadable"
-	// Endless: a lease without an end, or with one that is further away than a lease lasts, was taken over. Overdue: leases of others were in the way for
-	// as long as one lasts; the call was made all the same.
+	// Endless: a lease without an expiry, or with one that is further away than a lease lasts, was
+	// taken over. Overdue: leases of others blocked a call for as long as one lasts, and the call
+	// was made anyway.
 	Endless Observation = "endless"
 	Overdue Observation = "overdue"
-	// Overfull: the people counted for the guard were more than can have been counted, or were counted in the future; those were removed.
+	// Overfull: the volume guard's set held more people than can have been counted, or people
+	// counted in the future. These were removed.
 	Overfull Observation = "overfull"
-	// Pacing: the shared state of the rate limiter made no sense, and was replaced.
+	// Pacing: the shared state of the rate limiter was not plausible, and was replaced.
 	Pacing Observation = "pacing"
 )
 
-// Observations are all of them.
+// Observations returns all of them.
 func Observations() []Observation {
 	return []Observation{Granted, Taken, Lost, Away, Adopted, Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, Pacing}
 }
 
-// awayFor is how long Redis is not asked after it did not answer: calls must not wait for it one by one.
+// awayFor is the pause after Redis did not answer: calls must not wait for it one by one.
 const awayFor = time.Second
 
-// watchEvery is how often Watch asks.
+// watchEvery is the time between two questions of Watch.
 const watchEvery = 10 * time.Second
 
 // Store is what the replicas share. It is safe for concurrent use.
@@ -91,7 +101,7 @@ type Store struct {
 	cfg    Config
 	id     string // of this replica
 	prefix string
-	beyond int // maxCounted, but for tests
+	beyond int // maxCounted, except in tests
 
 	mu    sync.Mutex
 	asked bool
@@ -101,7 +111,7 @@ type Store struct {
 	failed time.Time
 }
 
-// New returns a Store; it dials nothing yet.
+// New returns a Store. It does not connect yet.
 func New(cfg Config) *Store {
 	return &Store{cfg: cfg, id: uuid.NewString(), prefix: "session-revoker:" + strings.Join(cfg.Scope, ":") + ":", beyond: maxCounted}
 }
@@ -109,12 +119,13 @@ func New(cfg Config) *Store {
 // Close closes the connections.
 func (s *Store) Close() error { return s.cfg.Client.Close() }
 
-// Watch asks now and then whether Redis answers, until ctx ends, so that Changed is told also while there is nothing to do.
+// Watch asks Redis from time to time until ctx ends, so that Changed is also called while there is
+// nothing to do.
 func (s *Store) Watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		s.Look(ctx, "", nil) // nobody
+		s.Look(ctx, "", nil) // "" is nobody
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -123,14 +134,15 @@ func (s *Store) Watch(ctx context.Context) {
 	}
 }
 
-// errAway says that Redis was not asked, since it did not answer a moment ago.
+// errAway means that Redis was not asked, because it did not answer a moment ago.
 var errAway = errors.New("redis does not answer")
 
 // dropScript removes keys.
 var dropScript = redis.NewScript(`return redis.call('DEL', unpack(KEYS))`)
 
-// run runs a script on the keys, which are one user's or one purpose's and so in one slot of a cluster. A value of another type than the script expects is
-// somebody else's: it is removed and counted, and says nothing about Redis.
+// run runs a script on the keys, which all belong to one user or one purpose and so to one slot of
+// a cluster. A value of another type than the script expects was not written by a replica: run
+// removes it, counts it and runs the script again. It says nothing about Redis itself.
 func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
 	answer, err := s.ask(ctx, script, keys, args...)
 	if !wrongType(err) {
@@ -148,27 +160,28 @@ func (s *Store) ask(ctx context.Context, script *redis.Script, keys []string, ar
 	if !s.mayTry() {
 		return nil, errAway
 	}
-	// What was begun is ended even when the caller is being stopped.
+	// An exchange ends even if the caller is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Timeout)
 	defer cancel()
 	begun := time.Now()
 	answer, err := script.Run(ctx, s.cfg.Client, keys, args...).Result()
 	if wrongType(err) {
-		s.report(begun, nil) // Redis answers, and other users' keys are well
+		s.report(begun, nil) // Redis answers, and other users' keys are fine
 	} else {
 		s.report(begun, err)
 	}
 	return answer, err
 }
 
-// wrongType says that Redis refuses a key's value. Before version 7 it puts the code of an error in a script into the text
+// wrongType reports whether Redis refuses a key's value because of its type. Before version 7 Redis
+// puts the code of an error in a script into the text
 // (https://redis.io/docs/latest/develop/programmability/eval-intro/).
 func wrongType(err error) bool {
 	var answered redis.Error
 	return errors.As(err, &answered) && strings.Contains(answered.Error(), "WRONGTYPE")
 }
 
-// mayTry says whether Redis is to be asked now. While it is away one caller at a time tries.
+// mayTry reports whether to ask Redis now. While Redis is away, one caller at a time tries.
 func (s *Store) mayTry() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,7 +195,8 @@ func (s *Store) mayTry() bool {
 	return true
 }
 
-// report notes how an exchange ended. Answers overtake each other: one that began before the last failure says nothing new.
+// report notes the result of an exchange. Answers overtake each other: a success that began before
+// the last failure says nothing new.
 func (s *Store) report(begun time.Time, err error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -201,14 +215,14 @@ func (s *Store) report(begun time.Time, err error) {
 	}
 }
 
-// fingerprint stands for a user where names must not stand.
+// fingerprint is a hash that replaces names of users, which must not appear in keys.
 func fingerprint(user string) string {
 	sum := sha256.Sum256([]byte(user))
 	return hex.EncodeToString(sum[:16])
 }
 
-// userKeys are the names of what is shared about a user. The user stands there as a hash, which is also the part that decides the slot in a
-// cluster.
+// userKeys returns the keys of a user's verdict and lease. The user appears as a hash in braces,
+// which also selects the slot in a cluster.
 func (s *Store) userKeys(user string) (verdict, lease string) {
 	name := s.prefix + "{" + fingerprint(user) + "}"
 	return name + ":verdict", name + ":lease"

@@ -8,17 +8,22 @@ import (
 )
 
 const (
-	// maxCounted is by how many people the set of those who are counted may exceed how many may be: after a release for more has ended it does. A larger
-	// one is nobody's count. At 100 bytes for each it takes 100 MB of Redis.
+	// maxCounted is how many people the set may hold beyond the allowed number, as it does after a
+	// release for more people has ended. A larger set is not believed. With 100 bytes for each
+	// person it needs 100 MB of Redis.
 	maxCounted = 1_000_000
-	// countSlack is how far in the future somebody may be counted: Redis' clock can be set back, and a replica of Redis that takes over has its own.
+	// countSlack is how far in the future a person may be counted: Redis' clock can be set back,
+	// and a replica of Redis that takes over has its own clock.
 	countSlack = time.Minute
 )
 
-// The guard's count is a sorted set for each event type: people (as hashes) by when they were counted first, in Unix milliseconds of Redis' clock.
+// The guard's count is a sorted set for each event type. It holds people, as hashes, with the time
+// when they were first counted, in Unix milliseconds of Redis' clock.
 var (
-	// reserveScript counts a user among those whom any replica has signed out within the window, unless that would be more than may be.
-	// ARGV: the user, how many may be, the window (ms), the slack for times in the future (ms), how many may be beyond those who may be.
+	// reserveScript counts a user among the people whom any replica has signed out within the
+	// window, unless that would exceed the allowed number. ARGV: the user, the allowed number, the
+	// window (ms), the slack for times in the future (ms), how many people beyond the allowed
+	// number are believed.
 	reserveScript = redis.NewScript(`
 		local t = redis.call('TIME')
 		local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -42,18 +47,22 @@ var (
 	refundScript = redis.NewScript(`return redis.call('ZREM', KEYS[1], ARGV[1])`)
 )
 
-// Reserve counts a user, before the call, among the people whom all replicas together sign out for events of a kind within the window, and says whether
-// the user may be called: most distinct people may be, 0 for any number. added says that the user was not counted before; then Refund takes it back
-// if the call signs nobody out. total is how many are counted, this user included.
+// Reserve counts a user, before the call, among the people whom all replicas together sign out for
+// events of a kind within the window. may reports whether the user may be called: at most most
+// distinct people may, or any number if most is 0. added reports that the user was not counted
+// before; then Refund takes the count back if the call signs nobody out. total is the number of
+// people counted, including this user.
 //
-// When Redis does not answer the user may be called, and the total is 0: each replica still counts for itself. What somebody else has put there can only
-// make it say no, until the window has passed, and up to most + maxCounted people; above that the count begins anew. It costs Redis about 100 bytes
-// for each user.
+// If Redis does not answer, the user may be called and total is 0; each replica still counts for
+// itself. What others write there can only make Reserve refuse, until the window has passed, and
+// only up to most + maxCounted people; beyond that the count starts again. Each user needs about
+// 100 bytes of Redis.
 func (s *Store) Reserve(ctx context.Context, kind, user string, most int, window time.Duration) (may, added bool, total int) {
 	if most <= 0 {
 		most = maxCounted
 	}
-	answer, err := s.run(ctx, reserveScript, []string{s.guardKey(kind)}, fingerprint(user), most, window.Milliseconds(), countSlack.Milliseconds(), s.beyond)
+	answer, err := s.run(ctx, reserveScript, []string{s.guardKey(kind)},
+		fingerprint(user), most, window.Milliseconds(), countSlack.Milliseconds(), s.beyond)
 	if err != nil {
 		s.cfg.Observe(Away)
 		return true, false, 0
@@ -69,12 +78,14 @@ func (s *Store) Reserve(ctx context.Context, kind, user string, most int, window
 	return fields[0] != int64(0), fields[1] == int64(1), int(n)
 }
 
-// Refund takes back a Reserve that has added the user, when the answer shows that nobody was signed out. If Redis does not answer the user stays counted.
+// Refund takes back a Reserve that has added the user, if the answer shows that nobody was signed
+// out. If Redis does not answer, the user stays counted.
 func (s *Store) Refund(ctx context.Context, kind, user string) {
 	if _, err := s.run(ctx, refundScript, []string{s.guardKey(kind)}, fingerprint(user)); err != nil {
 		s.cfg.Observe(Away)
 	}
 }
 
-// guardKey is where the people are counted who are signed out for events of a kind. Types come from the configuration, and may hold anything.
+// guardKey is the key of the people signed out for events of a kind. It holds a hash, since types
+// come from the configuration and may contain anything.
 func (s *Store) guardKey(kind string) string { return s.prefix + "guard:{" + fingerprint(kind) + "}" }

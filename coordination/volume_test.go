@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-func TestAllReplicasTogetherCallNoMoreThanMayBe(t *testing.T) {
+func TestReserveBoundsAllReplicasTogether(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		a, _ := newStore(client, "contoso")
 		b, _ := newStore(client, "contoso")
@@ -23,7 +23,7 @@ func TestAllReplicasTogetherCallNoMoreThanMayBe(t *testing.T) {
 			t.Errorf("may %v, total %d", may, total)
 		}
 		if may, _, _ := b.Reserve(t.Context(), "device.lost", "0", 5, time.Hour); !may {
-			t.Error("somebody who was called before counts twice")
+			t.Error("a user who was called before counts twice")
 		}
 		if may, _, total := b.Reserve(t.Context(), "device.lost", "one too many", 0, time.Hour); !may || total != 6 {
 			t.Errorf("without a bound: may %v, total %d", may, total)
@@ -35,7 +35,7 @@ func TestAllReplicasTogetherCallNoMoreThanMayBe(t *testing.T) {
 	})
 }
 
-func TestWhoWasCalledBeforeTheWindowCountsNoMore(t *testing.T) {
+func TestReserveForgetsUsersAfterTheWindow(t *testing.T) {
 	server := miniredis.RunT(t)
 	start := time.Now()
 	server.SetTime(start)
@@ -44,7 +44,7 @@ func TestWhoWasCalledBeforeTheWindowCountsNoMore(t *testing.T) {
 	server.SetTime(start.Add(30 * time.Minute))
 	s.Reserve(t.Context(), "device.lost", "2", 2, time.Hour)
 	if may, _, _ := s.Reserve(t.Context(), "device.lost", "3", 2, time.Hour); may {
-		t.Error("three of two within the hour")
+		t.Error("three users instead of two within the hour")
 	}
 	server.SetTime(start.Add(61 * time.Minute))
 	if may, _, total := s.Reserve(t.Context(), "device.lost", "3", 2, time.Hour); !may || total != 2 {
@@ -56,7 +56,7 @@ func TestWhoWasCalledBeforeTheWindowCountsNoMore(t *testing.T) {
 	}
 }
 
-func TestWhoWasNotSignedOutIsCountedNoMore(t *testing.T) {
+func TestRefundForgetsUser(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		a, _ := newStore(client, "contoso")
 		b, _ := newStore(client, "contoso")
@@ -67,7 +67,7 @@ func TestWhoWasNotSignedOutIsCountedNoMore(t *testing.T) {
 			t.Fatalf("may %v, added %v, total %d", may, added, total)
 		}
 		if may, added, total := reserve(b, "device.lost", "1"); !may || added || total != 1 {
-			t.Fatalf("who is counted already: may %v, added %v, total %d", may, added, total)
+			t.Fatalf("counted before: may %v, added %v, total %d", may, added, total)
 		}
 		reserve(b, "device.lost", "2")
 		if may, added, total := reserve(a, "device.lost", "3"); may || added || total != 2 {
@@ -82,19 +82,19 @@ func TestWhoWasNotSignedOutIsCountedNoMore(t *testing.T) {
 			t.Errorf("after a refund: may %v, added %v, total %d", may, added, total)
 		}
 		if keys := client.Keys(t.Context(), "*device*").Val(); len(keys) != 0 {
-			t.Errorf("the type stands in %q", keys)
+			t.Errorf("the type appears in %q", keys)
 		}
 	})
 }
 
-func TestWhoIsCountedInTheFutureOrForEverHoldsNobody(t *testing.T) {
+func TestReserveIgnoresUsersCountedInTheFuture(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
 		key := s.guardKey("device.lost")
 		moment := time.Now()
 		for member, score := range map[string]float64{
 			"tomorrow": float64(moment.Add(24 * time.Hour).UnixMilli()), "never": math.Inf(1), "always": math.Inf(-1), "long ago": 0,
-			"soon": float64(moment.Add(countSlack / 2).UnixMilli()), // Redis' clock was set back
+			"soon": float64(moment.Add(countSlack / 2).UnixMilli()), // as if Redis' clock was set back
 		} {
 			if err := client.ZAdd(t.Context(), key, redis.Z{Score: score, Member: member}).Err(); err != nil {
 				t.Fatal(err)
@@ -112,7 +112,7 @@ func TestWhoIsCountedInTheFutureOrForEverHoldsNobody(t *testing.T) {
 	})
 }
 
-func TestACountOfMoreThanCanBeBeginsAnew(t *testing.T) {
+func TestReserveStartsAgainAfterAnImpossibleCount(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
 		s.beyond = 100
@@ -122,7 +122,7 @@ func TestACountOfMoreThanCanBeBeginsAnew(t *testing.T) {
 			people int
 			may    bool
 		}{
-			{105, false}, // it may be so: the guard is on the safe side
+			{105, false}, // plausible: the guard is on the safe side
 			{106, true},  // more than anybody can have counted
 		} {
 			client.Del(t.Context(), key)
@@ -130,7 +130,7 @@ func TestACountOfMoreThanCanBeBeginsAnew(t *testing.T) {
 				t.Fatal(err)
 			}
 			if may, _, total := s.Reserve(t.Context(), "device.lost", ada, 5, time.Hour); may != c.may {
-				t.Errorf("of %d: may %v, total %d", c.people, may, total)
+				t.Errorf("with %d people: may %v, total %d", c.people, may, total)
 			}
 		}
 		if seen.of(Overfull) != 1 || seen.of(Away) != 0 {
@@ -139,7 +139,7 @@ func TestACountOfMoreThanCanBeBeginsAnew(t *testing.T) {
 	})
 }
 
-func TestAFilledCountHoldsNobodyForLongerThanItsWindow(t *testing.T) {
+func TestReserveRecoversFromAFilledCountAfterTheWindow(t *testing.T) {
 	server := miniredis.RunT(t)
 	start := time.Now()
 	server.SetTime(start)
@@ -153,7 +153,7 @@ func TestAFilledCountHoldsNobodyForLongerThanItsWindow(t *testing.T) {
 		t.Fatalf("may %v, total %d", may, total)
 	}
 	if may, _, _ := s.Reserve(t.Context(), "person.leaves", ada, 5, time.Hour); !may {
-		t.Error("another event type is held, too")
+		t.Error("another event type is blocked, too")
 	}
 	server.SetTime(start.Add(time.Hour + countSlack))
 	if may, _, total := s.Reserve(t.Context(), "device.lost", ada, 5, time.Hour); !may || total != 1 {

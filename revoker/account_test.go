@@ -12,14 +12,14 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// directory answers reads and calls of one user. Times are whole seconds, as Graph's.
+// directory answers reads and calls for one user. Its times are whole seconds, like Graph's.
 type directory struct {
-	account  string // what a read answers, but for the time
+	account  string // the answer to a read, without the time
 	status   int    // of reads; 200 if 0
 	lag      time.Duration
-	before   time.Time // from when on sessions were valid at first
-	revoked  time.Time // when a call came last
-	useless  bool      // calls are answered well, and change nothing
+	before   time.Time // when sessions were valid from at first
+	revoked  time.Time // when the last call came
+	useless  bool      // calls succeed and change nothing
 	requests []string
 }
 
@@ -41,7 +41,8 @@ func (d *directory) RoundTrip(r *http.Request) (*http.Response, error) {
 	} else {
 		d.revoked = time.Now()
 	}
-	recorder := &response{header: http.Header{"Content-Type": {jsonType}, "Date": {time.Now().UTC().Format(http.TimeFormat)}}, status: status}
+	header := http.Header{"Content-Type": {jsonType}, "Date": {time.Now().UTC().Format(http.TimeFormat)}}
+	recorder := &response{header: header, status: status}
 	return recorder.of(r, body), nil
 }
 
@@ -51,7 +52,9 @@ type response struct {
 }
 
 func (w *response) of(r *http.Request, body string) *http.Response {
-	return &http.Response{StatusCode: w.status, Header: w.header, Body: readCloser{strings.NewReader(body)}, ContentLength: int64(len(body)), Request: r}
+	return &http.Response{
+		StatusCode: w.status, Header: w.header, Body: readCloser{strings.NewReader(body)}, ContentLength: int64(len(body)), Request: r,
+	}
 }
 
 type readCloser struct{ *strings.Reader }
@@ -60,7 +63,7 @@ func (readCloser) Close() error { return nil }
 
 const member = `{"id":"` + adaID + `","userPrincipalName":"ada@contoso.com","userType":"Member","signInSessionsValidFromDateTime":"TIME"}`
 
-func TestLookingBeforeAndAfterACall(t *testing.T) {
+func TestVerifyingReadsBeforeAndAfterTheCall(t *testing.T) {
 	guest := strings.Replace(member, "Member", "Guest", 1)
 	external := strings.Replace(member, "ada@contoso.com", "ada_fabrikam.com#EXT#@contoso.com", 1)
 	for name, c := range map[string]struct {
@@ -84,13 +87,14 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(300 * time.Millisecond) // Graph's times are cut to seconds
+				time.Sleep(300 * time.Millisecond) // Graph cuts its times to seconds
 				d := c.d
 				r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: withRole(), Transport: &d})
 				if err != nil {
 					t.Fatal(err)
 				}
-				a, err := (&revoker.Verifying{Revoker: r, VerifyTimeout: c.verifyTimeout}).Revoke(t.Context(), mustUser("", "Ada@contoso.com"))
+				verifying := &revoker.Verifying{Revoker: r, VerifyTimeout: c.verifyTimeout}
+				a, err := verifying.Revoke(t.Context(), mustUser("", "Ada@contoso.com"))
 				var failure *revoker.Error
 				errors.As(err, &failure)
 				calls := 0
@@ -102,14 +106,15 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 						}
 					}
 				}
-				if kindOf(failure) != c.want || calls != c.calls || (c.proof == "") != (a.Unverified == "") || !strings.Contains(a.Unverified, c.proof) {
-					t.Errorf("%v after %v; proof %q", err, d.requests, a.Unverified)
+				if kindOf(failure) != c.want || calls != c.calls || (c.proof == "") != (a.Unverified == "") ||
+					!strings.Contains(a.Unverified, c.proof) {
+					t.Errorf("%v after %v; unverified %q", err, d.requests, a.Unverified)
 				}
 				if a.Sent != (calls > 0) {
-					t.Errorf("after %d calls the attempt says sent %v", calls, a.Sent)
+					t.Errorf("after %d calls the attempt reports sent %v", calls, a.Sent)
 				}
 				if a.Start.IsZero() {
-					t.Error("an attempt without a start: the deduplication window would begin nowhere")
+					t.Error("the attempt has no start, so the deduplication window would not begin")
 				}
 				if proven := c.verifyTimeout > 0 && c.want == "" && c.proof == ""; proven && !a.ValidFromAfter.After(a.ValidFromBefore) {
 					t.Errorf("valid from %v, then %v", a.ValidFromBefore, a.ValidFromAfter)
@@ -122,14 +127,15 @@ func TestLookingBeforeAndAfterACall(t *testing.T) {
 	}
 }
 
-func TestAnAccountIsReadByIDOrName(t *testing.T) {
+func TestAccountIsReadByIDOrName(t *testing.T) {
 	d := directory{account: member}
 	r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: withRole(), Transport: &d})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, user := range []event.User{ada, mustUser("", "$svc@contoso.com")} {
-		if account, err := r.Account(t.Context(), user); err != nil || account.ID != adaID || account.UPN != "ada@contoso.com" || account.External || account.ValidFrom.IsZero() {
+		if account, err := r.Account(t.Context(), user); err != nil || account.ID != adaID || account.UPN != "ada@contoso.com" ||
+			account.External || account.ValidFrom.IsZero() {
 			t.Errorf("%+v, %v", account, err)
 		}
 	}

@@ -11,18 +11,20 @@ import (
 	"time"
 )
 
-// maxBody bounds what is read of an answer. Graph's answers to this call have a few hundred bytes.
+// maxBody bounds the bytes that are read of an answer. Graph's answers to this call have a few
+// hundred bytes.
 const maxBody = 64 << 10
 
-// exchange is one request and what came back, written by the recorder and read after the SDK has returned: the SDK alone
-// hides the status of empty, redirected and non-JSON answers. One goroutine uses it at a time.
+// exchange is one request and its answer. The recorder writes it, and it is read after the SDK has
+// returned: the SDK hides the status of empty, redirected and non-JSON answers. Only one goroutine
+// uses it at a time.
 type exchange struct {
 	token           string
 	clientRequestID string
 	start           time.Time
-	reads           bool // the body is wanted, not only what it means
+	reads           bool // the caller wants the body, not only its meaning
 
-	sent     bool // there was a connection for it
+	sent     bool // a connection existed for the request
 	duration time.Duration
 	status   int // 0: no answer
 	header   http.Header
@@ -52,10 +54,11 @@ func (ex *exchange) attempt() Attempt {
 	return a
 }
 
-// recorder is the round tripper under the SDK: it authenticates the request and records the exchange.
+// recorder is the round tripper under the SDK: it authenticates the request and records the
+// exchange.
 type recorder struct {
 	next http.RoundTripper
-	host string // the only host that may see the token
+	host string // the only host that may get the token
 }
 
 func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -63,9 +66,10 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok || req.URL.Host != r.host {
 		return nil, fmt.Errorf("refusing to send a token to %s", req.URL.Host)
 	}
-	// In place, as the SDK's own middleware does: post made this request, and nobody sends it again.
+	// Change the request in place, like the SDK's own middleware: attempt made it, and nobody sends
+	// it again.
 	req.Header.Set("Authorization", "Bearer "+ex.token)
-	// Set, not added: the SDK has put an id of its own, and two values help nobody.
+	// Set, not Add: the SDK has already set an id of its own, and two values help nobody.
 	req.Header.Set("client-request-id", ex.clientRequestID)
 	// Under throttling, signing out a stolen device goes before the tenant's other jobs
 	// (https://learn.microsoft.com/graph/throttling-limits, identity and access).
@@ -85,7 +89,8 @@ func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	ex.duration = time.Since(ex.start)
 	ex.status, ex.header = resp.StatusCode, resp.Header
 	resp.Body = io.NopCloser(bytes.NewReader(ex.body))
-	// With a claims challenge in sight the SDK would send the request again by itself, and it panics on a malformed one.
+	// On a claims challenge the SDK would send the request again by itself, and it panics on a
+	// malformed challenge.
 	if resp.Header.Get("WWW-Authenticate") != "" {
 		resp.Header = resp.Header.Clone()
 		resp.Header.Del("WWW-Authenticate")

@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// foreign answers every request with whatever it is given.
+// foreign gives every request the same answer.
 type foreign struct {
 	status                                                   int
 	body, contentType, retryAfter, date, percentage, demands string
@@ -21,16 +21,20 @@ type foreign struct {
 func (a foreign) RoundTrip(r *http.Request) (*http.Response, error) {
 	header := http.Header{}
 	for name, value := range map[string]string{
-		"Content-Type": a.contentType, "Retry-After": a.retryAfter, "Date": a.date, "x-ms-throttle-limit-percentage": a.percentage, "WWW-Authenticate": a.demands,
+		"Content-Type": a.contentType, "Retry-After": a.retryAfter, "Date": a.date, "x-ms-throttle-limit-percentage": a.percentage,
+		"WWW-Authenticate": a.demands,
 	} {
 		if value != "" {
 			header.Set(name, value)
 		}
 	}
-	return &http.Response{StatusCode: a.status, Header: header, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)), Request: r}, nil
+	return &http.Response{
+		StatusCode: a.status, Header: header, Body: io.NopCloser(strings.NewReader(a.body)), ContentLength: int64(len(a.body)), Request: r,
+	}, nil
 }
 
-// FuzzAnswer: whatever comes in Graph's place is an *Error, or a success that it says of itself.
+// FuzzAnswer gives any answer in Graph's place. Its property: Revoke succeeds only if the status is
+// 2xx and the body does not contradict that; anything else is an *Error with bounded fields.
 func FuzzAnswer(f *testing.F) {
 	const date = "Sun, 01 Mar 2026 12:00:00 GMT"
 	for _, a := range []foreign{
@@ -45,7 +49,10 @@ func FuzzAnswer(f *testing.F) {
 		{200, "<html>", "text/html", "", "", "", ""},
 		{204, "", "", "", "", "", ""},
 		{302, "", "", "", "", "", ""},
-		{401, graphError("InvalidAuthenticationToken"), jsonType, "", "", "", `Bearer error="insufficient_claims", claims="eyJhY2Nlc3NfdG9rZW4iOnt9fQ=="`},
+		{
+			401, graphError("InvalidAuthenticationToken"), jsonType, "", "", "",
+			`Bearer error="insufficient_claims", claims="eyJhY2Nlc3NfdG9rZW4iOnt9fQ=="`,
+		},
 		{401, "", "", "", "", "", "Bearer claims=x"},
 		{403, graphError("Authorization_RequestDenied"), jsonType, "", "", "", ""},
 		{404, graphError("Request_ResourceNotFound"), jsonType, "", "", "", ""},
@@ -60,16 +67,17 @@ func FuzzAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, status int, body, contentType, retryAfter, date, percentage, demands string) {
 		if status < 200 || status > 999 {
-			return // net/http takes those for itself
+			return // net/http handles these itself
 		}
 		r, err := revoker.New(revoker.Config{
-			Root: "https://graph.test", Credential: withRole(), Transport: foreign{status, body, contentType, retryAfter, date, percentage, demands},
+			Root: "https://graph.test", Credential: withRole(),
+			Transport: foreign{status, body, contentType, retryAfter, date, percentage, demands},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		for range 2 { // the second one with what the first has left behind
+		for range 2 { // the second time with the state that the first one left
 			attempt, err := r.Revoke(t.Context(), ada)
 			var failure *revoker.Error
 			switch {

@@ -10,51 +10,58 @@ import (
 )
 
 const (
-	// namesFor is how long it is believed at most whose a name is: names are given to others.
+	// namesFor bounds how long the answer to a read of a name is believed: names are given to other
+	// people.
 	namesFor = 10 * time.Minute
-	// maxNames bounds the names that are remembered; about 150 bytes each.
+	// maxNames bounds the names that are remembered; each needs about 150 bytes.
 	maxNames = 20_000
-	// deniedFor is how long nobody is asked after Graph has refused to let users be read, or has throttled without a Retry-After.
+	// deniedFor is the pause after Graph refused to let us read users, or throttled a read without
+	// a Retry-After.
 	deniedFor = time.Minute
-	// maxDenied bounds how long one Retry-After is believed, as for calls (retry.MaxRetryAfter): a broken proxy's 68 years must not switch
-	// names off.
+	// maxDenied bounds the pause of one Retry-After, like retry.MaxRetryAfter for calls: a broken
+	// proxy that asks for 68 years must not switch names off.
 	maxDenied = 10 * time.Minute
-	// readsAtOnce bounds the reads under way: ten thousand names that arrive together must not be ten thousand requests at once.
+	// readsAtOnce bounds the reads in flight: ten thousand names that arrive together must not
+	// become ten thousand requests at once.
 	readsAtOnce = 8
 )
 
-// Resolver knows which account a user principal name belongs to, so that events that give a person's id and others that give the name count as one
-// person's. It is safe for concurrent use.
+// Resolver finds the account of a user principal name, so that events with a person's id and events
+// with their name count as one person's. It is safe for concurrent use.
 type Resolver struct {
-	// Account reads a user, as Revoker.Account does.
+	// Account reads a user, like Revoker.Account.
 	Account func(context.Context, event.User) (Account, error)
-	// SkewMargin is how much the clock by which events are enqueued may differ from ours.
+	// SkewMargin is the allowed difference between Service Bus' clock, which sets enqueued times,
+	// and ours.
 	SkewMargin time.Duration
 
 	mu      sync.Mutex
 	known   map[string]name
 	reading map[string]chan struct{} // closed when the read has ended
-	slots   chan struct{}            // one for each read under way; made by the first
-	denied  time.Time                // nobody is asked before
+	slots   chan struct{}            // one for each read in flight; made by the first
+	denied  time.Time                // no reads before
 }
 
-// name is whose a name was: the answer of a read that began then. The zero User is nobody who can be told.
+// name is the answer of a read that began at at. The zero User means that the read found nobody.
 type name struct {
 	user event.User
 	at   time.Time
 }
 
-// Resolve is the account that the user's name belonged to when it was read, and it was read after the event that gives the name was enqueued: a name
-// can be somebody else's by then, and one person's events must not be taken for another's. ok is false when it cannot be told.
+// Resolve returns the account that the user's name belongs to. It only uses a read that began after
+// the event with the name was enqueued: by then a name can belong to somebody else, and one
+// person's events must not count as another's. ok is false if the account is unknown.
 //
-// Events that were enqueued a while ago share a read; others that arrive during one wait for the next, together. Few reads are under
-// way at once, and none while Graph throttles them; who has waited until ctx ends cannot be told.
+// Events that were enqueued a while ago share a read. Others that arrive during a read wait for the
+// next one together. Few reads are in flight at once, and none while Graph throttles them. If ctx
+// ends while Resolve waits, the account is unknown.
 func (n *Resolver) Resolve(ctx context.Context, user event.User, enqueued time.Time) (account event.User, ok bool) {
 	arrived, key := time.Now(), user.Key()
 	for {
 		n.mu.Lock()
 		known := n.known[key]
-		fits := !known.at.Before(arrived) || !enqueued.IsZero() && known.at.Add(-n.SkewMargin).After(enqueued) && time.Since(known.at) < namesFor
+		fits := !known.at.Before(arrived) ||
+			!enqueued.IsZero() && known.at.Add(-n.SkewMargin).After(enqueued) && time.Since(known.at) < namesFor
 		if fits || time.Now().Before(n.denied) {
 			n.mu.Unlock()
 			return known.user, fits && !known.user.IsZero()
@@ -78,7 +85,7 @@ func (n *Resolver) Resolve(ctx context.Context, user event.User, enqueued time.T
 	n.mu.Unlock()
 	select {
 	case n.slots <- struct{}{}:
-		if ctx.Err() == nil { // the slot and the end of the wait may have come together
+		if ctx.Err() == nil { // the slot and the end of ctx may have come together
 			account = n.read(ctx, user)
 		}
 		<-n.slots
@@ -97,7 +104,7 @@ func (n *Resolver) read(ctx context.Context, user event.User) (account event.Use
 	n.mu.Lock()
 	denied := began.Before(n.denied)
 	n.mu.Unlock()
-	if denied || ctx.Err() != nil { // since it waits for a slot
+	if denied || ctx.Err() != nil { // either may have changed while this read waited for a slot
 		return event.User{}
 	}
 	answer, err := n.Account(ctx, user)
@@ -105,7 +112,7 @@ func (n *Resolver) read(ctx context.Context, user event.User) (account event.Use
 		account, _ = event.NewUser(answer.ID, "")
 	}
 	if err != nil && ctx.Err() != nil {
-		return event.User{} // cut off: nothing is known of the name
+		return event.User{} // the read was cut off and says nothing about the name
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -120,7 +127,7 @@ func (n *Resolver) read(ctx context.Context, user event.User) (account event.Use
 		}
 	}
 	if n.known == nil || len(n.known) >= maxNames {
-		n.known = map[string]name{} // forgetting costs a read
+		n.known = map[string]name{} // forgetting costs only a read
 	}
 	n.known[user.Key()] = name{account, began}
 	return account

@@ -15,17 +15,17 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// reader answers whose a name is, after a while.
+// reader answers reads of an account after a while.
 type reader struct {
 	takes time.Duration
 	err   error
 	mu    sync.Mutex
 	reads int
-	now   int // reads under way
+	now   int // reads in flight
 	most  int
 }
 
-// after changes what the reads that begin now are told.
+// after changes the answer to reads that begin now.
 func (r *reader) after(wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -37,7 +37,7 @@ func (r *reader) Account(ctx context.Context, _ event.User) (revoker.Account, er
 	r.reads++
 	r.now++
 	r.most = max(r.most, r.now)
-	told := r.err
+	answer := r.err
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
@@ -49,13 +49,13 @@ func (r *reader) Account(ctx context.Context, _ event.User) (revoker.Account, er
 	case <-ctx.Done():
 		return revoker.Account{}, ctx.Err()
 	}
-	if told != nil {
-		return revoker.Account{}, told
+	if answer != nil {
+		return revoker.Account{}, answer
 	}
 	return revoker.Account{ID: adaID, UPN: "ada@contoso.com"}, nil
 }
 
-func TestWhoseANameIs(t *testing.T) {
+func TestResolver(t *testing.T) {
 	upn := mustUser("", "Ada@contoso.com")
 	for name, test := range map[string]func(t *testing.T, n *revoker.Resolver, r *reader){
 		"events from before share a read for ten minutes": func(t *testing.T, n *revoker.Resolver, r *reader) {
@@ -81,7 +81,7 @@ func TestWhoseANameIs(t *testing.T) {
 				time.Sleep(time.Second)
 				n.Resolve(t.Context(), upn, time.Now())
 			}
-			n.Resolve(t.Context(), upn, time.Time{}) // enqueued nobody knows when
+			n.Resolve(t.Context(), upn, time.Time{}) // the enqueued time is unknown
 			if r.reads != 4 {
 				t.Errorf("%d reads", r.reads)
 			}
@@ -92,7 +92,7 @@ func TestWhoseANameIs(t *testing.T) {
 			resolve := func() {
 				all.Go(func() {
 					if _, ok := n.Resolve(t.Context(), upn, time.Now()); !ok {
-						t.Error("nobody")
+						t.Error("the name is not resolved")
 					}
 				})
 			}
@@ -114,7 +114,7 @@ func TestWhoseANameIs(t *testing.T) {
 			for range 3 {
 				all.Go(func() {
 					if _, ok := n.Resolve(ctx, upn, time.Now()); ok {
-						t.Error("somebody")
+						t.Error("the name is resolved")
 					}
 				})
 			}
@@ -124,7 +124,7 @@ func TestWhoseANameIs(t *testing.T) {
 			r.err = &revoker.Error{Kind: revoker.NotFound}
 			for range 2 {
 				if _, ok := n.Resolve(t.Context(), upn, time.Now()); ok {
-					t.Error("somebody")
+					t.Error("the name is resolved")
 				}
 				time.Sleep(time.Second)
 			}
@@ -184,7 +184,7 @@ func TestWhoseANameIs(t *testing.T) {
 			var all sync.WaitGroup
 			all.Go(func() { n.Resolve(t.Context(), upn, time.Now()) })
 			synctest.Wait()
-			r.after(5 * time.Millisecond) // another read, under way at the same time, is told of less
+			r.after(5 * time.Millisecond) // another read in flight gets a shorter Retry-After
 			all.Go(func() { n.Resolve(t.Context(), mustUser("", "grace@contoso.com"), time.Now()) })
 			time.Sleep(time.Millisecond)
 			all.Wait()
@@ -211,9 +211,9 @@ func TestWhoseANameIs(t *testing.T) {
 			if took := time.Since(began); r.most != 8 || r.reads > 8*64 || resolved.Load() < 8*49 || took != 5*time.Second {
 				t.Errorf("%d reads at once, %d in all, %d names resolved within %s", r.most, r.reads, resolved.Load(), took)
 			}
-			// Who had no time to be asked for is no stranger: the next event asks again.
+			// A name that timed out is not remembered as unknown: the next event asks again.
 			if _, ok := n.Resolve(t.Context(), mustUser("", "u9999@contoso.com"), began); !ok {
-				t.Error("nobody")
+				t.Error("the name is not resolved")
 			}
 		},
 		"throttled with ten thousand names waiting": func(t *testing.T, n *revoker.Resolver, r *reader) {
@@ -231,7 +231,7 @@ func TestWhoseANameIs(t *testing.T) {
 		"an answer that names nobody": func(t *testing.T, n *revoker.Resolver, r *reader) {
 			r.err = errors.New("no")
 			if _, ok := n.Resolve(t.Context(), upn, time.Now()); ok {
-				t.Error("somebody")
+				t.Error("the name is resolved")
 			}
 		},
 	} {

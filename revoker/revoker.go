@@ -1,5 +1,6 @@
-// Package revoker makes one attempt to revoke one user's sign-in sessions through Microsoft Graph, and says what the
-// answer means. It never repeats a call: retrying, pacing and giving up are decided elsewhere.
+// Package revoker makes one attempt to revoke one user's sign-in sessions through Microsoft Graph,
+// and reports what the answer means. It never repeats a call: other packages decide when to retry,
+// how fast to call and when to give up.
 package revoker
 
 import (
@@ -24,23 +25,26 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// Config says which Graph is called, and as whom.
+// Config selects the Graph to call and the identity that calls it.
 type Config struct {
-	// Root is Graph's root of the national cloud, without a version: https://graph.microsoft.com. Required.
+	// Root is Graph's root URL in the national cloud, without a version:
+	// https://graph.microsoft.com. Required.
 	Root string
-	// Scope is what the token is asked for. Defaults to Root + "/.default".
+	// Scope is the scope of the token requests. Defaults to Root + "/.default".
 	Scope string
-	// Credential gives the tokens. Required.
+	// Credential supplies the tokens. Required.
 	Credential azcore.TokenCredential
-	// LegacyBeta calls the older beta method invalidateAllRefreshTokens, for tenants that still need it; Microsoft recommends
-	// against it (https://learn.microsoft.com/graph/api/user-invalidateallrefreshtokens).
+	// LegacyBeta calls the older beta method invalidateAllRefreshTokens, for tenants that still
+	// need it; Microsoft recommends against it
+	// (https://learn.microsoft.com/graph/api/user-invalidateallrefreshtokens).
 	LegacyBeta bool
-	// Timeout bounds one attempt, token included. Defaults to 30 s.
+	// Timeout bounds one attempt, including its token request. Defaults to 30 s.
 	Timeout time.Duration
-	// Connections is how many idle connections are kept: as many as calls run at once. Defaults to 16.
+	// Connections is the number of idle connections to keep; use the number of concurrent calls.
+	// Defaults to 16.
 	Connections int
-	// Transport replaces the HTTP transport; tests use it to reach an in-memory server. Defaults to a transport of the
-	// Revoker's own, with the proxy of the environment.
+	// Transport replaces the HTTP transport; tests use it to reach an in-memory server. Defaults to
+	// a transport of the Revoker's own, which uses the proxy from the environment.
 	Transport http.RoundTripper
 }
 
@@ -54,24 +58,29 @@ type Revoker struct {
 	client  *http.Client
 }
 
-// Attempt is what is known of one HTTP request, whether it succeeded or not. Fields are zero where no answer came.
+// Attempt describes one HTTP request, whether it succeeded or not. Fields are zero where no answer
+// came.
 type Attempt struct {
-	// Start is our clock just before the request was sent, Duration how long it took until the answer was read.
+	// Start is our clock just before the request was sent. Duration is the time until the answer
+	// was read.
 	Start    time.Time
 	Duration time.Duration
-	// Status is the HTTP status; ServerDate the answer's Date header.
+	// Status is the HTTP status. ServerDate is the answer's Date header.
 	Status     int
 	ServerDate time.Time
-	// Usage is the part of the quota that is used, as Graph reports it from 0.8 on; 0 when it does not
-	// (https://learn.microsoft.com/graph/throttling, x-ms-throttle-limit-percentage).
+	// Usage is the used part of the quota, which Graph reports from 0.8 on; 0 if Graph does not
+	// report it (https://learn.microsoft.com/graph/throttling, x-ms-throttle-limit-percentage).
 	Usage float64
-	// Sent says that a connection was there for the request to sign the user out: without an answer they may have been. It is false
-	// for whoever was not called, for want of a token or a connection, or for what reading their account has shown.
+	// Sent reports whether a connection existed for the request that revokes the sessions. If it
+	// did and no answer came, the sessions may be revoked. Sent is false if nobody was called:
+	// there was no token or no connection, or reading the account ruled the call out.
 	Sent bool
-	// RequestID is Graph's id of the call and ClientRequestID ours. Microsoft's support asks for both.
+	// RequestID is Graph's id of the call and ClientRequestID is ours. Microsoft's support asks for
+	// both.
 	RequestID, ClientRequestID string
-	// ValidFromBefore and ValidFromAfter are from when on the user's sessions were valid, before and after the call, where a Careful
-	// has read them. Proof is why the effect is not proven; "" when it is, or nobody looked.
+	// ValidFromBefore and ValidFromAfter are the times from which the user's sessions were valid,
+	// before and after the call. Only a Verifying reads them. Unverified says why the effect could
+	// not be verified; it is "" if the effect was verified, or if nobody tried.
 	ValidFromBefore, ValidFromAfter time.Time
 	Unverified                      string
 }
@@ -98,14 +107,18 @@ func New(cfg Config) (*Revoker, error) {
 		cfg.Transport = newTransport(cfg.Connections)
 	}
 	client := &http.Client{
-		// A client of our own keeps the SDK's middleware away: its retries would hide 429s and multiply calls.
+		// A client of our own keeps the SDK's middleware away: its retries would hide 429s and
+		// multiply calls.
 		Transport: recorder{next: cfg.Transport, host: root.Host},
-		// A redirect is not Graph's answer (a proxy's login page is); following it would send the token elsewhere.
+		// A redirect does not come from Graph (a proxy redirects to its login page). Following it
+		// would send the token elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	// The JSON factories are given to this adapter alone: without them every good answer comes back as an error.
+	// Only this adapter gets the JSON factories: without them it reports every good answer as an
+	// error.
 	adapter, err := kiotahttp.NewNetHttpRequestAdapterWithParseNodeFactoryAndSerializationWriterFactoryAndHttpClient(
-		// The recorder adds the token itself: the SDK's provider would leave it out silently for a host it does not know.
+		// The recorder adds the token: the SDK's provider silently omits it for a host that it does
+		// not know.
 		&authentication.AnonymousAuthenticationProvider{},
 		kiotajson.NewJsonParseNodeFactory(),
 		kiotajson.NewJsonSerializationWriterFactory(),
@@ -138,9 +151,11 @@ func (r *Revoker) Close() {
 	r.client.CloseIdleConnections()
 }
 
-// Revoke makes one HTTP request to revoke the user's sign-in sessions. A nil error means that Graph answered 2xx, and either without a
-// body or with a JSON object that does not say false and holds no error; tokens stop working within a few minutes after that. Any error is an *Error. When ctx ends before
-// the answer is read, the error is of kind Unreachable and the sessions may or may not be revoked: calling again is harmless.
+// Revoke makes one HTTP request to revoke the user's sign-in sessions. A nil error means that Graph
+// answered 2xx, and that the body is empty or a JSON object whose value is not false and that holds
+// no error. Tokens stop working within a few minutes after that. Any error is an *Error. If ctx
+// ends before the answer is read, the error is of kind Unreachable, and the sessions may or may not
+// be revoked; calling again is harmless.
 func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) {
 	if user.IsZero() {
 		return Attempt{}, &Error{Kind: Rejected, Err: errors.New("no user: refusing to call Graph without an id or user principal name")}
@@ -151,15 +166,18 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	return r.attempt(ctx, http.MethodPost, r.path("v1.0", user)+"/revokeSignInSessions", nil)
 }
 
-// RevokeMe is Revoke for the signed-in person, whom a delegated token names.
+// RevokeMe is Revoke for the signed-in person, whom a delegated token identifies.
 func (r *Revoker) RevokeMe(ctx context.Context) (Attempt, error) {
 	return r.attempt(ctx, http.MethodPost, r.root+"/v1.0/me/revokeSignInSessions", nil)
 }
 
-// Canary makes an attempt that shows whether Graph takes any: for a user who is kept for this, or, for the zero User, for a random object
-// id, with the method, version and token of real attempts. Well, a nil error, is exactly a success for the one, and for the other
-// 404 with the code of an unknown user: the token is taken and the permission there, though it does not say that writes
-// succeed. A Throttled error is no verdict; any other *Error says that Graph is not well.
+// Canary makes an attempt that tests whether Graph accepts attempts. It calls for the given user,
+// an account kept for canaries, or, for the zero User, for a random object id. It uses the method,
+// version and token of real attempts.
+//
+// A nil error means that Graph is well. For an account this is a success. For a random id it is a
+// 404 with the code of an unknown user: Graph accepts the token and the permission, but writes may
+// still fail. A Throttled error is no verdict. Any other *Error means that Graph is not well.
 func (r *Revoker) Canary(ctx context.Context, user event.User) (Attempt, error) {
 	if !user.IsZero() {
 		return r.Revoke(ctx, user)
@@ -179,11 +197,13 @@ func (r *Revoker) Canary(ctx context.Context, user event.User) (Attempt, error) 
 	return attempt, err
 }
 
-// unknownUser is the code of Graph's 404 for a user whom it does not know; other 404s (a wrong path, a gateway) have others.
+// unknownUser is the code of Graph's 404 for an unknown user. Other 404s (a wrong path, a gateway)
+// have other codes.
 const unknownUser = "Request_ResourceNotFound"
 
-// ValidFrom reads the user's signInSessionsValidFromDateTime, before which no session is valid; the zero User is the signed-in
-// person. It needs a permission to read users (User.Read.All). Any error is an *Error.
+// ValidFrom reads the user's signInSessionsValidFromDateTime. No session from before that time is
+// valid. The zero User is the signed-in person. It needs a permission to read users
+// (User.Read.All). Any error is an *Error.
 func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, error) {
 	path := r.root + "/v1.0/me"
 	if !user.IsZero() {
@@ -197,12 +217,15 @@ func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, er
 		return time.Time{}, err
 	}
 	if answer.ValidFrom.IsZero() {
-		return time.Time{}, &Error{Kind: Unavailable, Attempt: attempt, Err: errors.New("the answer has no signInSessionsValidFromDateTime")}
+		return time.Time{}, &Error{
+			Kind: Unavailable, Attempt: attempt, Err: errors.New("the answer has no signInSessionsValidFromDateTime"),
+		}
 	}
 	return answer.ValidFrom, nil
 }
 
-// attempt makes one HTTP request. The SDK makes that of its own method; into takes the body of any other, if it is not nil.
+// attempt makes one HTTP request. The SDK makes the request of its own method. Any other answer's
+// body is decoded into into, unless that is nil.
 func (r *Revoker) attempt(ctx context.Context, method, target string, into any) (Attempt, error) {
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
@@ -211,7 +234,7 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 	if err != nil {
 		failure := &Error{Kind: NoToken, Attempt: Attempt{Start: time.Now()}, Err: err}
 		if caller.Err() != nil {
-			failure.Kind = Unreachable // the caller had no time for more: that tells nothing about the token
+			failure.Kind = Unreachable // the caller ran out of time, which says nothing about the token
 		}
 		return failure.Attempt, failure
 	}
@@ -235,14 +258,16 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 	case failure.Kind == MissingPermission:
 		r.tokens.refuse(token, "") // the credential would keep it for an hour after the permission is granted
 	case failure.Status == http.StatusServiceUnavailable:
-		// Graph asks to repeat a 503 on a new connection, which usually leads to another server.
+		// After a 503 Graph asks for a retry on a new connection, which usually leads to another
+		// server.
 		r.client.CloseIdleConnections()
 	}
 	return attempt, failure
 }
 
-// Check gets a token and looks at its permissions, without calling Graph. Any error is an *Error, of kind NoToken or
-// MissingPermission; a token that cannot be read passes, since only Graph can tell.
+// Check gets a token and examines its permissions, without calling Graph. Any error is an *Error of
+// kind NoToken or MissingPermission. A token that cannot be read passes, since only Graph can judge
+// it.
 func (r *Revoker) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
@@ -269,7 +294,7 @@ func (r *Revoker) post(ctx context.Context, target string) (err error) {
 	return err
 }
 
-// plain makes a call that the SDK's package users has no small builder for.
+// plain makes a call for which the SDK's package users has no small builder.
 func (r *Revoker) plain(ctx context.Context, method, target string, into any) error {
 	request, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
@@ -289,9 +314,10 @@ func (r *Revoker) plain(ctx context.Context, method, target string, into any) er
 	return nil
 }
 
-// path is the user's address. Ids and names were validated; escaping is still done here, where the URL is made. A name
-// that begins with $ needs the form ('name') without a slash before it, with quotes doubled
-// (https://learn.microsoft.com/graph/api/user-get, "Users whose userPrincipalName begins with $").
+// path is the user's URL. Ids and names were validated before; they are still escaped here, where
+// the URL is made. A name that begins with $ needs the form ('name') without a slash before it,
+// with quotes doubled (https://learn.microsoft.com/graph/api/user-get, "Users whose
+// userPrincipalName begins with $").
 func (r *Revoker) path(version string, user event.User) string {
 	base := r.root + "/" + version + "/users"
 	if name := user.Name(); strings.HasPrefix(name, "$") {

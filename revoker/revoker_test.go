@@ -40,7 +40,7 @@ func mustUser(id, upn string) event.User {
 	return user
 }
 
-// graph is a server whose answer each test writes, and what it was asked.
+// graph is a server whose answer each test writes. It keeps the requests.
 type graph struct {
 	*httptest.Server
 	mu       sync.Mutex
@@ -65,7 +65,7 @@ func (g *graph) seen() []*http.Request {
 	return g.requests
 }
 
-// says answers every request alike; headers come in pairs.
+// says gives every request the same answer; headers come in pairs.
 func says(status int, body string, headers ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		if body != "" {
@@ -83,7 +83,7 @@ func graphError(code string) string {
 	return fmt.Sprintf(`{"error":{"code":%q,"message":"something about it"}}`, code)
 }
 
-// credential hands out tokens; a request with claims gets a fresh one, as azidentity's caches do.
+// credential supplies tokens. A request with claims gets a fresh one, as from azidentity's caches.
 type credential struct {
 	mu     sync.Mutex
 	roles  string
@@ -123,7 +123,7 @@ func newRevoker(t *testing.T, root string, cred azcore.TokenCredential) *revoker
 	return r
 }
 
-// attempt makes one call against a server that answers with handler.
+// attempt makes one call to a server that answers with handler.
 func attempt(t *testing.T, cred azcore.TokenCredential, handler http.HandlerFunc) (*graph, revoker.Attempt, *revoker.Error) {
 	g := newGraph(t, handler)
 	a, err := newRevoker(t, g.URL, cred).Revoke(t.Context(), ada)
@@ -134,7 +134,7 @@ func attempt(t *testing.T, cred azcore.TokenCredential, handler http.HandlerFunc
 	return g, a, failure
 }
 
-func TestWhatAnAnswerMeans(t *testing.T) {
+func TestAnswerKinds(t *testing.T) {
 	html := "<html><body>Access denied by your proxy</body></html>"
 	cases := []struct {
 		name   string
@@ -147,14 +147,14 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 		{"204", says(204, ""), ""},
 		{"200 without a value", says(200, `{}`), ""},
 		{"200 false is not success", says(200, `{"value":false}`), revoker.NotRevoked},
-		{"200 false with a type in other letters", says(200, `{"value":false}`, "Content-Type", "Application/JSON"), revoker.NotRevoked},
+		{"200 false with a type in another case", says(200, `{"value":false}`, "Content-Type", "Application/JSON"), revoker.NotRevoked},
 		{"200 HTML is a portal's page", says(200, html, "Content-Type", "text/html"), revoker.Unavailable},
 		{"200 with broken JSON", says(200, `{"value":`), revoker.Unavailable},
 		{"200 null value", says(200, `{"value":null}`), ""},
 		{"200 with members that nobody reads", says(200, `{"@odata.context":1,"x":[{"error":1,"value":false}],"value":true}`), ""},
 		{"200 with spaces around", says(200, " \r\n{\"value\" : true}\n"), ""},
 		{"200 false beside others", says(200, `{"a":{},"value":false,"b":[]}`), revoker.NotRevoked},
-		{"200 false in other letters", says(200, `{"Value":false}`), revoker.NotRevoked},
+		{"200 false in another case", says(200, `{"Value":false}`), revoker.NotRevoked},
 		{"200 false by an escape", says(200, `{"\u0076alue":false}`), revoker.NotRevoked},
 		{"200 null", says(200, `null`), revoker.Unavailable},
 		{"200 true alone", says(200, `true`), revoker.Unavailable},
@@ -162,7 +162,7 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 		{"200 a list", says(200, `[]`), revoker.Unavailable},
 		{"200 a list of answers", says(200, `[{"value":true}]`), revoker.Unavailable},
 		{"200 with an error", says(200, graphError("serviceNotAvailable")), revoker.Unavailable},
-		{"200 with an error in other letters", says(200, `{"value":true,"ERROR":{}}`), revoker.Unavailable},
+		{"200 with an error in another case", says(200, `{"value":true,"ERROR":{}}`), revoker.Unavailable},
 		{"200 with an error that is null", says(200, `{"value":true,"error":null}`), revoker.Unavailable},
 		{"200 false with an error", says(200, `{"value":false,"error":{}}`), revoker.Unavailable},
 		{"200 \"false\"", says(200, `{"value":"false"}`), revoker.Unavailable},
@@ -173,7 +173,7 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 		{"200 an answer and more", says(200, `{"value":true} x`), revoker.Unavailable},
 		{"200 value twice", says(200, `{"value":true,"value":true}`), revoker.Unavailable},
 		{"200 value twice, false first", says(200, `{"value":false,"value":true}`), revoker.Unavailable},
-		{"200 value twice in other letters", says(200, `{"value":true,"VALUE":false}`), revoker.Unavailable},
+		{"200 value twice in another case", says(200, `{"value":true,"VALUE":false}`), revoker.Unavailable},
 		{"200 half an answer", says(200, revokedOK[:len(revokedOK)/2]), revoker.Unavailable},
 		{"200 an answer without its end", says(200, `{"value":true`), revoker.Unavailable},
 		{"200 spaces alone", says(200, "  \n"), revoker.Unavailable},
@@ -186,7 +186,10 @@ func TestWhatAnAnswerMeans(t *testing.T) {
 		{"400", says(400, graphError("BadRequest")), revoker.Rejected},
 		{"401", says(401, graphError("InvalidAuthenticationToken")), revoker.Unauthorized},
 		{"403 of one user", says(403, graphError("Authorization_RequestDenied")), revoker.Forbidden},
-		{"403 JSON of another type is a proxy's", says(403, graphError("Authorization_RequestDenied"), "Content-Type", "text/plain"), revoker.Unavailable},
+		{
+			"403 JSON of another type is a proxy's", says(403, graphError("Authorization_RequestDenied"), "Content-Type", "text/plain"),
+			revoker.Unavailable,
+		},
 		{"404 JSON without an error is a proxy's", says(404, `{"message":"no route"}`), revoker.Unavailable},
 		{"403 HTML is a proxy's", says(403, html, "Content-Type", "text/html"), revoker.Unavailable},
 		{"404", says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
@@ -224,7 +227,7 @@ func kindOf(failure *revoker.Error) revoker.Kind {
 	return failure.Kind
 }
 
-func TestTrapODataErrorsWithoutAMessagePanic(t *testing.T) {
+func TestSDKTrapODataErrorWithoutMessagePanics(t *testing.T) {
 	for _, body := range []string{`{"error":{}}`, `{"error":{"code":"X"}}`, `{"error":null}`, `{}`, `[]`, `null`, `"x"`} {
 		_, _, failure := attempt(t, withRole(), says(400, body))
 		if failure == nil || failure.Error() == "" {
@@ -233,7 +236,7 @@ func TestTrapODataErrorsWithoutAMessagePanic(t *testing.T) {
 	}
 }
 
-func TestTrapTheSDKRetriesByItself(t *testing.T) {
+func TestSDKTrapRetriesByItself(t *testing.T) {
 	for _, status := range []int{429, 503, 504} {
 		g, _, failure := attempt(t, withRole(), says(status, "", "Retry-After", "0"))
 		if failure == nil || failure.Status != status || len(g.seen()) != 1 {
@@ -242,23 +245,23 @@ func TestTrapTheSDKRetriesByItself(t *testing.T) {
 	}
 }
 
-func TestTrapTheAdapterHasNoSerializers(t *testing.T) {
+func TestSDKTrapAdapterHasNoSerializers(t *testing.T) {
 	if _, _, failure := attempt(t, withRole(), says(200, revokedOK)); failure != nil {
-		t.Errorf("the user is revoked, and yet: %v", failure)
+		t.Errorf("the user is revoked, but the attempt fails: %v", failure)
 	}
 	if _, _, failure := attempt(t, withRole(), says(200, `{"value":false}`)); kindOf(failure) != revoker.NotRevoked {
 		t.Errorf("value false was not read: %v", failure)
 	}
 }
 
-func TestTrapAnHTMLPageHidesItsStatus(t *testing.T) {
+func TestSDKTrapHTMLPageHidesStatus(t *testing.T) {
 	_, a, failure := attempt(t, withRole(), says(403, "<html>blocked</html>", "Content-Type", "text/html"))
 	if kindOf(failure) != revoker.Unavailable || failure.Status != 403 || a.Status != 403 || !failure.Shared() {
-		t.Errorf("%v; a proxy's 403 is nobody's verdict about the user, and its status must be told", failure)
+		t.Errorf("%v; a proxy's 403 says nothing about the user, and the error must hold its status", failure)
 	}
 }
 
-func TestTrapEmptyAnswersAndRedirectsLookAlikeToTheSDK(t *testing.T) {
+func TestSDKTrapEmptyAnswersAndRedirectsLookAlike(t *testing.T) {
 	if _, _, failure := attempt(t, withRole(), says(204, "")); failure != nil {
 		t.Errorf("204: %v", failure)
 	}
@@ -267,7 +270,7 @@ func TestTrapEmptyAnswersAndRedirectsLookAlikeToTheSDK(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
+func TestAnswerRetryAfter(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	cases := []struct {
 		name, value string
@@ -279,7 +282,7 @@ func TestRetryAfter(t *testing.T) {
 		{"absent", "", 0},
 		{"rubbish", "soon", 0},
 		{"negative", "-5", 0},
-		{"beyond all bounds", "99999999999999999999", 0},
+		{"too large", "99999999999999999999", 0},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -291,7 +294,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-func TestMissingPermissionIsToldFromOneUsersOwn403(t *testing.T) {
+func TestAnswerMissingPermissionDiffersFromForbidden(t *testing.T) {
 	denied := says(403, graphError("Authorization_RequestDenied"))
 	for roles, want := range map[string]revoker.Kind{
 		``:                             revoker.MissingPermission,
@@ -310,15 +313,16 @@ func TestMissingPermissionIsToldFromOneUsersOwn403(t *testing.T) {
 	}
 }
 
-// TestTrapTheSDKAnswersClaimsChallengesItself also shows that a 401 forces one new token, and one only.
-func TestTrapTheSDKAnswersClaimsChallengesItself(t *testing.T) {
+// TestSDKTrapAnswersClaimsChallenges also shows that a 401 forces exactly one new token.
+func TestSDKTrapAnswersClaimsChallenges(t *testing.T) {
 	var first string
 	g := newGraph(t, func(w http.ResponseWriter, r *http.Request) {
 		if first == "" {
 			first = r.Header.Get("Authorization")
 		}
 		if r.Header.Get("Authorization") == first {
-			// A claims challenge makes the SDK repeat the request by itself; a malformed one makes it panic.
+			// A claims challenge makes the SDK repeat the request by itself; a malformed one makes
+			// it panic.
 			says(401, graphError("InvalidAuthenticationToken"), "WWW-Authenticate", `Bearer realm="", claims=x`)(w, r)
 			return
 		}
@@ -339,11 +343,12 @@ func TestTrapTheSDKAnswersClaimsChallengesItself(t *testing.T) {
 	}
 }
 
-func TestAClaimsChallengeIsAnsweredByATokenWithThoseClaims(t *testing.T) {
+func TestTokenAnswersClaimsChallenge(t *testing.T) {
 	const demand = `{"access_token":{"nbf":{"essential":true,"value":"1800000000"}}}`
 	std, url := base64.StdEncoding.EncodeToString([]byte(demand)), base64.RawURLEncoding.EncodeToString([]byte(demand))
 	for name, c := range map[string]struct{ challenge, want string }{
-		"standard": {`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", error="insufficient_claims", claims="` + std + `"`, demand},
+		"standard": {`Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", ` +
+			`error="insufficient_claims", claims="` + std + `"`, demand},
 		"for URLs": {`Bearer claims="` + url + `", realm=""`, demand},
 		// Any new token will do then.
 		"not Base64":  {`Bearer claims="%%%"`, ""},
@@ -367,22 +372,24 @@ func TestAClaimsChallengeIsAnsweredByATokenWithThoseClaims(t *testing.T) {
 			if _, err := r.Revoke(t.Context(), ada); err != nil {
 				t.Fatal(err)
 			}
-			if len(cred.claims) != 1 || c.want != "" && cred.claims[0] != c.want || c.want == "" && !strings.Contains(cred.claims[0], "nbf") {
+			if len(cred.claims) != 1 || c.want != "" && cred.claims[0] != c.want ||
+				c.want == "" && !strings.Contains(cred.claims[0], "nbf") {
 				t.Errorf("asked for a token with %q, want %q", cred.claims, c.want)
 			}
 		})
 	}
 }
 
-func TestNoTokenCallsNobody(t *testing.T) {
+func TestTokenMissingCallsNobody(t *testing.T) {
 	g, _, failure := attempt(t, &credential{err: errors.New("identity service down")}, says(200, revokedOK))
 	if kindOf(failure) != revoker.NoToken || !failure.Systemic() || len(g.seen()) != 0 {
 		t.Errorf("%v after %d requests", failure, len(g.seen()))
 	}
 }
 
-// TestTheRequest covers two traps: the SDK adds a client-request-id of its own, and leaves the token out for a bare host:port.
-func TestTheRequest(t *testing.T) {
+// TestRequest covers two traps: the SDK adds a client-request-id of its own, and omits the token
+// for a bare host:port.
+func TestRequest(t *testing.T) {
 	g, a, failure := attempt(t, withRole(), says(200, revokedOK, "request-id", "graph-1", "Date", "Sun, 01 Mar 2026 12:00:00 GMT"))
 	if failure != nil {
 		t.Fatal(failure)
@@ -402,7 +409,7 @@ func TestTheRequest(t *testing.T) {
 	}
 }
 
-func TestPaths(t *testing.T) {
+func TestRequestPaths(t *testing.T) {
 	for name, want := range map[string]string{
 		"ada@contoso.com":                       "/v1.0/users/ada@contoso.com/revokeSignInSessions",
 		"o'neil@contoso.com":                    "/v1.0/users/o%27neil@contoso.com/revokeSignInSessions",
@@ -428,7 +435,7 @@ func TestPaths(t *testing.T) {
 	}
 }
 
-func TestTrapAnEmptyUserIsNeverCalled(t *testing.T) {
+func TestRequestForEmptyUserIsRefused(t *testing.T) {
 	g := newGraph(t, says(204, ""))
 	_, err := newRevoker(t, g.URL, withRole()).Revoke(t.Context(), event.User{})
 	var failure *revoker.Error
@@ -437,7 +444,7 @@ func TestTrapAnEmptyUserIsNeverCalled(t *testing.T) {
 	}
 }
 
-func TestTrapRedirectsAreNotFollowed(t *testing.T) {
+func TestAnswerRedirectIsNotFollowed(t *testing.T) {
 	other := newGraph(t, says(204, ""))
 	_, _, failure := attempt(t, withRole(), says(307, "", "Location", other.URL))
 	if failure == nil || len(other.seen()) != 0 {
@@ -445,7 +452,7 @@ func TestTrapRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-func TestASlowAnswerEndsWithTheTimeout(t *testing.T) {
+func TestAnswerSlowEndsWithTimeout(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
 	g := newGraph(t, func(http.ResponseWriter, *http.Request) { <-release })
@@ -458,7 +465,7 @@ func TestASlowAnswerEndsWithTheTimeout(t *testing.T) {
 	}
 }
 
-func TestErrorsNeverHoldTheToken(t *testing.T) {
+func TestErrorNeverContainsToken(t *testing.T) {
 	cred := withRole()
 	for _, answer := range []http.HandlerFunc{
 		says(401, graphError("InvalidAuthenticationToken")),
@@ -467,12 +474,12 @@ func TestErrorsNeverHoldTheToken(t *testing.T) {
 	} {
 		_, _, failure := attempt(t, cred, answer)
 		if strings.Contains(failure.Error(), cred.token()) {
-			t.Errorf("the error holds the token: %v", failure)
+			t.Errorf("the error contains the token: %v", failure)
 		}
 	}
 }
 
-func TestCheckTellsBeforeTheFirstCall(t *testing.T) {
+func TestCheckFindsFaultsBeforeTheFirstCall(t *testing.T) {
 	for name, c := range map[string]struct {
 		cred *credential
 		want revoker.Kind
@@ -500,15 +507,16 @@ func (c grantedLater) GetToken(ctx context.Context, o policy.TokenRequestOptions
 	return c.credential.GetToken(ctx, o)
 }
 
-// A token without the permission is kept by the credential for an hour or more: a new one tells whether it was granted since.
-func TestAPermissionThatIsGrantedIsNoticedAtOnce(t *testing.T) {
+// The credential keeps a token without the permission for an hour or more. Only a new token shows
+// that the permission was granted since.
+func TestTokenNoticesGrantedPermissionAtOnce(t *testing.T) {
 	cred := grantedLater{&credential{}}
 	r := newRevoker(t, "http://127.0.0.1:1", cred)
 	if err := r.Check(t.Context()); err == nil {
-		t.Fatal("a token without a permission is good")
+		t.Fatal("a token without a permission passes")
 	}
 	if err := r.Check(t.Context()); err != nil || len(cred.claims) != 1 {
-		t.Errorf("the first token is believed for ever: %v", err)
+		t.Errorf("the first token is believed forever: %v", err)
 	}
 	calls := 0
 	g := newGraph(t, func(w http.ResponseWriter, r *http.Request) {
@@ -528,7 +536,7 @@ func TestAPermissionThatIsGrantedIsNoticedAtOnce(t *testing.T) {
 	}
 }
 
-func TestNewNamesWhatIsWrong(t *testing.T) {
+func TestNewNamesWrongSetting(t *testing.T) {
 	for _, cfg := range []revoker.Config{
 		{Root: "graph.microsoft.com", Credential: withRole()},
 		{Root: "ftp://graph.microsoft.com", Credential: withRole()},
@@ -540,9 +548,10 @@ func TestNewNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestTheSignedInPersonAndTheOlderMethod(t *testing.T) {
+func TestRequestForSignedInPersonAndOlderMethod(t *testing.T) {
 	g := newGraph(t, says(200, revokedOK))
-	if _, err := newRevoker(t, g.URL, withRole()).RevokeMe(t.Context()); err != nil || g.seen()[0].RequestURI != "/v1.0/me/revokeSignInSessions" {
+	if _, err := newRevoker(t, g.URL, withRole()).RevokeMe(t.Context()); err != nil ||
+		g.seen()[0].RequestURI != "/v1.0/me/revokeSignInSessions" {
 		t.Errorf("%v, called %s", err, g.seen()[0].RequestURI)
 	}
 	for name, c := range map[string]struct {
@@ -563,13 +572,14 @@ func TestTheSignedInPersonAndTheOlderMethod(t *testing.T) {
 		r.Close()
 		var failure *revoker.Error
 		errors.As(err, &failure)
-		if got := g.seen()[0]; kindOf(failure) != c.want || got.RequestURI != "/beta/users/"+adaID+"/invalidateAllRefreshTokens" || got.Method != http.MethodPost {
+		if got := g.seen()[0]; kindOf(failure) != c.want || got.RequestURI != "/beta/users/"+adaID+"/invalidateAllRefreshTokens" ||
+			got.Method != http.MethodPost {
 			t.Errorf("%s: %v, called %s %s", name, err, got.Method, got.RequestURI)
 		}
 	}
 }
 
-func TestACanaryForNobody(t *testing.T) {
+func TestCanaryForRandomID(t *testing.T) {
 	const notFound = "Request_ResourceNotFound"
 	for name, c := range map[string]struct {
 		answer http.HandlerFunc
@@ -622,7 +632,7 @@ func TestACanaryForNobody(t *testing.T) {
 	}
 }
 
-func TestACanaryForAnAccountThatIsKeptForIt(t *testing.T) {
+func TestCanaryForAccount(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer http.HandlerFunc
 		want   revoker.Kind // "" is well
@@ -654,8 +664,8 @@ func (waiting) GetToken(ctx context.Context, _ policy.TokenRequestOptions) (azco
 	return azcore.AccessToken{}, ctx.Err()
 }
 
-// A caller may have less patience than graph.timeout. What it cut off says nothing about the token.
-func TestTheCallersDeadlineMakesAnAttemptUnreachable(t *testing.T) {
+// A caller may wait for less than graph.timeout. A canceled request says nothing about the token.
+func TestAttemptCutOffByCallerIsUnreachable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hanging := roundTrip(func(r *http.Request) (*http.Response, error) {
 			<-r.Context().Done()
@@ -672,7 +682,9 @@ func TestTheCallersDeadlineMakesAnAttemptUnreachable(t *testing.T) {
 			"the identity service":                       {waiting{}, 5 * time.Second, revoker.Unreachable, 5 * time.Second},
 			"the identity service, and the caller waits": {waiting{}, time.Hour, revoker.NoToken, 30 * time.Second},
 		} {
-			r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: c.cred, Transport: hanging, Timeout: 30 * time.Second})
+			r, err := revoker.New(revoker.Config{
+				Root: "https://graph.example", Credential: c.cred, Transport: hanging, Timeout: 30 * time.Second,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -696,8 +708,9 @@ func TestTheCallersDeadlineMakesAnAttemptUnreachable(t *testing.T) {
 	})
 }
 
-// Whoever may have been signed out counts for the volume guard: not those for whom there was no connection.
-func TestAnAttemptSaysWhetherItWasSent(t *testing.T) {
+// The volume guard counts everybody who may have been signed out, but not those for whom there was
+// no connection.
+func TestAttemptReportsWhetherItWasSent(t *testing.T) {
 	for name, c := range map[string]struct {
 		dial func() (net.Conn, error)
 		cred azcore.TokenCredential
@@ -734,8 +747,8 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// What the rest of the worker does about a failure depends on these answers alone.
-func TestWhatEachKindOfFailureMeans(t *testing.T) {
+// The rest of the worker handles a failure by these answers alone.
+func TestErrorKinds(t *testing.T) {
 	type meaning struct {
 		permanent, systemic, throttled, shared, lagging, suspicious bool
 		failures                                                    int
@@ -762,7 +775,7 @@ func TestWhatEachKindOfFailureMeans(t *testing.T) {
 	}
 }
 
-func TestCodesAndMessagesOfOthersAreCut(t *testing.T) {
+func TestErrorCutsCodeAndMessage(t *testing.T) {
 	for _, length := range []int{128, 129, 10_000} {
 		body := fmt.Sprintf(`{"error":{"code":%q,"message":%q}}`, strings.Repeat("c", length), strings.Repeat("m", 2*length))
 		_, _, failure := attempt(t, withRole(), says(400, body))
@@ -787,11 +800,13 @@ func TestValidFrom(t *testing.T) {
 		t.Error(err)
 	}
 	const query = "?$select=signInSessionsValidFromDateTime"
-	if seen := g.seen(); seen[0].RequestURI != "/v1.0/users/"+adaID+query || seen[1].RequestURI != "/v1.0/me"+query || seen[0].Method != http.MethodGet {
+	if seen := g.seen(); seen[0].RequestURI != "/v1.0/users/"+adaID+query || seen[1].RequestURI != "/v1.0/me"+query ||
+		seen[0].Method != http.MethodGet {
 		t.Errorf("called %s and %s", seen[0].RequestURI, seen[1].RequestURI)
 	}
 	for name, answer := range map[string]http.HandlerFunc{
-		"refused": says(403, graphError("x")), "without the time": says(200, `{}`), "no JSON": says(200, `{`), "a page": says(200, "<html>", "Content-Type", "text/html"),
+		"refused": says(403, graphError("x")), "without the time": says(200, `{}`), "no JSON": says(200, `{`),
+		"a page": says(200, "<html>", "Content-Type", "text/html"),
 	} {
 		if at, err := newRevoker(t, newGraph(t, answer).URL, withRole()).ValidFrom(t.Context(), ada); err == nil {
 			t.Errorf("%s: %v", name, at)
@@ -799,13 +814,15 @@ func TestValidFrom(t *testing.T) {
 	}
 }
 
-func TestClaimsOfTokens(t *testing.T) {
+func TestTokenClaims(t *testing.T) {
 	enc := base64.RawURLEncoding.EncodeToString
 	token := func(payload string) string {
 		return enc([]byte(`{"alg":"none"}`)) + "." + enc([]byte(payload)) + "."
 	}
-	c, err := revoker.ReadClaims(token(`{"aud":"https://graph.microsoft.com","roles":["A"],"scp":"B C","tid":"t","appid":"a","exp":1772366400}`))
-	if err != nil || c.Audience[0] != "https://graph.microsoft.com" || c.Roles[0] != "A" || len(c.Scopes) != 2 || c.Tenant != "t" || c.AppID != "a" || c.Expires.Year() != 2026 {
+	const all = `{"aud":"https://graph.microsoft.com","roles":["A"],"scp":"B C","tid":"t","appid":"a","exp":1772366400}`
+	c, err := revoker.ReadClaims(token(all))
+	if err != nil || c.Audience[0] != "https://graph.microsoft.com" || c.Roles[0] != "A" || len(c.Scopes) != 2 || c.Tenant != "t" ||
+		c.AppID != "a" || c.Expires.Year() != 2026 {
 		t.Errorf("%+v, %v", c, err)
 	}
 	if _, err := revoker.ReadClaims("opaque"); err == nil || strings.Contains(err.Error(), "opaque") {

@@ -17,26 +17,27 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// tokens gets tokens from the credential, which caches them, and forces a new one after the last was refused.
+// tokens gets tokens from the credential, which caches them, and forces a new one after Graph
+// refused the last.
 type tokens struct {
 	credential azcore.TokenCredential
 	scope      string
-	turn       chan struct{} // one caller at a time asks: a slow identity service is not asked by all of them
+	asking     chan struct{} // one caller at a time asks: a slow identity service must not be asked by all of them
 
 	mu      sync.Mutex
 	refused string // the token that Graph answered with 401, or that holds no permission
-	demand  string // the claims that Graph demanded then; "" when it did not say
+	demand  string // the claims that Graph demanded then; "" if it demanded none
 }
 
 func newTokens(credential azcore.TokenCredential, scope string) *tokens {
-	return &tokens{credential: credential, scope: scope, turn: make(chan struct{}, 1)}
+	return &tokens{credential: credential, scope: scope, asking: make(chan struct{}, 1)}
 }
 
 // get returns a token, and whether it was forced after a refused one.
 func (t *tokens) get(ctx context.Context) (token string, forced bool, err error) {
 	select {
-	case t.turn <- struct{}{}:
-		defer func() { <-t.turn }()
+	case t.asking <- struct{}{}:
+		defer func() { <-t.asking }()
 	case <-ctx.Done():
 		return "", false, fmt.Errorf("waiting for a token: %w", context.Cause(ctx))
 	}
@@ -44,8 +45,9 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 	answer, err := t.credential.GetToken(ctx, options)
 	if demand, refused := t.refusal(answer.Token); err == nil && refused {
 		forced = true
-		// A claims request is the documented way past the credential's cache; without a challenge this is the form that Entra itself
-		// sends in one (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
+		// A claims request is the documented way past the credential's cache. Without a challenge,
+		// use the form that Entra itself sends in one
+		// (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
 		options.Claims = demand
 		if demand == "" {
 			options.Claims = fmt.Sprintf(`{"access_token":{"nbf":{"essential":true,"value":"%d"}}}`, time.Now().Unix())
@@ -58,7 +60,8 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 	return answer.Token, forced, nil
 }
 
-// refuse says that the token is of no use, and which claims Graph demanded of the next one, if it said so.
+// refuse marks the token as useless. demand is the claims that Graph demands of the next token, or
+// "".
 func (t *tokens) refuse(token, demand string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -71,14 +74,16 @@ func (t *tokens) refusal(token string) (demand string, refused bool) {
 	return t.demand, t.refused == token
 }
 
-// claimsParameter is where a challenge says what it demands, in Base64
-// (https://learn.microsoft.com/entra/identity-platform/claims-challenge, "Claims challenge header format").
+// claimsParameter matches the Base64 claims of a challenge
+// (https://learn.microsoft.com/entra/identity-platform/claims-challenge, "Claims challenge header
+// format").
 var claimsParameter = regexp.MustCompile(`(?:^|[\s,])claims="([A-Za-z0-9+/_=-]+)"`)
 
-// maxDemand bounds a challenge, which goes back into a request.
+// maxDemand bounds a challenge in bytes: it goes back into a request.
 const maxDemand = 8 << 10
 
-// demanded reads the claims of a 401's WWW-Authenticate. "" is no challenge, or none that can be read: then any new token will do.
+// demanded reads the claims of a 401's WWW-Authenticate headers. It returns "" if there is no
+// readable challenge; then any new token will do.
 func demanded(challenges []string) string {
 	for _, challenge := range challenges {
 		match := claimsParameter.FindStringSubmatch(challenge)
@@ -97,21 +102,24 @@ func demanded(challenges []string) string {
 	return ""
 }
 
-// sufficient are the permissions with which the call was seen to work; the first is the least
+// sufficient are the permissions that allow the call, the least one first
 // (https://learn.microsoft.com/graph/api/user-revokesigninsessions, "Permissions").
 var sufficient = []string{"User.RevokeSessions.All", "User.ReadWrite.All", "Directory.ReadWrite.All"}
 
-// Claims are what a token says about itself. The signature is Graph's business: they only explain.
+// Claims are a token's statements about itself. Only Graph verifies the signature; here the claims
+// only explain failures.
 type Claims struct {
-	// Audience is whom the token is for: Graph's root, or its application id.
+	// Audience is the token's recipient: Graph's root, or its application id.
 	Audience []string
-	// Roles are an application's permissions, Scopes those that a person has delegated.
+	// Roles are an application's permissions. Scopes are the permissions that a person has
+	// delegated.
 	Roles, Scopes []string
 	Tenant, AppID string
 	Expires       time.Time
 }
 
-// MayRevoke says that the token holds a permission for the call, and whether it is broader than needed.
+// MayRevoke reports whether the token holds a permission for the call, and whether that permission
+// is broader than needed.
 func (c Claims) MayRevoke() (may, broader bool) {
 	held := slices.Concat(c.Scopes, c.Roles)
 	for i, permission := range sufficient {
@@ -122,7 +130,7 @@ func (c Claims) MayRevoke() (may, broader bool) {
 	return false, false
 }
 
-// Claims gets a token and reads it. The error says that there is none, or that it is not readable.
+// Claims gets a token and reads it. The error is an *Error of kind NoToken, or that of ReadClaims.
 func (r *Revoker) Claims(ctx context.Context) (Claims, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
@@ -133,7 +141,7 @@ func (r *Revoker) Claims(ctx context.Context) (Claims, error) {
 	return ReadClaims(token)
 }
 
-// ReadClaims reads a token. The error says that it is not a JWT.
+// ReadClaims reads a token without verifying it. It fails if the token is not a JWT.
 func ReadClaims(token string) (Claims, error) {
 	var c struct {
 		jwt.RegisteredClaims
@@ -152,7 +160,8 @@ func ReadClaims(token string) (Claims, error) {
 	return claims, nil
 }
 
-// lacksPermission says that the token is readable and holds none of the sufficient permissions.
+// lacksPermission reports whether the token is readable and holds none of the sufficient
+// permissions.
 func lacksPermission(token string) bool {
 	claims, err := ReadClaims(token)
 	may, _ := claims.MayRevoke()

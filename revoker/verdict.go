@@ -14,56 +14,66 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// Kind is what a failed attempt means.
+// Kind is the meaning of a failed attempt.
 type Kind string
 
-// The kinds, from the answer that concerns one user to the one that concerns everyone.
+// The kinds, from answers that concern one user to answers that concern everyone.
 const (
-	// NotRevoked: 2xx with value false.
+	// NotRevoked: 2xx with value false, or an effect that did not show.
 	NotRevoked Kind = "not_revoked"
-	// NotFound: 404 from Graph itself. Right after an account was made this can be replication lag.
+	// NotFound: 404 from Graph itself. Right after an account was created this can be replication
+	// lag.
 	NotFound Kind = "not_found"
-	// External: the user belongs to another tenant; Graph was not called, since it would answer well and revoke nothing.
+	// External: the user belongs to another tenant. Graph was not called, since it would answer
+	// with success and revoke nothing.
 	External Kind = "external"
-	// Protected: the account is on the list of those who are never called, by the id or name that the event did not give.
+	// Protected: the account is on the list of protected users, by an id or name that the event did
+	// not give. Graph was not called.
 	Protected Kind = "protected"
-	// Named: the event gives a name alone, and Account is whose it is; nobody was called (Careful.ByAccount).
+	// Named: the event gives only a name, and Account is the account that has it. Graph was not
+	// called (see Verifying.ByAccount).
 	Named Kind = "named"
-	// Rejected: any other 4xx from Graph: the request itself is refused.
+	// Rejected: any other 4xx from Graph. Graph refuses the request itself.
 	Rejected Kind = "rejected"
-	// Forbidden: 403 although the token holds the permission, or does not tell.
+	// Forbidden: 403, although the token holds the permission, or cannot be read.
 	Forbidden Kind = "forbidden"
 	// MissingPermission: 403, and the token holds none of the permissions that allow the call.
 	MissingPermission Kind = "missing_permission"
-	// Unauthorized: 401; the next attempt forces a new token, unless this one had (Renewed).
+	// Unauthorized: 401. The next attempt forces a new token, unless this one already used a forced
+	// token (Renewed).
 	Unauthorized Kind = "unauthorized"
-	// NoToken: no token could be had; Graph was not called.
+	// NoToken: there was no token, and Graph was not called.
 	NoToken Kind = "no_token"
 	// Throttled: 429.
 	Throttled Kind = "throttled"
-	// Unavailable: 408, 425, 509, 5xx, or an answer that is not Graph's (a redirect, a proxy's page) or not readable.
+	// Unavailable: 408, 425, 5xx, or an answer that does not come from Graph (a redirect, a proxy's
+	// page) or cannot be read.
 	Unavailable Kind = "unavailable"
-	// Unreachable: no whole answer: dial failure, dropped connection, timeout.
+	// Unreachable: no complete answer, because of a dial failure, a dropped connection or a
+	// timeout.
 	Unreachable Kind = "unreachable"
 )
 
-// Error is a failed attempt. It implements what package retry asks of an error.
+// Error is a failed attempt. It implements the small interfaces by which package retry judges
+// errors.
 type Error struct {
 	Kind Kind
 	Attempt
-	// Code and Message are Graph's own, cut to 128 and 256 bytes; empty where Graph sent none.
+	// Code and Message are Graph's own, cut to 128 and 256 bytes; empty if Graph sent none.
 	Code, Message string
-	// After is the answer's Retry-After, 0 if there was none.
+	// After is the answer's Retry-After; 0 if there was none.
 	After time.Duration
-	// Renewed says that the token which Graph refused had been forced after an earlier refusal.
+	// Renewed reports whether the token that Graph refused had been forced after an earlier
+	// refusal.
 	Renewed bool
-	// Account is whose name was given, by id, for kind Named.
+	// Account is the account that has the event's name, for kind Named.
 	Account event.User
-	// Err is the cause beneath, if there is one.
+	// Err is the underlying cause, if there is one.
 	Err error
 }
 
-// Error names the kind, the status, Graph's code and message, and the ids that Microsoft's support asks for.
+// Error names the kind, the status, Graph's code and message, and the ids that Microsoft's support
+// asks for.
 func (e *Error) Error() string {
 	text := e.Brief()
 	if e.Message != "" {
@@ -78,7 +88,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Brief is the error without any text from outside, which may name the user.
+// Brief is the error without any text from outside, since such text may name the user.
 func (e *Error) Brief() string {
 	text := hints[e.Kind]
 	if e.Status != 0 {
@@ -91,7 +101,7 @@ func (e *Error) Brief() string {
 	return text
 }
 
-// hints says, by kind, what happened and, where a person can do something, what.
+// hints says, by kind, what happened and what a person can do about it.
 var hints = map[Kind]string{
 	NotRevoked:        "Graph says that it revoked nothing",
 	NotFound:          "Graph does not know the user",
@@ -110,12 +120,13 @@ var hints = map[Kind]string{
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Permanent says that the same request will be refused again.
+// Permanent reports whether Graph will refuse the same request again.
 func (e *Error) Permanent() bool {
 	return e.Kind == Rejected || e.Kind == External || e.Kind == Protected
 }
 
-// Systemic says that the fault hits every user alike, and that no call can succeed before a person or time mends it.
+// Systemic reports whether the fault hits every user alike, so that no call can succeed before a
+// person or time fixes it.
 func (e *Error) Systemic() bool {
 	switch e.Kind {
 	case MissingPermission, NoToken:
@@ -126,17 +137,19 @@ func (e *Error) Systemic() bool {
 	return false
 }
 
-// Excused says that the next attempt mends the fault by itself: it brings a new token.
+// Excused reports whether the next attempt fixes the fault by itself, because it brings a new
+// token.
 func (e *Error) Excused() bool { return e.Kind == Unauthorized && !e.Renewed }
 
-// Throttled says that Graph asks all callers to pause.
+// Throttled reports whether Graph asks all callers to pause.
 func (e *Error) Throttled() bool { return e.Kind == Throttled }
 
-// Shared says that the fault may hit every user: only another user's success can tell that it is the user's own.
+// Shared reports whether the fault may hit every user: only another user's success can show that it
+// is the user's own.
 func (e *Error) Shared() bool { return e.Kind == NotRevoked || e.Suspicious() }
 
-// Suspicious says that the failure, when distinct users have it in a row, hints at a fault of Graph's. What Graph answers about a user,
-// 404 and value false, is neutral: it tells neither way.
+// Suspicious reports whether the failure hints at a fault of Graph's if distinct users have it in a
+// row. Graph's answers about a user, 404 and value false, are neutral.
 func (e *Error) Suspicious() bool {
 	switch e.Kind {
 	case Forbidden, Unavailable, Unreachable:
@@ -145,8 +158,9 @@ func (e *Error) Suspicious() bool {
 	return false
 }
 
-// MaxFailures is after how many counted failures of this kind a user is given up, where that is fewer than for others; 0 leaves it to the
-// caller's policy. A 403 that is the user's own (a restricted administrative unit) stays.
+// MaxFailures is the number of counted failures of this kind after which a user is given up; 0
+// leaves it to the caller's policy. A 403 that is the user's own (a restricted administrative unit)
+// does not go away, so that kind needs fewer.
 func (e *Error) MaxFailures() int {
 	if e.Kind == Forbidden {
 		return 2
@@ -154,14 +168,16 @@ func (e *Error) MaxFailures() int {
 	return 0
 }
 
-// Lagging says that the user may appear later: replication of a new account takes up to minutes.
+// Lagging reports whether the user may appear later: replication of a new account takes up to
+// minutes.
 func (e *Error) Lagging() bool { return e.Kind == NotFound }
 
-// RetryAfter is how long Graph asked not to be called.
+// RetryAfter is how long Graph asked us not to call.
 func (e *Error) RetryAfter() time.Duration { return e.After }
 
-// verdict says what the exchange means; nil is success. Status and body decide and not what the SDK makes of them: it reports
-// empty answers and redirects as success, a proxy's error page as a parsing problem, and does not read the body of a 204.
+// verdict returns the meaning of the exchange; nil is success. Only status and body decide, not the
+// SDK's result: the SDK reports empty answers and redirects as success, reports a proxy's error
+// page as a parsing problem, and does not read the body of a 204.
 func (ex *exchange) verdict(sdkErr error) *Error {
 	if ex.status == 0 || ex.bodyErr != nil {
 		return &Error{Kind: Unreachable, Err: errors.Join(sdkErr, ex.bodyErr)}
@@ -195,19 +211,21 @@ func (ex *exchange) verdict(sdkErr error) *Error {
 	return failure
 }
 
-// success reads a 2xx. Nobody was revoked unless the body is empty (older and beta forms answer without one), or a JSON object whose
-// value is not false and that holds no error. A captive portal's page, null, half an answer or two of them are not Graph's word:
-// the attempt is repeated.
+// success judges a 2xx. Sessions were revoked if the body is empty (older and beta forms answer
+// without one), or a JSON object whose value is not false and that holds no error. A captive
+// portal's page, null, half an answer or two answers do not come from Graph, and the attempt is
+// repeated.
 func (ex *exchange) success(sdkErr error) *Error {
 	if len(ex.body) == 0 {
 		return nil
 	}
 	if !ex.isJSON() {
-		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with content type %q is not Graph's answer", cut(ex.header.Get("Content-Type"), 128))}
+		contentType := cut(ex.header.Get("Content-Type"), 128)
+		return &Error{Kind: Unavailable, Err: fmt.Errorf("2xx with content type %q is not Graph's answer", contentType)}
 	}
 	value, err := valueOf(ex.body)
 	if err == nil && ex.reads {
-		err = sdkErr // what is wanted of the body could not be read
+		err = sdkErr // the caller wants a value from the body, which could not be read
 	}
 	switch {
 	case err != nil:
@@ -218,8 +236,9 @@ func (ex *exchange) success(sdkErr error) *Error {
 	return nil
 }
 
-// valueOf is the member value of an answer, as JSON; "" when it is absent. The error says why the body is no answer of Graph's.
-// Reading into a struct would take the last of two values. Names count in any case, as some readers take them.
+// valueOf returns the member value of an answer as JSON; "" if it is absent. It fails if the body
+// is not an answer of Graph's. Decoding into a struct would hide the first of two values. Names
+// match in any case, since some readers accept them so.
 func valueOf(body []byte) (value string, err error) {
 	if !json.Valid(body) {
 		var none json.RawMessage
@@ -251,7 +270,7 @@ func valueOf(body []byte) (value string, err error) {
 	return "", errors.New("its value is neither true nor false")
 }
 
-// readBody takes code and message from an error answer and says whether it looks like Graph's.
+// readBody takes code and message from an error answer, and reports whether it looks like Graph's.
 func (e *Error) readBody(ex *exchange) bool {
 	if !ex.isJSON() {
 		return false
@@ -274,8 +293,9 @@ func (ex *exchange) isJSON() bool {
 	return strings.EqualFold(strings.TrimSpace(mediaType), "application/json")
 }
 
-// retryAfter reads the Retry-After header: seconds, or a date that is measured against the answer's own Date, so that a
-// wrong clock here does not matter (RFC 9110 §10.2.3). What cannot be read is 0.
+// retryAfter reads the Retry-After header: seconds, or a date. A date is compared with the answer's
+// own Date, so that a wrong clock here does not matter (RFC 9110 §10.2.3). An unreadable value is
+// 0.
 func (ex *exchange) retryAfter() time.Duration {
 	value := strings.TrimSpace(ex.header.Get("Retry-After"))
 	if value == "" {

@@ -4,18 +4,19 @@ import (
 	"encoding/binary"
 )
 
-// answerValues is how many values all messages of one answer may hold: what the client library makes of them lives at the
-// same time.
+// answerValues bounds the values of all messages in one answer: the client library keeps all of
+// them in memory at the same time.
 const answerValues = 16 * maxValues
 
-// answer makes the messages inside an answer of a $management node readable: a peek's, or those received by their sequence
-// numbers. They stand in a value body as {"messages": [{"message": binary, …}, …]}. cutOff says that encoded is the beginning
-// of a longer answer; then it ends with the last message that came. keep is told of each message that was changed. The result
-// is nil if nothing is to be changed.
+// answer makes the messages readable that are inside a $management node's answer, to a peek or to a
+// request by sequence numbers. They are in a value body of the form {"messages": [{"message":
+// binary, …}, …]}. cutOff means that encoded is the beginning of a longer answer; the result then
+// ends with its last message. keep gets each message that was changed. The result is nil if nothing
+// has to change.
 func answer(encoded []byte, cutOff bool, limit int, keep func(original []byte, sequence int64)) []byte {
 	whole := scanner{left: 4 * answerValues}
 	if err := whole.message(encoded); err != nil && !cutOff {
-		return nil // Service Bus' own words: the client reports what it makes of them
+		return nil // from Service Bus itself: the client reports its error
 	}
 	for at := 0; at < len(encoded); {
 		code, value, err := head(encoded[at:])
@@ -45,11 +46,12 @@ type messages struct {
 	cutOff  bool
 	limit   int // bytes of a message
 	keep    func(original []byte, sequence int64)
-	left    int // values
+	left    int // values that may still come
 	changed bool
 }
 
-// rebuildAnswer returns the value of an answer's body with readable messages; nil if nothing is to be changed.
+// rebuildAnswer returns the value of an answer's body with readable messages; nil if nothing has to
+// change.
 func rebuildAnswer(value []byte, m *messages) []byte {
 	n, items, err := mapOf(value)
 	if err != nil {
@@ -76,7 +78,7 @@ func rebuildAnswer(value []byte, m *messages) []byte {
 		}
 		count += 2
 		if items = rest; err != nil {
-			break // that was the last one
+			break // that was the last pair
 		}
 	}
 	if !m.changed && !m.cutOff {
@@ -117,7 +119,7 @@ func (m *messages) list(out, value []byte) []byte {
 	return out
 }
 
-// entry appends the map with one message; it is not ok if there is none.
+// entry appends the map with one message. ok is false if there is none.
 func (m *messages) entry(out, entry []byte) (longer []byte, ok bool) {
 	n, items, err := mapOf(entry)
 	if err != nil {
@@ -172,10 +174,10 @@ func (m *messages) message(out, value []byte, cutOff bool) []byte {
 	if fixed.changed && !cutOff {
 		m.keep(body, fixed.sequence)
 	}
-	m.left -= maxValues / 4 // a guess that bounds them as well
+	m.left -= maxValues / 4 // an estimate that also bounds repaired messages
 	out = binary.BigEndian.AppendUint32(append(out, codeBin32), uint32(len(fixed.encoded)))
 	return append(out, fixed.encoded...)
 }
 
-// tooLarge is why a message is replaced that has more bytes than are read.
-const tooLarge = "the message: it is larger than what is read of one"
+// tooLarge is the reason for replacing a message that has more bytes than are read.
+const tooLarge = "the message: it is larger than the sanitizer reads"

@@ -17,6 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 	"github.com/session-revoker/session-revoker/sanitizer"
@@ -45,7 +46,7 @@ type world struct {
 	sender    *azservicebus.Sender
 }
 
-// trickle hands its bytes out in pieces of no more than n.
+// trickle returns its bytes in pieces of at most n.
 type trickle struct {
 	net.Conn
 	n int
@@ -63,12 +64,12 @@ func inBubble(t *testing.T, piece int, scenario func(t *testing.T, w *world)) {
 			MaxMessageSize: 4 << 20,
 		})
 		must(t, err)
-		w.client, err = azservicebus.NewClientFromConnectionString(
-			"Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE",
-			&azservicebus.ClientOptions{NewWebSocketConn: w.sanitizer.Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-				c, err := w.broker.NewClientConn()
-				return trickle{c, piece}, err
-			})})
+		dial := func(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+			c, err := bubble.DialBroker(w.broker)(ctx, args)
+			return trickle{c, piece}, err
+		}
+		w.client, err = azservicebus.NewClientFromConnectionString(bubble.ConnectionString,
+			&azservicebus.ClientOptions{NewWebSocketConn: w.sanitizer.Over(dial)})
 		must(t, err)
 		t.Cleanup(func() {
 			_ = w.client.Close(ctx)
@@ -83,7 +84,7 @@ func inBubble(t *testing.T, piece int, scenario func(t *testing.T, w *world)) {
 	})
 }
 
-const whole = 1 << 30 // a piece that is never too small
+const whole = 1 << 30 // larger than any read
 
 func (w *world) receive(n int) (all []*azservicebus.ReceivedMessage) {
 	w.t.Helper()
@@ -116,8 +117,9 @@ func property(m *azservicebus.ReceivedMessage, name string) string {
 	return s
 }
 
-// Each attack comes through at its first delivery, with its lock, and so do its neighbors; peeking works in both queues.
-func TestTheRealClientReceivesEachAttack(t *testing.T) {
+// Each attack arrives at its first delivery, with its lock, and so do its neighbors; peeking works
+// in both queues.
+func TestSanitizerRealClientReceivesEachAttack(t *testing.T) {
 	for _, piece := range []int{whole, 1000} {
 		inBubble(t, piece, func(t *testing.T, w *world) {
 			attacks := sanitizer.Attacks()
@@ -126,7 +128,10 @@ func TestTheRealClientReceivesEachAttack(t *testing.T) {
 					t.Fatalf("%s: %v", a.Name, err)
 				}
 			}
-			must(t, w.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("neighbor"), ApplicationProperties: map[string]any{sanitizer.PropertyUnreadable: "forged", "x": "y"}}, nil))
+			must(t, w.sender.SendMessage(ctx, &azservicebus.Message{
+				Body:                  []byte("neighbor"),
+				ApplicationProperties: map[string]any{sanitizer.PropertyUnreadable: "forged", "x": "y"},
+			}, nil))
 			check := func(how string, m *azservicebus.ReceivedMessage, i int) {
 				why, unreadable := sanitizer.Unreadable(m)
 				if i == len(attacks) {
@@ -137,7 +142,7 @@ func TestTheRealClientReceivesEachAttack(t *testing.T) {
 				}
 				a := attacks[i]
 				if how == "dead-lettered" && (strings.HasSuffix(a.Name, " reason") || a.Name == "a numeric description") {
-					return // the worker's own have taken their place
+					return // the sanitizer's own properties have replaced them
 				}
 				if mended := property(m, sanitizer.PropertyMended); unreadable == a.Mended || (mended != "") != a.Mended {
 					t.Errorf("%s: %s: unreadable: %q, mended: %q", how, a.Name, why, mended)
@@ -182,11 +187,12 @@ func TestTheRealClientReceivesEachAttack(t *testing.T) {
 				if property(m, sanitizer.PropertyMended) == "" && property(m, sanitizer.PropertyUnreadable) == "" {
 					continue
 				}
-				tail := attacks[i].Encoded // body and footer, as they were sent
+				tail := attacks[i].Encoded // body and footer as sent
 				if at := bytes.Index(tail, []byte{0, 0x53, 0x75}); at >= 0 {
 					tail = tail[at:]
 				}
-				if isKept := len(tail) < 300<<10; ok != isKept || isKept && attacks[i].Encoded[2] > 0x74 && !bytes.HasSuffix(original, tail) {
+				if isKept := len(tail) < 300<<10; ok != isKept ||
+					isKept && attacks[i].Encoded[2] > 0x74 && !bytes.HasSuffix(original, tail) {
 					t.Errorf("%s: original %v, %d bytes", attacks[i].Name, ok, len(original))
 				}
 			}
@@ -197,14 +203,14 @@ func TestTheRealClientReceivesEachAttack(t *testing.T) {
 	}
 }
 
-// Whatever producers make up, the real client reads it: by peeking, and by receiving.
-func TestTheRealClientReadsWhateverComes(t *testing.T) {
+// The real client reads whatever producers send, by peeking and by receiving.
+func TestSanitizerRealClientReadsRandomMessages(t *testing.T) {
 	inBubble(t, whole, func(t *testing.T, w *world) {
 		n := 10_000
 		if testing.Short() {
 			n = 1000
 		}
-		taken, random := 0, sanitizer.Random(7)
+		taken, random := 0, sanitizer.Random(t, 7)
 		for range n {
 			if w.broker.Inject(queue, random()) == nil {
 				taken++
@@ -231,8 +237,9 @@ func TestTheRealClientReadsWhateverComes(t *testing.T) {
 	})
 }
 
-// Without the sanitizer 1 MB of nested lists costs 500 MB. Behind it, receiving them costs no more than as much data does.
-func TestNestedListsCostNoMoreThanData(t *testing.T) {
+// Without the sanitizer 1 MB of nested lists costs 500 MB. With it, receiving them costs no more
+// than receiving as much data.
+func TestSanitizerNestedListsCostNoMoreThanData(t *testing.T) {
 	inBubble(t, whole, func(t *testing.T, w *world) {
 		cost := func(encoded []byte) uint64 {
 			must(t, w.broker.Inject(queue, encoded))
@@ -256,14 +263,14 @@ func TestNestedListsCostNoMoreThanData(t *testing.T) {
 	})
 }
 
-// withChar is a message with a body and one property of type char.
+// withChar returns a message with a body and one property of type char.
 func withChar(body []byte) []byte {
 	b := []byte{0, 0x53, 0x74, 0xc1, 9, 2, 0xa1, 1, 'x', 0x73, 0, 0, 0, 'A'}
 	return amqp.AppendData(b, body)
 }
 
-// A message of several frames is mended as well, and everything behind it comes in order.
-func TestAMessageOfSeveralFrames(t *testing.T) {
+// A message of several frames is mended too, and everything after it arrives in order.
+func TestSanitizerMessageOfSeveralFrames(t *testing.T) {
 	for _, piece := range []int{whole, 7777} {
 		inBubble(t, piece, func(t *testing.T, w *world) {
 			large := bytes.Repeat([]byte("0123456789"), 25_000)
@@ -286,15 +293,17 @@ func TestAMessageOfSeveralFrames(t *testing.T) {
 	}
 }
 
-// A message that is larger than what is read comes as a stand-in, and costs no more than what is read of it.
-func TestAMessageThatIsTooLarge(t *testing.T) {
+// A message that is too large arrives as a stand-in, and costs no more than the bytes that are read
+// of it.
+func TestSanitizerMessageTooLarge(t *testing.T) {
 	inBubble(t, whole, func(t *testing.T, w *world) {
 		must(t, w.sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 3<<20)}, nil))
 		must(t, w.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("neighbor")}, nil))
 		peeked, err := w.receiver.PeekMessages(ctx, 2, nil)
 		must(t, err)
 		for how, all := range map[string][]*azservicebus.ReceivedMessage{"peeked": peeked, "received": w.receive(2)} {
-			if why, unreadable := sanitizer.Unreadable(all[0]); !unreadable || !strings.Contains(why, "larger") || len(all[0].Body) > 0 || *all[0].SequenceNumber != 1 {
+			if why, unreadable := sanitizer.Unreadable(all[0]); !unreadable || !strings.Contains(why, "larger") || len(all[0].Body) > 0 ||
+				*all[0].SequenceNumber != 1 {
 				t.Errorf("%s: %q, %v", how, why, unreadable)
 			}
 			if string(all[1].Body) != "neighbor" {
@@ -304,8 +313,8 @@ func TestAMessageThatIsTooLarge(t *testing.T) {
 	})
 }
 
-// What is deferred comes back over $management.
-func TestADeferredMessageIsMended(t *testing.T) {
+// A deferred message comes back over $management.
+func TestAnswerDeferredMessageIsMended(t *testing.T) {
 	inBubble(t, whole, func(t *testing.T, w *world) {
 		must(t, w.broker.Inject(queue, withChar([]byte("later"))))
 		m := w.receive(1)[0]
@@ -319,8 +328,9 @@ func TestADeferredMessageIsMended(t *testing.T) {
 	})
 }
 
-// In an answer each message stands beside its lock token, which must stand there once, whatever becomes of the others.
-func TestADeferredMessageThatIsMendedDoesNotHarmOthers(t *testing.T) {
+// In an answer each message comes with its lock token, which must occur once, whatever happens to
+// the others.
+func TestAnswerMendedMessageDoesNotHarmOthers(t *testing.T) {
 	inBubble(t, 1<<20, func(t *testing.T, w *world) {
 		must(t, w.sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("before")}, nil))
 		must(t, w.broker.Inject(queue, withChar([]byte("odd"))))
@@ -341,11 +351,11 @@ func TestADeferredMessageThatIsMendedDoesNotHarmOthers(t *testing.T) {
 	})
 }
 
-func TestSessionsWithAttacks(t *testing.T) {
+func TestSanitizerSessionsWithAttacks(t *testing.T) {
 	inBubble(t, whole, func(t *testing.T, w *world) {
 		for i, a := range sanitizer.Attacks() {
 			if a.Encoded[2] < 0x74 {
-				continue // a section before the properties, in which the session stands
+				continue // a section before the properties, which hold the session
 			}
 			id := fmt.Sprint(i % 3)
 			properties, err := amqp.Properties{GroupID: &id}.Append(nil)
@@ -363,7 +373,8 @@ func TestSessionsWithAttacks(t *testing.T) {
 					break
 				}
 				for _, m := range all {
-					if _, unreadable := sanitizer.Unreadable(m); !unreadable && property(m, sanitizer.PropertyMended) == "" || *m.SessionID != r.SessionID() {
+					if _, unreadable := sanitizer.Unreadable(m); !unreadable && property(m, sanitizer.PropertyMended) == "" ||
+						*m.SessionID != r.SessionID() {
 						t.Errorf("%+v", m)
 					}
 					must(t, r.DeadLetterMessage(context.Background(), m, nil))
@@ -398,8 +409,9 @@ func TestOriginalsAreBounded(t *testing.T) {
 	})
 }
 
-// The connection lives on after the context of its dialing has ended, and TLS checks the host's name although there is a port.
-func TestDialing(t *testing.T) {
+// The connection survives the end of its dialing context. TLS checks the host's name even if there
+// is a port.
+func TestDialer(t *testing.T) {
 	server := httptest.NewUnstartedServer(nil)
 	server.StartTLS()
 	defer server.Close()
@@ -410,7 +422,8 @@ func TestDialing(t *testing.T) {
 	dial := func(host string, d sanitizer.Dialer) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		return sanitizer.New(sanitizer.Options{}).Over(d.Dial)(ctx, azservicebus.NewWebSocketConnArgs{Host: "wss://" + host + ":" + port + "/$servicebus/websocket"})
+		return sanitizer.New(sanitizer.Options{}).Over(d.Dial)(ctx,
+			azservicebus.NewWebSocketConnArgs{Host: "wss://" + host + ":" + port + "/$servicebus/websocket"})
 	}
 	trusted := sanitizer.Dialer{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
 	c, err := dial("127.0.0.1", trusted)
@@ -428,7 +441,8 @@ func TestDialing(t *testing.T) {
 	c, err = dial("127.0.0.1", sanitizer.Dialer{Plain: true})
 	must(t, err)
 	must(t, c.Close())
-	if _, err := (sanitizer.Dialer{}).Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "nowhere"}); err == nil || !strings.Contains(err.Error(), "check the connection string") {
+	if _, err := (sanitizer.Dialer{}).Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "nowhere"}); err == nil ||
+		!strings.Contains(err.Error(), "check the connection string") {
 		t.Errorf("%v", err)
 	}
 }

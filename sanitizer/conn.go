@@ -10,12 +10,13 @@ import (
 
 const (
 	frameHeader = 8
-	// readBuffer is what is asked of the connection at once. go-amqp asks for 512 bytes.
+	// readBuffer is the size of one read from the connection. go-amqp reads 512 bytes.
 	readBuffer = 64 << 10
-	// maxFrame is how large a frame may be. go-amqp announces 65,536 bytes; Service Bus keeps to it.
+	// maxFrame bounds the size of a frame. go-amqp announces 65,536 bytes, and Service Bus
+	// complies.
 	maxFrame = 1 << 20
-	// maxAnswer is how much of an answer of a $management node is read. A larger one ends with its last whole message: a peek
-	// is continued from there.
+	// maxAnswer bounds the bytes of a $management node's answer that are read. A larger answer ends
+	// with its last complete message: the client continues a peek from there.
 	maxAnswer = 32 << 20
 )
 
@@ -28,37 +29,37 @@ const (
 	performClose    = 0x18
 )
 
-var errFrame = errors.New("sanitizer: Service Bus sent a frame that is none")
+var errFrame = errors.New("sanitizer: Service Bus sent an invalid frame")
 
-// conn follows what comes in. Only Read's caller touches its state; writes pass by.
+// conn examines what comes in. Only Read's caller touches its state; writes bypass it.
 type conn struct {
 	net.Conn
 	s *Sanitizer
 
-	buf      []byte // what has come; the first at bytes of it are done with
+	buf      []byte // received bytes; the first at bytes of them are done
 	at       int
-	ready    []byte // goes out next; aliases buf or is its own
+	ready    []byte // passed on next; aliases buf or is its own
 	sessions map[uint16]*session
 	err      error
 }
 
-// session is one AMQP session, by the number that Service Bus gives its channel.
+// session is one AMQP session. Service Bus numbers them by channel.
 type session struct {
 	links map[uint32]*link
-	// While a delivery of several frames has not come to its end, all frames of its session wait in held: a flow that overtook
-	// them would tell the client wrong numbers.
+	// held has all frames of the session while a delivery of several frames is not complete: a flow
+	// that overtook them would give the client wrong numbers.
 	held   []byte
 	frames []frame
-	open   int // deliveries without an end
+	open   int // incomplete deliveries
 }
 
 // link is a link to the client.
 type link struct {
-	address  string   // of its source, lower case
-	delivery delivery // that has begun
+	address  string   // of its source, in lower case
+	delivery delivery // in progress
 }
 
-// delivery is one whose last frame has not come.
+// delivery is a delivery whose last frame has not come.
 type delivery struct {
 	open   bool
 	size   int
@@ -71,13 +72,13 @@ type frame struct {
 	of               *link // nil for other frames
 }
 
-// Wrap returns conn with every incoming message made readable.
+// Wrap returns a connection on which every incoming message of c is readable. Close closes c.
 func (s *Sanitizer) Wrap(c net.Conn) net.Conn {
 	return &conn{Conn: c, s: s, sessions: map[uint16]*session{}}
 }
 
-// Read returns what has come and can be read. It returns 0 bytes when something has come of which nothing can be passed on
-// yet: the client then moves its deadline.
+// Read reads what has come and can be passed on. It returns 0 bytes if something has come, but
+// nothing can be passed on yet: the client then extends its deadline.
 func (c *conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -95,7 +96,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	err := c.err
-	c.err = nil // a deadline may pass and be moved; everything else comes again
+	c.err = nil // a deadline may pass and be extended; every other error comes again
 	return 0, err
 }
 
@@ -116,7 +117,7 @@ func (c *conn) fill() {
 	c.err = err
 }
 
-// advance looks at the frames that have come whole, until something is ready.
+// advance examines the frames that have come completely, until something is ready.
 func (c *conn) advance() {
 	start := c.at
 	for {
@@ -154,7 +155,7 @@ func (c *conn) advance() {
 	}
 }
 
-// next returns the next frame; nil if it has not come whole.
+// next returns the next frame; nil if it is not complete.
 func (c *conn) next() ([]byte, error) {
 	left := c.buf[c.at:]
 	if len(left) < frameHeader {
@@ -173,10 +174,11 @@ func (c *conn) next() ([]byte, error) {
 	return left[:size], nil
 }
 
-// isProtocol says that b is a protocol header, not a frame.
+// isProtocol reports whether b is a protocol header and not a frame.
 func isProtocol(b []byte) bool { return string(b[:4]) == "AMQP" }
 
-// frame looks at one frame: it passes as it is, or out goes in its place (nothing, if it waits).
+// frame examines one frame. Either it passes unchanged, or out replaces it; out is empty if the
+// frame has to wait.
 func (c *conn) frame(b []byte) (out []byte, passes bool, err error) {
 	const amqp = 0
 	if len(b) < frameHeader+3 || b[5] != amqp || b[8] != codeDescribed || b[9] != codeSmallUlong {
@@ -238,7 +240,7 @@ func fieldsOf(body []byte) (n int, items, rest []byte, err error) {
 	return n, items, rest, nil
 }
 
-// handleOf reads a uint field of a performative.
+// handleOf reads a uint field of a performative. ok is false if it is absent or of another type.
 func handleOf(body []byte, field int) (uint32, bool) {
 	n, items, _, err := fieldsOf(body)
 	if err != nil || n <= field {
@@ -264,8 +266,8 @@ func uintOf(b []byte) (uint32, bool) {
 	return 0, false
 }
 
-// attach notes where a link's messages come from (AMQP 1.0 part 2, §2.7.3: handle is field 1, source field 5, whose first
-// field is its address).
+// attach notes the source of a link's messages (AMQP 1.0 part 2, §2.7.3: handle is field 1, source
+// field 5, whose first field is its address).
 func (s *session) attach(body []byte) error {
 	handle, ok := handleOf(body, 1)
 	if !ok {
@@ -285,7 +287,7 @@ func (s *session) attach(body []byte) error {
 		}
 	}
 	if len(items) < 3 || items[0] != codeDescribed || items[1] != codeSmallUlong {
-		return nil // no source: the link is refused, or the client's to send on
+		return nil // no source: the link is refused, or it is for sending
 	}
 	if n, fields, _, err := listOf(items[3:]); err == nil && n > 0 {
 		l.address = normal(string(text(fields)))
@@ -293,7 +295,7 @@ func (s *session) attach(body []byte) error {
 	return nil
 }
 
-// forget drops a link and the delivery that it has begun.
+// forget drops a link and its delivery in progress.
 func (s *session) forget(handle uint32) {
 	l := s.links[handle]
 	if l == nil {
@@ -305,7 +307,8 @@ func (s *session) forget(handle uint32) {
 	delete(s.links, handle)
 }
 
-// transfer looks at a frame of a delivery (§2.7.5: handle is field 0, more field 5, aborted field 9).
+// transfer examines a frame of a delivery (§2.7.5: handle is field 0, more field 5, aborted field
+// 9).
 func (s *session) transfer(of *Sanitizer, b []byte) (out []byte, passes bool, err error) {
 	n, items, payload, err := fieldsOf(b[frameHeader+3:])
 	if err != nil {
@@ -334,7 +337,7 @@ func (s *session) transfer(of *Sanitizer, b []byte) (out []byte, passes bool, er
 		items = rest
 	}
 	if len(items) > 0 {
-		return nil, false, errFrame // go-amqp would see another payload
+		return nil, false, errFrame // go-amqp would see a different payload
 	}
 	l := s.links[handle]
 	if l == nil {
@@ -361,7 +364,7 @@ func resized(frame []byte) []byte {
 	return frame
 }
 
-// part takes one frame of a delivery while its session's frames wait.
+// part adds one frame of a delivery while its session's frames wait.
 func (s *session) part(of *Sanitizer, l *link, b []byte, payload int, more, aborted bool) (out []byte) {
 	d := &l.delivery
 	if !d.open {
@@ -392,22 +395,22 @@ func (s *session) part(of *Sanitizer, l *link, b []byte, payload int, more, abor
 	return s.release()
 }
 
-// hold lets a frame wait.
+// hold makes a frame wait.
 func (s *session) hold(b []byte, payload int, of *link) {
 	at := len(s.held)
 	s.held = append(s.held, b...)
 	s.frames = append(s.frames, frame{at, at + payload, len(s.held), of})
 }
 
-// release returns the frames that wait.
+// release returns the waiting frames.
 func (s *session) release() []byte {
 	out := s.held
 	s.held, s.frames, s.open = nil, nil, 0
 	return out
 }
 
-// finish looks at a delivery that has come whole. Its frames keep their number and performatives: fewer would shrink the
-// session's window for ever.
+// finish examines a complete delivery. The number of its frames and their performatives stay the
+// same: fewer frames would shrink the session's window for good.
 func (s *session) finish(of *Sanitizer, l *link) {
 	encoded := make([]byte, 0, l.delivery.size)
 	last := 0
@@ -455,7 +458,7 @@ func (l *link) limit(of *Sanitizer) int {
 	return of.maxMessage
 }
 
-// judge returns what to pass on instead of an encoded message; nil to pass it as it is.
+// judge returns what replaces an encoded message; nil if it passes unchanged.
 func (l *link) judge(of *Sanitizer, encoded []byte, cutOff bool) []byte {
 	if l.isManagement() {
 		return answer(encoded, cutOff, of.maxMessage, func(original []byte, sequence int64) {

@@ -11,7 +11,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// script is a connection from which one can only read, in pieces of random size.
+// script is a read-only connection that returns pieces of random size.
 type script struct {
 	net.Conn
 	left   []byte
@@ -48,7 +48,7 @@ func readAll(t *testing.T, stream []byte, seed uint64) ([]byte, error) {
 	return nil, nil
 }
 
-// sent is what one link got.
+// sent is what one link has received.
 type sent struct {
 	tag      byte
 	payload  []byte
@@ -95,9 +95,12 @@ func deliveries(t *testing.T, stream []byte) (order []byte, byTag map[byte]*sent
 	}
 }
 
-// Frames come out complete and, in each session, in order; only payloads change, and only of what cannot be read.
-func TestFramesKeepNumberAndOrder(t *testing.T) {
-	for seed := range uint64(60) {
+// Frames stay complete and, in each session, in order. Only payloads change, and only those that
+// cannot be read.
+func TestConnKeepsNumberAndOrderOfFrames(t *testing.T) {
+	t.Logf("again with: -args -seed %d", *seed)
+	for round := range uint64(60) {
+		seed := *seed + round
 		random := rand.New(rand.NewPCG(seed, 2))
 		m := maker{random}
 		var stream []byte
@@ -117,7 +120,9 @@ func TestFramesKeepNumberAndOrder(t *testing.T) {
 		var links []*open
 		for channel := range uint16(2) {
 			for handle := range uint32(2) {
-				add(channel, &amqp.Attach{Name: "x", Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{Address: "Events"}, Target: &amqp.Target{}})
+				add(channel, &amqp.Attach{
+					Name: "x", Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{Address: "Events"}, Target: &amqp.Target{},
+				})
 				links = append(links, &open{channel: channel, handle: handle})
 			}
 		}
@@ -199,7 +204,7 @@ func remove[T comparable](list []T, one T) (rest []T) {
 	return rest
 }
 
-// only is a stream's frames of one channel.
+// only returns the frames of one channel.
 func only(t *testing.T, stream []byte, channel uint16) (out []byte) {
 	t.Helper()
 	r := amqp.NewFrameReader(bytes.NewReader(stream), 1<<20)
@@ -221,16 +226,20 @@ func only(t *testing.T, stream []byte, channel uint16) (out []byte) {
 	}
 }
 
-// Whatever comes, reading ends with an error or the stream, and needs no more than what came.
+// FuzzConn reads any stream. Its properties: reading ends, the result grows only by notes about
+// messages, and it does not depend on the sizes of reads.
 func FuzzConn(f *testing.F) {
 	f.Add([]byte("AMQP\x03\x01\x00\x00AMQP\x00\x01\x00\x00"), uint64(1))
-	attach, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Attach{Name: "x", Role: amqp.RoleSender, Source: &amqp.Source{Address: "q/$management"}, Target: &amqp.Target{}})
+	attach, err := amqp.AppendFrame(nil, amqp.TypeAMQP, 0, &amqp.Attach{
+		Name: "x", Role: amqp.RoleSender, Source: &amqp.Source{Address: "q/$management"}, Target: &amqp.Target{},
+	})
 	if err != nil {
 		f.Fatal(err)
 	}
 	for _, a := range attacks {
 		for _, more := range []bool{false, true} {
-			stream, err := amqp.AppendFrame(bytes.Clone(attach), amqp.TypeAMQP, 0, &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}, MessageFormat: new(uint32), More: more}, a.message())
+			stream, err := amqp.AppendFrame(bytes.Clone(attach), amqp.TypeAMQP, 0,
+				&amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}, MessageFormat: new(uint32), More: more}, a.message())
 			if err != nil {
 				f.Fatal(err)
 			}
@@ -245,15 +254,18 @@ func FuzzConn(f *testing.F) {
 			return
 		}
 		out, _ := readAll(t, stream, seed)
-		// Each frame of 8 bytes or more can grow by what is said about its message.
+		if other, _ := readAll(t, stream, seed+1); !bytes.Equal(out, other) {
+			t.Errorf("other sizes of reads give other bytes\n%x\n%x", out, other)
+		}
+		// Each frame of 8 bytes or more can grow by the note about its message.
 		if len(out) > len(stream)+(len(stream)/frameHeader+1)*(maxNote+256) {
 			t.Errorf("%d bytes became %d", len(stream), len(out))
 		}
 	})
 }
 
-// A peek's answer that is larger than what is read ends with its last whole message.
-func TestAnAnswerThatIsTooLargeIsCut(t *testing.T) {
+// A peek's answer that is too large ends with its last complete message.
+func TestAnswerTooLargeIsCut(t *testing.T) {
 	message := append([]byte{0, 0x53, 0x75, codeBin32, 0, 0, 3, 0xe8}, make([]byte, 1000)...)
 	entry := func(value []byte) []byte {
 		pair := append([]byte{codeStr8, 7}, "message"...)
@@ -272,7 +284,7 @@ func TestAnAnswerThatIsTooLargeIsCut(t *testing.T) {
 	for size := 3; size < len(encoded); size += 7 {
 		out := answer(encoded[:size], true, 1<<20, keep)
 		if out == nil {
-			continue // nothing of a message has come
+			continue // no part of a message has come
 		}
 		m, err := realDecoder(out)
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
-	"math/rand/v2"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -14,7 +13,8 @@ import (
 	"github.com/Azure/go-amqp"
 )
 
-// realDecoder reads a message as go-amqp and azservicebus do, and says how they fail, by a panic or an error.
+// realDecoder reads a message like go-amqp and azservicebus. The error reports their failure, also
+// if it was a panic.
 func realDecoder(encoded []byte) (m amqp.Message, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -24,8 +24,8 @@ func realDecoder(encoded []byte) (m amqp.Message, err error) {
 	if err := m.UnmarshalBinary(encoded); err != nil {
 		return m, err
 	}
-	// What azservicebus v1.11.0 asserts without a check (message.go, newReceivedMessage); its own code runs in
-	// TestTheRealClientReadsWhateverComes.
+	// These are azservicebus v1.11.0's assertions without a check (message.go, newReceivedMessage).
+	// TestSanitizerRealClientReadsRandomMessages runs the library's own code.
 	for _, name := range []string{propertyReason, propertyText} {
 		if v, ok := m.ApplicationProperties[name]; ok {
 			_ = v.(string)
@@ -49,21 +49,23 @@ func realDecoder(encoded []byte) (m amqp.Message, err error) {
 	return m, nil
 }
 
-// The scanner copies the rules of these versions. With others, read their sources again: internal/encoding/decode.go and
-// types.go and message.go of go-amqp, message.go of azservicebus.
-func TestTheRulesAreThoseOfTheLibrariesInUse(t *testing.T) {
-	out, err := exec.Command("go", "list", "-m", "github.com/Azure/go-amqp", "github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus").Output()
+// The scanner copies the rules of these versions. For others, read their sources again:
+// internal/encoding/decode.go and types.go and message.go of go-amqp, message.go of azservicebus.
+func TestScannerRulesMatchLibraryVersions(t *testing.T) {
+	out, err := exec.Command("go", "list", "-m", "github.com/Azure/go-amqp",
+		"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus").Output()
 	if err != nil {
 		t.Skip("no go command: ", err)
 	}
 	for _, want := range []string{"go-amqp v1.7.0\n", "azservicebus v1.11.0\n"} {
 		if !strings.Contains(string(out), want) {
-			t.Errorf("the rules are those of %q, in use are:\n%s", want, out)
+			t.Errorf("the rules are those of %q, but these are in use:\n%s", want, out)
 		}
 	}
 }
 
-// checkAgainstReal fails if something passes that the real decoders cannot read.
+// checkAgainstReal fails if a message passes, or is repaired, and the real decoders cannot read it.
+// refusedForNothing reports that they could read what was refused.
 func checkAgainstReal(t *testing.T, encoded []byte) (refused, refusedForNothing bool) {
 	t.Helper()
 	s := scanner{left: maxValues}
@@ -99,12 +101,12 @@ func checkAgainstReal(t *testing.T, encoded []byte) (refused, refusedForNothing 
 	return true, err == nil && verdict != errOurs //nolint:errorlint // ours, never wrapped
 }
 
-func TestWhatPassesIsReadByTheRealDecoders(t *testing.T) {
+func TestScannerPassesOnlyWhatRealDecodersRead(t *testing.T) {
 	n := 200_000
 	if testing.Short() {
 		n = 20_000
 	}
-	m := maker{rand.New(rand.NewPCG(15, 1))}
+	m := newMaker(t, 1)
 	refused, forNothing := 0, 0
 	for range n {
 		no, nothing := checkAgainstReal(t, m.message(true))
@@ -115,15 +117,18 @@ func TestWhatPassesIsReadByTheRealDecoders(t *testing.T) {
 			forNothing++
 		}
 	}
-	t.Logf("%d messages: %d refused, of which the real decoders take %d", n, refused, forNothing)
-	// Maps without agreement of sizes and contents, numeric descriptors that AMQP reserves, what is twice.
+	t.Logf("%d messages: %d refused, of which the real decoders can read %d", n, refused, forNothing)
+	// These have maps whose sizes contradict their contents, numeric descriptors that AMQP
+	// reserves, or sections that occur twice.
 	if forNothing*100 > 3*n {
-		t.Errorf("%d of %d messages were changed that need not be", forNothing, n)
+		t.Errorf("%d of %d messages were changed without need", forNothing, n)
 	}
 }
 
+// FuzzMessage reads any message. Its properties: what passes or is repaired is readable for the
+// real decoders; and a complete answer that was made readable is, and grows only by notes.
 func FuzzMessage(f *testing.F) {
-	m := maker{rand.New(rand.NewPCG(15, 2))}
+	m := newMaker(f, 2)
 	for range 100 {
 		f.Add(m.message(false))
 	}
@@ -135,17 +140,25 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		checkAgainstReal(t, encoded)
-		answer(encoded, false, 1<<20, func([]byte, int64) {})
-		answer(encoded, true, 1<<20, func([]byte, int64) {})
+		for _, cutOff := range []bool{false, true} {
+			read := answer(encoded, cutOff, 1<<20, func([]byte, int64) {})
+			if len(read) > len(encoded)+(len(encoded)/8+1)*(maxNote+256) {
+				t.Fatalf("cut off %v: an answer of %d bytes became %d", cutOff, len(encoded), len(read))
+			}
+			whole := scanner{left: 4 * answerValues}
+			if err := whole.message(read); err != nil && !cutOff {
+				t.Fatalf("the answer is not readable: %v\n%x\n%x", err, encoded, read)
+			}
+		}
 	})
 }
 
 // attack is one of the messages that stopped the worker.
 type attack struct {
 	name       string
-	section    byte // whose value it is
+	section    byte // the section of the value
 	value      string
-	unreadable string // what the reason contains; empty when the message is mended
+	unreadable string // part of the reason; empty if the message is mended
 	mended     string
 }
 
@@ -168,7 +181,10 @@ func (a attack) message() []byte {
 var attacks = []attack{
 	{"a char property", sectionApplicationProperties, "c1 09 02 a1 01 78 73 00 00 00 41", "", `application property "x"`},
 	{"a decimal32 property", sectionApplicationProperties, "c1 09 02 a1 01 78 74 00 00 00 41", "", `application property "x"`},
-	{"a decimal128 property", sectionApplicationProperties, "c1 15 02 a1 01 78 94" + strings.Repeat("00", 16), "", `application property "x"`},
+	{
+		"a decimal128 property", sectionApplicationProperties, "c1 15 02 a1 01 78 94" + strings.Repeat("00", 16), "",
+		`application property "x"`,
+	},
 	{"an unknown type", sectionApplicationProperties, "c1 05 02 a1 01 78 46", "", `application property "x"`},
 	{"a char body", sectionValue, "73 00 00 00 41", "the body", ""},
 	{"a decimal body", sectionValue, "84 00 00 00 00 00 00 00 41", "the body", ""},
@@ -176,20 +192,33 @@ var attacks = []attack{
 	{"a described key", sectionValue, "c1 07 02 00 a3 01 78 45 40", "map's key", ""},
 	{"a list as a footer's key", sectionFooter, "c1 03 02 45 40", "", "footer"},
 	{"binary as an annotation's key", sectionMessageAnnotations, "c1 04 02 a0 00 40", "", "annotation"},
-	{"a numeric partition key", sectionMessageAnnotations, "c1 18 02 a3 13" + hex.EncodeToString([]byte("x-opt-partition-key")) + "54 05", "", `annotation "x-opt-partition-key"`},
-	{"a numeric reason", sectionApplicationProperties, "c1 15 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "54 05", "", `application property "DeadLetterReason"`},
-	{"no reason", sectionApplicationProperties, "c1 14 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "40", "", `application property "DeadLetterReason"`},
-	{"a numeric description", sectionApplicationProperties, "c1 1f 02 a1 1a" + hex.EncodeToString([]byte(propertyText)) + "54 05", "", `application property "DeadLetterErrorDescription"`},
-	{"garbage", 0x99, "00 01 02", "no section", ""},
-	{"data that is a string", sectionData, "a1 02 7b 7d", "another type", ""},
-	{"a reserved descriptor", sectionValue, "00 53 73 45", "described", ""},
+	{
+		"a numeric partition key", sectionMessageAnnotations, "c1 18 02 a3 13" +
+			hex.EncodeToString([]byte("x-opt-partition-key")) + "54 05",
+		"", `annotation "x-opt-partition-key"`,
+	},
+	{
+		"a numeric reason", sectionApplicationProperties, "c1 15 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "54 05", "",
+		`application property "DeadLetterReason"`,
+	},
+	{
+		"no reason", sectionApplicationProperties, "c1 14 02 a1 10" + hex.EncodeToString([]byte(propertyReason)) + "40", "",
+		`application property "DeadLetterReason"`,
+	},
+	{
+		"a numeric description", sectionApplicationProperties, "c1 1f 02 a1 1a" + hex.EncodeToString([]byte(propertyText)) + "54 05", "",
+		`application property "DeadLetterErrorDescription"`,
+	},
+	{"garbage", 0x99, "00 01 02", "not a section", ""},
+	{"data that is a string", sectionData, "a1 02 7b 7d", "the wrong type", ""},
+	{"a reserved descriptor", sectionValue, "00 53 73 45", "descriptor", ""},
 	{"nested lists", sectionValue, nestedHex(33), "nested", ""},
 	{"a list that claims 2^32 items", sectionValue, "d0 00 00 00 04 ff ff ff ff", "the body", ""},
 }
 
 func nestedHex(depth int) string { return hex.EncodeToString(nested(depth)) }
 
-// nested is so many lists in one another.
+// nested returns depth lists inside one another.
 func nested(depth int) []byte {
 	b := []byte{codeList0}
 	for range depth {
@@ -198,12 +227,12 @@ func nested(depth int) []byte {
 	return b
 }
 
-func TestEachAttackIsMendedOrReplaced(t *testing.T) {
+func TestRepairMendsOrReplacesEachAttack(t *testing.T) {
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			encoded := a.message()
 			if _, err := realDecoder(encoded); err == nil && a.name != "a reserved descriptor" && !strings.HasPrefix(a.name, "nested") {
-				t.Errorf("the real decoders take this: no attack")
+				t.Error("the real decoders can read this, so it is no attack")
 			}
 			checkAgainstReal(t, encoded)
 			m, err := realDecoder(repair(encoded, "").encoded)
@@ -222,8 +251,8 @@ func TestEachAttackIsMendedOrReplaced(t *testing.T) {
 	}
 }
 
-// What .NET's client sends for a TimeSpan, a Uri and a DateTimeOffset is no attack.
-func TestTypesOfDotNETPass(t *testing.T) {
+// The types that .NET's client sends for a TimeSpan, a Uri and a DateTimeOffset are readable.
+func TestScannerPassesDotNETTypes(t *testing.T) {
 	for _, value := range []string{
 		"00 a3 16" + hex.EncodeToString([]byte("com.microsoft:timespan")) + "81 00 00 00 00 00 00 00 01",
 		"00 a3 11" + hex.EncodeToString([]byte("com.microsoft:uri")) + "a1 01 78",
@@ -243,8 +272,8 @@ func TestTypesOfDotNETPass(t *testing.T) {
 	}
 }
 
-// Whatever a producer writes under our names is left out, and nothing else.
-func TestForgedPropertiesAreLeftOut(t *testing.T) {
+// The sanitizer drops whatever a producer writes under our names, and nothing else.
+func TestRepairDropsForgedProperties(t *testing.T) {
 	var items []byte
 	for _, name := range []string{PropertyUnreadable, "color", "REVOKER-MENDED"} {
 		items = append(append(append(items, codeStr8, byte(len(name))), name...), codeStr8, 1, 'x')
@@ -257,8 +286,8 @@ func TestForgedPropertiesAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestASoundMessageCostsNoMemory(t *testing.T) {
-	m := maker{rand.New(rand.NewPCG(15, 3))}
+func TestScannerAllocatesNothing(t *testing.T) {
+	m := newMaker(t, 3)
 	var sound [][]byte
 	for len(sound) < 100 {
 		encoded := m.message(false)
@@ -277,7 +306,7 @@ func TestASoundMessageCostsNoMemory(t *testing.T) {
 }
 
 // A message of nested lists costs as much as its stand-in, however large it is.
-func TestNestedValuesCostNothing(t *testing.T) {
+func TestRepairNestedValuesCostNothing(t *testing.T) {
 	for _, depth := range []int{255_000 / 9, 1 << 20 / 9, 4 << 20 / 9} {
 		encoded := append([]byte{0, codeSmallUlong, sectionValue}, nested2(depth)...)
 		const runs = 20
@@ -295,7 +324,7 @@ func TestNestedValuesCostNothing(t *testing.T) {
 	}
 }
 
-// nested2 is nested, built from the outside: in linear time.
+// nested2 is like nested, but built from the outside, in linear time.
 func nested2(depth int) []byte {
 	b := make([]byte, 0, depth*9+1)
 	for i := range depth {

@@ -12,11 +12,11 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-// Hook is the option NewWebSocketConn of azservicebus.ClientOptions. The client runs AMQP over whatever connection it
-// returns, WebSocket or not, and calls it again for each new connection.
+// Hook is the option NewWebSocketConn of azservicebus.ClientOptions. The client calls it for each
+// new connection, and runs AMQP over whatever connection it returns, WebSocket or not.
 type Hook = func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error)
 
-// Over wraps what another hook dials.
+// Over returns a Hook that sanitizes the connections of another one.
 func (s *Sanitizer) Over(dial Hook) Hook {
 	return func(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
 		c, err := dial(ctx, args)
@@ -27,15 +27,19 @@ func (s *Sanitizer) Over(dial Hook) Hook {
 	}
 }
 
-// Dialer dials Service Bus as the client would without a hook: AMQP over TLS on port 5671, or in the clear on port 5672.
+// Dialer dials Service Bus like the client without a hook: AMQP over TLS on port 5671, or without
+// TLS on port 5672.
 type Dialer struct {
-	// Plain goes without TLS, for an emulator (`UseDevelopmentEmulator=true` in its connection string).
+	// Plain dials without TLS, for an emulator (`UseDevelopmentEmulator=true` in its connection
+	// string).
 	Plain bool
-	// TLS replaces the configuration of TLS. The name that is checked is the host's unless it has one.
+	// TLS replaces the TLS configuration. The server's name is the host's unless the configuration
+	// has one.
 	TLS *tls.Config
 }
 
-// ForEmulator says that the connection string is an emulator's, as azservicebus reads it: the last of several settings counts.
+// ForEmulator reports whether the connection string is an emulator's. It reads the string like
+// azservicebus: the last of several settings wins.
 func ForEmulator(connectionString string) (yes bool) {
 	for part := range strings.SplitSeq(connectionString, ";") {
 		if key, value, _ := strings.Cut(part, "="); strings.EqualFold(key, "UseDevelopmentEmulator") {
@@ -45,11 +49,13 @@ func ForEmulator(connectionString string) (yes bool) {
 	return yes
 }
 
-// Dial is a Hook. ctx bounds the dialing only.
+// Dial is a Hook. ctx bounds only the dialing. The error is that of dialing, or says that args
+// names no host.
 func (d Dialer) Dial(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
 	u, err := url.Parse(args.Host) // wss://HOST[:PORT]/$servicebus/websocket
 	if err != nil || u.Hostname() == "" {
-		return nil, fmt.Errorf("the Service Bus client wants to dial %q, which names no host: check the connection string or servicebus.namespace", args.Host)
+		return nil, fmt.Errorf("the Service Bus client wants to dial %q, which has no host: "+
+			"check the connection string or servicebus.namespace", args.Host)
 	}
 	port := u.Port()
 	if port == "" {

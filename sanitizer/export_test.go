@@ -1,6 +1,6 @@
 package sanitizer
 
-import "math/rand/v2"
+import "testing"
 
 // Attack is one of the messages that stopped the worker, for tests with the real client.
 type Attack struct {
@@ -9,7 +9,8 @@ type Attack struct {
 	Mended  bool
 }
 
-// Attacks lists those that a broker takes: it looks at all but body and footer itself.
+// Attacks lists the attacks that a broker accepts: it checks everything except body and footer
+// itself.
 func Attacks() (list []Attack) {
 	for _, a := range attacks {
 		switch a.name {
@@ -18,14 +19,16 @@ func Attacks() (list []Attack) {
 		}
 		list = append(list, Attack{a.name, a.message(), a.mended != ""})
 	}
-	for name, depth := range map[string]int{"255 KB of nested lists": 255_000 / 9, "1 MB of nested lists": 1 << 20 / 9, "4 MB of nested lists": (4<<20 - 100) / 9} {
+	for name, depth := range map[string]int{
+		"255 KB of nested lists": 255_000 / 9, "1 MB of nested lists": 1 << 20 / 9, "4 MB of nested lists": (4<<20 - 100) / 9,
+	} {
 		list = append(list, Attack{name, append([]byte{0, codeSmallUlong, sectionValue}, nested2(depth)...), false})
 	}
 	return list
 }
 
-// Random returns a maker of random messages.
-func Random(seed uint64) func() []byte {
-	m := maker{rand.New(rand.NewPCG(15, seed))}
+// Random returns a function that makes random messages. stream selects one of several sequences.
+func Random(t testing.TB, stream uint64) func() []byte {
+	m := newMaker(t, stream)
 	return func() []byte { return m.message(false) }
 }

@@ -18,14 +18,15 @@ const (
 	sectionFooter                = 0x78
 )
 
-// Names to which azservicebus gives a meaning and a type (message.go, newReceivedMessage).
+// Names with a meaning and a type for azservicebus (message.go, newReceivedMessage).
 const (
 	annotationSequence = "x-opt-sequence-number"
 	propertyReason     = "DeadLetterReason"
 	propertyText       = "DeadLetterErrorDescription"
 )
 
-// head returns a section's code and what follows its descriptor. go-amqp reads numbers only, and takes their lowest byte.
+// head returns a section's code and the bytes after its descriptor. go-amqp only reads numbers, and
+// uses their lowest byte.
 func head(b []byte) (code byte, rest []byte, err error) {
 	switch {
 	case len(b) < 3:
@@ -45,10 +46,10 @@ func head(b []byte) (code byte, rest []byte, err error) {
 	return code, rest, nil
 }
 
-// isBody says that a section is the body or a part of it; parts may repeat.
+// isBody reports whether a section is the body or a part of it. Parts may repeat.
 func isBody(code byte) bool { return code >= sectionData && code <= sectionValue }
 
-// message says why the message cannot be passed on as it is; nil if it can.
+// message returns nil if the message can pass unchanged, or else the reason why not.
 func (s *scanner) message(b []byte) error {
 	seen := 0
 	for len(b) > 0 {
@@ -153,7 +154,8 @@ func (s *scanner) pair(section byte, b []byte) (rest []byte, err error) {
 	return s.value(behind, 1)
 }
 
-// annotationFits says that azservicebus can take the annotation, which it does without a check.
+// annotationFits reports whether azservicebus can read the annotation. The library asserts the type
+// without a check.
 func annotationFits(name []byte, format byte) bool {
 	switch string(name) {
 	case "x-opt-locked-until", "x-opt-enqueued-time", "x-opt-scheduled-enqueue-time":
@@ -166,13 +168,14 @@ func annotationFits(name []byte, format byte) bool {
 	return true
 }
 
-// isOurs says that only a sanitizer may write this property. Case is no way round it: other tools ignore it.
+// isOurs reports whether only a sanitizer may write this property. It ignores case, since other
+// tools do.
 func isOurs(name []byte) bool {
 	return len(name) == len(PropertyUnreadable) && strings.EqualFold(string(name), PropertyUnreadable) ||
 		len(name) == len(PropertyMended) && strings.EqualFold(string(name), PropertyMended)
 }
 
-// text is the text with which b begins; nil if it is none.
+// text returns the text at the beginning of b; nil if there is none.
 func text(b []byte) []byte {
 	if len(b) == 0 || !isText(b[0]) {
 		return nil
@@ -184,7 +187,8 @@ func text(b []byte) []byte {
 	return body
 }
 
-// field is what go-amqp reads in a field of the header or the properties; null is always fine.
+// field is a type that go-amqp accepts in a field of the header or the properties. It always
+// accepts null.
 type field uint8
 
 const (
@@ -254,7 +258,7 @@ func (s *scanner) fields(b []byte, want []field) (rest []byte, err error) {
 	return rest, nil
 }
 
-// listOf opens the list with which b begins.
+// listOf opens the list at the beginning of b.
 func listOf(b []byte) (n int, items, rest []byte, err error) {
 	if len(b) == 0 {
 		return 0, nil, nil, errShort

@@ -2,10 +2,22 @@ package sanitizer
 
 import (
 	"encoding/binary"
+	"flag"
 	"math/rand/v2"
+	"testing"
 )
 
-// maker makes random messages: mostly sound, with everything in them that AMQP allows and some that it does not.
+var seed = flag.Uint64("seed", 15, "seed of random messages")
+
+// newMaker logs the seed. stream selects one of several sequences of random messages.
+func newMaker(t testing.TB, stream uint64) maker {
+	t.Helper()
+	t.Logf("again with: -args -seed %d", *seed)
+	return maker{rand.New(rand.NewPCG(*seed, stream))}
+}
+
+// maker makes random messages: mostly valid, with everything that AMQP allows and some things that
+// it does not.
 type maker struct{ *rand.Rand }
 
 func (m maker) bytes(n int) []byte {
@@ -121,7 +133,8 @@ func (m maker) array(depth int) []byte {
 
 var names = []string{
 	"x-opt-locked-until", "x-opt-enqueued-time", "x-opt-scheduled-enqueue-time", annotationSequence, "x-opt-enqueue-sequence-number",
-	"x-opt-partition-key", "x-opt-deadletter-source", "x-opt-message-state", propertyReason, propertyText, PropertyMended, "Revoker-Unreadable", "color",
+	"x-opt-partition-key", "x-opt-deadletter-source", "x-opt-message-state", propertyReason, propertyText, PropertyMended,
+	"Revoker-Unreadable", "color",
 }
 
 // section makes a section that is a map.
@@ -162,7 +175,7 @@ func (m maker) fields(code byte, of []field) []byte {
 		case f == boolean:
 			one = []byte{0x41}
 		case f == number:
-			one = []byte{0x70, 0x7f, 0, 0, 0} // milliseconds to live
+			one = []byte{0x70, 0x7f, 0, 0, 0} // time to live in milliseconds
 		case f == uint32s:
 			one = []byte{0x52, 7}
 		case f == anything:
@@ -173,7 +186,7 @@ func (m maker) fields(code byte, of []field) []byte {
 	return append([]byte{0, codeSmallUlong, code}, m.compound(m.pick("\xc0\xd0"), n, items)...)
 }
 
-// message makes a message; damaged says that some may have bytes changed, missing or added.
+// message makes a message. With damaged, some messages have bytes changed, removed or added.
 func (m maker) message(damaged bool) (b []byte) {
 	if m.IntN(2) == 0 {
 		b = append(b, m.fields(sectionHeader, headerFields)...)

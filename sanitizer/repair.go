@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// The bounds of what is said about a message, in bytes. Names are the producer's.
+// The bounds of notes about a message, in bytes. The names in them come from the producer.
 const (
 	maxNote = 512
 	maxName = 64
@@ -15,14 +15,15 @@ const (
 // repaired is a message that can be read.
 type repaired struct {
 	encoded []byte
-	// changed is false where nothing but a forged property was left out.
+	// changed is false if nothing except a forged property was left out.
 	changed  bool
 	sequence int64 // 0 if it has none
 }
 
-// repair makes a message readable: it leaves out what cannot be, and where the body or the structure cannot, it builds a
-// stand-in of what is sound. It works through a message in linear time, and needs as much memory as the message is long.
-// broken, if not empty, is a reason for a stand-in that lies outside the message.
+// repair makes a message readable. It leaves out what cannot be read; if that is the body or the
+// structure, it builds a stand-in of the readable parts. It needs linear time, and as much memory
+// as the message is long. broken, if not empty, is a reason for a stand-in that comes from outside
+// the message.
 func repair(b []byte, broken string) repaired {
 	r := repairer{whole: scanner{left: maxValues}, broken: broken}
 	for len(b) > 0 {
@@ -34,7 +35,7 @@ func repair(b []byte, broken string) repaired {
 		var value []byte
 		section := b
 		if value, b, err = cut(rest); err != nil {
-			r.take(code, section, rest) // some of it may have come
+			r.take(code, section, rest) // a part of it may have come
 			r.structure(sectionNames[code-sectionHeader], err)
 			break
 		}
@@ -48,11 +49,11 @@ var sectionNames = [...]string{
 	"the body", "the body", "the body", "the footer",
 }
 
-// repairer collects a message's sound parts.
+// repairer collects a message's readable parts.
 type repairer struct {
 	whole    scanner
 	seen     int
-	broken   string // why it must be replaced
+	broken   string // why the message must be replaced
 	note     strings.Builder
 	stripped bool
 
@@ -83,7 +84,7 @@ func (r *repairer) structure(what string, err error) {
 	}
 }
 
-// leftOut notes something that the message can do without.
+// leftOut notes an omitted part that the message can do without.
 func (r *repairer) leftOut(what string, name []byte, err error) {
 	if r.note.Len() >= maxNote {
 		return
@@ -99,7 +100,7 @@ func (r *repairer) leftOut(what string, name []byte, err error) {
 	r.note.WriteString(": " + err.Error())
 }
 
-// take sorts one section. value is its value, or what has come of it.
+// take sorts one section. value is its value, or as much of it as has come.
 func (r *repairer) take(code byte, section, value []byte) {
 	what := sectionNames[code-sectionHeader]
 	bit := 1 << (code - sectionHeader)
@@ -132,8 +133,8 @@ func (r *repairer) take(code byte, section, value []byte) {
 	}
 }
 
-// try reads with the budget of the whole message, and gives back what a failed reading has used: what is left out costs
-// nothing.
+// try reads with the whole message's budget, and returns the budget of a failed read: what is left
+// out costs nothing.
 func (r *repairer) try(read func(s *scanner) error) error {
 	before := r.whole
 	err := read(&r.whole)
@@ -143,7 +144,7 @@ func (r *repairer) try(read func(s *scanner) error) error {
 	return err
 }
 
-// fields copies a list of fields, with null in the place of each that cannot be read.
+// fields copies a list of fields, with null for each one that cannot be read.
 func (r *repairer) fields(code byte, what string, names []string, value []byte, want []field) []byte {
 	section := sectionNames[code-sectionHeader]
 	n, items, _, err := listOf(value)
@@ -240,8 +241,8 @@ func (r *repairer) pairs(code byte, what string, value []byte) {
 	}
 }
 
-// unsoundMap deals with a map whose end nobody knows. A message can do without footer and delivery annotations; with half of
-// the others it would be another message.
+// unsoundMap handles a map whose end is unknown. A message can do without its footer and delivery
+// annotations. With half of another map it would be a different message.
 func (r *repairer) unsoundMap(code byte, what string, err error) {
 	if code == sectionFooter || code == sectionDeliveryAnnotations {
 		r.leftOut(what, nil, err)
@@ -250,7 +251,7 @@ func (r *repairer) unsoundMap(code byte, what string, err error) {
 	r.structure(what, err)
 }
 
-// mapOf opens the map with which b begins, as far as it has come.
+// mapOf opens the map at the beginning of b, as far as it has come.
 func mapOf(b []byte) (n int, items []byte, err error) {
 	if len(b) == 0 {
 		return 0, nil, errShort
@@ -261,7 +262,8 @@ func mapOf(b []byte) (n int, items []byte, err error) {
 	return opened(b)
 }
 
-// opened is the count and items of the list or map with which b begins, as far as they have come.
+// opened returns the count and items of the list or map at the beginning of b, as far as they have
+// come.
 func opened(b []byte) (n int, items []byte, err error) {
 	if b[0] == codeList0 {
 		return 0, nil, nil
@@ -296,7 +298,7 @@ func long(b []byte) int64 {
 	return 0
 }
 
-// done puts the message together.
+// done assembles the message.
 func (r *repairer) done() repaired {
 	out := make([]byte, 0, len(r.header)+len(r.properties)+len(r.body)+r.mapBytes()+maxNote+256)
 	out = append(out, r.header...)
@@ -334,14 +336,15 @@ func (r *repairer) appendMap(out []byte, code byte) []byte {
 	return appendCompound(append(out, codeDescribed, codeSmallUlong, code), codeMap32, p.count, p.encoded)
 }
 
-// keepOurs leaves of the application properties those that say why the message was set aside: ours and Service Bus' own.
+// keepOurs keeps only the application properties that say why the message is in the dead-letter
+// queue: ours and Service Bus' own.
 func (p *pairs) keepOurs() {
 	all := p.encoded
 	p.encoded, p.count = nil, 0
 	for len(all) > 0 {
 		_, value, err := cut(all)
 		if err != nil {
-			return // they were cut before
+			return // cut has already succeeded on them
 		}
 		_, rest, err := cut(value)
 		if err != nil {
@@ -355,16 +358,17 @@ func (p *pairs) keepOurs() {
 	}
 }
 
-// note adds a property that is ours.
+// note adds a property of ours.
 func (p *pairs) note(name, value string) {
 	p.present = true
 	if len(value) > maxNote {
 		value = value[:maxNote]
 	}
-	p.add([]byte{codeStr8, byte(len(name))}, []byte(name), binary.BigEndian.AppendUint32([]byte{codeStr32}, uint32(len(value))), []byte(value))
+	p.add([]byte{codeStr8, byte(len(name))}, []byte(name),
+		binary.BigEndian.AppendUint32([]byte{codeStr32}, uint32(len(value))), []byte(value))
 }
 
-// appendCompound appends a list or map of so many items.
+// appendCompound appends a list or map of n items.
 func appendCompound(out []byte, code byte, n int, items []byte) []byte {
 	out = binary.BigEndian.AppendUint32(append(out, code), uint32(len(items)+4))
 	out = binary.BigEndian.AppendUint32(out, uint32(n))

@@ -5,30 +5,31 @@ import (
 	"errors"
 )
 
-// The bounds of what is passed on. What the client library makes of a value costs up to 100 bytes, and a level of nesting
-// about 500, however few bytes they take on the wire.
+// The bounds of what passes. The client library needs up to 100 bytes for each value, and about 500
+// for a level of nesting, however few bytes they have on the wire.
 const (
-	// maxDepth is how deep values may be nested. go-amqp has no bound: 1 MB of nested lists costs it 500 MB, 4 MB its stack.
+	// maxDepth bounds the nesting of values. go-amqp has no bound: 1 MB of nested lists costs it
+	// 500 MB, and 4 MB overflow its stack.
 	maxDepth = 32
-	// maxValues is how many values a message may hold, keys and data sections included. Events are data, of which one section
-	// counts as one value.
+	// maxValues bounds the values of a message, including keys and data sections. Events are data,
+	// and one data section counts as one value.
 	maxValues = 4096
 	// maxCount is how many items go-amqp reads in one list, map or array.
 	maxCount = 65536
 )
 
-// Why a value cannot be read. The texts follow "…: ".
+// The reasons why a value cannot be read. The texts follow "…: ".
 var (
 	errShort      = errors.New("it is cut off")
 	errTrailing   = errors.New("its sizes contradict each other")
 	errType       = errors.New("it is of a type that cannot be read (such as char or decimal)")
 	errDepth      = errors.New("values are nested more than 32 deep")
 	errMany       = errors.New("it holds more than 4,096 values")
-	errKey        = errors.New("a map's key cannot be one")
-	errFit        = errors.New("it is of another type than it must be")
-	errDescriptor = errors.New("it is described in a way that cannot be read")
-	errSection    = errors.New("it is no section of a message")
-	errTwice      = errors.New("it stands twice")
+	errKey        = errors.New("its type cannot be a map's key")
+	errFit        = errors.New("it has the wrong type")
+	errDescriptor = errors.New("its descriptor cannot be read")
+	errSection    = errors.New("it is not a section of a message")
+	errTwice      = errors.New("it occurs twice")
 	errOurs       = errors.New("only a sanitizer may write it")
 )
 
@@ -58,7 +59,7 @@ const (
 	codeArray32    = 0xf0
 )
 
-// form says what go-amqp reads behind a format code.
+// form is what go-amqp reads after a format code.
 type form uint8
 
 const (
@@ -70,8 +71,8 @@ const (
 	array
 )
 
-// forms has every format code that go-amqp v1.7.0 reads (internal/encoding/decode.go, ReadAny): all but char and the
-// decimals.
+// forms has every format code that go-amqp v1.7.0 reads (internal/encoding/decode.go, ReadAny): all
+// except char and the decimals.
 var forms = func() (t [256]form) {
 	for codes, f := range map[string]form{
 		"\x40\x41\x42\x43\x44\x50\x51\x52\x53\x54\x55\x56\x60\x61\x70\x71\x72\x80\x81\x82\x83\x98": fixed,
@@ -87,8 +88,9 @@ var forms = func() (t [256]form) {
 	return t
 }()
 
-// widths is how many bytes follow a format code, by its upper half; -1 and -4 stand for a size of so many bytes, and as many
-// bytes (AMQP 1.0 part 1, §1.2: this holds for codes that nobody has defined, too).
+// widths is the number of bytes after a format code, by its upper half. -1 and -4 mean a size of 1
+// or 4 bytes, and then as many bytes as it says (AMQP 1.0 part 1, §1.2: this also holds for
+// undefined codes).
 var widths = [16]int8{0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16, 0xa: -1, 0xb: -4, 0xc: -1, 0xd: -4, 0xe: -1, 0xf: -4}
 
 func isText(code byte) bool {
@@ -97,7 +99,7 @@ func isText(code byte) bool {
 
 func isBinary(code byte) bool { return code == codeBin8 || code == codeBin32 }
 
-// span cuts the bytes that follow a format code off b, without those that tell their size.
+// span returns the bytes of the value after a format code, without its size, and the rest of b.
 func span(code byte, b []byte) (body, rest []byte, err error) {
 	n := int(widths[code>>4])
 	switch {
@@ -124,7 +126,8 @@ func span(code byte, b []byte) (body, rest []byte, err error) {
 	return b[:n], b[n:], nil
 }
 
-// cut returns the first value and what stands behind it, by sizes alone: it can skip what cannot be read.
+// cut returns the first value and the rest of b. It only looks at sizes, so it can skip values that
+// cannot be read.
 func cut(b []byte) (value, rest []byte, err error) {
 	rest = b
 	for range maxDepth {
@@ -161,20 +164,20 @@ func counted(code byte, body []byte) (n int, items []byte, err error) {
 	default:
 		return 0, nil, errShort
 	}
-	if n > len(items) { // go-amqp's bound, too: an item takes a byte
+	if n > len(items) { // like go-amqp's bound: an item has at least one byte
 		return 0, nil, errTrailing
 	}
 	return n, items, nil
 }
 
-// scanner finds out whether go-amqp v1.7.0 and azservicebus v1.11.0 can read a message. It builds nothing, and allocates
-// nothing. It is stricter than they are where sizes contradict contents, which nobody sends who means well: go-amqp looks at
-// counts only, others at sizes.
+// scanner finds out whether go-amqp v1.7.0 and azservicebus v1.11.0 can read a message. It builds
+// and allocates nothing. Where sizes contradict contents it is stricter than they are: go-amqp only
+// looks at counts, other libraries at sizes, and nobody sends such a message in good faith.
 type scanner struct {
-	left int // how many values may still come
+	left int // values that may still come
 }
 
-// value returns what stands behind the first value.
+// value returns the bytes after the first value.
 func (s *scanner) value(b []byte, depth int) (rest []byte, err error) {
 	if s.left--; s.left < 0 {
 		return nil, errMany
@@ -218,8 +221,8 @@ func (s *scanner) value(b []byte, depth int) (rest []byte, err error) {
 	return rest, nil
 }
 
-// described reads a value with a descriptor: a name, or a number that AMQP has not taken itself, since go-amqp reads those its
-// own way, or not at all (readComposite).
+// described reads a value with a descriptor: a name, or a number outside AMQP's own range. go-amqp
+// reads AMQP's own descriptors in special ways, or not at all (readComposite).
 func (s *scanner) described(b []byte, depth int) (rest []byte, err error) {
 	if depth >= maxDepth {
 		return nil, errDepth
@@ -243,8 +246,9 @@ func (s *scanner) described(b []byte, depth int) (rest []byte, err error) {
 	return s.value(rest, depth+1)
 }
 
-// pairs reads a map's keys and values. Go makes a key of neither binary nor a compound, and panics if there is one inside a
-// described key, or if the map is an annotations section, which go-amqp does not check.
+// pairs reads a map's keys and values. Go cannot use binary or compound values as keys. It panics
+// if one is inside a described key, or if the map is an annotations section, which go-amqp does not
+// check.
 func (s *scanner) pairs(n int, items []byte, depth int) (err error) {
 	if n%2 != 0 {
 		return errTrailing
@@ -270,7 +274,7 @@ func (s *scanner) key(b []byte) (rest []byte, err error) {
 	return s.value(b, maxDepth)
 }
 
-// array reads an array's items, all of one type: those that go-amqp knows (readAnyArray).
+// array reads an array's items, all of one type that go-amqp supports (readAnyArray).
 func (s *scanner) array(code byte, body []byte, depth int) error {
 	n, items, err := counted(code, body)
 	if err != nil {
@@ -287,7 +291,7 @@ func (s *scanner) array(code byte, body []byte, depth int) error {
 			return errTrailing
 		}
 		return nil // a few bytes each, whatever they are
-	case f == variable && 2*n > len(items)+1: // go-amqp's bound: an item takes two
+	case f == variable && 2*n > len(items)+1: // go-amqp's bound: an item has at least two bytes
 		return errTrailing
 	case f != variable && f != mapping:
 		return errType

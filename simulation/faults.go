@@ -14,27 +14,28 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// faults are what goes wrong between one place in the fleet and Service Bus, whichever process holds the place.
+// faults are the current faults between one place in the fleet and Service Bus, whichever process
+// has the place.
 type faults struct {
 	lostSettle, noRenewal, late atomic.Bool
 	count                       atomic.Int64
 }
 
-// tampered is a Receiver with the broker's clock and a fleet's faults.
+// tampered is a Receiver with the broker's clock and a place's faults.
 type tampered struct {
 	consumer.Receiver
 	ahead  time.Duration
 	faults *faults
-	note   func(*azservicebus.ReceivedMessage) // is told each message that comes
+	note   func(*azservicebus.ReceivedMessage) // gets each message that is received
 }
 
-// tamperedSession is a session with a fleet's faults.
+// tamperedSession is a session with a place's faults.
 type tamperedSession struct {
 	consumer.Receiver
 	session consumer.Session
 }
 
-// SessionID is the session's.
+// SessionID returns the session's id.
 func (s *tamperedSession) SessionID() string { return s.session.SessionID() }
 
 // Close closes the session.
@@ -43,8 +44,10 @@ func (s *tamperedSession) Close(ctx context.Context) error { return s.session.Cl
 // lateBy is more than half of the shortest lock.
 const lateBy = 20 * time.Second
 
-// ReceiveMessages shifts the times that the broker gives, and comes late while messages do.
-func (t *tampered) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+// ReceiveMessages shifts the broker's times, and returns late during that fault.
+func (t *tampered) ReceiveMessages(
+	ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := t.Receiver.ReceiveMessages(ctx, n, o)
 	if t.faults.late.Load() && len(messages) > 0 {
 		_ = retry.Sleep(ctx, lateBy)
@@ -53,8 +56,10 @@ func (t *tampered) ReceiveMessages(ctx context.Context, n int, o *azservicebus.R
 	return messages, err
 }
 
-// ReceiveDeferredMessages shifts the times that the broker gives.
-func (t *tampered) ReceiveDeferredMessages(ctx context.Context, numbers []int64, o *azservicebus.ReceiveDeferredMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+// ReceiveDeferredMessages shifts the broker's times.
+func (t *tampered) ReceiveDeferredMessages(
+	ctx context.Context, numbers []int64, o *azservicebus.ReceiveDeferredMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := t.Receiver.ReceiveDeferredMessages(ctx, numbers, o)
 	t.shift(messages)
 	return messages, err
@@ -73,7 +78,7 @@ func (t *tampered) shift(messages []*azservicebus.ReceivedMessage) {
 
 var errLost = errors.New("simulated: the answer was lost")
 
-// settle loses a settlement now and then: every second one before it is done, the others after.
+// settle loses settlements during that fault: every second one before it is done, the others after.
 func (t *tampered) settle(do func() error) error {
 	if !t.faults.lostSettle.Load() {
 		return do()
@@ -110,7 +115,7 @@ func (t *tampered) RenewMessageLock(ctx context.Context, m *azservicebus.Receive
 	return t.Receiver.RenewMessageLock(ctx, m, o)
 }
 
-// cut breaks the connections of all processes to Service Bus, cutRedis those to Redis.
+// cut breaks the connections of all processes to Service Bus, and cutRedis those to Redis.
 func (w *world) cut()      { w.everyone(func(p *worker) { p.bus.cut(false) }) }
 func (w *world) cutRedis() { w.everyone(func(p *worker) { p.shared.cut(false) }) }
 
@@ -124,17 +129,18 @@ func (w *world) everyone(do func(*worker)) {
 	}
 }
 
-// chance decides about a fault, the same each time.
+// chance is the random source for a fault, the same each time.
 func (s Scenario) chance(f Fault) *rand.Rand { return rand.New(rand.NewPCG(s.Seed, uint64(f.At))) }
 
-// unknownFails is what users meet whom Graph does not know while canaries fail.
+// unknownFails is the fault for users whom Graph does not know while canaries fail.
 func (s Scenario) unknownFails(f Fault) graph.Fault {
-	fails := pick(s.chance(f), graph.Fault{Status: 503}, graph.Fault{Status: 403}, graph.Fault{Status: 429, RetryAfter: "2"}, graph.Fault{Drop: true}, graph.Fault{Delay: time.Hour})
+	fails := pick(s.chance(f), graph.Fault{Status: 503}, graph.Fault{Status: 403}, graph.Fault{Status: 429, RetryAfter: "2"},
+		graph.Fault{Drop: true}, graph.Fault{Delay: time.Hour})
 	fails.Unknown = true
 	return fails
 }
 
-// begin lets the fault happen; end, if not nil, ends it.
+// begin starts a fault. end, if not nil, ends it.
 func (w *world) begin(f Fault) (end func()) {
 	everybody := func(fault graph.Fault) func() {
 		if f.Person >= 0 {
@@ -190,7 +196,8 @@ func (w *world) begin(f Fault) (end func()) {
 	case UsersFail:
 		var ends []func()
 		for _, p := range w.People {
-			ends = append(ends, w.graph.Inject(graph.Fault{User: p.ID, Status: 503}), w.graph.Inject(graph.Fault{User: p.UserPrincipalName, Status: 503}))
+			ends = append(ends, w.graph.Inject(graph.Fault{User: p.ID, Status: 503}),
+				w.graph.Inject(graph.Fault{User: p.UserPrincipalName, Status: 503}))
 		}
 		return func() {
 			for _, end := range ends {
@@ -205,10 +212,10 @@ func (w *world) begin(f Fault) (end func()) {
 		w.graph.RevokeTokens()
 		return w.graph.Inject(graph.Fault{Token: true, Status: 503})
 	case NoPermission:
-		w.graph.SetRoles("app", nil)
+		w.graph.SetRoles(clientID, nil)
 		w.graph.RevokeTokens()
 		return func() {
-			w.graph.SetRoles("app", roles)
+			w.graph.SetRoles(clientID, roles)
 			w.graph.RevokeTokens()
 		}
 	case TakenBack:

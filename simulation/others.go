@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// message is what a producer sends.
+// message returns the message that a producer sends.
 func (w *world) message(s Send) *azservicebus.Message {
 	m := &azservicebus.Message{MessageID: &s.ID, Body: w.body(s)}
 	if s.Session != "" && !s.Urgent {
@@ -23,8 +23,9 @@ func (w *world) message(s Send) *azservicebus.Message {
 	}
 	if s.Forged {
 		m.ApplicationProperties = map[string]any{
-			deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "somebody's", deadletter.PropertyAttempts: int64(3),
-			deadletter.PropertyReplays: "1000000", deadletter.PropertyDeferred: "9999-12-31T23:59:59Z",
+			deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "somebody's",
+			deadletter.PropertyAttempts: int64(3),
+			deadletter.PropertyReplays:  "1000000", deadletter.PropertyDeferred: "9999-12-31T23:59:59Z",
 		}
 	}
 	return m
@@ -56,7 +57,7 @@ func (w *world) poison(s Send) error {
 	return w.broker.Inject(to, encoded)
 }
 
-// operate does what operators do with dead letters.
+// operate does an operator's work on dead letters.
 func (w *world) operate(o Operation) error {
 	time.Sleep(time.Until(w.start.Add(o.At)))
 	names := []string{queue}
@@ -111,10 +112,10 @@ func (w *world) operateOn(name string, purge bool) error {
 	return err
 }
 
-// maxAgain is how often a dead letter is sent again.
+// maxAgain bounds how often a dead letter is replayed.
 const maxAgain = 5
 
-// noteAgain notes of which message another one is a copy that was sent again.
+// noteAgain notes of which message a replayed one is a copy.
 func (w *world) noteAgain(m *azservicebus.ReceivedMessage) {
 	original, _ := m.ApplicationProperties[deadletter.PropertyOriginalID].(string)
 	if original == "" {

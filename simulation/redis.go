@@ -21,7 +21,7 @@ import (
 
 const redisTimeout = time.Second
 
-// openRedis makes an imitation of Redis in memory, whose keys expire in virtual time.
+// openRedis starts an imitation of Redis in memory, whose keys expire in virtual time.
 func (w *world) openRedis() {
 	if w.Redis {
 		w.redis = miniredis.NewMiniRedis()
@@ -31,19 +31,19 @@ func (w *world) openRedis() {
 
 func init() { //nolint:gochecknoinits // for the library's own variables there is no other place
 	lua.RegistrySize, lua.CallStackSize = 512, 32 // each run of a script makes an interpreter; ours are small
-	logging.Disable()                             // that Redis is away is no news here
+	logging.Disable()                             // that Redis is away is expected here
 }
 
-// dialRedis connects a worker to Redis, or does not.
+// dialRedis connects a worker to Redis, unless a fault prevents it.
 func (w *world) dialRedis(p *worker) (net.Conn, error) {
 	switch {
 	case w.redisAway.Load():
 		return nil, errors.New("connection refused")
 	case w.redisHangs.Load():
 		ours, _ := net.Pipe() // nobody reads at the other end
-		return p.shared.hold(ours, nil)
+		return p.shared.keep(ours, nil)
 	}
-	return p.shared.hold(w.redis.Dial())
+	return p.shared.keep(w.redis.Dial())
 }
 
 // share connects a worker to the others.
@@ -54,8 +54,8 @@ func (w *world) share(p *worker) (*coordination.Store, *coordination.Limiter) {
 	p.redis = redis.NewClient(&redis.Options{
 		Addr:        "127.0.0.1:6379", // a name would be looked up
 		Dialer:      func(context.Context, string, string) (net.Conn, error) { return w.dialRedis(p) },
-		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolTimeout: redisTimeout, ContextTimeoutEnabled: true,
-		MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
+		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolTimeout: redisTimeout,
+		ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
 		PoolSize: 1000, // nobody waits for a connection: the library's timers for that are shared by all clients, which a bubble forbids
 	})
 	leaseFor := 37 * time.Second // longer than an attempt, whose limit is 30 s
@@ -69,8 +69,8 @@ func (w *world) share(p *worker) (*coordination.Store, *coordination.Limiter) {
 	return store, store.NewLimiter("app", w.Concurrency)
 }
 
-// writeForeign writes what somebody else may write where the workers share what they know of users: leases without an end, verdicts from
-// another time, and values of other types.
+// writeForeign writes what other programs may write to the keys that the workers share about users:
+// leases without an expiry, verdicts from another time, and values of other types.
 func (w *world) writeForeign(r *rand.Rand) error {
 	if w.redis == nil {
 		return nil
@@ -80,7 +80,7 @@ func (w *world) writeForeign(r *rand.Rand) error {
 			sum := sha256.Sum256([]byte(strings.ToLower(name)))
 			key := "session-revoker:simulation:{" + hex.EncodeToString(sum[:16]) + "}"
 			if r.IntN(2) == 0 {
-				if err := w.redis.Set(key+":lease", "somebody"); err != nil { // for ever
+				if err := w.redis.Set(key+":lease", "somebody"); err != nil { // forever
 					return err
 				}
 			}
@@ -88,7 +88,8 @@ func (w *world) writeForeign(r *rand.Rand) error {
 			switch r.IntN(4) {
 			case 0:
 				w.redis.Del(key + ":verdict")
-				w.redis.HSet(key+":verdict", "start", start, "covers", pick(r, "253402300799000000", "1e400", ""), "entity", queue, "sequence", "1")
+				covers := pick(r, "253402300799000000", "1e400", "")
+				w.redis.HSet(key+":verdict", "start", start, "covers", covers, "entity", queue, "sequence", "1")
 			case 1:
 				w.redis.Del(key + ":verdict")
 				if err := w.redis.Set(key+":verdict", "a text"); err != nil {
@@ -98,7 +99,7 @@ func (w *world) writeForeign(r *rand.Rand) error {
 		}
 	}
 	if r.IntN(2) == 0 {
-		return w.redis.Set("session-revoker:simulation:pace:app", pick(r, "{}", "null", `{"Hold":"9999-12-31T23:59:59Z","Allowance":1}`))
+		return w.redis.Set("session-revoker:simulation:limiter:app", pick(r, "{}", "null", `{"Hold":"9999-12-31T23:59:59Z","Allowance":1}`))
 	}
 	return nil
 }

@@ -11,38 +11,52 @@ import (
 	"testing"
 )
 
-var allRules = flag.Bool("rules", false, "leave out each of the rules that scenarios show, not only some")
+var allRules = flag.Bool("rules", false, "remove each of the rules that scenarios can test, not only some")
 
-// rule is a rule of the worker, and a change of its source that leaves the rule out.
+// rule is a rule of the worker, and a change of its source that removes the rule.
 type rule struct {
 	without  string // what the changed worker lacks
 	file     string // from the module's root
-	old, new string // old stands in it exactly once
+	old, new string // old occurs in the file exactly once
 	// seed is the first scenario to play: one of the next few shows that the rule is missing.
 	seed uint64
 	// crafted is the scenario to play instead, if not "".
 	crafted string
 }
 
-// rules are those that scenarios show; the others have unit tests. The first few are always left out, all with -rules.
+// rules are the rules that scenarios can test; the others have unit tests. The first few are always
+// removed, all of them with -rules.
 var rules = []rule{
 	{"shares", "consumer/consumer.go", "max(1, cfg.MaxInFlight/4), max(1, cfg.MaxInFlight/2)", "cfg.MaxInFlight, cfg.MaxInFlight", 29, ""},
 	{"proof that a failure is the user's own", "retry/retry.go", "case shared(err) && !proved &&", "case false && !proved &&", 1, ""},
-	{"care for who lives longer", "dedupe/event.go", "return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4, ""},
+	{
+		"a check that the newer message lives longer", "dedupe/event.go",
+		"return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4, "",
+	},
 
-	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.leaving &&", "return false && !m.gone &&", 29, ""},
-	{"doubt in ExpiresAt", "consumer/message.go", "m.TimeToLive != nil && *m.TimeToLive > 0", "true", 7, ""},
-	{"a volume for each type", "guard/volume.go", "\tif k := v.kinds[name]; k != nil {", "\tname = otherKind\n\tif k := v.kinds[name]; k != nil {", 29, ""},
-	{"refunds of the volume", "guard/volume.go", "\tif !r.held {\n\t\treturn\n\t}\n\tif r.kind.pending", "\tif !r.held || true {\n\t\treturn\n\t}\n\tif r.kind.pending", 81, ""},
-	{"a bound of lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 69, ""},
-	{"lanes", "dispatch/queue.go", "return !q.last && q.retries[0].urgent <= q.first[0].urgent", "return true", 1, "retries that hang"},
-	{"budgets of those who were set aside", "dispatch/budgets.go", "\tb.young[key] = budget", "", 2, ""},
+	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.leaving &&", "return false && !m.leaving &&", 29, ""},
+	{"a check of TimeToLive before ExpiresAt", "consumer/message.go", "m.TimeToLive != nil && *m.TimeToLive > 0", "true", 7, ""},
+	{
+		"a volume for each event type", "guard/volume.go", "\tif k := v.kinds[name]; k != nil {",
+		"\tname = otherKind\n\tif k := v.kinds[name]; k != nil {", 29, "",
+	},
+	{
+		"refunds of the volume", "guard/volume.go", "\tif !r.held {\n\t\treturn\n\t}\n\tif r.kind.pending",
+		"\tif !r.held || true {\n\t\treturn\n\t}\n\tif r.kind.pending", 81, "",
+	},
+	{"a bound on lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 69, ""},
+	{
+		"lanes", "dispatch/queue.go", "return !q.lastWasRetry && q.retries[0].urgent <= q.first[0].urgent", "return true",
+		1, "retries that hang",
+	},
+	{"budgets of deferred users", "dispatch/budgets.go", "\tb.young[key] = budget", "", 2, ""},
 }
 
-// always is how many rules are left out in every run of the tests: each takes a build.
+// always is how many rules every test run removes: each takes a build.
 const always = 3
 
-// TestRulesAreNeeded proves for each rule that scenarios show when it is missing: it leaves the rule out of the source, and plays.
+// TestRulesAreNeeded proves for each rule that scenarios show its absence: it removes the rule from
+// the source, and plays.
 func TestRulesAreNeeded(t *testing.T) {
 	const few = 10
 	root, err := filepath.Abs("..")
@@ -56,30 +70,47 @@ func TestRulesAreNeeded(t *testing.T) {
 	for _, r := range some {
 		t.Run(strings.ReplaceAll(r.without, " ", "_"), func(t *testing.T) {
 			binary := r.build(t, root)
-			play := exec.CommandContext(t.Context(), binary, "-test.run=^TestSeeds$", "-test.timeout=10m", "-seeds", fmt.Sprint(few), "-first", fmt.Sprint(r.seed), "-step", "1", "-crafted", r.crafted)
+			play := exec.CommandContext(t.Context(), binary, "-test.run=^TestSeeds$", "-test.timeout=10m",
+				"-seeds", fmt.Sprint(few), "-first", fmt.Sprint(r.seed), "-step", "1", "-crafted", r.crafted)
 			play.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG="+seeded, "GOGC=off", "GOMEMLIMIT=1GiB")
 			out, err := play.CombinedOutput()
-			if err == nil || !strings.Contains(string(out), "broken promises") {
-				t.Errorf("a worker without %s breaks no promise in %d scenarios from seed %d on", r.without, few, r.seed)
+			if err == nil || !strings.Contains(string(out), "broken guarantees") {
+				t.Errorf("a worker without %s breaks no guarantee in %d scenarios from seed %d on", r.without, few, r.seed)
 			}
 			t.Logf("%s", out[:min(len(out), 3000)])
 		})
 	}
 }
 
-// build compiles this package's tests with the rule left out of the source.
-func (r rule) build(t *testing.T, root string) (binary string) {
+// TestRulesMatchTheSource finds rules whose source has changed, without the builds of
+// TestRulesAreNeeded.
+func TestRulesMatchTheSource(t *testing.T) {
+	for _, r := range rules {
+		r.removed(t, "..")
+	}
+}
+
+// removed returns the path of the rule's file, and the file's content without the rule.
+func (r rule) removed(t *testing.T, root string) (file, content string) {
 	t.Helper()
-	dir, file := t.TempDir(), filepath.Join(root, filepath.FromSlash(r.file))
+	file = filepath.Join(root, filepath.FromSlash(r.file))
 	source, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(source), r.old); n != 1 {
-		t.Fatalf("%s has changed: what leaves out %s stands in it %d times; adapt the change in this file", r.file, r.without, n)
+		t.Errorf("%s has changed: the text to replace for %s occurs in it %d times; adapt the rule in this file", r.file, r.without, n)
 	}
+	return file, strings.Replace(string(source), r.old, r.new, 1)
+}
+
+// build compiles this package's tests with the rule removed from the source.
+func (r rule) build(t *testing.T, root string) (binary string) {
+	t.Helper()
+	dir := t.TempDir()
+	file, content := r.removed(t, root)
 	changed := filepath.Join(dir, "changed.go")
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(source), r.old, r.new, 1)), 0o600); err != nil {
+	if err := os.WriteFile(changed, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{file: changed}})

@@ -1,6 +1,8 @@
-// Package simulation plays years of faults in seconds: the real worker code, the real Service Bus client and the embedded servers in a
-// testing/synctest bubble, so that lock expiry, backoff, Retry-After, windows and quota run in virtual time. A seed makes a scenario; after
-// it a checker that shares no code with the worker reads what the servers recorded, and verifies every promise.
+// Package simulation plays years of faults in seconds. The real worker code, the real Service Bus
+// client and the embedded servers run in a testing/synctest bubble, so that lock expiry, backoff,
+// Retry-After, windows and quotas run in virtual time. A seed makes a scenario. After it, a checker
+// that shares no code with the worker reads what the servers recorded, and verifies every
+// guarantee.
 package simulation
 
 import (
@@ -13,22 +15,23 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// Scenario is what happens, made of a seed. Times count from the start.
+// Scenario is a series of events that a seed determines. Its times count from the start.
 type Scenario struct {
 	Seed uint64
-	// Workers run side by side. Concurrency, InHand and Window are each one's.
+	// Workers run side by side. Each has Concurrency, InFlight and Window.
 	Workers, Concurrency, InFlight int
 	Window, Lock                   time.Duration
-	// BrokerAhead and GraphAhead are the servers' clocks before the workers'.
+	// BrokerAhead and GraphAhead are the servers' clocks minus the workers'.
 	BrokerAhead, GraphAhead time.Duration
 	Quota                   graph.Quota
 	ReadUsers, Redis        bool
-	// Urgent adds a second, more urgent queue. Sessions, if not 0, makes the first one require sessions, of which each worker
-	// holds so many at once.
+	// Urgent adds a second, more urgent queue. Sessions, if not 0, makes the first queue require
+	// sessions, and is how many of them each worker holds at once.
 	Urgent   bool
 	Sessions int
-	// Volume is how many people may be signed out in an hour for each type of events; 0 is no bound. Released is when an
-	// operator releases the type of events that Graph is called for first, and a minute later all of them.
+	// Volume bounds the people who may be signed out in an hour for each type of events; 0 is no
+	// bound. Released is when an operator releases the most urgent type of events, and a minute
+	// later all others.
 	Volume   int
 	Released time.Duration
 	// Canary is the account that is kept for canaries.
@@ -39,10 +42,10 @@ type Scenario struct {
 	Operations []Operation
 }
 
-// Canary is what becomes of attempts for the account that is kept for canaries.
+// Canary is the result of attempts for the account that is kept for canaries.
 type Canary string
 
-// The kinds.
+// The kinds of canary accounts.
 const (
 	NoAccount Canary = ""        // there is none: canaries are for nobody
 	Well      Canary = "well"    // they succeed
@@ -50,10 +53,10 @@ const (
 	Blocked   Canary = "blocked" // Graph refuses it, or answers value: false
 )
 
-// Operation is what an operator does with the dead letters.
+// Operation is an operator's work on the dead letters.
 type Operation struct {
 	At    time.Duration
-	Purge bool // otherwise all are sent again
+	Purge bool // otherwise all are replayed
 }
 
 // Person is somebody whom events concern.
@@ -62,71 +65,72 @@ type Person struct {
 	Answer Answer
 }
 
-// Answer is how events about a person must end.
+// Answer is how Graph answers about a person, and with it the required result of their events.
 type Answer string
 
-// The fates.
+// The answers.
 const (
-	Member       Answer = "member"    // is signed out
-	Unknown      Answer = "unknown"   // Graph does not know him: UserNotFound
-	Guest        Answer = "guest"     // ExternalUser, never called
-	Protected    Answer = "protected" // ProtectedUser, never called
-	NeverRevoked Answer = "cursed"    // Graph answers value: false for ever: NotRevoked
-	Unavailable  Answer = "sick"      // Graph answers 500 for ever: RetriesExhausted
-	Refused      Answer = "refused"   // Graph answers 403 for ever: Forbidden
+	Member       Answer = "member"        // is signed out
+	Unknown      Answer = "unknown"       // Graph does not know them: UserNotFound
+	Guest        Answer = "guest"         // ExternalUser, never called
+	Protected    Answer = "protected"     // ProtectedUser, never called
+	NeverRevoked Answer = "never revoked" // Graph answers value: false forever: NotRevoked
+	Unavailable  Answer = "unavailable"   // Graph answers 500 forever: RetriesExhausted
+	Refused      Answer = "refused"       // Graph answers 403 forever: Forbidden
 )
 
-// reasons are what the dead letters of each fate say.
+// reasons are the dead-letter reasons for each answer.
 var reasons = map[Answer]string{
-	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", NeverRevoked: "NotRevoked", Unavailable: "RetriesExhausted", Refused: "Forbidden",
+	Unknown: "UserNotFound", Guest: "ExternalUser", Protected: "ProtectedUser", NeverRevoked: "NotRevoked",
+	Unavailable: "RetriesExhausted", Refused: "Forbidden",
 }
 
-// Send is one message: one or more events, or something that is none.
+// Send is one message with one or more events, or with something else.
 type Send struct {
 	At     time.Duration
 	ID     string
 	People []int // indexes
 	ByName bool
-	Bad    bool // the body is no event
-	// Type is that of its events; "" leaves it to whether users are named.
+	Bad    bool // the body is not an event
+	// Type is the type of its events; "" leaves it to whether they give names.
 	Type    string
 	Urgent  bool          // to the more urgent queue
 	Session string        // "" for a queue without sessions
-	TTL     time.Duration // 0 is for ever
+	TTL     time.Duration // 0 is forever
 	Poison  Poison
-	Forged  bool // it carries properties of ours
+	Forged  bool // it carries properties that only the worker may write
 }
 
-// Poison is what a message holds that the client library cannot read.
+// Poison is content that the client library cannot read.
 type Poison string
 
-// The kinds.
+// The kinds of poison.
 const (
-	Char     Poison = "char"     // the body is a value that it has no type for
-	BadKey   Poison = "key"      // the body is a map with a key that panics
+	Char     Poison = "char"     // the body is a value of a type that the library does not have
+	BadKey   Poison = "key"      // the body is a map with a key that makes the library panic
 	Property Poison = "property" // one property is such a value, and the body an event
 )
 
-// Fault is trouble that begins at a time and ends after a while.
+// Fault is trouble that begins at At and lasts For.
 type Fault struct {
 	At, For time.Duration
 	Kind    FaultKind
-	Worker  int // whom it concerns, where it concerns one
-	Person  int // the same; -1 is everybody
+	Worker  int // the worker that it concerns, if it concerns one
+	Person  int // the person that it concerns; -1 is everybody
 }
 
-// FaultKind is what goes wrong.
+// FaultKind is a kind of fault.
 type FaultKind string
 
-// The kinds.
+// The kinds of faults.
 const (
 	Cut          FaultKind = "cut"           // all connections to Service Bus break
 	BrokerAway   FaultKind = "broker away"   // and no new ones can be made
 	Detach       FaultKind = "detach"        // Service Bus detaches all links of the queue, the sender's too
-	LocksExpire  FaultKind = "locks expire"  // before their time: everything in hand is delivered once more
+	LocksExpire  FaultKind = "locks expire"  // before their time: everything in flight is delivered once more
 	Late         FaultKind = "late"          // messages reach a worker 20 seconds after they were locked
 	Crash        FaultKind = "crash"         // a worker's process is killed; another starts
-	Term         FaultKind = "SIGTERM"       // a worker stops in its own time; another starts
+	Term         FaultKind = "SIGTERM"       // a worker stops gracefully; another starts
 	GraphDown    FaultKind = "503"           // Graph answers 503 to all
 	GraphHTML    FaultKind = "HTML"          // a proxy's page with status 200
 	GraphDrops   FaultKind = "drops"         // Graph drops connections
@@ -134,34 +138,36 @@ const (
 	GraphSlow    FaultKind = "slow"          // answers take 20 seconds
 	Forgets      FaultKind = "drops after"   // revokes, and the answer is lost
 	HalfAnswer   FaultKind = "half answer"   // revokes, and half of the answer comes
-	Endless      FaultKind = "endless"       // revokes, and the answer goes on for ever
+	Endless      FaultKind = "endless"       // revokes, and the answer never ends
 	EmptyAnswer  FaultKind = "empty answer"  // revokes, and answers 200 without a body
 	ValueFalse   FaultKind = "value: false"  // for a while
 	NoToken      FaultKind = "no token"      // the token endpoint is down
-	NoPermission FaultKind = "no permission" // new tokens hold no role; the old ones are taken back
-	TakenBack    FaultKind = "token revoked" // tokens are taken back
+	NoPermission FaultKind = "no permission" // new tokens hold no role; the old ones are revoked
+	TakenBack    FaultKind = "token revoked" // all tokens are revoked
 	Throttles    FaultKind = "429"           // somebody else uses up the quota
 	LostSettle   FaultKind = "lost settle"   // settlements of a worker fail, some of them after they were done
 	NoRenewal    FaultKind = "no renewal"    // lock renewals of a worker fail
 	RedisAway    FaultKind = "redis away"    // Redis takes no connections
 	RedisHangs   FaultKind = "redis hangs"   // Redis takes connections, and does not answer
-	RedisForeign FaultKind = "foreign redis" // somebody else writes where the workers share what they know
+	RedisForeign FaultKind = "foreign redis" // somebody else writes to the keys that the workers share
 	WildDate     FaultKind = "wild date"     // Graph's Date is from 1601 or 9999, or there is none
-	CanaryFails  FaultKind = "canary fails"  // attempts for users whom Graph does not know fail otherwise, or are throttled
+	CanaryFails  FaultKind = "canary fails"  // attempts for users whom Graph does not know fail in another way, or are throttled
 	UsersFail    FaultKind = "users fail"    // 503 for everybody whom Graph knows; the canary is well
 )
 
-// kinds are all of them, the more likely ones twice.
+// kinds has all of them, the more likely ones twice.
 var kinds = []FaultKind{
-	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term, GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, Endless, EmptyAnswer,
-	ValueFalse, NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal, RedisAway, RedisHangs, RedisForeign, WildDate, CanaryFails, UsersFail,
+	Cut, Cut, BrokerAway, Detach, LocksExpire, Late, Crash, Crash, Term,
+	GraphDown, GraphHTML, GraphDrops, GraphHangs, GraphSlow, Forgets, HalfAnswer, Endless, EmptyAnswer, ValueFalse,
+	NoToken, NoPermission, TakenBack, Throttles, LostSettle, NoRenewal,
+	RedisAway, RedisHangs, RedisForeign, WildDate, CanaryFails, UsersFail,
 }
 
-// Options narrow what scenarios hold.
+// Options limit what scenarios contain.
 type Options struct {
-	// NoFaults leaves all faults out, NoCuts those that cut connections.
+	// NoFaults leaves out all faults. NoCuts leaves out the faults that cut connections.
 	NoFaults, NoCuts bool
-	// Plain leaves out everything that only other people, producers and operators do.
+	// Plain leaves out everything that only producers and operators do.
 	Plain bool
 }
 
@@ -193,7 +199,7 @@ func New(seed uint64, o Options) Scenario {
 		s.addFaults(r, long, o)
 	}
 	if !o.Plain {
-		// From a source of its own, so that what is above stays the same for a seed.
+		// A separate random source keeps the scenario above the same for a seed.
 		s.addOthers(rand.New(rand.NewPCG(seed, 0x0ddba11)), long)
 	}
 	return s
@@ -203,7 +209,7 @@ func New(seed uint64, o Options) Scenario {
 func (s *Scenario) addOthers(r *rand.Rand, long time.Duration) {
 	once := func(in int) bool { return r.IntN(in) == 0 }
 	s.Canary = pick(r, NoAccount, NoAccount, NoAccount, NoAccount, NoAccount, Well, Well, Deleted, Blocked)
-	if once(8) { // more fail than not
+	if once(8) { // more people fail than not
 		for i := range s.People {
 			if p := &s.People[i]; p.Answer == Member && r.IntN(10) < 6 {
 				p.Answer = pick(r, Refused, Refused, Unavailable, NeverRevoked, Unknown)
@@ -233,9 +239,10 @@ func (s *Scenario) addOthers(r *rand.Rand, long time.Duration) {
 	if once(5) {
 		for i := range 1 + r.IntN(20) {
 			send := Send{
-				At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("p%d", i), Poison: pick(r, Char, BadKey, Property), Session: s.Sends[i].Session,
+				At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("p%d", i),
+				Poison: pick(r, Char, BadKey, Property), Session: s.Sends[i].Session,
 			}
-			if send.Poison == Property { // the others concern nobody
+			if send.Poison == Property { // the other kinds of poison concern nobody
 				send.People = []int{r.IntN(len(s.People))}
 			}
 			s.Sends = append(s.Sends, send)
@@ -260,7 +267,7 @@ func (s *Scenario) addOthers(r *rand.Rand, long time.Duration) {
 	}
 }
 
-// repeat makes messages with the same id the same: whoever repeats a message repeats all of it.
+// repeat makes messages with the same id equal: a sender that repeats a message repeats all of it.
 func (s *Scenario) repeat() {
 	same := map[string]Send{}
 	for i, send := range s.Sends {
@@ -274,7 +281,7 @@ func (s *Scenario) repeat() {
 	}
 }
 
-// types are those of events, the most urgent first.
+// types are the types of events, the most urgent first.
 var types = []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
 
 // addLarge adds messages with many users.
@@ -282,7 +289,8 @@ func (s *Scenario) addLarge(r *rand.Rand, long time.Duration) {
 	const users = 300
 	first := len(s.People)
 	for i := range users {
-		s.People = append(s.People, newPerson(first+i, pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Unavailable, Unknown)))
+		answer := pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Unavailable, Unknown)
+		s.People = append(s.People, newPerson(first+i, answer))
 	}
 	for i := range 1 + r.IntN(3) {
 		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("l%d", i)}
@@ -293,7 +301,8 @@ func (s *Scenario) addLarge(r *rand.Rand, long time.Duration) {
 	}
 }
 
-// addTTLs lets messages expire: at random, or the later ones earlier, so that none may stand for another.
+// addTTLs lets messages expire: at random, or the later ones earlier, so that none may supersede
+// another.
 func (s *Scenario) addTTLs(r *rand.Rand, long time.Duration) {
 	falling := r.IntN(2) == 0
 	for i := range s.Sends {
@@ -307,9 +316,10 @@ func (s *Scenario) addTTLs(r *rand.Rand, long time.Duration) {
 	}
 }
 
-func newPerson(i int, fate Answer) Person {
-	return Person{Answer: fate, User: graph.User{
-		ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true,
+func newPerson(i int, answer Answer) Person {
+	return Person{Answer: answer, User: graph.User{
+		ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i),
+		UserType: "Member", AccountEnabled: true,
 	}}
 }
 
@@ -328,7 +338,7 @@ func (s *Scenario) addPeople(r *rand.Rand) {
 
 func (s *Scenario) addSends(r *rand.Rand, long time.Duration) {
 	n := pick(r, 50, 200, 200, 300)
-	storm := r.IntN(3) == 0 // most of it about few people
+	storm := r.IntN(3) == 0 // most messages concern few people
 	for i := range n {
 		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("m%d", i), ByName: r.IntN(4) == 0}
 		someone := func() int {
@@ -357,7 +367,8 @@ func (s *Scenario) addSends(r *rand.Rand, long time.Duration) {
 func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 	for range r.IntN(6) {
 		f := Fault{
-			At: time.Duration(r.Int64N(int64(long + 10*time.Second))), For: pick(r, time.Second, 10*time.Second, time.Minute, 5*time.Minute),
+			At:   time.Duration(r.Int64N(int64(long + 10*time.Second))),
+			For:  pick(r, time.Second, 10*time.Second, time.Minute, 5*time.Minute),
 			Kind: kinds[r.IntN(len(kinds))], Worker: r.IntN(s.Workers), Person: -1,
 		}
 		if o.NoCuts && (f.Kind == Cut || f.Kind == BrokerAway || f.Kind == Detach || f.Kind == Crash || f.Kind == Term) {
@@ -366,7 +377,7 @@ func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 		switch f.Kind {
 		case ValueFalse:
 			f.Person = r.IntN(len(s.People))
-			f.For = min(f.For, 5*time.Second) // shorter than a budget
+			f.For = min(f.For, 5*time.Second) // shorter than a budget lasts
 		case UsersFail:
 			f.For = max(f.For, 10*time.Second)
 		case Forgets, HalfAnswer, Endless, EmptyAnswer, GraphSlow, GraphHangs:
@@ -376,7 +387,7 @@ func (s *Scenario) addFaults(r *rand.Rand, long time.Duration, o Options) {
 	}
 }
 
-// has says that the scenario has a fault of one of the kinds.
+// has reports whether the scenario has a fault of one of the kinds.
 func (s Scenario) has(kinds ...FaultKind) bool {
 	for _, f := range s.Faults {
 		if slices.Contains(kinds, f.Kind) {
@@ -386,12 +397,15 @@ func (s Scenario) has(kinds ...FaultKind) bool {
 	return false
 }
 
-// String describes the scenario in a line, and each fault in one more.
+// String describes the scenario in one line, and each operation and fault in one more.
 func (s Scenario) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d workers (Redis %v, %d calls at once, %d in hand, window %s, lock %s), %d people, %d messages, clocks %s and %s ahead, quota %s %d/%s",
-		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InFlight, s.Window, s.Lock, len(s.People), len(s.Sends), s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
-	fmt.Fprintf(&b, ", canary %q, urgent %v, sessions %d, at most %d people until %s", s.Canary, s.Urgent, s.Sessions, s.Volume, s.Released.Round(time.Millisecond))
+	fmt.Fprintf(&b, "seed %d: %d workers (Redis %v, %d calls at once, %d in flight, window %s, lock %s), %d people, %d messages",
+		s.Seed, s.Workers, s.Redis, s.Concurrency, s.InFlight, s.Window, s.Lock, len(s.People), len(s.Sends))
+	fmt.Fprintf(&b, ", clocks %s and %s ahead, quota %s %d/%s",
+		s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
+	fmt.Fprintf(&b, ", canary %q, urgent %v, sessions %d, at most %d people until %s",
+		s.Canary, s.Urgent, s.Sessions, s.Volume, s.Released.Round(time.Millisecond))
 	for _, o := range s.Operations {
 		fmt.Fprintf(&b, "\n  %8s an operator (purges: %v)", o.At.Round(time.Millisecond), o.Purge)
 	}

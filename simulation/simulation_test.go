@@ -22,15 +22,15 @@ var (
 	first    = flag.Uint64("first", 1, "seed of the first one")
 	step     = flag.Uint64("step", 0, "play every so many seeds, in this process alone; 0 uses all processors")
 	crafted  = flag.String("crafted", "", "play this crafted scenario")
-	one      = flag.Uint64("seed", 0, "play this scenario alone, and tell more")
-	goOn     = flag.Bool("go-on", false, "do not stop at the first scenario that breaks a promise")
-	person   = flag.Int("person", -1, "with -seed, tell what happened to this person")
+	one      = flag.Uint64("seed", 0, "play this scenario alone, with a log")
+	goOn     = flag.Bool("go-on", false, "do not stop at the first scenario that breaks a guarantee")
+	person   = flag.Int("person", -1, "with -seed, describe what happened to this person")
 	noCuts   = flag.Bool("no-cuts", false, "leave out faults that cut connections")
 	noFaults = flag.Bool("no-faults", false, "leave out all faults")
 )
 
-// seeded lets the global source of math/rand be seeded. What is left to chance is the order of maps and of ready channels: a seed may need
-// some runs to fail again.
+// seeded allows seeding the global source of math/rand. The order of maps and of ready channels
+// stays random: a seed may need some runs to fail again.
 const seeded = "randautoseed=0,randseednop=0"
 
 // play runs one scenario in a bubble of its own.
@@ -39,15 +39,16 @@ func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome si
 	if *one > 0 {
 		log, _ = zap.NewDevelopment()
 	}
-	// What is random in backoff, the worker's and the client library's, is the same for a seed that is played alone and for one of many; with
-	// the GODEBUG that playInProcesses sets.
-	rand.Seed(int64(s.Seed)) //nolint:staticcheck,gosec // they use no other source
+	// With the GODEBUG that playInProcesses sets, the random parts of backoff, the worker's and the
+	// client library's, are the same for a seed that is played alone and for one of many.
+	rand.Seed(int64(s.Seed)) //nolint:staticcheck // they use no other source
 	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, log) })
 	return outcome
 }
 
-// TestSeeds plays scenarios, and stops at the first that breaks a promise. Each processor has a process of its own: with one processor the Go
-// scheduler does the same again for the same seed, and nothing waits for another processor's caches.
+// TestSeeds plays scenarios, and stops at the first that breaks a guarantee. Each processor gets a
+// process of its own: with one processor the Go scheduler repeats itself for the same seed, and
+// nothing waits for another processor's caches.
 func TestSeeds(t *testing.T) {
 	switch {
 	case *crafted != "":
@@ -79,7 +80,7 @@ func options() simulation.Options {
 	return simulation.Options{NoCuts: *noCuts, NoFaults: *noFaults}
 }
 
-// playInProcesses deals the seeds out to a process for each processor.
+// playInProcesses distributes the seeds to one process for each processor.
 func playInProcesses(t *testing.T) {
 	processes := min(runtime.GOMAXPROCS(0), *seeds)
 	began := time.Now()
@@ -99,7 +100,8 @@ func playInProcesses(t *testing.T) {
 	}
 	running.Wait()
 	took := time.Since(began)
-	fmt.Printf("%d scenarios in %s on %d processors: %.1f per second\n", *seeds, took.Round(time.Millisecond), processes, float64(*seeds)/took.Seconds())
+	fmt.Printf("%d scenarios in %s on %d processors: %.1f per second\n",
+		*seeds, took.Round(time.Millisecond), processes, float64(*seeds)/took.Seconds())
 }
 
 func report(t *testing.T, s simulation.Scenario) {
@@ -107,11 +109,11 @@ func report(t *testing.T, s simulation.Scenario) {
 	outcome := play(t, s, simulation.Variant{})
 	if len(outcome.Problems) == 0 {
 		if *one > 0 {
-			t.Logf("%s\nno promise is broken; settled after %s, %d calls", s, outcome.Took.Round(time.Millisecond), outcome.Calls)
+			t.Logf("%s\nno guarantee is broken; settled after %s, %d calls", s, outcome.Took.Round(time.Millisecond), outcome.Calls)
 		}
 		return
 	}
-	t.Errorf("%s\n\nbroken promises:\n", s)
+	t.Errorf("%s\n\nbroken guarantees:\n", s)
 	for i, problem := range outcome.Problems {
 		if i == 10 {
 			t.Errorf("  … and %d more", len(outcome.Problems)-i)
@@ -129,18 +131,19 @@ func report(t *testing.T, s simulation.Scenario) {
 	if *person >= 0 {
 		outcome.About(*person)
 	}
-	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s", outcome.Timeline(s), seeded, s.Seed, narrowed)
+	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s",
+		outcome.Timeline(s), seeded, s.Seed, narrowed)
 }
 
-// TestCraftedScenarios plays those that were made for one purpose each.
+// TestCraftedScenarios plays the scenarios that were made for one purpose each.
 func TestCraftedScenarios(t *testing.T) {
 	for name, s := range simulation.Crafted() {
 		t.Run(name, func(t *testing.T) { report(t, s) })
 	}
 }
 
-// TestBrokenWorkersAreCaught proves that the checker can fail.
-func TestBrokenWorkersAreCaught(t *testing.T) {
+// TestCheckerCatchesBrokenWorkers proves that the checker can fail.
+func TestCheckerCatchesBrokenWorkers(t *testing.T) {
 	const limit = 2000
 	for _, v := range simulation.Variants() {
 		t.Run(v.Name, func(t *testing.T) {

@@ -13,52 +13,58 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// Variant is a worker that is broken on purpose, to prove that the checker can fail. What is broken lies around the worker's code, not in it.
+// Variant is a worker that is broken on purpose, to prove that the checker can fail. The broken
+// part is around the worker's code, not in it.
 type Variant struct {
 	Name     string
 	Receiver func(consumer.Receiver) consumer.Receiver
 	Revoker  func(consumer.Revoker) consumer.Revoker
-	// NoMargin leaves out the margin for differing clocks, Unguarded the list of protected people.
+	// NoMargin leaves out the margin for different clocks. Unguarded leaves out the list of
+	// protected people.
 	NoMargin, Unguarded bool
-	// Calm says that it shows where nothing else fails.
+	// Calm means that the defect shows without other faults.
 	Calm bool
 }
 
-// Variants are all of them.
+// Variants returns all of them.
 func Variants() []Variant {
 	return []Variant{
 		{Name: "settles before it revokes", Receiver: func(r consumer.Receiver) consumer.Receiver { return &settlesFirst{r} }},
-		{Name: "lets the oldest stand for all", Receiver: func(r consumer.Receiver) consumer.Receiver {
+		{Name: "lets the oldest message supersede all others", Receiver: func(r consumer.Receiver) consumer.Receiver {
 			tomorrow := time.Now().Add(24 * time.Hour)
 			return &relabeled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
 				*m.EnqueuedTime = tomorrow.Add(tomorrow.Sub(*m.EnqueuedTime))
-				m.ExpiresAt = nil // who expires earlier stands for nobody
+				m.ExpiresAt = nil // a message that expires earlier supersedes nobody
 			}}
 		}},
-		{Name: "takes a redelivery for an older duplicate", Receiver: func(r consumer.Receiver) consumer.Receiver {
+		{Name: "mistakes a redelivery for an older duplicate", Receiver: func(r consumer.Receiver) consumer.Receiver {
 			return &dismissive{Receiver: r, seen: map[int64]bool{}}
 		}},
-		{Name: "completes what came during a call with it", Receiver: func(r consumer.Receiver) consumer.Receiver {
-			return &relabeled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) { *m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second) }}
+		{Name: "completes messages that came during a call with it", Receiver: func(r consumer.Receiver) consumer.Receiver {
+			return &relabeled{Receiver: r, label: func(m *azservicebus.ReceivedMessage) {
+				*m.EnqueuedTime = m.EnqueuedTime.Add(-20 * time.Second)
+			}}
 		}},
-		{Name: "has no margin for differing clocks", NoMargin: true},
-		{Name: "takes value: false for a success", Revoker: forgiving(revoker.NotRevoked)},
-		{Name: "takes a lost answer for a success", Revoker: forgiving(revoker.Unreachable)},
-		{Name: "takes a 5xx for a success", Revoker: forgiving(revoker.Unavailable)},
-		{Name: "takes a 404 for a success", Revoker: forgiving(revoker.NotFound)},
-		{Name: "has no breaker", Revoker: func(r consumer.Revoker) consumer.Revoker { return &blaming{r} }},
+		{Name: "has no margin for different clocks", NoMargin: true},
+		{Name: "mistakes value: false for success", Revoker: forgiving(revoker.NotRevoked)},
+		{Name: "mistakes a lost answer for success", Revoker: forgiving(revoker.Unreachable)},
+		{Name: "mistakes a 5xx for success", Revoker: forgiving(revoker.Unavailable)},
+		{Name: "mistakes a 404 for success", Revoker: forgiving(revoker.NotFound)},
+		{Name: "has no circuit breaker", Revoker: func(r consumer.Revoker) consumer.Revoker { return &blaming{r} }},
 		{Name: "does not wait for Retry-After", Revoker: func(r consumer.Revoker) consumer.Revoker { return &impatient{r} }},
-		{Name: "takes its time", Calm: true, Revoker: func(r consumer.Revoker) consumer.Revoker { return &slow{r} }},
-		{Name: "knows nobody who is protected", Unguarded: true},
+		{Name: "calls late", Calm: true, Revoker: func(r consumer.Revoker) consumer.Revoker { return &slow{r} }},
+		{Name: "has no list of protected users", Unguarded: true},
 		{Name: "never dead-letters", Receiver: func(r consumer.Receiver) consumer.Receiver { return &lenient{r} }},
 		{Name: "drops every hundredth message", Receiver: func(r consumer.Receiver) consumer.Receiver { return &careless{Receiver: r} }},
 	}
 }
 
-// settlesFirst completes each message as it comes.
+// settlesFirst completes each message on receipt.
 type settlesFirst struct{ consumer.Receiver }
 
-func (r *settlesFirst) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *settlesFirst) ReceiveMessages(
+	ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
 	for _, m := range messages {
 		_ = r.Receiver.CompleteMessage(context.WithoutCancel(ctx), m, nil)
@@ -74,13 +80,15 @@ func (*settlesFirst) DeadLetterMessage(context.Context, *azservicebus.ReceivedMe
 	return nil
 }
 
-// relabeled changes what messages say of themselves.
+// relabeled changes the properties of messages.
 type relabeled struct {
 	consumer.Receiver
 	label func(*azservicebus.ReceivedMessage)
 }
 
-func (r *relabeled) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *relabeled) ReceiveMessages(
+	ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
 	for _, m := range messages {
 		if m.EnqueuedTime != nil && m.SequenceNumber != nil {
@@ -92,7 +100,7 @@ func (r *relabeled) ReceiveMessages(ctx context.Context, n int, o *azservicebus.
 	return messages, err
 }
 
-// forgiving takes a kind of failure for a success.
+// forgiving mistakes a kind of failure for success.
 func forgiving(kind revoker.Kind) func(consumer.Revoker) consumer.Revoker {
 	return func(r consumer.Revoker) consumer.Revoker { return &forgiver{r, kind} }
 }
@@ -111,7 +119,7 @@ func (r *forgiver) Revoke(ctx context.Context, user event.User) (revoker.Attempt
 	return attempt, err
 }
 
-// blaming takes every fault for the user's.
+// blaming blames every fault on the user.
 type blaming struct{ consumer.Revoker }
 
 func (r *blaming) Revoke(ctx context.Context, user event.User) (revoker.Attempt, error) {
@@ -144,20 +152,22 @@ func (r *slow) Revoke(ctx context.Context, user event.User) (revoker.Attempt, er
 	return r.Revoker.Revoke(ctx, user)
 }
 
-// lenient completes what should be a dead letter.
+// lenient completes messages that should be dead-lettered.
 type lenient struct{ consumer.Receiver }
 
 func (r *lenient) DeadLetterMessage(ctx context.Context, m *azservicebus.ReceivedMessage, _ *azservicebus.DeadLetterOptions) error {
 	return r.CompleteMessage(ctx, m, nil)
 }
 
-// careless completes a message now and then that nobody has seen.
+// careless completes every hundredth message without processing it.
 type careless struct {
 	consumer.Receiver
 	count int
 }
 
-func (r *careless) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *careless) ReceiveMessages(
+	ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
 	var kept []*azservicebus.ReceivedMessage
 	for _, m := range messages {
@@ -170,13 +180,15 @@ func (r *careless) ReceiveMessages(ctx context.Context, n int, o *azservicebus.R
 	return kept, err
 }
 
-// dismissive completes what it has seen before, as if the copy in hand stood for it.
+// dismissive completes a message that it has received before, as if the earlier copy superseded it.
 type dismissive struct {
 	consumer.Receiver
 	seen map[int64]bool
 }
 
-func (r *dismissive) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *dismissive) ReceiveMessages(
+	ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
 	var kept []*azservicebus.ReceivedMessage
 	for _, m := range messages {

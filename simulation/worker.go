@@ -5,20 +5,15 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/dedupe"
-	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
@@ -30,7 +25,8 @@ import (
 const (
 	queue        = "events"
 	urgentQueue  = "urgent"
-	graphRoot    = "http://graph.bubble"
+	tenant       = "contoso"
+	clientID     = "app"
 	clientSecret = "9f2c-client-secret"
 	margin       = 5 * time.Second
 	settleWithin = 10 * time.Second
@@ -39,10 +35,7 @@ const (
 	maxAge       = 10 * time.Minute
 )
 
-// connection is the key to the broker, whatever the host.
-var connection = "Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=" + servicebus.DefaultKey.Name + ";SharedAccessKey=" + servicebus.DefaultKey.Value
-
-// worker is one process: everything that dies with it.
+// worker is one process, with everything that dies with it.
 type worker struct {
 	// Connections to Service Bus, to Graph, and to Redis.
 	bus, web, shared *cord
@@ -50,27 +43,28 @@ type worker struct {
 	client    *azservicebus.Client
 	revoker   *revoker.Revoker
 	transport *http.Transport
-	redis     *redis.Client // nil: for itself
+	redis     *redis.Client // nil: shares nothing
 
 	soft, hard context.CancelFunc
 	ended      chan struct{}
 }
 
-// startWorker starts a process. faults tell what goes wrong between it and Service Bus.
+// startWorker starts a process. f describes what goes wrong between it and Service Bus.
 func (w *world) startWorker(f *faults) (*worker, error) {
 	p := &worker{bus: &cord{}, web: &cord{}, shared: &cord{}, ended: make(chan struct{})}
 	p.transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return p.web.hold(w.listener.Dial(ctx))
+		return p.web.keep(w.graph.Dial(ctx))
 	}}
+	dial := func(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+		if w.away.Load() {
+			return nil, errors.New("connection refused")
+		}
+		return p.bus.keep(bubble.DialBroker(w.broker)(ctx, args))
+	}
 	var err error
-	p.client, err = azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
-		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-			if w.away.Load() {
-				return nil, errors.New("connection refused")
-			}
-			return p.bus.hold(w.broker.NewClientConn())
-		}),
-		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
+	p.client, err = azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(dial),
+		RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +74,10 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		return nil, err
 	}
 	p.revoker, err = revoker.New(revoker.Config{
-		Root: graphRoot, Credential: &credential{client: &http.Client{Transport: p.transport}}, Transport: p.transport, Timeout: 30 * time.Second,
+		Root: bubble.GraphRoot, Transport: p.transport, Timeout: 30 * time.Second,
+		Credential: &bubble.Credential{
+			Client: &http.Client{Transport: p.transport}, Tenant: tenant, ClientID: clientID, Secret: clientSecret,
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -102,12 +99,13 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	var caller consumer.Revoker = p.revoker
 	var names *revoker.Resolver
 	if w.ReadUsers {
-		caller, names = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}, &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
+		caller = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}
+		names = &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
 	}
 	if w.variant.Revoker != nil {
 		caller = w.variant.Revoker(caller)
 	}
-	store, pace := w.share(p)
+	store, limiter := w.share(p)
 	skew := margin
 	if w.variant.NoMargin {
 		skew = 0
@@ -125,11 +123,13 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		Concurrency: w.Concurrency, MaxInFlight: w.InFlight, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
 	}, consumer.Dependencies{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: store, Limiter: pace,
+		Sources: sources, Decoder: decoder, Protected: protected,
+		Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: store, Limiter: limiter,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
 		}),
-		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
+		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""),
+		Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
 	})
 	soft, stopSoft := context.WithCancel(context.Background())
 	hard, stopHard := context.WithCancel(context.Background())
@@ -141,7 +141,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	return p, nil
 }
 
-// sources are what a worker receives from, the more urgent one first.
+// sources are the sources that a worker receives from, the more urgent one first.
 func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consumer.Source, err error) {
 	tamper := func(from consumer.Receiver) consumer.Receiver {
 		from = &tampered{Receiver: from, ahead: w.BrokerAhead, faults: f, note: w.noteAgain}
@@ -156,14 +156,17 @@ func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consu
 	}
 	for _, name := range names {
 		if name == queue && w.Sessions > 0 {
-			sources = append(sources, consumer.Source{Entity: name, Sessions: w.Sessions, Accept: func(ctx context.Context) (consumer.Session, error) {
-				r, err := client.AcceptNextSessionForQueue(ctx, name, nil)
-				if err != nil {
-					return nil, err
-				}
-				one := consumer.NewSession(r)
-				return &tamperedSession{tamper(one), one}, nil
-			}})
+			sources = append(sources, consumer.Source{
+				Entity: name, Sessions: w.Sessions,
+				Accept: func(ctx context.Context) (consumer.Session, error) {
+					r, err := client.AcceptNextSessionForQueue(ctx, name, nil)
+					if err != nil {
+						return nil, err
+					}
+					one := consumer.NewSession(r)
+					return &tamperedSession{tamper(one), one}, nil
+				},
+			})
 			continue
 		}
 		r, err := client.NewReceiverForQueue(name, nil)
@@ -175,7 +178,7 @@ func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consu
 	return sources, nil
 }
 
-// canaryUser is the account that the workers ask canaries for.
+// canaryUser is the account for which the workers make canaries.
 func (w *world) canaryUser() (event.User, error) {
 	if w.Canary == NoAccount {
 		return event.User{}, nil
@@ -186,7 +189,7 @@ func (w *world) canaryUser() (event.User, error) {
 // allReleased is how long after the first type of events all others are released.
 const allReleased = time.Minute
 
-// release is what an operator has said about the guard by now.
+// release is the operator's current release of the guard.
 func (w *world) release() (guard.Release, error) {
 	r := guard.Release{Until: w.start.Add(48 * time.Hour), MaxUsers: 100_000, By: "the operator", Reason: "a mass offboarding"}
 	switch at := time.Since(w.start); {
@@ -199,7 +202,8 @@ func (w *world) release() (guard.Release, error) {
 	return r, nil
 }
 
-// kill ends the process as kill -9 does: from this instant nothing of it reaches anybody. Its goroutines end later, unheard.
+// kill ends the process like kill -9: from now on nothing that it does reaches anybody. Its
+// goroutines end later.
 func (p *worker) kill() {
 	p.bus.cut(true)
 	p.web.cut(true)
@@ -208,7 +212,7 @@ func (p *worker) kill() {
 	p.hard()
 }
 
-// release waits for everything of the process to end.
+// release waits until everything of the process has ended.
 func (p *worker) release() {
 	p.soft()
 	p.hard()
@@ -221,14 +225,14 @@ func (p *worker) release() {
 	}
 }
 
-// cord holds all connections of a process, so that they can be cut at once, for ever.
+// cord has all connections of a process, so that they can be cut at once, and for good.
 type cord struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	dead  bool
 }
 
-func (c *cord) hold(conn net.Conn, err error) (net.Conn, error) {
+func (c *cord) keep(conn net.Conn, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +246,7 @@ func (c *cord) hold(conn net.Conn, err error) (net.Conn, error) {
 	return conn, nil
 }
 
-// cut closes the connections; a dead cord gets no new ones.
+// cut closes the connections. A dead cord gets no new ones.
 func (c *cord) cut(dead bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -251,34 +255,4 @@ func (c *cord) cut(dead bool) {
 		_ = conn.Close()
 	}
 	c.conns = nil
-}
-
-// credential gets tokens from the embedded Graph's own endpoint, and keeps them until they are refused.
-type credential struct {
-	client *http.Client
-	mu     sync.Mutex
-	token  string
-	until  time.Time
-}
-
-// GetToken implements azcore.TokenCredential.
-func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.mu.Lock()
-	token, until := c.token, c.until
-	c.mu.Unlock()
-	if token != "" && o.Claims == "" && time.Until(until) > 5*time.Minute {
-		return azcore.AccessToken{Token: token, ExpiresOn: until}, nil
-	}
-	endpoint := clientcredentials.Config{
-		ClientID: "app", ClientSecret: clientSecret, TokenURL: graphRoot + "/contoso/oauth2/v2.0/token", AuthStyle: oauth2.AuthStyleInParams,
-		Scopes: o.Scopes, EndpointParams: url.Values{"claims": {o.Claims}},
-	}
-	fresh, err := endpoint.Token(context.WithValue(ctx, oauth2.HTTPClient, c.client))
-	if err != nil {
-		return azcore.AccessToken{}, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.token, c.until = fresh.AccessToken, time.Now().Add(time.Hour)
-	return azcore.AccessToken{Token: c.token, ExpiresOn: c.until}, nil
 }

@@ -3,21 +3,18 @@ package simulation
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -28,10 +25,13 @@ import (
 var roles = []string{"User.RevokeSessions.All", "User.Read.All"}
 
 // canaryAccount is the account that is kept for canaries.
-var canaryAccount = graph.User{ID: "cafecafe-0000-4000-8000-000000000000", UserPrincipalName: "canary@contoso.com", UserType: "Member", AccountEnabled: true}
+var canaryAccount = graph.User{
+	ID: "cafecafe-0000-4000-8000-000000000000", UserPrincipalName: "canary@contoso.com", UserType: "Member", AccountEnabled: true,
+}
 
-// patience is how long after the last event and the last fault everything must be settled: somebody for whom Graph answers 5xx for ever costs
-// retry.max_age for each replica that has a message about him, one after the other.
+// patience is how long after the last event and the last fault everything must be settled. A person
+// for whom Graph always answers 5xx costs retry.max_age for each replica that has a message about
+// them, one after the other.
 const patience = 12 * time.Hour
 
 // world is a running scenario.
@@ -41,21 +41,20 @@ type world struct {
 	log     *zap.Logger
 
 	broker                *servicebus.Broker
-	graph                 *graph.Server
-	listener              *graph.MemoryListener
+	graph                 *bubble.Graph
 	journal               invariants.Journal
 	away                  atomic.Bool          // no connection to the broker can be made
-	redis                 *miniredis.Miniredis // nil: each worker for itself
+	redis                 *miniredis.Miniredis // nil: the workers share nothing
 	redisAway, redisHangs atomic.Bool
 	records               []servicebus.Record
 	start                 time.Time
 
 	mu       sync.Mutex
 	problems []string
-	again    map[string]Send // what dead letters were sent again as, by message id
+	again    map[string]Send // the messages that dead letters were resubmitted as, by id
 	absent   []span          // when a worker was being replaced
 	active   int             // messages in the queues
-	sent     bool            // all are sent
+	sent     bool            // everything is sent
 	settled  chan struct{}   // closed when the last one is settled
 
 	places  []*faults
@@ -63,18 +62,14 @@ type world struct {
 	retired []*worker
 }
 
-// Play runs the scenario in the bubble that the caller has made, and returns what is wrong with its outcome. variant breaks the worker; the zero
-// Variant does not. The workers log to log.
+// Play runs the scenario in the caller's bubble and returns what is wrong with its outcome. variant
+// breaks the worker; the zero Variant does not. The workers log to log.
 func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
-	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), listener: graph.NewMemoryListener(), again: map[string]Send{}}
+	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), again: map[string]Send{}}
 	w.openRedis()
 	if err := w.open(); err != nil {
 		return Outcome{Problems: []string{err.Error()}}
 	}
-	web := &http.Server{Handler: w.graph} //nolint:gosec // in memory
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(w.listener) }()
-
 	var busy, sending sync.WaitGroup
 	sending.Go(func() { w.must(w.publish()) })
 	for _, o := range w.Operations {
@@ -109,20 +104,15 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 		p.release()
 	}
 	_ = w.broker.Close()
-	_ = web.Close()
+	w.must(w.graph.Close())
 	if w.redis != nil {
 		w.redis.Close()
 	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		w.wrong("the embedded Graph: %v", err)
-	}
-	// Token renewers that the SDK has lost end with their tokens.
-	time.Sleep(24 * time.Hour)
-	synctest.Wait()
+	bubble.Drain()
 	return w.outcome(took)
 }
 
-// open makes the servers.
+// open starts the servers.
 func (w *world) open() error {
 	var known []graph.User
 	for _, p := range w.People {
@@ -134,9 +124,9 @@ func (w *world) open() error {
 		known = append(known, canaryAccount)
 	}
 	var err error
-	w.graph, err = graph.New(graph.Config{
-		Tenant: "contoso", Users: known, Quota: w.Quota, ClockOffset: w.GraphAhead,
-		Apps: []graph.App{{ClientID: "app", Secret: clientSecret, Roles: roles}},
+	w.graph, err = bubble.NewGraph(graph.Config{
+		Tenant: tenant, Users: known, Quota: w.Quota, ClockOffset: w.GraphAhead,
+		Apps: []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: roles}},
 	})
 	if err != nil {
 		return err
@@ -158,7 +148,9 @@ func (w *world) open() error {
 		}
 		w.graph.Inject(blocked)
 	}
-	one := servicebus.QueueConfig{Name: queue, LockDuration: w.Lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: w.Sessions > 0}
+	one := servicebus.QueueConfig{
+		Name: queue, LockDuration: w.Lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: w.Sessions > 0,
+	}
 	queues := []servicebus.QueueConfig{one}
 	if w.Urgent {
 		one.Name, one.RequiresSession = urgentQueue, false
@@ -168,11 +160,11 @@ func (w *world) open() error {
 	return err
 }
 
-// observe counts what is in the queue.
+// observe counts the messages in the queues.
 func (w *world) observe(r servicebus.Record) {
 	w.journal.Observe(r)
 	if r.Queue != queue && r.Queue != urgentQueue {
-		return // dead letters have ended
+		return // dead letters are settled
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -196,30 +188,28 @@ func (w *world) maybeSettled() {
 	}
 }
 
-// wrong notes a problem.
+// wrong adds a problem.
 func (w *world) wrong(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.problems = append(w.problems, fmt.Sprintf(format, args...))
 }
 
-// must notes an error of the simulation itself.
+// must adds a problem if the simulation itself fails.
 func (w *world) must(err error) {
 	if err != nil {
 		w.wrong("the simulation: %v", err)
 	}
 }
 
-// client is a client of the broker's that no fault touches.
+// client returns a client of the broker that no fault touches.
 func (w *world) client() (*azservicebus.Client, error) {
-	return azservicebus.NewClientFromConnectionString(connection, &azservicebus.ClientOptions{
-		NewWebSocketConn: sanitizer.New(sanitizer.Options{Originals: 1 << 20}).Over(func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-			return w.broker.NewClientConn()
-		}),
+	return azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{Originals: 1 << 20}).Over(bubble.DialBroker(w.broker)),
 	})
 }
 
-// publish sends the messages, each at its time.
+// publish sends each message at its time.
 func (w *world) publish() error {
 	ctx := context.Background()
 	client, err := w.client()
@@ -243,7 +233,8 @@ func (w *world) publish() error {
 			return err
 		}
 		n := 0
-		for ; n < len(sends) && sends[n].At-sends[0].At < 20*time.Millisecond && sends[n].Poison == "" && to == senders[sends[n].Urgent]; n++ {
+		for ; n < len(sends) && sends[n].At-sends[0].At < 20*time.Millisecond && sends[n].Poison == "" &&
+			to == senders[sends[n].Urgent]; n++ {
 			if err := batch.AddMessage(w.message(sends[n]), nil); err != nil {
 				return err
 			}
@@ -261,9 +252,10 @@ func (w *world) publish() error {
 	return nil
 }
 
-// byName says that a person is named in the message, and kind of which type the event is.
+// byName reports whether the message gives the person's name instead of their id.
 func (s Send) byName(p Person) bool { return s.ByName || p.Answer == Guest }
 
+// kind is the type of the person's event.
 func (s Send) kind(p Person) string {
 	switch {
 	case s.Type != "":
@@ -274,7 +266,7 @@ func (s Send) kind(p Person) string {
 	return types[0]
 }
 
-// body is a message's content.
+// body returns a message's body.
 func (w *world) body(s Send) []byte {
 	if s.Bad {
 		return []byte(`{"type":"device.lost","userId":"nobody"}`)
@@ -282,7 +274,8 @@ func (w *world) body(s Send) []byte {
 	var events []string
 	for _, i := range s.People {
 		p := w.People[i]
-		// A guest and a protected person are known by name here: by id alone nobody could tell, unless users are read.
+		// Events name guests and protected people: by id alone nobody could recognize them, unless
+		// users are read.
 		if s.byName(p) {
 			events = append(events, fmt.Sprintf(`{"type":%q,"userPrincipalName":%q}`, s.kind(p), p.UserPrincipalName))
 		} else {
@@ -295,7 +288,7 @@ func (w *world) body(s Send) []byte {
 	return []byte("[" + strings.Join(events, ",") + "]")
 }
 
-// cause lets a fault happen in its time.
+// cause makes a fault happen at its time.
 func (w *world) cause(f Fault) {
 	time.Sleep(time.Until(w.start.Add(f.At)))
 	if end := w.begin(f); end != nil {
@@ -311,7 +304,7 @@ func (w *world) replace(place int, end func(*worker)) {
 	w.fleet[place] = nil
 	w.mu.Unlock()
 	if old == nil {
-		return // is being replaced
+		return // it is being replaced
 	}
 	began := time.Now()
 	end(old)

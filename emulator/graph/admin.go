@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// serveAdmin lets a test in another process ask and order what the Go methods do in this one:
+// serveAdmin offers the Go methods to a test in another process:
 //
 //	GET    /_emulator/calls[?user=ID|UPN]  the finished calls
 //	GET    /_emulator/users                the directory, with revokedAt where a call changed something
@@ -25,7 +25,7 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, rest string)
 		if user := r.URL.Query().Get("user"); user != "" {
 			calls = s.CallsFor(user)
 		}
-		writeJSON(w, http.StatusOK, append([]Call{}, calls...)) // [] rather than null
+		writeJSON(w, http.StatusOK, append([]Call{}, calls...)) // [] and not null
 	case "GET users":
 		writeJSON(w, http.StatusOK, s.users())
 	case "POST users":
@@ -47,7 +47,7 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, rest string)
 	}
 }
 
-// adminOrder decodes the body, strictly, and carries the order out.
+// adminOrder decodes the body, strictly, and then calls carryOut.
 func adminOrder(w http.ResponseWriter, r *http.Request, into any, carryOut func() error) {
 	decoder := json.NewDecoder(r.Body)
 	decoder.DisallowUnknownFields()

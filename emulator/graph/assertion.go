@@ -11,21 +11,22 @@ import (
 	"time"
 )
 
-// assertionType is how an app proves with a signed statement who it is (RFC 7523 §2.2).
+// assertionType marks a signed statement by which an app proves its identity (RFC 7523 §2.2).
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-// Federation is whose statements an app may sign in with instead of its own: a workload identity federation
+// Federation is a foreign issuer whose statements an app may sign in with instead of its own: a
+// workload identity federation
 // (https://learn.microsoft.com/entra/workload-id/workload-identity-federation).
 type Federation struct {
-	// Issuer and Subject are those of the statement, and Key is what the issuer signs with.
+	// Issuer and Subject are the statement's. Key verifies the issuer's signature.
 	Issuer, Subject string
 	Key             *rsa.PublicKey
 }
 
-// federatedAudience is whom a federated statement is for.
+// federatedAudience is the audience of a federated statement.
 const federatedAudience = "api://AzureADTokenExchange"
 
-// assertion is the signed statement, as far as it matters here.
+// assertion is the part of the signed statement that matters here.
 type assertion struct {
 	Issuer    string `json:"iss"`
 	Subject   string `json:"sub"`
@@ -34,8 +35,9 @@ type assertion struct {
 	Expires   int64  `json:"exp"`
 }
 
-// proves says why the statement does not prove that the caller is the app, in Entra's words; "" if it does. endpoint is the token endpoint's URL, whom a
-// statement of the app's own is for.
+// proves returns the reason, in Entra's words, why the statement does not prove that the caller is
+// the app; "" if it does. endpoint is the token endpoint's URL, which is the audience of an app's
+// own statements.
 func (app App) proves(statement, endpoint string) (problem string) {
 	header, rest, ok := strings.Cut(statement, ".")
 	payload, signature, ok2 := strings.Cut(rest, ".")
@@ -62,7 +64,8 @@ func (app App) proves(statement, endpoint string) (problem string) {
 			}
 		}
 		if key == nil {
-			return fmt.Sprintf("AADSTS70021: No matching federated identity record found for presented assertion. Assertion Issuer: '%s'. Assertion Subject: '%s'.", a.Issuer, a.Subject)
+			return fmt.Sprintf("AADSTS70021: No matching federated identity record found for presented assertion. "+
+				"Assertion Issuer: '%s'. Assertion Subject: '%s'.", a.Issuer, a.Subject)
 		}
 	}
 	if key == nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func TestAssertions(t *testing.T) {
+func TestTokenAssertions(t *testing.T) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -24,7 +24,10 @@ func TestAssertions(t *testing.T) {
 	}
 	w := newWorld(t, graph.Config{Apps: []graph.App{
 		{ClientID: "client", Secret: "secret", Roles: []string{"User.RevokeSessions.All"}},
-		{ClientID: "app", Certificate: &key.PublicKey, Federated: []graph.Federation{{Issuer: "https://cluster", Subject: "worker", Key: &key.PublicKey}}},
+		{
+			ClientID: "app", Certificate: &key.PublicKey,
+			Federated: []graph.Federation{{Issuer: "https://cluster", Subject: "worker", Key: &key.PublicKey}},
+		},
 		{ClientID: "bare"},
 	}})
 	const endpoint, exchange = "http://graph.test/tenant/oauth2/v2.0/token", "api://AzureADTokenExchange"
@@ -38,15 +41,24 @@ func TestAssertions(t *testing.T) {
 		return text
 	}
 	for name, c := range map[string]struct{ app, statement, says string }{
-		"certificate, PS256":   {"app", sign(jwt.SigningMethodPS256, key, "app", "app", endpoint, time.Minute), ""},
-		"certificate, RS256":   {"app", sign(jwt.SigningMethodRS256, key, "app", "app", endpoint, time.Minute), ""},
-		"federated":            {"app", sign(jwt.SigningMethodRS256, key, "https://cluster", "worker", exchange, time.Minute), ""},
-		"another key":          {"app", sign(jwt.SigningMethodRS256, other, "app", "app", endpoint, time.Minute), "AADSTS700027"},
-		"another algorithm":    {"app", sign(jwt.SigningMethodHS256, []byte("k"), "app", "app", endpoint, time.Minute), "AADSTS700027"},
-		"another endpoint":     {"app", sign(jwt.SigningMethodRS256, key, "app", "app", "https://elsewhere", time.Minute), "AADSTS700212"},
-		"another issuer":       {"app", sign(jwt.SigningMethodRS256, key, "https://elsewhere", "worker", exchange, time.Minute), "AADSTS70021"},
-		"another subject":      {"app", sign(jwt.SigningMethodRS256, key, "https://cluster", "other", exchange, time.Minute), "AADSTS70021"},
-		"for somebody else":    {"app", sign(jwt.SigningMethodRS256, key, "https://cluster", "worker", "https://kubernetes", time.Minute), "AADSTS700212"},
+		"certificate, PS256": {"app", sign(jwt.SigningMethodPS256, key, "app", "app", endpoint, time.Minute), ""},
+		"certificate, RS256": {"app", sign(jwt.SigningMethodRS256, key, "app", "app", endpoint, time.Minute), ""},
+		"federated":          {"app", sign(jwt.SigningMethodRS256, key, "https://cluster", "worker", exchange, time.Minute), ""},
+		"another key":        {"app", sign(jwt.SigningMethodRS256, other, "app", "app", endpoint, time.Minute), "AADSTS700027"},
+		"another algorithm":  {"app", sign(jwt.SigningMethodHS256, []byte("k"), "app", "app", endpoint, time.Minute), "AADSTS700027"},
+		"another endpoint":   {"app", sign(jwt.SigningMethodRS256, key, "app", "app", "https://elsewhere", time.Minute), "AADSTS700212"},
+		"another issuer": {
+			"app", sign(jwt.SigningMethodRS256, key, "https://elsewhere", "worker", exchange, time.Minute),
+			"AADSTS70021",
+		},
+		"another subject": {
+			"app", sign(jwt.SigningMethodRS256, key, "https://cluster", "other", exchange, time.Minute),
+			"AADSTS70021",
+		},
+		"for somebody else": {
+			"app", sign(jwt.SigningMethodRS256, key, "https://cluster", "worker", "https://kubernetes", time.Minute),
+			"AADSTS700212",
+		},
 		"expired":              {"app", sign(jwt.SigningMethodRS256, key, "app", "app", endpoint, -time.Second), "AADSTS700024"},
 		"an app without a key": {"bare", sign(jwt.SigningMethodRS256, key, "bare", "bare", endpoint, time.Minute), "AADSTS700027"},
 		"no JWT":               {"app", "hello", "not a JWT"},

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -20,13 +19,16 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	ada   = graph.User{ID: "0A5BD9B6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "Ada@contoso.com", UserType: "Member", AccountEnabled: true}
+	ada = graph.User{
+		ID: "0A5BD9B6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "Ada@contoso.com", UserType: "Member", AccountEnabled: true,
+	}
 	svc   = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", UserPrincipalName: "$o'neil@contoso.com", UserType: "Member"}
 	guest = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c03", UserPrincipalName: "v_x.com#EXT#@contoso.com", UserType: "Guest"}
 )
@@ -57,26 +59,23 @@ func newWorld(t testing.TB, cfg graph.Config) *world {
 			{ClientID: "none", Secret: "secret"},
 		}
 	}
-	server, err := graph.New(cfg)
+	served, err := bubble.NewGraph(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := graph.NewMemoryListener()
-	web := &http.Server{Handler: server, ErrorLog: nil}
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(listener) }()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
+	transport := served.Transport()
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
-		_ = web.Close()
-		<-served
+		if err := served.Close(); err != nil {
+			t.Error(err)
+		}
 	})
-	w := &world{Server: server, t: t, client: &http.Client{Transport: transport}}
+	w := &world{Server: served.Server, t: t, client: &http.Client{Transport: transport}}
 	w.token = w.signIn("client", "secret")
 	return w
 }
 
-// ask gets a token's answer.
+// ask requests a token and returns the answer.
 func (w *world) ask(form url.Values, change func(*http.Request)) (int, map[string]any) {
 	w.t.Helper()
 	req, _ := http.NewRequest(http.MethodPost, "http://graph.test/tenant/oauth2/v2.0/token", strings.NewReader(form.Encode()))
@@ -97,7 +96,9 @@ func (w *world) ask(form url.Values, change func(*http.Request)) (int, map[strin
 }
 
 func grant(id, secret string) url.Values {
-	return url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}, "scope": {"http://graph.test/.default"}}
+	return url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}, "scope": {"http://graph.test/.default"},
+	}
 }
 
 func (w *world) signIn(id, secret string) string {
@@ -110,7 +111,7 @@ func (w *world) signIn(id, secret string) string {
 	return token
 }
 
-// answer is what a call got.
+// answer is the answer to a call.
 type answer struct {
 	status int
 	header http.Header
@@ -145,7 +146,7 @@ func (w *world) revoke(key string) answer {
 	return w.call(http.MethodPost, "/v1.0/users/"+key+"/revokeSignInSessions")
 }
 
-func TestRoutes(t *testing.T) {
+func TestServerRoutes(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	for path, c := range map[string]struct {
 		status int
@@ -162,17 +163,20 @@ func TestRoutes(t *testing.T) {
 		"POST /v1.0/users('$o''neil@contoso.com')/revokeSignInSessions":                {200, `true`, svc},
 		"POST /v1.0/users('%24o%27%27neil@contoso.com')/revokeSignInSessions":          {200, `true`, svc},
 		"POST /v1.0/users/$o'neil@contoso.com/revokeSignInSessions":                    {400, `begins with $`, graph.User{}},
-		"POST /v1.0/users/ada@contoso.com/invalidateAllRefreshTokens":                  {400, `Resource not found for the segment`, graph.User{}},
-		"POST /v1.0/users/nobody@contoso.com/revokeSignInSessions":                     {404, `Request_ResourceNotFound`, graph.User{}},
-		"POST /v1.0/users//revokeSignInSessions":                                       {400, `BadRequest`, graph.User{}},
-		"POST /v1.0/me/revokeSignInSessions":                                           {400, `BadRequest`, graph.User{}},
-		"POST /v1.0/users/ada@contoso.com/memberOf":                                    {400, `memberOf`, graph.User{}},
-		"GET /v1.0/users/ada@contoso.com/revokeSignInSessions":                         {405, `method`, graph.User{}},
-		"DELETE /v1.0/users/ada@contoso.com":                                           {405, `method`, graph.User{}},
-		"GET /v2.0/users/ada@contoso.com":                                              {404, ``, graph.User{}},
-		"GET /tenant/v2.0/.well-known/openid-configuration":                            {200, `token_endpoint`, graph.User{}},
+		"POST /v1.0/users/ada@contoso.com/invalidateAllRefreshTokens": {
+			400, `Resource not found for the segment`,
+			graph.User{},
+		},
+		"POST /v1.0/users/nobody@contoso.com/revokeSignInSessions": {404, `Request_ResourceNotFound`, graph.User{}},
+		"POST /v1.0/users//revokeSignInSessions":                   {400, `BadRequest`, graph.User{}},
+		"POST /v1.0/me/revokeSignInSessions":                       {400, `BadRequest`, graph.User{}},
+		"POST /v1.0/users/ada@contoso.com/memberOf":                {400, `memberOf`, graph.User{}},
+		"GET /v1.0/users/ada@contoso.com/revokeSignInSessions":     {405, `method`, graph.User{}},
+		"DELETE /v1.0/users/ada@contoso.com":                       {405, `method`, graph.User{}},
+		"GET /v2.0/users/ada@contoso.com":                          {404, ``, graph.User{}},
+		"GET /tenant/v2.0/.well-known/openid-configuration":        {200, `token_endpoint`, graph.User{}},
 	} {
-		for _, u := range []graph.User{ada, svc} { // forget what was revoked
+		for _, u := range []graph.User{ada, svc} { // forget what the call has revoked
 			w.RemoveUser(u.ID)
 			if err := w.AddUser(u); err != nil {
 				t.Fatal(err)
@@ -191,7 +195,7 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-func TestAGuestsRevocationAnswersSuccessAndChangesNothing(t *testing.T) {
+func TestRevokeGuestAnswersSuccessAndChangesNothing(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	a := w.revoke("v_x.com%23EXT%23@contoso.com")
 	_, revoked := w.Revoked(guest.ID)
@@ -203,7 +207,7 @@ func TestAGuestsRevocationAnswersSuccessAndChangesNothing(t *testing.T) {
 	}
 }
 
-func TestReadingAUser(t *testing.T) {
+func TestServerReadsUser(t *testing.T) {
 	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
 		read := func(query string) map[string]any {
 			var user map[string]any
@@ -221,19 +225,21 @@ func TestReadingAUser(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 		w.revoke(ada.ID)
 		u := read(all)
-		if after := u["signInSessionsValidFromDateTime"]; after == before || after != time.Now().UTC().Format(time.RFC3339) || u["userType"] != "Member" || u["accountEnabled"] != true {
+		if after := u["signInSessionsValidFromDateTime"]; after == before || after != time.Now().UTC().Format(time.RFC3339) ||
+			u["userType"] != "Member" || u["accountEnabled"] != true {
 			t.Errorf("before %v, after %v: %v", before, after, u)
 		}
 		if a := w.call(http.MethodGet, "/v1.0/users/"+ada.ID+"?$select=shoeSize"); a.status != 400 {
 			t.Errorf("an unknown property: %d", a.status)
 		}
-		if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodGet, "/v1.0/users/"+ada.ID); a.status != 403 || !strings.Contains(a.body, "Insufficient privileges") {
+		if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodGet, "/v1.0/users/"+ada.ID); a.status != 403 ||
+			!strings.Contains(a.body, "Insufficient privileges") {
 			t.Errorf("without a role that reads: %d %s", a.status, a.body)
 		}
 	})
 }
 
-func TestErrorsAndHeadersLookLikeGraphs(t *testing.T) {
+func TestServerErrorsAndHeadersLookLikeGraphs(t *testing.T) {
 	w := newWorld(t, graph.Config{ClockOffset: -time.Hour})
 	a := w.revoke("nobody@contoso.com")
 	var body struct {
@@ -246,7 +252,8 @@ func TestErrorsAndHeadersLookLikeGraphs(t *testing.T) {
 		body.Error.InnerError["request-id"] != a.header.Get("request-id") || body.Error.InnerError["client-request-id"] != "mine" {
 		t.Errorf("%s, %v", a.body, err)
 	}
-	if !strings.HasPrefix(a.header.Get("Content-Type"), "application/json;") || len(a.header.Get("request-id")) != 36 || a.header.Get("client-request-id") != "mine" {
+	if !strings.HasPrefix(a.header.Get("Content-Type"), "application/json;") || len(a.header.Get("request-id")) != 36 ||
+		a.header.Get("client-request-id") != "mine" {
 		t.Errorf("headers %v", a.header)
 	}
 	if date, err := http.ParseTime(a.header.Get("Date")); err != nil || time.Since(date) < 59*time.Minute {
@@ -264,20 +271,23 @@ func TestTokens(t *testing.T) {
 		}
 		parts := strings.Split(w.token, ".")
 		for name, token := range map[string]string{
-			"none": "", "garbage": "x.y.z", "tampered": parts[0] + "." + parts[1] + "x." + parts[2], "unsigned": parts[0] + "." + parts[1] + ".",
+			"none": "", "garbage": "x.y.z", "tampered": parts[0] + "." + parts[1] + "x." + parts[2],
+			"unsigned": parts[0] + "." + parts[1] + ".",
 		} {
 			if status := try(token); status != 401 {
 				t.Errorf("%s: %d", name, status)
 			}
 		}
-		if a := w.as(t.Context(), "x", http.MethodGet, "/v1.0/users/x"); !strings.Contains(a.header.Get("WWW-Authenticate"), "Bearer") || !strings.Contains(a.body, "InvalidAuthenticationToken") {
+		if a := w.as(t.Context(), "x", http.MethodGet, "/v1.0/users/x"); !strings.Contains(a.header.Get("WWW-Authenticate"), "Bearer") ||
+			!strings.Contains(a.body, "InvalidAuthenticationToken") {
 			t.Errorf("%v %s", a.header, a.body)
 		}
 		foreign := newWorld(t, graph.Config{})
 		if status := try(foreign.token); status != 401 {
 			t.Errorf("another server's token: %d", status)
 		}
-		if a := w.as(t.Context(), w.signIn("none", "secret"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 403 || !strings.Contains(a.body, "Access to invalidate refresh tokens operation is denied.") {
+		a := w.as(t.Context(), w.signIn("none", "secret"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions")
+		if a.status != 403 || !strings.Contains(a.body, "Access to invalidate refresh tokens operation is denied.") {
 			t.Errorf("without the role: %d %s", a.status, a.body)
 		}
 		w.SetRoles("client", nil)
@@ -303,7 +313,7 @@ func TestTokens(t *testing.T) {
 	})
 }
 
-func TestTheTokenEndpointsErrors(t *testing.T) {
+func TestTokenEndpointErrors(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	for name, c := range map[string]struct {
 		form   url.Values
@@ -314,7 +324,9 @@ func TestTheTokenEndpointsErrors(t *testing.T) {
 		"wrong secret": {grant("client", "guess"), nil, 401, "invalid_client"},
 		"unknown app":  {grant("nobody", "secret"), nil, 400, "unauthorized_client"},
 		"wrong grant":  {url.Values{"grant_type": {"password"}, "client_id": {"client"}}, nil, 400, "unsupported_grant_type"},
-		"wrong scope":  {url.Values{"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {"secret"}, "scope": {"User.Read"}}, nil, 400, "invalid_scope"},
+		"wrong scope": {url.Values{
+			"grant_type": {"client_credentials"}, "client_id": {"client"}, "client_secret": {"secret"}, "scope": {"User.Read"},
+		}, nil, 400, "invalid_scope"},
 		"basic": {url.Values{"grant_type": {"client_credentials"}, "scope": {"http://graph.test/.default"}}, func(r *http.Request) {
 			r.SetBasicAuth("other", url.QueryEscape("s+/=&"))
 		}, 200, ""},
@@ -342,7 +354,7 @@ func TestTheTokenEndpointsErrors(t *testing.T) {
 func TestFaults(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault   graph.Fault
-		status  int // 0: no whole answer
+		status  int // 0: no complete answer
 		body    string
 		revoked bool
 	}{
@@ -369,7 +381,8 @@ func TestFaults(t *testing.T) {
 				remove := w.Inject(c.fault)
 				start := time.Now()
 				a := w.revoke(ada.ID)
-				if c.status == 0 && a.err == nil || c.status != 0 && (a.err != nil || a.status != c.status || !strings.Contains(a.body, c.body)) {
+				if c.status == 0 && a.err == nil ||
+					c.status != 0 && (a.err != nil || a.status != c.status || !strings.Contains(a.body, c.body)) {
 					t.Errorf("%+v", a)
 				}
 				if _, revoked := w.Revoked(ada.ID); revoked != c.revoked {
@@ -387,7 +400,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-func TestFaultsAreCountedAndComeInTheirOrder(t *testing.T) {
+func TestFaultsAreCountedAndOrdered(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	w.Inject(graph.Fault{Count: 2, Status: 500, RetryAfter: "7"})
 	w.Inject(graph.Fault{User: ada.ID, Count: 1, Status: 404})
@@ -399,9 +412,11 @@ func TestFaultsAreCountedAndComeInTheirOrder(t *testing.T) {
 	}
 }
 
-func TestTheDateOfAnAnswer(t *testing.T) {
+func TestFaultDate(t *testing.T) {
 	w := newWorld(t, graph.Config{})
-	for date, want := range map[string]string{"none": "", "soon": "soon", "Mon, 01 Jan 1601 00:00:00 GMT": "Mon, 01 Jan 1601 00:00:00 GMT"} {
+	for date, want := range map[string]string{
+		"none": "", "soon": "soon", "Mon, 01 Jan 1601 00:00:00 GMT": "Mon, 01 Jan 1601 00:00:00 GMT",
+	} {
 		for _, status := range []int{0, 503} {
 			w.Inject(graph.Fault{User: ada.ID, Count: 1, Date: date, Status: status})
 			if a := w.revoke(ada.ID); a.header.Get("Date") != want || a.status != cmp.Or(status, 200) {
@@ -414,8 +429,8 @@ func TestTheDateOfAnAnswer(t *testing.T) {
 	}
 }
 
-// A canary for nobody: a random id, which the directory does not have.
-func TestCanariesForNobody(t *testing.T) {
+// A canary for nobody has a random id, which the directory does not contain.
+func TestFaultUnknownConcernsCanaries(t *testing.T) {
 	const nobody = "99999999-4a5c-4ee1-9a7e-0d3c5a6b7c01"
 	w := newWorld(t, graph.Config{})
 	if a := w.revoke(nobody); a.status != 404 || !strings.Contains(a.body, `"code":"Request_ResourceNotFound"`) {
@@ -434,13 +449,13 @@ func TestCanariesForNobody(t *testing.T) {
 	}
 }
 
-func TestManyUsersHaveFaultsOfTheirOwn(t *testing.T) {
+func TestFaultsOfManyUsers(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	var remove []func()
 	for i := range 10_000 {
 		remove = append(remove, w.Inject(graph.Fault{User: fmt.Sprintf("User%d@contoso.com", i), Status: 403}))
 	}
-	w.Inject(graph.Fault{User: "user7@contoso.com", Status: 500}) // the first one acts
+	w.Inject(graph.Fault{User: "user7@contoso.com", Status: 500}) // the first fault acts
 	for i := range 1_000 {
 		if a := w.revoke(fmt.Sprintf("user%d@contoso.com", i)); a.status != 403 {
 			t.Fatalf("user %d: %d", i, a.status)
@@ -448,7 +463,7 @@ func TestManyUsersHaveFaultsOfTheirOwn(t *testing.T) {
 	}
 	for _, r := range remove {
 		r()
-		r() // twice does no harm
+		r() // a second removal does no harm
 	}
 	for i, want := range map[int]int{6: 404, 7: 500} {
 		if a := w.revoke(fmt.Sprintf("user%d@contoso.com", i)); a.status != want {
@@ -457,7 +472,7 @@ func TestManyUsersHaveFaultsOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestADelayEndsWithTheCaller(t *testing.T) {
+func TestFaultDelayEndsWithTheCaller(t *testing.T) {
 	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
 		w.Inject(graph.Fault{Delay: time.Hour})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -472,7 +487,7 @@ func TestADelayEndsWithTheCaller(t *testing.T) {
 	})
 }
 
-func TestAnEndlessAnswerEndsWithTheCaller(t *testing.T) {
+func TestFaultEndlessEndsWithTheCaller(t *testing.T) {
 	inBubble(t, graph.Config{}, func(t *testing.T, w *world) {
 		w.Inject(graph.Fault{Endless: true})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -487,7 +502,7 @@ func TestAnEndlessAnswerEndsWithTheCaller(t *testing.T) {
 	})
 }
 
-func TestQuotas(t *testing.T) {
+func TestQuotaModels(t *testing.T) {
 	const limit, per = 10, 15 * time.Second
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
 		t.Run(string(model), func(t *testing.T) {
@@ -501,7 +516,8 @@ func TestQuotas(t *testing.T) {
 					}
 				}
 				a := w.revoke(ada.ID)
-				if a.status != 429 || !strings.Contains(a.body, "TooManyRequests") || !strings.Contains(a.header.Get("x-ms-throttle-scope"), "Tenant_Application/Write/client/") {
+				if a.status != 429 || !strings.Contains(a.body, "TooManyRequests") ||
+					!strings.Contains(a.header.Get("x-ms-throttle-scope"), "Tenant_Application/Write/client/") {
 					t.Fatalf("beyond the limit: %+v", a)
 				}
 				want := "15"
@@ -511,7 +527,8 @@ func TestQuotas(t *testing.T) {
 				if got := a.header.Get("Retry-After"); got != want {
 					t.Errorf("Retry-After %s, want %s", got, want)
 				}
-				if a := w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions"); a.status != 200 {
+				a = w.as(t.Context(), w.signIn("other", "s+/=&"), http.MethodPost, "/v1.0/users/"+ada.ID+"/revokeSignInSessions")
+				if a.status != 200 {
 					t.Errorf("another app is throttled too: %d", a.status)
 				}
 				seconds, _ := strconv.Atoi(want)
@@ -520,7 +537,8 @@ func TestQuotas(t *testing.T) {
 					t.Errorf("after Retry-After: %d", a.status)
 				}
 			})
-			// A caller that obeys Retry-After to the letter reaches the least time, to within its whole seconds.
+			// A caller that obeys Retry-After exactly reaches the least time, up to its whole
+			// seconds.
 			inBubble(t, graph.Config{Quota: quota}, func(t *testing.T, w *world) {
 				const n = 35
 				start := time.Now()
@@ -542,25 +560,26 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
-func TestSlidingWindowsCountWhatTheyThrottle(t *testing.T) {
-	inBubble(t, graph.Config{Quota: graph.Quota{Model: graph.SlidingWindow, Limit: 5, Per: 10 * time.Second}}, func(t *testing.T, w *world) {
-		for range 60 { // twice a second: it never ends
-			w.revoke(ada.ID)
-			time.Sleep(500 * time.Millisecond)
-		}
-		successes := 0
-		for _, c := range w.Calls() {
-			if c.Status == 200 {
-				successes++
+func TestQuotaSlidingWindowCountsThrottledCalls(t *testing.T) {
+	inBubble(t, graph.Config{Quota: graph.Quota{Model: graph.SlidingWindow, Limit: 5, Per: 10 * time.Second}},
+		func(t *testing.T, w *world) {
+			for range 60 { // twice a second: it never succeeds again
+				w.revoke(ada.ID)
+				time.Sleep(500 * time.Millisecond)
 			}
-		}
-		if successes >= 15 {
-			t.Errorf("%d successes in 30 s of hammering: a patient caller gets no more than 15", successes)
-		}
-	})
+			successes := 0
+			for _, c := range w.Calls() {
+				if c.Status == 200 {
+					successes++
+				}
+			}
+			if successes >= 15 {
+				t.Errorf("%d successes in 30 s of hammering: a patient caller gets no more than 15", successes)
+			}
+		})
 }
 
-func TestHowRetryAfterIsGiven(t *testing.T) {
+func TestQuotaRetryAfter(t *testing.T) {
 	for name, c := range map[string]struct {
 		quota graph.Quota
 		check func(string) bool
@@ -586,7 +605,7 @@ func TestHowRetryAfterIsGiven(t *testing.T) {
 	}
 }
 
-func TestCallsAreRecordedInOrderAndBounded(t *testing.T) {
+func TestServerRecordsCallsInOrderAndBounded(t *testing.T) {
 	w := newWorld(t, graph.Config{MaxCalls: 10})
 	for i := range 25 {
 		w.revoke(fmt.Sprintf("user%d@contoso.com", i))
@@ -596,12 +615,13 @@ func TestCallsAreRecordedInOrderAndBounded(t *testing.T) {
 		t.Fatalf("%d calls are remembered, the last %+v", len(calls), calls)
 	}
 	last := calls[len(calls)-1]
-	if last.Status != 404 || last.AppID != "client" || last.ClientRequestID != "mine" || len(last.RequestID) != 36 || last.End.Before(last.Start) || last.Method != http.MethodPost {
+	if last.Status != 404 || last.AppID != "client" || last.ClientRequestID != "mine" || len(last.RequestID) != 36 ||
+		last.End.Before(last.Start) || last.Method != http.MethodPost {
 		t.Errorf("%+v", last)
 	}
 }
 
-func TestOrdersFromAnotherProcess(t *testing.T) {
+func TestAdminEndpoints(t *testing.T) {
 	w := newWorld(t, graph.Config{})
 	order := func(method, path, body string) (int, string) {
 		req, _ := http.NewRequest(method, "http://graph.test/_emulator/"+path, bytes.NewBufferString(body))
@@ -656,7 +676,7 @@ func TestOrdersFromAnotherProcess(t *testing.T) {
 	}
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestServerIsSafeForConcurrentUse(t *testing.T) {
 	w := newWorld(t, graph.Config{Quota: graph.Quota{Model: graph.FixedWindow, Limit: 100, Per: time.Hour}})
 	var callers sync.WaitGroup
 	for range 8 {
@@ -677,9 +697,11 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-func TestUsersMustBeComplete(t *testing.T) {
+func TestNewRejectsIncompleteUsers(t *testing.T) {
 	for name, users := range map[string][]graph.User{
-		"no id": {{UserPrincipalName: "a@b.c"}}, "no name": {{ID: "1"}}, "the same id": {{ID: "1", UserPrincipalName: "a"}, {ID: "1", UserPrincipalName: "b"}},
+		"no id":         {{UserPrincipalName: "a@b.c"}},
+		"no name":       {{ID: "1"}},
+		"the same id":   {{ID: "1", UserPrincipalName: "a"}, {ID: "1", UserPrincipalName: "b"}},
 		"the same name": {{ID: "1", UserPrincipalName: "a"}, {ID: "2", UserPrincipalName: "A"}},
 	} {
 		if _, err := graph.New(graph.Config{Users: users}); err == nil {

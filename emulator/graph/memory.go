@@ -6,8 +6,9 @@ import (
 	"sync"
 )
 
-// MemoryListener is a net.Listener without a network: an http.Server serves on it, and an http.Transport whose DialContext
-// calls Dial reaches it. It works in a testing/synctest bubble, where a real port does not.
+// MemoryListener is a net.Listener in memory. An http.Server serves on it, and an http.Transport
+// whose DialContext calls Dial reaches it. It works in a testing/synctest bubble, where a real port
+// does not. It is safe for concurrent use.
 type MemoryListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -19,7 +20,8 @@ func NewMemoryListener() *MemoryListener {
 	return &MemoryListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// Dial returns the client's end of a new connection once the server accepts it; net.ErrClosed after Close.
+// Dial returns the client's end of a new connection once the server has accepted it. It fails with
+// net.ErrClosed after Close, and with ctx's error when ctx ends.
 func (l *MemoryListener) Dial(ctx context.Context) (net.Conn, error) {
 	client, server := net.Pipe()
 	select {
@@ -32,7 +34,7 @@ func (l *MemoryListener) Dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// Accept waits for the next connection; net.ErrClosed after Close.
+// Accept waits for the next connection. It fails with net.ErrClosed after Close.
 func (l *MemoryListener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.conns:
@@ -42,13 +44,13 @@ func (l *MemoryListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends Accept and Dial. Connections stay open. It never fails and may be called again.
+// Close ends Accept and Dial. Connections stay open. It never fails, and may be called again.
 func (l *MemoryListener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
-// Addr is "memory".
+// Addr returns the address "memory".
 func (l *MemoryListener) Addr() net.Addr { return memoryAddr{} }
 
 type memoryAddr struct{}

@@ -8,35 +8,38 @@ import (
 	"time"
 )
 
-// QuotaModel is how a quota counts.
+// QuotaModel is a way to count a quota.
 type QuotaModel string
 
-// The models. Microsoft does not say which one Graph uses.
+// The quota models. Microsoft does not document which one Graph uses.
 const (
 	// NoQuota allows everything.
 	NoQuota QuotaModel = ""
-	// FixedWindow allows Limit per Per; a window begins with the first request after the last one ended.
+	// FixedWindow allows Limit requests per Per. A window begins with the first request after the
+	// last window has ended.
 	FixedWindow QuotaModel = "fixed"
-	// SlidingWindow allows Limit in any span of Per. Throttled requests count too: asking without a pause never ends it.
+	// SlidingWindow allows Limit requests in any span of Per. Throttled requests count too: a
+	// caller that never pauses is never served again.
 	SlidingWindow QuotaModel = "sliding"
-	// TokenBucket holds Limit tokens and regains Limit per Per.
+	// TokenBucket has Limit tokens, and regains Limit per Per.
 	TokenBucket QuotaModel = "bucket"
 )
 
-// Quota bounds an app's writes. Graph's own for identity objects is 3,000 per 150 s per app and tenant
-// (https://learn.microsoft.com/graph/throttling-limits).
+// Quota bounds an app's writes. Graph's own quota for identity objects is 3,000 per 150 s for each
+// app and tenant (https://learn.microsoft.com/graph/throttling-limits).
 type Quota struct {
 	Model QuotaModel    `json:"model"`
 	Limit int           `json:"limit"`
 	Per   time.Duration `json:"per"`
-	// Headers adds x-ms-throttle-limit-percentage above 80 % of the limit, and x-ms-throttle-scope and -information to 429s.
+	// Headers adds x-ms-throttle-limit-percentage above 80 % of the limit, and x-ms-throttle-scope
+	// and -information to 429s.
 	Headers bool `json:"headers"`
-	// NoRetryAfter leaves Retry-After out of 429s; RetryAfterDate gives it as a date.
+	// NoRetryAfter omits Retry-After from 429s. RetryAfterDate sends it as a date.
 	NoRetryAfter   bool `json:"noRetryAfter"`
 	RetryAfterDate bool `json:"retryAfterDate"`
 }
 
-// CheapestDone is the least time in which n successes are possible from an idle start.
+// CheapestDone returns the least time for n successes from an idle start.
 func (q Quota) CheapestDone(n int) time.Duration {
 	if q.Model == NoQuota || n <= q.Limit {
 		return 0
@@ -47,7 +50,8 @@ func (q Quota) CheapestDone(n int) time.Duration {
 	return time.Duration((n-1)/q.Limit) * q.Per
 }
 
-// SetQuota replaces the quota and forgets what was used of the old one.
+// SetQuota replaces the quota and forgets the use of the old one. It fails if the model is unknown
+// or a bound is missing.
 func (s *Server) SetQuota(q Quota) error {
 	switch q.Model {
 	case NoQuota:
@@ -65,15 +69,16 @@ func (s *Server) SetQuota(q Quota) error {
 	return nil
 }
 
-// meter is what one app has used. Its owner is the server's lock.
+// meter is the use of one app. The server's lock guards it.
 type meter struct {
-	start  time.Time   // of the fixed window; of the bucket's last reckoning
+	start  time.Time   // of the fixed window, or of the bucket's last update
 	used   int         // in the fixed window
 	tokens float64     // in the bucket
 	recent []time.Time // in the sliding window, at most twice the limit
 }
 
-// meter counts a write and says whether it is allowed, and if not, what Retry-After to answer.
+// meter counts a write. allowed reports whether it is within the quota; if not, retryAfter is the
+// Retry-After to answer.
 func (s *Server) meter(w http.ResponseWriter, app string) (retryAfter string, allowed bool) {
 	s.mu.Lock()
 	q := s.quota
@@ -111,7 +116,8 @@ func (s *Server) meter(w http.ResponseWriter, app string) (retryAfter string, al
 	}
 }
 
-// use counts one request and returns the usage (1 is the limit) and how long to wait; 0 means allowed.
+// use counts one request. It returns the usage, where 1 is the limit, and how long to wait; 0 means
+// that the request is allowed.
 func (m *meter) use(q Quota, now time.Time) (usage float64, wait time.Duration) {
 	limit := float64(q.Limit)
 	switch q.Model {

@@ -8,71 +8,77 @@ import (
 	"time"
 )
 
-// Call is one request to Graph and what became of it.
+// Call is one request to Graph with its result.
 type Call struct {
 	Start time.Time `json:"start"`
-	End   time.Time `json:"end"` // zero while the call is under way
-	// Method and Path are as called; Key is the id or name in the path.
+	End   time.Time `json:"end"` // zero while the call is in flight
+	// Method and Path are the request's. Key is the id or name in the path.
 	Method string `json:"method"`
 	Path   string `json:"path"`
 	Key    string `json:"key"`
-	// UserID is whom it concerned, "" if unknown or not reached.
+	// UserID is the user's id; "" if the user is unknown or the call did not get that far.
 	UserID string `json:"userId"`
-	// Status is 0 for a dropped connection. Revoked says that the call changed something.
+	// Status is 0 for a dropped connection. Revoked reports whether the call changed the user.
 	Status  int  `json:"status"`
 	Revoked bool `json:"revoked"`
 	// RetryAfter is the answer's Retry-After.
 	RetryAfter string `json:"retryAfter,omitempty"`
-	// AppID is the caller, RequestID ours, ClientRequestID the caller's.
+	// AppID is the caller. RequestID is ours, and ClientRequestID the caller's.
 	AppID           string `json:"appId"`
 	RequestID       string `json:"requestId"`
 	ClientRequestID string `json:"clientRequestId"`
-	// Fault says that a fault on order acted.
+	// Fault reports whether an injected fault acted.
 	Fault bool `json:"fault"`
 }
 
-// Fault is a fault on order. Of several that fit a call, the one injected first acts.
+// Fault is an injected fault. If several fit a call, the one injected first acts.
 type Fault struct {
-	// User limits the fault to one user, by id or user principal name; "" is everybody, unknown users included.
+	// User limits the fault to one user, by id or user principal name. "" is everybody, including
+	// unknown users.
 	User string `json:"user"`
-	// Unknown limits it to users whom the directory does not have, as those of canaries.
+	// Unknown limits the fault to users whom the directory does not have, such as those of
+	// canaries.
 	Unknown bool `json:"unknown"`
-	// Method limits it to GET or POST: to reading or to revoking; "" is both.
+	// Method limits the fault to GET (reading) or POST (revoking). "" is both.
 	Method string `json:"method"`
-	// Count is how often it acts; 0 is until it is removed.
+	// Count is how often the fault acts; 0 is until it is removed.
 	Count int `json:"count"`
 
-	// Delay holds the answer back, alone or before any of the following.
+	// Delay delays the answer, alone or before any of the following.
 	Delay time.Duration `json:"delay"`
-	// Status answers instead of Graph, with RetryAfter, ContentType and Body if given (default: a body like Graph's).
+	// Status replaces Graph's answer, with RetryAfter, ContentType and Body if given. The default
+	// is a body like Graph's.
 	Status      int    `json:"status"`
 	RetryAfter  string `json:"retryAfter"`
 	Body        string `json:"body"`
 	ContentType string `json:"contentType"`
-	// Drop closes the connection before anything happens, DropAfter after the sessions were revoked.
+	// Drop closes the connection before anything happens. DropAfter closes it after the sessions
+	// were revoked.
 	Drop      bool `json:"drop"`
 	DropAfter bool `json:"dropAfter"`
-	// ValueFalse revokes nothing and says so. EmptyBody and Truncate revoke, and answer without or with half a body; Endless revokes, and its
-	// body's second half never comes, but a space each second.
+	// ValueFalse revokes nothing and answers value: false. EmptyBody and Truncate revoke, and
+	// answer without a body or with half of it. Endless revokes, and instead of its body's second
+	// half sends a space each second.
 	ValueFalse bool `json:"valueFalse"`
 	EmptyBody  bool `json:"emptyBody"`
 	Truncate   bool `json:"truncate"`
 	Endless    bool `json:"endless"`
 
-	// Date is the answer's Date header, alone or with any of the others; "none" leaves it out.
+	// Date is the answer's Date header, alone or with any of the other faults. "none" omits the
+	// header.
 	Date string `json:"date"`
 
-	// Token makes the fault act on the token endpoint instead: Delay, Drop and Status do.
+	// Token makes the fault act on the token endpoint instead, with Delay, Drop and Status.
 	Token bool `json:"token"`
 }
 
-// injected is a fault on order, and how many were injected before it.
+// injected is a fault and the number of faults that were injected before it.
 type injected struct {
 	Fault
 	number int
 }
 
-// Inject orders a fault; remove takes it back.
+// Inject adds a fault. remove removes it, and may be called again.
 func (s *Server) Inject(f Fault) (remove func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,8 +101,9 @@ func (s *Server) drop(f *injected) {
 	}
 }
 
-// takeFault returns the fault that acts on a call for this user, or on a token request: the first of those for everybody, for the user's
-// id and for the name, each found at once however many users have faults of their own. The caller holds the lock.
+// takeFault returns the fault that acts on a call for this user or on a token request. It compares
+// the first faults for everybody, for the user's id and for their name; finding each takes the same
+// time however many users have faults. The caller holds the lock.
 func (s *Server) takeFault(key, method string, token bool) *Fault {
 	names := []string{"", strings.ToLower(key)}
 	e := s.find(key)
@@ -127,7 +134,7 @@ func (s *Server) takeFault(key, method string, token bool) *Fault {
 	return &acting
 }
 
-// same says that two names, ids or user principal names, are one user's.
+// same reports whether two ids or user principal names belong to one user.
 func (s *Server) same(a, b string) bool {
 	if strings.EqualFold(a, b) {
 		return true
@@ -136,7 +143,7 @@ func (s *Server) same(a, b string) bool {
 	return x != nil && x == y
 }
 
-// begin records the call and picks its fault.
+// begin records the call and selects its fault.
 func (s *Server) begin(call *Call) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +159,7 @@ func (s *Server) begin(call *Call) *Fault {
 	return fault
 }
 
-// end finishes the record of a call, once.
+// end completes the record of a call, once.
 func (s *Server) end(call *Call, status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +168,7 @@ func (s *Server) end(call *Call, status int) {
 	}
 }
 
-// Calls returns the finished calls in order of arrival; those still under way are left out.
+// Calls returns the finished calls in order of arrival, without those in flight.
 func (s *Server) Calls() []Call {
 	return s.filter(func(*Call) bool { return true })
 }
@@ -176,7 +183,7 @@ func (s *Server) filter(wanted func(*Call) bool) []Call {
 	defer s.mu.Unlock()
 	var calls []Call
 	for _, c := range s.calls {
-		// End is written under the lock, the other fields before it.
+		// end writes End under the lock; the other fields are written before.
 		if !c.End.IsZero() && wanted(c) {
 			calls = append(calls, *c)
 		}

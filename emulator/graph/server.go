@@ -1,6 +1,6 @@
-// Package graph is an embedded Microsoft Graph for tests and for the sandbox: users, the call that revokes their sign-in
-// sessions, tokens, the write quota, and faults on order. It records every call, so that a test can ask who was revoked
-// when. It uses the standard library alone.
+// Package graph is an embedded Microsoft Graph for tests and for the sandbox: users, the call that
+// revokes their sign-in sessions, tokens, the write quota, and injected faults. It records every
+// call, so that a test can ask who was revoked when. It only uses the standard library.
 package graph
 
 import (
@@ -15,36 +15,39 @@ import (
 	"time"
 )
 
-// DefaultMaxCalls is how many calls are remembered; older ones are forgotten first.
+// DefaultMaxCalls is the default number of remembered calls; the oldest are forgotten first.
 const DefaultMaxCalls = 200_000
 
-// Config says what the server knows.
+// Config is a server's directory and settings.
 type Config struct {
 	// Tenant is the directory's name in token URLs. Defaults to "tenant".
 	Tenant string
-	// Apps may get tokens. Defaults to one, "client" with secret "secret" and the role User.RevokeSessions.All.
+	// Apps may get tokens. Defaults to one app, "client" with secret "secret" and the role
+	// User.RevokeSessions.All.
 	Apps []App
 	// Users is the directory.
 	Users []User
 	// Quota bounds the writes of each app; the zero Quota bounds nothing.
 	Quota Quota
-	// ClockOffset is added to the clock in Date headers and records of effects.
+	// ClockOffset is added to the clock in Date headers and in the times of effects.
 	ClockOffset time.Duration
-	// TokenLife is how long tokens are good. Defaults to an hour less one second, as Entra's.
+	// TokenLife is the lifetime of tokens. Defaults to an hour less one second, like Entra's.
 	TokenLife time.Duration
-	// MaxCalls bounds the remembered calls, and tokens. Defaults to DefaultMaxCalls.
+	// MaxCalls bounds the remembered calls and tokens. Defaults to DefaultMaxCalls.
 	MaxCalls int
 }
 
-// App is an application that may sign in, with whatever of these it has. Its Roles are its application permissions.
+// App is an application that may sign in with any of the credentials given here. Roles are its
+// application permissions.
 type App struct {
 	ClientID, Secret string
 	Roles            []string
-	// Certificate is the key of a certificate that it signs assertions with.
+	// Certificate is the public key of a certificate with which the app signs assertions.
 	Certificate *rsa.PublicKey
-	// Federated are those whose assertions it may use.
+	// Federated are the issuers whose assertions the app may use.
 	Federated []Federation
-	// IdentityHeader is what a machine that has the app as its managed identity shows at /_identity.
+	// IdentityHeader is the secret with which a machine that has the app as its managed identity
+	// asks /_identity.
 	IdentityHeader string
 }
 
@@ -63,28 +66,30 @@ type entry struct {
 	revoked   bool      // moved by a call
 }
 
-// Server is an http.Handler; the caller owns the http.Server around it. It has no goroutines and is safe for concurrent use.
+// Server is an http.Handler; the caller owns the http.Server around it. It has no goroutines and is
+// safe for concurrent use.
 type Server struct {
 	tenant    string
 	offset    time.Duration
 	tokenLife time.Duration
 	key       []byte // signs tokens
 
-	mu         sync.Mutex // guards all below, and is never held while waiting
+	mu         sync.Mutex // guards the following, and is never held while waiting
 	apps       map[string]App
 	byID       map[string]*entry
 	byUPN      map[string]*entry
 	quota      Quota
 	meters     map[string]*meter
-	faults     map[string][]*injected // by the user that they are for, in lower case; "" is everybody; in order
-	injected   int                    // how many faults were ever ordered
+	faults     map[string][]*injected // by their user in lower case, "" is everybody; in order
+	injected   int                    // number of faults so far
 	calls      []*Call
 	issued     []Issued
 	maxCalls   int
 	generation int // tokens of earlier generations are refused
 }
 
-// New returns a Server; the error names a user without an id or given twice.
+// New returns a Server. It fails if a user has no id or name or is given twice, and if the quota is
+// incomplete.
 func New(cfg Config) (*Server, error) {
 	if cfg.Tenant == "" {
 		cfg.Tenant = "tenant"
@@ -115,7 +120,7 @@ func New(cfg Config) (*Server, error) {
 	return s, s.SetQuota(cfg.Quota)
 }
 
-// AddUser adds a user; the error says that the id is missing or that id or name are taken.
+// AddUser adds a user. It fails if the id or the name is missing or taken.
 func (s *Server) AddUser(u User) error {
 	if u.ID == "" || u.UserPrincipalName == "" {
 		return errors.New("a user needs an id and a user principal name")
@@ -131,7 +136,7 @@ func (s *Server) AddUser(u User) error {
 	return nil
 }
 
-// RemoveUser removes a user by id or user principal name; from then on Graph answers 404.
+// RemoveUser removes a user by id or user principal name. From then on Graph answers 404.
 func (s *Server) RemoveUser(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -141,7 +146,8 @@ func (s *Server) RemoveUser(name string) {
 	}
 }
 
-// SetRoles changes an app's permissions for tokens issued from now on, as in Entra: a token keeps the roles it was issued with.
+// SetRoles changes an app's permissions for tokens that are issued from now on. Like in Entra, a
+// token keeps the roles that it was issued with.
 func (s *Server) SetRoles(clientID string, roles []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,15 +156,16 @@ func (s *Server) SetRoles(clientID string, roles []string) {
 	s.apps[clientID] = app
 }
 
-// RevokeTokens makes every token issued so far answer 401.
+// RevokeTokens makes the server answer 401 for every token issued so far.
 func (s *Server) RevokeTokens() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.generation++
 }
 
-// Revoked says when a call last moved the user's signInSessionsValidFromDateTime, by id or user principal name.
-func (s *Server) Revoked(name string) (time.Time, bool) {
+// Revoked returns when a call last moved the user's signInSessionsValidFromDateTime. It finds the
+// user by id or user principal name. ok is false if no call did.
+func (s *Server) Revoked(name string) (at time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(name)
@@ -199,14 +206,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// target is the user and the action that a path names.
+// target is the user and the action in a path.
 type target struct {
-	key    string // id or user principal name as called
+	key    string // id or user principal name in the request
 	action string // "" reads the user
 	quoted bool   // the form users('key')
 }
 
-// parsePath reads users/{key}[/action] and users('{key}')[/action]; the rest of Graph does not exist here.
+// parsePath reads users/{key}[/action] and users('{key}')[/action]. Other paths of Graph do not
+// exist here.
 func parsePath(rest string) (t target, ok bool) {
 	name, action, _ := strings.Cut(rest, "/")
 	switch name {
@@ -230,7 +238,7 @@ func parsePath(rest string) (t target, ok bool) {
 	return t, true
 }
 
-// unquote takes x out of users('x'), whose quotes and parentheses may be percent-encoded.
+// unquote returns x of users('x'). Its quotes and parentheses may be percent-encoded.
 func unquote(segment string) (string, bool) {
 	plain := strings.NewReplacer("%28", "(", "%29", ")", "%27", "'").Replace(segment)
 	inner, ok := strings.CutPrefix(plain, "users('")

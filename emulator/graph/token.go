@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// tokenLife is how long a token is good by default: Entra's usual hour, less one second.
+// tokenLife is the default lifetime of a token: Entra's usual hour, less one second.
 const tokenLife = 3599 * time.Second
 
-// claims are those of an access token that matter here.
+// claims are the claims of an access token that matter here.
 type claims struct {
 	Audience  string   `json:"aud"`
 	Issuer    string   `json:"iss"`
@@ -26,13 +26,13 @@ type claims struct {
 	IssuedAt  int64    `json:"iat"`
 	NotBefore int64    `json:"nbf"`
 	Expires   int64    `json:"exp"`
-	// Generation lets RevokeTokens tell old tokens from new.
+	// Generation lets RevokeTokens tell old tokens from new ones.
 	Generation int `json:"gen"`
 }
 
 var base64URL = base64.RawURLEncoding
 
-// evaluated begins Graph's text about a token that was taken back.
+// evaluated begins Graph's text about a revoked token.
 const evaluated = "Continuous access evaluation resulted in"
 
 const jwtHeader = `{"typ":"JWT","alg":"HS256"}`
@@ -43,7 +43,7 @@ func (s *Server) sign(payload string) string {
 	return base64URL.EncodeToString(mac.Sum(nil))
 }
 
-// serveToken answers the client-credentials grant as Entra does
+// serveToken answers the client-credentials grant like Entra
 // (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow).
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
@@ -66,7 +66,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	app, known := s.apps[id]
 	s.mu.Unlock()
-	// MSAL asks for openid, offline_access and profile too.
+	// MSAL also asks for openid, offline_access and profile.
 	scope, _, _ := strings.Cut(r.PostForm.Get("scope"), " ")
 	audience, isDefault := strings.CutSuffix(scope, "/.default")
 	switch {
@@ -74,7 +74,8 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type.")
 		return
 	case !known:
-		oauthError(w, http.StatusBadRequest, "unauthorized_client", "AADSTS700016: Application with identifier '"+id+"' was not found in the directory.")
+		oauthError(w, http.StatusBadRequest, "unauthorized_client",
+			"AADSTS700016: Application with identifier '"+id+"' was not found in the directory.")
 		return
 	case r.PostForm.Get("client_assertion_type") == assertionType:
 		if problem := app.proves(r.PostForm.Get("client_assertion"), s.tokenURL(r)); problem != "" {
@@ -86,16 +87,18 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !isDefault || audience == "" {
-		oauthError(w, http.StatusBadRequest, "invalid_scope", "AADSTS1002012: The provided value for scope is not valid: it must end in /.default.")
+		oauthError(w, http.StatusBadRequest, "invalid_scope",
+			"AADSTS1002012: The provided value for scope is not valid: it must end in /.default.")
 		return
 	}
 	life := int(s.tokenLife.Seconds())
 	writeJSON(w, http.StatusOK, map[string]any{
-		"token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": s.issue(app, audience, r.PostForm.Get("claims")),
+		"token_type": "Bearer", "expires_in": life, "ext_expires_in": life,
+		"access_token": s.issue(app, audience, r.PostForm.Get("claims")),
 	})
 }
 
-// issue makes a token and records that it did.
+// issue makes a token and records it.
 func (s *Server) issue(app App, audience, asked string) (token string) {
 	now := time.Now()
 	s.mu.Lock()
@@ -105,7 +108,7 @@ func (s *Server) issue(app App, audience, asked string) (token string) {
 	}
 	s.issued = append(s.issued, Issued{At: now, ClientID: app.ClientID, Claims: asked})
 	s.mu.Unlock()
-	payload, _ := json.Marshal(claims{ // strings and numbers
+	payload, _ := json.Marshal(claims{ // only strings and numbers
 		Audience: audience, Issuer: "https://sts.windows.net/" + s.tenant + "/", AppID: app.ClientID, Roles: app.Roles, Tenant: s.tenant,
 		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expires: now.Add(s.tokenLife).Unix(), Generation: generation,
 	})
@@ -113,23 +116,25 @@ func (s *Server) issue(app App, audience, asked string) (token string) {
 	return unsigned + "." + s.sign(unsigned)
 }
 
-// Issued is a token that was issued.
+// Issued is a token that the server has issued.
 type Issued struct {
 	At       time.Time
 	ClientID string
-	// Claims is what the token was asked to hold, in answer to a claims challenge; usually empty.
+	// Claims are the claims that the request demanded, in answer to a claims challenge; usually
+	// empty.
 	Claims string
 }
 
-// Tokens are the tokens issued so far, the oldest first; no more than Config.MaxCalls.
+// Tokens returns the tokens issued so far, the oldest first, and at most Config.MaxCalls.
 func (s *Server) Tokens() []Issued {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.issued)
 }
 
-// serveIdentity answers as App Service does for a managed identity, whom nobody but the machine can ask
-// (https://learn.microsoft.com/azure/app-service/overview-managed-identity, "REST endpoint reference").
+// serveIdentity answers like App Service for a managed identity, which only the machine itself can
+// ask (https://learn.microsoft.com/azure/app-service/overview-managed-identity, "REST endpoint
+// reference").
 func (s *Server) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	given := r.Header.Get("X-IDENTITY-HEADER")
 	s.mu.Lock()
@@ -153,7 +158,7 @@ func (s *Server) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// rootURL is where the tenant's authority is, as the caller sees it.
+// rootURL is the URL of the tenant's authority as the caller sees it.
 func (s *Server) rootURL(r *http.Request) string {
 	scheme := "http"
 	if r.TLS != nil {
@@ -165,10 +170,13 @@ func (s *Server) rootURL(r *http.Request) string {
 func (s *Server) tokenURL(r *http.Request) string { return s.rootURL(r) + "/oauth2/v2.0/token" }
 
 func oauthError(w http.ResponseWriter, status int, code, description string) {
-	writeJSON(w, status, map[string]any{"error": code, "error_description": description, "trace_id": newGUID(), "timestamp": time.Now().UTC().Format("2006-01-02 15:04:05Z")})
+	writeJSON(w, status, map[string]any{
+		"error": code, "error_description": description,
+		"trace_id": newGUID(), "timestamp": time.Now().UTC().Format("2006-01-02 15:04:05Z"),
+	})
 }
 
-// serveOpenID answers the discovery document.
+// serveOpenID answers with the discovery document.
 func (s *Server) serveOpenID(w http.ResponseWriter, r *http.Request) {
 	root := s.rootURL(r)
 	writeJSON(w, http.StatusOK, map[string]any{
@@ -177,7 +185,7 @@ func (s *Server) serveOpenID(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// authenticate reads the bearer token; problem says what is wrong with it.
+// authenticate reads the bearer token. problem says what is wrong with it.
 func (s *Server) authenticate(r *http.Request) (c claims, problem string) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || token == "" {

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// revokers are the application permissions that allow the call; readers those that allow reading a user.
+// revokers are the application permissions that allow the call. readers are those that allow
+// reading a user.
 var (
 	revokers = []string{"User.RevokeSessions.All", "User.ReadWrite.All", "Directory.ReadWrite.All"}
 	readers  = []string{"User.Read.All", "User.ReadWrite.All", "Directory.Read.All", "Directory.ReadWrite.All"}
@@ -20,7 +21,7 @@ var (
 
 const graphJSON = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"
 
-// serveGraph answers a call to Graph itself and records it.
+// serveGraph answers a call to Graph itself, and records it.
 func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, rest string) {
 	call := &Call{
 		Start: time.Now(), Method: r.Method, Path: r.URL.EscapedPath(),
@@ -29,7 +30,7 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 	t, known := parsePath(rest)
 	call.Key = t.key
 	fault := s.begin(call)
-	// A dropped connection unwinds by a panic; the call is recorded all the same.
+	// A dropped connection unwinds by a panic; the call is recorded anyway.
 	defer s.end(call, 0)
 
 	w.Header().Set("request-id", call.RequestID)
@@ -66,7 +67,8 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 	}
 }
 
-// revoke moves the user's signInSessionsValidFromDateTime to now; a guest's stays where it is, and the answer is the same.
+// revoke moves the user's signInSessionsValidFromDateTime to now. A guest's stays unchanged, with
+// the same answer.
 func (s *Server) revoke(a *answer, claims claims, t target) {
 	if a.r.Method != http.MethodPost {
 		a.w.Header().Set("Allow", http.MethodPost)
@@ -138,20 +140,23 @@ func (s *Server) read(a *answer, claims claims, t target) {
 	if query := a.r.URL.Query().Get("$select"); query != "" {
 		selected = strings.Split(query, ",")
 	}
-	result := map[string]any{"@odata.context": "https://graph.microsoft.com/v1.0/$metadata#users(" + strings.Join(selected, ",") + ")/$entity"}
+	result := map[string]any{
+		"@odata.context": "https://graph.microsoft.com/v1.0/$metadata#users(" + strings.Join(selected, ",") + ")/$entity",
+	}
 	for _, name := range selected {
 		value, ok := properties[strings.TrimSpace(name)]
 		if !ok {
-			a.fail(http.StatusBadRequest, "BadRequest", fmt.Sprintf("Could not find a property named '%s' on type 'microsoft.graph.user'.", name))
+			a.fail(http.StatusBadRequest, "BadRequest",
+				fmt.Sprintf("Could not find a property named '%s' on type 'microsoft.graph.user'.", name))
 			return
 		}
 		result[strings.TrimSpace(name)] = value
 	}
-	text, _ := json.Marshal(result) // strings and a boolean
+	text, _ := json.Marshal(result) // only strings and a boolean
 	a.ok(string(text))
 }
 
-// answer writes what the client sees, with the fault, if any, over it.
+// answer writes the client's answer, with the fault, if any, in place of Graph's.
 type answer struct {
 	w     http.ResponseWriter
 	r     *http.Request
@@ -160,7 +165,7 @@ type answer struct {
 	end   func(*Call, int) // records the call
 }
 
-// before lets a fault act instead of Graph; it returns false when the answer is given.
+// before lets a fault act instead of Graph. It returns false if it has given the answer.
 func (a *answer) before() bool {
 	f := a.fault
 	if f == nil {
@@ -228,7 +233,7 @@ func (a *answer) ok(body string) {
 	a.write(status, graphJSON, body)
 }
 
-// drip goes on with spaces until nobody listens.
+// drip sends spaces until nobody reads them.
 func (a *answer) drip() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -261,7 +266,7 @@ func (a *answer) write(status int, contentType, body string) {
 	_, _ = io.WriteString(a.w, body)
 }
 
-// errorBody is shaped like Graph's.
+// errorBody has the form of Graph's errors.
 func errorBody(call *Call, code, message string) string {
 	type inner struct {
 		Date            string `json:"date"`
@@ -273,9 +278,12 @@ func errorBody(call *Call, code, message string) string {
 		Message string `json:"message"`
 		Inner   inner  `json:"innerError"`
 	}
-	text, _ := json.Marshal(map[string]detail{"error": { // strings alone
+	text, _ := json.Marshal(map[string]detail{"error": { // only strings
 		Code: code, Message: message,
-		Inner: inner{Date: call.Start.UTC().Format("2006-01-02T15:04:05"), RequestID: call.RequestID, ClientRequestID: call.ClientRequestID},
+		Inner: inner{
+			Date: call.Start.UTC().Format("2006-01-02T15:04:05"), RequestID: call.RequestID,
+			ClientRequestID: call.ClientRequestID,
+		},
 	}})
 	return string(text)
 }

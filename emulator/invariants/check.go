@@ -9,41 +9,46 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// Expected says what the records must fit.
+// Expected describes what the records must fit.
 type Expected struct {
-	// Users are the object ids whom a message concerns; nobody else may be called. A user whom Graph does not know has an
-	// id here too.
+	// Users returns the object ids of the users whom a message concerns; nobody else may be called.
+	// A user whom Graph does not know also has an id here.
 	Users func(messageID string) []string
-	// MayStand says whether a newer message may stand for an older one at all; nil is always.
-	MayStand func(newer, older Message) bool
+	// MaySupersede reports whether a newer message may supersede an older one at all; nil always
+	// allows it.
+	MaySupersede func(newer, older Message) bool
 	// Window is the worker's deduplication window; 0 leaves the number of calls unchecked.
 	Window time.Duration
-	// Workers is how many workers ran, one after the other or side by side; with more than one their calls for a user may
-	// overlap, and each has windows of its own.
+	// Workers is how many workers ran, one after the other or side by side. With more than one,
+	// their calls for a user may overlap, and each has windows of its own.
 	Workers int
-	// Believed is for how long a worker may take a message for its own after the lock was ended before its time; 0 where no lock was. What it
-	// still believes to hold may stand for older messages: it is in the queue, and comes again.
+	// Believed is how long a worker may still rely on a lock that was ended before its time; 0
+	// where that does not happen. The message may supersede older ones meanwhile: it is in the
+	// queue, and comes again.
 	Believed time.Duration
 }
 
-// Message names a message.
+// Message identifies a message.
 type Message struct {
 	Queue, ID string
 	Enqueued  time.Time
 }
 
-// slack is by how much two calls may come closer than the window, because the window counts from the worker's start of an
-// attempt, and the record from its arrival.
+// slack is by how much less than the window two calls may be apart: the window counts from the
+// worker's start of an attempt, but the record from the request's arrival.
 const slack = 500 * time.Millisecond
 
-// Check compares the records with the promises, and returns one sentence for each violation:
+// Check compares the records with the guarantees, and returns one sentence for each violation:
 //
-//   - a completed message's users were each revoked by a call between its enqueueing and its completion, or a newer
-//     message of the user was locked while it was (whose own end stands for both, and is checked by itself);
-//   - nobody was called before an event said so;
-//   - with one worker: no two calls for a name at once, and one successful call in each window.
+//   - Each user of a completed message was revoked by a call between its enqueueing and its
+//     completion, or a newer message of the user was locked meanwhile. The newer one is checked by
+//     itself.
+//   - Nobody was called before an event asked for it.
+//   - With one worker there are no two calls for a name at once, and there is one successful call
+//     in each window.
 //
-// A message that is still in the queue, or that is dead-lettered with a reason, breaks none.
+// A message that is still in the queue, or that is dead-lettered with a reason, violates nothing.
+// Check is safe for concurrent use.
 func (j *Journal) Check(calls []graph.Call, expected Expected) []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -81,13 +86,13 @@ func (c *check) wrong(format string, args ...any) {
 	c.problems = append(c.problems, fmt.Sprintf(format, args...))
 }
 
-// message checks that its end was earned.
+// message checks that the message's end was justified.
 func (c *check) message(m *life) {
 	switch m.end {
 	case servicebus.Completed:
 		for _, user := range c.expected.Users(m.id) {
 			if !c.revoked(m, user) && !c.superseded(m, user) {
-				c.wrong("lost: %s was completed, but no call revoked %s in between, and no newer message stood for it", m, user)
+				c.wrong("lost: %s was completed, but no call revoked %s before, and no newer message superseded it", m, user)
 			}
 		}
 	case servicebus.DeadLettered:
@@ -99,7 +104,8 @@ func (c *check) message(m *life) {
 	}
 }
 
-// revoked says whether a call that came after the message was enqueued revoked the user before the message was completed.
+// revoked reports whether a call began after the message was enqueued and revoked the user before
+// the message was completed.
 func (c *check) revoked(m *life, user string) bool {
 	for _, call := range c.revocations[user] {
 		if !call.Start.Before(m.enqueued) && !call.End.After(m.ended) {
@@ -109,12 +115,13 @@ func (c *check) revoked(m *life, user string) bool {
 	return false
 }
 
-// superseded says whether a newer message of the user was locked while this one was.
+// superseded reports whether a newer message of the user was locked at the same time as this one.
 func (c *check) superseded(m *life, user string) bool {
 	last := m.last()
 	last.from = last.from.Add(-c.expected.Believed)
 	for _, other := range c.byUser[user] {
-		if other.newerThan(m) && other.lockedIn(last) && (c.expected.MayStand == nil || c.expected.MayStand(other.message(), m.message())) {
+		if other.newerThan(m) && other.lockedIn(last) &&
+			(c.expected.MaySupersede == nil || c.expected.MaySupersede(other.message(), m.message())) {
 			return true
 		}
 	}
@@ -126,17 +133,17 @@ func (m *life) message() Message { return Message{Queue: m.queue, ID: m.id, Enqu
 // wanted checks that an event asked for the call.
 func (c *check) wanted(call graph.Call) {
 	if call.UserID == "" {
-		return // nobody
+		return // the call was for nobody
 	}
 	for _, m := range c.byUser[call.UserID] {
 		if !m.enqueued.After(call.Start) {
 			return
 		}
 	}
-	c.wrong("wrong person: Graph was called for %s, and no event had said so", call.Key)
+	c.wrong("wrong person: Graph was called for %s, but no event had asked for it", call.Key)
 }
 
-// spacing checks how the calls for one name lie in time.
+// spacing checks the times between calls for one name.
 func (c *check) spacing(calls []graph.Call) {
 	byName := map[string][]graph.Call{}
 	for _, call := range calls {
@@ -150,7 +157,7 @@ func (c *check) spacing(calls []graph.Call) {
 				c.wrong("two calls for %s at once, at %s", name, call.Start.Format(time.RFC3339Nano))
 			}
 			if !call.Revoked || call.Fault {
-				continue // with a fault, the caller may not know that it succeeded
+				continue // after a fault the caller may not know that it succeeded
 			}
 			if gap := call.Start.Sub(success); !success.IsZero() && gap < c.expected.Window-slack {
 				c.wrong("two calls for %s within %s of each other; the window is %s", name, gap, c.expected.Window)

@@ -1,5 +1,5 @@
-// Package leaks looks for what must never stand in a log: tokens, keys, secrets and bodies of messages. Test harnesses hand it the log of every
-// worker that they ran.
+// Package leaks searches logs for what must never appear in them: tokens, keys, secrets and bodies
+// of messages. Test harnesses give it the log of every worker that they ran.
 package leaks
 
 import (
@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// patterns are what secrets look like, whatever their value. A log line is JSON, and so a body in it has escaped quotes.
+// patterns match the forms of secrets, whatever their value. A log line is JSON, so a body in it
+// has escaped quotes.
 var patterns = map[string]*regexp.Regexp{
 	"a token (JWT)":             regexp.MustCompile(`eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*`),
 	"an authorization header":   regexp.MustCompile(`(?i)bearer [\w.~+/-]{12,}`),
@@ -19,8 +20,9 @@ var patterns = map[string]*regexp.Regexp{
 	"a message's body":          regexp.MustCompile(`\\"(type|userId|userPrincipalName|specversion)\\"\s*:`),
 }
 
-// Find returns a sentence for each kind of secret that the log holds, and for each of the given ones, with what stands around it. Given secrets must
-// have at least eight characters, so that they are no words.
+// Find returns a sentence for each kind of secret in the log, and for each of the given secrets,
+// with the text around it. Given secrets must have at least eight characters, since shorter ones
+// may be ordinary words.
 func Find(log string, secrets ...string) []string {
 	var found []string
 	report := func(what string, at int) {

@@ -6,7 +6,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 )
 
-func TestFind(t *testing.T) {
+func TestFindLeaks(t *testing.T) {
 	for log, leaks := range map[string]bool{
 		leaked(`eyJhbGciOiJIUzI1NiJ9.eyJhdWQiOiJodHRwcyJ9.c2lnbmVk`):       true,
 		leaked(`Authorization: Bearer abcdefghijklmnop`):                   true,
@@ -17,7 +17,7 @@ func TestFind(t *testing.T) {
 		leaked(`{\"type\":\"device.lost\"}`):                               true,
 		leaked(`{\"userId\": \"x\"}`):                                      true,
 		leaked(`the known-secret of the app`):                              true,
-		// What may stand there.
+		// Allowed texts.
 		leaked(`give a connection string with SharedAccessKeyName and SharedAccessKey`): false,
 		leaked(`Bearer realm`):                      false,
 		`{"msg":"event revoked","userId":"x"}`:      false,
