@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func (p *program) deferredCommand() *cobra.Command {
@@ -41,7 +41,7 @@ type deferredMessage struct {
 	Mended     string `json:"mended,omitempty"`
 }
 
-func newDeferred(l deadletter.Letter, now time.Time) deferredMessage {
+func newDeferred(l replay.Letter, now time.Time) deferredMessage {
 	age := time.Duration(0)
 	if !l.Enqueued.IsZero() {
 		age = max(0, now.Sub(l.Enqueued)) // this machine's clock may be behind the broker's
@@ -97,7 +97,7 @@ servicebus.sessions there are none.`,
 			queues = nil // and a peek would need a session
 		}
 		now := time.Now()
-		for found, err := range everyOf(ctx, queues, filter, (*deadletter.Queue).FindDeferred) {
+		for found, err := range everyOf(ctx, queues, filter, (*replay.Queue).FindDeferred) {
 			if err != nil {
 				return err
 			}

@@ -20,6 +20,7 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func (p *program) dlqCommand() *cobra.Command {
@@ -64,10 +65,10 @@ func (f *picking) flags(fs *pflag.FlagSet) {
 }
 
 // filter reads the flags.
-func (f *picking) filter(now time.Time) (deadletter.Filter, error) {
-	filter := deadletter.Filter{Reasons: f.reasons, User: f.user, Producer: f.producer, Limit: f.limit}
+func (f *picking) filter(now time.Time) (replay.Filter, error) {
+	filter := replay.Filter{Reasons: f.reasons, User: f.user, Producer: f.producer, Limit: f.limit}
 	var err error
-	if filter.Sequences, err = deadletter.ParseRanges(f.sequences); err != nil {
+	if filter.Sequences, err = replay.ParseRanges(f.sequences); err != nil {
 		return filter, fail(exitUsage, "--seq: %v", err)
 	}
 	if filter.Since, err = parseTime(f.since, now); err != nil {
@@ -83,7 +84,7 @@ func (f *picking) filter(now time.Time) (deadletter.Filter, error) {
 }
 
 // needsPicking: what changes something asks for a filter, or for all on purpose.
-func (f *picking) needsPicking(filter deadletter.Filter) error {
+func (f *picking) needsPicking(filter replay.Filter) error {
 	switch {
 	case f.all && !filter.IsZero():
 		return fail(exitUsage, "both --all and a filter are given: keep one")
@@ -116,7 +117,7 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 
 // queues opens the dead letters of the configured entities, or of the one that --source names; or, if deferred is set, the
 // entities themselves.
-func (p *program) queues(cfg config.Config, source string, deferred bool) (client *azservicebus.Client, queues []*deadletter.Queue, err error) {
+func (p *program) queues(cfg config.Config, source string, deferred bool) (client *azservicebus.Client, queues []*replay.Queue, err error) {
 	entities := cfg.ServiceBus.Entities()
 	if source != "" {
 		i := slices.IndexFunc(entities, func(e string) bool { return strings.EqualFold(e, source) })
@@ -134,18 +135,18 @@ func (p *program) queues(cfg config.Config, source string, deferred bool) (clien
 		return nil, nil, err
 	}
 	for _, entity := range entities {
-		open := func() (deadletter.Receiver, error) { return app.NewReceiver(client, entity, !deferred) }
+		open := func() (replay.Receiver, error) { return app.NewReceiver(client, entity, !deferred) }
 		receiver, err := open()
 		if err != nil {
 			return nil, nil, err
 		}
-		queues = append(queues, &deadletter.Queue{Entity: entity, Receiver: receiver, Decoder: decoder, Open: open, Original: guard.Original})
+		queues = append(queues, &replay.Queue{Entity: entity, Receiver: receiver, Decoder: decoder, Open: open, Original: guard.Original})
 	}
 	return client, queues, nil
 }
 
 // open reads the flags and opens the dead letters that they can pick from.
-func (f *picking) open(p *program, cfg config.Config) (filter deadletter.Filter, client *azservicebus.Client, queues []*deadletter.Queue, err error) {
+func (f *picking) open(p *program, cfg config.Config) (filter replay.Filter, client *azservicebus.Client, queues []*replay.Queue, err error) {
 	if filter, err = f.filter(time.Now()); err == nil && f.changes {
 		err = f.needsPicking(filter)
 	}
@@ -156,13 +157,13 @@ func (f *picking) open(p *program, cfg config.Config) (filter deadletter.Filter,
 }
 
 // everyFound are the dead letters of all queues that the filter picks, at most its limit together. Errors are explained.
-func everyFound(ctx context.Context, queues []*deadletter.Queue, filter deadletter.Filter) iter.Seq2[deadletter.Found, error] {
-	return everyOf(ctx, queues, filter, (*deadletter.Queue).Find)
+func everyFound(ctx context.Context, queues []*replay.Queue, filter replay.Filter) iter.Seq2[replay.Found, error] {
+	return everyOf(ctx, queues, filter, (*replay.Queue).Find)
 }
 
 // everyOf is everyFound for what find finds.
-func everyOf(ctx context.Context, queues []*deadletter.Queue, filter deadletter.Filter, find func(*deadletter.Queue, context.Context, deadletter.Filter) iter.Seq2[deadletter.Found, error]) iter.Seq2[deadletter.Found, error] {
-	return func(yield func(deadletter.Found, error) bool) {
+func everyOf(ctx context.Context, queues []*replay.Queue, filter replay.Filter, find func(*replay.Queue, context.Context, replay.Filter) iter.Seq2[replay.Found, error]) iter.Seq2[replay.Found, error] {
+	return func(yield func(replay.Found, error) bool) {
 		n, each := 0, filter
 		each.Limit = 0
 		for _, q := range queues {
@@ -195,7 +196,7 @@ func letterHeader(several bool) table.Row {
 	return header
 }
 
-func letterRow(l deadletter.Letter, several bool) table.Row {
+func letterRow(l replay.Letter, several bool) table.Row {
 	row := table.Row{when(l.Enqueued), listed(l.Users), plain(l.Reason), l.Attempts, short(plain(unread(l)+l.Description), 60), l.SequenceNumber}
 	if several {
 		row = append(row, l.Source)
@@ -204,7 +205,7 @@ func letterRow(l deadletter.Letter, several bool) table.Row {
 }
 
 // unread says, before a description, that the client library cannot read all of the message.
-func unread(l deadletter.Letter) string {
+func unread(l replay.Letter) string {
 	switch {
 	case l.Unreadable != "":
 		return "[unreadable] "
@@ -232,8 +233,8 @@ locked or changed, and the worker goes on meanwhile.`,
 	cmd.Flags().StringVar(&group, "group-by", "", "count by reason, user or day (UTC) instead")
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
-		groups := &deadletter.Groups{By: deadletter.GroupKey(group)}
-		if group != "" && !slices.Contains([]deadletter.GroupKey{deadletter.ByReason, deadletter.ByUser, deadletter.ByDay}, groups.By) {
+		groups := &replay.Groups{By: replay.GroupKey(group)}
+		if group != "" && !slices.Contains([]replay.GroupKey{replay.ByReason, replay.ByUser, replay.ByDay}, groups.By) {
 			return fail(exitUsage, "--group-by: %q is not reason, user or day", group)
 		}
 		filter, client, queues, err := pick.open(p, cfg)
@@ -283,7 +284,7 @@ func (p *program) dlqShow() *cobra.Command {
 	cmd.Flags().StringVar(&source, "source", "", "the queue or subscription, if several are configured")
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
-		ranges, err := deadletter.ParseRanges(args)
+		ranges, err := replay.ParseRanges(args)
 		if err != nil || ranges[0].From != ranges[0].To {
 			return fail(exitUsage, "%q is not a sequence number", args[0])
 		}
@@ -292,8 +293,8 @@ func (p *program) dlqShow() *cobra.Command {
 			return err
 		}
 		defer closeClient(client)
-		var all []deadletter.Found
-		for found, err := range everyFound(ctx, queues, deadletter.Filter{Sequences: ranges}) {
+		var all []replay.Found
+		for found, err := range everyFound(ctx, queues, replay.Filter{Sequences: ranges}) {
 			if err != nil {
 				return err
 			}
@@ -306,13 +307,13 @@ func (p *program) dlqShow() *cobra.Command {
 		default:
 			return fail(exitUsage, "%s and %s both have a dead letter with this number: choose by --source", all[0].Source, all[1].Source)
 		}
-		record, err := deadletter.NewRecord(all[0])
-		if err != nil && !errors.Is(err, deadletter.ErrNoOriginal) { // what is known can be shown all the same
+		record, err := replay.NewRecord(all[0])
+		if err != nil && !errors.Is(err, replay.ErrNoOriginal) { // what is known can be shown all the same
 			return fail(exitFailed, "%v", err)
 		}
 		guide := deadletter.GuideTo(all[0].Reason)
 		shown := struct {
-			deadletter.Record
+			replay.Record
 			Meaning string `json:"meaning"`
 			Action  string `json:"action"`
 		}{record, guide.Meaning, guide.Action}

@@ -20,7 +20,7 @@ import (
 	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // createFile makes a file that does not exist yet: it holds what exists nowhere else soon.
@@ -39,7 +39,7 @@ func (p *program) dlqPurge() *cobra.Command {
 	pick := picking{changes: true}
 	var dryRun bool
 	var export, confirm string
-	options := deadletter.PurgeOptions{}
+	options := replay.PurgeOptions{}
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "purge",
@@ -78,13 +78,13 @@ too many to be kept in memory, the message stays where it is.`,
 		}
 		var sequences [][]int64
 		list := &rows{output: out, header: letterHeader(len(queues) > 1)}
-		var plans []*deadletter.Plan
+		var plans []*replay.Plan
 		total := 0
 		for _, q := range queues {
 			var some []int64
-			each := func(l deadletter.Letter) { some = append(some, l.SequenceNumber) }
+			each := func(l replay.Letter) { some = append(some, l.SequenceNumber) }
 			if dryRun {
-				each = func(l deadletter.Letter) { err = errors.Join(err, list.add(l, letterRow(l, len(queues) > 1))) }
+				each = func(l replay.Letter) { err = errors.Join(err, list.add(l, letterRow(l, len(queues) > 1))) }
 			}
 			plan, planErr := q.PlanPurge(ctx, filter, each)
 			if err := errors.Join(planErr, err); err != nil {
@@ -136,7 +136,7 @@ too many to be kept in memory, the message stays where it is.`,
 		options.Progress = bar.add
 		for i, plan := range plans {
 			options.Waiting = p.waiting(plan.Source)
-			result, purgeErr := queues[i].Purge(ctx, plan, func(found []deadletter.Found) error { return writeDown(file, found) }, options)
+			result, purgeErr := queues[i].Purge(ctx, plan, func(found []replay.Found) error { return writeDown(file, found) }, options)
 			outcome.Purged += result.Purged
 			outcome.Gone += result.Gone
 			outcome.Left += result.Left
@@ -168,7 +168,7 @@ too many to be kept in memory, the message stays where it is.`,
 
 type purgeOutcome struct {
 	Export string `json:"export"`
-	deadletter.PurgeResult
+	replay.PurgeResult
 }
 
 func (o purgeOutcome) print(w io.Writer) {
@@ -188,12 +188,12 @@ func (o purgeOutcome) print(w io.Writer) {
 }
 
 // writeDown writes dead letters to the file, and the file to the disk.
-func writeDown(file *os.File, found []deadletter.Found) error {
+func writeDown(file *os.File, found []replay.Found) error {
 	var text bytes.Buffer
 	for _, f := range found {
-		record, err := deadletter.NewRecord(f)
+		record, err := replay.NewRecord(f)
 		if err == nil {
-			err = deadletter.WriteRecord(safe{&text}, record)
+			err = replay.WriteRecord(safe{&text}, record)
 		}
 		if err != nil {
 			return fail(exitFailed, "write down sequence number %d: %v; it is not removed", f.SequenceNumber, err)
@@ -247,12 +247,12 @@ too ("originalAmqp", in base64).`,
 			if err != nil {
 				return err
 			}
-			record, err := deadletter.NewRecord(found)
-			if errors.Is(err, deadletter.ErrNoOriginal) {
+			record, err := replay.NewRecord(found)
+			if errors.Is(err, replay.ErrNoOriginal) {
 				partly, err = append(partly, found.SequenceNumber), nil
 			}
 			if err == nil {
-				err = deadletter.WriteRecord(escaped, record)
+				err = replay.WriteRecord(escaped, record)
 			}
 			if err != nil {
 				return fail(exitFailed, "sequence number %d: %v", found.SequenceNumber, err)
@@ -309,7 +309,7 @@ a body to have them sent.`,
 		if err != nil {
 			return err
 		}
-		run := deadletter.NewRun(operator(by))
+		run := replay.NewRun(operator(by))
 		lines, messages, skipped, err := readRecords(text, fromLine, run)
 		if err != nil {
 			return err
@@ -349,7 +349,7 @@ a body to have them sent.`,
 // printLines tells of lines of a file that are left out: the first few.
 func printLines(w io.Writer, lines []int) {
 	for _, n := range lines[:min(10, len(lines))] {
-		fmt.Fprintf(w, "  line %d left out: %v\n", n, deadletter.ErrStandIn)
+		fmt.Fprintf(w, "  line %d left out: %v\n", n, replay.ErrStandIn)
 	}
 	if len(lines) > 10 {
 		fmt.Fprintf(w, "  and %d more\n", len(lines)-10)
@@ -380,19 +380,19 @@ func (p *program) readInput(name string) ([]byte, error) {
 }
 
 // readRecords reads all lines, and tells of each that is wrong. skipped are lines with records that have no body to send.
-func readRecords(text []byte, fromLine int, run deadletter.Run) (lines []int, messages []*azservicebus.AMQPAnnotatedMessage, skipped []int, err error) {
+func readRecords(text []byte, fromLine int, run replay.Run) (lines []int, messages []*azservicebus.AMQPAnnotatedMessage, skipped []int, err error) {
 	var problems []error
 	n := 0
 	for line := range bytes.Lines(text) {
 		if n++; n < fromLine || len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
-		record, err := deadletter.ReadRecord(line)
+		record, err := replay.ReadRecord(line)
 		var message *azservicebus.AMQPAnnotatedMessage
 		if err == nil {
 			message, err = record.Message(run)
 		}
-		if errors.Is(err, deadletter.ErrStandIn) {
+		if errors.Is(err, replay.ErrStandIn) {
 			skipped = append(skipped, n)
 			continue
 		}

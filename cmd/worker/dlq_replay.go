@@ -14,7 +14,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // defaultRate leaves the worker a quarter of Graph's quota of 20 calls per second
@@ -25,9 +25,9 @@ const defaultRate = 15
 type replayOutcome struct {
 	RunID string `json:"runId"`
 	To    string `json:"to"`
-	*deadletter.Plan
+	*replay.Plan
 	DryRun bool `json:"dryRun,omitempty"`
-	deadletter.ReplayResult
+	replay.Result
 }
 
 func (p *program) dlqReplay() *cobra.Command {
@@ -35,7 +35,7 @@ func (p *program) dlqReplay() *cobra.Command {
 	var dryRun, yes bool
 	var to, by string
 	var maxReplays int
-	options := deadletter.ReplayOptions{}
+	options := replay.Options{}
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "replay",
@@ -91,7 +91,7 @@ their delivery count.`,
 				return fail(exitUsage, "%s is a subscription: say by --to where to send its dead letters, a queue or the topic; the topic would give them to all its subscriptions", q.Entity)
 			}
 		}
-		run := deadletter.NewRun(operator(by))
+		run := replay.NewRun(operator(by))
 		var record *operation
 		if !dryRun {
 			act.By, act.Run = by, run.ID
@@ -128,13 +128,13 @@ their delivery count.`,
 // replaying is the replay of one queue's dead letters.
 type replaying struct {
 	*program
-	queue       *deadletter.Queue
+	queue       *replay.Queue
 	client      *azservicebus.Client
-	run         deadletter.Run
+	run         replay.Run
 	to          string
 	maxReplays  int
-	options     deadletter.ReplayOptions
-	filter      deadletter.Filter
+	options     replay.Options
+	filter      replay.Filter
 	yes, dryRun bool
 	several     bool
 	out         *output
@@ -153,9 +153,9 @@ func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
 	list := &rows{output: r.out, header: letterHeader(r.several)}
 	var listed error
 	var sequences []int64
-	each := func(l deadletter.Letter) { sequences = append(sequences, l.SequenceNumber) }
+	each := func(l replay.Letter) { sequences = append(sequences, l.SequenceNumber) }
 	if r.dryRun {
-		each = func(l deadletter.Letter) {
+		each = func(l replay.Letter) {
 			if listed == nil {
 				listed = list.add(l, letterRow(l, r.several))
 			}
@@ -186,7 +186,7 @@ func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
 		bar := r.newBar("replaying", plan.Selected)
 		r.options.Progress = bar.add
 		r.options.Waiting = r.waiting(r.queue.Entity)
-		outcome.ReplayResult, err = r.queue.Replay(ctx, sender, r.run, plan, r.options)
+		outcome.Result, err = r.queue.Replay(ctx, sender, r.run, plan, r.options)
 		bar.end()
 		act.Count = plan.Selected
 		act.Counts = map[string]int{"replayed": outcome.Replayed, "sentButNotCompleted": outcome.Twice, "failed": outcome.Failed, "gone": outcome.Gone, "left": outcome.Left}
@@ -220,7 +220,7 @@ func printReplay(w io.Writer, o replayOutcome) {
 }
 
 // printSkipped says of the first few letters that are left out, why.
-func printSkipped(w io.Writer, plan *deadletter.Plan) {
+func printSkipped(w io.Writer, plan *replay.Plan) {
 	for _, skipped := range plan.Skipped {
 		fmt.Fprintf(w, "  left out: %s\n", plain(skipped))
 	}
@@ -234,7 +234,7 @@ func (p *program) waiting(entity string) func(int) {
 }
 
 // counted says how many, by reason.
-func counted(plan *deadletter.Plan) string {
+func counted(plan *replay.Plan) string {
 	if len(plan.Reasons) == 0 {
 		return letters(0)
 	}
@@ -254,7 +254,7 @@ func letters(n int) string {
 }
 
 // leftOut says how many are left out, and of how many a part is.
-func leftOut(plan *deadletter.Plan) string {
+func leftOut(plan *replay.Plan) string {
 	var text strings.Builder
 	for _, also := range []struct {
 		n    int

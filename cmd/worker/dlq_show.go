@@ -10,10 +10,11 @@ import (
 	"strings"
 
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // showLetter writes all that is known of a dead letter, for people.
-func showLetter(w io.Writer, found deadletter.Found, record deadletter.Record, guide deadletter.Guide) {
+func showLetter(w io.Writer, found replay.Found, record replay.Record, guide deadletter.Guide) {
 	l := found.Letter
 	line := func(name, value string) {
 		if value != "" {
@@ -72,7 +73,7 @@ func showProperties(w io.Writer, title string, properties map[string]any) {
 }
 
 // body is the body as people can read it.
-func body(r deadletter.Record) string {
+func body(r replay.Record) string {
 	switch {
 	case r.Letter.Unreadable != "":
 		return "(cannot be read: " + plain(r.Letter.Unreadable) + ")"

@@ -21,6 +21,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // result is what a command printed, and its exit code.
@@ -146,7 +147,7 @@ func TestDeadLettersAreListedShownAndReplayed(t *testing.T) {
 	c.command("", "dlq", "list", "--group-by", "reason").want(t, 0, "RetriesExhausted      3")
 	c.command("", "dlq", "list", "--reason", "nothing").want(t, 0, "No dead letters.")
 	c.command("", "dlq", "list", "--reason", "nothing", "-o", "json").want(t, 0, "[]")
-	var listed []deadletter.Letter
+	var listed []replay.Letter
 	if err := json.Unmarshal([]byte(c.command("", "dlq", "list", "-o", "json", "--limit", "4").stdout), &listed); err != nil || len(listed) != 4 {
 		t.Errorf("%v, %+v", err, listed)
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/session-revoker/session-revoker/audit"
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func TestRecordsListMessagesInParts(t *testing.T) {
@@ -25,7 +25,7 @@ func TestRecordsListMessagesInParts(t *testing.T) {
 		if total += r.Count; len(r.Messages) > maxMessages+64 {
 			t.Errorf("a record lists %d bytes", len(r.Messages))
 		}
-		if _, err := deadletter.ParseRanges(strings.Split(r.Messages, ",")); err != nil {
+		if _, err := replay.ParseRanges(strings.Split(r.Messages, ",")); err != nil {
 			t.Error(err)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
@@ -122,14 +122,14 @@ func TestOperatorsCommandsWorkWithLettersThatCannotBeRead(t *testing.T) {
 	c.command("", "deferred", "list").want(t, 0, id(0), id(1), "[unreadable]")
 }
 
-func readFile(t *testing.T, name string) (records []deadletter.Record) {
+func readFile(t *testing.T, name string) (records []replay.Record) {
 	t.Helper()
 	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		record, err := deadletter.ReadRecord(lines.Bytes())
+		record, err := replay.ReadRecord(lines.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package deadletter
+package replay
 
 import (
 	"slices"
@@ -7,6 +7,8 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/google/uuid"
+
+	"github.com/session-revoker/session-revoker/deadletter"
 )
 
 // Run is one replay or import: who sends messages again, and when.
@@ -16,7 +18,7 @@ type Run struct {
 }
 
 // NewRun begins a run.
-func NewRun(by string) Run { return Run{ID: uuid.NewString(), By: Cut(by, maxBy)} }
+func NewRun(by string) Run { return Run{ID: uuid.NewString(), By: deadletter.Cut(by, deadletter.MaxBy)} }
 
 // Resubmit makes the message that a dead letter is sent again as: body, session, correlation and other properties as they
 // are, whatever kind the body is of; without what Service Bus added and whatever stands under our names; and with a new
@@ -42,9 +44,17 @@ func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 	return again
 }
 
+// mark writes into a message what a resubmission tells: how often it was replayed before, which id it had at first, and
+// which events alone are to be acted on, if any. Nothing of ours must stand there before.
+func (r Run) mark(m *azservicebus.AMQPAnnotatedMessage, replays int, originalID string, only []int, now time.Time) {
+	deadletter.Replays{
+		Count: max(0, replays) + 1, Run: r.ID, By: r.By, At: now.Format(time.RFC3339), OriginalID: originalID,
+	}.Write(m, only)
+}
+
 // isProducers says that a property is sent again: it is neither ours, nor what Service Bus writes into a dead letter.
 func isProducers(name string) bool {
-	return !hasPrefix(name) && name != "DeadLetterReason" && name != "DeadLetterErrorDescription"
+	return !deadletter.Reserved(name) && name != "DeadLetterReason" && name != "DeadLetterErrorDescription"
 }
 
 // resubmitHeader: the delivery count begins anew.

@@ -1,4 +1,4 @@
-package deadletter
+package replay
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+
+	"github.com/session-revoker/session-revoker/deadletter"
 )
 
 const (
@@ -79,7 +81,7 @@ func (q *Queue) PlanReplay(ctx context.Context, f Filter, run Run, maxReplays in
 
 // errStandIn says why a letter is not sent again.
 func errStandIn(l Letter) error {
-	return fmt.Errorf("its body cannot be read (%s), so there is nothing to send", Cut(l.Unreadable, 200))
+	return fmt.Errorf("its body cannot be read (%s), so there is nothing to send", deadletter.Cut(l.Unreadable, 200))
 }
 
 // PlanPurge peeks at the dead letters and picks those to purge. each, if not nil, is told each one that is picked.
@@ -117,8 +119,8 @@ func (q *Queue) plan(ctx context.Context, f Filter, each func(Letter), picks fun
 	return p, nil
 }
 
-// ReplayOptions say how fast a replay goes.
-type ReplayOptions struct {
+// Options say how fast a replay goes.
+type Options struct {
 	// Rate is how many messages are sent in a second at most; 0 is as many as can be.
 	Rate float64
 	// Parallel is how many batches are sent at once; at least 1.
@@ -128,8 +130,8 @@ type ReplayOptions struct {
 	ReceiveOptions
 }
 
-// ReplayResult is what became of the messages of a plan.
-type ReplayResult struct {
+// Result is what became of the messages of a plan.
+type Result struct {
 	// Replayed were sent, and their dead letters completed.
 	Replayed int `json:"replayed"`
 	// Twice were sent, and their dead letters could not be completed: they are in both places, which costs a call at most.
@@ -145,7 +147,7 @@ type ReplayResult struct {
 // Replay sends the planned dead letters again through the sender: sent first and completed after that, so that a message may
 // be in both places when the run is killed, and never in none. It returns when all are done or ctx ends; then what is under
 // way is finished and everything else unlocked. The result is good beside an error, too.
-func (q *Queue) Replay(ctx context.Context, to Sender, run Run, p *Plan, o ReplayOptions) (ReplayResult, error) {
+func (q *Queue) Replay(ctx context.Context, to Sender, run Run, p *Plan, o Options) (Result, error) {
 	r := &replay{queue: q, to: to, run: run, options: o, batch: maxBatch, limiter: rate.NewLimiter(rate.Inf, maxBatch), sent: map[int64]struct{}{}, failed: map[int64]struct{}{}}
 	if o.Rate > 0 {
 		r.batch = min(max(1, int(o.Rate/5)), maxBatch)
@@ -183,12 +185,12 @@ type replay struct {
 	taker   *receiver
 	to      Sender
 	run     Run
-	options ReplayOptions
+	options Options
 	limiter *rate.Limiter
 	batch   int // messages in one
 
 	mu     sync.Mutex // guards all below
-	result ReplayResult
+	result Result
 	sent   map[int64]struct{} // and not completed yet
 	failed map[int64]struct{}
 }

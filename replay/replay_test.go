@@ -1,4 +1,4 @@
-package deadletter_test
+package replay_test
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
@@ -30,7 +31,7 @@ func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 			},
 		}
 		w.bury(sent, "RetriesExhausted", map[string]any{deadletter.PropertyAttempts: "8", deadletter.PropertyCode: "x"})
-		run, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		run, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 1 {
 			t.Fatalf("%+v", result)
 		}
@@ -70,16 +71,16 @@ func TestBodiesOfEveryKindSurviveAReplayAndAnExport(t *testing.T) {
 				must(t, w.sender.SendAMQPAnnotatedMessage(ctx, &azservicebus.AMQPAnnotatedMessage{Body: body, Properties: &azservicebus.AMQPAnnotatedMessageProperties{CorrelationID: uint64(7)}}, nil))
 				w.buryNext("InvalidEvent", nil)
 				var file bytes.Buffer
-				for found, err := range w.letters.Find(ctx, deadletter.Filter{}) {
+				for found, err := range w.letters.Find(ctx, replay.Filter{}) {
 					must(t, err)
-					record, err := deadletter.NewRecord(found)
+					record, err := replay.NewRecord(found)
 					must(t, err)
-					must(t, deadletter.WriteRecord(&file, record))
+					must(t, replay.WriteRecord(&file, record))
 				}
-				w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
-				record, err := deadletter.ReadRecord(file.Bytes())
+				w.replay(replay.Filter{}, replay.Options{})
+				record, err := replay.ReadRecord(file.Bytes())
 				must(t, err)
-				imported, err := record.Message(deadletter.NewRun("x"))
+				imported, err := record.Message(replay.NewRun("x"))
 				must(t, err)
 				must(t, w.sender.SendAMQPAnnotatedMessage(ctx, imported, nil))
 				for i, got := range w.receive(w.receiver, 2) {
@@ -102,15 +103,15 @@ func TestDuplicateDetectionDoesNotSwallowAReplay(t *testing.T) {
 		m.MessageID = new("same")
 		w.bury(m, "RetriesExhausted", nil)
 		for n := 1; n <= 3; n++ {
-			w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+			w.replay(replay.Filter{}, replay.Options{})
 			w.counts(1, 0)
 			w.buryNext("RetriesExhausted", nil)
 		}
-		letter := w.found(deadletter.Filter{})[0]
+		letter := w.found(replay.Filter{})[0]
 		if letter.Replays != 3 {
 			t.Errorf("%d replays, want 3", letter.Replays)
 		}
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, deadletter.NewRun(""), 3, nil)
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, replay.NewRun(""), 3, nil)
 		must(t, err)
 		if plan.Selected != 0 || plan.TooOften != 1 {
 			t.Errorf("a poison message may circle for ever: %+v", plan)
@@ -125,9 +126,9 @@ func TestDuplicateDetectionDoesNotSwallowAReplay(t *testing.T) {
 func TestARunLeavesOutWhatItHasSentItself(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		run, _ := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		run, _ := w.replay(replay.Filter{}, replay.Options{})
 		w.buryNext("RetriesExhausted", nil)
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
 		if plan.Selected != 0 || plan.OwnRun != 1 {
 			t.Errorf("%+v", plan)
@@ -147,7 +148,7 @@ func TestOneBehindManyOthers(t *testing.T) {
 		must(t, err)
 
 		start := time.Now()
-		_, result := w.replay(deadletter.Filter{User: strings.ToUpper(adaID)}, deadletter.ReplayOptions{Rate: 15})
+		_, result := w.replay(replay.Filter{User: strings.ToUpper(adaID)}, replay.Options{Rate: 15})
 		if result.Replayed != 1 || time.Since(start) > 10*time.Second {
 			t.Errorf("%+v in %v", result, time.Since(start))
 		}
@@ -168,13 +169,13 @@ func TestOfALargerMessageOnlyTheFailedEventsAreReplayed(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		m := &azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, graceID, adaID)}
 		w.bury(m, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
-		if letter := w.found(deadletter.Filter{User: adaID})[0]; !reflect.DeepEqual(letter.Users, []string{adaID}) || !reflect.DeepEqual(letter.FailedEvents, []int{1}) {
+		if letter := w.found(replay.Filter{User: adaID})[0]; !reflect.DeepEqual(letter.Users, []string{adaID}) || !reflect.DeepEqual(letter.FailedEvents, []int{1}) {
 			t.Errorf("%+v", letter)
 		}
-		if others := w.found(deadletter.Filter{User: graceID}); len(others) != 0 {
+		if others := w.found(replay.Filter{User: graceID}); len(others) != 0 {
 			t.Errorf("grace did not fail: %+v", others)
 		}
-		w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		w.replay(replay.Filter{}, replay.Options{})
 		got := w.receive(w.receiver, 1)[0]
 		if got.ApplicationProperties[deadletter.PropertyOnly] != "1" || got.ApplicationProperties[deadletter.PropertyFailed] != nil {
 			t.Errorf("%v", got.ApplicationProperties)
@@ -189,7 +190,7 @@ func TestTheRateIsKept(t *testing.T) {
 		}
 		done := 0
 		start := time.Now()
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{Rate: 2, Parallel: 4, Progress: func(n int) { done += n }})
+		_, result := w.replay(replay.Filter{}, replay.Options{Rate: 2, Parallel: 4, Progress: func(n int) { done += n }})
 		if took := time.Since(start); result.Replayed != 60 || took < 29*time.Second || took > 40*time.Second || done != 60 {
 			t.Errorf("%+v in %v, want 60 in about 30 s; the progress says %d", result, took, done)
 		}
@@ -202,12 +203,12 @@ func TestAReplayThatIsStoppedUnlocksTheRest(t *testing.T) {
 		for range 100 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
 		}
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
 		stopped, stop := context.WithTimeout(ctx, 10*time.Second)
 		defer stop()
-		result, err := w.letters.Replay(stopped, w.sender, run, plan, deadletter.ReplayOptions{Rate: 5})
+		result, err := w.letters.Replay(stopped, w.sender, run, plan, replay.Options{Rate: 5})
 		must(t, err)
 		if result.Replayed < 45 || result.Replayed > 60 || result.Replayed+result.Left != 100 {
 			t.Fatalf("%+v", result)
@@ -224,14 +225,14 @@ func TestLocksOfAKilledRunAreWaitedFor(t *testing.T) {
 		}
 		w.receive(w.dead, 4) // and nobody settles them
 		waited := 0
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{ReceiveOptions: deadletter.ReceiveOptions{Waiting: func(n int) { waited = n }}})
+		_, result := w.replay(replay.Filter{}, replay.Options{ReceiveOptions: replay.ReceiveOptions{Waiting: func(n int) { waited = n }}})
 		if result.Replayed != 10 || waited != 4 {
 			t.Errorf("%+v after waiting for %d, want 10 after 4", result, waited)
 		}
 		w.counts(10, 0)
 		w.buryNext("RetriesExhausted", nil)
 		w.receive(w.dead, 1)
-		_, result = w.replay(deadletter.Filter{}, deadletter.ReplayOptions{ReceiveOptions: deadletter.ReceiveOptions{Wait: 10 * time.Second}})
+		_, result = w.replay(replay.Filter{}, replay.Options{ReceiveOptions: replay.ReceiveOptions{Wait: 10 * time.Second}})
 		if result.Replayed != 0 || result.Left != 1 {
 			t.Errorf("%+v, want one that is left", result)
 		}
@@ -261,11 +262,11 @@ func TestNoMessageIsSentTwiceInARunThoughItsCompletionIsLost(t *testing.T) {
 		t.Run(fmt.Sprintf("carried out %v", completes), func(t *testing.T) {
 			inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 				w.bury(about(adaID), "RetriesExhausted", nil)
-				w.letters.Open = func() (deadletter.Receiver, error) {
+				w.letters.Open = func() (replay.Receiver, error) {
 					receiver, err := w.openDead()
 					return &unreliable{receiver, 1, completes}, err
 				}
-				_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+				_, result := w.replay(replay.Filter{}, replay.Options{})
 				if result.Replayed != 1 || result.Gone != 0 || result.Left != 0 {
 					t.Errorf("%+v", result)
 				}
@@ -283,7 +284,7 @@ func TestAMessageThatIsTooLargeStaysAndTheOthersGo(t *testing.T) {
 		for range 5 {
 			w.bury(about(graceID), "RetriesExhausted", nil)
 		}
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		_, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 5 || result.Failed != 1 || len(result.Problems) != 1 || result.Left != 0 {
 			t.Errorf("%+v", result)
 		}
@@ -297,10 +298,10 @@ func TestAnErrorOfTheSenderEndsTheRunAndLosesNothing(t *testing.T) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		nowhere, err := w.client.NewSender("nowhere", nil)
 		must(t, err)
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
-		result, err := w.letters.Replay(ctx, nowhere, run, plan, deadletter.ReplayOptions{})
+		result, err := w.letters.Replay(ctx, nowhere, run, plan, replay.Options{})
 		var answer *azservicebus.Error
 		if !errors.As(err, &answer) || answer.Code != azservicebus.CodeNotFound || result.Left != 1 {
 			t.Errorf("%+v, %v", result, err)
@@ -328,7 +329,7 @@ func TestTheSessionOfAMessageIsKept(t *testing.T) {
 			}
 			must(t, receiver.Close(ctx))
 		}
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		_, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 3 {
 			t.Fatalf("%+v", result)
 		}
@@ -350,12 +351,12 @@ func TestTheSessionOfAMessageIsKept(t *testing.T) {
 // TestALimitCountsNothingThatIsLeftOut: what was replayed too often, by this run, or cannot be read.
 func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		run := deadletter.NewRun("")
+		run := replay.NewRun("")
 		for _, before := range []struct {
-			run     deadletter.Run
+			run     replay.Run
 			replays int
-		}{{deadletter.NewRun(""), 2}, {run, 0}} { // the first letter was replayed three times, the second by this run
-			again, err := deadletter.Record{Letter: deadletter.Letter{Replays: before.replays}, Body: []byte(`{}`)}.Message(before.run)
+		}{{replay.NewRun(""), 2}, {run, 0}} { // the first letter was replayed three times, the second by this run
+			again, err := replay.Record{Letter: replay.Letter{Replays: before.replays}, Body: []byte(`{}`)}.Message(before.run)
 			must(t, err)
 			must(t, w.sender.SendAMQPAnnotatedMessage(ctx, again, nil))
 			w.buryNext("RetriesExhausted", nil)
@@ -364,8 +365,8 @@ func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
 		for range 3 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
 		}
-		var picked []deadletter.Letter
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{Limit: 2}, run, 3, func(l deadletter.Letter) { picked = append(picked, l) })
+		var picked []replay.Letter
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{Limit: 2}, run, 3, func(l replay.Letter) { picked = append(picked, l) })
 		must(t, err)
 		if plan.Selected != 2 || plan.TooOften != 1 || plan.OwnRun != 1 || plan.Unreadable != 1 || !slices.Equal(sequences(picked), []int64{4, 5}) {
 			t.Errorf("%+v: %v", plan, sequences(picked))
@@ -377,14 +378,14 @@ func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
 func TestWhatIsSentAndNeverCompletedIsInBothPlaces(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		w.letters.Open = func() (deadletter.Receiver, error) {
+		w.letters.Open = func() (replay.Receiver, error) {
 			receiver, err := w.openDead()
 			return &broken{receiver}, err
 		}
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
-		result, err := w.letters.Replay(ctx, w.sender, run, plan, deadletter.ReplayOptions{})
+		result, err := w.letters.Replay(ctx, w.sender, run, plan, replay.Options{})
 		var lost *azservicebus.Error
 		if !errors.As(err, &lost) || result.Twice != 1 || result.Replayed+result.Failed+result.Gone+result.Left != 0 {
 			t.Errorf("%+v, %v; want one that was sent and not completed", result, err)
@@ -406,12 +407,12 @@ func TestAnErrorOfLookingForLettersEndsTheWait(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		w.receive(w.dead, 1) // and nobody settles it
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
 		w.letters.Receiver = silent{w.dead}
 		start := time.Now()
-		result, err := w.letters.Replay(ctx, w.sender, run, plan, deadletter.ReplayOptions{})
+		result, err := w.letters.Replay(ctx, w.sender, run, plan, replay.Options{})
 		if !errors.Is(err, context.DeadlineExceeded) || result.Left != 1 || time.Since(start) > time.Minute {
 			t.Errorf("%+v, %v after %v", result, err, time.Since(start))
 		}

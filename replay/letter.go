@@ -1,7 +1,6 @@
-package deadletter
+package replay
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -11,7 +10,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
-	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
@@ -77,7 +76,7 @@ func (l Letter) toActOn() []int {
 
 // newLetter reads a dead letter. Nothing about it is trusted: what cannot be read stays empty.
 func (q *Queue) newLetter(m *azservicebus.ReceivedMessage) Letter {
-	l := Letter{Source: q.Entity, MessageID: m.MessageID, Mended: property(m, sanitizer.PropertyMended), only: Only(m)}
+	l := Letter{Source: q.Entity, MessageID: m.MessageID, Mended: deadletter.Property(m, sanitizer.PropertyMended), only: deadletter.Only(m)}
 	if l.MessageID == "" && m.RawAMQPMessage != nil && m.RawAMQPMessage.Properties != nil {
 		l.MessageID = idText(m.RawAMQPMessage.Properties.MessageID)
 	}
@@ -94,13 +93,16 @@ func (q *Queue) newLetter(m *azservicebus.ReceivedMessage) Letter {
 	if m.DeadLetterErrorDescription != nil {
 		l.Description = *m.DeadLetterErrorDescription
 	}
-	if isOurs(l.Reason) {
+	if deadletter.IsOurs(l.Reason) {
 		l.readFailure(m)
 	}
-	if r, ok := readReplayed(m); ok {
-		l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt, l.OriginalID = r.n, r.run, r.by, r.at, r.originalID
+	if r, ok := deadletter.ReadReplays(m); ok {
+		l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt, l.OriginalID = r.Count, r.Run, r.By, r.At, r.OriginalID
 	}
-	l.NotBelieved = l.foreign(m)
+	l.NotBelieved = deadletter.NotBelieved(m)
+	for name, value := range l.NotBelieved {
+		l.NotBelieved[name] = typedOut(value)
+	}
 	l.readEvents(q, m)
 	return l
 }
@@ -108,14 +110,14 @@ func (q *Queue) newLetter(m *azservicebus.ReceivedMessage) Letter {
 // readFailure reads what the worker has written beside its reason.
 func (l *Letter) readFailure(m *azservicebus.ReceivedMessage) {
 	number := func(name string) int {
-		n, _ := strconv.Atoi(property(m, name))
+		n, _ := strconv.Atoi(deadletter.Property(m, name))
 		return max(0, n)
 	}
-	l.Attempts, l.SupersededCount = number(PropertyAttempts), number(PropertySupersededCount)
-	l.Status, l.Code = property(m, PropertyStatus), property(m, PropertyCode)
-	l.RequestID, l.ClientRequestID = property(m, PropertyRequestID), property(m, PropertyClientRequestID)
-	l.FailedEvents = Indexes(property(m, PropertyFailed))
-	if ids := property(m, PropertySuperseded); ids != "" {
+	l.Attempts, l.SupersededCount = number(deadletter.PropertyAttempts), number(deadletter.PropertySupersededCount)
+	l.Status, l.Code = deadletter.Property(m, deadletter.PropertyStatus), deadletter.Property(m, deadletter.PropertyCode)
+	l.RequestID, l.ClientRequestID = deadletter.Property(m, deadletter.PropertyRequestID), deadletter.Property(m, deadletter.PropertyClientRequestID)
+	l.FailedEvents = deadletter.Indexes(deadletter.Property(m, deadletter.PropertyFailed))
+	if ids := deadletter.Property(m, deadletter.PropertySuperseded); ids != "" {
 		l.Superseded = strings.Split(ids, ",")
 	}
 }
@@ -125,7 +127,7 @@ func (l *Letter) readEvents(q *Queue, m *azservicebus.ReceivedMessage) {
 	if q.Decoder == nil || l.Unreadable != "" {
 		return
 	}
-	items, err := q.Decoder.Decode(Content(m))
+	items, err := q.Decoder.Decode(deadletter.Content(m))
 	if err != nil {
 		return
 	}
@@ -142,43 +144,6 @@ func (l *Letter) readEvents(q *Queue, m *azservicebus.ReceivedMessage) {
 			add(&l.Producers, item.Event.Source)
 		}
 	}
-}
-
-// Content is what the decoder of events needs of a message.
-func Content(m *azservicebus.ReceivedMessage) event.Message {
-	content := event.Message{Properties: m.ApplicationProperties, Body: m.Body}
-	if m.ContentType != nil {
-		content.ContentType = *m.ContentType
-	}
-	if raw := m.RawAMQPMessage; raw != nil {
-		switch {
-		case raw.Body.Value != nil:
-			content.BodyKind = "value"
-		case len(raw.Body.Sequence) > 0:
-			content.BodyKind = "sequence"
-		case len(raw.Body.Data) > 1:
-			// The SDK shows a body only when it stands in one data section; AMQP allows several, to be joined.
-			content.Body = bytes.Join(raw.Body.Data, nil)
-		}
-	}
-	return content
-}
-
-// Indexes reads the comma-separated list of PropertyFailed and PropertyOnly. A list that is not one is empty, which stands
-// for every event: acting on too many is harmless, acting on too few is not.
-func Indexes(list string) []int {
-	if list == "" || len(list) > MaxProperty {
-		return nil
-	}
-	var indexes []int
-	for text := range strings.SplitSeq(list, ",") {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 0 || n >= event.MaxEvents {
-			return nil
-		}
-		indexes = append(indexes, n)
-	}
-	return indexes
 }
 
 // idText is a message id of any of AMQP's types as text.

@@ -1,11 +1,11 @@
-package deadletter_test
+package replay_test
 
 import (
 	"slices"
 	"testing"
 
-	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func TestDeferredMessagesAreFoundAmongTheOthers(t *testing.T) {
@@ -26,14 +26,14 @@ func TestDeferredMessagesAreFoundAmongTheOthers(t *testing.T) {
 		letters := *w.letters
 		letters.Receiver = w.receiver
 		for name, c := range map[string]struct {
-			f    deadletter.Filter
+			f    replay.Filter
 			want []int64
 		}{
-			"all":      {deadletter.Filter{}, []int64{1, 2, 3, 401}},
-			"user":     {deadletter.Filter{User: adaID}, []int64{1, 401}},
-			"sequence": {deadletter.Filter{Sequences: []deadletter.Range{{From: 2, To: 500}}}, []int64{2, 3, 401}},
-			"limit":    {deadletter.Filter{Limit: 2}, []int64{1, 2}},
-			"reason":   {deadletter.Filter{Reasons: []string{"RetriesExhausted"}}, nil},
+			"all":      {replay.Filter{}, []int64{1, 2, 3, 401}},
+			"user":     {replay.Filter{User: adaID}, []int64{1, 401}},
+			"sequence": {replay.Filter{Sequences: []replay.Range{{From: 2, To: 500}}}, []int64{2, 3, 401}},
+			"limit":    {replay.Filter{Limit: 2}, []int64{1, 2}},
+			"reason":   {replay.Filter{Reasons: []string{"RetriesExhausted"}}, nil},
 		} {
 			var got []int64
 			for found, err := range letters.FindDeferred(ctx, c.f) {
