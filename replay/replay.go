@@ -11,252 +11,155 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
-
-	"github.com/session-revoker/session-revoker/deadletter"
 )
 
 const (
-	// maxBatch is how many messages are sent at once at most; their size has a limit of its own.
+	// maxBatch is the most messages to send at once. Their size has a limit of its own.
 	maxBatch = 100
-	// maxChunk is how many are received at once at most.
+	// maxChunk is the most messages to receive at once.
 	maxChunk = 500
-	// sendTimeout bounds one batch.
+	// sendTimeout limits one batch.
 	sendTimeout = 30 * time.Second
 	// lockMargin is how long a lock must still last for its message to be sent.
 	lockMargin = time.Second
 )
 
-// Plan is what a replay or purge is going to act on: the dead letters that were there when it was made, and no later ones.
-type Plan struct {
-	// Source is the entity.
-	Source string `json:"source"`
-	// Selected is how many are acted on; Reasons counts them by reason.
-	Selected int            `json:"selected"`
-	Reasons  map[string]int `json:"reasons,omitempty"`
-	// TooOften are picked by the filter and left out, since they were replayed as often as is allowed; OwnRun since this run
-	// has sent them itself.
-	TooOften int `json:"replayedTooOften,omitempty"`
-	OwnRun   int `json:"ofThisRun,omitempty"`
-	// Unreadable are picked by the filter and left out of a replay, since the client library cannot read their bodies: what it
-	// shows are stand-ins, which must never be sent. Skipped says why, of the first few.
-	Unreadable int      `json:"unreadable,omitempty"`
-	Skipped    []string `json:"skipped,omitempty"`
-	// Mended are acted on, and the client library cannot read all of them: a replay sends them without what it cannot read.
-	Mended int `json:"mended,omitempty"`
-
-	filter Filter
-	wanted map[int64]struct{} // sequence numbers
-	// changed says that the client library cannot read all of some letter.
-	changed bool
-}
-
-// maxProblems is how many letters that were not replayed or purged are named, with why.
-const maxProblems = 10
-
-// note adds to the problems of single letters.
-func note(problems *[]string, sequence int64, why string) {
-	if len(*problems) < maxProblems {
-		*problems = append(*problems, fmt.Sprintf("sequence number %d: %s", sequence, why))
-	}
-}
-
-// PlanReplay peeks at the dead letters and picks those to replay. A message that was replayed maxReplays times is left out; so is one
-// that this run has sent, and one whose body cannot be read. each, if not nil, is told each one that is picked.
-func (q *Queue) PlanReplay(ctx context.Context, f Filter, run Run, maxReplays int, each func(Letter)) (*Plan, error) {
-	return q.plan(ctx, f, each, func(p *Plan, l Letter) bool {
-		switch {
-		case l.Unreadable != "":
-			p.Unreadable++
-			note(&p.Skipped, l.SequenceNumber, errStandIn(l).Error())
-		case l.Run == run.ID:
-			p.OwnRun++
-		case l.Replays >= maxReplays:
-			p.TooOften++
-		default:
-			return true
-		}
-		return false
-	})
-}
-
-// errStandIn says why a letter is not sent again.
-func errStandIn(l Letter) error {
-	return fmt.Errorf("its body cannot be read (%s), so there is nothing to send", deadletter.Cut(l.Unreadable, 200))
-}
-
-// PlanPurge peeks at the dead letters and picks those to purge. each, if not nil, is told each one that is picked.
-func (q *Queue) PlanPurge(ctx context.Context, f Filter, each func(Letter)) (*Plan, error) {
-	return q.plan(ctx, f, each, func(*Plan, Letter) bool { return true })
-}
-
-func (q *Queue) plan(ctx context.Context, f Filter, each func(Letter), picks func(*Plan, Letter) bool) (*Plan, error) {
-	p := &Plan{Source: q.Entity, Reasons: map[string]int{}, filter: f, wanted: map[int64]struct{}{}}
-	limit := f.Limit
-	f.Limit = 0
-	for found, err := range q.Find(ctx, f) {
-		if err != nil {
-			return nil, err
-		}
-		if !picks(p, found.Letter) {
-			continue
-		}
-		p.wanted[found.SequenceNumber] = struct{}{}
-		p.Selected++
-		p.Reasons[found.Reason]++
-		if found.Mended != "" {
-			p.Mended++
-		}
-		if found.changed() {
-			p.changed = true
-		}
-		if each != nil {
-			each(found.Letter)
-		}
-		if p.Selected == limit {
-			break
-		}
-	}
-	return p, nil
-}
-
-// Options say how fast a replay goes.
+// Options control how fast a replay runs.
 type Options struct {
-	// Rate is how many messages are sent in a second at most; 0 is as many as can be.
+	// Rate is the maximum number of messages sent per second. 0 means no limit.
 	Rate float64
-	// Parallel is how many batches are sent at once; at least 1.
+	// Parallel is the number of batches to send at once. Values below 1 mean 1.
 	Parallel int
-	// Progress, if not nil, is told how many messages were finished more. It is called by one goroutine at a time.
+	// Progress, if not nil, is called with the number of messages that were just finished. Calls do
+	// not overlap.
 	Progress func(n int)
 	ReceiveOptions
 }
 
-// Result is what became of the messages of a plan.
+// Result counts what happened to the messages of a plan.
 type Result struct {
-	// Replayed were sent, and their dead letters completed.
+	// Replayed counts messages that were sent and whose dead letters were completed.
 	Replayed int `json:"replayed"`
-	// Twice were sent, and their dead letters could not be completed: they are in both places, which costs a call at most.
+	// Twice counts messages that were sent and whose dead letters could not be completed. They are
+	// in both places, which costs at most one extra call each.
 	Twice int `json:"sentButNotCompleted,omitempty"`
-	// Failed could not be sent and stay dead letters; Problems are the first few reasons.
+	// Failed counts messages that could not be sent and stay dead letters. Problems has the reasons
+	// for the first few.
 	Failed   int      `json:"failed,omitempty"`
 	Problems []string `json:"problems,omitempty"`
-	// Gone were taken away by somebody else meanwhile. Left are still there: the run was stopped, or another receiver holds them.
+	// Gone counts messages that someone else removed in the meantime. Left counts those that are
+	// still there, because the run was stopped or another receiver has them locked.
 	Gone int `json:"gone,omitempty"`
 	Left int `json:"left,omitempty"`
 }
 
-// Replay sends the planned dead letters again through the sender: sent first and completed after that, so that a message may
-// be in both places when the run is killed, and never in none. It returns when all are done or ctx ends; then what is under
-// way is finished and everything else unlocked. The result is good beside an error, too.
+// Replay sends the planned dead letters again through a sender. It sends each message first and then
+// completes its dead letter. So if the run is killed, a message may be in both places, but is never
+// in neither.
+//
+// Replay returns when it is done, when no letter can be received any more, or when ctx ends. In the
+// last case, it first finishes what is in flight. It unlocks everything else. The result is valid
+// even if err != nil.
 func (q *Queue) Replay(ctx context.Context, to Sender, run Run, p *Plan, o Options) (Result, error) {
-	r := &replay{queue: q, to: to, run: run, options: o, batch: maxBatch, limiter: rate.NewLimiter(rate.Inf, maxBatch), sent: map[int64]struct{}{}, failed: map[int64]struct{}{}}
-	if o.Rate > 0 {
-		r.batch = min(max(1, int(o.Rate/5)), maxBatch)
-		r.limiter = rate.NewLimiter(rate.Limit(o.Rate), r.batch)
+	o.Parallel = max(1, o.Parallel)
+	r := &receiver{ReceiveOptions: o.ReceiveOptions, queue: q, filter: p.filter, wanted: p.wanted}
+	u := &replaying{
+		receiver: r, to: to, run: run, options: o,
+		batch: maxBatch, limiter: rate.NewLimiter(rate.Inf, maxBatch),
+		sent: map[int64]struct{}{}, failed: map[int64]struct{}{},
 	}
-	r.options.Parallel = max(1, o.Parallel)
-	t := &receiver{queue: q, ReceiveOptions: o.ReceiveOptions, filter: p.filter, wanted: p.wanted}
-	r.taker = t
-	t.chunk = r.chunk(len(t.wanted))
-	gone, err := t.run(ctx, func(messages []*azservicebus.ReceivedMessage) ([]int64, error) {
-		settled, err := r.work(ctx, messages)
-		for sequence := range r.failed {
-			delete(t.wanted, sequence)
+	if o.Rate > 0 {
+		u.batch = min(max(1, int(o.Rate/5)), maxBatch)
+		u.limiter = rate.NewLimiter(rate.Limit(o.Rate), u.batch)
+	}
+	r.chunk = u.chunk(len(r.wanted))
+	gone, err := r.run(ctx, func(messages []*azservicebus.ReceivedMessage) ([]int64, error) {
+		settled, err := u.work(ctx, messages)
+		for sequence := range u.failed {
+			delete(r.wanted, sequence)
 		}
-		t.chunk = r.chunk(len(t.wanted) - len(settled))
+		r.chunk = u.chunk(len(r.wanted) - len(settled))
 		return settled, err
 	})
-	result := r.result
+	result := u.result
 	for _, sequence := range gone {
-		if _, ok := r.sent[sequence]; ok {
-			delete(r.sent, sequence)
+		if _, ok := u.sent[sequence]; ok {
+			delete(u.sent, sequence)
 			result.Replayed++ // completed, although the answer was lost
 		} else {
 			result.Gone++
 		}
 	}
-	result.Twice, result.Failed = len(r.sent), len(r.failed)
-	result.Left = len(t.wanted) - result.Twice
+	result.Twice, result.Failed = len(u.sent), len(u.failed)
+	result.Left = len(r.wanted) - result.Twice
 	return result, err
 }
 
-// replay is the state of one run.
-type replay struct {
-	queue   *Queue
-	taker   *receiver
-	to      Sender
-	run     Run
-	options Options
-	limiter *rate.Limiter
-	batch   int // messages in one
+// replaying is the state of one replay.
+type replaying struct {
+	receiver *receiver
+	to       Sender
+	run      Run
+	options  Options
+	limiter  *rate.Limiter
+	batch    int // the most messages in one batch
 
 	mu     sync.Mutex // guards all below
 	result Result
-	sent   map[int64]struct{} // and not completed yet
+	sent   map[int64]struct{} // sent and not yet completed
 	failed map[int64]struct{}
 }
 
-// chunk is how many messages are received at once: so few that no lock ends while a message waits for its turn. When few are wanted
-// it is the way past the others that takes time.
-func (r *replay) chunk(wanted int) int {
-	if most := int(2 * r.options.Rate); r.options.Rate > 0 && wanted > most {
+// chunk returns how many messages to receive at once: so few that no lock expires while its message
+// waits for the rate limit. If few messages are wanted, getting past the others takes the time, and
+// the limit does not matter.
+func (u *replaying) chunk(wanted int) int {
+	if most := int(2 * u.options.Rate); u.options.Rate > 0 && wanted > most {
 		return min(max(1, most), maxChunk)
 	}
 	return maxChunk
 }
 
-// resubmission is a message and what it is sent again as.
+// resubmission is a dead letter and the message to send for it.
 type resubmission struct {
 	old *azservicebus.ReceivedMessage
 	new *azservicebus.AMQPAnnotatedMessage
 }
 
-// work replays a chunk of messages, in batches side by side.
-func (r *replay) work(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
-	var pending []resubmission
-	var completeOnly []*azservicebus.ReceivedMessage
-	for _, m := range messages {
-		if _, ok := r.sent[*m.SequenceNumber]; ok {
-			completeOnly = append(completeOnly, m)
-			continue
-		}
-		letter := r.queue.newLetter(m)
-		if letter.Unreadable != "" { // the plan has left it out: whoever could read it then cannot now
-			r.fail(m, errStandIn(letter))
-			continue
-		}
-		pending = append(pending, resubmission{m, r.run.Resubmit(Found{Letter: letter, Message: m})})
-	}
+// work replays a chunk of messages, in concurrent batches.
+func (u *replaying) work(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
+	pending, completeOnly := u.resubmissions(messages)
 	news := make([]*azservicebus.AMQPAnnotatedMessage, len(pending))
-	for i, a := range pending {
-		news[i] = a.new
+	for i, s := range pending {
+		news[i] = s.new
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(r.options.Parallel)
+	group.SetLimit(u.options.Parallel)
 	add := func(done []int64) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		u.mu.Lock()
+		defer u.mu.Unlock()
 		settled = append(settled, done...)
 	}
 	if len(completeOnly) > 0 {
 		group.Go(func() error {
-			done, err := r.complete(ctx, completeOnly)
+			done, err := u.complete(ctx, completeOnly)
 			add(done)
 			return err
 		})
 	}
 	for _, indexes := range byBatchKey(news) {
-		for part := range slices.Chunk(indexes, r.batch) {
+		for part := range slices.Chunk(indexes, u.batch) {
 			batch := make([]resubmission, len(part))
 			for i, index := range part {
 				batch[i] = pending[index]
 			}
 			group.Go(func() error {
-				if r.limiter.WaitN(groupCtx, len(batch)) == nil { // else the run was stopped, and they are given back
-					done, err := r.replay(ctx, batch)
-					add(done)
-					return err
+				if u.limiter.WaitN(groupCtx, len(batch)) != nil {
+					return nil // the run was stopped: the messages are unlocked later
 				}
-				return nil
+				done, err := u.replay(ctx, batch)
+				add(done)
+				return err
 			})
 		}
 	}
@@ -264,27 +167,45 @@ func (r *replay) work(ctx context.Context, messages []*azservicebus.ReceivedMess
 	return settled, err
 }
 
-// replay sends a batch, as several if it is too large for one, and completes what was sent.
-func (r *replay) replay(ctx context.Context, pending []resubmission) (settled []int64, err error) {
-	pending = slices.DeleteFunc(pending, func(a resubmission) bool { // it comes again
-		return a.old.LockedUntil != nil && time.Until(*a.old.LockedUntil) < lockMargin
+// resubmissions returns what to send. completeOnly has the messages that this run has sent before,
+// without being able to complete their dead letters.
+func (u *replaying) resubmissions(messages []*azservicebus.ReceivedMessage) (pending []resubmission, completeOnly []*azservicebus.ReceivedMessage) {
+	for _, m := range messages {
+		if _, ok := u.sent[*m.SequenceNumber]; ok {
+			completeOnly = append(completeOnly, m)
+			continue
+		}
+		letter := u.receiver.queue.newLetter(m)
+		if letter.Unreadable != "" { // it was readable for the plan, and is not now
+			u.fail(m, errStandIn(letter))
+			continue
+		}
+		pending = append(pending, resubmission{m, u.run.Resubmit(Found{Letter: letter, Message: m})})
+	}
+	return pending, completeOnly
+}
+
+// replay sends a batch, in several parts if it is too large for one, and completes what was sent.
+func (u *replaying) replay(ctx context.Context, pending []resubmission) (settled []int64, err error) {
+	pending = slices.DeleteFunc(pending, func(s resubmission) bool { // a message whose lock expires comes again
+		return s.old.LockedUntil != nil && time.Until(*s.old.LockedUntil) < lockMargin
 	})
 	for len(pending) > 0 {
-		n, err := r.send(ctx, pending)
+		n, err := u.send(ctx, pending)
 		if err != nil {
 			return settled, err
 		}
 		var sent []*azservicebus.ReceivedMessage
-		r.mu.Lock()
-		for _, a := range pending[:n] {
-			if _, failed := r.failed[*a.old.SequenceNumber]; failed {
+		u.mu.Lock()
+		for _, s := range pending[:n] {
+			if _, failed := u.failed[*s.old.SequenceNumber]; failed {
 				continue
 			}
-			r.sent[*a.old.SequenceNumber] = struct{}{}
-			sent = append(sent, a.old)
+			u.sent[*s.old.SequenceNumber] = struct{}{}
+			sent = append(sent, s.old)
 		}
-		r.mu.Unlock()
-		done, err := r.complete(ctx, sent)
+		u.mu.Unlock()
+		done, err := u.complete(ctx, sent)
 		settled = append(settled, done...)
 		if err != nil {
 			return settled, err
@@ -294,53 +215,54 @@ func (r *replay) replay(ctx context.Context, pending []resubmission) (settled []
 	return settled, nil
 }
 
-// send sends as many messages, from the first on, as fit into one batch, and says how many. A message that does not even
-// fit alone is counted as sent, and noted as failed.
-func (r *replay) send(ctx context.Context, pending []resubmission) (n int, err error) {
-	// Not ended by ctx: whether a send that is cut off has arrived, nobody knows.
+// send sends as many messages, from the first on, as fit into one batch, and returns their number. A
+// message that does not fit even alone counts as sent and is recorded as failed.
+func (u *replaying) send(ctx context.Context, pending []resubmission) (n int, err error) {
+	// ctx does not end it, because nobody knows whether a canceled send has arrived.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
 	defer cancel()
-	batch, err := r.to.NewMessageBatch(ctx, nil)
+	batch, err := u.to.NewMessageBatch(ctx, nil)
 	if err != nil {
-		return 0, fmt.Errorf("begin to send: %w", err)
+		return 0, fmt.Errorf("start to send: %w", err)
 	}
-	for _, a := range pending {
-		err := batch.AddAMQPAnnotatedMessage(a.new, nil)
+	for _, s := range pending {
+		err := batch.AddAMQPAnnotatedMessage(s.new, nil)
 		if errors.Is(err, azservicebus.ErrMessageTooLarge) && batch.NumMessages() > 0 {
 			break
 		}
 		n++
 		if err != nil {
-			r.fail(a.old, err)
+			u.fail(s.old, err)
 			break
 		}
 	}
 	if batch.NumMessages() == 0 {
 		return n, nil
 	}
-	if err := r.to.SendMessageBatch(ctx, batch, nil); err != nil {
+	if err := u.to.SendMessageBatch(ctx, batch, nil); err != nil {
 		return 0, fmt.Errorf("send: %w", err)
 	}
 	return n, nil
 }
 
-func (r *replay) fail(m *azservicebus.ReceivedMessage, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.failed[*m.SequenceNumber] = struct{}{}
-	note(&r.result.Problems, *m.SequenceNumber, err.Error())
+// fail records that a message cannot be sent.
+func (u *replaying) fail(m *azservicebus.ReceivedMessage, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.failed[*m.SequenceNumber] = struct{}{}
+	addProblem(&u.result.Problems, *m.SequenceNumber, err.Error())
 }
 
-func (r *replay) complete(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
-	settled, err = r.taker.complete(ctx, messages)
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (u *replaying) complete(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
+	settled, err = u.receiver.complete(ctx, messages)
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	for _, sequence := range settled {
-		delete(r.sent, sequence)
+		delete(u.sent, sequence)
 	}
-	r.result.Replayed += len(settled)
-	if r.options.Progress != nil && len(settled) > 0 {
-		r.options.Progress(len(settled))
+	u.result.Replayed += len(settled)
+	if u.options.Progress != nil && len(settled) > 0 {
+		u.options.Progress(len(settled))
 	}
 	return settled, err
 }

@@ -11,23 +11,28 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-// Run is one replay or import: who sends messages again, and when.
+// Run is one replay or import.
 type Run struct {
-	// ID is in every message that the run sends; By says who.
+	// ID is in every message that the run sends. By names who runs it.
 	ID, By string
 }
 
-// NewRun begins a run.
-func NewRun(by string) Run { return Run{ID: uuid.NewString(), By: deadletter.Cut(by, deadletter.MaxBy)} }
+// NewRun starts a run with a new ID.
+func NewRun(by string) Run {
+	return Run{ID: uuid.NewString(), By: deadletter.Cut(by, deadletter.MaxBy)}
+}
 
-// Resubmit makes the message that a dead letter is sent again as: body, session, correlation and other properties as they
-// are, whatever kind the body is of; without what Service Bus added and whatever stands under our names; and with a new
-// MessageID, since duplicate detection would silently drop the old one while the dead letter is completed. It must not be
-// called for an unreadable letter: that is a stand-in without its body.
+// Resubmit returns the message to send for a dead letter. It keeps the body, whatever its kind, and
+// the session, correlation and other properties. It leaves out what Service Bus added and everything
+// under our names.
+//
+// The MessageID is new: duplicate detection would silently drop a message with the old one while the
+// dead letter is completed. Resubmit must not be called for an unreadable letter, which is a
+// stand-in without its body.
 func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 	now := time.Now().UTC()
 	raw := found.Message.RawAMQPMessage
-	again := &azservicebus.AMQPAnnotatedMessage{
+	m := &azservicebus.AMQPAnnotatedMessage{
 		Body:                  raw.Body,
 		Footer:                raw.Footer,
 		Header:                resubmitHeader(raw.Header),
@@ -37,27 +42,29 @@ func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 	}
 	for name, value := range raw.ApplicationProperties {
 		if isProducers(name) {
-			again.ApplicationProperties[name] = value
+			m.ApplicationProperties[name] = value
 		}
 	}
-	r.mark(again, found.Replays, found.firstID(), found.toActOn(), now)
-	return again
+	r.mark(m, found.Letter, found.toActOn(), now)
+	return m
 }
 
-// mark writes into a message what a resubmission tells: how often it was replayed before, which id it had at first, and
-// which events alone are to be acted on, if any. Nothing of ours must stand there before.
-func (r Run) mark(m *azservicebus.AMQPAnnotatedMessage, replays int, originalID string, only []int, now time.Time) {
-	deadletter.Replays{
-		Count: max(0, replays) + 1, Run: r.ID, By: r.By, At: now.Format(time.RFC3339), OriginalID: originalID,
-	}.Write(m, only)
+// mark writes into a message which run sends it, how often it was replayed, its original id, and the
+// only events to act on, if not all.
+func (r Run) mark(m *azservicebus.AMQPAnnotatedMessage, l Letter, only []int, now time.Time) {
+	replays := deadletter.Replays{
+		Count: max(0, l.Replays) + 1, Run: r.ID, By: r.By, At: now.Format(time.RFC3339), OriginalID: l.firstID(),
+	}
+	replays.Write(m, only)
 }
 
-// isProducers says that a property is sent again: it is neither ours, nor what Service Bus writes into a dead letter.
+// isProducers reports whether a property is sent again: it is neither ours nor one that Service Bus
+// writes into a dead letter.
 func isProducers(name string) bool {
 	return !deadletter.Reserved(name) && name != "DeadLetterReason" && name != "DeadLetterErrorDescription"
 }
 
-// resubmitHeader: the delivery count begins anew.
+// resubmitHeader resets the delivery count.
 func resubmitHeader(old *azservicebus.AMQPAnnotatedMessageHeader) *azservicebus.AMQPAnnotatedMessageHeader {
 	if old == nil {
 		return nil
@@ -67,8 +74,8 @@ func resubmitHeader(old *azservicebus.AMQPAnnotatedMessageHeader) *azservicebus.
 	return &header
 }
 
-// resubmitAnnotations keeps those of the producer and the partition key; the others are the broker's: sequence number, enqueued time,
-// schedule, and so on.
+// resubmitAnnotations keeps the producer's annotations and the partition key. The others belong to
+// the broker: the sequence number, enqueued time, schedule, and so on.
 func resubmitAnnotations(old map[any]any) map[any]any {
 	kept := map[any]any{}
 	for key, value := range old {
@@ -80,7 +87,7 @@ func resubmitAnnotations(old map[any]any) map[any]any {
 	return kept
 }
 
-// resubmitProperties: a new id; and a life that begins now, where it was written out.
+// resubmitProperties sets a new id. If the properties hold an expiry, the same lifetime begins now.
 func resubmitProperties(old *azservicebus.AMQPAnnotatedMessageProperties, now time.Time) *azservicebus.AMQPAnnotatedMessageProperties {
 	properties := azservicebus.AMQPAnnotatedMessageProperties{}
 	if old != nil {
@@ -97,7 +104,8 @@ func resubmitProperties(old *azservicebus.AMQPAnnotatedMessageProperties, now ti
 	return &properties
 }
 
-// batchKey: messages of one batch must have it in common, since Service Bus files a batch under the first one's.
+// batchKey returns what all messages of one batch must have in common: Service Bus applies the
+// session and partition of the first message to the whole batch.
 func batchKey(m *azservicebus.AMQPAnnotatedMessage) string {
 	session := ""
 	if m.Properties.GroupID != nil {
@@ -107,17 +115,17 @@ func batchKey(m *azservicebus.AMQPAnnotatedMessage) string {
 	return session + "\x00" + partition
 }
 
-// byBatchKey sorts the indexes of messages into runs with the same batch key, each in its order.
+// byBatchKey groups the indexes of messages by their batch key. Each group keeps the order.
 func byBatchKey(messages []*azservicebus.AMQPAnnotatedMessage) [][]int {
-	var runs [][]int
+	var groups [][]int
 	at := map[string]int{}
 	for i, m := range messages {
 		key := batchKey(m)
 		if _, ok := at[key]; !ok {
-			at[key] = len(runs)
-			runs = append(runs, nil)
+			at[key] = len(groups)
+			groups = append(groups, nil)
 		}
-		runs[at[key]] = append(runs[at[key]], i)
+		groups[at[key]] = append(groups[at[key]], i)
 	}
-	return slices.Clip(runs)
+	return slices.Clip(groups)
 }
