@@ -82,29 +82,27 @@ servicebus.sessions there are none.`,
 	pick.flags(cmd.Flags())
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
-		filter, client, queues, err := pick.open(p, cfg)
+		from, err := pick.open(cfg)
 		if err != nil {
 			return err
 		}
-		defer closeClient(client)
-		several := len(queues) > 1
+		defer from.close()
+		several := from.several()
 		list := &rows{output: out, header: table.Row{"ENQUEUED", "AGE", "USER", "EVENT TYPE", "MESSAGE ID", "SEQUENCE NUMBER"}}
 		if several {
 			list.header = append(list.header, "SOURCE")
 		}
 		if cfg.ServiceBus.Sessions > 0 {
 			fmt.Fprintln(p.stderr, "With servicebus.sessions the worker defers nothing: it gives a message up with its session.")
-			queues = nil // and a peek would need a session
+			from.queues = nil // a peek would need a session
 		}
 		now := time.Now()
-		for found, err := range everyOf(ctx, queues, filter, (*replay.Queue).FindDeferred) {
-			if err != nil {
-				return err
-			}
+		err = from.each(ctx, (*replay.Queue).FindDeferred, func(found replay.Found) error {
 			m := newDeferred(found.Letter, now)
-			if err := list.add(m, m.row(several)); err != nil {
-				return err
-			}
+			return list.add(m, m.row(several))
+		})
+		if err != nil {
+			return err
 		}
 		list.end("No deferred messages.")
 		return nil

@@ -156,7 +156,7 @@ func TestDeadLettersAreListedShownAndReplayed(t *testing.T) {
 	c.command("", "dlq", "show", "99").want(t, 5, "no dead letter with the sequence number 99")
 
 	c.command("", "dlq", "replay").want(t, 2, "--all")
-	c.command("", "dlq", "replay", "--all", "--reason", "x").want(t, 2, "keep one")
+	c.command("", "dlq", "replay", "--all", "--reason", "x").want(t, 2, "use only one of them")
 	c.command("", "dlq", "replay", "--reason", "NotRevoked", "--dry-run").want(t, 0, id(2), id(5), id(8), "3 dead letters")
 	c.command("n\n", "dlq", "replay", "--reason", "NotRevoked").want(t, 1, "Replay 3 dead letters (3 NotRevoked)", "nothing was replayed")
 	if counts := c.counts(); counts.Active != 0 || counts.DeadLetter != 9 {
@@ -202,13 +202,13 @@ func TestPurgeExportEditImport(t *testing.T) {
 	if err := os.WriteFile(file, bytes.Replace(text, []byte("userid"), []byte("userId"), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.command("", "dlq", "import", file, "--dry-run").want(t, 0, "1 messages are well formed")
+	c.command("", "dlq", "import", file, "--dry-run").want(t, 0, "1 well-formed message would be sent")
 	c.command("{}\n", "dlq", "import", "-").want(t, 2, "line 1", "nothing was sent")
-	c.command("", "dlq", "import", file).want(t, 0, "1 of 1 messages sent")
+	c.command("", "dlq", "import", file).want(t, 0, "1 of 1 message sent")
 
 	c.command("2\n", "dlq", "purge", "--all").want(t, 1, "Type how many to confirm (3)", "nothing was removed")
 	c.command("", "dlq", "purge", "--all", "--confirm", "2").want(t, 1, "nothing was removed")
-	c.command("", "dlq", "purge", "--all", "--dry-run").want(t, 0, "3 dead letters would be removed")
+	c.command("", "dlq", "purge", "--all", "--dry-run").want(t, 0, "Would remove 3 dead letters (2 UserNotFound, 1 InvalidEvent) of events")
 	gone := filepath.Join(dir, "gone.ndjson")
 	c.command("1\n", "dlq", "purge", "--reason", "InvalidEvent", "--export", gone).want(t, 0, "1 dead letter removed")
 	if counts := c.counts(); counts.Active != 1 || counts.DeadLetter != 2 {

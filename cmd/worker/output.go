@@ -156,6 +156,18 @@ func when(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
+// count returns a number with its noun: "1 chain", "2 chains". many is the plural if it is not one
+// with an s.
+func count(n int, one string, many ...string) string {
+	switch {
+	case n == 1:
+		return "1 " + one
+	case len(many) > 0:
+		return fmt.Sprintf("%d %s", n, many[0])
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
 // listed names the first of several.
 func listed(items []string) string {
 	switch len(items) {

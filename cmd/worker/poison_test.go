@@ -98,13 +98,13 @@ func TestOperatorsCommandsWorkWithLettersThatCannotBeRead(t *testing.T) {
 		t.Errorf("a sound message has an original: %+v", records[2])
 	}
 
-	c.command("", "dlq", "replay", "--all", "--dry-run").want(t, 0, "2 dead letters", "1 left out that cannot be read", "left out: sequence number 1")
-	c.command("", "dlq", "replay", "--all", "--yes", "--rate", "0").want(t, 1, "2 of 2 dead letters replayed", "left out: sequence number 1", "1 without a property", "not replayed: 1 dead letter that cannot be read")
+	c.command("", "dlq", "replay", "--all", "--dry-run").want(t, 0, "2 dead letters", "1 left out because of an unreadable body", "left out: sequence number 1")
+	c.command("", "dlq", "replay", "--all", "--yes", "--rate", "0").want(t, 1, "2 of 2 dead letters replayed", "left out: sequence number 1", "1 without a part", "not replayed: 1 dead letter with an unreadable body")
 	if counts := c.counts(); counts.Active != 2 || counts.DeadLetter != 1 {
 		t.Errorf("%+v", counts)
 	}
-	c.command("", "dlq", "import", file, "--dry-run").want(t, 0, "2 messages are well formed", "line 1 left out")
-	c.command("", "dlq", "import", file).want(t, 1, "2 of 2 messages sent", "line 1 left out", "not sent: 1 record")
+	c.command("", "dlq", "import", file, "--dry-run").want(t, 0, "2 well-formed messages would be sent", "line 1 left out")
+	c.command("", "dlq", "import", file).want(t, 1, "2 of 2 messages sent", "line 1 left out", "not sent: 1 record without a body")
 
 	gone := filepath.Join(t.TempDir(), "gone.ndjson")
 	c.command("1\n", "dlq", "purge", "--all", "--export", gone).want(t, 0, "1 dead letter removed")

@@ -14,7 +14,9 @@ import (
 	cloudevents "github.com/cloudevents/sdk-go/v2"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
 )
@@ -104,7 +106,9 @@ then none is sent.`,
 			fmt.Fprintf(p.stderr, "%d messages would be sent to %s\n", len(messages), to)
 			return nil
 		}
-		outcome, err := p.sendAll(ctx, cfg, to, perSecond, messages)
+		bar := p.newBar("sending", len(messages))
+		outcome, err := sendAll(ctx, cfg, to, perSecond, messages, bar.add)
+		bar.end()
 		return errors.Join(out.value(outcome, outcome.print), explain(err, to))
 	})
 }
@@ -171,4 +175,101 @@ func readEvents(text []byte) ([]json.RawMessage, error) {
 		return nil, fail(exitUsage, "the file holds no event")
 	}
 	return bodies, nil
+}
+
+// destination returns where to send messages: what --to says, or the configured queue or topic.
+func destination(cfg config.Config, to string) (string, error) {
+	if to != "" {
+		return to, nil
+	}
+	entities := cfg.ServiceBus.Entities()
+	if topic, _, ok := config.SplitSubscription(entities[0]); ok {
+		return topic, nil
+	}
+	if len(entities) > 1 {
+		return "", fail(exitUsage, "several sources are configured: choose with --to where to send")
+	}
+	return entities[0], nil
+}
+
+// sendOutcome is what import and send print.
+type sendOutcome struct {
+	Sent         int    `json:"sent"`
+	Of           int    `json:"of"`
+	To           string `json:"to"`
+	RunID        string `json:"runId,omitempty"`
+	GoOnWithLine int    `json:"goOnWithLine,omitempty"`
+	// Skipped has the lines of records without a body.
+	Skipped []int `json:"skippedLines,omitempty"`
+}
+
+func (o sendOutcome) print(w io.Writer) {
+	fmt.Fprintf(w, "%d of %s sent to %s", o.Sent, count(o.Of, "message"), o.To)
+	if o.RunID != "" {
+		fmt.Fprintf(w, " (run %s)", o.RunID)
+	}
+	fmt.Fprintln(w)
+	if o.GoOnWithLine > 0 {
+		fmt.Fprintf(w, "continue with --from-line %d\n", o.GoOnWithLine)
+	}
+	printLines(w, o.Skipped)
+}
+
+// sendAll sends messages one after the other. It calls progress for each. The outcome is valid even if
+// err != nil. Stopping early is an error.
+func sendAll(
+	ctx context.Context, cfg config.Config, to string, perSecond float64,
+	messages []*azservicebus.AMQPAnnotatedMessage, progress func(n int),
+) (outcome sendOutcome, err error) {
+	outcome = sendOutcome{Of: len(messages), To: to}
+	client, err := app.NewServiceBus(cfg)
+	if err != nil {
+		return outcome, err
+	}
+	defer closeClient(client)
+	sender, err := openSender(ctx, client, to)
+	if err != nil {
+		return outcome, err
+	}
+	limiter := rate.NewLimiter(rate.Inf, 1)
+	if perSecond > 0 {
+		limiter = rate.NewLimiter(rate.Limit(perSecond), 1)
+	}
+	for _, m := range messages {
+		if limiter.Wait(ctx) != nil {
+			return outcome, fail(exitFailed, "stopped")
+		}
+		if err := sendOne(ctx, sender, m); err != nil {
+			return outcome, err
+		}
+		outcome.Sent++
+		progress(1)
+	}
+	return outcome, nil
+}
+
+// openSender returns a sender with an open link: so a missing queue or right shows now, and not after
+// the confirmation.
+func openSender(ctx context.Context, client *azservicebus.Client, to string) (*azservicebus.Sender, error) {
+	sender, err := client.NewSender(to, nil)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	if _, err := sender.NewMessageBatch(ctx, nil); err != nil {
+		return nil, explain(err, "sending to "+to)
+	}
+	return sender, nil
+}
+
+// sendTimeout limits the time to open a sender, and to send one message.
+const sendTimeout = 12 * time.Second
+
+// sendOne sends a message. ctx does not end it, because nobody knows whether a canceled send has
+// arrived.
+func sendOne(ctx context.Context, sender *azservicebus.Sender, m *azservicebus.AMQPAnnotatedMessage) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
+	defer cancel()
+	return sender.SendAMQPAnnotatedMessage(ctx, m, nil)
 }

@@ -14,10 +14,10 @@ import (
 // TestReplayAndImportSayWhatTheyLeaveOut and why, letter by letter.
 func TestReplayAndImportSayWhatTheyLeaveOut(t *testing.T) {
 	var printed bytes.Buffer
-	printReplay(&printed, replayOutcome{RunID: "run", To: "events", Plan: &replay.Plan{
+	replayOutcome{RunID: "run", To: "events", Plan: &replay.Plan{
 		Source: "events", Selected: 2, Unreadable: 1, Mended: 1, Skipped: []string{"sequence number 7: its body cannot be read (a key), so there is nothing to send"},
-	}, Result: replay.Result{Replayed: 2}})
-	for _, want := range []string{"2 of 2 dead letters", "1 left out that cannot be read", "1 without a property", "left out: sequence number 7: its body cannot be read (a key)"} {
+	}, Result: replay.Result{Replayed: 2}}.print(&printed)
+	for _, want := range []string{"2 of 2 dead letters", "1 left out because of an unreadable body", "1 without a part", "left out: sequence number 7: its body cannot be read (a key)"} {
 		if !strings.Contains(printed.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, &printed)
 		}
@@ -26,12 +26,12 @@ func TestReplayAndImportSayWhatTheyLeaveOut(t *testing.T) {
 	text := `{"deadLetter":{"unreadable":"why"},"originalAmqp":"AAEC"}
 {"body":{}}
 `
-	lines, messages, skipped, err := readRecords([]byte(text), 1, replay.NewRun(""))
-	if err != nil || len(messages) != 1 || !slices.Equal(lines, []int{2}) || !slices.Equal(skipped, []int{1}) {
-		t.Errorf("%v, %d messages, %v: %v", lines, len(messages), skipped, err)
+	read, err := readRecords([]byte(text), 1, replay.NewRun(""))
+	if err != nil || len(read.messages) != 1 || !slices.Equal(read.lines, []int{2}) || !slices.Equal(read.skipped, []int{1}) {
+		t.Errorf("%v, %d messages, %v: %v", read.lines, len(read.messages), read.skipped, err)
 	}
 	printed.Reset()
-	sendOutcome{Sent: 1, Of: 1, To: "events", Skipped: skipped}.print(&printed)
+	sendOutcome{Sent: 1, Of: 1, To: "events", Skipped: read.skipped}.print(&printed)
 	if !strings.Contains(printed.String(), "line 1 left out: the message could not be read") {
 		t.Errorf("%s", &printed)
 	}
@@ -40,7 +40,7 @@ func TestReplayAndImportSayWhatTheyLeaveOut(t *testing.T) {
 func TestAPurgeSaysWhatItLeaves(t *testing.T) {
 	var printed bytes.Buffer
 	purgeOutcome{Export: "f", PurgeResult: replay.PurgeResult{Purged: 1, Refused: 1, Problems: []string{"sequence number 7: \u202ewhy"}}}.print(&printed)
-	for _, want := range []string{"1 dead letter removed", "1 stay dead letters", "sequence number 7: ·why"} {
+	for _, want := range []string{"1 dead letter removed", "1 not removed", "sequence number 7: ·why"} {
 		if !strings.Contains(printed.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, &printed)
 		}
