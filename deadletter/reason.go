@@ -65,16 +65,16 @@ func Guides() []Guide {
 	return []Guide{
 		{
 			UnreadableMessage,
-			"The client library cannot decode the message: its body or structure is not valid AMQP for it, is nested too deep, or is too large. " +
-				"The description says which.",
+			"The client library cannot decode the message: its body or structure is not valid AMQP for it, is nested too deep, " +
+				"or is too large. The description says which.",
 			"Find out who sent it and whom it meant (`worker dlq export` keeps its original bytes). " +
 				"Revoke that person's sessions (`worker revoke`), and fix the producer. The message cannot be replayed.",
 		},
 		{
 			InvalidEvent,
 			"The message is not readable as an event, or names no user in an accepted form. The description names the field.",
-			"Find out whom it meant and revoke that person's sessions (`worker revoke`), or fix the event (`worker dlq export`, edit, `import`). " +
-				"Fix the producer (docs/events.md). Replayed unchanged, the message becomes a dead letter again.",
+			"Find out whom it meant and revoke that person's sessions (`worker revoke`), or fix the event (`worker dlq export`, edit, " +
+				"`import`). Fix the producer (docs/events.md). Replayed unchanged, the message becomes a dead letter again.",
 		},
 		{
 			UnknownEvent, "The event's type is missing or not on the allow-list `events.types`.",
@@ -82,7 +82,8 @@ func Guides() []Guide {
 		},
 		{
 			ProtectedUser, "The user is on `guard.protected_users`, and this worker never signs them out.",
-			"Find out whether the account is really compromised. If it is, a person with the right role must revoke it in the Entra admin center.",
+			"Find out whether the account is really compromised. If it is, a person with the right role must revoke its sessions " +
+				"in the Entra admin center.",
 		},
 		{
 			ExternalUser, "The user is a guest (`#EXT#`). Graph would answer with success and revoke nothing.",
@@ -107,7 +108,8 @@ func Guides() []Guide {
 		},
 		{
 			RetriesExhausted,
-			"Graph failed for this user more often than `retry.max_attempts` while it succeeded for others, or for longer than `retry.max_age`.",
+			"Graph failed for this user more often than `retry.max_attempts` while it succeeded for others, " +
+				"or for longer than `retry.max_age`.",
 			"Check Microsoft's service health. Then replay.",
 		},
 	}
@@ -125,8 +127,8 @@ func GuideTo(reason string) Guide {
 	case "MaxDeliveryCountExceeded":
 		return Guide{
 			Reason(reason),
-			"The message was delivered as often as the queue allows and never settled: workers stopped or were killed while they had it locked, " +
-				"or could not read it.",
+			"The message was delivered as often as the queue allows and never settled: workers stopped or were killed " +
+				"while they had it locked, or could not read it.",
 			"Raise the queue's max delivery count (to 100, for example), look for workers that restart, and then replay.",
 		}
 	case "TTLExpiredException":

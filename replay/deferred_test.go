@@ -8,19 +8,19 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-func TestDeferredMessagesAreFoundAmongTheOthers(t *testing.T) {
+func TestFindDeferredAmongOtherMessages(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		for i := range 1200 { // some pages
+		for i := range 1200 { // several pages
 			id := graceID
 			if i%400 == 0 {
 				id = adaID
 			}
 			must(t, w.sender.SendMessage(ctx, about(id), nil))
 		}
-		for _, m := range w.receive(w.receiver, 3) { // 1, 2 and 3
+		for _, m := range w.receive(w.receiver, 3) { // numbers 1, 2 and 3
 			must(t, w.receiver.DeferMessage(ctx, m, nil))
 		}
-		all := w.receive(w.receiver, 398) // up to 401
+		all := w.receive(w.receiver, 398) // up to number 401
 		must(t, w.receiver.DeferMessage(ctx, all[len(all)-1], nil))
 
 		letters := *w.letters
@@ -47,7 +47,7 @@ func TestDeferredMessagesAreFoundAmongTheOthers(t *testing.T) {
 		counts, err := w.broker.Counts(queueName)
 		must(t, err)
 		if counts.Deferred != 4 || counts.Locked != 397 {
-			t.Errorf("%+v: looking has changed something", counts)
+			t.Errorf("%+v: peeking has changed something", counts)
 		}
 	})
 }

@@ -27,15 +27,16 @@ func sequences(letters []replay.Letter) []int64 {
 	return list
 }
 
-func TestFilters(t *testing.T) {
+func TestFilterPicks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		start := time.Now()
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		time.Sleep(time.Hour)
 		w.bury(&azservicebus.Message{Body: []byte("rubbish")}, "InvalidEvent", nil)
 		time.Sleep(time.Hour)
-		w.bury(&azservicebus.Message{Body: fmt.Appendf(nil,
-			`{"specversion":"1.0","id":"1","source":"urn:intune:eu","type":"unknown.type","data":{"userPrincipalName":"Grace@contoso.com"}}`)}, "UnknownEvent", nil)
+		unknown := `{"specversion":"1.0","id":"1","source":"urn:intune:eu","type":"unknown.type",` +
+			`"data":{"userPrincipalName":"Grace@contoso.com"}}`
+		w.bury(&azservicebus.Message{Body: []byte(unknown)}, "UnknownEvent", nil)
 		for name, c := range map[string]struct {
 			f    replay.Filter
 			want []int64
@@ -58,7 +59,7 @@ func TestFilters(t *testing.T) {
 	})
 }
 
-func TestGroups(t *testing.T) {
+func TestGroupsCount(t *testing.T) {
 	day := time.Date(2026, 3, 1, 23, 0, 0, 0, time.UTC)
 	letters := []replay.Letter{
 		{Reason: "A", Users: []string{"Ada", "grace"}, Enqueued: day},
@@ -87,7 +88,7 @@ func TestGroups(t *testing.T) {
 	}
 }
 
-func TestRangesThatAreNone(t *testing.T) {
+func TestParseRangesRejectsMalformedRanges(t *testing.T) {
 	for _, text := range []string{"", "x", "5-", "-5", "9-5", "1-2-3", "1.5"} {
 		if _, err := replay.ParseRanges([]string{text}); err == nil {
 			t.Errorf("%q was accepted", text)
@@ -95,7 +96,7 @@ func TestRangesThatAreNone(t *testing.T) {
 	}
 }
 
-func TestAPurgeWritesDownFirst(t *testing.T) {
+func TestPurgeRecordsBeforeItRemoves(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 3 {
 			w.bury(about(adaID), "UserNotFound", nil)
@@ -118,7 +119,7 @@ func TestAPurgeWritesDownFirst(t *testing.T) {
 			counts, err := w.broker.Counts(queueName)
 			must(t, err)
 			if counts.DeadLetter != 6 {
-				t.Errorf("removed before it was written down: %+v", counts)
+				t.Errorf("removed before it was recorded: %+v", counts)
 			}
 			for _, one := range found {
 				recorded = append(recorded, one.Letter)
@@ -134,7 +135,7 @@ func TestAPurgeWritesDownFirst(t *testing.T) {
 	})
 }
 
-func TestAPurgeRecordsOnceThoughTheRemovalIsRepeated(t *testing.T) {
+func TestPurgeRecordsOnceIfTheRemovalIsRepeated(t *testing.T) {
 	for _, completes := range []bool{true, false} {
 		inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 			w.bury(about(adaID), "UserNotFound", nil)
@@ -145,7 +146,8 @@ func TestAPurgeRecordsOnceThoughTheRemovalIsRepeated(t *testing.T) {
 			plan, err := w.letters.PlanPurge(ctx, replay.Filter{}, nil)
 			must(t, err)
 			recorded := 0
-			result, err := w.letters.Purge(ctx, plan, func(found []replay.Found) error { recorded += len(found); return nil }, replay.PurgeOptions{})
+			result, err := w.letters.Purge(ctx, plan, func(found []replay.Found) error { recorded += len(found); return nil },
+				replay.PurgeOptions{})
 			must(t, err)
 			if result.Purged != 1 || result.Gone != 0 || recorded != 1 {
 				t.Errorf("%+v, recorded %d times", result, recorded)
@@ -154,18 +156,22 @@ func TestAPurgeRecordsOnceThoughTheRemovalIsRepeated(t *testing.T) {
 	}
 }
 
-func TestAnExportIsImportedAsItWas(t *testing.T) {
+func TestRecordIsImportedUnchanged(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		properties := map[string]any{
-			"text": "x", "int8": int8(-1), "int16": int16(-2), "int32": int32(-3), "int64": int64(1) << 60, "uint8": uint8(1), "uint16": uint16(2),
-			"uint32": uint32(3), "uint64": uint64(1) << 63, "float32": float32(1.5), "float64": 2.5, "whole": float64(3), "true": true, "null": nil,
+			"text": "x", "int8": int8(-1), "int16": int16(-2), "int32": int32(-3), "int64": int64(1) << 60, "uint8": uint8(1),
+			"uint16": uint16(2),
+			"uint32": uint32(3), "uint64": uint64(1) << 63, "float32": float32(1.5), "float64": 2.5, "whole": float64(3), "true": true,
+			"null": nil,
 			"time": time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), "uuid": amqp.UUID{1, 2, 3}, "bytes": []byte{0, 255},
 		}
 		sent := &azservicebus.AMQPAnnotatedMessage{
-			Body:                  azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost","userId":"` + adaID + `"}`)}},
+			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost","userId":"` +
+				adaID + `"}`)}},
 			ApplicationProperties: properties,
 			Properties: &azservicebus.AMQPAnnotatedMessageProperties{
-				MessageID: "original", CorrelationID: amqp.UUID{9}, ContentType: new("application/json"), Subject: new("s"), To: new("t"), ReplyTo: new("r"), GroupID: new("g"),
+				MessageID: "original", CorrelationID: amqp.UUID{9}, ContentType: new("application/json"), Subject: new("s"), To: new("t"),
+				ReplyTo: new("r"), GroupID: new("g"),
 			},
 			Header:             &azservicebus.AMQPAnnotatedMessageHeader{TTL: 36 * time.Hour},
 			MessageAnnotations: map[any]any{"x-opt-partition-key": "g"},
@@ -187,7 +193,8 @@ func TestAnExportIsImportedAsItWas(t *testing.T) {
 		got := w.receive(w.receiver, 1)[0].RawAMQPMessage
 		want := properties
 		for name, value := range map[string]string{
-			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: "run", deadletter.PropertyReplayedBy: "me",
+			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: "run",
+			deadletter.PropertyReplayedBy: "me",
 			deadletter.PropertyReplayedAt: time.Now().UTC().Format(time.RFC3339),
 		} {
 			want[name] = value
@@ -199,19 +206,23 @@ func TestAnExportIsImportedAsItWas(t *testing.T) {
 			t.Errorf("properties\n%v, want\n%v\n%s", got.ApplicationProperties, want, &file)
 		}
 		p := got.Properties
-		if p.MessageID == "original" || p.CorrelationID != (amqp.UUID{9}) || *p.ContentType != "application/json" || *p.Subject != "s" || *p.To != "t" || *p.ReplyTo != "r" ||
-			*p.GroupID != "g" || got.Header.TTL != 36*time.Hour || !bytes.Equal(got.Body.Data[0], sent.Body.Data[0]) || got.MessageAnnotations["x-opt-partition-key"] != "g" {
+		if p.MessageID == "original" || p.CorrelationID != (amqp.UUID{9}) || *p.ContentType != "application/json" || *p.Subject != "s" ||
+			*p.To != "t" || *p.ReplyTo != "r" ||
+			*p.GroupID != "g" || got.Header.TTL != 36*time.Hour || !bytes.Equal(got.Body.Data[0], sent.Body.Data[0]) ||
+			got.MessageAnnotations["x-opt-partition-key"] != "g" {
 			t.Errorf("%+v %+v", p, got)
 		}
 	})
 }
 
-func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
-	record, err := replay.ReadRecord([]byte(`{"deadLetter":{"messageId":"m","source":"q"},"body":{"type":"device.lost","userId":"` + graceID + `"}, "properties":{"n":5,"half":0.5}}`))
+func TestRecordIsSentAsEditedUnlessItIsWrong(t *testing.T) {
+	record, err := replay.ReadRecord([]byte(`{"deadLetter":{"messageId":"m","source":"q"},"body":{"type":"device.lost","userId":"` +
+		graceID + `"}, "properties":{"n":5,"half":0.5}}`))
 	must(t, err)
 	m, err := record.Message(replay.NewRun(""))
 	must(t, err)
-	if !strings.Contains(string(m.Body.Data[0]), graceID) || m.ApplicationProperties["n"] != int64(5) || m.ApplicationProperties["half"] != 0.5 {
+	if !strings.Contains(string(m.Body.Data[0]), graceID) || m.ApplicationProperties["n"] != int64(5) ||
+		m.ApplicationProperties["half"] != 0.5 {
 		t.Errorf("%+v", m)
 	}
 	for name, line := range map[string]string{
@@ -247,7 +258,7 @@ func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
 	}
 }
 
-func TestAnUnansweredPeekEndsInTime(t *testing.T) {
+func TestFindEndsInTimeWithoutAnAnswer(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.letters.Receiver = silent{w.dead}
 		start := time.Now()

@@ -154,12 +154,12 @@ func (u *replaying) work(ctx context.Context, messages []*azservicebus.ReceivedM
 				batch[i] = pending[index]
 			}
 			group.Go(func() error {
-				if u.limiter.WaitN(groupCtx, len(batch)) != nil {
-					return nil // the run was stopped: the messages are unlocked later
+				if u.limiter.WaitN(groupCtx, len(batch)) == nil { // otherwise, the run was stopped, and the messages get unlocked
+					done, err := u.replay(ctx, batch)
+					add(done)
+					return err
 				}
-				done, err := u.replay(ctx, batch)
-				add(done)
-				return err
+				return nil
 			})
 		}
 	}
@@ -169,7 +169,9 @@ func (u *replaying) work(ctx context.Context, messages []*azservicebus.ReceivedM
 
 // resubmissions returns what to send. completeOnly has the messages that this run has sent before,
 // without being able to complete their dead letters.
-func (u *replaying) resubmissions(messages []*azservicebus.ReceivedMessage) (pending []resubmission, completeOnly []*azservicebus.ReceivedMessage) {
+func (u *replaying) resubmissions(
+	messages []*azservicebus.ReceivedMessage,
+) (pending []resubmission, completeOnly []*azservicebus.ReceivedMessage) {
 	for _, m := range messages {
 		if _, ok := u.sent[*m.SequenceNumber]; ok {
 			completeOnly = append(completeOnly, m)

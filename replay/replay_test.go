@@ -19,12 +19,14 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
+func TestReplayChangesOnlyTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 		sent := &azservicebus.Message{
-			MessageID: new("original"), Body: []byte("{ \"userId\" : \"" + adaID + "\" }\r\n"), ContentType: new("application/json"), Subject: new("subject"),
-			CorrelationID: new("correlation"), ReplyTo: new("reply"), To: new("to"), PartitionKey: new("partition"), TimeToLive: new(24 * time.Hour),
+			MessageID: new("original"), Body: []byte("{ \"userId\" : \"" + adaID + "\" }\r\n"), ContentType: new("application/json"),
+			Subject:       new("subject"),
+			CorrelationID: new("correlation"), ReplyTo: new("reply"), To: new("to"), PartitionKey: new("partition"),
+			TimeToLive:           new(24 * time.Hour),
 			ScheduledEnqueueTime: new(time.Now().Add(30 * time.Second)),
 			ApplicationProperties: map[string]any{
 				"text": "ü", "int32": int32(-7), "int64": int64(1) << 60, "uint8": uint8(255), "float": 1.5, "true": true, "time": at,
@@ -37,16 +39,20 @@ func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 		}
 		w.counts(1, 0)
 		got := w.receive(w.receiver, 1)[0]
-		if !bytes.Equal(got.Body, sent.Body) || *got.ContentType != "application/json" || *got.Subject != "subject" || *got.CorrelationID != "correlation" ||
+		if !bytes.Equal(got.Body, sent.Body) || *got.ContentType != "application/json" || *got.Subject != "subject" ||
+			*got.CorrelationID != "correlation" ||
 			*got.ReplyTo != "reply" || *got.To != "to" || *got.PartitionKey != "partition" || *got.TimeToLive != 24*time.Hour {
 			t.Errorf("changed: %+v", got)
 		}
-		if got.MessageID == "original" || len(got.MessageID) != 36 || got.ScheduledEnqueueTime != nil || got.DeadLetterReason != nil || got.DeliveryCount != 1 {
-			t.Errorf("id %q, schedule %v, reason %v, delivery %d", got.MessageID, got.ScheduledEnqueueTime, got.DeadLetterReason, got.DeliveryCount)
+		if got.MessageID == "original" || len(got.MessageID) != 36 || got.ScheduledEnqueueTime != nil || got.DeadLetterReason != nil ||
+			got.DeliveryCount != 1 {
+			t.Errorf("id %q, schedule %v, reason %v, delivery %d", got.MessageID, got.ScheduledEnqueueTime, got.DeadLetterReason,
+				got.DeliveryCount)
 		}
 		want := map[string]any{
 			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: run.ID,
-			deadletter.PropertyReplayedBy: "ada@desk", deadletter.PropertyReplayedAt: got.ApplicationProperties[deadletter.PropertyReplayedAt],
+			deadletter.PropertyReplayedBy: "ada@desk",
+			deadletter.PropertyReplayedAt: got.ApplicationProperties[deadletter.PropertyReplayedAt],
 		}
 		maps.Copy(want, sent.ApplicationProperties)
 		if when, ok := got.ApplicationProperties["time"].(time.Time); !ok || !when.Equal(at) {
@@ -59,7 +65,7 @@ func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 	})
 }
 
-func TestBodiesOfEveryKindSurviveAReplayAndAnExport(t *testing.T) {
+func TestReplayAndRecordKeepBodiesOfEveryKind(t *testing.T) {
 	for name, body := range map[string]azservicebus.AMQPAnnotatedMessageBody{
 		"data":          {Data: [][]byte{{0, 1, 2, 255}}},
 		"several datas": {Data: [][]byte{[]byte("one"), []byte("two")}},
@@ -68,7 +74,11 @@ func TestBodiesOfEveryKindSurviveAReplayAndAnExport(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-				must(t, w.sender.SendAMQPAnnotatedMessage(ctx, &azservicebus.AMQPAnnotatedMessage{Body: body, Properties: &azservicebus.AMQPAnnotatedMessageProperties{CorrelationID: uint64(7)}}, nil))
+				must(t, w.sender.SendAMQPAnnotatedMessage(ctx,
+					&azservicebus.AMQPAnnotatedMessage{
+						Body:       body,
+						Properties: &azservicebus.AMQPAnnotatedMessageProperties{CorrelationID: uint64(7)},
+					}, nil))
 				w.buryNext("InvalidEvent", nil)
 				var file bytes.Buffer
 				for found, err := range w.letters.Find(ctx, replay.Filter{}) {
@@ -97,7 +107,7 @@ func TestBodiesOfEveryKindSurviveAReplayAndAnExport(t *testing.T) {
 	}
 }
 
-func TestDuplicateDetectionDoesNotSwallowAReplay(t *testing.T) {
+func TestReplayIsNotDroppedByDuplicateDetection(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DuplicateWindow: 24 * time.Hour}, func(t *testing.T, w *world) {
 		m := about(adaID)
 		m.MessageID = new("same")
@@ -114,7 +124,7 @@ func TestDuplicateDetectionDoesNotSwallowAReplay(t *testing.T) {
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, replay.NewRun(""), 3, nil)
 		must(t, err)
 		if plan.Selected != 0 || plan.TooOften != 1 {
-			t.Errorf("a poison message may circle for ever: %+v", plan)
+			t.Errorf("a poison message may circulate forever: %+v", plan)
 		}
 		w.receiver = w.dead
 		if got := w.receive(w.dead, 1)[0].ApplicationProperties[deadletter.PropertyOriginalID]; got != "same" {
@@ -123,7 +133,7 @@ func TestDuplicateDetectionDoesNotSwallowAReplay(t *testing.T) {
 	})
 }
 
-func TestARunLeavesOutWhatItHasSentItself(t *testing.T) {
+func TestPlanLeavesOutWhatTheRunHasSent(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		run, _ := w.replay(replay.Filter{}, replay.Options{})
@@ -136,8 +146,9 @@ func TestARunLeavesOutWhatItHasSentItself(t *testing.T) {
 	})
 }
 
-// TestOneBehindManyOthers: nobody can pick a message out of a queue.
-func TestOneBehindManyOthers(t *testing.T) {
+// TestReplayOfOneLetterBehindManyOthers checks that the others stay unchanged, although they must be
+// received first.
+func TestReplayOfOneLetterBehindManyOthers(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, w *world) {
 		const others = 3000
 		for range others {
@@ -161,15 +172,17 @@ func TestOneBehindManyOthers(t *testing.T) {
 				t.Fatalf("changed: %+v, was %+v", after[i], before[i])
 			}
 		}
-		w.receive(w.dead, others) // fails unless all are unlocked
+		w.receive(w.dead, others) // this fails unless all are unlocked
 	})
 }
 
-func TestOfALargerMessageOnlyTheFailedEventsAreReplayed(t *testing.T) {
+func TestReplayActsOnlyOnFailedEvents(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		m := &azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, graceID, adaID)}
+		m := &azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`,
+			graceID, adaID)}
 		w.bury(m, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
-		if letter := w.found(replay.Filter{User: adaID})[0]; !reflect.DeepEqual(letter.Users, []string{adaID}) || !reflect.DeepEqual(letter.FailedEvents, []int{1}) {
+		if letter := w.found(replay.Filter{User: adaID})[0]; !reflect.DeepEqual(letter.Users, []string{adaID}) ||
+			!reflect.DeepEqual(letter.FailedEvents, []int{1}) {
 			t.Errorf("%+v", letter)
 		}
 		if others := w.found(replay.Filter{User: graceID}); len(others) != 0 {
@@ -183,7 +196,7 @@ func TestOfALargerMessageOnlyTheFailedEventsAreReplayed(t *testing.T) {
 	})
 }
 
-func TestTheRateIsKept(t *testing.T) {
+func TestReplayKeepsTheRate(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Second}, func(t *testing.T, w *world) {
 		for range 60 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
@@ -192,13 +205,13 @@ func TestTheRateIsKept(t *testing.T) {
 		start := time.Now()
 		_, result := w.replay(replay.Filter{}, replay.Options{Rate: 2, Parallel: 4, Progress: func(n int) { done += n }})
 		if took := time.Since(start); result.Replayed != 60 || took < 29*time.Second || took > 40*time.Second || done != 60 {
-			t.Errorf("%+v in %v, want 60 in about 30 s; the progress says %d", result, took, done)
+			t.Errorf("%+v in %v, want 60 in about 30 s; the progress shows %d", result, took, done)
 		}
 		w.counts(60, 0)
 	})
 }
 
-func TestAReplayThatIsStoppedUnlocksTheRest(t *testing.T) {
+func TestReplayUnlocksTheRestWhenStopped(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 100 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
@@ -218,12 +231,12 @@ func TestAReplayThatIsStoppedUnlocksTheRest(t *testing.T) {
 	})
 }
 
-func TestLocksOfAKilledRunAreWaitedFor(t *testing.T) {
+func TestReplayWaitsForLocksOfAKilledRun(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, w *world) {
 		for range 10 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
 		}
-		w.receive(w.dead, 4) // and nobody settles them
+		w.receive(w.dead, 4) // and nothing settles them
 		waited := 0
 		_, result := w.replay(replay.Filter{}, replay.Options{ReceiveOptions: replay.ReceiveOptions{Waiting: func(n int) { waited = n }}})
 		if result.Replayed != 10 || waited != 4 {
@@ -239,7 +252,7 @@ func TestLocksOfAKilledRunAreWaitedFor(t *testing.T) {
 	})
 }
 
-// unreliable loses the answers to the first completions; the broker has carried them out, or not.
+// unreliable loses the answers to the first completions, which the broker has carried out or not.
 type unreliable struct {
 	*azservicebus.Receiver
 	lose      int
@@ -257,7 +270,7 @@ func (u *unreliable) CompleteMessage(ctx context.Context, m *azservicebus.Receiv
 	return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 }
 
-func TestNoMessageIsSentTwiceInARunThoughItsCompletionIsLost(t *testing.T) {
+func TestReplaySendsOnceIfTheCompletionIsLost(t *testing.T) {
 	for _, completes := range []bool{true, false} {
 		t.Run(fmt.Sprintf("carried out %v", completes), func(t *testing.T) {
 			inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
@@ -276,7 +289,7 @@ func TestNoMessageIsSentTwiceInARunThoughItsCompletionIsLost(t *testing.T) {
 	}
 }
 
-func TestAMessageThatIsTooLargeStaysAndTheOthersGo(t *testing.T) {
+func TestReplayLeavesAMessageThatIsTooLarge(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		big := about(adaID)
 		big.ApplicationProperties = map[string]any{"pad": strings.Repeat("x", 256<<10-400)}
@@ -293,7 +306,7 @@ func TestAMessageThatIsTooLargeStaysAndTheOthersGo(t *testing.T) {
 	})
 }
 
-func TestAnErrorOfTheSenderEndsTheRunAndLosesNothing(t *testing.T) {
+func TestReplayLosesNothingWhenTheSenderFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		nowhere, err := w.client.NewSender("nowhere", nil)
@@ -310,7 +323,7 @@ func TestAnErrorOfTheSenderEndsTheRunAndLosesNothing(t *testing.T) {
 	})
 }
 
-func TestTheSessionOfAMessageIsKept(t *testing.T) {
+func TestReplayKeepsTheSession(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{RequiresSession: true}, func(t *testing.T, w *world) {
 		for _, session := range []string{"ada", "grace", "ada"} {
 			m := about(adaID)
@@ -348,8 +361,9 @@ func TestTheSessionOfAMessageIsKept(t *testing.T) {
 	})
 }
 
-// TestALimitCountsNothingThatIsLeftOut: what was replayed too often, by this run, or cannot be read.
-func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
+// TestPlanLimitDoesNotCountWhatIsLeftOut checks letters that were replayed too often or by this run, or
+// cannot be read.
+func TestPlanLimitDoesNotCountWhatIsLeftOut(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		run := replay.NewRun("")
 		for _, before := range []struct {
@@ -368,14 +382,15 @@ func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
 		var picked []replay.Letter
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{Limit: 2}, run, 3, func(l replay.Letter) { picked = append(picked, l) })
 		must(t, err)
-		if plan.Selected != 2 || plan.TooOften != 1 || plan.OwnRun != 1 || plan.Unreadable != 1 || !slices.Equal(sequences(picked), []int64{4, 5}) {
+		if plan.Selected != 2 || plan.TooOften != 1 || plan.OwnRun != 1 || plan.Unreadable != 1 ||
+			!slices.Equal(sequences(picked), []int64{4, 5}) {
 			t.Errorf("%+v: %v", plan, sequences(picked))
 		}
 	})
 }
 
-// TestWhatIsSentAndNeverCompletedIsInBothPlaces and the result says so.
-func TestWhatIsSentAndNeverCompletedIsInBothPlaces(t *testing.T) {
+// TestReplayCountsWhatIsSentAndNeverCompleted checks messages that are in both places at the end.
+func TestReplayCountsWhatIsSentAndNeverCompleted(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		w.letters.Open = func() (replay.Receiver, error) {
@@ -394,19 +409,19 @@ func TestWhatIsSentAndNeverCompletedIsInBothPlaces(t *testing.T) {
 	})
 }
 
-// broken completes nothing, for good.
+// broken can complete nothing.
 type broken struct{ *azservicebus.Receiver }
 
 func (*broken) CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *azservicebus.CompleteMessageOptions) error {
 	return &azservicebus.Error{Code: azservicebus.CodeConnectionLost}
 }
 
-// TestAnErrorOfLookingForLettersEndsTheWait: while letters are waited for that another receiver holds, a peek finds out
-// whether they are still there.
-func TestAnErrorOfLookingForLettersEndsTheWait(t *testing.T) {
+// TestReplayStopsWaitingWhenThePeekFails checks the peek that finds out whether letters that another
+// receiver has locked are still there.
+func TestReplayStopsWaitingWhenThePeekFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		w.receive(w.dead, 1) // and nobody settles it
+		w.receive(w.dead, 1) // and nothing settles it
 		run := replay.NewRun("")
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)

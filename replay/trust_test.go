@@ -15,13 +15,17 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// forged is what a hostile producer writes under our names.
+// forged returns what a hostile producer writes under our names.
 func forged() map[string]any {
 	return map[string]any{
-		deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: "9", deadletter.PropertySuperseded: "a,b", deadletter.PropertySupersededCount: "2",
-		deadletter.PropertyStatus: "418", deadletter.PropertyCode: "teapot", deadletter.PropertyRequestID: "r", deadletter.PropertyClientRequestID: "c",
-		deadletter.PropertyOnly: "0", deadletter.PropertyReplays: "7", deadletter.PropertyRun: "not a run", deadletter.PropertyReplayedBy: "me",
-		deadletter.PropertyReplayedAt: "now", deadletter.PropertyOriginalID: "x", "revoker-else": "1", "Revoker-Replays": "1", "DeadLetterReason": "UserNotFound",
+		deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: "9", deadletter.PropertySuperseded: "a,b",
+		deadletter.PropertySupersededCount: "2",
+		deadletter.PropertyStatus:          "418", deadletter.PropertyCode: "teapot", deadletter.PropertyRequestID: "r",
+		deadletter.PropertyClientRequestID: "c",
+		deadletter.PropertyOnly:            "0", deadletter.PropertyReplays: "7", deadletter.PropertyRun: "not a run",
+		deadletter.PropertyReplayedBy: "me",
+		deadletter.PropertyReplayedAt: "now", deadletter.PropertyOriginalID: "x", "revoker-else": "1", "Revoker-Replays": "1",
+		"DeadLetterReason": "UserNotFound",
 	}
 }
 
@@ -29,11 +33,14 @@ func twoEvents() []byte {
 	return fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, graceID, adaID)
 }
 
-// TestWhatAProducerWroteUnderOurNamesIsNotBelieved where Service Bus itself has dead-lettered the message: its reason is the
-// one thing there that a producer cannot have written.
-func TestWhatAProducerWroteUnderOurNamesIsNotBelieved(t *testing.T) {
+// TestLetterDoesNotBelieveAProducersProperties checks a message that Service Bus itself has dead-lettered.
+// Its reason is the only thing there that a producer cannot have written.
+func TestLetterDoesNotBelieveAProducersProperties(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
-		must(t, w.sender.SendMessage(ctx, &azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Second), ApplicationProperties: forged()}, nil))
+		must(t, w.sender.SendMessage(ctx, &azservicebus.Message{
+			Body: twoEvents(), TimeToLive: new(time.Second),
+			ApplicationProperties: forged(),
+		}, nil))
 		time.Sleep(time.Minute)
 		letter := w.found(replay.Filter{})[0]
 		want := forged()
@@ -41,7 +48,8 @@ func TestWhatAProducerWroteUnderOurNamesIsNotBelieved(t *testing.T) {
 		if letter.Reason != "TTLExpiredException" || !reflect.DeepEqual(letter.NotBelieved, want) {
 			t.Errorf("reason %s, not believed %v", letter.Reason, letter.NotBelieved)
 		}
-		if letter.Attempts+letter.Replays+letter.SupersededCount > 0 || letter.FailedEvents != nil || letter.Status+letter.Code+letter.RequestID+letter.Run+letter.OriginalID != "" {
+		if letter.Attempts+letter.Replays+letter.SupersededCount > 0 || letter.FailedEvents != nil ||
+			letter.Status+letter.Code+letter.RequestID+letter.Run+letter.OriginalID != "" {
 			t.Errorf("believed: %+v", letter)
 		}
 		if len(letter.Users) != 2 {
@@ -53,7 +61,7 @@ func TestWhatAProducerWroteUnderOurNamesIsNotBelieved(t *testing.T) {
 		}
 		got := w.receive(w.receiver, 1)[0].ApplicationProperties
 		if only := deadletter.Only(&azservicebus.ReceivedMessage{ApplicationProperties: got, Body: twoEvents()}); only != nil {
-			t.Errorf("acts on %v only", only)
+			t.Errorf("acts only on %v", only)
 		}
 		fine := map[string]any{
 			deadletter.PropertyReplays: "1", deadletter.PropertyRun: run.ID, deadletter.PropertyReplayedBy: "ada@desk",
@@ -65,14 +73,16 @@ func TestWhatAProducerWroteUnderOurNamesIsNotBelieved(t *testing.T) {
 	})
 }
 
-func TestWhatStandsUnderOurNamesInAFileIsNotSent(t *testing.T) {
-	line := `{"deadLetter":{"messageId":"m","replays":1,"originalMessageId":"first"},"body":{},"properties":{"mine":"kept","revoker-only-events":"0","Revoker-Failed-Events":"0","revoker-replays":"0"}}`
+func TestRecordSendsNoneOfOurPropertiesFromAFile(t *testing.T) {
+	line := `{"deadLetter":{"messageId":"m","replays":1,"originalMessageId":"first"},"body":{},` +
+		`"properties":{"mine":"kept","revoker-only-events":"0","Revoker-Failed-Events":"0","revoker-replays":"0"}}`
 	record, err := replay.ReadRecord([]byte(line))
 	must(t, err)
 	m, err := record.Message(replay.Run{ID: "run", By: "me"})
 	must(t, err)
 	want := map[string]any{
-		"mine": "kept", deadletter.PropertyReplays: "2", deadletter.PropertyOriginalID: "first", deadletter.PropertyRun: "run", deadletter.PropertyReplayedBy: "me",
+		"mine": "kept", deadletter.PropertyReplays: "2", deadletter.PropertyOriginalID: "first", deadletter.PropertyRun: "run",
+		deadletter.PropertyReplayedBy: "me",
 		deadletter.PropertyReplayedAt: m.ApplicationProperties[deadletter.PropertyReplayedAt],
 	}
 	if !reflect.DeepEqual(m.ApplicationProperties, want) {
@@ -80,11 +90,12 @@ func TestWhatStandsUnderOurNamesInAFileIsNotSent(t *testing.T) {
 	}
 }
 
-// TestAReplayForSomeEventsStaysOne when the broker dead-letters it before a worker can say which events failed; and no other
-// body is taken for the one that it was for.
-func TestAReplayForSomeEventsStaysOne(t *testing.T) {
+// TestReplayForSomeEventsStaysForThese checks a replay that the broker dead-letters before a worker can
+// say which events failed. The indexes must not apply to another body.
+func TestReplayForSomeEventsStaysForThese(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
-		w.bury(&azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Hour)}, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
+		w.bury(&azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Hour)}, "UserNotFound",
+			map[string]any{deadletter.PropertyFailed: "1"})
 		w.replay(replay.Filter{}, replay.Options{})
 		time.Sleep(2 * time.Hour)
 		letter := w.found(replay.Filter{})[0]
@@ -104,10 +115,12 @@ func TestAReplayForSomeEventsStaysOne(t *testing.T) {
 	})
 }
 
-// TestAnExportOfAReplayIsImportedForTheSameEvents, counted on, under the first id.
-func TestAnExportOfAReplayIsImportedForTheSameEvents(t *testing.T) {
+// TestRecordOfAReplayIsImportedForTheSameEvents checks that the import also increments the counter and
+// keeps the first id.
+func TestRecordOfAReplayIsImportedForTheSameEvents(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		w.bury(&azservicebus.Message{MessageID: new("first"), Body: twoEvents()}, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
+		w.bury(&azservicebus.Message{MessageID: new("first"), Body: twoEvents()}, "UserNotFound",
+			map[string]any{deadletter.PropertyFailed: "1"})
 		w.replay(replay.Filter{}, replay.Options{})
 		w.buryNext("UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
 		file := w.export()
@@ -122,13 +135,14 @@ func TestAnExportOfAReplayIsImportedForTheSameEvents(t *testing.T) {
 			t.Errorf("imported with the id %v", id)
 		}
 		got := again.ApplicationProperties
-		if got[deadletter.PropertyOriginalID] != "first" || got[deadletter.PropertyReplays] != "2" || got[deadletter.PropertyOnly] != "1" {
+		if got[deadletter.PropertyOriginalID] != "first" || got[deadletter.PropertyReplays] != "2" ||
+			got[deadletter.PropertyOnly] != "1" {
 			t.Errorf("%v", got)
 		}
 	})
 }
 
-// export is the file of all dead letters.
+// export returns an exported file of all dead letters.
 func (w *world) export() string {
 	w.t.Helper()
 	var file bytes.Buffer

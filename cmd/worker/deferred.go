@@ -15,9 +15,10 @@ import (
 func (p *program) deferredCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deferred",
-		Short: "List messages that the worker has set aside for a while",
-		Long: `List deferred messages: those that the worker has set aside in Service Bus, since too
-many users fail at once. They come back by themselves. docs/runbook.md, section 10, has more.`,
+		Short: "List messages that the worker has deferred",
+		Long: `List deferred messages: those that the worker leaves in Service Bus for a while,
+because too many users fail at once. The worker receives them again by itself.
+See docs/runbook.md, section 10.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(p.deferredList())
@@ -34,7 +35,7 @@ type deferredMessage struct {
 	Users          []string  `json:"users,omitempty"`
 	Types          []string  `json:"types,omitempty"`
 	Producers      []string  `json:"producers,omitempty"`
-	// Replays is how often the message was replayed, by whom last.
+	// Replays counts the replays of the message. Run identifies the last one.
 	Replays    int    `json:"replays,omitempty"`
 	Run        string `json:"run,omitempty"`
 	Unreadable string `json:"unreadable,omitempty"`
@@ -47,8 +48,10 @@ func newDeferred(l replay.Letter, now time.Time) deferredMessage {
 		age = max(0, now.Sub(l.Enqueued)) // this machine's clock may be behind the broker's
 	}
 	return deferredMessage{
-		Source: l.Source, SequenceNumber: l.SequenceNumber, Enqueued: l.Enqueued, AgeSeconds: int64(age / time.Second), MessageID: l.MessageID,
-		Users: l.Users, Types: l.Types, Producers: l.Producers, Replays: l.Replays, Run: l.Run, Unreadable: l.Unreadable, Mended: l.Mended,
+		Source: l.Source, SequenceNumber: l.SequenceNumber, Enqueued: l.Enqueued, AgeSeconds: int64(age / time.Second),
+		MessageID: l.MessageID,
+		Users:     l.Users, Types: l.Types, Producers: l.Producers, Replays: l.Replays, Run: l.Run, Unreadable: l.Unreadable,
+		Mended: l.Mended,
 	}
 }
 
@@ -69,11 +72,11 @@ func (p *program) deferredList() *cobra.Command {
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List deferred messages, the oldest first",
-		Long: `List the deferred messages of each queue or subscription, the oldest first. It only
-peeks: nothing is locked or changed, and the worker goes on meanwhile. Service Bus
-offers no peek at deferred messages alone, so it looks through all that wait. With
-servicebus.sessions there are none.`,
+		Short: "List deferred messages, oldest first",
+		Long: `List the deferred messages of each queue or subscription, oldest first. This
+only peeks: it locks and changes nothing, and the worker keeps running. Service
+Bus cannot peek at deferred messages alone, so the command looks through all
+waiting messages. With servicebus.sessions, there are no deferred messages.`,
 		Example: `  worker deferred list
   worker deferred list --until 1h
   worker deferred list --user ada@contoso.com --output ndjson`,
@@ -93,7 +96,7 @@ servicebus.sessions there are none.`,
 			list.header = append(list.header, "SOURCE")
 		}
 		if cfg.ServiceBus.Sessions > 0 {
-			fmt.Fprintln(p.stderr, "With servicebus.sessions the worker defers nothing: it gives a message up with its session.")
+			fmt.Fprintln(p.stderr, "With servicebus.sessions, the worker defers nothing. It releases a message together with its session.")
 			from.queues = nil // a peek would need a session
 		}
 		now := time.Now()

@@ -35,8 +35,8 @@ func (p *program) dlqList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List dead letters, or count them by reason, user or day",
-		Long: `List dead letters, or count them by reason, user or day. This only peeks: it locks
-and changes nothing, and the worker keeps running.`,
+		Long: `List dead letters, or count them by reason, user or day. This only peeks: it
+locks and changes nothing, and the worker keeps running.`,
 		Example: `  worker dlq list --group-by reason
   worker dlq list --reason RetriesExhausted --since 12h
   worker dlq list --user ada@contoso.com --output ndjson`,
@@ -133,7 +133,8 @@ only peeks.`,
 			return fail(exitNotFound, "there is no dead letter with the sequence number %d: "+
 				"it was replayed or purged, or it is in another --source", ranges[0].From)
 		case len(all) > 1:
-			return fail(exitUsage, "%s and %s both have a dead letter with this number: choose one with --source", all[0].Source, all[1].Source)
+			return fail(exitUsage, "%s and %s both have a dead letter with this number: choose one with --source", all[0].Source,
+				all[1].Source)
 		}
 		record, err := replay.NewRecord(all[0])
 		if err != nil && !errors.Is(err, replay.ErrNoOriginal) { // show what is known

@@ -95,9 +95,9 @@ func (p *program) dlqExport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "Write dead letters to a file, and leave them where they are",
-		Long: `Write dead letters to a file (- is standard output), one JSON object per line, and
-leave them where they are. You can correct bad events in the file and send it with
-worker dlq import. worker dlq purge removes the originals.
+		Long: `Write dead letters to a file (- is standard output), one JSON object per line,
+and leave them where they are. You can correct bad events in the file and send
+it with worker dlq import. worker dlq purge removes the originals.
 
 If a message cannot be read completely, the file also gets its original bytes
 ("originalAmqp", in base64).`,
@@ -117,7 +117,7 @@ If a message cannot be read completely, the file also gets its original bytes
 				return err
 			}
 		}
-		defer to.close() //nolint:errcheck // sync has reported what matters
+		defer to.close()
 		to.allowPartly = true
 		n := 0
 		err = from.each(ctx, (*replay.Queue).Find, func(found replay.Found) error {

@@ -31,11 +31,12 @@ func (p *program) dlqImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE",
 		Short: "Send the messages of an exported file",
-		Long: `Send the messages of a file that dlq export or dlq purge has written (- is standard
-input). You can edit the file before. Each message gets a new MessageID. The command
-reads all lines before it sends the first message: if one line is wrong, it sends
-nothing. It leaves out records without a body, which are those of messages that
-could not be read, and the exit code says so. Add a body to have them sent.`,
+		Long: `Send the messages of a file that dlq export or dlq purge has written (- is
+standard input). You can edit the file before. Each message gets a new
+MessageID. The command reads all lines before it sends the first message: if one
+line is wrong, it sends nothing. It leaves out records without a body, which are
+those of messages that could not be read, and the exit code says so. Add a body
+to have them sent.`,
 		Example: `  worker dlq import --dry-run corrected.ndjson
   worker dlq import corrected.ndjson`,
 		Args: cobra.ExactArgs(1),

@@ -28,10 +28,10 @@ func (p *program) dlqPurge() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge",
 		Short: "Remove dead letters, after writing them to a file",
-		Long: `Remove dead letters: those that are there now and that the filter picks. Before it
-removes a dead letter, the command writes it to a file, which worker dlq import can
-send again. It asks you to type the number of dead letters; --confirm answers in
-advance.
+		Long: `Remove dead letters: those that are there now and that the filter picks. Before
+it removes a dead letter, the command writes it to a file, which worker dlq
+import can send again. It asks you to type the number of dead letters; --confirm
+answers in advance.
 
 If a message cannot be read, the file gets its original bytes. If these are no
 longer in memory, because there were too many, the message stays where it is.`,
@@ -127,7 +127,8 @@ func (u *purging) remove(ctx context.Context, plans []planned) error {
 	case outcome.Left > 0:
 		return fail(exitFailed, "not done: %s; repeat the command to continue", letters(outcome.Left))
 	case outcome.Refused > 0:
-		return fail(exitFailed, "not removed: %s that cannot be exported completely; see docs/runbook.md, section 9", letters(outcome.Refused))
+		return fail(exitFailed, "not removed: %s that cannot be exported completely; see docs/runbook.md, section 9",
+			letters(outcome.Refused))
 	}
 	return nil
 }

@@ -48,18 +48,18 @@ func (p *program) dlqReplay() *cobra.Command {
 		Use:   "replay",
 		Short: "Send dead letters to their queue again",
 		Long: `Send dead letters to their queue again: those that are there now and that the
-filter picks. The command first sends each one as a new message, and then removes
-the dead letter. So nothing is ever lost, and you can simply repeat a run that was
-stopped or killed. If a message has several events, only those that failed are
-handled again.
+filter picks. The command first sends each one as a new message, and then
+removes the dead letter. So nothing is ever lost, and you can simply repeat a
+run that was stopped or killed. If a message has several events, only those that
+failed are handled again.
 
-A message that cannot be read is never sent, because there is no body to send. It
-stays where it is, and the exit code says so. If only a part of a message cannot
-be read, the message is sent without that part. docs/runbook.md says what to do in
-both cases.
+A message that cannot be read is never sent, because there is no body to send.
+It stays where it is, and the exit code says so. If only a part of a message
+cannot be read, the message is sent without that part. docs/runbook.md says what
+to do in both cases.
 
-The dead letters of a subscription need --to: their topic would also deliver them
-to its other subscriptions.
+The dead letters of a subscription need --to: their topic would also deliver
+them to its other subscriptions.
 
 To get to messages behind others, the command locks the others for a while. Then
 it unlocks them, unchanged except for their delivery count.`,

@@ -8,7 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-func TestRecordsListMessagesInParts(t *testing.T) {
+func TestListingSplitsLongLists(t *testing.T) {
 	some := listing(audit.Operation{Source: "q"}, []int64{20, 5, 7, 10, 11, 12})
 	if len(some) != 1 || some[0].Messages != "5,7,10-12,20" || some[0].Count != 6 || some[0].Source != "q" {
 		t.Errorf("%+v", some)

@@ -38,7 +38,8 @@ func (f *picking) flags(fs *pflag.FlagSet) {
 	}
 	fs.StringVar(&f.source, "source", "", "only this queue or subscription (TOPIC/Subscriptions/NAME), if several are configured")
 	fs.StringVar(&f.producer, "producer", "", "only events whose own source contains this text")
-	fs.StringVar(&f.since, "since", "", "only enqueued at or after: a time (2026-03-01T12:00:00Z), a day (2026-03-01), or an age (90m, 7d)")
+	fs.StringVar(&f.since, "since", "",
+		"only enqueued at or after: a time (2026-03-01T12:00:00Z), a day (2026-03-01), or an age (90m, 7d)")
 	fs.StringVar(&f.until, "until", "", "only enqueued before: the same forms")
 	fs.StringSliceVar(&f.sequences, "seq", nil, "only these sequence numbers: 5,7,10-20")
 	fs.IntVar(&f.limit, "limit", 0, "maximum number, oldest first; 0 means no limit")
