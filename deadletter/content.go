@@ -24,7 +24,8 @@ func Content(m *azservicebus.ReceivedMessage) event.Message {
 		case len(raw.Body.Sequence) > 0:
 			content.BodyKind = "sequence"
 		case len(raw.Body.Data) > 1:
-			// The SDK fills Body only from a single data section. AMQP allows several, to be joined.
+			// The SDK fills Body only from a single data section. AMQP allows several, to be
+			// joined.
 			content.Body = bytes.Join(raw.Body.Data, nil)
 		}
 	}

@@ -41,8 +41,8 @@ const (
 	// PropertyAttempts is the number of Graph requests for the (first failed) user.
 	PropertyAttempts = "revoker-attempts"
 	// PropertySuperseded lists the ids of messages of the same users that were completed in favor
-	// of this one, separated by commas and cut to MaxProperty. PropertySupersededCount is the number
-	// of all of them.
+	// of this one, separated by commas and cut to MaxProperty. PropertySupersededCount is the
+	// number of all of them.
 	PropertySuperseded      = "revoker-superseded"
 	PropertySupersededCount = "revoker-superseded-count"
 	// PropertyStatus and PropertyCode are Graph's last HTTP status and error code.
@@ -125,11 +125,11 @@ func Property(m *azservicebus.ReceivedMessage, name string) string {
 // Overwrite completes the properties that the worker writes into a message that it dead-letters. It
 // sets each other property of ours that the message carries to "", in written, and returns written.
 //
-// A well-formed record of replays stays, because it counts them. The indexes of the events to act on
-// do not stay: PropertyFailed replaces them.
+// A well-formed record of replays stays, because it counts them. The indexes of the events to act
+// on do not stay: PropertyFailed replaces them.
 //
-// Overwrite considers only the known names. A message can carry thousands of names that merely begin
-// like ours. Nobody reads those, and everything written must fit into one AMQP frame.
+// Overwrite considers only the known names. A message can carry thousands of names that merely
+// begin like ours. Nobody reads those, and everything written must fit into one AMQP frame.
 func Overwrite(m *azservicebus.ReceivedMessage, written map[string]any) map[string]any {
 	lists := [][]string{aboutFailure, aboutOnly}
 	if _, ok := ReadReplays(m); !ok {

@@ -1,7 +1,7 @@
 // Package deadletter defines what the worker writes into a message that it moves to the dead-letter
 // queue: the reasons, with what each means and what to do about it, and the application properties,
-// with the rules for when they can be believed. It is what the hot path needs; package replay finds,
-// replays, removes, exports and imports dead letters for operators.
+// with the rules for when they can be believed. It is what the hot path needs; package replay
+// finds, replays, removes, exports and imports dead letters for operators.
 package deadletter
 
 // Reason is the reason for a dead letter, as the message's DeadLetterReason property holds it. The

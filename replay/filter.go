@@ -13,8 +13,8 @@ import (
 type Filter struct {
 	// Reasons are compared ignoring case.
 	Reasons []string
-	// User is an object id or user principal name. It is compared with each user whose event failed,
-	// ignoring case.
+	// User is an object id or user principal name. It is compared with each user whose event
+	// failed, ignoring case.
 	User string
 	// Producer is a part of an event's source.
 	Producer string

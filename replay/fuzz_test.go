@@ -10,8 +10,8 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// FuzzReadRecord checks that each line is a record or an error. A record must survive being written and
-// read again, and its message must carry only those of our properties that the run writes.
+// FuzzReadRecord checks that each line is a record or an error. A record must survive being written
+// and read again, and its message must carry only those of our properties that the run writes.
 func FuzzReadRecord(f *testing.F) {
 	for _, line := range []string{
 		`{}`, `null`, `{"sequenceNumber":1,"messageId":"x","body":"{}"}`, `{"bodyBase64":"%%%"}`, `{"bodyAmqp":"AFN3"}`, `{"unknown":1}`,

@@ -29,9 +29,9 @@ type Letter struct {
 	// Reason and Description say why the message was dead-lettered.
 	Reason      string `json:"reason"`
 	Description string `json:"description,omitempty"`
-	// Unreadable says why the client library cannot read the message. If it is set, the message is a
-	// stand-in without the body, which must never be sent. Mended names what could not be read and
-	// was left out; the body is complete.
+	// Unreadable says why the client library cannot read the message. If it is set, the message is
+	// a stand-in without the body, which must never be sent. Mended names what could not be read
+	// and was left out; the body is complete.
 	Unreadable string `json:"unreadable,omitempty"`
 	Mended     string `json:"mended,omitempty"`
 	// Attempts counts the Graph requests for the message. Replays counts its replays so far.
@@ -52,11 +52,11 @@ type Letter struct {
 	// SupersededCount.
 	Superseded      []string `json:"superseded,omitempty"`
 	SupersededCount int      `json:"supersededCount,omitempty"`
-	// FailedEvents has the indexes of the failed events of a message that holds several. It is empty
-	// if all failed.
+	// FailedEvents has the indexes of the failed events of a message that holds several. It is
+	// empty if all failed.
 	FailedEvents []int `json:"failedEvents,omitempty"`
-	// NotBelieved has the properties under our names that the worker cannot have written: a producer
-	// sent them, or another tool left them.
+	// NotBelieved has the properties under our names that the worker cannot have written: a
+	// producer sent them, or another tool left them.
 	NotBelieved map[string]any `json:"notBelieved,omitempty"`
 
 	only []int // the events that a replay sent the message for; empty for all

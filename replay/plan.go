@@ -15,17 +15,18 @@ type Plan struct {
 	// Selected is the number of letters to act on. Reasons counts them by reason.
 	Selected int            `json:"selected"`
 	Reasons  map[string]int `json:"reasons,omitempty"`
-	// TooOften counts letters that the filter picks and that are left out, because they were replayed
-	// as often as is allowed. OwnRun counts those left out because this run has sent them itself.
+	// TooOften counts letters that the filter picks and that are left out, because they were
+	// replayed as often as is allowed. OwnRun counts those left out because this run has sent them
+	// itself.
 	TooOften int `json:"replayedTooOften,omitempty"`
 	OwnRun   int `json:"ofThisRun,omitempty"`
 	// Unreadable counts letters that the filter picks and a replay leaves out, because the client
-	// library cannot read their bodies: it shows stand-ins, which must never be sent. Skipped has the
-	// reasons for the first few.
+	// library cannot read their bodies: it shows stand-ins, which must never be sent. Skipped has
+	// the reasons for the first few.
 	Unreadable int      `json:"unreadable,omitempty"`
 	Skipped    []string `json:"skipped,omitempty"`
-	// Mended counts letters to act on of which the client library cannot read a part. A replay sends
-	// them without this part.
+	// Mended counts letters to act on of which the client library cannot read a part. A replay
+	// sends them without this part.
 	Mended int `json:"mended,omitempty"`
 
 	filter Filter

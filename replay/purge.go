@@ -26,9 +26,9 @@ type PurgeResult struct {
 	Problems []string `json:"problems,omitempty"`
 }
 
-// chunkOfChanged is the number of letters to receive at once when the client library cannot read all
-// of some letter. Their originals, of up to 256 KB each in the Standard tier, wait in limited memory
-// to be recorded.
+// chunkOfChanged is the number of letters to receive at once when the client library cannot read
+// all of some letter. Their originals, of up to 256 KB each in the Standard tier, wait in limited
+// memory to be recorded.
 const chunkOfChanged = 50
 
 // Purge removes the planned dead letters. Before it removes a letter, it passes it to record,

@@ -48,8 +48,8 @@ type Queue struct {
 	// the letters stay empty.
 	Decoder *event.Decoder
 	// Original returns a message of an entity as it was encoded, if the client library cannot read
-	// all of it and the original is still in memory. It is a sanitizer's. If it is nil, no originals
-	// are available.
+	// all of it and the original is still in memory. It is a sanitizer's. If it is nil, no
+	// originals are available.
 	Original func(entity string, sequence int64) ([]byte, bool)
 	// Timeout limits one request to Service Bus. The default is 12 s.
 	Timeout time.Duration
@@ -65,7 +65,8 @@ const (
 )
 
 // errUnreadable means that the SDK panicked over a message. Service Bus writes strings into both
-// properties of what it dead-letters itself, so another program must have dead-lettered the message.
+// properties of what it dead-letters itself, so another program must have dead-lettered the
+// message.
 var errUnreadable = errors.New("the Service Bus SDK cannot read a message: its property DeadLetterReason or " +
 	"DeadLetterErrorDescription is not a string, which makes the SDK panic; remove the message with another client")
 
@@ -102,8 +103,8 @@ func (q *Queue) Find(ctx context.Context, f Filter) iter.Seq2[Found, error] {
 }
 
 // FindDeferred peeks at the messages that the worker has deferred, as Find does at dead letters.
-// q.Receiver must be one of the entity itself. Service Bus cannot peek at deferred messages alone, so
-// FindDeferred reads all the others too: a page of 500 takes some milliseconds. A filter with a
+// q.Receiver must be one of the entity itself. Service Bus cannot peek at deferred messages alone,
+// so FindDeferred reads all the others too: a page of 500 takes some milliseconds. A filter with a
 // reason picks none.
 func (q *Queue) FindDeferred(ctx context.Context, f Filter) iter.Seq2[Found, error] {
 	mine := *q

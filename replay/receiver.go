@@ -30,8 +30,8 @@ const (
 
 // ReceiveOptions control how dead letters are received.
 type ReceiveOptions struct {
-	// Wait is how long to wait for messages that another receiver has locked: a run that was killed,
-	// for example. The default is 90 s.
+	// Wait is how long to wait for messages that another receiver has locked: a run that was
+	// killed, for example. The default is 90 s.
 	Wait time.Duration
 	// Waiting, if not nil, is called now and then with the number of messages that the run waits
 	// for.
@@ -209,8 +209,8 @@ func (r *receiver) release(ctx context.Context) {
 	_ = group.Wait()
 }
 
-// complete settles messages concurrently and returns the sequence numbers of those that are settled.
-// A lost lock is not an error. Any other error means a broken connection, or worse.
+// complete settles messages concurrently and returns the sequence numbers of those that are
+// settled. A lost lock is not an error. Any other error means a broken connection, or worse.
 func (r *receiver) complete(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()

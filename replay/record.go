@@ -19,9 +19,9 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// Record is a dead letter in an exported file, which holds one JSON object per line. Letter says why
-// it was dead-lettered. Of Letter, an import reads only the counters of replays and the ids; the rest
-// of the message is in the other fields.
+// Record is a dead letter in an exported file, which holds one JSON object per line. Letter says
+// why it was dead-lettered. Of Letter, an import reads only the counters of replays and the ids;
+// the rest of the message is in the other fields.
 type Record struct {
 	Letter Letter `json:"deadLetter"`
 
@@ -40,21 +40,21 @@ type Record struct {
 	// Properties are the application properties, without ours. Values that are not strings, numbers
 	// or booleans have the form {"type": "…", "value": "…"}.
 	Properties map[string]any `json:"properties,omitempty"`
-	// Original (base64) is the complete message as it was encoded, if the client library cannot read
-	// all of it. It is kept for other tools and never sent.
+	// Original (base64) is the complete message as it was encoded, if the client library cannot
+	// read all of it. It is kept for other tools and never sent.
 	Original string `json:"originalAmqp,omitempty"`
-	// Exactly one of these is set, or none if the body cannot be read. Body is a JSON body, BodyText
-	// is any other text, BodyBase64 is any other bytes, and BodyAMQP (base64) is the encoded AMQP
-	// sections of a body that does not consist of bytes.
+	// Exactly one of these is set, or none if the body cannot be read. Body is a JSON body,
+	// BodyText is any other text, BodyBase64 is any other bytes, and BodyAMQP (base64) is the
+	// encoded AMQP sections of a body that does not consist of bytes.
 	Body       json.RawMessage `json:"body,omitempty"`
 	BodyText   *string         `json:"bodyText,omitempty"`
 	BodyBase64 string          `json:"bodyBase64,omitempty"`
 	BodyAMQP   string          `json:"bodyAmqp,omitempty"`
 }
 
-// NewRecord returns the record of a dead letter. If the client library cannot read all of the letter
-// and the original is not available, the error is ErrNoOriginal, and the record is good only for
-// showing what is known.
+// NewRecord returns the record of a dead letter. If the client library cannot read all of the
+// letter and the original is not available, the error is ErrNoOriginal, and the record is good only
+// for showing what is known.
 func NewRecord(f Found) (Record, error) {
 	raw := f.Message.RawAMQPMessage
 	r := Record{
@@ -161,8 +161,8 @@ func ReadRecord(line []byte) (Record, error) {
 	return r, nil
 }
 
-// Message returns the message to send for the record. It ignores properties under our names, whoever
-// wrote them. The error is ErrStandIn for a record without a body.
+// Message returns the message to send for the record. It ignores properties under our names,
+// whoever wrote them. The error is ErrStandIn for a record without a body.
 func (r Record) Message(run Run) (*azservicebus.AMQPAnnotatedMessage, error) {
 	if len(r.Body) == 0 && r.BodyText == nil && r.BodyBase64 == "" && r.BodyAMQP == "" {
 		return nil, ErrStandIn

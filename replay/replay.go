@@ -53,9 +53,9 @@ type Result struct {
 	Left int `json:"left,omitempty"`
 }
 
-// Replay sends the planned dead letters again through a sender. It sends each message first and then
-// completes its dead letter. So if the run is killed, a message may be in both places, but is never
-// in neither.
+// Replay sends the planned dead letters again through a sender. It sends each message first and
+// then completes its dead letter. So if the run is killed, a message may be in both places, but is
+// never in neither.
 //
 // Replay returns when it is done, when no letter can be received any more, or when ctx ends. In the
 // last case, it first finishes what is in flight. It unlocks everything else. The result is valid
@@ -217,8 +217,8 @@ func (u *replaying) replay(ctx context.Context, pending []resubmission) (settled
 	return settled, nil
 }
 
-// send sends as many messages, from the first on, as fit into one batch, and returns their number. A
-// message that does not fit even alone counts as sent and is recorded as failed.
+// send sends as many messages, from the first on, as fit into one batch, and returns their number.
+// A message that does not fit even alone counts as sent and is recorded as failed.
 func (u *replaying) send(ctx context.Context, pending []resubmission) (n int, err error) {
 	// ctx does not end it, because nobody knows whether a canceled send has arrived.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)

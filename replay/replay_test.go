@@ -146,8 +146,8 @@ func TestPlanLeavesOutWhatTheRunHasSent(t *testing.T) {
 	})
 }
 
-// TestReplayOfOneLetterBehindManyOthers checks that the others stay unchanged, although they must be
-// received first.
+// TestReplayOfOneLetterBehindManyOthers checks that the others stay unchanged, although they must
+// be received first.
 func TestReplayOfOneLetterBehindManyOthers(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, w *world) {
 		const others = 3000
@@ -361,8 +361,8 @@ func TestReplayKeepsTheSession(t *testing.T) {
 	})
 }
 
-// TestPlanLimitDoesNotCountWhatIsLeftOut checks letters that were replayed too often or by this run, or
-// cannot be read.
+// TestPlanLimitDoesNotCountWhatIsLeftOut checks letters that were replayed too often or by this
+// run, or cannot be read.
 func TestPlanLimitDoesNotCountWhatIsLeftOut(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		run := replay.NewRun("")
@@ -416,8 +416,8 @@ func (*broken) CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *
 	return &azservicebus.Error{Code: azservicebus.CodeConnectionLost}
 }
 
-// TestReplayStopsWaitingWhenThePeekFails checks the peek that finds out whether letters that another
-// receiver has locked are still there.
+// TestReplayStopsWaitingWhenThePeekFails checks the peek that finds out whether letters that
+// another receiver has locked are still there.
 func TestReplayStopsWaitingWhenThePeekFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)

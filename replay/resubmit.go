@@ -23,11 +23,11 @@ func NewRun(by string) Run {
 }
 
 // Resubmit returns the message to send for a dead letter. It keeps the body, whatever its kind, and
-// the session, correlation and other properties. It leaves out what Service Bus added and everything
-// under our names.
+// the session, correlation and other properties. It leaves out what Service Bus added and
+// everything under our names.
 //
-// The MessageID is new: duplicate detection would silently drop a message with the old one while the
-// dead letter is completed. Resubmit must not be called for an unreadable letter, which is a
+// The MessageID is new: duplicate detection would silently drop a message with the old one while
+// the dead letter is completed. Resubmit must not be called for an unreadable letter, which is a
 // stand-in without its body.
 func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 	now := time.Now().UTC()
@@ -49,8 +49,8 @@ func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 	return m
 }
 
-// mark writes into a message which run sends it, how often it was replayed, its original id, and the
-// only events to act on, if not all.
+// mark writes into a message which run sends it, how often it was replayed, its original id, and
+// the only events to act on, if not all.
 func (r Run) mark(m *azservicebus.AMQPAnnotatedMessage, l Letter, only []int, now time.Time) {
 	replays := deadletter.Replays{
 		Count: max(0, l.Replays) + 1, Run: r.ID, By: r.By, At: now.Format(time.RFC3339), OriginalID: l.firstID(),

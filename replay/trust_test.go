@@ -33,8 +33,8 @@ func twoEvents() []byte {
 	return fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, graceID, adaID)
 }
 
-// TestLetterDoesNotBelieveAProducersProperties checks a message that Service Bus itself has dead-lettered.
-// Its reason is the only thing there that a producer cannot have written.
+// TestLetterDoesNotBelieveAProducersProperties checks a message that Service Bus itself has
+// dead-lettered. Its reason is the only thing there that a producer cannot have written.
 func TestLetterDoesNotBelieveAProducersProperties(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
 		must(t, w.sender.SendMessage(ctx, &azservicebus.Message{
@@ -90,8 +90,8 @@ func TestRecordSendsNoneOfOurPropertiesFromAFile(t *testing.T) {
 	}
 }
 
-// TestReplayForSomeEventsStaysForThese checks a replay that the broker dead-letters before a worker can
-// say which events failed. The indexes must not apply to another body.
+// TestReplayForSomeEventsStaysForThese checks a replay that the broker dead-letters before a worker
+// can say which events failed. The indexes must not apply to another body.
 func TestReplayForSomeEventsStaysForThese(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
 		w.bury(&azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Hour)}, "UserNotFound",
@@ -115,8 +115,8 @@ func TestReplayForSomeEventsStaysForThese(t *testing.T) {
 	})
 }
 
-// TestRecordOfAReplayIsImportedForTheSameEvents checks that the import also increments the counter and
-// keeps the first id.
+// TestRecordOfAReplayIsImportedForTheSameEvents checks that the import also increments the counter
+// and keeps the first id.
 func TestRecordOfAReplayIsImportedForTheSameEvents(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.bury(&azservicebus.Message{MessageID: new("first"), Body: twoEvents()}, "UserNotFound",

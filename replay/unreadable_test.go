@@ -16,8 +16,8 @@ import (
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// standIn is what the client library shows of a message that it cannot read. mended is what it shows of a
-// message that it can read except for one property.
+// standIn is what the client library shows of a message that it cannot read. mended is what it
+// shows of a message that it can read except for one property.
 func standIn() *azservicebus.Message {
 	return &azservicebus.Message{ApplicationProperties: map[string]any{sanitizer.PropertyUnreadable: "a map with a key that is a list"}}
 }
@@ -58,8 +58,8 @@ func TestReplayNeverSendsAStandIn(t *testing.T) {
 	})
 }
 
-// TestReplaySendsNoStandInThatThePlanCouldRead checks that the received message decides, not the peeked
-// one.
+// TestReplaySendsNoStandInThatThePlanCouldRead checks that the received message decides, not the
+// peeked one.
 func TestReplaySendsNoStandInThatThePlanCouldRead(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)

@@ -19,7 +19,7 @@ import (
 // dlq replay, dlq purge and dlq import take the same steps, which are the methods of change:
 //
 //  1. begin: open the audit log, unless this is a dry run.
-//  2. plan: pick what to act on, at most --limit (in picked.eachQueue). Import plans by reading its file.
+//  2. plan: pick what to act on, at most --limit (in picked.eachQueue). Import reads its file.
 //  3. With --dry-run, show: print the plan, and stop.
 //  4. confirm: ask the operator. Import does not ask.
 //  5. announce: record in the audit log what is about to be done.
@@ -75,8 +75,8 @@ func (makePlan planner) of(q *replay.Queue, f replay.Filter) (planned, error) {
 	return one, err
 }
 
-// show prints what a dry run would do: the letters, or none if there are none, and a summary of each
-// plan.
+// show prints what a dry run would do: the letters, or none if there are none, and a summary of
+// each plan.
 func (c *change) show(from *picked, makePlan planner, none string, summary func(*replay.Plan) string) error {
 	list := &rows{output: c.out, header: letterHeader(from.several())}
 	var plans []*replay.Plan

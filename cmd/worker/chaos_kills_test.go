@@ -13,7 +13,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 )
 
-// atLength makes the chaos tests run at full length (make chaos). Without it, they are short samples.
+// atLength makes the chaos tests run at full length (make chaos). Without it, they are short
+// samples.
 var atLength = flag.Bool("chaos", false, "kill, stop and starve the worker for many minutes")
 
 // long returns n with -chaos, and few without it.

@@ -22,8 +22,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 )
 
-// The users in the chaos tests: real people, whose events the worker must handle within seconds, and
-// users whose events come from hostile producers.
+// The users in the chaos tests: real people, whose events the worker must handle within seconds,
+// and users whose events come from hostile producers.
 const (
 	realPeople  = 900
 	firstFailer = 10_000
@@ -31,8 +31,8 @@ const (
 	firstLeaver = 20_000
 	leavers     = 2_000
 	// guardLimit is how many users of each type the guard allows to be signed out in an hour. It is
-	// fewer than the leavers. It is more than the real people together with those failers who may have
-	// been signed out, because there was no answer.
+	// fewer than the leavers. It is more than the real people together with those failers who may
+	// have been signed out, because there was no answer.
 	guardLimit  = 1_900
 	nobodyAfter = 1_000_000
 )
@@ -100,7 +100,8 @@ func newChaos(t *testing.T) *chaos {
 	return c
 }
 
-// failing has the kinds of failures, in the order of the faults. A 429 is not one: it is about everyone.
+// failing has the kinds of failures, in the order of the faults. A 429 is not one: it is about
+// everyone.
 var failing = []string{"403", "value is false", "503", "dropped", "hangs", "half an answer", "null"}
 
 const hangs = 4
@@ -175,8 +176,8 @@ func (c *chaos) real() {
 	c.strange(i)
 }
 
-// kinds has the types of hostile events. Those that sign people out have a type that no real event has,
-// because too many of them stop all events of their type.
+// kinds has the types of hostile events. Those that sign people out have a type that no real event
+// has, because too many of them stop all events of their type.
 var kinds = []string{"device.stolen", "device.lost", "user.compromised"}
 
 func (c *chaos) kind() string { return kinds[c.IntN(len(kinds))] }
@@ -306,9 +307,9 @@ func (c *chaos) logState(metrics string) {
 	}
 }
 
-// TestHostileProducersDelayNoOne checks that the worker survives whatever hostile producers send, in
-// little memory. It handles real events at most a minute after the last one. What it cannot read becomes
-// a dead letter, and nothing is lost.
+// TestHostileProducersDelayNoOne checks that the worker survives whatever hostile producers send,
+// in little memory. It handles real events at most a minute after the last one. What it cannot read
+// becomes a dead letter, and nothing is lost.
 func TestHostileProducersDelayNoOne(t *testing.T) {
 	if limit := chartLimit(t); limit < maxMemory {
 		t.Fatalf("the chart's limit is %d MiB", limit>>20)

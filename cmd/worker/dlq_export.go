@@ -23,8 +23,8 @@ type exportFile struct {
 	allowPartly bool
 }
 
-// createExport creates a file. The file must not exist, because another one may hold the only copy of
-// something.
+// createExport creates a file. The file must not exist, because another one may hold the only copy
+// of something.
 func createExport(name string) (*exportFile, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the file
 	if errors.Is(err, os.ErrExist) {

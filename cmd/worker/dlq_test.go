@@ -320,7 +320,8 @@ func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 			if want.code > 2 && strings.Count(strings.TrimSpace(got.stderr), "\n") > 0 {
 				t.Errorf("the error is more than one sentence:\n%s", got.stderr)
 			}
-			// The guarantee is a limit: twelve seconds to wait for an answer, and some to start and stop.
+			// The guarantee is a limit: twelve seconds to wait for an answer, and some to start and
+			// stop.
 			if took := time.Since(start); took > 15*time.Second {
 				t.Errorf("took %v", took)
 			}

@@ -305,7 +305,8 @@ func checkClaims(cfg config.Config, claims revoker.Claims, delegated bool, f *fi
 	}
 }
 
-// checkClock compares a server's Date, in whole seconds, with our clock between sending and receiving.
+// checkClock compares a server's Date, in whole seconds, with our clock between sending and
+// receiving.
 func checkClock(cfg config.Config, name string, date, sent, received time.Time, f *findings) {
 	var off time.Duration
 	switch {

@@ -52,7 +52,7 @@ func checkAuditTopic(ctx context.Context, cfg config.Config, client *azservicebu
 		err = tryToSend(ctx, sender)
 	}
 	if err != nil {
-		f.fail("audit.topic", "check its name, or give the worker's identity the role 'Azure Service Bus Data Sender' on it, and no other role",
+		f.fail("audit.topic", "check its name, or give the worker's identity the role 'Azure Service Bus Data Sender' on it, and no other",
 			"cannot send to %s: %s", cfg.Audit.Topic, detail(err))
 		return
 	}
@@ -98,7 +98,8 @@ func connectionParts(connection string) (key, host string) {
 		case "sharedaccesskeyname":
 			key = value
 		case "endpoint":
-			// Only the host: a user or password before it (sb://user:password@host) must not be shown.
+			// Only the host: a user or password before it (sb://user:password@host) must not be
+			// shown.
 			if endpoint, err := url.Parse(value); err == nil {
 				host = endpoint.Host
 			}
@@ -107,8 +108,8 @@ func connectionParts(connection string) (key, host string) {
 	return key, host
 }
 
-// checkEntity checks that the worker can receive from a queue or subscription, and that a replay can
-// send to it. It reports whether Service Bus answers.
+// checkEntity checks that the worker can receive from a queue or subscription, and that a replay
+// can send to it. It reports whether Service Bus answers.
 func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Client, entity string, f *findings) (answers bool) {
 	peek := func(deadLetters bool) error {
 		receiver, err := app.NewReceiver(client, entity, deadLetters)
@@ -165,8 +166,8 @@ func (d *dates) Do(req *policy.Request) (*http.Response, error) {
 	return response, err
 }
 
-// elsewhere sends requests to another address. The administration client itself accepts only https and
-// the name of the namespace.
+// elsewhere sends requests to another address. The administration client itself accepts only https
+// and the name of the namespace.
 type elsewhere struct {
 	to   *url.URL
 	next http.Client
@@ -200,8 +201,8 @@ func newAdmin(cfg config.Config, seen *dates) (*admin.Client, error) {
 	return admin.NewClient(cfg.ServiceBus.Namespace, credential, options)
 }
 
-// checkEntitySettings checks the settings, if the identity may read them, and the clock of Service Bus,
-// which even a refusal shows.
+// checkEntitySettings checks the settings, if the identity may read them, and the clock of Service
+// Bus, which even a refusal shows.
 func checkEntitySettings(ctx context.Context, cfg config.Config, f *findings) {
 	seen := &dates{}
 	client, err := newAdmin(cfg, seen)
@@ -279,8 +280,8 @@ func readSettings(ctx context.Context, client *admin.Client, entity string) (ent
 }
 
 // fewDeliveries and shortLock are the limits below which doctor warns. Each stop of a worker while
-// Graph is unavailable costs each message in flight one delivery. Each lock is renewed at half of its
-// duration.
+// Graph is unavailable costs each message in flight one delivery. Each lock is renewed at half of
+// its duration.
 const (
 	fewDeliveries = 50
 	shortLock     = 30 * time.Second
@@ -323,10 +324,11 @@ func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 	}
 	switch {
 	case !s.deadLetters:
-		// This matters whatever the entity's default is: messages can have their own time to live, and
-		// Event Grid, for example, sets it.
+		// This matters whatever the entity's default is: messages can have their own time to live,
+		// and Event Grid, for example, sets it.
 		f.fail(entity+": time to live", "turn on dead-lettering on message expiration",
-			"expired messages are deleted: events are lost without a trace, by the entity's default (%s) or by a message's own time to live",
+			"expired messages are deleted: events are lost without a trace, by the entity's default (%s) "+
+				"or by a message's own time to live",
 			lifetime(s.life))
 	case s.life > 0 && s.life < cfg.Retry.MaxAge:
 		f.warn(entity+": time to live", "set it to a day or more",
@@ -348,8 +350,8 @@ func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 	if s.duplicates {
 		f.warn(entity+": duplicate detection",
 			"create the entity again without it (it cannot be turned off); the worker deduplicates by user",
-			"on, for %s: Service Bus drops an event whose MessageID was used before, so anyone who may send and guesses the next MessageID "+
-				"can suppress a real event without a trace", s.window)
+			"on, for %s: Service Bus drops an event whose MessageID was used before, so anyone who may send and guesses "+
+				"the next MessageID can suppress a real event without a trace", s.window)
 	} else {
 		f.ok(entity+": duplicate detection", "off; the worker deduplicates by user")
 	}
@@ -370,8 +372,8 @@ func value[T any](p *T) (v T) {
 	return v
 }
 
-// span parses an ISO 8601 duration as Service Bus writes it. It returns 0 for none, and for unlimited,
-// which Service Bus writes as the largest time span of .NET.
+// span parses an ISO 8601 duration as Service Bus writes it. It returns 0 for none, and for
+// unlimited, which Service Bus writes as the largest time span of .NET.
 func span(text *string) time.Duration {
 	iso, err := duration.Parse(value(text))
 	if err != nil || iso.Days > 36500 {

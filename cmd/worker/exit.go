@@ -39,8 +39,8 @@ func fail(code int, format string, args ...any) error {
 	return &exitError{code, fmt.Sprintf(format, args...)}
 }
 
-// explain turns an error of a client into one sentence with what to do, and into an exit code. about is
-// what the error is about: an entity, for example.
+// explain turns an error of a client into one sentence with what to do, and into an exit code.
+// about is what the error is about: an entity, for example.
 func explain(err error, about string) error {
 	var done *exitError
 	var sb *azservicebus.Error
@@ -63,8 +63,8 @@ func explain(err error, about string) error {
 			"Check the credential (workload or managed identity, environment, az login) and the tenant", about, firstLine(err))
 	case errors.As(err, &sb) && sb.Code == azservicebus.CodeUnauthorizedAccess:
 		return fail(exitUnauthorized, "%s: Service Bus refuses access: %s. "+
-			"Give the identity the role 'Azure Service Bus Data Receiver' to read and settle, and 'Azure Service Bus Data Sender' to send, "+
-			"or use a key with the claims Listen and Send", about, detail(err))
+			"Give the identity the role 'Azure Service Bus Data Receiver' to read and settle, and 'Azure Service Bus Data Sender' "+
+			"to send, or use a key with the claims Listen and Send", about, detail(err))
 	case errors.As(err, &response) && (response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden):
 		return fail(exitUnauthorized, "%s: refused with HTTP %d", about, response.StatusCode)
 	case errors.As(err, &sb) && sb.Code == azservicebus.CodeNotFound, strings.Contains(err.Error(), "amqp:not-found"):

@@ -40,8 +40,8 @@ func defaultText(f *pflag.Flag) string {
 	return fmt.Sprintf("(default %q)", f.DefValue)
 }
 
-// wrap breaks a text into lines of at most width characters. end follows the text, in the last line or
-// in a line of its own.
+// wrap breaks a text into lines of at most width characters. end follows the text, in the last line
+// or in a line of its own.
 func wrap(text string, width int, end string) string {
 	var wrapped strings.Builder
 	length := 0

@@ -78,8 +78,8 @@ func (p *process) wantLittleMemory(t *testing.T) {
 	t.Logf("memory: %d MiB at most", peak>>20)
 }
 
-// TestLivenessWhoeverFails reports a stolen device after many users who keep failing for reasons of their
-// own. The worker must call Graph for it in the time that the liveness guarantee allows.
+// TestLivenessWhoeverFails reports a stolen device after many users who keep failing for reasons of
+// their own. The worker must call Graph for it in the time that the liveness guarantee allows.
 func TestLivenessWhoeverFails(t *testing.T) {
 	many := long(10_000, 1_000)
 	for name, trouble := range map[string]struct {

@@ -1,7 +1,7 @@
-// Command worker signs people out. It receives "device lost", "device stolen" and offboarding events
-// from Azure Service Bus and revokes the sign-in sessions of each affected user through Microsoft
-// Graph. Its other commands are for operators: they handle dead letters, revoke manually, send events,
-// and check a deployment.
+// Command worker signs people out. It receives "device lost", "device stolen" and offboarding
+// events from Azure Service Bus and revokes the sign-in sessions of each affected user through
+// Microsoft Graph. Its other commands are for operators: they handle dead letters, revoke manually,
+// send events, and check a deployment.
 package main
 
 import (
@@ -24,9 +24,9 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 )
 
-// ballast counts for the garbage collector, but takes no memory, because nothing touches it. The heap
-// of a worker is small. Without the ballast, the collector would run after every few megabytes and
-// scan the stacks of all messages in flight each time.
+// ballast counts for the garbage collector, but takes no memory, because nothing touches it. The
+// heap of a worker is small. Without the ballast, the collector would run after every few megabytes
+// and scan the stacks of all messages in flight each time.
 var ballast = make([]byte, 10<<20)
 
 func main() {
@@ -120,13 +120,13 @@ of precedence. docs/configuration.md lists them all. Secrets have no flag.`,
 	return cmd
 }
 
-// limitMemory makes the garbage collector run more often when the heap is large, instead of letting the
-// heap double. The limit is what the ballast and a busy worker need: 160 bytes for each remembered user
-// and 8 KiB for each message in flight. The limit is soft: a worker that needs more gets more, and
-// collects more often.
+// limitMemory makes the garbage collector run more often when the heap is large, instead of letting
+// the heap double. The limit is what the ballast and a busy worker need: 160 bytes for each
+// remembered user and 8 KiB for each message in flight. The limit is soft: a worker that needs more
+// gets more, and collects more often.
 //
-// GOMEMLIMIT takes precedence. The pages of the program itself, about 23 MB, are extra: with 100,000
-// users, both together stay below 64 MB.
+// GOMEMLIMIT takes precedence. The pages of the program itself, about 23 MB, are extra: with
+// 100,000 users, both together stay below 64 MB.
 func limitMemory(cfg config.Config, environ []string) {
 	if slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "GOMEMLIMIT=") }) {
 		return
@@ -138,8 +138,8 @@ func limitMemory(cfg config.Config, environ []string) {
 // action is what an operator's command does with the settings and the arguments.
 type action func(ctx context.Context, cfg config.Config, args []string) error
 
-// operate completes an operator's command. The command takes the worker's settings. The first signal
-// cancels its context, and the second one kills it.
+// operate completes an operator's command. The command takes the worker's settings. The first
+// signal cancels its context, and the second one kills it.
 func (p *program) operate(cmd *cobra.Command, do action) *cobra.Command {
 	return p.operateWith(cmd, config.Load, do)
 }

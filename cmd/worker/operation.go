@@ -31,16 +31,16 @@ type operation struct {
 	err  error // the error of the first record that was lost
 }
 
-// maxWhy limits what an operator says, in bytes. maxMessages limits the list of messages in one record,
-// in bytes, and maxUsers limits its list of users.
+// maxWhy limits what an operator says, in bytes. maxMessages limits the list of messages in one
+// record, in bytes, and maxUsers limits its list of users.
 const (
 	maxWhy      = 1024
 	maxMessages = 32 << 10
 	maxUsers    = 500
 )
 
-// because registers the flags for who and why. why is the name of the latter: the dead-letter commands
-// use --why, because their --reason is a filter.
+// because registers the flags for who and why. why is the name of the latter: the dead-letter
+// commands use --why, because their --reason is a filter.
 func because(fs *pflag.FlagSet, base *audit.Operation, why string) {
 	fs.StringVar(&base.Why, why, "", "why, for the audit log")
 	if fs.Lookup("by") == nil {

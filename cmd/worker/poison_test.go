@@ -20,17 +20,19 @@ import (
 
 // Encoded messages that the client library cannot read, and that no client can create.
 var (
-	// hostile has an AMQP value body: a map with a list as a key. go-amqp panics in its own goroutine.
+	// hostile has an AMQP value body: a map with a list as a key. go-amqp panics in its own
+	// goroutine.
 	hostile = []byte("\x00\x53\x77\xc1\x07\x02\x00\xa3\x01\x78\x45\x40")
-	// odd is a valid event with the application property grade of type char, as .NET may send it in good
-	// faith.
+	// odd is a valid event with the application property grade of type char, as .NET may send it in
+	// good faith.
 	odd = func(body string) []byte {
 		text := []byte("\x00\x53\x74\xc1\x0d\x02\xa1\x05grade\x73\x00\x00\x00A")
 		return append(append(text, 0, 0x53, 0x75, 0xa0, byte(len(body))), body...)
 	}
 )
 
-// setAside receives n messages as the worker does, and calls settle, which dead-letters or defers them.
+// setAside receives n messages as the worker does, and calls settle, which dead-letters or defers
+// them.
 func (c *cloud) setAside(n int, settle func(*azservicebus.Receiver, *azservicebus.ReceivedMessage) error) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="),
@@ -68,8 +70,8 @@ func (c *cloud) inject(encoded ...[]byte) {
 	}
 }
 
-// TestDLQHandlesUnreadableLetters checks that the commands see such letters as the worker does, keep their
-// bytes, and send no stand-in.
+// TestDLQHandlesUnreadableLetters checks that the commands see such letters as the worker does,
+// keep their bytes, and send no stand-in.
 func TestDLQHandlesUnreadableLetters(t *testing.T) {
 	c := newCloud(t, 2, time.Minute)
 	body := func(i int) string { return fmt.Sprintf(`{"type":"device.lost","userId":%q}`, id(i)) }

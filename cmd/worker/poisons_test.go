@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// poisons are encoded messages with bodies that the client library cannot read. Some end its link, some
-// its process, and some need 500 times their size in memory.
+// poisons are encoded messages with bodies that the client library cannot read. Some end its link,
+// some its process, and some need 500 times their size in memory.
 var poisons = [][]byte{
 	hostile,
 	encoded(0x77, "\x73\x00\x00\x00A"), // a char

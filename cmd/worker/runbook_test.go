@@ -25,7 +25,8 @@ var blur = []struct {
 	{regexp.MustCompile(`run [0-9a-f-]{36}`), "run 6c9bbefc-0597-4d45-b4e1-ba7ea47a1d46"},
 }
 
-// TestRunbookSession runs the session that docs/runbook.md shows, with the real program, and compares what it prints.
+// TestRunbookSession runs the session that docs/runbook.md shows, with the real program, and
+// compares what it prints.
 func TestRunbookSession(t *testing.T) {
 	c := newCloud(t, 6, time.Minute)
 	const away = "gave up after 8 attempts in 4m12s: Graph is unavailable or something else answered in its place " +

@@ -18,9 +18,9 @@ func hidden(c rune) bool {
 // safe is a writer to a terminal, or to whatever reads a command's output. Everything that the
 // commands print goes through it, so that no text from outside can control a terminal.
 //
-// It writes hidden characters as \uXXXX, which means the same text inside JSON. It writes bytes that
-// are not UTF-8 as U+FFFD, because a terminal may also take a single byte 0x9B for a command. Line
-// feeds and tabs pass; plain has replaced them inside a field.
+// It writes hidden characters as \uXXXX, which means the same text inside JSON. It writes bytes
+// that are not UTF-8 as U+FFFD, because a terminal may also take a single byte 0x9B for a command.
+// Line feeds and tabs pass; plain has replaced them inside a field.
 type safe struct{ w io.Writer }
 
 // Write implements io.Writer. A character must not be split over two calls.

@@ -217,8 +217,8 @@ func (o sendOutcome) print(w io.Writer) {
 	printLines(w, o.Skipped)
 }
 
-// sendAll sends messages one after the other. It calls progress for each. The outcome is valid even if
-// err != nil. Stopping early is an error.
+// sendAll sends messages one after the other. It calls progress for each. The outcome is valid even
+// if err != nil. Stopping early is an error.
 func sendAll(
 	ctx context.Context, cfg config.Config, to string, perSecond float64,
 	messages []*azservicebus.AMQPAnnotatedMessage, progress func(n int),
@@ -250,8 +250,8 @@ func sendAll(
 	return outcome, nil
 }
 
-// openSender returns a sender with an open link: so a missing queue or right shows now, and not after
-// the confirmation.
+// openSender returns a sender with an open link: so a missing queue or right shows now, and not
+// after the confirmation.
 func openSender(ctx context.Context, client *azservicebus.Client, to string) (*azservicebus.Sender, error) {
 	sender, err := client.NewSender(to, nil)
 	if err != nil {
