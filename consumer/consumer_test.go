@@ -17,6 +17,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // inBubble runs a scenario against a world with these settings.
@@ -392,14 +393,14 @@ func TestWithHashedUsersNeitherLogNorSpansHoldWhatAProducerChose(t *testing.T) {
 func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
-		replay := func(id string, only int) *azservicebus.Message {
-			again, err := deadletter.Record{Body: body, OnlyEvents: []int{only}}.Message(deadletter.NewRun("ada@desk"))
+		resubmitted := func(id string, only int) *azservicebus.Message {
+			again, err := replay.Record{Body: body, OnlyEvents: []int{only}}.Message(replay.NewRun("ada@desk"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			return &azservicebus.Message{MessageID: &id, Body: body, ApplicationProperties: again.ApplicationProperties}
 		}
-		w.send(replay("one", 1), replay("failed again", 2))
+		w.send(resubmitted("one", 1), resubmitted("failed again", 2))
 		w.run()
 		w.settled(5 * time.Minute)
 		w.wantRevoked(grace)
@@ -407,7 +408,7 @@ func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 		if got := w.dead()["failed again"].ApplicationProperties[deadletter.PropertyFailed]; got != "2" {
 			t.Errorf("failed events %v: the next replay would act on everybody of the message", got)
 		}
-		rubbish := replay("rubbish", 1)
+		rubbish := resubmitted("rubbish", 1)
 		rubbish.ApplicationProperties[deadletter.PropertyOnly] = "x"
 		w.send(rubbish)
 		w.settled(5 * time.Minute)
@@ -418,7 +419,7 @@ func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 // TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone: a producer, or a tool that copies properties, must not make the worker
 // leave out events.
 func TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone(t *testing.T) {
-	whole, err := deadletter.Record{Body: []byte(`[1,2]`), OnlyEvents: []int{1}}.Message(deadletter.NewRun("ada@desk"))
+	whole, err := replay.Record{Body: []byte(`[1,2]`), OnlyEvents: []int{1}}.Message(replay.NewRun("ada@desk"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,20 +14,87 @@ import (
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// Whoever may send to a queue may write any application property, under our names too, and tools that resubmit a dead
-// letter copy all that it carries. So our properties are believed only where we can have written them:
+// Anyone who may send to a queue may write any application property, including those with our
+// names, and tools that resubmit a dead letter copy everything it carries. So this package believes
+// our properties only where the worker can have written them:
 //
-//   - Those about a failure only on a dead letter whose reason is one of ours. The worker overwrites all of them when it
-//     dead-letters (Overwrite). What Service Bus dead-letters itself has a reason of the broker's, which is written over the
-//     producer's; so a producer's properties are believed by nobody there.
-//   - Those about a replay only as a whole, well formed; the indexes of the events to act on only for the very body that they
-//     were written for. A producer may still forge all of it. They gain nothing: they could as well have left the other
-//     events out, and the log of each decision names the run that the message claims.
-//   - Those of package sanitizer always: it stands on the connection and removes everybody else's.
+//   - Properties about a failure: only on a dead letter whose reason is one of ours. The worker
+//     overwrites all of them when it dead-letters a message (Overwrite). A message that Service Bus
+//     dead-letters itself has a reason of the broker's, which replaces the producer's.
+//   - Properties about a replay: only all of them together, and only if they are well formed. The
+//     indexes of the events to act on count only for the exact body that they were written for. A
+//     producer can still forge all of this and gains nothing: the producer could have left out the
+//     other events, and the log of each decision names the run that the message claims.
+//   - Properties of package sanitizer: always. It works on the connection and removes everyone
+//     else's.
 //
-// A property cannot be removed from a message that is dead-lettered, only overwritten: empty means absent, everywhere.
+// Service Bus can overwrite a property of a message that is being dead-lettered, but cannot remove
+// it. So an empty property counts as absent everywhere.
 
-// prefix begins the names of all our properties, those of package sanitizer too. Nobody else's names should.
+// Application properties that the worker adds to a dead letter, in addition to the
+// DeadLetterReason and DeadLetterErrorDescription of Service Bus. Each is a string.
+const (
+	// PropertyFailed lists the indexes (from 0) of the failed events of a message that holds
+	// several, separated by commas. It is absent if every event failed, or if the list is longer
+	// than MaxProperty.
+	PropertyFailed = "revoker-failed-events"
+	// PropertyAttempts is the number of Graph requests for the (first failed) user.
+	PropertyAttempts = "revoker-attempts"
+	// PropertySuperseded lists the ids of messages of the same users that were completed in favor
+	// of this one, separated by commas and cut to MaxProperty. PropertySupersededCount is the
+	// number of all of them.
+	PropertySuperseded      = "revoker-superseded"
+	PropertySupersededCount = "revoker-superseded-count"
+	// PropertyStatus and PropertyCode are Graph's last HTTP status and error code.
+	PropertyStatus = "revoker-graph-status"
+	PropertyCode   = "revoker-graph-code"
+	// PropertyRequestID and PropertyClientRequestID identify the last request to Microsoft support.
+	PropertyRequestID       = "revoker-request-id"
+	PropertyClientRequestID = "revoker-client-request-id"
+)
+
+// Application properties that a replay or import adds to the message. Each is a string.
+const (
+	// PropertyOnly lists the indexes (from 0) of the events that the worker must act on, separated
+	// by commas: those that failed before. It is absent for all events. PropertyOnlyOf is a digest
+	// of the body that holds these events, so that nobody applies the indexes to another body.
+	PropertyOnly   = "revoker-only-events"
+	PropertyOnlyOf = "revoker-only-events-of"
+	// PropertyReplays counts the replays of this message. PropertyRun identifies the last one,
+	// PropertyReplayedAt is its time (RFC 3339), and PropertyReplayedBy names who ran it.
+	PropertyReplays    = "revoker-replays"
+	PropertyRun        = "revoker-replay-run"
+	PropertyReplayedAt = "revoker-replayed-at"
+	PropertyReplayedBy = "revoker-replayed-by"
+	// PropertyOriginalID is the MessageID that the message had before its first replay.
+	PropertyOriginalID = "revoker-original-message-id"
+)
+
+// PropertyDeferred is on a deferred message. Until this time (RFC 3339), the worker that deferred
+// the message looks after it; after this time, any other worker does.
+const PropertyDeferred = "revoker-deferred-until"
+
+// MaxProperty and MaxDescription limit, in bytes, what the worker writes into one property and into
+// the description. Service Bus allows 64 KB for all properties of a message together, and the
+// message brings its own.
+const (
+	MaxProperty    = 4096
+	MaxDescription = 2048
+)
+
+// MaxBy is the longest PropertyReplayedBy, in bytes.
+const MaxBy = 256
+
+const (
+	// maxID is the longest PropertyOriginalID, in bytes. Service Bus allows a MessageID of 128
+	// characters.
+	maxID = 512
+	// maxReplays is the largest number of replays that a message can plausibly claim.
+	maxReplays = 1_000_000
+)
+
+// prefix begins the names of all our properties, including those of package sanitizer. No one
+// else's names should begin with it.
 const prefix = "revoker-"
 
 // aboutFailure are the properties that the worker writes into a dead letter.
@@ -36,26 +103,36 @@ var aboutFailure = []string{
 	PropertyStatus, PropertyCode, PropertyRequestID, PropertyClientRequestID,
 }
 
-// aboutReplay are the properties that a replay or import writes, and aboutOnly those that it adds for some events alone.
+// aboutReplay are the properties that a replay or import always writes. aboutOnly are those that it
+// adds if only some of the events are meant.
 var (
 	aboutReplay = []string{PropertyReplays, PropertyRun, PropertyReplayedAt, PropertyReplayedBy, PropertyOriginalID}
 	aboutOnly   = []string{PropertyOnly, PropertyOnlyOf}
 )
 
-// hasPrefix says that the name is one of ours, or looks like one. Names differ by case in AMQP, and not for people.
-func hasPrefix(name string) bool {
+// Reserved reports whether a property name is one of ours or looks like one. AMQP distinguishes
+// case, but people do not.
+func Reserved(name string) bool {
 	return len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
 }
 
-// Overwrite completes the properties that the worker writes into a message that it dead-letters: each other property of ours
-// that the message carries is overwritten with "". A well formed account of replays stays, since it counts them; the indexes
-// of the events to act on do not: PropertyFailed says it now. written is changed, and returned.
+// Property returns an application property that is a string, or "" if there is none.
+func Property(m *azservicebus.ReceivedMessage, name string) string {
+	text, _ := m.ApplicationProperties[name].(string)
+	return text
+}
+
+// Overwrite completes the properties that the worker writes into a message that it dead-letters. It
+// sets each other property of ours that the message carries to "", in written, and returns written.
 //
-// Only known names are overwritten: a message can carry thousands that merely begin like ours, which nobody reads, and what
-// is written must fit into one AMQP frame.
+// A well-formed record of replays stays, because it counts them. The indexes of the events to act
+// on do not stay: PropertyFailed replaces them.
+//
+// Overwrite considers only the known names. A message can carry thousands of names that merely
+// begin like ours. Nobody reads those, and everything written must fit into one AMQP frame.
 func Overwrite(m *azservicebus.ReceivedMessage, written map[string]any) map[string]any {
 	lists := [][]string{aboutFailure, aboutOnly}
-	if _, ok := readReplayed(m); !ok {
+	if _, ok := ReadReplays(m); !ok {
 		lists = append(lists, aboutReplay)
 	}
 	for _, names := range lists {
@@ -69,73 +146,64 @@ func Overwrite(m *azservicebus.ReceivedMessage, written map[string]any) map[stri
 	return written
 }
 
-// property is an application property that is text; "" is absent.
-func property(m *azservicebus.ReceivedMessage, name string) string {
-	text, _ := m.ApplicationProperties[name].(string)
-	return text
-}
-
-// Only lists the indexes of the events that the message is to be acted on for, if a replay sent it for some of its events;
-// else none, which stands for all.
+// Only returns the indexes of the events to act on, if a replay sent the message for some of its
+// events. Otherwise it returns nil, which means all events.
 func Only(m *azservicebus.ReceivedMessage) []int {
-	list := property(m, PropertyOnly)
+	list := Property(m, PropertyOnly)
 	if list == "" {
-		return nil // nearly always: nothing is hashed
+		return nil // the usual case, which costs no hash
 	}
-	if _, ok := readReplayed(m); !ok || property(m, PropertyOnlyOf) != digest(Content(m).Body) {
+	if _, ok := ReadReplays(m); !ok || Property(m, PropertyOnlyOf) != digest(Content(m).Body) {
 		return nil
 	}
 	return Indexes(list)
 }
 
-// digest names a body. It is no secret: whoever can write the body can write its digest.
+// digest identifies a body. It is not a secret: whoever can write the body can write its digest.
 func digest(body []byte) string {
 	sum := sha256.Sum256(body)
 	return hex.EncodeToString(sum[:16])
 }
 
-// maxReplays bounds the number of replays that a message can plausibly claim.
-const maxReplays = 1_000_000
-
-// replayed is what a message tells about its replays.
-type replayed struct {
-	n                       int
-	run, by, at, originalID string
+// Replays is what a message says about its replays.
+type Replays struct {
+	// Count is the number of replays so far, including the last one.
+	Count int
+	// Run identifies the last replay (a UUID), By names who ran it, and At is its time (RFC 3339).
+	Run, By, At string
+	// OriginalID is the MessageID before the first replay.
+	OriginalID string
 }
 
-// readReplayed reads what a replay or import has written; false if it is not whole, or not well formed.
-func readReplayed(m *azservicebus.ReceivedMessage) (r replayed, ok bool) {
-	r = replayed{
-		run: property(m, PropertyRun), by: property(m, PropertyReplayedBy), at: property(m, PropertyReplayedAt),
-		originalID: property(m, PropertyOriginalID),
+// ReadReplays reads what a replay or import has written. ok is false if any part is missing or
+// malformed.
+func ReadReplays(m *azservicebus.ReceivedMessage) (r Replays, ok bool) {
+	r = Replays{
+		Run: Property(m, PropertyRun), By: Property(m, PropertyReplayedBy), At: Property(m, PropertyReplayedAt),
+		OriginalID: Property(m, PropertyOriginalID),
 	}
-	if uuid.Validate(r.run) != nil || len(r.by) > maxBy || len(r.originalID) > maxID {
-		return replayed{}, false
+	if uuid.Validate(r.Run) != nil || len(r.By) > MaxBy || len(r.OriginalID) > maxID {
+		return Replays{}, false
 	}
-	if _, err := time.Parse(time.RFC3339, r.at); err != nil {
-		return replayed{}, false
+	if _, err := time.Parse(time.RFC3339, r.At); err != nil {
+		return Replays{}, false
 	}
 	var err error
-	if r.n, err = strconv.Atoi(property(m, PropertyReplays)); err != nil || r.n < 1 || r.n > maxReplays {
-		return replayed{}, false
+	if r.Count, err = strconv.Atoi(Property(m, PropertyReplays)); err != nil || r.Count < 1 || r.Count > maxReplays {
+		return Replays{}, false
 	}
 	return r, true
 }
 
-// maxBy and maxID bound, in bytes, who replays, and the original id: Service Bus allows 128 characters for one.
-const (
-	maxBy = 256
-	maxID = 512
-)
-
-// mark writes into a message what a resubmission tells: how often it was replayed before, which id it had at first, and
-// which events alone are to be acted on, if any. Nothing of ours must stand there before.
-func (r Run) mark(m *azservicebus.AMQPAnnotatedMessage, replays int, originalID string, only []int, now time.Time) {
+// Write adds the replays to a message that is about to be sent, in the form that ReadReplays reads.
+// only lists the events to act on; it is empty for all events. The message must not carry any
+// property of ours before.
+func (r Replays) Write(m *azservicebus.AMQPAnnotatedMessage, only []int) {
 	set := m.ApplicationProperties
-	set[PropertyOriginalID] = Cut(originalID, maxID)
-	set[PropertyReplays] = strconv.Itoa(min(max(0, replays)+1, maxReplays))
-	set[PropertyRun] = r.ID
-	set[PropertyReplayedAt] = now.Format(time.RFC3339)
+	set[PropertyOriginalID] = Cut(r.OriginalID, maxID)
+	set[PropertyReplays] = strconv.Itoa(min(max(1, r.Count), maxReplays))
+	set[PropertyRun] = r.Run
+	set[PropertyReplayedAt] = r.At
 	set[PropertyReplayedBy] = r.By
 	if len(only) == 0 {
 		return
@@ -148,32 +216,45 @@ func (r Run) mark(m *azservicebus.AMQPAnnotatedMessage, replays int, originalID 
 	set[PropertyOnlyOf] = digest(bytes.Join(m.Body.Data, nil))
 }
 
-// foreign are the properties under our prefix that are not believed, in the form of an export: a producer sent them, or
-// another tool left them.
-func (l Letter) foreign(m *azservicebus.ReceivedMessage) map[string]any {
-	believed := map[string]bool{sanitizer.PropertyUnreadable: true, sanitizer.PropertyMended: true}
-	believe := func(names []string, are bool) {
-		for _, name := range names {
-			believed[name] = are
-		}
-	}
+// NotBelieved returns the properties of a dead letter that begin like ours but cannot be ours: a
+// producer sent them, or another tool left them. It returns nil if there are none.
+func NotBelieved(m *azservicebus.ReceivedMessage) map[string]any {
+	var believed map[string]bool
 	var list map[string]any
 	for name, value := range m.ApplicationProperties {
-		if !hasPrefix(name) || value == "" {
+		if !Reserved(name) || value == "" {
 			continue
 		}
-		if list == nil { // nearly never more than once
+		if believed == nil { // most messages carry no such property
+			believed = believedNames(m)
+		}
+		if _, isText := value.(string); isText && believed[name] {
+			continue
+		}
+		if list == nil {
 			list = map[string]any{}
-			believe(aboutFailure, isOurs(l.Reason))
-			believe(aboutReplay, l.Replays > 0)
-			believe(aboutOnly, len(l.only) > 0)
 		}
-		if _, isText := value.(string); !isText || !believed[name] {
-			list[name] = typedOut(value)
-		}
-	}
-	if len(list) == 0 {
-		return nil
+		list[name] = value
 	}
 	return list
+}
+
+// believedNames returns the names of our properties that are believed on a dead letter.
+func believedNames(m *azservicebus.ReceivedMessage) map[string]bool {
+	names := map[string]bool{sanitizer.PropertyUnreadable: true, sanitizer.PropertyMended: true}
+	believe := func(list []string) {
+		for _, name := range list {
+			names[name] = true
+		}
+	}
+	if m.DeadLetterReason != nil && IsOurs(*m.DeadLetterReason) {
+		believe(aboutFailure)
+	}
+	if _, ok := ReadReplays(m); ok {
+		believe(aboutReplay)
+		if len(Only(m)) > 0 {
+			believe(aboutOnly)
+		}
+	}
+	return names
 }

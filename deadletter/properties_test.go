@@ -1,168 +1,42 @@
 package deadletter_test
 
 import (
-	"bytes"
-	"fmt"
 	"maps"
 	"reflect"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// forged is what a hostile producer writes under our names.
-func forged() map[string]any {
-	return map[string]any{
-		deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: "9", deadletter.PropertySuperseded: "a,b", deadletter.PropertySupersededCount: "2",
-		deadletter.PropertyStatus: "418", deadletter.PropertyCode: "teapot", deadletter.PropertyRequestID: "r", deadletter.PropertyClientRequestID: "c",
-		deadletter.PropertyOnly: "0", deadletter.PropertyReplays: "7", deadletter.PropertyRun: "not a run", deadletter.PropertyReplayedBy: "me",
-		deadletter.PropertyReplayedAt: "now", deadletter.PropertyOriginalID: "x", "revoker-else": "1", "Revoker-Replays": "1", "DeadLetterReason": "UserNotFound",
-	}
-}
-
-func twoEvents() []byte {
-	return fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, graceID, adaID)
-}
-
-// TestWhatAProducerWroteUnderOurNamesIsNotBelieved where Service Bus itself has dead-lettered the message: its reason is the
-// one thing there that a producer cannot have written.
-func TestWhatAProducerWroteUnderOurNamesIsNotBelieved(t *testing.T) {
-	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
-		must(t, w.sender.SendMessage(ctx, &azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Second), ApplicationProperties: forged()}, nil))
-		time.Sleep(time.Minute)
-		letter := w.found(deadletter.Filter{})[0]
-		want := forged()
-		delete(want, "DeadLetterReason")
-		if letter.Reason != "TTLExpiredException" || !reflect.DeepEqual(letter.NotBelieved, want) {
-			t.Errorf("reason %s, not believed %v", letter.Reason, letter.NotBelieved)
-		}
-		if letter.Attempts+letter.Replays+letter.SupersededCount > 0 || letter.FailedEvents != nil || letter.Status+letter.Code+letter.RequestID+letter.Run+letter.OriginalID != "" {
-			t.Errorf("believed: %+v", letter)
-		}
-		if len(letter.Users) != 2 {
-			t.Errorf("users %v, want both", letter.Users)
-		}
-		run, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
-		if result.Replayed != 1 {
-			t.Fatalf("%+v", result)
-		}
-		got := w.receive(w.receiver, 1)[0].ApplicationProperties
-		if only := deadletter.Only(&azservicebus.ReceivedMessage{ApplicationProperties: got, Body: twoEvents()}); only != nil {
-			t.Errorf("acts on %v only", only)
-		}
-		fine := map[string]any{
-			deadletter.PropertyReplays: "1", deadletter.PropertyRun: run.ID, deadletter.PropertyReplayedBy: "ada@desk",
-			deadletter.PropertyReplayedAt: got[deadletter.PropertyReplayedAt], deadletter.PropertyOriginalID: letter.MessageID,
-		}
-		if !reflect.DeepEqual(got, fine) {
-			t.Errorf("sent again with %v, want %v", got, fine)
-		}
-	})
-}
-
-func TestWhatStandsUnderOurNamesInAFileIsNotSent(t *testing.T) {
-	line := `{"deadLetter":{"messageId":"m","replays":1,"originalMessageId":"first"},"body":{},"properties":{"mine":"kept","revoker-only-events":"0","Revoker-Failed-Events":"0","revoker-replays":"0"}}`
-	record, err := deadletter.ReadRecord([]byte(line))
-	must(t, err)
-	m, err := record.Message(deadletter.Run{ID: "run", By: "me"})
-	must(t, err)
-	want := map[string]any{
-		"mine": "kept", deadletter.PropertyReplays: "2", deadletter.PropertyOriginalID: "first", deadletter.PropertyRun: "run", deadletter.PropertyReplayedBy: "me",
-		deadletter.PropertyReplayedAt: m.ApplicationProperties[deadletter.PropertyReplayedAt],
-	}
-	if !reflect.DeepEqual(m.ApplicationProperties, want) {
-		t.Errorf("%v, want %v", m.ApplicationProperties, want)
-	}
-}
-
-// TestAReplayForSomeEventsStaysOne when the broker dead-letters it before a worker can say which events failed; and no other
-// body is taken for the one that it was for.
-func TestAReplayForSomeEventsStaysOne(t *testing.T) {
-	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
-		w.bury(&azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Hour)}, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
-		w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
-		time.Sleep(2 * time.Hour)
-		letter := w.found(deadletter.Filter{})[0]
-		if letter.Reason != "TTLExpiredException" || !reflect.DeepEqual(letter.Users, []string{adaID}) || letter.NotBelieved != nil {
-			t.Errorf("%+v, want Ada alone", letter)
-		}
-		w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
-		got := w.receive(w.receiver, 1)[0]
-		if only := deadletter.Only(got); !reflect.DeepEqual(only, []int{1}) {
-			t.Errorf("acts on %v, want the second event", only)
-		}
-		got.Body = append(got.Body, ' ')
-		got.RawAMQPMessage.Body.Data = [][]byte{got.Body}
-		if only := deadletter.Only(got); only != nil {
-			t.Errorf("acts on %v of another body", only)
-		}
-	})
-}
-
-// TestAnExportOfAReplayIsImportedForTheSameEvents, counted on, under the first id.
-func TestAnExportOfAReplayIsImportedForTheSameEvents(t *testing.T) {
-	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		w.bury(&azservicebus.Message{MessageID: new("first"), Body: twoEvents()}, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
-		w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
-		w.buryNext("UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
-		file := w.export()
-		if strings.Contains(file, `"revoker-`) {
-			t.Errorf("the record has our own properties: %s", file)
-		}
-		record, err := deadletter.ReadRecord([]byte(file))
-		must(t, err)
-		again, err := record.Message(deadletter.NewRun("me"))
-		must(t, err)
-		if id := again.Properties.MessageID; id == nil || id == "" || id == "first" || id == record.Letter.MessageID {
-			t.Errorf("imported with the id %v", id)
-		}
-		got := again.ApplicationProperties
-		if got[deadletter.PropertyOriginalID] != "first" || got[deadletter.PropertyReplays] != "2" || got[deadletter.PropertyOnly] != "1" {
-			t.Errorf("%v", got)
-		}
-	})
-}
-
-// export is the file of all dead letters.
-func (w *world) export() string {
-	w.t.Helper()
-	var file bytes.Buffer
-	for found, err := range w.letters.Find(ctx, deadletter.Filter{}) {
-		must(w.t, err)
-		record, err := deadletter.NewRecord(found)
-		must(w.t, err)
-		must(w.t, deadletter.WriteRecord(&file, record))
-	}
-	return file.String()
-}
-
-func TestOverwriteLeavesNothingOfOursBehind(t *testing.T) {
+func TestOverwriteLeavesNoneOfOurProperties(t *testing.T) {
 	whole := map[string]any{
-		deadletter.PropertyReplays: "2", deadletter.PropertyRun: "6c9bbefc-0597-4d45-b4e1-ba7ea47a1d46", deadletter.PropertyReplayedBy: "me",
-		deadletter.PropertyReplayedAt: "2026-03-01T12:00:00Z", deadletter.PropertyOriginalID: "first",
+		deadletter.PropertyReplays: "2", deadletter.PropertyRun: "6c9bbefc-0597-4d45-b4e1-ba7ea47a1d46",
+		deadletter.PropertyReplayedBy: "me", deadletter.PropertyReplayedAt: "2026-03-01T12:00:00Z",
+		deadletter.PropertyOriginalID: "first",
 	}
+	one := func(name string, value any) map[string]any { return map[string]any{name: value} }
 	with := func(base map[string]any, name string, value any) map[string]any {
 		more := maps.Clone(base)
 		more[name] = value
 		return more
 	}
 	for name, c := range map[string]struct{ carried, written, want map[string]any }{
-		"nothing":                   {nil, map[string]any{"a": "1"}, map[string]any{"a": "1"}},
-		"what is written now stays": {map[string]any{deadletter.PropertyFailed: "0"}, map[string]any{deadletter.PropertyFailed: "1"}, map[string]any{deadletter.PropertyFailed: "1"}},
-		"another type":              {map[string]any{deadletter.PropertyCode: []byte("x")}, nil, map[string]any{deadletter.PropertyCode: ""}},
-		"what is empty already":     {map[string]any{deadletter.PropertyCode: ""}, nil, nil},
-		"somebody else's":           {map[string]any{"mine": "x", "revoker-unknown": "y"}, nil, nil},
-		"an account of replays":     {whole, nil, nil},
-		"half an account":           {map[string]any{deadletter.PropertyReplays: "2"}, nil, map[string]any{deadletter.PropertyReplays: ""}},
-		"its indexes":               {with(whole, deadletter.PropertyOnly, "1"), nil, map[string]any{deadletter.PropertyOnly: ""}},
-		"a negative count": {
+		"nothing": {nil, one("a", "1"), one("a", "1")},
+		"a property that is written now": {
+			one(deadletter.PropertyFailed, "0"), one(deadletter.PropertyFailed, "1"), one(deadletter.PropertyFailed, "1"),
+		},
+		"another type":        {one(deadletter.PropertyCode, []byte("x")), nil, one(deadletter.PropertyCode, "")},
+		"an empty property":   {one(deadletter.PropertyCode, ""), nil, nil},
+		"someone else's":      {map[string]any{"mine": "x", "revoker-unknown": "y"}, nil, nil},
+		"complete replays":    {whole, nil, nil},
+		"incomplete replays":  {one(deadletter.PropertyReplays, "2"), nil, one(deadletter.PropertyReplays, "")},
+		"indexes of a replay": {with(whole, deadletter.PropertyOnly, "1"), nil, one(deadletter.PropertyOnly, "")},
+		"replays with a negative count": {
 			with(whole, deadletter.PropertyReplays, "-1"), nil, map[string]any{
-				deadletter.PropertyReplays: "", deadletter.PropertyRun: "", deadletter.PropertyReplayedBy: "", deadletter.PropertyReplayedAt: "", deadletter.PropertyOriginalID: "",
+				deadletter.PropertyReplays: "", deadletter.PropertyRun: "", deadletter.PropertyReplayedBy: "",
+				deadletter.PropertyReplayedAt: "", deadletter.PropertyOriginalID: "",
 			},
 		},
 	} {
@@ -171,6 +45,14 @@ func TestOverwriteLeavesNothingOfOursBehind(t *testing.T) {
 		got := deadletter.Overwrite(&azservicebus.ReceivedMessage{ApplicationProperties: c.carried}, written)
 		if len(got)+len(c.want) > 0 && !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestIndexesOfAMalformedListMeanAll(t *testing.T) {
+	for text, want := range map[string][]int{"0,7": {0, 7}, "": nil, "x": nil, "1,": nil, "-1": nil, "1000": nil, "1;2": nil} {
+		if got := deadletter.Indexes(text); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %v, want %v", text, got, want)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 var update = flag.Bool("update", false, "write the reasons' table into docs/runbook.md")
 
-func TestTheReadmeTellsWhatToDoAboutEachReason(t *testing.T) {
+func TestGuidesAreInTheRunbook(t *testing.T) {
 	var table strings.Builder
 	table.WriteString("| dead-letter reason | what happened | what to do |\n|---|---|---|\n")
 	for _, g := range deadletter.Guides() {
@@ -27,7 +27,7 @@ func TestTheReadmeTellsWhatToDoAboutEachReason(t *testing.T) {
 	before, rest, found := strings.Cut(string(readme), open)
 	got, after, closed := strings.Cut(rest, end)
 	if !found || !closed {
-		t.Fatal("docs/runbook.md has lost the marks around its table of reasons")
+		t.Fatal("docs/runbook.md lacks the marks around its table of reasons")
 	}
 	want := table.String()
 	if *update {
@@ -51,6 +51,14 @@ func TestCutKeepsWholeCharactersWithinTheLimit(t *testing.T) {
 			if len(s) <= limit && got != s {
 				t.Fatalf("Cut(%q, %d) = %q, needlessly", s, limit, got)
 			}
+		}
+	}
+}
+
+func TestGuideToEveryReason(t *testing.T) {
+	for _, reason := range []string{"UserNotFound", "MaxDeliveryCountExceeded", "TTLExpiredException", "someone else's"} {
+		if g := deadletter.GuideTo(reason); string(g.Reason) != reason || g.Meaning == "" || g.Action == "" {
+			t.Errorf("%s: %+v", reason, g)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // message returns the message that a producer sends.
@@ -79,7 +80,7 @@ func (w *world) operateOn(name string, purge bool) error {
 		return err
 	}
 	defer client.Close(ctx)
-	open := func() (deadletter.Receiver, error) {
+	open := func() (replay.Receiver, error) {
 		return client.NewReceiverForQueue(name, &azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
 	}
 	receiver, err := open()
@@ -90,17 +91,17 @@ func (w *world) operateOn(name string, purge bool) error {
 	if err != nil {
 		return err
 	}
-	letters := &deadletter.Queue{Entity: name, Receiver: receiver, Open: open, Decoder: decoder}
+	letters := &replay.Queue{Entity: name, Receiver: receiver, Open: open, Decoder: decoder}
 	if purge {
-		plan, err := letters.PlanPurge(ctx, deadletter.Filter{}, nil)
+		plan, err := letters.PlanPurge(ctx, replay.Filter{}, nil)
 		if err != nil {
 			return err
 		}
-		_, err = letters.Purge(ctx, plan, func([]deadletter.Found) error { return nil }, deadletter.PurgeOptions{})
+		_, err = letters.Purge(ctx, plan, func([]replay.Found) error { return nil }, replay.PurgeOptions{})
 		return err
 	}
-	run := deadletter.NewRun("an operator")
-	plan, err := letters.PlanReplay(ctx, deadletter.Filter{}, run, maxAgain, nil)
+	run := replay.NewRun("an operator")
+	plan, err := letters.PlanReplay(ctx, replay.Filter{}, run, maxAgain, nil)
 	if err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (w *world) operateOn(name string, purge bool) error {
 	if err != nil {
 		return err
 	}
-	_, err = letters.Replay(ctx, sender, run, plan, deadletter.ReplayOptions{})
+	_, err = letters.Replay(ctx, sender, run, plan, replay.Options{})
 	return err
 }
 

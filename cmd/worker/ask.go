@@ -12,14 +12,14 @@ import (
 	"golang.org/x/term"
 )
 
-// ask waits for an answer on standard input. It is "" when there is none.
+// ask prints a question and returns the answer from standard input, or "" if there is none.
 func (p *program) ask(question string) string {
 	fmt.Fprint(p.stderr, question)
 	line, _ := bufio.NewReader(p.stdin).ReadString('\n')
 	return strings.TrimSpace(line)
 }
 
-// operator is who runs the command: who says so, or user@host.
+// operator returns who runs the command: by, or user@host if by is "".
 func operator(by string) string {
 	if by != "" {
 		return by
@@ -34,17 +34,18 @@ func operator(by string) string {
 	return name
 }
 
-// bar shows progress on a terminal, and nothing elsewhere.
+// bar is a progress bar on a terminal. A nil bar shows nothing.
 type bar struct {
 	writer  progress.Writer
 	tracker *progress.Tracker
 	ended   chan struct{}
 }
 
-// newBar shows how many of total are done, how fast, and how long the rest will take. Call end in any case.
+// newBar shows how many of total are done, the speed, and the remaining time. It returns nil unless
+// standard error is a terminal. The caller must call end.
 func (p *program) newBar(what string, total int) *bar {
 	to, _ := p.stderr.(safe)
-	file, ok := to.w.(*os.File) // past safe: a bar moves the cursor, and shows nothing from outside
+	file, ok := to.w.(*os.File) // without safe: a bar moves the cursor, and shows no text from outside
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return nil
 	}
@@ -62,13 +63,14 @@ func (p *program) newBar(what string, total int) *bar {
 	return b
 }
 
-// add counts; it may be called from any goroutine, and on a nil bar.
+// add counts n more. Any goroutine may call it.
 func (b *bar) add(n int) {
 	if b != nil {
 		b.tracker.Increment(int64(n))
 	}
 }
 
+// end stops the bar and waits for its last output.
 func (b *bar) end() {
 	if b == nil {
 		return

@@ -24,37 +24,41 @@ func (p *program) auditVerify() *cobra.Command {
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "verify FILE…",
-		Short: "Look whether a record of the audit log was changed or taken away",
-		Long: `Look whether a record of the audit log (audit.file, and the file beside it with
--operators in its name) was changed, added or taken away; - is standard input.
-Files that were rotated are given in their order.
+		Short: "Check whether a record of the audit log was changed or removed",
+		Long: `Check whether a record of the audit log was changed, added or removed. The audit
+log is audit.file, and the file next to it with -operators in its name. List
+rotated files in their order; - is standard input.
 
-What that proves depends on what it is checked against, and the last line says it:
+What the check proves depends on what it compares with. The last line says it:
 
-- Nothing else: the file is consistent. That is not proof against somebody who can
-  rewrite it: they can change a record and mend the chain of hashes after it.
-- --key-file, for files written with audit.key_file: nobody who does not hold the
-  key has changed, added or taken out a record, nor cut off the end of a chain that
-  is closed. Who holds the key can do all of it.
-- --receipts, with what was published to audit.topic, one event to a line: every
-  record up to the last receipt of its chain is as it was when it was published.
+- With nothing else: the file is consistent. This is no proof against someone
+  who can rewrite the file: they can change a record and recompute the chain of
+  hashes after it.
+- With --key-file, for files written with audit.key_file: nobody without the key
+  has changed, added or removed a record, or cut off the end of a closed chain.
+  Someone with the key can do all of this.
+- With --receipts, a file with the events published to audit.topic, one per
+  line: every record up to the last receipt of its chain is as it was when it
+  was published.
 
-Each process writes a chain of its own, and closes it when it stops. An open chain
-has no end: its process runs still, was killed, or its tail was cut off. The tail
-cannot be proven then, unless a later chain or a receipt names its last record. Nor
-can a file show that whole chains behind its last one were taken away: receipts do.
+Each process writes its own chain, and closes it when it stops. An open chain
+has no end: its process still runs, was killed, or the end was cut off. Then the
+end cannot be verified, unless a later chain or a receipt names the last record.
+A file also cannot show that complete chains after its last one were removed;
+receipts can.
 
-Exit codes: 0 no problem; 1 a problem, or with --closed a tail that cannot be
-proven; 2 wrong command line.`,
+Exit codes: 0 no problem; 1 a problem, or, with --closed, an end that cannot be
+verified; 2 wrong command line.`,
 		Example: `  worker audit verify /var/log/session-revoker/audit.ndjson
   worker audit verify --key-file audit.key --closed audit.ndjson.1 audit.ndjson
   worker audit verify --receipts published.ndjson audit.ndjson`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	fs := cmd.Flags()
-	fs.StringArrayVar(&keyFiles, "key-file", nil, "file with the key that the records were written with (audit.key_file); again for each key that was used")
-	fs.StringVar(&receiptFile, "receipts", "", "file with events that were published to audit.topic, one JSON object to a line")
-	fs.BoolVar(&closed, "closed", false, "fail also if the tail of a chain cannot be proven: no worker may be running")
+	fs.StringArrayVar(&keyFiles, "key-file", nil,
+		"file with the key of the records (audit.key_file); repeat it for each key that was used")
+	fs.StringVar(&receiptFile, "receipts", "", "file with events that were published to audit.topic, one JSON object per line")
+	fs.BoolVar(&closed, "closed", false, "also fail if the end of a chain cannot be verified; no worker may be running")
 	out.flag(fs)
 	cmd.RunE = func(_ *cobra.Command, files []string) error {
 		options, err := verifyOptions(keyFiles, receiptFile)
@@ -83,16 +87,16 @@ proven; 2 wrong command line.`,
 		}
 		switch {
 		case len(report.Problems) > 0:
-			return fail(exitFailed, "the audit log is not whole")
+			return fail(exitFailed, "the audit log is not intact")
 		case closed && slices.ContainsFunc(report.Open, func(c audit.OpenChain) bool { return !c.Sealed }):
-			return fail(exitFailed, "the tail of an open chain cannot be proven (--closed)")
+			return fail(exitFailed, "the end of an open chain cannot be verified (--closed)")
 		}
 		return nil
 	}
 	return cmd
 }
 
-// verifyOptions reads the keys and receipts.
+// verifyOptions reads the keys and the receipts.
 func verifyOptions(keyFiles []string, receiptFile string) (audit.Options, error) {
 	var options audit.Options
 	for _, name := range keyFiles {
@@ -120,25 +124,25 @@ func verifyOptions(keyFiles []string, receiptFile string) (audit.Options, error)
 }
 
 func printReport(w io.Writer, r audit.Report) {
-	fmt.Fprintf(w, "%d records in %d chains\n", r.Records, r.Chains)
+	fmt.Fprintf(w, "%s in %s\n", count(r.Records, "record"), count(r.Chains, "chain"))
 	if r.Receipts > 0 {
-		fmt.Fprintf(w, "%d receipts compared\n", r.Receipts)
+		fmt.Fprintf(w, "%s compared\n", count(r.Receipts, "receipt"))
 	}
 	if r.Last != nil {
 		fmt.Fprintf(w, "last: record %d of chain %s\n", r.Last.Number, plain(r.Last.Chain))
 	}
 	for _, c := range r.Open {
-		tail := "its tail cannot be proven"
+		end := "its end cannot be verified"
 		if c.Sealed {
-			tail = "a later chain or a receipt names its last record"
+			end = "a later chain or a receipt names its last record"
 		}
-		fmt.Fprintf(w, "open: chain %s has no end; its last record is %d, of %s: %s\n", plain(c.Chain), c.Last, when(c.Time), tail)
+		fmt.Fprintf(w, "open: chain %s is not closed; its last record is %d at %s: %s\n", plain(c.Chain), c.Last, when(c.Time), end)
 	}
 	for _, problem := range r.Problems {
 		fmt.Fprintln(w, plain(problem))
 	}
 	if r.Unchecked > 0 {
-		fmt.Fprintf(w, "%d records carry a MAC that was not checked: give --key-file\n", r.Unchecked)
+		fmt.Fprintf(w, "%s with a MAC that was not checked: use --key-file\n", count(r.Unchecked, "record"))
 	}
 	if len(r.Problems) == 0 {
 		fmt.Fprintln(w, r.Claim)

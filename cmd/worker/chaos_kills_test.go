@@ -3,7 +3,6 @@ package main_test
 import (
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"syscall"
@@ -14,7 +13,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 )
 
-// atLength makes the chaos tests as long as they are meant to be (make chaos). Without it they are short samples.
+// atLength makes the chaos tests run at full length (make chaos). Without it, they are short
+// samples.
 var atLength = flag.Bool("chaos", false, "kill, stop and starve the worker for many minutes")
 
 // long returns n with -chaos, and few without it.
@@ -25,7 +25,7 @@ func long[T any](n, few T) T {
 	return few
 }
 
-// crowd sends events about people, each twice, and returns whom each message is about.
+// crowd sends two events about each person, and returns the users of each message.
 func (c *cloud) crowd(people int) map[string][]string {
 	c.t.Helper()
 	users := map[string][]string{}
@@ -68,10 +68,11 @@ func (c *cloud) trouble() {
 	}()
 }
 
-// verify checks every promise by the servers' records.
+// verify checks every guarantee against the servers' records.
 func (c *cloud) verify(users map[string][]string, people, workers int) {
 	c.t.Helper()
-	for _, problem := range c.journal.Check(c.graph.Calls(), invariants.Expected{Users: func(message string) []string { return users[message] }, Workers: workers}) {
+	for _, problem := range c.journal.Check(c.graph.Calls(),
+		invariants.Expected{Users: func(message string) []string { return users[message] }, Workers: workers}) {
 		c.t.Error(problem)
 	}
 	if n := c.revoked(people); n != people {
@@ -83,6 +84,7 @@ func (c *cloud) verify(users map[string][]string, people, workers int) {
 }
 
 func TestChaosOfKills(t *testing.T) {
+	random := newRand(t)
 	kills, people := long(100, 6), long(2500, 150)
 	c := newCloud(t, people, 2*time.Second)
 	c.graph.Inject(graph.Fault{Delay: 3 * time.Millisecond})
@@ -92,9 +94,9 @@ func TestChaosOfKills(t *testing.T) {
 	for ; killed < kills && c.counts().Active > 0; killed++ {
 		p := c.start()
 		before := len(c.graph.Calls())
-		share := rand.IntN(2*people/kills + 1)
+		share := random.IntN(2*people/kills + 1)
 		c.until("some progress", func() bool { return len(c.graph.Calls()) >= before+share || c.counts().Active == 0 })
-		time.Sleep(rand.N(5 * time.Millisecond))
+		time.Sleep(upTo(random, 5*time.Millisecond))
 		if err := p.Process.Signal(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -108,6 +110,7 @@ func TestChaosOfKills(t *testing.T) {
 }
 
 func TestChaosOfTerms(t *testing.T) {
+	random := newRand(t)
 	terms, people := long(50, 4), long(2500, 150)
 	c := newCloud(t, people, time.Minute)
 	c.graph.Inject(graph.Fault{Delay: 10 * time.Millisecond})
@@ -116,7 +119,7 @@ func TestChaosOfTerms(t *testing.T) {
 	for range terms {
 		p := c.start("REVOKER_CONSUMER_DRAIN_TIMEOUT=10s")
 		before := c.revoked(people)
-		share := rand.IntN(people/terms + 1)
+		share := random.IntN(people/terms + 1)
 		c.until("its start", func() bool { return strings.Contains(p.out.String(), `"starting"`) })
 		c.until("some progress", func() bool { return c.revoked(people) >= before+share || c.counts().Active == 0 })
 		asked := time.Now()
@@ -124,16 +127,16 @@ func TestChaosOfTerms(t *testing.T) {
 		slowest = max(slowest, time.Since(asked))
 	}
 	if slowest > 30*time.Second {
-		t.Errorf("a worker needed %s to stop", slowest)
+		t.Errorf("a worker took %s to stop", slowest)
 	}
-	// The drain had time for everything: nothing was handed back.
+	// The drain had time for everything, so no message was abandoned.
 	left, err := c.broker.Peek(queue, 0, 2*people)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range left {
 		if m.DeliveryCount != 0 {
-			t.Errorf("message %d has a failed delivery although the drain had time", m.SequenceNumber)
+			t.Errorf("message %d has a failed delivery, although the drain had time", m.SequenceNumber)
 		}
 	}
 	c.start()
@@ -156,7 +159,7 @@ func TestChaosWhileGraphIsAway(t *testing.T) {
 	c.start()
 	for began := time.Now(); time.Since(began) < away; time.Sleep(100 * time.Millisecond) {
 		if counts := c.counts(); counts.DeadLetter != 0 {
-			t.Fatalf("an outage made %d dead letters", counts.DeadLetter)
+			t.Fatalf("an outage caused %d dead letters", counts.DeadLetter)
 		}
 	}
 	heal()
@@ -165,6 +168,7 @@ func TestChaosWhileGraphIsAway(t *testing.T) {
 }
 
 func TestChaosOfTheBroker(t *testing.T) {
+	random := newRand(t)
 	outages, people := long(20, 3), long(1000, 150)
 	c := newCloud(t, people, 5*time.Second)
 	c.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
@@ -174,9 +178,9 @@ func TestChaosOfTheBroker(t *testing.T) {
 		before := c.revoked(people)
 		c.until("some progress", func() bool { return c.revoked(people) > before || c.counts().Active == 0 })
 		address := c.amqp.Addr().String()
-		_ = c.amqp.Close() // nobody listens any more
+		_ = c.amqp.Close() // no one listens any more
 		c.broker.CloseConnections()
-		time.Sleep(rand.N(time.Second))
+		time.Sleep(upTo(random, time.Second))
 		again, err := net.Listen("tcp", address)
 		if err != nil {
 			t.Fatal(err)

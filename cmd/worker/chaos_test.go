@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -21,16 +22,17 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 )
 
-// Who is who in the chaos: real people, whose events must be acted on within seconds, and those of whom hostile producers
-// send events.
+// The users in the chaos tests: real people, whose events the worker must handle within seconds,
+// and users whose events come from hostile producers.
 const (
 	realPeople  = 900
 	firstFailer = 10_000
 	failers     = 400 // of each kind
 	firstLeaver = 20_000
 	leavers     = 2_000
-	// guardLimit is how many the guard lets sign out in an hour for each type: fewer than leave, and more than the real people and
-	// those failers together of whom there is no answer, so that they may have been signed out.
+	// guardLimit is how many users of each type the guard allows to be signed out in an hour. It is
+	// fewer than the leavers. It is more than the real people together with those failers who may
+	// have been signed out, because there was no answer.
 	guardLimit  = 1_900
 	nobodyAfter = 1_000_000
 )
@@ -39,25 +41,37 @@ const (
 type chaos struct {
 	*cloud
 	*rand.Rand
-	users    map[string][]string // of each message, by its id
+	users    map[string][]string // the users of each message, by its id
 	poisons  int
-	unknown  int               // ids that Graph does not know, used so far
-	since    map[int]time.Time // when the real people were first reported
-	lastReal int               // of them
+	unknown  int               // number of ids used so far that Graph does not know
+	since    map[int]time.Time // when each real person was first reported
+	lastReal int               // the last of them
 }
 
-// newRand is random, and says by which seed.
+var seedFlag = flag.Uint64("seed", 0, "seed of the random numbers of a test; 0 picks one")
+
+// newRand returns random numbers for a test. It logs the seed, which -seed repeats.
 func newRand(t *testing.T) *rand.Rand {
-	seed := rand.Uint64()
+	t.Helper()
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
 	t.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
 }
+
+// upTo returns a random duration below d.
+func upTo(r *rand.Rand, d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
 
 func newChaos(t *testing.T) *chaos {
 	c := &chaos{cloud: newCloud(t, realPeople, time.Minute), Rand: newRand(t), users: map[string][]string{}, since: map[int]time.Time{}}
 	c.defaults()
 	add := func(i int) {
-		if err := c.graph.AddUser(graph.User{ID: id(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"}); err != nil {
+		if err := c.graph.AddUser(graph.User{
+			ID: id(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i),
+			UserType: "Member",
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -76,7 +90,7 @@ func newChaos(t *testing.T) *chaos {
 	for i := range failers * len(failing) {
 		kind := i / failers
 		if kind == hangs && i%failers >= 40 {
-			continue // each takes a place among the attempts for half a minute
+			continue // each one takes a permit for half a minute
 		}
 		add(firstFailer + i)
 		fault := faults[kind]
@@ -86,12 +100,13 @@ func newChaos(t *testing.T) *chaos {
 	return c
 }
 
-// failing are the kinds of failures, in the order of the faults. A 429 is none: it is about everybody.
+// failing has the kinds of failures, in the order of the faults. A 429 is not one: it is about
+// everyone.
 var failing = []string{"403", "value is false", "503", "dropped", "hangs", "half an answer", "null"}
 
 const hangs = 4
 
-// message is one about people, with an id of its own.
+// message returns a message about users, with its own id.
 func (c *chaos) message(kind string, people ...int) *azservicebus.Message {
 	var events, ids []string
 	for _, i := range people {
@@ -103,8 +118,8 @@ func (c *chaos) message(kind string, people ...int) *azservicebus.Message {
 	return &azservicebus.Message{MessageID: &name, Body: []byte("[" + strings.Join(events, ",") + "]")}
 }
 
-// raw is an event about one person as a producer with an AMQP library of its own may encode it, with sections before the
-// properties, between them and the body, and after it.
+// raw returns an event about one person as a producer with its own AMQP library may encode it: with
+// sections before the properties, between them and the body, and after the body.
 func (c *chaos) raw(i int, annotations, properties, footer string) []byte {
 	name := fmt.Sprintf("raw-%d", len(c.users))
 	c.users[name] = []string{id(i)}
@@ -124,11 +139,12 @@ func (c *chaos) raw(i int, annotations, properties, footer string) []byte {
 	return b
 }
 
-// strange are the forms in which real events come, whatever their producer means by it: all must be acted on.
+// strange sends a real event in an unusual form. The worker must handle all of them.
 func (c *chaos) strange(i int) {
 	forged := map[string]any{
-		deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "x", deadletter.PropertyReplays: "x", deadletter.PropertyDeferred: "9999-12-31T00:00:00Z",
-		"revoker-unreadable": "no", "revoker-mended": "no", deadletter.PropertySuperseded: strings.Repeat("x", 30_000),
+		deadletter.PropertyFailed: "7", deadletter.PropertyOnly: "7", deadletter.PropertyOnlyOf: "x", deadletter.PropertyReplays: "x",
+		deadletter.PropertyDeferred: "9999-12-31T00:00:00Z",
+		"revoker-unreadable":        "no", "revoker-mended": "no", deadletter.PropertySuperseded: strings.Repeat("x", 30_000),
 	}
 	switch c.IntN(8) {
 	case 0: // char
@@ -160,13 +176,13 @@ func (c *chaos) real() {
 	c.strange(i)
 }
 
-// kinds are the types of hostile events; those that sign people out are of one that no real event is of, since too many of
-// them stop all of their type.
+// kinds has the types of hostile events. Those that sign people out have a type that no real event
+// has, because too many of them stop all events of their type.
 var kinds = []string{"device.stolen", "device.lost", "user.compromised"}
 
 func (c *chaos) kind() string { return kinds[c.IntN(len(kinds))] }
 
-// attack sends one attack. great says how large.
+// attack sends one attack. great is its size.
 func (c *chaos) attack(great int) {
 	var messages []*azservicebus.Message
 	switch c.IntN(9) {
@@ -175,16 +191,16 @@ func (c *chaos) attack(great int) {
 			c.inject(poisons[c.IntN(len(poisons))])
 			c.poisons++
 		}
-	case 1: // whoever fails
+	case 1: // users who fail
 		for range 5 * great {
 			messages = append(messages, c.message(c.kind(), firstFailer+c.IntN(failers*len(failing))))
 		}
-	case 2: // unknown
+	case 2: // unknown users
 		for range 5 * great {
 			messages = append(messages, c.message(c.kind(), nobodyAfter+c.unknown))
 			c.unknown++
 		}
-	case 3: // a thousand in a message, unknown
+	case 3: // a thousand unknown users in a message
 		for range max(1, great/4) {
 			people := make([]int, 1000)
 			for i := range people {
@@ -193,7 +209,7 @@ func (c *chaos) attack(great int) {
 			}
 			messages = append(messages, c.message(c.kind(), people...))
 		}
-	case 4: // a thousand in a message, who leave
+	case 4: // a thousand users in a message who leave
 		for range max(1, great/4) {
 			people := c.Perm(leavers)[:1000]
 			for i := range people {
@@ -201,13 +217,13 @@ func (c *chaos) attack(great int) {
 			}
 			messages = append(messages, c.message("user.offboarded", people...))
 		}
-	case 5: // a thousand in a message, who fail
+	case 5: // a thousand users in a message who fail
 		people := c.Perm(failers * len(failing))[:1000]
 		for i := range people {
 			people[i] += firstFailer
 		}
 		messages = append(messages, c.message(c.kind(), people...))
-	case 6: // falling times to live: none may stand for the one before
+	case 6: // falling times to live: no message may supersede the one before
 		life := time.Hour
 		who := firstLeaver + c.IntN(leavers)
 		for range 20 * great {
@@ -216,11 +232,14 @@ func (c *chaos) attack(great int) {
 			life -= time.Second
 			messages = append(messages, m)
 		}
-	case 7: // properties that are ours
+	case 7: // our own properties
 		for range great {
 			m := c.message(c.kind(), nobodyAfter+c.unknown, nobodyAfter+c.unknown+1)
 			c.unknown += 2
-			m.ApplicationProperties = map[string]any{deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: int64(5), "DeadLetterReason": "x", "DeadLetterErrorDescription": 1.5}
+			m.ApplicationProperties = map[string]any{
+				deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: int64(5),
+				"DeadLetterReason": "x", "DeadLetterErrorDescription": 1.5,
+			}
 			messages = append(messages, m)
 		}
 	case 8:
@@ -231,7 +250,7 @@ func (c *chaos) attack(great int) {
 	c.sendMany(messages...)
 }
 
-// fuzz sends a message with bytes that are not what they were. It is about nobody, whichever byte it is.
+// fuzz sends a message with changed bytes. Whichever bytes change, it is about no user.
 func (c *chaos) fuzz() {
 	name := fmt.Sprintf("fuzz-%d", len(c.users))
 	c.users[name] = nil
@@ -254,10 +273,10 @@ func (c *chaos) fuzz() {
 			b[i] = byte(c.Uint32())
 		}
 	}
-	_ = c.broker.Inject(queue, b) // it takes what Service Bus may take
+	_ = c.broker.Inject(queue, b) // it accepts what Service Bus may accept
 }
 
-// chartLimit is the chart's memory limit, in bytes.
+// chartLimit returns the chart's memory limit, in bytes.
 func chartLimit(t *testing.T) int64 {
 	t.Helper()
 	values, err := os.ReadFile("../../deploy/helm/session-revoker/values.yaml")
@@ -272,8 +291,8 @@ func chartLimit(t *testing.T) int64 {
 	return mib << 20
 }
 
-// tell logs what the worker says of its state, but for what it has counted of calls.
-func (c *chaos) tell(metrics string) {
+// logState logs the worker's metrics, except for histograms and zeros.
+func (c *chaos) logState(metrics string) {
 	resp, err := http.Get(metrics)
 	if err != nil {
 		c.t.Log(err)
@@ -281,15 +300,17 @@ func (c *chaos) tell(metrics string) {
 	}
 	defer resp.Body.Close()
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		if line := lines.Text(); strings.HasPrefix(line, "session_revoker_") && !strings.Contains(line, "_bucket") && !strings.HasSuffix(line, " 0") {
+		if line := lines.Text(); strings.HasPrefix(line, "session_revoker_") && !strings.Contains(line, "_bucket") &&
+			!strings.HasSuffix(line, " 0") {
 			c.t.Log(line)
 		}
 	}
 }
 
-// TestHostileProducersStopNobody: whatever they send, and however much, the worker lives, in little memory, and real events are
-// acted on, a minute after the last one at the latest; what cannot be read becomes a dead letter, and nothing is lost.
-func TestHostileProducersStopNobody(t *testing.T) {
+// TestHostileProducersDelayNoOne checks that the worker survives whatever hostile producers send,
+// in little memory. It handles real events at most a minute after the last one. What it cannot read
+// becomes a dead letter, and nothing is lost.
+func TestHostileProducersDelayNoOne(t *testing.T) {
 	if limit := chartLimit(t); limit < maxMemory {
 		t.Fatalf("the chart's limit is %d MiB", limit>>20)
 	}
@@ -304,7 +325,8 @@ func TestHostileProducersStopNobody(t *testing.T) {
 	for range 5 {
 		c.attack(great)
 	}
-	p := c.start("REVOKER_OPS_ADDRESS="+address, "REVOKER_CONSUMER_DRAIN_TIMEOUT=2s", fmt.Sprintf("REVOKER_GUARD_MAX_USERS=%d", guardLimit))
+	p := c.start("REVOKER_OPS_ADDRESS="+address, "REVOKER_CONSUMER_DRAIN_TIMEOUT=2s",
+		fmt.Sprintf("REVOKER_GUARD_MAX_USERS=%d", guardLimit))
 	for began := time.Now(); time.Since(began) < lasts; time.Sleep(120 * time.Millisecond) {
 		c.real()
 		if c.IntN(5) == 0 {
@@ -313,7 +335,7 @@ func TestHostileProducersStopNobody(t *testing.T) {
 	}
 	defer func() {
 		if t.Failed() {
-			c.tell("http://" + address + "/metrics")
+			c.logState("http://" + address + "/metrics")
 		}
 	}()
 	var took []time.Duration
@@ -335,7 +357,8 @@ func TestHostileProducersStopNobody(t *testing.T) {
 		}
 	}
 	slices.Sort(took)
-	t.Logf("%d real people were called, half of them within %s, all within %s", len(took), took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	t.Logf("%d real people were called, half of them within %s, all within %s", len(took), took[len(took)/2].Round(time.Millisecond),
+		took[len(took)-1].Round(time.Millisecond))
 	unreadable := func() (n int) {
 		letters, err := c.broker.Peek(queue+"/$DeadLetterQueue", 0, 1_000_000)
 		if err != nil {
@@ -355,11 +378,13 @@ func TestHostileProducersStopNobody(t *testing.T) {
 		resp.Body.Close()
 	}
 	p.wantLittleMemory(t)
-	for _, problem := range c.journal.Check(c.graph.Calls(), invariants.Expected{Users: func(message string) []string { return c.users[message] }, Workers: 1}) {
+	for _, problem := range c.journal.Check(c.graph.Calls(),
+		invariants.Expected{Users: func(message string) []string { return c.users[message] }, Workers: 1}) {
 		t.Error(problem)
 	}
 	began := time.Now()
 	p.terminate(t)
-	t.Logf("%d messages, %d of them unreadable, %d unknown people; %d calls; %+v; it stopped within %s", len(c.users)+c.poisons, c.poisons, c.unknown,
+	t.Logf("%d messages, %d of them unreadable, %d unknown people; %d calls; %+v; it stopped within %s", len(c.users)+c.poisons,
+		c.poisons, c.unknown,
 		len(c.graph.Calls()), c.counts(), time.Since(began).Round(time.Millisecond))
 }

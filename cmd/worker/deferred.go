@@ -9,15 +9,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func (p *program) deferredCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deferred",
-		Short: "List messages that the worker has set aside for a while",
-		Long: `List deferred messages: those that the worker has set aside in Service Bus, since too
-many users fail at once. They come back by themselves. docs/runbook.md, section 10, has more.`,
+		Short: "List messages that the worker has deferred",
+		Long: `List deferred messages: those that the worker leaves in Service Bus for a while,
+because too many users fail at once. The worker receives them again by itself.
+See docs/runbook.md, section 10.`,
 		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(p.deferredList())
@@ -34,21 +35,23 @@ type deferredMessage struct {
 	Users          []string  `json:"users,omitempty"`
 	Types          []string  `json:"types,omitempty"`
 	Producers      []string  `json:"producers,omitempty"`
-	// Replays is how often the message was replayed, by whom last.
+	// Replays counts the replays of the message. Run identifies the last one.
 	Replays    int    `json:"replays,omitempty"`
 	Run        string `json:"run,omitempty"`
 	Unreadable string `json:"unreadable,omitempty"`
 	Mended     string `json:"mended,omitempty"`
 }
 
-func newDeferred(l deadletter.Letter, now time.Time) deferredMessage {
+func newDeferred(l replay.Letter, now time.Time) deferredMessage {
 	age := time.Duration(0)
 	if !l.Enqueued.IsZero() {
 		age = max(0, now.Sub(l.Enqueued)) // this machine's clock may be behind the broker's
 	}
 	return deferredMessage{
-		Source: l.Source, SequenceNumber: l.SequenceNumber, Enqueued: l.Enqueued, AgeSeconds: int64(age / time.Second), MessageID: l.MessageID,
-		Users: l.Users, Types: l.Types, Producers: l.Producers, Replays: l.Replays, Run: l.Run, Unreadable: l.Unreadable, Mended: l.Mended,
+		Source: l.Source, SequenceNumber: l.SequenceNumber, Enqueued: l.Enqueued, AgeSeconds: int64(age / time.Second),
+		MessageID: l.MessageID,
+		Users:     l.Users, Types: l.Types, Producers: l.Producers, Replays: l.Replays, Run: l.Run, Unreadable: l.Unreadable,
+		Mended: l.Mended,
 	}
 }
 
@@ -69,11 +72,11 @@ func (p *program) deferredList() *cobra.Command {
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List deferred messages, the oldest first",
-		Long: `List the deferred messages of each queue or subscription, the oldest first. It only
-peeks: nothing is locked or changed, and the worker goes on meanwhile. Service Bus
-offers no peek at deferred messages alone, so it looks through all that wait. With
-servicebus.sessions there are none.`,
+		Short: "List deferred messages, oldest first",
+		Long: `List the deferred messages of each queue or subscription, oldest first. This
+only peeks: it locks and changes nothing, and the worker keeps running. Service
+Bus cannot peek at deferred messages alone, so the command looks through all
+waiting messages. With servicebus.sessions, there are no deferred messages.`,
 		Example: `  worker deferred list
   worker deferred list --until 1h
   worker deferred list --user ada@contoso.com --output ndjson`,
@@ -82,29 +85,27 @@ servicebus.sessions there are none.`,
 	pick.flags(cmd.Flags())
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
-		filter, client, queues, err := pick.open(p, cfg)
+		from, err := pick.open(cfg)
 		if err != nil {
 			return err
 		}
-		defer closeClient(client)
-		several := len(queues) > 1
+		defer from.close()
+		several := from.several()
 		list := &rows{output: out, header: table.Row{"ENQUEUED", "AGE", "USER", "EVENT TYPE", "MESSAGE ID", "SEQUENCE NUMBER"}}
 		if several {
 			list.header = append(list.header, "SOURCE")
 		}
 		if cfg.ServiceBus.Sessions > 0 {
-			fmt.Fprintln(p.stderr, "With servicebus.sessions the worker defers nothing: it gives a message up with its session.")
-			queues = nil // and a peek would need a session
+			fmt.Fprintln(p.stderr, "With servicebus.sessions, the worker defers nothing. It releases a message together with its session.")
+			from.queues = nil // a peek would need a session
 		}
 		now := time.Now()
-		for found, err := range everyOf(ctx, queues, filter, (*deadletter.Queue).FindDeferred) {
-			if err != nil {
-				return err
-			}
+		err = from.each(ctx, (*replay.Queue).FindDeferred, func(found replay.Found) error {
 			m := newDeferred(found.Letter, now)
-			if err := list.add(m, m.row(several)); err != nil {
-				return err
-			}
+			return list.add(m, m.row(several))
+		})
+		if err != nil {
+			return err
 		}
 		list.end("No deferred messages.")
 		return nil

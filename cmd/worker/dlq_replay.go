@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +12,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // defaultRate leaves the worker a quarter of Graph's quota of 20 calls per second
@@ -25,35 +23,46 @@ const defaultRate = 15
 type replayOutcome struct {
 	RunID string `json:"runId"`
 	To    string `json:"to"`
-	*deadletter.Plan
+	*replay.Plan
 	DryRun bool `json:"dryRun,omitempty"`
-	deadletter.ReplayResult
+	replay.Result
+}
+
+// replaying is one run of dlq replay.
+type replaying struct {
+	*change
+	run        replay.Run
+	client     *azservicebus.Client
+	to         string
+	maxReplays int
+	options    replay.Options
+	yes        bool
+
+	undone, unreadable int
 }
 
 func (p *program) dlqReplay() *cobra.Command {
 	pick := picking{changes: true}
-	var dryRun, yes bool
-	var to, by string
-	var maxReplays int
-	options := deadletter.ReplayOptions{}
-	out := &output{w: p.stdout}
+	r := &replaying{change: p.newChange("dlq replay")}
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Send dead letters to their queue again",
 		Long: `Send dead letters to their queue again: those that are there now and that the
-filter picks. Each is sent first, as a new message, and its dead letter completed
-after that; so nothing is ever lost, and a run that is stopped or killed can simply
-be repeated. Of a message with several events only those that failed act again.
+filter picks. The command first sends each one as a new message, and then
+removes the dead letter. So nothing is ever lost, and you can simply repeat a
+run that was stopped or killed. If a message has several events, only those that
+failed are handled again.
 
-A message that cannot be read is never sent: there is no body to send. It stays
-where it is, and the exit code says so. One of which only a part cannot be read
-is sent without that part. docs/runbook.md has what to do with both.
+A message that cannot be read is never sent, because there is no body to send.
+It stays where it is, and the exit code says so. If only a part of a message
+cannot be read, the message is sent without that part. docs/runbook.md says what
+to do in both cases.
 
-The dead letters of a subscription are sent where --to says: their topic would give
-them to its other subscriptions too.
+The dead letters of a subscription need --to: their topic would also deliver
+them to its other subscriptions.
 
-To get behind others, those are locked for a while and given back unchanged, but for
-their delivery count.`,
+To get to messages behind others, the command locks the others for a while. Then
+it unlocks them, unchanged except for their delivery count.`,
 		Example: `  worker dlq replay --reason RetriesExhausted --dry-run
   worker dlq replay --reason RetriesExhausted
   worker dlq replay --seq 4711 --yes`,
@@ -61,234 +70,176 @@ their delivery count.`,
 	}
 	fs := cmd.Flags()
 	pick.flags(fs)
-	fs.BoolVar(&dryRun, "dry-run", false, "show what would be sent, and send nothing")
-	fs.BoolVarP(&yes, "yes", "y", false, "do not ask")
-	fs.StringVar(&to, "to", "", "queue or topic to send to instead of the dead letters' own queue")
-	fs.StringVar(&by, "by", "", "who replays, for the record in each message and the audit log (default: you, as user@host)")
-	fs.Float64Var(&options.Rate, "rate", defaultRate, "messages per second at most; 0 is no limit. Graph takes 20 calls per second from the whole app and tenant")
-	fs.IntVar(&options.Parallel, "parallel", 4, "batches sent at once")
-	fs.IntVar(&maxReplays, "max-replays", 3, "leave out messages that were replayed so often already")
-	fs.DurationVar(&options.Wait, "wait", 90*time.Second, "how long to wait for messages that another receiver, or a run that was killed, holds locked")
-	act := audit.Operation{Command: "dlq replay"}
-	because(fs, &act, "why")
-	out.flag(fs)
+	fs.BoolVarP(&r.yes, "yes", "y", false, "do not ask")
+	fs.StringVar(&r.to, "to", "", "queue or topic to send to, instead of the dead letters' own queue")
+	fs.StringVar(&r.act.By, "by", "", "who replays, for each message and the audit log (default: you, as user@host)")
+	fs.Float64Var(&r.options.Rate, "rate", defaultRate,
+		"maximum number of messages per second; 0 means no limit. Graph takes 20 calls per second for each app and tenant")
+	fs.IntVar(&r.options.Parallel, "parallel", 4, "number of batches to send at once")
+	fs.IntVar(&r.maxReplays, "max-replays", 3, "leave out messages that were replayed this often")
+	fs.DurationVar(&r.options.Wait, "wait", 90*time.Second, waitHelp)
+	r.flags(fs, "show what would be sent, and send nothing")
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
 		switch {
-		case options.Rate < 0:
-			return fail(exitUsage, "--rate: %v is negative", options.Rate)
-		case options.Parallel < 1 || options.Parallel > 64:
-			return fail(exitUsage, "--parallel: %d is not between 1 and 64", options.Parallel)
-		case maxReplays < 1:
-			return fail(exitUsage, "--max-replays: %d is below 1", maxReplays)
+		case r.options.Rate < 0:
+			return fail(exitUsage, "--rate: %v is negative", r.options.Rate)
+		case r.options.Parallel < 1 || r.options.Parallel > 64:
+			return fail(exitUsage, "--parallel: %d is not between 1 and 64", r.options.Parallel)
+		case r.maxReplays < 1:
+			return fail(exitUsage, "--max-replays: %d is less than 1", r.maxReplays)
 		}
-		filter, client, queues, err := pick.open(p, cfg)
+		from, err := pick.open(cfg)
 		if err != nil {
 			return err
 		}
-		defer closeClient(client)
-		for _, q := range queues {
-			if _, _, ok := config.SplitSubscription(q.Entity); ok && to == "" {
-				return fail(exitUsage, "%s is a subscription: say by --to where to send its dead letters, a queue or the topic; the topic would give them to all its subscriptions", q.Entity)
+		defer from.close()
+		for _, q := range from.queues {
+			if _, _, ok := config.SplitSubscription(q.Entity); ok && r.to == "" {
+				return fail(exitUsage, "%s is a subscription: name with --to where to send its dead letters, a queue or the topic; "+
+					"the topic delivers them to all its subscriptions", q.Entity)
 			}
 		}
-		run := deadletter.NewRun(operator(by))
-		var record *operation
-		if !dryRun {
-			act.By, act.Run = by, run.ID
-			if record, err = p.begin(ctx, cfg, act); err != nil {
-				return err
-			}
-			defer func() { err = record.close(ctx, err) }()
+		r.client, r.run = from.client, replay.NewRun(operator(r.act.By))
+		r.act.Run = r.run.ID
+		if err := r.begin(ctx, cfg); err != nil {
+			return err
 		}
-		undone, unreadable := 0, 0
-		for _, q := range queues {
-			r := &replaying{program: p, queue: q, client: client, run: run, to: to, maxReplays: maxReplays, options: options, filter: filter, yes: yes, dryRun: dryRun, out: out, several: len(queues) > 1, record: record}
-			outcome, err := r.do(ctx)
-			if err != nil {
-				return explain(err, q.Entity)
-			}
-			undone += outcome.Failed + outcome.Left + outcome.Twice
-			unreadable += outcome.Unreadable
-			if filter.Limit > 0 {
-				if filter.Limit -= outcome.Selected; filter.Limit <= 0 {
-					break
-				}
-			}
-		}
-		switch {
-		case undone > 0:
-			return fail(exitFailed, "not done: %s; repeat the command to go on", letters(undone))
-		case unreadable > 0 && !dryRun:
-			return fail(exitFailed, "not replayed: %s that cannot be read; docs/runbook.md, section 9, says what to do", letters(unreadable))
-		}
-		return nil
+		defer func() { err = r.end(ctx, err) }()
+		return r.replay(ctx, from)
 	})
 }
 
-// replaying is the replay of one queue's dead letters.
-type replaying struct {
-	*program
-	queue       *deadletter.Queue
-	client      *azservicebus.Client
-	run         deadletter.Run
-	to          string
-	maxReplays  int
-	options     deadletter.ReplayOptions
-	filter      deadletter.Filter
-	yes, dryRun bool
-	several     bool
-	out         *output
-	record      *operation
+// waitHelp is the help text of --wait.
+const waitHelp = "how long to wait for messages that are locked by another receiver or by a run that was killed"
+
+// replay replays, or shows what it would replay.
+func (r *replaying) replay(ctx context.Context, from *picked) error {
+	if r.dryRun {
+		makePlan := func(q *replay.Queue, f replay.Filter, each func(replay.Letter)) (*replay.Plan, error) {
+			if _, err := r.sender(ctx, q); err != nil { // show a missing right, too
+				return nil, err
+			}
+			return q.PlanReplay(ctx, f, r.run, r.maxReplays, each)
+		}
+		return r.show(from, makePlan, "Nothing would be replayed.", func(plan *replay.Plan) string {
+			return fmt.Sprintf("Would replay %s of %s to %s%s", summary(plan), plan.Source, r.destination(plan.Source), leftOut(plan))
+		})
+	}
+	err := from.eachQueue(func(q *replay.Queue, f replay.Filter) (int, error) { return r.queue(ctx, q, f) })
+	switch {
+	case err != nil:
+		return err
+	case r.undone > 0:
+		return fail(exitFailed, "not done: %s; repeat the command to continue", letters(r.undone))
+	case r.unreadable > 0:
+		return fail(exitFailed, "not replayed: %s with an unreadable body; see docs/runbook.md, section 9", letters(r.unreadable))
+	}
+	return nil
 }
 
-func (r *replaying) do(ctx context.Context) (replayOutcome, error) {
-	outcome := replayOutcome{RunID: r.run.ID, To: r.to, DryRun: r.dryRun}
-	if outcome.To == "" {
-		outcome.To = r.queue.Entity
-	}
-	sender, err := openSender(ctx, r.client, outcome.To)
+// queue replays the dead letters of one queue, and returns how many it has planned.
+func (r *replaying) queue(ctx context.Context, q *replay.Queue, f replay.Filter) (selected int, err error) {
+	sender, err := r.sender(ctx, q)
 	if err != nil {
-		return outcome, err
+		return 0, err
 	}
-	list := &rows{output: r.out, header: letterHeader(r.several)}
-	var listed error
-	var sequences []int64
-	each := func(l deadletter.Letter) { sequences = append(sequences, l.SequenceNumber) }
-	if r.dryRun {
-		each = func(l deadletter.Letter) {
-			if listed == nil {
-				listed = list.add(l, letterRow(l, r.several))
-			}
-		}
-	}
-	plan, err := r.queue.PlanReplay(ctx, r.filter, r.run, r.maxReplays, each)
+	plan, err := planner(func(q *replay.Queue, f replay.Filter, each func(replay.Letter)) (*replay.Plan, error) {
+		return q.PlanReplay(ctx, f, r.run, r.maxReplays, each)
+	}).of(q, f)
 	if err != nil {
-		return outcome, err
+		return 0, err
 	}
-	outcome.Plan = plan
-	if r.dryRun {
-		list.end("Nothing would be replayed.")
-		fmt.Fprintf(r.stderr, "%s would go from the dead letters of %s to %s%s\n", counted(plan), r.queue.Entity, outcome.To, leftOut(plan))
-		printSkipped(r.stderr, plan)
-		return outcome, listed
-	}
-	if plan.Selected > 0 && !r.yes {
-		question := fmt.Sprintf("Replay %s of %s to %s%s%s? [y/N] ", counted(plan), r.queue.Entity, outcome.To, leftOut(plan), lasting(plan.Selected, r.options.Rate))
-		if answer := strings.ToLower(r.ask(question)); answer != "y" && answer != "yes" {
-			return outcome, fail(exitFailed, "not confirmed: nothing was replayed (--yes does not ask)")
-		}
-	}
+	outcome := replayOutcome{RunID: r.run.ID, To: r.destination(q.Entity), Plan: plan.Plan}
 	if plan.Selected > 0 {
-		act := audit.Operation{Source: r.queue.Entity, To: outcome.To}
-		if err := r.record.start(ctx, listing(act, sequences)...); err != nil {
-			return outcome, err
+		if err := r.confirmPlan(plan.Plan); err != nil {
+			return 0, err
 		}
-		bar := r.newBar("replaying", plan.Selected)
-		r.options.Progress = bar.add
-		r.options.Waiting = r.waiting(r.queue.Entity)
-		outcome.ReplayResult, err = r.queue.Replay(ctx, sender, r.run, plan, r.options)
-		bar.end()
-		act.Count = plan.Selected
-		act.Counts = map[string]int{"replayed": outcome.Replayed, "sentButNotCompleted": outcome.Twice, "failed": outcome.Failed, "gone": outcome.Gone, "left": outcome.Left}
-		r.record.done(act, err)
+		one := step{
+			about: audit.Operation{Source: q.Entity, To: outcome.To}, sequences: plan.sequences, total: plan.Selected,
+			do: func(ctx context.Context, progress func(int)) (map[string]int, error) {
+				options := r.options
+				options.Progress, options.Waiting = progress, r.waiting(q.Entity)
+				var err error
+				outcome.Result, err = q.Replay(ctx, sender, r.run, plan.Plan, options)
+				return map[string]int{
+					"replayed": outcome.Replayed, "sentButNotCompleted": outcome.Twice,
+					"failed": outcome.Failed, "gone": outcome.Gone, "left": outcome.Left,
+				}, err
+			},
+		}
+		if err := r.announce(ctx, one); err != nil {
+			return 0, err
+		}
+		err = r.carryOut(ctx, "replaying", one)
 	}
-	if printed := r.out.value(outcome, func(w io.Writer) { printReplay(w, outcome) }); err == nil {
+	r.undone += outcome.Failed + outcome.Left + outcome.Twice
+	r.unreadable += outcome.Unreadable
+	if printed := r.out.value(outcome, outcome.print); err == nil {
 		err = printed
 	}
-	return outcome, err
+	return plan.Selected, err
 }
 
-func printReplay(w io.Writer, o replayOutcome) {
-	fmt.Fprintf(w, "%s: %d of %s replayed to %s%s (run %s)\n", o.Source, o.Replayed, letters(o.Selected), o.To, leftOut(o.Plan), o.RunID)
-	for _, also := range []struct {
-		n    int
-		text string
-	}{
-		{o.Twice, "were sent, but not removed here: each costs a repeated call at most"},
-		{o.Failed, "could not be sent, and stay dead letters"},
-		{o.Gone, "were taken away by somebody else meanwhile"},
-		{o.Left, "are still there: the run was stopped, or another receiver holds them locked"},
-	} {
-		if also.n > 0 {
-			fmt.Fprintf(w, "  %d %s\n", also.n, also.text)
-		}
+// confirmPlan asks whether to replay what is planned.
+func (r *replaying) confirmPlan(plan *replay.Plan) error {
+	q := question{
+		text: fmt.Sprintf("Replay %s of %s to %s%s%s? [y/N] ",
+			summary(plan), plan.Source, r.destination(plan.Source), leftOut(plan), lasting(plan.Selected, r.options.Rate)),
+		accepts: []string{"y", "yes"},
+		refusal: "nothing was replayed from " + plan.Source + "; --yes skips the question",
 	}
+	if r.yes {
+		q.given = "yes"
+	}
+	return r.confirm(q)
+}
+
+// destination returns where the dead letters of an entity are sent.
+func (r *replaying) destination(entity string) string {
+	if r.to != "" {
+		return r.to
+	}
+	return entity
+}
+
+// sender opens a sender for the dead letters of a queue.
+func (r *replaying) sender(ctx context.Context, q *replay.Queue) (*azservicebus.Sender, error) {
+	return openSender(ctx, r.client, r.destination(q.Entity))
+}
+
+func (o replayOutcome) print(w io.Writer) {
+	fmt.Fprintf(w, "%s: %d of %s replayed to %s%s (run %s)\n", o.Source, o.Replayed, letters(o.Selected), o.To, leftOut(o.Plan), o.RunID)
+	printCounts(w, []countOf{
+		{o.Twice, "sent, but not removed from the dead letters: at most one extra call each"},
+		{o.Failed, "not sent, and still a dead letter"},
+		{o.Gone, textGone},
+		{o.Left, textLeft},
+	})
 	for _, problem := range o.Problems {
 		fmt.Fprintf(w, "  %s\n", plain(problem))
 	}
 	printSkipped(w, o.Plan)
 }
 
-// printSkipped says of the first few letters that are left out, why.
-func printSkipped(w io.Writer, plan *deadletter.Plan) {
-	for _, skipped := range plan.Skipped {
-		fmt.Fprintf(w, "  left out: %s\n", plain(skipped))
-	}
-}
-
-// waiting tells of messages that somebody else holds.
-func (p *program) waiting(entity string) func(int) {
-	return func(n int) {
-		fmt.Fprintf(p.stderr, "%s: waiting for %s that another receiver holds locked, or that a killed run has left so\n", entity, letters(n))
-	}
-}
-
-// counted says how many, by reason.
-func counted(plan *deadletter.Plan) string {
-	if len(plan.Reasons) == 0 {
-		return letters(0)
-	}
-	reasons := slices.SortedFunc(maps.Keys(plan.Reasons), func(a, b string) int { return plan.Reasons[b] - plan.Reasons[a] })
-	texts := make([]string, 0, len(reasons))
-	for _, reason := range reasons {
-		texts = append(texts, fmt.Sprintf("%d %s", plan.Reasons[reason], plain(reason)))
-	}
-	return fmt.Sprintf("%s (%s)", letters(plan.Selected), strings.Join(texts, ", "))
-}
-
-func letters(n int) string {
-	if n == 1 {
-		return "1 dead letter"
-	}
-	return fmt.Sprintf("%d dead letters", n)
-}
-
-// leftOut says how many are left out, and of how many a part is.
-func leftOut(plan *deadletter.Plan) string {
+// leftOut says how many letters are left out completely or in part.
+func leftOut(plan *replay.Plan) string {
 	var text strings.Builder
-	for _, also := range []struct {
-		n    int
-		text string
-	}{
-		{plan.TooOften, "left out that were replayed too often already (--max-replays)"},
-		{plan.Unreadable, "left out that cannot be read"},
-		{plan.Mended, "without a property or another part that cannot be read (worker dlq show names it)"},
+	for _, c := range []countOf{
+		{plan.TooOften, "left out because of --max-replays"},
+		{plan.Unreadable, "left out because of an unreadable body"},
+		{plan.Mended, "without a part that cannot be read (worker dlq show names it)"},
 	} {
-		if also.n > 0 {
-			text.WriteString(fmt.Sprintf("; %d %s", also.n, also.text))
+		if c.n > 0 {
+			fmt.Fprintf(&text, "; %d %s", c.n, c.text)
 		}
 	}
 	return text.String()
 }
 
-// lasting says how long it will take.
+// lasting says how long a replay takes. It is empty if the rate does not matter.
 func lasting(n int, rate float64) string {
 	if rate <= 0 || float64(n) < rate {
 		return ""
 	}
 	return fmt.Sprintf(" at %v per second, about %s", rate, time.Duration(float64(n)/rate*float64(time.Second)).Round(time.Second))
-}
-
-// openSender makes a sender and opens its link: a missing queue or right shows now, and not after the confirmation.
-func openSender(ctx context.Context, client *azservicebus.Client, to string) (*azservicebus.Sender, error) {
-	sender, err := client.NewSender(to, nil)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
-	defer cancel()
-	if _, err := sender.NewMessageBatch(ctx, nil); err != nil {
-		return nil, explain(err, "sending to "+to)
-	}
-	return sender, nil
 }

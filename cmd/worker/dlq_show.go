@@ -10,10 +10,11 @@ import (
 	"strings"
 
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
-// showLetter writes all that is known of a dead letter, for people.
-func showLetter(w io.Writer, found deadletter.Found, record deadletter.Record, guide deadletter.Guide) {
+// showLetter prints everything that is known about a dead letter.
+func showLetter(w io.Writer, found replay.Found, record replay.Record, guide deadletter.Guide) {
 	l := found.Letter
 	line := func(name, value string) {
 		if value != "" {
@@ -28,7 +29,7 @@ func showLetter(w io.Writer, found deadletter.Found, record deadletter.Record, g
 	line("Event types", strings.Join(l.Types, ", "))
 	line("Events' sources", strings.Join(l.Producers, ", "))
 	if len(l.FailedEvents) > 0 {
-		line("Failed events", strings.Trim(fmt.Sprint(l.FailedEvents), "[]")+" (counted from 0; the others succeeded)")
+		line("Failed events", strings.Trim(fmt.Sprint(l.FailedEvents), "[]")+" (counted from 0; all others succeeded)")
 	}
 	fmt.Fprintln(w)
 	line("Reason", l.Reason)
@@ -38,22 +39,24 @@ func showLetter(w io.Writer, found deadletter.Found, record deadletter.Record, g
 	line("Request id", l.RequestID)
 	line("Client request id", l.ClientRequestID)
 	if l.SupersededCount > 0 {
-		line("Stood for", fmt.Sprintf("%d more messages of the same users: %s", l.SupersededCount, strings.Join(l.Superseded, ", ")))
+		line("Superseded", fmt.Sprintf("%s of the same users: %s", count(l.SupersededCount, "older message"),
+			strings.Join(l.Superseded, ", ")))
 	}
 	if l.Replays > 0 {
-		line("Replays", fmt.Sprintf("%d, the last by run %s of %s at %s", l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt))
+		line("Replays", fmt.Sprintf("%d, last in run %s by %s at %s", l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt))
 		line("First message id", l.OriginalID)
 	}
 	if l.Unreadable != "" {
-		line("Unreadable", l.Unreadable+": nobody can act on it, and a replay leaves it out; worker dlq export keeps its bytes")
+		line("Unreadable", l.Unreadable+": the worker cannot handle it, and a replay leaves it out; worker dlq export keeps its bytes")
 	}
 	if l.Mended != "" {
-		line("Partly unreadable", l.Mended+": the worker acts without it, and a replay sends the message without it; worker dlq export keeps all its bytes")
+		line("Partly unreadable", l.Mended+
+			": the worker ignores this part, and a replay sends the message without it; worker dlq export keeps all bytes")
 	}
 	fmt.Fprintf(w, "\nWhat happened:  %s\nWhat to do:     %s\n", guide.Meaning, guide.Action)
 
-	showProperties(w, "Properties, by the producer", record.Properties)
-	showProperties(w, "Not believed: under the worker's names, but not written by the worker", l.NotBelieved)
+	showProperties(w, "Properties set by the producer", record.Properties)
+	showProperties(w, "Not believed: properties with the worker's names that the worker did not write", l.NotBelieved)
 	line("\nContent type", record.ContentType)
 	line("Session", record.SessionID)
 	fmt.Fprintln(w, "\nBody")
@@ -71,8 +74,8 @@ func showProperties(w io.Writer, title string, properties map[string]any) {
 	}
 }
 
-// body is the body as people can read it.
-func body(r deadletter.Record) string {
+// body returns the body in a readable form.
+func body(r replay.Record) string {
 	switch {
 	case r.Letter.Unreadable != "":
 		return "(cannot be read: " + plain(r.Letter.Unreadable) + ")"
@@ -81,7 +84,7 @@ func body(r deadletter.Record) string {
 	case r.BodyBase64 != "":
 		return "(bytes, in base64) " + r.BodyBase64
 	case r.BodyAMQP != "":
-		return "(no bytes but AMQP values: nobody can act on it; encoded, in base64) " + r.BodyAMQP
+		return "(AMQP values instead of bytes, which the worker cannot handle; encoded, in base64) " + r.BodyAMQP
 	}
 	var pretty bytes.Buffer
 	if json.Indent(&pretty, r.Body, "", "  ") != nil {
@@ -90,6 +93,7 @@ func body(r deadletter.Record) string {
 	return plainLines(pretty.String())
 }
 
+// plainLines makes each line plain.
 func plainLines(text string) string {
 	lines := strings.Split(text, "\n")
 	for i := range lines {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 // result is what a command printed, and its exit code.
@@ -29,7 +29,7 @@ type result struct {
 	code           int
 }
 
-// command runs a command of the worker's.
+// command runs a command of the worker.
 func (c *cloud) command(stdin string, args ...string) result {
 	c.t.Helper()
 	return c.commandIn(stdin, nil, args...)
@@ -53,7 +53,7 @@ func (c *cloud) commandIn(stdin string, env []string, args ...string) result {
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// want fails unless the command ended so, and said each of these.
+// want fails the test unless the command ended with the exit code and printed each text.
 func (r result) want(t *testing.T, code int, texts ...string) {
 	t.Helper()
 	if r.code != code {
@@ -61,15 +61,15 @@ func (r result) want(t *testing.T, code int, texts ...string) {
 	}
 	for _, text := range texts {
 		if !strings.Contains(r.stdout+r.stderr, text) {
-			t.Errorf("does not say %q:\n%s%s", text, r.stdout, r.stderr)
+			t.Errorf("the output does not contain %q:\n%s%s", text, r.stdout, r.stderr)
 		}
 	}
 	if strings.Contains(r.stderr, "goroutine ") {
-		t.Errorf("a stack trace:\n%s", r.stderr)
+		t.Errorf("the command printed a stack trace:\n%s", r.stderr)
 	}
 }
 
-// bury makes dead letters of messages, with reasons in turn.
+// bury sends messages and dead-letters them, with the reasons in turn.
 func (c *cloud) bury(entity string, messages []*azservicebus.Message, reasons ...string) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
@@ -119,7 +119,8 @@ func (c *cloud) bury(entity string, messages []*azservicebus.Message, reasons ..
 				reason, description := reasons[n%len(reasons)], "because of that"
 				n++
 				group.Go(func() error {
-					return receiver.DeadLetterMessage(ctx, m, &azservicebus.DeadLetterOptions{Reason: &reason, ErrorDescription: &description})
+					return receiver.DeadLetterMessage(ctx, m,
+						&azservicebus.DeadLetterOptions{Reason: &reason, ErrorDescription: &description})
 				})
 			}
 		}
@@ -138,7 +139,7 @@ func events(n int) []*azservicebus.Message {
 	return messages
 }
 
-func TestDeadLettersAreListedShownAndReplayed(t *testing.T) {
+func TestDLQListShowReplay(t *testing.T) {
 	c := newCloud(t, 10, time.Minute)
 	c.bury(queue, events(9), "RetriesExhausted", "UserNotFound", "NotRevoked")
 
@@ -146,16 +147,18 @@ func TestDeadLettersAreListedShownAndReplayed(t *testing.T) {
 	c.command("", "dlq", "list", "--group-by", "reason").want(t, 0, "RetriesExhausted      3")
 	c.command("", "dlq", "list", "--reason", "nothing").want(t, 0, "No dead letters.")
 	c.command("", "dlq", "list", "--reason", "nothing", "-o", "json").want(t, 0, "[]")
-	var listed []deadletter.Letter
-	if err := json.Unmarshal([]byte(c.command("", "dlq", "list", "-o", "json", "--limit", "4").stdout), &listed); err != nil || len(listed) != 4 {
+	var listed []replay.Letter
+	if err := json.Unmarshal([]byte(c.command("", "dlq", "list", "-o", "json", "--limit", "4").stdout), &listed); err != nil ||
+		len(listed) != 4 {
 		t.Errorf("%v, %+v", err, listed)
 	}
-	c.command("", "dlq", "show", "2").want(t, 0, "UserNotFound", "message-1", "What to do:", "Correct the producer's mapping", `"userId": "`+id(1)+`"`)
+	c.command("", "dlq", "show", "2").want(t, 0, "UserNotFound", "message-1", "What to do:", "Correct the producer's mapping",
+		`"userId": "`+id(1)+`"`)
 	c.command("", "dlq", "show", "2", "-o", "json").want(t, 0, `"action": "Correct the producer's mapping`)
 	c.command("", "dlq", "show", "99").want(t, 5, "no dead letter with the sequence number 99")
 
 	c.command("", "dlq", "replay").want(t, 2, "--all")
-	c.command("", "dlq", "replay", "--all", "--reason", "x").want(t, 2, "keep one")
+	c.command("", "dlq", "replay", "--all", "--reason", "x").want(t, 2, "use only one of them")
 	c.command("", "dlq", "replay", "--reason", "NotRevoked", "--dry-run").want(t, 0, id(2), id(5), id(8), "3 dead letters")
 	c.command("n\n", "dlq", "replay", "--reason", "NotRevoked").want(t, 1, "Replay 3 dead letters (3 NotRevoked)", "nothing was replayed")
 	if counts := c.counts(); counts.Active != 0 || counts.DeadLetter != 9 {
@@ -173,17 +176,22 @@ func TestDeadLettersAreListedShownAndReplayed(t *testing.T) {
 	c.command("", "dlq", "list").want(t, 0, "No dead letters.")
 }
 
-func TestTextFromOutsideCannotPlayWithTheTerminal(t *testing.T) {
+func TestDLQTextFromOutsideCannotControlTheTerminal(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	c.bury(queue, []*azservicebus.Message{{Body: []byte("\x1b[2J\x1b]0;gotcha\x07 \u202eevil")}}, "\x1b[31mRed")
-	for _, args := range [][]string{{"dlq", "list"}, {"dlq", "show", "1"}, {"dlq", "list", "--group-by", "reason"}, {"dlq", "replay", "--all", "--dry-run"}} {
+	for _, args := range [][]string{
+		{"dlq", "list"},
+		{"dlq", "show", "1"},
+		{"dlq", "list", "--group-by", "reason"},
+		{"dlq", "replay", "--all", "--dry-run"},
+	} {
 		if out := c.command("", args...); strings.ContainsAny(out.stdout+out.stderr, "\x1b\x07\u202e") {
 			t.Errorf("%v: %q", args, out.stdout+out.stderr)
 		}
 	}
 }
 
-func TestPurgeExportEditImport(t *testing.T) {
+func TestDLQPurgeExportEditImport(t *testing.T) {
 	c := newCloud(t, 4, time.Minute)
 	dir := t.TempDir()
 	bad := events(3)
@@ -201,13 +209,14 @@ func TestPurgeExportEditImport(t *testing.T) {
 	if err := os.WriteFile(file, bytes.Replace(text, []byte("userid"), []byte("userId"), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.command("", "dlq", "import", file, "--dry-run").want(t, 0, "1 messages are well formed")
+	c.command("", "dlq", "import", file, "--dry-run").want(t, 0, "1 well-formed message would be sent")
 	c.command("{}\n", "dlq", "import", "-").want(t, 2, "line 1", "nothing was sent")
-	c.command("", "dlq", "import", file).want(t, 0, "1 of 1 messages sent")
+	c.command("", "dlq", "import", file).want(t, 0, "1 of 1 message sent")
 
 	c.command("2\n", "dlq", "purge", "--all").want(t, 1, "Type how many to confirm (3)", "nothing was removed")
 	c.command("", "dlq", "purge", "--all", "--confirm", "2").want(t, 1, "nothing was removed")
-	c.command("", "dlq", "purge", "--all", "--dry-run").want(t, 0, "3 dead letters would be removed")
+	c.command("", "dlq", "purge", "--all", "--dry-run").want(t, 0,
+		"Would remove 3 dead letters (2 UserNotFound, 1 InvalidEvent) of events")
 	gone := filepath.Join(dir, "gone.ndjson")
 	c.command("1\n", "dlq", "purge", "--reason", "InvalidEvent", "--export", gone).want(t, 0, "1 dead letter removed")
 	if counts := c.counts(); counts.Active != 1 || counts.DeadLetter != 2 {
@@ -221,7 +230,7 @@ func TestPurgeExportEditImport(t *testing.T) {
 	c.until("the mended event", func() bool { return c.counts().Active == 0 && c.revoked(4) == 1 })
 }
 
-func TestDeadLettersOfSubscriptions(t *testing.T) {
+func TestDLQOfSubscriptions(t *testing.T) {
 	c := newCloud(t, 3, time.Minute)
 	c.bury("devices/Subscriptions/worker", events(3), "RetriesExhausted")
 	sources := "--servicebus.sources=" + queue + ",devices/Subscriptions/worker"
@@ -236,13 +245,14 @@ func TestDeadLettersOfSubscriptions(t *testing.T) {
 		}
 	}
 	c.command("", "dlq", "replay", none, sources, "--all", "--yes").want(t, 2, "--to")
-	c.command("", "dlq", "replay", none, sources, "--source", "devices/subscriptions/worker", "--to", queue, "--yes", "--rate", "0").want(t, 0, "3 of 3")
+	c.command("", "dlq", "replay", none, sources, "--source", "devices/subscriptions/worker", "--to", queue, "--yes",
+		"--rate", "0").want(t, 0, "3 of 3")
 	if counts := c.counts(); counts.Active != 3 {
 		t.Errorf("%+v", counts)
 	}
 }
 
-func TestWhatGoesWrongIsOneSentenceWithAClass(t *testing.T) {
+func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	c.bury(queue, events(1), "RetriesExhausted")
 	address := strings.TrimPrefix(strings.SplitN(c.env[1], ";", 2)[0], "REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://")
@@ -256,29 +266,51 @@ func TestWhatGoesWrongIsOneSentenceWithAClass(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = closed.Close()
-	mute, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and never answers
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections, and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	expired := "SharedAccessSignature=SharedAccessSignature sr=" + strings.ReplaceAll(strings.ReplaceAll("amqp://"+address, ":", "%3a"), "/", "%2f") + "&sig=x&se=1&skn=" + servicebus.DefaultKey.Name
+	expired := "SharedAccessSignature=SharedAccessSignature sr=" +
+		strings.ReplaceAll(strings.ReplaceAll("amqp://"+address, ":", "%3a"), "/", "%2f") + "&sig=x&se=1&skn=" +
+		servicebus.DefaultKey.Name
 	for name, want := range map[string]struct {
 		env   []string
 		args  []string
 		code  int
 		texts []string
 	}{
-		"nobody there":     {connection(closed.Addr().String(), root), []string{"dlq", "list"}, 4, []string{"no answer from Service Bus", "port 5671"}},
-		"no answer":        {connection(mute.Addr().String(), root), []string{"dlq", "list"}, 4, []string{"no answer from Service Bus"}},
-		"wrong queue":      {[]string{"REVOKER_SERVICEBUS_QUEUE=nowhere"}, []string{"dlq", "list"}, 5, []string{"no such queue"}},
-		"wrong key":        {connection(address, key(servicebus.DefaultKey.Name, "wrong")), []string{"dlq", "list"}, 3, []string{"refuses", "Data Receiver"}},
-		"expired token":    {connection(address, expired), []string{"dlq", "list"}, 3, []string{"refuses"}},
-		"no right to send": {connection(address, key("reader", "r")), []string{"dlq", "replay", "--all", "--yes"}, 3, []string{"sending to", "Data Sender"}},
+		"nobody there": {
+			connection(closed.Addr().String(), root),
+			[]string{"dlq", "list"},
+			4,
+			[]string{"no answer from Service Bus", "port 5671"},
+		},
+		"no answer":   {connection(mute.Addr().String(), root), []string{"dlq", "list"}, 4, []string{"no answer from Service Bus"}},
+		"wrong queue": {[]string{"REVOKER_SERVICEBUS_QUEUE=nowhere"}, []string{"dlq", "list"}, 5, []string{"no such queue"}},
+		"wrong key": {
+			connection(address, key(servicebus.DefaultKey.Name, "wrong")),
+			[]string{"dlq", "list"},
+			3,
+			[]string{"refuses access", "Data Receiver"},
+		},
+		"expired token": {connection(address, expired), []string{"dlq", "list"}, 3, []string{"refuses access"}},
+		"no right to send": {
+			connection(address, key("reader", "r")),
+			[]string{"dlq", "replay", "--all", "--yes"},
+			3,
+			[]string{"sending to", "Data Sender"},
+		},
 		"no right to read": {connection(address, key("writer", "w")), []string{"dlq", "list"}, 3, []string{"Data Receiver"}},
-		"no configuration": {[]string{"REVOKER_SERVICEBUS_CONNECTION_STRING=", "REVOKER_SERVICEBUS_QUEUE="}, []string{"dlq", "list"}, 2, []string{"servicebus"}},
-		"a wrong flag":     {nil, []string{"dlq", "list", "--nonsense"}, 2, []string{"--nonsense"}},
-		"a wrong time":     {nil, []string{"dlq", "list", "--since", "yesterday"}, 2, []string{"yesterday"}},
-		"a wrong format":   {nil, []string{"dlq", "list", "-o", "xml"}, 2, []string{"xml"}},
+		"no configuration": {
+			[]string{"REVOKER_SERVICEBUS_CONNECTION_STRING=", "REVOKER_SERVICEBUS_QUEUE="},
+			[]string{"dlq", "list"},
+			2,
+			[]string{"servicebus"},
+		},
+		"a wrong flag":   {nil, []string{"dlq", "list", "--nonsense"}, 2, []string{"--nonsense"}},
+		"a wrong time":   {nil, []string{"dlq", "list", "--since", "yesterday"}, 2, []string{"yesterday"}},
+		"a wrong format": {nil, []string{"dlq", "list", "-o", "xml"}, 2, []string{"xml"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -286,9 +318,10 @@ func TestWhatGoesWrongIsOneSentenceWithAClass(t *testing.T) {
 			got := c.commandIn("", want.env, want.args...)
 			got.want(t, want.code, want.texts...)
 			if want.code > 2 && strings.Count(strings.TrimSpace(got.stderr), "\n") > 0 {
-				t.Errorf("more than a sentence:\n%s", got.stderr)
+				t.Errorf("the error is more than one sentence:\n%s", got.stderr)
 			}
-			// The promise is a limit, not a speed: twelve seconds of waiting for an answer, and some to start and stop.
+			// The guarantee is a limit: twelve seconds to wait for an answer, and some to start and
+			// stop.
 			if took := time.Since(start); took > 15*time.Second {
 				t.Errorf("took %v", took)
 			}
@@ -296,9 +329,10 @@ func TestWhatGoesWrongIsOneSentenceWithAClass(t *testing.T) {
 	}
 }
 
-func TestAReplayKilledAtAnyInstantLosesNothing(t *testing.T) {
+func TestDLQReplayLosesNothingWhenKilled(t *testing.T) {
+	random := newRand(t)
 	const letters, kills = 2000, 50
-	c := newCloud(t, 1, 2*time.Second) // short locks: what a killed run held comes back soon
+	c := newCloud(t, 1, 2*time.Second) // short locks, so that what a killed run had locked comes back soon
 	c.bury(queue, events(letters), "RetriesExhausted")
 	everywhere := func() (nowhere, twice int) {
 		seen := map[string]int{}
@@ -338,9 +372,9 @@ func TestAReplayKilledAtAnyInstantLosesNothing(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// Some instant between the start and the last message of its share.
-		before, share := c.counts().Active, rand.IntN(letters/kills)
-		deadline := time.Now().Add(300*time.Millisecond + rand.N(300*time.Millisecond)) // it may have to wait for locks
+		// A random time between the start and the last message of its share.
+		before, share := c.counts().Active, random.IntN(letters/kills)
+		deadline := time.Now().Add(300*time.Millisecond + upTo(random, 300*time.Millisecond)) // it may have to wait for locks
 		for c.counts().Active <= before+share && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
 		}
@@ -352,7 +386,7 @@ func TestAReplayKilledAtAnyInstantLosesNothing(t *testing.T) {
 		}
 		_ = cmd.Wait()
 		if nowhere, _ := everywhere(); nowhere > 0 {
-			t.Fatalf("%d messages are nowhere", nowhere)
+			t.Fatalf("%d messages are lost", nowhere)
 		}
 	}
 	left := c.counts().DeadLetter

@@ -21,14 +21,14 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// The results of a check.
+// The statuses of a check.
 const (
 	checkOK   = "OK"
 	checkWarn = "WARN"
 	checkFail = "FAIL"
 )
 
-// check is one line of the doctor's.
+// check is the result of one check: a line of the output.
 type check struct {
 	Status string `json:"status"`
 	Name   string `json:"check"`
@@ -36,7 +36,7 @@ type check struct {
 	Fix    string `json:"fix,omitempty"`
 }
 
-// findings are the checks of one part, in order. One goroutine adds to it.
+// findings collects the checks of one part, in order. It must not be used concurrently.
 type findings struct{ checks []check }
 
 func (f *findings) ok(name, format string, args ...any) {
@@ -51,7 +51,7 @@ func (f *findings) fail(name, fix, format string, args ...any) {
 	f.checks = append(f.checks, check{checkFail, name, fmt.Sprintf(format, args...), fix})
 }
 
-// askTimeout bounds one question of the doctor's.
+// askTimeout limits one request.
 const askTimeout = 10 * time.Second
 
 func (p *program) doctorCommand() *cobra.Command {
@@ -61,21 +61,22 @@ func (p *program) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check a deployment before it matters",
-		Long: `Check a deployment before it matters: one line for each check, with OK, WARN or
-FAIL, and what to do. It revokes nobody, and locks and sends no message: it asks
-Graph for a user that nobody is, peeks, and opens a link for sending.
+		Long: `Check a deployment before it matters. This prints one line for each check, with
+OK, WARN or FAIL, and what to do. It revokes no sessions, and locks and sends no
+messages: it asks Graph to revoke the sessions of a user that does not exist,
+peeks at the queues, and opens a link for sending.
 
-The settings of queues and subscriptions are read through the administration API,
-which needs the Manage claim or the role 'Azure Service Bus Data Owner'; without it
-they are not checked, and a WARN says so.
+To check the settings of queues and subscriptions, it needs the administration
+API, and so the Manage claim or the role 'Azure Service Bus Data Owner'. Without
+them, a WARN says that the settings were not checked.
 
-Exit codes of doctor: 0 no FAIL; 1 WARN, with --strict; 2 FAIL.`,
+Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 		Example: `  worker doctor
   worker doctor --strict --output json`,
 		Args: cobra.NoArgs,
 	}
 	fs := cmd.Flags()
-	fs.BoolVar(&strict, "strict", false, "exit with 1 on warnings")
+	fs.BoolVar(&strict, "strict", false, "exit with 1 if there is a WARN")
 	fs.StringVar(&delegated, "delegated", "", "check Graph as yourself: cli (az login) or device-code")
 	fs.Lookup("delegated").NoOptDefVal = "cli"
 	out.flag(fs)
@@ -129,7 +130,7 @@ Exit codes of doctor: 0 no FAIL; 1 WARN, with --strict; 2 FAIL.`,
 			return err
 		}
 		if worst > 0 {
-			return &exitError{code: worst} // the lines say it all
+			return &exitError{code: worst} // the lines have said everything
 		}
 		return nil
 	})
@@ -146,19 +147,21 @@ func checkSettings(cfg config.Config, f *findings) {
 	f.ok("configuration", "valid; cloud %s, %s", cfg.Cloud().Name, strings.Join(cfg.ServiceBus.Entities(), ", "))
 	if cfg.Audit.KeyFile != "" {
 		if _, err := audit.ReadKey(cfg.Audit.KeyFile); err != nil {
-			f.fail("audit.key_file", "mount a key of at least 32 bytes, made by openssl rand -base64 48: without it the worker does not start", "%v", err)
+			f.fail("audit.key_file",
+				"mount a key of at least 32 bytes, made with openssl rand -base64 48; without it, the worker does not start", "%v", err)
 		} else {
-			f.ok("audit.key_file", "a key; audit records carry a MAC")
+			f.ok("audit.key_file", "readable: audit records carry a MAC")
 		}
 	}
 	protected, err := app.NewProtected(cfg)
 	switch {
 	case err != nil:
-		f.fail("protected users", "mend the entries: without them the worker does not start", "%v", err)
+		f.fail("protected users", "correct the entries; with wrong ones, the worker does not start", "%v", err)
 	case protected.Len() > 0:
-		f.ok("protected users", "%d entries", protected.Len())
+		f.ok("protected users", "%s", count(protected.Len(), "entry", "entries"))
 	default:
-		f.warn("protected users", "list your break-glass accounts in guard.protected_users, by id and by name", "nobody is protected from being signed out")
+		f.warn("protected users", "list your break-glass accounts in guard.protected_users, by object id and by user principal name",
+			"none: no one is protected from being signed out")
 	}
 }
 
@@ -166,8 +169,10 @@ func checkSettings(cfg config.Config, f *findings) {
 // (https://learn.microsoft.com/troubleshoot/entra/entra-id/governance/verify-first-party-apps-sign-in).
 const graphID = "00000003-0000-0000-c000-000000000000"
 
-const consent = "grant the application permission User.RevokeSessions.All to the app and give admin consent: Entra admin center, App registrations, API permissions, Grant admin consent; then wait for a new token (up to an hour)"
+const consent = "grant the app the application permission User.RevokeSessions.All and give admin consent: Entra admin center, " +
+	"App registrations, API permissions, Grant admin consent; then wait for a new token (up to an hour)"
 
+// checkGraph checks the token, its permission, a call, reading users, and the clock.
 func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated string, f *findings) {
 	options := app.GraphOptions{}
 	if delegated != "" {
@@ -180,7 +185,7 @@ func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated s
 	}
 	graph, err := app.NewGraph(cfg, options)
 	if err != nil {
-		f.fail("Graph: token", "mend the settings of graph.*", "%v", err)
+		f.fail("Graph: token", "correct the settings graph.*", "%v", err)
 		return
 	}
 	defer graph.Close()
@@ -188,30 +193,13 @@ func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated s
 	defer cancel()
 	claims, err := within(ctx, graph.Claims)
 	if err != nil {
-		f.fail("Graph: token", "check graph.tenant_id, graph.client_id and the secret or workload identity, and that the sign-in authority of graph.cloud can be reached", "%s", firstLine(err))
+		f.fail("Graph: token", "check graph.tenant_id, graph.client_id and the secret or workload identity, "+
+			"and that the sign-in authority of graph.cloud is reachable", "%s", firstLine(err))
 		return
 	}
 	f.ok("Graph: token", "for app %s in tenant %s, until %s", claims.AppID, claims.Tenant, when(claims.Expires))
 	checkClaims(cfg, claims, delegated != "", f)
-
-	attempt, err := within(ctx, func(ctx context.Context) (revoker.Attempt, error) { return graph.Canary(ctx, event.User{}) })
-	var failure *revoker.Error
-	switch {
-	case err == nil:
-		f.ok("Graph: call", "Graph would revoke: it answers that it does not know a user that nobody is (request-id %s)", attempt.RequestID)
-	case errors.As(err, &failure) && failure.Kind == revoker.MissingPermission, errors.As(err, &failure) && failure.Kind == revoker.Forbidden:
-		fix := consent
-		if delegated != "" {
-			fix = "sign in with one of the Entra roles " + entraRoles
-		}
-		f.fail("Graph: call", fix, "%s", firstLine(err))
-	case errors.As(err, &failure) && failure.Kind == revoker.Unauthorized:
-		f.fail("Graph: call", "check graph.cloud and the tenant, and that the app is not disabled", "%s", firstLine(err))
-	case errors.As(err, &failure) && failure.Kind == revoker.Throttled:
-		f.warn("Graph: call", "look for what else uses the quota of this app; then run doctor again", "%s", firstLine(err))
-	default:
-		f.fail("Graph: call", "check that "+cfg.Cloud().GraphRoot+" can be reached from here, and a proxy in between", "%s", firstLine(err))
-	}
+	attempt := checkCall(ctx, cfg, graph, delegated != "", f)
 	if cfg.Graph.ReadUsers {
 		checkReading(ctx, graph, f)
 	}
@@ -220,7 +208,31 @@ func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated s
 	}
 }
 
-// checkReading asks for a user that nobody is.
+// checkCall tries to revoke the sessions of a user that does not exist.
+func checkCall(ctx context.Context, cfg config.Config, graph *revoker.Revoker, delegated bool, f *findings) revoker.Attempt {
+	attempt, err := within(ctx, func(ctx context.Context) (revoker.Attempt, error) { return graph.Canary(ctx, event.User{}) })
+	var failure *revoker.Error
+	switch {
+	case err == nil:
+		f.ok("Graph: call", "allowed: Graph answers that it does not know the user of the test (request-id %s)", attempt.RequestID)
+	case errors.As(err, &failure) && (failure.Kind == revoker.MissingPermission || failure.Kind == revoker.Forbidden):
+		fix := consent
+		if delegated {
+			fix = "sign in with one of the Entra roles " + entraRoles
+		}
+		f.fail("Graph: call", fix, "%s", firstLine(err))
+	case errors.As(err, &failure) && failure.Kind == revoker.Unauthorized:
+		f.fail("Graph: call", "check graph.cloud and the tenant, and that the app is not disabled", "%s", firstLine(err))
+	case errors.As(err, &failure) && failure.Kind == revoker.Throttled:
+		f.warn("Graph: call", "find out what else uses the quota of this app; then run doctor again", "%s", firstLine(err))
+	default:
+		f.fail("Graph: call", "check that "+cfg.Cloud().GraphRoot+" is reachable from here, and any proxy on the way", "%s",
+			firstLine(err))
+	}
+	return attempt
+}
+
+// checkReading tries to read a user that does not exist.
 func checkReading(ctx context.Context, graph *revoker.Revoker, f *findings) {
 	nobody, err := event.NewUser(uuid.NewString(), "")
 	if err == nil {
@@ -228,13 +240,14 @@ func checkReading(ctx context.Context, graph *revoker.Revoker, f *findings) {
 	}
 	var failure *revoker.Error
 	if errors.As(err, &failure) && failure.Kind == revoker.NotFound {
-		f.ok("Graph: reading users", "graph.read_users: users can be read")
+		f.ok("Graph: reading users", "allowed")
 		return
 	}
-	f.fail("Graph: reading users", "grant the application permission User.Read.All with admin consent, or set graph.read_users to false", "graph.read_users is set, and users cannot be read: %s", firstLine(err))
+	f.fail("Graph: reading users", "grant the application permission User.Read.All with admin consent, or set graph.read_users to false",
+		"graph.read_users is set, but users cannot be read: %s", firstLine(err))
 }
 
-// checkRedis takes a lease for a user that nobody is.
+// checkRedis takes a lease for a user that does not exist.
 func checkRedis(ctx context.Context, cfg config.Config, f *findings) {
 	if !cfg.Redis.Used() {
 		return
@@ -242,20 +255,21 @@ func checkRedis(ctx context.Context, cfg config.Config, f *findings) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if err := app.CheckRedis(ctx, cfg); err != nil {
-		f.fail("Redis", "check redis.addresses, the password, TLS and the ACL (docs/install.md); until it answers each replica works for itself", "%s", firstLine(err))
+		f.fail("Redis", "check redis.addresses, the password, TLS and the ACL (docs/install.md); "+
+			"until Redis answers, the replicas do not coordinate", "%s", firstLine(err))
 		return
 	}
-	f.ok("Redis", "%s: replicas can act as one", strings.Join(cfg.Redis.Addresses, ", "))
+	f.ok("Redis", "%s: the replicas can coordinate", strings.Join(cfg.Redis.Addresses, ", "))
 }
 
-// within gives ask a part of the time that is left.
+// within calls ask with a limit of askTimeout.
 func within[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	return ask(ctx)
 }
 
-// checkClaims looks whether the token is for this cloud and tenant, and what it may.
+// checkClaims checks that the token is for this cloud and tenant, and what it allows.
 func checkClaims(cfg config.Config, claims revoker.Claims, delegated bool, f *findings) {
 	root := cfg.Cloud().GraphRoot
 	fits := false
@@ -263,30 +277,36 @@ func checkClaims(cfg config.Config, claims revoker.Claims, delegated bool, f *fi
 		fits = fits || strings.TrimRight(audience, "/") == root || audience == graphID
 	}
 	if !fits {
-		f.fail("Graph: audience", "set graph.cloud to the cloud of the tenant: global, usgov-l4, usgov-dod or china", "the token is for %s, and not for %s", strings.Join(claims.Audience, ", "), root)
+		f.fail("Graph: audience", "set graph.cloud to the cloud of the tenant: global, usgov-l4, usgov-dod or china",
+			"the token is for %s, not for %s", strings.Join(claims.Audience, ", "), root)
 	} else {
 		f.ok("Graph: audience", "%s", strings.Join(claims.Audience, ", "))
 	}
 	if want := cfg.Graph.TenantID; len(want) == 36 && claims.Tenant != "" && !strings.EqualFold(want, claims.Tenant) {
-		f.fail("Graph: tenant", "set graph.tenant_id to the tenant whose users are revoked", "the token is of tenant %s, and graph.tenant_id is %s", claims.Tenant, want)
+		f.fail("Graph: tenant", "set graph.tenant_id to the tenant of the users",
+			"the token is for tenant %s, but graph.tenant_id is %s", claims.Tenant, want)
 	}
-	held, kind := claims.Roles, "roles"
+	permissions, kind := claims.Roles, "roles"
 	if delegated {
-		held, kind = claims.Scopes, "scp"
+		permissions, kind = claims.Scopes, "scp"
 	}
 	switch may, broader := claims.MayRevoke(); {
 	case !may && delegated:
-		f.fail("Graph: permission", "sign in through an app that has the delegated permission User.RevokeSessions.All (graph.client_id with --delegated=device-code)", "the token's scp holds no permission for the call: %s", strings.Join(held, " "))
+		f.fail("Graph: permission", "sign in through an app that has the delegated permission User.RevokeSessions.All "+
+			"(graph.client_id with --delegated=device-code)",
+			"the token's scp has no permission for the call: %s", strings.Join(permissions, " "))
 	case !may:
-		f.fail("Graph: permission", consent, "the token's %s hold no permission for the call: [%s]", kind, strings.Join(held, " "))
+		f.fail("Graph: permission", consent, "the token's %s have no permission for the call: [%s]", kind, strings.Join(permissions, " "))
 	case broader:
-		f.warn("Graph: permission", "User.RevokeSessions.All is enough; take the broader one away", "works, and allows more than needed: %s", strings.Join(held, " "))
+		f.warn("Graph: permission", "User.RevokeSessions.All is enough; remove the broader one",
+			"works, but allows more than needed: %s", strings.Join(permissions, " "))
 	default:
-		f.ok("Graph: permission", "%s: %s", kind, strings.Join(held, " "))
+		f.ok("Graph: permission", "%s: %s", kind, strings.Join(permissions, " "))
 	}
 }
 
-// checkClock compares a server's Date, whole seconds, with our clock between sending and receiving.
+// checkClock compares a server's Date, in whole seconds, with our clock between sending and
+// receiving.
 func checkClock(cfg config.Config, name string, date, sent, received time.Time, f *findings) {
 	var off time.Duration
 	switch {
@@ -296,7 +316,8 @@ func checkClock(cfg config.Config, name string, date, sent, received time.Time, 
 		off = date.Sub(received)
 	}
 	if off.Abs() > cfg.Dedupe.SkewMargin {
-		f.fail(name, "set this machine's clock by NTP: dedupe.skew_margin is "+cfg.Dedupe.SkewMargin.String()+", and events could be taken for covered by a call that came before them", "differs by %s", off.Round(time.Millisecond))
+		f.fail(name, "set this machine's clock with NTP: dedupe.skew_margin is "+cfg.Dedupe.SkewMargin.String()+
+			", and the worker could complete events as covered by an earlier call", "differs by %s", off.Round(time.Millisecond))
 		return
 	}
 	f.ok(name, "differs by less than %s", max(time.Second, (off.Abs()+time.Second).Truncate(time.Second)))

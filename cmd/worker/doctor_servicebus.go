@@ -22,13 +22,14 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
+// checkServiceBus checks access to the queues and subscriptions, their settings, and the clock.
 func checkServiceBus(ctx context.Context, cfg config.Config, f *findings) {
 	if !checkServiceBusToken(ctx, cfg, f) {
 		return
 	}
 	client, err := app.NewServiceBus(cfg)
 	if err != nil {
-		f.fail("Service Bus", "mend the settings of servicebus.*", "%s", firstLine(err))
+		f.fail("Service Bus", "correct the settings servicebus.*", "%s", firstLine(err))
 		return
 	}
 	defer closeClient(client)
@@ -44,26 +45,34 @@ func checkServiceBus(ctx context.Context, cfg config.Config, f *findings) {
 	}
 }
 
-// checkAuditTopic tries what publishing the audit log needs.
+// checkAuditTopic checks that the audit log can be published.
 func checkAuditTopic(ctx context.Context, cfg config.Config, client *azservicebus.Client, f *findings) {
 	sender, err := client.NewSender(cfg.Audit.Topic, nil)
 	if err == nil {
-		_, err = within(ctx, func(ctx context.Context) (*azservicebus.MessageBatch, error) { return sender.NewMessageBatch(ctx, nil) })
+		err = tryToSend(ctx, sender)
 	}
 	if err != nil {
-		f.fail("audit.topic", "give the worker's identity the role 'Azure Service Bus Data Sender' on it, and no other, or check its name", "%s cannot be sent to: %s", cfg.Audit.Topic, detail(err))
+		f.fail("audit.topic", "check its name, or give the worker's identity the role 'Azure Service Bus Data Sender' on it, and no other",
+			"cannot send to %s: %s", cfg.Audit.Topic, detail(err))
 		return
 	}
-	f.ok("audit.topic", "%s can be sent to", cfg.Audit.Topic)
+	f.ok("audit.topic", "can send to %s", cfg.Audit.Topic)
 }
 
-// checkServiceBusToken says whether it is worth going on.
+// tryToSend opens the sender's link, and sends nothing.
+func tryToSend(ctx context.Context, sender *azservicebus.Sender) error {
+	_, err := within(ctx, func(ctx context.Context) (*azservicebus.MessageBatch, error) { return sender.NewMessageBatch(ctx, nil) })
+	return err
+}
+
+// checkServiceBusToken reports whether it makes sense to continue.
 func checkServiceBusToken(ctx context.Context, cfg config.Config, f *findings) bool {
 	const name = "Service Bus: sign-in"
 	if cfg.ServiceBus.ConnectionString != "" {
 		key, host := connectionParts(cfg.ServiceBus.ConnectionString)
 		if key == "" {
-			f.warn(name, "use a key or, better, an identity: a signature ends, and nobody renews it", "a shared access signature at %s", host)
+			f.warn(name, "use a key or, better, an identity: a signature expires, and nothing renews it", "shared access signature at %s",
+				host)
 			return true
 		}
 		f.ok(name, "shared access key %s at %s", key, host)
@@ -82,14 +91,15 @@ func checkServiceBusToken(ctx context.Context, cfg config.Config, f *findings) b
 	return true
 }
 
-// connectionParts are what may be shown of a connection string.
+// connectionParts returns the parts of a connection string that may be shown.
 func connectionParts(connection string) (key, host string) {
 	for part := range strings.SplitSeq(connection, ";") {
 		switch name, value, _ := strings.Cut(part, "="); strings.ToLower(name) {
 		case "sharedaccesskeyname":
 			key = value
 		case "endpoint":
-			// The host alone: a user or password before it (sb://user:password@host) is not for the screen.
+			// Only the host: a user or password before it (sb://user:password@host) must not be
+			// shown.
 			if endpoint, err := url.Parse(value); err == nil {
 				host = endpoint.Host
 			}
@@ -98,7 +108,8 @@ func connectionParts(connection string) (key, host string) {
 	return key, host
 }
 
-// checkEntity tries what worker and replay need of a queue or subscription. It says whether Service Bus answers.
+// checkEntity checks that the worker can receive from a queue or subscription, and that a replay
+// can send to it. It reports whether Service Bus answers.
 func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Client, entity string, f *findings) (answers bool) {
 	peek := func(deadLetters bool) error {
 		receiver, err := app.NewReceiver(client, entity, deadLetters)
@@ -111,30 +122,32 @@ func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Cl
 		})
 		return err
 	}
-	// Peeking into an entity with sessions takes a session; its dead letters need none.
+	// Peeking at an entity with sessions needs a session. Peeking at its dead letters does not.
 	if err := peek(cfg.ServiceBus.Sessions > 0); err != nil {
 		f.fail(entity+": receive", consumer.ServiceBusHint(err), "%s", detail(err))
 		var classed *exitError
 		return !errors.As(explain(err, entity), &classed) || classed.code != exitUnreachable
 	}
-	f.ok(entity+": receive", "can be received from")
+	f.ok(entity+": receive", "can receive")
 	if topic, _, ok := config.SplitSubscription(entity); ok {
-		f.ok(entity+": replay", "dead letters are replayed to the queue or topic that --to names, %s for example", topic)
+		f.ok(entity+": replay", "choose with --to where to replay dead letters, %s for example", topic)
 		return true
 	}
 	sender, err := client.NewSender(entity, nil)
 	if err == nil {
-		_, err = within(ctx, func(ctx context.Context) (*azservicebus.MessageBatch, error) { return sender.NewMessageBatch(ctx, nil) })
+		err = tryToSend(ctx, sender)
 	}
 	if err != nil {
-		f.warn(entity+": replay", "operators who replay need the role 'Azure Service Bus Data Sender', or a key with Send; the worker does not", "cannot be sent to: %s", detail(err))
+		f.warn(entity+": replay",
+			"operators who replay need the role 'Azure Service Bus Data Sender', or a key with Send; the worker does not",
+			"cannot send: %s", detail(err))
 		return true
 	}
-	f.ok(entity+": replay", "can be sent to")
+	f.ok(entity+": replay", "can send")
 	return true
 }
 
-// dates keeps the Date of the administration API's last answer.
+// dates keeps the Date of the last answer of the administration API.
 type dates struct {
 	mu                   sync.Mutex
 	date, sent, received time.Time
@@ -153,7 +166,8 @@ func (d *dates) Do(req *policy.Request) (*http.Response, error) {
 	return response, err
 }
 
-// elsewhere sends requests to another address: the administration clients insist on https and the namespace's name.
+// elsewhere sends requests to another address. The administration client itself accepts only https
+// and the name of the namespace.
 type elsewhere struct {
 	to   *url.URL
 	next http.Client
@@ -165,7 +179,7 @@ func (e *elsewhere) Do(req *http.Request) (*http.Response, error) {
 	return e.next.Do(req) //nolint:gosec // the operator configures the address
 }
 
-// newAdmin makes the administration client.
+// newAdmin returns a client of the administration API.
 func newAdmin(cfg config.Config, seen *dates) (*admin.Client, error) {
 	options := &admin.ClientOptions{ClientOptions: azcore.ClientOptions{
 		Retry: policy.RetryOptions{MaxRetries: -1}, PerCallPolicies: []policy.Policy{seen},
@@ -187,7 +201,8 @@ func newAdmin(cfg config.Config, seen *dates) (*admin.Client, error) {
 	return admin.NewClient(cfg.ServiceBus.Namespace, credential, options)
 }
 
-// checkEntitySettings reads the settings, where the identity may, and the service's clock, which even a refusal tells.
+// checkEntitySettings checks the settings, if the identity may read them, and the clock of Service
+// Bus, which even a refusal shows.
 func checkEntitySettings(ctx context.Context, cfg config.Config, f *findings) {
 	seen := &dates{}
 	client, err := newAdmin(cfg, seen)
@@ -197,7 +212,9 @@ func checkEntitySettings(ctx context.Context, cfg config.Config, f *findings) {
 			s, err = within(ctx, func(ctx context.Context) (entitySettings, error) { return readSettings(ctx, client, entity) })
 		}
 		if err != nil {
-			f.warn(entity+": settings", "run doctor once with an identity that has the role 'Azure Service Bus Data Owner', or compare with docs/install", "not checked: they cannot be read (%s)", adminProblem(err))
+			f.warn(entity+": settings",
+				"run doctor once with an identity that has the role 'Azure Service Bus Data Owner', or compare them with docs/install.md",
+				"not checked, because they cannot be read (%s)", adminProblem(err))
 			break
 		}
 		s.check(cfg, entity, f)
@@ -206,7 +223,8 @@ func checkEntitySettings(ctx context.Context, cfg config.Config, f *findings) {
 	case !seen.date.IsZero():
 		checkClock(cfg, "Service Bus: clock", seen.date, seen.sent, seen.received, f)
 	default:
-		f.warn("Service Bus: clock", "open port 443 of the namespace for doctor, or compare this machine's clock with a time server", "not checked: the administration API does not answer")
+		f.warn("Service Bus: clock", "open port 443 of the namespace for doctor, or compare this machine's clock with a time server",
+			"not checked, because the administration API does not answer")
 	}
 }
 
@@ -217,7 +235,7 @@ func adminProblem(err error) string {
 	return firstLine(err)
 }
 
-// entitySettings are what matters of a queue or subscription.
+// entitySettings has the settings of a queue or subscription that matter to the worker.
 type entitySettings struct {
 	found                              bool
 	lock, life, window                 time.Duration
@@ -234,10 +252,12 @@ func readSettings(ctx context.Context, client *admin.Client, entity string) (ent
 			return entitySettings{}, err
 		}
 		return entitySettings{
-			found: true, lock: span(q.LockDuration), life: span(q.DefaultMessageTimeToLive), window: span(q.DuplicateDetectionHistoryTimeWindow),
+			found: true, lock: span(q.LockDuration), life: span(q.DefaultMessageTimeToLive),
+			window:     span(q.DuplicateDetectionHistoryTimeWindow),
 			deliveries: value(q.MaxDeliveryCount), duplicates: value(q.RequiresDuplicateDetection), sessions: value(q.RequiresSession),
-			deadLetters: value(q.DeadLetteringOnMessageExpiration), forward: value(q.ForwardTo), forwardDead: value(q.ForwardDeadLetteredMessagesTo),
-			status: string(value(q.Status)), idle: value(q.AutoDeleteOnIdle),
+			deadLetters: value(q.DeadLetteringOnMessageExpiration), forward: value(q.ForwardTo),
+			forwardDead: value(q.ForwardDeadLetteredMessagesTo),
+			status:      string(value(q.Status)), idle: value(q.AutoDeleteOnIdle),
 		}, nil
 	}
 	s, err := client.GetSubscription(ctx, topic, subscription, nil)
@@ -259,13 +279,15 @@ func readSettings(ctx context.Context, client *admin.Client, entity string) (ent
 	return settings, err
 }
 
-// fewDeliveries and shortLock are what is too little: every stop while Graph is away costs the messages in hand one delivery, and
-// each lock is renewed at half of its time.
+// fewDeliveries and shortLock are the limits below which doctor warns. Each stop of a worker while
+// Graph is unavailable costs each message in flight one delivery. Each lock is renewed at half of
+// its duration.
 const (
 	fewDeliveries = 50
 	shortLock     = 30 * time.Second
 )
 
+// check checks the settings of an entity.
 func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 	if !s.found {
 		f.fail(entity+": settings", "create it, or check the name", "there is no such entity")
@@ -275,47 +297,61 @@ func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 		f.fail(entity+": status", "set its status to Active", "%s", s.status)
 	}
 	if s.forward != "" {
-		f.fail(entity+": forwarding", "receive from where it forwards to, or turn auto-forwarding off", "forwards every message to %s", s.forward)
+		f.fail(entity+": forwarding", "receive from the target, or turn off auto-forwarding", "forwards every message to %s", s.forward)
 	}
 	if s.forwardDead != "" {
-		f.warn(entity+": dead letters", "look for them there, or turn the forwarding of dead letters off", "are forwarded to %s, where worker dlq does not find them", s.forwardDead)
+		f.warn(entity+": dead letters", "look for them there, or turn off the forwarding of dead letters",
+			"are forwarded to %s, where worker dlq does not find them", s.forwardDead)
 	}
 	if s.idle != "" && span(&s.idle) > 0 {
-		f.warn(entity+": deletion on idle", "turn auto-delete on idle off", "Service Bus deletes it after %s without use", span(&s.idle))
+		f.warn(entity+": deletion on idle", "turn off auto-delete on idle", "Service Bus deletes it after %s without use", span(&s.idle))
 	}
 	if s.deliveries < fewDeliveries {
-		f.warn(entity+": max delivery count", "set it to 100: every stop of a worker while Graph is away costs the messages in hand one", "%d", s.deliveries)
+		f.warn(entity+": max delivery count",
+			"set it to 100: each stop of a worker while Graph is unavailable costs each message in flight one delivery", "%d",
+			s.deliveries)
 	} else {
 		f.ok(entity+": max delivery count", "%d", s.deliveries)
 	}
 	if s.lock > 0 && s.lock < cfg.ServiceBus.LockDuration {
-		f.fail(entity+": lock duration", "set servicebus.lock_duration to it, or raise it", "%s is less than servicebus.lock_duration %s: locks are lost before they are renewed", s.lock, cfg.ServiceBus.LockDuration)
+		f.fail(entity+": lock duration", "raise it, or set servicebus.lock_duration to the same",
+			"%s is less than servicebus.lock_duration %s: locks expire before they are renewed", s.lock, cfg.ServiceBus.LockDuration)
 	} else if s.lock < shortLock {
-		f.warn(entity+": lock duration", "set it to 1 to 5 minutes", "%s: locks are renewed all the time, and one slow renewal loses them", s.lock)
+		f.warn(entity+": lock duration", "set it to 1 to 5 minutes",
+			"%s: the worker renews locks all the time, and one slow renewal loses them", s.lock)
 	} else {
 		f.ok(entity+": lock duration", "%s", s.lock)
 	}
 	switch {
 	case !s.deadLetters:
-		// Whatever the entity's default: messages carry a time to live of their own, and Event Grid, for one, sets it.
-		f.fail(entity+": time to live", "turn dead-lettering on message expiration on", "what expires is deleted: events are lost without a trace, by the entity's default (%s) or a message's time to live of its own", lifetime(s.life))
+		// This matters whatever the entity's default is: messages can have their own time to live,
+		// and Event Grid, for example, sets it.
+		f.fail(entity+": time to live", "turn on dead-lettering on message expiration",
+			"expired messages are deleted: events are lost without a trace, by the entity's default (%s) "+
+				"or by a message's own time to live",
+			lifetime(s.life))
 	case s.life > 0 && s.life < cfg.Retry.MaxAge:
-		f.warn(entity+": time to live", "set it to a day or more", "%s is less than retry.max_age %s: messages expire while Graph is away", s.life, cfg.Retry.MaxAge)
+		f.warn(entity+": time to live", "set it to a day or more",
+			"%s is less than retry.max_age %s: messages expire while Graph is unavailable", s.life, cfg.Retry.MaxAge)
 	case s.life > 0:
-		f.ok(entity+": time to live", "%s; what expires becomes a dead letter", s.life)
+		f.ok(entity+": time to live", "%s; expired messages become dead letters", s.life)
 	default:
-		f.ok(entity+": time to live", "for ever; a message that expires by its own becomes a dead letter")
+		f.ok(entity+": time to live", "unlimited; a message that expires by its own time to live becomes a dead letter")
 	}
 	switch {
 	case s.sessions && cfg.ServiceBus.Sessions == 0:
-		f.fail(entity+": sessions", "set servicebus.sessions to how many sessions are to be held at once", "required by the entity, and not configured")
+		f.fail(entity+": sessions", "set servicebus.sessions to how many sessions to accept at once",
+			"required by the entity, but not configured")
 	case !s.sessions && cfg.ServiceBus.Sessions > 0:
-		f.fail(entity+": sessions", "set servicebus.sessions to 0", "configured, and the entity has none")
+		f.fail(entity+": sessions", "set servicebus.sessions to 0", "configured, but the entity has none")
 	default:
 		f.ok(entity+": sessions", "%v", s.sessions)
 	}
 	if s.duplicates {
-		f.warn(entity+": duplicate detection", "make the entity anew without it (it cannot be turned off): the worker deduplicates by user", "on, for %s: Service Bus drops an event whose MessageID was used before, so who may send and guesses the next MessageID suppresses a real event unseen", s.window)
+		f.warn(entity+": duplicate detection",
+			"create the entity again without it (it cannot be turned off); the worker deduplicates by user",
+			"on, for %s: Service Bus drops an event whose MessageID was used before, so anyone who may send and guesses "+
+				"the next MessageID can suppress a real event without a trace", s.window)
 	} else {
 		f.ok(entity+": duplicate detection", "off; the worker deduplicates by user")
 	}
@@ -323,11 +359,12 @@ func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 
 func lifetime(life time.Duration) string {
 	if life == 0 {
-		return "for ever"
+		return "unlimited"
 	}
 	return life.String()
 }
 
+// value returns *p, or the zero value if p is nil.
 func value[T any](p *T) (v T) {
 	if p != nil {
 		v = *p
@@ -335,7 +372,8 @@ func value[T any](p *T) (v T) {
 	return v
 }
 
-// span reads an ISO 8601 duration as Service Bus writes it; 0 is none, or for ever, which it writes as .NET's largest span.
+// span parses an ISO 8601 duration as Service Bus writes it. It returns 0 for none, and for
+// unlimited, which Service Bus writes as the largest time span of .NET.
 func span(text *string) time.Duration {
 	iso, err := duration.Parse(value(text))
 	if err != nil || iso.Days > 36500 {

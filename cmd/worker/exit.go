@@ -15,11 +15,11 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// The exit codes, by class.
+// The exit codes.
 const (
 	exitFailed       = 1 // something was not done
 	exitUsage        = 2 // wrong command line or configuration
-	exitUnauthorized = 3 // no token, or a right is missing
+	exitUnauthorized = 3 // no token, or a missing right
 	exitUnreachable  = 4 // no answer in time
 	exitNotFound     = 5 // no such queue, topic or message
 )
@@ -27,7 +27,7 @@ const (
 const exitCodes = `Exit codes: 0 done; 1 something was not done; 2 wrong command line or
 configuration; 3 not authorized; 4 not reachable; 5 not found.`
 
-// exitError is an error with its exit code.
+// exitError is an error with its exit code. An empty text prints nothing.
 type exitError struct {
 	code int
 	text string
@@ -39,7 +39,8 @@ func fail(code int, format string, args ...any) error {
 	return &exitError{code, fmt.Sprintf(format, args...)}
 }
 
-// explain turns an error of a client into one sentence with what to do, and its class.
+// explain turns an error of a client into one sentence with what to do, and into an exit code.
+// about is what the error is about: an entity, for example.
 func explain(err error, about string) error {
 	var done *exitError
 	var sb *azservicebus.Error
@@ -56,20 +57,27 @@ func explain(err error, about string) error {
 		return fail(exitFailed, "stopped")
 	case errors.As(err, &graph):
 		return explainGraph(graph)
-	case errors.As(err, &signIn), strings.Contains(err.Error(), "Credential: failed to acquire a token"), strings.Contains(err.Error(), "Credential authentication failed"):
-		return fail(exitUnauthorized, "%s: cannot sign in: %s. Check the credential (workload or managed identity, environment, az login) and the tenant", about, firstLine(err))
+	case errors.As(err, &signIn), strings.Contains(err.Error(), "Credential: failed to acquire a token"),
+		strings.Contains(err.Error(), "Credential authentication failed"):
+		return fail(exitUnauthorized, "%s: cannot sign in: %s. "+
+			"Check the credential (workload or managed identity, environment, az login) and the tenant", about, firstLine(err))
 	case errors.As(err, &sb) && sb.Code == azservicebus.CodeUnauthorizedAccess:
-		return fail(exitUnauthorized, "%s: Service Bus refuses: %s. Give the identity the role 'Azure Service Bus Data Receiver' to read and settle, and 'Data Sender' to send; or use a key with the claims Listen and Send", about, detail(err))
+		return fail(exitUnauthorized, "%s: Service Bus refuses access: %s. "+
+			"Give the identity the role 'Azure Service Bus Data Receiver' to read and settle, and 'Azure Service Bus Data Sender' "+
+			"to send, or use a key with the claims Listen and Send", about, detail(err))
 	case errors.As(err, &response) && (response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden):
 		return fail(exitUnauthorized, "%s: refused with HTTP %d", about, response.StatusCode)
 	case errors.As(err, &sb) && sb.Code == azservicebus.CodeNotFound, strings.Contains(err.Error(), "amqp:not-found"):
-		return fail(exitNotFound, "%s: there is no such queue, topic or subscription in the namespace: check servicebus.queue, servicebus.topic and servicebus.subscription, servicebus.sources, --source and --to", about)
+		return fail(exitNotFound, "%s: there is no such queue, topic or subscription in the namespace. Check servicebus.queue, "+
+			"servicebus.topic and servicebus.subscription, servicebus.sources, --source and --to", about)
 	case errors.As(err, &sb), errors.Is(err, context.DeadlineExceeded), errors.As(err, &network):
-		return fail(exitUnreachable, "%s: no answer from Service Bus: %s. Check servicebus.namespace or the connection string, DNS, and that port 5671 is open", about, detail(err))
+		return fail(exitUnreachable, "%s: no answer from Service Bus: %s. "+
+			"Check servicebus.namespace or the connection string, DNS, and that port 5671 is open", about, detail(err))
 	}
 	return fail(exitFailed, "%s: %s", about, firstLine(err))
 }
 
+// explainGraph is explain for an error of Graph.
 func explainGraph(err *revoker.Error) error {
 	code := exitFailed
 	switch err.Kind {
@@ -81,13 +89,13 @@ func explainGraph(err *revoker.Error) error {
 	return fail(code, "%s", firstLine(err))
 }
 
-// firstLine is an error without the pages that some clients add.
+// firstLine returns an error without the pages of text that some clients add.
 func firstLine(err error) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
 	return strings.TrimRight(strings.TrimSpace(line), ".:")
 }
 
-// detail is the innermost that Service Bus said.
+// detail returns the innermost message of Service Bus.
 func detail(err error) string {
 	line := firstLine(err)
 	for _, before := range []string{"description: ", "Description: ", "(connlost): ", "(timeout): ", "(unauthorized): "} {

@@ -29,28 +29,31 @@ func (p *program) guardRelease() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "release",
-		Short: "Let a larger number of people be signed out, for a while",
-		Long: `Let a larger number of people be signed out, for a while: writes the release to
-the file that the workers read (guard.release_file), or to standard output. They go
-on within seconds, up to the new limit, and log who released them and why. --type
-releases one event type; without it each type gets the limit.
+		Short: "Allow a larger number of people to be signed out, for a while",
+		Long: `Allow a larger number of people to be signed out, for a while. This writes the
+release to the file that the workers read (guard.release_file), or to standard
+output. The workers continue within seconds, up to the new limit, and log who
+released them and why. --type releases one event type. Without it, each type
+gets the limit.
 
-In Kubernetes the file is in a ConfigMap, which reaches every replica:
+In Kubernetes, the file is in a ConfigMap, which reaches every replica:
 
-  worker guard release --type user.offboarded --for 1h --max 5000 --reason "site closes" > release.json
-  kubectl create configmap session-revoker-release --from-file=release.json \\
+  worker guard release --type user.offboarded --for 1h --max 5000 \
+    --reason "site closes" > release.json
+  kubectl create configmap session-revoker-release --from-file=release.json \
     --dry-run=client -o yaml | kubectl apply -f -
 
-Look first why the guard has tripped: worker dlq list does not show it, the queue and
-the records of the producers do. A new release replaces the earlier one of its type;
-one without a type replaces all.`,
-		Example: `  worker guard release --type user.offboarded --for 1h --max 5000 --reason "site closes" --file /etc/session-revoker/release.json`,
-		Args:    cobra.NoArgs,
+First find out why the guard has tripped. worker dlq list does not show it: look
+at the queue and at the producers' records. A new release replaces the earlier
+one of its type. A release without a type replaces all.`,
+		Example: `  worker guard release --type user.offboarded --for 1h --max 5000 \
+    --reason "site closes" --file /etc/session-revoker/release.json`,
+		Args: cobra.NoArgs,
 	}
 	fs := cmd.Flags()
-	fs.DurationVar(&lasts, "for", time.Hour, "how long it lasts, at most 24h")
-	fs.IntVar(&r.MaxUsers, "max", 0, "how many distinct people may be signed out within guard.window for the type meanwhile")
-	fs.StringVar(&r.Type, "type", "", "event type that it is for, as the alert names it (default: each type)")
+	fs.DurationVar(&lasts, "for", time.Hour, "how long the release lasts, at most 24h")
+	fs.IntVar(&r.MaxUsers, "max", 0, "number of distinct people who may be signed out within guard.window, for each released type")
+	fs.StringVar(&r.Type, "type", "", "event type to release, as the alert names it (default: each type)")
 	fs.StringVar(&r.Reason, "reason", "", "why, for the record")
 	fs.StringVar(&r.By, "by", "", "who, for the record (default: you, as user@host)")
 	fs.StringVar(&file, "file", "", "file to write to (default: standard output)")
@@ -84,12 +87,13 @@ one without a type replaces all.`,
 		if err := replaceFile(file, text); err != nil {
 			return fail(exitFailed, "%v", err)
 		}
-		fmt.Fprintf(p.stdout, "up to %d people for %s until %s\n", r.MaxUsers, cmp.Or(r.Type, "each type"), when(r.Until))
+		fmt.Fprintf(p.stdout, "up to %s for %s until %s\n", count(r.MaxUsers, "person", "people"), cmp.Or(r.Type, "each type"),
+			when(r.Until))
 		return nil
 	})
 }
 
-// replaceFile writes a file in one step: nobody reads half of it.
+// replaceFile replaces a file atomically, so that nobody reads half of it.
 func replaceFile(name string, text []byte) error {
 	temporary, err := os.CreateTemp(filepath.Dir(name), ".release-*")
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -16,8 +17,8 @@ var update = flag.Bool("update", false, "write the help pages and the runbook's 
 
 const pages = "../../docs/commands"
 
-// TestTheHelpPagesAreWhatTheCommandsSay keeps docs/commands true.
-func TestTheHelpPagesAreWhatTheCommandsSay(t *testing.T) {
+// TestHelpPagesAreUpToDate keeps docs/commands up to date.
+func TestHelpPagesAreUpToDate(t *testing.T) {
 	root := (&program{}).rootCommand()
 	root.InitDefaultHelpCmd()
 	want := map[string][]byte{}
@@ -59,4 +60,25 @@ func TestTheHelpPagesAreWhatTheCommandsSay(t *testing.T) {
 	if err != nil || len(there) != len(want) {
 		t.Errorf("docs/commands has %d pages, want %d (%v)", len(there), len(want), err)
 	}
+}
+
+func TestHelpFitsInItsWidth(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		var text bytes.Buffer
+		args := strings.Fields(cmd.CommandPath())[1:]
+		if code := run(t.Context(), append(args, "--help"), nil, strings.NewReader(""), &text, &text); code != 0 {
+			t.Errorf("%s: exit code %d", cmd.CommandPath(), code)
+		}
+		for line := range strings.Lines(text.String()) {
+			// The longest flags of run leave less than a sensible width for their texts.
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > helpWidth && (cmd.Name() != "run" || line[0] != ' ') {
+				t.Errorf("%s: %d columns: %s", cmd.CommandPath(), n, line)
+			}
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk((&program{}).rootCommand())
 }

@@ -5,10 +5,10 @@ import (
 	"testing"
 
 	"github.com/session-revoker/session-revoker/audit"
-	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
-func TestRecordsListMessagesInParts(t *testing.T) {
+func TestListingSplitsLongLists(t *testing.T) {
 	some := listing(audit.Operation{Source: "q"}, []int64{20, 5, 7, 10, 11, 12})
 	if len(some) != 1 || some[0].Messages != "5,7,10-12,20" || some[0].Count != 6 || some[0].Source != "q" {
 		t.Errorf("%+v", some)
@@ -25,7 +25,7 @@ func TestRecordsListMessagesInParts(t *testing.T) {
 		if total += r.Count; len(r.Messages) > maxMessages+64 {
 			t.Errorf("a record lists %d bytes", len(r.Messages))
 		}
-		if _, err := deadletter.ParseRanges(strings.Split(r.Messages, ",")); err != nil {
+		if _, err := replay.ParseRanges(strings.Split(r.Messages, ",")); err != nil {
 			t.Error(err)
 		}
 	}

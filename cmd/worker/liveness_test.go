@@ -17,7 +17,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// defaults takes back what newCloud sets to be quicker: the worker is to be as it is without settings.
+// defaults removes the settings with which newCloud makes tests quicker.
 func (c *cloud) defaults() {
 	c.env = slices.DeleteFunc(c.env, func(setting string) bool {
 		return strings.HasPrefix(setting, "REVOKER_CONSUMER_") || strings.HasPrefix(setting, "REVOKER_DEDUPE_")
@@ -53,7 +53,7 @@ func (c *cloud) sendMany(messages ...*azservicebus.Message) {
 	}
 }
 
-// peak is the most memory that the process has had, in bytes; 0 where nobody says.
+// peak returns the peak memory of the process in bytes, or 0 if it is unknown.
 func (p *process) peak() int64 {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
 	for line := range strings.Lines(string(text)) {
@@ -65,7 +65,8 @@ func (p *process) peak() int64 {
 	return 0
 }
 
-// maxMemory is what the worker may need under any mix of attacks; it is below the limit that the chart sets.
+// maxMemory is the most memory that the worker may need under any mix of attacks. It is below the
+// chart's limit.
 const maxMemory = 128 << 20
 
 func (p *process) wantLittleMemory(t *testing.T) {
@@ -77,17 +78,21 @@ func (p *process) wantLittleMemory(t *testing.T) {
 	t.Logf("memory: %d MiB at most", peak>>20)
 }
 
-// TestWhoeverFailsNobodyWaits: a stolen device is reported behind many users who fail for a reason of their own, each in the
-// same way for ever, and is called within the time that guarantee 5 promises.
-func TestWhoeverFailsNobodyWaits(t *testing.T) {
+// TestLivenessWhoeverFails reports a stolen device after many users who keep failing for reasons of
+// their own. The worker must call Graph for it in the time that the liveness guarantee allows.
+func TestLivenessWhoeverFails(t *testing.T) {
 	many := long(10_000, 1_000)
 	for name, trouble := range map[string]struct {
 		users  int
 		fault  graph.Fault
 		within time.Duration
 	}{
-		"403":                  {many, graph.Fault{Status: http.StatusForbidden}, 30 * time.Second},
-		"404":                  {many, graph.Fault{Status: http.StatusNotFound, Body: `{"error":{"code":"Request_ResourceNotFound"}}`}, 30 * time.Second},
+		"403": {many, graph.Fault{Status: http.StatusForbidden}, 30 * time.Second},
+		"404": {
+			many,
+			graph.Fault{Status: http.StatusNotFound, Body: `{"error":{"code":"Request_ResourceNotFound"}}`},
+			30 * time.Second,
+		},
 		"value is false":       {many, graph.Fault{ValueFalse: true}, 30 * time.Second},
 		"503 for ever":         {200, graph.Fault{Status: http.StatusServiceUnavailable}, 30 * time.Second},
 		"connections that end": {200, graph.Fault{Drop: true}, 30 * time.Second},
@@ -118,7 +123,7 @@ func TestWhoeverFailsNobodyWaits(t *testing.T) {
 	}
 }
 
-func TestWhateverCannotBeReadNobodyWaits(t *testing.T) {
+func TestLivenessWhateverCannotBeRead(t *testing.T) {
 	unreadable, within := long(1_000, 100), 10*time.Second
 	c := newCloud(t, 1, time.Minute)
 	c.defaults()
@@ -144,7 +149,8 @@ func TestWhateverCannotBeReadNobodyWaits(t *testing.T) {
 	}
 	for _, l := range letters {
 		if l.DeadLetterReason != string(deadletter.UnreadableMessage) || l.DeliveryCount != 0 {
-			t.Errorf("message %d is dead-lettered as %q (%s) after %d failed deliveries", l.SequenceNumber, l.DeadLetterReason, l.DeadLetterDescription, l.DeliveryCount)
+			t.Errorf("message %d is dead-lettered as %q (%s) after %d failed deliveries", l.SequenceNumber, l.DeadLetterReason,
+				l.DeadLetterDescription, l.DeliveryCount)
 		}
 	}
 	p.wantLittleMemory(t)

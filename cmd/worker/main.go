@@ -1,6 +1,7 @@
-// Command worker signs people out: it receives "device lost", "device stolen" and offboarding events from Azure Service
-// Bus and revokes the sign-in sessions of each affected user through Microsoft Graph. Its other commands are the operators':
-// dead letters, revoking by hand, sending events, and checking a deployment.
+// Command worker signs people out. It receives "device lost", "device stolen" and offboarding
+// events from Azure Service Bus and revokes the sign-in sessions of each affected user through
+// Microsoft Graph. Its other commands are for operators: they handle dead letters, revoke manually,
+// send events, and check a deployment.
 package main
 
 import (
@@ -23,24 +24,25 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 )
 
-// ballast is counted by the garbage collector and never touched, so that it takes no memory: without it a worker, whose heap
-// is small, would collect after every few megabytes, and look through the stacks of all messages in hand each time.
+// ballast counts for the garbage collector, but takes no memory, because nothing touches it. The
+// heap of a worker is small. Without the ballast, the collector would run after every few megabytes
+// and scan the stacks of all messages in flight each time.
 var ballast = make([]byte, 10<<20)
 
 func main() {
-	runtime.KeepAlive(ballast) // nothing else would keep the linker from leaving it out
+	runtime.KeepAlive(ballast) // otherwise, the linker would remove it
 	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
-// program is what the commands share.
+// program is what the commands have in common.
 type program struct {
 	environ        []string
 	stdin          io.Reader
-	stdout, stderr io.Writer // safe ones
-	log            io.Writer // where the worker itself writes its log, as it is
+	stdout, stderr io.Writer // of type safe
+	log            io.Writer // where the worker itself writes its log, unescaped
 }
 
-// run is the program; the result is its exit code.
+// run runs the program and returns its exit code.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	p := &program{environ: environ, stdin: stdin, stdout: safe{stdout}, stderr: safe{stderr}, log: stdout}
 	root := p.rootCommand()
@@ -69,7 +71,15 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.AddCommand(p.runCommand(), p.dlqCommand(), p.deferredCommand(), p.revokeCommand(), p.sendCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand())
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		wrapFlags(cmd.Flags())
+		help(cmd, args)
+	})
+	root.AddCommand(
+		p.runCommand(), p.dlqCommand(), p.deferredCommand(), p.revokeCommand(), p.sendCommand(),
+		p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand(),
+	)
 	return root
 }
 
@@ -79,16 +89,16 @@ func (p *program) runCommand() *cobra.Command {
 		Short: "Receive events and revoke sessions until SIGTERM",
 		Long: `Receive events and revoke sessions until SIGTERM.
 
-The first SIGTERM or SIGINT stops receiving and finishes what is in hand, for at
-most consumer.drain_timeout; a second one stops at once. Either way nothing is
-lost: what is not finished stays in the queue.
+On the first SIGTERM or SIGINT, the worker stops receiving and finishes what is
+in flight, for at most consumer.drain_timeout. On the second, it stops at once.
+In both cases, nothing is lost: what is not finished stays in the queue.
 
 Settings come from flags, environment variables and a YAML file, in this order
-of precedence; docs/configuration.md lists them all. Secrets have no flag.`,
+of precedence. docs/configuration.md lists them all. Secrets have no flag.`,
 		Args: cobra.NoArgs,
 	}
 	config.Flags(cmd.Flags())
-	dryRun := cmd.Flags().Bool("dry-run", false, "only peek at the messages, and log what would become of each event (consumer.dry_run)")
+	dryRun := cmd.Flags().Bool("dry-run", false, "only peek at the messages, and log what would happen to each event (consumer.dry_run)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.Load(cmd.Flags(), p.environ)
 		if err != nil {
@@ -110,9 +120,13 @@ of precedence; docs/configuration.md lists them all. Secrets have no flag.`,
 	return cmd
 }
 
-// limitMemory lets the garbage collector run more often when the heap is large, instead of letting it double: at most what the ballast and a busy
-// worker need, 160 bytes for each remembered user and 8 KiB for each message in hand. It is soft: a worker that needs more gets more, at the price of
-// more collecting. GOMEMLIMIT goes before it. The program's own pages, some 23 MB, come on top: with 100,000 users both stay below 64 MB.
+// limitMemory makes the garbage collector run more often when the heap is large, instead of letting
+// the heap double. The limit is what the ballast and a busy worker need: 160 bytes for each
+// remembered user and 8 KiB for each message in flight. The limit is soft: a worker that needs more
+// gets more, and collects more often.
+//
+// GOMEMLIMIT takes precedence. The pages of the program itself, about 23 MB, are extra: with
+// 100,000 users, both together stay below 64 MB.
 func limitMemory(cfg config.Config, environ []string) {
 	if slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "GOMEMLIMIT=") }) {
 		return
@@ -121,21 +135,28 @@ func limitMemory(cfg config.Config, environ []string) {
 	debug.SetMemoryLimit(33<<20 + 160*int64(cfg.Dedupe.MaxUsers) + int64(inFlight)<<13)
 }
 
-// action is what an operator's command does.
+// action is what an operator's command does with the settings and the arguments.
 type action func(ctx context.Context, cfg config.Config, args []string) error
 
-// operate makes a command of an operator's: it takes the worker's settings, and ends at the first signal; the second one kills.
+// operate completes an operator's command. The command takes the worker's settings. The first
+// signal cancels its context, and the second one kills it.
 func (p *program) operate(cmd *cobra.Command, do action) *cobra.Command {
 	return p.operateWith(cmd, config.Load, do)
 }
 
-// operateGraph is operate for a command that has nothing to do with Service Bus.
+// operateGraph is operate for a command that does not need the settings of Service Bus.
 func (p *program) operateGraph(cmd *cobra.Command, do action) *cobra.Command {
 	return p.operateWith(cmd, config.LoadForGraph, do)
 }
 
-func (p *program) operateWith(cmd *cobra.Command, load func(*pflag.FlagSet, []string) (config.Config, error), do action) *cobra.Command {
-	cmd.Long += "\n\nSettings are those of worker run: --config FILE, environment variables, and a flag\nfor each (docs/configuration.md)."
+const settingsHelp = `The settings are those of worker run: --config FILE, environment variables, and
+a flag for each setting (docs/configuration.md).`
+
+// loader reads the settings from flags and environment.
+type loader func(flags *pflag.FlagSet, environ []string) (config.Config, error)
+
+func (p *program) operateWith(cmd *cobra.Command, load loader, do action) *cobra.Command {
+	cmd.Long += "\n\n" + settingsHelp
 	if cmd.Name() != "doctor" {
 		cmd.Long += "\n\n" + exitCodes
 	}
@@ -143,7 +164,7 @@ func (p *program) operateWith(cmd *cobra.Command, load func(*pflag.FlagSet, []st
 	config.Flags(own)
 	for _, o := range config.Options() {
 		if o.Flag != "" {
-			_ = own.MarkHidden(o.Flag) // they are the same everywhere, and forty
+			_ = own.MarkHidden(o.Flag) // there are forty, the same for every command
 		}
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

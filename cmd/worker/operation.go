@@ -19,24 +19,28 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-// Audit records of operators' commands: who, when, what and why. Each begins with records of what is about to be done, which must be on
-// the disk and published before anything is; one that is killed has left them. A command without audit.file and audit.topic keeps none.
+// Operators' commands write audit records: who, when, what and why. A command first records what it
+// is about to do. These records must be on the disk and published before it does anything, so a
+// command that is killed leaves them. Without audit.file and audit.topic, there are no records.
 
-// operation is the records of one run. One goroutine uses it. Its methods do nothing on a nil one.
+// operation writes the records of one run. It must not be used concurrently. The methods of a nil
+// operation do nothing.
 type operation struct {
 	log  *app.OperatorLog
 	base audit.Operation
-	err  error // the first record that was not kept
+	err  error // the error of the first record that was lost
 }
 
-// maxWhy bounds what an operator says, in bytes; maxListed what one record lists of messages, in bytes, and of users.
+// maxWhy limits what an operator says, in bytes. maxMessages limits the list of messages in one
+// record, in bytes, and maxUsers limits its list of users.
 const (
 	maxWhy      = 1024
 	maxMessages = 32 << 10
 	maxUsers    = 500
 )
 
-// because registers the flags that say who and why. The dead-letter commands call it --why: their --reason picks.
+// because registers the flags for who and why. why is the name of the latter: the dead-letter
+// commands use --why, because their --reason is a filter.
 func because(fs *pflag.FlagSet, base *audit.Operation, why string) {
 	fs.StringVar(&base.Why, why, "", "why, for the audit log")
 	if fs.Lookup("by") == nil {
@@ -44,11 +48,12 @@ func because(fs *pflag.FlagSet, base *audit.Operation, why string) {
 	}
 }
 
-// begin opens the audit log, before anything is done: one that cannot be kept is an error. It is nil if none is configured.
+// begin opens the audit log, before anything is done. It returns nil if none is configured, and an
+// error if it cannot be written.
 func (p *program) begin(ctx context.Context, cfg config.Config, base audit.Operation) (*operation, error) {
 	log, err := app.OpenOperatorLog(ctx, cfg, p.stderr)
 	if err != nil {
-		return nil, fail(exitFailed, "nothing was done, since it could not be recorded: %v", err)
+		return nil, fail(exitFailed, "nothing was done, because it could not be recorded: %v", err)
 	}
 	if log == nil {
 		return nil, nil
@@ -61,13 +66,14 @@ func (p *program) begin(ctx context.Context, cfg config.Config, base audit.Opera
 	return &operation{log: log, base: base}, nil
 }
 
-// fill adds what all records of the run have.
+// fill adds what all records of the run have in common.
 func (o *operation) fill(r audit.Operation) audit.Operation {
-	r.Time, r.Command, r.Run, r.By, r.Account, r.Why = time.Now().UTC(), o.base.Command, o.base.Run, o.base.By, o.base.Account, o.base.Why
+	r.Time, r.Command, r.Run = time.Now().UTC(), o.base.Command, o.base.Run
+	r.By, r.Account, r.Why = o.base.By, o.base.Account, o.base.Why
 	return r
 }
 
-// start records what is about to be done; nothing may be done if it fails.
+// start records what is about to be done. If it fails, nothing may be done.
 func (o *operation) start(ctx context.Context, records ...audit.Operation) error {
 	if o == nil {
 		return nil
@@ -78,12 +84,13 @@ func (o *operation) start(ctx context.Context, records ...audit.Operation) error
 		err = errors.Join(err, o.log.Add(o.fill(r)))
 	}
 	if err = errors.Join(err, o.log.Flush(ctx)); err != nil {
-		return fail(exitFailed, "nothing was done, since it could not be recorded: %v", err)
+		return fail(exitFailed, "nothing was done, because it could not be recorded: %v", err)
 	}
 	return nil
 }
 
-// add records something that was done. What cannot be recorded does not stop what goes on; close tells of it.
+// add records something that was done. If that fails, the command continues, and close returns the
+// error.
 func (o *operation) add(r audit.Operation) {
 	if o == nil {
 		return
@@ -93,7 +100,7 @@ func (o *operation) add(r audit.Operation) {
 	}
 }
 
-// done records what became of what start has announced.
+// done records the result of what start has announced.
 func (o *operation) done(r audit.Operation, failed error) {
 	r.Outcome = audit.Done
 	if failed != nil {
@@ -103,17 +110,18 @@ func (o *operation) done(r audit.Operation, failed error) {
 	o.add(r)
 }
 
-// close ends the records. The result is the command's own error, and what could not be recorded.
+// close closes the audit log. It returns err, the command's own error, together with the error of a
+// record that was lost.
 func (o *operation) close(ctx context.Context, err error) error {
 	if o == nil {
 		return err
 	}
 	if kept := errors.Join(o.err, o.log.Flush(ctx), o.log.Close()); kept != nil {
-		kept = fail(exitFailed, "the audit log lacks what was done: %v", kept)
+		kept = fail(exitFailed, "the audit log is incomplete: %v", kept)
 		if err == nil {
 			return kept
 		}
-		if classed, ok := errors.AsType[*exitError](err); ok { // its exit code stays
+		if classed, ok := errors.AsType[*exitError](err); ok { // keep its exit code
 			return fail(classed.code, "%v\n%v", err, kept)
 		}
 		return fmt.Errorf("%w\n%w", err, kept)
@@ -121,7 +129,7 @@ func (o *operation) close(ctx context.Context, err error) error {
 	return err
 }
 
-// listing makes records that list the messages, as many as it takes to keep each short.
+// listing returns records that list the messages: as many as are needed to keep each one short.
 func listing(r audit.Operation, sequences []int64) []audit.Operation {
 	slices.Sort(sequences)
 	var records []audit.Operation

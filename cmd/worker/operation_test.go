@@ -15,7 +15,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// operations reads the records of operators' commands.
+// operations returns the records of operators' commands.
 func operations(t *testing.T, name string) []audit.Operation {
 	t.Helper()
 	text, err := os.ReadFile(name)
@@ -39,7 +39,7 @@ func operations(t *testing.T, name string) []audit.Operation {
 	return all
 }
 
-func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
+func TestAuditRecordsOfOperatorsCommands(t *testing.T) {
 	c := newCloud(t, 3, time.Minute)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "audit.ndjson")
@@ -48,7 +48,10 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	operators := filepath.Join(dir, "audit-operators.ndjson")
-	env := []string{"REVOKER_AUDIT_FILE=" + file, "REVOKER_AUDIT_KEY_FILE=" + key, "REVOKER_AUDIT_TOPIC=audit", "REVOKER_RETRY_NOT_FOUND_FOR=0s", "REVOKER_CONSUMER_CONCURRENCY=1"} // one after the other
+	env := []string{ // with one call at a time
+		"REVOKER_AUDIT_FILE=" + file, "REVOKER_AUDIT_KEY_FILE=" + key, "REVOKER_AUDIT_TOPIC=audit",
+		"REVOKER_RETRY_NOT_FOUND_FOR=0s", "REVOKER_CONSUMER_CONCURRENCY=1",
+	}
 	run := func(code int, args ...string) []audit.Operation {
 		t.Helper()
 		before := 0
@@ -64,18 +67,21 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 			t.Fatalf("%s: %d records, want %d: %+v", what, len(got), len(want), got)
 		}
 		for i, o := range got {
-			if o.Outcome != want[i] || o.Time.IsZero() || o.By == "" || !strings.Contains(o.Account, "@") || o.Run != got[0].Run || o.Run == "" {
+			if o.Outcome != want[i] || o.Time.IsZero() || o.By == "" || !strings.Contains(o.Account, "@") || o.Run != got[0].Run ||
+				o.Run == "" {
 				t.Errorf("%s: record %d: %+v, want %s", what, i, o, want[i])
 			}
 		}
 	}
 	got := run(1, "revoke", "--by", "ada", "--reason", "stolen on the train", id(0), id(9))
 	check("revoke", got, audit.Started, audit.Revoked, audit.NotRevoked, audit.Done)
-	if s := got[0]; s.By != "ada" || s.Why != "stolen on the train" || s.Count != 2 || fmt.Sprint(s.Users) != fmt.Sprint([]string{id(0), id(9)}) || s.Command != "revoke" {
+	if s := got[0]; s.By != "ada" || s.Why != "stolen on the train" || s.Count != 2 ||
+		fmt.Sprint(s.Users) != fmt.Sprint([]string{id(0), id(9)}) || s.Command != "revoke" {
 		t.Errorf("%+v", s)
 	}
 	for _, o := range got[1:3] {
-		if o.UserID == "" || o.Calls == 0 || o.Status == 0 || o.RequestID == "" || (o.Outcome == audit.NotRevoked) != (o.Reason == "UserNotFound") {
+		if o.UserID == "" || o.Calls == 0 || o.Status == 0 || o.RequestID == "" ||
+			(o.Outcome == audit.NotRevoked) != (o.Reason == "UserNotFound") {
 			t.Errorf("%+v", o)
 		}
 	}
@@ -89,7 +95,8 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 	p.terminate(t)
 	got = run(0, "dlq", "replay", "--all", "--yes", "--why", "mended")
 	check("dlq replay", got, audit.Started, audit.Done)
-	if s, end := got[0], got[1]; s.Source != queue || s.To != queue || s.Messages != "1-2" || s.Count != 2 || s.Why != "mended" || end.Counts["replayed"] != 2 {
+	if s, end := got[0], got[1]; s.Source != queue || s.To != queue || s.Messages != "1-2" || s.Count != 2 || s.Why != "mended" ||
+		end.Counts["replayed"] != 2 {
 		t.Errorf("%+v", got)
 	}
 	p = c.start(env...)
@@ -119,7 +126,7 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 	c.command("", "audit", "verify", "--key-file", key, "--closed", file).want(t, 0, "in 2 chains", "authentic")
 	c.command("", "audit", "verify", file).want(t, 0, "not proof against somebody who can rewrite the file", "was not checked")
 
-	// What was published seals the files.
+	// The published receipts prove that the files are complete.
 	published := map[string]int{}
 	messages, err := c.broker.Peek("audit", 0, 100)
 	if err != nil {
@@ -130,7 +137,10 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 		published[fmt.Sprint(m.ApplicationProperties["type"])]++
 		fmt.Fprintf(&receipts, "%s\n", m.Body)
 	}
-	for kind, n := range map[string]int{"session.revoked": 1, "session.revocation.failed": 5, "operator.revoke": 2, "operator.dlq.replay": 2, "operator.dlq.purge": 2, "operator.dlq.import": 2, "operator.guard.release": 2} {
+	for kind, n := range map[string]int{
+		"session.revoked": 1, "session.revocation.failed": 5, "operator.revoke": 2,
+		"operator.dlq.replay": 2, "operator.dlq.purge": 2, "operator.dlq.import": 2, "operator.guard.release": 2,
+	} {
 		if published[kind] != n {
 			t.Errorf("%d of %s are published, want %d: %v", published[kind], kind, n, published)
 		}
@@ -142,15 +152,15 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 	c.command("", "audit", "verify", "--key-file", key, "--receipts", receiptFile, file, operators).want(t, 0, "receipts compared")
 	c.command("", "audit", "verify", "--receipts", receiptFile, file).want(t, 1, "is missing: there is a receipt for it")
 
-	// Tampering, with the key and without.
+	// Someone changes the file, with the key and without it.
 	text, err := os.ReadFile(operators)
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.SplitAfter(strings.TrimSuffix(string(text), "\n"), "\n")
 	cut := strings.Join(lines[:len(lines)-1], "")
-	c.command(cut, "audit", "verify", "--key-file", key, "-").want(t, 0, "its tail cannot be proven")
-	c.command(cut, "audit", "verify", "--key-file", key, "--closed", "-").want(t, 1, "cannot be proven")
+	c.command(cut, "audit", "verify", "--key-file", key, "-").want(t, 0, "its end cannot be verified")
+	c.command(cut, "audit", "verify", "--key-file", key, "--closed", "-").want(t, 1, "cannot be verified")
 	other := filepath.Join(dir, "other.key")
 	if err := os.WriteFile(other, []byte(strings.Repeat("o", 48)), 0o600); err != nil {
 		t.Fatal(err)
@@ -159,7 +169,7 @@ func TestOperatorsCommandsLeaveAuditRecords(t *testing.T) {
 	c.command("", "audit", "verify", "--key-file", filepath.Join(dir, "nowhere"), operators).want(t, 2, "--key-file")
 }
 
-func TestNothingIsDoneThatCannotBeRecorded(t *testing.T) {
+func TestAuditFailureStopsOperatorsCommands(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	c.send(&azservicebus.Message{Body: []byte("rubbish")})
 	p := c.start()
@@ -179,7 +189,7 @@ func TestNothingIsDoneThatCannotBeRecorded(t *testing.T) {
 		"a key that is too short":       {"REVOKER_AUDIT_FILE=" + filepath.Join(dir, "a.ndjson"), "REVOKER_AUDIT_KEY_FILE=" + key},
 		"a topic that is not there":     {"REVOKER_AUDIT_TOPIC=nowhere"},
 	} {
-		if env[0] == "REVOKER_AUDIT_FILE=/dev/full" { // the commands' file is another one
+		if env[0] == "REVOKER_AUDIT_FILE=/dev/full" { // operators' commands write to another file
 			full := filepath.Join(dir, "full.ndjson")
 			if err := os.Symlink("/dev/full", filepath.Join(dir, "full-operators.ndjson")); err != nil {
 				t.Fatal(err)
@@ -207,8 +217,8 @@ func TestNothingIsDoneThatCannotBeRecorded(t *testing.T) {
 	if counts := c.counts(); counts != (servicebus.Counts{DeadLetter: 1, Bytes: counts.Bytes}) || c.revoked(1) != 0 {
 		t.Errorf("something was done: %+v", counts)
 	}
-	// Who is in a hurry keeps no record on purpose.
+	// In an emergency, an operator can turn off the audit log.
 	c.commandIn("", []string{"REVOKER_AUDIT_FILE=/nowhere/audit.ndjson"}, "revoke", "--audit.file=", id(0)).want(t, 0, "revoked")
-	// The worker's standard output is a command's standard error.
+	// What the worker writes to standard output goes to the command's standard error.
 	c.commandIn("", []string{"REVOKER_AUDIT_FILE=-"}, "revoke", "-o", "json", id(0)).want(t, 0, `"result":"revoked"`)
 }

@@ -11,14 +11,14 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// The forms of output.
+// The output formats.
 const (
 	asTable  = "table"
 	asJSON   = "json"
 	asNDJSON = "ndjson"
 )
 
-// output is where a command's result goes, and in which form.
+// output is where a command's result goes, and in which format.
 type output struct {
 	w      io.Writer
 	format string
@@ -26,10 +26,10 @@ type output struct {
 
 func (o *output) flag(fs *pflag.FlagSet) {
 	o.format = asTable
-	fs.VarP(o, "output", "o", "table, json or ndjson")
+	fs.VarP(o, "output", "o", "format: table, json or ndjson")
 }
 
-// Set, String and Type implement pflag.Value: a format that is none is an error of the command line.
+// Set implements pflag.Value. An unknown format is an error of the command line.
 func (o *output) Set(format string) error {
 	switch format {
 	case asTable, asJSON, asNDJSON:
@@ -39,12 +39,13 @@ func (o *output) Set(format string) error {
 	return fmt.Errorf("%q is not table, json or ndjson", format)
 }
 
+// String implements pflag.Value.
 func (o *output) String() string { return o.format }
 
-// Type is what the help says.
+// Type implements pflag.Value: help shows it as the type of the flag.
 func (o *output) Type() string { return "string" }
 
-// value writes one result: as JSON, or as people reads it.
+// value writes one result: v as JSON, or what people prints for people.
 func (o *output) value(v any, people func(io.Writer)) error {
 	switch o.format {
 	case asTable:
@@ -58,7 +59,7 @@ func (o *output) value(v any, people func(io.Writer)) error {
 	return json.NewEncoder(o.w).Encode(v)
 }
 
-// rows writes many results one after the other, with the memory of a page.
+// rows writes many results, one after the other. It holds one page in memory.
 type rows struct {
 	*output
 	header table.Row
@@ -66,10 +67,10 @@ type rows struct {
 	n      int
 }
 
-// pageRows is how many rows of a table are written at once.
+// pageRows is the number of rows of a table that are written at once.
 const pageRows = 500
 
-// add writes one result; row is it for people.
+// add writes one result: v as JSON, or row in a table.
 func (r *rows) add(v any, row table.Row) error {
 	r.n++
 	switch r.format {
@@ -93,7 +94,7 @@ func (r *rows) add(v any, row table.Row) error {
 	return json.NewEncoder(r.w).Encode(v)
 }
 
-// end writes what is left; none is what people read if there was nothing.
+// end writes what is left. In a table, it writes none if there were no results.
 func (r *rows) end(none string) {
 	switch {
 	case r.format == asTable && r.n == 0:
@@ -128,8 +129,8 @@ func newTable() table.Writer {
 	return t
 }
 
-// plain makes text from outside one field of a line: no character ends the line, is hidden, or counts wrong for the width of
-// its column. Whatever is printed goes through safe besides.
+// plain prepares text from outside for a field of a line. It replaces characters that would end the
+// line, are invisible, or would disturb the width of the column. All output also goes through safe.
 func plain(s string) string {
 	return strings.Map(func(c rune) rune {
 		if hidden(c) {
@@ -139,7 +140,7 @@ func plain(s string) string {
 	}, s)
 }
 
-// short cuts text to n characters.
+// short cuts text to at most n characters.
 func short(s string, n int) string {
 	runes := []rune(s)
 	if len(runes) <= n {
@@ -148,7 +149,7 @@ func short(s string, n int) string {
 	return string(runes[:n-1]) + "…"
 }
 
-// when writes a time for people.
+// when formats a time for people.
 func when(t time.Time) string {
 	if t.IsZero() {
 		return "–"
@@ -156,7 +157,19 @@ func when(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
-// listed names the first of several.
+// count returns a number with its noun: "1 chain", "2 chains". many is the plural, if it is not the
+// noun with an s.
+func count(n int, one string, many ...string) string {
+	switch {
+	case n == 1:
+		return "1 " + one
+	case len(many) > 0:
+		return fmt.Sprintf("%d %s", n, many[0])
+	}
+	return fmt.Sprintf("%d %ss", n, one)
+}
+
+// listed returns the first item and the number of others.
 func listed(items []string) string {
 	switch len(items) {
 	case 0:

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -25,7 +24,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// These tests run the real binary, as a process of its own, against the embedded servers in this one.
+// These tests run the real binary in its own process, against emulated servers in this one.
 
 const queue = "events"
 
@@ -48,7 +47,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// cloud is the two servers on ports, with people in the directory.
+// cloud is a broker and a Graph server, with people in its directory.
 type cloud struct {
 	t       *testing.T
 	broker  *servicebus.Broker
@@ -59,7 +58,7 @@ type cloud struct {
 	send    func(...*azservicebus.Message)
 }
 
-// clientSecret, the keys and all tokens must never stand in a log.
+// clientSecret, the keys and all tokens must never be in a log.
 const clientSecret = "9f2c-client-secret"
 
 func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
@@ -88,16 +87,26 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 		Topics: []servicebus.TopicConfig{{
 			QueueConfig: servicebus.QueueConfig{Name: "devices"},
 			Subscriptions: []servicebus.SubscriptionConfig{
-				{QueueConfig: servicebus.QueueConfig{Name: "worker", LockDuration: lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true}},
+				{QueueConfig: servicebus.QueueConfig{
+					Name: "worker", LockDuration: lock, MaxDeliveryCount: 100,
+					DeadLetterOnExpiration: true,
+				}},
 				{QueueConfig: servicebus.QueueConfig{Name: "archive"}},
 			},
 		}, {
 			QueueConfig: servicebus.QueueConfig{Name: "people"},
 			Subscriptions: []servicebus.SubscriptionConfig{
-				{QueueConfig: servicebus.QueueConfig{Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100, DeadLetterOnExpiration: true, RequiresSession: true}},
+				{QueueConfig: servicebus.QueueConfig{
+					Name: "by-user", LockDuration: lock, MaxDeliveryCount: 100,
+					DeadLetterOnExpiration: true, RequiresSession: true,
+				}},
 			},
 		}},
-		Keys:    []servicebus.Key{servicebus.DefaultKey, {Name: "reader", Value: "r", Listen: true}, {Name: "writer", Value: "w", Send: true}},
+		Keys: []servicebus.Key{
+			servicebus.DefaultKey,
+			{Name: "reader", Value: "r", Listen: true},
+			{Name: "writer", Value: "w", Send: true},
+		},
 		Observe: c.journal.Observe,
 	})
 	must(err)
@@ -155,7 +164,7 @@ type process struct {
 	out output
 }
 
-// output collects what a process prints while a test reads it.
+// output collects what a process prints. A test can read it at the same time.
 type output struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -193,7 +202,7 @@ func (c *cloud) start(env ...string) *process {
 	return p
 }
 
-// terminate stops the process as Kubernetes does; it must exit with 0.
+// terminate stops the process as Kubernetes does. The process must exit with 0.
 func (p *process) terminate(t *testing.T) {
 	t.Helper()
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
@@ -204,7 +213,7 @@ func (p *process) terminate(t *testing.T) {
 	}
 }
 
-// until waits for a condition on the servers, polling: they are real, and so is time here.
+// until polls until a condition is true. The servers and the time are real.
 func (c *cloud) until(what string, condition func() bool) {
 	c.t.Helper()
 	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
@@ -232,21 +241,22 @@ func (c *cloud) revoked(people int) (n int) {
 	return n
 }
 
-func TestKillAtAnyInstantLosesNothing(t *testing.T) {
+func TestWorkerLosesNothingWhenKilled(t *testing.T) {
+	random := newRand(t)
 	const (
 		people = 300
 		kills  = 12
 	)
-	c := newCloud(t, people, 2*time.Second) // short locks: what a killed worker held comes back soon
+	c := newCloud(t, people, 2*time.Second) // short locks, so that what a killed worker had locked comes back soon
 	c.graph.Inject(graph.Fault{Delay: 3 * time.Millisecond})
 	users := c.crowd(people)
 	for kill := range kills {
 		p := c.start()
-		// Some instant between the first call of this process and the last of its share.
-		share := 1 + rand.IntN(people/kills)
+		// A random time between the first call of this process and the last of its share.
+		share := 1 + random.IntN(people/kills)
 		before := len(c.graph.Calls())
 		c.until("some progress", func() bool { return len(c.graph.Calls()) >= before+share || c.counts().Active == 0 })
-		time.Sleep(rand.N(2 * time.Millisecond))
+		time.Sleep(upTo(random, 2*time.Millisecond))
 		if err := p.Process.Signal(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -259,13 +269,13 @@ func TestKillAtAnyInstantLosesNothing(t *testing.T) {
 	c.start()
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
 	c.verify(users, people, kills+1)
-	// Each kill costs at most a repeated call for each message in hand.
+	// Each kill costs at most one repeated call for each message in flight.
 	if calls := len(c.graph.Calls()); calls > people+kills*32 {
 		t.Errorf("%d calls for %d users", calls, people)
 	}
 }
 
-func TestSIGTERMFinishesWhatIsInHandAndExitsWith0(t *testing.T) {
+func TestWorkerFinishesWhatIsInFlightOnSIGTERM(t *testing.T) {
 	const people = 200
 	c := newCloud(t, people, time.Minute)
 	c.graph.Inject(graph.Fault{Delay: 20 * time.Millisecond})
@@ -277,7 +287,7 @@ func TestSIGTERMFinishesWhatIsInHandAndExitsWith0(t *testing.T) {
 	p.terminate(t)
 	counts := c.counts()
 	if counts.Locked != 0 || counts.DeadLetter != 0 || counts.Active+c.revoked(people) != people {
-		t.Errorf("%+v and %d revoked: every message must be either done or free", counts, c.revoked(people))
+		t.Errorf("%+v and %d revoked: every message must be either completed or unlocked", counts, c.revoked(people))
 	}
 	left, err := c.broker.Peek(queue, 0, people)
 	if err != nil {
@@ -285,12 +295,12 @@ func TestSIGTERMFinishesWhatIsInHandAndExitsWith0(t *testing.T) {
 	}
 	for _, m := range left {
 		if m.DeliveryCount != 0 {
-			t.Errorf("message %d has a failed delivery although the drain had time", m.SequenceNumber)
+			t.Errorf("message %d has a failed delivery, although the drain had time", m.SequenceNumber)
 		}
 	}
 }
 
-func TestASubscriptionIsASourceLikeAQueue(t *testing.T) {
+func TestWorkerReceivesFromASubscription(t *testing.T) {
 	c := newCloud(t, 2, time.Minute)
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
 	if err != nil {
@@ -323,7 +333,7 @@ func TestASubscriptionIsASourceLikeAQueue(t *testing.T) {
 	}
 }
 
-func TestSessionsAreServed(t *testing.T) {
+func TestWorkerServesSessions(t *testing.T) {
 	t.Run("of a queue", func(t *testing.T) { testSessions(t, "by-user", "by-user") })
 	t.Run("of a subscription", func(t *testing.T) { testSessions(t, "people", "people/Subscriptions/by-user") })
 }
@@ -365,7 +375,7 @@ func testSessions(t *testing.T, to, source string) {
 	c.until("the hint", func() bool { return strings.Contains(plain.out.String(), "set servicebus.sessions") })
 }
 
-func TestASecondSIGTERMHurries(t *testing.T) {
+func TestWorkerStopsAtOnceOnASecondSIGTERM(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	c.graph.Inject(graph.Fault{Status: 503})
 	c.send(about(0))
@@ -375,7 +385,7 @@ func TestASecondSIGTERMHurries(t *testing.T) {
 		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		// Two signals at one instant would be one.
+		// Two signals at the same time would count as one.
 		c.until("the first signal to be taken", func() bool { return strings.Contains(p.out.String(), "stopped receiving") })
 	}
 	if err := p.Wait(); err != nil {
@@ -386,7 +396,7 @@ func TestASecondSIGTERMHurries(t *testing.T) {
 	}
 }
 
-func TestTheOperationsPortAndTheLog(t *testing.T) {
+func TestWorkerOperationsPortAndLog(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	port, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -414,10 +424,10 @@ func TestTheOperationsPortAndTheLog(t *testing.T) {
 		`session_revoker_events_total{outcome="revoked",reason="",source="events"} 1`,
 		`session_revoker_graph_attempts_total{result="revoked",status="200"} 1`,
 		"session_revoker_enqueue_to_revoked_seconds_count 1", "session_revoker_build_info{", "session_revoker_messages_in_flight 0",
-		// An alert must see the first one.
+		// An alert must see the first event.
 		`session_revoker_events_total{outcome="dead_lettered",reason="ProtectedUser",source="events"} 0`,
 	} {
-		// Counted after the settlement, which the broker has seen.
+		// The worker counts after the settlement, which the broker has already seen.
 		c.until("/metrics with "+want, func() bool { _, metrics := get("/metrics"); return strings.Contains(metrics, want) })
 	}
 	p.terminate(t)
@@ -433,7 +443,10 @@ func TestTheOperationsPortAndTheLog(t *testing.T) {
 		}
 		if fields["outcome"] == "revoked" {
 			decisions++
-			for _, key := range []string{"messageId", "sequenceNumber", "user", "attempts", "requestId", "clientRequestId", "sinceEnqueued", "eventType"} {
+			for _, key := range []string{
+				"messageId", "sequenceNumber", "user", "attempts", "requestId", "clientRequestId",
+				"sinceEnqueued", "eventType",
+			} {
 				if _, ok := fields[key]; !ok {
 					t.Errorf("the decision lacks %s: %s", key, line)
 				}
@@ -445,14 +458,17 @@ func TestTheOperationsPortAndTheLog(t *testing.T) {
 	}
 }
 
-func TestAWrongConfigurationExitsWith2AndNamesEverything(t *testing.T) {
+func TestConfigurationErrorsExitWith2AndNameEverything(t *testing.T) {
 	cmd := exec.Command(binary, "run", "--log.level", "loud")
 	cmd.Env = []string{"REVOKER_GRAPH_CLOUD=mars", "REVOKER_GRAPH_COULD=x"}
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState.ExitCode() != 2 {
 		t.Errorf("exit code %d (%v)", cmd.ProcessState.ExitCode(), err)
 	}
-	for _, want := range []string{"REVOKER_GRAPH_COULD", "did you mean", "log.level", "graph.cloud", "servicebus.queue", "REVOKER_SERVICEBUS_CONNECTION_STRING"} {
+	for _, want := range []string{
+		"REVOKER_GRAPH_COULD", "did you mean", "log.level", "graph.cloud", "servicebus.queue",
+		"REVOKER_SERVICEBUS_CONNECTION_STRING",
+	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the problems lack %s:\n%s", want, out)
 		}

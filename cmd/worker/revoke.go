@@ -22,12 +22,12 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// entraRoles are those with which a signed-in person may revoke
+// entraRoles are the roles with which a signed-in person may revoke sessions
 // (https://learn.microsoft.com/graph/api/user-revokesigninsessions, "Permissions").
 const entraRoles = "Helpdesk, Authentication, Privileged Authentication or User Administrator, or Directory Writers; " +
-	"and none of these may revoke every administrator"
+	"none of these may revoke the sessions of every administrator"
 
-// revokeRow is one user's end, as it is printed.
+// revokeRow is the result for one user, as it is printed.
 type revokeRow struct {
 	User            string     `json:"user"`
 	Result          string     `json:"result"`
@@ -42,7 +42,7 @@ type revokeRow struct {
 	Error           string     `json:"error,omitempty"`
 }
 
-// me is how the signed-in person is called.
+// me is the name of the signed-in person.
 const me = "me"
 
 func (p *program) revokeCommand() *cobra.Command {
@@ -53,16 +53,21 @@ func (p *program) revokeCommand() *cobra.Command {
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "revoke USER… | -",
-		Short: "Revoke the sessions of users by hand, through Graph and past the queue",
-		Long: `Revoke the sessions of users by hand, through Graph and past the queue, with the
-worker's guard, pace and retries. A user is an object id or a user principal name;
-- reads them from standard input, one to a line.
+		Short: "Revoke the sessions of users manually, without the queue",
+		Long: `Revoke the sessions of users manually. The command calls Graph directly, without
+the queue, and uses the worker's list of protected users, rate limiter and
+retries. A user is an object id or a user principal name; - reads them from
+standard input, one per line.
 
-It signs in as the application, or with --delegated as you: then "me" is allowed, and
-your Entra role decides whom you may revoke: ` + entraRoles + `.
+The command signs in as the application, or, with --delegated, as you. Then "me"
+is allowed, and your Entra role decides whose sessions you may revoke. You need
+one of Helpdesk, Authentication, Privileged Authentication or User
+Administrator, or Directory Writers; none of these may revoke the sessions of
+every administrator.
 
-Tokens stop working within a few minutes; until then --verify tells whether the call
-took effect. A guest's sessions belong to another tenant and are not revoked.`,
+Tokens stop working within a few minutes. --verify checks at once whether the
+call took effect. A guest's sessions belong to another tenant and are not
+revoked.`,
 		Example: `  worker revoke ada@contoso.com
   worker revoke --verify 0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c8d
   worker revoke --max 500 - < users.txt
@@ -70,13 +75,14 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	fs := cmd.Flags()
-	fs.BoolVar(&dryRun, "dry-run", false, "show who would be revoked, and call nobody")
-	fs.BoolVar(&verify, "verify", false, "read signInSessionsValidFromDateTime before and after: two more calls for each user, and a permission to read users")
-	fs.BoolVar(&legacy, "legacy-beta", false, "call beta's invalidateAllRefreshTokens, for tenants that still need it")
+	fs.BoolVar(&dryRun, "dry-run", false, "show whose sessions would be revoked, and call nothing")
+	fs.BoolVar(&verify, "verify", false,
+		"read signInSessionsValidFromDateTime before and after: needs two more calls per user, and a permission to read users")
+	fs.BoolVar(&legacy, "legacy-beta", false, "call invalidateAllRefreshTokens of the beta API, for tenants that still need it")
 	fs.StringVar(&delegated, "delegated", "", "sign in as yourself: cli (az login) or device-code")
 	fs.Lookup("delegated").NoOptDefVal = "cli"
-	fs.IntVar(&most, "max", 50, "refuse more users than this, against accidents")
-	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "how long faults of Graph's are waited for before they count")
+	fs.IntVar(&most, "max", 50, "maximum number of users, as a protection against accidents")
+	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "maximum time to keep trying, for each user")
 	act := audit.Operation{Command: "revoke"}
 	because(fs, &act, "reason")
 	out.flag(fs)
@@ -87,7 +93,8 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 		}
 		switch {
 		case len(users) > most:
-			return fail(exitUsage, "%d users are more than --max %d: nobody was revoked; raise it if you mean it", len(users), most)
+			return fail(exitUsage, "%d users are more than --max %d: no sessions were revoked; raise --max if this is intended",
+				len(users), most)
 		case giveUp <= 0:
 			return fail(exitUsage, "--give-up-after: %v is not positive", giveUp)
 		}
@@ -100,7 +107,8 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 		}
 		options := app.GraphOptions{LegacyBeta: legacy}
 		if delegated != "" {
-			if options.Credential, err = app.DelegatedCredential(cfg, delegated, func(text string) { fmt.Fprintln(p.stderr, text) }); err != nil {
+			show := func(text string) { fmt.Fprintln(p.stderr, text) }
+			if options.Credential, err = app.DelegatedCredential(cfg, delegated, show); err != nil {
 				return fail(exitUsage, "--delegated: %v", err)
 			}
 		}
@@ -109,7 +117,7 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 			return fail(exitUsage, "%v", err)
 		}
 		defer graph.Close()
-		hand := &dispatch.ManualRevocation{
+		manual := &dispatch.ManualRevocation{
 			Protected: protected, Concurrency: cfg.Consumer.Concurrency,
 			Retrier: retry.New(retry.Policy{
 				MaxAttempts: cfg.Retry.MaxAttempts, InitialInterval: cfg.Retry.InitialInterval, MaxInterval: cfg.Retry.MaxInterval,
@@ -123,7 +131,7 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 			},
 		}
 		if verify {
-			hand.ValidFrom = graph.ValidFrom
+			manual.ValidFrom = graph.ValidFrom
 		}
 		record, err := p.begin(ctx, cfg, act)
 		if err != nil {
@@ -132,17 +140,19 @@ took effect. A guest's sessions belong to another tenant and are not revoked.`,
 		if err := record.start(ctx, callList(users)...); err != nil {
 			return record.close(ctx, err)
 		}
-		err = p.revoke(ctx, hand, users, out, verify, delegated != "", record)
+		err = p.revoke(ctx, manual, users, out, verify, delegated != "", record)
 		return record.close(ctx, err)
 	})
 }
 
-// revoke revokes, and prints each user's end in the order in which they were given.
-func (p *program) revoke(ctx context.Context, hand *dispatch.ManualRevocation, users []event.User, out *output, verify, delegated bool, record *operation) error {
+// revoke revokes, and prints the result for each user in the order of users.
+func (p *program) revoke(
+	ctx context.Context, manual *dispatch.ManualRevocation, users []event.User, out *output, verify, delegated bool, record *operation,
+) error {
 	results := map[event.User]dispatch.ManualResult{}
 	counts := map[string]int{}
 	bar := p.newBar("revoking", len(users))
-	hand.Revoke(ctx, users, func(r dispatch.ManualResult) {
+	manual.Revoke(ctx, users, func(r dispatch.ManualResult) {
 		results[r.User] = r
 		one := manualRevocation(r)
 		counts[one.Outcome]++
@@ -190,7 +200,7 @@ func (p *program) revoke(ctx context.Context, hand *dispatch.ManualRevocation, u
 	if undone == len(users) && errors.As(first, &failure) && errors.As(explainGraph(failure), &classed) {
 		code = classed.code
 	}
-	return fail(code, "%d of %d users are not revoked, or not for sure", undone, len(users))
+	return fail(code, "sessions not revoked, or not verified: %d of %s", undone, count(len(users), "user"))
 }
 
 func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
@@ -206,19 +216,19 @@ func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 	if !r.Revoked {
 		row.Result = "not revoked"
 		if errors.Is(r.Err, context.Canceled) {
-			row.Error = "stopped before it was called"
+			row.Error = "stopped before the call"
 		} else if r.Err != nil {
 			row.Error = r.Err.Error()
 		}
 		var failure *revoker.Error
 		if delegated && errors.As(r.Err, &failure) && (failure.Kind == revoker.Forbidden || failure.Kind == revoker.MissingPermission) {
-			row.Error += "; signed in as yourself, you need the scope User.RevokeSessions.All and one of the roles " + entraRoles
+			row.Error += "; with --delegated, you need the scope User.RevokeSessions.All and one of the roles " + entraRoles
 		}
 	}
 	return row
 }
 
-// callList are the records of who is about to be called.
+// callList returns the records of whose sessions are about to be revoked.
 func callList(users []event.User) []audit.Operation {
 	var records []audit.Operation
 	for some := range slices.Chunk(users, maxUsers) {
@@ -231,11 +241,12 @@ func callList(users []event.User) []audit.Operation {
 	return records
 }
 
-// manualRevocation is the record of one user's result.
+// manualRevocation returns the record of the result for one user.
 func manualRevocation(r dispatch.ManualResult) audit.Operation {
 	o := audit.Operation{
 		Outcome: audit.Revoked, Count: 1, UserID: r.User.ID(), UserPrincipalName: r.User.UPN(), Reason: string(r.Reason),
-		Calls: r.Calls, Status: r.Attempt.Status, RequestID: deadletter.Cut(r.Attempt.RequestID, 128), ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Unverified,
+		Calls: r.Calls, Status: r.Attempt.Status, Proof: r.Attempt.Unverified,
+		RequestID: deadletter.Cut(r.Attempt.RequestID, 128), ClientRequestID: r.Attempt.ClientRequestID,
 	}
 	if r.User.IsZero() {
 		o.UserPrincipalName = me
@@ -249,6 +260,7 @@ func manualRevocation(r dispatch.ManualResult) audit.Operation {
 	return o
 }
 
+// nameOf returns the name of a user, or "me" for the signed-in person.
 func nameOf(user event.User) string {
 	if user.IsZero() {
 		return me
@@ -256,15 +268,16 @@ func nameOf(user event.User) string {
 	return user.Name()
 }
 
+// wouldRevoke prints what would happen to each user.
 func (p *program) wouldRevoke(out *output, users []event.User, protected *guard.Protected) error {
 	list := &rows{output: out, header: table.Row{"USER", "WOULD BE"}}
 	for _, user := range users {
 		row := revokeRow{User: nameOf(user), Result: "revoked"}
 		switch {
 		case protected.Has(user):
-			row.Result = "refused: on the list of protected users"
+			row.Result = "refused: protected user"
 		case user.External():
-			row.Result = "refused: a guest's sessions belong to another tenant"
+			row.Result = "refused: guest, whose sessions belong to another tenant"
 		}
 		if err := list.add(row, table.Row{row.User, row.Result}); err != nil {
 			return err
@@ -274,7 +287,7 @@ func (p *program) wouldRevoke(out *output, users []event.User, protected *guard.
 	return nil
 }
 
-// readUsers reads the arguments, or the lines of standard input, each user once.
+// readUsers returns the users of the arguments, or of the lines of standard input, each once.
 func (p *program) readUsers(args []string, delegated bool) ([]event.User, error) {
 	if slices.Equal(args, []string{"-"}) {
 		text, err := p.readInput("-")
@@ -296,7 +309,7 @@ func (p *program) readUsers(args []string, delegated bool) ([]event.User, error)
 		switch {
 		case name == me && delegated:
 		case name == me:
-			err = errors.New(`"me" is allowed with --delegated only: the application is nobody`)
+			err = errors.New(`"me" is allowed only with --delegated, because the application is not a user`)
 		case strings.Contains(name, "@"):
 			user, err = event.NewUser("", name)
 		default:
@@ -310,10 +323,10 @@ func (p *program) readUsers(args []string, delegated bool) ([]event.User, error)
 		}
 	}
 	if len(problems) > 0 {
-		return nil, fail(exitUsage, "nobody was revoked:\n%v", errors.Join(problems[:min(10, len(problems))]...))
+		return nil, fail(exitUsage, "no sessions were revoked:\n%v", errors.Join(problems[:min(10, len(problems))]...))
 	}
 	if len(users) == 0 {
-		return nil, fail(exitUsage, "no users are given")
+		return nil, fail(exitUsage, "there are no users")
 	}
 	return users, nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-// blur are what differs from run to run, and what stands for it in the documentation.
+// blur has what differs from run to run, and what the documentation shows instead.
 var blur = []struct {
 	differs *regexp.Regexp
 	written string
@@ -25,10 +25,12 @@ var blur = []struct {
 	{regexp.MustCompile(`run [0-9a-f-]{36}`), "run 6c9bbefc-0597-4d45-b4e1-ba7ea47a1d46"},
 }
 
-// TestTheRunbooksSession runs the session that docs/runbook.md shows, with the real program, and compares what it prints.
-func TestTheRunbooksSession(t *testing.T) {
+// TestRunbookSession runs the session that docs/runbook.md shows, with the real program, and
+// compares what it prints.
+func TestRunbookSession(t *testing.T) {
 	c := newCloud(t, 6, time.Minute)
-	const away = "gave up after 8 attempts in 4m12s: Graph is unavailable or something else answered in its place (HTTP 503 serviceUnavailable)"
+	const away = "gave up after 8 attempts in 4m12s: Graph is unavailable or something else answered in its place " +
+		"(HTTP 503 serviceUnavailable)"
 	for i := range 4 {
 		m := about(i)
 		m.MessageID = new(fmt.Sprintf("intune-%d", 4711+i))
@@ -37,9 +39,11 @@ func TestTheRunbooksSession(t *testing.T) {
 			deadletter.PropertyRequestID: "1d1839af-d82c-4c06-9798-a4eccea0d864",
 		})
 	}
-	c.buryAs(&azservicebus.Message{Body: []byte(`{"type":"user.offboarded","userPrincipalName":"ada.lovelace@mail.contoso.com"}`)}, "UserNotFound",
-		"Graph does not know the user (HTTP 404 Request_ResourceNotFound)", map[string]any{deadletter.PropertyAttempts: "7", deadletter.PropertyStatus: "404"})
-	c.start() // Graph is well again
+	c.buryAs(&azservicebus.Message{Body: []byte(`{"type":"user.offboarded","userPrincipalName":"ada.lovelace@mail.contoso.com"}`)},
+		"UserNotFound",
+		"Graph does not know the user (HTTP 404 Request_ResourceNotFound)",
+		map[string]any{deadletter.PropertyAttempts: "7", deadletter.PropertyStatus: "404"})
+	c.start() // Graph works again
 
 	var session strings.Builder
 	session.WriteString("```console\n")
@@ -74,7 +78,8 @@ func TestTheRunbooksSession(t *testing.T) {
 		want = b.differs.ReplaceAllString(want, b.written)
 	}
 
-	const file, open, end = "../../docs/runbook.md", "<!-- session: made by `go test ./cmd/worker -run Runbook -update` -->\n", "<!-- /session -->"
+	const file, open, end = "../../docs/runbook.md", "<!-- session: made by `go test ./cmd/worker -run Runbook -update` -->\n",
+		"<!-- /session -->"
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -82,10 +87,11 @@ func TestTheRunbooksSession(t *testing.T) {
 	before, rest, found := bytes.Cut(text, []byte(open))
 	got, after, closed := bytes.Cut(rest, []byte(end))
 	if !found || !closed {
-		t.Fatal("docs/runbook.md has lost the marks around its session")
+		t.Fatal("docs/runbook.md lacks the marks around its session")
 	}
 	if flag.Lookup("update").Value.String() == "true" {
-		if err := os.WriteFile(file, bytes.Join([][]byte{before, []byte(open), []byte(want), []byte(end), after}, nil), 0o600); err != nil {
+		if err := os.WriteFile(file, bytes.Join([][]byte{before, []byte(open), []byte(want), []byte(end), after}, nil),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -95,7 +101,7 @@ func TestTheRunbooksSession(t *testing.T) {
 	}
 }
 
-// buryAs makes one dead letter.
+// buryAs sends one message and dead-letters it.
 func (c *cloud) buryAs(m *azservicebus.Message, reason, description string, properties map[string]any) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)

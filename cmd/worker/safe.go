@@ -8,22 +8,24 @@ import (
 	"unicode/utf8"
 )
 
-// hidden says that a character may move the cursor, change colors, turn the direction of writing or simply not be seen:
-// control characters (C0 and C1, of which U+009B begins terminal commands), format characters (Cf: U+202E and its like), and
-// the separators of lines and paragraphs.
+// hidden reports whether a character can move the cursor, change colors, reverse the direction of
+// text, or be invisible. These are control characters (C0 and C1, of which U+009B begins terminal
+// commands), format characters (Cf, such as U+202E), and line and paragraph separators.
 func hidden(c rune) bool {
 	return unicode.In(c, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
-// safe is a writer to a terminal, or to whatever reads an operator's command: everything that the commands print goes through
-// it, so that no text from outside can play with a terminal, whichever way it came. Hidden characters are written as \uXXXX,
-// which inside JSON means the same text; bytes that are no UTF-8 as U+FFFD, since a terminal may take a lone 0x9B for a
-// command, too. Line feeds and tabs pass: within one field, plain has replaced them.
+// safe is a writer to a terminal, or to whatever reads a command's output. Everything that the
+// commands print goes through it, so that no text from outside can control a terminal.
+//
+// It writes hidden characters as \uXXXX, which means the same text inside JSON. It writes bytes
+// that are not UTF-8 as U+FFFD, because a terminal may also take a single byte 0x9B for a command.
+// Line feeds and tabs pass; plain has replaced them inside a field.
 type safe struct{ w io.Writer }
 
-// Write takes whole characters: each caller writes whole texts.
+// Write implements io.Writer. A character must not be split over two calls.
 func (s safe) Write(text []byte) (int, error) {
-	clean := 0 // bytes at the beginning that can stay, nearly always all
+	clean := 0 // bytes at the beginning that can stay; nearly always all of them
 	for clean < len(text) {
 		c, size := utf8.DecodeRune(text[clean:])
 		if mustEscape(c, size) {
@@ -40,10 +42,10 @@ func (s safe) Write(text []byte) (int, error) {
 		switch {
 		case !mustEscape(c, size):
 			escaped = append(escaped, rest[:size]...)
-		case c > 0xffff: // JSON knows such a character as two
+		case c > 0xffff: // JSON needs a pair of surrogates
 			high, low := utf16.EncodeRune(c)
 			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
-		default: // U+FFFD for what is no UTF-8
+		default: // U+FFFD for a byte that is not UTF-8
 			escaped = fmt.Appendf(escaped, `\u%04x`, c)
 		}
 		rest = rest[size:]
@@ -54,6 +56,7 @@ func (s safe) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
+// mustEscape reports whether safe escapes a character of this size in bytes.
 func mustEscape(c rune, size int) bool {
 	if c == utf8.RuneError && size == 1 {
 		return true

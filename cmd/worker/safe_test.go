@@ -11,8 +11,8 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
-// nasty is what a terminal must never get: C0 and C1 controls, bidi and other format characters beyond the first plane too,
-// separators of lines and paragraphs.
+// nasty has what a terminal must never get: C0 and C1 controls, bidirectional and other format
+// characters (also outside the basic plane), and line and paragraph separators.
 const nasty = "a\x1b[2J\x07\x7f\u009b31m\u0085\u202eb\u2066c\u200b\ufeff\u061c\u2028d\u2029\U000e0041é語"
 
 func isSafe(t *testing.T, text string) {
@@ -27,13 +27,16 @@ func isSafe(t *testing.T, text string) {
 	}
 }
 
-func TestNoHiddenCharacterReachesTheTerminal(t *testing.T) {
+func TestSafeEscapesHiddenCharacters(t *testing.T) {
 	for _, format := range []string{asTable, asJSON, asNDJSON} {
 		var printed bytes.Buffer
 		out := &output{w: safe{&printed}, format: format}
 		list := &rows{output: out, header: table.Row{"A"}}
-		value := map[string]any{"text": nasty, nasty: 1, "raw": json.RawMessage(`{"user":"` + strings.NewReplacer("\x1b", "", "\x07", "").Replace(nasty) + `"}`)}
-		if err := list.add(value, table.Row{nasty}); err != nil { // a row that nobody has made plain
+		value := map[string]any{
+			"text": nasty, nasty: 1,
+			"raw": json.RawMessage(`{"user":"` + strings.NewReplacer("\x1b", "", "\x07", "").Replace(nasty) + `"}`),
+		}
+		if err := list.add(value, table.Row{nasty}); err != nil { // a row that did not go through plain
 			t.Fatal(err)
 		}
 		list.end("")
@@ -50,13 +53,14 @@ func TestNoHiddenCharacterReachesTheTerminal(t *testing.T) {
 		if err := json.Unmarshal(text, &got); err != nil {
 			t.Fatalf("%s: %v\n%s", format, err, &printed)
 		}
-		if got["text"] != nasty || got[nasty] != float64(1) || !reflect.DeepEqual(got["raw"], map[string]any{"user": strings.NewReplacer("\x1b", "", "\x07", "").Replace(nasty)}) {
+		if got["text"] != nasty || got[nasty] != float64(1) ||
+			!reflect.DeepEqual(got["raw"], map[string]any{"user": strings.NewReplacer("\x1b", "", "\x07", "").Replace(nasty)}) {
 			t.Errorf("%s: reads back as %q", format, got)
 		}
 	}
 }
 
-func TestBytesThatAreNoTextDoNotPass(t *testing.T) {
+func TestSafeReplacesBytesThatAreNotText(t *testing.T) {
 	var printed bytes.Buffer
 	n, err := safe{&printed}.Write([]byte("x\x9b31m\xffé\n"))
 	if err != nil || n != len("x\x9b31m\xffé\n") || printed.String() != `x\ufffd31m\ufffdé`+"\n" {
@@ -64,8 +68,8 @@ func TestBytesThatAreNoTextDoNotPass(t *testing.T) {
 	}
 }
 
-// TestAFieldStaysOnItsLine: text from outside cannot look like another row.
-func TestAFieldStaysOnItsLine(t *testing.T) {
+// TestPlainKeepsAFieldOnItsLine checks that text from outside cannot look like another row.
+func TestPlainKeepsAFieldOnItsLine(t *testing.T) {
 	got := plain("a\nb\tc\rd" + nasty)
 	isSafe(t, got)
 	if strings.ContainsAny(got, "\n\t\r") {
@@ -73,10 +77,12 @@ func TestAFieldStaysOnItsLine(t *testing.T) {
 	}
 }
 
-// TestErrorsAreWrittenSafely: they often hold text from outside.
-func TestErrorsAreWrittenSafely(t *testing.T) {
+// TestSafeErrors checks errors, which often contain text from outside.
+func TestSafeErrors(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	run(t.Context(), []string{"dlq", "list", "--since", nasty}, []string{"REVOKER_SERVICEBUS_NAMESPACE=x.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q"}, strings.NewReader(""), &stdout, &stderr)
+	run(t.Context(), []string{"dlq", "list", "--since", nasty},
+		[]string{"REVOKER_SERVICEBUS_NAMESPACE=x.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q"}, strings.NewReader(""), &stdout,
+		&stderr)
 	isSafe(t, stdout.String()+stderr.String())
 	if !strings.Contains(stderr.String(), "is not a time") {
 		t.Errorf("%s", &stderr)

@@ -14,7 +14,9 @@ import (
 	cloudevents "github.com/cloudevents/sdk-go/v2"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
 )
@@ -26,24 +28,24 @@ func (p *program) sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send [USER…]",
 		Short: "Publish events to the queue",
-		Long: `Publish events to the queue: one for each user given, as CloudEvents, or those of a
-file: JSON objects one after the other (or one to a line), or arrays of them; each
-object becomes a message. Events that the worker would refuse are refused here, and
-then none is sent.`,
+		Long: `Publish events to the queue: one CloudEvent for each user, or the events of a
+file. The file has JSON objects, one after the other or one per line, or arrays
+of objects. Each object becomes a message. If the worker would reject one of the
+events, the command sends none.`,
 		Example: `  worker send --type device.stolen ada@contoso.com
   worker send --file events.ndjson
   worker send --file event.json --dry-run`,
 	}
 	fs := cmd.Flags()
-	fs.StringVarP(&kind, "type", "t", "", "type of the event, one of events.types")
+	fs.StringVarP(&kind, "type", "t", "", "type of the events, one of events.types")
 	fs.StringVar(&id, "id", "", "id of the event (default: a new one)")
-	fs.StringVar(&producer, "producer", "worker-send", "source of the event")
+	fs.StringVar(&producer, "producer", "worker-send", "source of the events")
 	fs.StringVarP(&file, "file", "f", "", "file of events; - is standard input")
 	fs.StringVar(&to, "to", "", "queue or topic to send to (default: the configured one)")
 	fs.StringVar(&session, "session", "", "session of the messages (default, with servicebus.sessions: the user)")
-	fs.Float64Var(&perSecond, "rate", 0, "messages per second at most; 0 is no limit")
+	fs.Float64Var(&perSecond, "rate", 0, "maximum number of messages per second; 0 means no limit")
 	fs.BoolVar(&dryRun, "dry-run", false, "print the messages, and send nothing")
-	fs.BoolVar(&noCheck, "no-check", false, "send also what the worker would refuse")
+	fs.BoolVar(&noCheck, "no-check", false, "also send events that the worker would reject")
 	out := &output{w: p.stdout}
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
@@ -51,16 +53,16 @@ then none is sent.`,
 		var err error
 		switch {
 		case file != "" && (len(args) > 0 || kind != "" || id != ""):
-			return fail(exitUsage, "give either users and --type, or --file")
+			return fail(exitUsage, "use either users and --type, or --file, but not both")
 		case file != "":
 			var text []byte
 			if text, err = p.readInput(file); err == nil {
 				bodies, err = readEvents(text)
 			}
 		case len(args) == 0 || kind == "":
-			return fail(exitUsage, "give users and --type, or --file")
+			return fail(exitUsage, "users and --type, or --file, are required")
 		case id != "" && len(args) > 1:
-			return fail(exitUsage, "--id: one id cannot be that of %d events", len(args))
+			return fail(exitUsage, "--id: %d events cannot have the same id", len(args))
 		default:
 			bodies, err = newEvents(args, kind, id, producer)
 		}
@@ -95,16 +97,20 @@ then none is sent.`,
 			messages[i] = newMessage(body, contentType, group)
 		}
 		if len(problems) > 0 {
-			return fail(exitUsage, "nothing was sent (--no-check sends it all the same):\n%v", errors.Join(problems[:min(10, len(problems))]...))
+			return fail(exitUsage, "nothing was sent (--no-check sends it anyway):\n%v",
+				errors.Join(problems[:min(10, len(problems))]...))
 		}
 		if dryRun {
 			for _, body := range bodies {
-				fmt.Fprintf(p.stdout, "%s\n", bytes.ReplaceAll(body, []byte("\r"), nil)) // in JSON it can stand between values alone
+				// In JSON, a carriage return can only be between values.
+				fmt.Fprintf(p.stdout, "%s\n", bytes.ReplaceAll(body, []byte("\r"), nil))
 			}
-			fmt.Fprintf(p.stderr, "%d messages would be sent to %s\n", len(messages), to)
+			fmt.Fprintf(p.stderr, "%s would be sent to %s\n", count(len(messages), "message"), to)
 			return nil
 		}
-		outcome, err := p.sendAll(ctx, cfg, to, perSecond, messages)
+		bar := p.newBar("sending", len(messages))
+		outcome, err := sendAll(ctx, cfg, to, perSecond, messages, bar.add)
+		bar.end()
 		return errors.Join(out.value(outcome, outcome.print), explain(err, to))
 	})
 }
@@ -120,7 +126,7 @@ func newMessage(body []byte, contentType, session string) *azservicebus.AMQPAnno
 	return m
 }
 
-// newEvents makes a CloudEvent for each user.
+// newEvents returns a CloudEvent for each user.
 func newEvents(users []string, kind, id, producer string) ([]json.RawMessage, error) {
 	bodies := make([]json.RawMessage, len(users))
 	for i, user := range users {
@@ -147,7 +153,7 @@ func newEvents(users []string, kind, id, producer string) ([]json.RawMessage, er
 	return bodies, nil
 }
 
-// readEvents reads JSON values one after the other; of an array, each element.
+// readEvents reads JSON values, one after the other. Of an array, it returns each element.
 func readEvents(text []byte) ([]json.RawMessage, error) {
 	var bodies []json.RawMessage
 	decoder := json.NewDecoder(bytes.NewReader(text))
@@ -168,7 +174,104 @@ func readEvents(text []byte) ([]json.RawMessage, error) {
 		}
 	}
 	if len(bodies) == 0 {
-		return nil, fail(exitUsage, "the file holds no event")
+		return nil, fail(exitUsage, "the file has no events")
 	}
 	return bodies, nil
+}
+
+// destination returns where to send messages: what --to says, or the configured queue or topic.
+func destination(cfg config.Config, to string) (string, error) {
+	if to != "" {
+		return to, nil
+	}
+	entities := cfg.ServiceBus.Entities()
+	if topic, _, ok := config.SplitSubscription(entities[0]); ok {
+		return topic, nil
+	}
+	if len(entities) > 1 {
+		return "", fail(exitUsage, "several sources are configured: choose with --to where to send")
+	}
+	return entities[0], nil
+}
+
+// sendOutcome is what import and send print.
+type sendOutcome struct {
+	Sent         int    `json:"sent"`
+	Of           int    `json:"of"`
+	To           string `json:"to"`
+	RunID        string `json:"runId,omitempty"`
+	GoOnWithLine int    `json:"goOnWithLine,omitempty"`
+	// Skipped has the lines of records without a body.
+	Skipped []int `json:"skippedLines,omitempty"`
+}
+
+func (o sendOutcome) print(w io.Writer) {
+	fmt.Fprintf(w, "%d of %s sent to %s", o.Sent, count(o.Of, "message"), o.To)
+	if o.RunID != "" {
+		fmt.Fprintf(w, " (run %s)", o.RunID)
+	}
+	fmt.Fprintln(w)
+	if o.GoOnWithLine > 0 {
+		fmt.Fprintf(w, "continue with --from-line %d\n", o.GoOnWithLine)
+	}
+	printLines(w, o.Skipped)
+}
+
+// sendAll sends messages one after the other. It calls progress for each. The outcome is valid even
+// if err != nil. Stopping early is an error.
+func sendAll(
+	ctx context.Context, cfg config.Config, to string, perSecond float64,
+	messages []*azservicebus.AMQPAnnotatedMessage, progress func(n int),
+) (outcome sendOutcome, err error) {
+	outcome = sendOutcome{Of: len(messages), To: to}
+	client, err := app.NewServiceBus(cfg)
+	if err != nil {
+		return outcome, err
+	}
+	defer closeClient(client)
+	sender, err := openSender(ctx, client, to)
+	if err != nil {
+		return outcome, err
+	}
+	limiter := rate.NewLimiter(rate.Inf, 1)
+	if perSecond > 0 {
+		limiter = rate.NewLimiter(rate.Limit(perSecond), 1)
+	}
+	for _, m := range messages {
+		if limiter.Wait(ctx) != nil {
+			return outcome, fail(exitFailed, "stopped")
+		}
+		if err := sendOne(ctx, sender, m); err != nil {
+			return outcome, err
+		}
+		outcome.Sent++
+		progress(1)
+	}
+	return outcome, nil
+}
+
+// openSender returns a sender with an open link: so a missing queue or right shows now, and not
+// after the confirmation.
+func openSender(ctx context.Context, client *azservicebus.Client, to string) (*azservicebus.Sender, error) {
+	sender, err := client.NewSender(to, nil)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	if _, err := sender.NewMessageBatch(ctx, nil); err != nil {
+		return nil, explain(err, "sending to "+to)
+	}
+	return sender, nil
+}
+
+// sendTimeout limits the time to open a sender, and to send one message.
+const sendTimeout = 12 * time.Second
+
+// sendOne sends a message. ctx does not end it, because nobody knows whether a canceled send has
+// arrived.
+func sendOne(ctx context.Context, sender *azservicebus.Sender, m *azservicebus.AMQPAnnotatedMessage) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
+	defer cancel()
+	return sender.SendAMQPAnnotatedMessage(ctx, m, nil)
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// TestSIGTERMDoesNotWaitForWhatCannotBeFinished: with nothing to be finished before the drain timeout (25 s) the worker hands
-// everything back and exits with 0 within a few seconds.
-func TestSIGTERMDoesNotWaitForWhatCannotBeFinished(t *testing.T) {
+// TestWorkerDoesNotWaitOnSIGTERMForWhatCannotBeFinished checks that the worker abandons everything
+// and exits with 0 within a few seconds if nothing can finish before the drain timeout (25 s).
+func TestWorkerDoesNotWaitOnSIGTERMForWhatCannotBeFinished(t *testing.T) {
 	const people, within = 25 * 1000, 6 * time.Second
 	everyone := func(chaos *chaos) (messages []*azservicebus.Message) {
 		for i := range 25 {
@@ -35,15 +35,27 @@ func TestSIGTERMDoesNotWaitForWhatCannotBeFinished(t *testing.T) {
 		env   string
 		fault *graph.Fault
 		sends func(*chaos) []*azservicebus.Message
-		until string // in the log
+		until string // a text in the log
 	}{
-		"the guard has tripped":                    {"REVOKER_GUARD_MAX_USERS=3", nil, each, "the guard has tripped"},
-		"the guard has tripped, large messages":    {"REVOKER_GUARD_MAX_USERS=3", nil, everyone, "the guard has tripped"},
-		"Graph is away":                            {"", &graph.Fault{Status: http.StatusServiceUnavailable}, each, "Graph is not usable"},
-		"Graph is away, large messages":            {"", &graph.Fault{Status: http.StatusServiceUnavailable}, everyone, "Graph is not usable"},
-		"nobody answers, large messages":           {"", &graph.Fault{Drop: true}, everyone, "Graph is not usable"},
-		"Graph throttles for long":                 {"", &graph.Fault{Status: http.StatusTooManyRequests, RetryAfter: "300"}, each, "connected to Service Bus"},
-		"Graph throttles for long, large messages": {"", &graph.Fault{Status: http.StatusTooManyRequests, RetryAfter: "300"}, everyone, "connected to Service Bus"},
+		"the guard has tripped":                 {"REVOKER_GUARD_MAX_USERS=3", nil, each, "the guard has tripped"},
+		"the guard has tripped, large messages": {"REVOKER_GUARD_MAX_USERS=3", nil, everyone, "the guard has tripped"},
+		"Graph is away": {
+			"", &graph.Fault{Status: http.StatusServiceUnavailable}, each,
+			"Graph is not usable",
+		},
+		"Graph is away, large messages": {
+			"", &graph.Fault{Status: http.StatusServiceUnavailable}, everyone,
+			"Graph is not usable",
+		},
+		"nobody answers, large messages": {"", &graph.Fault{Drop: true}, everyone, "Graph is not usable"},
+		"Graph throttles for long": {
+			"", &graph.Fault{Status: http.StatusTooManyRequests, RetryAfter: "300"}, each,
+			"connected to Service Bus",
+		},
+		"Graph throttles for long, large messages": {
+			"", &graph.Fault{Status: http.StatusTooManyRequests, RetryAfter: "300"}, everyone,
+			"connected to Service Bus",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &chaos{cloud: newCloud(t, people, time.Minute), Rand: newRand(t), users: map[string][]string{}}
@@ -55,7 +67,7 @@ func TestSIGTERMDoesNotWaitForWhatCannotBeFinished(t *testing.T) {
 			c.sendMany(messages...)
 			p := c.start(stop.env)
 			c.until(stop.until, func() bool { return strings.Contains(p.out.String(), stop.until) && len(c.graph.Calls()) > 0 })
-			time.Sleep(time.Second) // what is received now is worked on
+			time.Sleep(time.Second) // the worker starts on what it receives now
 			p.wantLittleMemory(t)
 			began := time.Now()
 			p.terminate(t)

@@ -8,72 +8,90 @@ import (
 	"time"
 
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
-// TestReplayAndImportSayWhatTheyLeaveOut and why, letter by letter.
-func TestReplayAndImportSayWhatTheyLeaveOut(t *testing.T) {
+// TestDLQReplayAndImportNameWhatTheyLeaveOut checks that they also say why.
+func TestDLQReplayAndImportNameWhatTheyLeaveOut(t *testing.T) {
 	var printed bytes.Buffer
-	printReplay(&printed, replayOutcome{RunID: "run", To: "events", Plan: &deadletter.Plan{
-		Source: "events", Selected: 2, Unreadable: 1, Mended: 1, Skipped: []string{"sequence number 7: its body cannot be read (a key), so there is nothing to send"},
-	}, ReplayResult: deadletter.ReplayResult{Replayed: 2}})
-	for _, want := range []string{"2 of 2 dead letters", "1 left out that cannot be read", "1 without a property", "left out: sequence number 7: its body cannot be read (a key)"} {
+	replayOutcome{RunID: "run", To: "events", Plan: &replay.Plan{
+		Source: "events", Selected: 2, Unreadable: 1, Mended: 1,
+		Skipped: []string{"sequence number 7: its body cannot be read (a key), so there is nothing to send"},
+	}, Result: replay.Result{Replayed: 2}}.print(&printed)
+	for _, want := range []string{
+		"2 of 2 dead letters", "1 left out because of an unreadable body", "1 without a part",
+		"left out: sequence number 7: its body cannot be read (a key)",
+	} {
 		if !strings.Contains(printed.String(), want) {
-			t.Errorf("does not say %q:\n%s", want, &printed)
+			t.Errorf("the output does not contain %q:\n%s", want, &printed)
 		}
 	}
 
 	text := `{"deadLetter":{"unreadable":"why"},"originalAmqp":"AAEC"}
 {"body":{}}
 `
-	lines, messages, skipped, err := readRecords([]byte(text), 1, deadletter.NewRun(""))
-	if err != nil || len(messages) != 1 || !slices.Equal(lines, []int{2}) || !slices.Equal(skipped, []int{1}) {
-		t.Errorf("%v, %d messages, %v: %v", lines, len(messages), skipped, err)
+	read, err := readRecords([]byte(text), 1, replay.NewRun(""))
+	if err != nil || len(read.messages) != 1 || !slices.Equal(read.lines, []int{2}) || !slices.Equal(read.skipped, []int{1}) {
+		t.Errorf("%v, %d messages, %v: %v", read.lines, len(read.messages), read.skipped, err)
 	}
 	printed.Reset()
-	sendOutcome{Sent: 1, Of: 1, To: "events", Skipped: skipped}.print(&printed)
+	sendOutcome{Sent: 1, Of: 1, To: "events", Skipped: read.skipped}.print(&printed)
 	if !strings.Contains(printed.String(), "line 1 left out: the message could not be read") {
 		t.Errorf("%s", &printed)
 	}
 }
 
-func TestAPurgeSaysWhatItLeaves(t *testing.T) {
+func TestDLQPurgeNamesWhatItLeaves(t *testing.T) {
 	var printed bytes.Buffer
-	purgeOutcome{Export: "f", PurgeResult: deadletter.PurgeResult{Purged: 1, Refused: 1, Problems: []string{"sequence number 7: \u202ewhy"}}}.print(&printed)
-	for _, want := range []string{"1 dead letter removed", "1 stay dead letters", "sequence number 7: ·why"} {
+	purgeOutcome{Export: "f", PurgeResult: replay.PurgeResult{
+		Purged: 1, Refused: 1,
+		Problems: []string{"sequence number 7: \u202ewhy"},
+	}}.print(&printed)
+	for _, want := range []string{"1 dead letter removed", "1 not removed", "sequence number 7: ·why"} {
 		if !strings.Contains(printed.String(), want) {
-			t.Errorf("does not say %q:\n%s", want, &printed)
+			t.Errorf("the output does not contain %q:\n%s", want, &printed)
 		}
 	}
 }
 
-func TestAnUnreadableLetterIsShownForWhatItIs(t *testing.T) {
+func TestDLQShowsUnreadableLetters(t *testing.T) {
 	for name, c := range map[string]struct {
-		letter deadletter.Letter
+		letter replay.Letter
 		want   []string
 	}{
-		"unreadable": {deadletter.Letter{Unreadable: "a map with a key that is a list"}, []string{"Unreadable         a map with a key that is a list: nobody can act on it", "(cannot be read: a map"}},
-		"mended":     {deadletter.Letter{Mended: "property grade"}, []string{"Partly unreadable  property grade: the worker acts without it"}},
-		"forged":     {deadletter.Letter{NotBelieved: map[string]any{deadletter.PropertyFailed: "0"}}, []string{"Not believed: under the worker's names, but not written by the worker\n  revoker-failed-events = \"0\""}},
+		"unreadable": {
+			replay.Letter{Unreadable: "a map with a key that is a list"},
+			[]string{"Unreadable         a map with a key that is a list: the worker cannot handle it", "(cannot be read: a map"},
+		},
+		"mended": {
+			replay.Letter{Mended: "property grade"},
+			[]string{"Partly unreadable  property grade: the worker ignores this part"},
+		},
+		"forged": {
+			replay.Letter{NotBelieved: map[string]any{deadletter.PropertyFailed: "0"}},
+			[]string{"Not believed: properties with the worker's names that the worker did not write\n  revoker-failed-events = \"0\""},
+		},
 	} {
 		var printed bytes.Buffer
-		showLetter(&printed, deadletter.Found{Letter: c.letter}, deadletter.Record{Letter: c.letter, BodyText: new("x")}, deadletter.GuideTo("UserNotFound"))
+		showLetter(&printed, replay.Found{Letter: c.letter}, replay.Record{Letter: c.letter, BodyText: new("x")},
+			deadletter.GuideTo("UserNotFound"))
 		for _, want := range c.want {
 			if !strings.Contains(printed.String(), want) {
-				t.Errorf("%s: does not say %q:\n%s", name, want, &printed)
+				t.Errorf("%s: the output does not contain %q:\n%s", name, want, &printed)
 			}
 		}
 	}
-	if row := letterRow(deadletter.Letter{Unreadable: "x", Description: "why"}, false); !slices.Contains(row, any("[unreadable] why")) {
+	if row := letterRow(replay.Letter{Unreadable: "x", Description: "why"}, false); !slices.Contains(row, any("[unreadable] why")) {
 		t.Errorf("%v", row)
 	}
 }
 
-func TestTheAgeOfADeferredMessageIsNeverNegative(t *testing.T) {
+func TestDeferredAgeIsNeverNegative(t *testing.T) {
 	now := time.Now()
-	if m := newDeferred(deadletter.Letter{Enqueued: now.Add(time.Hour)}, now); m.AgeSeconds != 0 {
+	if m := newDeferred(replay.Letter{Enqueued: now.Add(time.Hour)}, now); m.AgeSeconds != 0 {
 		t.Errorf("%+v", m)
 	}
-	if m := newDeferred(deadletter.Letter{Enqueued: now.Add(-time.Hour)}, now); m.AgeSeconds != 3600 || m.row(false)[1] != "1h0m0s" {
+	if m := newDeferred(replay.Letter{Enqueued: now.Add(-time.Hour)}, now); m.AgeSeconds != 3600 || m.row(false)[1] != "1h0m0s" {
 		t.Errorf("%+v", m)
 	}
 }

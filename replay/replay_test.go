@@ -1,4 +1,4 @@
-package deadletter_test
+package replay_test
 
 import (
 	"bytes"
@@ -16,36 +16,43 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
-func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
+func TestReplayChangesOnlyTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 		sent := &azservicebus.Message{
-			MessageID: new("original"), Body: []byte("{ \"userId\" : \"" + adaID + "\" }\r\n"), ContentType: new("application/json"), Subject: new("subject"),
-			CorrelationID: new("correlation"), ReplyTo: new("reply"), To: new("to"), PartitionKey: new("partition"), TimeToLive: new(24 * time.Hour),
+			MessageID: new("original"), Body: []byte("{ \"userId\" : \"" + adaID + "\" }\r\n"), ContentType: new("application/json"),
+			Subject:       new("subject"),
+			CorrelationID: new("correlation"), ReplyTo: new("reply"), To: new("to"), PartitionKey: new("partition"),
+			TimeToLive:           new(24 * time.Hour),
 			ScheduledEnqueueTime: new(time.Now().Add(30 * time.Second)),
 			ApplicationProperties: map[string]any{
 				"text": "ü", "int32": int32(-7), "int64": int64(1) << 60, "uint8": uint8(255), "float": 1.5, "true": true, "time": at,
 			},
 		}
 		w.bury(sent, "RetriesExhausted", map[string]any{deadletter.PropertyAttempts: "8", deadletter.PropertyCode: "x"})
-		run, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		run, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 1 {
 			t.Fatalf("%+v", result)
 		}
 		w.counts(1, 0)
 		got := w.receive(w.receiver, 1)[0]
-		if !bytes.Equal(got.Body, sent.Body) || *got.ContentType != "application/json" || *got.Subject != "subject" || *got.CorrelationID != "correlation" ||
+		if !bytes.Equal(got.Body, sent.Body) || *got.ContentType != "application/json" || *got.Subject != "subject" ||
+			*got.CorrelationID != "correlation" ||
 			*got.ReplyTo != "reply" || *got.To != "to" || *got.PartitionKey != "partition" || *got.TimeToLive != 24*time.Hour {
 			t.Errorf("changed: %+v", got)
 		}
-		if got.MessageID == "original" || len(got.MessageID) != 36 || got.ScheduledEnqueueTime != nil || got.DeadLetterReason != nil || got.DeliveryCount != 1 {
-			t.Errorf("id %q, schedule %v, reason %v, delivery %d", got.MessageID, got.ScheduledEnqueueTime, got.DeadLetterReason, got.DeliveryCount)
+		if got.MessageID == "original" || len(got.MessageID) != 36 || got.ScheduledEnqueueTime != nil || got.DeadLetterReason != nil ||
+			got.DeliveryCount != 1 {
+			t.Errorf("id %q, schedule %v, reason %v, delivery %d", got.MessageID, got.ScheduledEnqueueTime, got.DeadLetterReason,
+				got.DeliveryCount)
 		}
 		want := map[string]any{
 			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: run.ID,
-			deadletter.PropertyReplayedBy: "ada@desk", deadletter.PropertyReplayedAt: got.ApplicationProperties[deadletter.PropertyReplayedAt],
+			deadletter.PropertyReplayedBy: "ada@desk",
+			deadletter.PropertyReplayedAt: got.ApplicationProperties[deadletter.PropertyReplayedAt],
 		}
 		maps.Copy(want, sent.ApplicationProperties)
 		if when, ok := got.ApplicationProperties["time"].(time.Time); !ok || !when.Equal(at) {
@@ -58,7 +65,7 @@ func TestAReplayChangesNothingButTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 	})
 }
 
-func TestBodiesOfEveryKindSurviveAReplayAndAnExport(t *testing.T) {
+func TestReplayAndRecordKeepBodiesOfEveryKind(t *testing.T) {
 	for name, body := range map[string]azservicebus.AMQPAnnotatedMessageBody{
 		"data":          {Data: [][]byte{{0, 1, 2, 255}}},
 		"several datas": {Data: [][]byte{[]byte("one"), []byte("two")}},
@@ -67,19 +74,23 @@ func TestBodiesOfEveryKindSurviveAReplayAndAnExport(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-				must(t, w.sender.SendAMQPAnnotatedMessage(ctx, &azservicebus.AMQPAnnotatedMessage{Body: body, Properties: &azservicebus.AMQPAnnotatedMessageProperties{CorrelationID: uint64(7)}}, nil))
+				must(t, w.sender.SendAMQPAnnotatedMessage(ctx,
+					&azservicebus.AMQPAnnotatedMessage{
+						Body:       body,
+						Properties: &azservicebus.AMQPAnnotatedMessageProperties{CorrelationID: uint64(7)},
+					}, nil))
 				w.buryNext("InvalidEvent", nil)
 				var file bytes.Buffer
-				for found, err := range w.letters.Find(ctx, deadletter.Filter{}) {
+				for found, err := range w.letters.Find(ctx, replay.Filter{}) {
 					must(t, err)
-					record, err := deadletter.NewRecord(found)
+					record, err := replay.NewRecord(found)
 					must(t, err)
-					must(t, deadletter.WriteRecord(&file, record))
+					must(t, replay.WriteRecord(&file, record))
 				}
-				w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
-				record, err := deadletter.ReadRecord(file.Bytes())
+				w.replay(replay.Filter{}, replay.Options{})
+				record, err := replay.ReadRecord(file.Bytes())
 				must(t, err)
-				imported, err := record.Message(deadletter.NewRun("x"))
+				imported, err := record.Message(replay.NewRun("x"))
 				must(t, err)
 				must(t, w.sender.SendAMQPAnnotatedMessage(ctx, imported, nil))
 				for i, got := range w.receive(w.receiver, 2) {
@@ -96,24 +107,24 @@ func TestBodiesOfEveryKindSurviveAReplayAndAnExport(t *testing.T) {
 	}
 }
 
-func TestDuplicateDetectionDoesNotSwallowAReplay(t *testing.T) {
+func TestReplayIsNotDroppedByDuplicateDetection(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DuplicateWindow: 24 * time.Hour}, func(t *testing.T, w *world) {
 		m := about(adaID)
 		m.MessageID = new("same")
 		w.bury(m, "RetriesExhausted", nil)
 		for n := 1; n <= 3; n++ {
-			w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+			w.replay(replay.Filter{}, replay.Options{})
 			w.counts(1, 0)
 			w.buryNext("RetriesExhausted", nil)
 		}
-		letter := w.found(deadletter.Filter{})[0]
+		letter := w.found(replay.Filter{})[0]
 		if letter.Replays != 3 {
 			t.Errorf("%d replays, want 3", letter.Replays)
 		}
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, deadletter.NewRun(""), 3, nil)
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, replay.NewRun(""), 3, nil)
 		must(t, err)
 		if plan.Selected != 0 || plan.TooOften != 1 {
-			t.Errorf("a poison message may circle for ever: %+v", plan)
+			t.Errorf("a poison message may circulate forever: %+v", plan)
 		}
 		w.receiver = w.dead
 		if got := w.receive(w.dead, 1)[0].ApplicationProperties[deadletter.PropertyOriginalID]; got != "same" {
@@ -122,12 +133,12 @@ func TestDuplicateDetectionDoesNotSwallowAReplay(t *testing.T) {
 	})
 }
 
-func TestARunLeavesOutWhatItHasSentItself(t *testing.T) {
+func TestPlanLeavesOutWhatTheRunHasSent(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		run, _ := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		run, _ := w.replay(replay.Filter{}, replay.Options{})
 		w.buryNext("RetriesExhausted", nil)
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
 		if plan.Selected != 0 || plan.OwnRun != 1 {
 			t.Errorf("%+v", plan)
@@ -135,8 +146,9 @@ func TestARunLeavesOutWhatItHasSentItself(t *testing.T) {
 	})
 }
 
-// TestOneBehindManyOthers: nobody can pick a message out of a queue.
-func TestOneBehindManyOthers(t *testing.T) {
+// TestReplayOfOneLetterBehindManyOthers checks that the others stay unchanged, although they must
+// be received first.
+func TestReplayOfOneLetterBehindManyOthers(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, w *world) {
 		const others = 3000
 		for range others {
@@ -147,7 +159,7 @@ func TestOneBehindManyOthers(t *testing.T) {
 		must(t, err)
 
 		start := time.Now()
-		_, result := w.replay(deadletter.Filter{User: strings.ToUpper(adaID)}, deadletter.ReplayOptions{Rate: 15})
+		_, result := w.replay(replay.Filter{User: strings.ToUpper(adaID)}, replay.Options{Rate: 15})
 		if result.Replayed != 1 || time.Since(start) > 10*time.Second {
 			t.Errorf("%+v in %v", result, time.Since(start))
 		}
@@ -160,21 +172,23 @@ func TestOneBehindManyOthers(t *testing.T) {
 				t.Fatalf("changed: %+v, was %+v", after[i], before[i])
 			}
 		}
-		w.receive(w.dead, others) // fails unless all are unlocked
+		w.receive(w.dead, others) // this fails unless all are unlocked
 	})
 }
 
-func TestOfALargerMessageOnlyTheFailedEventsAreReplayed(t *testing.T) {
+func TestReplayActsOnlyOnFailedEvents(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		m := &azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, graceID, adaID)}
+		m := &azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`,
+			graceID, adaID)}
 		w.bury(m, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
-		if letter := w.found(deadletter.Filter{User: adaID})[0]; !reflect.DeepEqual(letter.Users, []string{adaID}) || !reflect.DeepEqual(letter.FailedEvents, []int{1}) {
+		if letter := w.found(replay.Filter{User: adaID})[0]; !reflect.DeepEqual(letter.Users, []string{adaID}) ||
+			!reflect.DeepEqual(letter.FailedEvents, []int{1}) {
 			t.Errorf("%+v", letter)
 		}
-		if others := w.found(deadletter.Filter{User: graceID}); len(others) != 0 {
+		if others := w.found(replay.Filter{User: graceID}); len(others) != 0 {
 			t.Errorf("grace did not fail: %+v", others)
 		}
-		w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		w.replay(replay.Filter{}, replay.Options{})
 		got := w.receive(w.receiver, 1)[0]
 		if got.ApplicationProperties[deadletter.PropertyOnly] != "1" || got.ApplicationProperties[deadletter.PropertyFailed] != nil {
 			t.Errorf("%v", got.ApplicationProperties)
@@ -182,32 +196,32 @@ func TestOfALargerMessageOnlyTheFailedEventsAreReplayed(t *testing.T) {
 	})
 }
 
-func TestTheRateIsKept(t *testing.T) {
+func TestReplayKeepsTheRate(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Second}, func(t *testing.T, w *world) {
 		for range 60 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
 		}
 		done := 0
 		start := time.Now()
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{Rate: 2, Parallel: 4, Progress: func(n int) { done += n }})
+		_, result := w.replay(replay.Filter{}, replay.Options{Rate: 2, Parallel: 4, Progress: func(n int) { done += n }})
 		if took := time.Since(start); result.Replayed != 60 || took < 29*time.Second || took > 40*time.Second || done != 60 {
-			t.Errorf("%+v in %v, want 60 in about 30 s; the progress says %d", result, took, done)
+			t.Errorf("%+v in %v, want 60 in about 30 s; the progress shows %d", result, took, done)
 		}
 		w.counts(60, 0)
 	})
 }
 
-func TestAReplayThatIsStoppedUnlocksTheRest(t *testing.T) {
+func TestReplayUnlocksTheRestWhenStopped(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 100 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
 		}
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
 		stopped, stop := context.WithTimeout(ctx, 10*time.Second)
 		defer stop()
-		result, err := w.letters.Replay(stopped, w.sender, run, plan, deadletter.ReplayOptions{Rate: 5})
+		result, err := w.letters.Replay(stopped, w.sender, run, plan, replay.Options{Rate: 5})
 		must(t, err)
 		if result.Replayed < 45 || result.Replayed > 60 || result.Replayed+result.Left != 100 {
 			t.Fatalf("%+v", result)
@@ -217,28 +231,28 @@ func TestAReplayThatIsStoppedUnlocksTheRest(t *testing.T) {
 	})
 }
 
-func TestLocksOfAKilledRunAreWaitedFor(t *testing.T) {
+func TestReplayWaitsForLocksOfAKilledRun(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, w *world) {
 		for range 10 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
 		}
-		w.receive(w.dead, 4) // and nobody settles them
+		w.receive(w.dead, 4) // and nothing settles them
 		waited := 0
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{ReceiveOptions: deadletter.ReceiveOptions{Waiting: func(n int) { waited = n }}})
+		_, result := w.replay(replay.Filter{}, replay.Options{ReceiveOptions: replay.ReceiveOptions{Waiting: func(n int) { waited = n }}})
 		if result.Replayed != 10 || waited != 4 {
 			t.Errorf("%+v after waiting for %d, want 10 after 4", result, waited)
 		}
 		w.counts(10, 0)
 		w.buryNext("RetriesExhausted", nil)
 		w.receive(w.dead, 1)
-		_, result = w.replay(deadletter.Filter{}, deadletter.ReplayOptions{ReceiveOptions: deadletter.ReceiveOptions{Wait: 10 * time.Second}})
+		_, result = w.replay(replay.Filter{}, replay.Options{ReceiveOptions: replay.ReceiveOptions{Wait: 10 * time.Second}})
 		if result.Replayed != 0 || result.Left != 1 {
 			t.Errorf("%+v, want one that is left", result)
 		}
 	})
 }
 
-// unreliable loses the answers to the first completions; the broker has carried them out, or not.
+// unreliable loses the answers to the first completions, which the broker has carried out or not.
 type unreliable struct {
 	*azservicebus.Receiver
 	lose      int
@@ -256,16 +270,16 @@ func (u *unreliable) CompleteMessage(ctx context.Context, m *azservicebus.Receiv
 	return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 }
 
-func TestNoMessageIsSentTwiceInARunThoughItsCompletionIsLost(t *testing.T) {
+func TestReplaySendsOnceIfTheCompletionIsLost(t *testing.T) {
 	for _, completes := range []bool{true, false} {
 		t.Run(fmt.Sprintf("carried out %v", completes), func(t *testing.T) {
 			inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 				w.bury(about(adaID), "RetriesExhausted", nil)
-				w.letters.Open = func() (deadletter.Receiver, error) {
+				w.letters.Open = func() (replay.Receiver, error) {
 					receiver, err := w.openDead()
 					return &unreliable{receiver, 1, completes}, err
 				}
-				_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+				_, result := w.replay(replay.Filter{}, replay.Options{})
 				if result.Replayed != 1 || result.Gone != 0 || result.Left != 0 {
 					t.Errorf("%+v", result)
 				}
@@ -275,7 +289,7 @@ func TestNoMessageIsSentTwiceInARunThoughItsCompletionIsLost(t *testing.T) {
 	}
 }
 
-func TestAMessageThatIsTooLargeStaysAndTheOthersGo(t *testing.T) {
+func TestReplayLeavesAMessageThatIsTooLarge(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		big := about(adaID)
 		big.ApplicationProperties = map[string]any{"pad": strings.Repeat("x", 256<<10-400)}
@@ -283,7 +297,7 @@ func TestAMessageThatIsTooLargeStaysAndTheOthersGo(t *testing.T) {
 		for range 5 {
 			w.bury(about(graceID), "RetriesExhausted", nil)
 		}
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		_, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 5 || result.Failed != 1 || len(result.Problems) != 1 || result.Left != 0 {
 			t.Errorf("%+v", result)
 		}
@@ -292,15 +306,15 @@ func TestAMessageThatIsTooLargeStaysAndTheOthersGo(t *testing.T) {
 	})
 }
 
-func TestAnErrorOfTheSenderEndsTheRunAndLosesNothing(t *testing.T) {
+func TestReplayLosesNothingWhenTheSenderFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		nowhere, err := w.client.NewSender("nowhere", nil)
 		must(t, err)
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
-		result, err := w.letters.Replay(ctx, nowhere, run, plan, deadletter.ReplayOptions{})
+		result, err := w.letters.Replay(ctx, nowhere, run, plan, replay.Options{})
 		var answer *azservicebus.Error
 		if !errors.As(err, &answer) || answer.Code != azservicebus.CodeNotFound || result.Left != 1 {
 			t.Errorf("%+v, %v", result, err)
@@ -309,7 +323,7 @@ func TestAnErrorOfTheSenderEndsTheRunAndLosesNothing(t *testing.T) {
 	})
 }
 
-func TestTheSessionOfAMessageIsKept(t *testing.T) {
+func TestReplayKeepsTheSession(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{RequiresSession: true}, func(t *testing.T, w *world) {
 		for _, session := range []string{"ada", "grace", "ada"} {
 			m := about(adaID)
@@ -328,7 +342,7 @@ func TestTheSessionOfAMessageIsKept(t *testing.T) {
 			}
 			must(t, receiver.Close(ctx))
 		}
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		_, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 3 {
 			t.Fatalf("%+v", result)
 		}
@@ -347,15 +361,16 @@ func TestTheSessionOfAMessageIsKept(t *testing.T) {
 	})
 }
 
-// TestALimitCountsNothingThatIsLeftOut: what was replayed too often, by this run, or cannot be read.
-func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
+// TestPlanLimitDoesNotCountWhatIsLeftOut checks letters that were replayed too often or by this
+// run, or cannot be read.
+func TestPlanLimitDoesNotCountWhatIsLeftOut(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		run := deadletter.NewRun("")
+		run := replay.NewRun("")
 		for _, before := range []struct {
-			run     deadletter.Run
+			run     replay.Run
 			replays int
-		}{{deadletter.NewRun(""), 2}, {run, 0}} { // the first letter was replayed three times, the second by this run
-			again, err := deadletter.Record{Letter: deadletter.Letter{Replays: before.replays}, Body: []byte(`{}`)}.Message(before.run)
+		}{{replay.NewRun(""), 2}, {run, 0}} { // the first letter was replayed three times, the second by this run
+			again, err := replay.Record{Letter: replay.Letter{Replays: before.replays}, Body: []byte(`{}`)}.Message(before.run)
 			must(t, err)
 			must(t, w.sender.SendAMQPAnnotatedMessage(ctx, again, nil))
 			w.buryNext("RetriesExhausted", nil)
@@ -364,27 +379,28 @@ func TestALimitCountsNothingThatIsLeftOut(t *testing.T) {
 		for range 3 {
 			w.bury(about(adaID), "RetriesExhausted", nil)
 		}
-		var picked []deadletter.Letter
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{Limit: 2}, run, 3, func(l deadletter.Letter) { picked = append(picked, l) })
+		var picked []replay.Letter
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{Limit: 2}, run, 3, func(l replay.Letter) { picked = append(picked, l) })
 		must(t, err)
-		if plan.Selected != 2 || plan.TooOften != 1 || plan.OwnRun != 1 || plan.Unreadable != 1 || !slices.Equal(sequences(picked), []int64{4, 5}) {
+		if plan.Selected != 2 || plan.TooOften != 1 || plan.OwnRun != 1 || plan.Unreadable != 1 ||
+			!slices.Equal(sequences(picked), []int64{4, 5}) {
 			t.Errorf("%+v: %v", plan, sequences(picked))
 		}
 	})
 }
 
-// TestWhatIsSentAndNeverCompletedIsInBothPlaces and the result says so.
-func TestWhatIsSentAndNeverCompletedIsInBothPlaces(t *testing.T) {
+// TestReplayCountsWhatIsSentAndNeverCompleted checks messages that are in both places at the end.
+func TestReplayCountsWhatIsSentAndNeverCompleted(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		w.letters.Open = func() (deadletter.Receiver, error) {
+		w.letters.Open = func() (replay.Receiver, error) {
 			receiver, err := w.openDead()
 			return &broken{receiver}, err
 		}
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
-		result, err := w.letters.Replay(ctx, w.sender, run, plan, deadletter.ReplayOptions{})
+		result, err := w.letters.Replay(ctx, w.sender, run, plan, replay.Options{})
 		var lost *azservicebus.Error
 		if !errors.As(err, &lost) || result.Twice != 1 || result.Replayed+result.Failed+result.Gone+result.Left != 0 {
 			t.Errorf("%+v, %v; want one that was sent and not completed", result, err)
@@ -393,25 +409,25 @@ func TestWhatIsSentAndNeverCompletedIsInBothPlaces(t *testing.T) {
 	})
 }
 
-// broken completes nothing, for good.
+// broken can complete nothing.
 type broken struct{ *azservicebus.Receiver }
 
 func (*broken) CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *azservicebus.CompleteMessageOptions) error {
 	return &azservicebus.Error{Code: azservicebus.CodeConnectionLost}
 }
 
-// TestAnErrorOfLookingForLettersEndsTheWait: while letters are waited for that another receiver holds, a peek finds out
-// whether they are still there.
-func TestAnErrorOfLookingForLettersEndsTheWait(t *testing.T) {
+// TestReplayStopsWaitingWhenThePeekFails checks the peek that finds out whether letters that
+// another receiver has locked are still there.
+func TestReplayStopsWaitingWhenThePeekFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		w.receive(w.dead, 1) // and nobody settles it
-		run := deadletter.NewRun("")
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, run, 3, nil)
+		w.receive(w.dead, 1) // and nothing settles it
+		run := replay.NewRun("")
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
 		w.letters.Receiver = silent{w.dead}
 		start := time.Now()
-		result, err := w.letters.Replay(ctx, w.sender, run, plan, deadletter.ReplayOptions{})
+		result, err := w.letters.Replay(ctx, w.sender, run, plan, replay.Options{})
 		if !errors.Is(err, context.DeadlineExceeded) || result.Left != 1 || time.Since(start) > time.Minute {
 			t.Errorf("%+v, %v after %v", result, err, time.Since(start))
 		}

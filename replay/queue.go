@@ -1,4 +1,7 @@
-package deadletter
+// Package replay is the operators' side of dead letters: it finds, replays, removes, exports and
+// imports them, and finds deferred messages. The worker's hot path does not use it; package
+// deadletter holds what both share.
+package replay
 
 import (
 	"context"
@@ -12,59 +15,74 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// Receiver is what is needed of a receiver of dead letters; *azservicebus.Receiver is one.
+// Receiver is what a Queue needs of a receiver of dead letters. *azservicebus.Receiver implements
+// it.
 type Receiver interface {
-	PeekMessages(ctx context.Context, maxMessageCount int, options *azservicebus.PeekMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
-	ReceiveMessages(ctx context.Context, maxMessages int, options *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
+	PeekMessages(
+		ctx context.Context, maxMessageCount int, options *azservicebus.PeekMessagesOptions,
+	) ([]*azservicebus.ReceivedMessage, error)
+	ReceiveMessages(
+		ctx context.Context, maxMessages int, options *azservicebus.ReceiveMessagesOptions,
+	) ([]*azservicebus.ReceivedMessage, error)
 	CompleteMessage(ctx context.Context, message *azservicebus.ReceivedMessage, options *azservicebus.CompleteMessageOptions) error
 	AbandonMessage(ctx context.Context, message *azservicebus.ReceivedMessage, options *azservicebus.AbandonMessageOptions) error
 	Close(ctx context.Context) error
 }
 
-// Sender is what is needed of a sender; *azservicebus.Sender is one.
+// Sender is what a replay needs of a sender. *azservicebus.Sender implements it.
 type Sender interface {
 	NewMessageBatch(ctx context.Context, options *azservicebus.MessageBatchOptions) (*azservicebus.MessageBatch, error)
 	SendMessageBatch(ctx context.Context, batch *azservicebus.MessageBatch, options *azservicebus.SendMessageBatchOptions) error
 }
 
-// Queue is the dead-letter queue of one queue or subscription. Its methods may be called one at a time.
+// Queue is the dead-letter queue of one queue or subscription. Its methods must not be called
+// concurrently.
 type Queue struct {
 	// Entity is the queue or subscription (TOPIC/Subscriptions/NAME), without $DeadLetterQueue.
 	Entity string
-	// Receiver peeks at the dead letters, and gives back; it never receives.
+	// Receiver peeks at the dead letters and unlocks them. It never receives.
 	Receiver Receiver
-	// Open makes another receiver of them, for one replay or purge.
+	// Open returns another receiver of the dead letters, for one replay or purge, which closes it.
 	Open func() (Receiver, error)
-	// Decoder reads the events; it should accept every type. Without one, users and types stay empty.
+	// Decoder reads the events. It should accept every type. If it is nil, the users and types of
+	// the letters stay empty.
 	Decoder *event.Decoder
-	// Original is the message of an entity as it was encoded, if the client library cannot read all of it and it is still
-	// kept: that of a sanitizer. Without one there are no originals.
+	// Original returns a message of an entity as it was encoded, if the client library cannot read
+	// all of it and the original is still in memory. It is a sanitizer's. If it is nil, no
+	// originals are available.
 	Original func(entity string, sequence int64) ([]byte, bool)
-	// Timeout bounds one question to Service Bus. Defaults to 12 s.
+	// Timeout limits one request to Service Bus. The default is 12 s.
 	Timeout time.Duration
 
-	deferred bool // the messages are deferred ones of the entity itself
+	deferred bool // the messages are deferred messages of the entity itself
 }
 
-// pageSize is how many messages are asked for at once. Service Bus may answer with fewer.
-const pageSize = 500
+const (
+	// pageSize is the number of messages in one peek. Service Bus may return fewer.
+	pageSize = 500
+	// defaultTimeout is the default of Queue.Timeout.
+	defaultTimeout = 12 * time.Second
+)
 
-// errUnreadable: the SDK panicked over a message. Service Bus writes text into both properties of what it dead-letters itself,
-// so another program must have dead-lettered it.
-var errUnreadable = errors.New("the Service Bus SDK cannot read a message (a property DeadLetterReason or DeadLetterErrorDescription that is no text makes it panic): remove it by another client")
+// errUnreadable means that the SDK panicked over a message. Service Bus writes strings into both
+// properties of what it dead-letters itself, so another program must have dead-lettered the
+// message.
+var errUnreadable = errors.New("the Service Bus SDK cannot read a message: its property DeadLetterReason or " +
+	"DeadLetterErrorDescription is not a string, which makes the SDK panic; remove the message with another client")
 
 // Found is a dead letter that a filter picks.
 type Found struct {
 	Letter
 	Message *azservicebus.ReceivedMessage
-	// Original is the message as it was encoded, where the client library cannot read all of it; empty if it is not at hand.
+	// Original is the message as it was encoded, if the client library cannot read all of it. It is
+	// empty if the original is not available.
 	Original []byte
 }
 
-// changed says that the client library cannot read all of the message.
+// changed reports whether the client library cannot read all of the message.
 func (l Letter) changed() bool { return l.Unreadable != "" || l.Mended != "" }
 
-// read reads a dead letter that was received or peeked at just now.
+// read reads a dead letter that was just received or peeked at.
 func (q *Queue) read(m *azservicebus.ReceivedMessage) Found {
 	found := Found{Letter: q.newLetter(m), Message: m}
 	if found.changed() && q.Original != nil {
@@ -77,22 +95,24 @@ func (q *Queue) read(m *azservicebus.ReceivedMessage) Found {
 	return found
 }
 
-// Find peeks at the dead letters that the filter picks, in the order of their sequence numbers; it locks and changes
-// nothing. Memory is that of one page, whatever the number. An error ends the sequence.
+// Find peeks at the dead letters that the filter picks, in the order of their sequence numbers. It
+// locks and changes nothing, and holds one page in memory, however many letters there are. An error
+// ends the sequence.
 func (q *Queue) Find(ctx context.Context, f Filter) iter.Seq2[Found, error] {
 	return q.scan(ctx, f, func(*azservicebus.ReceivedMessage) bool { return true })
 }
 
-// FindDeferred peeks at the messages that the worker has set aside as deferred, like Find at dead letters; q.Receiver must be
-// one of the entity itself. Service Bus offers no peek at deferred messages alone, so it goes past all the others: a page of
-// 500 in some milliseconds. A reason, in a filter, fits none.
+// FindDeferred peeks at the messages that the worker has deferred, as Find does at dead letters.
+// q.Receiver must be one of the entity itself. Service Bus cannot peek at deferred messages alone,
+// so FindDeferred reads all the others too: a page of 500 takes some milliseconds. A filter with a
+// reason picks none.
 func (q *Queue) FindDeferred(ctx context.Context, f Filter) iter.Seq2[Found, error] {
 	mine := *q
 	mine.deferred = true
 	return mine.scan(ctx, f, func(m *azservicebus.ReceivedMessage) bool { return m.State == azservicebus.MessageStateDeferred })
 }
 
-// scan peeks at the messages that pick and the filter pick.
+// scan peeks at the messages that both picks and the filter pick.
 func (q *Queue) scan(ctx context.Context, f Filter, picks func(*azservicebus.ReceivedMessage) bool) iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
 		from, n := f.first(), 0
@@ -114,7 +134,7 @@ func (q *Queue) scan(ctx context.Context, f Filter, picks func(*azservicebus.Rec
 				if f.beyond(sequence) {
 					return
 				}
-				if !picks(m) { // before it is read: a queue may hold many others
+				if !picks(m) { // before decoding the message, because a queue may hold many others
 					continue
 				}
 				found := q.read(m)
@@ -129,13 +149,13 @@ func (q *Queue) scan(ctx context.Context, f Filter, picks func(*azservicebus.Rec
 	}
 }
 
-// peek asks for a page of messages from a sequence number on.
+// peek returns a page of messages, from a sequence number on.
 func (q *Queue) peek(ctx context.Context, from int64) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := q.within(ctx)
 	defer cancel()
 	defer func() {
 		if recover() != nil {
-			messages, err = nil, fmt.Errorf("%s from sequence number %d on: %w", q.what(), from, errUnreadable)
+			messages, err = nil, fmt.Errorf("%s, from sequence number %d on: %w", q.what(), from, errUnreadable)
 		}
 	}()
 	messages, err = q.Receiver.PeekMessages(ctx, pageSize, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &from})
@@ -155,7 +175,7 @@ func (q *Queue) what() string {
 
 func (q *Queue) within(ctx context.Context) (context.Context, context.CancelFunc) {
 	if q.Timeout == 0 {
-		return context.WithTimeout(ctx, 12*time.Second)
+		return context.WithTimeout(ctx, defaultTimeout)
 	}
 	return context.WithTimeout(ctx, q.Timeout)
 }

@@ -1,4 +1,4 @@
-package deadletter_test
+package replay_test
 
 import (
 	"bytes"
@@ -16,9 +16,10 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
-func sequences(letters []deadletter.Letter) []int64 {
+func sequences(letters []replay.Letter) []int64 {
 	var list []int64
 	for _, l := range letters {
 		list = append(list, l.SequenceNumber)
@@ -26,29 +27,30 @@ func sequences(letters []deadletter.Letter) []int64 {
 	return list
 }
 
-func TestFilters(t *testing.T) {
+func TestFilterPicks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		start := time.Now()
 		w.bury(about(adaID), "RetriesExhausted", nil)
 		time.Sleep(time.Hour)
 		w.bury(&azservicebus.Message{Body: []byte("rubbish")}, "InvalidEvent", nil)
 		time.Sleep(time.Hour)
-		w.bury(&azservicebus.Message{Body: fmt.Appendf(nil,
-			`{"specversion":"1.0","id":"1","source":"urn:intune:eu","type":"unknown.type","data":{"userPrincipalName":"Grace@contoso.com"}}`)}, "UnknownEvent", nil)
+		unknown := `{"specversion":"1.0","id":"1","source":"urn:intune:eu","type":"unknown.type",` +
+			`"data":{"userPrincipalName":"Grace@contoso.com"}}`
+		w.bury(&azservicebus.Message{Body: []byte(unknown)}, "UnknownEvent", nil)
 		for name, c := range map[string]struct {
-			f    deadletter.Filter
+			f    replay.Filter
 			want []int64
 		}{
-			"all":        {deadletter.Filter{}, []int64{1, 2, 3}},
-			"reason":     {deadletter.Filter{Reasons: []string{"invalidevent", "RetriesExhausted"}}, []int64{1, 2}},
-			"user":       {deadletter.Filter{User: "grace@CONTOSO.com"}, []int64{3}},
-			"no user":    {deadletter.Filter{User: "nobody@contoso.com"}, nil},
-			"producer":   {deadletter.Filter{Producer: "intune"}, []int64{3}},
-			"since":      {deadletter.Filter{Since: start.Add(time.Hour)}, []int64{2, 3}},
-			"until":      {deadletter.Filter{Until: start.Add(time.Hour)}, []int64{1}},
-			"sequences":  {deadletter.Filter{Sequences: []deadletter.Range{{From: 3, To: 9}, {From: 1, To: 1}}}, []int64{1, 3}},
-			"limit":      {deadletter.Filter{Limit: 2}, []int64{1, 2}},
-			"all of two": {deadletter.Filter{Reasons: []string{"InvalidEvent"}, User: adaID}, nil},
+			"all":        {replay.Filter{}, []int64{1, 2, 3}},
+			"reason":     {replay.Filter{Reasons: []string{"invalidevent", "RetriesExhausted"}}, []int64{1, 2}},
+			"user":       {replay.Filter{User: "grace@CONTOSO.com"}, []int64{3}},
+			"no user":    {replay.Filter{User: "nobody@contoso.com"}, nil},
+			"producer":   {replay.Filter{Producer: "intune"}, []int64{3}},
+			"since":      {replay.Filter{Since: start.Add(time.Hour)}, []int64{2, 3}},
+			"until":      {replay.Filter{Until: start.Add(time.Hour)}, []int64{1}},
+			"sequences":  {replay.Filter{Sequences: []replay.Range{{From: 3, To: 9}, {From: 1, To: 1}}}, []int64{1, 3}},
+			"limit":      {replay.Filter{Limit: 2}, []int64{1, 2}},
+			"all of two": {replay.Filter{Reasons: []string{"InvalidEvent"}, User: adaID}, nil},
 		} {
 			if got := sequences(w.found(c.f)); !slices.Equal(got, c.want) {
 				t.Errorf("%s: %v, want %v", name, got, c.want)
@@ -57,19 +59,19 @@ func TestFilters(t *testing.T) {
 	})
 }
 
-func TestGroups(t *testing.T) {
+func TestGroupsCount(t *testing.T) {
 	day := time.Date(2026, 3, 1, 23, 0, 0, 0, time.UTC)
-	letters := []deadletter.Letter{
+	letters := []replay.Letter{
 		{Reason: "A", Users: []string{"Ada", "grace"}, Enqueued: day},
 		{Reason: "B", Users: []string{"ada"}, Enqueued: day.Add(2 * time.Hour)},
 		{Reason: "B", Enqueued: day.Add(-time.Hour)},
 	}
-	for by, want := range map[deadletter.GroupKey]string{
-		deadletter.ByReason: "B=2 A=1 ",
-		deadletter.ByUser:   "Ada=2 =1 grace=1 ",
-		deadletter.ByDay:    "2026-03-01=2 2026-03-02=1 ",
+	for by, want := range map[replay.GroupKey]string{
+		replay.ByReason: "B=2 A=1 ",
+		replay.ByUser:   "Ada=2 =1 grace=1 ",
+		replay.ByDay:    "2026-03-01=2 2026-03-02=1 ",
 	} {
-		g := deadletter.Groups{By: by}
+		g := replay.Groups{By: by}
 		for _, l := range letters {
 			g.Add(l)
 		}
@@ -80,66 +82,50 @@ func TestGroups(t *testing.T) {
 		if got != want {
 			t.Errorf("by %s: %s, want %s", by, got, want)
 		}
-		if by == deadletter.ByReason && (!g.All()[0].Oldest.Equal(day.Add(-time.Hour)) || !g.All()[0].Newest.Equal(day.Add(2*time.Hour))) {
+		if by == replay.ByReason && (!g.All()[0].Oldest.Equal(day.Add(-time.Hour)) || !g.All()[0].Newest.Equal(day.Add(2*time.Hour))) {
 			t.Errorf("%+v", g.All()[0])
 		}
 	}
 }
 
-func TestRangesThatAreNone(t *testing.T) {
+func TestParseRangesRejectsMalformedRanges(t *testing.T) {
 	for _, text := range []string{"", "x", "5-", "-5", "9-5", "1-2-3", "1.5"} {
-		if _, err := deadletter.ParseRanges([]string{text}); err == nil {
+		if _, err := replay.ParseRanges([]string{text}); err == nil {
 			t.Errorf("%q was accepted", text)
 		}
 	}
 }
 
-func TestIndexesThatAreNoneStandForAll(t *testing.T) {
-	for text, want := range map[string][]int{"0,7": {0, 7}, "": nil, "x": nil, "1,": nil, "-1": nil, "1000": nil, "1;2": nil} {
-		if got := deadletter.Indexes(text); !reflect.DeepEqual(got, want) {
-			t.Errorf("%q: %v, want %v", text, got, want)
-		}
-	}
-}
-
-func TestEveryReasonHasAGuide(t *testing.T) {
-	for _, reason := range []string{"UserNotFound", "MaxDeliveryCountExceeded", "TTLExpiredException", "somebody else's"} {
-		if g := deadletter.GuideTo(reason); string(g.Reason) != reason || g.Meaning == "" || g.Action == "" {
-			t.Errorf("%s: %+v", reason, g)
-		}
-	}
-}
-
-func TestAPurgeWritesDownFirst(t *testing.T) {
+func TestPurgeRecordsBeforeItRemoves(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 3 {
 			w.bury(about(adaID), "UserNotFound", nil)
 			w.bury(about(graceID), "RetriesExhausted", nil)
 		}
-		f := deadletter.Filter{Reasons: []string{"UserNotFound"}}
+		f := replay.Filter{Reasons: []string{"UserNotFound"}}
 		plan, err := w.letters.PlanPurge(ctx, f, nil)
 		must(t, err)
 		full := errors.New("disk full")
-		result, err := w.letters.Purge(ctx, plan, func([]deadletter.Found) error { return full }, deadletter.PurgeOptions{})
+		result, err := w.letters.Purge(ctx, plan, func([]replay.Found) error { return full }, replay.PurgeOptions{})
 		if !errors.Is(err, full) || result.Purged != 0 || result.Left != 3 {
 			t.Errorf("%+v, %v", result, err)
 		}
 		w.counts(0, 6)
 		plan, err = w.letters.PlanPurge(ctx, f, nil)
 		must(t, err)
-		var recorded []deadletter.Letter
+		var recorded []replay.Letter
 		done := 0
-		result, err = w.letters.Purge(ctx, plan, func(found []deadletter.Found) error {
+		result, err = w.letters.Purge(ctx, plan, func(found []replay.Found) error {
 			counts, err := w.broker.Counts(queueName)
 			must(t, err)
 			if counts.DeadLetter != 6 {
-				t.Errorf("removed before it was written down: %+v", counts)
+				t.Errorf("removed before it was recorded: %+v", counts)
 			}
 			for _, one := range found {
 				recorded = append(recorded, one.Letter)
 			}
 			return nil
-		}, deadletter.PurgeOptions{Progress: func(n int) { done += n }})
+		}, replay.PurgeOptions{Progress: func(n int) { done += n }})
 		must(t, err)
 		if result.Purged != 3 || len(recorded) != 3 || done != 3 {
 			t.Errorf("%+v; recorded %+v, progress %d", result, recorded, done)
@@ -149,18 +135,19 @@ func TestAPurgeWritesDownFirst(t *testing.T) {
 	})
 }
 
-func TestAPurgeRecordsOnceThoughTheRemovalIsRepeated(t *testing.T) {
+func TestPurgeRecordsOnceIfTheRemovalIsRepeated(t *testing.T) {
 	for _, completes := range []bool{true, false} {
 		inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 			w.bury(about(adaID), "UserNotFound", nil)
-			w.letters.Open = func() (deadletter.Receiver, error) {
+			w.letters.Open = func() (replay.Receiver, error) {
 				receiver, err := w.openDead()
 				return &unreliable{receiver, 1, completes}, err
 			}
-			plan, err := w.letters.PlanPurge(ctx, deadletter.Filter{}, nil)
+			plan, err := w.letters.PlanPurge(ctx, replay.Filter{}, nil)
 			must(t, err)
 			recorded := 0
-			result, err := w.letters.Purge(ctx, plan, func(found []deadletter.Found) error { recorded += len(found); return nil }, deadletter.PurgeOptions{})
+			result, err := w.letters.Purge(ctx, plan, func(found []replay.Found) error { recorded += len(found); return nil },
+				replay.PurgeOptions{})
 			must(t, err)
 			if result.Purged != 1 || result.Gone != 0 || recorded != 1 {
 				t.Errorf("%+v, recorded %d times", result, recorded)
@@ -169,18 +156,22 @@ func TestAPurgeRecordsOnceThoughTheRemovalIsRepeated(t *testing.T) {
 	}
 }
 
-func TestAnExportIsImportedAsItWas(t *testing.T) {
+func TestRecordIsImportedUnchanged(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		properties := map[string]any{
-			"text": "x", "int8": int8(-1), "int16": int16(-2), "int32": int32(-3), "int64": int64(1) << 60, "uint8": uint8(1), "uint16": uint16(2),
-			"uint32": uint32(3), "uint64": uint64(1) << 63, "float32": float32(1.5), "float64": 2.5, "whole": float64(3), "true": true, "null": nil,
+			"text": "x", "int8": int8(-1), "int16": int16(-2), "int32": int32(-3), "int64": int64(1) << 60, "uint8": uint8(1),
+			"uint16": uint16(2),
+			"uint32": uint32(3), "uint64": uint64(1) << 63, "float32": float32(1.5), "float64": 2.5, "whole": float64(3), "true": true,
+			"null": nil,
 			"time": time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), "uuid": amqp.UUID{1, 2, 3}, "bytes": []byte{0, 255},
 		}
 		sent := &azservicebus.AMQPAnnotatedMessage{
-			Body:                  azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost","userId":"` + adaID + `"}`)}},
+			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost","userId":"` +
+				adaID + `"}`)}},
 			ApplicationProperties: properties,
 			Properties: &azservicebus.AMQPAnnotatedMessageProperties{
-				MessageID: "original", CorrelationID: amqp.UUID{9}, ContentType: new("application/json"), Subject: new("s"), To: new("t"), ReplyTo: new("r"), GroupID: new("g"),
+				MessageID: "original", CorrelationID: amqp.UUID{9}, ContentType: new("application/json"), Subject: new("s"), To: new("t"),
+				ReplyTo: new("r"), GroupID: new("g"),
 			},
 			Header:             &azservicebus.AMQPAnnotatedMessageHeader{TTL: 36 * time.Hour},
 			MessageAnnotations: map[any]any{"x-opt-partition-key": "g"},
@@ -188,21 +179,22 @@ func TestAnExportIsImportedAsItWas(t *testing.T) {
 		must(t, w.sender.SendAMQPAnnotatedMessage(ctx, sent, nil))
 		w.buryNext("RetriesExhausted", map[string]any{deadletter.PropertyAttempts: "8"})
 		var file bytes.Buffer
-		for found, err := range w.letters.Find(ctx, deadletter.Filter{}) {
+		for found, err := range w.letters.Find(ctx, replay.Filter{}) {
 			must(t, err)
-			record, err := deadletter.NewRecord(found)
+			record, err := replay.NewRecord(found)
 			must(t, err)
-			must(t, deadletter.WriteRecord(&file, record))
+			must(t, replay.WriteRecord(&file, record))
 		}
-		record, err := deadletter.ReadRecord(file.Bytes())
+		record, err := replay.ReadRecord(file.Bytes())
 		must(t, err)
-		imported, err := record.Message(deadletter.Run{ID: "run", By: "me"})
+		imported, err := record.Message(replay.Run{ID: "run", By: "me"})
 		must(t, err)
 		must(t, w.sender.SendAMQPAnnotatedMessage(ctx, imported, nil))
 		got := w.receive(w.receiver, 1)[0].RawAMQPMessage
 		want := properties
 		for name, value := range map[string]string{
-			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: "run", deadletter.PropertyReplayedBy: "me",
+			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: "run",
+			deadletter.PropertyReplayedBy: "me",
 			deadletter.PropertyReplayedAt: time.Now().UTC().Format(time.RFC3339),
 		} {
 			want[name] = value
@@ -214,19 +206,23 @@ func TestAnExportIsImportedAsItWas(t *testing.T) {
 			t.Errorf("properties\n%v, want\n%v\n%s", got.ApplicationProperties, want, &file)
 		}
 		p := got.Properties
-		if p.MessageID == "original" || p.CorrelationID != (amqp.UUID{9}) || *p.ContentType != "application/json" || *p.Subject != "s" || *p.To != "t" || *p.ReplyTo != "r" ||
-			*p.GroupID != "g" || got.Header.TTL != 36*time.Hour || !bytes.Equal(got.Body.Data[0], sent.Body.Data[0]) || got.MessageAnnotations["x-opt-partition-key"] != "g" {
+		if p.MessageID == "original" || p.CorrelationID != (amqp.UUID{9}) || *p.ContentType != "application/json" || *p.Subject != "s" ||
+			*p.To != "t" || *p.ReplyTo != "r" ||
+			*p.GroupID != "g" || got.Header.TTL != 36*time.Hour || !bytes.Equal(got.Body.Data[0], sent.Body.Data[0]) ||
+			got.MessageAnnotations["x-opt-partition-key"] != "g" {
 			t.Errorf("%+v %+v", p, got)
 		}
 	})
 }
 
-func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
-	record, err := deadletter.ReadRecord([]byte(`{"deadLetter":{"messageId":"m","source":"q"},"body":{"type":"device.lost","userId":"` + graceID + `"}, "properties":{"n":5,"half":0.5}}`))
+func TestRecordIsSentAsEditedUnlessItIsWrong(t *testing.T) {
+	record, err := replay.ReadRecord([]byte(`{"deadLetter":{"messageId":"m","source":"q"},"body":{"type":"device.lost","userId":"` +
+		graceID + `"}, "properties":{"n":5,"half":0.5}}`))
 	must(t, err)
-	m, err := record.Message(deadletter.NewRun(""))
+	m, err := record.Message(replay.NewRun(""))
 	must(t, err)
-	if !strings.Contains(string(m.Body.Data[0]), graceID) || m.ApplicationProperties["n"] != int64(5) || m.ApplicationProperties["half"] != 0.5 {
+	if !strings.Contains(string(m.Body.Data[0]), graceID) || m.ApplicationProperties["n"] != int64(5) ||
+		m.ApplicationProperties["half"] != 0.5 {
 		t.Errorf("%+v", m)
 	}
 	for name, line := range map[string]string{
@@ -239,7 +235,7 @@ func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
 		"event below none":   `{"body":{},"onlyEvents":[-1]}`,
 		"a list":             `[]`,
 	} {
-		if _, err := deadletter.ReadRecord([]byte(line)); err == nil {
+		if _, err := replay.ReadRecord([]byte(line)); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}
@@ -254,19 +250,19 @@ func TestAnEditedRecordIsSentAsEditedAndAWrongOneIsNot(t *testing.T) {
 		"bad AMQP":                     `{"bodyAmqp":"AAAA"}`,
 		"a bad life":                   `{"body":{},"timeToLive":"soon"}`,
 	} {
-		record, err := deadletter.ReadRecord([]byte(line))
+		record, err := replay.ReadRecord([]byte(line))
 		must(t, err)
-		if _, err := record.Message(deadletter.NewRun("")); err == nil {
+		if _, err := record.Message(replay.NewRun("")); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}
 }
 
-func TestAnUnansweredPeekEndsInTime(t *testing.T) {
+func TestFindEndsInTimeWithoutAnAnswer(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.letters.Receiver = silent{w.dead}
 		start := time.Now()
-		for _, err := range w.letters.Find(ctx, deadletter.Filter{}) {
+		for _, err := range w.letters.Find(ctx, replay.Filter{}) {
 			if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 15*time.Second {
 				t.Errorf("%v after %v", err, time.Since(start))
 			}

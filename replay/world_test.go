@@ -1,4 +1,4 @@
-package deadletter_test
+package replay_test
 
 import (
 	"context"
@@ -11,9 +11,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/goleak"
 
-	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -26,7 +26,7 @@ const (
 
 var ctx = context.Background()
 
-// world is a queue with dead letters in virtual time, reached by the real client.
+// world is a queue with dead letters in virtual time. The real client accesses it.
 type world struct {
 	t        *testing.T
 	broker   *servicebus.Broker
@@ -34,7 +34,7 @@ type world struct {
 	sender   *azservicebus.Sender
 	receiver *azservicebus.Receiver // of the queue itself
 	dead     *azservicebus.Receiver
-	letters  *deadletter.Queue
+	letters  *replay.Queue
 }
 
 func inBubble(t *testing.T, cfg servicebus.QueueConfig, scenario func(t *testing.T, w *world)) {
@@ -53,7 +53,7 @@ func inBubble(t *testing.T, cfg servicebus.QueueConfig, scenario func(t *testing
 		t.Cleanup(func() {
 			_ = client.Close(ctx)
 			_ = broker.Close()
-			time.Sleep(24 * time.Hour) // claim renewers that the SDK has lost end with their tokens
+			time.Sleep(24 * time.Hour) // claim renewers that the SDK has leaked end with their tokens
 			synctest.Wait()
 		})
 		w.sender, err = client.NewSender(queueName, nil)
@@ -64,7 +64,10 @@ func inBubble(t *testing.T, cfg servicebus.QueueConfig, scenario func(t *testing
 		must(t, err)
 		decoder, err := event.NewDecoder(event.Config{AnyType: true})
 		must(t, err)
-		w.letters = &deadletter.Queue{Entity: queueName, Receiver: w.dead, Decoder: decoder, Open: func() (deadletter.Receiver, error) { return w.openDead() }}
+		w.letters = &replay.Queue{
+			Entity: queueName, Receiver: w.dead, Decoder: decoder,
+			Open: func() (replay.Receiver, error) { return w.openDead() },
+		}
 		scenario(t, w)
 	})
 }
@@ -80,12 +83,12 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// about is an event about a user.
+// about returns an event about a user.
 func about(id string) *azservicebus.Message {
 	return &azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, id)}
 }
 
-// bury makes a dead letter of the message.
+// bury sends a message and dead-letters it.
 func (w *world) bury(m *azservicebus.Message, reason string, properties map[string]any) {
 	w.t.Helper()
 	must(w.t, w.sender.SendMessage(ctx, m, nil))
@@ -100,7 +103,7 @@ func (w *world) buryNext(reason string, properties map[string]any) {
 	}))
 }
 
-// receive takes exactly n messages.
+// receive receives exactly n messages.
 func (w *world) receive(from *azservicebus.Receiver, n int) []*azservicebus.ReceivedMessage {
 	w.t.Helper()
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
@@ -116,10 +119,10 @@ func (w *world) receive(from *azservicebus.Receiver, n int) []*azservicebus.Rece
 	return all
 }
 
-// found are the dead letters that the filter picks.
-func (w *world) found(f deadletter.Filter) []deadletter.Letter {
+// found returns the dead letters that the filter picks.
+func (w *world) found(f replay.Filter) []replay.Letter {
 	w.t.Helper()
-	var letters []deadletter.Letter
+	var letters []replay.Letter
 	for found, err := range w.letters.Find(ctx, f) {
 		must(w.t, err)
 		letters = append(letters, found.Letter)
@@ -128,9 +131,9 @@ func (w *world) found(f deadletter.Filter) []deadletter.Letter {
 }
 
 // replay replays what the filter picks.
-func (w *world) replay(f deadletter.Filter, o deadletter.ReplayOptions) (deadletter.Run, deadletter.ReplayResult) {
+func (w *world) replay(f replay.Filter, o replay.Options) (replay.Run, replay.Result) {
 	w.t.Helper()
-	run := deadletter.NewRun("ada@desk")
+	run := replay.NewRun("ada@desk")
 	plan, err := w.letters.PlanReplay(ctx, f, run, 3, nil)
 	must(w.t, err)
 	result, err := w.letters.Replay(ctx, w.sender, run, plan, o)

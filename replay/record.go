@@ -1,4 +1,4 @@
-package deadletter
+package replay
 
 import (
 	"bytes"
@@ -19,8 +19,9 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// Record is a dead letter in an exported file, one JSON object to a line. Letter tells why it was one; an import reads only
-// what stands below it.
+// Record is a dead letter in an exported file, which holds one JSON object per line. Letter says
+// why it was dead-lettered. Of Letter, an import reads only the counters of replays and the ids;
+// the rest of the message is in the other fields.
 type Record struct {
 	Letter Letter `json:"deadLetter"`
 
@@ -31,33 +32,35 @@ type Record struct {
 	PartitionKey  string `json:"partitionKey,omitempty"`
 	To            string `json:"to,omitempty"`
 	ReplyTo       string `json:"replyTo,omitempty"`
-	// TimeToLive is a duration as in 24h0m0s.
+	// TimeToLive is a duration such as 24h0m0s.
 	TimeToLive string `json:"timeToLive,omitempty"`
-	// OnlyEvents are the indexes (from 0) of the events in the body that the worker shall act on; absent for all. Whoever
-	// adds or removes events removes this.
+	// OnlyEvents has the indexes (from 0) of the events in the body that the worker must act on. It
+	// is absent for all. A person who adds or removes events must remove this field.
 	OnlyEvents []int `json:"onlyEvents,omitempty"`
-	// Properties are the application properties, but for our own. Those that are no text, number or truth value are written
-	// as {"type": "…", "value": "…"}.
+	// Properties are the application properties, without ours. Values that are not strings, numbers
+	// or booleans have the form {"type": "…", "value": "…"}.
 	Properties map[string]any `json:"properties,omitempty"`
-	// Original (base64) is the whole message as it was encoded, where the client library cannot read all of it. It is kept for
-	// other tools and never sent.
+	// Original (base64) is the complete message as it was encoded, if the client library cannot
+	// read all of it. It is kept for other tools and never sent.
 	Original string `json:"originalAmqp,omitempty"`
-	// Of the following, one is set, or none where the body cannot be read. Body is a body that is JSON, BodyText one that is other text, BodyBase64 any bytes, and
-	// BodyAMQP (base64) the encoded AMQP sections of a body that is not bytes at all.
+	// Exactly one of these is set, or none if the body cannot be read. Body is a JSON body,
+	// BodyText is any other text, BodyBase64 is any other bytes, and BodyAMQP (base64) is the
+	// encoded AMQP sections of a body that does not consist of bytes.
 	Body       json.RawMessage `json:"body,omitempty"`
 	BodyText   *string         `json:"bodyText,omitempty"`
 	BodyBase64 string          `json:"bodyBase64,omitempty"`
 	BodyAMQP   string          `json:"bodyAmqp,omitempty"`
 }
 
-// MaxRecord bounds one line of an imported file, in bytes.
-const MaxRecord = 8 << 20
-
-// NewRecord writes down a dead letter. Where the client library cannot read all of it and the original is not at hand, the
-// error is ErrNoOriginal, and the record good for showing what is known.
+// NewRecord returns the record of a dead letter. If the client library cannot read all of the
+// letter and the original is not available, the error is ErrNoOriginal, and the record is good only
+// for showing what is known.
 func NewRecord(f Found) (Record, error) {
 	raw := f.Message.RawAMQPMessage
-	r := Record{Letter: f.Letter, OnlyEvents: f.toActOn(), Properties: map[string]any{}, Original: base64.StdEncoding.EncodeToString(f.Original)}
+	r := Record{
+		Letter: f.Letter, OnlyEvents: f.toActOn(), Properties: map[string]any{},
+		Original: base64.StdEncoding.EncodeToString(f.Original),
+	}
 	if p := raw.Properties; p != nil {
 		r.ContentType, r.Subject, r.SessionID = text(p.ContentType), text(p.Subject), text(p.GroupID)
 		r.To, r.ReplyTo = text(p.To), text(p.ReplyTo)
@@ -85,11 +88,14 @@ func NewRecord(f Found) (Record, error) {
 	return r, nil
 }
 
-// ErrNoOriginal says that only a part of the message can be read, and its original bytes are not at hand.
-var ErrNoOriginal = errors.New("the client library cannot read all of the message, and its original bytes are too many to be kept")
+// ErrNoOriginal means that the client library can read only a part of the message, and the original
+// bytes are not available.
+var ErrNoOriginal = errors.New("the client library cannot read all of the message, and its original bytes are no longer in memory")
 
-// ErrStandIn says that the record has no body, since the client library could not read the message.
-var ErrStandIn = errors.New("the message could not be read when it was exported, so there is no body to send: give the record a body, or tell its producer")
+// ErrStandIn means that the record has no body, because the client library could not read the
+// message.
+var ErrStandIn = errors.New("the message could not be read when it was exported, so there is no body to send: " +
+	"add a body to the record, or inform the producer")
 
 func (r *Record) setBody(body azservicebus.AMQPAnnotatedMessageBody) error {
 	if body.Value != nil || len(body.Sequence) > 0 {
@@ -123,14 +129,14 @@ func WriteRecord(w io.Writer, r Record) error {
 	return encoder.Encode(r)
 }
 
-// ReadRecord reads one line, which a person may have edited. The error says what is wrong with it.
+// ReadRecord parses one line, which a person may have edited. The error says what is wrong with it.
 func ReadRecord(line []byte) (Record, error) {
 	decoder := json.NewDecoder(bytes.NewReader(line))
 	decoder.DisallowUnknownFields()
 	decoder.UseNumber()
 	var r Record
 	if err := decoder.Decode(&r); err != nil {
-		return Record{}, fmt.Errorf("not a record as dlq export writes it: %w", err)
+		return Record{}, fmt.Errorf("not a record as worker dlq export writes it: %w", err)
 	}
 	if decoder.More() {
 		return Record{}, errors.New("more than one JSON value in the line")
@@ -155,8 +161,8 @@ func ReadRecord(line []byte) (Record, error) {
 	return r, nil
 }
 
-// Message makes the message that the record is sent as. Properties under our names are not taken from it, whoever wrote
-// them. The error is ErrStandIn for a record without a body.
+// Message returns the message to send for the record. It ignores properties under our names,
+// whoever wrote them. The error is ErrStandIn for a record without a body.
 func (r Record) Message(run Run) (*azservicebus.AMQPAnnotatedMessage, error) {
 	if len(r.Body) == 0 && r.BodyText == nil && r.BodyBase64 == "" && r.BodyAMQP == "" {
 		return nil, ErrStandIn
@@ -201,14 +207,14 @@ func (r Record) Message(run Run) (*azservicebus.AMQPAnnotatedMessage, error) {
 	if err := r.body(&m.Body); err != nil {
 		return nil, err
 	}
-	run.mark(m, r.Letter.Replays, r.Letter.firstID(), r.OnlyEvents, time.Now().UTC())
+	run.mark(m, r.Letter, r.OnlyEvents, time.Now().UTC())
 	return m, nil
 }
 
 func (r Record) body(into *azservicebus.AMQPAnnotatedMessageBody) (err error) {
 	defer func() {
 		if recover() != nil { // go-amqp panics over some maps
-			err = errors.New("bodyAmqp: not a body that can be read")
+			err = errors.New("bodyAmqp: not a readable body")
 		}
 	}()
 	switch {
@@ -236,14 +242,14 @@ func (r Record) body(into *azservicebus.AMQPAnnotatedMessageBody) (err error) {
 	return nil
 }
 
-// typed is a value that JSON has no form for.
+// typed is a value of a type that JSON does not have.
 type typed struct {
 	Type  string `json:"type"`
 	Value string `json:"value"`
 }
 
-// typedOut writes a property. Text, truth values and the numbers that Go's clients send (int64 and float64) stand for
-// themselves.
+// typedOut returns a property in the form of a record. Strings, booleans and the numbers that Go
+// clients send (int64 and float64) stay as they are.
 func typedOut(value any) any {
 	switch v := value.(type) {
 	case string, bool, int64:
@@ -252,7 +258,7 @@ func typedOut(value any) any {
 		if v != math.Trunc(v) && !math.IsInf(v, 0) && !math.IsNaN(v) {
 			return v
 		}
-		return typed{"float64", strconv.FormatFloat(v, 'g', -1, 64)} // else it would be read as a whole number
+		return typed{"float64", strconv.FormatFloat(v, 'g', -1, 64)} // otherwise, it would be read back as an integer
 	case nil:
 		return typed{Type: "null"}
 	case []byte:
@@ -267,7 +273,7 @@ func typedOut(value any) any {
 	return typed{"string", fmt.Sprint(value)}
 }
 
-// typedIn reads what typedOut wrote.
+// typedIn returns the property that typedOut wrote.
 func typedIn(value any) (any, error) {
 	switch v := value.(type) {
 	case string, bool:
@@ -284,9 +290,10 @@ func typedIn(value any) (any, error) {
 			return parse(kind, written)
 		}
 	}
-	return nil, errors.New(`must be text, a number, true, false or {"type": "…", "value": "…"}`)
+	return nil, errors.New(`must be a string, a number, true, false or {"type": "…", "value": "…"}`)
 }
 
+// parse parses the value of a typed.
 func parse(kind, written string) (value any, err error) {
 	signed := func(bits int) (n int64) { n, err = strconv.ParseInt(written, 10, bits); return n }
 	unsigned := func(bits int) (n uint64) { n, err = strconv.ParseUint(written, 10, bits); return n }
@@ -325,7 +332,7 @@ func parse(kind, written string) (value any, err error) {
 	case "float64":
 		return strconv.ParseFloat(written, 64)
 	default:
-		return nil, fmt.Errorf("the type %q is not known", kind)
+		return nil, fmt.Errorf("unknown type %q", kind)
 	}
 	return value, err
 }

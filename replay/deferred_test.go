@@ -1,39 +1,39 @@
-package deadletter_test
+package replay_test
 
 import (
 	"slices"
 	"testing"
 
-	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
-func TestDeferredMessagesAreFoundAmongTheOthers(t *testing.T) {
+func TestFindDeferredAmongOtherMessages(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		for i := range 1200 { // some pages
+		for i := range 1200 { // several pages
 			id := graceID
 			if i%400 == 0 {
 				id = adaID
 			}
 			must(t, w.sender.SendMessage(ctx, about(id), nil))
 		}
-		for _, m := range w.receive(w.receiver, 3) { // 1, 2 and 3
+		for _, m := range w.receive(w.receiver, 3) { // numbers 1, 2 and 3
 			must(t, w.receiver.DeferMessage(ctx, m, nil))
 		}
-		all := w.receive(w.receiver, 398) // up to 401
+		all := w.receive(w.receiver, 398) // up to number 401
 		must(t, w.receiver.DeferMessage(ctx, all[len(all)-1], nil))
 
 		letters := *w.letters
 		letters.Receiver = w.receiver
 		for name, c := range map[string]struct {
-			f    deadletter.Filter
+			f    replay.Filter
 			want []int64
 		}{
-			"all":      {deadletter.Filter{}, []int64{1, 2, 3, 401}},
-			"user":     {deadletter.Filter{User: adaID}, []int64{1, 401}},
-			"sequence": {deadletter.Filter{Sequences: []deadletter.Range{{From: 2, To: 500}}}, []int64{2, 3, 401}},
-			"limit":    {deadletter.Filter{Limit: 2}, []int64{1, 2}},
-			"reason":   {deadletter.Filter{Reasons: []string{"RetriesExhausted"}}, nil},
+			"all":      {replay.Filter{}, []int64{1, 2, 3, 401}},
+			"user":     {replay.Filter{User: adaID}, []int64{1, 401}},
+			"sequence": {replay.Filter{Sequences: []replay.Range{{From: 2, To: 500}}}, []int64{2, 3, 401}},
+			"limit":    {replay.Filter{Limit: 2}, []int64{1, 2}},
+			"reason":   {replay.Filter{Reasons: []string{"RetriesExhausted"}}, nil},
 		} {
 			var got []int64
 			for found, err := range letters.FindDeferred(ctx, c.f) {
@@ -47,7 +47,7 @@ func TestDeferredMessagesAreFoundAmongTheOthers(t *testing.T) {
 		counts, err := w.broker.Counts(queueName)
 		must(t, err)
 		if counts.Deferred != 4 || counts.Locked != 397 {
-			t.Errorf("%+v: looking has changed something", counts)
+			t.Errorf("%+v: peeking has changed something", counts)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package deadletter
+package replay
 
 import (
 	"cmp"
@@ -9,26 +9,27 @@ import (
 	"time"
 )
 
-// Filter picks dead letters; each part that is set must fit. The zero Filter picks all.
+// Filter picks dead letters. A letter must match each field that is set. The zero Filter picks all.
 type Filter struct {
-	// Reasons are compared without case.
+	// Reasons are compared ignoring case.
 	Reasons []string
-	// User is an object id or user principal name, compared without case with each failed user.
+	// User is an object id or user principal name. It is compared with each user whose event
+	// failed, ignoring case.
 	User string
 	// Producer is a part of an event's source.
 	Producer string
-	// Since and Until bound the enqueued time: Since inclusive, Until exclusive.
+	// Since and Until limit the enqueued time. Since is inclusive, Until is exclusive.
 	Since, Until time.Time
 	// Sequences are ranges of sequence numbers.
 	Sequences []Range
-	// Limit is how many are picked at most, the oldest first; 0 is no limit.
+	// Limit is the maximum number of letters to pick, oldest first. 0 means no limit.
 	Limit int
 }
 
-// Range is one of sequence numbers, both ends included.
+// Range is a range of sequence numbers, including both ends.
 type Range struct{ From, To int64 }
 
-// ParseRanges reads sequence numbers and ranges of them: 5,7,10-20.
+// ParseRanges parses sequence numbers and ranges of them, such as 5, 7 and 10-20.
 func ParseRanges(list []string) ([]Range, error) {
 	var ranges []Range
 	for _, text := range list {
@@ -49,12 +50,14 @@ func ParseRanges(list []string) ([]Range, error) {
 	return ranges, nil
 }
 
-// IsZero says that the filter picks everything.
+func (r Range) has(sequence int64) bool { return r.From <= sequence && sequence <= r.To }
+
+// IsZero reports whether the filter picks everything. It ignores Limit.
 func (f Filter) IsZero() bool {
 	return len(f.Reasons) == 0 && f.User == "" && f.Producer == "" && f.Since.IsZero() && f.Until.IsZero() && len(f.Sequences) == 0
 }
 
-// Match says whether the filter picks the letter. Limit is the caller's.
+// Match reports whether the filter picks the letter. Limit is up to the caller.
 func (f Filter) Match(l Letter) bool {
 	same := func(text string) func(string) bool {
 		return func(other string) bool { return strings.EqualFold(text, other) }
@@ -65,13 +68,13 @@ func (f Filter) Match(l Letter) bool {
 		f.Producer != "" && !slices.ContainsFunc(l.Producers, func(p string) bool { return strings.Contains(p, f.Producer) }),
 		!f.Since.IsZero() && l.Enqueued.Before(f.Since),
 		!f.Until.IsZero() && !l.Enqueued.Before(f.Until),
-		len(f.Sequences) > 0 && !slices.ContainsFunc(f.Sequences, func(r Range) bool { return l.SequenceNumber >= r.From && l.SequenceNumber <= r.To }):
+		len(f.Sequences) > 0 && !slices.ContainsFunc(f.Sequences, func(r Range) bool { return r.has(l.SequenceNumber) }):
 		return false
 	}
 	return true
 }
 
-// first is the lowest sequence number that can match.
+// first returns the lowest sequence number that can match.
 func (f Filter) first() int64 {
 	var lowest int64
 	for i, r := range f.Sequences {
@@ -82,12 +85,12 @@ func (f Filter) first() int64 {
 	return lowest
 }
 
-// beyond says that no dead letter from this sequence number on can match.
+// beyond reports whether no dead letter from this sequence number on can match.
 func (f Filter) beyond(sequence int64) bool {
 	return len(f.Sequences) > 0 && !slices.ContainsFunc(f.Sequences, func(r Range) bool { return sequence <= r.To })
 }
 
-// GroupKey is what dead letters are counted by.
+// GroupKey is what dead letters are grouped by.
 type GroupKey string
 
 // The keys.
@@ -97,7 +100,7 @@ const (
 	ByDay    GroupKey = "day"
 )
 
-// Group is how many dead letters have the same reason, user or day (UTC).
+// Group counts the dead letters with the same reason, user or day (UTC).
 type Group struct {
 	Key    string    `json:"key"`
 	Count  int       `json:"count"`
@@ -105,13 +108,13 @@ type Group struct {
 	Newest time.Time `json:"newest"`
 }
 
-// Groups counts dead letters. The zero value is not usable; By must be set.
+// Groups counts dead letters by By, which must be set. It must not be used concurrently.
 type Groups struct {
 	By     GroupKey
 	groups map[string]*Group
 }
 
-// Add counts a letter: under each of its users, or once under its reason or day.
+// Add counts a letter: once for each of its users, or once for its reason or day.
 func (g *Groups) Add(l Letter) {
 	keys := []string{l.Reason}
 	switch g.By {
@@ -141,7 +144,7 @@ func (g *Groups) Add(l Letter) {
 	}
 }
 
-// All returns the groups: days in their order, the others by count, the largest first.
+// All returns the groups: days in chronological order, others by count, largest first.
 func (g *Groups) All() []Group {
 	all := make([]Group, 0, len(g.groups))
 	for _, one := range g.groups {

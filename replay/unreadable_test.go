@@ -1,4 +1,4 @@
-package deadletter_test
+package replay_test
 
 import (
 	"bytes"
@@ -11,13 +11,13 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
-	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/replay"
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// standIn is what the client library shows of a message that it cannot read, and mended what it shows of one that it can read
-// but for a property.
+// standIn is what the client library shows of a message that it cannot read. mended is what it
+// shows of a message that it can read except for one property.
 func standIn() *azservicebus.Message {
 	return &azservicebus.Message{ApplicationProperties: map[string]any{sanitizer.PropertyUnreadable: "a map with a key that is a list"}}
 }
@@ -28,7 +28,7 @@ func mended() *azservicebus.Message {
 	return m
 }
 
-// originals stands for the sanitizer, which keeps the originals of some messages of the dead letters.
+// originals replaces the sanitizer, which keeps the originals of some dead letters.
 func (w *world) originals(kept map[int64][]byte) {
 	w.letters.Original = func(entity string, sequence int64) ([]byte, bool) {
 		if entity != queueName+"/$DeadLetterQueue" {
@@ -39,34 +39,37 @@ func (w *world) originals(kept map[int64][]byte) {
 	}
 }
 
-func TestAStandInIsNeverSentAndItsOriginalStays(t *testing.T) {
+func TestReplayNeverSendsAStandIn(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.bury(standIn(), "UnreadableMessage", nil)
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, deadletter.NewRun(""), 3, nil)
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, replay.NewRun(""), 3, nil)
 		must(t, err)
-		if plan.Selected != 1 || plan.Unreadable != 1 || len(plan.Skipped) != 1 || !strings.Contains(plan.Skipped[0], "sequence number 1: its body cannot be read (a map with a key that is a list)") {
+		if plan.Selected != 1 || plan.Unreadable != 1 || len(plan.Skipped) != 1 ||
+			!strings.Contains(plan.Skipped[0], "sequence number 1: its body cannot be read (a map with a key that is a list)") {
 			t.Errorf("%+v", plan)
 		}
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		_, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 1 || result.Left != 0 {
 			t.Errorf("%+v", result)
 		}
 		w.counts(1, 1)
-		w.receive(w.dead, 1) // given back
+		w.receive(w.dead, 1) // it was unlocked
 	})
 }
 
-// TestAStandInIsNotSentThoughThePlanCouldReadIt: a property of the received message tells, whatever the peeked one said.
-func TestAStandInIsNotSentThoughThePlanCouldReadIt(t *testing.T) {
+// TestReplaySendsNoStandInThatThePlanCouldRead checks that the received message decides, not the
+// peeked one.
+func TestReplaySendsNoStandInThatThePlanCouldRead(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
-		w.letters.Open = func() (deadletter.Receiver, error) {
+		w.letters.Open = func() (replay.Receiver, error) {
 			receiver, err := w.openDead()
 			return &replacing{receiver}, err
 		}
-		_, result := w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
-		if result.Replayed != 0 || result.Failed != 1 || result.Left != 0 || len(result.Problems) != 1 || !strings.Contains(result.Problems[0], "nothing to send") {
+		_, result := w.replay(replay.Filter{}, replay.Options{})
+		if result.Replayed != 0 || result.Failed != 1 || result.Left != 0 || len(result.Problems) != 1 ||
+			!strings.Contains(result.Problems[0], "nothing to send") {
 			t.Errorf("%+v", result)
 		}
 		w.counts(0, 1)
@@ -74,10 +77,12 @@ func TestAStandInIsNotSentThoughThePlanCouldReadIt(t *testing.T) {
 	})
 }
 
-// replacing shows stand-ins of all that it receives.
-type replacing struct{ deadletter.Receiver }
+// replacing returns a stand-in for each message that it receives.
+type replacing struct{ replay.Receiver }
 
-func (r *replacing) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *replacing) ReceiveMessages(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage,
+	error,
+) {
 	messages, err := r.Receiver.ReceiveMessages(ctx, n, o)
 	for _, m := range messages {
 		if m.ApplicationProperties == nil {
@@ -88,63 +93,66 @@ func (r *replacing) ReceiveMessages(ctx context.Context, n int, o *azservicebus.
 	return messages, err
 }
 
-func TestAMendedLetterIsReplayedWithoutWhatCannotBeRead(t *testing.T) {
+func TestReplaySendsAMendedLetterWithoutTheUnreadablePart(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.bury(mended(), "RetriesExhausted", nil)
-		plan, err := w.letters.PlanReplay(ctx, deadletter.Filter{}, deadletter.NewRun(""), 3, nil)
+		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, replay.NewRun(""), 3, nil)
 		must(t, err)
 		if plan.Selected != 1 || plan.Mended != 1 {
 			t.Errorf("%+v", plan)
 		}
-		w.replay(deadletter.Filter{}, deadletter.ReplayOptions{})
+		w.replay(replay.Filter{}, replay.Options{})
 		got := w.receive(w.receiver, 1)[0]
-		if _, there := got.ApplicationProperties[sanitizer.PropertyMended]; there || got.ApplicationProperties["fine"] != "kept" || len(got.Body) == 0 {
+		if _, there := got.ApplicationProperties[sanitizer.PropertyMended]; there || got.ApplicationProperties["fine"] != "kept" ||
+			len(got.Body) == 0 {
 			t.Errorf("%+v", got)
 		}
 	})
 }
 
-func TestAnExportKeepsTheOriginalBytes(t *testing.T) {
+func TestRecordKeepsTheOriginalBytes(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		w.bury(standIn(), "UnreadableMessage", nil)
 		w.bury(mended(), "RetriesExhausted", nil)
 		w.originals(map[int64][]byte{1: {0, 1, 255}, 2: []byte("two")})
 		lines := strings.SplitAfter(w.export(), "\n")
 		for i, want := range [][]byte{{0, 1, 255}, []byte("two")} {
-			record, err := deadletter.ReadRecord([]byte(lines[i]))
+			record, err := replay.ReadRecord([]byte(lines[i]))
 			must(t, err)
 			if got, err := base64.StdEncoding.DecodeString(record.Original); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("line %d: %q, %v", i+1, got, err)
 			}
-			message, err := record.Message(deadletter.NewRun(""))
-			if i == 0 && (!errors.Is(err, deadletter.ErrStandIn) || message != nil) {
+			message, err := record.Message(replay.NewRun(""))
+			if i == 0 && (!errors.Is(err, replay.ErrStandIn) || message != nil) {
 				t.Errorf("a stand-in would be sent: %v, %v", message, err)
 			}
-			if i == 1 && (err != nil || message.ApplicationProperties[sanitizer.PropertyMended] != nil || message.ApplicationProperties["fine"] != "kept") {
+			if i == 1 && (err != nil || message.ApplicationProperties[sanitizer.PropertyMended] != nil ||
+				message.ApplicationProperties["fine"] != "kept") {
 				t.Errorf("%+v, %v", message, err)
 			}
 		}
 		w.originals(nil)
-		for found, err := range w.letters.Find(ctx, deadletter.Filter{}) {
+		for found, err := range w.letters.Find(ctx, replay.Filter{}) {
 			must(t, err)
-			if record, err := deadletter.NewRecord(found); !errors.Is(err, deadletter.ErrNoOriginal) || record.Letter.SequenceNumber != found.SequenceNumber {
+			if record, err := replay.NewRecord(found); !errors.Is(err, replay.ErrNoOriginal) ||
+				record.Letter.SequenceNumber != found.SequenceNumber {
 				t.Errorf("%+v, %v", record, err)
 			}
 		}
 	})
 }
 
-// TestAStandInThatGotABodyIsSent: somebody has found out what it meant.
-func TestAStandInThatGotABodyIsSent(t *testing.T) {
-	record, err := deadletter.ReadRecord([]byte(`{"deadLetter":{"unreadable":"why"},"originalAmqp":"AAEC","body":{"type":"device.lost"}}`))
+// TestRecordOfAStandInIsSentWithANewBody checks a record that a person has given a body.
+func TestRecordOfAStandInIsSentWithANewBody(t *testing.T) {
+	record, err := replay.ReadRecord([]byte(`{"deadLetter":{"unreadable":"why"},"originalAmqp":"AAEC","body":{"type":"device.lost"}}`))
 	must(t, err)
-	m, err := record.Message(deadletter.NewRun(""))
+	m, err := record.Message(replay.NewRun(""))
 	if err != nil || string(m.Body.Data[0]) != `{"type":"device.lost"}` {
 		t.Errorf("%+v, %v", m, err)
 	}
 }
 
-func TestAPurgeLeavesWhatItCannotWriteDown(t *testing.T) {
+func TestPurgeLeavesWhatItCannotRecord(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 60 { // more than one chunk
 			w.bury(standIn(), "UnreadableMessage", nil)
@@ -155,21 +163,21 @@ func TestAPurgeLeavesWhatItCannotWriteDown(t *testing.T) {
 			kept[i+1] = []byte("original")
 		}
 		w.originals(kept)
-		plan, err := w.letters.PlanPurge(ctx, deadletter.Filter{}, nil)
+		plan, err := w.letters.PlanPurge(ctx, replay.Filter{}, nil)
 		must(t, err)
 		recorded := 0
-		result, err := w.letters.Purge(ctx, plan, func(found []deadletter.Found) error {
+		result, err := w.letters.Purge(ctx, plan, func(found []replay.Found) error {
 			for _, one := range found {
-				if record, err := deadletter.NewRecord(one); err != nil || record.Original == "" {
+				if record, err := replay.NewRecord(one); err != nil || record.Original == "" {
 					t.Errorf("%+v, %v", record, err)
 				}
 			}
 			if len(found) > 50 {
-				t.Errorf("%d at once: their originals may be dropped before they are written down", len(found))
+				t.Errorf("%d at once: their originals may be dropped before they are recorded", len(found))
 			}
 			recorded += len(found)
 			return nil
-		}, deadletter.PurgeOptions{})
+		}, replay.PurgeOptions{})
 		must(t, err)
 		if result.Purged != 58 || recorded != 58 || result.Refused != 3 || len(result.Problems) != 3 || result.Left != 0 {
 			t.Errorf("%+v, %d recorded", result, recorded)

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/spf13/pflag"
+
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/replay"
+)
+
+// picking has the flags that pick dead letters or deferred messages.
+type picking struct {
+	reasons, sequences   []string
+	user, producer       string
+	source, since, until string
+	limit                int
+	changes              bool // set by commands that change what they pick
+	deferred             bool // set by the command that picks deferred messages
+	all                  bool
+}
+
+func (f *picking) flags(fs *pflag.FlagSet) {
+	if f.deferred {
+		fs.StringVar(&f.user, "user", "", "only messages about this user: object id or user principal name, as in the event")
+	} else {
+		fs.StringSliceVar(&f.reasons, "reason", nil, "only this dead-letter reason; repeatable")
+		fs.StringVar(&f.user, "user", "", "only letters that failed for this user: object id or user principal name, as in the event")
+	}
+	fs.StringVar(&f.source, "source", "", "only this queue or subscription (TOPIC/Subscriptions/NAME), if several are configured")
+	fs.StringVar(&f.producer, "producer", "", "only events whose own source contains this text")
+	fs.StringVar(&f.since, "since", "",
+		"only enqueued at or after: a time (2026-03-01T12:00:00Z), a day (2026-03-01), or an age (90m, 7d)")
+	fs.StringVar(&f.until, "until", "", "only enqueued before: the same forms")
+	fs.StringSliceVar(&f.sequences, "seq", nil, "only these sequence numbers: 5,7,10-20")
+	fs.IntVar(&f.limit, "limit", 0, "maximum number, oldest first; 0 means no limit")
+	if f.changes {
+		fs.BoolVar(&f.all, "all", false, "all dead letters")
+	}
+}
+
+// filter parses the flags.
+func (f *picking) filter(now time.Time) (replay.Filter, error) {
+	filter := replay.Filter{Reasons: f.reasons, User: f.user, Producer: f.producer, Limit: f.limit}
+	var err error
+	if filter.Sequences, err = replay.ParseRanges(f.sequences); err != nil {
+		return filter, fail(exitUsage, "--seq: %v", err)
+	}
+	if filter.Since, err = parseTime(f.since, now); err != nil {
+		return filter, fail(exitUsage, "--since: %v", err)
+	}
+	if filter.Until, err = parseTime(f.until, now); err != nil {
+		return filter, fail(exitUsage, "--until: %v", err)
+	}
+	if f.limit < 0 {
+		return filter, fail(exitUsage, "--limit: %d is negative", f.limit)
+	}
+	if f.changes {
+		err = f.needsPicking(filter)
+	}
+	return filter, err
+}
+
+// needsPicking returns an error unless there is either a filter or --all: a command that changes
+// something must not act on everything by accident.
+func (f *picking) needsPicking(filter replay.Filter) error {
+	switch {
+	case f.all && !filter.IsZero():
+		return fail(exitUsage, "--all and a filter are both given: use only one of them")
+	case !f.all && filter.IsZero() && f.source == "":
+		return fail(exitUsage,
+			"pick the dead letters with a filter (--reason, --user, --source, --producer, --since, --until, --seq), or with --all")
+	}
+	return nil
+}
+
+// parseTime parses a time, a day (UTC), or an age. "" is the zero time.
+func parseTime(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.ParseFloat(days, 64); err == nil && n >= 0 && n < 36500 {
+			return now.Add(-time.Duration(n * 24 * float64(time.Hour))), nil
+		}
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return now.Add(-ago), nil
+	}
+	return time.Time{}, fmt.Errorf("%q is not a time (2026-03-01T12:00:00Z), a day (2026-03-01) or an age (90m, 7d)", text)
+}
+
+// picked is what a command picks from: the open queues, and the filter.
+type picked struct {
+	client *azservicebus.Client
+	queues []*replay.Queue
+	filter replay.Filter
+}
+
+// open parses the flags and opens the dead letters of the configured entities, or of the one that
+// --source names. For deferred messages, it opens the entities themselves.
+func (f *picking) open(cfg config.Config) (*picked, error) {
+	filter, err := f.filter(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	entities := cfg.ServiceBus.Entities()
+	if f.source != "" {
+		i := slices.IndexFunc(entities, func(e string) bool { return strings.EqualFold(e, f.source) })
+		if i < 0 {
+			return nil, fail(exitUsage, "--source: %q is not configured; choose one of %s", f.source, strings.Join(entities, ", "))
+		}
+		entities = entities[i : i+1]
+	}
+	decoder, err := event.NewDecoder(event.Config{Types: cfg.Events.Types, AnyType: true})
+	if err != nil {
+		return nil, err
+	}
+	client, guard, err := app.NewServiceBusWithOriginals(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p := &picked{client: client, filter: filter}
+	for _, entity := range entities {
+		open := func() (replay.Receiver, error) { return app.NewReceiver(client, entity, !f.deferred) }
+		receiver, err := open()
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.queues = append(p.queues, &replay.Queue{
+			Entity: entity, Receiver: receiver, Decoder: decoder, Open: open, Original: guard.Original,
+		})
+	}
+	return p, nil
+}
+
+func (p *picked) close() { closeClient(p.client) }
+
+// several reports whether there are several queues, so that rows must name theirs.
+func (p *picked) several() bool { return len(p.queues) > 1 }
+
+// eachQueue calls do for one queue after the other, until the filter's limit is reached over all of
+// them. do gets the filter with what is left of the limit, and returns how many letters it picked.
+func (p *picked) eachQueue(do func(*replay.Queue, replay.Filter) (n int, err error)) error {
+	left := p.filter
+	for _, q := range p.queues {
+		n, err := do(q, left)
+		if err != nil {
+			return explain(err, q.Entity)
+		}
+		if left.Limit > 0 {
+			if left.Limit -= n; left.Limit <= 0 {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// finder is replay.Queue's Find or FindDeferred.
+type finder func(*replay.Queue, context.Context, replay.Filter) iter.Seq2[replay.Found, error]
+
+// each calls do for each message that find finds in the queues.
+func (p *picked) each(ctx context.Context, find finder, do func(replay.Found) error) error {
+	var doErr error
+	err := p.eachQueue(func(q *replay.Queue, f replay.Filter) (n int, err error) {
+		for found, err := range find(q, ctx, f) {
+			if err != nil {
+				return n, err
+			}
+			n++
+			if doErr = do(found); doErr != nil {
+				return n, doErr
+			}
+		}
+		return n, nil
+	})
+	if doErr != nil {
+		return doErr // as it is: it is not about Service Bus
+	}
+	return err
+}
+
+// closeTimeout limits how long the connection takes to close at the end.
+const closeTimeout = 2 * time.Second
+
+func closeClient(client *azservicebus.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = client.Close(ctx)
+}
