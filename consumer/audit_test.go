@@ -11,7 +11,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-func TestEveryDecisionIsRecordedBeforeItsSettlement(t *testing.T) {
+func TestAuditRecordsEveryDecisionBeforeItsSettlement(t *testing.T) {
 	var mu sync.Mutex
 	var all []audit.Decision
 	var w *world

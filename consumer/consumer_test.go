@@ -25,7 +25,7 @@ func inBubble(t *testing.T, s settings, scenario func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) { scenario(t, newWorld(t, s)) })
 }
 
-func TestAnEventEndsInARevocation(t *testing.T) {
+func TestConsumerRevokesTheUserOfAnEvent(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(ada), named(grace.UserPrincipalName))
 		w.run()
@@ -46,7 +46,7 @@ func TestAnEventEndsInARevocation(t *testing.T) {
 	})
 }
 
-func TestWhatCannotBeRevokedIsDeadLetteredWithItsReason(t *testing.T) {
+func TestConsumerDeadLettersWhatCannotBeRevokedWithItsReason(t *testing.T) {
 	// An account for canaries proves that Graph is well, though nobody else is signed out.
 	canary, err := event.NewUser(canaries.ID, "")
 	if err != nil {
@@ -93,7 +93,7 @@ func TestWhatCannotBeRevokedIsDeadLetteredWithItsReason(t *testing.T) {
 	})
 }
 
-func TestBadInputNeverReachesGraph(t *testing.T) {
+func TestConsumerNeverCallsGraphForBadInput(t *testing.T) {
 	inputs := map[string]*azservicebus.Message{
 		"a 1 MB body":          {Body: []byte(`{"type":"device.lost","userId":"` + strings.Repeat("a", 1<<20) + `"}`)},
 		"invalid UTF-8":        {Body: []byte("{\"type\":\"device.lost\",\"userPrincipalName\":\"a\xff@contoso.com\"}")},
@@ -130,7 +130,7 @@ func TestBadInputNeverReachesGraph(t *testing.T) {
 	})
 }
 
-func TestABodyInSeveralDataSectionsIsRead(t *testing.T) {
+func TestConsumerReadsABodyInSeveralDataSections(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		err := w.sender.SendAMQPAnnotatedMessage(t.Context(), &azservicebus.AMQPAnnotatedMessage{
 			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost",`), []byte(fmt.Sprintf(`"userId":%q}`, ada.ID))}},
@@ -144,7 +144,7 @@ func TestABodyInSeveralDataSectionsIsRead(t *testing.T) {
 	})
 }
 
-func TestAMessageWithManyUsersIsSettledWhenAllAre(t *testing.T) {
+func TestConsumerSettlesAMessageWhenAllItsUsersAreDecided(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(
 			about(ada, grace, alan),
@@ -164,7 +164,7 @@ func TestAMessageWithManyUsersIsSettledWhenAllAre(t *testing.T) {
 	})
 }
 
-func TestTrapDeadLetterTextsMustStaySmall(t *testing.T) {
+func TestDeadLetterTextsStaySmall(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		events := strings.Repeat(fmt.Sprintf(`{"type":"device.stolen","userId":%q},`, glass.ID), 999)
 		w.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(`[%s{"type":"device.stolen","userId":%q}]`, events, ada.ID))})
@@ -183,7 +183,7 @@ func TestTrapDeadLetterTextsMustStaySmall(t *testing.T) {
 	})
 }
 
-func TestReplicationLagIsWaitedFor(t *testing.T) {
+func TestConsumerWaitsForReplicationLag(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 3, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"?"}}`})
 		w.send(about(ada))
@@ -194,7 +194,7 @@ func TestReplicationLagIsWaitedFor(t *testing.T) {
 	})
 }
 
-func TestThrottlingIsObeyed(t *testing.T) {
+func TestConsumerObeysThrottling(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "97"})
 		w.send(about(ada))
@@ -208,7 +208,7 @@ func TestThrottlingIsObeyed(t *testing.T) {
 	})
 }
 
-func TestAnOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
+func TestOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
 	inBubble(t, settings{maxDeliveries: 2, maxInFlight: 8}, func(t *testing.T, w *world) {
 		down := w.graph.Inject(graph.Fault{Status: 503})
 		w.send(about(ada), about(grace), about(alan))
@@ -233,7 +233,7 @@ func TestAnOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T)
 	})
 }
 
-func TestWithoutThePermissionNoMessageIsTaken(t *testing.T) {
+func TestPermissionIsRequiredBeforeMessagesAreReceived(t *testing.T) {
 	inBubble(t, settings{roles: []string{"User.Read.All"}}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -250,7 +250,7 @@ func TestWithoutThePermissionNoMessageIsTaken(t *testing.T) {
 	})
 }
 
-func TestAPermissionTakenAwayMakesMessagesWait(t *testing.T) {
+func TestPermissionTakenAwayMakesMessagesWait(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		time.Sleep(time.Minute)
@@ -268,7 +268,7 @@ func TestAPermissionTakenAwayMakesMessagesWait(t *testing.T) {
 	})
 }
 
-func TestOneUsersOwn403IsDeadLetteredWhileOthersSucceed(t *testing.T) {
+func TestForbiddenUserIsDeadLetteredWhileOthersSucceed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 403, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
 		w.send(about(ada))
@@ -287,7 +287,7 @@ func TestOneUsersOwn403IsDeadLetteredWhileOthersSucceed(t *testing.T) {
 	})
 }
 
-func TestLocksAreKeptWhileAMessageWaits(t *testing.T) {
+func TestLockIsKeptWhileAMessageWaits(t *testing.T) {
 	inBubble(t, settings{lock: 30 * time.Second}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: 429, RetryAfter: "590"})
 		w.send(about(ada))
@@ -306,7 +306,7 @@ func TestLocksAreKeptWhileAMessageWaits(t *testing.T) {
 	})
 }
 
-func TestAQuickMessageCostsNoRenewal(t *testing.T) {
+func TestLockOfAQuickMessageIsNotRenewed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -317,7 +317,7 @@ func TestAQuickMessageCostsNoRenewal(t *testing.T) {
 	})
 }
 
-func TestAConnectionCutLosesNothing(t *testing.T) {
+func TestLinkLossLosesNoMessage(t *testing.T) {
 	inBubble(t, settings{lock: 20 * time.Second}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
 		w.send(about(ada), about(grace), about(alan))
@@ -332,7 +332,7 @@ func TestAConnectionCutLosesNothing(t *testing.T) {
 	})
 }
 
-func TestTheOrderIsReceiveDecodeGuardRevokeSettle(t *testing.T) {
+func TestConsumerReceivesDecodesGuardsRevokesSettles(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 10 * time.Second})
 		w.send(about(ada))
@@ -346,7 +346,7 @@ func TestTheOrderIsReceiveDecodeGuardRevokeSettle(t *testing.T) {
 	})
 }
 
-func TestHashedUsersDoNotAppearInTheLog(t *testing.T) {
+func TestLogShowsNoUsersThatAreHashed(t *testing.T) {
 	inBubble(t, settings{hashUsers: true}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: grace.ID, Status: 400, Body: fmt.Sprintf(`{"error":{"code":"BadRequest","message":"user %s"}}`, grace.ID)})
 		w.send(about(ada), about(grace), named("nobody@contoso.com"), named("a/b@contoso.com"), named(guest.UserPrincipalName))
@@ -364,7 +364,7 @@ func TestHashedUsersDoNotAppearInTheLog(t *testing.T) {
 	})
 }
 
-func TestWithHashedUsersNeitherLogNorSpansHoldWhatAProducerChose(t *testing.T) {
+func TestLogAndSpansShowNothingThatAProducerChoseWithHashedUsers(t *testing.T) {
 	exporter := tracetest.NewInMemoryExporter()
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")
 	inBubble(t, settings{hashUsers: true, tracer: tracer}, func(t *testing.T, w *world) {
@@ -389,7 +389,7 @@ func TestWithHashedUsersNeitherLogNorSpansHoldWhatAProducerChose(t *testing.T) {
 	})
 }
 
-func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
+func TestReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
 		replay := func(id string, only int) *azservicebus.Message {
@@ -415,9 +415,9 @@ func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	})
 }
 
-// TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone: a producer, or a tool that copies properties, must not make the worker
+// TestReplayIndexesAreBelievedForTheirOwnBodyAlone: a producer, or a tool that copies properties, must not make the worker
 // leave out events.
-func TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone(t *testing.T) {
+func TestReplayIndexesAreBelievedForTheirOwnBodyAlone(t *testing.T) {
 	whole, err := deadletter.Record{Body: []byte(`[1,2]`), OnlyEvents: []int{1}}.Message(deadletter.NewRun("ada@desk"))
 	if err != nil {
 		t.Fatal(err)
@@ -437,9 +437,9 @@ func TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone(t *testing.T) {
 	}
 }
 
-// TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote: neither what a producer sent under our names, nor what is left of
+// TestDeadLetterHasNoneOfOurPropertiesButThoseTheWorkerWrote: neither what a producer sent under our names, nor what is left of
 // an earlier failure.
-func TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote(t *testing.T) {
+func TestDeadLetterHasNoneOfOurPropertiesButThoseTheWorkerWrote(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		forged := map[string]any{"mine": "kept", deadletter.PropertyAttempts: int64(99)}
 		for _, name := range []string{

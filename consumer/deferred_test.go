@@ -59,7 +59,7 @@ func (w *world) deferred() (numbers []int64) {
 }
 
 // Service Bus gives all deferred messages that are asked for, or none.
-func TestADeferredMessageThatIsGoneKeepsNoOtherFromComing(t *testing.T) {
+func TestDeferredMessageThatIsGoneKeepsNoOtherFromComing(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 64}, func(t *testing.T, w *world) {
 		users, mend := w.failing(120)
 		w.run()
@@ -202,7 +202,7 @@ func TestDeferredMessagesComeBackAfterServiceBusCouldNotGiveThem(t *testing.T) {
 	}
 }
 
-func TestADeferredMessageThatIsNotSettledComesBack(t *testing.T) {
+func TestDeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 	for _, name := range []string{"its lock is lost", "its settlement fails"} {
 		t.Run(name, func(t *testing.T) {
 			f := &fickle{}
@@ -241,7 +241,7 @@ func TestADeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 	}
 }
 
-func TestWhatIsDeferredStaysSoWhenTheWorkerStops(t *testing.T) {
+func TestDeferredMessagesStayDeferredWhenTheWorkerStops(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 8, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		users, mend := w.failing(30)
 		w.run()
@@ -275,7 +275,7 @@ func TestWhatIsDeferredStaysSoWhenTheWorkerStops(t *testing.T) {
 	})
 }
 
-func TestAfterAKillDeferredMessagesAreFound(t *testing.T) {
+func TestDeferredMessagesAreFoundAfterAKill(t *testing.T) {
 	f := &fickle{}
 	inBubble(t, f.wrap(settings{concurrency: 16, maxInFlight: 8, lock: 20 * time.Second}), func(t *testing.T, w *world) {
 		users, mend := w.failing(30)
@@ -303,7 +303,7 @@ func TestAfterAKillDeferredMessagesAreFound(t *testing.T) {
 
 // Whoever waits in the waiting room is called when their next attempt is due, as if they did not wait there: backoff doubles to 30 s, with half as
 // much for chance.
-func TestADeferredMessageComesBackWithItsUsersNextAttempt(t *testing.T) {
+func TestDeferredMessageComesBackForItsUsersNextAttempt(t *testing.T) {
 	policy := retry.Policy{MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: time.Hour}
 	inBubble(t, settings{maxInFlight: 16, retry: policy}, func(t *testing.T, w *world) {
 		users, mend := w.failing(60)

@@ -8,7 +8,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-func TestADryRunDecidesAndTouchesNothing(t *testing.T) {
+func TestDryRunDecidesAndChangesNothing(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(ada), about(ada), about(glass), &azservicebus.Message{Body: []byte("rubbish")}, named(guest.UserPrincipalName))
 		ended := make(chan struct{})

@@ -37,7 +37,7 @@ func (w *world) crowd(n int) {
 	}
 }
 
-func TestTheForecastTellsHowManyWaitAndHowLong(t *testing.T) {
+func TestForecastShowsHowManyWaitAndHowLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{})
 		// 20 per second in the long run, as Graph has it.
@@ -72,13 +72,13 @@ func TestTheForecastTellsHowManyWaitAndHowLong(t *testing.T) {
 		if n := w.logs.FilterMessageSnippet("many users wait").Len(); n != 1 {
 			t.Errorf("told %d times", n)
 		}
-		if n := w.logs.FilterMessageSnippet("the backlog is worked off").Len(); n != 1 {
+		if n := w.logs.FilterMessageSnippet("the backlog is done").Len(); n != 1 {
 			t.Errorf("told %d times that it is over", n)
 		}
 	})
 }
 
-func TestWithoutGraphTheForecastIsNever(t *testing.T) {
+func TestForecastWithoutGraphIsNever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{})
 		w.graph.Inject(graph.Fault{Count: 1 << 20, Status: 503})
@@ -91,7 +91,7 @@ func TestWithoutGraphTheForecastIsNever(t *testing.T) {
 	})
 }
 
-func TestAForecastSurvivesMessagesThatSomebodyPurges(t *testing.T) {
+func TestForecastSurvivesAPurge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{})
 		w.graph.Inject(graph.Fault{Count: 1 << 20, Delay: 10 * time.Minute})
@@ -119,7 +119,7 @@ func TestAForecastSurvivesMessagesThatSomebodyPurges(t *testing.T) {
 	})
 }
 
-func TestWhoeverIsParkedIsInNoForecastOfAWait(t *testing.T) {
+func TestForecastCountsNoWaitOfParkedUsers(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		for i := range 2 {
@@ -137,7 +137,7 @@ func TestWhoeverIsParkedIsInNoForecastOfAWait(t *testing.T) {
 	})
 }
 
-func TestDeferredMessagesAreInTheForecastAndInTheMetrics(t *testing.T) {
+func TestForecastAndMetricsCountDeferredMessages(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 8}, func(t *testing.T, w *world) {
 		users := w.people(0, 40)
 		for _, u := range users {

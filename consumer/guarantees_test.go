@@ -23,7 +23,7 @@ func (w *world) sendUnknown(prefix string, numbers ...int) {
 	}
 }
 
-func TestAStormAboutOneUserCostsOneCallNowAndOnePerWindow(t *testing.T) {
+func TestDedupeOfAStormCostsOneCallNowAndOnePerWindow(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		for i := range 120 { // two minutes, an event every second
@@ -44,7 +44,7 @@ func TestAStormAboutOneUserCostsOneCallNowAndOnePerWindow(t *testing.T) {
 	})
 }
 
-func TestAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *testing.T) {
+func TestDedupeOfAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		for i := range 20 {
@@ -67,7 +67,7 @@ func TestAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *testing.
 	})
 }
 
-func TestAThousandUnknownUsersDoNotHoldUpAStolenDevice(t *testing.T) {
+func TestLivenessOfAStolenDeviceAmongAThousandUnknownUsers(t *testing.T) {
 	inBubble(t, settings{maxInFlight: 16}, func(t *testing.T, w *world) {
 		for i := range 1000 {
 			w.sendUnknown("u", i)
@@ -91,7 +91,7 @@ func TestAThousandUnknownUsersDoNotHoldUpAStolenDevice(t *testing.T) {
 	})
 }
 
-func TestALoneEventSurvivesAnOutageOfHalfAnHour(t *testing.T) {
+func TestOutageOfHalfAnHourLosesNoLoneEvent(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
 		w.send(about(ada))
@@ -104,7 +104,7 @@ func TestALoneEventSurvivesAnOutageOfHalfAnHour(t *testing.T) {
 	})
 }
 
-func TestARetryAfterOfADayIsProbed(t *testing.T) {
+func TestOutageWithARetryAfterOfADayIsProbed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "86400"})
 		w.send(about(ada), about(grace))
@@ -118,7 +118,7 @@ func TestARetryAfterOfADayIsProbed(t *testing.T) {
 	})
 }
 
-func TestAllLocksLostWhileTheBreakerIsOpen(t *testing.T) {
+func TestLocksLostWhileTheBreakerIsOpenLoseNoMessage(t *testing.T) {
 	inBubble(t, settings{lock: 20 * time.Second}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
 		w.send(about(ada), about(grace), about(alan))
@@ -133,7 +133,7 @@ func TestAllLocksLostWhileTheBreakerIsOpen(t *testing.T) {
 	})
 }
 
-func TestTheMostUrgentInHandIsCalledFirst(t *testing.T) {
+func TestUrgentUsersInFlightAreCalledFirst(t *testing.T) {
 	inBubble(t, settings{concurrency: 1}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Count: 1, User: alan.ID, Status: http.StatusTooManyRequests, RetryAfter: "30"})
 		w.send(about(alan))
@@ -164,7 +164,7 @@ func TestTheMostUrgentInHandIsCalledFirst(t *testing.T) {
 }
 
 // The naive breaker takes the lone 403 for everyone's, and receives nobody else.
-func TestOneUsersOwn403InAQuietNightStopsNobody(t *testing.T) {
+func TestForbiddenUserInAQuietNightStopsNobody(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: http.StatusForbidden, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
 		w.send(about(ada))

@@ -25,7 +25,7 @@ func (w *world) sendAs(id string, m *azservicebus.Message) {
 }
 
 // A session whose messages take all places of the source, about users who fail for ever.
-func TestASessionThatFillsAllPlacesIsGivenUp(t *testing.T) {
+func TestSessionThatFillsAllSlotsIsGivenUp(t *testing.T) {
 	inBubble(t, settings{sessions: 2, concurrency: 4, maxInFlight: 8}, func(t *testing.T, w *world) {
 		session, other := "fills", "waits"
 		for i, u := range w.people(0, 20) {
@@ -44,7 +44,7 @@ func TestASessionThatFillsAllPlacesIsGivenUp(t *testing.T) {
 }
 
 // Some users' answers ask for ten minutes; others are set aside, and well again soon.
-func TestALongRetryAfterOfSomeDoesNotFillTheWayBack(t *testing.T) {
+func TestDeferredMessagesWithALongRetryAfterDoNotKeepOthersFromComingBack(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		for _, u := range w.people(0, 40) {
 			w.graph.Inject(graph.Fault{User: u.ID, Status: 503, RetryAfter: "590"})
@@ -74,7 +74,7 @@ func TestALongRetryAfterOfSomeDoesNotFillTheWayBack(t *testing.T) {
 }
 
 // Batches about users who are in their window, which cannot be called now, take no room that others need.
-func TestLargeMessagesOfParkedUsersHoldUpNobody(t *testing.T) {
+func TestLivenessBesideLargeMessagesOfParkedUsers(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		var sets [][]graph.User
@@ -94,7 +94,7 @@ func TestLargeMessagesOfParkedUsersHoldUpNobody(t *testing.T) {
 }
 
 // One user is throttled for ever; nobody else is.
-func TestAUserWhoIsAlwaysThrottledStarvesNobody(t *testing.T) {
+func TestLivenessBesideAUserWhoIsAlwaysThrottled(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 429, RetryAfter: "5"})
 		w.sendAs("ada", about(ada))
@@ -105,7 +105,7 @@ func TestAUserWhoIsAlwaysThrottledStarvesNobody(t *testing.T) {
 	})
 }
 
-func TestAUserWhoIsAlwaysUnauthorizedStarvesNobody(t *testing.T) {
+func TestLivenessBesideAUserWhoIsAlwaysUnauthorized(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 401})
 		w.sendAs("ada", about(ada))
@@ -120,7 +120,7 @@ func TestAUserWhoIsAlwaysUnauthorizedStarvesNobody(t *testing.T) {
 
 // A message with two users who both fail for good, one sooner than the other, is dead-lettered some time, though it is set
 // aside in between.
-func TestAMessageThatIsSetAsideIsDecidedSomeTime(t *testing.T) {
+func TestDeferredMessageWithManyUsersIsDecided(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		nobody, fails := person(1), w.people(2, 1)[0]
 		w.graph.Inject(graph.Fault{User: fails.ID, Status: 503})
@@ -139,7 +139,7 @@ func TestAMessageThatIsSetAsideIsDecidedSomeTime(t *testing.T) {
 }
 
 // What was revoked is in the audit log, whatever becomes of the message's other users.
-func TestAuditRecordsWhoWasRevokedInAMessageThatIsSetAside(t *testing.T) {
+func TestAuditRecordsWhoWasRevokedInADeferredMessage(t *testing.T) {
 	var records []audit.Decision
 	lock := make(chan struct{}, 1)
 	s := settings{concurrency: 4, maxInFlight: 16, audit: func(d audit.Decision) {
@@ -169,7 +169,7 @@ func TestAuditRecordsWhoWasRevokedInAMessageThatIsSetAside(t *testing.T) {
 }
 
 // A stolen device of somebody who is to be offboarded by a mass offboarding that the guard holds up.
-func TestATrippedTypeDoesNotHoldUpAnotherTypeOfTheSameUser(t *testing.T) {
+func TestVolumeGuardTrippedForOneTypeDoesNotStopAnotherTypeOfTheSameUser(t *testing.T) {
 	s := settings{concurrency: 4, maxInFlight: 64, volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
 		for i, u := range append(w.people(0, 10), ada) {
@@ -183,7 +183,7 @@ func TestATrippedTypeDoesNotHoldUpAnotherTypeOfTheSameUser(t *testing.T) {
 }
 
 // Users whose attempts hang for ever keep nobody from the retry lane who is well again.
-func TestHangingUsersDoNotStarveTheRetriesOfOthers(t *testing.T) {
+func TestLivenessOfRetriesBesideHangingUsers(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		users := w.people(0, 600)
 		for _, u := range users {
@@ -209,7 +209,7 @@ func TestHangingUsersDoNotStarveTheRetriesOfOthers(t *testing.T) {
 }
 
 // A settlement that Service Bus carried out and whose answer was lost.
-func TestALostAnswerToADeferCostsSeconds(t *testing.T) {
+func TestDeferredMessageWhoseAnswerWasLostComesBackWithinSeconds(t *testing.T) {
 	d := &lossy{}
 	s := settings{concurrency: 4, maxInFlight: 8}
 	s.wrap = func(r consumer.Receiver) consumer.Receiver {
@@ -265,7 +265,7 @@ func TestManualRevocationGoesOnAfterTheBreakerHasOpened(t *testing.T) {
 }
 
 // A message of many users that is set aside again and again must not write a line for each of them each time.
-func TestAMessageThatIsSetAsideDoesNotFloodTheLog(t *testing.T) {
+func TestDeferredMessageDoesNotFloodTheLog(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 16}, func(t *testing.T, w *world) {
 		users := w.people(0, 500)
 		for _, u := range users {

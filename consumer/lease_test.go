@@ -43,7 +43,7 @@ func store(t *testing.T, server *miniredis.Miniredis) (*coordination.Store, func
 		}
 }
 
-func TestWhoeverWritesToRedisHoldsNobodyForLong(t *testing.T) {
+func TestLeaseThatSomebodyElseWroteStopsNobodyForLong(t *testing.T) {
 	ago := func(d time.Duration) string { return strconv.FormatInt(time.Now().Add(-d).UnixMicro(), 10) }
 	for name, c := range map[string]struct {
 		// write is done each second, to the keys of the only user.
@@ -106,7 +106,7 @@ func TestWhoeverWritesToRedisHoldsNobodyForLong(t *testing.T) {
 	}
 }
 
-func TestAVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
+func TestVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		server.ClockTTL(true)

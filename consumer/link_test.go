@@ -29,7 +29,7 @@ func (w *world) wantOneCut() {
 	}
 }
 
-func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
+func TestLinkLossAndASettlementKeepTheNewConnection(t *testing.T) {
 	for name, s := range map[string]struct {
 		users   []graph.User
 		body    *azservicebus.Message
@@ -63,7 +63,7 @@ func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
 	}
 }
 
-func TestAMessageOfALostConnectionIsGivenBackAtTheStop(t *testing.T) {
+func TestLinkLossAndAStopAbandonTheMessage(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: time.Minute})
 		w.send(about(ada))
@@ -85,7 +85,7 @@ func TestAMessageOfALostConnectionIsGivenBackAtTheStop(t *testing.T) {
 }
 
 // The first settlement that fails tells all others: they go through the management node at once.
-func TestALossThatOnlyASettlementNotices(t *testing.T) {
+func TestLinkLossThatOnlyASettlementNotices(t *testing.T) {
 	r := &trap{}
 	var failed atomic.Int64
 	r.complete = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
@@ -125,7 +125,7 @@ func TestALossThatOnlyASettlementNotices(t *testing.T) {
 	})
 }
 
-func TestTwoSourcesWithFullHandsSurviveACut(t *testing.T) {
+func TestLinkLossIsSurvivedByTwoFullSources(t *testing.T) {
 	inBubble(t, settings{urgent: true, maxInFlight: 8, concurrency: 8, lock: 20 * time.Second, maxDeliveries: 3}, func(t *testing.T, w *world) {
 		const people = 64
 		for i := range people {
@@ -160,7 +160,7 @@ func TestTwoSourcesWithFullHandsSurviveACut(t *testing.T) {
 }
 
 // A session's lock ends with its link: its messages come again, and at once.
-func TestASessionsMessagesOfALostConnectionComeAgain(t *testing.T) {
+func TestSessionMessagesOfALostConnectionComeAgain(t *testing.T) {
 	inBubble(t, settings{sessions: 1, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Delay: 10 * time.Second})
 		w.send(inSession(ada, 0))

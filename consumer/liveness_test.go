@@ -62,7 +62,7 @@ func (w *world) calledWithin(u graph.User, limit time.Duration) {
 }
 
 // A stolen device behind users who fail, each for a reason of their own, with the default numbers.
-func TestNobodyWaitsBehindUsersWhoFail(t *testing.T) {
+func TestLivenessBesideUsersWhoFail(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault graph.Fault
 		users int
@@ -105,7 +105,7 @@ func TestNobodyWaitsBehindUsersWhoFail(t *testing.T) {
 }
 
 // The mixed fault that decided 70 of 750 users in seven minutes.
-func TestEverybodyIsDecidedAmongMixedFaults(t *testing.T) {
+func TestLivenessAmongMixedFaults(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		var users []graph.User
 		healthy := map[string]bool{}
@@ -152,7 +152,7 @@ func TestEverybodyIsDecidedAmongMixedFaults(t *testing.T) {
 	})
 }
 
-func TestUnknownUsersDoNotSwitchOffParking(t *testing.T) {
+func TestLivenessOfParkingBesideUnknownUsers(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		var nobodies []graph.User
 		for i := range 130 {
@@ -172,7 +172,7 @@ func TestUnknownUsersDoNotSwitchOffParking(t *testing.T) {
 	})
 }
 
-func TestMessagesThatCannotSupersedeOneAnotherHoldUpNobody(t *testing.T) {
+func TestLivenessBesideMessagesThatCannotSupersedeOneAnother(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 25 * time.Second}) // they gather beside the attempt, too
 		var storm []*azservicebus.Message
@@ -196,7 +196,7 @@ func TestMessagesThatCannotSupersedeOneAnotherHoldUpNobody(t *testing.T) {
 	})
 }
 
-func TestOneMessageWithManyUsersWhoFailHoldsUpNobodyInIt(t *testing.T) {
+func TestLivenessInsideAMessageWithManyUsersWhoFail(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		users := w.people(0, 360)
 		for _, u := range users[:300] {
@@ -211,7 +211,7 @@ func TestOneMessageWithManyUsersWhoFailHoldsUpNobodyInIt(t *testing.T) {
 	})
 }
 
-func TestManyLargeMessagesRunAFewAtATimeAndHoldUpNobody(t *testing.T) {
+func TestLivenessBesideManyLargeMessages(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		for i := range 10 {
@@ -233,7 +233,7 @@ func TestManyLargeMessagesRunAFewAtATimeAndHoldUpNobody(t *testing.T) {
 	})
 }
 
-func TestAUserWhoHangsAtTheStartHoldsUpNobody(t *testing.T) {
+func TestLivenessBesideAUserWhoHangsAtTheStart(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: time.Hour})
 		w.send(about(ada), about(grace))
@@ -242,7 +242,7 @@ func TestAUserWhoHangsAtTheStartHoldsUpNobody(t *testing.T) {
 	})
 }
 
-func TestSessionsAreServedInTurn(t *testing.T) {
+func TestSessionsAreServedInOrder(t *testing.T) {
 	inBubble(t, settings{sessions: 1, concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		feed := func(session string, u graph.User, i int) {
 			m, id := about(u), fmt.Sprintf("%s-%d", session, i)
@@ -263,7 +263,7 @@ func TestSessionsAreServedInTurn(t *testing.T) {
 }
 
 // Service Bus offers the sessions with the oldest messages first. Two of them whose users fail must not take turns for ever.
-func TestTwoSessionsWhoseUsersFailDoNotTakeTurnsForEver(t *testing.T) {
+func TestSessionsWhoseUsersFailDoNotKeepOthersWaiting(t *testing.T) {
 	inBubble(t, settings{sessions: 1, concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		feed := func(session string, u graph.User) {
 			m := about(u)
@@ -314,7 +314,7 @@ func TestDeferredMessagesThatNobodyRemembersAreFound(t *testing.T) {
 	})
 }
 
-func TestNothingIsWaitedForThatCannotBeFinished(t *testing.T) {
+func TestStopWaitsForNothingThatCannotBeFinished(t *testing.T) {
 	for name, prepare := range map[string]func(w *world){
 		"Graph is away":    func(w *world) { w.graph.Inject(graph.Fault{Status: 503}) },
 		"no token":         func(w *world) { w.graph.Inject(graph.Fault{Token: true, Status: 503}); w.graph.RevokeTokens() },
@@ -343,7 +343,7 @@ func TestNothingIsWaitedForThatCannotBeFinished(t *testing.T) {
 	}
 }
 
-func TestATrippedGuardIsNotWaitedForAtTheStop(t *testing.T) {
+func TestStopDoesNotWaitForATrippedGuard(t *testing.T) {
 	s := settings{maxInFlight: 64, volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
 		w.sendEach(w.people(0, 20))
@@ -358,7 +358,7 @@ func TestATrippedGuardIsNotWaitedForAtTheStop(t *testing.T) {
 }
 
 // A clock that is 61 s ahead of the broker's made each lock look lost as it was renewed.
-func TestAClockThatRunsAheadMakesNoRenewalsTheMore(t *testing.T) {
+func TestLockIsNotRenewedMoreOftenWithAClockThatRunsAhead(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		messages, err := r.Receiver.ReceiveMessages(ctx, limit, o)
@@ -389,7 +389,7 @@ func TestAClockThatRunsAheadMakesNoRenewalsTheMore(t *testing.T) {
 	})
 }
 
-func TestReadinessSaysWhoseTroubleItIs(t *testing.T) {
+func TestHealthNamesThePartThatFails(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		users := w.people(0, 5)
 		for _, u := range users {

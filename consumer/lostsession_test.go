@@ -12,7 +12,7 @@ import (
 
 // Sessions whose hands are full do not notice that their connection is gone, until they receive again: that must not end the
 // connection that the others have by then, and these the next one, for ever. Without the rule it did so in one run of six.
-func TestSessionsWithFullHandsSurviveCuts(t *testing.T) {
+func TestSessionsThatAreFullSurviveCuts(t *testing.T) {
 	for run := range 12 {
 		inBubble(t, settings{sessions: 4, maxInFlight: 8, concurrency: 16}, func(t *testing.T, w *world) {
 			const people = 160
@@ -40,7 +40,7 @@ func TestSessionsWithFullHandsSurviveCuts(t *testing.T) {
 
 // Somebody else has the session when the connection comes back: asking for it again at once, for as long as messages of it are in flight,
 // would be busy waiting.
-func TestASessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
+func TestSessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
 	inBubble(t, settings{sessions: 4, maxInFlight: 8}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 3 * time.Second})
 		w.graph.Inject(graph.Fault{User: grace.ID, Delay: 20 * time.Second})

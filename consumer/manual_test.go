@@ -94,7 +94,7 @@ func TestManualRevocationStopsForAllWhenNoCallCanSucceed(t *testing.T) {
 	})
 }
 
-func TestManualRevocationFinishesTheCallsUnderWayWhenStopped(t *testing.T) {
+func TestManualRevocationFinishesTheCallsInFlightWhenStopped(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
@@ -110,7 +110,7 @@ func TestManualRevocationFinishesTheCallsUnderWayWhenStopped(t *testing.T) {
 	})
 }
 
-func TestManualRevocationProvesTheEffect(t *testing.T) {
+func TestManualRevocationVerifiesTheEffect(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		before := time.Now()
 		lag := before.Add(10 * time.Second) // the replica that is read knows it only then

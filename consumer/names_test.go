@@ -28,7 +28,7 @@ func (w *world) count() (calls, reads int) {
 	return calls, reads
 }
 
-func TestAnIDAndANameOfOnePersonAreOneUser(t *testing.T) {
+func TestNameAndIDOfOnePersonAreOneUser(t *testing.T) {
 	for name, c := range map[string]struct {
 		settings settings
 		calls    int
@@ -65,7 +65,7 @@ func TestAnIDAndANameOfOnePersonAreOneUser(t *testing.T) {
 	}
 }
 
-func TestANameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
+func TestNameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
 	for name, others := range map[string][]*azservicebus.Message{
 		"alone": nil,
 		"beside an event about who had it before": {about(ada)},
@@ -100,7 +100,7 @@ func TestANameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
 	}
 }
 
-func TestWhoeverIsProtectedByIDIsNotCalledByName(t *testing.T) {
+func TestNameOfAUserProtectedByIDIsNotCalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{readUsers: true, roles: readers, protected: []string{ada.ID, grace.UserPrincipalName}})
 		w.run()
@@ -111,7 +111,7 @@ func TestWhoeverIsProtectedByIDIsNotCalledByName(t *testing.T) {
 	})
 }
 
-func TestANameThatCouldNotBeReadInTimeIsOneUserWithItsIDWhenItCan(t *testing.T) {
+func TestNameThatIsResolvedLateIsOneUserWithItsID(t *testing.T) {
 	for name, away := range map[string]graph.Fault{
 		"Graph was down":  {Status: http.StatusServiceUnavailable},
 		"Graph was slow":  {Delay: 20 * time.Second},
@@ -146,7 +146,7 @@ func TestANameThatCouldNotBeReadInTimeIsOneUserWithItsIDWhenItCan(t *testing.T) 
 }
 
 // A name is asked for when its turn comes; then the account is called, whoever else stands in the message.
-func TestAnAccountDoesNotWaitForThoseBeforeItInTheMessage(t *testing.T) {
+func TestNameResolvedLateDoesNotWaitForEventsBeforeItInTheMessage(t *testing.T) {
 	inBubble(t, settings{readUsers: true, roles: readers}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: grace.ID, Status: 403, Method: http.MethodPost})
 		w.graph.Inject(graph.Fault{User: grace.UserPrincipalName, Status: 403, Method: http.MethodPost})

@@ -9,8 +9,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// TestAnOutageOfHalfAnHourDeadLettersNothing, whatever form it takes, and when it is over everybody is signed out.
-func TestAnOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
+// TestOutageOfHalfAnHourDeadLettersNothing, whatever form it takes, and when it is over everybody is signed out.
+func TestOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
 	const people, later = 150, 30 // more than may wait in flight; those who come while the outage lasts
 	all := func(w *world, fault graph.Fault) (heal func()) { return w.graph.Inject(fault) }
 	// each breaks the attempts for everybody whom the directory has, so that a canary for nobody answers well.

@@ -8,7 +8,7 @@ import (
 )
 
 // The SDK panics on a message whose property DeadLetterReason is no text, which any producer can send.
-func TestTrapAMessageOnWhichTheSDKPanicsHoldsUpNobodyElse(t *testing.T) {
+func TestLivenessBesideAMessageOnWhichTheSDKPanics(t *testing.T) {
 	for name, poison := range map[string]any{"a number": int64(5), "null": nil} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, settings{unguarded: true}, func(t *testing.T, w *world) {

@@ -8,7 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func TestAWorkerThatKnowsNothingOfGraphReceivesAFewMessages(t *testing.T) {
+func TestReceiveTakesFewMessagesWhileNothingIsKnownOfGraph(t *testing.T) {
 	r := &trap{}
 	inBubble(t, trapped(settings{maxInFlight: 16, concurrency: 16}, r), func(t *testing.T, w *world) {
 		slow := w.graph.Inject(graph.Fault{Delay: 20 * time.Second})
@@ -30,7 +30,7 @@ func TestAWorkerThatKnowsNothingOfGraphReceivesAFewMessages(t *testing.T) {
 	})
 }
 
-func TestWhileTheBreakerIsOpenMessagesAreReceivedOneByOneToBeProbed(t *testing.T) {
+func TestReceiveTakesMessagesOneByOneWhileTheBreakerIsOpen(t *testing.T) {
 	r := &trap{}
 	inBubble(t, trapped(settings{maxInFlight: 16}, r), func(t *testing.T, w *world) {
 		w.send(about(ada))

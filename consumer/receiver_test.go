@@ -76,7 +76,7 @@ func trapped(s settings, r *trap) settings {
 	return s
 }
 
-func TestTrapReceiveMayReturnNothingWithoutAnError(t *testing.T) {
+func TestReceiveMayReturnNothingWithoutAnError(t *testing.T) {
 	r := &trap{}
 	empty := 3
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
@@ -93,7 +93,7 @@ func TestTrapReceiveMayReturnNothingWithoutAnError(t *testing.T) {
 	})
 }
 
-func TestALinkThatIsLostAgainAndAgainIsNotRenewedInABusyLoop(t *testing.T) {
+func TestReceiveIsNoBusyLoopWhenTheLinkIsLostAgainAndAgain(t *testing.T) {
 	r := &trap{}
 	r.receive = func(context.Context, int, *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		return nil, nil
@@ -111,7 +111,7 @@ func TestALinkThatIsLostAgainAndAgainIsNotRenewedInABusyLoop(t *testing.T) {
 	})
 }
 
-func TestTrapMessagesMayComeAfterTheContextEnded(t *testing.T) {
+func TestReceiveMayReturnMessagesAfterItsContextEnded(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		messages, err := r.Receiver.ReceiveMessages(ctx, limit, o)
@@ -132,7 +132,7 @@ func TestTrapMessagesMayComeAfterTheContextEnded(t *testing.T) {
 	})
 }
 
-func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T) {
+func TestReceiveAsksOnlyForFreeSlotsAndDoesNotWait20Milliseconds(t *testing.T) {
 	r := &trap{}
 	inBubble(t, trapped(settings{maxInFlight: 3, concurrency: 1}, r), func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 3 * time.Second})
@@ -159,7 +159,7 @@ func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T)
 	})
 }
 
-func TestTrapSettlingHasNoTimeLimitOfItsOwn(t *testing.T) {
+func TestSettlementHasATimeLimit(t *testing.T) {
 	r := &trap{}
 	var deadlines []time.Duration
 	r.complete = func(ctx context.Context, _ *azservicebus.ReceivedMessage) error {
@@ -187,7 +187,7 @@ func TestTrapSettlingHasNoTimeLimitOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestTrapRenewingWritesTheMessage(t *testing.T) {
+func TestLockRenewalWritesToACopyOfTheMessage(t *testing.T) {
 	r := &trap{}
 	shared := false
 	r.renew = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
@@ -207,7 +207,7 @@ func TestTrapRenewingWritesTheMessage(t *testing.T) {
 	})
 }
 
-func TestTrapALostLockIsFinal(t *testing.T) {
+func TestLockLossIsFinal(t *testing.T) {
 	r := &trap{}
 	lost := 1
 	r.renew = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
@@ -232,7 +232,7 @@ func TestTrapALostLockIsFinal(t *testing.T) {
 }
 
 // A success after the lock was lost is not settled either: the call is done, the message is not ours.
-func TestTrapALostLockDoesNotStopTheCallOnTheWire(t *testing.T) {
+func TestLockLossDoesNotStopTheCallInFlight(t *testing.T) {
 	r := &trap{renew: func(context.Context, *azservicebus.ReceivedMessage) error {
 		return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 	}}
@@ -249,7 +249,7 @@ func TestTrapALostLockDoesNotStopTheCallOnTheWire(t *testing.T) {
 	})
 }
 
-func TestTrapAReceiverCanGoSilent(t *testing.T) {
+func TestReceiveSurvivesAReceiverThatGoesSilent(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, _ int, _ *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		<-ctx.Done()
@@ -268,7 +268,7 @@ func TestTrapAReceiverCanGoSilent(t *testing.T) {
 	})
 }
 
-func TestServiceBusAwayIsToldAndSurvived(t *testing.T) {
+func TestReceiveSurvivesAndReportsAnOutageOfServiceBus(t *testing.T) {
 	r := &trap{}
 	down := true
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {

@@ -47,7 +47,7 @@ func leaver(i int) graph.User {
 	return graph.User{ID: fmt.Sprintf("0a5bd9b6-4a5c-4ee1-9a7e-1d3c5a6b%04d", i), UserPrincipalName: fmt.Sprintf("leaver%d@contoso.com", i), UserType: "Member"}
 }
 
-func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T) {
+func TestSourceThatIsUrgentOvertakesAMassOffboarding(t *testing.T) {
 	inBubble(t, settings{urgent: true, maxInFlight: 32}, func(t *testing.T, w *world) {
 		const leavers = 100
 		for i := range leavers {
@@ -80,7 +80,7 @@ func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T)
 }
 
 // A hand full of the bulk that waits for Graph has no part in how many urgent messages are received meanwhile.
-func TestAFullHandOfTheBulkKeepsNoUrgentMessageInItsQueue(t *testing.T) {
+func TestSourceThatIsFullKeepsNoUrgentMessageInItsQueue(t *testing.T) {
 	inBubble(t, settings{urgent: true, maxInFlight: 4}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -109,7 +109,7 @@ func TestAFullHandOfTheBulkKeepsNoUrgentMessageInItsQueue(t *testing.T) {
 	})
 }
 
-func TestEachSourceHasItsOwnDeadLetters(t *testing.T) {
+func TestSourceHasItsOwnDeadLetters(t *testing.T) {
 	inBubble(t, settings{urgent: true}, func(t *testing.T, w *world) {
 		w.send(&azservicebus.Message{Body: []byte("rubbish")})
 		w.sendUrgent(named("nobody@contoso.com"))
@@ -123,7 +123,7 @@ func TestEachSourceHasItsOwnDeadLetters(t *testing.T) {
 	})
 }
 
-func TestDeduplicationAcrossSources(t *testing.T) {
+func TestDedupeAcrossSources(t *testing.T) {
 	t.Run("a newer urgent event stands for a bulk one", func(t *testing.T) {
 		inBubble(t, settings{urgent: true, concurrency: 1}, func(t *testing.T, w *world) {
 			w.graph.Inject(graph.Fault{User: grace.ID, Delay: 10 * time.Second})
@@ -169,7 +169,7 @@ func (deaf) PeekMessages(context.Context, int, *azservicebus.PeekMessagesOptions
 	return nil, errors.New("the entity is away")
 }
 
-func TestASourceThatIsAwayDoesNotStopTheOthers(t *testing.T) {
+func TestSourceThatIsAwayDoesNotStopTheOthers(t *testing.T) {
 	inBubble(t, settings{urgent: true, wrap: func(r consumer.Receiver) consumer.Receiver { return deaf{r} }}, func(t *testing.T, w *world) {
 		w.run()
 		w.sendUrgent(about(ada))

@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func TestStoppingFinishesWhatIsInHand(t *testing.T) {
+func TestStopFinishesTheMessagesInFlight(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(ada)) // until Graph has answered one call well, only one message is taken
 		w.run()
@@ -32,7 +32,7 @@ func TestStoppingFinishesWhatIsInHand(t *testing.T) {
 	})
 }
 
-func TestStoppingWaitsForTheCallOfAnotherReplica(t *testing.T) {
+func TestStopWaitsForTheCallOfAnotherReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		server.ClockTTL(true)
@@ -56,7 +56,7 @@ func TestStoppingWaitsForTheCallOfAnotherReplica(t *testing.T) {
 	})
 }
 
-func TestAfterTheStopNothingIsReceived(t *testing.T) {
+func TestStopEndsReceiving(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		time.Sleep(5 * time.Second)
@@ -69,7 +69,7 @@ func TestAfterTheStopNothingIsReceived(t *testing.T) {
 	})
 }
 
-func TestWhatCannotBeFinishedIsAbandonedAndComesAgain(t *testing.T) {
+func TestStopAbandonsWhatCannotBeFinished(t *testing.T) {
 	inBubble(t, settings{drain: 20 * time.Second}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{User: ada.ID, Status: 503})
 		w.send(about(ada), about(grace))
@@ -93,7 +93,7 @@ func TestWhatCannotBeFinishedIsAbandonedAndComesAgain(t *testing.T) {
 	})
 }
 
-func TestASecondSignalHurries(t *testing.T) {
+func TestStopEndsAtOnceWithASecondSignal(t *testing.T) {
 	inBubble(t, settings{drain: 10 * time.Minute}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: time.Minute, Status: 503})
 		w.send(about(ada))
@@ -110,7 +110,7 @@ func TestASecondSignalHurries(t *testing.T) {
 	})
 }
 
-func TestALongDrainIsAliveAndBlamesNobody(t *testing.T) {
+func TestStopThatTakesLongIsAliveAndBlamesNobody(t *testing.T) {
 	inBubble(t, settings{drain: 30 * time.Minute, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 429, RetryAfter: "590"})
 		w.graph.Inject(graph.Fault{Delay: 25 * time.Second})
@@ -150,7 +150,7 @@ func TestALongDrainIsAliveAndBlamesNobody(t *testing.T) {
 	})
 }
 
-func TestStoppingWhileWaitingForThePermissionEndsAtOnce(t *testing.T) {
+func TestStopWhileWaitingForThePermissionEndsAtOnce(t *testing.T) {
 	inBubble(t, settings{roles: []string{"User.Read.All"}}, func(t *testing.T, w *world) {
 		w.run()
 		time.Sleep(time.Hour)
@@ -162,7 +162,7 @@ func TestStoppingWhileWaitingForThePermissionEndsAtOnce(t *testing.T) {
 	})
 }
 
-func TestTwentyRestartsWhileGraphIsAwayDeadLetterNothing(t *testing.T) {
+func TestStopsAndStartsWhileGraphIsAwayDeadLetterNothing(t *testing.T) {
 	inBubble(t, settings{drain: 5 * time.Second}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{Status: 503})
 		w.send(about(ada), about(grace))

@@ -8,7 +8,7 @@ import (
 )
 
 // Such messages are deferred as soon as all of their users have failed: what is decided about one of them must not be lost with that.
-func TestMessagesWithSeveralUsersWhoFailForEverEnd(t *testing.T) {
+func TestConsumerDecidesMessagesWithSeveralUsersWhoAlwaysFail(t *testing.T) {
 	inBubble(t, settings{maxInFlight: 8}, func(t *testing.T, w *world) {
 		const people = 12
 		reasons := map[string]string{}
@@ -36,7 +36,7 @@ func TestMessagesWithSeveralUsersWhoFailForEverEnd(t *testing.T) {
 }
 
 // One attempt for each of them each time that it comes back, and not one for the first alone.
-func TestALargeMessageOfUsersWhoFailForEverEnds(t *testing.T) {
+func TestConsumerDecidesALargeMessageOfUsersWhoAlwaysFail(t *testing.T) {
 	inBubble(t, settings{maxInFlight: 8}, func(t *testing.T, w *world) {
 		var people []graph.User
 		for i := range 60 {

@@ -13,7 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func TestSpansFromTheProducerThroughTheCallToTheSettlement(t *testing.T) {
+func TestTraceHasSpansFromTheProducerToTheSettlement(t *testing.T) {
 	for _, property := range []string{"traceparent", "Diagnostic-Id"} {
 		exporter := tracetest.NewInMemoryExporter()
 		tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")

@@ -82,7 +82,7 @@ func (w *world) inject(id, session string, encoded []byte) {
 	}
 }
 
-func TestAnUnreadableMessageIsDeadLetteredAtItsFirstDelivery(t *testing.T) {
+func TestUnreadableMessageIsDeadLetteredAtItsFirstDelivery(t *testing.T) {
 	for _, sessions := range []int{0, 2} {
 		t.Run(fmt.Sprintf("%d sessions", sessions), func(t *testing.T) {
 			inBubble(t, settings{sessions: sessions}, func(t *testing.T, w *world) {
@@ -121,7 +121,7 @@ func TestAnUnreadableMessageIsDeadLetteredAtItsFirstDelivery(t *testing.T) {
 	}
 }
 
-func TestAProducerCannotPassAMessageOffAsUnreadable(t *testing.T) {
+func TestUnreadablePropertyOfAProducerIsNotBelieved(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		m := about(ada)
 		m.ApplicationProperties = map[string]any{sanitizer.PropertyUnreadable: "it is not", sanitizer.PropertyMended: "it is not"}
@@ -133,7 +133,7 @@ func TestAProducerCannotPassAMessageOffAsUnreadable(t *testing.T) {
 	})
 }
 
-func TestADryRunTellsOfUnreadableMessages(t *testing.T) {
+func TestDryRunShowsUnreadableMessages(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		for id, encoded := range unreadables() {
 			w.inject(id, "", encoded)

@@ -17,7 +17,7 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
+func TestVolumeGuardStopsUntilAnOperatorReleasesIt(t *testing.T) {
 	const people, limit = 60, 20
 	var mu sync.Mutex
 	var release guard.Release
@@ -69,7 +69,7 @@ func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
 	})
 }
 
-func TestATrippedTypeWaitsWhileTheOthersGoOn(t *testing.T) {
+func TestVolumeGuardTrippedForOneTypeLetsTheOthersGoOn(t *testing.T) {
 	kinds := []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
 	s := settings{maxInFlight: 64, volume: guard.VolumeConfig{Kinds: kinds, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
@@ -94,7 +94,7 @@ func TestATrippedTypeWaitsWhileTheOthersGoOn(t *testing.T) {
 	})
 }
 
-func TestUnknownUsersDoNotTripTheGuard(t *testing.T) {
+func TestVolumeGuardDoesNotCountUnknownUsers(t *testing.T) {
 	s := settings{volume: guard.VolumeConfig{Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
 		for i := range 20 { // nobody that Graph knows
@@ -112,7 +112,7 @@ func TestUnknownUsersDoNotTripTheGuard(t *testing.T) {
 	})
 }
 
-func TestStoppingWhileTheGuardIsTrippedLosesNothing(t *testing.T) {
+func TestVolumeGuardTrippedAtTheStopLosesNothing(t *testing.T) {
 	inBubble(t, settings{volume: guard.VolumeConfig{Max: 1, Window: time.Hour}}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -128,7 +128,7 @@ func TestStoppingWhileTheGuardIsTrippedLosesNothing(t *testing.T) {
 }
 
 // Somebody who is protected while everything stands still is not called when it goes on.
-func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *testing.T) {
+func TestVolumeGuardReleaseDoesNotCallUsersProtectedMeanwhile(t *testing.T) {
 	var mu sync.Mutex
 	var release guard.Release
 	s := settings{
@@ -156,7 +156,7 @@ func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *
 		if err := os.WriteFile(file, []byte("# since this morning\n"+ada.ID+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.worker.Protected.Load(file); err != nil {
+		if err := w.deps.Protected.Load(file); err != nil {
 			t.Fatal(err)
 		}
 		mu.Lock()
@@ -172,7 +172,7 @@ func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *
 }
 
 // Whoever is reported as stolen does not wait for a release of another type, because a newer event of that type came after it.
-func TestALessUrgentEventStandsForNone(t *testing.T) {
+func TestVolumeGuardLetsNoLessUrgentEventSupersede(t *testing.T) {
 	s := settings{volume: guard.VolumeConfig{Kinds: []string{"device.stolen", "user.offboarded"}, Max: 1, Window: time.Hour}}
 	of := func(kind string, u graph.User) *azservicebus.Message {
 		return &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":%q,"userId":%q}`, kind, u.ID))}

@@ -20,7 +20,7 @@ func inRoom(t *testing.T, test func(t *testing.T, r *waitingRoom)) {
 // soon is in the least time.
 func soon() comeback { return comeback{due: time.Now().Add(comesBackAfter)} }
 
-func TestTheMostUrgentDeferredMessagesComeBackFirst(t *testing.T) {
+func TestWaitingRoomBringsTheMostUrgentMessagesBackFirst(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		r.put(10, 5, time.Time{}, soon())
 		r.put(9, 5, time.Time{}, soon())
@@ -50,7 +50,7 @@ func TestTheMostUrgentDeferredMessagesComeBackFirst(t *testing.T) {
 	})
 }
 
-func TestADeferredMessageComesBackEverLessOften(t *testing.T) {
+func TestWaitingRoomBringsAMessageBackLessAndLessOften(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		var waits []time.Duration
 		for range 16 {
@@ -75,7 +75,7 @@ func TestADeferredMessageComesBackEverLessOften(t *testing.T) {
 	})
 }
 
-func TestWhatTheVolumeGuardHasStoppedComesBackWithItsRelease(t *testing.T) {
+func TestWaitingRoomBringsMessagesBackWithTheVolumeGuardsRelease(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		later := time.Now().Add(comesBackMost)
 		r.put(7, 0, time.Time{}, comeback{due: later, blocked: true})
@@ -87,7 +87,7 @@ func TestWhatTheVolumeGuardHasStoppedComesBackWithItsRelease(t *testing.T) {
 	})
 }
 
-func TestADeferredMessageThatIsStillLockedIsNotAskedForBefore(t *testing.T) {
+func TestWaitingRoomDoesNotAskForALockedMessage(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		r.put(7, 0, time.Now().Add(20*time.Second), soon())
 		if _, wait := r.due(1); wait != 20*time.Second {
@@ -100,7 +100,7 @@ func TestADeferredMessageThatIsStillLockedIsNotAskedForBefore(t *testing.T) {
 	})
 }
 
-func TestTheWaitingRoomIsBounded(t *testing.T) {
+func TestWaitingRoomIsBounded(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		deferred := &azservicebus.ReceivedMessage{State: azservicebus.MessageStateDeferred}
 		for i := range int64(maxRemembered) - 1 {
@@ -129,7 +129,7 @@ func TestTheWaitingRoomIsBounded(t *testing.T) {
 	})
 }
 
-func TestAForgottenMessageIsAdoptedWhenNobodyLooksAfterIt(t *testing.T) {
+func TestWaitingRoomAdoptsForgottenMessages(t *testing.T) {
 	for name, c := range map[string]struct {
 		property any
 		want     bool
@@ -167,7 +167,7 @@ func TestAForgottenMessageIsAdoptedWhenNobodyLooksAfterIt(t *testing.T) {
 	}
 }
 
-func TestWhatIsDeferredSaysUntilWhen(t *testing.T) {
+func TestWaitingRoomShowsOthersWhenAMessageIsDue(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(soon().due)}
 		if r.adopt(1, m) {

@@ -72,6 +72,8 @@ type world struct {
 	logs         *observer.ObservedLogs
 	health       *telemetry.Health
 	metrics      *telemetry.Metrics
+	cfg          consumer.Config // of the worker
+	deps         consumer.Dependencies
 	worker       *consumer.Consumer
 	revoker      *revoker.Revoker
 
@@ -84,7 +86,7 @@ type world struct {
 type settings struct {
 	volume                   guard.VolumeConfig
 	release                  func() (guard.Release, error)
-	audit                    func(audit.Decision)
+	audit                    recorder
 	tracer                   trace.Tracer
 	concurrency, maxInFlight int
 	lock                     time.Duration
@@ -206,21 +208,30 @@ func newWorld(t *testing.T, s settings) *world {
 		must(err)
 	}
 	var caller consumer.Revoker = revoke
-	var names *revoker.Resolver
+	var names consumer.Resolver
 	if s.readUsers {
 		caller, names = &revoker.Verifying{Revoker: revoke, Protected: protected.Has, ByAccount: true}, &revoker.Resolver{Account: revoke.Account, SkewMargin: 5 * time.Second}
 	}
-	w.worker = consumer.New(consumer.Config{
+	w.cfg = consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInFlight: defaulted(s.maxInFlight, 16),
 		Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
 		Lock:   defaulted(s.lock, time.Minute), SettleTimeout: 10 * time.Second, CanaryUser: s.canary, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
-	}, consumer.Dependencies{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names, Coordinator: s.replicas,
+	}
+	w.deps = consumer.Dependencies{
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names,
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),
-		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer, Audit: s.audit,
-	})
+		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer,
+	}
+	// An interface that holds a nil pointer is not nil.
+	if s.replicas != nil {
+		w.deps.Coordinator = s.replicas
+	}
+	if s.audit != nil {
+		w.deps.Auditor = s.audit
+	}
+	w.newWorker()
 	t.Cleanup(func() {
 		// This order lets every goroutine end inside the bubble.
 		w.stopSoft()
@@ -252,10 +263,25 @@ func (w *world) run() {
 	go func() { ended <- w.worker.Run(w.soft, w.hard) }()
 }
 
-// restart runs a new worker with the same parts, as a new process would.
+// recorder is a function that keeps the audit log.
+type recorder func(audit.Decision)
+
+func (r recorder) Record(d audit.Decision) { r(d) }
+
+// newWorker makes a new worker of w.cfg and w.deps.
+func (w *world) newWorker() {
+	w.t.Helper()
+	worker, err := consumer.New(w.cfg, w.deps)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.worker = worker
+}
+
+// restart runs a new worker with the same dependencies, as a new process would.
 func (w *world) restart() {
 	w.soft, w.stopSoft = context.WithCancel(context.Background())
-	w.worker = consumer.New(w.worker.Config, w.worker.Dependencies)
+	w.newWorker()
 	w.run()
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
@@ -100,7 +101,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		return nil, err
 	}
 	var caller consumer.Revoker = p.revoker
-	var names *revoker.Resolver
+	var names consumer.Resolver
 	if w.ReadUsers {
 		caller, names = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}, &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
 	}
@@ -108,6 +109,10 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		caller = w.variant.Revoker(caller)
 	}
 	store, pace := w.share(p)
+	var coordinator dispatch.Coordinator // an interface that holds a nil pointer is not nil
+	if store != nil {
+		coordinator = store
+	}
 	skew := margin
 	if w.variant.NoMargin {
 		skew = 0
@@ -120,17 +125,20 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := consumer.New(consumer.Config{
+	c, err := consumer.New(consumer.Config{
 		Volume: guard.VolumeConfig{Kinds: types, Max: w.Volume, Window: time.Hour}, ReadRelease: w.release, CanaryUser: canary,
 		Concurrency: w.Concurrency, MaxInFlight: w.InFlight, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
 	}, consumer.Dependencies{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: store, Limiter: pace,
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: coordinator, Limiter: pace,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
 		}),
 		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""), Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
 	})
+	if err != nil {
+		return nil, err
+	}
 	soft, stopSoft := context.WithCancel(context.Background())
 	hard, stopHard := context.WithCancel(context.Background())
 	p.soft, p.hard = stopSoft, stopHard
