@@ -7,9 +7,9 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-// comesAgain reports whether the result must not be recorded now, because it is recorded another time.
-// When a message is deferred, only successful attempts are recorded; when it comes back, everything else
-// is.
+// comesAgain reports whether the result must not be recorded now, because it is recorded another
+// time. When a message is deferred, only successful attempts are recorded; when it comes back,
+// everything else is.
 func (r result) comesAgain(todo action) bool {
 	if r.outcome == revoked {
 		return r.decidedBefore
@@ -17,10 +17,10 @@ func (r result) comesAgain(todo action) bool {
 	return todo == deferral
 }
 
-// audit records the decision about each event in the audit log, before the message is settled. A message
-// that comes again is decided and recorded again; a message that is gone has its record. Of a message
-// that is deferred only the successful attempts are recorded: when it comes back, their events are
-// decided already, and no other record would show the attempts.
+// audit records the decision about each event in the audit log, before the message is settled. A
+// message that comes again is decided and recorded again; a message that is gone has its record. Of
+// a message that is deferred only the successful attempts are recorded: when it comes back, their
+// events are decided already, and no other record would show the attempts.
 func (c *Consumer) audit(m *message, results []result, todo action) {
 	if c.deps.Auditor == nil {
 		return

@@ -33,8 +33,8 @@ const (
 )
 
 // Receiver is the part of *azservicebus.Receiver (peek-lock mode) that the Consumer uses.
-// ReceiveMessages is called by one goroutine at a time; all other methods must be safe for concurrent
-// use.
+// ReceiveMessages is called by one goroutine at a time; all other methods must be safe for
+// concurrent use.
 type Receiver interface {
 	PeekMessages(ctx context.Context, maxMessageCount int,
 		options *azservicebus.PeekMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
@@ -64,14 +64,15 @@ type Revoker interface {
 
 // Auditor keeps the audit log. It must be safe for concurrent use.
 type Auditor interface {
-	// Record is called with each decision before its message is settled. The settlement waits for it.
+	// Record is called with each decision before its message is settled. The settlement waits for
+	// it.
 	Record(decision audit.Decision)
 }
 
 // Resolver finds accounts; *revoker.Resolver is one. It must be safe for concurrent use.
 type Resolver interface {
-	// Resolve returns the account that the user's name belongs to, read after an event was enqueued at
-	// this time. ok is false when the account is not known by the end of ctx, or not at all.
+	// Resolve returns the account that the user's name belongs to, read after an event was enqueued
+	// at this time. ok is false when the account is not known by the end of ctx, or not at all.
 	Resolve(ctx context.Context, user event.User, enqueued time.Time) (account event.User, ok bool)
 }
 
@@ -80,42 +81,45 @@ type Resolver interface {
 type Config struct {
 	// Concurrency is how many attempts are in flight at once; at least 1.
 	Concurrency int
-	// MaxInFlight is how many messages of each source are in flight at once: from 1 to 5,000, the SDK's
-	// bound on credits. A configuration should allow no fewer than MinInFlight.
+	// MaxInFlight is how many messages of each source are in flight at once: from 1 to 5,000, the
+	// SDK's bound on credits. A configuration should allow no fewer than MinInFlight.
 	MaxInFlight int
-	// Lock is the lock duration of the sources, as configured in Service Bus. Defaults to one minute.
+	// Lock is the lock duration of the sources, as configured in Service Bus. Defaults to one
+	// minute.
 	Lock time.Duration
 	// SettleTimeout bounds each settlement and each lock renewal; positive.
 	SettleTimeout time.Duration
-	// DrainTimeout is how long a Consumer that stops may take to finish the messages in flight; positive.
+	// DrainTimeout is how long a Consumer that stops may take to finish the messages in flight;
+	// positive.
 	DrainTimeout time.Duration
 	// Volume bounds how many people are signed out within a window.
 	Volume guard.VolumeConfig
-	// ReadRelease returns an operator's release of the volume guard, the zero Release when there is none.
-	// If it is nil, only a restart releases the guard.
+	// ReadRelease returns an operator's release of the volume guard, the zero Release when there is
+	// none. If it is nil, only a restart releases the guard.
 	ReadRelease func() (guard.Release, error)
-	// CanaryUser is an account kept for canaries. The zero User makes each canary an attempt for an id
-	// that no user has.
+	// CanaryUser is an account kept for canaries. The zero User makes each canary an attempt for an
+	// id that no user has.
 	CanaryUser event.User
-	// Dedupe bounds the ledger. New overwrites its shares (MaxParked and MaxFailing), which follow from
-	// MaxInFlight.
+	// Dedupe bounds the ledger. New overwrites its shares (MaxParked and MaxFailing), which follow
+	// from MaxInFlight.
 	Dedupe dedupe.Config
-	// HashUsers replaces users in the log by a short hash, and leaves out texts from outside that may
-	// name them.
+	// HashUsers replaces users in the log by a short hash, and leaves out texts from outside that
+	// may name them.
 	HashUsers bool
 }
 
 // Dependencies are what a Consumer works with. Canary, Auditor, Resolver, Coordinator, Limiter and
-// Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil pointer is not
-// nil: leave the field out instead.
+// Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil pointer is
+// not nil: leave the field out instead.
 type Dependencies struct {
-	// Sources are received from side by side. The attempts for messages of an earlier source go before
-	// those for messages of a later one. There is at least one.
+	// Sources are received from side by side. The attempts for messages of an earlier source go
+	// before those for messages of a later one. There is at least one.
 	Sources   []Source
 	Decoder   *event.Decoder
 	Protected *guard.Protected
 	Revoker   Revoker
-	// Canary makes an attempt for nobody, or for Config.CanaryUser. If it is nil, there are no canaries.
+	// Canary makes an attempt for nobody, or for Config.CanaryUser. If it is nil, there are no
+	// canaries.
 	Canary  func(ctx context.Context, user event.User) (revoker.Attempt, error)
 	Retrier *retry.Retrier
 	Log     *zap.Logger
@@ -123,10 +127,11 @@ type Dependencies struct {
 	Health  *telemetry.Health
 	// Auditor records each decision. If it is nil, no audit log is kept.
 	Auditor Auditor
-	// Resolver finds the accounts of users that events give by name. If it is nil, the worker may not
-	// read users, and takes a name and an id for two users.
+	// Resolver finds the accounts of users that events give by name. If it is nil, the worker may
+	// not read users, and takes a name and an id for two users.
 	Resolver Resolver
-	// Coordinator is what workers for the same tenant share. If it is nil, this worker is the only one.
+	// Coordinator is what workers for the same tenant share. If it is nil, this worker is the only
+	// one.
 	Coordinator dispatch.Coordinator
 	// Limiter is the rate limiter that these workers share. If it is nil, this worker has its own.
 	Limiter *coordination.Limiter
@@ -139,8 +144,8 @@ type Source struct {
 	// Entity is the path of the queue or subscription. It is part of a message's identity.
 	Entity   string
 	Receiver Receiver
-	// Accept waits until the end of ctx for the next session that is free and has messages. It returns
-	// an azservicebus.Error with CodeTimeout when there was none.
+	// Accept waits until the end of ctx for the next session that is free and has messages. It
+	// returns an azservicebus.Error with CodeTimeout when there was none.
 	Accept func(ctx context.Context) (Session, error)
 	// Sessions is how many sessions are held at once. They share Config.MaxInFlight.
 	Sessions int

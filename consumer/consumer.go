@@ -1,11 +1,11 @@
-// Package consumer is the Service Bus side of the worker: it receives messages, keeps their locks while
-// their users' sessions are revoked, and settles each message by the results of its events.
+// Package consumer is the Service Bus side of the worker: it receives messages, keeps their locks
+// while their users' sessions are revoked, and settles each message by the results of its events.
 //
-// Consumer.handle in message.go is the way of one message, from top to bottom: decode, guard, dedupe,
-// dispatch, settle. Messages come to it from three places: receive.go receives from a queue or
-// subscription, session.go from an entity that requires sessions, and waitingroom.go receives messages
-// again that the Consumer has deferred. When the attempt for a user begins, and what it decides, is up
-// to package dispatch and its ledger, package dedupe.
+// Consumer.handle in message.go is the way of one message, from top to bottom: decode, guard,
+// dedupe, dispatch, settle. Messages come to it from three places: receive.go receives from a queue
+// or subscription, session.go from an entity that requires sessions, and waitingroom.go receives
+// messages again that the Consumer has deferred. When the attempt for a user begins, and what it
+// decides, is up to package dispatch and its ledger, package dedupe.
 package consumer
 
 import (
@@ -22,8 +22,8 @@ import (
 	"github.com/session-revoker/session-revoker/dispatch"
 )
 
-// MaxSilence is the longest time between two heartbeats of a healthy Consumer. A liveness check must
-// allow for at least this.
+// MaxSilence is the longest time between two heartbeats of a healthy Consumer. A liveness check
+// must allow for at least this.
 const MaxSilence = 2 * time.Minute
 
 // RenewalsPerSecond bounds the lock renewals: each costs Service Bus ten times as much as a send.
@@ -39,7 +39,7 @@ const (
 // These are the reasons why the Consumer ends its work on a message before everything is decided.
 var (
 	errLockLost       = errors.New("the message's lock was lost; Service Bus delivers it again")
-	errDeliveredAgain = errors.New("the message's lock was lost; Service Bus has delivered it again, and the new delivery replaces this one")
+	errDeliveredAgain = errors.New("the message's lock was lost; the new delivery by Service Bus replaces this one")
 	errDrained        = errors.New("the drain timeout has passed")
 	errNothingToDo    = errors.New("the worker stops, and cannot finish anything: attempts are stopped")
 	errDeferred       = errors.New("the message is deferred, so that others can be received; it comes back by itself")
@@ -73,8 +73,8 @@ type loop struct {
 	link    *link         // the link in use; nil at first, and always with sessions
 }
 
-// acceptFunc accepts a message that was received from a source: it starts the message's goroutine, and
-// returns at once.
+// acceptFunc accepts a message that was received from a source: it starts the message's goroutine,
+// and returns at once.
 type acceptFunc func(*source, delivery)
 
 // Consumer receives from its sources. One goroutine receives from each source, or from each session
@@ -142,10 +142,10 @@ func (c *Consumer) addSource(rank int, s Source) {
 	}
 }
 
-// Run receives and handles messages until ctx ends. Then it stops receiving, and finishes the messages
-// in flight within DrainTimeout, as long as anything can be finished. It abandons the others, and
-// returns how many messages of those it received it did not finish. When hard ends, it abandons all
-// messages in flight at once.
+// Run receives and handles messages until ctx ends. Then it stops receiving, and finishes the
+// messages in flight within DrainTimeout, as long as anything can be finished. It abandons the
+// others, and returns how many messages of those it received it did not finish. When hard ends, it
+// abandons all messages in flight at once.
 //
 // Run needs at most DrainTimeout plus SettleTimeout to return, and leaves no goroutine behind. The
 // receivers must stay open until then. Run may be called once.
@@ -235,8 +235,8 @@ func (c *Consumer) drain(stopWork context.CancelCauseFunc) {
 				lastBeat = time.Now()
 			}
 			before := stuck
-			// Only the second time in a row counts: a message may be on its way from the ledger to its
-			// goroutine, where neither sees it.
+			// Only the second time in a row counts: a message may be on its way from the ledger to
+			// its goroutine, where neither sees it.
 			if stuck = c.stuck(deadline); stuck && before {
 				stopWork(errNothingToDo)
 			}

@@ -19,7 +19,8 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// inBubble runs a scenario against a world with these settings.
+// inBubble runs a scenario against a world with these settings. It is the only harness of this
+// package: bubbles are synctest's, where time passes as soon as all goroutines wait.
 func inBubble(t *testing.T, s settings, scenario func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { scenario(t, newWorld(t, s)) })
@@ -47,7 +48,7 @@ func TestConsumerRevokesTheUserOfAnEvent(t *testing.T) {
 }
 
 func TestConsumerDeadLettersWhatCannotBeRevokedWithItsReason(t *testing.T) {
-	// An account for canaries proves that Graph is well, though nobody else is signed out.
+	// The canary account proves that Graph is well, although nobody else is signed out.
 	canary, err := event.NewUser(canaries.ID, "")
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +134,9 @@ func TestConsumerNeverCallsGraphForBadInput(t *testing.T) {
 func TestConsumerReadsABodyInSeveralDataSections(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		err := w.sender.SendAMQPAnnotatedMessage(t.Context(), &azservicebus.AMQPAnnotatedMessage{
-			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost",`), []byte(fmt.Sprintf(`"userId":%q}`, ada.ID))}},
+			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{
+				[]byte(`{"type":"device.lost",`), fmt.Appendf(nil, `"userId":%q}`, ada.ID),
+			}},
 		}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -159,7 +162,7 @@ func TestConsumerSettlesAMessageWhenAllItsUsersAreDecided(t *testing.T) {
 			t.Errorf("failed events %q, want 1,2", got)
 		}
 		if got, ok := w.dead()["m2"].ApplicationProperties[deadletter.PropertyFailed]; ok {
-			t.Errorf("all failed, and yet the dead letter names %v", got)
+			t.Errorf("all events failed, and the dead letter has the indexes %v", got)
 		}
 	})
 }
@@ -178,14 +181,16 @@ func TestDeadLetterTextsStaySmall(t *testing.T) {
 		}
 		failed, _ := letter.ApplicationProperties[deadletter.PropertyFailed].(string)
 		if len(failed) > deadletter.MaxProperty || failed != "" && strings.Count(failed, ",") != 998 {
-			t.Errorf("%d bytes of indexes: they must be all there, or none when they do not fit", len(failed))
+			t.Errorf("%d bytes of indexes: all must be there, or none if they do not fit", len(failed))
 		}
 	})
 }
 
 func TestConsumerWaitsForReplicationLag(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{User: ada.ID, Count: 3, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"?"}}`})
+		w.graph.Inject(graph.Fault{
+			User: ada.ID, Count: 3, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"?"}}`,
+		})
 		w.send(about(ada))
 		w.run()
 		w.settled(time.Minute)
@@ -215,13 +220,13 @@ func TestOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
 		w.run()
 		time.Sleep(30 * time.Minute)
 		if c := w.counts(); c.Active != 3 || c.DeadLetter != 0 || c.Locked != 3 {
-			t.Errorf("after 30 minutes: %+v, want all three in the queue, and held", c)
+			t.Errorf("after 30 minutes: %+v, want all three in the queue, and locked", c)
 		}
 		if w.health.Problems()[consumer.PartGraph] == "" {
-			t.Error("readiness does not tell that Graph is down")
+			t.Error("readiness does not show that Graph is down")
 		}
 		if !w.health.Alive() {
-			t.Error("an outage of Graph must not look like a dead worker")
+			t.Error("a worker is not alive during an outage of Graph")
 		}
 		down()
 		w.settled(5 * time.Minute)
@@ -275,7 +280,7 @@ func TestForbiddenUserIsDeadLetteredWhileOthersSucceed(t *testing.T) {
 		w.run()
 		time.Sleep(30 * time.Minute)
 		if len(w.dead()) != 0 {
-			t.Fatal("dead-lettered in a quiet night: the 403 may be everyone's")
+			t.Fatal("dead-lettered in a quiet night: the 403 may be a fault that hits everyone")
 		}
 		for i := range 20 {
 			m, id := about(grace), fmt.Sprintf("other%d", i)
@@ -339,7 +344,7 @@ func TestConsumerReceivesDecodesGuardsRevokesSettles(t *testing.T) {
 		w.run()
 		time.Sleep(9 * time.Second)
 		if c := w.counts(); c.Locked != 1 || c.Active != 1 {
-			t.Fatalf("%+v during the call: the message must be held, not settled", c)
+			t.Fatalf("%+v during the call: the message must be locked, not settled", c)
 		}
 		w.settled(time.Minute)
 		w.wantRevoked(ada)
@@ -348,7 +353,9 @@ func TestConsumerReceivesDecodesGuardsRevokesSettles(t *testing.T) {
 
 func TestLogShowsNoUsersThatAreHashed(t *testing.T) {
 	inBubble(t, settings{hashUsers: true}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{User: grace.ID, Status: 400, Body: fmt.Sprintf(`{"error":{"code":"BadRequest","message":"user %s"}}`, grace.ID)})
+		w.graph.Inject(graph.Fault{
+			User: grace.ID, Status: 400, Body: fmt.Sprintf(`{"error":{"code":"BadRequest","message":"user %s"}}`, grace.ID),
+		})
 		w.send(about(ada), about(grace), named("nobody@contoso.com"), named("a/b@contoso.com"), named(guest.UserPrincipalName))
 		w.run()
 		w.settled(10 * time.Minute)
@@ -370,9 +377,13 @@ func TestLogAndSpansShowNothingThatAProducerChoseWithHashedUsers(t *testing.T) {
 	inBubble(t, settings{hashUsers: true, tracer: tracer}, func(t *testing.T, w *world) {
 		const private = "ada-lovelace"
 		event := func(kind string) []byte {
-			return []byte(`{"specversion":"1.0","id":"` + private + `-event","source":"` + private + `-source","type":"` + kind + `","data":{"userId":"` + ada.ID + `"}}`)
+			return fmt.Appendf(nil, `{"specversion":"1.0","id":"%s-event","source":"%s-source","type":%q,"data":{"userId":%q}}`,
+				private, private, kind, ada.ID)
 		}
-		properties := map[string]any{"revoker-replay-run": private + "-run", "tracestate": "hr=" + private, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+		properties := map[string]any{
+			"revoker-replay-run": private + "-run", "tracestate": "hr=" + private,
+			"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		}
 		w.send(&azservicebus.Message{MessageID: new(private + "-1"), Body: event("device.lost"), ApplicationProperties: properties},
 			&azservicebus.Message{MessageID: new(private + "-2"), Body: event(private + ".lost"), ApplicationProperties: properties})
 		w.run()
@@ -391,7 +402,8 @@ func TestLogAndSpansShowNothingThatAProducerChoseWithHashedUsers(t *testing.T) {
 
 func TestReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
+		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},
+			{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
 		replay := func(id string, only int) *azservicebus.Message {
 			again, err := deadletter.Record{Body: body, OnlyEvents: []int{only}}.Message(deadletter.NewRun("ada@desk"))
 			if err != nil {
@@ -405,7 +417,7 @@ func TestReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 		w.wantRevoked(grace)
 		w.wantDead(map[string]string{"failed again": "UserNotFound"})
 		if got := w.dead()["failed again"].ApplicationProperties[deadletter.PropertyFailed]; got != "2" {
-			t.Errorf("failed events %v: the next replay would act on everybody of the message", got)
+			t.Errorf("failed events %v: the next replay would act on all users of the message", got)
 		}
 		rubbish := replay("rubbish", 1)
 		rubbish.ApplicationProperties[deadletter.PropertyOnly] = "x"
@@ -415,8 +427,7 @@ func TestReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	})
 }
 
-// TestReplayIndexesAreBelievedForTheirOwnBodyAlone: a producer, or a tool that copies properties, must not make the worker
-// leave out events.
+// A producer, or a tool that copies properties, must not make the worker leave out events.
 func TestReplayIndexesAreBelievedForTheirOwnBodyAlone(t *testing.T) {
 	whole, err := deadletter.Record{Body: []byte(`[1,2]`), OnlyEvents: []int{1}}.Message(deadletter.NewRun("ada@desk"))
 	if err != nil {
@@ -428,7 +439,8 @@ func TestReplayIndexesAreBelievedForTheirOwnBodyAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, settings{}, func(t *testing.T, w *world) {
-				w.send(&azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, ada.ID, grace.ID), ApplicationProperties: properties})
+				body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, ada.ID, grace.ID)
+				w.send(&azservicebus.Message{Body: body, ApplicationProperties: properties})
 				w.run()
 				w.settled(time.Minute)
 				w.wantRevoked(ada, grace)
@@ -437,15 +449,17 @@ func TestReplayIndexesAreBelievedForTheirOwnBodyAlone(t *testing.T) {
 	}
 }
 
-// TestDeadLetterHasNoneOfOurPropertiesButThoseTheWorkerWrote: neither what a producer sent under our names, nor what is left of
-// an earlier failure.
+// A dead letter must not show properties under our names that a producer sent, or that are left
+// from an earlier failure.
 func TestDeadLetterHasNoneOfOurPropertiesButThoseTheWorkerWrote(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		forged := map[string]any{"mine": "kept", deadletter.PropertyAttempts: int64(99)}
 		for _, name := range []string{
-			deadletter.PropertyFailed, deadletter.PropertySuperseded, deadletter.PropertySupersededCount, deadletter.PropertyStatus, deadletter.PropertyCode,
+			deadletter.PropertyFailed, deadletter.PropertySuperseded, deadletter.PropertySupersededCount,
+			deadletter.PropertyStatus, deadletter.PropertyCode,
 			deadletter.PropertyRequestID, deadletter.PropertyClientRequestID, deadletter.PropertyOnly, deadletter.PropertyOnlyOf,
-			deadletter.PropertyReplays, deadletter.PropertyRun, deadletter.PropertyReplayedAt, deadletter.PropertyReplayedBy, deadletter.PropertyOriginalID,
+			deadletter.PropertyReplays, deadletter.PropertyRun, deadletter.PropertyReplayedAt,
+			deadletter.PropertyReplayedBy, deadletter.PropertyOriginalID,
 		} {
 			forged[name] = "1"
 		}
@@ -457,7 +471,8 @@ func TestDeadLetterHasNoneOfOurPropertiesButThoseTheWorkerWrote(t *testing.T) {
 		w.wantDead(map[string]string{"m0": "ProtectedUser"})
 		for name, value := range w.dead()["m0"].ApplicationProperties {
 			switch {
-			case name == "mine" && value == "kept", name == deadletter.PropertyAttempts && value == "0", strings.HasPrefix(name, "DeadLetter"):
+			case name == "mine" && value == "kept",
+				name == deadletter.PropertyAttempts && value == "0", strings.HasPrefix(name, "DeadLetter"):
 			case value != "":
 				t.Errorf("%s = %v", name, value)
 			}

@@ -14,8 +14,8 @@ const (
 	// logFrom is how long the wait must be to be logged; logEvery, how often it is logged again.
 	logFrom  = time.Minute
 	logEvery = 5 * time.Minute
-	// maxBehind is how many messages may wait behind those in flight. More are not believed, since the
-	// sequence numbers of a partitioned queue have gaps of 2^48.
+	// maxBehind is how many messages may wait behind those in flight. More are not believed, since
+	// the sequence numbers of a partitioned queue have gaps of 2^48.
 	maxBehind = 10_000_000
 )
 
@@ -66,8 +66,8 @@ func (c *Consumer) watchBacklog(ctx context.Context) {
 	}
 }
 
-// makeForecast makes a forecast. decided is how many users per second were decided lately. This is the
-// rate of the forecast, unless Graph has shown which rate it allows in the long run.
+// makeForecast makes a forecast. decided is how many users per second were decided lately. This is
+// the rate of the forecast, unless Graph has shown which rate it allows in the long run.
 func (c *Consumer) makeForecast(ctx context.Context, decided float64) forecast {
 	var f forecast
 	for _, s := range c.sources {
@@ -100,9 +100,10 @@ func (c *Consumer) makeForecast(ctx context.Context, decided float64) forecast {
 	return f
 }
 
-// behind estimates how many messages of the source wait to be received: from the first one after those
-// that were received to the last one in the queue. It finds the last one by peeking in steps that double.
-// The estimate is right to one percent if sequence numbers have no gaps, and an upper bound if they have.
+// behind estimates how many messages of the source wait to be received: from the first one after
+// those that were received to the last one in the queue. It finds the last one by peeking in steps
+// that double. The estimate is right to one percent if sequence numbers have no gaps, and an upper
+// bound if they have.
 func (c *Consumer) behind(ctx context.Context, s *source) int {
 	received := s.last.Load()
 	// from returns the number of the first message from a number on; 0 when there is none.

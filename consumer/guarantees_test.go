@@ -12,7 +12,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// sendUnknown sends events about people whom Graph does not know; the number makes the message id too.
+// sendUnknown sends events about users whom Graph does not know. The numbers become the message
+// ids.
 func (w *world) sendUnknown(prefix string, numbers ...int) {
 	w.t.Helper()
 	for _, n := range numbers {
@@ -62,7 +63,7 @@ func TestDedupeOfAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *
 			count += 1 + n
 		}
 		if len(dead) == 0 || len(dead) > 2 || count != 20 {
-			t.Errorf("%d dead letters that stand for %d messages, want 20 in one or two", len(dead), count)
+			t.Errorf("%d dead letters supersede %d messages, want 20 in all, in one or two dead letters", len(dead), count)
 		}
 	})
 }
@@ -85,7 +86,7 @@ func TestLivenessOfAStolenDeviceAmongAThousandUnknownUsers(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if took := time.Since(start); took > 10*time.Second {
-			t.Errorf("the stolen device waited %v behind people whom Graph does not know", took)
+			t.Errorf("the stolen device waited %v behind users whom Graph does not know", took)
 		}
 		w.settled(10 * time.Minute)
 	})
@@ -111,7 +112,8 @@ func TestOutageWithARetryAfterOfADayIsProbed(t *testing.T) {
 		w.run()
 		time.Sleep(5 * time.Minute)
 		if w.health.Problems()[consumer.PartGraph] == "" || len(w.graph.Calls()) > 3 {
-			t.Errorf("problems %v after %d calls, want the breaker open after those that began together", w.health.Problems(), len(w.graph.Calls()))
+			t.Errorf("problems %v after %d calls, want the breaker open after the attempts that began together",
+				w.health.Problems(), len(w.graph.Calls()))
 		}
 		w.settled(6 * time.Minute)
 		w.wantRevoked(ada, grace)
@@ -163,10 +165,12 @@ func TestUrgentUsersInFlightAreCalledFirst(t *testing.T) {
 	})
 }
 
-// The naive breaker takes the lone 403 for everyone's, and receives nobody else.
+// A naive breaker would take the single 403 for a fault that hits everyone, and stop receiving.
 func TestForbiddenUserInAQuietNightStopsNobody(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{User: ada.ID, Status: http.StatusForbidden, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
+		w.graph.Inject(graph.Fault{
+			User: ada.ID, Status: http.StatusForbidden, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`,
+		})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(10 * time.Minute)

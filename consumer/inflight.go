@@ -18,8 +18,8 @@ const (
 	phases
 )
 
-// messagesInFlight are the messages that this process holds locked: each from its receipt until it is
-// settled, or its lock is lost. Nothing else counts them. It is safe for concurrent use.
+// messagesInFlight are the messages that this process holds locked: each from its receipt until it
+// is settled, or its lock is lost. Nothing else counts them. It is safe for concurrent use.
 type messagesInFlight struct {
 	gauge prometheus.Gauge
 

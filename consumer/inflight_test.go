@@ -18,7 +18,8 @@ func TestInFlightCountsMessagesByHowFarTheyHaveCome(t *testing.T) {
 			t.Helper()
 			a, b := f.len()
 			if a != all || b != beingAdded || f.onlyWaiting() != onlyWaiting {
-				t.Errorf("%d in flight, %d being added, only waiting: %v; want %d, %d, %v", a, b, f.onlyWaiting(), all, beingAdded, onlyWaiting)
+				t.Errorf("%d in flight, %d being added, only waiting: %v; want %d, %d, %v",
+					a, b, f.onlyWaiting(), all, beingAdded, onlyWaiting)
 			}
 			if n := testutil.ToFloat64(gauge); n != float64(all) {
 				t.Errorf("the gauge shows %v, want %d", n, all)

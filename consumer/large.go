@@ -9,25 +9,25 @@ import (
 )
 
 const (
-	// smallBody is the size of a body, in bytes, up to which it is decoded at once: its few events cost
-	// no more memory than the message itself.
+	// smallBody is the size of a body, in bytes, up to which it is decoded at once: its few events
+	// cost no more memory than the message itself.
 	smallBody = 4 << 10
-	// maxLarge is how many bytes of larger bodies of a source are decoded and undecided at once. This is
-	// about 5,000 users, who need some 10 KB each while they wait for their attempts.
+	// maxLarge is how many bytes of larger bodies of a source are decoded and undecided at once.
+	// This is about 5,000 users, who need some 10 KB each while they wait for their attempts.
 	maxLarge = 256 << 10
-	// maxBytes is how many bytes of bodies of a source are in flight at once. One more message can always
-	// be received.
+	// maxBytes is how many bytes of bodies of a source are in flight at once. One more message can
+	// always be received.
 	maxBytes = 16 << 20
 )
 
-// largeBodies bounds how many messages with many events are decoded at once: producers decide how many
-// events a message has. The others wait, still encoded, in the order in which they came.
+// largeBodies bounds how many messages with many events are decoded at once: producers decide how
+// many events a message has. The others wait, still encoded, in the order in which they came.
 type largeBodies struct{ free *semaphore.Weighted }
 
 func newLargeBodies() *largeBodies { return &largeBodies{semaphore.NewWeighted(maxLarge)} }
 
-// enter waits until the message may be decoded, or until ctx ends. leave must follow if err is nil. A
-// message that is larger than maxLarge is handled without another large one beside it.
+// enter waits until the message may be decoded, or until ctx ends. leave must follow if err is nil.
+// A message that is larger than maxLarge is handled without another large one beside it.
 func (l *largeBodies) enter(ctx context.Context, m *azservicebus.ReceivedMessage) (leave func(), err error) {
 	n := int64(min(len(m.Body), maxLarge))
 	if err := l.free.Acquire(ctx, n); err != nil {
@@ -37,8 +37,8 @@ func (l *largeBodies) enter(ctx context.Context, m *azservicebus.ReceivedMessage
 }
 
 // bodyBytes counts the bytes of bodies in flight, not the messages: memory is what it bounds. It
-// remembers how large bodies were lately, so that no more messages are asked for than memory allows. It
-// is safe for concurrent use.
+// remembers how large bodies were lately, so that no more messages are asked for than memory
+// allows. It is safe for concurrent use.
 type bodyBytes struct {
 	mu       sync.Mutex
 	inFlight int

@@ -8,19 +8,19 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-// overLinkWait bounds a settlement over the link. It must end before the client library's first recovery,
-// which comes after a wait of at least 0.8 × 4 s (azservicebus v1.11.0, internal/utils/retrier.go,
-// calcDelay; settlements always use its defaults).
+// overLinkWait bounds a settlement over the link. It must end before the client library's first
+// recovery, which comes after a wait of at least 0.8 × 4 s (azservicebus v1.11.0,
+// internal/utils/retrier.go, calcDelay; settlements always use its defaults).
 const overLinkWait = 3 * time.Second
 
 // link is the link that messages came over. They are settled over it until it is lost.
 //
-// The client library does not make this distinction. When the connection is lost that a message came
-// over, its settlement fails with that connection's error. The library takes this for an error of its
-// present connection: it closes that one, over which everybody else receives, and tries the old link
-// again, up to three times (azservicebus v1.11.0, internal/amqpLinks.go, Retry and recoverConnection). It
-// uses the entity's management node only if the link was detached and the connection not lost
-// (messageSettler.go, shouldSettleOnMgmtLink).
+// The client library does not make this distinction. When the connection is lost that a message
+// came over, its settlement fails with that connection's error. The library takes this for an error
+// of its present connection: it closes that one, over which everybody else receives, and tries the
+// old link again, up to three times (azservicebus v1.11.0, internal/amqpLinks.go, Retry and
+// recoverConnection). It uses the entity's management node only if the link was detached and the
+// connection not lost (messageSettler.go, shouldSettleOnMgmtLink).
 type link struct{ lost atomic.Bool }
 
 // connected reports whether nobody has noticed a loss of the link. It is false for nil.
@@ -61,8 +61,8 @@ func (c *Consumer) settleOver(m *message, settle settlement) error {
 	return settleBy(deadline, &alone, settle)
 }
 
-// settleBy settles a message before the deadline. Its context does not derive from that of the work: a
-// message must be settled even while the worker stops.
+// settleBy settles a message before the deadline. Its context does not derive from that of the
+// work: a message must be settled even while the worker stops.
 func settleBy(deadline time.Time, m *azservicebus.ReceivedMessage, settle settlement) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()

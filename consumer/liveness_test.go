@@ -19,12 +19,15 @@ import (
 // forbidden is what Graph answers about a user in a restricted administrative unit.
 const forbidden = `{"error":{"code":"Authorization_RequestDenied","message":"Insufficient privileges to complete the operation."}}`
 
-// person is somebody of many.
+// person returns one of many users, by a number.
 func person(i int) graph.User {
-	return graph.User{ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true}
+	return graph.User{
+		ID:                fmt.Sprintf("00000000-0000-4000-8000-%012d", i),
+		UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member", AccountEnabled: true,
+	}
 }
 
-// people makes Graph know so many, from one on.
+// people adds n users to the directory, starting with a number, and returns them.
 func (w *world) people(from, n int) (all []graph.User) {
 	w.t.Helper()
 	for i := range n {
@@ -49,7 +52,7 @@ func (w *world) sendEach(users []graph.User) {
 	w.send(batch...)
 }
 
-// calledWithin says that an attempt for the user begins within limit from now.
+// calledWithin reports whether an attempt for the user begins within limit from now.
 func (w *world) calledWithin(u graph.User, limit time.Duration) {
 	w.t.Helper()
 	start := time.Now()
@@ -61,7 +64,8 @@ func (w *world) calledWithin(u graph.User, limit time.Duration) {
 	}
 }
 
-// A stolen device behind users who fail, each for a reason of their own, with the default numbers.
+// An event about a stolen device comes after those of users who fail, each for a reason of their
+// own. The numbers are the defaults.
 func TestLivenessBesideUsersWhoFail(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault graph.Fault
@@ -97,14 +101,14 @@ func TestLivenessBesideUsersWhoFail(t *testing.T) {
 				t.Logf("called after %v", time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)))
 				time.Sleep(time.Minute)
 				if calls := len(w.graph.CallsFor(users[0].ID)); calls < 2 {
-					t.Errorf("%d attempts for the first user: the others starve it", calls)
+					t.Errorf("%d attempts for the first user, because of the other users", calls)
 				}
 			})
 		})
 	}
 }
 
-// The mixed fault that decided 70 of 750 users in seven minutes.
+// With this mix of faults, an earlier version decided only 70 of 750 users in seven minutes.
 func TestLivenessAmongMixedFaults(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		var users []graph.User
@@ -134,7 +138,8 @@ func TestLivenessAmongMixedFaults(t *testing.T) {
 				t.Errorf("%s was not called within 30 s", id)
 			}
 		}
-		// Somebody is signed out now and then: that proves that Graph is well, and the failures are the users' own.
+		// A user is revoked now and then. This proves that Graph is well, and that the failures are
+		// the users' own.
 		for i := 0; i < 240 && w.counts().Active+w.counts().Deferred > 0; i++ {
 			m, id := about(w.people(10_000+i, 1)[0]), fmt.Sprintf("later-%d", i)
 			m.MessageID = &id
@@ -145,10 +150,12 @@ func TestLivenessAmongMixedFaults(t *testing.T) {
 		for _, letter := range w.dead() {
 			reasons[letter.DeadLetterReason]++
 		}
-		if c := w.counts(); c.Active+c.Deferred > 0 || reasons["RetriesExhausted"] != 200 || reasons["Forbidden"] != 150 || reasons["UserNotFound"] != 150 || len(reasons) != 3 {
+		if c := w.counts(); c.Active+c.Deferred > 0 ||
+			reasons["RetriesExhausted"] != 200 || reasons["Forbidden"] != 150 || reasons["UserNotFound"] != 150 || len(reasons) != 3 {
 			t.Errorf("%+v, dead letters %v", c, reasons)
 		}
-		t.Logf("everything was decided after %v with %d attempts", time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), len(w.graph.Calls()))
+		t.Logf("everything was decided after %v with %d attempts",
+			time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), len(w.graph.Calls()))
 	})
 }
 
@@ -174,7 +181,7 @@ func TestLivenessOfParkingBesideUnknownUsers(t *testing.T) {
 
 func TestLivenessBesideMessagesThatCannotSupersedeOneAnother(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 25 * time.Second}) // they gather beside the attempt, too
+		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 25 * time.Second}) // more messages come while the attempt is in flight
 		var storm []*azservicebus.Message
 		for i := range 2000 {
 			ttl, id := 10*time.Hour-time.Duration(i)*10*time.Second, fmt.Sprintf("storm-%d", i)
@@ -200,7 +207,9 @@ func TestLivenessInsideAMessageWithManyUsersWhoFail(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		users := w.people(0, 360)
 		for _, u := range users[:300] {
-			w.graph.Inject(graph.Fault{User: u.ID, Delay: 20 * time.Millisecond, Status: 403, ContentType: "application/json", Body: forbidden})
+			w.graph.Inject(graph.Fault{
+				User: u.ID, Delay: 20 * time.Millisecond, Status: 403, ContentType: "application/json", Body: forbidden,
+			})
 		}
 		w.graph.Inject(graph.Fault{Delay: 20 * time.Millisecond})
 		w.send(about(users...))
@@ -252,17 +261,19 @@ func TestSessionsAreServedInOrder(t *testing.T) {
 		feed("fed", person(0), 0)
 		w.run()
 		feed("waits", ada, 0)
-		for i := 1; i < 120 && len(w.graph.CallsFor(ada.ID)) == 0; i++ { // an unknown user a second keeps the session alive
+		for i := 1; i < 120 && len(w.graph.CallsFor(ada.ID)) == 0; i++ { // one unknown user per second keeps the session busy
 			feed("fed", person(i), i)
 			time.Sleep(time.Second)
 		}
-		if calls := w.graph.CallsFor(ada.ID); len(calls) == 0 || calls[0].Start.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) > time.Minute {
+		if calls := w.graph.CallsFor(ada.ID); len(calls) == 0 ||
+			calls[0].Start.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) > time.Minute {
 			t.Errorf("the other session was not served: %v", calls)
 		}
 	})
 }
 
-// Service Bus offers the sessions with the oldest messages first. Two of them whose users fail must not take turns for ever.
+// Service Bus offers the sessions with the oldest messages first. Two of these, whose users fail,
+// must not alternate without end.
 func TestSessionsWhoseUsersFailDoNotKeepOthersWaiting(t *testing.T) {
 	inBubble(t, settings{sessions: 1, concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		feed := func(session string, u graph.User) {
@@ -287,7 +298,7 @@ func TestSessionsWhoseUsersFailDoNotKeepOthersWaiting(t *testing.T) {
 	})
 }
 
-// Messages that another process has deferred, and then forgotten.
+// Another process has deferred these messages, and has ended.
 func TestDeferredMessagesThatNobodyRemembersAreFound(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 8}, func(t *testing.T, w *world) {
 		users := w.people(0, 50)
@@ -357,7 +368,7 @@ func TestStopDoesNotWaitForATrippedGuard(t *testing.T) {
 	})
 }
 
-// A clock that is 61 s ahead of the broker's made each lock look lost as it was renewed.
+// With a clock that is 61 s ahead of the broker's, each lock would seem to expire as it is renewed.
 func TestLockIsNotRenewedMoreOftenWithAClockThatRunsAhead(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
@@ -402,10 +413,10 @@ func TestHealthNamesThePartThatFails(t *testing.T) {
 			t.Errorf("users fail, and the metrics say %+v", s)
 		}
 		if problem := w.health.Problems()[consumer.PartGraph]; problem != "" {
-			t.Errorf("users fail, and Graph is blamed: %s", problem)
+			t.Errorf("users fail, and Graph is reported as the cause: %s", problem)
 		}
 		if warning := w.health.Warnings()[consumer.PartGraph]; !strings.Contains(warning, "users") {
-			t.Errorf("nothing warns of users who fail: %q", warning)
+			t.Errorf("no warning of users who fail: %q", warning)
 		}
 	})
 }

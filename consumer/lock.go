@@ -11,9 +11,10 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// firstLock returns how long the lock of a message lasts that was just received. The message may have
-// been on its way for a while: then the broker's time is used, if it is plausible. Our clock may be wrong,
-// so the two are compared only this once: with a clock that runs ahead, renewals would become a busy loop.
+// firstLock returns how long the lock of a message lasts that was just received. The message may
+// have been on its way for a while: then the broker's time is used, if it is plausible. Our clock
+// may be wrong, so the two are compared only this once: with a clock that runs ahead, renewals
+// would become a busy loop.
 func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duration) time.Duration {
 	if m.LockedUntil != nil {
 		if left := m.LockedUntil.Sub(now); left > 0 && left < lock {
@@ -23,10 +24,10 @@ func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duratio
 	return lock
 }
 
-// lockMessage keeps the message's lock until release is called, which must follow. locked ends when work
-// does, and with errLockLost when the lock is lost: then Service Bus owns the message again, and nothing
-// more may be started for it. A message that is released before half of its lock has passed costs neither
-// a renewal nor a goroutine.
+// lockMessage keeps the message's lock until release is called, which must follow. locked ends when
+// work does, and with errLockLost when the lock is lost: then Service Bus owns the message again,
+// and nothing more may be started for it. A message that is released before half of its lock has
+// passed costs neither a renewal nor a goroutine.
 func (c *Consumer) lockMessage(work context.Context, m *message) (locked context.Context, release func()) {
 	locked, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})

@@ -16,7 +16,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// A lock that was renewed is known to be ours until its new end: only then may its message stand for an older one.
+// A renewed lock is ours until its new end. Only a message whose lock is ours may supersede an
+// older one.
 func TestLockThatWasRenewedLetsItsMessageSupersedeAnOlderOne(t *testing.T) {
 	inBubble(t, settings{lock: 10 * time.Second}, func(t *testing.T, w *world) {
 		w.send(about(ada))
@@ -103,14 +104,14 @@ func TestLockWhoseRenewalsFailIsLostWhenItExpires(t *testing.T) {
 		return errors.New("the link is not there")
 	}
 	inBubble(t, trapped(settings{lock: time.Minute}, r), func(t *testing.T, w *world) {
-		w.cfg.Lock = 20 * time.Second // the broker's is longer, so that it is the worker who gives up
+		w.cfg.Lock = 20 * time.Second // the broker's lock is longer, so that the worker gives up first
 		w.newWorker()
 		up := w.graph.Inject(graph.Fault{User: ada.ID, Status: 503})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(19 * time.Second)
 		if n := testutil.ToFloat64(w.metrics.LocksLost); n != 0 {
-			t.Errorf("%v locks taken for lost: they may still be ours", n)
+			t.Errorf("%v locks lost: they may still be ours", n)
 		}
 		if n := renewals.Load(); n < 3 || n > 12 {
 			t.Errorf("%d renewals before the lock's end", n)

@@ -53,8 +53,8 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 		fields = append(fields, zap.Duration("sinceEnqueued", time.Since(*m.EnqueuedTime)))
 	}
 	if r.outcome == revoked && r.item.Event.User.UPN() == "" && r.attempt.ValidFromBefore.IsZero() {
-		// An object id does not show whether the user is a guest. To revoke a guest's sessions succeeds, and
-		// changes nothing.
+		// An object id does not show whether the user is a guest. To revoke a guest's sessions
+		// succeeds, and changes nothing.
 		fields = append(fields, zap.String("external", "unknown"))
 	}
 	level := zapcore.InfoLevel
@@ -115,8 +115,8 @@ func (c *Consumer) user(u event.User) string {
 	return shortHash(u.Key())
 }
 
-// foreign returns an id or type that a producer chose in the form in which logs and traces may show it:
-// it can name the user.
+// foreign returns an id or type that a producer chose in the form in which logs and traces may show
+// it: it can name the user.
 func (c *Consumer) foreign(text string) string {
 	if !c.cfg.HashUsers || text == "" {
 		return deadletter.Cut(text, 128)
@@ -130,7 +130,8 @@ func shortHash(text string) string {
 	return "sha256:" + hex.EncodeToString(sum[:8])
 }
 
-// text returns the error in the form in which the log may show it: texts from outside can name the user.
+// text returns the error in the form in which the log may show it: texts from outside can name the
+// user.
 func (c *Consumer) text(err error) string {
 	if c.cfg.HashUsers {
 		var failure *revoker.Error

@@ -21,7 +21,8 @@ type delivery struct {
 	message  *azservicebus.ReceivedMessage
 	receiver Receiver // has received the message, and settles it
 	link     *link    // the link that the message came over; nil for one that was deferred
-	// session has the signals of the session that the message belongs to; nil for a message without one.
+	// session has the signals of the session that the message belongs to; nil for a message without
+	// one.
 	session *sessionSignals
 	// deferred is true for a message that was deferred, and has come back.
 	deferred bool
@@ -39,8 +40,8 @@ type message struct {
 	span  trace.Span // nil when tracing is off
 }
 
-// newMessage returns the message of a delivery. The end of its lock is an instant of our own clock: the
-// broker's clock may differ from ours by more than a lock lasts.
+// newMessage returns the message of a delivery. The end of its lock is an instant of our own clock:
+// the broker's clock may differ from ours by more than a lock lasts.
 func newMessage(from *source, d delivery, lock time.Duration) *message {
 	m := &message{ReceivedMessage: d.message, delivery: d, from: from, received: time.Now(), known: dedupe.NewMessage(from.rank)}
 	m.known.Fixed = d.session != nil
@@ -52,8 +53,8 @@ func newMessage(from *source, d delivery, lock time.Duration) *message {
 // isLarge reports whether the message may have so many events that it must wait to be decoded.
 func (m *message) isLarge() bool { return len(m.Body) > smallBody }
 
-// handle is the way of one message from its receipt to its settlement. It reports whether the message
-// was finished. The end of hard ends it early.
+// handle is the way of one message from its receipt to its settlement. It reports whether the
+// message was finished. The end of hard ends it early.
 func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	c.beginSpan(m)
 	results, todo := c.decide(hard, m)
@@ -63,8 +64,8 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	return finished
 }
 
-// decide finds out the result of each event of the message, and what to do with the message. It keeps
-// the message's lock meanwhile.
+// decide finds out the result of each event of the message, and what to do with the message. It
+// keeps the message's lock meanwhile.
 //
 //  1. Decode the body into events.
 //  2. Guard: reject the events that must not be acted on.
@@ -73,8 +74,9 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 func (c *Consumer) decide(hard context.Context, m *message) (results []result, todo action) {
 	locked, release := hard, func() {}
 	defer func() { release() }()
-	// Where it may take long until all users are in the ledger, the lock is kept from the start. Most
-	// messages are decided as soon as they are added: these cost neither a renewal nor a goroutine.
+	// Where it may take long until all users are in the ledger, the lock is kept from the start.
+	// Most messages are decided as soon as they are added: these cost neither a renewal nor a
+	// goroutine.
 	slow := m.isLarge() || c.deps.Resolver != nil
 	if slow {
 		locked, release = c.lockMessage(hard, m)
@@ -111,8 +113,8 @@ func (c *Consumer) awaitRoom(locked context.Context, m *message) (leave func(), 
 	return leave, err
 }
 
-// moveOn notes that the message waits from now on. If no other one is being added, Consumer.limit may
-// have changed.
+// moveOn notes that the message waits from now on. If no other one is being added, Consumer.limit
+// may have changed.
 func (c *Consumer) moveOn(m *message) {
 	if c.flight.move(m.message, waiting) {
 		c.dispatch.Signal()
@@ -134,9 +136,9 @@ func (c *Consumer) decode(m *message) ([]event.Item, *result) {
 	return m.only(items), nil
 }
 
-// add guards each event of the message, and adds those that may be acted on to the ledger: each user
-// once. accounts are the users' accounts by the users' keys, where these are known. It returns the
-// results so far. Those that the ledger decides have an event.
+// add guards each event of the message, and adds those that may be acted on to the ledger: each
+// user once. accounts are the users' accounts by the users' keys, where these are known. It returns
+// the results so far. Those that the ledger decides have an event.
 func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event.User) []result {
 	results := make([]result, len(items))
 	added := make(map[string]*dedupe.Event, len(items))
@@ -178,8 +180,8 @@ func (c *Consumer) guard(item event.Item) (r result, passes bool) {
 	return result{item: item}, true
 }
 
-// only leaves out the events that have succeeded before, if the message is a replay for the events that
-// failed. A list of indexes that fits no event is not believed: then all events are acted on.
+// only leaves out the events that have succeeded before, if the message is a replay for the events
+// that failed. A list of indexes that fits no event is not believed: then all events are acted on.
 func (m *message) only(items []event.Item) []event.Item {
 	indexes := deadletter.Only(m.ReceivedMessage)
 	if len(indexes) == 0 {
@@ -227,16 +229,16 @@ func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 }
 
 // await returns when all events of the message are decided, or when the message cannot be kept any
-// longer. Then it removes the events that are still undecided from the ledger. lost reports whether the
-// reason is a lost lock; deferred, whether it is that the message is to be deferred.
+// longer. Then it removes the events that are still undecided from the ledger. lost reports whether
+// the reason is a lost lock; deferred, whether it is that the message is to be deferred.
 func (c *Consumer) await(locked context.Context, m *message, results []result) (lost, deferred bool) {
 	w := waiter{c: c, m: m, results: results, locked: locked}
 	if m.session != nil {
 		w.flush, w.over = m.session.flush, m.session.over
 	}
 	if m.deferred {
-		// Few messages come back at a time. While retries are rare, one with many users would keep the
-		// others from coming back for long.
+		// Few messages come back at a time. While retries are rare, one with many users would keep
+		// the others from coming back for long.
 		leave := time.NewTicker(backFor)
 		defer leave.Stop()
 		w.leave = leave.C
@@ -271,8 +273,8 @@ type waiter struct {
 	leave <-chan time.Time // the message has come back, and others are to come back, too: it is to be deferred
 }
 
-// await returns nil when the event of a result is decided; or the reason why it cannot be waited for
-// any longer.
+// await returns nil when the event of a result is decided; or the reason why it cannot be waited
+// for any longer.
 func (w *waiter) await(i int) (cause error) {
 	r := &w.results[i]
 	for {
@@ -282,8 +284,8 @@ func (w *waiter) await(i int) (cause error) {
 				return nil
 			}
 		case <-w.m.known.Ended():
-			// Another event of the message may be decided, further on in the list. If its user turned out
-			// to be an account, this must not wait for the events before it.
+			// Another event of the message may be decided, further on in the list. If its user
+			// turned out to be an account, this must not wait for the events before it.
 			w.c.addAllResolved(w.m, w.results[i:], w.results)
 		case <-w.locked.Done():
 			return context.Cause(w.locked)

@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// namesWithin bounds how long a message waits for the accounts of its users' names. After that, a
-	// name that is not resolved counts as a user of its own.
+	// namesWithin bounds how long a message waits for the accounts of its users' names. After that,
+	// a name that is not resolved counts as a user of its own.
 	namesWithin = 5 * time.Second
 	// namesAtOnce is how many names of one message are resolved at once.
 	namesAtOnce = 8
 )
 
 // accounts returns the accounts of users who are given by name alone, by the users' keys, as far as
-// they can be resolved. So a person who is given by name in one event and by id in another is one user,
-// and the attempt is for that account, even if the name belongs to another one by then.
+// they can be resolved. So a person who is given by name in one event and by id in another is one
+// user, and the attempt is for that account, even if the name belongs to another one by then.
 func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item) map[string]event.User {
 	if c.deps.Resolver == nil {
 		return nil
@@ -60,9 +60,9 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	return found
 }
 
-// addResolved adds an event once more if an attempt has found out the account of its user's name: now
-// for that account, where there may be other events. It reports whether it has done so. Then the event
-// is undecided again.
+// addResolved adds an event once more if an attempt has found out the account of its user's name:
+// now for that account, where there may be other events. It reports whether it has done so. Then
+// the event is undecided again.
 func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	end := r.event.Result()
 	d, _ := end.Detail.(*dispatch.Decision)

@@ -17,28 +17,29 @@ import (
 const (
 	// receiveWait bounds one receive call: a receiver can go silent without an error.
 	receiveWait = 30 * time.Second
-	// firstWait is how long the SDK waits for more messages after the first one. Its default of 20 ms
-	// would delay every event.
+	// firstWait is how long the SDK waits for more messages after the first one. Its default of 20
+	// ms would delay every event.
 	firstWait = time.Millisecond
-	// reconnectAfter is how long after a loss a new link is made: by then the receive calls of all sources
-	// over the same connection have ended. The client library closes its connection when one of them ends
-	// with an error, and does not check whether it is still the connection that has failed (azservicebus
-	// v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+	// reconnectAfter is how long after a loss a new link is made: by then the receive calls of all
+	// sources over the same connection have ended. The client library closes its connection when
+	// one of them ends with an error, and does not check whether it is still the connection that
+	// has failed (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
 	reconnectAfter = 50 * time.Millisecond
-	// aloneFor is how long messages are received one by one after the SDK has panicked over one. The
-	// messages that it had received together with that one come again only when their locks expire; and
-	// that one comes again until Service Bus dead-letters it.
+	// aloneFor is how long messages are received one by one after the SDK has panicked over one.
+	// The messages that it had received together with that one come again only when their locks
+	// expire; and that one comes again until Service Bus dead-letters it.
 	aloneFor = 10 * time.Minute
-	// beyondEnd is a sequence number that no message has: partitioned queues have the partition in the
-	// highest 16 bits.
+	// beyondEnd is a sequence number that no message has: partitioned queues have the partition in
+	// the highest 16 bits.
 	beyondEnd = math.MaxInt64 - 1
 )
 
 // errUnreadable is the error of a call in which the SDK has panicked over a message.
-var errUnreadable = errors.New("the Service Bus SDK cannot read a message; it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded")
+var errUnreadable = errors.New("the Service Bus SDK cannot read a message; " +
+	"it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded")
 
-// awaitPermission returns when there is a token that may revoke sessions, or when ctx ends. A worker
-// without such a token must not receive messages: it could only raise their delivery counts.
+// awaitPermission returns when there is a token that may revoke sessions, or when ctx ends. A
+// worker without such a token must not receive messages: it could only raise their delivery counts.
 func (c *Consumer) awaitPermission(ctx context.Context) {
 	waits := newWaits()
 	for ctx.Err() == nil {
@@ -60,8 +61,8 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 	return c.deps.Revoker.Check(ctx)
 }
 
-// receive accepts the messages of a source until ctx ends. Each message holds one of the source's slots
-// until it is settled.
+// receive accepts the messages of a source until ctx ends. Each message holds one of the source's
+// slots until it is settled.
 func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 	lostBefore := false // the link was lost by the previous call, too
 	waits := newWaits()
@@ -101,8 +102,8 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 	}
 }
 
-// troubled reports trouble with Service Bus. Whatever it is, the loop asks for one message at a time from
-// then on: if a message is the cause, no other is lost with it.
+// troubled reports trouble with Service Bus. Whatever it is, the loop asks for one message at a
+// time from then on: if a message is the cause, no other is lost with it.
 func (c *Consumer) troubled(l *loop, what string, err error) {
 	l.burst = 1
 	if errors.Is(err, errUnreadable) {
@@ -114,8 +115,8 @@ func (c *Consumer) troubled(l *loop, what string, err error) {
 	}
 }
 
-// connected reports that Service Bus has answered well, and lets the loop ask for twice as many messages
-// as before.
+// connected reports that Service Bus has answered well, and lets the loop ask for twice as many
+// messages as before.
 func (c *Consumer) connected(l *loop) {
 	if l.burst *= 2; l.burst >= c.cfg.MaxInFlight {
 		l.burst = 0
@@ -129,16 +130,16 @@ func (c *Consumer) connected(l *loop) {
 	}
 }
 
-// receiveOnce waits up to receiveWait for up to limit messages. If it returns neither messages nor an
-// error, none came.
+// receiveOnce waits up to receiveWait for up to limit messages. If it returns neither messages nor
+// an error, none came.
 func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	if !l.link.connected() {
-		// A receive call that ends by its time limit looks the same on an idle queue and on a dead network;
-		// a peek does not. And a peek makes a new link without harm to other sources. A receive call over a
-		// link that was lost unnoticed would close the connection that another source has made meanwhile
-		// (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+		// A receive call that ends by its time limit looks the same on an idle queue and on a dead
+		// network; a peek does not. And a peek makes a new link without harm to other sources. A
+		// receive call over a link that was lost unnoticed would close the connection that another
+		// source has made meanwhile (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
 		if err := peek(ctx, l.Receiver); err != nil {
 			return nil, err
 		}
@@ -150,8 +151,8 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 		// Messages may come even if the context has ended. They are locked, so we must settle them.
 		return messages, nil
 	case err == nil:
-		// The SDK returns neither messages nor an error after it has lost its link. The next call makes a
-		// new one.
+		// The SDK returns neither messages nor an error after it has lost its link. The next call
+		// makes a new one.
 		l.link.lose()
 		return nil, nil
 	case errors.Is(err, errUnreadable):
@@ -162,7 +163,8 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	return nil, err
 }
 
-// receiveFrom receives up to limit messages. It survives a panic of the SDK, and returns errUnreadable.
+// receiveFrom receives up to limit messages. It survives a panic of the SDK, and returns
+// errUnreadable.
 func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) (messages []*azservicebus.ReceivedMessage, err error) {
 	defer func() {
 		if recover() != nil {
@@ -172,8 +174,8 @@ func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) (m
 	return from.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
 }
 
-// peek returns nil if Service Bus answers. It peeks beyond the end of the queue, where no message can be
-// in the way of the answer.
+// peek returns nil if Service Bus answers. It peeks beyond the end of the queue, where no message
+// can be in the way of the answer.
 func peek(ctx context.Context, from Receiver) error {
 	_, err := peekFrom(ctx, from, beyondEnd, 1)
 	if errors.Is(err, errUnreadable) {
@@ -182,9 +184,9 @@ func peek(ctx context.Context, from Receiver) error {
 	return err
 }
 
-// peekFrom peeks at up to n messages, from a sequence number on. It survives a panic of the SDK, and
-// returns errUnreadable. The number is always given: without it the SDK would continue where its last
-// peek ended, and callers share the receiver.
+// peekFrom peeks at up to n messages, from a sequence number on. It survives a panic of the SDK,
+// and returns errUnreadable. The number is always given: without it the SDK would continue where
+// its last peek ended, and callers share the receiver.
 func peekFrom(ctx context.Context, from Receiver, next int64, n int) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
@@ -203,9 +205,9 @@ func (s *source) received(m *azservicebus.ReceivedMessage) {
 	}
 }
 
-// reserve waits until a message may be received, and returns how many may be; 0 when ctx has ended. It
-// has acquired a slot for each. To ask for more messages than there are slots would be a waste: Service
-// Bus would get them back one by one.
+// reserve waits until a message may be received, and returns how many may be; 0 when ctx has ended.
+// It has acquired a slot for each. To ask for more messages than there are slots would be a waste:
+// Service Bus would get them back one by one.
 func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
@@ -233,9 +235,9 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 	}
 }
 
-// limit returns how many more messages may be received as far as the circuit breaker is concerned. Slots
-// are another bound. Users who fail hold no more than their share of the slots, so a user who was not
-// tried yet can always be received.
+// limit returns how many more messages may be received as far as the circuit breaker is concerned.
+// Slots are another bound. Users who fail hold no more than their share of the slots, so a user who
+// was not tried yet can always be received.
 func (c *Consumer) limit() int {
 	most := len(c.sources) * c.cfg.MaxInFlight
 	if !c.dispatch.Open() { // the breaker is closed, or nothing is known of Graph yet
@@ -249,8 +251,9 @@ func (c *Consumer) limit() int {
 	return limit
 }
 
-// slots bound how many messages may be received: one token for each message that is in flight or was
-// asked for. So this is not a count of messages in flight: while a receive call lasts, it holds more.
+// slots bound how many messages may be received: one token for each message that is in flight or
+// was asked for. So this is not a count of messages in flight: while a receive call lasts, it holds
+// more.
 type slots chan struct{}
 
 // acquire acquires up to n slots that are free, without waiting.
@@ -273,8 +276,8 @@ func (s slots) release(n int) {
 	}
 }
 
-// newWaits returns the waits between attempts to reach Service Bus or the identity service: from 1 s up
-// to 30 s, without end.
+// newWaits returns the waits between attempts to reach Service Bus or the identity service: from 1
+// s up to 30 s, without end.
 func newWaits() *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(time.Second),
@@ -293,7 +296,8 @@ func ServiceBusHint(err error) string {
 			return "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
 		}
 	}
-	// Service Bus has no code for these two errors. The texts are those that the SDKs' tests expect.
+	// Service Bus has no code for these two errors. The texts are those that the SDKs' tests
+	// expect.
 	switch text := err.Error(); {
 	case strings.Contains(text, "requires sessions to create a non-sessionful"):
 		return "the entity requires sessions: set servicebus.sessions to the number of sessions to hold at once"

@@ -18,8 +18,9 @@ import (
 
 func outcomeField(o string) zap.Field { return zap.String("outcome", o) }
 
-// trap is the real receiver with one of its traps sprung; nil functions leave it as it is. Its record is safe to read
-// when the worker has stopped.
+// trap is a receiver that behaves in one of the surprising ways that the SDK's may. Where a
+// function is nil, it behaves like the real one. What it has recorded is safe to read once the
+// worker has stopped.
 type trap struct {
 	consumer.Receiver
 	receive  func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
@@ -32,7 +33,8 @@ type trap struct {
 	tokens map[*azservicebus.ReceivedMessage]bool
 }
 
-func (r *trap) ReceiveMessages(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *trap) ReceiveMessages(ctx context.Context, limit int,
+	o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 	r.mu.Lock()
 	r.limits = append(r.limits, limit)
 	r.first = append(r.first, o.TimeAfterFirstMessage)
@@ -69,8 +71,8 @@ func (r *trap) RenewMessageLock(ctx context.Context, m *azservicebus.ReceivedMes
 
 // trapped returns settings whose receiver is r.
 func trapped(s settings, r *trap) settings {
-	s.wrap = func(real consumer.Receiver) consumer.Receiver {
-		r.Receiver = real
+	s.wrap = func(wrapped consumer.Receiver) consumer.Receiver {
+		r.Receiver = wrapped
 		return r
 	}
 	return s
@@ -115,7 +117,7 @@ func TestReceiveMayReturnMessagesAfterItsContextEnded(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		messages, err := r.Receiver.ReceiveMessages(ctx, limit, o)
-		<-ctx.Done() // the stop comes while the messages are already locked
+		<-ctx.Done() // the worker stops when the messages are locked already
 		return messages, err
 	}
 	inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
@@ -141,7 +143,7 @@ func TestReceiveAsksOnlyForFreeSlotsAndDoesNotWait20Milliseconds(t *testing.T) {
 		w.settled(10 * time.Minute)
 		w.stop()
 		if slices.Max(r.limits) < 2 {
-			t.Errorf("asked for %v, want all free places", r.limits)
+			t.Errorf("asked for %v, want all free slots", r.limits)
 		}
 		for i, limit := range r.limits {
 			if limit > 3 || r.first[i] != time.Millisecond {
@@ -176,8 +178,8 @@ func TestSettlementHasATimeLimit(t *testing.T) {
 		w.run()
 		time.Sleep(time.Second)
 		start := time.Now()
-		w.stop() // the settlement's context must outlive the stop, and end
-		// Over the link, and then through the management node: 10 s together.
+		w.stop() // the settlement's context must not end with the stop, and must end
+		// The attempts over the link and through the management node take 10 s together.
 		if !slices.Equal(deadlines, []time.Duration{overLink, 10*time.Second - overLink}) || time.Since(start) > 11*time.Second {
 			t.Errorf("deadlines %v, stopped after %v", deadlines, time.Since(start))
 		}
@@ -202,7 +204,7 @@ func TestLockRenewalWritesToACopyOfTheMessage(t *testing.T) {
 		w.run()
 		w.settled(10 * time.Minute)
 		if shared {
-			t.Error("the lock of the very message that others read was renewed: a data race")
+			t.Error("the renewal wrote to the message that others read: a data race")
 		}
 	})
 }
@@ -231,7 +233,8 @@ func TestLockLossIsFinal(t *testing.T) {
 	})
 }
 
-// A success after the lock was lost is not settled either: the call is done, the message is not ours.
+// A success after the lock was lost settles nothing: the attempt is done, but the message is not
+// ours.
 func TestLockLossDoesNotStopTheCallInFlight(t *testing.T) {
 	r := &trap{renew: func(context.Context, *azservicebus.ReceivedMessage) error {
 		return &azservicebus.Error{Code: azservicebus.CodeLockLost}
@@ -259,7 +262,7 @@ func TestReceiveSurvivesAReceiverThatGoesSilent(t *testing.T) {
 		w.run()
 		time.Sleep(time.Hour)
 		if !w.health.Alive() {
-			t.Error("the heartbeat depends on messages")
+			t.Error("the heartbeat stops without messages")
 		}
 		w.stop()
 		if n := len(r.limits); n < 100 {

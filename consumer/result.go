@@ -22,8 +22,8 @@ const (
 	// superseded: a newer message of the same user is in flight, and is decided for both.
 	superseded   outcome = "superseded"
 	deadLettered outcome = "dead_lettered"
-	// unfinished: the lock was lost, the worker had to stop, or the message is deferred. The message
-	// comes again.
+	// unfinished: the lock was lost, the worker had to stop, or the message is deferred. The
+	// message comes again.
 	unfinished outcome = "unfinished"
 )
 
@@ -40,8 +40,8 @@ type result struct {
 	attempt       revoker.Attempt   // the last one
 }
 
-// decide takes the result over from the ledger. It reports whether the result means that the message's
-// lock is lost. cause is why the wait for the event ended early; nil if it did not.
+// decide takes the result over from the ledger. It reports whether the result means that the
+// message's lock is lost. cause is why the wait for the event ended early; nil if it did not.
 func (r *result) decide(cause error) (lost bool) {
 	end := r.event.Result()
 	if d, ok := end.Detail.(*dispatch.Decision); ok {

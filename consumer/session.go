@@ -18,8 +18,8 @@ const (
 	sessionIdle = 2 * time.Second
 	// sessionClose bounds the closing of a session's link.
 	sessionClose = 5 * time.Second
-	// sessionHold is how long messages of one session are received: others may wait for a receiver, and
-	// a producer can feed a session without end.
+	// sessionHold is how long messages of one session are received: others may wait for a receiver,
+	// and a producer can feed a session without end.
 	sessionHold = 30 * time.Second
 	// sessionFlush is how long the session's messages may take after that to be decided.
 	sessionFlush = 5 * time.Second
@@ -32,11 +32,12 @@ type Session interface {
 	Close(ctx context.Context) error
 }
 
-// session is the SDK's receiver of a session as a Session. Its messages have no locks of their own: they
-// share the session's lock.
+// session is the SDK's receiver of a session as a Session. Its messages have no locks of their own:
+// they share the session's lock.
 type session struct {
 	*azservicebus.SessionReceiver
-	// renewing holds a token during a renewal. A mutex would not do: the wait for it could not be bounded.
+	// renewing holds a token during a renewal. A mutex would not do: the wait for it could not be
+	// bounded.
 	renewing chan struct{}
 }
 
@@ -92,8 +93,8 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept acceptFu
 	}
 }
 
-// acceptSession waits for the next session that is free and has messages, for atMost. It returns nil if
-// there was none. Service Bus itself does the waiting.
+// acceptSession waits for the next session that is free and has messages, for atMost. It returns
+// nil if there was none. Service Bus itself does the waiting.
 func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.ExponentialBackOff, atMost time.Duration) Session {
 	start := time.Now()
 	accepting, cancel := context.WithTimeout(ctx, atMost)
@@ -115,16 +116,16 @@ func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.Ex
 	return nil
 }
 
-// closeSession closes the link of a session, which frees the session. Messages that are not settled come
-// again, and this does not count as a failed delivery.
+// closeSession closes the link of a session, which frees the session. Messages that are not settled
+// come again, and this does not count as a failed delivery.
 func closeSession(s Session) {
 	ctx, cancel := context.WithTimeout(context.Background(), sessionClose)
 	defer cancel()
 	_ = s.Close(ctx) // if it fails, the session's lock expires
 }
 
-// serveSession receives from a session and waits for the results of its messages. Then it closes the
-// session. It reports whether it gave up messages that were still undecided.
+// serveSession receives from a session and waits for the results of its messages. Then it closes
+// the session. It reports whether it gave up messages that were still undecided.
 func (c *Consumer) serveSession(ctx context.Context, l *loop, accepted Session, accept acceptFunc) (gaveUp bool) {
 	s := &heldSession{
 		c: c, loop: l, session: accepted, accept: accept,
@@ -136,8 +137,8 @@ func (c *Consumer) serveSession(ctx context.Context, l *loop, accepted Session, 
 	return s.finish(ctx)
 }
 
-// heldSession is one session that this process holds. The goroutine of its loop owns it, except for what
-// done uses.
+// heldSession is one session that this process holds. The goroutine of its loop owns it, except for
+// what done uses.
 type heldSession struct {
 	c       *Consumer
 	loop    *loop
@@ -162,11 +163,13 @@ func (s *heldSession) done() {
 	}
 }
 
-// receive accepts messages of the session. It returns when no message has come for a while and none is
-// in flight, when the link is lost, when the session was held for as long as it may be, or when ctx
-// ends. While a message is in flight, a newer event of the same user may come, and supersede it.
+// receive accepts messages of the session. It returns when no message has come for a while and none
+// is in flight, when the link is lost, when the session was held for as long as it may be, or when
+// ctx ends. While a message is in flight, a newer event of the same user may come, and supersede
+// it.
 func (s *heldSession) receive(ctx context.Context) {
-	// The session's own messages may use all slots: the wait for one must end with the session's time.
+	// The session's own messages may use all slots: the wait for one must end with the session's
+	// time.
 	holding, cancel := context.WithTimeout(ctx, time.Until(s.since.Add(sessionHold)))
 	defer cancel()
 	for s.mayReceive() {
@@ -182,17 +185,17 @@ func (s *heldSession) receive(ctx context.Context) {
 
 // mayReceive reports whether the session's time is not over, and its link not lost.
 //
-// When another session has lost its link, the connection may be gone, and this session's link with it,
-// unnoticed. To receive over that link would make the client library close the present connection, over
-// which others receive, and so on without end (azservicebus v1.11.0, internal/amqpLinks.go,
-// CloseIfNeeded).
+// When another session has lost its link, the connection may be gone, and this session's link with
+// it, unnoticed. To receive over that link would make the client library close the present
+// connection, over which others receive, and so on without end (azservicebus v1.11.0,
+// internal/amqpLinks.go, CloseIfNeeded).
 func (s *heldSession) mayReceive() bool {
 	return time.Since(s.since) < sessionHold && s.loop.losses.Load() == s.losses && s.link.connected()
 }
 
 // reserve waits until messages of the session may be received, and returns how many; 0 to be asked
-// again. ok is false when no more may be received. Each session has its share of the source's slots, so
-// that no session waits for the messages of another.
+// again. ok is false when no more may be received. Each session has its share of the source's
+// slots, so that no session waits for the messages of another.
 func (s *heldSession) reserve(holding context.Context) (free int, ok bool) {
 	c := s.c
 	share := max(1, c.cfg.MaxInFlight/max(1, s.loop.Sessions))
@@ -211,8 +214,8 @@ func (s *heldSession) reserve(holding context.Context) (free int, ok bool) {
 		return 0, false
 	}
 	if time.Since(waited) > c.cfg.Lock/4 && s.inFlight.Load() == 0 {
-		// Nobody has renewed the session's lock meanwhile. A message that is received now would lose it
-		// before it is decided, and the sooner, the further the broker's clock is ahead.
+		// Nobody has renewed the session's lock meanwhile. A message that is received now would
+		// lose it before it is decided, and the sooner, the further the broker's clock is ahead.
 		if err := c.renew(holding, s.session, &azservicebus.ReceivedMessage{}); err != nil {
 			s.loop.slots.release(free)
 			s.logLoss(err)
@@ -226,8 +229,8 @@ func (s *heldSession) reserve(holding context.Context) (free int, ok bool) {
 	return free, true
 }
 
-// receiveOnce receives up to free messages, for which slots are reserved. It reports whether more may be
-// received.
+// receiveOnce receives up to free messages, for which slots are reserved. It reports whether more
+// may be received.
 func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 	c, l := s.c, s.loop
 	receiving, cancel := context.WithTimeout(ctx, sessionIdle)
@@ -245,8 +248,8 @@ func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 		c.connected(l)
 		return true
 	case errors.Is(err, errUnreadable):
-		// The session's other messages come only after this one. To ask for it again at once would be a
-		// busy loop.
+		// The session's other messages come only after this one. To ask for it again at once would
+		// be a busy loop.
 		c.troubled(l, "cannot receive from a session", err)
 		_ = retry.Sleep(ctx, sessionIdle)
 		return false
@@ -274,9 +277,9 @@ func (s *heldSession) logLoss(err error) {
 		zap.String("source", s.loop.Entity), zap.String("error", s.c.text(err)))
 }
 
-// finish waits until the session's messages are settled or given up, and closes the session. It reports
-// whether messages were given up. When ctx ends, the worker stops: then the messages are finished like
-// all others, and finish does not wait for them.
+// finish waits until the session's messages are settled or given up, and closes the session. It
+// reports whether messages were given up. When ctx ends, the worker stops: then the messages are
+// finished like all others, and finish does not wait for them.
 func (s *heldSession) finish(ctx context.Context) (gaveUp bool) {
 	if ctx.Err() != nil {
 		s.c.closing.Go(s.close)

@@ -18,7 +18,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// inSession is an event about a user, in the session of that user.
+// inSession returns an event about a user, in a session of that user's own.
 func inSession(u graph.User, n int) *azservicebus.Message {
 	m := about(u)
 	id := fmt.Sprintf("%s-%d", u.UserPrincipalName, n)
@@ -181,7 +181,7 @@ func TestSessionWhoseUserFailsForLongIsNeverDeadLettered(t *testing.T) {
 	})
 }
 
-// accepting replaces how sessions are accepted.
+// accepting makes a new worker that accepts sessions by this function.
 func (w *world) accepting(accept func(ctx context.Context) (consumer.Session, error)) {
 	w.deps.Sources = slices.Clone(w.deps.Sources)
 	w.deps.Sources[0].Accept = accept

@@ -27,9 +27,10 @@ const (
 	leave action = "leave"
 )
 
-// actionFor returns what to do with a message that has these results. One unfinished event keeps the
-// whole message in Service Bus: to revoke the others again is harmless, and to lose one is not. If the
-// lock is lost, nothing can be done, whatever the results: Service Bus delivers the message again.
+// actionFor returns what to do with a message that has these results. One unfinished event keeps
+// the whole message in Service Bus: to revoke the others again is harmless, and to lose one is not.
+// If the lock is lost, nothing can be done, whatever the results: Service Bus delivers the message
+// again.
 func actionFor(results []result, m *message, lockLost, deferred bool) action {
 	if lockLost {
 		return leave
@@ -52,8 +53,8 @@ func actionFor(results []result, m *message, lockLost, deferred bool) action {
 	return todo
 }
 
-// settle records, logs and counts the result of each event, and settles the message. It reports whether
-// the message was finished.
+// settle records, logs and counts the result of each event, and settles the message. It reports
+// whether the message was finished.
 func (c *Consumer) settle(m *message, results []result, todo action) (finished bool) {
 	c.audit(m, results, todo)
 	var back comeback
@@ -86,8 +87,8 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 		}
 	}
 	if todo == deferral {
-		// This is one line, and no dead letter is counted: a message with many users may be deferred again
-		// and again before it is decided.
+		// This is one line, and no dead letter is counted: a message with many users may be
+		// deferred again and again before it is decided.
 		c.deps.Log.Info("message deferred; it comes back by itself",
 			append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))...)
 	}
@@ -130,9 +131,10 @@ func settlementResult(err error) string {
 	return "error"
 }
 
-// deadLetterOptions describes the failed events. The first one gives the reason, and the description
-// lists all. A property has their indexes if only some events failed, or if the message is a replay for
-// some of its events. All other properties of the message under the worker's own names are overwritten.
+// deadLetterOptions describes the failed events. The first one gives the reason, and the
+// description lists all. A property has their indexes if only some events failed, or if the message
+// is a replay for some of its events. All other properties of the message under the worker's own
+// names are overwritten.
 func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOptions {
 	partial := m.partial()
 	var failed []result

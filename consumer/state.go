@@ -33,8 +33,8 @@ func healthPart(entity string, sources int) string {
 	return PartServiceBus + " " + entity
 }
 
-// countFromZero creates the counters that alerts use: Prometheus does not see the first increase of a
-// counter that did not exist before.
+// countFromZero creates the counters that alerts use: Prometheus does not see the first increase of
+// a counter that did not exist before.
 func (c *Consumer) countFromZero() {
 	for _, s := range c.sources {
 		for _, o := range []outcome{revoked, covered, superseded, unfinished} {

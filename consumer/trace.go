@@ -12,10 +12,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// The spans of one message are: its processing, whose parent is the producer's span; and, as children of
-// that, each attempt that was made for it, and its settlement. One attempt for a user is made for all
-// messages that wait; its span is a child of the newest message's. Without a Tracer there are no spans,
-// and they cost nothing. The names follow
+// The spans of one message are: its processing, whose parent is the producer's span; and, as
+// children of that, each attempt that was made for it, and its settlement. One attempt for a user
+// is made for all messages that wait; its span is a child of the newest message's. Without a Tracer
+// there are no spans, and they cost nothing. The names follow
 // https://opentelemetry.io/docs/specs/semconv/messaging/azure-messaging.
 
 // beginSpan begins the message's span.
@@ -33,8 +33,8 @@ func (c *Consumer) beginSpan(m *message) {
 		))
 }
 
-// producersContext returns a context with the producer's span, which the message names: in the property
-// traceparent, as the standard has it, or in Diagnostic-Id, as Azure's older SDKs have it
+// producersContext returns a context with the producer's span, which the message names: in the
+// property traceparent, as the standard has it, or in Diagnostic-Id, as Azure's older SDKs have it
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-end-to-end-tracing).
 func (c *Consumer) producersContext(m *azservicebus.ReceivedMessage) context.Context {
 	carrier := propagation.MapCarrier{}
@@ -76,7 +76,8 @@ func (m *message) endSpan(results []result) {
 
 // childSpan begins a span that is a child of a message's.
 func (c *Consumer) childSpan(parent trace.SpanContext, name string) trace.Span {
-	_, span := c.deps.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent), name, trace.WithSpanKind(trace.SpanKindClient))
+	ctx := trace.ContextWithSpanContext(context.Background(), parent)
+	_, span := c.deps.Tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient))
 	return span
 }
 

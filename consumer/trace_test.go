@@ -39,11 +39,13 @@ func TestTraceHasSpansFromTheProducerToTheSettlement(t *testing.T) {
 					}
 				}
 			}
-			if want := []string{"POST revokeSignInSessions", "POST revokeSignInSessions", "settle complete", "process events"}; !slices.Equal(names, want) {
+			want := []string{"POST revokeSignInSessions", "POST revokeSignInSessions", "settle complete", "process events"}
+			if !slices.Equal(names, want) {
 				t.Errorf("%s: spans %q, want %q", property, names, want)
 			}
 			for _, span := range exporter.GetSpans() {
-				if span.SpanContext.TraceID().String() == traceID && !strings.HasPrefix(span.Name, "process") && span.Parent.SpanID().String() != process {
+				if span.SpanContext.TraceID().String() == traceID && !strings.HasPrefix(span.Name, "process") &&
+					span.Parent.SpanID().String() != process {
 					t.Errorf("%s is not under the message's span", span.Name)
 				}
 				for _, a := range span.Attributes {

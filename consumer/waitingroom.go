@@ -15,39 +15,40 @@ import (
 )
 
 const (
-	// maxRemembered bounds the deferred messages that are remembered of one source, of about 100 bytes
-	// each. The others are found by peeking.
+	// maxRemembered bounds the deferred messages that are remembered of one source, of about 100
+	// bytes each. The others are found by peeking.
 	maxRemembered = 10_000
-	// comesBackAfter is how long a message stays deferred at least; comesBackEach, how much longer for
-	// each of its users after the first, since it is decoded each time.
+	// comesBackAfter is how long a message stays deferred at least; comesBackEach, how much longer
+	// for each of its users after the first, since it is decoded each time.
 	comesBackAfter = 2 * time.Second
 	comesBackEach  = 10 * time.Millisecond
-	// Where it is not known when the next attempt for one of its users is due, a message stays deferred for
-	// comesBackAfter the first time, and for twice as long each further time, up to comesBackUsual.
+	// Where it is not known when the next attempt for one of its users is due, a message stays
+	// deferred for comesBackAfter the first time, and for twice as long each further time, up to
+	// comesBackUsual.
 	comesBackUsual = 30 * time.Second
 	// comesBackMost is how long a message stays deferred at most.
 	comesBackMost = time.Minute
-	// lookEveryRoom is how often forgotten deferred messages are looked for; lookAgain, how soon after the
-	// start, and again when Service Bus did not answer.
+	// lookEveryRoom is how often forgotten deferred messages are looked for; lookAgain, how soon
+	// after the start, and again when Service Bus did not answer.
 	lookEveryRoom = 5 * time.Minute
 	lookAgain     = 10 * time.Second
-	// lookAtMost is how many messages are peeked at without a break; lookOn is the break. So a long queue
-	// does not become slower.
+	// lookAtMost is how many messages are peeked at without a break; lookOn is the break. So a long
+	// queue does not become slower.
 	lookAtMost = 1_000
 	lookOn     = time.Second
-	// forgottenAfter is how long after its due time a message that another replica has deferred is taken
-	// for forgotten. If it is not, only one of the two replicas can receive it.
+	// forgottenAfter is how long after its due time a message that another replica has deferred is
+	// taken for forgotten. If it is not, only one of the two replicas can receive it.
 	forgottenAfter = 30 * time.Second
-	// backFor is how long a message that has come back waits for its users' attempts before it is deferred
-	// again.
+	// backFor is how long a message that has come back waits for its users' attempts before it is
+	// deferred again.
 	backFor = 10 * time.Second
 	// fetchAtOnce is how many deferred messages are received at once.
 	fetchAtOnce = 16
 )
 
-// waitingRoom remembers which messages of a source are deferred. Service Bus keeps these without a lock,
-// renewals or a delivery count, and delivers them only to a receiver that asks for their sequence
-// numbers. It is safe for concurrent use.
+// waitingRoom remembers which messages of a source are deferred. Service Bus keeps these without a
+// lock, renewals or a delivery count, and delivers them only to a receiver that asks for their
+// sequence numbers. It is safe for concurrent use.
 type waitingRoom struct {
 	slots   slots         // for messages that have come back
 	changed chan struct{} // is signaled when another message may be due
@@ -89,10 +90,12 @@ func (r *waitingRoom) len() (n int) {
 type comeback struct {
 	due     time.Time
 	blocked bool // a release of the volume guard brings it back earlier
+	// released is closed if the volume guard was released since then.
+	released <-chan struct{}
 }
 
-// put remembers a deferred message. It is not due before notBefore: until then Service Bus may have it
-// locked, and would say that there is no such message.
+// put remembers a deferred message. It is not due before notBefore: until then Service Bus may have
+// it locked, and would say that there is no such message.
 func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back comeback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -137,9 +140,9 @@ func (r *waitingRoom) forget(number int64) {
 	delete(r.known, number)
 }
 
-// miss notes that Service Bus has said that there is no such message. It says this of a locked message,
-// too: another replica may have it, or it was locked for this one and the answer was lost. So the message
-// is asked for once more when that lock has expired.
+// miss notes that Service Bus has said that there is no such message. It says this of a locked
+// message, too: another replica may have it, or it was locked for this one and the answer was lost.
+// So the message is asked for once more when that lock has expired.
 func (r *waitingRoom) miss(number int64, lock time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,11 +154,12 @@ func (r *waitingRoom) miss(number int64, lock time.Duration) {
 		delete(r.known, number)
 		return
 	}
-	d.back, d.missed, d.due = false, true, time.Now().Add(lock)
+	d.back, d.missed, d.due = false, true, time.Now().Add(lock+comesBackAfter)
 	r.known[number] = d
 }
 
-// didNotCome notes that a message was asked for and not received, and that the message is not the reason.
+// didNotCome notes that a message was asked for and not received, and that the message is not the
+// reason.
 func (r *waitingRoom) didNotCome(number int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -173,8 +177,8 @@ func (r *waitingRoom) signal() {
 	}
 }
 
-// due returns up to n messages that are due, the most urgent ones first, and marks them as back. wait is
-// how long it takes until the next one is due.
+// due returns up to n messages that are due, the most urgent ones first, and marks them as back.
+// wait is how long it takes until the next one is due.
 func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -202,14 +206,15 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	return numbers, wait
 }
 
-// comesBack returns when a message comes back that is deferred now: for the next attempt for one of its
-// users.
+// comesBack returns when a message comes back that is deferred now: for the next attempt for one of
+// its users.
 func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	now := time.Now()
 	if m.SequenceNumber == nil {
 		return comeback{due: now}
 	}
 	back.due = now.Add(comesBackMost)
+	back.released = c.dispatch.Released() // before the guard is asked: no release is missed
 	usual := now.Add(m.from.room.usual(*m.SequenceNumber))
 	waits := 0 // users for whom only the time of the next attempt matters
 	for _, r := range results {
@@ -243,8 +248,8 @@ func dueProperty(due time.Time) map[string]any {
 	return map[string]any{deadletter.PropertyDeferred: due.UTC().Format(time.RFC3339)}
 }
 
-// remember notes in the waiting room how the settlement of a message ended that is deferred now, or was
-// before. back is when the message comes back.
+// remember notes in the waiting room how the settlement of a message ended that is deferred now, or
+// was before. back is when the message comes back.
 func (c *Consumer) remember(m *message, results []result, todo action, back comeback, err error) {
 	if m.SequenceNumber == nil {
 		return
@@ -258,9 +263,9 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 	}
 	switch {
 	case todo == deferral, m.deferred && (err != nil || todo == leave):
-		// After an error the message may be deferred all the same, if only the answer was lost. If it is not,
-		// it will not be found, and is forgotten. A message that had come back is still deferred once its
-		// lock has expired; before that, Service Bus would not find it.
+		// After an error the message may be deferred all the same, if only the answer was lost. If
+		// it is not, it will not be found, and is forgotten. A message that had come back is still
+		// deferred once its lock has expired; before that, Service Bus would not find it.
 		var notBefore time.Time
 		switch {
 		case err != nil && m.deferred:
@@ -269,6 +274,14 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 			notBefore = time.Now().Add(comesBackAfter)
 		}
 		m.from.room.put(*m.SequenceNumber, urgency, notBefore, back)
+		select {
+		case <-back.released: // during the settlement, when the waiting room did not know the message
+			if err == nil {
+				m.from.room.released()
+				m.from.room.signal()
+			}
+		default:
+		}
 	case m.deferred:
 		m.from.room.forget(*m.SequenceNumber)
 	}
@@ -317,16 +330,16 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept accept
 	}
 }
 
-// fetch receives deferred messages. Each message that comes holds a slot of the waiting room until it is
-// settled.
+// fetch receives deferred messages. Each message that comes holds a slot of the waiting room until
+// it is settled.
 func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept acceptFunc) {
 	missing := map[int64]bool{}
 	for _, n := range numbers {
 		missing[n] = true
 	}
 	receive := func(numbers []int64) error {
-		// The end of ctx does not end this call: messages that Service Bus has locked by then would stay
-		// locked for a whole lock duration.
+		// The end of ctx does not end this call: messages that Service Bus has locked by then would
+		// stay locked for a whole lock duration.
 		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.SettleTimeout)
 		defer cancel()
 		messages, err := deferredFrom(fetching, s.Receiver, numbers)
@@ -344,8 +357,8 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 	}
 	err := receive(numbers)
 	if isNotFound(err) {
-		// One message that is gone, or that another replica has locked, keeps the others from coming. So
-		// each one is asked for alone.
+		// One message that is gone, or that another replica has locked, keeps the others from
+		// coming. So each one is asked for alone.
 		for _, n := range numbers {
 			if !missing[n] {
 				continue
@@ -370,7 +383,8 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 	c.deps.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 }
 
-// deferredFrom receives deferred messages. It survives a panic of the SDK, and returns errUnreadable.
+// deferredFrom receives deferred messages. It survives a panic of the SDK, and returns
+// errUnreadable.
 func deferredFrom(ctx context.Context, from Receiver, numbers []int64) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
@@ -382,8 +396,9 @@ func deferredFrom(ctx context.Context, from Receiver, numbers []int64) (messages
 	return from.ReceiveDeferredMessages(ctx, numbers, nil)
 }
 
-// findDeferred looks for deferred messages that no replica remembers, such as after a crash. It returns
-// how soon to look again: soon while another replica has deferred messages, because it may crash.
+// findDeferred looks for deferred messages that no replica remembers, such as after a crash. It
+// returns how soon to look again: soon while another replica has deferred messages, because it may
+// crash.
 func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Duration) {
 	found := 0
 	if s.room.next == 0 {
@@ -434,13 +449,14 @@ func (r *waitingRoom) knows(number int64) bool {
 	return ok
 }
 
-// adopt remembers a deferred message that was found, unless another replica looks after it. It reports
-// whether it did.
+// adopt remembers a deferred message that was found, unless another replica looks after it. It
+// reports whether it did.
 func (r *waitingRoom) adopt(number int64, m *azservicebus.ReceivedMessage) bool {
 	now := time.Now()
 	if text, ok := m.ApplicationProperties[deadletter.PropertyDeferred].(string); ok {
 		// No worker defers a message for so long that a due time could be further away than this.
-		if due, err := time.Parse(time.RFC3339, text); err == nil && now.Before(due.Add(forgottenAfter)) && due.Sub(now) <= 2*comesBackMost {
+		due, err := time.Parse(time.RFC3339, text)
+		if err == nil && now.Before(due.Add(forgottenAfter)) && due.Sub(now) <= 2*comesBackMost {
 			return false
 		}
 	}
