@@ -113,7 +113,8 @@ type fickle struct {
 var errDead = errors.New("the process is dead")
 
 func (f *fickle) ReceiveDeferredMessages(ctx context.Context, numbers []int64,
-	o *azservicebus.ReceiveDeferredMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	o *azservicebus.ReceiveDeferredMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	if f.fetch != nil {
 		if err := f.fetch(numbers); err != nil {
 			return nil, err

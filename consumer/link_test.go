@@ -53,7 +53,8 @@ func TestLinkLossAndASettlementKeepTheNewConnection(t *testing.T) {
 				if letter, ok := w.dead()["m0"]; ok {
 					if letter.DeadLetterDescription == "" || letter.ApplicationProperties[deadletter.PropertyFailed] != "1" ||
 						letter.ApplicationProperties[deadletter.PropertyAttempts] != "0" {
-						t.Errorf("the dead letter has lost its description: %q, %v", letter.DeadLetterDescription, letter.ApplicationProperties)
+						t.Errorf("the dead letter has lost its description: %q, %v",
+							letter.DeadLetterDescription, letter.ApplicationProperties)
 					}
 				}
 				if c := w.counts(); c.Active+c.Deferred != 0 {

@@ -19,7 +19,8 @@ type losesAnswer struct {
 }
 
 func (r *losesAnswer) ReceiveDeferredMessages(ctx context.Context, numbers []int64,
-	o *azservicebus.ReceiveDeferredMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	o *azservicebus.ReceiveDeferredMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	if r.lost.CompareAndSwap(false, true) {
 		if _, err := r.Receiver.ReceiveDeferredMessages(ctx, numbers, o); err != nil {
 			return nil, err

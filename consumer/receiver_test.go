@@ -34,7 +34,8 @@ type trap struct {
 }
 
 func (r *trap) ReceiveMessages(ctx context.Context, limit int,
-	o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+	o *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	r.mu.Lock()
 	r.limits = append(r.limits, limit)
 	r.first = append(r.first, o.TimeAfterFirstMessage)
