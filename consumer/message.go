@@ -65,7 +65,7 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 }
 
 // decide finds out the result of each event of the message, and what to do with the message. It
-// keeps the message's lock meanwhile.
+// keeps the message's lock meanwhile. Its steps are:
 //
 //  1. Decode the body into events.
 //  2. Guard: reject the events that must not be acted on.
@@ -89,10 +89,11 @@ func (c *Consumer) decide(hard context.Context, m *message) (results []result, t
 		}
 		defer leave()
 	}
-	if items, rejected := c.decode(m); rejected != nil {
-		results = []result{*rejected}
+	if items, undecodable := c.decode(m); undecodable != nil {
+		results = []result{*undecodable}
 	} else {
-		results = c.add(m, items, c.accounts(locked, m, items))
+		accounts := c.accounts(locked, m, items)
+		results = c.add(m, items, accounts) // guards, and adds to the ledger
 	}
 	c.dispatch.AllAdded(m.known)
 	c.moveOn(m)
@@ -270,7 +271,7 @@ type waiter struct {
 	// A nil channel never signals.
 	flush <-chan struct{}  // the message's parked users are to be called for
 	over  <-chan struct{}  // the message's session is over
-	leave <-chan time.Time // the message has come back, and others are to come back, too: it is to be deferred
+	leave <-chan time.Time // the message has come back, and others must come back, too: defer it again
 }
 
 // await returns nil when the event of a result is decided; or the reason why it cannot be waited
