@@ -1,6 +1,7 @@
 package consumer_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -11,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-func TestEveryDecisionIsRecordedBeforeItsSettlement(t *testing.T) {
+func TestAuditRecordsEveryDecisionBeforeItsSettlement(t *testing.T) {
 	var mu sync.Mutex
 	var all []audit.Decision
 	var w *world
@@ -27,7 +28,8 @@ func TestEveryDecisionIsRecordedBeforeItsSettlement(t *testing.T) {
 	}
 	inBubble(t, settings{audit: keep}, func(t *testing.T, world *world) {
 		w = world
-		w.send(&azservicebus.Message{MessageID: new("both"), Body: []byte(`[{"type":"device.lost","userId":"` + ada.ID + `"},{"type":"device.lost","userPrincipalName":"` + guest.UserPrincipalName + `"}]`)})
+		w.send(&azservicebus.Message{MessageID: new("both"), Body: fmt.Appendf(nil,
+			`[{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":%q}]`, ada.ID, guest.UserPrincipalName)})
 		w.run()
 		w.settled(time.Minute)
 		w.send(&azservicebus.Message{MessageID: new("last"), Body: []byte("rubbish")})
@@ -38,11 +40,13 @@ func TestEveryDecisionIsRecordedBeforeItsSettlement(t *testing.T) {
 			t.Fatalf("%d records, settled before: %v; %+v", len(all), settledBefore, all)
 		}
 		first, second, third := all[0], all[1], all[2]
-		if first.Outcome != "revoked" || first.UserID != ada.ID || first.Calls != 1 || first.Status != 200 || first.RequestID == "" || first.CallStart.IsZero() ||
-			first.CallEnd.Before(first.CallStart) || first.SequenceNumber != 1 || first.Source != queue || first.EventType != "device.lost" || first.Enqueued.IsZero() {
+		if first.Outcome != "revoked" || first.UserID != ada.ID || first.Calls != 1 || first.Status != 200 ||
+			first.RequestID == "" || first.CallStart.IsZero() || first.CallEnd.Before(first.CallStart) ||
+			first.SequenceNumber != 1 || first.Source != queue || first.EventType != "device.lost" || first.Enqueued.IsZero() {
 			t.Errorf("%+v", first)
 		}
-		if second.Outcome != "dead_lettered" || second.Reason != "ExternalUser" || second.UserPrincipalName != guest.UserPrincipalName || second.Event != 1 || second.Calls != 0 {
+		if second.Outcome != "dead_lettered" || second.Reason != "ExternalUser" ||
+			second.UserPrincipalName != guest.UserPrincipalName || second.Event != 1 || second.Calls != 0 {
 			t.Errorf("%+v", second)
 		}
 		if third.Reason != "InvalidEvent" || third.UserID+third.UserPrincipalName != "" || third.Error == "" {

@@ -20,13 +20,14 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// inBubble runs a scenario against a world with these settings.
+// inBubble runs a scenario against a world with these settings. It is the only harness of this
+// package: bubbles are synctest's, where time passes as soon as all goroutines wait.
 func inBubble(t *testing.T, s settings, scenario func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { scenario(t, newWorld(t, s)) })
 }
 
-func TestAnEventEndsInARevocation(t *testing.T) {
+func TestConsumerRevokesTheUserOfAnEvent(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(ada), named(grace.UserPrincipalName))
 		w.run()
@@ -47,8 +48,8 @@ func TestAnEventEndsInARevocation(t *testing.T) {
 	})
 }
 
-func TestWhatCannotBeRevokedIsDeadLetteredWithItsReason(t *testing.T) {
-	// An account for canaries proves that Graph is well, though nobody else is signed out.
+func TestConsumerDeadLettersWhatCannotBeRevokedWithItsReason(t *testing.T) {
+	// The canary account proves that Graph is well, although nobody else is signed out.
 	canary, err := event.NewUser(canaries.ID, "")
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +95,7 @@ func TestWhatCannotBeRevokedIsDeadLetteredWithItsReason(t *testing.T) {
 	})
 }
 
-func TestBadInputNeverReachesGraph(t *testing.T) {
+func TestConsumerNeverCallsGraphForBadInput(t *testing.T) {
 	inputs := map[string]*azservicebus.Message{
 		"a 1 MB body":          {Body: []byte(`{"type":"device.lost","userId":"` + strings.Repeat("a", 1<<20) + `"}`)},
 		"invalid UTF-8":        {Body: []byte("{\"type\":\"device.lost\",\"userPrincipalName\":\"a\xff@contoso.com\"}")},
@@ -131,10 +132,12 @@ func TestBadInputNeverReachesGraph(t *testing.T) {
 	})
 }
 
-func TestABodyInSeveralDataSectionsIsRead(t *testing.T) {
+func TestConsumerReadsABodyInSeveralDataSections(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		err := w.sender.SendAMQPAnnotatedMessage(t.Context(), &azservicebus.AMQPAnnotatedMessage{
-			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{[]byte(`{"type":"device.lost",`), []byte(fmt.Sprintf(`"userId":%q}`, ada.ID))}},
+			Body: azservicebus.AMQPAnnotatedMessageBody{Data: [][]byte{
+				[]byte(`{"type":"device.lost",`), fmt.Appendf(nil, `"userId":%q}`, ada.ID),
+			}},
 		}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -145,7 +148,7 @@ func TestABodyInSeveralDataSectionsIsRead(t *testing.T) {
 	})
 }
 
-func TestAMessageWithManyUsersIsSettledWhenAllAre(t *testing.T) {
+func TestConsumerSettlesAMessageWhenAllItsUsersAreDecided(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(
 			about(ada, grace, alan),
@@ -160,12 +163,12 @@ func TestAMessageWithManyUsersIsSettledWhenAllAre(t *testing.T) {
 			t.Errorf("failed events %q, want 1,2", got)
 		}
 		if got, ok := w.dead()["m2"].ApplicationProperties[deadletter.PropertyFailed]; ok {
-			t.Errorf("all failed, and yet the dead letter names %v", got)
+			t.Errorf("all events failed, and the dead letter has the indexes %v", got)
 		}
 	})
 }
 
-func TestTrapDeadLetterTextsMustStaySmall(t *testing.T) {
+func TestDeadLetterTextsStaySmall(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		events := strings.Repeat(fmt.Sprintf(`{"type":"device.stolen","userId":%q},`, glass.ID), 999)
 		w.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(`[%s{"type":"device.stolen","userId":%q}]`, events, ada.ID))})
@@ -179,14 +182,16 @@ func TestTrapDeadLetterTextsMustStaySmall(t *testing.T) {
 		}
 		failed, _ := letter.ApplicationProperties[deadletter.PropertyFailed].(string)
 		if len(failed) > deadletter.MaxProperty || failed != "" && strings.Count(failed, ",") != 998 {
-			t.Errorf("%d bytes of indexes: they must be all there, or none when they do not fit", len(failed))
+			t.Errorf("%d bytes of indexes: all must be there, or none if they do not fit", len(failed))
 		}
 	})
 }
 
-func TestReplicationLagIsWaitedFor(t *testing.T) {
+func TestConsumerWaitsForReplicationLag(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{User: ada.ID, Count: 3, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"?"}}`})
+		w.graph.Inject(graph.Fault{
+			User: ada.ID, Count: 3, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"?"}}`,
+		})
 		w.send(about(ada))
 		w.run()
 		w.settled(time.Minute)
@@ -195,7 +200,7 @@ func TestReplicationLagIsWaitedFor(t *testing.T) {
 	})
 }
 
-func TestThrottlingIsObeyed(t *testing.T) {
+func TestConsumerObeysThrottling(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "97"})
 		w.send(about(ada))
@@ -209,20 +214,20 @@ func TestThrottlingIsObeyed(t *testing.T) {
 	})
 }
 
-func TestAnOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
+func TestOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T) {
 	inBubble(t, settings{maxDeliveries: 2, maxInFlight: 8}, func(t *testing.T, w *world) {
 		down := w.graph.Inject(graph.Fault{Status: 503})
 		w.send(about(ada), about(grace), about(alan))
 		w.run()
 		time.Sleep(30 * time.Minute)
 		if c := w.counts(); c.Active != 3 || c.DeadLetter != 0 || c.Locked != 3 {
-			t.Errorf("after 30 minutes: %+v, want all three in the queue, and held", c)
+			t.Errorf("after 30 minutes: %+v, want all three in the queue, and locked", c)
 		}
 		if w.health.Problems()[consumer.PartGraph] == "" {
-			t.Error("readiness does not tell that Graph is down")
+			t.Error("readiness does not show that Graph is down")
 		}
 		if !w.health.Alive() {
-			t.Error("an outage of Graph must not look like a dead worker")
+			t.Error("a worker is not alive during an outage of Graph")
 		}
 		down()
 		w.settled(5 * time.Minute)
@@ -234,7 +239,7 @@ func TestAnOutageOfGraphDeadLettersNothingAndRaisesNoDeliveryCount(t *testing.T)
 	})
 }
 
-func TestWithoutThePermissionNoMessageIsTaken(t *testing.T) {
+func TestPermissionIsRequiredBeforeMessagesAreReceived(t *testing.T) {
 	inBubble(t, settings{roles: []string{"User.Read.All"}}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -251,7 +256,7 @@ func TestWithoutThePermissionNoMessageIsTaken(t *testing.T) {
 	})
 }
 
-func TestAPermissionTakenAwayMakesMessagesWait(t *testing.T) {
+func TestPermissionTakenAwayMakesMessagesWait(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		time.Sleep(time.Minute)
@@ -269,14 +274,14 @@ func TestAPermissionTakenAwayMakesMessagesWait(t *testing.T) {
 	})
 }
 
-func TestOneUsersOwn403IsDeadLetteredWhileOthersSucceed(t *testing.T) {
+func TestForbiddenUserIsDeadLetteredWhileOthersSucceed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 403, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(30 * time.Minute)
 		if len(w.dead()) != 0 {
-			t.Fatal("dead-lettered in a quiet night: the 403 may be everyone's")
+			t.Fatal("dead-lettered in a quiet night: the 403 may be a fault that hits everyone")
 		}
 		for i := range 20 {
 			m, id := about(grace), fmt.Sprintf("other%d", i)
@@ -288,7 +293,7 @@ func TestOneUsersOwn403IsDeadLetteredWhileOthersSucceed(t *testing.T) {
 	})
 }
 
-func TestLocksAreKeptWhileAMessageWaits(t *testing.T) {
+func TestLockIsKeptWhileAMessageWaits(t *testing.T) {
 	inBubble(t, settings{lock: 30 * time.Second}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: 429, RetryAfter: "590"})
 		w.send(about(ada))
@@ -307,7 +312,7 @@ func TestLocksAreKeptWhileAMessageWaits(t *testing.T) {
 	})
 }
 
-func TestAQuickMessageCostsNoRenewal(t *testing.T) {
+func TestLockOfAQuickMessageIsNotRenewed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -318,7 +323,7 @@ func TestAQuickMessageCostsNoRenewal(t *testing.T) {
 	})
 }
 
-func TestAConnectionCutLosesNothing(t *testing.T) {
+func TestLinkLossLosesNoMessage(t *testing.T) {
 	inBubble(t, settings{lock: 20 * time.Second}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
 		w.send(about(ada), about(grace), about(alan))
@@ -333,23 +338,25 @@ func TestAConnectionCutLosesNothing(t *testing.T) {
 	})
 }
 
-func TestTheOrderIsReceiveDecodeGuardRevokeSettle(t *testing.T) {
+func TestConsumerReceivesDecodesGuardsRevokesSettles(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 10 * time.Second})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(9 * time.Second)
 		if c := w.counts(); c.Locked != 1 || c.Active != 1 {
-			t.Fatalf("%+v during the call: the message must be held, not settled", c)
+			t.Fatalf("%+v during the call: the message must be locked, not settled", c)
 		}
 		w.settled(time.Minute)
 		w.wantRevoked(ada)
 	})
 }
 
-func TestHashedUsersDoNotAppearInTheLog(t *testing.T) {
+func TestLogShowsNoUsersThatAreHashed(t *testing.T) {
 	inBubble(t, settings{hashUsers: true}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{User: grace.ID, Status: 400, Body: fmt.Sprintf(`{"error":{"code":"BadRequest","message":"user %s"}}`, grace.ID)})
+		w.graph.Inject(graph.Fault{
+			User: grace.ID, Status: 400, Body: fmt.Sprintf(`{"error":{"code":"BadRequest","message":"user %s"}}`, grace.ID),
+		})
 		w.send(about(ada), about(grace), named("nobody@contoso.com"), named("a/b@contoso.com"), named(guest.UserPrincipalName))
 		w.run()
 		w.settled(10 * time.Minute)
@@ -365,15 +372,19 @@ func TestHashedUsersDoNotAppearInTheLog(t *testing.T) {
 	})
 }
 
-func TestWithHashedUsersNeitherLogNorSpansHoldWhatAProducerChose(t *testing.T) {
+func TestLogAndSpansShowNothingThatAProducerChoseWithHashedUsers(t *testing.T) {
 	exporter := tracetest.NewInMemoryExporter()
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")
 	inBubble(t, settings{hashUsers: true, tracer: tracer}, func(t *testing.T, w *world) {
 		const private = "ada-lovelace"
 		event := func(kind string) []byte {
-			return []byte(`{"specversion":"1.0","id":"` + private + `-event","source":"` + private + `-source","type":"` + kind + `","data":{"userId":"` + ada.ID + `"}}`)
+			return fmt.Appendf(nil, `{"specversion":"1.0","id":"%s-event","source":"%s-source","type":%q,"data":{"userId":%q}}`,
+				private, private, kind, ada.ID)
 		}
-		properties := map[string]any{"revoker-replay-run": private + "-run", "tracestate": "hr=" + private, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+		properties := map[string]any{
+			"revoker-replay-run": private + "-run", "tracestate": "hr=" + private,
+			"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		}
 		w.send(&azservicebus.Message{MessageID: new(private + "-1"), Body: event("device.lost"), ApplicationProperties: properties},
 			&azservicebus.Message{MessageID: new(private + "-2"), Body: event(private + ".lost"), ApplicationProperties: properties})
 		w.run()
@@ -390,9 +401,10 @@ func TestWithHashedUsersNeitherLogNorSpansHoldWhatAProducerChose(t *testing.T) {
 	})
 }
 
-func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
+func TestReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
+		body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q},
+			{"type":"device.lost","userPrincipalName":"nobody@contoso.com"}]`, ada.ID, grace.ID)
 		resubmitted := func(id string, only int) *azservicebus.Message {
 			again, err := replay.Record{Body: body, OnlyEvents: []int{only}}.Message(replay.NewRun("ada@desk"))
 			if err != nil {
@@ -406,7 +418,7 @@ func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 		w.wantRevoked(grace)
 		w.wantDead(map[string]string{"failed again": "UserNotFound"})
 		if got := w.dead()["failed again"].ApplicationProperties[deadletter.PropertyFailed]; got != "2" {
-			t.Errorf("failed events %v: the next replay would act on everybody of the message", got)
+			t.Errorf("failed events %v: the next replay would act on all users of the message", got)
 		}
 		rubbish := resubmitted("rubbish", 1)
 		rubbish.ApplicationProperties[deadletter.PropertyOnly] = "x"
@@ -416,9 +428,8 @@ func TestAReplayActsOnTheEventsThatFailedAlone(t *testing.T) {
 	})
 }
 
-// TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone: a producer, or a tool that copies properties, must not make the worker
-// leave out events.
-func TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone(t *testing.T) {
+// A producer, or a tool that copies properties, must not make the worker leave out events.
+func TestReplayIndexesAreBelievedForTheirOwnBodyAlone(t *testing.T) {
 	whole, err := replay.Record{Body: []byte(`[1,2]`), OnlyEvents: []int{1}}.Message(replay.NewRun("ada@desk"))
 	if err != nil {
 		t.Fatal(err)
@@ -429,7 +440,8 @@ func TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, settings{}, func(t *testing.T, w *world) {
-				w.send(&azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, ada.ID, grace.ID), ApplicationProperties: properties})
+				body := fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`, ada.ID, grace.ID)
+				w.send(&azservicebus.Message{Body: body, ApplicationProperties: properties})
 				w.run()
 				w.settled(time.Minute)
 				w.wantRevoked(ada, grace)
@@ -438,15 +450,17 @@ func TestTheIndexesOfAReplayAreBelievedForItsOwnBodyAlone(t *testing.T) {
 	}
 }
 
-// TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote: neither what a producer sent under our names, nor what is left of
-// an earlier failure.
-func TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote(t *testing.T) {
+// A dead letter must not show properties under our names that a producer sent, or that are left
+// from an earlier failure.
+func TestDeadLetterHasNoneOfOurPropertiesButThoseTheWorkerWrote(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		forged := map[string]any{"mine": "kept", deadletter.PropertyAttempts: int64(99)}
 		for _, name := range []string{
-			deadletter.PropertyFailed, deadletter.PropertySuperseded, deadletter.PropertySupersededCount, deadletter.PropertyStatus, deadletter.PropertyCode,
+			deadletter.PropertyFailed, deadletter.PropertySuperseded, deadletter.PropertySupersededCount,
+			deadletter.PropertyStatus, deadletter.PropertyCode,
 			deadletter.PropertyRequestID, deadletter.PropertyClientRequestID, deadletter.PropertyOnly, deadletter.PropertyOnlyOf,
-			deadletter.PropertyReplays, deadletter.PropertyRun, deadletter.PropertyReplayedAt, deadletter.PropertyReplayedBy, deadletter.PropertyOriginalID,
+			deadletter.PropertyReplays, deadletter.PropertyRun, deadletter.PropertyReplayedAt,
+			deadletter.PropertyReplayedBy, deadletter.PropertyOriginalID,
 		} {
 			forged[name] = "1"
 		}
@@ -458,7 +472,8 @@ func TestADeadLetterCarriesNothingOfOursButWhatTheWorkerWrote(t *testing.T) {
 		w.wantDead(map[string]string{"m0": "ProtectedUser"})
 		for name, value := range w.dead()["m0"].ApplicationProperties {
 			switch {
-			case name == "mine" && value == "kept", name == deadletter.PropertyAttempts && value == "0", strings.HasPrefix(name, "DeadLetter"):
+			case name == "mine" && value == "kept",
+				name == deadletter.PropertyAttempts && value == "0", strings.HasPrefix(name, "DeadLetter"):
 			case value != "":
 				t.Errorf("%s = %v", name, value)
 			}

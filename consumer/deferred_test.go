@@ -16,8 +16,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// failing makes many users fail for a reason of their own, so that some of their messages are deferred, and returns them with
-// the end of it.
+// failing makes many users fail for a reason of their own, so that some of their messages are
+// deferred. It returns the users, and a function that ends the failures.
 func (w *world) failing(n int) (users []graph.User, mend func()) {
 	w.t.Helper()
 	users = w.people(0, n)
@@ -33,7 +33,7 @@ func (w *world) failing(n int) (users []graph.User, mend func()) {
 	}
 }
 
-// wantRevocations fails unless Graph has revoked them all.
+// wantRevocations fails unless the sessions of all these users are revoked.
 func (w *world) wantRevocations(users []graph.User) {
 	w.t.Helper()
 	for _, u := range users {
@@ -43,7 +43,7 @@ func (w *world) wantRevocations(users []graph.User) {
 	}
 }
 
-// deferred are the numbers of the messages that are deferred and not in flight.
+// deferred returns the sequence numbers of the messages that are deferred and not in flight.
 func (w *world) deferred() (numbers []int64) {
 	w.t.Helper()
 	messages, err := w.broker.Peek(queue, 0, 1000)
@@ -58,8 +58,8 @@ func (w *world) deferred() (numbers []int64) {
 	return numbers
 }
 
-// Service Bus gives all deferred messages that are asked for, or none.
-func TestADeferredMessageThatIsGoneKeepsNoOtherFromComing(t *testing.T) {
+// Service Bus returns all deferred messages that are asked for, or none of them.
+func TestDeferredMessageThatIsGoneKeepsNoOtherFromComing(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 64}, func(t *testing.T, w *world) {
 		users, mend := w.failing(120)
 		w.run()
@@ -73,7 +73,7 @@ func TestADeferredMessageThatIsGoneKeepsNoOtherFromComing(t *testing.T) {
 			t.Fatalf("%d deferred", len(gone))
 		}
 		taken := 0
-		for i := 0; i < len(gone); i += 3 { // an operator's: whatever they were about is somebody else's now
+		for i := 0; i < len(gone); i += 3 { // an operator receives some of them
 			messages, err := other.ReceiveDeferredMessages(t.Context(), gone[i:i+1], nil)
 			if err != nil {
 				continue // in flight now
@@ -92,27 +92,29 @@ func TestADeferredMessageThatIsGoneKeepsNoOtherFromComing(t *testing.T) {
 			}
 		}
 		if taken < 10 || n != len(users)-taken {
-			t.Errorf("%d of %d users are revoked, %d messages were taken away", n, len(users), taken)
+			t.Errorf("%d of %d users are revoked, %d messages were removed", n, len(users), taken)
 		}
 		w.wantDead(nil)
-		time.Sleep(2 * time.Minute) // each is asked for once more, after a lock may have ended
+		time.Sleep(2 * time.Minute) // the worker asks for each of them once more, when a lock would have expired
 		if left := testutil.ToFloat64(w.metrics.Deferred.WithLabelValues(queue)); left != 0 {
-			t.Errorf("%v are thought to be deferred", left)
+			t.Errorf("%v are deferred by the metrics", left)
 		}
 	})
 }
 
-// fickle is a receiver whose deferred messages, settlements and renewals a test may break.
+// fickle is a receiver whose deferred messages, settlements and renewals a test can break.
 type fickle struct {
 	consumer.Receiver
 	fetch func([]int64) error
 	renew func(*azservicebus.ReceivedMessage) error
-	dead  atomic.Bool // it settles nothing any more
+	dead  atomic.Bool // it does not settle any more
 }
 
 var errDead = errors.New("the process is dead")
 
-func (f *fickle) ReceiveDeferredMessages(ctx context.Context, numbers []int64, o *azservicebus.ReceiveDeferredMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (f *fickle) ReceiveDeferredMessages(ctx context.Context, numbers []int64,
+	o *azservicebus.ReceiveDeferredMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	if f.fetch != nil {
 		if err := f.fetch(numbers); err != nil {
 			return nil, err
@@ -152,8 +154,8 @@ func (f *fickle) DeferMessage(ctx context.Context, m *azservicebus.ReceivedMessa
 }
 
 func (f *fickle) wrap(s settings) settings {
-	s.wrap = func(real consumer.Receiver) consumer.Receiver {
-		f.Receiver = real
+	s.wrap = func(wrapped consumer.Receiver) consumer.Receiver {
+		f.Receiver = wrapped
 		return f
 	}
 	return s
@@ -161,9 +163,9 @@ func (f *fickle) wrap(s settings) settings {
 
 func TestDeferredMessagesComeBackAfterServiceBusCouldNotGiveThem(t *testing.T) {
 	for name, err := range map[string]error{
-		"a lost link":    &azservicebus.Error{Code: azservicebus.CodeConnectionLost},
-		"anything":       errors.New("server busy"),
-		"not to be read": nil, // a panic of the SDK
+		"a lost link": &azservicebus.Error{Code: azservicebus.CodeConnectionLost},
+		"anything":    errors.New("server busy"),
+		"unreadable":  nil, // the SDK panics
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &fickle{}
@@ -202,7 +204,7 @@ func TestDeferredMessagesComeBackAfterServiceBusCouldNotGiveThem(t *testing.T) {
 	}
 }
 
-func TestADeferredMessageThatIsNotSettledComesBack(t *testing.T) {
+func TestDeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 	for _, name := range []string{"its lock is lost", "its settlement fails"} {
 		t.Run(name, func(t *testing.T) {
 			f := &fickle{}
@@ -233,7 +235,7 @@ func TestADeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 					time.Sleep(10 * time.Second)
 					f.dead.Store(false)
 				}
-				w.settled(3 * time.Minute) // before forgotten ones are looked for
+				w.settled(3 * time.Minute) // before the worker looks for forgotten messages
 				w.wantRevocations(users)
 				w.wantDead(nil)
 			})
@@ -241,13 +243,13 @@ func TestADeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 	}
 }
 
-func TestWhatIsDeferredStaysSoWhenTheWorkerStops(t *testing.T) {
+func TestDeferredMessagesStayDeferredWhenTheWorkerStops(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 8, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		users, mend := w.failing(30)
 		w.run()
 		time.Sleep(20 * time.Second)
 		mend()
-		hang := w.graph.Inject(graph.Fault{Delay: time.Hour}) // those that have come back are in flight at the stop
+		hang := w.graph.Inject(graph.Fault{Delay: time.Hour}) // messages that have come back are in flight at the stop
 		time.Sleep(10 * time.Second)
 		before := w.counts()
 		if before.Deferred < 10 || before.Locked == 0 {
@@ -275,7 +277,7 @@ func TestWhatIsDeferredStaysSoWhenTheWorkerStops(t *testing.T) {
 	})
 }
 
-func TestAfterAKillDeferredMessagesAreFound(t *testing.T) {
+func TestDeferredMessagesAreFoundAfterAKill(t *testing.T) {
 	f := &fickle{}
 	inBubble(t, f.wrap(settings{concurrency: 16, maxInFlight: 8, lock: 20 * time.Second}), func(t *testing.T, w *world) {
 		users, mend := w.failing(30)
@@ -301,9 +303,9 @@ func TestAfterAKillDeferredMessagesAreFound(t *testing.T) {
 	})
 }
 
-// Whoever waits in the waiting room is called when their next attempt is due, as if they did not wait there: backoff doubles to 30 s, with half as
-// much for chance.
-func TestADeferredMessageComesBackWithItsUsersNextAttempt(t *testing.T) {
+// The next attempt for the user of a deferred message begins when it is due, as if the message were
+// in flight: the backoff doubles up to 30 s, plus up to half of that at random.
+func TestDeferredMessageComesBackForItsUsersNextAttempt(t *testing.T) {
 	policy := retry.Policy{MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: time.Hour}
 	inBubble(t, settings{maxInFlight: 16, retry: policy}, func(t *testing.T, w *world) {
 		users, mend := w.failing(60)

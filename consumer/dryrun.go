@@ -7,59 +7,62 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/session-revoker/session-revoker/deadletter"
-	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
 const (
-	// lookAtOnce is how many messages a dry run looks at at once, lookEvery how often it looks for new ones.
+	// lookAtOnce is how many messages are peeked at in one call.
 	lookAtOnce = 100
-	lookEvery  = 2 * time.Second
+	// lookEvery is how often a dry run looks for new messages.
+	lookEvery = 2 * time.Second
 )
 
-// What a dry run says of an event: other words than those of decisions, which logs are searched for.
+// These are the outcomes in the log of a dry run. They differ from those of decisions, so that a
+// search for decisions does not find them.
 const (
 	wouldRevoke     = "would_revoke"
 	wouldDeadLetter = "would_dead_letter"
 )
 
-// DryRun looks at the messages of the sources, and at those that come, until ctx ends, and logs what would become of each event. It peeks: nothing is
-// locked, called or settled, so it may run beside a worker that does. What Graph would answer it cannot know, and it does not
-// deduplicate. Sources with sessions cannot be peeked into; they are left out, and the log says so.
+// DryRun peeks at the messages of the sources, and at new ones, until ctx ends. It logs what a
+// worker would do about each event. It locks and settles nothing, and calls nobody, so it may run
+// beside a worker. It does not know what Graph would answer, and does not deduplicate. It cannot
+// peek into sources with sessions: it leaves them out, and logs that it does.
 func (c *Consumer) DryRun(ctx context.Context) {
-	c.Health.Report(PartGraph, "") // is not asked
-	c.Health.Report(PartGuard, "")
+	c.deps.Health.Report(PartGraph, "") // a dry run does not use it
+	c.deps.Health.Report(PartGuard, "")
 	var loops sync.WaitGroup
-	for _, s := range c.loops {
-		if s.Receiver == nil {
-			c.Log.Error("a dry run cannot look into an entity with sessions: it is left out", zap.String("source", s.Entity))
-			c.Health.Report(s.part, "left out of the dry run")
+	for _, l := range c.loops {
+		if l.Receiver == nil {
+			c.deps.Log.Error("a dry run cannot peek into an entity with sessions, and leaves it out", zap.String("source", l.Entity))
+			c.deps.Health.Report(l.part, "left out of the dry run")
 			continue
 		}
-		loops.Go(func() { c.look(ctx, s) })
+		loops.Go(func() { c.look(ctx, l) })
 	}
 	loops.Wait()
 }
 
-func (c *Consumer) look(ctx context.Context, s *loop) {
+// look is the dry run of one source.
+func (c *Consumer) look(ctx context.Context, l *loop) {
 	waits := newWaits()
 	for next := int64(0); ctx.Err() == nil; {
-		c.Health.Beat(s.name)
-		messages, err := lookFrom(ctx, s.Receiver, next, lookAtOnce)
+		c.deps.Health.Beat(l.name)
+		messages, err := peekFrom(ctx, l.Receiver, next, lookAtOnce)
 		if err != nil {
-			if ctx.Err() == nil && c.Health.Report(s.part, err.Error()) {
-				c.Log.Error("cannot look into Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
+			if ctx.Err() == nil && c.deps.Health.Report(l.part, err.Error()) {
+				c.deps.Log.Error("cannot peek into Service Bus; trying again until it works",
+					zap.String("source", l.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
 			}
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
 		waits.Reset()
-		if c.Health.Report(s.part, "") {
-			c.Log.Info("connected to Service Bus", zap.String("source", s.Entity))
+		if c.deps.Health.Report(l.part, "") {
+			c.deps.Log.Info("connected to Service Bus", zap.String("source", l.Entity))
 		}
 		for _, received := range messages {
-			m := newMessage(s.source, delivery{message: received}, c.Lock)
+			m := newMessage(l.source, delivery{message: received}, c.cfg.Lock)
 			for _, r := range c.decideDry(m) {
 				c.recordDry(m, r)
 			}
@@ -71,26 +74,27 @@ func (c *Consumer) look(ctx context.Context, s *loop) {
 	}
 }
 
+// decideDry returns the results that are known without an attempt: a result without a reason is one
+// of an event that would be acted on.
 func (c *Consumer) decideDry(m *message) []result {
-	if r, unreadable := m.unreadable(); unreadable {
-		return []result{r}
-	}
-	items, err := c.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
-	if err != nil {
-		return []result{rejected(event.Item{Err: err})}
+	items, rejected := c.decode(m)
+	if rejected != nil {
+		return []result{*rejected}
 	}
 	var results []result
-	for _, item := range m.only(items) {
-		r, _ := c.check(item)
+	for _, item := range items {
+		r, _ := c.guard(item)
 		results = append(results, r)
 	}
 	return results
 }
 
+// recordDry writes the log line of a result.
 func (c *Consumer) recordDry(m *message, r result) {
 	if r.reason == "" {
-		c.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldRevoke))...)
+		c.deps.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldRevoke))...)
 		return
 	}
-	c.Log.Warn("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
+	c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item),
+		zap.String("outcome", wouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
 }

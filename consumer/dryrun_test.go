@@ -8,7 +8,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-func TestADryRunDecidesAndTouchesNothing(t *testing.T) {
+func TestDryRunDecidesAndChangesNothing(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(ada), about(ada), about(glass), &azservicebus.Message{Body: []byte("rubbish")}, named(guest.UserPrincipalName))
 		ended := make(chan struct{})
@@ -23,7 +23,8 @@ func TestADryRunDecidesAndTouchesNothing(t *testing.T) {
 		<-ended
 		lines := strings.Join(w.lines(), "\n")
 		for text, want := range map[string]int{
-			`"would_revoke"`: 3, `"would_dead_letter"`: 3, `"ProtectedUser"`: 1, `"InvalidEvent"`: 1, `"ExternalUser"`: 1, `"outcome":"revoked"`: 0,
+			`"would_revoke"`: 3, `"would_dead_letter"`: 3,
+			`"ProtectedUser"`: 1, `"InvalidEvent"`: 1, `"ExternalUser"`: 1, `"outcome":"revoked"`: 0,
 		} {
 			if got := strings.Count(lines, text); got != want {
 				t.Errorf("%s: %d lines, want %d\n%s", text, got, want, lines)
@@ -38,7 +39,7 @@ func TestADryRunDecidesAndTouchesNothing(t *testing.T) {
 		}
 		for _, m := range messages {
 			if m.State != "active" || m.DeliveryCount != 0 {
-				t.Errorf("touched: %+v", m)
+				t.Errorf("changed: %+v", m)
 			}
 		}
 		w.wantDead(nil)

@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// Without a time to live the client says that a message expired when it was enqueued: any other seems to live longer. A message that lives
-// for five seconds must not take the place of one that lives for ever, or nobody is left when it has expired.
-func TestAMessageThatExpiresDoesNotSupersedeOneThatLivesForEver(t *testing.T) {
+// Without a time to live, the client reports that a message expired when it was enqueued, so any
+// other message seems to expire later. A message that expires after five seconds must not supersede
+// one that never expires: when it has expired, no message would be left.
+func TestConsumerLetsNoMessageThatExpiresSupersedeOneThatDoesNot(t *testing.T) {
 	for name, c := range map[string]struct {
 		older, newer time.Duration // 0 lives for ever
 		superseded   int

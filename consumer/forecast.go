@@ -9,27 +9,27 @@ import (
 )
 
 const (
-	// forecastEvery is how often it is reckoned how many users wait, and for how long.
+	// forecastEvery is how often a forecast is made.
 	forecastEvery = 10 * time.Second
-	// tellFrom is from which wait on the log tells, and tellEvery how often again.
-	tellFrom  = time.Minute
-	tellEvery = 5 * time.Minute
-	// maxBehind is how many messages may lie behind those in hand; more are not believed, since a partitioned queue's sequence numbers have
-	// gaps of 2^48.
+	// logFrom is how long the wait must be to be logged; logEvery, how often it is logged again.
+	logFrom  = time.Minute
+	logEvery = 5 * time.Minute
+	// maxBehind is how many messages may wait behind those in flight. More are not believed, since
+	// the sequence numbers of a partitioned queue have gaps of 2^48.
 	maxBehind = 10_000_000
 )
 
-// forecast is how many users wait, and how long the last of them will.
+// forecast is how many users wait, and for how long the last of them will.
 type forecast struct {
 	users  int
-	behind int           // of them, messages that are not in hand
-	wait   time.Duration // never while nothing goes through
+	behind int           // of them, messages that are not in flight
+	wait   time.Duration // never while no attempts can be made
 }
 
-// never is longer than anybody waits.
+// never is longer than any wait.
 const never time.Duration = math.MaxInt64
 
-// seconds is the wait as metrics have it.
+// seconds returns the wait in the unit of metrics.
 func (f forecast) seconds() float64 {
 	if f.wait == never {
 		return math.Inf(1)
@@ -37,7 +37,7 @@ func (f forecast) seconds() float64 {
 	return f.wait.Seconds()
 }
 
-// watchBacklog keeps the forecast up to date until ctx ends.
+// watchBacklog makes and logs forecasts until ctx ends.
 func (c *Consumer) watchBacklog(ctx context.Context) {
 	tick := time.NewTicker(forecastEvery)
 	defer tick.Stop()
@@ -49,26 +49,29 @@ func (c *Consumer) watchBacklog(ctx context.Context) {
 			return
 		}
 		decided := c.dispatch.State().Decided
-		f := c.reckon(ctx, float64(decided-before)/forecastEvery.Seconds())
+		f := c.makeForecast(ctx, float64(decided-before)/forecastEvery.Seconds())
 		before = decided
 		c.forecast.Store(&f)
 		switch {
-		case f.wait < tellFrom && !lastLogged.IsZero():
+		case f.wait < logFrom && !lastLogged.IsZero():
 			lastLogged = time.Time{}
-			c.Log.Info("the backlog is worked off; who comes now is called within a minute")
-		case f.behind > 0 && f.wait >= tellFrom && f.wait < never && time.Since(lastLogged) >= tellEvery:
+			c.deps.Log.Info("the backlog is done; users of new events are called for within a minute")
+		case f.behind > 0 && f.wait >= logFrom && f.wait < never && time.Since(lastLogged) >= logEvery:
 			lastLogged = time.Now()
-			c.Log.Warn("many users wait for Graph's quota; the most urgent in hand go first",
-				zap.Int("users", f.users), zap.Duration("untilTheLast", f.wait.Round(time.Second)), zap.Time("at", time.Now().Add(f.wait).UTC().Truncate(time.Second)))
+			c.deps.Log.Warn("many users wait for Graph's quota; the most urgent ones in flight go first",
+				zap.Int("users", f.users), zap.Duration("untilTheLast", f.wait.Round(time.Second)),
+				zap.Time("at", time.Now().Add(f.wait).UTC().Truncate(time.Second)),
+				zap.String("todo", "for a user who cannot wait, run worker revoke USER"))
 		}
 	}
 }
 
-// reckon makes a forecast. decided is how many users per second were decided lately: the rate, unless Graph has shown what it allows in the long run.
-func (c *Consumer) reckon(ctx context.Context, decided float64) forecast {
+// makeForecast makes a forecast. decided is how many users per second were decided lately. This is
+// the rate of the forecast, unless Graph has shown which rate it allows in the long run.
+func (c *Consumer) makeForecast(ctx context.Context, decided float64) forecast {
 	var f forecast
 	for _, s := range c.sources {
-		if s.Receiver != nil { // what waits in sessions cannot be seen
+		if s.Receiver != nil { // messages that wait in sessions cannot be seen
 			f.behind += c.behind(ctx, s)
 		}
 	}
@@ -85,25 +88,27 @@ func (c *Consumer) reckon(ctx context.Context, decided float64) forecast {
 	}
 	switch {
 	case f.users == 0:
-	case f.behind == 0 && d.Ledger.Parked == d.Ledger.Pending: // they wait on purpose, whether others are decided or not
+	case f.behind == 0 && d.Ledger.Parked == d.Ledger.Pending: // all are parked, which is no backlog
 	case d.Open, rate == 0:
 		f.wait = never
 	default:
 		f.wait = time.Duration(float64(f.users) / rate * float64(time.Second))
-		if f.behind == 0 && f.wait < tellFrom {
-			f.wait = 0 // parked ones and those between attempts wait on purpose
+		if f.behind == 0 && f.wait < logFrom {
+			f.wait = 0 // the others are parked, or wait between two attempts, which is no backlog
 		}
 	}
 	return f
 }
 
-// behind reckons how many messages of the source are not in hand: those from the first one after those that were received to the last one there is, as peeking
-// finds it in steps that double. It is right to a hundredth where sequence numbers have no gaps, and at most so many where they have.
+// behind estimates how many messages of the source wait to be received: from the first one after
+// those that were received to the last one in the queue. It finds the last one by peeking in steps
+// that double. The estimate is right to one percent if sequence numbers have no gaps, and an upper
+// bound if they have.
 func (c *Consumer) behind(ctx context.Context, s *source) int {
 	received := s.last.Load()
-	// from returns the first message from a number on, 0 when there is none.
+	// from returns the number of the first message from a number on; 0 when there is none.
 	from := func(number int64) (found int64) {
-		messages, err := lookFrom(ctx, s.Receiver, number, 1)
+		messages, err := peekFrom(ctx, s.Receiver, number, 1)
 		if err != nil || len(messages) == 0 || messages[0].SequenceNumber == nil {
 			return 0
 		}
@@ -113,7 +118,7 @@ func (c *Consumer) behind(ctx context.Context, s *source) int {
 	if first == 0 {
 		return 0
 	}
-	received = first - 1 // others have the ones between, or they are gone
+	received = first - 1 // other replicas have those in between, or they are gone
 	low, high := max(first, s.end), int64(0)
 	if low > first && from(low) == 0 {
 		low = first

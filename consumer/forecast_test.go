@@ -21,7 +21,10 @@ func (w *world) crowd(n int) {
 		w.t.Fatal(err)
 	}
 	for i := range n {
-		u := graph.User{ID: fmt.Sprintf("00000000-0000-4000-8000-%012d", i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"}
+		u := graph.User{
+			ID:                fmt.Sprintf("00000000-0000-4000-8000-%012d", i),
+			UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member",
+		}
 		if err := w.graph.AddUser(u); err != nil {
 			w.t.Fatal(err)
 		}
@@ -37,10 +40,10 @@ func (w *world) crowd(n int) {
 	}
 }
 
-func TestTheForecastTellsHowManyWaitAndHowLong(t *testing.T) {
+func TestForecastShowsHowManyWaitAndHowLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{})
-		// 20 per second in the long run, as Graph has it.
+		// Graph allows 20 per second in the long run.
 		if err := w.graph.SetQuota(graph.Quota{Model: graph.FixedWindow, Limit: 100, Per: 5 * time.Second, Headers: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +58,7 @@ func TestTheForecastTellsHowManyWaitAndHowLong(t *testing.T) {
 				continue
 			}
 			checked++
-			if off := math.Abs(float64(state.Waiting-left)) / float64(left); off > 0.4 { // ten seconds old
+			if off := math.Abs(float64(state.Waiting-left)) / float64(left); off > 0.4 { // the forecast is up to ten seconds old
 				t.Errorf("%d users wait, and the forecast says %d", left, state.Waiting)
 			}
 			if until, want := state.UntilLast, float64(left)/20; until < 0.8*want || until > 1.5*want {
@@ -63,22 +66,22 @@ func TestTheForecastTellsHowManyWaitAndHowLong(t *testing.T) {
 			}
 		}
 		if checked < 4 {
-			t.Errorf("looked %d times: this shows nothing", checked)
+			t.Errorf("peeked %d times: the test shows nothing", checked)
 		}
 		time.Sleep(time.Minute)
 		if state := w.metrics.State(); state.Waiting != 0 || state.UntilLast != 0 {
 			t.Errorf("after the last: %d users, %.0f s", state.Waiting, state.UntilLast)
 		}
 		if n := w.logs.FilterMessageSnippet("many users wait").Len(); n != 1 {
-			t.Errorf("told %d times", n)
+			t.Errorf("logged %d times that many users wait", n)
 		}
-		if n := w.logs.FilterMessageSnippet("the backlog is worked off").Len(); n != 1 {
-			t.Errorf("told %d times that it is over", n)
+		if n := w.logs.FilterMessageSnippet("the backlog is done").Len(); n != 1 {
+			t.Errorf("logged %d times that the backlog is done", n)
 		}
 	})
 }
 
-func TestWithoutGraphTheForecastIsNever(t *testing.T) {
+func TestForecastWithoutGraphIsNever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{})
 		w.graph.Inject(graph.Fault{Count: 1 << 20, Status: 503})
@@ -91,7 +94,7 @@ func TestWithoutGraphTheForecastIsNever(t *testing.T) {
 	})
 }
 
-func TestAForecastSurvivesMessagesThatSomebodyPurges(t *testing.T) {
+func TestForecastSurvivesAPurge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{})
 		w.graph.Inject(graph.Fault{Count: 1 << 20, Delay: 10 * time.Minute})
@@ -101,7 +104,8 @@ func TestAForecastSurvivesMessagesThatSomebodyPurges(t *testing.T) {
 		if n := w.metrics.State().Waiting; n < 900 || n > 1100 {
 			t.Errorf("%d users wait, of 1000", n)
 		}
-		other, err := w.client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{ReceiveMode: azservicebus.ReceiveModeReceiveAndDelete})
+		other, err := w.client.NewReceiverForQueue(queue,
+			&azservicebus.ReceiverOptions{ReceiveMode: azservicebus.ReceiveModeReceiveAndDelete})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +123,7 @@ func TestAForecastSurvivesMessagesThatSomebodyPurges(t *testing.T) {
 	})
 }
 
-func TestWhoeverIsParkedIsInNoForecastOfAWait(t *testing.T) {
+func TestForecastCountsNoWaitOfParkedUsers(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		for i := range 2 {
@@ -131,13 +135,13 @@ func TestWhoeverIsParkedIsInNoForecastOfAWait(t *testing.T) {
 		for range 4 {
 			time.Sleep(10 * time.Second)
 			if s := w.metrics.State(); s.Waiting != 1 || s.Parked != 1 || s.UntilLast != 0 {
-				t.Errorf("%d wait, %d of them parked, until %v: they wait on purpose", s.Waiting, s.Parked, s.UntilLast)
+				t.Errorf("%d wait, %d of them parked, until %v: parked users are no backlog", s.Waiting, s.Parked, s.UntilLast)
 			}
 		}
 	})
 }
 
-func TestDeferredMessagesAreInTheForecastAndInTheMetrics(t *testing.T) {
+func TestForecastAndMetricsCountDeferredMessages(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 8}, func(t *testing.T, w *world) {
 		users := w.people(0, 40)
 		for _, u := range users {

@@ -12,7 +12,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// sendUnknown sends events about people whom Graph does not know; the number makes the message id too.
+// sendUnknown sends events about users whom Graph does not know. The numbers become the message
+// ids.
 func (w *world) sendUnknown(prefix string, numbers ...int) {
 	w.t.Helper()
 	for _, n := range numbers {
@@ -23,7 +24,7 @@ func (w *world) sendUnknown(prefix string, numbers ...int) {
 	}
 }
 
-func TestAStormAboutOneUserCostsOneCallNowAndOnePerWindow(t *testing.T) {
+func TestDedupeOfAStormCostsOneCallNowAndOnePerWindow(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		for i := range 120 { // two minutes, an event every second
@@ -44,7 +45,7 @@ func TestAStormAboutOneUserCostsOneCallNowAndOnePerWindow(t *testing.T) {
 	})
 }
 
-func TestAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *testing.T) {
+func TestDedupeOfAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		for i := range 20 {
@@ -62,12 +63,12 @@ func TestAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *testing.
 			count += 1 + n
 		}
 		if len(dead) == 0 || len(dead) > 2 || count != 20 {
-			t.Errorf("%d dead letters that stand for %d messages, want 20 in one or two", len(dead), count)
+			t.Errorf("%d dead letters supersede %d messages, want 20 in all, in one or two dead letters", len(dead), count)
 		}
 	})
 }
 
-func TestAThousandUnknownUsersDoNotHoldUpAStolenDevice(t *testing.T) {
+func TestLivenessOfAStolenDeviceAmongAThousandUnknownUsers(t *testing.T) {
 	inBubble(t, settings{maxInFlight: 16}, func(t *testing.T, w *world) {
 		for i := range 1000 {
 			w.sendUnknown("u", i)
@@ -85,13 +86,13 @@ func TestAThousandUnknownUsersDoNotHoldUpAStolenDevice(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if took := time.Since(start); took > 10*time.Second {
-			t.Errorf("the stolen device waited %v behind people whom Graph does not know", took)
+			t.Errorf("the stolen device waited %v behind users whom Graph does not know", took)
 		}
 		w.settled(10 * time.Minute)
 	})
 }
 
-func TestALoneEventSurvivesAnOutageOfHalfAnHour(t *testing.T) {
+func TestOutageOfHalfAnHourLosesNoLoneEvent(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
 		w.send(about(ada))
@@ -104,21 +105,22 @@ func TestALoneEventSurvivesAnOutageOfHalfAnHour(t *testing.T) {
 	})
 }
 
-func TestARetryAfterOfADayIsProbed(t *testing.T) {
+func TestOutageWithARetryAfterOfADayIsProbed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "86400"})
 		w.send(about(ada), about(grace))
 		w.run()
 		time.Sleep(5 * time.Minute)
 		if w.health.Problems()[consumer.PartGraph] == "" || len(w.graph.Calls()) > 3 {
-			t.Errorf("problems %v after %d calls, want the breaker open after those that began together", w.health.Problems(), len(w.graph.Calls()))
+			t.Errorf("problems %v after %d calls, want the breaker open after the attempts that began together",
+				w.health.Problems(), len(w.graph.Calls()))
 		}
 		w.settled(6 * time.Minute)
 		w.wantRevoked(ada, grace)
 	})
 }
 
-func TestAllLocksLostWhileTheBreakerIsOpen(t *testing.T) {
+func TestLocksLostWhileTheBreakerIsOpenLoseNoMessage(t *testing.T) {
 	inBubble(t, settings{lock: 20 * time.Second}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
 		w.send(about(ada), about(grace), about(alan))
@@ -133,7 +135,7 @@ func TestAllLocksLostWhileTheBreakerIsOpen(t *testing.T) {
 	})
 }
 
-func TestTheMostUrgentInHandIsCalledFirst(t *testing.T) {
+func TestUrgentUsersInFlightAreCalledFirst(t *testing.T) {
 	inBubble(t, settings{concurrency: 1}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Count: 1, User: alan.ID, Status: http.StatusTooManyRequests, RetryAfter: "30"})
 		w.send(about(alan))
@@ -163,10 +165,12 @@ func TestTheMostUrgentInHandIsCalledFirst(t *testing.T) {
 	})
 }
 
-// The naive breaker takes the lone 403 for everyone's, and receives nobody else.
-func TestOneUsersOwn403InAQuietNightStopsNobody(t *testing.T) {
+// A naive breaker would take the single 403 for a fault that hits everyone, and stop receiving.
+func TestForbiddenUserInAQuietNightStopsNobody(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{User: ada.ID, Status: http.StatusForbidden, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`})
+		w.graph.Inject(graph.Fault{
+			User: ada.ID, Status: http.StatusForbidden, Body: `{"error":{"code":"Authorization_RequestDenied","message":"no"}}`,
+		})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(10 * time.Minute)

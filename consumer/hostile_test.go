@@ -17,15 +17,15 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-// sendAs sends one message under an id of its own.
+// sendAs sends one message with this message id.
 func (w *world) sendAs(id string, m *azservicebus.Message) {
 	w.t.Helper()
 	m.MessageID = &id
 	w.send(m)
 }
 
-// A session whose messages take all places of the source, about users who fail for ever.
-func TestASessionThatFillsAllPlacesIsGivenUp(t *testing.T) {
+// The messages of one session use all slots of the source, and their users always fail.
+func TestSessionThatFillsAllSlotsIsGivenUp(t *testing.T) {
 	inBubble(t, settings{sessions: 2, concurrency: 4, maxInFlight: 8}, func(t *testing.T, w *world) {
 		session, other := "fills", "waits"
 		for i, u := range w.people(0, 20) {
@@ -43,8 +43,9 @@ func TestASessionThatFillsAllPlacesIsGivenUp(t *testing.T) {
 	})
 }
 
-// Some users' answers ask for ten minutes; others are set aside, and well again soon.
-func TestALongRetryAfterOfSomeDoesNotFillTheWayBack(t *testing.T) {
+// For some users Graph asks to wait for ten minutes. The messages of others are deferred, and these
+// users can soon be revoked.
+func TestDeferredMessagesWithALongRetryAfterDoNotKeepOthersFromComingBack(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		for _, u := range w.people(0, 40) {
 			w.graph.Inject(graph.Fault{User: u.ID, Status: 503, RetryAfter: "590"})
@@ -66,15 +67,16 @@ func TestALongRetryAfterOfSomeDoesNotFillTheWayBack(t *testing.T) {
 				break
 			}
 			if time.Since(start) > 2*time.Minute {
-				t.Fatalf("ada is well again, and was not called within two minutes: %d calls, %+v", len(w.graph.CallsFor(ada.ID)), w.counts())
+				t.Fatalf("ada can be revoked again, and was not called within two minutes: %d calls, %+v",
+					len(w.graph.CallsFor(ada.ID)), w.counts())
 			}
 			time.Sleep(time.Second)
 		}
 	})
 }
 
-// Batches about users who are in their window, which cannot be called now, take no room that others need.
-func TestLargeMessagesOfParkedUsersHoldUpNobody(t *testing.T) {
+// Large messages about parked users must not use the memory that other messages need.
+func TestLivenessBesideLargeMessagesOfParkedUsers(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		var sets [][]graph.User
@@ -93,8 +95,8 @@ func TestLargeMessagesOfParkedUsersHoldUpNobody(t *testing.T) {
 	})
 }
 
-// One user is throttled for ever; nobody else is.
-func TestAUserWhoIsAlwaysThrottledStarvesNobody(t *testing.T) {
+// Graph always throttles one user, and nobody else.
+func TestLivenessBesideAUserWhoIsAlwaysThrottled(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 429, RetryAfter: "5"})
 		w.sendAs("ada", about(ada))
@@ -105,7 +107,7 @@ func TestAUserWhoIsAlwaysThrottledStarvesNobody(t *testing.T) {
 	})
 }
 
-func TestAUserWhoIsAlwaysUnauthorizedStarvesNobody(t *testing.T) {
+func TestLivenessBesideAUserWhoIsAlwaysUnauthorized(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 401})
 		w.sendAs("ada", about(ada))
@@ -118,14 +120,14 @@ func TestAUserWhoIsAlwaysUnauthorizedStarvesNobody(t *testing.T) {
 	})
 }
 
-// A message with two users who both fail for good, one sooner than the other, is dead-lettered some time, though it is set
-// aside in between.
-func TestAMessageThatIsSetAsideIsDecidedSomeTime(t *testing.T) {
+// Both users of a message fail for good, one sooner than the other. The message must be
+// dead-lettered, although it is deferred in between.
+func TestDeferredMessageWithManyUsersIsDecided(t *testing.T) {
 	inBubble(t, settings{concurrency: 4, maxInFlight: 16}, func(t *testing.T, w *world) {
 		nobody, fails := person(1), w.people(2, 1)[0]
 		w.graph.Inject(graph.Fault{User: fails.ID, Status: 503})
 		m := about(nobody, fails)
-		m.Body = append(m.Body, []byte(strings.Repeat(" ", 5000))...) // a large one is set aside when all have failed
+		m.Body = append(m.Body, []byte(strings.Repeat(" ", 5000))...) // a large message is deferred as soon as all its users have failed
 		w.sendAs("both", m)
 		w.run()
 		for i := 0; i < 180 && len(w.dead()) == 0; i++ { // others succeed
@@ -133,13 +135,14 @@ func TestAMessageThatIsSetAsideIsDecidedSomeTime(t *testing.T) {
 			time.Sleep(10 * time.Second)
 		}
 		if len(w.dead()) == 0 {
-			t.Errorf("not dead-lettered after half an hour: %d and %d calls, %+v", len(w.graph.CallsFor(nobody.ID)), len(w.graph.CallsFor(fails.ID)), w.counts())
+			t.Errorf("not dead-lettered after half an hour: %d and %d calls, %+v",
+				len(w.graph.CallsFor(nobody.ID)), len(w.graph.CallsFor(fails.ID)), w.counts())
 		}
 	})
 }
 
-// What was revoked is in the audit log, whatever becomes of the message's other users.
-func TestAuditRecordsWhoWasRevokedInAMessageThatIsSetAside(t *testing.T) {
+// A revocation is in the audit log, whatever happens to the message's other users.
+func TestAuditRecordsWhoWasRevokedInADeferredMessage(t *testing.T) {
 	var records []audit.Decision
 	lock := make(chan struct{}, 1)
 	s := settings{concurrency: 4, maxInFlight: 16, audit: func(d audit.Decision) {
@@ -168,12 +171,14 @@ func TestAuditRecordsWhoWasRevokedInAMessageThatIsSetAside(t *testing.T) {
 	})
 }
 
-// A stolen device of somebody who is to be offboarded by a mass offboarding that the guard holds up.
-func TestATrippedTypeDoesNotHoldUpAnotherTypeOfTheSameUser(t *testing.T) {
+// The volume guard stops a mass offboarding. A device of one of its users is stolen.
+func TestVolumeGuardTrippedForOneTypeDoesNotStopAnotherTypeOfTheSameUser(t *testing.T) {
 	s := settings{concurrency: 4, maxInFlight: 64, volume: guard.VolumeConfig{Kinds: event.DefaultTypes, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
 		for i, u := range append(w.people(0, 10), ada) {
-			w.sendAs(fmt.Sprint("off-", i), &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"user.offboarded","userId":%q}`, u.ID))})
+			w.sendAs(fmt.Sprint("off-", i), &azservicebus.Message{
+				Body: fmt.Appendf(nil, `{"type":"user.offboarded","userId":%q}`, u.ID),
+			})
 		}
 		w.run()
 		time.Sleep(20 * time.Second)
@@ -182,8 +187,8 @@ func TestATrippedTypeDoesNotHoldUpAnotherTypeOfTheSameUser(t *testing.T) {
 	})
 }
 
-// Users whose attempts hang for ever keep nobody from the retry lane who is well again.
-func TestHangingUsersDoNotStarveTheRetriesOfOthers(t *testing.T) {
+// Attempts that hang must not keep users who can be revoked again out of the retry lane.
+func TestLivenessOfRetriesBesideHangingUsers(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		users := w.people(0, 600)
 		for _, u := range users {
@@ -204,12 +209,12 @@ func TestHangingUsersDoNotStarveTheRetriesOfOthers(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		t.Fatalf("ada is well again, and was not called within an hour: %d calls, %+v", len(w.graph.CallsFor(ada.ID)), w.counts())
+		t.Fatalf("ada can be revoked again, and was not called within an hour: %d calls, %+v", len(w.graph.CallsFor(ada.ID)), w.counts())
 	})
 }
 
-// A settlement that Service Bus carried out and whose answer was lost.
-func TestALostAnswerToADeferCostsSeconds(t *testing.T) {
+// Service Bus has settled the message, and its answer is lost.
+func TestDeferredMessageWhoseAnswerWasLostComesBackWithinSeconds(t *testing.T) {
 	d := &lossy{}
 	s := settings{concurrency: 4, maxInFlight: 8}
 	s.wrap = func(r consumer.Receiver) consumer.Receiver {
@@ -257,15 +262,16 @@ func TestManualRevocationGoesOnAfterTheBreakerHasOpened(t *testing.T) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: 429, RetryAfter: "3600"})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
-		all := results(ctx, byHand(t, w), users(t, ada.UserPrincipalName, grace.UserPrincipalName))
+		all := results(ctx, manual(t, w), users(t, ada.UserPrincipalName, grace.UserPrincipalName))
 		if !all[ada.UserPrincipalName].Revoked || !all[grace.UserPrincipalName].Revoked {
 			t.Errorf("not revoked within an hour: %+v", all)
 		}
 	})
 }
 
-// A message of many users that is set aside again and again must not write a line for each of them each time.
-func TestAMessageThatIsSetAsideDoesNotFloodTheLog(t *testing.T) {
+// A message with many users that is deferred again and again must not cause one log line per user
+// each time.
+func TestDeferredMessageDoesNotFloodTheLog(t *testing.T) {
 	inBubble(t, settings{concurrency: 16, maxInFlight: 16}, func(t *testing.T, w *world) {
 		users := w.people(0, 500)
 		for _, u := range users {

@@ -9,23 +9,25 @@ import (
 )
 
 const (
-	// smallBody is how large a body is that is decoded as it comes: its few events cost no more than a message does.
+	// smallBody is the size of a body, in bytes, up to which it is decoded at once: its few events
+	// cost no more memory than the message itself.
 	smallBody = 4 << 10
-	// maxLarge is how many bytes of larger bodies are decoded and in flight at once, of each source: about 5,000 users, who
-	// need some 10 KB each while they wait for their attempts.
+	// maxLarge is how many bytes of larger bodies of a source are decoded and undecided at once.
+	// This is about 5,000 users, who need some 10 KB each while they wait for their attempts.
 	maxLarge = 256 << 10
-	// maxBytes is how many bytes of bodies are in flight at once, of each source. One message more is always received.
+	// maxBytes is how many bytes of bodies of a source are in flight at once. One more message can
+	// always be received.
 	maxBytes = 16 << 20
 )
 
-// largeBodies lets messages with many events be worked on a few at a time: what a message may hold is up to its producer. The
-// others wait, still encoded, in the order in which they came.
+// largeBodies bounds how many messages with many events are decoded at once: producers decide how
+// many events a message has. The others wait, still encoded, in the order in which they came.
 type largeBodies struct{ free *semaphore.Weighted }
 
 func newLargeBodies() *largeBodies { return &largeBodies{semaphore.NewWeighted(maxLarge)} }
 
-// enter waits until the message may be decoded; leave must follow. A message larger than all that may be in flight is worked
-// on alone.
+// enter waits until the message may be decoded, or until ctx ends. leave must follow if err is nil.
+// A message that is larger than maxLarge is handled without another large one beside it.
 func (l *largeBodies) enter(ctx context.Context, m *azservicebus.ReceivedMessage) (leave func(), err error) {
 	n := int64(min(len(m.Body), maxLarge))
 	if err := l.free.Acquire(ctx, n); err != nil {
@@ -34,36 +36,37 @@ func (l *largeBodies) enter(ctx context.Context, m *azservicebus.ReceivedMessage
 	return func() { l.free.Release(n) }, nil
 }
 
-// sizes knows how many bytes of bodies are in flight, and how large they were of late, so that no more are asked for than
-// there is memory for. It is safe for concurrent use.
-type sizes struct {
+// bodyBytes counts the bytes of bodies in flight, not the messages: memory is what it bounds. It
+// remembers how large bodies were lately, so that no more messages are asked for than memory
+// allows. It is safe for concurrent use.
+type bodyBytes struct {
 	mu       sync.Mutex
 	inFlight int
-	largest  int // of late: it shrinks by a part with each smaller one
+	largest  int // lately: each smaller body lets it shrink by a part
 }
 
-func (s *sizes) add(m *azservicebus.ReceivedMessage) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.inFlight += len(m.Body)
-	s.largest = max(len(m.Body), s.largest-s.largest/64)
+func (b *bodyBytes) add(m *azservicebus.ReceivedMessage) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.inFlight += len(m.Body)
+	b.largest = max(len(m.Body), b.largest-b.largest/64)
 }
 
-// remove says whether more may be received again.
-func (s *sizes) remove(m *azservicebus.ReceivedMessage) (again bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	full := s.inFlight >= maxBytes
-	s.inFlight -= len(m.Body)
-	return full && s.inFlight < maxBytes
+// remove reports whether messages may be received again that could not be before.
+func (b *bodyBytes) remove(m *azservicebus.ReceivedMessage) (again bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	full := b.inFlight >= maxBytes
+	b.inFlight -= len(m.Body)
+	return full && b.inFlight < maxBytes
 }
 
-// limit is how many more messages may be received.
-func (s *sizes) limit() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.inFlight >= maxBytes {
+// limit returns how many more messages may be received.
+func (b *bodyBytes) limit() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.inFlight >= maxBytes {
 		return 0
 	}
-	return max(1, (maxBytes-s.inFlight)/max(1, s.largest))
+	return max(1, (maxBytes-b.inFlight)/max(1, b.largest))
 }

@@ -19,7 +19,8 @@ import (
 
 const leaseFor = 35 * time.Second
 
-// store is what a worker shares through an imitation of Redis, and what it counts.
+// store returns the coordination of a worker through an in-memory Redis, and a function that
+// returns how often an observation was made.
 func store(t *testing.T, server *miniredis.Miniredis) (*coordination.Store, func(coordination.Observation) int) {
 	client := redis.NewClient(&redis.Options{
 		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
@@ -29,7 +30,8 @@ func store(t *testing.T, server *miniredis.Miniredis) (*coordination.Store, func
 	var mu sync.Mutex
 	counts := map[coordination.Observation]int{}
 	return coordination.New(coordination.Config{
-			Client: client, Scope: []string{"test"}, Timeout: time.Second, LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: 5 * time.Second,
+			Client: client, Scope: []string{"test"}, Timeout: time.Second,
+			LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: 5 * time.Second,
 			Observe: func(o coordination.Observation) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -43,10 +45,10 @@ func store(t *testing.T, server *miniredis.Miniredis) (*coordination.Store, func
 		}
 }
 
-func TestWhoeverWritesToRedisHoldsNobodyForLong(t *testing.T) {
+func TestLeaseThatSomebodyElseWroteStopsNobodyForLong(t *testing.T) {
 	ago := func(d time.Duration) string { return strconv.FormatInt(time.Now().Add(-d).UnixMicro(), 10) }
 	for name, c := range map[string]struct {
-		// write is done each second, to the keys of the only user.
+		// write is called each second with the keys of the only user.
 		write   func(server *miniredis.Miniredis, verdict, lease string)
 		within  time.Duration
 		counted coordination.Observation
@@ -99,14 +101,14 @@ func TestWhoeverWritesToRedisHoldsNobodyForLong(t *testing.T) {
 					t.Errorf("after %s: revoked %v, want it within %s", time.Since(began), revoked, c.within)
 				}
 				if counted(c.counted) == 0 || counted(coordination.Away) > 0 {
-					t.Errorf("%s was not counted, or Redis taken for away", c.counted)
+					t.Errorf("%s was not counted, or Redis was taken for unreachable", c.counted)
 				}
 			})
 		})
 	}
 }
 
-func TestAVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
+func TestVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		server.ClockTTL(true)
@@ -114,7 +116,7 @@ func TestAVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
 		w := newWorld(t, settings{replicas: shared})
 		w.send(about(ada))
 		time.Sleep(10 * time.Second)
-		// Somebody says that it was done: what is left to whoever writes to Redis, within what is plausible.
+		// Whoever can write to Redis can still forge a plausible verdict.
 		other, _ := store(t, server)
 		lease, _, _ := other.Lease(t.Context(), ada.ID, nil)
 		lease.End(t.Context(), forged(time.Now()))
@@ -126,7 +128,7 @@ func TestAVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
 	})
 }
 
-// forged is the verdict of a success that started at a time, if there was one.
+// forged returns a verdict as Redis has it: a success whose attempt started at this time.
 func forged(start time.Time) dedupe.Verdict {
 	return dedupe.Verdict{Start: start, Covers: start.Add(-5 * time.Second), Entity: queue, Sequence: 1000}
 }

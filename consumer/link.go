@@ -8,41 +8,44 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-// overLinkWait bounds a settlement over the link. It must end before the client library's first recovery: that comes after a
-// wait of at least 0.8 × 4 s (azservicebus v1.11.0, internal/utils/retrier.go, calcDelay; settlements always have its defaults).
+// overLinkWait bounds a settlement over the link. It must end before the client library's first
+// recovery, which comes after a wait of at least 0.8 × 4 s (azservicebus v1.11.0,
+// internal/utils/retrier.go, calcDelay; settlements always use its defaults).
 const overLinkWait = 3 * time.Second
 
-// link is what messages came over: as long as it is there, they are settled over it.
+// link is the link that messages came over. They are settled over it until it is lost.
 //
-// The client library knows no such thing. When the connection is gone that a message came over, settling it fails with that
-// connection's error, and the library takes it for one of the connection of now: it closes this one, over which everybody else
-// receives, and tries the old link again, up to three times (azservicebus v1.11.0, internal/amqpLinks.go, Retry and
-// recoverConnection). It goes through the entity's management node only where the link was detached, and the connection was not
-// lost (messageSettler.go, shouldSettleOnMgmtLink).
+// The client library does not make this distinction. When the connection is lost that a message
+// came over, its settlement fails with that connection's error. The library takes this for an error
+// of its present connection: it closes that one, over which everybody else receives, and tries the
+// old link again, up to three times (azservicebus v1.11.0, internal/amqpLinks.go, Retry and
+// recoverConnection). It uses the entity's management node only if the link was detached and the
+// connection not lost (messageSettler.go, shouldSettleOnMgmtLink).
 type link struct{ lost atomic.Bool }
 
-// connected says that the link is there, as far as anybody has noticed. nil is no link.
+// connected reports whether nobody has noticed a loss of the link. It is false for nil.
 func (l *link) connected() bool { return l != nil && !l.lost.Load() }
 
-// lose tells whoever receives or settles that the link is gone.
+// lose marks the link as lost, for all who receive or settle over it.
 func (l *link) lose() {
 	if l != nil {
 		l.lost.Store(true)
 	}
 }
 
-// settlement settles a message in one of the ways that there are.
+// settlement is one way to settle a message.
 type settlement func(ctx context.Context, m *azservicebus.ReceivedMessage) error
 
-// settleOver settles a message over the link that it came over, or else through the management node, for which its lock token is
-// enough. Both together take no longer than SettleTimeout.
+// settleOver settles a message over the link that it came over. If that link is lost, it uses the
+// management node, for which the message's lock token is enough. Both together take no longer than
+// SettleTimeout.
 func (c *Consumer) settleOver(m *message, settle settlement) error {
-	end := time.Now().Add(c.SettleTimeout)
-	if m.deferred { // it came through the management node
-		return settleBy(end, m.ReceivedMessage, settle)
+	deadline := time.Now().Add(c.cfg.SettleTimeout)
+	if m.deferred { // it came from the management node
+		return settleBy(deadline, m.ReceivedMessage, settle)
 	}
 	if m.link.connected() {
-		err := settleBy(time.Now().Add(min(overLinkWait, c.SettleTimeout/2)), m.ReceivedMessage, settle)
+		err := settleBy(time.Now().Add(min(overLinkWait, c.cfg.SettleTimeout/2)), m.ReceivedMessage, settle)
 		if err == nil || isLockLost(err) {
 			return err
 		}
@@ -51,15 +54,17 @@ func (c *Consumer) settleOver(m *message, settle settlement) error {
 	if m.session != nil {
 		return errLockLost // a session's lock ends with its link
 	}
-	// Without what the library received, it knows no link to settle it over (messageSettler.go, shouldSettleOnReceiver).
+	// Without the raw message the library knows no link to settle it over (messageSettler.go,
+	// shouldSettleOnReceiver).
 	alone := *m.ReceivedMessage
 	alone.RawAMQPMessage = nil
-	return settleBy(end, &alone, settle)
+	return settleBy(deadline, &alone, settle)
 }
 
-// settleBy has a context of its own, not derived from the work's: what is done must be settled even while the worker stops.
-func settleBy(end time.Time, m *azservicebus.ReceivedMessage, settle settlement) error {
-	ctx, cancel := context.WithDeadline(context.Background(), end)
+// settleBy settles a message before the deadline. Its context does not derive from that of the
+// work: a message must be settled even while the worker stops.
+func settleBy(deadline time.Time, m *azservicebus.ReceivedMessage, settle settlement) error {
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	return settle(ctx, m)
 }

@@ -15,21 +15,21 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// overLink is how long a settlement is tried over the link.
+// overLink is how long the worker tries a settlement over the link.
 const overLink = 3 * time.Second
 
-// wantOneCut fails unless the connections are the first one, and the one after the cut.
+// wantOneCut fails unless there were two connections: the first one, and one after the cut.
 func (w *world) wantOneCut() {
 	w.t.Helper()
 	if n := w.dials.Load(); n != 2 {
-		w.t.Errorf("%d connections, want 2: settling a message of the lost one ends no other; log: %v", n, w.lines())
+		w.t.Errorf("%d connections, want 2: to settle a message of the lost one must not close another; log: %v", n, w.lines())
 	}
 	if n := w.logs.FilterMessageSnippet("not settled").Len(); n != 0 {
 		w.t.Errorf("%d messages were not settled: %v", n, w.lines())
 	}
 }
 
-func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
+func TestLinkLossAndASettlementKeepTheNewConnection(t *testing.T) {
 	for name, s := range map[string]struct {
 		users   []graph.User
 		body    *azservicebus.Message
@@ -46,13 +46,15 @@ func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
 				w.run()
 				time.Sleep(2 * time.Second)
 				w.broker.CloseConnections()
-				time.Sleep(2 * time.Minute) // until whatever the settlement may break is mended
+				time.Sleep(2 * time.Minute) // until the client library would have recovered from what the settlement may break
 				w.wantRevoked(s.revoked...)
 				w.wantOneCut()
 				w.wantDead(s.dead)
 				if letter, ok := w.dead()["m0"]; ok {
-					if letter.DeadLetterDescription == "" || letter.ApplicationProperties[deadletter.PropertyFailed] != "1" || letter.ApplicationProperties[deadletter.PropertyAttempts] != "0" {
-						t.Errorf("the dead letter lost what it tells: %q, %v", letter.DeadLetterDescription, letter.ApplicationProperties)
+					if letter.DeadLetterDescription == "" || letter.ApplicationProperties[deadletter.PropertyFailed] != "1" ||
+						letter.ApplicationProperties[deadletter.PropertyAttempts] != "0" {
+						t.Errorf("the dead letter has lost its description: %q, %v",
+							letter.DeadLetterDescription, letter.ApplicationProperties)
 					}
 				}
 				if c := w.counts(); c.Active+c.Deferred != 0 {
@@ -63,7 +65,7 @@ func TestSettlingAMessageOfALostConnectionKeepsTheNewOne(t *testing.T) {
 	}
 }
 
-func TestAMessageOfALostConnectionIsGivenBackAtTheStop(t *testing.T) {
+func TestLinkLossAndAStopAbandonTheMessage(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: time.Minute})
 		w.send(about(ada))
@@ -84,8 +86,8 @@ func TestAMessageOfALostConnectionIsGivenBackAtTheStop(t *testing.T) {
 	})
 }
 
-// The first settlement that fails tells all others: they go through the management node at once.
-func TestALossThatOnlyASettlementNotices(t *testing.T) {
+// After the first settlement has failed, all others use the management node at once.
+func TestLinkLossThatOnlyASettlementNotices(t *testing.T) {
 	r := &trap{}
 	var failed atomic.Int64
 	r.complete = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
@@ -110,23 +112,24 @@ func TestALossThatOnlyASettlementNotices(t *testing.T) {
 		w.sendEach(users)
 		time.Sleep(5 * time.Second)
 		if c := w.counts(); c.Locked != 8 {
-			t.Fatalf("%+v: the hand is not full", c)
+			t.Fatalf("%+v: not all messages are in flight", c)
 		}
 		w.broker.CloseConnections()
 		time.Sleep(time.Second)
-		w.send(about(ada)) // makes the new connection, which the receive loop does not know of
+		w.send(about(ada)) // makes the new connection, which the receive loop has not noticed
 		w.settled(2 * time.Minute)
 		w.wantOneCut()
 		w.wantRevoked(grace, ada)
 		w.wantDead(nil)
 		if n := failed.Load(); n != 1 {
-			t.Errorf("%d settlements were tried over the lost link, want the first alone", n)
+			t.Errorf("%d settlements were tried over the lost link, want only the first", n)
 		}
 	})
 }
 
-func TestTwoSourcesWithFullHandsSurviveACut(t *testing.T) {
-	inBubble(t, settings{urgent: true, maxInFlight: 8, concurrency: 8, lock: 20 * time.Second, maxDeliveries: 3}, func(t *testing.T, w *world) {
+func TestLinkLossIsSurvivedByTwoFullSources(t *testing.T) {
+	s := settings{urgent: true, maxInFlight: 8, concurrency: 8, lock: 20 * time.Second, maxDeliveries: 3}
+	inBubble(t, s, func(t *testing.T, w *world) {
 		const people = 64
 		for i := range people {
 			u := leaver(i)
@@ -159,8 +162,8 @@ func TestTwoSourcesWithFullHandsSurviveACut(t *testing.T) {
 	})
 }
 
-// A session's lock ends with its link: its messages come again, and at once.
-func TestASessionsMessagesOfALostConnectionComeAgain(t *testing.T) {
+// A session's lock is lost with its link: the session's messages come again, at once.
+func TestSessionMessagesOfALostConnectionComeAgain(t *testing.T) {
 	inBubble(t, settings{sessions: 1, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Delay: 10 * time.Second})
 		w.send(inSession(ada, 0))

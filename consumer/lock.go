@@ -11,9 +11,10 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// firstLock is how long a message that has just been received is ours. It may have been under way for a while: then the
-// broker's time tells, if it is plausible. Ours may be wrong, so it is believed once and not again: a clock that runs ahead
-// would make renewing a busy loop.
+// firstLock returns how long the lock of a message lasts that was just received. The message may
+// have been on its way for a while: then the broker's time is used, if it is plausible. Our clock
+// may be wrong, so the two are compared only this once: with a clock that runs ahead, renewals
+// would become a busy loop.
 func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duration) time.Duration {
 	if m.LockedUntil != nil {
 		if left := m.LockedUntil.Sub(now); left > 0 && left < lock {
@@ -23,9 +24,10 @@ func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duratio
 	return lock
 }
 
-// lockMessage keeps the message's lock until letGo is called. held ends when work does, and with errLockLost when the lock is
-// gone: then the message is Service Bus' again and nothing more may be started for it. A message that does not wait costs
-// neither a renewal nor a goroutine.
+// lockMessage keeps the message's lock until release is called, which must follow. locked ends when
+// work does, and with errLockLost when the lock is lost: then Service Bus owns the message again,
+// and nothing more may be started for it. A message that is released before half of its lock has
+// passed costs neither a renewal nor a goroutine.
 func (c *Consumer) lockMessage(work context.Context, m *message) (locked context.Context, release func()) {
 	locked, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})
@@ -34,7 +36,7 @@ func (c *Consumer) lockMessage(work context.Context, m *message) (locked context
 		if c.keepLock(locked, m) {
 			return
 		}
-		c.Metrics.LocksLost.Inc()
+		c.deps.Metrics.LocksLost.Inc()
 		cancel(errLockLost)
 	})
 	return locked, func() {
@@ -46,10 +48,10 @@ func (c *Consumer) lockMessage(work context.Context, m *message) (locked context
 	}
 }
 
-// keepLock renews the lock, now and each time half of the lock's configured duration has passed. It returns true when ctx
-// ends, false when the lock is lost.
+// keepLock renews the lock now, and each time half of the lock's configured duration has passed. It
+// returns true when ctx ends, and false when the lock is lost.
 func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
-	// The renewals write to a copy: settling reads the original at the same time.
+	// The renewals write to a copy, since a settlement may read the original at the same time.
 	renewed := *m.ReceivedMessage
 	for {
 		if c.renewals.Wait(ctx) != nil {
@@ -57,20 +59,20 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 		}
 		began := time.Now()
 		err := c.renew(ctx, m.receiver, &renewed)
-		wait := c.Lock / 2
+		wait := c.cfg.Lock / 2
 		switch {
 		case err == nil:
-			c.Metrics.Renewals.WithLabelValues("ok").Inc()
-			m.known.Lock.Renewed(began.Add(c.Lock))
+			c.deps.Metrics.Renewals.WithLabelValues("ok").Inc()
+			m.known.Lock.Renewed(began.Add(c.cfg.Lock))
 		case ctx.Err() != nil:
 			return true
 		case isLockLost(err):
-			c.Metrics.Renewals.WithLabelValues("lock_lost").Inc()
-			c.Log.Warn("lock lost", append(c.aboutMessage(nil, m), zap.Error(err))...)
+			c.deps.Metrics.Renewals.WithLabelValues("lock_lost").Inc()
+			c.deps.Log.Warn("lock lost; Service Bus delivers the message again", append(c.aboutMessage(nil, m), zap.Error(err))...)
 			return false
 		default:
-			c.Metrics.Renewals.WithLabelValues("error").Inc()
-			c.Log.Warn("lock not renewed; trying again while it may still be ours", append(c.aboutMessage(nil, m), zap.Error(err))...)
+			c.deps.Metrics.Renewals.WithLabelValues("error").Inc()
+			c.deps.Log.Warn("lock not renewed; trying again until it expires", append(c.aboutMessage(nil, m), zap.Error(err))...)
 			if time.Now().After(m.known.Lock.Until()) {
 				return false
 			}
@@ -83,16 +85,18 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 }
 
 func (c *Consumer) renew(ctx context.Context, from Receiver, m *azservicebus.ReceivedMessage) error {
-	ctx, cancel := context.WithTimeout(ctx, c.SettleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleTimeout)
 	defer cancel()
 	return from.RenewMessageLock(ctx, m, nil)
 }
 
+// isLockLost reports whether Service Bus says that the lock is lost.
 func isLockLost(err error) bool {
 	var sb *azservicebus.Error
 	return errors.As(err, &sb) && sb.Code == azservicebus.CodeLockLost
 }
 
+// isNotFound reports whether Service Bus says that there is no such message.
 func isNotFound(err error) bool {
 	var sb *azservicebus.Error
 	return errors.As(err, &sb) && sb.Code == azservicebus.CodeNotFound

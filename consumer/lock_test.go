@@ -16,8 +16,9 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// A lock that was renewed is known to be ours until its new end: only then may its message stand for an older one.
-func TestAMessageWhoseLockWasRenewedStandsForAnOlderOne(t *testing.T) {
+// A renewed lock is ours until its new end. Only a message whose lock is ours may supersede an
+// older one.
+func TestLockThatWasRenewedLetsItsMessageSupersedeAnOlderOne(t *testing.T) {
 	inBubble(t, settings{lock: 10 * time.Second}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		messages, err := w.receiver.ReceiveMessages(t.Context(), 1, nil)
@@ -49,7 +50,7 @@ func TestAMessageWhoseLockWasRenewedStandsForAnOlderOne(t *testing.T) {
 	})
 }
 
-func TestRenewalsAreBounded(t *testing.T) {
+func TestLockRenewalsAreBounded(t *testing.T) {
 	inBubble(t, settings{lock: 30 * time.Second, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Status: 503})
 		w.sendEach(w.people(0, 20))
@@ -95,7 +96,7 @@ func TestRenewalsAreBounded(t *testing.T) {
 	})
 }
 
-func TestRenewalsThatOnlyFailEndTheHoldAtTheLocksEnd(t *testing.T) {
+func TestLockWhoseRenewalsFailIsLostWhenItExpires(t *testing.T) {
 	r := &trap{}
 	var renewals atomic.Int64
 	r.renew = func(context.Context, *azservicebus.ReceivedMessage) error {
@@ -103,13 +104,14 @@ func TestRenewalsThatOnlyFailEndTheHoldAtTheLocksEnd(t *testing.T) {
 		return errors.New("the link is not there")
 	}
 	inBubble(t, trapped(settings{lock: time.Minute}, r), func(t *testing.T, w *world) {
-		w.worker.Lock = 20 * time.Second // the broker's is longer, so that it is the worker who gives up
+		w.cfg.Lock = 20 * time.Second // the broker's lock is longer, so that the worker gives up first
+		w.newWorker()
 		up := w.graph.Inject(graph.Fault{User: ada.ID, Status: 503})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(19 * time.Second)
 		if n := testutil.ToFloat64(w.metrics.LocksLost); n != 0 {
-			t.Errorf("%v locks taken for lost: they may still be ours", n)
+			t.Errorf("%v locks lost: they may still be ours", n)
 		}
 		if n := renewals.Load(); n < 3 || n > 12 {
 			t.Errorf("%d renewals before the lock's end", n)

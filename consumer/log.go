@@ -16,9 +16,9 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// record writes the one line, and counts the one metric, of an event's end.
+// record writes the log line of a result, and counts it.
 func (c *Consumer) record(m *message, r result, todo action, settled bool) {
-	c.Metrics.Events.WithLabelValues(m.from.Entity, string(r.outcome), string(r.reason)).Inc()
+	c.deps.Metrics.Events.WithLabelValues(m.from.Entity, string(r.outcome), string(r.reason)).Inc()
 	if r.outcome == revoked && m.EnqueuedTime != nil {
 		c.observeLatency(m, max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
 	}
@@ -53,7 +53,8 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 		fields = append(fields, zap.Duration("sinceEnqueued", time.Since(*m.EnqueuedTime)))
 	}
 	if r.outcome == revoked && r.item.Event.User.UPN() == "" && r.attempt.ValidFromBefore.IsZero() {
-		// An object id does not show a guest, whose revocation succeeds and changes nothing.
+		// An object id does not show whether the user is a guest. To revoke a guest's sessions
+		// succeeds, and changes nothing.
 		fields = append(fields, zap.String("external", "unknown"))
 	}
 	level := zapcore.InfoLevel
@@ -61,16 +62,16 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 		fields = append(fields, zap.String("error", c.text(r.err)))
 		level = zapcore.WarnLevel
 	}
-	c.Log.Log(level, "event "+string(r.outcome), fields...)
-	clear(fields) // keep nothing of the message
+	c.deps.Log.Log(level, "event "+string(r.outcome), fields...)
+	clear(fields) // the pool must keep nothing of the message
 	*pooled = fields
 	fieldPool.Put(pooled)
 }
 
-// fieldPool keeps the fields of lines that are written, to be used again: there is a line for each event.
+// fieldPool keeps the memory of lines that were written: there is a line for each event.
 var fieldPool = sync.Pool{New: func() any { return new([]zap.Field) }}
 
-// aboutMessage adds what names the message, the same way in every line.
+// aboutMessage appends the fields that identify the message. They are the same in every line.
 func (c *Consumer) aboutMessage(fields []zap.Field, m *message) []zap.Field {
 	fields = append(fields,
 		zap.String("messageId", c.foreign(m.MessageID)),
@@ -81,21 +82,21 @@ func (c *Consumer) aboutMessage(fields []zap.Field, m *message) []zap.Field {
 		fields = append(fields, zap.Int64("sequenceNumber", *m.SequenceNumber))
 	}
 	if run, ok := m.ApplicationProperties[deadletter.PropertyRun].(string); ok && run != "" {
-		if _, err := uuid.Parse(run); err != nil { // ours always is one
+		if _, err := uuid.Parse(run); err != nil { // the worker did not write it
 			run = c.foreign(run)
 		}
 		fields = append(fields, zap.String("replay", deadletter.Cut(run, 64)))
 	}
 	if only := deadletter.Only(m.ReceivedMessage); len(only) > 0 {
-		fields = append(fields, zap.Ints("onlyEvents", only)) // that it left the others out can always be seen
+		fields = append(fields, zap.Ints("onlyEvents", only)) // the log must show that the others are left out
 	}
 	return append(fields, m.traceFields()...)
 }
 
-// about adds what names the event, the same way in every line.
+// about appends the fields that identify the event. They are the same in every line.
 func (c *Consumer) about(fields []zap.Field, m *message, item event.Item) []zap.Field {
 	kind := deadletter.Cut(item.Event.Type, 128)
-	if item.Err != nil { // else it is on the allow-list
+	if item.Err != nil { // otherwise the type is on the allow-list
 		kind = c.foreign(kind)
 	}
 	return append(c.aboutMessage(fields, m),
@@ -106,30 +107,33 @@ func (c *Consumer) about(fields []zap.Field, m *message, item event.Item) []zap.
 	)
 }
 
-// user names the user in the log.
+// user returns the user in the form in which the log may show them.
 func (c *Consumer) user(u event.User) string {
-	if !c.HashUsers || u.IsZero() {
+	if !c.cfg.HashUsers || u.IsZero() {
 		return u.Name()
 	}
 	return shortHash(u.Key())
 }
 
-// foreign is an id or type that a producer chose, as it may stand in the log and in traces: it can name the user.
+// foreign returns an id or type that a producer chose in the form in which logs and traces may show
+// it: it can name the user.
 func (c *Consumer) foreign(text string) string {
-	if !c.HashUsers || text == "" {
+	if !c.cfg.HashUsers || text == "" {
 		return deadletter.Cut(text, 128)
 	}
 	return shortHash(text)
 }
 
+// shortHash returns a hash that is long enough to recognize the text by.
 func shortHash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "sha256:" + hex.EncodeToString(sum[:8])
 }
 
-// text is the error as it may stand in the log: texts from outside can name the user.
+// text returns the error in the form in which the log may show it: texts from outside can name the
+// user.
 func (c *Consumer) text(err error) string {
-	if c.HashUsers {
+	if c.cfg.HashUsers {
 		var failure *revoker.Error
 		var invalid *event.Error
 		switch {

@@ -11,14 +11,16 @@ import (
 	"github.com/session-revoker/session-revoker/consumer"
 )
 
-// losesAnswer loses the first answer with deferred messages, as the client library does when its link ends: it asks again, and
-// Service Bus says that there are none.
+// losesAnswer loses the first answer with deferred messages, as the client library does when it
+// loses its link: it asks again, and Service Bus answers that there are no such messages.
 type losesAnswer struct {
 	consumer.Receiver
 	lost atomic.Bool
 }
 
-func (r *losesAnswer) ReceiveDeferredMessages(ctx context.Context, numbers []int64, o *azservicebus.ReceiveDeferredMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *losesAnswer) ReceiveDeferredMessages(ctx context.Context, numbers []int64,
+	o *azservicebus.ReceiveDeferredMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	if r.lost.CompareAndSwap(false, true) {
 		if _, err := r.Receiver.ReceiveDeferredMessages(ctx, numbers, o); err != nil {
 			return nil, err
@@ -28,7 +30,8 @@ func (r *losesAnswer) ReceiveDeferredMessages(ctx context.Context, numbers []int
 }
 
 func TestDeferredMessagesWhoseAnswerWasLostComeBackAfterTheirLock(t *testing.T) {
-	inBubble(t, settings{wrap: func(r consumer.Receiver) consumer.Receiver { return &losesAnswer{Receiver: r} }}, func(t *testing.T, w *world) {
+	s := settings{wrap: func(r consumer.Receiver) consumer.Receiver { return &losesAnswer{Receiver: r} }}
+	inBubble(t, s, func(t *testing.T, w *world) {
 		w.send(about(ada), about(grace))
 		for n := 0; n < 2; {
 			received, err := w.receiver.ReceiveMessages(t.Context(), 2, nil)

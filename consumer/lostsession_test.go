@@ -10,9 +10,10 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// Sessions whose hands are full do not notice that their connection is gone, until they receive again: that must not end the
-// connection that the others have by then, and these the next one, for ever. Without the rule it did so in one run of six.
-func TestSessionsWithFullHandsSurviveCuts(t *testing.T) {
+// A session that has used its share of slots does not notice that its connection is gone until it
+// receives again. This must not close the connection that the others have by then: they would close
+// the next one, and so on without end. Without mayReceive's rule this happened in one run of six.
+func TestSessionsThatAreFullSurviveCuts(t *testing.T) {
 	for run := range 12 {
 		inBubble(t, settings{sessions: 4, maxInFlight: 8, concurrency: 16}, func(t *testing.T, w *world) {
 			const people = 160
@@ -38,9 +39,9 @@ func TestSessionsWithFullHandsSurviveCuts(t *testing.T) {
 	}
 }
 
-// Somebody else has the session when the connection comes back: asking for it again at once, for as long as messages of it are in flight,
-// would be busy waiting.
-func TestASessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
+// When the connection is back, somebody else holds the session. To ask for the session again at
+// once, as long as messages of it are in flight, would be a busy loop.
+func TestSessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
 	inBubble(t, settings{sessions: 4, maxInFlight: 8}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 3 * time.Second})
 		w.graph.Inject(graph.Fault{User: grace.ID, Delay: 20 * time.Second})
@@ -52,7 +53,7 @@ func TestASessionThatSomebodyElseHasIsGivenUp(t *testing.T) {
 		time.Sleep(time.Second)
 		w.broker.CloseConnections()
 		other, err := w.client.AcceptSessionForQueue(t.Context(), queue, "s", nil)
-		if err != nil { // the connection's loss is noticed by it
+		if err != nil { // this call notices the loss of the connection
 			other, err = w.client.AcceptSessionForQueue(t.Context(), queue, "s", nil)
 		}
 		if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// byHand revokes through the world's Graph.
-func byHand(t *testing.T, w *world) *dispatch.ManualRevocation {
+// manual returns a manual revocation through the world's Graph.
+func manual(t *testing.T, w *world) *dispatch.ManualRevocation {
 	t.Helper()
 	protected, err := guard.NewProtected([]string{glass.UserPrincipalName})
 	if err != nil {
@@ -25,7 +25,9 @@ func byHand(t *testing.T, w *world) *dispatch.ManualRevocation {
 	}
 	return &dispatch.ManualRevocation{
 		Protected: protected, Concurrency: 4, Call: w.revoker.Revoke,
-		Retrier: retry.New(retry.Policy{MaxAttempts: 3, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 2 * time.Minute, LaggingFor: 5 * time.Second}),
+		Retrier: retry.New(retry.Policy{
+			MaxAttempts: 3, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 2 * time.Minute, LaggingFor: 5 * time.Second,
+		}),
 	}
 }
 
@@ -54,7 +56,7 @@ func TestManualRevocationHasTheWorkersGuardRetriesAndOutcomes(t *testing.T) {
 		w.graph.Inject(graph.Fault{User: grace.ID, Count: 2, Status: http.StatusBadGateway})
 		w.graph.Inject(graph.Fault{User: alan.ID, ValueFalse: true})
 		start := time.Now()
-		all := results(t.Context(), byHand(t, w), users(t, ada.UserPrincipalName, grace.UserPrincipalName, alan.UserPrincipalName,
+		all := results(t.Context(), manual(t, w), users(t, ada.UserPrincipalName, grace.UserPrincipalName, alan.UserPrincipalName,
 			glass.UserPrincipalName, guest.UserPrincipalName, "nobody@contoso.com"))
 		for name, want := range map[string]struct {
 			revoked bool
@@ -62,10 +64,12 @@ func TestManualRevocationHasTheWorkersGuardRetriesAndOutcomes(t *testing.T) {
 			calls   int
 		}{
 			ada.UserPrincipalName: {true, "", 2}, grace.UserPrincipalName: {true, "", 3}, alan.UserPrincipalName: {false, "NotRevoked", 3},
-			glass.UserPrincipalName: {false, "ProtectedUser", 0}, guest.UserPrincipalName: {false, "ExternalUser", 0}, "nobody@contoso.com": {false, "UserNotFound", 0},
+			glass.UserPrincipalName: {false, "ProtectedUser", 0}, guest.UserPrincipalName: {false, "ExternalUser", 0},
+			"nobody@contoso.com": {false, "UserNotFound", 0},
 		} {
 			got := all[name]
-			if got.Revoked != want.revoked || string(got.Reason) != want.reason || want.calls > 0 && got.Calls != want.calls || got.Revoked == (got.Err != nil) {
+			if got.Revoked != want.revoked || string(got.Reason) != want.reason ||
+				want.calls > 0 && got.Calls != want.calls || got.Revoked == (got.Err != nil) {
 				t.Errorf("%s: %+v, want %+v", name, got, want)
 			}
 		}
@@ -80,9 +84,9 @@ func TestManualRevocationStopsForAllWhenNoCallCanSucceed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.SetRoles("app", nil)
 		w.graph.RevokeTokens()
-		all := results(t.Context(), byHand(t, w), users(t, ada.UserPrincipalName, grace.UserPrincipalName, alan.UserPrincipalName))
+		all := results(t.Context(), manual(t, w), users(t, ada.UserPrincipalName, grace.UserPrincipalName, alan.UserPrincipalName))
 		if len(all) != 3 {
-			t.Fatalf("%d users are told of, want all", len(all))
+			t.Fatalf("%d users are logged, want all", len(all))
 		}
 		for name, r := range all {
 			var failure *revoker.Error
@@ -94,15 +98,16 @@ func TestManualRevocationStopsForAllWhenNoCallCanSucceed(t *testing.T) {
 	})
 }
 
-func TestManualRevocationFinishesTheCallsUnderWayWhenStopped(t *testing.T) {
+func TestManualRevocationFinishesTheCallsInFlightWhenStopped(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
-		b := byHand(t, w)
+		b := manual(t, w)
 		b.Concurrency = 1
 		all := results(ctx, b, users(t, ada.UserPrincipalName, grace.UserPrincipalName))
-		if !all[ada.UserPrincipalName].Revoked || all[grace.UserPrincipalName].Revoked || !errors.Is(all[grace.UserPrincipalName].Err, context.DeadlineExceeded) {
+		if !all[ada.UserPrincipalName].Revoked || all[grace.UserPrincipalName].Revoked ||
+			!errors.Is(all[grace.UserPrincipalName].Err, context.DeadlineExceeded) {
 			t.Errorf("%+v", all)
 		}
 		w.wantRevoked(ada)
@@ -110,10 +115,10 @@ func TestManualRevocationFinishesTheCallsUnderWayWhenStopped(t *testing.T) {
 	})
 }
 
-func TestManualRevocationProvesTheEffect(t *testing.T) {
+func TestManualRevocationVerifiesTheEffect(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		before := time.Now()
-		lag := before.Add(10 * time.Second) // the replica that is read knows it only then
+		lag := before.Add(10 * time.Second) // the directory replica that answers the read shows it only then
 		read := func(_ context.Context, u event.User) (time.Time, error) {
 			if at, ok := w.graph.Revoked(u.Name()); ok && u.Name() != grace.UserPrincipalName && time.Now().After(lag) {
 				return at, nil
@@ -123,7 +128,7 @@ func TestManualRevocationProvesTheEffect(t *testing.T) {
 			}
 			return before.Add(-time.Hour), nil
 		}
-		b := byHand(t, w)
+		b := manual(t, w)
 		b.ValidFrom = read
 		time.Sleep(time.Second)
 		all := results(t.Context(), b, users(t, ada.UserPrincipalName, grace.UserPrincipalName, alan.UserPrincipalName))

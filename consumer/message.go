@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -14,112 +13,147 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
-	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// message is one received message; its goroutine owns it.
+// delivery is a message as it was received.
+type delivery struct {
+	message  *azservicebus.ReceivedMessage
+	receiver Receiver // has received the message, and settles it
+	link     *link    // the link that the message came over; nil for one that was deferred
+	// session has the signals of the session that the message belongs to; nil for a message without
+	// one.
+	session *sessionSignals
+	// deferred is true for a message that was deferred, and has come back.
+	deferred bool
+	done     func() // is called once the message is settled
+}
+
+// message is one received message. Its goroutine owns it.
 type message struct {
 	*azservicebus.ReceivedMessage
 	delivery
 	from     *source
 	received time.Time
-	// known is what the ledger knows of the message, and its lock.
+	// known is the message as the ledger knows it, and its lock.
 	known *dedupe.Message
 	span  trace.Span // nil when tracing is off
 }
 
-// newMessage makes a message of a delivery. Until when it is ours is reckoned by our own clock: the broker's may differ by
-// more than a lock lasts.
+// newMessage returns the message of a delivery. The end of its lock is an instant of our own clock:
+// the broker's clock may differ from ours by more than a lock lasts.
 func newMessage(from *source, d delivery, lock time.Duration) *message {
 	m := &message{ReceivedMessage: d.message, delivery: d, from: from, received: time.Now(), known: dedupe.NewMessage(from.rank)}
 	m.known.Fixed = d.session != nil
-	m.known.Eager = d.deferred || len(d.message.Body) > smallBody
+	m.known.Eager = d.deferred || m.isLarge()
 	m.known.Lock.Renewed(m.received.Add(firstLock(d.message, m.received, lock)))
 	return m
 }
 
-// handle is the way of one message: decode, guard, let the ledger decide who is called for, hold the lock while each user's
-// end is awaited, settle. It says whether the message was finished; hard ends it early.
+// isLarge reports whether the message may have so many events that it must wait to be decoded.
+func (m *message) isLarge() bool { return len(m.Body) > smallBody }
+
+// handle is the way of one message from its receipt to its settlement. It reports whether the
+// message was finished. The end of hard ends it early.
 func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	c.beginSpan(m)
-	results, todo := c.work(hard, m)
-	c.settling.Add(1)
-	defer c.settling.Add(-1)
+	results, todo := c.decide(hard, m)
+	c.flight.move(m.message, settling)
 	finished = c.settle(m, results, todo)
 	m.endSpan(results)
 	return finished
 }
 
-// work finds out what becomes of the message, and holds its lock meanwhile.
-func (c *Consumer) work(hard context.Context, m *message) (results []result, todo action) {
+// decide finds out the result of each event of the message, and what to do with the message. It
+// keeps the message's lock meanwhile. Its steps are:
+//
+//  1. Decode the body into events.
+//  2. Guard: reject the events that must not be acted on.
+//  3. Dedupe: add the others to the ledger, one per user.
+//  4. Dispatch: wait until each user is decided, by an attempt or by another message.
+func (c *Consumer) decide(hard context.Context, m *message) (results []result, todo action) {
 	locked, release := hard, func() {}
 	defer func() { release() }()
-	large := len(m.Body) > smallBody
-	if large || c.Resolver != nil { // it may take long until its users are in the ledger
+	// Where it may take long until all users are in the ledger, the lock is kept from the start.
+	// Most messages are decided as soon as they are added: these cost neither a renewal nor a
+	// goroutine.
+	slow := m.isLarge() || c.deps.Resolver != nil
+	if slow {
 		locked, release = c.lockMessage(hard, m)
 	}
-	if large {
-		c.added() // whoever waits here may wait for long
-		leave, err := m.from.large.enter(locked, m.ReceivedMessage)
-		c.adding.Add(1)
+	if m.isLarge() {
+		leave, err := c.awaitRoom(locked, m)
 		if err != nil {
-			c.added()
 			results = []result{{outcome: unfinished, err: err}}
 			return results, actionFor(results, m, errors.Is(err, errLockLost), false)
 		}
 		defer leave()
 	}
-	results = c.add(locked, m)
+	if items, undecodable := c.decode(m); undecodable != nil {
+		results = []result{*undecodable}
+	} else {
+		accounts := c.accounts(locked, m, items)
+		results = c.add(m, items, accounts) // guards, and adds to the ledger
+	}
 	c.dispatch.AllAdded(m.known)
-	c.added()
-	if !large && c.Resolver == nil && !allDecided(results) {
+	c.moveOn(m)
+	if !slow && !allDecided(results) {
 		locked, release = c.lockMessage(hard, m)
 	}
-	lost, aside := c.await(locked, m, results)
-	return results, actionFor(results, m, lost, aside)
+	lost, deferred := c.await(locked, m, results)
+	return results, actionFor(results, m, lost, deferred)
 }
 
-// allDecided says that the end of each event is known.
-func allDecided(results []result) bool {
-	for _, r := range results {
-		if r.event == nil {
-			continue
-		}
-		select {
-		case <-r.event.Done():
-		default:
-			return false
-		}
+// awaitRoom waits until a large message may be decoded. leave must be called when it is decided.
+func (c *Consumer) awaitRoom(locked context.Context, m *message) (leave func(), err error) {
+	c.moveOn(m) // others can be received, since this may take long
+	leave, err = m.from.large.enter(locked, m.ReceivedMessage)
+	if err == nil {
+		c.flight.move(m.message, adding)
 	}
-	return true
+	return leave, err
 }
 
-// add finds out what becomes of each event of the message, or whom it waits for. Only a user that passes every check
-// enters the ledger, once per message.
-func (c *Consumer) add(locked context.Context, m *message) []result {
-	if r, unreadable := m.unreadable(); unreadable {
-		return []result{r}
+// moveOn notes that the message waits from now on. If no other one is being added, Consumer.limit
+// may have changed.
+func (c *Consumer) moveOn(m *message) {
+	if c.flight.move(m.message, waiting) {
+		c.dispatch.Signal()
 	}
-	items, err := c.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
+}
+
+// decode returns the events of the message; or the one result of a message that cannot be decoded.
+func (c *Consumer) decode(m *message) ([]event.Item, *result) {
+	if why, yes := sanitizer.Unreadable(m.ReceivedMessage); yes {
+		// The client library cannot read the message. This is the one that replaces it.
+		err := errors.New(why)
+		return nil, &result{item: event.Item{Err: err}, outcome: deadLettered, reason: deadletter.UnreadableMessage, err: err}
+	}
+	items, err := c.deps.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
 	if err != nil {
-		return []result{rejected(event.Item{Err: err})}
+		r := rejected(event.Item{Err: err})
+		return nil, &r
 	}
-	items = m.only(items)
-	accounts := c.accounts(locked, m, items)
+	return m.only(items), nil
+}
+
+// add guards each event of the message, and adds those that may be acted on to the ledger: each
+// user once. accounts are the users' accounts by the users' keys, where these are known. It returns
+// the results so far. Those that the ledger decides have an event.
+func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event.User) []result {
 	results := make([]result, len(items))
-	entered := make(map[string]*dedupe.Event, len(items))
+	added := make(map[string]*dedupe.Event, len(items))
 	var decided map[int]*dedupe.Event
 	if m.SequenceNumber != nil && len(items) > 1 {
 		decided = m.from.decided.of(*m.SequenceNumber)
 	}
 	for i, item := range items {
 		if e := decided[item.Index]; e != nil {
-			results[i] = result{item: item, event: e, again: true}
+			results[i] = result{item: item, event: e, decidedBefore: true}
 			continue
 		}
 		var passes bool
-		if results[i], passes = c.check(item); !passes {
+		if results[i], passes = c.guard(item); !passes {
 			continue
 		}
 		user := item.Event.User
@@ -127,110 +161,50 @@ func (c *Consumer) add(locked context.Context, m *message) []result {
 			user = account
 		}
 		key := user.Key()
-		waits := entered[key]
-		if waits == nil {
-			waits = m.eventAt(item.Event.Urgency, item.Event.Type)
-			entered[key] = waits
-			c.dispatch.Add(key, user, waits)
+		if added[key] == nil {
+			added[key] = m.eventAt(item.Event.Urgency, item.Event.Type)
+			c.dispatch.Add(key, user, added[key])
 		}
-		results[i] = result{item: item, key: key, event: waits}
+		results[i] = result{item: item, key: key, event: added[key]}
 	}
 	return results
 }
 
-// unreadable is the end of a message in whose place a stand-in came, since the client library cannot read it.
-func (m *message) unreadable() (r result, yes bool) {
-	why, yes := sanitizer.Unreadable(m.ReceivedMessage)
-	if !yes {
-		return result{}, false
-	}
-	err := errors.New(why)
-	return result{item: event.Item{Err: err}, outcome: deadLettered, reason: deadletter.UnreadableMessage, err: err}, true
-}
-
-// check says whether the event may be acted on; if not, what becomes of it.
-func (c *Consumer) check(item event.Item) (r result, passes bool) {
+// guard reports whether the event may be acted on. If not, it returns the event's result.
+func (c *Consumer) guard(item event.Item) (r result, passes bool) {
 	if item.Err != nil {
 		return rejected(item), false
 	}
-	if err := dispatch.Refuse(c.Protected, item.Event.User); err != nil {
+	if err := dispatch.Refuse(c.deps.Protected, item.Event.User); err != nil {
 		return result{item: item, outcome: deadLettered, reason: dispatch.ReasonOf(err), err: err}, false
 	}
 	return result{item: item}, true
 }
 
-// only leaves out the events that succeeded before, when the message is a replay for those that failed. A list that fits no
-// event is nobody's: then all are acted on.
+// only leaves out the events that have succeeded before, if the message is a replay for the events
+// that failed. A list of indexes that fits no event is not believed: then all events are acted on.
 func (m *message) only(items []event.Item) []event.Item {
 	indexes := deadletter.Only(m.ReceivedMessage)
 	if len(indexes) == 0 {
 		return items
 	}
-	kept := slices.DeleteFunc(slices.Clone(items), func(item event.Item) bool { return !slices.Contains(indexes, item.Index) })
-	if len(kept) == 0 {
+	chosen := slices.DeleteFunc(slices.Clone(items), func(item event.Item) bool { return !slices.Contains(indexes, item.Index) })
+	if len(chosen) == 0 {
 		return items
 	}
-	return kept
+	return chosen
 }
 
-// partial says that the message is a replay for some of its events.
+// partial reports whether the message is a replay for some of its events.
 func (m *message) partial() bool {
 	return len(deadletter.Only(m.ReceivedMessage)) > 0
 }
 
-// await returns when the end of each event is known, or when the message cannot be held any longer; then the events that are
-// still undecided leave the ledger. It says whether that is because the lock is lost, or because the message is to be set
-// aside.
-func (c *Consumer) await(locked context.Context, m *message, results []result) (lost, aside bool) {
-	var flush, over <-chan struct{}
-	if m.session != nil {
-		flush, over = m.session.flush, m.session.over
-	}
-	// Those that have come back are few at a time. While retries are rare, one with many users would keep the others out for long.
-	var back <-chan time.Time
-	if m.deferred {
-		leave := time.NewTicker(backFor)
-		defer leave.Stop()
-		back = leave.C
-	}
-	cause := error(nil)
-	for i := range results {
-		r := &results[i]
-		if r.event == nil {
-			continue
-		}
-		for decided := false; !decided && cause == nil; {
-			select {
-			case <-r.event.Done():
-				decided = !c.addResolved(m, r, results)
-			case <-m.known.Ended():
-				// The end of one further behind, too: whoever turns out to be an account must not wait for those before.
-				c.addAllResolved(m, results[i:], results)
-			case <-locked.Done():
-				cause = context.Cause(locked)
-			case <-m.known.Deferred():
-				cause = errDeferred
-			case <-back:
-				c.dispatch.Defer(m.known)
-			case <-flush:
-				flush = nil
-				c.dispatch.FlushMessage(m.known)
-			case <-over:
-				cause = errSessionOver
-			}
-		}
-		if cause != nil {
-			c.dispatch.Remove(r.key, r.event)
-		}
-		lost = r.decide(cause) || lost
-	}
-	return lost || errors.Is(cause, errLockLost), errors.Is(cause, errDeferred)
-}
-
-// perSource sets the urgencies of two sources apart: the source comes first, the event's type second.
+// perSource is the distance between the urgencies of two sources: the source comes first, and the
+// event's type second.
 const perSource = 1 << 16
 
-// eventAt is how the ledger knows an event of the message.
+// eventAt returns an event of the message for the ledger.
 func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 	e := &dedupe.Event{
 		Position:  dedupe.Position{Enqueued: m.received, Entity: m.from.Entity},
@@ -255,76 +229,76 @@ func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 	return e
 }
 
-// outcome is what became of an event.
-type outcome string
-
-const (
-	revoked outcome = "revoked"
-	// covered: a call that started after the event was enqueued has revoked its user.
-	covered outcome = "covered"
-	// superseded: a newer message of the same user, which is in hand, stands for both.
-	superseded   outcome = "superseded"
-	deadLettered outcome = "dead_lettered"
-	// unfinished: the lock was lost, the worker had to stop, or the message is set aside; it comes again.
-	unfinished outcome = "unfinished"
-)
-
-// result is what became of one event, and why.
-type result struct {
-	item    event.Item
-	key     string        // by which the ledger knows the user
-	event   *dedupe.Event // nil when the event did not enter the ledger
-	again   bool          // it was decided before, when the message was in flight last
-	outcome outcome
-	reason  deadletter.Reason // set when dead-lettered
-	err     error             // why it is dead-lettered or unfinished
-	calls   int
-	attempt revoker.Attempt // the last call
-}
-
-// decide takes over the event's end from the ledger, and says whether that means that the message's lock is lost. cause is
-// why the waiting ended early.
-func (r *result) decide(cause error) (lost bool) {
-	end := r.event.Result()
-	if d, ok := end.Detail.(*dispatch.Decision); ok {
-		r.calls, r.attempt, r.err = d.Attempts, d.Attempt, d.Err
+// await returns when all events of the message are decided, or when the message cannot be kept any
+// longer. Then it removes the events that are still undecided from the ledger. lost reports whether
+// the reason is a lost lock; deferred, whether it is that the message is to be deferred.
+func (c *Consumer) await(locked context.Context, m *message, results []result) (lost, deferred bool) {
+	w := waiter{c: c, m: m, results: results, locked: locked}
+	if m.session != nil {
+		w.flush, w.over = m.session.flush, m.session.over
 	}
-	switch end.Disposition {
-	case dedupe.Revoked:
-		r.outcome = revoked
-	case dedupe.Covered:
-		r.outcome = covered
-	case dedupe.Superseded:
-		r.outcome = superseded
-	case dedupe.Failed:
-		if _, named := dispatch.AccountOf(r.err); named { // and was not entered again: nothing is decided
-			r.outcome, r.err = unfinished, cause
-			return false
+	if m.deferred {
+		// Few messages come back at a time. While retries are rare, one with many users would keep
+		// the others from coming back for long.
+		leave := time.NewTicker(backFor)
+		defer leave.Stop()
+		w.leave = leave.C
+	}
+	var cause error
+	for i := range results {
+		r := &results[i]
+		if r.event == nil {
+			continue
 		}
-		r.fail()
-	case dedupe.Replaced:
-		r.outcome, r.err = unfinished, errDeliveredAgain
-		return true
-	case dedupe.Undecided:
-		r.outcome, r.err = unfinished, cause
+		if cause == nil {
+			cause = w.await(i)
+		}
+		if cause != nil {
+			c.dispatch.Remove(r.key, r.event)
+		}
+		lost = r.decide(cause) || lost
 	}
-	return false
+	return lost || errors.Is(cause, errLockLost), errors.Is(cause, errDeferred)
 }
 
-func rejected(item event.Item) result {
-	r := result{item: item, outcome: deadLettered, reason: deadletter.InvalidEvent, err: item.Err}
-	var invalid *event.Error
-	if errors.As(item.Err, &invalid) && invalid.Kind == event.UnknownType {
-		r.reason = deadletter.UnknownEvent
+// waiter waits for the events of one message.
+type waiter struct {
+	c       *Consumer
+	m       *message
+	results []result
+	locked  context.Context // ends with the message's lock, and when the work ends
+
+	// A nil channel never signals.
+	flush <-chan struct{}  // the message's parked users are to be called for
+	over  <-chan struct{}  // the message's session is over
+	leave <-chan time.Time // the message has come back, and others must come back, too: defer it again
+}
+
+// await returns nil when the event of a result is decided; or the reason why it cannot be waited
+// for any longer.
+func (w *waiter) await(i int) (cause error) {
+	r := &w.results[i]
+	for {
+		select {
+		case <-r.event.Done():
+			if !w.c.addResolved(w.m, r, w.results) {
+				return nil
+			}
+		case <-w.m.known.Ended():
+			// Another event of the message may be decided, further on in the list. If its user
+			// turned out to be an account, this must not wait for the events before it.
+			w.c.addAllResolved(w.m, w.results[i:], w.results)
+		case <-w.locked.Done():
+			return context.Cause(w.locked)
+		case <-w.m.known.Deferred():
+			return errDeferred
+		case <-w.leave:
+			w.c.dispatch.Defer(w.m.known)
+		case <-w.flush:
+			w.flush = nil
+			w.c.dispatch.FlushMessage(w.m.known)
+		case <-w.over:
+			return errSessionOver
+		}
 	}
-	return r
-}
-
-// fail names the reason of a final failure.
-func (r *result) fail() {
-	r.outcome, r.reason = deadLettered, dispatch.ReasonOf(r.err)
-}
-
-func (r result) String() string {
-	return fmt.Sprintf("%s: %v", r.reason, r.err)
 }

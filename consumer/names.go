@@ -13,20 +13,22 @@ import (
 )
 
 const (
-	// namesWithin bounds how long a message waits for Graph to say whose names it gives; then they stand for themselves.
+	// namesWithin bounds how long a message waits for the accounts of its users' names. After that,
+	// a name that is not resolved counts as a user of its own.
 	namesWithin = 5 * time.Second
-	// namesAtOnce is how many names of one message are asked for at once.
+	// namesAtOnce is how many names of one message are resolved at once.
 	namesAtOnce = 8
 )
 
-// accounts finds out, by the keys of users who are given by name alone, which accounts they are, where that can be told: then somebody who is given by
-// name here and by id there is one user, and the call goes to that account, whoever has the name by then.
+// accounts returns the accounts of users who are given by name alone, by the users' keys, as far as
+// they can be resolved. So a person who is given by name in one event and by id in another is one
+// user, and the attempt is for that account, even if the name belongs to another one by then.
 func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item) map[string]event.User {
-	if c.Resolver == nil {
+	if c.deps.Resolver == nil {
 		return nil
 	}
 	if c.dispatch.Open() {
-		return nil // Graph has other worries
+		return nil // Graph is in trouble, and would not answer
 	}
 	var enqueued time.Time
 	if m.EnqueuedTime != nil {
@@ -36,17 +38,17 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	defer cancel()
 	var mu sync.Mutex
 	found := map[string]event.User{}
-	var asking errgroup.Group
-	asking.SetLimit(namesAtOnce)
-	asked := map[string]bool{}
+	var resolving errgroup.Group
+	resolving.SetLimit(namesAtOnce)
+	seen := map[string]bool{}
 	for _, item := range items {
 		user := item.Event.User
-		if item.Err != nil || user.ID() != "" || asked[user.Key()] {
+		if item.Err != nil || user.ID() != "" || seen[user.Key()] {
 			continue
 		}
-		asked[user.Key()] = true
-		asking.Go(func() error {
-			if account, ok := c.Resolver.Resolve(ctx, user, enqueued); ok {
+		seen[user.Key()] = true
+		resolving.Go(func() error {
+			if account, ok := c.deps.Resolver.Resolve(ctx, user, enqueued); ok {
 				mu.Lock()
 				defer mu.Unlock()
 				found[user.Key()] = account
@@ -54,12 +56,13 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 			return nil
 		})
 	}
-	_ = asking.Wait() // no error: who is not found stands for himself
+	_ = resolving.Wait() // no function returns an error
 	return found
 }
 
-// addResolved enters an event once more, under the account that its name turned out to belong to, beside whatever else there is about the account. It says
-// whether the event was entered again, and so waits for another end.
+// addResolved adds an event once more if an attempt has found out the account of its user's name:
+// now for that account, where there may be other events. It reports whether it has done so. Then
+// the event is undecided again.
 func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	end := r.event.Result()
 	d, _ := end.Detail.(*dispatch.Decision)
@@ -71,32 +74,25 @@ func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 		return false
 	}
 	key := account.Key()
-	for i := range all { // one message enters once per user
+	for i := range all { // a message adds each user once
 		if all[i].event != nil && all[i].key == key {
 			r.key, r.event = key, all[i].event
 			return true
 		}
 	}
-	waits := m.eventAt(r.item.Event.Urgency, r.item.Event.Type)
-	r.key, r.event = key, waits
-	c.dispatch.Add(key, account, waits)
+	r.key, r.event = key, m.eventAt(r.item.Event.Urgency, r.item.Event.Type)
+	c.dispatch.Add(key, account, r.event)
 	return true
 }
 
-// addAllResolved does that for each of some events whose end is decided.
+// addAllResolved does this for each event of some results that is decided.
 func (c *Consumer) addAllResolved(m *message, some, all []result) {
-	if c.Resolver == nil {
+	if c.deps.Resolver == nil {
 		return
 	}
 	for i := range some {
-		r := &some[i]
-		if r.event == nil {
-			continue
-		}
-		select {
-		case <-r.event.Done():
+		if r := &some[i]; r.event != nil && isDecided(r.event) {
 			c.addResolved(m, r, all)
-		default:
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package consumer_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,7 +16,7 @@ import (
 // readers are the permissions of an app that may read users.
 var readers = []string{"User.RevokeSessions.All", "User.Read.All"}
 
-// count is how many requests Graph saw: calls that revoke, and reads.
+// count returns how many requests Graph has seen: attempts, and reads of users.
 func (w *world) count() (calls, reads int) {
 	for _, call := range w.graph.Calls() {
 		switch {
@@ -28,7 +29,7 @@ func (w *world) count() (calls, reads int) {
 	return calls, reads
 }
 
-func TestAnIDAndANameOfOnePersonAreOneUser(t *testing.T) {
+func TestNameAndIDOfOnePersonAreOneUser(t *testing.T) {
 	for name, c := range map[string]struct {
 		settings settings
 		calls    int
@@ -49,7 +50,7 @@ func TestAnIDAndANameOfOnePersonAreOneUser(t *testing.T) {
 					}
 				}
 				w.send(messages...)
-				time.Sleep(10 * time.Second) // so that the first call covers all
+				time.Sleep(10 * time.Second) // so that the first attempt covers all
 				w.run()
 				w.settled(2 * time.Minute)
 				w.wantRevoked(ada)
@@ -65,7 +66,7 @@ func TestAnIDAndANameOfOnePersonAreOneUser(t *testing.T) {
 	}
 }
 
-func TestANameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
+func TestNameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
 	for name, others := range map[string][]*azservicebus.Message{
 		"alone": nil,
 		"beside an event about who had it before": {about(ada)},
@@ -76,7 +77,7 @@ func TestANameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
 				w.run()
 				w.send(named(ada.UserPrincipalName))
 				w.settled(time.Minute)
-				time.Sleep(2 * time.Minute) // the window is over; whose the name was is still remembered
+				time.Sleep(2 * time.Minute) // the window is over, and the account of the name is still remembered
 				heir := graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c99", UserPrincipalName: ada.UserPrincipalName, UserType: "Member"}
 				former := ada
 				former.UserPrincipalName = "former@contoso.com"
@@ -89,7 +90,7 @@ func TestANameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
 				w.send(append(others, named(ada.UserPrincipalName))...)
 				w.settled(2 * time.Minute)
 				if _, revoked := w.graph.Revoked(heir.ID); !revoked {
-					t.Error("who has the name now is not signed out")
+					t.Error("who has the name now is not revoked")
 				}
 				if _, revoked := w.graph.Revoked(former.ID); revoked != (others != nil) {
 					t.Errorf("who had the name before: revoked is %v", revoked)
@@ -100,7 +101,7 @@ func TestANameThatWasGivenToSomebodyElseSignsOutWhoHasIt(t *testing.T) {
 	}
 }
 
-func TestWhoeverIsProtectedByIDIsNotCalledByName(t *testing.T) {
+func TestNameOfAUserProtectedByIDIsNotCalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{readUsers: true, roles: readers, protected: []string{ada.ID, grace.UserPrincipalName}})
 		w.run()
@@ -111,7 +112,7 @@ func TestWhoeverIsProtectedByIDIsNotCalledByName(t *testing.T) {
 	})
 }
 
-func TestANameThatCouldNotBeReadInTimeIsOneUserWithItsIDWhenItCan(t *testing.T) {
+func TestNameThatIsResolvedLateIsOneUserWithItsID(t *testing.T) {
 	for name, away := range map[string]graph.Fault{
 		"Graph was down":  {Status: http.StatusServiceUnavailable},
 		"Graph was slow":  {Delay: 20 * time.Second},
@@ -121,9 +122,11 @@ func TestANameThatCouldNotBeReadInTimeIsOneUserWithItsIDWhenItCan(t *testing.T) 
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, settings{readUsers: true, roles: readers}, func(t *testing.T, w *world) {
 				both := about(ada)
-				both.Body = []byte(`[{"type":"device.lost","userId":"` + ada.ID + `"},{"type":"device.lost","userPrincipalName":"` + ada.UserPrincipalName + `"}]`)
-				w.send(about(ada), named(ada.UserPrincipalName), named(strings.ToUpper(ada.UserPrincipalName)), both, named(grace.UserPrincipalName))
-				time.Sleep(10 * time.Second) // so that the first call covers all
+				both.Body = fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userPrincipalName":%q}]`,
+					ada.ID, ada.UserPrincipalName)
+				w.send(about(ada), named(ada.UserPrincipalName),
+					named(strings.ToUpper(ada.UserPrincipalName)), both, named(grace.UserPrincipalName))
+				time.Sleep(10 * time.Second) // so that the first attempt covers all
 				mend := w.graph.Inject(away)
 				w.run()
 				time.Sleep(30 * time.Second)
@@ -145,12 +148,13 @@ func TestANameThatCouldNotBeReadInTimeIsOneUserWithItsIDWhenItCan(t *testing.T) 
 	}
 }
 
-// A name is asked for when its turn comes; then the account is called, whoever else stands in the message.
-func TestAnAccountDoesNotWaitForThoseBeforeItInTheMessage(t *testing.T) {
+// A name that could not be resolved at first is resolved by its attempt. Then there must be an
+// attempt for the account, whichever other users the message has.
+func TestNameResolvedLateDoesNotWaitForEventsBeforeItInTheMessage(t *testing.T) {
 	inBubble(t, settings{readUsers: true, roles: readers}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: grace.ID, Status: 403, Method: http.MethodPost})
 		w.graph.Inject(graph.Fault{User: grace.UserPrincipalName, Status: 403, Method: http.MethodPost})
-		reads := w.graph.Inject(graph.Fault{Status: 503, Method: http.MethodGet}) // so that both are entered by their names
+		reads := w.graph.Inject(graph.Fault{Status: 503, Method: http.MethodGet}) // so that both are added to the ledger by their names
 		var events []string
 		for _, u := range []graph.User{grace, ada} {
 			events = append(events, `{"type":"device.stolen","userPrincipalName":"`+u.UserPrincipalName+`"}`)

@@ -9,11 +9,11 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// TestAnOutageOfHalfAnHourDeadLettersNothing, whatever form it takes, and when it is over everybody is signed out.
-func TestAnOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
-	const people, later = 150, 30 // more than may wait in flight; those who come while the outage lasts
+// Whatever form the outage takes, everybody is signed out when it is over.
+func TestOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
+	const people, later = 150, 30 // more than can be in flight; and those whose events come during the outage
 	all := func(w *world, fault graph.Fault) (heal func()) { return w.graph.Inject(fault) }
-	// each breaks the attempts for everybody whom the directory has, so that a canary for nobody answers well.
+	// each breaks the attempts for each user in the directory, so that a canary for nobody is well.
 	each := func(fault graph.Fault) func(*world) func() {
 		return func(w *world) func() {
 			var heals []func()
@@ -50,8 +50,10 @@ func TestAnOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
 				w.graph.RevokeTokens()
 			}
 		},
-		"all writes 503, the canary is well":         each(graph.Fault{Method: http.MethodPost, Status: http.StatusServiceUnavailable}),
-		"all writes 403, the canary is well":         each(graph.Fault{Method: http.MethodPost, Status: 403, ContentType: "application/json", Body: forbidden}),
+		"all writes 503, the canary is well": each(graph.Fault{Method: http.MethodPost, Status: http.StatusServiceUnavailable}),
+		"all writes 403, the canary is well": each(graph.Fault{
+			Method: http.MethodPost, Status: 403, ContentType: "application/json", Body: forbidden,
+		}),
 		"no write is answered, the canary is well":   each(graph.Fault{Method: http.MethodPost, Delay: 2 * time.Hour}),
 		"all writes value:false, the canary is well": each(graph.Fault{Method: http.MethodPost, ValueFalse: true}),
 	} {
@@ -80,10 +82,10 @@ func TestAnOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
 				w.wantDead(nil)
 				for _, u := range users {
 					if _, ok := w.graph.Revoked(u.ID); !ok {
-						t.Errorf("%s is not signed out", u.UserPrincipalName)
+						t.Errorf("%s is not revoked", u.UserPrincipalName)
 					}
 				}
-				t.Logf("%d calls during the outage; all were signed out %s after it", tried, time.Since(healed).Round(time.Second))
+				t.Logf("%d calls during the outage; all users were revoked %s after it", tried, time.Since(healed).Round(time.Second))
 			})
 		})
 	}

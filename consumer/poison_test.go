@@ -7,8 +7,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-// The SDK panics on a message whose property DeadLetterReason is no text, which any producer can send.
-func TestTrapAMessageOnWhichTheSDKPanicsHoldsUpNobodyElse(t *testing.T) {
+// The SDK panics on a message whose property DeadLetterReason is no string. Any producer can send
+// one.
+func TestLivenessBesideAMessageOnWhichTheSDKPanics(t *testing.T) {
 	for name, poison := range map[string]any{"a number": int64(5), "null": nil} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, settings{unguarded: true}, func(t *testing.T, w *world) {

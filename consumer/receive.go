@@ -14,8 +14,32 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// awaitPermission returns when there is a token that may revoke, or ctx ends. A worker without one must not take
-// messages: it could do nothing with them but raise their delivery counts.
+const (
+	// receiveWait bounds one receive call: a receiver can go silent without an error.
+	receiveWait = 30 * time.Second
+	// firstWait is how long the SDK waits for more messages after the first one. Its default of 20
+	// ms would delay every event.
+	firstWait = time.Millisecond
+	// reconnectAfter is how long after a loss a new link is made: by then the receive calls of all
+	// sources over the same connection have ended. The client library closes its connection when
+	// one of them ends with an error, and does not check whether it is still the connection that
+	// has failed (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+	reconnectAfter = 50 * time.Millisecond
+	// aloneFor is how long messages are received one by one after the SDK has panicked over one.
+	// The messages that it had received together with that one come again only when their locks
+	// expire; and that one comes again until Service Bus dead-letters it.
+	aloneFor = 10 * time.Minute
+	// beyondEnd is a sequence number that no message has: partitioned queues have the partition in
+	// the highest 16 bits.
+	beyondEnd = math.MaxInt64 - 1
+)
+
+// errUnreadable is the error of a call in which the SDK has panicked over a message.
+var errUnreadable = errors.New("the Service Bus SDK cannot read a message; " +
+	"it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded")
+
+// awaitPermission returns when there is a token that may revoke sessions, or when ctx ends. A
+// worker without such a token must not receive messages: it could only raise their delivery counts.
 func (c *Consumer) awaitPermission(ctx context.Context) {
 	waits := newWaits()
 	for ctx.Err() == nil {
@@ -31,27 +55,16 @@ func (c *Consumer) awaitPermission(ctx context.Context) {
 }
 
 func (c *Consumer) checkPermission(ctx context.Context) error {
-	// Shorter than an attempt may be: the heartbeat must go on.
+	// This is shorter than an attempt may be: the heartbeat must go on.
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
-	return c.Revoker.Check(ctx)
+	return c.deps.Revoker.Check(ctx)
 }
 
-// delivery is a message as it was received.
-type delivery struct {
-	message  *azservicebus.ReceivedMessage
-	receiver Receiver // that it came from, and is settled with
-	link     *link    // that it came over; nil for one from the waiting room
-	// session tells how long the message's session is held; nil for a message without one.
-	session *sessionSignals
-	// deferred says that the message came back from the waiting room.
-	deferred bool
-	done     func() // when it is settled
-}
-
-// receive hands each message of a source to take until ctx ends. Each message that it hands over holds one token of places.
-func (c *Consumer) receive(ctx context.Context, l *loop, accept func(*source, delivery)) {
-	lostBefore := false // the link, by the receive before
+// receive accepts the messages of a source until ctx ends. Each message holds one of the source's
+// slots until it is settled.
+func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
+	lostBefore := false // the link was lost by the previous call, too
 	waits := newWaits()
 	for {
 		free := c.reserve(ctx, l)
@@ -64,7 +77,7 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept func(*source, de
 			l.received(m)
 			accept(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.slots.release(1) }})
 		}
-		c.Health.Beat(l.name)
+		c.deps.Health.Beat(l.name)
 		if ctx.Err() != nil {
 			return
 		}
@@ -81,48 +94,52 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept func(*source, de
 		case !lostBefore: // Service Bus detaches idle links
 			lostBefore = true
 			_ = retry.Sleep(ctx, reconnectAfter)
-		default: // losing one after the other is trouble
+		default: // to lose one link after the other is trouble
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
-		c.heard(l)
+		c.connected(l)
 	}
 }
 
-// troubled tells of trouble with Service Bus. Whatever it is, one message at a time is asked for from then on, so that
-// others are not lost with one that makes it.
+// troubled reports trouble with Service Bus. Whatever it is, the loop asks for one message at a
+// time from then on: if a message is the cause, no other is lost with it.
 func (c *Consumer) troubled(l *loop, what string, err error) {
 	l.burst = 1
 	if errors.Is(err, errUnreadable) {
 		l.alone = time.Now().Add(aloneFor)
 	}
-	if c.Health.Report(l.part, err.Error()) {
-		c.Log.Error(what, zap.String("source", l.Entity), zap.String("error", c.text(err)), zap.String("todo", ServiceBusHint(err)))
+	if c.deps.Health.Report(l.part, err.Error()) {
+		c.deps.Log.Error(what,
+			zap.String("source", l.Entity), zap.String("error", c.text(err)), zap.String("todo", ServiceBusHint(err)))
 	}
 }
 
-// heard tells that Service Bus has answered well, and lets twice as many messages be asked for as before.
-func (c *Consumer) heard(l *loop) {
-	if l.burst *= 2; l.burst >= c.MaxInFlight {
+// connected reports that Service Bus has answered well, and lets the loop ask for twice as many
+// messages as before.
+func (c *Consumer) connected(l *loop) {
+	if l.burst *= 2; l.burst >= c.cfg.MaxInFlight {
 		l.burst = 0
 	}
 	if time.Now().Before(l.alone) {
 		l.burst = 1
 	}
-	c.Metrics.LastReceive.WithLabelValues(l.Entity).SetToCurrentTime()
-	if c.Health.Report(l.part, "") {
-		c.Log.Info("connected to Service Bus", zap.String("source", l.Entity))
+	c.deps.Metrics.LastReceive.WithLabelValues(l.Entity).SetToCurrentTime()
+	if c.deps.Health.Report(l.part, "") {
+		c.deps.Log.Info("connected to Service Bus", zap.String("source", l.Entity))
 	}
 }
 
-// receiveOnce waits up to receiveWait for up to limit messages. No messages and no error means that none came.
+// receiveOnce waits up to receiveWait for up to limit messages. If it returns neither messages nor
+// an error, none came.
 func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	if !l.link.connected() {
-		// A receive that ends by its time limit looks the same on an idle queue and on a dead network. A peek does not.
-		// And it makes a new link without harm to other sources, where a receive over one that was lost unnoticed would
-		// close the connection that another has made meanwhile (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+		// A receive call that ends by its time limit looks the same on an idle queue and on a dead
+		// network; a peek does not. And a peek makes a new link without harm to other sources. A
+		// receive call over a link that was lost unnoticed would close the connection that another
+		// source has made meanwhile (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
 		if err := peek(ctx, l.Receiver); err != nil {
 			return nil, err
 		}
@@ -131,10 +148,11 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	messages, err := c.receiveFrom(ctx, l.Receiver, limit)
 	switch {
 	case len(messages) > 0:
-		// Messages may come even though the context ended: they are locked, so they are ours to settle.
+		// Messages may come even if the context has ended. They are locked, so we must settle them.
 		return messages, nil
 	case err == nil:
-		// The SDK returns neither messages nor an error after it lost its link; the next call makes a new one.
+		// The SDK returns neither messages nor an error after it has lost its link. The next call
+		// makes a new one.
 		l.link.lose()
 		return nil, nil
 	case errors.Is(err, errUnreadable):
@@ -145,19 +163,8 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	return nil, err
 }
 
-// reconnectAfter is how long after a loss a new link is made: by then every source's receive call over the same connection has
-// ended. The client library closes its connection when one ends with an error, and it does not look whether that is still the
-// one that failed (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
-const reconnectAfter = 50 * time.Millisecond
-
-// aloneFor is how long messages are received one by one after the SDK panicked over one: whatever it had received together
-// with it comes again only when the locks expire, and the message itself until Service Bus dead-letters it.
-const aloneFor = 10 * time.Minute
-
-// errUnreadable: the SDK panicked over a message.
-var errUnreadable = errors.New("the Service Bus SDK cannot read a message; it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded")
-
-// receiveFrom receives, and survives a panic of the SDK.
+// receiveFrom receives up to limit messages. It survives a panic of the SDK, and returns
+// errUnreadable.
 func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) (messages []*azservicebus.ReceivedMessage, err error) {
 	defer func() {
 		if recover() != nil {
@@ -167,21 +174,20 @@ func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) (m
 	return from.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
 }
 
-// beyondEnd is a sequence number that no message has: partitioned queues give the partition in the highest 16 bits.
-const beyondEnd = math.MaxInt64 - 1
-
-// peek asks Service Bus anything; beyond the end, so that no message can be in the way of the answer.
+// peek returns nil if Service Bus answers. It peeks beyond the end of the queue, where no message
+// can be in the way of the answer.
 func peek(ctx context.Context, from Receiver) error {
-	_, err := lookFrom(ctx, from, beyondEnd, 1)
+	_, err := peekFrom(ctx, from, beyondEnd, 1)
 	if errors.Is(err, errUnreadable) {
 		return nil
 	}
 	return err
 }
 
-// lookFrom peeks at up to n messages from a sequence number on, and survives a panic of the SDK. Without a number the SDK would remember where it was,
-// which it may not do while others look too.
-func lookFrom(ctx context.Context, from Receiver, next int64, n int) (messages []*azservicebus.ReceivedMessage, err error) {
+// peekFrom peeks at up to n messages, from a sequence number on. It survives a panic of the SDK,
+// and returns errUnreadable. The number is always given: without it the SDK would continue where
+// its last peek ended, and callers share the receiver.
+func peekFrom(ctx context.Context, from Receiver, next int64, n int) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	defer func() {
@@ -192,15 +198,16 @@ func lookFrom(ctx context.Context, from Receiver, next int64, n int) (messages [
 	return from.PeekMessages(ctx, n, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
 }
 
-// received notes how far the source has been received. Only its receive loop calls it.
+// received notes how far the source was received. Only its receive loop calls it.
 func (s *source) received(m *azservicebus.ReceivedMessage) {
 	if m.SequenceNumber != nil && *m.SequenceNumber > s.last.Load() {
 		s.last.Store(*m.SequenceNumber)
 	}
 }
 
-// reserve waits until a message may be taken in hand, and then returns how many; 0 when ctx has ended. Only free places
-// are asked for: what Service Bus sends beyond them would be bounced back one by one.
+// reserve waits until a message may be received, and returns how many may be; 0 when ctx has ended.
+// It has acquired a slot for each. To ask for more messages than there are slots would be a waste:
+// Service Bus would get them back one by one.
 func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
@@ -212,44 +219,48 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 		if l.burst > 0 {
 			limit = min(limit, l.burst)
 		}
-		var place chan<- struct{}
+		var slot chan<- struct{} // nil is never free
 		if limit > 0 {
-			place = l.slots
+			slot = l.slots
 		}
 		select {
-		case place <- struct{}{}:
+		case slot <- struct{}{}:
 			return 1 + l.slots.acquire(limit-1)
 		case <-l.changed:
 		case <-beat.C:
-			c.Health.Beat(l.name)
+			c.deps.Health.Beat(l.name)
 		case <-ctx.Done():
 			return 0
 		}
 	}
 }
 
-// limit is how many more messages may be received by what the breaker allows. Places bound them beside that: users who fail hold
-// no more than their share of these, so that somebody who has not been tried can always be received.
+// limit returns how many more messages may be received as far as the circuit breaker is concerned.
+// Slots are another bound. Users who fail hold no more than their share of the slots, so a user who
+// was not tried yet can always be received.
 func (c *Consumer) limit() int {
-	most := len(c.sources) * c.MaxInFlight
-	if !c.dispatch.Open() { // closed, or nothing is known of Graph yet
-		most = max(3, c.MaxInFlight/2)
+	most := len(c.sources) * c.cfg.MaxInFlight
+	if !c.dispatch.Open() { // the breaker is closed, or nothing is known of Graph yet
+		most = max(3, c.cfg.MaxInFlight/2)
 	}
-	limit := c.dispatch.Limit(int(c.inFlight.Load()), most)
-	if limit == 1 && c.dispatch.Open() && c.adding.Load() > 0 {
-		return 0 // the last one may suit
+	inFlight, beingAdded := c.flight.len()
+	limit := c.dispatch.Limit(inFlight, most)
+	if limit == 1 && c.dispatch.Open() && beingAdded > 0 {
+		return 0 // one of these may have a user to probe
 	}
 	return limit
 }
 
-// slots are room for so many messages as it has capacity for: one token for each that is in flight or asked for.
+// slots bound how many messages may be received: one token for each message that is in flight or
+// was asked for. So this is not a count of messages in flight: while a receive call lasts, it holds
+// more.
 type slots chan struct{}
 
-// acquire takes up to n places that are free, without waiting.
-func (p slots) acquire(n int) (taken int) {
+// acquire acquires up to n slots that are free, without waiting.
+func (s slots) acquire(n int) (taken int) {
 	for taken < n {
 		select {
-		case p <- struct{}{}:
+		case s <- struct{}{}:
 			taken++
 		default:
 			return taken
@@ -258,14 +269,15 @@ func (p slots) acquire(n int) (taken int) {
 	return taken
 }
 
-// release gives n places back.
-func (p slots) release(n int) {
+// release frees n slots.
+func (s slots) release(n int) {
 	for range n {
-		<-p
+		<-s
 	}
 }
 
-// newWaits paces attempts to reach Service Bus or the identity service: from 1 s up to 30 s, for ever.
+// newWaits returns the waits between attempts to reach Service Bus or the identity service: from 1
+// s up to 30 s, without end.
 func newWaits() *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(time.Second),
@@ -274,7 +286,7 @@ func newWaits() *backoff.ExponentialBackOff {
 	)
 }
 
-// ServiceBusHint says what to do about an error of receiving or peeking.
+// ServiceBusHint returns what to do about an error of a call that receives or peeks.
 func ServiceBusHint(err error) string {
 	if sb, ok := errors.AsType[*azservicebus.Error](err); ok {
 		switch sb.Code {
@@ -284,10 +296,11 @@ func ServiceBusHint(err error) string {
 			return "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
 		}
 	}
-	// The service has no code for these two; its texts are those that the SDKs' tests expect.
+	// Service Bus has no code for these two errors. The texts are those that the SDKs' tests
+	// expect.
 	switch text := err.Error(); {
 	case strings.Contains(text, "requires sessions to create a non-sessionful"):
-		return "the entity requires sessions: set servicebus.sessions to how many are to be held at once"
+		return "the entity requires sessions: set servicebus.sessions to the number of sessions to hold at once"
 	case strings.Contains(text, "session receiver on an entity that does not require sessions"):
 		return "the entity has no sessions: set servicebus.sessions to 0"
 	}

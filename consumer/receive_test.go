@@ -8,15 +8,15 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func TestAWorkerThatKnowsNothingOfGraphReceivesAFewMessages(t *testing.T) {
+func TestReceiveTakesFewMessagesWhileNothingIsKnownOfGraph(t *testing.T) {
 	r := &trap{}
 	inBubble(t, trapped(settings{maxInFlight: 16, concurrency: 16}, r), func(t *testing.T, w *world) {
 		slow := w.graph.Inject(graph.Fault{Delay: 20 * time.Second})
 		w.sendEach(w.people(0, 40))
 		w.run()
-		time.Sleep(2 * time.Second) // before the canary is given up
+		time.Sleep(2 * time.Second) // before the canary times out
 		if c := w.counts(); c.Locked > 8 || c.Locked < 3 {
-			t.Errorf("%d messages are held before Graph has answered, want a few and at most half of 16", c.Locked)
+			t.Errorf("%d messages are in flight before Graph has answered, want a few and at most half of 16", c.Locked)
 		}
 		slow()
 		w.settled(10 * time.Minute)
@@ -25,12 +25,12 @@ func TestAWorkerThatKnowsNothingOfGraphReceivesAFewMessages(t *testing.T) {
 			t.Errorf("asked for %d messages at first, want 4", r.limits[0])
 		}
 		if slices.Max(r.limits) < 8 {
-			t.Errorf("asked for %v: never for more", r.limits)
+			t.Errorf("asked for %v, want no more than the free slots", r.limits)
 		}
 	})
 }
 
-func TestWhileTheBreakerIsOpenMessagesAreReceivedOneByOneToBeProbed(t *testing.T) {
+func TestReceiveTakesMessagesOneByOneWhileTheBreakerIsOpen(t *testing.T) {
 	r := &trap{}
 	inBubble(t, trapped(settings{maxInFlight: 16}, r), func(t *testing.T, w *world) {
 		w.send(about(ada))
@@ -54,7 +54,7 @@ func TestWhileTheBreakerIsOpenMessagesAreReceivedOneByOneToBeProbed(t *testing.T
 			}
 		}
 		if c := w.counts(); c.Locked+c.Deferred > max(locked, 16) || c.Locked > 16 {
-			t.Errorf("%+v held: %d before", c, locked)
+			t.Errorf("%+v in flight: %d before", c, locked)
 		}
 		down()
 		w.settled(10 * time.Minute)

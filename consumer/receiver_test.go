@@ -18,8 +18,9 @@ import (
 
 func outcomeField(o string) zap.Field { return zap.String("outcome", o) }
 
-// trap is the real receiver with one of its traps sprung; nil functions leave it as it is. Its record is safe to read
-// when the worker has stopped.
+// trap is a receiver that behaves in one of the surprising ways that the SDK's may. Where a
+// function is nil, it behaves like the real one. What it has recorded is safe to read once the
+// worker has stopped.
 type trap struct {
 	consumer.Receiver
 	receive  func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
@@ -32,7 +33,9 @@ type trap struct {
 	tokens map[*azservicebus.ReceivedMessage]bool
 }
 
-func (r *trap) ReceiveMessages(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+func (r *trap) ReceiveMessages(ctx context.Context, limit int,
+	o *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
 	r.mu.Lock()
 	r.limits = append(r.limits, limit)
 	r.first = append(r.first, o.TimeAfterFirstMessage)
@@ -69,14 +72,14 @@ func (r *trap) RenewMessageLock(ctx context.Context, m *azservicebus.ReceivedMes
 
 // trapped returns settings whose receiver is r.
 func trapped(s settings, r *trap) settings {
-	s.wrap = func(real consumer.Receiver) consumer.Receiver {
-		r.Receiver = real
+	s.wrap = func(wrapped consumer.Receiver) consumer.Receiver {
+		r.Receiver = wrapped
 		return r
 	}
 	return s
 }
 
-func TestTrapReceiveMayReturnNothingWithoutAnError(t *testing.T) {
+func TestReceiveMayReturnNothingWithoutAnError(t *testing.T) {
 	r := &trap{}
 	empty := 3
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
@@ -93,7 +96,7 @@ func TestTrapReceiveMayReturnNothingWithoutAnError(t *testing.T) {
 	})
 }
 
-func TestALinkThatIsLostAgainAndAgainIsNotRenewedInABusyLoop(t *testing.T) {
+func TestReceiveIsNoBusyLoopWhenTheLinkIsLostAgainAndAgain(t *testing.T) {
 	r := &trap{}
 	r.receive = func(context.Context, int, *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		return nil, nil
@@ -111,11 +114,11 @@ func TestALinkThatIsLostAgainAndAgainIsNotRenewedInABusyLoop(t *testing.T) {
 	})
 }
 
-func TestTrapMessagesMayComeAfterTheContextEnded(t *testing.T) {
+func TestReceiveMayReturnMessagesAfterItsContextEnded(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		messages, err := r.Receiver.ReceiveMessages(ctx, limit, o)
-		<-ctx.Done() // the stop comes while the messages are already locked
+		<-ctx.Done() // the worker stops when the messages are locked already
 		return messages, err
 	}
 	inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
@@ -132,7 +135,7 @@ func TestTrapMessagesMayComeAfterTheContextEnded(t *testing.T) {
 	})
 }
 
-func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T) {
+func TestReceiveAsksOnlyForFreeSlotsAndDoesNotWait20Milliseconds(t *testing.T) {
 	r := &trap{}
 	inBubble(t, trapped(settings{maxInFlight: 3, concurrency: 1}, r), func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 3 * time.Second})
@@ -141,7 +144,7 @@ func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T)
 		w.settled(10 * time.Minute)
 		w.stop()
 		if slices.Max(r.limits) < 2 {
-			t.Errorf("asked for %v, want all free places", r.limits)
+			t.Errorf("asked for %v, want all free slots", r.limits)
 		}
 		for i, limit := range r.limits {
 			if limit > 3 || r.first[i] != time.Millisecond {
@@ -159,7 +162,7 @@ func TestTrapOnlyFreePlacesAreAskedForAndNobodyWaits20Milliseconds(t *testing.T)
 	})
 }
 
-func TestTrapSettlingHasNoTimeLimitOfItsOwn(t *testing.T) {
+func TestSettlementHasATimeLimit(t *testing.T) {
 	r := &trap{}
 	var deadlines []time.Duration
 	r.complete = func(ctx context.Context, _ *azservicebus.ReceivedMessage) error {
@@ -176,8 +179,8 @@ func TestTrapSettlingHasNoTimeLimitOfItsOwn(t *testing.T) {
 		w.run()
 		time.Sleep(time.Second)
 		start := time.Now()
-		w.stop() // the settlement's context must outlive the stop, and end
-		// Over the link, and then through the management node: 10 s together.
+		w.stop() // the settlement's context must not end with the stop, and must end
+		// The attempts over the link and through the management node take 10 s together.
 		if !slices.Equal(deadlines, []time.Duration{overLink, 10*time.Second - overLink}) || time.Since(start) > 11*time.Second {
 			t.Errorf("deadlines %v, stopped after %v", deadlines, time.Since(start))
 		}
@@ -187,7 +190,7 @@ func TestTrapSettlingHasNoTimeLimitOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestTrapRenewingWritesTheMessage(t *testing.T) {
+func TestLockRenewalWritesToACopyOfTheMessage(t *testing.T) {
 	r := &trap{}
 	shared := false
 	r.renew = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
@@ -202,12 +205,12 @@ func TestTrapRenewingWritesTheMessage(t *testing.T) {
 		w.run()
 		w.settled(10 * time.Minute)
 		if shared {
-			t.Error("the lock of the very message that others read was renewed: a data race")
+			t.Error("the renewal wrote to the message that others read: a data race")
 		}
 	})
 }
 
-func TestTrapALostLockIsFinal(t *testing.T) {
+func TestLockLossIsFinal(t *testing.T) {
 	r := &trap{}
 	lost := 1
 	r.renew = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
@@ -231,8 +234,9 @@ func TestTrapALostLockIsFinal(t *testing.T) {
 	})
 }
 
-// A success after the lock was lost is not settled either: the call is done, the message is not ours.
-func TestTrapALostLockDoesNotStopTheCallOnTheWire(t *testing.T) {
+// A success after the lock was lost settles nothing: the attempt is done, but the message is not
+// ours.
+func TestLockLossDoesNotStopTheCallInFlight(t *testing.T) {
 	r := &trap{renew: func(context.Context, *azservicebus.ReceivedMessage) error {
 		return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 	}}
@@ -249,7 +253,7 @@ func TestTrapALostLockDoesNotStopTheCallOnTheWire(t *testing.T) {
 	})
 }
 
-func TestTrapAReceiverCanGoSilent(t *testing.T) {
+func TestReceiveSurvivesAReceiverThatGoesSilent(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, _ int, _ *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 		<-ctx.Done()
@@ -259,7 +263,7 @@ func TestTrapAReceiverCanGoSilent(t *testing.T) {
 		w.run()
 		time.Sleep(time.Hour)
 		if !w.health.Alive() {
-			t.Error("the heartbeat depends on messages")
+			t.Error("the heartbeat stops without messages")
 		}
 		w.stop()
 		if n := len(r.limits); n < 100 {
@@ -268,7 +272,7 @@ func TestTrapAReceiverCanGoSilent(t *testing.T) {
 	})
 }
 
-func TestServiceBusAwayIsToldAndSurvived(t *testing.T) {
+func TestReceiveSurvivesAndReportsAnOutageOfServiceBus(t *testing.T) {
 	r := &trap{}
 	down := true
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {

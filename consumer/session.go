@@ -14,31 +14,34 @@ import (
 )
 
 const (
-	// sessionIdle is how long a session without a message is kept: others may wait for a receiver.
+	// sessionIdle is how long a session without a message is held: others may wait for a receiver.
 	sessionIdle = 2 * time.Second
 	// sessionClose bounds the closing of a session's link.
 	sessionClose = 5 * time.Second
-	// sessionHold is how long messages of one session are received: others may wait for a receiver, and a session can be fed
-	// for ever. sessionFlush is how long its messages may then take to be decided.
-	sessionHold  = 30 * time.Second
+	// sessionHold is how long messages of one session are received: others may wait for a receiver,
+	// and a producer can feed a session without end.
+	sessionHold = 30 * time.Second
+	// sessionFlush is how long the session's messages may take after that to be decided.
 	sessionFlush = 5 * time.Second
 )
 
-// Session is a session of an entity that requires them, held by us.
+// Session is a session of an entity that requires sessions. This process holds it.
 type Session interface {
 	Receiver
 	SessionID() string
 	Close(ctx context.Context) error
 }
 
-// session is the SDK's receiver of a session as a Session: its messages have no locks of their own, but share the session's.
+// session is the SDK's receiver of a session as a Session. Its messages have no locks of their own:
+// they share the session's lock.
 type session struct {
 	*azservicebus.SessionReceiver
-	// renewing holds a token during a renewal. That may take long, and others must not wait for it for longer than they may.
+	// renewing holds a token during a renewal. A mutex would not do: the wait for it could not be
+	// bounded.
 	renewing chan struct{}
 }
 
-// NewSession makes a Session of the SDK's receiver.
+// NewSession returns the SDK's receiver of a session as a Session.
 func NewSession(r *azservicebus.SessionReceiver) Session { return &session{r, make(chan struct{}, 1)} }
 
 // RenewMessageLock renews the session's lock, unless another of its messages has just done so.
@@ -59,14 +62,14 @@ func (s *session) RenewMessageLock(ctx context.Context, m *azservicebus.Received
 	return nil
 }
 
-// sessionSignals tells the messages of a session how long it is held.
+// sessionSignals signal to the messages of a session how long it is held.
 type sessionSignals struct {
-	flush chan struct{} // closed when those of them that are parked are to be called for
-	over  chan struct{} // closed when whatever is not decided by then must not keep others waiting
+	flush chan struct{} // closed when parked users of the messages are to be called for
+	over  chan struct{} // closed when messages that are still undecided must be given up
 }
 
 // receiveSessions serves one session after the other until ctx ends.
-func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept func(*source, delivery)) {
+func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept acceptFunc) {
 	waits := newWaits()
 	for {
 		// A session is accepted only when its messages could be received.
@@ -75,45 +78,37 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept func(*so
 			return
 		}
 		l.slots.release(free)
-		one := c.nextSession(ctx, l, waits)
-		c.Health.Beat(l.name)
-		if one == nil {
+		next := c.nextSession(ctx, l, waits)
+		c.deps.Health.Beat(l.name)
+		if next == nil {
 			continue
 		}
 		waits.Reset()
 		began := time.Now()
-		if c.serveSession(ctx, l, one, accept) || time.Since(began) >= sessionHold {
-			l.turns.had(one.SessionID())
+		if c.serveSession(ctx, l, next, accept) || time.Since(began) >= sessionHold {
+			l.served.add(next.SessionID())
 		} else {
-			l.turns.forget(one.SessionID())
+			l.served.forget(next.SessionID())
 		}
 	}
 }
 
-// closeSession closes the link of a session, which frees it. What is not settled comes again, and is not counted as a
-// delivery that has failed.
-func closeSession(one Session) {
-	ctx, cancel := context.WithTimeout(context.Background(), sessionClose)
-	defer cancel()
-	_ = one.Close(ctx) // its lock ends by itself otherwise
-}
-
-// acceptSession waits for the next session that is free and has messages; nil if there was none. Service Bus itself does the
-// waiting.
+// acceptSession waits for the next session that is free and has messages, for atMost. It returns
+// nil if there was none. Service Bus itself does the waiting.
 func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.ExponentialBackOff, atMost time.Duration) Session {
 	start := time.Now()
-	waiting, cancel := context.WithTimeout(ctx, atMost)
+	accepting, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
-	one, err := l.Accept(waiting)
+	accepted, err := l.Accept(accepting)
 	var answer *azservicebus.Error
 	switch {
 	case err == nil, errors.As(err, &answer) && answer.Code == azservicebus.CodeTimeout:
-		c.heard(l)
+		c.connected(l)
 		if err != nil && time.Since(start) < time.Second {
-			_ = retry.Sleep(ctx, time.Second) // whatever the reason, asking again at once would be busy waiting
+			_ = retry.Sleep(ctx, time.Second) // to ask again at once would be a busy loop, whatever the reason
 		}
-		return one
-	case waiting.Err() != nil:
+		return accepted
+	case accepting.Err() != nil:
 		return nil
 	}
 	c.troubled(l, "cannot accept a session from Service Bus; trying again until it works", err)
@@ -121,132 +116,205 @@ func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.Ex
 	return nil
 }
 
-// serveSession receives from a session until nothing came for a while and nothing of it is in flight, its link is lost, it was
-// held for as long as it may, or ctx ends; then it closes the session, when its messages are settled or given up. It says
-// whether some were given up. While something is in flight a newer event of the same user may come, and stand for it.
-func (c *Consumer) serveSession(ctx context.Context, l *loop, one Session, accept func(*source, delivery)) (givenUp bool) {
-	holding := &sessionSignals{flush: make(chan struct{}), over: make(chan struct{})}
-	var inFlight atomic.Int64
-	settled := make(chan struct{}, 1)
-	done := func() {
-		l.slots.release(1)
-		inFlight.Add(-1)
+// closeSession closes the link of a session, which frees the session. Messages that are not settled
+// come again, and this does not count as a failed delivery.
+func closeSession(s Session) {
+	ctx, cancel := context.WithTimeout(context.Background(), sessionClose)
+	defer cancel()
+	_ = s.Close(ctx) // if it fails, the session's lock expires
+}
+
+// serveSession receives from a session and waits for the results of its messages. Then it closes
+// the session. It reports whether it gave up messages that were still undecided.
+func (c *Consumer) serveSession(ctx context.Context, l *loop, accepted Session, accept acceptFunc) (gaveUp bool) {
+	s := &heldSession{
+		c: c, loop: l, session: accepted, accept: accept,
+		since: time.Now(), losses: l.losses.Load(), link: &link{},
+		signals: &sessionSignals{flush: make(chan struct{}), over: make(chan struct{})},
+		settled: make(chan struct{}, 1),
+	}
+	s.receive(ctx)
+	return s.finish(ctx)
+}
+
+// heldSession is one session that this process holds. The goroutine of its loop owns it, except for
+// what done uses.
+type heldSession struct {
+	c       *Consumer
+	loop    *loop
+	session Session
+	accept  acceptFunc
+	since   time.Time
+	losses  int64 // the source's losses when it was accepted
+	link    *link // the session's own
+	signals *sessionSignals
+	// inFlight counts the messages of this session alone: it can be closed when there is none.
+	inFlight atomic.Int64
+	settled  chan struct{} // is signaled when inFlight has become smaller
+}
+
+// done must be called once for each message of the session, when it is settled.
+func (s *heldSession) done() {
+	s.loop.slots.release(1)
+	s.inFlight.Add(-1)
+	select {
+	case s.settled <- struct{}{}:
+	default:
+	}
+}
+
+// receive accepts messages of the session. It returns when no message has come for a while and none
+// is in flight, when the link is lost, when the session was held for as long as it may be, or when
+// ctx ends. While a message is in flight, a newer event of the same user may come, and supersede
+// it.
+func (s *heldSession) receive(ctx context.Context) {
+	// The session's own messages may use all slots: the wait for one must end with the session's
+	// time.
+	holding, cancel := context.WithTimeout(ctx, time.Until(s.since.Add(sessionHold)))
+	defer cancel()
+	for s.mayReceive() {
+		free, ok := s.reserve(holding)
+		if !ok {
+			return
+		}
+		if free > 0 && !s.receiveOnce(ctx, free) {
+			return
+		}
+	}
+}
+
+// mayReceive reports whether the session's time is not over, and its link not lost.
+//
+// When another session has lost its link, the connection may be gone, and this session's link with
+// it, unnoticed. To receive over that link would make the client library close the present
+// connection, over which others receive, and so on without end (azservicebus v1.11.0,
+// internal/amqpLinks.go, CloseIfNeeded).
+func (s *heldSession) mayReceive() bool {
+	return time.Since(s.since) < sessionHold && s.loop.losses.Load() == s.losses && s.link.connected()
+}
+
+// reserve waits until messages of the session may be received, and returns how many; 0 to be asked
+// again. ok is false when no more may be received. Each session has its share of the source's
+// slots, so that no session waits for the messages of another.
+func (s *heldSession) reserve(holding context.Context) (free int, ok bool) {
+	c := s.c
+	share := max(1, c.cfg.MaxInFlight/max(1, s.loop.Sessions))
+	if int(s.inFlight.Load()) >= share {
 		select {
-		case settled <- struct{}{}:
-		default:
+		case <-s.settled:
+		case <-time.After(beatEvery):
+			c.deps.Health.Beat(s.loop.name)
+		case <-holding.Done():
+			return 0, false
+		}
+		return 0, true
+	}
+	waited := time.Now()
+	if free = c.reserve(holding, s.loop); free == 0 {
+		return 0, false
+	}
+	if time.Since(waited) > c.cfg.Lock/4 && s.inFlight.Load() == 0 {
+		// Nobody has renewed the session's lock meanwhile. A message that is received now would
+		// lose it before it is decided, and the sooner, the further the broker's clock is ahead.
+		if err := c.renew(holding, s.session, &azservicebus.ReceivedMessage{}); err != nil {
+			s.loop.slots.release(free)
+			s.logLoss(err)
+			return 0, false
 		}
 	}
-	locked := time.Now()
-	over := &link{}
-	c.receiveSession(ctx, l, one, over, locked, &inFlight, settled, func(m *azservicebus.ReceivedMessage) {
-		inFlight.Add(1)
-		accept(l.source, delivery{message: m, receiver: one, link: over, session: holding, done: done})
-	})
-	end := func() {
-		for inFlight.Load() > 0 {
-			<-settled
-		}
-		closeSession(one)
+	if most := share - int(s.inFlight.Load()); free > most {
+		s.loop.slots.release(free - most)
+		free = most
 	}
-	if ctx.Err() != nil { // the worker stops: its messages are finished like all others
-		c.sessions.Go(end)
+	return free, true
+}
+
+// receiveOnce receives up to free messages, for which slots are reserved. It reports whether more
+// may be received.
+func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
+	c, l := s.c, s.loop
+	receiving, cancel := context.WithTimeout(ctx, sessionIdle)
+	received, err := c.receiveFrom(receiving, s.session, free)
+	idle := receiving.Err() != nil
+	cancel()
+	l.slots.release(free - len(received))
+	for _, m := range received {
+		s.inFlight.Add(1)
+		s.accept(l.source, delivery{message: m, receiver: s.session, link: s.link, session: s.signals, done: s.done})
+	}
+	c.deps.Health.Beat(l.name)
+	switch {
+	case len(received) > 0:
+		c.connected(l)
+		return true
+	case errors.Is(err, errUnreadable):
+		// The session's other messages come only after this one. To ask for it again at once would
+		// be a busy loop.
+		c.troubled(l, "cannot receive from a session", err)
+		_ = retry.Sleep(ctx, sessionIdle)
+		return false
+	case err != nil && !idle:
+		s.lose()
+		s.logLoss(err)
+		_ = retry.Sleep(ctx, time.Second)
+		return false
+	case err == nil: // the SDK has lost the link
+		s.lose()
+		_ = retry.Sleep(ctx, time.Second) // the next link may be lost as soon
 		return false
 	}
-	flush := time.NewTimer(max(0, sessionHold-time.Since(locked)))
+	return s.inFlight.Load() > 0
+}
+
+// lose notes that the session's link is lost, for its messages and for the source's other sessions.
+func (s *heldSession) lose() {
+	s.link.lose()
+	s.loop.losses.Add(1)
+}
+
+func (s *heldSession) logLoss(err error) {
+	s.c.deps.Log.Warn("lost a session; its messages come again",
+		zap.String("source", s.loop.Entity), zap.String("error", s.c.text(err)))
+}
+
+// finish waits until the session's messages are settled or given up, and closes the session. It
+// reports whether messages were given up. When ctx ends, the worker stops: then the messages are
+// finished like all others, and finish does not wait for them.
+func (s *heldSession) finish(ctx context.Context) (gaveUp bool) {
+	if ctx.Err() != nil {
+		s.c.closing.Go(s.close)
+		return false
+	}
+	left := max(0, sessionHold-time.Since(s.since))
+	flush := time.NewTimer(left)
 	defer flush.Stop()
-	giveUp := time.NewTimer(max(0, sessionHold-time.Since(locked)) + sessionFlush)
+	giveUp := time.NewTimer(left + sessionFlush)
 	defer giveUp.Stop()
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
-	for inFlight.Load() > 0 {
+	for s.inFlight.Load() > 0 {
 		select {
-		case <-settled:
+		case <-s.settled:
 		case <-flush.C:
-			close(holding.flush)
+			close(s.signals.flush)
 		case <-giveUp.C:
-			givenUp = true
-			close(holding.over)
+			gaveUp = true
+			close(s.signals.over)
 		case <-beat.C:
-			c.Health.Beat(l.name)
+			s.c.deps.Health.Beat(s.loop.name)
 		case <-ctx.Done():
-			c.sessions.Go(end)
-			return givenUp
+			s.c.closing.Go(s.close)
+			return gaveUp
 		}
 	}
-	end()
-	return givenUp
+	s.close()
+	return gaveUp
 }
 
-// receiveSession hands the messages of a session to take, as serveSession says. Each session has its share of the source's
-// places, so that none waits for those of another.
-func (c *Consumer) receiveSession(ctx context.Context, l *loop, one Session, over *link, locked time.Time, inFlight *atomic.Int64, settled <-chan struct{}, accept func(*azservicebus.ReceivedMessage)) {
-	// The session's own messages may take all places: waiting for one must end with the session's time.
-	holding, cancel := context.WithTimeout(ctx, time.Until(locked.Add(sessionHold)))
-	defer cancel()
-	share := max(1, c.MaxInFlight/max(1, l.Sessions))
-	losses := l.losses.Load()
-	// When another session has lost its link, the connection may be gone, and this one's link with it, unnoticed. To receive over that
-	// would make the client library close the connection of now, over which others receive, and so on for ever (azservicebus v1.11.0,
-	// internal/amqpLinks.go, CloseIfNeeded).
-	for time.Since(locked) < sessionHold && l.losses.Load() == losses && over.connected() {
-		if int(inFlight.Load()) >= share {
-			select {
-			case <-settled:
-			case <-time.After(beatEvery):
-				c.Health.Beat(l.name)
-			case <-holding.Done():
-				return
-			}
-			continue
-		}
-		waited := time.Now()
-		free := c.reserve(holding, l)
-		if free == 0 {
-			return
-		}
-		if time.Since(waited) > c.Lock/4 && inFlight.Load() == 0 {
-			// Nobody has renewed the session's lock meanwhile. What is received now would be lost with it before it is decided, the
-			// sooner the further the broker's clock is ahead.
-			if err := c.renew(holding, one, &azservicebus.ReceivedMessage{}); err != nil {
-				l.slots.release(free)
-				c.Log.Warn("lost a session; its messages come again", zap.String("source", l.Entity), zap.String("error", c.text(err)))
-				return
-			}
-		}
-		if most := share - int(inFlight.Load()); free > most {
-			l.slots.release(free - most)
-			free = most
-		}
-		waiting, cancel := context.WithTimeout(ctx, sessionIdle)
-		received, err := c.receiveFrom(waiting, one, free)
-		idle := waiting.Err() != nil
-		cancel()
-		l.slots.release(free - len(received))
-		for _, m := range received {
-			accept(m)
-		}
-		c.Health.Beat(l.name)
-		switch {
-		case len(received) > 0:
-			c.heard(l)
-		case errors.Is(err, errUnreadable):
-			// The session's others can be had only after this one. Asking for it again at once would be busy waiting.
-			c.troubled(l, "cannot receive from a session", err)
-			_ = retry.Sleep(ctx, sessionIdle)
-			return
-		case err != nil && !idle:
-			over.lose()
-			l.losses.Add(1)
-			c.Log.Warn("lost a session; its messages come again", zap.String("source", l.Entity), zap.String("error", c.text(err)))
-			_ = retry.Sleep(ctx, time.Second)
-			return
-		case err == nil: // the SDK has lost the link
-			over.lose()
-			l.losses.Add(1)
-			_ = retry.Sleep(ctx, time.Second) // the next one may be lost as soon
-			return
-		case inFlight.Load() == 0:
-			return
-		}
+// close closes the session when its last message is settled.
+func (s *heldSession) close() {
+	for s.inFlight.Load() > 0 {
+		<-s.settled
 	}
+	closeSession(s.session)
 }

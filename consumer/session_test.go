@@ -18,7 +18,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// inSession is an event about a user, in the session of that user.
+// inSession returns an event about a user, in a session of that user's own.
 func inSession(u graph.User, n int) *azservicebus.Message {
 	m := about(u)
 	id := fmt.Sprintf("%s-%d", u.UserPrincipalName, n)
@@ -53,7 +53,7 @@ func TestSessionsAreServedSideBySideUntilAllAreDone(t *testing.T) {
 	})
 }
 
-func TestASessionsLockIsRenewedWhileItsMessagesWait(t *testing.T) {
+func TestSessionLockIsRenewedWhileItsMessagesWait(t *testing.T) {
 	inBubble(t, settings{sessions: 2, lock: 20 * time.Second}, func(t *testing.T, w *world) {
 		remove := w.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
 		w.send(inSession(ada, 0))
@@ -71,7 +71,7 @@ func TestASessionsLockIsRenewedWhileItsMessagesWait(t *testing.T) {
 	})
 }
 
-func TestANewerEventOfTheSessionStandsForOneThatWaits(t *testing.T) {
+func TestSessionsNewerEventSupersedesOneThatWaits(t *testing.T) {
 	inBubble(t, settings{sessions: 1}, func(t *testing.T, w *world) {
 		remove := w.graph.Inject(graph.Fault{User: ada.ID, Status: http.StatusServiceUnavailable})
 		w.send(inSession(ada, 0))
@@ -88,7 +88,7 @@ func TestANewerEventOfTheSessionStandsForOneThatWaits(t *testing.T) {
 	})
 }
 
-func TestAnIdleSessionIsReleasedAndNobodyWaitsBusily(t *testing.T) {
+func TestSessionThatIsIdleIsReleasedWithoutABusyLoop(t *testing.T) {
 	inBubble(t, settings{sessions: 2}, func(t *testing.T, w *world) {
 		w.send(inSession(ada, 0))
 		w.run()
@@ -112,7 +112,7 @@ func TestAnIdleSessionIsReleasedAndNobodyWaitsBusily(t *testing.T) {
 	})
 }
 
-func TestStoppingFinishesAndFreesTheSessions(t *testing.T) {
+func TestStopFinishesAndFreesTheSessions(t *testing.T) {
 	inBubble(t, settings{sessions: 2}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: grace.ID, Delay: 10 * time.Second})
 		w.send(inSession(ada, 0))
@@ -138,7 +138,7 @@ func TestStoppingFinishesAndFreesTheSessions(t *testing.T) {
 	})
 }
 
-func TestConnectionCutsLoseNoSession(t *testing.T) {
+func TestSessionsSurviveConnectionCuts(t *testing.T) {
 	inBubble(t, settings{sessions: 3, lock: 20 * time.Second}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Second})
 		w.send(inSession(ada, 0), inSession(grace, 0), inSession(alan, 0), inSession(ada, 1))
@@ -153,7 +153,7 @@ func TestConnectionCutsLoseNoSession(t *testing.T) {
 	})
 }
 
-func TestASessionThatWaitsOverSeveralLocksEndsRevoked(t *testing.T) {
+func TestSessionThatWaitsForSeveralLockDurationsIsRevoked(t *testing.T) {
 	inBubble(t, settings{sessions: 1, lock: 5 * time.Second, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Delay: 28 * time.Second})
 		w.send(inSession(ada, 0))
@@ -168,7 +168,7 @@ func TestASessionThatWaitsOverSeveralLocksEndsRevoked(t *testing.T) {
 	})
 }
 
-func TestASessionWhoseUserFailsForLongIsNeverDeadLettered(t *testing.T) {
+func TestSessionWhoseUserFailsForLongIsNeverDeadLettered(t *testing.T) {
 	inBubble(t, settings{sessions: 1, lock: 5 * time.Second, maxDeliveries: 2}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{User: ada.ID, Status: 503})
 		w.send(inSession(ada, 0))
@@ -181,15 +181,14 @@ func TestASessionWhoseUserFailsForLongIsNeverDeadLettered(t *testing.T) {
 	})
 }
 
-// accepting replaces how sessions are accepted.
+// accepting makes a new worker that accepts sessions by this function.
 func (w *world) accepting(accept func(ctx context.Context) (consumer.Session, error)) {
-	deps := w.worker.Dependencies
-	deps.Sources = slices.Clone(deps.Sources)
-	deps.Sources[0].Accept = accept
-	w.worker = consumer.New(w.worker.Config, deps)
+	w.deps.Sources = slices.Clone(w.deps.Sources)
+	w.deps.Sources[0].Accept = accept
+	w.newWorker()
 }
 
-func TestAnAcceptThatEndsAtOnceIsNotRepeatedBusily(t *testing.T) {
+func TestSessionAcceptThatEndsAtOnceIsNotRepeatedInABusyLoop(t *testing.T) {
 	for name, err := range map[string]error{
 		"no session":  &azservicebus.Error{Code: azservicebus.CodeTimeout},
 		"anything":    errors.New("the broker says no"),

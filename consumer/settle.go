@@ -14,7 +14,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// action is what is done with a message.
+// action is what is done with a message whose way ends.
 type action string
 
 const (
@@ -23,25 +23,27 @@ const (
 	abandon    action = "abandon"
 	// deferral: the message is deferred, and comes back by itself.
 	deferral action = "defer"
-	// leave: the lock is lost, the message is no longer ours to settle.
+	// leave: the message is not settled, because its lock is lost or its session is given up.
 	leave action = "leave"
 )
 
-// actionFor decides by the events' results. One unfinished event keeps the whole message alive: revoking the others
-// again is harmless, losing one is not. A lost lock is final, whatever was reached: Service Bus delivers the message again.
-func actionFor(results []result, m *message, lockLost, aside bool) action {
+// actionFor returns what to do with a message that has these results. One unfinished event keeps
+// the whole message in Service Bus: to revoke the others again is harmless, and to lose one is not.
+// If the lock is lost, nothing can be done, whatever the results: Service Bus delivers the message
+// again.
+func actionFor(results []result, m *message, lockLost, deferred bool) action {
 	if lockLost {
 		return leave
 	}
 	todo := complete
 	for _, r := range results {
 		switch {
-		case r.outcome == unfinished && aside:
+		case r.outcome == unfinished && deferred:
 			return deferral
 		case r.outcome == unfinished && errors.Is(r.err, errSessionOver):
-			return leave // closing the session frees it, and counts no delivery as failed
+			return leave // to close the session frees the message, and counts no failed delivery
 		case r.outcome == unfinished && m.deferred:
-			return deferral // it stays where it was; abandoned, it would count as a delivery that has failed
+			return deferral // it stays deferred; to abandon it would count a failed delivery
 		case r.outcome == unfinished:
 			todo = abandon
 		case r.outcome == deadLettered && todo == complete:
@@ -51,17 +53,22 @@ func actionFor(results []result, m *message, lockLost, aside bool) action {
 	return todo
 }
 
-// settle ends the message's way and logs what became of each event. It reports whether the message was finished.
+// settle records, logs and counts the result of each event, and settles the message. It reports
+// whether the message was finished.
 func (c *Consumer) settle(m *message, results []result, todo action) (finished bool) {
 	c.audit(m, results, todo)
+	var back comeback
+	if m.deferred || todo == deferral {
+		back = c.comesBack(m, results)
+	}
 	span := c.settleSpan(m, todo)
-	err := c.do(todo, m, results)
+	err := c.perform(todo, m, results, back)
 	endSpan(span, err)
 	if todo != leave {
-		c.Metrics.Settlements.WithLabelValues(string(todo), settlementResult(err)).Inc()
+		c.deps.Metrics.Settlements.WithLabelValues(string(todo), settlementResult(err)).Inc()
 	}
 	if err != nil {
-		c.Log.Warn("not settled; Service Bus delivers the message again, and a repeated call is harmless",
+		c.deps.Log.Warn("message not settled; Service Bus delivers it again, and a repeated attempt is harmless",
 			append(c.aboutMessage(nil, m), zap.String("action", string(todo)), zap.Error(err))...)
 	}
 	switch {
@@ -71,45 +78,49 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 	default:
 		m.from.decided.keep(*m.SequenceNumber, results)
 	}
-	if m.from.room != nil && (m.deferred || todo == deferral) {
-		c.remember(m, results, todo, err)
+	if m.deferred || todo == deferral {
+		c.remember(m, results, todo, back, err)
 	}
 	for _, r := range results {
-		if !r.recorded(todo) {
+		if !r.comesAgain(todo) {
 			c.record(m, r, todo, err == nil)
 		}
 	}
 	if todo == deferral {
-		// One line, and no dead letter is counted: a message of many users may be set aside again and again before it is decided.
-		c.Log.Info("message set aside; it comes back by itself", append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))...)
+		// This is one line, and no dead letter is counted: a message with many users may be
+		// deferred again and again before it is decided.
+		c.deps.Log.Info("message deferred; it comes back by itself",
+			append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))...)
 	}
 	return todo == complete || todo == deadLetter || todo == deferral
 }
 
-func (c *Consumer) do(todo action, m *message, results []result) error {
+// perform does what is to be done with a message. back is when it comes back if it is deferred.
+func (c *Consumer) perform(todo action, m *message, results []result, back comeback) error {
 	switch todo {
 	case complete:
-		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
-			return m.receiver.CompleteMessage(ctx, one, nil)
+		return c.settleOver(m, func(ctx context.Context, settled *azservicebus.ReceivedMessage) error {
+			return m.receiver.CompleteMessage(ctx, settled, nil)
 		})
 	case deadLetter:
 		options := deadLetterOptions(m, results)
-		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
-			return m.receiver.DeadLetterMessage(ctx, one, options)
+		return c.settleOver(m, func(ctx context.Context, settled *azservicebus.ReceivedMessage) error {
+			return m.receiver.DeadLetterMessage(ctx, settled, options)
 		})
 	case abandon:
-		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
-			return m.receiver.AbandonMessage(ctx, one, nil)
+		return c.settleOver(m, func(ctx context.Context, settled *azservicebus.ReceivedMessage) error {
+			return m.receiver.AbandonMessage(ctx, settled, nil)
 		})
 	case deferral:
-		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(c.comesBack(m, results).due)}
-		return c.settleOver(m, func(ctx context.Context, one *azservicebus.ReceivedMessage) error {
-			return m.receiver.DeferMessage(ctx, one, options)
+		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(back.due)}
+		return c.settleOver(m, func(ctx context.Context, settled *azservicebus.ReceivedMessage) error {
+			return m.receiver.DeferMessage(ctx, settled, options)
 		})
 	}
 	return nil
 }
 
+// settlementResult is the label of a settlement that ended with err.
 func settlementResult(err error) string {
 	switch {
 	case err == nil:
@@ -120,9 +131,10 @@ func settlementResult(err error) string {
 	return "error"
 }
 
-// deadLetterOptions describes the failed events: the first one gives the reason, all stand in the description, and their
-// indexes in one property where only some failed, or where only some of the message's were acted on (partial). Whatever else
-// stands in the message under our names is overwritten.
+// deadLetterOptions describes the failed events. The first one gives the reason, and the
+// description lists all. A property has their indexes if only some events failed, or if the message
+// is a replay for some of its events. All other properties of the message under the worker's own
+// names are overwritten.
 func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOptions {
 	partial := m.partial()
 	var failed []result
@@ -165,7 +177,9 @@ func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOpt
 		setIfAny(properties, deadletter.PropertyRequestID, deadletter.Cut(failure.RequestID, 128))
 		setIfAny(properties, deadletter.PropertyClientRequestID, failure.ClientRequestID)
 	}
-	return &azservicebus.DeadLetterOptions{Reason: &reason, ErrorDescription: &description, PropertiesToModify: deadletter.Overwrite(m.ReceivedMessage, properties)}
+	return &azservicebus.DeadLetterOptions{
+		Reason: &reason, ErrorDescription: &description, PropertiesToModify: deadletter.Overwrite(m.ReceivedMessage, properties),
+	}
 }
 
 func setIfAny(properties map[string]any, key, value string) {

@@ -8,7 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-func TestADeadLetterDescribesAllEventsThatFailed(t *testing.T) {
+func TestDeadLetterDescribesAllEventsThatFailed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.send(about(person(1), ada, glass, person(2)))
 		w.run()

@@ -15,7 +15,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// sendUrgent publishes to the source that goes first.
+// sendUrgent sends a message to the more urgent source.
 func (w *world) sendUrgent(m *azservicebus.Message) {
 	w.t.Helper()
 	if err := w.urgentSender.SendMessage(context.Background(), m, nil); err != nil {
@@ -42,12 +42,15 @@ func (w *world) empty(limit time.Duration) {
 	}
 }
 
-// leaver is somebody of the mass offboarding.
+// leaver returns one of the users of a mass offboarding.
 func leaver(i int) graph.User {
-	return graph.User{ID: fmt.Sprintf("0a5bd9b6-4a5c-4ee1-9a7e-1d3c5a6b%04d", i), UserPrincipalName: fmt.Sprintf("leaver%d@contoso.com", i), UserType: "Member"}
+	return graph.User{
+		ID:                fmt.Sprintf("0a5bd9b6-4a5c-4ee1-9a7e-1d3c5a6b%04d", i),
+		UserPrincipalName: fmt.Sprintf("leaver%d@contoso.com", i), UserType: "Member",
+	}
 }
 
-func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T) {
+func TestSourceThatIsUrgentOvertakesAMassOffboarding(t *testing.T) {
 	inBubble(t, settings{urgent: true, maxInFlight: 32}, func(t *testing.T, w *world) {
 		const leavers = 100
 		for i := range leavers {
@@ -55,7 +58,7 @@ func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T)
 				t.Fatal(err)
 			}
 			id := fmt.Sprintf("leaver-%d", i)
-			// The bulk says "stolen" too: the source goes before the type.
+			// These events say "stolen", too: the source counts more than the type.
 			w.send(&azservicebus.Message{MessageID: &id, Body: fmt.Appendf(nil, `{"type":"device.stolen","userId":%q}`, leaver(i).ID)})
 		}
 		if err := w.graph.SetQuota(graph.Quota{Model: graph.FixedWindow, Limit: 5, Per: 10 * time.Second}); err != nil {
@@ -79,8 +82,8 @@ func TestTheUrgentSourceOvertakesAMassOffboardingThatWaitsForGraph(t *testing.T)
 	})
 }
 
-// A hand full of the bulk that waits for Graph has no part in how many urgent messages are received meanwhile.
-func TestAFullHandOfTheBulkKeepsNoUrgentMessageInItsQueue(t *testing.T) {
+// However many bulk messages are in flight and wait for Graph, urgent messages are received.
+func TestSourceThatIsFullKeepsNoUrgentMessageInItsQueue(t *testing.T) {
 	inBubble(t, settings{urgent: true, maxInFlight: 4}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -109,7 +112,7 @@ func TestAFullHandOfTheBulkKeepsNoUrgentMessageInItsQueue(t *testing.T) {
 	})
 }
 
-func TestEachSourceHasItsOwnDeadLetters(t *testing.T) {
+func TestSourceHasItsOwnDeadLetters(t *testing.T) {
 	inBubble(t, settings{urgent: true}, func(t *testing.T, w *world) {
 		w.send(&azservicebus.Message{Body: []byte("rubbish")})
 		w.sendUrgent(named("nobody@contoso.com"))
@@ -123,7 +126,7 @@ func TestEachSourceHasItsOwnDeadLetters(t *testing.T) {
 	})
 }
 
-func TestDeduplicationAcrossSources(t *testing.T) {
+func TestDedupeAcrossSources(t *testing.T) {
 	t.Run("a newer urgent event stands for a bulk one", func(t *testing.T) {
 		inBubble(t, settings{urgent: true, concurrency: 1}, func(t *testing.T, w *world) {
 			w.graph.Inject(graph.Fault{User: grace.ID, Delay: 10 * time.Second})
@@ -131,7 +134,7 @@ func TestDeduplicationAcrossSources(t *testing.T) {
 			w.sendUrgent(about(alan)) // until Graph has answered once, one message at a time is received
 			w.empty(time.Minute)
 			w.send(about(grace))
-			time.Sleep(500 * time.Millisecond) // the only attempt is grace's: ada waits
+			time.Sleep(500 * time.Millisecond) // the only attempt is grace's, and ada waits
 			w.send(about(ada))
 			time.Sleep(500 * time.Millisecond)
 			w.sendUrgent(about(ada))
@@ -162,14 +165,14 @@ func TestDeduplicationAcrossSources(t *testing.T) {
 	})
 }
 
-// deaf is a receiver whose entity is away.
+// deaf is a receiver that cannot reach its entity.
 type deaf struct{ consumer.Receiver }
 
 func (deaf) PeekMessages(context.Context, int, *azservicebus.PeekMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
 	return nil, errors.New("the entity is away")
 }
 
-func TestASourceThatIsAwayDoesNotStopTheOthers(t *testing.T) {
+func TestSourceThatIsAwayDoesNotStopTheOthers(t *testing.T) {
 	inBubble(t, settings{urgent: true, wrap: func(r consumer.Receiver) consumer.Receiver { return deaf{r} }}, func(t *testing.T, w *world) {
 		w.run()
 		w.sendUrgent(about(ada))
@@ -177,7 +180,7 @@ func TestASourceThatIsAwayDoesNotStopTheOthers(t *testing.T) {
 		w.wantRevoked(ada)
 		problems := w.health.Problems()
 		if len(problems) != 1 || problems["servicebus events"] != "the entity is away" {
-			t.Errorf("problems %v, want the source that is away and no other", problems)
+			t.Errorf("problems %v, want only the source that is away", problems)
 		}
 		if !w.health.Alive() {
 			t.Error("not alive")

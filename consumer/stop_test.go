@@ -12,15 +12,15 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func TestStoppingFinishesWhatIsInHand(t *testing.T) {
+func TestStopFinishesTheMessagesInFlight(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		w.send(about(ada)) // until Graph has answered one call well, only one message is taken
+		w.send(about(ada)) // until Graph has answered one attempt well, one message at a time is received
 		w.run()
 		w.settled(time.Minute)
 		w.graph.Inject(graph.Fault{Delay: 8 * time.Second})
 		w.send(about(grace))
 		time.Sleep(2 * time.Second)
-		w.send(about(alan)) // taken before the stop as well
+		w.send(about(alan)) // is received before the stop, too
 		time.Sleep(time.Second)
 		if left := w.stop(); left != 0 {
 			t.Errorf("%d messages unfinished, want none", left)
@@ -32,7 +32,7 @@ func TestStoppingFinishesWhatIsInHand(t *testing.T) {
 	})
 }
 
-func TestStoppingWaitsForTheCallOfAnotherReplica(t *testing.T) {
+func TestStopWaitsForTheCallOfAnotherReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		server.ClockTTL(true)
@@ -48,15 +48,15 @@ func TestStoppingWaitsForTheCallOfAnotherReplica(t *testing.T) {
 			lease.End(t.Context(), forged(time.Now()))
 		}()
 		if left := w.stop(); left != 0 {
-			t.Errorf("%d messages unfinished, want none: the other replica's call was all that was waited for", left)
+			t.Errorf("%d messages unfinished, want none: they waited only for the other replica's call", left)
 		}
 		if c := w.counts(); c.Active != 0 {
-			t.Errorf("%+v: what was covered is still there", c)
+			t.Errorf("%+v: covered messages are still there", c)
 		}
 	})
 }
 
-func TestAfterTheStopNothingIsReceived(t *testing.T) {
+func TestStopEndsReceiving(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		w.run()
 		time.Sleep(5 * time.Second)
@@ -69,7 +69,7 @@ func TestAfterTheStopNothingIsReceived(t *testing.T) {
 	})
 }
 
-func TestWhatCannotBeFinishedIsAbandonedAndComesAgain(t *testing.T) {
+func TestStopAbandonsWhatCannotBeFinished(t *testing.T) {
 	inBubble(t, settings{drain: 20 * time.Second}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{User: ada.ID, Status: 503})
 		w.send(about(ada), about(grace))
@@ -80,11 +80,11 @@ func TestWhatCannotBeFinishedIsAbandonedAndComesAgain(t *testing.T) {
 			t.Errorf("%d messages unfinished, want 1", left)
 		}
 		if took := time.Since(start); took > 31*time.Second {
-			t.Errorf("the drain took %v, want drain_timeout and at most settle_timeout more", took)
+			t.Errorf("the stop took %v, want drain_timeout and at most settle_timeout more", took)
 		}
 		up()
 		if c := w.counts(); c.Active != 1 || c.Locked != 0 || c.DeadLetter != 0 {
-			t.Fatalf("%+v, want the message free for the next worker", c)
+			t.Fatalf("%+v, want the message unlocked", c)
 		}
 		letters, err := w.broker.Peek(queue, 0, 10)
 		if err != nil || len(letters) != 1 || letters[0].DeliveryCount != 1 {
@@ -93,7 +93,7 @@ func TestWhatCannotBeFinishedIsAbandonedAndComesAgain(t *testing.T) {
 	})
 }
 
-func TestASecondSignalHurries(t *testing.T) {
+func TestStopEndsAtOnceWithASecondSignal(t *testing.T) {
 	inBubble(t, settings{drain: 10 * time.Minute}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: time.Minute, Status: 503})
 		w.send(about(ada))
@@ -105,19 +105,19 @@ func TestASecondSignalHurries(t *testing.T) {
 			t.Errorf("%d unfinished after %v, want 1 after 3 s", left, time.Since(start))
 		}
 		if c := w.counts(); c.Active != 1 || c.Locked != 0 {
-			t.Errorf("%+v, want the message free for the next worker", c)
+			t.Errorf("%+v, want the message unlocked", c)
 		}
 	})
 }
 
-func TestALongDrainIsAliveAndBlamesNobody(t *testing.T) {
+func TestStopThatTakesLongIsAliveAndBlamesNobody(t *testing.T) {
 	inBubble(t, settings{drain: 30 * time.Minute, maxInFlight: 16}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Status: 429, RetryAfter: "590"})
 		w.graph.Inject(graph.Fault{Delay: 25 * time.Second})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(time.Minute)
-		for i := range 5 { // on the wire when everything ends
+		for i := range 5 { // their attempts are in flight when everything ends
 			m, id := about(grace), fmt.Sprintf("late%d", i)
 			m.MessageID = &id
 			w.send(m)
@@ -126,13 +126,13 @@ func TestALongDrainIsAliveAndBlamesNobody(t *testing.T) {
 		for range 5 {
 			time.Sleep(4 * time.Second)
 			if !w.health.Alive() {
-				t.Fatal("a worker that drains looks dead")
+				t.Fatal("a worker that stops slowly is not alive")
 			}
 		}
 		w.stopHard()
 		w.stop()
 		if problem := w.health.Problems()[consumer.PartGraph]; problem != "" {
-			t.Errorf("calls that we cut off ourselves are Graph's fault: %s", problem)
+			t.Errorf("calls that the worker has canceled are taken for Graph's fault: %s", problem)
 		}
 	})
 	inBubble(t, settings{drain: 30 * time.Minute}, func(t *testing.T, w *world) {
@@ -141,16 +141,16 @@ func TestALongDrainIsAliveAndBlamesNobody(t *testing.T) {
 		w.run()
 		time.Sleep(time.Second)
 		w.stopSoft()
-		for range 17 { // the canary has met one of the three
+		for range 17 { // the canary was hit by one of the three faults
 			time.Sleep(time.Minute)
 			if !w.health.Alive() {
-				t.Fatal("a worker that drains looks dead")
+				t.Fatal("a worker that stops slowly is not alive")
 			}
 		}
 	})
 }
 
-func TestStoppingWhileWaitingForThePermissionEndsAtOnce(t *testing.T) {
+func TestStopWhileWaitingForThePermissionEndsAtOnce(t *testing.T) {
 	inBubble(t, settings{roles: []string{"User.Read.All"}}, func(t *testing.T, w *world) {
 		w.run()
 		time.Sleep(time.Hour)
@@ -162,7 +162,7 @@ func TestStoppingWhileWaitingForThePermissionEndsAtOnce(t *testing.T) {
 	})
 }
 
-func TestTwentyRestartsWhileGraphIsAwayDeadLetterNothing(t *testing.T) {
+func TestStopsAndStartsWhileGraphIsAwayDeadLetterNothing(t *testing.T) {
 	inBubble(t, settings{drain: 5 * time.Second}, func(t *testing.T, w *world) {
 		up := w.graph.Inject(graph.Fault{Status: 503})
 		w.send(about(ada), about(grace))

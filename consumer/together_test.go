@@ -7,8 +7,9 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// Such messages are deferred as soon as all of their users have failed: what is decided about one of them must not be lost with that.
-func TestMessagesWithSeveralUsersWhoFailForEverEnd(t *testing.T) {
+// Such messages are deferred as soon as all of their users have failed. What is decided about one
+// of the users must not be lost with that.
+func TestConsumerDecidesMessagesWithSeveralUsersWhoAlwaysFail(t *testing.T) {
 	inBubble(t, settings{maxInFlight: 8}, func(t *testing.T, w *world) {
 		const people = 12
 		reasons := map[string]string{}
@@ -35,8 +36,9 @@ func TestMessagesWithSeveralUsersWhoFailForEverEnd(t *testing.T) {
 	})
 }
 
-// One attempt for each of them each time that it comes back, and not one for the first alone.
-func TestALargeMessageOfUsersWhoFailForEverEnds(t *testing.T) {
+// Each time that the message comes back there must be one attempt for each user, not only for the
+// first.
+func TestConsumerDecidesALargeMessageOfUsersWhoAlwaysFail(t *testing.T) {
 	inBubble(t, settings{maxInFlight: 8}, func(t *testing.T, w *world) {
 		var people []graph.User
 		for i := range 60 {

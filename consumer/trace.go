@@ -12,16 +12,18 @@ import (
 	"go.uber.org/zap"
 )
 
-// The spans of one message: its processing, whose parent is the producer's; under it each call that was made for it, and its
-// settlement. A user's call is made once for all messages that wait; it stands under the newest's. Without a Tracer
-// there are none, and nothing is spent. Names follow https://opentelemetry.io/docs/specs/semconv/messaging/azure-messaging.
+// The spans of one message are: its processing, whose parent is the producer's span; and, as
+// children of that, each attempt that was made for it, and its settlement. One attempt for a user
+// is made for all messages that wait; its span is a child of the newest message's. Without a Tracer
+// there are no spans, and they cost nothing. The names follow
+// https://opentelemetry.io/docs/specs/semconv/messaging/azure-messaging.
 
 // beginSpan begins the message's span.
 func (c *Consumer) beginSpan(m *message) {
-	if c.Tracer == nil {
+	if c.deps.Tracer == nil {
 		return
 	}
-	_, m.span = c.Tracer.Start(c.producersContext(m.ReceivedMessage), "process "+m.from.Entity,
+	_, m.span = c.deps.Tracer.Start(c.producersContext(m.ReceivedMessage), "process "+m.from.Entity,
 		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(m.received), trace.WithAttributes(
 			attribute.String("messaging.system", "servicebus"),
 			attribute.String("messaging.operation.type", "process"),
@@ -31,8 +33,9 @@ func (c *Consumer) beginSpan(m *message) {
 		))
 }
 
-// producersContext takes the parent from the message: traceparent is the standard's name, Diagnostic-Id the one of Azure's older
-// SDKs for the same (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-end-to-end-tracing).
+// producersContext returns a context with the producer's span, which the message names: in the
+// property traceparent, as the standard has it, or in Diagnostic-Id, as Azure's older SDKs have it
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-end-to-end-tracing).
 func (c *Consumer) producersContext(m *azservicebus.ReceivedMessage) context.Context {
 	carrier := propagation.MapCarrier{}
 	for _, name := range []string{"Diagnostic-Id", "traceparent"} {
@@ -40,13 +43,13 @@ func (c *Consumer) producersContext(m *azservicebus.ReceivedMessage) context.Con
 			carrier["traceparent"] = value
 		}
 	}
-	if value, ok := m.ApplicationProperties["tracestate"].(string); ok && !c.HashUsers { // free text
+	if value, ok := m.ApplicationProperties["tracestate"].(string); ok && !c.cfg.HashUsers { // free text
 		carrier["tracestate"] = value
 	}
 	return propagation.TraceContext{}.Extract(context.Background(), carrier)
 }
 
-// spanContext is what others begin their spans under; invalid when tracing is off.
+// spanContext returns the context of the message's span; an invalid one when tracing is off.
 func (m *message) spanContext() trace.SpanContext {
 	if m.span == nil {
 		return trace.SpanContext{}
@@ -54,7 +57,7 @@ func (m *message) spanContext() trace.SpanContext {
 	return m.span.SpanContext()
 }
 
-// endSpan ends the message's span with what became of its events.
+// endSpan ends the message's span, with the results of its events.
 func (m *message) endSpan(results []result) {
 	if m.span == nil {
 		return
@@ -71,21 +74,22 @@ func (m *message) endSpan(results []result) {
 	m.span.End()
 }
 
-// childSpan begins a span under a message's.
+// childSpan begins a span that is a child of a message's.
 func (c *Consumer) childSpan(parent trace.SpanContext, name string) trace.Span {
-	_, span := c.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent), name, trace.WithSpanKind(trace.SpanKindClient))
+	ctx := trace.ContextWithSpanContext(context.Background(), parent)
+	_, span := c.deps.Tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient))
 	return span
 }
 
 // settleSpan begins the span of the message's settlement.
 func (c *Consumer) settleSpan(m *message, todo action) trace.Span {
-	if c.Tracer == nil {
+	if c.deps.Tracer == nil {
 		return nil
 	}
 	return c.childSpan(m.spanContext(), "settle "+string(todo))
 }
 
-// endSpan ends a span. The error's text may name the user, and is left out.
+// endSpan ends a span, which may be nil. It leaves the error's text out, which may name the user.
 func endSpan(span trace.Span, err error) {
 	if span == nil {
 		return
@@ -96,7 +100,7 @@ func endSpan(span trace.Span, err error) {
 	span.End()
 }
 
-// traceFields name the message's span in a log line.
+// traceFields returns the fields that identify the message's span in a log line.
 func (m *message) traceFields() []zap.Field {
 	span := m.spanContext()
 	if !span.IsValid() {
@@ -105,12 +109,12 @@ func (m *message) traceFields() []zap.Field {
 	return []zap.Field{zap.String("traceId", span.TraceID().String()), zap.String("spanId", span.SpanID().String())}
 }
 
-// observeLatency counts a revocation's latency, with the trace as an exemplar if it is sampled.
+// observeLatency observes a revocation's latency, with the trace as an exemplar if it is sampled.
 func (c *Consumer) observeLatency(m *message, seconds float64) {
 	span := m.spanContext()
-	if observer, ok := c.Metrics.Latency.(prometheus.ExemplarObserver); ok && span.IsSampled() {
+	if observer, ok := c.deps.Metrics.Latency.(prometheus.ExemplarObserver); ok && span.IsSampled() {
 		observer.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": span.TraceID().String()})
 		return
 	}
-	c.Metrics.Latency.Observe(seconds)
+	c.deps.Metrics.Latency.Observe(seconds)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-func TestSpansFromTheProducerThroughTheCallToTheSettlement(t *testing.T) {
+func TestTraceHasSpansFromTheProducerToTheSettlement(t *testing.T) {
 	for _, property := range []string{"traceparent", "Diagnostic-Id"} {
 		exporter := tracetest.NewInMemoryExporter()
 		tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)).Tracer("test")
@@ -39,11 +39,13 @@ func TestSpansFromTheProducerThroughTheCallToTheSettlement(t *testing.T) {
 					}
 				}
 			}
-			if want := []string{"POST revokeSignInSessions", "POST revokeSignInSessions", "settle complete", "process events"}; !slices.Equal(names, want) {
+			want := []string{"POST revokeSignInSessions", "POST revokeSignInSessions", "settle complete", "process events"}
+			if !slices.Equal(names, want) {
 				t.Errorf("%s: spans %q, want %q", property, names, want)
 			}
 			for _, span := range exporter.GetSpans() {
-				if span.SpanContext.TraceID().String() == traceID && !strings.HasPrefix(span.Name, "process") && span.Parent.SpanID().String() != process {
+				if span.SpanContext.TraceID().String() == traceID && !strings.HasPrefix(span.Name, "process") &&
+					span.Parent.SpanID().String() != process {
 					t.Errorf("%s is not under the message's span", span.Name)
 				}
 				for _, a := range span.Attributes {

@@ -14,7 +14,7 @@ import (
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// nestedLists is an AMQP value body of about so many bytes: lists in lists.
+// nestedLists returns an AMQP value body of about n bytes: lists in lists.
 func nestedLists(size int) []byte {
 	b := []byte{0, 0x53, amqp.SectionValue}
 	for level := size/9 - 1; level >= 0; level-- {
@@ -24,8 +24,8 @@ func nestedLists(size int) []byte {
 	return append(b, 0x45)
 }
 
-// unreadables are the messages that the client library cannot read, by their name; the library panics in a goroutine of its
-// own on some, and takes 500 times their size for others.
+// unreadables are messages that the client library cannot read, by a name. On some of them the
+// library panics in a goroutine of its own, and others need 500 times their size in memory.
 func unreadables() map[string][]byte {
 	return map[string][]byte{
 		"char":     {0, 0x53, amqp.SectionValue, 0x73, 0, 0, 0, 'A'},
@@ -37,7 +37,7 @@ func unreadables() map[string][]byte {
 	}
 }
 
-// mendables are events about Grace, with something beside that the client library cannot read.
+// mendables are events about Grace with another part that the client library cannot read.
 func mendables(t *testing.T) map[string][]byte {
 	body := amqp.AppendData(nil, about(grace).Body)
 	pair := func(section byte, key string, value ...byte) []byte {
@@ -60,7 +60,8 @@ func mendables(t *testing.T) map[string][]byte {
 	}
 }
 
-// inject puts an encoded message into the queue, with a message id, and in a session unless that is empty.
+// inject adds an encoded message to the queue, with a message id, and with a session id unless it
+// is empty.
 func (w *world) inject(id, session string, encoded []byte) {
 	w.t.Helper()
 	p := amqp.Properties{MessageID: id}
@@ -82,7 +83,7 @@ func (w *world) inject(id, session string, encoded []byte) {
 	}
 }
 
-func TestAnUnreadableMessageIsDeadLetteredAtItsFirstDelivery(t *testing.T) {
+func TestUnreadableMessageIsDeadLetteredAtItsFirstDelivery(t *testing.T) {
 	for _, sessions := range []int{0, 2} {
 		t.Run(fmt.Sprintf("%d sessions", sessions), func(t *testing.T) {
 			inBubble(t, settings{sessions: sessions}, func(t *testing.T, w *world) {
@@ -114,14 +115,14 @@ func TestAnUnreadableMessageIsDeadLetteredAtItsFirstDelivery(t *testing.T) {
 				if problems := w.health.Problems(); len(problems) != 0 {
 					t.Errorf("not ready: %v", problems)
 				}
-				w.settled(2 * time.Minute) // the last event about Grace waits for the window of deduplication
+				w.settled(2 * time.Minute) // the last event about Grace is parked until the end of the window
 				w.wantDead(want)
 			})
 		})
 	}
 }
 
-func TestAProducerCannotPassAMessageOffAsUnreadable(t *testing.T) {
+func TestUnreadablePropertyOfAProducerIsNotBelieved(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		m := about(ada)
 		m.ApplicationProperties = map[string]any{sanitizer.PropertyUnreadable: "it is not", sanitizer.PropertyMended: "it is not"}
@@ -133,7 +134,7 @@ func TestAProducerCannotPassAMessageOffAsUnreadable(t *testing.T) {
 	})
 }
 
-func TestADryRunTellsOfUnreadableMessages(t *testing.T) {
+func TestDryRunShowsUnreadableMessages(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
 		for id, encoded := range unreadables() {
 			w.inject(id, "", encoded)

@@ -17,7 +17,7 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
+func TestVolumeGuardStopsUntilAnOperatorReleasesIt(t *testing.T) {
 	const people, limit = 60, 20
 	var mu sync.Mutex
 	var release guard.Release
@@ -45,7 +45,7 @@ func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
 			return n
 		}
 		w.run()
-		time.Sleep(24 * time.Hour) // renewing what is in hand; time alone releases nothing
+		time.Sleep(24 * time.Hour) // locks are renewed; time alone does not release the guard
 		if n := revoked(); n != limit {
 			t.Fatalf("%d people were signed out, want %d", n, limit)
 		}
@@ -58,18 +58,19 @@ func TestAnImplausibleVolumeStopsUntilAnOperatorReleasesIt(t *testing.T) {
 		mu.Lock()
 		release = guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 1000, By: "ada@desk"}
 		mu.Unlock()
-		time.Sleep(10 * time.Second) // what was set aside comes back with the release
+		time.Sleep(10 * time.Second) // deferred messages come back with the release
 		if n := revoked(); n != people || w.health.Problems()[consumer.PartGuard] != "" {
 			t.Errorf("%d people, health %v", n, w.health.Problems())
 		}
 		w.wantDead(nil)
-		if lines := strings.Join(w.lines(), "\n"); strings.Count(lines, "the guard has tripped") != 1 || !strings.Contains(lines, `"by":"ada@desk"`) {
-			t.Errorf("the log tells it wrong:\n%s", lines)
+		lines := strings.Join(w.lines(), "\n")
+		if strings.Count(lines, "the guard has tripped") != 1 || !strings.Contains(lines, `"by":"ada@desk"`) {
+			t.Errorf("the log is wrong:\n%s", lines)
 		}
 	})
 }
 
-func TestATrippedTypeWaitsWhileTheOthersGoOn(t *testing.T) {
+func TestVolumeGuardTrippedForOneTypeLetsTheOthersGoOn(t *testing.T) {
 	kinds := []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
 	s := settings{maxInFlight: 64, volume: guard.VolumeConfig{Kinds: kinds, Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
@@ -84,20 +85,21 @@ func TestATrippedTypeWaitsWhileTheOthersGoOn(t *testing.T) {
 		w.send(about(ada))
 		time.Sleep(5 * time.Second)
 		w.wantRevoked(ada)
-		if problem := w.health.Problems()[consumer.PartGuard]; !strings.Contains(problem, "user.offboarded") || strings.Contains(problem, "device.stolen") {
+		problem := w.health.Problems()[consumer.PartGuard]
+		if !strings.Contains(problem, "user.offboarded") || strings.Contains(problem, "device.stolen") {
 			t.Errorf("health: %q", problem)
 		}
 		if n := w.counts().Active; n != 17 {
-			t.Errorf("%d leavers wait, want all but the three that may be signed out", n)
+			t.Errorf("%d leavers wait, want all but the three who may be signed out", n)
 		}
 		w.stop()
 	})
 }
 
-func TestUnknownUsersDoNotTripTheGuard(t *testing.T) {
+func TestVolumeGuardDoesNotCountUnknownUsers(t *testing.T) {
 	s := settings{volume: guard.VolumeConfig{Max: 3, Window: time.Hour}}
 	inBubble(t, s, func(t *testing.T, w *world) {
-		for i := range 20 { // nobody that Graph knows
+		for i := range 20 { // users whom Graph does not know
 			w.send(about(leaver(i)))
 		}
 		w.run()
@@ -112,7 +114,7 @@ func TestUnknownUsersDoNotTripTheGuard(t *testing.T) {
 	})
 }
 
-func TestStoppingWhileTheGuardIsTrippedLosesNothing(t *testing.T) {
+func TestVolumeGuardTrippedAtTheStopLosesNothing(t *testing.T) {
 	inBubble(t, settings{volume: guard.VolumeConfig{Max: 1, Window: time.Hour}}, func(t *testing.T, w *world) {
 		w.send(about(ada))
 		w.run()
@@ -127,8 +129,9 @@ func TestStoppingWhileTheGuardIsTrippedLosesNothing(t *testing.T) {
 	})
 }
 
-// Somebody who is protected while everything stands still is not called when it goes on.
-func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *testing.T) {
+// A user becomes protected while the guard has tripped. There must be no attempt for them
+// afterwards.
+func TestVolumeGuardReleaseDoesNotCallUsersProtectedMeanwhile(t *testing.T) {
 	var mu sync.Mutex
 	var release guard.Release
 	s := settings{
@@ -156,14 +159,14 @@ func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *
 		if err := os.WriteFile(file, []byte("# since this morning\n"+ada.ID+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.worker.Protected.Load(file); err != nil {
+		if err := w.deps.Protected.Load(file); err != nil {
 			t.Fatal(err)
 		}
 		mu.Lock()
 		release = guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 2}
 		mu.Unlock()
 		w.settled(10 * time.Minute)
-		w.wantRevoked(alan, grace) // ada takes no place in the release of two
+		w.wantRevoked(alan, grace) // ada does not count in the release of two users
 		w.wantDead(map[string]string{"waits-0": "ProtectedUser"})
 		if calls := w.graph.CallsFor(ada.ID); len(calls) != 0 {
 			t.Errorf("%d calls for a protected user", len(calls))
@@ -171,14 +174,15 @@ func TestWhoeverIsProtectedWhileTheGuardHasTrippedIsNotCalledAfterTheRelease(t *
 	})
 }
 
-// Whoever is reported as stolen does not wait for a release of another type, because a newer event of that type came after it.
-func TestALessUrgentEventStandsForNone(t *testing.T) {
+// The event about a stolen device must not wait for the release of another type because a newer
+// event of that type has come for the same user.
+func TestVolumeGuardLetsNoLessUrgentEventSupersede(t *testing.T) {
 	s := settings{volume: guard.VolumeConfig{Kinds: []string{"device.stolen", "user.offboarded"}, Max: 1, Window: time.Hour}}
 	of := func(kind string, u graph.User) *azservicebus.Message {
 		return &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":%q,"userId":%q}`, kind, u.ID))}
 	}
 	inBubble(t, s, func(t *testing.T, w *world) {
-		w.send(of("user.offboarded", ada)) // as many as may be
+		w.send(of("user.offboarded", ada)) // the volume is used up
 		w.run()
 		time.Sleep(3 * time.Second)
 		w.send(of("device.stolen", grace))

@@ -15,57 +15,66 @@ import (
 )
 
 const (
-	// maxRemembered bounds the deferred messages that are remembered of one source, about 100 bytes each. Those beyond it
-	// are found by peeking.
+	// maxRemembered bounds the deferred messages that are remembered of one source, of about 100
+	// bytes each. The others are found by peeking.
 	maxRemembered = 10_000
-	// comesBackAfter is how long a message stays deferred at least, and comesBackEach how much longer for each of its users: it is decoded
-	// each time. Where nobody knows when the next attempt for one of its users is due, it stays for comesBackAfter at first, and for
-	// comesBackUsual at last; it doubles each time. comesBackMost is the longest.
+	// comesBackAfter is how long a message stays deferred at least; comesBackEach, how much longer
+	// for each of its users after the first, since it is decoded each time.
 	comesBackAfter = 2 * time.Second
 	comesBackEach  = 10 * time.Millisecond
+	// Where it is not known when the next attempt for one of its users is due, a message stays
+	// deferred for comesBackAfter the first time, and for twice as long each further time, up to
+	// comesBackUsual.
 	comesBackUsual = 30 * time.Second
-	comesBackMost  = time.Minute
-	// lookEveryRoom is how often forgotten deferred messages are looked for. lookAtMost is how many messages are peeked at in one go, and
-	// lookOn when the next go follows: a long queue is not to be slower for it.
+	// comesBackMost is how long a message stays deferred at most.
+	comesBackMost = time.Minute
+	// lookEveryRoom is how often forgotten deferred messages are looked for; lookAgain, how soon
+	// after the start, and again when Service Bus did not answer.
 	lookEveryRoom = 5 * time.Minute
-	lookAtMost    = 1_000
-	lookOn        = time.Second
-	// forgottenAfter is how long after its time a deferred message is taken for forgotten by whoever has deferred it. If it is not,
-	// only one of the two can receive it.
+	lookAgain     = 10 * time.Second
+	// lookAtMost is how many messages are peeked at without a break; lookOn is the break. So a long
+	// queue does not become slower.
+	lookAtMost = 1_000
+	lookOn     = time.Second
+	// forgottenAfter is how long after its due time a message that another replica has deferred is
+	// taken for forgotten. If it is not, only one of the two replicas can receive it.
 	forgottenAfter = 30 * time.Second
-	// backFor is how long a message that has come back waits for its users' attempts before it is deferred again.
+	// backFor is how long a message that has come back waits for its users' attempts before it is
+	// deferred again.
 	backFor = 10 * time.Second
 	// fetchAtOnce is how many deferred messages are received at once.
 	fetchAtOnce = 16
 )
 
-// waitingRoom remembers which messages of a source are deferred: Service Bus keeps them without a lock, a renewal or a
-// delivery count, and delivers them only to who asks for their numbers. It is safe for concurrent use.
+// waitingRoom remembers which messages of a source are deferred. Service Bus keeps these without a
+// lock, renewals or a delivery count, and delivers them only to a receiver that asks for their
+// sequence numbers. It is safe for concurrent use.
 type waitingRoom struct {
-	places  slots         // for messages that have come back
+	slots   slots         // for messages that have come back
 	changed chan struct{} // is signaled when another message may be due
 
 	mu    sync.Mutex
-	known map[int64]deferredMessage
-	next  int64 // from where forgotten ones are looked for
-	// others says that another replica has deferred some. Like next it is bringBack's own.
-	others bool
+	known map[int64]deferredMessage // by sequence number
+
+	// Only receiveDeferred's goroutine uses these.
+	next   int64 // from where forgotten messages are looked for
+	others bool  // another replica has deferred some
 }
 
 type deferredMessage struct {
 	urgency int
 	due     time.Time
-	times   int  // that it was deferred
+	times   int  // how often it was deferred
 	blocked bool // the volume guard stops one of its users
-	back    bool // it is in flight
-	missed  bool // Service Bus said that there is no such message
+	back    bool // it has come back, and is in flight
+	missed  bool // Service Bus has said that there is no such message
 }
 
 func newWaitingRoom(atOnce int) *waitingRoom {
-	return &waitingRoom{places: make(slots, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
+	return &waitingRoom{slots: make(slots, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
 }
 
-// len is how many messages are known to be deferred and not in flight.
+// len returns how many messages are known to be deferred and are not in flight.
 func (r *waitingRoom) len() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,14 +86,17 @@ func (r *waitingRoom) len() (n int) {
 	return n
 }
 
-// comeback is when a message comes back that is deferred now; blocked says that a release of the volume guard brings it back earlier.
+// comeback is when a message comes back that is deferred now.
 type comeback struct {
 	due     time.Time
-	blocked bool
+	blocked bool // a release of the volume guard brings it back earlier
+	// released is closed if the volume guard was released since then.
+	released <-chan struct{}
 }
 
-// put remembers a deferred message. Before held it cannot be had: its lock is still ours; zero where it is not locked.
-func (r *waitingRoom) put(number int64, urgency int, locked time.Time, back comeback) {
+// put remembers a deferred message. It is not due before notBefore: until then Service Bus may have
+// it locked, and would say that there is no such message.
+func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back comeback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d, ok := r.known[number]
@@ -93,22 +105,22 @@ func (r *waitingRoom) put(number int64, urgency int, locked time.Time, back come
 	}
 	d.urgency, d.back, d.missed = urgency, false, false
 	d.blocked = back.blocked
-	if d.due = back.due; locked.After(d.due) {
-		d.due = locked
+	if d.due = back.due; notBefore.After(d.due) {
+		d.due = notBefore
 	}
 	d.times++
 	r.known[number] = d
 	r.signal()
 }
 
-// usual is how long a message stays deferred the next time, where nothing tells.
+// usual returns how long a message stays deferred the next time, where nothing else decides.
 func (r *waitingRoom) usual(number int64) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return min(comesBackAfter<<min(r.known[number].times, 10), comesBackUsual)
 }
 
-// released brings back what the volume guard has stopped.
+// released makes the messages due that the volume guard has stopped.
 func (r *waitingRoom) released() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,15 +133,16 @@ func (r *waitingRoom) released() {
 	}
 }
 
-// forget drops a message that is settled, or not to be had.
+// forget forgets a message that is settled.
 func (r *waitingRoom) forget(number int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.known, number)
 }
 
-// miss notes that Service Bus knows no such message. It says so as well while the message is locked: by another replica, or for
-// this one, when the answer that brought it was lost on the way. So it is asked for once more when that lock is over.
+// miss notes that Service Bus has said that there is no such message. It says this of a locked
+// message, too: another replica may have it, or it was locked for this one and the answer was lost.
+// So the message is asked for once more when that lock has expired.
 func (r *waitingRoom) miss(number int64, lock time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -141,11 +154,12 @@ func (r *waitingRoom) miss(number int64, lock time.Duration) {
 		delete(r.known, number)
 		return
 	}
-	d.back, d.missed, d.due = false, true, time.Now().Add(lock)
+	d.back, d.missed, d.due = false, true, time.Now().Add(lock+comesBackAfter)
 	r.known[number] = d
 }
 
-// didNotCome notes that a message was asked for and not received, for no reason of its own.
+// didNotCome notes that a message was asked for and not received, and that the message is not the
+// reason.
 func (r *waitingRoom) didNotCome(number int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,6 +169,7 @@ func (r *waitingRoom) didNotCome(number int64) {
 	}
 }
 
+// signal signals that another message may be due.
 func (r *waitingRoom) signal() {
 	select {
 	case r.changed <- struct{}{}:
@@ -162,7 +177,8 @@ func (r *waitingRoom) signal() {
 	}
 }
 
-// due takes up to n messages that are due, the most urgent first; if there is none, wait is until the next one is.
+// due returns up to n messages that are due, the most urgent ones first, and marks them as back.
+// wait is how long it takes until the next one is due.
 func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -190,15 +206,17 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	return numbers, wait
 }
 
-// comesBack is when a message comes back that is deferred now: with the next attempt for one of its users.
+// comesBack returns when a message comes back that is deferred now: for the next attempt for one of
+// its users.
 func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	now := time.Now()
 	if m.SequenceNumber == nil {
 		return comeback{due: now}
 	}
 	back.due = now.Add(comesBackMost)
+	back.released = c.dispatch.Released() // before the guard is asked: no release is missed
 	usual := now.Add(m.from.room.usual(*m.SequenceNumber))
-	waits := 0 // users for whom time alone decides
+	waits := 0 // users for whom only the time of the next attempt matters
 	for _, r := range results {
 		if r.outcome != unfinished || r.event == nil {
 			continue
@@ -225,13 +243,14 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	return back
 }
 
-// dueProperty tells other replicas when a deferred message is due.
+// dueProperty is the property by which other replicas see when a deferred message is due.
 func dueProperty(due time.Time) map[string]any {
 	return map[string]any{deadletter.PropertyDeferred: due.UTC().Format(time.RFC3339)}
 }
 
-// remember notes what became of a message that is deferred or was.
-func (c *Consumer) remember(m *message, results []result, todo action, err error) {
+// remember notes in the waiting room how the settlement of a message ended that is deferred now, or
+// was before. back is when the message comes back.
+func (c *Consumer) remember(m *message, results []result, todo action, back comeback, err error) {
 	if m.SequenceNumber == nil {
 		return
 	}
@@ -244,25 +263,37 @@ func (c *Consumer) remember(m *message, results []result, todo action, err error
 	}
 	switch {
 	case todo == deferral, m.deferred && (err != nil || todo == leave):
-		// What was to be deferred may be, though the answer was lost; if it is not, it is not found, and forgotten. What was deferred
-		// and could not be settled still is, when its lock has ended: asked for earlier it would not be found, either.
-		var locked time.Time
-		if m.deferred && err != nil {
-			locked = m.known.Lock.Until().Add(comesBackAfter)
+		// After an error the message may be deferred all the same, if only the answer was lost. If
+		// it is not, it will not be found, and is forgotten. A message that had come back is still
+		// deferred once its lock has expired; before that, Service Bus would not find it.
+		var notBefore time.Time
+		switch {
+		case err != nil && m.deferred:
+			notBefore = m.known.Lock.Until().Add(comesBackAfter)
+		case err != nil:
+			notBefore = time.Now().Add(comesBackAfter)
 		}
-		m.from.room.put(*m.SequenceNumber, urgency, locked, c.comesBack(m, results))
+		m.from.room.put(*m.SequenceNumber, urgency, notBefore, back)
+		select {
+		case <-back.released: // during the settlement, when the waiting room did not know the message
+			if err == nil {
+				m.from.room.released()
+				m.from.room.signal()
+			}
+		default:
+		}
 	case m.deferred:
 		m.from.room.forget(*m.SequenceNumber)
 	}
-	c.Metrics.Deferred.WithLabelValues(m.from.Entity).Set(float64(m.from.room.len()))
+	c.deps.Metrics.Deferred.WithLabelValues(m.from.Entity).Set(float64(m.from.room.len()))
 }
 
-// receiveDeferred receives deferred messages of a source when they are due, and looks for those that nobody remembers, until ctx
-// ends.
-func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept func(*source, delivery)) {
+// receiveDeferred receives deferred messages of a source when they are due, and looks for deferred
+// messages that no replica remembers, until ctx ends.
+func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept acceptFunc) {
 	room := s.room
 	released := c.dispatch.Released()
-	look := time.Now().Add(lookAgain) // for forgotten ones
+	look := time.Now().Add(lookAgain) // for forgotten messages
 	for ctx.Err() == nil {
 		if !time.Now().Before(look) {
 			look = time.Now().Add(c.findDeferred(ctx, s))
@@ -275,19 +306,19 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept func(*
 		}
 		wait := time.Until(look)
 		most := fetchAtOnce
-		if c.dispatch.Open() { // a probe may be for somebody who comes back
+		if c.dispatch.Open() { // a probe may be for a user whose message comes back
 			most = min(1, c.limit())
 			wait = min(wait, time.Second)
 		}
-		if free := room.places.acquire(most); free > 0 {
+		if free := room.slots.acquire(most); free > 0 {
 			numbers, next := room.due(free)
-			room.places.release(free - len(numbers))
+			room.slots.release(free - len(numbers))
 			if len(numbers) > 0 {
 				c.fetch(ctx, s, numbers, accept)
 				continue
 			}
 			wait = min(wait, next)
-		} // otherwise the end of one that is in flight tells
+		} // otherwise room.changed is signaled when a slot becomes free
 		timer := time.NewTimer(max(wait, time.Millisecond))
 		select {
 		case <-timer.C:
@@ -299,18 +330,17 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept func(*
 	}
 }
 
-// lookAgain is how soon forgotten messages are looked for after the start, and again when Service Bus did not answer.
-const lookAgain = 10 * time.Second
-
-// fetch receives deferred messages; each that comes holds a place until it is settled.
-func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept func(*source, delivery)) {
+// fetch receives deferred messages. Each message that comes holds a slot of the waiting room until
+// it is settled.
+func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept acceptFunc) {
 	missing := map[int64]bool{}
 	for _, n := range numbers {
 		missing[n] = true
 	}
 	receive := func(numbers []int64) error {
-		// Not ended by ctx: what Service Bus has locked meanwhile would stay so for a whole lock duration.
-		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.SettleTimeout)
+		// The end of ctx does not end this call: messages that Service Bus has locked by then would
+		// stay locked for a whole lock duration.
+		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.SettleTimeout)
 		defer cancel()
 		messages, err := deferredFrom(fetching, s.Receiver, numbers)
 		for _, m := range messages {
@@ -319,38 +349,42 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 			}
 			delete(missing, *m.SequenceNumber)
 			accept(s, delivery{message: m, receiver: s.Receiver, deferred: true, done: func() {
-				s.room.places.release(1)
+				s.room.slots.release(1)
 				s.room.signal()
 			}})
 		}
 		return err
 	}
 	err := receive(numbers)
-	if isNotFound(err) && len(numbers) > 1 {
-		// One that is gone, or locked by another replica, keeps the others from coming.
+	if isNotFound(err) {
+		// One message that is gone, or that another replica has locked, keeps the others from
+		// coming. So each one is asked for alone.
 		for _, n := range numbers {
-			if missing[n] {
+			if !missing[n] {
+				continue
+			}
+			if len(numbers) > 1 {
 				err = receive([]int64{n})
 			}
 			if isNotFound(err) {
-				s.room.miss(n, c.Lock)
+				s.room.miss(n, c.cfg.Lock)
 			}
 		}
-	} else if isNotFound(err) {
-		s.room.miss(numbers[0], c.Lock)
 	}
 	if err != nil && !isNotFound(err) && ctx.Err() == nil {
-		c.Log.Warn("deferred messages cannot be received; trying again", zap.String("source", s.Entity), zap.String("error", c.text(err)))
+		c.deps.Log.Warn("cannot receive deferred messages; trying again until it works",
+			zap.String("source", s.Entity), zap.String("error", c.text(err)))
 		_ = retry.Sleep(ctx, time.Second)
 	}
 	for n := range missing {
 		s.room.didNotCome(n)
 	}
-	s.room.places.release(len(missing))
-	c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
+	s.room.slots.release(len(missing))
+	c.deps.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 }
 
-// deferredFrom receives deferred messages, and survives a panic of the SDK.
+// deferredFrom receives deferred messages. It survives a panic of the SDK, and returns
+// errUnreadable.
 func deferredFrom(ctx context.Context, from Receiver, numbers []int64) (messages []*azservicebus.ReceivedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
@@ -362,15 +396,16 @@ func deferredFrom(ctx context.Context, from Receiver, numbers []int64) (messages
 	return from.ReceiveDeferredMessages(ctx, numbers, nil)
 }
 
-// findDeferred looks for deferred messages that nobody remembers: after a crash, or another replica's. It returns in how long to
-// look again: soon while another replica has deferred some, which may crash.
+// findDeferred looks for deferred messages that no replica remembers, such as after a crash. It
+// returns how soon to look again: soon while another replica has deferred messages, because it may
+// crash.
 func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Duration) {
 	found := 0
 	if s.room.next == 0 {
 		s.room.others = false
 	}
 	for range lookAtMost / lookAtOnce {
-		messages, err := lookFrom(ctx, s.Receiver, s.room.next, lookAtOnce)
+		messages, err := peekFrom(ctx, s.Receiver, s.room.next, lookAtOnce)
 		if err != nil {
 			return lookAgain
 		}
@@ -393,8 +428,9 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 		}
 	}
 	if found > 0 {
-		c.Log.Info("found deferred messages that nobody remembers; they are worked on now", zap.String("source", s.Entity), zap.Int("messages", found))
-		c.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
+		c.deps.Log.Info("found deferred messages that no replica looks after; receiving them",
+			zap.String("source", s.Entity), zap.Int("messages", found))
+		c.deps.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 	}
 	switch {
 	case s.room.next != 0:
@@ -405,6 +441,7 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 	return lookEveryRoom
 }
 
+// knows reports whether the message is remembered.
 func (r *waitingRoom) knows(number int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -412,12 +449,14 @@ func (r *waitingRoom) knows(number int64) bool {
 	return ok
 }
 
-// adopt remembers a deferred message that was found, unless another replica looks after it.
+// adopt remembers a deferred message that was found, unless another replica looks after it. It
+// reports whether it did.
 func (r *waitingRoom) adopt(number int64, m *azservicebus.ReceivedMessage) bool {
 	now := time.Now()
 	if text, ok := m.ApplicationProperties[deadletter.PropertyDeferred].(string); ok {
-		// A time that is further away than anybody defers a message for is not one of ours.
-		if due, err := time.Parse(time.RFC3339, text); err == nil && now.Before(due.Add(forgottenAfter)) && due.Sub(now) <= 2*comesBackMost {
+		// No worker defers a message for so long that a due time could be further away than this.
+		due, err := time.Parse(time.RFC3339, text)
+		if err == nil && now.Before(due.Add(forgottenAfter)) && due.Sub(now) <= 2*comesBackMost {
 			return false
 		}
 	}

@@ -11,16 +11,16 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-// inRoom runs a test with a waiting room, on a clock of its own.
+// inRoom runs a test with a waiting room in a bubble.
 func inRoom(t *testing.T, test func(t *testing.T, r *waitingRoom)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(t, newWaitingRoom(4)) })
 }
 
-// soon is in the least time.
+// soon returns the earliest comeback.
 func soon() comeback { return comeback{due: time.Now().Add(comesBackAfter)} }
 
-func TestTheMostUrgentDeferredMessagesComeBackFirst(t *testing.T) {
+func TestWaitingRoomBringsTheMostUrgentMessagesBackFirst(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		r.put(10, 5, time.Time{}, soon())
 		r.put(9, 5, time.Time{}, soon())
@@ -36,7 +36,7 @@ func TestTheMostUrgentDeferredMessagesComeBackFirst(t *testing.T) {
 		}
 		numbers, _ := r.due(3)
 		if !slices.Equal(numbers, []int64{2, 9, 10}) {
-			t.Errorf("%v come back: the most urgent first, then who waits longest", numbers)
+			t.Errorf("%v come back, want the most urgent first, and then those that wait longest", numbers)
 		}
 		if n := r.len(); n != 1 {
 			t.Errorf("%d are deferred, want one: the others are in flight", n)
@@ -50,7 +50,7 @@ func TestTheMostUrgentDeferredMessagesComeBackFirst(t *testing.T) {
 	})
 }
 
-func TestADeferredMessageComesBackEverLessOften(t *testing.T) {
+func TestWaitingRoomBringsAMessageBackLessAndLessOften(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		var waits []time.Duration
 		for range 16 {
@@ -70,12 +70,12 @@ func TestADeferredMessageComesBackEverLessOften(t *testing.T) {
 		}
 		r.forget(7)
 		if r.put(7, 0, time.Time{}, soon()); r.known[7].times != 1 {
-			t.Error("what was settled is not forgotten")
+			t.Error("a settled message is not forgotten")
 		}
 	})
 }
 
-func TestWhatTheVolumeGuardHasStoppedComesBackWithItsRelease(t *testing.T) {
+func TestWaitingRoomBringsMessagesBackWithTheVolumeGuardsRelease(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		later := time.Now().Add(comesBackMost)
 		r.put(7, 0, time.Time{}, comeback{due: later, blocked: true})
@@ -87,25 +87,25 @@ func TestWhatTheVolumeGuardHasStoppedComesBackWithItsRelease(t *testing.T) {
 	})
 }
 
-func TestADeferredMessageThatIsStillLockedIsNotAskedForBefore(t *testing.T) {
+func TestWaitingRoomDoesNotAskForALockedMessage(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		r.put(7, 0, time.Now().Add(20*time.Second), soon())
 		if _, wait := r.due(1); wait != 20*time.Second {
 			t.Errorf("due in %s, want the lock's end", wait)
 		}
-		r.put(8, 0, time.Now().Add(time.Second), soon()) // ends before it would be asked for
+		r.put(8, 0, time.Now().Add(time.Second), soon()) // the lock expires before the message is due
 		if _, wait := r.due(1); wait != comesBackAfter {
 			t.Errorf("due in %s", wait)
 		}
 	})
 }
 
-func TestTheWaitingRoomIsBounded(t *testing.T) {
+func TestWaitingRoomIsBounded(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		deferred := &azservicebus.ReceivedMessage{State: azservicebus.MessageStateDeferred}
 		for i := range int64(maxRemembered) - 1 {
 			if !r.adopt(i, deferred) {
-				t.Fatalf("%d was not taken", i)
+				t.Fatalf("%d was not adopted", i)
 			}
 		}
 		r.put(-1, 0, time.Time{}, soon())
@@ -114,9 +114,9 @@ func TestTheWaitingRoomIsBounded(t *testing.T) {
 			t.Errorf("%d are remembered", len(r.known))
 		}
 		if _, ok := r.known[-2]; ok {
-			t.Error("one too many")
+			t.Error("one message more than the bound is remembered")
 		}
-		// What was found once, fetched and deferred again is known already.
+		// A message that was found, fetched and deferred again is known already.
 		numbers, _ := r.due(1)
 		r.put(numbers[0], 0, time.Time{}, soon())
 		if r.known[numbers[0]].back {
@@ -129,7 +129,7 @@ func TestTheWaitingRoomIsBounded(t *testing.T) {
 	})
 }
 
-func TestAForgottenMessageIsAdoptedWhenNobodyLooksAfterIt(t *testing.T) {
+func TestWaitingRoomAdoptsForgottenMessages(t *testing.T) {
 	for name, c := range map[string]struct {
 		property any
 		want     bool
@@ -167,20 +167,20 @@ func TestAForgottenMessageIsAdoptedWhenNobodyLooksAfterIt(t *testing.T) {
 	}
 }
 
-func TestWhatIsDeferredSaysUntilWhen(t *testing.T) {
+func TestWaitingRoomShowsOthersWhenAMessageIsDue(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(soon().due)}
 		if r.adopt(1, m) {
-			t.Error("taken from whoever has just deferred it")
+			t.Error("adopted, although another replica has just deferred it")
 		}
 		time.Sleep(comesBackAfter + forgottenAfter)
 		if !r.adopt(1, m) {
-			t.Error("nobody looks after it any more, and it is not adopted")
+			t.Error("no replica looks after it, and it is not adopted")
 		}
 		select {
 		case <-r.changed:
 		default:
-			t.Error("nobody is told that a message is due")
+			t.Error("no signal that a message is due")
 		}
 	})
 }

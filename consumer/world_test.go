@@ -42,22 +42,30 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	queue  = "events"
 	urgent = "urgent"
-	// clientSecret, the keys and all tokens must never stand in a log.
+	// clientSecret, the keys and all tokens must never be in the log.
 	clientSecret = "9f2c-client-secret"
 )
 
-// The people of the tests.
+// These are the users of the tests.
 var (
-	ada      = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01", UserPrincipalName: "ada@contoso.com", UserType: "Member", AccountEnabled: true}
-	grace    = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", UserPrincipalName: "grace@contoso.com", UserType: "Member", AccountEnabled: true}
-	alan     = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c03", UserPrincipalName: "alan@contoso.com", UserType: "Member", AccountEnabled: true}
-	guest    = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c04", UserPrincipalName: "v_fabrikam.com#EXT#@contoso.com", UserType: "Guest", AccountEnabled: true}
-	canaries = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c06", UserPrincipalName: "canary@contoso.com", UserType: "Member", AccountEnabled: true}
-	glass    = graph.User{ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c05", UserPrincipalName: "breakglass@contoso.com", UserType: "Member", AccountEnabled: true}
+	ada   = member("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01", "ada@contoso.com")
+	grace = member("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02", "grace@contoso.com")
+	alan  = member("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c03", "alan@contoso.com")
+	guest = graph.User{
+		ID: "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c04", UserPrincipalName: "v_fabrikam.com#EXT#@contoso.com",
+		UserType: "Guest", AccountEnabled: true,
+	}
+	canaries = member("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c06", "canary@contoso.com")
+	glass    = member("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c05", "breakglass@contoso.com")
 )
 
-// world is a worker between an embedded Service Bus and an embedded Graph, with the real clients, in memory: inside a
-// synctest bubble its minutes take no time.
+// member is a user of the tenant's own.
+func member(id, upn string) graph.User {
+	return graph.User{ID: id, UserPrincipalName: upn, UserType: "Member", AccountEnabled: true}
+}
+
+// world is a worker between an embedded Service Bus and an embedded Graph, with the real clients,
+// in memory. Inside a synctest bubble its minutes take no time.
 type world struct {
 	t       *testing.T
 	broker  *servicebus.Broker
@@ -72,6 +80,8 @@ type world struct {
 	logs         *observer.ObservedLogs
 	health       *telemetry.Health
 	metrics      *telemetry.Metrics
+	cfg          consumer.Config // of the worker
+	deps         consumer.Dependencies
 	worker       *consumer.Consumer
 	revoker      *revoker.Revoker
 
@@ -80,11 +90,11 @@ type world struct {
 	ended              chan int // what Run returned; nil while nothing runs
 }
 
-// settings are what a test changes; the zero value of each field means the default below.
+// settings are what a test changes. The zero value of each field means the default in newWorld.
 type settings struct {
 	volume                   guard.VolumeConfig
 	release                  func() (guard.Release, error)
-	audit                    func(audit.Decision)
+	audit                    recorder
 	tracer                   trace.Tracer
 	concurrency, maxInFlight int
 	lock                     time.Duration
@@ -95,11 +105,11 @@ type settings struct {
 	hashUsers                bool
 	roles                    []string
 	wrap                     func(consumer.Receiver) consumer.Receiver
-	urgent                   bool // a second source, which goes first
+	urgent                   bool // there is a second source, which is more urgent
 	protected                []string
-	readUsers                bool // users are read before the call
-	unguarded                bool // nothing stands between broker and client, so that messages come which the client cannot read
-	sessions                 int  // the queue requires sessions, and so many are held at once
+	readUsers                bool // the worker may read users
+	unguarded                bool // there is no sanitizer, so the client gets messages that it cannot read
+	sessions                 int  // the queue requires sessions, and this is how many are held at once; 0 is none
 	replicas                 *coordination.Store
 }
 
@@ -111,7 +121,7 @@ func defaulted[T comparable](v, fallback T) T {
 	return v
 }
 
-// newWorld builds everything; the worker runs only after run.
+// newWorld builds everything. The worker does not run before run is called.
 func newWorld(t *testing.T, s settings) *world {
 	w := &world{t: t}
 	w.soft, w.stopSoft = context.WithCancel(context.Background())
@@ -125,7 +135,8 @@ func newWorld(t *testing.T, s settings) *world {
 	var err error
 	w.broker, err = servicebus.New(servicebus.Config{
 		Queues: []servicebus.QueueConfig{{
-			Name: queue, RequiresSession: s.sessions > 0, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
+			Name: queue, RequiresSession: s.sessions > 0,
+			LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}, {
 			Name: urgent, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}},
@@ -155,7 +166,8 @@ func newWorld(t *testing.T, s settings) *world {
 		dial = sanitizer.New(sanitizer.Options{}).Over(dial)
 	}
 	client, err := azservicebus.NewClientFromConnectionString(
-		"Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName="+servicebus.DefaultKey.Name+";SharedAccessKey="+servicebus.DefaultKey.Value,
+		fmt.Sprintf("Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=%s;SharedAccessKey=%s",
+			servicebus.DefaultKey.Name, servicebus.DefaultKey.Value),
 		&azservicebus.ClientOptions{
 			NewWebSocketConn: dial,
 			RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second},
@@ -206,23 +218,34 @@ func newWorld(t *testing.T, s settings) *world {
 		must(err)
 	}
 	var caller consumer.Revoker = revoke
-	var names *revoker.Resolver
+	var names consumer.Resolver
 	if s.readUsers {
-		caller, names = &revoker.Verifying{Revoker: revoke, Protected: protected.Has, ByAccount: true}, &revoker.Resolver{Account: revoke.Account, SkewMargin: 5 * time.Second}
+		caller = &revoker.Verifying{Revoker: revoke, Protected: protected.Has, ByAccount: true}
+		names = &revoker.Resolver{Account: revoke.Account, SkewMargin: 5 * time.Second}
 	}
-	w.worker = consumer.New(consumer.Config{
+	w.cfg = consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInFlight: defaulted(s.maxInFlight, 16),
 		Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
-		Lock:   defaulted(s.lock, time.Minute), SettleTimeout: 10 * time.Second, CanaryUser: s.canary, DrainTimeout: defaulted(s.drain, 25*time.Second), HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
-	}, consumer.Dependencies{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names, Coordinator: s.replicas,
+		Lock:   defaulted(s.lock, time.Minute), SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second),
+		CanaryUser: s.canary, HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
+	}
+	w.deps = consumer.Dependencies{
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names,
 		Retrier: retry.New(defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
 		})),
-		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer, Audit: s.audit,
-	})
+		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer,
+	}
+	// An interface that holds a nil pointer is not nil.
+	if s.replicas != nil {
+		w.deps.Coordinator = s.replicas
+	}
+	if s.audit != nil {
+		w.deps.Auditor = s.audit
+	}
+	w.newWorker()
 	t.Cleanup(func() {
-		// This order lets every goroutine end inside the bubble.
+		// In this order every goroutine ends inside the bubble.
 		w.stopSoft()
 		w.stopHard()
 		if w.ended != nil {
@@ -234,8 +257,9 @@ func newWorld(t *testing.T, s settings) *world {
 		transport.CloseIdleConnections()
 		_ = web.Close()
 		<-served
-		// When two callers find the links gone after a cut, both open them anew (azservicebus v1.11.0, AMQPLinksImpl.Get), and
-		// the first one's token renewers belong to nobody. They end when their next renewal finds the client closed.
+		// When two callers find after a cut that the links are gone, both open new ones
+		// (azservicebus v1.11.0, AMQPLinksImpl.Get), and nothing stops the first one's token
+		// renewers. They end when their next renewal finds the client closed.
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		for _, leak := range leaks.Find(strings.Join(w.lines(), "\n"), clientSecret, servicebus.DefaultKey.Value) {
@@ -252,10 +276,25 @@ func (w *world) run() {
 	go func() { ended <- w.worker.Run(w.soft, w.hard) }()
 }
 
-// restart runs a new worker with the same parts, as a new process would.
+// recorder is a function that keeps the audit log.
+type recorder func(audit.Decision)
+
+func (r recorder) Record(d audit.Decision) { r(d) }
+
+// newWorker makes a new worker of w.cfg and w.deps.
+func (w *world) newWorker() {
+	w.t.Helper()
+	worker, err := consumer.New(w.cfg, w.deps)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.worker = worker
+}
+
+// restart runs a new worker with the same dependencies, as a new process would.
 func (w *world) restart() {
 	w.soft, w.stopSoft = context.WithCancel(context.Background())
-	w.worker = consumer.New(w.worker.Config, w.worker.Dependencies)
+	w.newWorker()
 	w.run()
 }
 
@@ -264,8 +303,9 @@ func (w *world) stop() int {
 	w.stopSoft()
 	select {
 	case left := <-w.ended:
-		w.ended = nil // nothing to stop any more
-		// The SDK's link has credit left: what was abandoned bounces off it until that is used up.
+		w.ended = nil // nothing is left to stop
+		// The SDK's link has credit left: abandoned messages are sent to it, and released, until it
+		// is used up.
 		time.Sleep(time.Second)
 		return left
 	case <-time.After(10 * time.Minute):
@@ -274,7 +314,7 @@ func (w *world) stop() int {
 	}
 }
 
-// send publishes one message with each body, numbered m0, m1, …
+// send sends the messages. Those without a message id get m0, m1, and so on.
 func (w *world) send(messages ...*azservicebus.Message) {
 	w.t.Helper()
 	for i, m := range messages {
@@ -288,7 +328,7 @@ func (w *world) send(messages ...*azservicebus.Message) {
 	}
 }
 
-// about is a plain event for each user, all in one message.
+// about returns one message with an event for each user.
 func about(users ...graph.User) *azservicebus.Message {
 	var events []string
 	for _, u := range users {
@@ -300,7 +340,7 @@ func about(users ...graph.User) *azservicebus.Message {
 	return &azservicebus.Message{Body: []byte("[" + strings.Join(events, ",") + "]")}
 }
 
-// named is an event that names its user by user principal name.
+// named returns an event that gives its user by user principal name.
 func named(upn string) *azservicebus.Message {
 	return &azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"device.stolen","userPrincipalName":%q}`, upn))}
 }
@@ -395,7 +435,8 @@ func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions)
 		return azcore.AccessToken{Token: token}, nil
 	}
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {clientSecret}, "scope": o.Scopes}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://graph.bubble/contoso/oauth2/v2.0/token", strings.NewReader(form.Encode()))
+	const endpoint = "http://graph.bubble/contoso/oauth2/v2.0/token"
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
@@ -97,7 +98,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		return nil, err
 	}
 	var caller consumer.Revoker = p.revoker
-	var names *revoker.Resolver
+	var names consumer.Resolver
 	if w.ReadUsers {
 		caller = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}
 		names = &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
@@ -106,6 +107,10 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		caller = w.variant.Revoker(caller)
 	}
 	store, limiter := w.share(p)
+	var coordinator dispatch.Coordinator // an interface that holds a nil pointer is not nil
+	if store != nil {
+		coordinator = store
+	}
 	skew := margin
 	if w.variant.NoMargin {
 		skew = 0
@@ -118,19 +123,22 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := consumer.New(consumer.Config{
+	c, err := consumer.New(consumer.Config{
 		Volume: guard.VolumeConfig{Kinds: types, Max: w.Volume, Window: time.Hour}, ReadRelease: w.release, CanaryUser: canary,
 		Concurrency: w.Concurrency, MaxInFlight: w.InFlight, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
 	}, consumer.Dependencies{
 		Sources: sources, Decoder: decoder, Protected: protected,
-		Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: store, Limiter: limiter,
+		Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: coordinator, Limiter: limiter,
 		Retrier: retry.New(retry.Policy{
 			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
 		}),
 		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""),
 		Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
 	})
+	if err != nil {
+		return nil, err
+	}
 	soft, stopSoft := context.WithCancel(context.Background())
 	hard, stopHard := context.WithCancel(context.Background())
 	p.soft, p.hard = stopSoft, stopHard

@@ -19,6 +19,7 @@ import (
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
@@ -77,7 +78,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		return nil, err
 	}
 	var caller consumer.Revoker = graph
-	var names *revoker.Resolver
+	var names consumer.Resolver
 	if cfg.Graph.ReadUsers {
 		caller = &revoker.Verifying{Revoker: graph, VerifyTimeout: cfg.Graph.VerifyTimeout, Protected: protected.Has, ByAccount: true}
 		names = &revoker.Resolver{Account: graph.Account, SkewMargin: cfg.Dedupe.SkewMargin}
@@ -107,7 +108,16 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err := worker.connectCoordination(); err != nil {
 		return nil, err
 	}
-	worker.consumer = consumer.New(consumer.Config{
+	// An interface that holds a nil pointer is not nil.
+	var auditor consumer.Auditor
+	if worker.audit.keeps() {
+		auditor = worker.audit
+	}
+	var coordinator dispatch.Coordinator
+	if worker.replicas != nil {
+		coordinator = worker.replicas
+	}
+	worker.consumer, err = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
 		MaxInFlight:   cfg.Consumer.MaxInFlight,
 		Lock:          cfg.ServiceBus.LockDuration,
@@ -139,12 +149,15 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Log:         log,
 		Metrics:     worker.metrics,
 		Health:      worker.health,
-		Audit:       worker.audit.keep(),
+		Auditor:     auditor,
 		Tracer:      tracing.Tracer,
 		Resolver:    names,
-		Coordinator: worker.replicas,
+		Coordinator: coordinator,
 		Limiter:     worker.sharedLimiter(),
 	})
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Ops.Address != "" {
 		if worker.ops, err = net.Listen("tcp", cfg.Ops.Address); err != nil {
 			return nil, fmt.Errorf("open the operations port: %w; set ops.address to a free address, or to \"\" for none", err)

@@ -82,27 +82,25 @@ func openAuditLog(name, keyFile string, stdout io.Writer) (*audit.Log, error) {
 	return t, nil
 }
 
-// keep records a decision, or nothing when no audit log is kept. It is safe for concurrent use, and waits for the file, not for the topic.
-func (a *auditor) keep() func(audit.Decision) {
-	if a.file == nil && a.sender == nil {
-		return nil
+// keeps reports whether an audit log is kept.
+func (a *auditor) keeps() bool { return a.file != nil || a.sender != nil }
+
+// Record records a decision. It is safe for concurrent use, and waits for the file, not for the topic.
+func (a *auditor) Record(d audit.Decision) {
+	var receipt *audit.Receipt
+	if a.file != nil {
+		written, err := a.file.Write(d)
+		if a.report("file", err, 1); err == nil {
+			receipt = &written
+		}
 	}
-	return func(d audit.Decision) {
-		var receipt *audit.Receipt
-		if a.file != nil {
-			written, err := a.file.Write(d)
-			if a.report("file", err, 1); err == nil {
-				receipt = &written
-			}
-		}
-		if a.sender == nil || eventType(d) == "" {
-			return
-		}
-		select {
-		case a.pending <- announcement{eventType(d), d.Source, d.Reason, d.Time, decisionData{d, receipt}}:
-		default:
-			a.report("topic", fmt.Errorf("%d decisions wait to be published already; this one is dropped", maxUnpublished), 1)
-		}
+	if a.sender == nil || eventType(d) == "" {
+		return
+	}
+	select {
+	case a.pending <- announcement{eventType(d), d.Source, d.Reason, d.Time, decisionData{d, receipt}}:
+	default:
+		a.report("topic", fmt.Errorf("%d decisions wait to be published already; this one is dropped", maxUnpublished), 1)
 	}
 }
 

@@ -1,0 +1,105 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/dispatch"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/revoker"
+)
+
+// outcome is how the way of an event has ended, as logs, metrics and the audit log name it.
+type outcome string
+
+const (
+	// revoked: an attempt for the event's user has succeeded.
+	revoked outcome = "revoked"
+	// covered: an attempt that started after the event was enqueued has revoked its user.
+	covered outcome = "covered"
+	// superseded: a newer message of the same user is in flight, and is decided for both.
+	superseded   outcome = "superseded"
+	deadLettered outcome = "dead_lettered"
+	// unfinished: the lock was lost, the worker had to stop, or the message is deferred. The
+	// message comes again.
+	unfinished outcome = "unfinished"
+)
+
+// result is the result of one event of a message.
+type result struct {
+	item          event.Item
+	key           string        // the user's key in the ledger
+	event         *dedupe.Event // nil when the event was not added to the ledger
+	decidedBefore bool          // when the message was in flight the last time
+	outcome       outcome
+	reason        deadletter.Reason // of a dead letter
+	err           error             // why the event is dead-lettered or unfinished
+	calls         int               // attempts
+	attempt       revoker.Attempt   // the last one
+}
+
+// decide takes the result over from the ledger. It reports whether the result means that the
+// message's lock is lost. cause is why the wait for the event ended early; nil if it did not.
+func (r *result) decide(cause error) (lost bool) {
+	end := r.event.Result()
+	if d, ok := end.Detail.(*dispatch.Decision); ok {
+		r.calls, r.attempt, r.err = d.Attempts, d.Attempt, d.Err
+	}
+	switch end.Disposition {
+	case dedupe.Revoked:
+		r.outcome = revoked
+	case dedupe.Covered:
+		r.outcome = covered
+	case dedupe.Superseded:
+		r.outcome = superseded
+	case dedupe.Failed:
+		if _, named := dispatch.AccountOf(r.err); named { // and was not added again: nothing is decided
+			r.outcome, r.err = unfinished, cause
+			return false
+		}
+		r.outcome, r.reason = deadLettered, dispatch.ReasonOf(r.err)
+	case dedupe.Replaced:
+		r.outcome, r.err = unfinished, errDeliveredAgain
+		return true
+	case dedupe.Undecided:
+		r.outcome, r.err = unfinished, cause
+	}
+	return false
+}
+
+// allDecided reports whether the ledger has decided each event that it was asked about.
+func allDecided(results []result) bool {
+	for _, r := range results {
+		if r.event != nil && !isDecided(r.event) {
+			return false
+		}
+	}
+	return true
+}
+
+// isDecided reports whether the ledger has decided the event.
+func isDecided(e *dedupe.Event) bool {
+	select {
+	case <-e.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// rejected is the result of an event that cannot be read, or whose type is on no list.
+func rejected(item event.Item) result {
+	r := result{item: item, outcome: deadLettered, reason: deadletter.InvalidEvent, err: item.Err}
+	var invalid *event.Error
+	if errors.As(item.Err, &invalid) && invalid.Kind == event.UnknownType {
+		r.reason = deadletter.UnknownEvent
+	}
+	return r
+}
+
+// String returns the reason and the error of a dead letter.
+func (r result) String() string {
+	return fmt.Sprintf("%s: %v", r.reason, r.err)
+}
