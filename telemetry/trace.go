@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
@@ -38,7 +38,11 @@ func NewTracing(version string) (*Tracing, error) {
 			return nil, fmt.Errorf("%s: %q is not supported: use http/protobuf, with the collector's port for it (4318 by default)", name, protocol)
 		}
 	}
-	exporter, err := otlptracehttp.New(context.Background())
+	client, err := newOTLPClient()
+	if err != nil {
+		return nil, err
+	}
+	exporter, err := otlptrace.New(context.Background(), client)
 	if err != nil {
 		return nil, fmt.Errorf("export traces to %s: %w", endpoint, err)
 	}

@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
-	cloudevents "github.com/cloudevents/sdk-go/v2"
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -177,22 +177,15 @@ func announce(ctx context.Context, sender *azservicebus.Sender, all []announceme
 		return err
 	}
 	for _, one := range all {
-		e := cloudevents.NewEvent()
-		e.SetID(uuid.NewString())
-		e.SetType(one.kind)
-		e.SetSource("session-revoker/" + one.source)
-		e.SetTime(one.time)
-		if err := e.SetData(cloudevents.ApplicationJSON, one.data); err != nil {
-			return err
-		}
+		e := event.NewCloudEvent(uuid.NewString(), "session-revoker/"+one.source, one.kind, one.time, one.data)
 		body, err := json.Marshal(e)
 		if err != nil {
 			return err
 		}
 		m := &azservicebus.Message{
-			MessageID: new(e.ID()), ContentType: new("application/cloudevents+json"), Body: body,
+			MessageID: new(e.ID), ContentType: new(event.CloudEventContentType), Body: body,
 			// What a subscription's rule can ask for.
-			ApplicationProperties: map[string]any{"type": e.Type(), "reason": one.reason},
+			ApplicationProperties: map[string]any{"type": e.Type, "reason": one.reason},
 		}
 		if err := batch.AddMessage(m, nil); err != nil {
 			return err // 100 of them are far below the limit
