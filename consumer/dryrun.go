@@ -10,6 +10,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 const (
@@ -49,7 +50,7 @@ func (c *Consumer) look(ctx context.Context, s *loop) {
 		messages, err := lookFrom(ctx, s.Receiver, next, lookAtOnce)
 		if err != nil {
 			if ctx.Err() == nil && c.Health.Report(s.part, err.Error()) {
-				c.Log.Error("cannot look into Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
+				c.Log.Error("cannot look into Service Bus; trying again until it works", zap.String("source", s.Entity), zap.Error(err), zap.String("todo", servicebus.Hint(err)))
 			}
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue

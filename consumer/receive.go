@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -12,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 // awaitPermission returns when there is a token that may revoke, or ctx ends. A worker without one must not take
@@ -97,7 +97,7 @@ func (c *Consumer) troubled(l *loop, what string, err error) {
 		l.alone = time.Now().Add(aloneFor)
 	}
 	if c.Health.Report(l.part, err.Error()) {
-		c.Log.Error(what, zap.String("source", l.Entity), zap.String("error", c.text(err)), zap.String("todo", ServiceBusHint(err)))
+		c.Log.Error(what, zap.String("source", l.Entity), zap.String("error", c.text(err)), zap.String("todo", servicebus.Hint(err)))
 	}
 }
 
@@ -272,24 +272,4 @@ func newWaits() *backoff.ExponentialBackOff {
 		backoff.WithMaxInterval(30*time.Second),
 		backoff.WithMaxElapsedTime(0),
 	)
-}
-
-// ServiceBusHint says what to do about an error of receiving or peeking.
-func ServiceBusHint(err error) string {
-	if sb, ok := errors.AsType[*azservicebus.Error](err); ok {
-		switch sb.Code {
-		case azservicebus.CodeUnauthorizedAccess:
-			return "give the identity or key the right to listen: the role 'Azure Service Bus Data Receiver' or a Listen claim"
-		case azservicebus.CodeNotFound:
-			return "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
-		}
-	}
-	// The service has no code for these two; its texts are those that the SDKs' tests expect.
-	switch text := err.Error(); {
-	case strings.Contains(text, "requires sessions to create a non-sessionful"):
-		return "the entity requires sessions: set servicebus.sessions to how many are to be held at once"
-	case strings.Contains(text, "session receiver on an entity that does not require sessions"):
-		return "the entity has no sessions: set servicebus.sessions to 0"
-	}
-	return "check servicebus.namespace or the connection string, DNS, and that port 5671 is open"
 }

@@ -60,8 +60,10 @@ func TestTracesFollowTheEnvironmentsVariables(t *testing.T) {
 		"base endpoint":       {map[string]string{"ENDPOINT": server.URL + "/base/"}, "/base/v1/traces", "", ""},
 		"endpoint for traces": {map[string]string{"ENDPOINT": "http://192.0.2.1", "TRACES_ENDPOINT": server.URL}, "/", "", ""},
 		"compression":         {map[string]string{"TRACES_ENDPOINT": server.URL + "/x", "COMPRESSION": "gzip"}, "/x", "gzip", ""},
-		"headers": {map[string]string{"ENDPOINT": server.URL, "HEADERS": "a=1,password=no", "TRACES_HEADERS": "a = 1, password = a%20%3Db ,"},
-			"/v1/traces", "", "a =b"},
+		"headers": {
+			map[string]string{"ENDPOINT": server.URL, "HEADERS": "a=1,password=no", "TRACES_HEADERS": "a = 1, password = a%20%3Db ,"},
+			"/v1/traces", "", "a =b",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for variable, value := range c.env {

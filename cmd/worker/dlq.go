@@ -20,6 +20,7 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 func (p *program) dlqCommand() *cobra.Command {
@@ -134,7 +135,7 @@ func (p *program) queues(cfg config.Config, source string, deferred bool) (clien
 		return nil, nil, err
 	}
 	for _, entity := range entities {
-		open := func() (deadletter.Receiver, error) { return app.NewReceiver(client, entity, !deferred) }
+		open := func() (deadletter.Receiver, error) { return servicebus.NewReceiver(client, entity, !deferred) }
 		receiver, err := open()
 		if err != nil {
 			return nil, nil, err

@@ -18,8 +18,9 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/consumer"
+
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 func checkServiceBus(ctx context.Context, cfg config.Config, f *findings) {
@@ -101,7 +102,7 @@ func connectionParts(connection string) (key, host string) {
 // checkEntity tries what worker and replay need of a queue or subscription. It says whether Service Bus answers.
 func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Client, entity string, f *findings) (answers bool) {
 	peek := func(deadLetters bool) error {
-		receiver, err := app.NewReceiver(client, entity, deadLetters)
+		receiver, err := servicebus.NewReceiver(client, entity, deadLetters)
 		if err != nil {
 			return err
 		}
@@ -113,7 +114,7 @@ func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Cl
 	}
 	// Peeking into an entity with sessions takes a session; its dead letters need none.
 	if err := peek(cfg.ServiceBus.Sessions > 0); err != nil {
-		f.fail(entity+": receive", consumer.ServiceBusHint(err), "%s", detail(err))
+		f.fail(entity+": receive", servicebus.Hint(err), "%s", detail(err))
 		var classed *exitError
 		return !errors.As(explain(err, entity), &classed) || classed.code != exitUnreachable
 	}
