@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/session-revoker/session-revoker/audit"
+	"github.com/session-revoker/session-revoker/audit/publish"
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
@@ -24,7 +25,7 @@ import (
 
 // operation is the records of one run. One goroutine uses it. Its methods do nothing on a nil one.
 type operation struct {
-	log  *app.OperatorLog
+	log  *publish.OperatorLog
 	base audit.Operation
 	err  error // the first record that was not kept
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/audit"
+	"github.com/session-revoker/session-revoker/audit/publish"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/coordination"
@@ -46,7 +48,7 @@ type Worker struct {
 	health   *telemetry.Health
 	metrics  *telemetry.Metrics
 	tracing  *telemetry.Tracing
-	audit    *auditor
+	audit    *publish.Recorder
 	replicas *coordination.Store // nil: for itself
 	// protected is watched while the worker runs.
 	protected *guard.Protected
@@ -101,8 +103,15 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		health:    telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
 		metrics:   telemetry.NewMetrics(Version, Commit),
 	}
-	if worker.audit, err = newAuditor(cfg.Audit, client, w, log, worker.metrics); err != nil {
+	worker.audit, err = publish.NewRecorder(auditConfig(cfg), client, w, log, func(where string, n int) {
+		worker.metrics.AuditFailures.WithLabelValues(where).Add(float64(n))
+	})
+	if err != nil {
 		return nil, err
+	}
+	var record func(audit.Decision)
+	if worker.audit.Enabled() {
+		record = worker.audit.Record
 	}
 	if err := worker.connectCoordination(); err != nil {
 		return nil, err
@@ -139,7 +148,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Log:         log,
 		Metrics:     worker.metrics,
 		Health:      worker.health,
-		Audit:       worker.audit.keep(),
+		Audit:       record,
 		Tracer:      tracing.Tracer,
 		Resolver:    names,
 		Coordinator: worker.replicas,
@@ -280,7 +289,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	}
 	stopWatching()
 	watch.Wait()
-	w.audit.close()
+	w.audit.Close(closeTimeout)
 
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

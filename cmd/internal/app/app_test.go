@@ -179,14 +179,6 @@ func TestTheLogSaysWhoReachesTheOperationsPort(t *testing.T) {
 	}
 }
 
-func TestOperatorsRecordInAFileBesideTheWorkers(t *testing.T) {
-	for name, want := range map[string]string{"": "", "-": "-", "/var/log/audit.ndjson": "/var/log/audit-operators.ndjson", "audit": "audit-operators"} {
-		if got := OperatorFile(name); got != want {
-			t.Errorf("%q: %q, want %q", name, got, want)
-		}
-	}
-}
-
 func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
 	soft, hard, stop := Signals(context.Background())
 	defer stop()
