@@ -101,8 +101,9 @@ func bench(o options) error {
 	}
 	defer os.RemoveAll(dir)
 	workerBinary = filepath.Join(dir, "worker")
-	//nolint:gosec // our own file
-	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker") //nolint:gosec // our own file
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker (run this in the repository's root): %w\n%s", err, out)
 	}
 	result := struct {

@@ -335,6 +335,19 @@ func TestEndpointsForEmulators(t *testing.T) {
 	}
 }
 
+func TestOptionsHaveOneDescriptionEach(t *testing.T) {
+	described := config.Described()
+	for _, o := range config.Options() {
+		if o.Doc == "" || !strings.HasSuffix(o.Doc, ".") {
+			t.Errorf("%s: %q is not a description", o.Key, o.Doc)
+		}
+		delete(described, o.Key)
+	}
+	if len(described) > 0 {
+		t.Errorf("descriptions of settings that do not exist: %v", described)
+	}
+}
+
 func TestTheDocumentationListsEverySetting(t *testing.T) {
 	const open, end = "<!-- options: made by `go test ./config -update` -->\n", "<!-- /options -->"
 	for _, file := range []string{"../README.md", "../docs/configuration.md"} {
