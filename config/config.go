@@ -12,31 +12,31 @@ import (
 // descriptions holds its description. Flags, names of environment variables and the documented table are generated from both.
 // Fields tagged secret have no flag, because every user of the machine can see a process's arguments.
 type Config struct {
-	ServiceBus ServiceBus `koanf:"servicebus"`
-	Graph      Graph      `koanf:"graph"`
-	Retry      Retry      `koanf:"retry"`
-	Dedupe     Dedupe     `koanf:"dedupe"`
-	Consumer   Consumer   `koanf:"consumer"`
-	Events     Events     `koanf:"events"`
-	Guard      Guard      `koanf:"guard"`
-	Audit      Audit      `koanf:"audit"`
-	Redis      Redis      `koanf:"redis"`
-	Ops        Ops        `koanf:"ops"`
-	Log        Log        `koanf:"log"`
+	ServiceBus ServiceBus `key:"servicebus"`
+	Graph      Graph      `key:"graph"`
+	Retry      Retry      `key:"retry"`
+	Dedupe     Dedupe     `key:"dedupe"`
+	Consumer   Consumer   `key:"consumer"`
+	Events     Events     `key:"events"`
+	Guard      Guard      `key:"guard"`
+	Audit      Audit      `key:"audit"`
+	Redis      Redis      `key:"redis"`
+	Ops        Ops        `key:"ops"`
+	Log        Log        `key:"log"`
 }
 
 // ServiceBus configures where events come from.
 type ServiceBus struct {
-	ConnectionString     string        `koanf:"connection_string" secret:"true"`
-	ConnectionStringFile string        `koanf:"connection_string_file"`
-	Namespace            string        `koanf:"namespace"`
-	Queue                string        `koanf:"queue"`
-	Topic                string        `koanf:"topic"`
-	Subscription         string        `koanf:"subscription"`
-	Sessions             int           `koanf:"sessions" default:"0" min:"0" max:"100"`
-	LockDuration         time.Duration `koanf:"lock_duration" default:"1m" min:"5s" max:"5m"`
-	AdminEndpoint        string        `koanf:"admin_endpoint"`
-	Sources              []string      `koanf:"sources"`
+	ConnectionString     string        `key:"connection_string" secret:"true"`
+	ConnectionStringFile string        `key:"connection_string_file"`
+	Namespace            string        `key:"namespace"`
+	Queue                string        `key:"queue"`
+	Topic                string        `key:"topic"`
+	Subscription         string        `key:"subscription"`
+	Sessions             int           `key:"sessions" default:"0" min:"0" max:"100"`
+	LockDuration         time.Duration `key:"lock_duration" default:"1m" min:"5s" max:"5m"`
+	AdminEndpoint        string        `key:"admin_endpoint"`
+	Sources              []string      `key:"sources"`
 }
 
 // Entities returns the paths of the queues and subscriptions, the most urgent first.
@@ -64,81 +64,81 @@ func SplitSubscription(entity string) (topic, subscription string, ok bool) {
 
 // Graph configures which Graph is called, and as whom.
 type Graph struct {
-	CloudName        string        `koanf:"cloud" default:"global"`
-	Endpoint         string        `koanf:"endpoint"`
-	TenantID         string        `koanf:"tenant_id"`
-	ClientID         string        `koanf:"client_id"`
-	ClientSecret     string        `koanf:"client_secret" secret:"true"`
-	ClientSecretFile string        `koanf:"client_secret_file"`
-	CertificateFile  string        `koanf:"client_certificate_file"`
-	Authority        string        `koanf:"authority"`
-	TokenURL         string        `koanf:"token_url"`
-	ReadUsers        bool          `koanf:"read_users" default:"false"`
-	VerifyTimeout    time.Duration `koanf:"verify_timeout" default:"0s" min:"0s" max:"2m"`
-	CanaryUser       string        `koanf:"canary_user"`
-	Timeout          time.Duration `koanf:"timeout" default:"30s" min:"1s" max:"5m"`
+	CloudName        string        `key:"cloud" default:"global"`
+	Endpoint         string        `key:"endpoint"`
+	TenantID         string        `key:"tenant_id"`
+	ClientID         string        `key:"client_id"`
+	ClientSecret     string        `key:"client_secret" secret:"true"`
+	ClientSecretFile string        `key:"client_secret_file"`
+	CertificateFile  string        `key:"client_certificate_file"`
+	Authority        string        `key:"authority"`
+	TokenURL         string        `key:"token_url"`
+	ReadUsers        bool          `key:"read_users" default:"false"`
+	VerifyTimeout    time.Duration `key:"verify_timeout" default:"0s" min:"0s" max:"2m"`
+	CanaryUser       string        `key:"canary_user"`
+	Timeout          time.Duration `key:"timeout" default:"30s" min:"1s" max:"5m"`
 }
 
 // Retry configures how often and how long an attempt for a user is repeated.
 type Retry struct {
-	MaxAttempts     int           `koanf:"max_attempts" default:"8" min:"1" max:"100"`
-	InitialInterval time.Duration `koanf:"initial_interval" default:"1s" min:"10ms" max:"1m"`
-	MaxInterval     time.Duration `koanf:"max_interval" default:"1m" min:"10ms" max:"10m"`
-	MaxAge          time.Duration `koanf:"max_age" default:"1h" min:"1m" max:"24h"`
-	NotFoundFor     time.Duration `koanf:"not_found_for" default:"1m" min:"0s" max:"15m"`
+	MaxAttempts     int           `key:"max_attempts" default:"8" min:"1" max:"100"`
+	InitialInterval time.Duration `key:"initial_interval" default:"1s" min:"10ms" max:"1m"`
+	MaxInterval     time.Duration `key:"max_interval" default:"1m" min:"10ms" max:"10m"`
+	MaxAge          time.Duration `key:"max_age" default:"1h" min:"1m" max:"24h"`
+	NotFoundFor     time.Duration `key:"not_found_for" default:"1m" min:"0s" max:"15m"`
 }
 
 // Dedupe configures how events about one user become one call.
 type Dedupe struct {
-	Window      time.Duration `koanf:"window" default:"1m" min:"0s" max:"1h"`
-	SkewMargin  time.Duration `koanf:"skew_margin" default:"5s" min:"0s" max:"5m"`
-	RememberFor time.Duration `koanf:"remember_for" default:"1h" min:"1m" max:"24h"`
-	MaxUsers    int           `koanf:"max_users" default:"100000" min:"100" max:"10000000"`
+	Window      time.Duration `key:"window" default:"1m" min:"0s" max:"1h"`
+	SkewMargin  time.Duration `key:"skew_margin" default:"5s" min:"0s" max:"5m"`
+	RememberFor time.Duration `key:"remember_for" default:"1h" min:"1m" max:"24h"`
+	MaxUsers    int           `key:"max_users" default:"100000" min:"100" max:"10000000"`
 }
 
 // Consumer bounds the work in flight.
 type Consumer struct {
-	Concurrency   int           `koanf:"concurrency" default:"16" min:"1" max:"256"`
-	MaxInFlight   int           `koanf:"max_in_flight" default:"256" min:"8" max:"5000"`
-	SettleTimeout time.Duration `koanf:"settle_timeout" default:"10s" min:"1s" max:"1m"`
-	DryRun        bool          `koanf:"dry_run" default:"false"`
-	DrainTimeout  time.Duration `koanf:"drain_timeout" default:"25s" min:"1s" max:"1h"`
+	Concurrency   int           `key:"concurrency" default:"16" min:"1" max:"256"`
+	MaxInFlight   int           `key:"max_in_flight" default:"256" min:"8" max:"5000"`
+	SettleTimeout time.Duration `key:"settle_timeout" default:"10s" min:"1s" max:"1m"`
+	DryRun        bool          `key:"dry_run" default:"false"`
+	DrainTimeout  time.Duration `key:"drain_timeout" default:"25s" min:"1s" max:"1h"`
 }
 
 // Events configures which events are accepted.
 type Events struct {
-	Types []string `koanf:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
+	Types []string `key:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
 }
 
 // Guard configures whose sessions are never revoked, and how many users are too many.
 type Guard struct {
-	ProtectedUsers []string      `koanf:"protected_users"`
-	MaxUsers       int           `koanf:"max_users" default:"1000" min:"0" max:"10000000"`
-	Window         time.Duration `koanf:"window" default:"1h" min:"1m" max:"168h"`
-	Mode           string        `koanf:"mode" default:"enforce"`
-	ReleaseFile    string        `koanf:"release_file"`
-	ProtectedFile  string        `koanf:"protected_file"`
+	ProtectedUsers []string      `key:"protected_users"`
+	MaxUsers       int           `key:"max_users" default:"1000" min:"0" max:"10000000"`
+	Window         time.Duration `key:"window" default:"1h" min:"1m" max:"168h"`
+	Mode           string        `key:"mode" default:"enforce"`
+	ReleaseFile    string        `key:"release_file"`
+	ProtectedFile  string        `key:"protected_file"`
 }
 
 // Audit configures where decisions are recorded.
 type Audit struct {
-	File    string `koanf:"file"`
-	KeyFile string `koanf:"key_file"`
-	Topic   string `koanf:"topic"`
+	File    string `key:"file"`
+	KeyFile string `key:"key_file"`
+	Topic   string `key:"topic"`
 }
 
 // Redis configures how replicas coordinate.
 type Redis struct {
-	Addresses      []string      `koanf:"addresses"`
-	Username       string        `koanf:"username"`
-	Password       string        `koanf:"password" secret:"true"`
-	PasswordFile   string        `koanf:"password_file"`
-	TLS            bool          `koanf:"tls" default:"false"`
-	CAFile         string        `koanf:"ca_file"`
-	Cluster        bool          `koanf:"cluster" default:"false"`
-	SentinelMaster string        `koanf:"sentinel_master"`
-	Timeout        time.Duration `koanf:"timeout" default:"250ms" min:"10ms" max:"5s"`
-	ShareRateLimit bool          `koanf:"share_rate_limit" default:"true"`
+	Addresses      []string      `key:"addresses"`
+	Username       string        `key:"username"`
+	Password       string        `key:"password" secret:"true"`
+	PasswordFile   string        `key:"password_file"`
+	TLS            bool          `key:"tls" default:"false"`
+	CAFile         string        `key:"ca_file"`
+	Cluster        bool          `key:"cluster" default:"false"`
+	SentinelMaster string        `key:"sentinel_master"`
+	Timeout        time.Duration `key:"timeout" default:"250ms" min:"10ms" max:"5s"`
+	ShareRateLimit bool          `key:"share_rate_limit" default:"true"`
 }
 
 // Used reports whether a Redis is configured.
@@ -146,14 +146,14 @@ func (r Redis) Used() bool { return len(r.Addresses) > 0 }
 
 // Ops configures the operations port.
 type Ops struct {
-	Address string `koanf:"address" default:"127.0.0.1:9090"`
+	Address string `key:"address" default:"127.0.0.1:9090"`
 }
 
 // Log configures what is logged, and how.
 type Log struct {
-	Level     string `koanf:"level" default:"info"`
-	Format    string `koanf:"format" default:"json"`
-	HashUsers bool   `koanf:"hash_users" default:"false"`
+	Level     string `key:"level" default:"info"`
+	Format    string `key:"format" default:"json"`
+	HashUsers bool   `key:"hash_users" default:"false"`
 }
 
 // Cloud is a national cloud. Its addresses belong together and must not be mixed with those of another

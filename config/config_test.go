@@ -109,6 +109,10 @@ func TestFilesThatAreNotAccepted(t *testing.T) {
 		"not a mapping":         "- a\n- b",
 		"not YAML":              "log: [",
 		"a number for a string": "graph: {tenant_id: 5}",
+		"a path and its group":  "log: {level: info}\nlog.level: info",
+		"a group as a value":    "log: {level: {info: 1}}",
+		"an empty group for it": "log: {level: {}}",
+		"a key that is no text": "log: {1: info}",
 		"too large":             "# " + strings.Repeat("x", 1<<20),
 	} {
 		if _, err := load(t, file, minimal); err == nil {
@@ -120,7 +124,11 @@ func TestFilesThatAreNotAccepted(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err := load(t, "", minimal, "--config", "/does/not/exist")
+	c, err := load(t, "log.level: debug\nlog: {format: console}", minimal)
+	if err != nil || c.Log.Level != "debug" || c.Log.Format != "console" {
+		t.Errorf("paths as names: %+v, %v", c.Log, err)
+	}
+	_, err = load(t, "", minimal, "--config", "/does/not/exist")
 	wantProblems(t, err, "/does/not/exist")
 }
 

@@ -13,10 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/env/v2"
-	"github.com/knadh/koanf/providers/posflag"
-	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 )
@@ -47,21 +43,16 @@ func LoadForGraph(flags *pflag.FlagSet, environ []string) (Config, error) {
 
 func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config, error) {
 	var problems Problems
-	k := koanf.New(".")
+	values := map[string]any{}
 	if name, _ := flags.GetString(FileFlag); name != "" {
-		loadFile(k, name, &problems)
+		loadFile(values, name, &problems)
 	}
-	load(k, envProvider(environ, &problems), "the environment", &problems)
-	load(k, posflag.ProviderWithFlag(flags, ".", k, func(f *pflag.Flag) (string, any) {
-		if f.Name == FileFlag || !slices.ContainsFunc(Options(), func(o Option) bool { return o.Flag == f.Name }) {
-			return "", nil
-		}
-		return f.Name, posflag.FlagVal(flags, f)
-	}), "the flags", &problems)
+	loadEnvironment(values, environ, &problems)
+	loadFlags(values, flags)
 
 	var c Config
 	for _, o := range options(&c) {
-		raw := k.Get(o.Key)
+		raw := values[o.Key]
 		if raw == nil {
 			continue
 		}
@@ -81,14 +72,8 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	return c, nil
 }
 
-func load(k *koanf.Koanf, p koanf.Provider, from string, problems *Problems) {
-	if err := k.Load(p, nil); err != nil {
-		problems.add("%s: %v", from, err)
-	}
-}
-
 // loadFile reads one YAML document. An empty file is fine; duplicate keys are the parser's error.
-func loadFile(k *koanf.Koanf, name string, problems *Problems) {
+func loadFile(values map[string]any, name string, problems *Problems) {
 	text, err := readFile(name)
 	if err != nil {
 		problems.add("--%s: %v", FileFlag, err)
@@ -104,22 +89,53 @@ func loadFile(k *koanf.Koanf, name string, problems *Problems) {
 		problems.add("%s: more than one YAML document; keep one", name)
 		return
 	}
-	file := koanf.New(".")
-	load(file, confmap.Provider(settings, "."), name, problems)
+	file := map[string]any{}
+	for _, key := range flatten(file, "", settings) {
+		problems.add("%s: %s is given twice, as a path and in its group", name, showKey(key))
+	}
 	known := Options()
-	for _, key := range file.Keys() {
+	for key, value := range file {
 		switch {
 		case slices.ContainsFunc(known, func(o Option) bool { return o.Key == key }):
-		case slices.ContainsFunc(known, func(o Option) bool { return strings.HasPrefix(o.Key, key+".") }) && file.Get(key) == nil:
+			values[key] = value
+		case value == nil && slices.ContainsFunc(known, func(o Option) bool { return strings.HasPrefix(o.Key, key+".") }):
 			// a group whose settings are all commented out
-			file.Delete(key)
 		default:
 			problems.add("%s: unknown setting %s", name, showKey(key))
 		}
 	}
-	if err := k.Merge(file); err != nil {
-		problems.add("%s: %v", name, err)
+}
+
+// flatten adds what settings holds to values, by key: the path from the top, with dots. Each name may be a path itself. A map
+// without members is a value. It returns the keys that are there twice.
+func flatten(values map[string]any, prefix string, settings map[string]any) (twice []string) {
+	for name, value := range settings {
+		key := prefix + name
+		if group := groupOf(value); len(group) > 0 {
+			twice = append(twice, flatten(values, key+".", group)...)
+			continue
+		}
+		if _, there := values[key]; there {
+			twice = append(twice, key)
+		}
+		values[key] = value
 	}
+	return twice
+}
+
+// groupOf returns a YAML mapping with its names as strings, or nil if value is no mapping.
+func groupOf(value any) map[string]any {
+	switch group := value.(type) {
+	case map[string]any:
+		return group
+	case map[any]any:
+		named := make(map[string]any, len(group))
+		for name, member := range group {
+			named[fmt.Sprint(name)] = member
+		}
+		return named
+	}
+	return nil
 }
 
 func readFile(name string) ([]byte, error) {
@@ -135,28 +151,44 @@ func readFile(name string) ([]byte, error) {
 	return text, err
 }
 
-// envProvider reads our variables and reports foreign ones with our prefix.
-func envProvider(environ []string, problems *Problems) *env.Env {
+// loadEnvironment reads the worker's variables, and reports unknown ones with its prefix.
+func loadEnvironment(values map[string]any, environ []string, problems *Problems) {
 	known := map[string]Option{}
 	for _, o := range Options() {
 		known[o.Env] = o
 	}
-	return env.Provider(".", env.Opt{
-		Prefix:      EnvPrefix,
-		EnvironFunc: func() []string { return environ },
-		TransformFunc: func(name, value string) (string, any) {
-			o, ok := known[name]
-			switch {
-			case ok && value == "" && o.value.Kind() != reflect.String:
-				return "", nil // a template that fills in nothing
-			case ok:
-				return o.Key, value
-			case !fromKubernetes(name):
-				problems.add("unknown environment variable %s", showKey(name))
-			}
-			return "", nil
-		},
-	})
+	for _, variable := range environ {
+		if !strings.HasPrefix(variable, EnvPrefix) {
+			continue
+		}
+		name, value, _ := strings.Cut(variable, "=")
+		switch o, ok := known[name]; {
+		case ok && value == "" && o.value.Kind() != reflect.String:
+			// a template that fills in nothing
+		case ok:
+			values[o.Key] = value
+		case !fromKubernetes(name):
+			problems.add("unknown environment variable %s", showKey(name))
+		}
+	}
+}
+
+// loadFlags reads the flags that Flags registered. A flag that was not given holds the default, and yields to other values.
+func loadFlags(values map[string]any, flags *pflag.FlagSet) {
+	for _, o := range Options() {
+		f := flags.Lookup(o.Flag)
+		if o.Flag == "" || f == nil {
+			continue
+		}
+		if _, set := values[o.Key]; set && !f.Changed {
+			continue
+		}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			values[o.Key] = list.GetSlice()
+		} else {
+			values[o.Key] = f.Value.String()
+		}
+	}
 }
 
 // fromKubernetes recognizes the variables that the kubelet injects for a Service called "revoker"

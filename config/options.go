@@ -50,11 +50,11 @@ func options(c *Config) []Option {
 	var list []Option
 	groups := reflect.ValueOf(c).Elem()
 	for i := range groups.NumField() {
-		prefix := groups.Type().Field(i).Tag.Get("koanf")
+		prefix := groups.Type().Field(i).Tag.Get("key")
 		group := groups.Field(i)
 		for j := range group.NumField() {
 			tag := group.Type().Field(j).Tag
-			key := prefix + "." + tag.Get("koanf")
+			key := prefix + "." + tag.Get("key")
 			o := Option{
 				Key:     key,
 				Env:     EnvPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_")),
