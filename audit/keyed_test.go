@@ -71,7 +71,7 @@ func forge(t *testing.T, lines []string, at int) []string {
 	return lines
 }
 
-func TestWithAKeyRewritingAndTruncationShow(t *testing.T) {
+func TestVerifyWithKeyShowsRewritingAndTruncation(t *testing.T) {
 	key := newKey(t, strings.Repeat("k", 32))
 	lines := writtenWith(t, 10, key)
 	with := audit.Options{Keys: []audit.Key{key}}
@@ -108,7 +108,7 @@ func TestWithAKeyRewritingAndTruncationShow(t *testing.T) {
 	}
 }
 
-func TestWithoutAKeyNoMoreIsClaimedThanHolds(t *testing.T) {
+func TestVerifyWithoutKeyClaimsNoMoreThanHolds(t *testing.T) {
 	lines := written(t, 10)
 	r := verify(t, forge(t, lines, 4)...)
 	if len(r.Problems) != 0 || r.Keyed || !strings.Contains(r.Claim, "not proof against somebody who can rewrite the file") {
@@ -154,7 +154,7 @@ func linesOf(t *testing.T, name string) []string {
 	return slices.Collect(strings.Lines(string(text)))
 }
 
-func TestAChainNamesTheOneBeforeIt(t *testing.T) {
+func TestChainNamesTheOneBeforeIt(t *testing.T) {
 	key := newKey(t, strings.Repeat("k", 32))
 	name := filepath.Join(t.TempDir(), "audit.ndjson")
 	opened(t, name, key, 3, true)  // lines 0 to 3
@@ -185,7 +185,7 @@ func TestAChainNamesTheOneBeforeIt(t *testing.T) {
 	}
 }
 
-func TestReceiptsShowWhatAFileCannot(t *testing.T) {
+func TestReceiptsShowWhatTheFileCannot(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "audit.ndjson")
 	first := opened(t, name, audit.Key{}, 10, true)
 	second := opened(t, name, audit.Key{}, 3, true)
@@ -227,7 +227,7 @@ func asJSON(t *testing.T, v any) string {
 	return string(text)
 }
 
-func TestKeysThatAreNone(t *testing.T) {
+func TestKeyThatIsUnusableIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		name = filepath.Join(dir, name)
@@ -249,7 +249,7 @@ func TestKeysThatAreNone(t *testing.T) {
 	}
 }
 
-func TestARecordIsASCIIWhateverAProducerSends(t *testing.T) {
+func TestRecordIsASCIIWhateverAProducerSends(t *testing.T) {
 	var b bytes.Buffer
 	tr := audit.New(&b, audit.Key{})
 	const hostile = "a\u009b2J\u202e\u2066\u200b\x7f\U000e0041ö\x1b[31m\n"

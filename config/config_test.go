@@ -56,7 +56,7 @@ func wantProblems(t *testing.T, err error, texts ...string) {
 	}
 }
 
-func TestDefaults(t *testing.T) {
+func TestLoadDefaults(t *testing.T) {
 	c, err := load(t, "", minimal)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +67,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
+func TestLoadPrefersFlagsToEnvironmentToFile(t *testing.T) {
 	file := "retry: {max_attempts: 3, max_age: 2h}\nlog: {level: warn}\nguard:\n  protected_users: [a@b.c, d@e.f]\n"
 	c, err := load(t, file, append(minimal, "REVOKER_RETRY_MAX_ATTEMPTS=4", "REVOKER_LOG_LEVEL=error"), "--log.level", "debug")
 	if err != nil {
@@ -78,7 +78,7 @@ func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 	}
 }
 
-func TestListsFromEverywhere(t *testing.T) {
+func TestLoadReadsListsFromEverySource(t *testing.T) {
 	for name, try := range map[string]func() (config.Config, error){
 		"file":        func() (config.Config, error) { return load(t, "events: {types: [a.b, c.d]}", minimal) },
 		"environment": func() (config.Config, error) { return load(t, "", append(minimal, "REVOKER_EVENTS_TYPES=a.b, c.d,")) },
@@ -90,7 +90,7 @@ func TestListsFromEverywhere(t *testing.T) {
 	}
 }
 
-func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
+func TestLoadReportsEveryProblemAtOnce(t *testing.T) {
 	file := "servicebus: {namspace: x}\nretry: {max_attempts: many, max_age: 5}\nconsumer: {drain_timeout: 25}\nnonsense: 1\n"
 	_, err := load(t, file, []string{"REVOKER_LOG_LEVL=debug", "REVOKER_OPS_ADDRESS=x"})
 	wantProblems(t, err, "servicebus.queue: required", "ops.address", `"servicebus.namspace"`, `did you mean "servicebus.namespace"`, "retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
@@ -102,7 +102,7 @@ func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
 		"guard.protected_users", "servicebus.queue", "REVOKER_SERVICEBUS_NAMESPACE", "events.types")
 }
 
-func TestFilesThatAreNotAccepted(t *testing.T) {
+func TestLoadRefusesBadFiles(t *testing.T) {
 	for name, file := range map[string]string{
 		"a key twice":           "log: {level: info}\nlog: {level: warn}",
 		"two documents":         "log: {level: info}\n---\nlog: {level: warn}",
@@ -132,7 +132,7 @@ func TestFilesThatAreNotAccepted(t *testing.T) {
 	wantProblems(t, err, "/does/not/exist")
 }
 
-func TestVariablesThatKubernetesInjectsAreNoMistake(t *testing.T) {
+func TestLoadIgnoresVariablesThatKubernetesInjects(t *testing.T) {
 	_, err := load(t, "", append(minimal, "REVOKER_SERVICE_HOST=10.0.0.1", "REVOKER_SERVICE_PORT=80", "REVOKER_SERVICE_PORT_METRICS=80",
 		"REVOKER_PORT=tcp://10.0.0.1:80", "REVOKER_PORT_80_TCP_ADDR=10.0.0.1", "OTHER=1"))
 	if err != nil {
@@ -140,14 +140,14 @@ func TestVariablesThatKubernetesInjectsAreNoMistake(t *testing.T) {
 	}
 }
 
-func TestEmptyVariablesAreNotSet(t *testing.T) {
+func TestLoadIgnoresEmptyVariables(t *testing.T) {
 	c, err := load(t, "", append(minimal, "REVOKER_RETRY_MAX_AGE=", "REVOKER_OPS_ADDRESS="))
 	if err != nil || c.Retry.MaxAge != time.Hour || c.Ops.Address != "" {
 		t.Errorf("max age %v, ops %q (an empty address means none), %v", c.Retry.MaxAge, c.Ops.Address, err)
 	}
 }
 
-func TestWhereSecretsMayStand(t *testing.T) {
+func TestSecretsMayStandInFilesAndTheEnvironment(t *testing.T) {
 	connection := "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=listen;SharedAccessKey=" + secret
 	c, err := load(t, "", []string{
 		"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_CONNECTION_STRING_FILE=" + write(t, "cs", connection+"\n"),
@@ -182,7 +182,7 @@ func TestWhereSecretsMayStand(t *testing.T) {
 	wantProblems(t, err, "graph.tenant_id", "graph.client_id")
 }
 
-func TestTheCanaryUser(t *testing.T) {
+func TestCanaryUser(t *testing.T) {
 	const id = "22222222-3333-4444-5555-666666666666"
 	for name, c := range map[string]struct{ user, protected, problem string }{
 		"none":                       {"", "glass@contoso.com", ""},
@@ -241,7 +241,7 @@ func TestConnectionStrings(t *testing.T) {
 	}
 }
 
-func TestQueueOrSubscription(t *testing.T) {
+func TestEntityIsAQueueOrASubscription(t *testing.T) {
 	path := "Endpoint=sb://c.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=x;EntityPath=events"
 	plain := strings.TrimSuffix(path, ";EntityPath=events")
 	for name, c := range map[string]struct {
@@ -272,7 +272,7 @@ func TestQueueOrSubscription(t *testing.T) {
 	}
 }
 
-func TestSeveralSources(t *testing.T) {
+func TestSources(t *testing.T) {
 	plain := "Endpoint=sb://c.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=x"
 	for name, c := range map[string]struct{ queue, sources, want string }{
 		"two":                 {"", "urgent,devices/Subscriptions/bulk", "urgent devices/Subscriptions/bulk"},
@@ -293,14 +293,14 @@ func TestSeveralSources(t *testing.T) {
 	}
 }
 
-func TestEachSessionNeedsAPlaceInHand(t *testing.T) {
+func TestSessionsFitIntoMaxInFlight(t *testing.T) {
 	_, err := load(t, "", []string{
 		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9", "REVOKER_CONSUMER_MAX_IN_FLIGHT=8",
 	})
 	wantProblems(t, err, "servicebus.sessions")
 }
 
-func TestNationalClouds(t *testing.T) {
+func TestCloud(t *testing.T) {
 	clouds := []struct{ name, root, authority, suffix string }{
 		{"global", "https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net"},
 		{"usgov-l4", "https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net"},
@@ -325,7 +325,7 @@ func TestNationalClouds(t *testing.T) {
 	}
 }
 
-func TestEndpointsForEmulators(t *testing.T) {
+func TestEndpointForEmulators(t *testing.T) {
 	for endpoint, accepted := range map[string]bool{
 		"http://127.0.0.1:8081": true, "http://localhost:8081": true, "http://[::1]:8081": true, "https://graph.test.example": true,
 		"http://graph.test.example": false, "http://10.0.0.1": false, "graph": false, "ftp://x": false, "https://u:p@x": false, "https://x/?q": false,
@@ -356,7 +356,7 @@ func TestOptionsHaveOneDescriptionEach(t *testing.T) {
 	}
 }
 
-func TestTheDocumentationListsEverySetting(t *testing.T) {
+func TestOptionsAreDocumented(t *testing.T) {
 	const open, end = "<!-- options: made by `go test ./config -update` -->\n", "<!-- /options -->"
 	for _, file := range []string{"../README.md", "../docs/configuration.md"} {
 		text, err := os.ReadFile(file)
@@ -378,7 +378,7 @@ func TestTheDocumentationListsEverySetting(t *testing.T) {
 	}
 }
 
-func TestTheExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
+func TestExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
 	text, err := os.ReadFile("../worker.example.yaml")
 	if err != nil {
 		t.Fatal(err)

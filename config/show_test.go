@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestAProblemHoldsNoSecretWhereverItStands puts secrets where they do not belong.
-func TestAProblemHoldsNoSecretWhereverItStands(t *testing.T) {
+// TestProblemsHoldNoSecretWhereverItStands puts secrets where they do not belong.
+func TestProblemsHoldNoSecretWhereverItStands(t *testing.T) {
 	const (
 		client = "8Qx8Q~aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
 		shared = "c2VjcmV0LWtleS1vZi1hLW5hbWVzcGFjZS0wMTIzNDU2Nzg="

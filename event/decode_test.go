@@ -50,7 +50,7 @@ func cloudEvent(replace ...string) string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-func TestAcceptedForms(t *testing.T) {
+func TestDecodeAcceptsEveryForm(t *testing.T) {
 	when := time.Date(2026, 3, 1, 12, 0, 0, 123456700, time.UTC)
 	const stamp = "2026-03-01T12:00:00.1234567Z"
 	data := `{"userId":"` + userID + `"}`
@@ -93,7 +93,7 @@ func TestAcceptedForms(t *testing.T) {
 	}
 }
 
-func TestPropertiesThatAreNoAttributesAreNotRead(t *testing.T) {
+func TestDecodeIgnoresPropertiesThatAreNoAttributes(t *testing.T) {
 	for _, property := range []string{
 		"", "c", "cloud", "cloudEvents", "CLOUDEVENTS", "cloudEvents:", "cloudEvents_", "cloudEventsXtype", "cloudEvents type", "cloudeventstype", "x-cloudEvents:type",
 		"cloudEvent:type", "cloudEventz:type", "cloudEvents:subject", "xcloudEvents:type", "type", "specversion",
@@ -119,7 +119,7 @@ func binary(property string, value any) event.Message {
 	return m
 }
 
-func TestRejections(t *testing.T) {
+func TestDecodeRefuses(t *testing.T) {
 	user := `"userId":"` + userID + `"`
 	valid := `{"type":"device.lost",` + user + `}`
 	for name, c := range map[string]struct {
@@ -235,7 +235,7 @@ func TestRejections(t *testing.T) {
 	}
 }
 
-func TestOnlyTwoFieldsNameTheUser(t *testing.T) {
+func TestDecodeTakesTheUserFromTwoFieldsOnly(t *testing.T) {
 	body := `{"type":"device.lost","actor":"ada@b.cd","identity":"ada@b.cd","initiatedByUserPrincipalName":"ada@b.cd","subject":"ada@b.cd","email":"ada@b.cd",
 		"UserPrincipalName":"ada@b.cd","user_id":"` + userID + `","user":{"userId":"` + userID + `"}}`
 	items, err := decoder(t).Decode(text(body))
@@ -244,7 +244,7 @@ func TestOnlyTwoFieldsNameTheUser(t *testing.T) {
 	}
 }
 
-func TestGoodAndBadEventsKeepTheirPlaces(t *testing.T) {
+func TestDecodeKeepsTheOrderOfGoodAndBadEvents(t *testing.T) {
 	good, bad := `{"type":"device.lost","userId":"`+userID+`"}`, `{"type":"device.lost"}`
 	items, err := decoder(t).Decode(text("[" + strings.Join([]string{good, bad, good, `{"type":"x"}`}, ",") + "]"))
 	if err != nil || len(items) != 4 {
@@ -262,7 +262,7 @@ func TestGoodAndBadEventsKeepTheirPlaces(t *testing.T) {
 }
 
 // The SDK panics on some of these when it parses; here each costs its own event only.
-func TestABadEventDoesNotHarmItsNeighbours(t *testing.T) {
+func TestDecodeBadEventDoesNotHarmItsNeighbors(t *testing.T) {
 	for _, bad := range []string{cloudEvent("data", "", "data_base64", "5"), cloudEvent("data", "", "data_base64", `""`), "5", "null", "[]", `{"":{}}`} {
 		items, err := decoder(t).Decode(text("[" + cloudEvent() + "," + bad + "," + cloudEvent() + "]"))
 		if err != nil || len(items) != 3 || items[0].Err != nil || items[1].Err == nil || items[2].Err != nil {
@@ -271,7 +271,7 @@ func TestABadEventDoesNotHarmItsNeighbours(t *testing.T) {
 	}
 }
 
-func TestWhatTheCloudEventsSDKWritesIsRead(t *testing.T) {
+func TestDecodeReadsWhatTheCloudEventsSDKWrites(t *testing.T) {
 	data := map[string]string{"userId": userID, "note": "a/b+c\u2028"}
 	for name, set := range map[string]func(*cloudevents.Event) error{
 		"an object": func(ce *cloudevents.Event) error { return ce.SetData(cloudevents.ApplicationJSON, data) },
@@ -309,7 +309,7 @@ func TestWhatTheCloudEventsSDKWritesIsRead(t *testing.T) {
 	}
 }
 
-func TestBounds(t *testing.T) {
+func TestDecodeBounds(t *testing.T) {
 	sized := func(size int) string {
 		body := `{"type":"device.lost","userId":"` + userID + `","x":""}`
 		return strings.Replace(body, `""`, `"`+strings.Repeat("x", size-len(body))+`"`, 1)
@@ -334,7 +334,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-func TestTheAllowListIsConfigurable(t *testing.T) {
+func TestDecoderAllowListIsConfigurable(t *testing.T) {
 	d, err := event.NewDecoder(event.Config{Types: []string{"Microsoft.Graph.UserDeleted"}})
 	if err != nil {
 		t.Fatal(err)

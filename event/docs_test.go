@@ -50,7 +50,7 @@ func binaryProperties(t *testing.T, document string) map[string]any {
 	return properties
 }
 
-func TestTheDocumentedExamplesAreAccepted(t *testing.T) {
+func TestDecodeAcceptsTheDocumentedExamples(t *testing.T) {
 	text, err := os.ReadFile("../docs/events.md")
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestTheDocumentedExamplesAreAccepted(t *testing.T) {
 	}
 }
 
-func TestSchemaAndDecoderAgree(t *testing.T) {
+func TestDecoderAgreesWithTheSchema(t *testing.T) {
 	valid := conforms(t)
 	for _, folder := range []string{"valid", "invalid"} {
 		files, err := filepath.Glob("testdata/" + folder + "/*.json")

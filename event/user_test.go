@@ -8,7 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-func TestUserPrincipalNames(t *testing.T) {
+func TestUserPrincipalName(t *testing.T) {
 	long := strings.Repeat("a", 64)
 	for upn, valid := range map[string]bool{
 		"ada@contoso.com": true, "Ada.Lovelace@Contoso.COM": true, "o'neil@contoso.com": true, "a-b_c!d#e^f~g@contoso.com": true,
@@ -38,7 +38,7 @@ func TestUserPrincipalNames(t *testing.T) {
 	}
 }
 
-func TestObjectIDs(t *testing.T) {
+func TestUserObjectID(t *testing.T) {
 	for id, valid := range map[string]bool{
 		userID: true, strings.ToUpper(userID): true, "00000000-0000-0000-0000-000000000000": true,
 		strings.ReplaceAll(userID, "-", ""): false, "{" + userID + "}": false, "urn:uuid:" + userID: false, userID + "0": false, userID[:35]: false,
@@ -54,7 +54,7 @@ func TestObjectIDs(t *testing.T) {
 	}
 }
 
-func TestWhoIsWho(t *testing.T) {
+func TestUserKey(t *testing.T) {
 	if _, err := event.NewUser("", ""); err == nil {
 		t.Error("nobody is somebody")
 	}

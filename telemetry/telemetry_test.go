@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func TestAliveIsARecentHeartbeat(t *testing.T) {
+func TestHealthIsAliveAfterARecentHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := telemetry.NewHealth(time.Minute)
 		time.Sleep(time.Minute)
@@ -52,7 +52,7 @@ func TestAliveIsARecentHeartbeat(t *testing.T) {
 	})
 }
 
-func TestReadyIsEveryPart(t *testing.T) {
+func TestHealthIsReadyWhenEveryPartIs(t *testing.T) {
 	h := telemetry.NewHealth(time.Minute, "a", "b")
 	if len(h.Problems()) != 2 {
 		t.Errorf("parts that were not tried are well: %v", h.Problems())
@@ -72,7 +72,7 @@ func TestReadyIsEveryPart(t *testing.T) {
 	}
 }
 
-func TestTheOperationsPort(t *testing.T) {
+func TestServerAnswersOnTheOperationsPort(t *testing.T) {
 	health, metrics := telemetry.NewHealth(time.Minute, "graph"), telemetry.NewMetrics("v1", "abc")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -114,7 +114,7 @@ func TestTheOperationsPort(t *testing.T) {
 	}
 }
 
-func TestTheLog(t *testing.T) {
+func TestLogger(t *testing.T) {
 	var out bytes.Buffer
 	log, err := telemetry.NewLogger(&out, "warn", "json")
 	if err != nil {
@@ -136,7 +136,7 @@ func TestTheLog(t *testing.T) {
 	}
 }
 
-func TestTheLogSteersNoTerminal(t *testing.T) {
+func TestLoggerEscapesControlCharacters(t *testing.T) {
 	const hostile = "a\u009b2J\u0085\u202e\u2066\u200b\u2028\ufeff\x7f\x1b[31m\r\n2026\U000e0041ö日"
 	for _, format := range []string{"json", "console"} {
 		var out bytes.Buffer
@@ -164,7 +164,7 @@ func TestTheLogSteersNoTerminal(t *testing.T) {
 
 var update = flag.Bool("update", false, "write docs/metrics.md")
 
-func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
+func TestMetricsAreDocumented(t *testing.T) {
 	m := telemetry.NewMetrics("v", "c")
 	m.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	m.Events.WithLabelValues("q", "revoked", "")

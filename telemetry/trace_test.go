@@ -46,7 +46,7 @@ func TestTracesAreExportedByHTTP(t *testing.T) {
 	}
 }
 
-func TestAProtocolThatIsNotSupportedIsAClearError(t *testing.T) {
+func TestTracingProtocolThatIsNotSupportedIsAClearError(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
 	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
 	if _, err := telemetry.NewTracing("v1"); err == nil || !strings.Contains(err.Error(), "http/protobuf") {

@@ -56,7 +56,7 @@ func (s *screen) until(t *testing.T, text string) {
 	}
 }
 
-func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
+func TestSandboxDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10"), &stdout, &stderr)
@@ -72,7 +72,7 @@ func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 	}
 }
 
-func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
+func TestSandboxReplicasThatShareARedisKeepTheGuaranteesOfOne(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	redis := miniredis.RunT(t)
 	redis.ClockTTL(true) // keys expire: what a replica has left behind is in nobody's way for long
@@ -83,7 +83,7 @@ func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
 	}
 }
 
-func TestTheWorkersOwnLogHoldsNoSecret(t *testing.T) {
+func TestSandboxWorkerLogHoldsNoSecret(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	file := filepath.Join(t.TempDir(), "worker.log")
@@ -99,7 +99,7 @@ func TestTheWorkersOwnLogHoldsNoSecret(t *testing.T) {
 	}
 }
 
-func TestReplicasForThemselves(t *testing.T) {
+func TestSandboxReplicasWithoutRedis(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "2"), &stdout, &stderr); code != 0 {
@@ -114,7 +114,7 @@ func sum(counts map[string]int) (n int) {
 	return n
 }
 
-func TestTheCheckFindsWhatIsWrong(t *testing.T) {
+func TestSandboxCheckFindsProblems(t *testing.T) {
 	s := newSample(1)
 	servers, err := startServers(options{amqp: "127.0.0.1:0", graph: "127.0.0.1:0"}, s)
 	if err != nil {
@@ -137,7 +137,7 @@ func TestTheCheckFindsWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestWithoutAWorkerTheServersServeAnyClient(t *testing.T) {
+func TestSandboxServersServeAnyClientWithoutAWorker(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var stdout screen
 	done := make(chan int, 1)
@@ -188,7 +188,7 @@ func TestWithoutAWorkerTheServersServeAnyClient(t *testing.T) {
 	}
 }
 
-func TestMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
+func TestSandboxHasMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	dir := t.TempDir()
 	entities, certificate := filepath.Join(dir, "config.json"), filepath.Join(dir, "ca.pem")
 	text := `{"UserConfig": {"Namespaces": [{"Name": "ns", "Topics": [{"Name": "devices", "Subscriptions": [{"Name": "worker"}]}]}]}}`
@@ -220,7 +220,7 @@ func TestMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	}
 }
 
-func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
+func TestSandboxWithoutFlagsShowsTheSampleUntilItIsStopped(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -239,7 +239,7 @@ func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
 	}
 }
 
-func TestWrongCommandLines(t *testing.T) {
+func TestSandboxRefusesWrongCommandLines(t *testing.T) {
 	var wrong screen
 	if code := run(t.Context(), append(anyPort, "--no-worker", "--key", "name=value:Read"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--key") {
 		t.Errorf("a wrong key: exit code %d, %q", code, &wrong)

@@ -37,7 +37,7 @@ func load(t *testing.T, environ ...string) config.Config {
 	return cfg
 }
 
-func TestHowTheWorkerSignsIn(t *testing.T) {
+func TestCredentialFollowsTheConfiguration(t *testing.T) {
 	namespace := "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net"
 	secret := []string{namespace, "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_CLIENT_SECRET=s"}
 	for name, c := range map[string]struct {
@@ -58,7 +58,7 @@ func TestHowTheWorkerSignsIn(t *testing.T) {
 	}
 }
 
-func TestTheCloudPicksTheAuthority(t *testing.T) {
+func TestCredentialAuthorityFollowsTheCloud(t *testing.T) {
 	cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.chinacloudapi.cn", "REVOKER_GRAPH_CLOUD=china")
 	options := azureOptions(cfg, nil)
 	if host := options.Cloud.ActiveDirectoryAuthorityHost; host != "https://login.chinacloudapi.cn/" || options.Retry.MaxRetries != -1 {
@@ -82,7 +82,7 @@ func (r *roundTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Header: http.Header{}, Request: req}, nil
 }
 
-func TestEveryCloudToTheURLAndTheTokensScope(t *testing.T) {
+func TestGraphURLAndScopeFollowTheCloud(t *testing.T) {
 	user, err := event.NewUser("", "ada@contoso.com")
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestEveryCloudToTheURLAndTheTokensScope(t *testing.T) {
 	}
 }
 
-func TestSandboxTokensAreCachedUntilTheyEndOrClaimsAskForAnother(t *testing.T) {
+func TestOAuthCredentialCachesTokensUntilTheyEndOrClaimsAskForAnother(t *testing.T) {
 	issued, life := 0, "3600"
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		issued++
@@ -154,7 +154,7 @@ func TestSandboxTokensAreCachedUntilTheyEndOrClaimsAskForAnother(t *testing.T) {
 	}
 }
 
-func TestAnOccupiedOperationsPortIsAClearError(t *testing.T) {
+func TestOperationsPortThatIsOccupiedIsAClearError(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func TestAnOccupiedOperationsPortIsAClearError(t *testing.T) {
 	}
 }
 
-func TestTheLogSaysWhoReachesTheOperationsPort(t *testing.T) {
+func TestOperationsPortIsLoggedWithWhoReachesIt(t *testing.T) {
 	for address, want := range map[string]string{"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine", "0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "who reaches"} {
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
@@ -179,7 +179,7 @@ func TestTheLogSaysWhoReachesTheOperationsPort(t *testing.T) {
 	}
 }
 
-func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
+func TestSignalsFirstIsSoftSecondIsHard(t *testing.T) {
 	soft, hard, stop := Signals(context.Background())
 	defer stop()
 	signal := func(ended context.Context) {
@@ -200,7 +200,7 @@ func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
 	signal(hard)
 }
 
-func TestTheCanaryUserIsNobodyProtected(t *testing.T) {
+func TestCanaryUserIsNotProtected(t *testing.T) {
 	const id = "22222222-3333-4444-5555-666666666666"
 	file := t.TempDir() + "/protected"
 	if err := os.WriteFile(file, []byte("glass@contoso.com\nadmin-*@contoso.com\n"), 0o600); err != nil {

@@ -201,7 +201,7 @@ func handled(t *testing.T, log *workerLog) map[string]bool {
 	return users
 }
 
-func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
+func TestReplicasCallForEachUserOnce(t *testing.T) {
 	for _, replicas := range []int{2, 4} {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
 			const users = 10_000
@@ -243,7 +243,7 @@ func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 	}
 }
 
-func TestTheGuardCountsThePeopleOfAllReplicas(t *testing.T) {
+func TestReplicasShareTheVolumeGuard(t *testing.T) {
 	const users, most = 500, 60
 	e := newEstate(t, users)
 	release := filepath.Join(t.TempDir(), "release.json")
@@ -283,7 +283,7 @@ func TestTheGuardCountsThePeopleOfAllReplicas(t *testing.T) {
 	}
 }
 
-func TestWorkGoesOnWhenRedisGoesAway(t *testing.T) {
+func TestReplicasGoOnWhenRedisGoesAway(t *testing.T) {
 	const users = 2000
 	e := newEstate(t, users)
 	redis := miniredis.RunT(t)
@@ -304,7 +304,7 @@ func TestWorkGoesOnWhenRedisGoesAway(t *testing.T) {
 	}
 }
 
-func TestADryRunHasNothingToDoWithRedis(t *testing.T) {
+func TestDryRunDoesNotUseRedis(t *testing.T) {
 	e := newEstate(t, 1)
 	redis := miniredis.RunT(t)
 	worker, err := New(load(t, append(e.environ, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_CONSUMER_DRY_RUN=true")...), &bytes.Buffer{})
@@ -353,7 +353,7 @@ func (anyToken) GetToken(context.Context, policy.TokenRequestOptions) (azcore.Ac
 	return azcore.AccessToken{Token: "a.b.c"}, nil
 }
 
-func TestALeaseLastsLongerThanAnyAttempt(t *testing.T) {
+func TestLeaseLastsLongerThanAnyAttempt(t *testing.T) {
 	for name, environ := range map[string][]string{
 		"the call alone":      nil,
 		"users are read":      {"REVOKER_GRAPH_READ_USERS=true"},

@@ -165,7 +165,7 @@ func revokeAda(t *testing.T, g *revoker.Revoker) error {
 	return err
 }
 
-func TestEveryWayToSignInOverTLS(t *testing.T) {
+func TestCredentialSignsInOverTLS(t *testing.T) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
 			d := newDirectory(t, 0)
@@ -229,7 +229,7 @@ func throughTime(t *testing.T, life time.Duration, test func(t *testing.T, d *di
 	}
 }
 
-func TestTokensAreKeptAndRenewedBeforeTheyExpire(t *testing.T) {
+func TestTokensAreCachedAndRenewedBeforeTheyExpire(t *testing.T) {
 	throughTime(t, time.Hour, func(t *testing.T, d *directory, g *revoker.Revoker) {
 		for minute := range 180 {
 			if file := os.Getenv("AZURE_FEDERATED_TOKEN_FILE"); file != "" && minute%5 == 0 {
@@ -253,7 +253,7 @@ func TestTokensAreKeptAndRenewedBeforeTheyExpire(t *testing.T) {
 	})
 }
 
-func TestATokenThatGraphTakesBackIsReplacedByOneWithTheDemandedClaims(t *testing.T) {
+func TestTokenThatGraphRevokesIsReplacedByOneWithTheDemandedClaims(t *testing.T) {
 	throughTime(t, time.Hour, func(t *testing.T, d *directory, g *revoker.Revoker) {
 		if err := revokeAda(t, g); err != nil {
 			t.Fatal(err)
@@ -278,7 +278,7 @@ func TestATokenThatGraphTakesBackIsReplacedByOneWithTheDemandedClaims(t *testing
 	})
 }
 
-func TestAServiceAccountThatIsNotFederatedGetsNoToken(t *testing.T) {
+func TestTokenIsRefusedToAServiceAccountThatIsNotFederated(t *testing.T) {
 	d := newDirectory(t, 0)
 	d.at("https://graph.test")
 	settings := ways["workload identity"](t, d)
@@ -297,7 +297,7 @@ func TestAServiceAccountThatIsNotFederatedGetsNoToken(t *testing.T) {
 	}
 }
 
-func TestACertificateThatIsRenewedIsReadAgain(t *testing.T) {
+func TestCertificateIsReadAgainAfterItsRenewal(t *testing.T) {
 	d := newDirectory(t, 0)
 	d.at("https://graph.test")
 	other, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -340,7 +340,7 @@ func TestACertificateThatIsRenewedIsReadAgain(t *testing.T) {
 	}
 }
 
-func TestAnAuthorityIsForEmulatorsAlone(t *testing.T) {
+func TestAuthorityIsForEmulatorsOnly(t *testing.T) {
 	for _, environ := range [][]string{
 		{"REVOKER_GRAPH_AUTHORITY=https://127.0.0.1:1"},
 		{"REVOKER_GRAPH_AUTHORITY=http://127.0.0.1:1", "REVOKER_GRAPH_ENDPOINT=https://127.0.0.1:1"},

@@ -127,7 +127,7 @@ func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 	}
 }
 
-func TestCheckingRedisTouchesNothingOfTheReplicas(t *testing.T) {
+func TestRedisCheckTouchesNothingOfTheReplicas(t *testing.T) {
 	server := miniredis.RunT(t)
 	cfg := load(t, "REVOKER_REDIS_ADDRESSES="+server.Addr(), "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso")
 	if err := CheckRedis(t.Context(), cfg); err != nil {
