@@ -43,7 +43,7 @@ func NewCloudEvent(id, source, eventType string, at time.Time, data any) CloudEv
 	return e
 }
 
-// readCloudEvent reads a CloudEvent 1.0, structured or binary (https://github.com/cloudevents/spec).
+// readCloudEvent decodes a CloudEvent 1.0 of structured or binary form (https://github.com/cloudevents/spec).
 //
 // The CloudEvents SDK does not parse it. As of v2.16, the SDK accepts an event that has both data and data_base64, stops at a
 // member whose name is empty, panics on a data_base64 that is not a string, and does not unescape one. Each of these picks
@@ -76,8 +76,8 @@ func (d *Decoder) readCloudEvent(o object) (Event, *Error) {
 	return event, problem
 }
 
-// checkAttributes checks what CloudEvents 1.0 asks of the attributes (CloudEvents specification §3.1), and that the data
-// is JSON.
+// checkAttributes checks the attributes that CloudEvents 1.0 requires (CloudEvents specification §3.1), and that the data is
+// JSON.
 func checkAttributes(o object, event Event) *Error {
 	specversion, versionProblem := o.text("specversion")
 	contentType, typeProblem := o.text("datacontenttype")
@@ -121,7 +121,7 @@ func isJSON(contentType string) bool {
 	return err == nil && (mediaType == "application/json" || mediaType == "text/json" || strings.HasSuffix(mediaType, "+json"))
 }
 
-// readBase64 returns the JSON in encoded.
+// readBase64 returns the JSON that encoded contains.
 func readBase64(field, encoded string) (json.RawMessage, *Error) {
 	data, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
@@ -130,12 +130,12 @@ func readBase64(field, encoded string) (json.RawMessage, *Error) {
 	return checkJSON(field, data)
 }
 
-// readBinary turns a CloudEvent in binary form into the same object as the structured form: its attributes stand in
-// properties, the body is the data. No members: it is no such event. The AMQP binding prefixes the attributes with
-// "cloudEvents:" or, for clients that cannot send a colon, "cloudEvents_" (AMQP Protocol Binding §3.1.3).
+// readBinary converts a CloudEvent of binary form to the object of the structured form. Its attributes are in the properties,
+// and the body is the data. The object has no members if the message is no such event. The AMQP binding prefixes the
+// attributes with "cloudEvents:", or with "cloudEvents_" for clients that cannot send a colon (AMQP Protocol Binding §3.1.3).
 //
-// The message's content type, which is the data's, is not asked: the body has turned out to be JSON, and many clients set
-// none or the wrong one.
+// readBinary ignores the content type of the message, which is the data's. The body is known to be JSON, and many clients set
+// no content type or a wrong one.
 func readBinary(properties map[string]any, body json.RawMessage) (object, *Error) {
 	const prefix = "cloudEvents:"
 	o := object{prefix: prefix}
@@ -166,7 +166,7 @@ func readBinary(properties map[string]any, body json.RawMessage) (object, *Error
 	return o, nil
 }
 
-// cutBinaryPrefix returns the attribute that an application property stands for.
+// cutBinaryPrefix returns the name of the attribute in the name of an application property. ok is false if there is none.
 func cutBinaryPrefix(property string) (name string, ok bool) {
 	const word = "cloudEvents"
 	if len(property) <= len(word) || !strings.EqualFold(property[:len(word)], word) {

@@ -201,7 +201,7 @@ func handled(t *testing.T, log *workerLog) map[string]bool {
 	return users
 }
 
-func TestReplicasCallForEachUserOnce(t *testing.T) {
+func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 	for _, replicas := range []int{2, 4} {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
 			const users = 10_000
