@@ -168,7 +168,7 @@ func TestOperationsPortThatIsOccupiedIsAClearError(t *testing.T) {
 }
 
 func TestOperationsPortIsLoggedWithWhoReachesIt(t *testing.T) {
-	for address, want := range map[string]string{"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine", "0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "who reaches"} {
+	for address, want := range map[string]string{"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine", "0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "whoever can route"} {
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
 			t.Fatal(err)

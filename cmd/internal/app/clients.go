@@ -19,8 +19,8 @@ func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
 	return newServiceBus(cfg, sanitizer.New(sanitizer.Options{}))
 }
 
-// NewServiceBusWithOriginals is NewServiceBus with a sanitizer that keeps the last messages it changed, for commands that
-// export them.
+// NewServiceBusWithOriginals is NewServiceBus for commands that export messages. Its sanitizer keeps the originals of the last
+// messages that it changed.
 func NewServiceBusWithOriginals(cfg config.Config) (*azservicebus.Client, *sanitizer.Sanitizer, error) {
 	s := sanitizer.New(sanitizer.Options{MaxMessage: maxExported, Originals: originalsKept})
 	client, err := newServiceBus(cfg, s)
@@ -51,7 +51,7 @@ func ServiceBusToken(ctx context.Context, cfg config.Config) (azcore.AccessToken
 	return servicebus.Token(ctx, credential)
 }
 
-// newSources makes the Service Bus client and a receiver for each entity. It dials nothing yet.
+// newSources makes the Service Bus client, and a receiver for each entity without sessions. It dials nothing yet.
 func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, error) {
 	client, err := NewServiceBus(cfg)
 	if err != nil {
@@ -83,16 +83,17 @@ func acceptFrom(client *azservicebus.Client, entity string) func(context.Context
 	}
 }
 
-// GraphOptions change how Graph is called.
+// GraphOptions changes how Graph is called. The zero value changes nothing.
 type GraphOptions struct {
 	// Credential replaces the configured one.
 	Credential azcore.TokenCredential
+	// LegacyBeta calls the older beta method; see revoker.Config.
 	LegacyBeta bool
-	// Transport replaces the HTTP transport, that of the sign-in too.
+	// Transport replaces the HTTP transport, including that of the sign-in.
 	Transport http.RoundTripper
 }
 
-// NewGraph makes the client of Graph that the configuration asks for. It calls nothing yet.
+// NewGraph makes the Graph client that the configuration asks for. It calls nothing yet.
 func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
 	if o.Credential == nil {
 		var err error
