@@ -17,26 +17,29 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile bounds the configuration file and each file that holds a secret.
+// maxFile is the maximum size in bytes of the configuration file and of each file that contains a secret.
 const maxFile = 1 << 20
 
-// Problems are all that is wrong with a configuration, each with the key and what to set.
+// Problems lists every problem of a configuration. Each names the key and what to set.
 type Problems []string
 
 func (p Problems) Error() string {
-	return fmt.Sprintf("%d problems with the configuration:\n  - %s", len(p), strings.Join(p, "\n  - "))
+	noun := "problems"
+	if len(p) == 1 {
+		noun = "problem"
+	}
+	return fmt.Sprintf("%d %s with the configuration:\n  - %s", len(p), noun, strings.Join(p, "\n  - "))
 }
 
 func (p *Problems) add(format string, args ...any) {
 	*p = append(*p, fmt.Sprintf(format, args...))
 }
 
-// Load reads the file that --config names, environ (as os.Environ returns it) and the flags that Flags registered, each over
-// the one before, and validates the result. The error is Problems and names everything that is wrong at once; it never
-// holds a secret.
+// Load reads the file that --config names, environ (as os.Environ returns it), and the flags that Flags registered. Each
+// overrides the one before. Load validates the result. The error is Problems; it lists all of them and contains no secret.
 func Load(flags *pflag.FlagSet, environ []string) (Config, error) { return read(flags, environ, true) }
 
-// LoadForGraph is Load for a program that has nothing to do with Service Bus: its settings may be missing.
+// LoadForGraph is Load for a program that does not use Service Bus, whose settings may be missing.
 func LoadForGraph(flags *pflag.FlagSet, environ []string) (Config, error) {
 	return read(flags, environ, false)
 }
@@ -58,7 +61,7 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 		}
 		if problem := assign(o, raw); problem != "" {
 			problems.add("%s: %s (%s)", o.Key, problem, o.Env)
-			_ = assign(o, o.Default) // so that the rules below find no second problem in it
+			_ = assign(o, o.Default) // so that validate reports no second problem
 		}
 	}
 	readSecret(&c.ServiceBus.ConnectionString, c.ServiceBus.ConnectionStringFile, "servicebus.connection_string", &problems)
@@ -72,7 +75,7 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	return c, nil
 }
 
-// loadFile reads one YAML document. An empty file is fine; duplicate keys are the parser's error.
+// loadFile reads one YAML document. A file may be empty. The parser reports duplicate keys.
 func loadFile(values map[string]any, name string, problems *Problems) {
 	text, err := readFile(name)
 	if err != nil {
@@ -198,9 +201,9 @@ func fromKubernetes(name string) bool {
 	return rest == "SERVICE_HOST" || strings.HasPrefix(rest, "SERVICE_PORT") || rest == "PORT" || strings.HasPrefix(rest, "PORT_")
 }
 
-// hint names the known key or variable that is spelled most like the unknown one, if one is near.
+// hint returns a suggestion if the spelling of a known key or variable is close to the unknown one.
 func hint(unknown string) string {
-	best, nearest := "", 4 // up to three changes are a slip of the finger
+	best, nearest := "", 4 // up to three changes are a typing error
 	for _, o := range Options() {
 		for _, known := range []string{o.Key, o.Env} {
 			if d := distance(strings.ToLower(unknown), strings.ToLower(known)); d < nearest {
@@ -214,7 +217,7 @@ func hint(unknown string) string {
 	return fmt.Sprintf("; did you mean %q?", best)
 }
 
-// distance is Levenshtein's, for short strings.
+// distance returns the Levenshtein distance of two short strings.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -235,7 +238,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// assign converts what a file, variable or flag holds; the result says what is wrong with it.
+// assign converts a value of a file, variable, or flag, and sets the field. It returns the problem with the value, or "".
 func assign(o Option, raw any) (problem string) {
 	text, isText := raw.(string)
 	var value any
@@ -308,7 +311,8 @@ func wanted(o Option) string {
 	return "a list of strings"
 }
 
-// fileProblem is an error of a file that should hold a secret: its name may be the secret itself.
+// fileProblem describes an error of a file that should contain a secret. It shows the name like a value, because operators
+// sometimes set the secret itself.
 func fileProblem(err error) string {
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Sprintf("%s %s: %v", path.Op, show(path.Path), path.Err)

@@ -13,11 +13,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// entityName: letters, digits, periods, hyphens, underscores and slashes, beginning and ending with a letter or digit
+// entityName matches letters, digits, periods, hyphens, underscores, and slashes, with a letter or digit at both ends
 // (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules, Microsoft.ServiceBus).
 var entityName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
 
-// validate checks every setting by itself and against the others. It may fill in the queue or topic from the connection string.
+// validate checks every setting by itself and against the others. It sets the queue or topic if the connection string names one.
 func (c *Config) validate(needsServiceBus bool) Problems {
 	var p Problems
 	for _, o := range options(c) {
@@ -35,7 +35,7 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 		p.add("retry.max_interval: %s is below retry.initial_interval %s", c.Retry.MaxInterval, c.Retry.InitialInterval)
 	}
 	if len(c.Events.Types) == 0 {
-		p.add("events.types: empty: no event would ever sign anybody out")
+		p.add("events.types: empty: no event would revoke any session")
 	}
 	for _, entry := range c.Guard.ProtectedUsers {
 		if _, err := uuid.Parse(entry); err != nil && strings.Count(entry, "@") != 1 {
@@ -102,18 +102,20 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	}
 	sb.validateEntity(p)
 	if sb.Sessions > c.Consumer.MaxInFlight {
-		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_flight %d: lower the one or raise the other", sb.Sessions, c.Consumer.MaxInFlight)
+		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_flight %d: lower the first or raise the second",
+			sb.Sessions, c.Consumer.MaxInFlight)
 	}
 	if most := int(renewalsPerSecond * sb.LockDuration.Seconds() / 2); len(sb.Entities())*c.Consumer.MaxInFlight > most {
-		p.add("consumer.max_in_flight: %d messages of %d sources need more than %d lock renewals per second, which is what one worker makes: lower it to %d, or raise the entities' lock duration and servicebus.lock_duration",
+		p.add("consumer.max_in_flight: %d messages of %d sources need more than %d lock renewals per second, which is the limit of "+
+			"one worker: lower it to %d, or raise the entities' lock duration and servicebus.lock_duration",
 			c.Consumer.MaxInFlight, len(sb.Entities()), renewalsPerSecond, most/max(1, len(sb.Entities())))
 	}
 }
 
-// renewalsPerSecond is how many locks one worker renews at most: each renewal costs Service Bus ten times a send.
+// renewalsPerSecond is the maximum rate of one worker's lock renewals. A renewal costs Service Bus ten times as much as a send.
 const renewalsPerSecond = 20
 
-// validateEntity: a queue, or a topic with a subscription.
+// validateEntity checks that there is a queue, a topic with a subscription, or a list of sources.
 func (s *ServiceBus) validateEntity(p *Problems) {
 	const form = "letters, digits, . - _ and /, beginning and ending with a letter or digit"
 	one := s.Queue != "" || s.Topic != "" || s.Subscription != ""
@@ -161,14 +163,14 @@ func (s *ServiceBus) validateSources(p *Problems) {
 	}
 }
 
-// maxSources bounds the receivers of one process, each with max_in_flight messages.
+// maxSources is the maximum number of receivers of one process, each with max_in_flight messages.
 const maxSources = 8
 
 func isSubscriptionName(name string) bool {
 	return entityName.MatchString(name) && len(name) <= 50 && !strings.Contains(name, "/")
 }
 
-// validateConnectionString reads the parts that matter. Nothing of the string may stand in a problem but the host.
+// validateConnectionString checks the parts that matter. A problem may show the host only.
 func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 	const key = "servicebus.connection_string"
 	parts := map[string]string{}
@@ -205,7 +207,7 @@ func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 	}
 }
 
-// serves says what is wrong with a Service Bus host in this cloud, "" if nothing.
+// serves returns the problem with a Service Bus host in this cloud, or "".
 func (c Cloud) serves(host string) string {
 	if c.Name == "" {
 		return ""
@@ -271,25 +273,27 @@ func (c *Config) validateGraph(p *Problems) {
 	}
 }
 
-// validateCanary: an account of this tenant that nobody has put under protection. Protected users may also stand in a file, which is read later.
+// validateCanary checks that the account can be one of this tenant, and that guard.protected_users does not protect it. The
+// worker checks guard.protected_file later.
 func (c *Config) validateCanary(p *Problems) {
 	user := c.Graph.CanaryUser
 	if user == "" {
 		return
 	}
 	_, err := uuid.Parse(user)
-	isID := err == nil && len(user) == 36 // uuid.Parse takes other forms too
+	isID := err == nil && len(user) == 36 // uuid.Parse also accepts other forms
 	switch {
 	case !isID && (strings.Count(user, "@") != 1 || strings.ContainsAny(user, "*/ ")):
 		p.add("graph.canary_user: %q is neither an object id nor a user principal name (REVOKER_GRAPH_CANARY_USER)", user)
 	case strings.Contains(strings.ToUpper(user), "#EXT#"):
-		p.add("graph.canary_user: %q is a guest: Graph answers well and revokes nothing; use a member of this tenant (REVOKER_GRAPH_CANARY_USER)", user)
+		p.add("graph.canary_user: %q is a guest: Graph reports success and revokes nothing; use a member of this tenant (REVOKER_GRAPH_CANARY_USER)", user)
 	}
 	for _, entry := range c.Guard.ProtectedUsers {
-		// Names hold none of the characters that path.Match knows beside *.
+		// A name contains no special character of path.Match except *.
 		pattern, _ := path.Match(strings.ToLower(entry), strings.ToLower(user))
 		if strings.EqualFold(entry, user) || pattern && !isID {
-			p.add("graph.canary_user: %q is protected by the entry %q of guard.protected_users: its sessions are revoked at any time, so keep an account for this (REVOKER_GRAPH_CANARY_USER)", user, entry)
+			p.add("graph.canary_user: %q is protected by the entry %q of guard.protected_users, but its sessions are revoked "+
+				"at any time: use an account that exists for this purpose (REVOKER_GRAPH_CANARY_USER)", user, entry)
 		}
 	}
 }
@@ -308,7 +312,7 @@ func (c *Config) validateRedis(p *Problems) {
 		}
 	}
 	if c.Graph.TenantID == "" {
-		p.add("graph.tenant_id: required with redis.addresses: what is shared is kept apart by tenant (REVOKER_GRAPH_TENANT_ID)")
+		p.add("graph.tenant_id: required with redis.addresses, where it separates the data of tenants (REVOKER_GRAPH_TENANT_ID)")
 	}
 	if r.CAFile != "" && !r.TLS {
 		p.add("redis.ca_file: needs redis.tls (REVOKER_REDIS_TLS=true)")
