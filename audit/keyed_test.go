@@ -32,8 +32,8 @@ func verifyWith(t *testing.T, options audit.Options, lines ...string) audit.Repo
 	return report
 }
 
-// forge rewrites record number at (from 0 on), and mends the chain after it, as anybody can who may write the file. MACs are left as
-// they were.
+// forge rewrites record number at (from 0 on), and mends the chain after it, as anybody can who may
+// write the file. MACs are left as they were.
 func forge(t *testing.T, lines []string, at int) []string {
 	t.Helper()
 	lines = slices.Clone(lines)

@@ -1,6 +1,7 @@
-// Package audit writes and verifies the audit log: a record of each decision about an event, and of each action of an operator's
-// command, in a chain of hashes. With a key, each record carries a MAC (HMAC-SHA256). Someone who can rewrite the file but does
-// not have the key can then not do so undetected.
+// Package audit writes and verifies the audit log: a record of each decision about an event, and of
+// each action of an operator's command, in a chain of hashes. With a key, each record carries a MAC
+// (HMAC-SHA256). Someone who can rewrite the file but does not have the key can then not do so
+// undetected.
 package audit
 
 import (
@@ -28,10 +29,12 @@ type Decision struct {
 	// Outcome is the outcome of the event, as in the log. Reason is the reason of a dead letter.
 	Outcome string `json:"outcome"`
 	Reason  string `json:"reason,omitempty"`
-	// UserID and UserPrincipalName are the user as the event names them. Both are empty if it names no user.
+	// UserID and UserPrincipalName are the user as the event names them. Both are empty if it names
+	// no user.
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
-	// Source, MessageID, and SequenceNumber identify the message. Event is the index of the event in it.
+	// Source, MessageID, and SequenceNumber identify the message. Event is the index of the event
+	// in it.
 	Source         string    `json:"source"`
 	MessageID      string    `json:"messageId"`
 	SequenceNumber int64     `json:"sequenceNumber"`
@@ -48,7 +51,8 @@ type Decision struct {
 	Status          int       `json:"graphStatus,omitempty"`
 	RequestID       string    `json:"requestId,omitempty"`
 	ClientRequestID string    `json:"clientRequestId,omitempty"`
-	// ValidFromBefore and ValidFromAfter show the effect of the call if it was verified. Proof says why it could not be verified.
+	// ValidFromBefore and ValidFromAfter show the effect of the call if it was verified. Proof says
+	// why it could not be verified.
 	ValidFromBefore time.Time `json:"validFromBefore,omitzero"`
 	ValidFromAfter  time.Time `json:"validFromAfter,omitzero"`
 	Proof           string    `json:"proof,omitempty"`
@@ -58,34 +62,38 @@ type Decision struct {
 	SupersededBy int64 `json:"supersededBy,omitempty"`
 }
 
-// Operation is an action of an operator's command. A command writes one with the outcome Started before it acts, one for each
-// user that it called Graph for, and one at its end.
+// Operation is an action of an operator's command. A command writes one with the outcome Started
+// before it acts, one for each user that it called Graph for, and one at its end.
 type Operation struct {
 	Time time.Time `json:"time"`
 	// Command is the command: "revoke", "dlq replay", "dlq purge", "dlq import", "guard release".
 	Command string `json:"command"`
 	// Run joins the records of one run, and the messages that it sent (revoker-replay-run).
 	Run string `json:"run"`
-	// By is the operator as they name themselves (--by). Account is the account of the operating system, as user@host.
+	// By is the operator as they name themselves (--by). Account is the account of the operating
+	// system, as user@host.
 	By      string `json:"by"`
 	Account string `json:"account"`
 	// Why is the reason that the operator gave.
 	Why     string `json:"why,omitempty"`
 	Outcome string `json:"outcome"`
-	// Source is the queue or subscription whose dead letters were changed. To is where messages were sent. File is the file that
-	// was read or written, and FileSHA256 the hash of a file that was read.
+	// Source is the queue or subscription whose dead letters were changed. To is where messages
+	// were sent. File is the file that was read or written, and FileSHA256 the hash of a file that
+	// was read.
 	Source     string `json:"source,omitempty"`
 	To         string `json:"to,omitempty"`
 	File       string `json:"file,omitempty"`
 	FileSHA256 string `json:"fileSha256,omitempty"`
-	// Messages lists sequence numbers, for example 5,7,10-20. Count is the number of messages or users of this record.
+	// Messages lists sequence numbers, for example 5,7,10-20. Count is the number of messages or
+	// users of this record.
 	Messages string `json:"messages,omitempty"`
 	Count    int    `json:"count"`
 	// Users are the users that a manual revocation is about to call Graph for.
 	Users []string `json:"users,omitempty"`
 	// Counts is the number of messages or users by outcome.
 	Counts map[string]int `json:"counts,omitempty"`
-	// UserID and UserPrincipalName are the user of a manual revocation. The fields up to Proof are those of its last attempt.
+	// UserID and UserPrincipalName are the user of a manual revocation. The fields up to Proof are
+	// those of its last attempt.
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
 	Calls             int    `json:"calls,omitempty"`
@@ -110,16 +118,17 @@ const (
 	Revoked    = "revoked"     // one user
 )
 
-// Receipt identifies one record by its position and hash. If it is kept where the writers of the file cannot change it, it proves
-// that record and all records before it in the chain.
+// Receipt identifies one record by its position and hash. If it is kept where the writers of the
+// file cannot change it, it proves that record and all records before it in the chain.
 type Receipt struct {
 	Chain  string `json:"chain"`
 	Number int    `json:"number"`
 	Hash   string `json:"hash"`
 }
 
-// record is a decision or operation in its chain. A chain begins with number 1. If the process stopped in good order, the chain
-// ends with a record that has End set and counts the records before it.
+// record is a decision or operation in its chain. A chain begins with number 1. If the process
+// stopped in good order, the chain ends with a record that has End set and counts the records
+// before it.
 type record struct {
 	Chain    string `json:"chain"`
 	Number   int    `json:"number"`
@@ -132,8 +141,8 @@ type record struct {
 	Count     int        `json:"count,omitempty"`
 }
 
-// line is a record as it is written. Hash is SHA-256 over the record's bytes in the file. MAC is HMAC-SHA256 over macContext and
-// the same bytes, or empty without a key.
+// line is a record as it is written. Hash is SHA-256 over the record's bytes in the file. MAC is
+// HMAC-SHA256 over macContext and the same bytes, or empty without a key.
 type line struct {
 	Record json.RawMessage `json:"record"`
 	Hash   string          `json:"hash"`
@@ -143,15 +152,17 @@ type line struct {
 const (
 	// macContext keeps MACs of audit records apart from any other use of the same key.
 	macContext = "session-revoker audit record 1\n"
-	// minKey is the minimum size of a key in bytes, which is that of a hash. maxKey is the maximum size of the file.
+	// minKey is the minimum size of a key in bytes, which is that of a hash. maxKey is the maximum
+	// size of the file.
 	minKey, maxKey = sha256.Size, 4096
 )
 
 // Key is the key of the MACs. With the zero Key, there are no MACs.
 type Key struct{ bytes []byte }
 
-// ReadKey reads a key of at least 32 bytes from a file, without the white space around it. The error contains neither the key nor
-// the name of the file, because operators sometimes set the key itself as the name.
+// ReadKey reads a key of at least 32 bytes from a file, without the white space around it. The
+// error contains neither the key nor the name of the file, because operators sometimes set the key
+// itself as the name.
 func ReadKey(name string) (Key, error) {
 	file, err := os.Open(name) //nolint:gosec // the operator names the file
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
@@ -213,9 +224,9 @@ func New(w io.Writer, key Key) *Log {
 	return &Log{w: w, key: key, chain: uuid.NewString()}
 }
 
-// Open begins a new chain at the end of a file, which it creates if necessary. The first record of the chain names the last record
-// of the file, so that Verify detects a chain that was removed from the middle. Several processes may write to one file: each
-// record is one write at its end.
+// Open begins a new chain at the end of a file, which it creates if necessary. The first record of
+// the chain names the last record of the file, so that Verify detects a chain that was removed from
+// the middle. Several processes may write to one file: each record is one write at its end.
 func Open(name string, key Key) (*Log, error) {
 	file, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -234,8 +245,9 @@ func Open(name string, key Key) (*Log, error) {
 	return t, nil
 }
 
-// lastRecord returns the last complete record, or nil if the last maxLine bytes of the file contain none. If a process was killed
-// while it wrote, lastRecord ends the incomplete line, so that the next record has its own line.
+// lastRecord returns the last complete record, or nil if the last maxLine bytes of the file contain
+// none. If a process was killed while it wrote, lastRecord ends the incomplete line, so that the
+// next record has its own line.
 func lastRecord(file *os.File, size int64) (*Receipt, error) {
 	tail := make([]byte, min(size, maxLine))
 	if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil && !errors.Is(err, io.EOF) {
@@ -251,7 +263,8 @@ func lastRecord(file *os.File, size int64) (*Receipt, error) {
 
 var errClosed = errors.New("the audit log is closed")
 
-// Write adds a decision. A record that could not be written completely breaks the chain, and Verify reports it.
+// Write adds a decision. A record that could not be written completely breaks the chain, and Verify
+// reports it.
 func (t *Log) Write(d Decision) (Receipt, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -319,9 +332,9 @@ func (t *Log) write(r record) (Receipt, error) {
 	return Receipt{r.Chain, r.Number, l.Hash}, err
 }
 
-// ascii escapes everything in a JSON text that is not printable ASCII. Text from outside can contain characters that change the
-// direction of text or control a terminal (U+202E, U+009B), and people read the file in a terminal. In JSON, such characters occur
-// in strings only.
+// ascii escapes everything in a JSON text that is not printable ASCII. Text from outside can
+// contain characters that change the direction of text or control a terminal (U+202E, U+009B), and
+// people read the file in a terminal. In JSON, such characters occur in strings only.
 func ascii(text []byte) []byte {
 	out := make([]byte, 0, len(text))
 	for len(text) > 0 {

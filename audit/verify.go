@@ -17,15 +17,18 @@ const maxLine = 1 << 20
 
 // Report is the result of Verify.
 type Report struct {
-	// Chains is the number of chains, one for each run of a process. Records includes the records that end chains.
+	// Chains is the number of chains, one for each run of a process. Records includes the records
+	// that end chains.
 	Chains  int `json:"chains"`
 	Records int `json:"records"`
-	// Keyed reports whether a key was given and each MAC was checked. Unchecked is the number of MACs that were not checked.
+	// Keyed reports whether a key was given and each MAC was checked. Unchecked is the number of
+	// MACs that were not checked.
 	Keyed     bool `json:"keyed"`
 	Unchecked int  `json:"macsNotChecked,omitempty"`
 	// Receipts is the number of receipts that were compared with the records.
 	Receipts int `json:"receipts,omitempty"`
-	// Open lists the chains without an end. Verify cannot tell whether records after their last one were cut off.
+	// Open lists the chains without an end. Verify cannot tell whether records after their last one
+	// were cut off.
 	Open []OpenChain `json:"open,omitempty"`
 	// Last is the last record. Only receipts show that whole chains after it were removed.
 	Last *Receipt `json:"last,omitempty"`
@@ -35,13 +38,15 @@ type Report struct {
 	Claim string `json:"claim"`
 }
 
-// OpenChain is a chain without an end. Its process was killed or is still running, or the end was removed.
+// OpenChain is a chain without an end. Its process was killed or is still running, or the end was
+// removed.
 type OpenChain struct {
 	Chain string `json:"chain"`
 	// Last is the number of its last record in the file, and Time the time of that record.
 	Last int       `json:"last"`
 	Time time.Time `json:"time,omitzero"`
-	// Sealed reports whether a later chain or a receipt names its last record. Then nothing was cut off that existed at that time.
+	// Sealed reports whether a later chain or a receipt names its last record. Then nothing was cut
+	// off that existed at that time.
 	Sealed bool `json:"sealed"`
 }
 
@@ -90,11 +95,12 @@ type verifier struct {
 	order  []string
 }
 
-// Verify reads an audit log of one or several processes. It checks that every record is unchanged, and that no record is missing
-// between the first and the last of its chain. Report.Claim says what this proves. The error is one of reading.
+// Verify reads an audit log of one or several processes. It checks that every record is unchanged,
+// and that no record is missing between the first and the last of its chain. Report.Claim says what
+// this proves. The error is one of reading.
 //
-// Even with a key, Verify cannot detect records that were cut from the end of an open chain that nothing seals, and whole chains
-// that were removed from the end of the file. Receipts show both.
+// Even with a key, Verify cannot detect records that were cut from the end of an open chain that
+// nothing seals, and whole chains that were removed from the end of the file. Receipts show both.
 func Verify(r io.Reader, options Options) (Report, error) {
 	report := Report{Keyed: len(options.Keys) > 0, Receipts: len(options.Receipts), Claim: claimUnkeyed}
 	if report.Keyed {
@@ -244,8 +250,8 @@ func lastIn(tail []byte) *Receipt {
 	return nil
 }
 
-// ReadReceipts reads receipts, one JSON object per line: a receipt, or a CloudEvent that was published to audit.topic and whose
-// data contains one. It skips lines without a receipt.
+// ReadReceipts reads receipts, one JSON object per line: a receipt, or a CloudEvent that was
+// published to audit.topic and whose data contains one. It skips lines without a receipt.
 func ReadReceipts(r io.Reader) ([]Receipt, error) {
 	var receipts []Receipt
 	scanner := bufio.NewScanner(r)

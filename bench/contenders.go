@@ -24,18 +24,21 @@ import (
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// The contenders: each is a process of its own, with the worker's own environment variables, until it gets SIGTERM.
+// The contenders: each is a process of its own, with the worker's own environment variables, until
+// it gets SIGTERM.
 const (
 	bareLoop    = "bare loop"    // receives and completes; the least that any consumer does
 	guardedLoop = "guarded loop" // the bare loop behind the worker's sanitizer
 	plainWorker = "plain worker" // calls Graph once for each message, and completes it
 	ourWorker   = "worker"       // cmd/worker
-	// What people write against throttling: the plain worker with the retries of the Graph SDK, or with the defaults of backoff/v4.
+	// What people write against throttling: the plain worker with the retries of the Graph SDK, or
+	// with the defaults of backoff/v4.
 	sdkRetries   = "plain worker with the SDK's retries"
 	plainBackoff = "plain worker with backoff/v4"
 )
 
-// goroutines is how many messages the bare loop and the plain worker settle at once, and how many calls run at once.
+// goroutines is how many messages the bare loop and the plain worker settle at once, and how many
+// calls run at once.
 const goroutines = 64
 
 // compete runs a contender in this process.
@@ -83,7 +86,8 @@ func compete(name string) error {
 		})
 	}
 	for ctx.Err() == nil {
-		// 1 ms instead of the SDK's 20 ms, as the worker does: the difference would be the whole result.
+		// 1 ms instead of the SDK's 20 ms, as the worker does: the difference would be the whole
+		// result.
 		batch, err := receiver.ReceiveMessages(ctx, 4*goroutines, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: time.Millisecond})
 		if err != nil && ctx.Err() == nil {
 			return err
@@ -97,7 +101,8 @@ func compete(name string) error {
 	return nil
 }
 
-// callGraph calls Graph with its SDK for the user of a plain JSON event; retry leaves the SDK's retries on.
+// callGraph calls Graph with its SDK for the user of a plain JSON event; retry leaves the SDK's
+// retries on.
 func callGraph(ctx context.Context, retry bool) (func(context.Context, *azservicebus.ReceivedMessage) error, error) {
 	root := os.Getenv("REVOKER_GRAPH_ENDPOINT")
 	signIn := clientcredentials.Config{

@@ -19,7 +19,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// growth: what memory and CPU time cost with the size of the backlog, and with the number of users that are remembered.
+// growth: what memory and CPU time cost with the size of the backlog, and with the number of users
+// that are remembered.
 func growth(o options) ([]line, error) {
 	sizes := []int{1000, 10_000, 100_000, 1_000_000}
 	var lines []line
@@ -64,8 +65,8 @@ func growth(o options) ([]line, error) {
 	return lines, nil
 }
 
-// drainAll lets a worker drain n events of some users, and measures its most memory and its CPU time. Events of few users are let grow old first, so that
-// calls cover them. env are settings.
+// drainAll lets a worker drain n events of some users, and measures its most memory and its CPU
+// time. Events of few users are let grow old first, so that calls cover them. env are settings.
 func drainAll(n, people int, env ...string) (bytes float64, cpu time.Duration, err error) {
 	s, err := newStage(people, graph.Quota{})
 	if err != nil {

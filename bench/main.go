@@ -1,6 +1,7 @@
-// Command bench compares the worker with what people would use instead: a bare loop that receives and completes, and a
-// plain worker with the same SDKs that calls Graph once for each message. It prints ratios of rates measured one after the
-// other on the same machine against the same embedded servers.
+// Command bench compares the worker with what people would use instead: a bare loop that receives
+// and completes, and a plain worker with the same SDKs that calls Graph once for each message. It
+// prints ratios of rates measured one after the other on the same machine against the same embedded
+// servers.
 package main
 
 import (
@@ -190,8 +191,9 @@ func drain(name string, n, users int, wait time.Duration, env ...string) (rate f
 	return s.rate(), len(s.calls()), err
 }
 
-// duel lets two contenders drain the same, one after the other, and returns the median of the ratios of their rates. The
-// machine's other work changes from minute to minute: only neighbors are compared.
+// duel lets two contenders drain the same, one after the other, and returns the median of the
+// ratios of their rates. The machine's other work changes from minute to minute: only neighbors are
+// compared.
 func duel(o options, other string, n, users int, wait time.Duration) (ratio float64, calls int, err error) {
 	var ratios []float64
 	for range o.rounds {

@@ -15,10 +15,12 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// bareReplay receives dead letters, sends each again and completes it; no replay does less, and none is less careful.
+// bareReplay receives dead letters, sends each again and completes it; no replay does less, and
+// none is less careful.
 const bareReplay = "bare replay"
 
-// replay: dead letters replayed without a rate limit, from the start of the process to the last one that is completed.
+// replay: dead letters replayed without a rate limit, from the start of the process to the last one
+// that is completed.
 func replay(o options) ([]line, error) {
 	const letters = 10_000
 	measure := func(name string) (rate, megabytes float64, err error) {

@@ -14,7 +14,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// waitsAt is how long each event waited from its enqueueing to the arrival of its call at Graph, in milliseconds, when so many are sent per second.
+// waitsAt is how long each event waited from its enqueueing to the arrival of its call at Graph, in
+// milliseconds, when so many are sent per second.
 func waitsAt(name string, rate, events int) ([]float64, error) {
 	s, err := newStage(events+1, graph.Quota{})
 	if err != nil {
@@ -50,7 +51,8 @@ func waitsAt(name string, rate, events int) ([]float64, error) {
 		}
 		if user > 0 {
 			s.mu.Lock()
-			// Users and sequence numbers are both in the order of sending; the first sequence number is 1.
+			// Users and sequence numbers are both in the order of sending; the first sequence
+			// number is 1.
 			waits = append(waits, call.Start.Sub(s.enqueued[user+1]).Seconds()*1000)
 			s.mu.Unlock()
 		}
@@ -112,7 +114,8 @@ func quota(o options) ([]line, error) {
 	return lines, nil
 }
 
-// plainly: what a plain worker makes of a quota, with the retries of the Graph SDK, and with those of backoff/v4.
+// plainly: what a plain worker makes of a quota, with the retries of the Graph SDK, and with those
+// of backoff/v4.
 func plainly(o options) ([]line, error) {
 	var lines []line
 	for _, name := range []string{sdkRetries, plainBackoff, ourWorker} {
@@ -127,7 +130,8 @@ func plainly(o options) ([]line, error) {
 	return lines, nil
 }
 
-// throttled drains o.people users, each with one event, by one or more workers; env are settings for each.
+// throttled drains o.people users, each with one event, by one or more workers; env are settings
+// for each.
 func throttled(name string, o options, q graph.Quota, workers int, env ...string) (line, error) {
 	s, err := newStage(o.people, q)
 	if err != nil {

@@ -160,7 +160,8 @@ type process struct {
 	out bytes.Buffer
 }
 
-// start runs a contender. The worker's log goes to /dev/null: a container's goes to a pipe that somebody else reads.
+// start runs a contender. The worker's log goes to /dev/null: a container's goes to a pipe that
+// somebody else reads.
 func (s *stage) start(name string, env ...string) (*process, error) {
 	var p process
 	if name == ourWorker {
@@ -204,8 +205,9 @@ func (p *process) peakMemory() (int64, error) {
 	return kb << 10, err
 }
 
-// runToTheEnd runs a command against the servers, and returns the most memory that it had, in bytes. What the system tells of an ended process is not asked:
-// it counts the memory of the process that started it.
+// runToTheEnd runs a command against the servers, and returns the most memory that it had, in
+// bytes. What the system tells of an ended process is not asked: it counts the memory of the
+// process that started it.
 func (s *stage) runToTheEnd(cmd *exec.Cmd) (peak int64, err error) {
 	p := &process{Cmd: cmd}
 	p.Env = append(os.Environ(), s.env...)
@@ -247,7 +249,8 @@ func (s *stage) awaitSettled(n int, limit time.Duration) error {
 	}
 }
 
-// rate is how many messages per second were settled between the first delivery and the last settlement.
+// rate is how many messages per second were settled between the first delivery and the last
+// settlement.
 func (s *stage) rate() float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// Config is every setting of the worker. The tags are the single source of each setting's key, default and bounds, and
-// descriptions holds its description. Flags, names of environment variables and the documented table are generated from both.
-// Fields tagged secret have no flag, because every user of the machine can see a process's arguments.
+// Config is every setting of the worker. The tags are the single source of each setting's key,
+// default and bounds, and descriptions holds its description. Flags, names of environment variables
+// and the documented table are generated from both. Fields tagged secret have no flag, because
+// every user of the machine can see a process's arguments.
 type Config struct {
 	ServiceBus ServiceBus `key:"servicebus"`
 	Graph      Graph      `key:"graph"`
@@ -50,7 +51,8 @@ func (s ServiceBus) Entities() []string {
 	return []string{s.Queue}
 }
 
-// SplitSubscription splits the path of a subscription, TOPIC/Subscriptions/NAME in any case. ok is false for a queue.
+// SplitSubscription splits the path of a subscription, TOPIC/Subscriptions/NAME in any case. ok is
+// false for a queue.
 func SplitSubscription(entity string) (topic, subscription string, ok bool) {
 	const middle = "/subscriptions/"
 	// strings.ToLower can change the length of a string, and with it the index.
@@ -156,8 +158,8 @@ type Log struct {
 	HashUsers bool   `key:"hash_users" default:"false"`
 }
 
-// Cloud is a national cloud. Its addresses belong together and must not be mixed with those of another
-// (https://learn.microsoft.com/graph/deployments).
+// Cloud is a national cloud. Its addresses belong together and must not be mixed with those of
+// another (https://learn.microsoft.com/graph/deployments).
 type Cloud struct {
 	Name             string
 	GraphRoot        string
@@ -175,7 +177,8 @@ var clouds = []Cloud{
 	{"china", "https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn"},
 }
 
-// Cloud returns the chosen national cloud. graph.endpoint and graph.authority replace its own if they are set.
+// Cloud returns the chosen national cloud. graph.endpoint and graph.authority replace its own if
+// they are set.
 func (c Config) Cloud() Cloud {
 	i := slices.IndexFunc(clouds, func(cloud Cloud) bool { return cloud.Name == c.Graph.CloudName })
 	if i < 0 {
@@ -191,8 +194,8 @@ func (c Config) Cloud() Cloud {
 	return cloud
 }
 
-// Redacted returns the configuration for a log line, by key. It replaces secrets, and users if the log must not name them, and
-// leaves out settings that are empty.
+// Redacted returns the configuration for a log line, by key. It replaces secrets, and users if the
+// log must not name them, and leaves out settings that are empty.
 func (c Config) Redacted() map[string]string {
 	settings := map[string]string{}
 	for _, o := range options(&c) {

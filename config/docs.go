@@ -1,8 +1,8 @@
 package config
 
-// descriptions holds the description of each setting, by key: what it sets, its unit, the reason for
-// the default, and when to change it. The flags' help, docs/configuration.md, and the chart's schema
-// show it. The bounds of numbers and durations follow it there.
+// descriptions holds the description of each setting, by key: what it sets, its unit, the reason
+// for the default, and when to change it. The flags' help, docs/configuration.md, and the chart's
+// schema show it. The bounds of numbers and durations follow it there.
 var descriptions = map[string]string{
 	"servicebus.connection_string": "" +
 		"Connection string of the namespace. Set this, servicebus.connection_string_file, or " +

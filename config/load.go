@@ -17,7 +17,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile is the maximum size in bytes of the configuration file and of each file that contains a secret.
+// maxFile is the maximum size in bytes of the configuration file and of each file that contains a
+// secret.
 const maxFile = 1 << 20
 
 // Problems lists every problem of a configuration. Each names the key and what to set.
@@ -35,8 +36,9 @@ func (p *Problems) add(format string, args ...any) {
 	*p = append(*p, fmt.Sprintf(format, args...))
 }
 
-// Load reads the file that --config names, environ (as os.Environ returns it), and the flags that Flags registered. Each
-// overrides the one before. Load validates the result. The error is Problems; it lists all of them and contains no secret.
+// Load reads the file that --config names, environ (as os.Environ returns it), and the flags that
+// Flags registered. Each overrides the one before. Load validates the result. The error is
+// Problems; it lists all of them and contains no secret.
 func Load(flags *pflag.FlagSet, environ []string) (Config, error) { return read(flags, environ, true) }
 
 // LoadForGraph is Load for a program that does not use Service Bus, whose settings may be missing.
@@ -109,8 +111,8 @@ func loadFile(values map[string]any, name string, problems *Problems) {
 	}
 }
 
-// flatten adds what settings holds to values, by key: the path from the top, with dots. Each name may be a path itself. A map
-// without members is a value. It returns the keys that are there twice.
+// flatten adds what settings holds to values, by key: the path from the top, with dots. Each name
+// may be a path itself. A map without members is a value. It returns the keys that are there twice.
 func flatten(values map[string]any, prefix string, settings map[string]any) (twice []string) {
 	for name, value := range settings {
 		key := prefix + name
@@ -176,7 +178,8 @@ func loadEnvironment(values map[string]any, environ []string, problems *Problems
 	}
 }
 
-// loadFlags reads the flags that Flags registered. A flag that was not given holds the default, and yields to other values.
+// loadFlags reads the flags that Flags registered. A flag that was not given holds the default, and
+// yields to other values.
 func loadFlags(values map[string]any, flags *pflag.FlagSet) {
 	for _, o := range Options() {
 		f := flags.Lookup(o.Flag)
@@ -238,7 +241,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// assign converts a value of a file, variable, or flag, and sets the field. It returns the problem with the value, or "".
+// assign converts a value of a file, variable, or flag, and sets the field. It returns the problem
+// with the value, or "".
 func assign(o Option, raw any) (problem string) {
 	text, isText := raw.(string)
 	var value any
@@ -311,8 +315,8 @@ func wanted(o Option) string {
 	return "a list of strings"
 }
 
-// fileProblem describes an error of a file that should contain a secret. It shows the name like a value, because operators
-// sometimes set the secret itself.
+// fileProblem describes an error of a file that should contain a secret. It shows the name like a
+// value, because operators sometimes set the secret itself.
 func fileProblem(err error) string {
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Sprintf("%s %s: %v", path.Op, show(path.Path), path.Err)

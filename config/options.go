@@ -17,7 +17,8 @@ const FileFlag = "config"
 
 // Option is one setting.
 type Option struct {
-	// Key is the setting's path in the file, and Env its environment variable. Flag is empty for secrets.
+	// Key is the setting's path in the file, and Env its environment variable. Flag is empty for
+	// secrets.
 	Key, Env, Flag string
 	Default, Doc   string
 	Secret         bool
@@ -75,7 +76,8 @@ func options(c *Config) []Option {
 	return list
 }
 
-// Flags registers --config and one flag for each setting that is not a secret. Load reads these flags.
+// Flags registers --config and one flag for each setting that is not a secret. Load reads these
+// flags.
 func Flags(fs *pflag.FlagSet) {
 	fs.StringP(FileFlag, "c", "", "YAML file with settings")
 	for _, o := range Options() {

@@ -11,12 +11,14 @@ import (
 // Many people read problems. A secret that is in the wrong place must not appear in them.
 
 const (
-	// shownPrefix is the number of characters that are shown of what may be a secret. They suffice to find it in the file.
+	// shownPrefix is the number of characters that are shown of what may be a secret. They suffice
+	// to find it in the file.
 	shownPrefix = 4
-	// longestName is the maximum size in bytes of what is shown in full: names of hosts and entities, addresses, IDs.
+	// longestName is the maximum size in bytes of what is shown in full: names of hosts and
+	// entities, addresses, IDs.
 	longestName = 100
-	// shortestSecret is the minimum length of a secret. A longer word of capitals, small letters, and digits may be one. A client
-	// secret has 40 characters, and a shared access key has 44.
+	// shortestSecret is the minimum length of a secret. A longer word of capitals, small letters,
+	// and digits may be one. A client secret has 40 characters, and a shared access key has 44.
 	shortestSecret = 16
 )
 
@@ -55,9 +57,9 @@ func looksSecret(value string) bool {
 	return false
 }
 
-// showKey quotes the name of an unknown setting or variable. A name that is close to a known one is a typing error and is shown
-// in full. Another may be a secret in the place of a key: showKey shows the prefix that it shares with a known name, and a few
-// characters.
+// showKey quotes the name of an unknown setting or variable. A name that is close to a known one is
+// a typing error and is shown in full. Another may be a secret in the place of a key: showKey shows
+// the prefix that it shares with a known name, and a few characters.
 func showKey(unknown string) string {
 	near := hint(unknown)
 	if near != "" {
@@ -94,8 +96,8 @@ func prefix(s string, n int) string {
 // quoted matches what the YAML parser quotes of the file in a line of its error.
 var quoted = regexp.MustCompile("[`\"'].*[`\"']")
 
-// yamlProblem returns an error of the YAML parser without text of the file. For example, the parser takes a value that begins
-// with an asterisk for an unknown anchor, and quotes it.
+// yamlProblem returns an error of the YAML parser without text of the file. For example, the parser
+// takes a value that begins with an asterisk for an unknown anchor, and quotes it.
 func yamlProblem(err error) string {
 	lines := strings.Split(err.Error(), "\n")
 	for i, line := range lines {

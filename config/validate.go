@@ -13,11 +13,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// entityName matches letters, digits, periods, hyphens, underscores, and slashes, with a letter or digit at both ends
-// (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules, Microsoft.ServiceBus).
+// entityName matches letters, digits, periods, hyphens, underscores, and slashes, with a letter or
+// digit at both ends
+// (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules,
+// Microsoft.ServiceBus).
 var entityName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
 
-// validate checks every setting by itself and against the others. It sets the queue or topic if the connection string names one.
+// validate checks every setting by itself and against the others. It sets the queue or topic if the
+// connection string names one.
 func (c *Config) validate(needsServiceBus bool) Problems {
 	var p Problems
 	for _, o := range options(c) {
@@ -112,7 +115,8 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	}
 }
 
-// renewalsPerSecond is the maximum rate of one worker's lock renewals. A renewal costs Service Bus ten times as much as a send.
+// renewalsPerSecond is the maximum rate of one worker's lock renewals. A renewal costs Service Bus
+// ten times as much as a send.
 const renewalsPerSecond = 20
 
 // validateEntity checks that there is a queue, a topic with a subscription, or a list of sources.
@@ -273,8 +277,8 @@ func (c *Config) validateGraph(p *Problems) {
 	}
 }
 
-// validateCanary checks that the account can be one of this tenant, and that guard.protected_users does not protect it. The
-// worker checks guard.protected_file later.
+// validateCanary checks that the account can be one of this tenant, and that guard.protected_users
+// does not protect it. The worker checks guard.protected_file later.
 func (c *Config) validateCanary(p *Problems) {
 	user := c.Graph.CanaryUser
 	if user == "" {

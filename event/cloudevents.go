@@ -13,7 +13,8 @@ import (
 // specVersion is the only version of CloudEvents that is read and written.
 const specVersion = "1.0"
 
-// CloudEvent is a CloudEvents 1.0 event in structured JSON form, ready for json.Marshal. NewCloudEvent makes one.
+// CloudEvent is a CloudEvents 1.0 event in structured JSON form, ready for json.Marshal.
+// NewCloudEvent makes one.
 type CloudEvent struct {
 	SpecVersion     string    `json:"specversion"`
 	ID              string    `json:"id"`
@@ -27,8 +28,9 @@ type CloudEvent struct {
 // CloudEventContentType is the content type of a message whose body is one CloudEvent.
 const CloudEventContentType = "application/cloudevents+json"
 
-// NewCloudEvent returns an event whose data becomes JSON. It escapes what a URI reference may not hold in source; a source that
-// is not a URI reference stays as it is, and a Decoder refuses it. A zero time is left out.
+// NewCloudEvent returns an event whose data becomes JSON. It escapes what a URI reference may not
+// hold in source; a source that is not a URI reference stays as it is, and a Decoder refuses it. A
+// zero time is left out.
 func NewCloudEvent(id, source, eventType string, at time.Time, data any) CloudEvent {
 	if u, err := url.Parse(source); err == nil {
 		source = u.String()
@@ -43,11 +45,13 @@ func NewCloudEvent(id, source, eventType string, at time.Time, data any) CloudEv
 	return e
 }
 
-// readCloudEvent decodes a CloudEvent 1.0 of structured or binary form (https://github.com/cloudevents/spec).
+// readCloudEvent decodes a CloudEvent 1.0 of structured or binary form
+// (https://github.com/cloudevents/spec).
 //
-// The CloudEvents SDK does not parse it. As of v2.16, the SDK accepts an event that has both data and data_base64, stops at a
-// member whose name is empty, panics on a data_base64 that is not a string, and does not unescape one. Each of these picks
-// another user or loses an event. The SDK's check of the attributes is three comparisons, and costs megabytes in the binary.
+// The CloudEvents SDK does not parse it. As of v2.16, the SDK accepts an event that has both data
+// and data_base64, stops at a member whose name is empty, panics on a data_base64 that is not a
+// string, and does not unescape one. Each of these picks another user or loses an event. The SDK's
+// check of the attributes is three comparisons, and costs megabytes in the binary.
 func (d *Decoder) readCloudEvent(o object) (Event, *Error) {
 	event, problem := d.readEnvelope(o, "type", "source", "time")
 	if problem == nil {
@@ -76,8 +80,8 @@ func (d *Decoder) readCloudEvent(o object) (Event, *Error) {
 	return event, problem
 }
 
-// checkAttributes checks the attributes that CloudEvents 1.0 requires (CloudEvents specification §3.1), and that the data is
-// JSON.
+// checkAttributes checks the attributes that CloudEvents 1.0 requires (CloudEvents specification
+// §3.1), and that the data is JSON.
 func checkAttributes(o object, event Event) *Error {
 	specversion, versionProblem := o.text("specversion")
 	contentType, typeProblem := o.text("datacontenttype")
@@ -130,12 +134,13 @@ func readBase64(field, encoded string) (json.RawMessage, *Error) {
 	return checkJSON(field, data)
 }
 
-// readBinary converts a CloudEvent of binary form to the object of the structured form. Its attributes are in the properties,
-// and the body is the data. The object has no members if the message is no such event. The AMQP binding prefixes the
-// attributes with "cloudEvents:", or with "cloudEvents_" for clients that cannot send a colon (AMQP Protocol Binding §3.1.3).
+// readBinary converts a CloudEvent of binary form to the object of the structured form. Its
+// attributes are in the properties, and the body is the data. The object has no members if the
+// message is no such event. The AMQP binding prefixes the attributes with "cloudEvents:", or with
+// "cloudEvents_" for clients that cannot send a colon (AMQP Protocol Binding §3.1.3).
 //
-// readBinary ignores the content type of the message, which is the data's. The body is known to be JSON, and many clients set
-// no content type or a wrong one.
+// readBinary ignores the content type of the message, which is the data's. The body is known to be
+// JSON, and many clients set no content type or a wrong one.
 func readBinary(properties map[string]any, body json.RawMessage) (object, *Error) {
 	const prefix = "cloudEvents:"
 	o := object{prefix: prefix}
@@ -166,7 +171,8 @@ func readBinary(properties map[string]any, body json.RawMessage) (object, *Error
 	return o, nil
 }
 
-// cutBinaryPrefix returns the name of the attribute in the name of an application property. ok is false if there is none.
+// cutBinaryPrefix returns the name of the attribute in the name of an application property. ok is
+// false if there is none.
 func cutBinaryPrefix(property string) (name string, ok bool) {
 	const word = "cloudEvents"
 	if len(property) <= len(word) || !strings.EqualFold(property[:len(word)], word) {

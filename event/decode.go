@@ -14,8 +14,8 @@ import (
 // DefaultTypes are the event types that revoke sessions by default, the most urgent first.
 var DefaultTypes = []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
 
-// The only fields that name the user. An event often names other people too: an administrator, a manager, or a private email
-// address.
+// The only fields that name the user. An event often names other people too: an administrator, a
+// manager, or a private email address.
 const (
 	fieldID  = "userId"
 	fieldUPN = "userPrincipalName"
@@ -63,12 +63,14 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	return d, nil
 }
 
-// Decode returns the events of a message in order, from 1 to MaxEvents. Each is valid or has its own error. Decode returns an
+// Decode returns the events of a message in order, from 1 to MaxEvents. Each is valid or has its
+// own error. Decode returns an
 // *Error if it cannot decode the message as a whole.
 //
-// The content type selects the form (application/cloudevents+json, application/cloudevents-batch+json). Otherwise the
-// properties of a CloudEvent in binary form do, and otherwise the members of each JSON object: specversion means CloudEvents,
-// eventType means the Event Grid schema, and neither means a plain event.
+// The content type selects the form (application/cloudevents+json,
+// application/cloudevents-batch+json). Otherwise the properties of a CloudEvent in binary form do,
+// and otherwise the members of each JSON object: specversion means CloudEvents, eventType means the
+// Event Grid schema, and neither means a plain event.
 func (d *Decoder) Decode(m Message) ([]Item, error) {
 	if m.BodyKind != "" && m.BodyKind != "data" {
 		return nil, invalid("body", "an AMQP %s: send the JSON as data (bytes)", m.BodyKind)
@@ -107,8 +109,8 @@ func (d *Decoder) Decode(m Message) ([]Item, error) {
 	return items, nil
 }
 
-// newItem returns the event that read returns. A panic of the decoder or of a library costs this event only, and not the worker
-// or the other events of the message.
+// newItem returns the event that read returns. A panic of the decoder or of a library costs this
+// event only, and not the worker or the other events of the message.
 func newItem(index int, read func() (Event, *Error)) (item Item) {
 	defer func() {
 		if recover() != nil {
@@ -145,7 +147,8 @@ func (d *Decoder) readByShape(o object) (Event, *Error) {
 	return d.readPlain(o)
 }
 
-// readPlain decodes {"type", "userId" and/or "userPrincipalName", and optionally "id", "source", "time"}.
+// readPlain decodes {"type", "userId" and/or "userPrincipalName", and optionally "id", "source",
+// "time"}.
 func (d *Decoder) readPlain(o object) (Event, *Error) {
 	event, problem := d.readEnvelope(o, "type", "source", "time")
 	if problem == nil {
@@ -169,7 +172,8 @@ func (d *Decoder) readEventGrid(o object) (Event, *Error) {
 	return event, problem
 }
 
-// readEnvelope reads the type first, and then ID, source, and time. Of an unknown type, nothing else matters.
+// readEnvelope reads the type first, and then ID, source, and time. Of an unknown type, nothing
+// else matters.
 func (d *Decoder) readEnvelope(o object, typeName, sourceName, timeName string) (event Event, problem *Error) {
 	if _, problem = o.value(typeName); problem != nil {
 		return event, problem
@@ -211,11 +215,12 @@ func (d *Decoder) urgency(field, value string) (int, *Error) {
 	return place, nil
 }
 
-// rfc3339 is the form of a time. Package time also accepts a comma, hours of one digit, and any number of digits of a second
-// (https://go.dev/issue/54580).
+// rfc3339 is the form of a time. Package time also accepts a comma, hours of one digit, and any
+// number of digits of a second (https://go.dev/issue/54580).
 var rfc3339 = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$`)
 
-// readTime parses a time of RFC 3339 with up to nine digits of a second. For "" it returns the zero time.
+// readTime parses a time of RFC 3339 with up to nine digits of a second. For "" it returns the zero
+// time.
 func readTime(field, value string) (time.Time, *Error) {
 	if value == "" {
 		return time.Time{}, nil

@@ -37,7 +37,8 @@ func accepted(t *testing.T, m event.Message) bool {
 	return err == nil
 }
 
-// binaryProperties are the application properties that docs/events.md gives for a CloudEvent in binary form.
+// binaryProperties are the application properties that docs/events.md gives for a CloudEvent in
+// binary form.
 func binaryProperties(t *testing.T, document string) map[string]any {
 	t.Helper()
 	properties := map[string]any{}

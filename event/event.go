@@ -1,4 +1,5 @@
-// Package event decodes and validates messages: whom an event is about, what happened, and when. It does no I/O.
+// Package event decodes and validates messages: whom an event is about, what happened, and when. It
+// does no I/O.
 package event
 
 import (
@@ -34,7 +35,8 @@ type Message struct {
 	// Properties are the application properties.
 	Properties map[string]any
 	Body       []byte
-	// BodyKind is the AMQP section of the body: "" or "data", "value", or "sequence". Only data can be decoded.
+	// BodyKind is the AMQP section of the body: "" or "data", "value", or "sequence". Only data can
+	// be decoded.
 	BodyKind string
 }
 
@@ -59,7 +61,8 @@ const (
 	UnknownType
 )
 
-// Error names the field that is not acceptable, and the problem with it. It quotes at most 64 characters of the message.
+// Error names the field that is not acceptable, and the problem with it. It quotes at most 64
+// characters of the message.
 type Error struct {
 	Kind           Kind
 	Field, Problem string

@@ -11,8 +11,9 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// checkJSON returns the body without a byte order mark if it is one JSON document within the bounds. It runs before any
-// parser, because parsers treat invalid UTF-8, deep nesting, and text after the document in different ways.
+// checkJSON returns the body without a byte order mark if it is one JSON document within the
+// bounds. It runs before any parser, because parsers treat invalid UTF-8, deep nesting, and text
+// after the document in different ways.
 func checkJSON(field string, body []byte) ([]byte, *Error) {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
 	switch {
@@ -65,7 +66,8 @@ type member struct {
 	times   int             // number of occurrences of the name, in any case
 }
 
-// readObject reads the members with the given names. raw must have passed checkJSON. self is the name of the object in errors.
+// readObject reads the members with the given names. raw must have passed checkJSON. self is the
+// name of the object in errors.
 func readObject(self, prefix string, raw json.RawMessage, names []string) (object, *Error) {
 	o := object{prefix: prefix, members: make([]member, 0, 4)}
 	if raw[0] != '{' {
@@ -106,9 +108,10 @@ func (o object) index(name string) int {
 	return slices.IndexFunc(o.members, func(m member) bool { return m.name == name })
 }
 
-// value returns the value of a member, or nil if it is absent. Names are case-sensitive. A name that occurs twice is refused,
-// even in different case, because parsers pick different users from {"userId":A,"UserId":B}. A name of userNames in other case
-// is refused as well, because the user in it would be ignored.
+// value returns the value of a member, or nil if it is absent. Names are case-sensitive. A name
+// that occurs twice is refused, even in different case, because parsers pick different users from
+// {"userId":A,"UserId":B}. A name of userNames in other case is refused as well, because the user
+// in it would be ignored.
 func (o object) value(name string) (json.RawMessage, *Error) {
 	m := o.member(name)
 	switch {

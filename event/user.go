@@ -19,13 +19,13 @@ const (
 	maxLocal = 64
 )
 
-// NewUser validates an object ID and a user principal name. One of them may be empty. The ID must be a GUID in the form
-// 8-4-4-4-12; NewUser converts it to lower case and keeps the name as it is. The error is an *Error whose Field is userId or
-// userPrincipalName.
+// NewUser validates an object ID and a user principal name. One of them may be empty. The ID must
+// be a GUID in the form 8-4-4-4-12; NewUser converts it to lower case and keeps the name as it is.
+// The error is an *Error whose Field is userId or userPrincipalName.
 //
-// Both become part of a URL that revokes sessions. The SDK would turn "" into /users//, ".." into another resource, and one
-// literal into /me. NewUser therefore accepts only the documented characters
-// (https://learn.microsoft.com/graph/api/resources/user, userPrincipalName).
+// Both become part of a URL that revokes sessions. The SDK would turn "" into /users//, ".." into
+// another resource, and one literal into /me. NewUser therefore accepts only the documented
+// characters (https://learn.microsoft.com/graph/api/resources/user, userPrincipalName).
 func NewUser(id, upn string) (User, error) {
 	if id == "" && upn == "" {
 		return User{}, invalid(fieldID, "no user: give userId (an object id) or userPrincipalName")
@@ -49,8 +49,8 @@ func (u User) ID() string { return u.id }
 // UPN returns the user principal name as it was given, or "".
 func (u User) UPN() string { return u.upn }
 
-// Name returns what identifies the user in a call to Graph: the ID if there is one, because names change and are reused, or
-// else the user principal name.
+// Name returns what identifies the user in a call to Graph: the ID if there is one, because names
+// change and are reused, or else the user principal name.
 func (u User) Name() string {
 	if u.id != "" {
 		return u.id
@@ -61,10 +61,12 @@ func (u User) Name() string {
 // String returns Name.
 func (u User) String() string { return u.Name() }
 
-// Key returns Name in lower case. Two users with the same key are the same user: Graph ignores case.
+// Key returns Name in lower case. Two users with the same key are the same user: Graph ignores
+// case.
 func (u User) Key() string { return strings.ToLower(u.Name()) }
 
-// External reports whether the user principal name is a guest's, which contains #EXT#. It cannot recognize a guest by the ID.
+// External reports whether the user principal name is a guest's, which contains #EXT#. It cannot
+// recognize a guest by the ID.
 func (u User) External() bool { return strings.Contains(strings.ToUpper(u.upn), "#EXT#") }
 
 // IsZero reports whether u is nobody.

@@ -1,5 +1,5 @@
-// Package servicebus connects to Azure Service Bus. It makes the client and the receivers, survives the panics of the client
-// library, and says what to do about an error.
+// Package servicebus connects to Azure Service Bus. It makes the client and the receivers, survives
+// the panics of the client library, and says what to do about an error.
 package servicebus
 
 import (
@@ -27,14 +27,15 @@ type Config struct {
 	Credential func() (azcore.TokenCredential, error)
 }
 
-// New makes the client. It dials nothing yet. The sanitizer makes sure that the client can read every message that it receives
-// or peeks at.
+// New makes the client. It dials nothing yet. The sanitizer makes sure that the client can read
+// every message that it receives or peeks at.
 func New(cfg Config, s *sanitizer.Sanitizer) (*azservicebus.Client, error) {
 	dialer := sanitizer.Dialer{Plain: sanitizer.ForEmulator(cfg.ConnectionString)}
 	options := &azservicebus.ClientOptions{
 		NewWebSocketConn: s.Over(dialer.Dial), // not a WebSocket: see sanitizer.Hook
 		ApplicationID:    "session-revoker",
-		// The receive loop repeats by itself, without end, and logs it. Long retries of the SDK would hide an outage.
+		// The receive loop repeats by itself, without end, and logs it. Long retries of the SDK
+		// would hide an outage.
 		RetryOptions: azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
 	}
 	var client *azservicebus.Client
@@ -59,7 +60,8 @@ func Token(ctx context.Context, credential azcore.TokenCredential) (azcore.Acces
 	return credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"https://servicebus.azure.net/.default"}})
 }
 
-// NewReceiver makes a receiver of a queue or subscription, or of its dead letters. It dials nothing yet.
+// NewReceiver makes a receiver of a queue or subscription, or of its dead letters. It dials nothing
+// yet.
 func NewReceiver(client *azservicebus.Client, entity string, deadLetters bool) (*azservicebus.Receiver, error) {
 	options := &azservicebus.ReceiverOptions{}
 	if deadLetters {
@@ -78,8 +80,8 @@ func NewReceiver(client *azservicebus.Client, entity string, deadLetters bool) (
 	return receiver, nil
 }
 
-// AcceptSession waits until ctx ends for the next session of a queue or subscription that is free and has messages. The error
-// is an azservicebus.Error with CodeTimeout if there is none.
+// AcceptSession waits until ctx ends for the next session of a queue or subscription that is free
+// and has messages. The error is an azservicebus.Error with CodeTimeout if there is none.
 func AcceptSession(ctx context.Context, client *azservicebus.Client, entity string) (*azservicebus.SessionReceiver, error) {
 	if topic, subscription, ok := config.SplitSubscription(entity); ok {
 		return client.AcceptNextSessionForSubscription(ctx, topic, subscription, nil)
@@ -87,11 +89,12 @@ func AcceptSession(ctx context.Context, client *azservicebus.Client, entity stri
 	return client.AcceptNextSessionForQueue(ctx, entity, nil)
 }
 
-// ErrUnreadable means that the client library panicked over a message. As of azservicebus v1.11 it does so over a
-// DeadLetterReason or DeadLetterErrorDescription that is not a string.
+// ErrUnreadable means that the client library panicked over a message. As of azservicebus v1.11 it
+// does so over a DeadLetterReason or DeadLetterErrorDescription that is not a string.
 var ErrUnreadable = errors.New("the Service Bus SDK cannot read a message")
 
-// Guard makes a call of the client library. It returns ErrUnreadable and no result if the library panics.
+// Guard makes a call of the client library. It returns ErrUnreadable and no result if the library
+// panics.
 func Guard[T any](call func() (T, error)) (result T, err error) {
 	defer func() {
 		if recover() != nil {

@@ -9,8 +9,9 @@ import (
 
 // Health is the worker's liveness and readiness. It is safe for concurrent use.
 //
-// Liveness depends on the heartbeats of the receive loops only. An outage of Graph or of Service Bus is no reason to restart a
-// worker that holds messages. Readiness names each part that does not work.
+// Liveness depends on the heartbeats of the receive loops only. An outage of Graph or of Service
+// Bus is no reason to restart a worker that holds messages. Readiness names each part that does not
+// work.
 type Health struct {
 	limit time.Duration
 
@@ -20,8 +21,8 @@ type Health struct {
 	warns map[string]string    // the warning about each part; "" for none
 }
 
-// NewHealth returns a Health that is alive while heartbeats are at most limit apart. It is ready when Report has said of each
-// named part that it works.
+// NewHealth returns a Health that is alive while heartbeats are at most limit apart. It is ready
+// when Report has said of each named part that it works.
 func NewHealth(limit time.Duration, parts ...string) *Health {
 	h := &Health{limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts)), warns: map[string]string{}}
 	for _, p := range parts {
@@ -30,7 +31,8 @@ func NewHealth(limit time.Duration, parts ...string) *Health {
 	return h
 }
 
-// Beat records a heartbeat of one receive loop. A loop that has called Beat once must keep calling it.
+// Beat records a heartbeat of one receive loop. A loop that has called Beat once must keep calling
+// it.
 func (h *Health) Beat(loop string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -38,7 +40,8 @@ func (h *Health) Beat(loop string) {
 	h.beats[loop] = time.Now()
 }
 
-// Report sets the problem of a part, or "" if the part works. changed reports whether the problem is a new one.
+// Report sets the problem of a part, or "" if the part works. changed reports whether the problem
+// is a new one.
 func (h *Health) Report(part, problem string) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -47,7 +50,8 @@ func (h *Health) Report(part, problem string) (changed bool) {
 	return changed
 }
 
-// Warn sets the warning about a part that works, or "" for none. changed reports whether the warning is a new one.
+// Warn sets the warning about a part that works, or "" for none. changed reports whether the
+// warning is a new one.
 func (h *Health) Warn(part, warning string) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -102,7 +106,8 @@ func (h *Health) ServeLive(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("ok\n"))
 }
 
-// ServeReady answers /readyz with 200, or with 503 if there are problems. The body is a JSON object with problems and warnings.
+// ServeReady answers /readyz with 200, or with 503 if there are problems. The body is a JSON object
+// with problems and warnings.
 func (h *Health) ServeReady(w http.ResponseWriter, _ *http.Request) {
 	problems := h.Problems()
 	w.Header().Set("Content-Type", "application/json")

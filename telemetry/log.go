@@ -11,8 +11,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// NewLogger returns a logger that writes to w. level is debug, info, warn, or error; format is json or console. The logger
-// serializes its writes, so that w need not be safe for concurrent use. Call Sync before exit.
+// NewLogger returns a logger that writes to w. level is debug, info, warn, or error; format is json
+// or console. The logger serializes its writes, so that w need not be safe for concurrent use. Call
+// Sync before exit.
 func NewLogger(w io.Writer, level, format string) (*zap.Logger, error) {
 	l, err := zapcore.ParseLevel(level)
 	if err != nil {
@@ -34,8 +35,9 @@ func NewLogger(w io.Writer, level, format string) (*zap.Logger, error) {
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(harmless{w})), l)), nil
 }
 
-// harmless escapes characters that control a terminal or change the direction of text. Log lines contain text from producers,
-// Graph, and others, and people read them in a terminal. It escapes as JSON does, so that a JSON line keeps its meaning.
+// harmless escapes characters that control a terminal or change the direction of text. Log lines
+// contain text from producers, Graph, and others, and people read them in a terminal. It escapes as
+// JSON does, so that a JSON line keeps its meaning.
 type harmless struct{ w io.Writer }
 
 // Write implements io.Writer.
@@ -67,8 +69,8 @@ func (h harmless) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// isControl reports whether r is a control character (C0, DEL, C1), a format character (direction, zero width, tags), or a line or
-// paragraph separator.
+// isControl reports whether r is a control character (C0, DEL, C1), a format character (direction,
+// zero width, tags), or a line or paragraph separator.
 func isControl(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }

@@ -1,4 +1,5 @@
-// Package telemetry provides what operators see of the worker: its log, metrics, traces, and health.
+// Package telemetry provides what operators see of the worker: its log, metrics, traces, and
+// health.
 package telemetry
 
 import (
@@ -12,13 +13,15 @@ import (
 
 // Metrics are the worker's metrics. All collectors are safe for concurrent use.
 type Metrics struct {
-	// Registry holds all of them for the /metrics page, and those of the Go runtime and the process.
+	// Registry holds all of them for the /metrics page, and those of the Go runtime and the
+	// process.
 	Registry *prometheus.Registry
 
-	// Events counts the events that were decided, by source (queue or subscription), outcome, and dead-letter reason, which is
-	// empty for other outcomes.
+	// Events counts the events that were decided, by source (queue or subscription), outcome, and
+	// dead-letter reason, which is empty for other outcomes.
 	Events *prometheus.CounterVec
-	// GraphCalls counts attempts by result ("revoked" or the kind of failure) and by HTTP status ("none" without an answer).
+	// GraphCalls counts attempts by result ("revoked" or the kind of failure) and by HTTP status
+	// ("none" without an answer).
 	GraphCalls *prometheus.CounterVec
 	// Canaries counts canaries by result.
 	Canaries *prometheus.CounterVec
@@ -26,20 +29,24 @@ type Metrics struct {
 	Deferred *prometheus.GaugeVec
 	// InFlight is the number of messages that this process holds locked.
 	InFlight prometheus.Gauge
-	// Settlements counts settlements by action (complete, dead_letter, abandon) and result (ok, lock_lost, error).
+	// Settlements counts settlements by action (complete, dead_letter, abandon) and result (ok,
+	// lock_lost, error).
 	Settlements *prometheus.CounterVec
 	// Renewals counts lock renewals, by result: ok, lock_lost, error.
 	Renewals *prometheus.CounterVec
 	// LocksLost counts messages whose lock was lost before their work was done.
 	LocksLost prometheus.Counter
-	// Latency is the time in seconds from the enqueueing of a message to the end of its user's successful call. It compares
-	// the clocks of Service Bus and of this machine.
+	// Latency is the time in seconds from the enqueueing of a message to the end of its user's
+	// successful call. It compares the clocks of Service Bus and of this machine.
 	Latency prometheus.Histogram
-	// LastReceive is the Unix time in seconds at which the receive loop of a source last had an answer from Service Bus.
+	// LastReceive is the Unix time in seconds at which the receive loop of a source last had an
+	// answer from Service Bus.
 	LastReceive *prometheus.GaugeVec
-	// AuditFailures counts records of the audit log that were not written (to "file") or not published (to "topic").
+	// AuditFailures counts records of the audit log that were not written (to "file") or not
+	// published (to "topic").
 	AuditFailures *prometheus.CounterVec
-	// ProtectedEntries is the number of entries that protect users. ProtectedFileStale is 1 while their file is not usable.
+	// ProtectedEntries is the number of entries that protect users. ProtectedFileStale is 1 while
+	// their file is not usable.
 	ProtectedEntries, ProtectedFileStale prometheus.Gauge
 	// RedisUp is 1 while Redis answers, and 0 while it does not or none is configured.
 	RedisUp prometheus.Gauge
@@ -51,43 +58,52 @@ type Metrics struct {
 
 // State is a snapshot of the work in flight, taken when the metrics are read.
 type State struct {
-	// Pending is the number of users with an unsettled event in flight, and Parked the number of those who wait for the end of
-	// their deduplication window. Remembered is the number of users whose last verdict is remembered.
+	// Pending is the number of users with an unsettled event in flight, and Parked the number of
+	// those who wait for the end of their deduplication window. Remembered is the number of users
+	// whose last verdict is remembered.
 	Pending, Parked, Remembered int
-	// Queued is the number of users who wait for their call, and CallsInFlight the number of calls in flight.
+	// Queued is the number of users who wait for their call, and CallsInFlight the number of calls
+	// in flight.
 	Queued, CallsInFlight int
-	// Waiting is an estimated upper bound of the users who wait, including those whose messages are still in Service Bus.
+	// Waiting is an estimated upper bound of the users who wait, including those whose messages are
+	// still in Service Bus.
 	Waiting int
-	// UntilLast is the estimated time in seconds until the last of them has been called. It is +Inf while no call succeeds.
+	// UntilLast is the estimated time in seconds until the last of them has been called. It is +Inf
+	// while no call succeeds.
 	UntilLast float64
-	// PerSecond is the rate that Graph allowed when it last throttled, or +Inf if it has not throttled yet.
+	// PerSecond is the rate that Graph allowed when it last throttled, or +Inf if it has not
+	// throttled yet.
 	PerSecond float64
 	// HeldFor is the rest of Graph's last Retry-After, and Throttled the sum of all of them.
 	HeldFor, Throttled time.Duration
-	// Oldest is the age of the oldest message in flight since it was enqueued, or 0 if there is none.
+	// Oldest is the age of the oldest message in flight since it was enqueued, or 0 if there is
+	// none.
 	Oldest time.Duration
 	// Guard holds the counts of the volume guard, for each type of events.
 	Guard []Guard
 	// BreakerOpen reports whether only probes are sent.
 	BreakerOpen bool
-	// SuspectedUsers reports whether users fail one after another while the canary succeeds. SuspectedGraph reports whether they
-	// fail and nothing shows that Graph works.
+	// SuspectedUsers reports whether users fail one after another while the canary succeeds.
+	// SuspectedGraph reports whether they fail and nothing shows that Graph works.
 	SuspectedUsers, SuspectedGraph bool
 }
 
 // Guard holds the counts of the volume guard for one type of events.
 type Guard struct {
 	Type string
-	// Users is the number of distinct users whose sessions were revoked within the guard's window, and Limit its maximum.
+	// Users is the number of distinct users whose sessions were revoked within the guard's window,
+	// and Limit its maximum.
 	Users, Limit int
 	// Tripped reports whether the limit was reached when another user's turn came.
 	Tripped bool
 }
 
-// Watch makes the metrics show what state returns. state must be safe for concurrent use; it replaces an earlier one.
+// Watch makes the metrics show what state returns. state must be safe for concurrent use; it
+// replaces an earlier one.
 func (m *Metrics) Watch(state func() State) { m.state.Store(&state) }
 
-// State returns what the function given to Watch returns, or the zero State before Watch was called.
+// State returns what the function given to Watch returns, or the zero State before Watch was
+// called.
 func (m *Metrics) State() State {
 	state := m.state.Load()
 	if state == nil {
@@ -212,7 +228,8 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// NewMetrics makes the metrics and registers them in a new registry. version and commit become the labels of build_info.
+// NewMetrics makes the metrics and registers them in a new registry. version and commit become the
+// labels of build_info.
 func NewMetrics(version, commit string) *Metrics {
 	const ns = "session_revoker"
 	m := &Metrics{

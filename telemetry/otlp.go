@@ -37,9 +37,9 @@ const (
 // otlpClient sends spans to a collector by OTLP over HTTP
 // (https://opentelemetry.io/docs/specs/otlp/#otlphttp). It is safe for concurrent use.
 //
-// It replaces otlptracehttp. As of v1.47 that package imports grpc, and grpc imports html/template. The linker must then keep
-// every exported method of every type in the program, which makes the worker's binary larger by half
-// (see trace_notrace.go in google.golang.org/grpc).
+// It replaces otlptracehttp. As of v1.47 that package imports grpc, and grpc imports html/template.
+// The linker must then keep every exported method of every type in the program, which makes the
+// worker's binary larger by half (see trace_notrace.go in google.golang.org/grpc).
 type otlpClient struct {
 	url      string
 	headers  map[string]string
@@ -51,9 +51,10 @@ type otlpClient struct {
 }
 
 // newOTLPClient reads the standard environment variables
-// (https://opentelemetry.io/docs/specs/otel/protocol/exporter/#configuration-options). A variable for traces overrides the one
-// for all signals. The error names the variable that is not usable. OTEL_EXPORTER_OTLP_INSECURE has no effect: the specification
-// applies it to endpoints without a scheme only, and HTTP endpoints have one.
+// (https://opentelemetry.io/docs/specs/otel/protocol/exporter/#configuration-options). A variable
+// for traces overrides the one for all signals. The error names the variable that is not usable.
+// OTEL_EXPORTER_OTLP_INSECURE has no effect: the specification applies it to endpoints without a
+// scheme only, and HTTP endpoints have one.
 func newOTLPClient() (*otlpClient, error) {
 	endpoint, err := otlpEndpoint()
 	if err != nil {
@@ -92,8 +93,8 @@ func newOTLPClient() (*otlpClient, error) {
 	}, nil
 }
 
-// otlpVariable returns the value of an environment variable and its full name: the one for traces, or else the one for all
-// signals.
+// otlpVariable returns the value of an environment variable and its full name: the one for traces,
+// or else the one for all signals.
 func otlpVariable(option string) (name, value string) {
 	for _, prefix := range []string{"OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"} {
 		name = prefix + option
@@ -104,7 +105,8 @@ func otlpVariable(option string) (name, value string) {
 	return name, value
 }
 
-// otlpEndpoint returns the URL for traces. The endpoint for all signals is a base URL, the one for traces is complete.
+// otlpEndpoint returns the URL for traces. The endpoint for all signals is a base URL, the one for
+// traces is complete.
 func otlpEndpoint() (*url.URL, error) {
 	name, value := otlpVariable("ENDPOINT")
 	u, err := url.Parse(value)
@@ -149,8 +151,8 @@ func otlpTLS() (*tls.Config, error) {
 	return cfg, nil
 }
 
-// otlpHeaders reads name=value pairs, separated by commas; values are percent-encoded. Errors do not quote values, which can
-// be secrets.
+// otlpHeaders reads name=value pairs, separated by commas; values are percent-encoded. Errors do
+// not quote values, which can be secrets.
 func otlpHeaders() (map[string]string, error) {
 	name, list := otlpVariable("HEADERS")
 	headers := map[string]string{}
@@ -178,12 +180,14 @@ func (c *otlpClient) Stop(context.Context) error {
 	return nil
 }
 
-// UploadTraces sends one batch. It repeats a request that the collector is too busy for or that times out, for a minute at most.
+// UploadTraces sends one batch. It repeats a request that the collector is too busy for or that
+// times out, for a minute at most.
 func (c *otlpClient) UploadTraces(ctx context.Context, spans []*v1.ResourceSpans) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.stopped, cancel)()
-	// The message is the same on the wire as an ExportTraceServiceRequest, whose package imports grpc (see trace.proto).
+	// The message is the same on the wire as an ExportTraceServiceRequest, whose package imports
+	// grpc (see trace.proto).
 	body, err := proto.Marshal(&v1.TracesData{ResourceSpans: spans})
 	if err != nil {
 		return err
@@ -272,7 +276,8 @@ func compressed(body []byte) []byte {
 	return b.Bytes()
 }
 
-// partialSuccess returns an error if the ExportTraceServiceResponse in answer reports spans that the collector rejected.
+// partialSuccess returns an error if the ExportTraceServiceResponse in answer reports spans that
+// the collector rejected.
 func partialSuccess(answer []byte) error {
 	for _, field := range protoFields(answer) {
 		if field.number != 1 {
@@ -301,7 +306,8 @@ type protoField struct {
 	bytes  []byte
 }
 
-// protoFields returns the varints and byte fields of a Protocol Buffers message, up to the first that is not readable.
+// protoFields returns the varints and byte fields of a Protocol Buffers message, up to the first
+// that is not readable.
 func protoFields(message []byte) []protoField {
 	var fields []protoField
 	for len(message) > 0 {

@@ -10,7 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Server is the operations port with /healthz, /readyz, and /metrics. It has no access control: keep it inside the cluster.
+// Server is the operations port with /healthz, /readyz, and /metrics. It has no access control:
+// keep it inside the cluster.
 type Server struct {
 	http *http.Server
 	done chan error

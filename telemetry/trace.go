@@ -22,13 +22,14 @@ type Tracing struct {
 }
 
 // NewTracing reads the standard environment variables
-// (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables). Tracing is on if
-// OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, unless OTEL_SDK_DISABLED is true or
-// OTEL_TRACES_EXPORTER is none. Headers, sampler, batches, and resource attributes follow the same variables. The error names the
-// variable that is not supported or not usable. version becomes an attribute of the resource.
+// (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables). Tracing is on
+// if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, unless
+// OTEL_SDK_DISABLED is true or OTEL_TRACES_EXPORTER is none. Headers, sampler, batches, and
+// resource attributes follow the same variables. The error names the variable that is not supported
+// or not usable. version becomes an attribute of the resource.
 func NewTracing(version string) (*Tracing, error) {
-	// The Graph SDK makes six spans of its own for each call. They are not exported; without a no-op provider they would cost as
-	// much as an event's log line.
+	// The Graph SDK makes six spans of its own for each call. They are not exported; without a
+	// no-op provider they would cost as much as an event's log line.
 	otel.SetTracerProvider(noop.NewTracerProvider())
 	endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") + os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 	if endpoint == "" || os.Getenv("OTEL_SDK_DISABLED") == "true" || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {

@@ -13,11 +13,12 @@ import (
 	"github.com/session-revoker/session-revoker/audit"
 )
 
-// maxUnpublished bounds the decisions that wait to be published. The Recorder drops further ones and counts them.
+// maxUnpublished bounds the decisions that wait to be published. The Recorder drops further ones
+// and counts them.
 const maxUnpublished = 10_000
 
-// Recorder keeps the worker's audit log. If it cannot keep the log, it counts the failures and logs the first one, and the worker
-// goes on: sessions must be revoked all the same.
+// Recorder keeps the worker's audit log. If it cannot keep the log, it counts the failures and logs
+// the first one, and the worker goes on: sessions must be revoked all the same.
 type Recorder struct {
 	log     *zap.Logger
 	count   func(where string, n int)
@@ -32,8 +33,9 @@ type Recorder struct {
 	failing map[string]bool // by where
 }
 
-// NewRecorder opens the file and, if there is a topic, makes a sender and starts to publish. It connects to nothing yet. It calls
-// count with "file" or "topic" and the number of records that were not kept; count must be safe for concurrent use.
+// NewRecorder opens the file and, if there is a topic, makes a sender and starts to publish. It
+// connects to nothing yet. It calls count with "file" or "topic" and the number of records that
+// were not kept; count must be safe for concurrent use.
 func NewRecorder(
 	cfg Config, client *azservicebus.Client, stdout io.Writer, log *zap.Logger, count func(where string, n int),
 ) (*Recorder, error) {
@@ -58,7 +60,8 @@ func NewRecorder(
 // Enabled reports whether there is a file or a topic.
 func (r *Recorder) Enabled() bool { return r.file != nil || r.sender != nil }
 
-// Record keeps a decision. It waits for the file, but not for the topic. It is safe for concurrent use.
+// Record keeps a decision. It waits for the file, but not for the topic. It is safe for concurrent
+// use.
 func (r *Recorder) Record(d audit.Decision) {
 	var receipt *audit.Receipt
 	if r.file != nil {
@@ -77,7 +80,8 @@ func (r *Recorder) Record(d audit.Decision) {
 	}
 }
 
-// Close publishes the decisions that wait, for at most the given time, and ends the file's chain. No call of Record may follow.
+// Close publishes the decisions that wait, for at most the given time, and ends the file's chain.
+// No call of Record may follow.
 func (r *Recorder) Close(limit time.Duration) {
 	defer r.stop()
 	if r.pending != nil {
@@ -91,7 +95,8 @@ func (r *Recorder) Close(limit time.Duration) {
 	}
 }
 
-// report counts failures. It logs the first failure after a success, and the first success after a failure.
+// report counts failures. It logs the first failure after a success, and the first success after a
+// failure.
 func (r *Recorder) report(where string, err error, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,8 +112,8 @@ func (r *Recorder) report(where string, err error, n int) {
 	r.failing[where] = err != nil
 }
 
-// decisionType returns the type of the CloudEvent. It is empty for a decision that is not published: one that is not final, or that
-// another message has had before.
+// decisionType returns the type of the CloudEvent. It is empty for a decision that is not
+// published: one that is not final, or that another message has had before.
 func decisionType(d audit.Decision) string {
 	switch d.Outcome {
 	case "revoked":
@@ -119,7 +124,8 @@ func decisionType(d audit.Decision) string {
 	return ""
 }
 
-// decisionData is a decision with the receipt of its record. A receipt that is kept elsewhere proves the file up to that record.
+// decisionData is a decision with the receipt of its record. A receipt that is kept elsewhere
+// proves the file up to that record.
 type decisionData struct {
 	audit.Decision
 	Receipt *audit.Receipt `json:"receipt,omitempty"`

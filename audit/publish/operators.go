@@ -27,9 +27,10 @@ type OperatorLog struct {
 	pending []announcement
 }
 
-// OpenOperatorLog opens the file beside the worker's and the link to the topic. It returns nil if neither is configured. connect
-// makes the client, which Close closes; it is called only if there is a topic. A worker's standard output is a command's
-// standard error, because the command's results go to standard output.
+// OpenOperatorLog opens the file beside the worker's and the link to the topic. It returns nil if
+// neither is configured. connect makes the client, which Close closes; it is called only if there
+// is a topic. A worker's standard output is a command's standard error, because the command's
+// results go to standard output.
 func OpenOperatorLog(
 	ctx context.Context, cfg Config, stderr io.Writer, connect func() (*azservicebus.Client, error),
 ) (*OperatorLog, error) {
@@ -64,8 +65,9 @@ func (l *OperatorLog) openTopic(ctx context.Context, topic string, connect func(
 	return err
 }
 
-// OperatorFile returns the name of the file in which operators' commands record what they do: audit-operators.ndjson for
-// audit.ndjson. It is not the worker's file, because operators run as other users, who need no right to write that one.
+// OperatorFile returns the name of the file in which operators' commands record what they do:
+// audit-operators.ndjson for audit.ndjson. It is not the worker's file, because operators run as
+// other users, who need no right to write that one.
 func OperatorFile(name string) string {
 	if name == "" || name == "-" {
 		return name
@@ -100,7 +102,8 @@ type operationData struct {
 	Receipt *audit.Receipt `json:"receipt,omitempty"`
 }
 
-// operationType returns the type of the CloudEvent. The manual revocation of a user has the same types as the worker's.
+// operationType returns the type of the CloudEvent. The manual revocation of a user has the same
+// types as the worker's.
 func operationType(o audit.Operation) string {
 	switch o.Outcome {
 	case audit.Revoked:
@@ -111,8 +114,8 @@ func operationType(o audit.Operation) string {
 	return "operator." + strings.ReplaceAll(o.Command, " ", ".")
 }
 
-// Flush puts the records on the disk and publishes them. It goes on when ctx ends, because the records must be kept; each batch has
-// its own time limit.
+// Flush puts the records on the disk and publishes them. It goes on when ctx ends, because the
+// records must be kept; each batch has its own time limit.
 func (l *OperatorLog) Flush(ctx context.Context) error {
 	var err error
 	if l.log != nil {

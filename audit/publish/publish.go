@@ -1,4 +1,5 @@
-// Package publish keeps the audit log of a process: in a file, on a Service Bus topic as CloudEvents, or both.
+// Package publish keeps the audit log of a process: in a file, on a Service Bus topic as
+// CloudEvents, or both.
 package publish
 
 import (
@@ -19,7 +20,8 @@ import (
 const (
 	// publishTimeout bounds one batch.
 	publishTimeout = 15 * time.Second
-	// maxBatch is how many announcements one batch holds. Together they are far below the size limit of a message.
+	// maxBatch is how many announcements one batch holds. Together they are far below the size
+	// limit of a message.
 	maxBatch = 100
 )
 

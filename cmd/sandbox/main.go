@@ -1,5 +1,5 @@
-// Command sandbox is the worker with its whole cloud on one machine: an embedded Service Bus, an embedded Graph, and the
-// same worker code that runs in production, fed with a sample of real life.
+// Command sandbox is the worker with its whole cloud on one machine: an embedded Service Bus, an
+// embedded Graph, and the same worker code that runs in production, fed with a sample of real life.
 package main
 
 import (
@@ -38,7 +38,8 @@ type options struct {
 // maxReplicas is more than anybody can watch.
 const maxReplicas = 16
 
-// asOne is how many workers the promises about calls for one user hold for: replicas that share a Redis are one.
+// asOne is how many workers the promises about calls for one user hold for: replicas that share a
+// Redis are one.
 func (o options) asOne() int {
 	if o.redis != "" {
 		return 1

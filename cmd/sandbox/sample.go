@@ -13,8 +13,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// sample is a realistic morning of a security team: its people, what Graph does wrong, and the messages with what must
-// become of each.
+// sample is a realistic morning of a security team: its people, what Graph does wrong, and the
+// messages with what must become of each.
 type sample struct {
 	people   []graph.User
 	faults   []graph.Fault
@@ -25,9 +25,11 @@ type sample struct {
 type sampleMessage struct {
 	about   string
 	message *azservicebus.Message
-	// revoked are the ids of those who must be signed out; tried are those of whom Graph refuses it.
+	// revoked are the ids of those who must be signed out; tried are those of whom Graph refuses
+	// it.
 	revoked, tried []string
-	// reason is set when the message must be dead-lettered; failed are then the indexes that the dead letter must name.
+	// reason is set when the message must be dead-lettered; failed are then the indexes that the
+	// dead letter must name.
 	reason deadletter.Reason
 	failed string
 	// oneOfMany says that instead a newer message of the same user may stand for it.
@@ -41,8 +43,8 @@ type sampleMessage struct {
 const (
 	breakGlass = "breakglass@contoso.com"
 	domain     = "contoso.com"
-	// canary is the account whose sign-out tells whether Graph is well: in a quiet queue nobody else's success proves that the
-	// trouble of a user is their own.
+	// canary is the account whose sign-out tells whether Graph is well: in a quiet queue nobody
+	// else's success proves that the trouble of a user is their own.
 	canary       = "canary@contoso.com"
 	canaryNumber = 14
 	// massOffboarding is what the last messages are about; Graph throttles when it begins.
@@ -62,7 +64,8 @@ func person(n int, name string) graph.User {
 	}
 }
 
-// newSample builds the sample; leavers is how many people the mass offboarding at its end signs out.
+// newSample builds the sample; leavers is how many people the mass offboarding at its end signs
+// out.
 func newSample(leavers int) sample {
 	ada, grace, alan := person(1, "ada"), person(2, "grace"), person(3, "alan")
 	edsger, barbara, tony := person(4, "edsger"), person(5, "barbara"), person(6, "tony")

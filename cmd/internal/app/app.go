@@ -55,8 +55,8 @@ type Worker struct {
 	ops       net.Listener // nil without an operations port
 }
 
-// New assembles the worker and opens its operations port. It connects to nothing yet. The log goes to w. cfg must be valid.
-// Call Run next, which releases everything.
+// New assembles the worker and opens its operations port. It connects to nothing yet. The log goes
+// to w. cfg must be valid. Call Run next, which releases everything.
 func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	log, err := telemetry.NewLogger(w, cfg.Log.Level, cfg.Log.Format)
 	if err != nil {
@@ -129,7 +129,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Volume: guard.VolumeConfig{
 			Kinds: cfg.Events.Types, Max: cfg.Guard.MaxUsers, Window: cfg.Guard.Window, Observe: cfg.Guard.Mode == "observe",
 		},
-		ReadRelease:   readRelease(cfg.Guard.ReleaseFile),
+		ReadRelease: readRelease(cfg.Guard.ReleaseFile),
 		Dedupe: dedupe.Config{
 			Window:     cfg.Dedupe.Window,
 			SkewMargin: cfg.Dedupe.SkewMargin,
@@ -182,8 +182,8 @@ func NewProtected(cfg config.Config) (*guard.Protected, error) {
 	return protected, nil
 }
 
-// CanaryUser returns the account for canaries, or the zero User if none is configured. The error says why the account cannot
-// be used.
+// CanaryUser returns the account for canaries, or the zero User if none is configured. The error
+// says why the account cannot be used.
 func CanaryUser(cfg config.Config, protected *guard.Protected) (event.User, error) {
 	id, upn := cfg.Graph.CanaryUser, ""
 	if strings.Contains(id, "@") {
@@ -203,7 +203,8 @@ func CanaryUser(cfg config.Config, protected *guard.Protected) (event.User, erro
 	return user, nil
 }
 
-// readRelease returns a function that reads the release file. A file that does not exist contains no release.
+// readRelease returns a function that reads the release file. A file that does not exist contains
+// no release.
 func readRelease(file string) func() (guard.Release, error) {
 	if file == "" {
 		return nil
@@ -261,14 +262,16 @@ func reach(address net.Addr) string {
 // State returns a snapshot of the work in flight. It is safe for concurrent use.
 func (w *Worker) State() telemetry.State { return w.metrics.State() }
 
-// releaseWait is the time after the drain until the receivers close. Service Bus sends abandoned messages again to a receiver
-// that is still open, which releases them, until the receiver's credit is used up. Messages on their way to a receiver that
-// closes stay locked for a whole lock duration.
+// releaseWait is the time after the drain until the receivers close. Service Bus sends abandoned
+// messages again to a receiver that is still open, which releases them, until the receiver's credit
+// is used up. Messages on their way to a receiver that closes stay locked for a whole lock
+// duration.
 const releaseWait = time.Second
 
-// Run works until ctx ends, and then drains. When hard ends, it stops at once. It returns when everything is released: after
-// consumer.drain_timeout, consumer.settle_timeout, and 10 s for closing at the latest. It abandons messages that it could not
-// finish, which is not an error, because Service Bus delivers them again.
+// Run works until ctx ends, and then drains. When hard ends, it stops at once. It returns when
+// everything is released: after consumer.drain_timeout, consumer.settle_timeout, and 10 s for
+// closing at the latest. It abandons messages that it could not finish, which is not an error,
+// because Service Bus delivers them again.
 func (w *Worker) Run(ctx, hard context.Context) error {
 	defer w.log.Sync() //nolint:errcheck // it fails on terminals, and nothing is left to do
 	w.log.Info("starting", zap.String("version", Version), zap.String("commit", Commit),

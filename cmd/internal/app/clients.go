@@ -19,8 +19,8 @@ func NewServiceBus(cfg config.Config) (*azservicebus.Client, error) {
 	return newServiceBus(cfg, sanitizer.New(sanitizer.Options{}))
 }
 
-// NewServiceBusWithOriginals is NewServiceBus for commands that export messages. Its sanitizer keeps the originals of the last
-// messages that it changed.
+// NewServiceBusWithOriginals is NewServiceBus for commands that export messages. Its sanitizer
+// keeps the originals of the last messages that it changed.
 func NewServiceBusWithOriginals(cfg config.Config) (*azservicebus.Client, *sanitizer.Sanitizer, error) {
 	s := sanitizer.New(sanitizer.Options{MaxMessage: maxExported, Originals: originalsKept})
 	client, err := newServiceBus(cfg, s)
@@ -28,9 +28,11 @@ func NewServiceBusWithOriginals(cfg config.Config) (*azservicebus.Client, *sanit
 }
 
 const (
-	// maxExported is the largest message in bytes that a command exports. It is larger than what a worker acts on.
+	// maxExported is the largest message in bytes that a command exports. It is larger than what a
+	// worker acts on.
 	maxExported = 16 << 20
-	// originalsKept is how many bytes of originals are kept, some hundred of the largest messages of the Standard tier.
+	// originalsKept is how many bytes of originals are kept, some hundred of the largest messages
+	// of the Standard tier.
 	originalsKept = 64 << 20
 )
 
@@ -51,7 +53,8 @@ func ServiceBusToken(ctx context.Context, cfg config.Config) (azcore.AccessToken
 	return servicebus.Token(ctx, credential)
 }
 
-// newSources makes the Service Bus client, and a receiver for each entity without sessions. It dials nothing yet.
+// newSources makes the Service Bus client, and a receiver for each entity without sessions. It
+// dials nothing yet.
 func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, error) {
 	client, err := NewServiceBus(cfg)
 	if err != nil {

@@ -52,13 +52,15 @@ func newRedis(cfg config.Config) (redis.UniversalClient, error) {
 	return redis.NewUniversalClient(options), nil
 }
 
-// quiet keeps the library from writing to standard error. The worker logs changes of the state itself.
+// quiet keeps the library from writing to standard error. The worker logs changes of the state
+// itself.
 type quiet struct{}
 
 // Printf does nothing.
 func (quiet) Printf(context.Context, string, ...any) {}
 
-// connectCoordination makes the store that replicas share. A dry run has none, because it writes nothing.
+// connectCoordination makes the store that replicas share. A dry run has none, because it writes
+// nothing.
 func (w *Worker) connectCoordination() error {
 	cfg := w.cfg
 	if !cfg.Redis.Used() || cfg.Consumer.DryRun {
@@ -76,7 +78,8 @@ func (w *Worker) connectCoordination() error {
 	return nil
 }
 
-// CheckRedis tests every operation that replicas use. It does not change their data. The error is the last one of Redis.
+// CheckRedis tests every operation that replicas use. It does not change their data. The error is
+// the last one of Redis.
 func CheckRedis(ctx context.Context, cfg config.Config) error {
 	client, err := newRedis(cfg)
 	if err != nil {
@@ -115,9 +118,10 @@ func newStore(
 	})
 }
 
-// leaseFor returns the duration of a lease. It is longer than an attempt takes: the read of the user, the call, and the reads
-// that verify the effect, the last of which can begin when graph.verify_timeout has passed. It includes two exchanges with
-// Redis, and time for a busy machine.
+// leaseFor returns the duration of a lease. It is longer than an attempt takes: the read of the
+// user, the call, and the reads that verify the effect, the last of which can begin when
+// graph.verify_timeout has passed. It includes two exchanges with Redis, and time for a busy
+// machine.
 func leaseFor(cfg config.Config) time.Duration {
 	attempt := cfg.Graph.Timeout
 	if cfg.Graph.ReadUsers {
@@ -149,7 +153,8 @@ func (w *Worker) redisChanged(err error) {
 		"several replicas may call Graph for the same user, and the quota is not shared", zap.Error(err))
 }
 
-// sharedLimiter returns the rate limiter of all replicas of the application, or nil if it is not shared.
+// sharedLimiter returns the rate limiter of all replicas of the application, or nil if it is not
+// shared.
 func (w *Worker) sharedLimiter() *coordination.Limiter {
 	if w.replicas == nil || !w.cfg.Redis.ShareRateLimit {
 		return nil

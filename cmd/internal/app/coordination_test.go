@@ -57,7 +57,8 @@ func (l *workerLog) Write(p []byte) (int, error) {
 	return l.Buffer.Write(p)
 }
 
-// newEstate queues two events about each user, in two rows: the second events come after all the first ones.
+// newEstate queues two events about each user, in two rows: the second events come after all the
+// first ones.
 func newEstate(t *testing.T, users int) *estate {
 	t.Helper()
 	e := &estate{users: users, half: make(chan struct{}), settled: make(chan struct{}), tripped: make(chan struct{}, 64)}
@@ -97,7 +98,8 @@ func newEstate(t *testing.T, users int) *estate {
 	for i := range users {
 		people = append(people, graph.User{ID: userID(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"})
 	}
-	// Its Date is not behind ours although it has whole seconds, so that every event that was sent before is covered.
+	// Its Date is not behind ours although it has whole seconds, so that every event that was sent
+	// before is covered.
 	e.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: people, ClockOffset: 2 * time.Second, Apps: []graph.App{
 		{ClientID: "client", Secret: "secret-of-replicas", Roles: []string{"User.RevokeSessions.All"}},
 	}})

@@ -18,8 +18,9 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 )
 
-// DelegatedCredential signs in an operator instead of the application. how is "cli" for the account of az login, or
-// "device-code". For the latter, prompt shows the operator what to enter in a browser.
+// DelegatedCredential signs in an operator instead of the application. how is "cli" for the account
+// of az login, or "device-code". For the latter, prompt shows the operator what to enter in a
+// browser.
 func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (azcore.TokenCredential, error) {
 	switch how {
 	case "cli":
@@ -36,8 +37,8 @@ func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (az
 	return nil, fmt.Errorf("%q is not cli or device-code", how)
 }
 
-// graphCredential returns the credential for Graph: the sandbox's token endpoint, a client secret, a certificate, or Azure's
-// default chain (workload identity, managed identity, environment, CLI).
+// graphCredential returns the credential for Graph: the sandbox's token endpoint, a client secret,
+// a certificate, or Azure's default chain (workload identity, managed identity, environment, CLI).
 func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.TokenCredential, error) {
 	switch {
 	case cfg.Graph.TokenURL != "":
@@ -61,8 +62,8 @@ func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.Tok
 	return defaultCredential(cfg, transport)
 }
 
-// DefaultCredential returns Azure's default chain (workload identity, managed identity, environment, CLI). The worker uses it
-// without a connection string, client secret, or certificate.
+// DefaultCredential returns Azure's default chain (workload identity, managed identity,
+// environment, CLI). The worker uses it without a connection string, client secret, or certificate.
 func DefaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
 	return defaultCredential(cfg, nil)
 }
@@ -92,8 +93,9 @@ func azureOptions(cfg config.Config, transport http.RoundTripper) azcore.ClientO
 	return options
 }
 
-// oauthCredential gets tokens from a plain OAuth 2.0 endpoint, which the sandbox's Graph serves on a loopback address.
-// azidentity supports Entra only, and https only. It is safe for concurrent use.
+// oauthCredential gets tokens from a plain OAuth 2.0 endpoint, which the sandbox's Graph serves on
+// a loopback address. azidentity supports Entra only, and https only. It is safe for concurrent
+// use.
 type oauthCredential struct {
 	config clientcredentials.Config
 
@@ -101,7 +103,8 @@ type oauthCredential struct {
 	token *oauth2.Token
 }
 
-// GetToken returns the cached token if it is valid for another minute and the options demand no claims.
+// GetToken returns the cached token if it is valid for another minute and the options demand no
+// claims.
 func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
 	token := c.token
@@ -120,8 +123,9 @@ func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequ
 	return azcore.AccessToken{Token: token.AccessToken, ExpiresOn: token.Expiry}, nil
 }
 
-// certificateCredential signs in with a certificate from a file. It reads the file again when it changes, because mounted
-// certificates are renewed. azidentity caches the tokens. It is safe for concurrent use.
+// certificateCredential signs in with a certificate from a file. It reads the file again when it
+// changes, because mounted certificates are renewed. azidentity caches the tokens. It is safe for
+// concurrent use.
 type certificateCredential struct {
 	cfg       config.Config
 	transport http.RoundTripper
@@ -147,7 +151,8 @@ func (c *certificateCredential) GetToken(ctx context.Context, options policy.Tok
 	return current.GetToken(ctx, options)
 }
 
-// credential returns the credential of the certificate in the file. If the file is not usable, it returns the last usable one.
+// credential returns the credential of the certificate in the file. If the file is not usable, it
+// returns the last usable one.
 func (c *certificateCredential) credential() (*azidentity.ClientCertificateCredential, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -34,8 +34,8 @@ const (
 	subject  = "system:serviceaccount:session-revoker:session-revoker"
 )
 
-// TestMain lets the process trust httptest's certificate, as SSL_CERT_FILE does for a worker behind a company's proxy: before anything reads
-// the system's.
+// TestMain lets the process trust httptest's certificate, as SSL_CERT_FILE does for a worker behind
+// a company's proxy: before anything reads the system's.
 func TestMain(m *testing.M) {
 	server := httptest.NewTLSServer(nil)
 	file, err := os.CreateTemp("", "ca-*.pem")
@@ -128,7 +128,8 @@ func write(t *testing.T, file string, text []byte) {
 	}
 }
 
-// ways are the ways to sign in: each returns the settings for it, and sets the environment that Azure's chain reads.
+// ways are the ways to sign in: each returns the settings for it, and sets the environment that
+// Azure's chain reads.
 var ways = map[string]func(t *testing.T, d *directory) []string{
 	"client secret": func(*testing.T, *directory) []string {
 		return []string{"REVOKER_GRAPH_CLIENT_ID=" + identity, "REVOKER_GRAPH_CLIENT_SECRET=very-secret"}
@@ -210,7 +211,8 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 func throughTime(t *testing.T, life time.Duration, test func(t *testing.T, d *directory, g *revoker.Revoker)) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			// The environment is the process's: it is set outside of the bubble, and the statement is issued in it.
+			// The environment is the process's: it is set outside of the bubble, and the statement
+			// is issued in it.
 			d := newDirectory(t, life)
 			d.at("https://graph.test")
 			settings := way(t, d)
@@ -233,7 +235,8 @@ func TestTokensAreCachedAndRenewedBeforeTheyExpire(t *testing.T) {
 	throughTime(t, time.Hour, func(t *testing.T, d *directory, g *revoker.Revoker) {
 		for minute := range 180 {
 			if file := os.Getenv("AZURE_FEDERATED_TOKEN_FILE"); file != "" && minute%5 == 0 {
-				// Kubernetes renews it long before it expires; the one from the start would be no good any more.
+				// Kubernetes renews it long before it expires; the one from the start would be no
+				// good any more.
 				write(t, file, d.statement(t, subject))
 			}
 			if err := revokeAda(t, g); err != nil {
@@ -241,7 +244,8 @@ func TestTokensAreCachedAndRenewedBeforeTheyExpire(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		// Three hours need three tokens, and one or two more if they are renewed early; none was ever refused.
+		// Three hours need three tokens, and one or two more if they are renewed early; none was
+		// ever refused.
 		if n := len(d.Tokens()); n < 3 || n > 6 {
 			t.Errorf("%d tokens in three hours", n)
 		}
