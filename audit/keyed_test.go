@@ -75,7 +75,8 @@ func TestVerifyWithKeyShowsRewritingAndTruncation(t *testing.T) {
 	key := newKey(t, strings.Repeat("k", 32))
 	lines := writtenWith(t, 10, key)
 	with := audit.Options{Keys: []audit.Key{key}}
-	if r := verifyWith(t, with, lines...); len(r.Problems)+len(r.Open) != 0 || r.Records != 11 || !r.Keyed || !strings.HasPrefix(r.Claim, "authentic") {
+	if r := verifyWith(t, with,
+		lines...); len(r.Problems)+len(r.Open) != 0 || r.Records != 11 || !r.Keyed || !strings.HasPrefix(r.Claim, "authentic") {
 		t.Fatalf("%+v", r)
 	}
 	for name, c := range map[string]struct {
@@ -86,8 +87,12 @@ func TestVerifyWithKeyShowsRewritingAndTruncation(t *testing.T) {
 		"the middle rewritten, the chain mended": {with, forge(t, lines, 4), "the MAC of record 5"},
 		"the whole file replaced":                {with, written(t, 10), "without a MAC"},
 		"replaced, under a key of their own":     {with, writtenWith(t, 10, newKey(t, strings.Repeat("e", 32))), "another key"},
-		"the wrong key":                          {audit.Options{Keys: []audit.Key{newKey(t, strings.Repeat("w", 40))}}, lines, "another key"},
-		"an end put behind a cut":                {with, append(slices.Clone(lines[:8]), lines[10]), "follows record 8"},
+		"the wrong key": {
+			audit.Options{Keys: []audit.Key{newKey(t, strings.Repeat("w", 40))}},
+			lines,
+			"another key",
+		},
+		"an end put behind a cut": {with, append(slices.Clone(lines[:8]), lines[10]), "follows record 8"},
 	} {
 		r := verifyWith(t, c.options, c.lines...)
 		if len(r.Problems) == 0 || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
@@ -103,7 +108,8 @@ func TestVerifyWithKeyShowsRewritingAndTruncation(t *testing.T) {
 	}
 	// Several keys: chains from before and after a change of the key.
 	other := newKey(t, strings.Repeat("o", 32))
-	if r := verifyWith(t, audit.Options{Keys: []audit.Key{other, key}}, append(slices.Clone(lines), writtenWith(t, 3, other)...)...); len(r.Problems) != 0 {
+	if r := verifyWith(t, audit.Options{Keys: []audit.Key{other, key}},
+		append(slices.Clone(lines), writtenWith(t, 3, other)...)...); len(r.Problems) != 0 {
 		t.Errorf("%+v", r)
 	}
 }
@@ -236,7 +242,10 @@ func TestKeyThatIsUnusableIsRefused(t *testing.T) {
 		}
 		return name
 	}
-	for name, text := range map[string]string{"short": strings.Repeat("secret", 5) + "\n\n\n", "empty": "", "large": strings.Repeat("x", 5000)} {
+	for name, text := range map[string]string{
+		"short": strings.Repeat("secret", 5) + "\n\n\n", "empty": "",
+		"large": strings.Repeat("x", 5000),
+	} {
 		if _, err := audit.ReadKey(file(name, text)); err == nil || strings.Contains(err.Error(), "secretsecret") {
 			t.Errorf("%s: %v", name, err)
 		}

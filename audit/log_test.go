@@ -14,7 +14,10 @@ import (
 )
 
 func decision(i int) audit.Decision {
-	return audit.Decision{Time: time.Date(2026, 3, 1, 12, 0, i, 0, time.UTC), Outcome: "revoked", UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), Source: "q", SequenceNumber: int64(i)}
+	return audit.Decision{
+		Time: time.Date(2026, 3, 1, 12, 0, i, 0, time.UTC), Outcome: "revoked",
+		UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), Source: "q", SequenceNumber: int64(i),
+	}
 }
 
 // written are the lines of an audit log of n decisions, with its end.

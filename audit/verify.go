@@ -54,7 +54,8 @@ type OpenChain struct {
 const (
 	claimUnkeyed = "consistent: nobody changed or removed a record without computing the hashes after it again; " +
 		"not proof against somebody who can rewrite the file (give --key-file)"
-	claimKeyed = "authentic: in the chains of this file, nobody without the key has changed, added or removed a record before the last one; " +
+	claimKeyed = "authentic: in the chains of this file, nobody without the key has changed, added or removed a record " +
+		"before the last one; " +
 		"a closed chain is complete"
 )
 
@@ -163,7 +164,8 @@ func (v *verifier) line(n int, text []byte, wanted map[string]map[int]string) {
 	case c.ended:
 		v.report.problem("line %d: chain %s had ended before", n, rec.Chain)
 	case rec.End && rec.Count != rec.Number-1 && (rec.Count != 0 || written.MAC != ""):
-		v.report.problem("line %d: the end of chain %s counts %d records before it, and there are %d", n, rec.Chain, rec.Count, rec.Number-1)
+		v.report.problem("line %d: the end of chain %s counts %d records before it, and there are %d", n, rec.Chain, rec.Count,
+			rec.Number-1)
 	}
 	if hash, ok := c.want[rec.Number]; ok {
 		if hash != written.Hash {
@@ -190,11 +192,13 @@ func (v *verifier) checkMAC(n int, written line, rec record, c *chain) {
 		}
 	case written.MAC == "":
 		if !c.noMAC { // once for each chain
-			v.report.problem("line %d: chain %s has records without a MAC: it was written without a key, or by somebody who does not hold it", n, rec.Chain)
+			v.report.problem("line %d: chain %s has records without a MAC: it was written without a key, or by somebody who "+
+				"does not hold it", n, rec.Chain)
 		}
 		c.noMAC = true
 	case !slices.ContainsFunc(v.Keys, func(k Key) bool { return hmac.Equal([]byte(k.mac(written.Record)), []byte(written.MAC)) }):
-		v.report.problem("line %d: the MAC of record %d of chain %s is wrong: the record was changed, or written with another key", n, rec.Number, rec.Chain)
+		v.report.problem("line %d: the MAC of record %d of chain %s is wrong: the record was changed, or written with another key", n,
+			rec.Number, rec.Chain)
 	}
 }
 
@@ -208,9 +212,11 @@ func (v *verifier) checkFollows(n int, rec record) {
 	case rec.Number != 1:
 		v.report.problem("line %d: record %d of chain %s names another chain's; only a first record does", n, rec.Number, rec.Chain)
 	case before == nil || before.number < rec.Follows.Number:
-		v.report.problem("line %d: chain %s began behind record %d of chain %s, which is not here: it was taken away, or is in an older file (give that first)", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
+		v.report.problem("line %d: chain %s began behind record %d of chain %s, which is not here: it was taken away, or is "+
+			"in an older file (give that first)", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
 	case before.number == rec.Follows.Number && before.previous != rec.Follows.Hash:
-		v.report.problem("line %d: chain %s began behind another record %d of chain %s than is here", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
+		v.report.problem("line %d: chain %s began behind another record %d of chain %s than is here", n, rec.Chain, rec.Follows.Number,
+			rec.Follows.Chain)
 	default:
 		before.sealed = max(before.sealed, rec.Follows.Number)
 	}

@@ -88,7 +88,8 @@ func compete(name string) error {
 	for ctx.Err() == nil {
 		// 1 ms instead of the SDK's 20 ms, as the worker does: the difference would be the whole
 		// result.
-		batch, err := receiver.ReceiveMessages(ctx, 4*goroutines, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: time.Millisecond})
+		batch, err := receiver.ReceiveMessages(ctx, 4*goroutines,
+			&azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: time.Millisecond})
 		if err != nil && ctx.Err() == nil {
 			return err
 		}

@@ -34,7 +34,8 @@ func growth(o options) ([]line, error) {
 		var memory, cpu plotter.XYs
 		var figures, micros []string
 		for _, n := range sizes {
-			bytes, used, err := drainAll(n, kind.users(n), fmt.Sprintf("REVOKER_DEDUPE_MAX_USERS=%d", kind.users(n)), "REVOKER_GUARD_MAX_USERS=0")
+			bytes, used, err := drainAll(n, kind.users(n), fmt.Sprintf("REVOKER_DEDUPE_MAX_USERS=%d", kind.users(n)),
+				"REVOKER_GUARD_MAX_USERS=0")
 			if err != nil {
 				return nil, err
 			}
@@ -48,7 +49,8 @@ func growth(o options) ([]line, error) {
 		first, last := memory[0], memory[len(memory)-1]
 		each := (last.Y - first.Y) * 1e6 / (last.X - first.X)
 		lines = append(lines,
-			line{fmt.Sprintf("peak memory in MB with %s %s", strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes), " ", ", "), "[]"), kind.name), strings.Join(figures, ", "), ""},
+			line{fmt.Sprintf("peak memory in MB with %s %s", strings.Trim(strings.ReplaceAll(fmt.Sprint(sizes), " ", ", "), "[]"),
+				kind.name), strings.Join(figures, ", "), ""},
 			line{"— bytes more for each", fmt.Sprintf("%.0f", each), "≤ 200 for a user"},
 			line{"— CPU time for each event, µs", strings.Join(micros, ", "), ""})
 		if o.plots == "" {
@@ -240,9 +242,13 @@ func loads(options) ([]line, error) {
 				return nil, err
 			}
 			slices.Sort(waits)
-			figures = append(figures, fmt.Sprintf("%.1f / %.1f / %.1f", waits[len(waits)/2], waits[len(waits)*95/100], waits[len(waits)*99/100]))
+			figures = append(figures,
+				fmt.Sprintf("%.1f / %.1f / %.1f", waits[len(waits)/2], waits[len(waits)*95/100], waits[len(waits)*99/100]))
 		}
-		l := line{fmt.Sprintf("%d events per second, enqueued to call, ms at p50 / p95 / p99; plain worker's", rate), strings.Join(figures, "; "), ""}
+		l := line{
+			fmt.Sprintf("%d events per second, enqueued to call, ms at p50 / p95 / p99; plain worker's", rate),
+			strings.Join(figures, "; "), "",
+		}
 		fmt.Fprintf(os.Stderr, "  %s: %s\n", l.What, l.Value)
 		lines = append(lines, l)
 	}

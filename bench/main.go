@@ -73,7 +73,9 @@ func main() {
 		exit(compete(name))
 	}
 	var o options
-	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, guarded, latency, memory, replay, behind, quota, together, plainly, loads, cost, growth, start (default all)")
+	pflag.StringSliceVar(&o.only, "only", nil,
+		"scenarios to run: distinct, storm, guarded, latency, memory, replay, behind, quota, together, plainly, loads, cost, "+
+			"growth, start (default all)")
 	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
@@ -102,7 +104,8 @@ func bench(o options) error {
 	}
 	defer os.RemoveAll(dir)
 	workerBinary = filepath.Join(dir, "worker")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker") //nolint:gosec // our own file
+	//nolint:gosec // our own file
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker (run this in the repository's root): %w\n%s", err, out)
@@ -230,7 +233,10 @@ func guarded(o options) ([]line, error) {
 		}
 		ratios = append(ratios, behind/bare)
 	}
-	return []line{{"20,000 messages received and completed behind the sanitizer: rate ÷ bare loop's", fmt.Sprintf("%.2f", median(ratios)), "≥ 0.97"}}, nil
+	return []line{{
+		"20,000 messages received and completed behind the sanitizer: rate ÷ bare loop's",
+		fmt.Sprintf("%.2f", median(ratios)), "≥ 0.97",
+	}}, nil
 }
 
 func storm(o options) ([]line, error) {

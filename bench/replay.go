@@ -196,7 +196,8 @@ func replayBarely() error {
 		return err
 	}
 	return eachOf(receiver, 10_000, func(m *azservicebus.ReceivedMessage) {
-		if sender.SendMessage(context.Background(), &azservicebus.Message{Body: m.Body, ApplicationProperties: m.ApplicationProperties}, nil) == nil {
+		if sender.SendMessage(context.Background(),
+			&azservicebus.Message{Body: m.Body, ApplicationProperties: m.ApplicationProperties}, nil) == nil {
 			_ = receiver.CompleteMessage(context.Background(), m, nil)
 		}
 	})

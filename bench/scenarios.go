@@ -83,7 +83,8 @@ func latency(o options) ([]line, error) {
 		our, their = append(our, ours), append(their, theirs)
 	}
 	return []line{{
-		"one event per 200 ms, enqueued to call, p50: ms more than the plain worker's", fmt.Sprintf("%+.2f", median(our)-median(their)), "≤ 2",
+		"one event per 200 ms, enqueued to call, p50: ms more than the plain worker's", fmt.Sprintf("%+.2f",
+			median(our)-median(their)), "≤ 2",
 	}}, nil
 }
 
@@ -94,7 +95,10 @@ func memory(options) ([]line, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []line{{"peak memory while 100,000 queued events of as many users are drained", fmt.Sprintf("%.0f MB", bytes/1e6), "< 64 MB"}}, nil
+	return []line{{
+		"peak memory while 100,000 queued events of as many users are drained", fmt.Sprintf("%.0f MB", bytes/1e6),
+		"< 64 MB",
+	}}, nil
 }
 
 // quota: how close to the least possible time the last user is revoked while Graph throttles.
@@ -180,7 +184,8 @@ func throttled(name string, o options, q graph.Quota, workers int, env ...string
 		header, goal = "off", "≤ 1.25 ×"
 	}
 	l := line{
-		fmt.Sprintf("%d users, %d calls per %s, %s, percentage header %s: time ÷ least possible; 429s per 100 successes", o.people, q.Limit, q.Per, q.Model, header),
+		fmt.Sprintf("%d users, %d calls per %s, %s, percentage header %s: time ÷ least possible; 429s per 100 successes", o.people,
+			q.Limit, q.Per, q.Model, header),
 		fmt.Sprintf("%.3f ×, %.1f", took, float64(refused)*100/float64(len(revoked))), goal,
 	}
 	if len(revoked) != o.people {
@@ -234,7 +239,8 @@ func startRedis(address string) (stop func(), at string, err error) {
 		return nil, "", err
 	}
 	_, port, _ := net.SplitHostPort(address)
-	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no") //nolint:gosec // numbers
+	//nolint:gosec // numbers
+	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
 	if err := server.Start(); err != nil {
 		return nil, "", fmt.Errorf("%w: install redis-server, or give the address of one (--redis)", err)
 	}

@@ -61,8 +61,10 @@ func TestLoadDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInFlight != 256 || c.Dedupe.Window != time.Minute || c.Consumer.DrainTimeout != 25*time.Second ||
-		c.Ops.Address != "127.0.0.1:9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
+	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInFlight != 256 || c.Dedupe.Window != time.Minute ||
+		c.Consumer.DrainTimeout != 25*time.Second ||
+		c.Ops.Address != "127.0.0.1:9090" || c.Log.Level != "info" ||
+		fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -93,10 +95,14 @@ func TestLoadReadsListsFromEverySource(t *testing.T) {
 func TestLoadReportsEveryProblemAtOnce(t *testing.T) {
 	file := "servicebus: {namspace: x}\nretry: {max_attempts: many, max_age: 5}\nconsumer: {drain_timeout: 25}\nnonsense: 1\n"
 	_, err := load(t, file, []string{"REVOKER_LOG_LEVL=debug", "REVOKER_OPS_ADDRESS=x"})
-	wantProblems(t, err, "servicebus.queue: required", "ops.address", `"servicebus.namspace"`, `did you mean "servicebus.namespace"`, "retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
+	wantProblems(t, err, "servicebus.queue: required", "ops.address", `"servicebus.namspace"`, `did you mean "servicebus.namespace"`,
+		"retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
 		"with its unit", `unknown setting "nons"…`, "REVOKER_LOG_LEVL", `did you mean "REVOKER_LOG_LEVEL"`)
 
-	_, err = load(t, "", []string{"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090", "REVOKER_CONSUMER_CONCURRENCY=0"},
+	_, err = load(t, "", []string{
+		"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090",
+		"REVOKER_CONSUMER_CONCURRENCY=0",
+	},
 		"--retry.initial_interval=30s", "--retry.max_interval=20s", "--guard.protected_users", "somebody", "--events.types=")
 	wantProblems(t, err, "graph.cloud", "log.format", "ops.address", "consumer.concurrency", "1 to 256", "retry.max_interval",
 		"guard.protected_users", "servicebus.queue", "REVOKER_SERVICEBUS_NAMESPACE", "events.types")
@@ -151,7 +157,8 @@ func TestSecretsMayStandInFilesAndTheEnvironment(t *testing.T) {
 	connection := "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=listen;SharedAccessKey=" + secret
 	c, err := load(t, "", []string{
 		"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_CONNECTION_STRING_FILE=" + write(t, "cs", connection+"\n"),
-		"REVOKER_GRAPH_CLIENT_SECRET_FILE=" + write(t, "secret", "  "+secret+"\n"), "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_TENANT_ID=t",
+		"REVOKER_GRAPH_CLIENT_SECRET_FILE=" + write(t, "secret",
+			"  "+secret+"\n"), "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_TENANT_ID=t",
 	})
 	if err != nil || c.ServiceBus.ConnectionString != connection || c.Graph.ClientSecret != secret {
 		t.Fatalf("%+v, %v", c, err)
@@ -227,7 +234,10 @@ func TestConnectionStrings(t *testing.T) {
 		"of another cloud":    {"Endpoint=sb://c.servicebus.chinacloudapi.cn/" + key, "q", "belongs to the cloud china", ""},
 		"without a key":       {"Endpoint=sb://c.servicebus.windows.net/", "q", "SharedAccessKey", ""},
 		"without an endpoint": {"SharedAccessKeyName=n;SharedAccessKey=" + secret, "q", "Endpoint", ""},
-		"a signature":         {"Endpoint=sb://c.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y", "q", "", "q"},
+		"a signature": {
+			"Endpoint=sb://c.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y", "q",
+			"", "q",
+		},
 	} {
 		got, err := load(t, "", []string{"REVOKER_SERVICEBUS_CONNECTION_STRING=" + c.connection, "REVOKER_SERVICEBUS_QUEUE=" + c.queue})
 		switch {
@@ -285,7 +295,8 @@ func TestSources(t *testing.T) {
 		"no letters":          {"", "a,\xfc\xfc\xfc\xfc/Subscriptions/b", "neither a queue name nor"},
 	} {
 		got, err := load(t, "", []string{
-			"REVOKER_SERVICEBUS_CONNECTION_STRING=" + plain, "REVOKER_SERVICEBUS_QUEUE=" + c.queue, "REVOKER_SERVICEBUS_SOURCES=" + c.sources,
+			"REVOKER_SERVICEBUS_CONNECTION_STRING=" + plain, "REVOKER_SERVICEBUS_QUEUE=" + c.queue,
+			"REVOKER_SERVICEBUS_SOURCES=" + c.sources,
 		})
 		if err == nil && strings.Join(got.ServiceBus.Entities(), " ") != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: entities %q, %v; want %q", name, got.ServiceBus.Entities(), err, c.want)
@@ -295,7 +306,8 @@ func TestSources(t *testing.T) {
 
 func TestSessionsFitIntoMaxInFlight(t *testing.T) {
 	_, err := load(t, "", []string{
-		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9", "REVOKER_CONSUMER_MAX_IN_FLIGHT=8",
+		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9",
+		"REVOKER_CONSUMER_MAX_IN_FLIGHT=8",
 	})
 	wantProblems(t, err, "servicebus.sessions")
 }
@@ -309,7 +321,11 @@ func TestCloud(t *testing.T) {
 	}
 	for _, graph := range clouds {
 		for _, bus := range clouds {
-			c, err := load(t, "", []string{"REVOKER_GRAPH_CLOUD=" + graph.name, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_NAMESPACE=contoso." + bus.suffix})
+			c, err := load(t, "",
+				[]string{
+					"REVOKER_GRAPH_CLOUD=" + graph.name, "REVOKER_SERVICEBUS_QUEUE=q",
+					"REVOKER_SERVICEBUS_NAMESPACE=contoso." + bus.suffix,
+				})
 			if mixed := graph.suffix != bus.suffix; mixed != (err != nil) {
 				t.Errorf("Graph of %s with %s: %v", graph.name, bus.suffix, err)
 			}
@@ -328,13 +344,15 @@ func TestCloud(t *testing.T) {
 func TestEndpointForEmulators(t *testing.T) {
 	for endpoint, accepted := range map[string]bool{
 		"http://127.0.0.1:8081": true, "http://localhost:8081": true, "http://[::1]:8081": true, "https://graph.test.example": true,
-		"http://graph.test.example": false, "http://10.0.0.1": false, "graph": false, "ftp://x": false, "https://u:p@x": false, "https://x/?q": false,
+		"http://graph.test.example": false, "http://10.0.0.1": false, "graph": false, "ftp://x": false, "https://u:p@x": false,
+		"https://x/?q": false,
 	} {
 		if _, err := load(t, "", append(minimal, "REVOKER_GRAPH_ENDPOINT="+endpoint)); (err == nil) != accepted {
 			t.Errorf("%s: %v", endpoint, err)
 		}
 	}
-	withToken := append(minimal, "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:8081/t/token", "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_CLIENT_SECRET=s")
+	withToken := append(minimal, "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:8081/t/token", "REVOKER_GRAPH_CLIENT_ID=c",
+		"REVOKER_GRAPH_CLIENT_SECRET=s")
 	_, err := load(t, "", append(withToken, "REVOKER_GRAPH_ENDPOINT=https://graph.test.example"))
 	wantProblems(t, err, "loopback")
 	c, err := load(t, "", append(withToken, "REVOKER_GRAPH_ENDPOINT=http://127.0.0.1:8081/"))
@@ -394,7 +412,10 @@ func TestExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
 }
 
 func FuzzFile(f *testing.F) {
-	for _, seed := range []string{"", "log: {level: info}", "retry:\n  max_age: 1h\n", "a: &a [*a]", "? 1\n: 2", "log: 5", "events: {types: {a: b}}", "{}", "\x00"} {
+	for _, seed := range []string{
+		"", "log: {level: info}", "retry:\n  max_age: 1h\n", "a: &a [*a]", "? 1\n: 2", "log: 5",
+		"events: {types: {a: b}}", "{}", "\x00",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, file string) {

@@ -28,7 +28,8 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 	}
 	cloud := c.Cloud()
 	if cloud.Name == "" {
-		p.add("graph.cloud: %s is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)", show(c.Graph.CloudName))
+		p.add("graph.cloud: %s is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)",
+			show(c.Graph.CloudName))
 	}
 	if needsServiceBus {
 		c.validateServiceBus(cloud, &p)
@@ -86,12 +87,14 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	sb := &c.ServiceBus
 	switch {
 	case sb.ConnectionString == "" && sb.Namespace == "":
-		p.add("servicebus: set servicebus.namespace (REVOKER_SERVICEBUS_NAMESPACE) or a connection string (REVOKER_SERVICEBUS_CONNECTION_STRING)")
+		p.add("servicebus: set servicebus.namespace (REVOKER_SERVICEBUS_NAMESPACE) or a connection string " +
+			"(REVOKER_SERVICEBUS_CONNECTION_STRING)")
 	case sb.ConnectionString != "" && sb.Namespace != "":
 		p.add("servicebus: both a namespace and a connection string are set: keep one")
 	case sb.Namespace != "":
 		if strings.ContainsAny(sb.Namespace, "/:") || !strings.Contains(sb.Namespace, ".") {
-			p.add("servicebus.namespace: %s must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", show(sb.Namespace), cloud.ServiceBusSuffix)
+			p.add("servicebus.namespace: %s must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", show(sb.Namespace),
+				cloud.ServiceBusSuffix)
 		} else if problem := cloud.serves(sb.Namespace); problem != "" {
 			p.add("servicebus.namespace: %s", problem)
 		}
@@ -126,7 +129,8 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 	switch {
 	case len(s.Sources) > 0:
 		if one {
-			p.add("servicebus: both servicebus.sources and a single queue or topic are set (a connection string's EntityPath is one): keep one")
+			p.add("servicebus: both servicebus.sources and a single queue or topic are set (a connection string's EntityPath " +
+				"is one): keep one")
 		}
 		s.validateSources(p)
 	case s.Queue != "" && (s.Topic != "" || s.Subscription != ""):
@@ -135,7 +139,8 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 		p.add("servicebus.queue: %s is not a queue name: up to 260 %s", show(s.Queue), form)
 	case s.Queue != "":
 	case s.Topic == "" && s.Subscription == "":
-		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE), or servicebus.topic with servicebus.subscription")
+		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE), or servicebus.topic with " +
+			"servicebus.subscription")
 	case s.Topic == "":
 		p.add("servicebus.topic: required with servicebus.subscription (REVOKER_SERVICEBUS_TOPIC)")
 	case s.Subscription == "":
@@ -157,7 +162,8 @@ func (s *ServiceBus) validateSources(p *Problems) {
 		switch {
 		case seen[strings.ToLower(source)]:
 			p.add("servicebus.sources: %s is named twice", show(source))
-		case isSubscription && (!entityName.MatchString(topic) || !isSubscriptionName(subscription)), !isSubscription && !entityName.MatchString(source):
+		case isSubscription && (!entityName.MatchString(topic) || !isSubscriptionName(subscription)), !isSubscription &&
+			!entityName.MatchString(source):
 			p.add("servicebus.sources: %s is neither a queue name nor TOPIC/Subscriptions/NAME", show(source))
 		}
 		seen[strings.ToLower(source)] = true
@@ -223,7 +229,8 @@ func (c Cloud) serves(host string) string {
 	}
 	for _, other := range clouds {
 		if strings.HasSuffix(host, "."+other.ServiceBusSuffix) {
-			return fmt.Sprintf("%s belongs to the cloud %s, and graph.cloud is %s: use one cloud for both (REVOKER_GRAPH_CLOUD)", shown, other.Name, c.Name)
+			return fmt.Sprintf("%s belongs to the cloud %s, and graph.cloud is %s: use one cloud for both (REVOKER_GRAPH_CLOUD)",
+				shown, other.Name, c.Name)
 		}
 	}
 	return fmt.Sprintf("%s does not end in .%s, the Service Bus domain of graph.cloud %s", shown, c.ServiceBusSuffix, c.Name)
@@ -269,7 +276,8 @@ func (c *Config) validateGraph(p *Problems) {
 		case g.ClientSecret != "":
 			p.add("graph.client_certificate_file: both it and a client secret are set: keep one")
 		case g.TenantID == "" || g.ClientID == "":
-			p.add("graph.client_certificate_file: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id (REVOKER_GRAPH_CLIENT_ID)")
+			p.add("graph.client_certificate_file: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id " +
+				"(REVOKER_GRAPH_CLIENT_ID)")
 		}
 	}
 	if g.ClientSecret != "" && (g.TenantID == "" || g.ClientID == "") {
@@ -290,7 +298,8 @@ func (c *Config) validateCanary(p *Problems) {
 	case !isID && (strings.Count(user, "@") != 1 || strings.ContainsAny(user, "*/ ")):
 		p.add("graph.canary_user: %q is neither an object id nor a user principal name (REVOKER_GRAPH_CANARY_USER)", user)
 	case strings.Contains(strings.ToUpper(user), "#EXT#"):
-		p.add("graph.canary_user: %q is a guest: Graph reports success and revokes nothing; use a member of this tenant (REVOKER_GRAPH_CANARY_USER)", user)
+		p.add("graph.canary_user: %q is a guest: Graph reports success and revokes nothing; use a member of this tenant "+
+			"(REVOKER_GRAPH_CANARY_USER)", user)
 	}
 	for _, entry := range c.Guard.ProtectedUsers {
 		// A name contains no special character of path.Match except *.

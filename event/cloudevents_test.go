@@ -15,7 +15,8 @@ import (
 // FuzzAttributes compares the check of the required attributes with that of the CloudEvents SDK.
 func FuzzAttributes(f *testing.F) {
 	for _, source := range []string{
-		"/x", "#", "#a", "?", " ", "\t", "%20", "%zz", "http://[", "http://[::1]", ":", "1:x", "a:b", "//", "x y", "mailto:a@b", "http://a:b", "ü",
+		"/x", "#", "#a", "?", " ", "\t", "%20", "%zz", "http://[", "http://[::1]", ":", "1:x", "a:b", "//", "x y", "mailto:a@b",
+		"http://a:b", "ü",
 	} {
 		f.Add("1", source)
 	}
@@ -84,7 +85,8 @@ func TestCloudEventThatIsWrittenCanBeDecoded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if refused := items[0].Err; (refused == nil) != (source == "worker") || refused != nil && !strings.HasPrefix(refused.Error(), "source: ") {
+		if refused := items[0].Err; (refused == nil) != (source == "worker") || refused != nil && !strings.HasPrefix(refused.Error(),
+			"source: ") {
 			t.Errorf("source %q: %v", source, refused)
 		}
 	}

@@ -138,7 +138,8 @@ func readItem(index int, raw json.RawMessage, read func(object) (Event, *Error))
 func (d *Decoder) readByShape(o object) (Event, *Error) {
 	switch {
 	case o.has("specversion") && o.has("eventType"):
-		return Event{}, invalid("specversion", "both CloudEvents' specversion and Event Grid's eventType are present: send one of the two forms")
+		return Event{}, invalid("specversion",
+			"both CloudEvents' specversion and Event Grid's eventType are present: send one of the two forms")
 	case o.has("specversion"):
 		return d.readCloudEvent(o)
 	case o.has("eventType"):
@@ -227,7 +228,8 @@ func readTime(field, value string) (time.Time, *Error) {
 	}
 	t, err := time.Parse(time.RFC3339Nano, value)
 	if err != nil || !rfc3339.MatchString(value) {
-		return time.Time{}, invalid(field, "%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z, at most nine digits behind the second)", quote(value))
+		return time.Time{}, invalid(field,
+			"%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z, at most nine digits behind the second)", quote(value))
 	}
 	return t.UTC(), nil
 }

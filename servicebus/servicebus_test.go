@@ -19,7 +19,8 @@ func TestClientPrefersTheConnectionString(t *testing.T) {
 		asked = true
 		return nil, errors.New("no identity")
 	}}
-	if _, err := servicebus.New(cfg, sanitizer.New(sanitizer.Options{})); err == nil || !strings.Contains(err.Error(), "no identity") || !asked {
+	if _, err := servicebus.New(cfg, sanitizer.New(sanitizer.Options{})); err == nil || !strings.Contains(err.Error(),
+		"no identity") || !asked {
 		t.Errorf("without a connection string: %v", err)
 	}
 	asked = false
@@ -42,10 +43,12 @@ func TestGuardTurnsAPanicIntoAnError(t *testing.T) {
 
 func TestHintNamesWhatToDo(t *testing.T) {
 	for want, err := range map[string]error{
-		"Data Receiver":                   fmt.Errorf("receive: %w", &azservicebus.Error{Code: azservicebus.CodeUnauthorizedAccess}),
-		"no such entity":                  &azservicebus.Error{Code: azservicebus.CodeNotFound},
-		"set servicebus.sessions to how":  errors.New("It is not possible for an entity that requires sessions to create a non-sessionful message receiver."),
-		"set servicebus.sessions to 0":    errors.New("A sessionful message receiver cannot be created: session receiver on an entity that does not require sessions"),
+		"Data Receiver":  fmt.Errorf("receive: %w", &azservicebus.Error{Code: azservicebus.CodeUnauthorizedAccess}),
+		"no such entity": &azservicebus.Error{Code: azservicebus.CodeNotFound},
+		"set servicebus.sessions to how": errors.New("it is not possible for an entity that requires sessions to create a " +
+			"non-sessionful message receiver."),
+		"set servicebus.sessions to 0": errors.New("a sessionful message receiver cannot be created: session receiver on " +
+			"an entity that does not require sessions"),
 		"port 5671":                       errors.New("dial tcp: i/o timeout"),
 		"servicebus.namespace or the con": &azservicebus.Error{Code: azservicebus.CodeConnectionLost},
 	} {

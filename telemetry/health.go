@@ -24,7 +24,10 @@ type Health struct {
 // NewHealth returns a Health that is alive while heartbeats are at most limit apart. It is ready
 // when Report has said of each named part that it works.
 func NewHealth(limit time.Duration, parts ...string) *Health {
-	h := &Health{limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts)), warns: map[string]string{}}
+	h := &Health{
+		limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts)),
+		warns: map[string]string{},
+	}
 	for _, p := range parts {
 		h.parts[p] = "not tried yet"
 	}

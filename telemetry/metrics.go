@@ -259,11 +259,13 @@ func NewMetrics(version, commit string) *Metrics {
 			Namespace: ns, Name: "locks_lost_total", Help: "Messages whose lock was lost before their work was done.",
 		}),
 		Latency: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: ns, Name: "enqueue_to_revoked_seconds", Help: "Time from the enqueueing of a message to the end of its user's successful call.",
+			Namespace: ns, Name: "enqueue_to_revoked_seconds", Help: "Time from the enqueueing of a message to the end of " +
+				"its user's successful call.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}),
 		LastReceive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "Unix time at which the receive loop of a source last had an answer from Service Bus.",
+			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "Unix time at which the receive loop of a source " +
+				"last had an answer from Service Bus.",
 		}, []string{"source"}),
 		AuditFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "audit_failures_total", Help: "Records of the audit log that were not written or not published.",
@@ -272,7 +274,8 @@ func NewMetrics(version, commit string) *Metrics {
 			Namespace: ns, Name: "protected_entries", Help: "Entries that protect users from revocation.",
 		}),
 		ProtectedFileStale: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable and its last usable entries are in force.",
+			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable and its " +
+				"last usable entries are in force.",
 		}),
 		RedisUp: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "redis_up", Help: "1 while Redis answers; 0 while it does not, or if none is configured.",

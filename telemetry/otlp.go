@@ -65,7 +65,8 @@ func newOTLPClient() (*otlpClient, error) {
 		return nil, err
 	}
 	if tlsConfig != nil && endpoint.Scheme != "https" {
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: the endpoint %s is not https", endpoint)
+		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: the endpoint %s is not https",
+			endpoint)
 	}
 	headers, err := otlpHeaders()
 	if err != nil {
@@ -162,7 +163,8 @@ func otlpHeaders() (map[string]string, error) {
 		}
 		key, encoded, found := strings.Cut(pair, "=")
 		value, err := url.PathUnescape(strings.TrimSpace(encoded))
-		if key = strings.TrimSpace(key); err != nil || !found || !httpguts.ValidHeaderFieldName(key) || !httpguts.ValidHeaderFieldValue(value) {
+		if key = strings.TrimSpace(key); err != nil || !found || !httpguts.ValidHeaderFieldName(key) ||
+			!httpguts.ValidHeaderFieldValue(value) {
 			return nil, fmt.Errorf("%s: must be name=value pairs, separated by commas, with percent-encoded values", name)
 		}
 		headers[key] = value

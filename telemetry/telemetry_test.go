@@ -123,7 +123,8 @@ func TestLogger(t *testing.T) {
 	log.Info("not this")
 	log.Warn("this", zap.Duration("wait", 90*time.Second))
 	var line map[string]any
-	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["msg"] != "this" || line["level"] != "warn" || line["wait"] != "1m30s" {
+	if err := json.Unmarshal(out.Bytes(),
+		&line); err != nil || line["msg"] != "this" || line["level"] != "warn" || line["wait"] != "1m30s" {
 		t.Errorf("%s, %v", &out, err)
 	}
 	if _, err := time.Parse(time.RFC3339Nano, line["time"].(string)); err != nil {
@@ -144,7 +145,8 @@ func TestLoggerEscapesControlCharacters(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		log.With(zap.String("with", hostile)).Named(hostile).Info(hostile, zap.String("field", hostile), zap.Error(errors.New(hostile)), zap.Any("any", map[string]string{hostile: hostile}), zap.ByteString("bytes", []byte{'x', 0x9b}))
+		log.With(zap.String("with", hostile)).Named(hostile).Info(hostile, zap.String("field", hostile),
+			zap.Error(errors.New(hostile)), zap.Any("any", map[string]string{hostile: hostile}), zap.ByteString("bytes", []byte{'x', 0x9b}))
 		for _, r := range strings.TrimSuffix(out.String(), "\n") {
 			if r != '\t' && (unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)) {
 				t.Errorf("%s: %U in %q", format, r, &out)
@@ -179,8 +181,10 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	var page strings.Builder
-	page.WriteString("# Metrics\n\nOf `/metrics` on the operations port, beside Go's and the process's own. Alerts and a dashboard for them are in\n" +
-		"[the chart](../deploy/helm/session-revoker/files) and in [deploy/grafana](../deploy/grafana). Made by `go test ./telemetry -update`.\n\n" +
+	page.WriteString("# Metrics\n\nOf `/metrics` on the operations port, beside Go's and the process's own. " +
+		"Alerts and a dashboard for them are in\n" +
+		"[the chart](../deploy/helm/session-revoker/files) and in [deploy/grafana](../deploy/grafana). " +
+		"Made by `go test ./telemetry -update`.\n\n" +
 		"| metric | type | labels | what it is |\n|---|---|---|---|\n")
 	for _, f := range families {
 		if !strings.HasPrefix(f.GetName(), "session_revoker_") {
@@ -190,7 +194,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 		for _, label := range f.GetMetric()[0].GetLabel() {
 			labels = append(labels, "`"+label.GetName()+"`")
 		}
-		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
+		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "),
+			f.GetHelp())
 	}
 	const file = "../docs/metrics.md"
 	if *update {

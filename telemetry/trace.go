@@ -37,7 +37,8 @@ func NewTracing(version string) (*Tracing, error) {
 	}
 	for _, name := range []string{"OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"} {
 		if protocol := os.Getenv(name); protocol != "" && protocol != "http/protobuf" {
-			return nil, fmt.Errorf("%s: %q is not supported: use http/protobuf, with the collector's port for it (4318 by default)", name, protocol)
+			return nil, fmt.Errorf("%s: %q is not supported: use http/protobuf, with the collector's port for it (4318 by default)",
+				name, protocol)
 		}
 	}
 	client, err := newOTLPClient()

@@ -8,7 +8,10 @@ import (
 )
 
 func TestOperatorLogIsAFileBesideTheWorkers(t *testing.T) {
-	for name, want := range map[string]string{"": "", "-": "-", "/var/log/audit.ndjson": "/var/log/audit-operators.ndjson", "audit": "audit-operators"} {
+	for name, want := range map[string]string{
+		"": "", "-": "-", "/var/log/audit.ndjson": "/var/log/audit-operators.ndjson",
+		"audit": "audit-operators",
+	} {
 		if got := publish.OperatorFile(name); got != want {
 			t.Errorf("%q: %q, want %q", name, got, want)
 		}

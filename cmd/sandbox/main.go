@@ -96,11 +96,14 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 	f.BoolVar(&o.drain, "drain", false, "publish the sample, wait until all is settled, check, print a JSON summary and exit")
 	f.IntVar(&o.leavers, "leavers", 40, "how many people the sample's mass offboarding signs out")
 	f.IntVar(&o.replicas, "replicas", 1, "how many workers run side by side")
-	f.StringVar(&o.redis, "redis", "", "address of a Redis through which they act as one, like 127.0.0.1:6379; without it each works for itself")
+	f.StringVar(&o.redis, "redis", "",
+		"address of a Redis through which they act as one, like 127.0.0.1:6379; without it each works for itself")
 	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "how long --drain waits for everything to be settled")
 	f.StringVar(&o.log, "log", "", "file for the worker's own log (JSON lines); without it decisions are shown as they are made")
-	f.StringVar(&o.entities, "entities", "", "file that declares more queues and topics, in the format of the official emulator's config.json")
-	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as NAME=VALUE:Listen,Send,Manage with the claims that it shall have; repeatable")
+	f.StringVar(&o.entities, "entities", "",
+		"file that declares more queues and topics, in the format of the official emulator's config.json")
+	f.StringArrayVar(&o.keys, "key", nil,
+		"one more shared access key, as NAME=VALUE:Listen,Send,Manage with the claims that it shall have; repeatable")
 	cmd.MarkFlagsMutuallyExclusive("no-worker", "drain")
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(stderr, "sandbox: %v\n", err)

@@ -26,7 +26,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var anyPort = []string{"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-tls", "127.0.0.1:0"}
+var anyPort = []string{
+	"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+	"--admin-tls", "127.0.0.1:0",
+}
 
 // screen is what a program prints, readable while it runs.
 type screen struct {
@@ -195,7 +198,10 @@ func TestSandboxHasMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	if err := os.WriteFile(entities, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o := options{amqp: "127.0.0.1:0", graph: "127.0.0.1:0", adminTLS: "127.0.0.1:0", adminCert: certificate, entities: entities, keys: []string{"kpi=s3cret:Listen,Manage"}}
+	o := options{
+		amqp: "127.0.0.1:0", graph: "127.0.0.1:0", adminTLS: "127.0.0.1:0", adminCert: certificate, entities: entities,
+		keys: []string{"kpi=s3cret:Listen,Manage"},
+	}
 	s, err := startServers(o, newSample(0))
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +213,8 @@ func TestSandboxHasMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	}
 	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	defer web.CloseIdleConnections()
-	client, err := admin.NewClientFromConnectionString(servicebus.ConnectionString(s.adminTLS, servicebus.Key{Name: "kpi", Value: "s3cret"}),
+	client, err := admin.NewClientFromConnectionString(servicebus.ConnectionString(s.adminTLS,
+		servicebus.Key{Name: "kpi", Value: "s3cret"}),
 		&admin.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: web}})
 	if err != nil {
 		t.Fatal(err)
@@ -241,10 +248,12 @@ func TestSandboxWithoutFlagsShowsTheSampleUntilItIsStopped(t *testing.T) {
 
 func TestSandboxRefusesWrongCommandLines(t *testing.T) {
 	var wrong screen
-	if code := run(t.Context(), append(anyPort, "--no-worker", "--key", "name=value:Read"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--key") {
+	if code := run(t.Context(), append(anyPort, "--no-worker", "--key", "name=value:Read"), &wrong,
+		&wrong); code != 1 || !strings.Contains(wrong.String(), "--key") {
 		t.Errorf("a wrong key: exit code %d, %q", code, &wrong)
 	}
-	if code := run(t.Context(), append(anyPort, "--no-worker", "--entities", "missing.json"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--entities") {
+	if code := run(t.Context(), append(anyPort, "--no-worker", "--entities", "missing.json"), &wrong,
+		&wrong); code != 1 || !strings.Contains(wrong.String(), "--entities") {
 		t.Errorf("a missing file: exit code %d, %q", code, &wrong)
 	}
 	for _, args := range [][]string{{"--drain", "--no-worker"}, {"--replicas", "0"}, {"--unknown"}, {"extra"}} {
@@ -254,7 +263,8 @@ func TestSandboxRefusesWrongCommandLines(t *testing.T) {
 		}
 	}
 	var out screen
-	if code := run(t.Context(), append(anyPort[2:], "--amqp", "256.0.0.1:1"), &out, &out); code != 1 || !strings.Contains(out.String(), "--amqp") {
+	if code := run(t.Context(), append(anyPort[2:], "--amqp", "256.0.0.1:1"), &out, &out); code != 1 || !strings.Contains(out.String(),
+		"--amqp") {
 		t.Errorf("an impossible address: exit code %d, %q", code, &out)
 	}
 }

@@ -28,7 +28,7 @@ const (
 	tenant   = "sandbox.example"
 	clientID = "11111111-1111-4111-8111-111111111111"
 	// clientSecret opens nothing but the embedded Graph.
-	clientSecret = "sandbox-secret" //nolint:gosec // see above
+	clientSecret = "sandbox-secret"
 	// dedupeWindow is shorter than in production, so that a watcher sees it end.
 	dedupeWindow = 5 * time.Second
 	// lockDuration is shorter than most, so that renewals show.

@@ -197,7 +197,8 @@ func CanaryUser(cfg config.Config, protected *guard.Protected) (event.User, erro
 	case err != nil:
 		return event.User{}, fmt.Errorf("graph.canary_user: %w", err)
 	case protected.Has(user):
-		return event.User{}, errors.New("graph.canary_user: the account is a protected user, but its sessions would be revoked at any time: " +
+		return event.User{}, errors.New("graph.canary_user: the account is a protected user, but its sessions would be " +
+			"revoked at any time: " +
 			"use an account that exists for this purpose")
 	}
 	return user, nil

@@ -44,8 +44,11 @@ func TestCredentialFollowsTheConfiguration(t *testing.T) {
 		environ []string
 		fits    func(any) bool
 	}{
-		"by default":           {[]string{namespace}, func(v any) bool { _, ok := v.(*azidentity.DefaultAzureCredential); return ok }},
-		"with a client secret": {append(secret, "REVOKER_GRAPH_TENANT_ID=t"), func(v any) bool { _, ok := v.(*azidentity.ClientSecretCredential); return ok }},
+		"by default": {[]string{namespace}, func(v any) bool { _, ok := v.(*azidentity.DefaultAzureCredential); return ok }},
+		"with a client secret": {
+			append(secret, "REVOKER_GRAPH_TENANT_ID=t"),
+			func(v any) bool { _, ok := v.(*azidentity.ClientSecretCredential); return ok },
+		},
 		"in the sandbox": {
 			append(secret, "REVOKER_GRAPH_ENDPOINT=http://127.0.0.1:1", "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:1/t"),
 			func(v any) bool { _, ok := v.(*oauthCredential); return ok },
@@ -88,10 +91,22 @@ func TestGraphURLAndScopeFollowTheCloud(t *testing.T) {
 		t.Fatal(err)
 	}
 	for cloud, want := range map[string]struct{ root, authority, bus, foreign string }{
-		"global":    {"https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net", "servicebus.usgovcloudapi.net"},
-		"usgov-l4":  {"https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net", "servicebus.windows.net"},
-		"usgov-dod": {"https://dod-graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net", "servicebus.chinacloudapi.cn"},
-		"china":     {"https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn", "servicebus.windows.net"},
+		"global": {
+			"https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net",
+			"servicebus.usgovcloudapi.net",
+		},
+		"usgov-l4": {
+			"https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net",
+			"servicebus.windows.net",
+		},
+		"usgov-dod": {
+			"https://dod-graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net",
+			"servicebus.chinacloudapi.cn",
+		},
+		"china": {
+			"https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn",
+			"servicebus.windows.net",
+		},
 	} {
 		cfg := load(t, "REVOKER_GRAPH_CLOUD="+cloud, "REVOKER_SERVICEBUS_NAMESPACE=contoso."+want.bus)
 		var asked scopes
@@ -104,7 +119,8 @@ func TestGraphURLAndScopeFollowTheCloud(t *testing.T) {
 			t.Fatal(err)
 		}
 		graph.Close()
-		if len(called) != 1 || called[0] != want.root+"/v1.0/users/ada@contoso.com/revokeSignInSessions" || asked[0] != want.root+"/.default" {
+		if len(called) != 1 || called[0] != want.root+"/v1.0/users/ada@contoso.com/revokeSignInSessions" ||
+			asked[0] != want.root+"/.default" {
 			t.Errorf("%s: called %v with a token for %v", cloud, called, asked)
 		}
 		if host := azureOptions(cfg, nil).Cloud.ActiveDirectoryAuthorityHost; host != want.authority {
@@ -112,7 +128,11 @@ func TestGraphURLAndScopeFollowTheCloud(t *testing.T) {
 		}
 		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 		config.Flags(fs)
-		if _, err := config.Load(fs, []string{"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_GRAPH_CLOUD=" + cloud, "REVOKER_SERVICEBUS_NAMESPACE=contoso." + want.foreign}); err == nil {
+		if _, err := config.Load(fs,
+			[]string{
+				"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_GRAPH_CLOUD=" + cloud,
+				"REVOKER_SERVICEBUS_NAMESPACE=contoso." + want.foreign,
+			}); err == nil {
 			t.Errorf("%s with a namespace in %s was accepted", cloud, want.foreign)
 		}
 	}
@@ -149,7 +169,8 @@ func TestOAuthCredentialCachesTokensUntilTheyEndOrClaimsAskForAnother(t *testing
 	if issued != 3 {
 		t.Errorf("%d tokens, want one for the claims and one because the last one ends within a minute", issued)
 	}
-	if _, err := c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"x"}}); err == nil || strings.Contains(err.Error(), "very-secret") {
+	if _, err := c.GetToken(t.Context(),
+		policy.TokenRequestOptions{Scopes: []string{"x"}}); err == nil || strings.Contains(err.Error(), "very-secret") {
 		t.Errorf("a refusal: %v", err)
 	}
 }
@@ -168,7 +189,10 @@ func TestOperationsPortThatIsOccupiedIsAClearError(t *testing.T) {
 }
 
 func TestOperationsPortIsLoggedWithWhoReachesIt(t *testing.T) {
-	for address, want := range map[string]string{"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine", "0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "whoever can route"} {
+	for address, want := range map[string]string{
+		"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine",
+		"0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "whoever can route",
+	} {
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
 			t.Fatal(err)
@@ -214,7 +238,8 @@ func TestCanaryUserIsNotProtected(t *testing.T) {
 		"Admin-one@contoso.com": {problem: "protected"},
 		"a..b@contoso.com":      {problem: "graph.canary_user"},
 	} {
-		cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_CANARY_USER="+user, "REVOKER_GUARD_PROTECTED_FILE="+file)
+		cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_CANARY_USER="+user,
+			"REVOKER_GUARD_PROTECTED_FILE="+file)
 		protected, err := NewProtected(cfg)
 		if err != nil {
 			t.Fatal(err)

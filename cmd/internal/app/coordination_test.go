@@ -293,7 +293,8 @@ func TestReplicasGoOnWhenRedisGoesAway(t *testing.T) {
 		<-e.half
 		redis.Close()
 	}()
-	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_REDIS_TIMEOUT=5s", "REVOKER_GUARD_MAX_USERS=0") // or it seems to go away, and come back, on a busy machine
+	// or it seems to go away, and come back, on a busy machine
+	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_REDIS_TIMEOUT=5s", "REVOKER_GUARD_MAX_USERS=0")
 	for i := range users {
 		if _, ok := e.graph.Revoked(userID(i)); !ok {
 			t.Errorf("user %d is not revoked", i)
@@ -309,7 +310,8 @@ func TestReplicasGoOnWhenRedisGoesAway(t *testing.T) {
 func TestDryRunDoesNotUseRedis(t *testing.T) {
 	e := newEstate(t, 1)
 	redis := miniredis.RunT(t)
-	worker, err := New(load(t, append(e.environ, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_CONSUMER_DRY_RUN=true")...), &bytes.Buffer{})
+	worker, err := New(load(t, append(e.environ, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_CONSUMER_DRY_RUN=true")...),
+		&bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,9 +346,13 @@ type answers struct{}
 func (answers) RoundTrip(r *http.Request) (*http.Response, error) {
 	body := `{"value":true}`
 	if r.Method == http.MethodGet {
-		body = `{"id":"` + userID(1) + `","userPrincipalName":"user1@contoso.com","userType":"Member","signInSessionsValidFromDateTime":"1999-01-01T00:00:00Z"}`
+		body = `{"id":"` + userID(1) +
+			`","userPrincipalName":"user1@contoso.com","userType":"Member","signInSessionsValidFromDateTime":"1999-01-01T00:00:00Z"}`
 	}
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+	return &http.Response{
+		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(body)), Request: r,
+	}, nil
 }
 
 type anyToken struct{}
@@ -377,7 +383,10 @@ func TestLeaseLastsLongerThanAnyAttempt(t *testing.T) {
 						return almost
 					}
 				}
-				graph, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: anyToken{}, Timeout: cfg.Graph.Timeout, Transport: transport})
+				graph, err := revoker.New(revoker.Config{
+					Root: "https://graph.example", Credential: anyToken{},
+					Timeout: cfg.Graph.Timeout, Transport: transport,
+				})
 				if err != nil {
 					t.Fatal(err)
 				}

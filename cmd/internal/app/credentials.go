@@ -177,7 +177,8 @@ func (c *certificateCredential) load(file string) error {
 	}
 	certificates, key, err := azidentity.ParseCertificates(text, nil)
 	if err != nil {
-		return fmt.Errorf("%s contains no certificate with its private key, in PEM form or in PKCS #12 form without a password: %w", file, err)
+		return fmt.Errorf("%s contains no certificate with its private key, in PEM form or in PKCS #12 form without a password: %w",
+			file, err)
 	}
 	credential, err := azidentity.NewClientCertificateCredential(c.cfg.Graph.TenantID, c.cfg.Graph.ClientID, certificates, key,
 		&azidentity.ClientCertificateCredentialOptions{

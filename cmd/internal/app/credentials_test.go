@@ -92,7 +92,10 @@ func (d *directory) at(root string) {
 // pemFile writes the app's certificate and key.
 func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "worker"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "worker"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +104,8 @@ func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})...)
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})...)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +115,8 @@ func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 func (d *directory) statement(t *testing.T, subject string) []byte {
 	t.Helper()
 	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{
-		"iss": issuer, "sub": subject, "aud": "api://AzureADTokenExchange", "nbf": time.Now().Unix(), "exp": time.Now().Add(10 * time.Minute).Unix(),
+		"iss": issuer, "sub": subject, "aud": "api://AzureADTokenExchange", "nbf": time.Now().Unix(),
+		"exp": time.Now().Add(10 * time.Minute).Unix(),
 	})
 	text, err := token.SignedString(d.key)
 	if err != nil {
@@ -293,7 +298,8 @@ func TestTokenIsRefusedToAServiceAccountThatIsNotFederated(t *testing.T) {
 	}
 	defer g.Close()
 	var failure *revoker.Error
-	if err := revokeAda(t, g); !errors.As(err, &failure) || failure.Kind != revoker.NoToken || !failure.Systemic() || !strings.Contains(err.Error(), "AADSTS70021") {
+	if err := revokeAda(t, g); !errors.As(err,
+		&failure) || failure.Kind != revoker.NoToken || !failure.Systemic() || !strings.Contains(err.Error(), "AADSTS70021") {
 		t.Errorf("%v", err)
 	}
 	if len(d.Calls()) != 0 {
@@ -349,10 +355,14 @@ func TestAuthorityIsForEmulatorsOnly(t *testing.T) {
 		{"REVOKER_GRAPH_AUTHORITY=https://127.0.0.1:1"},
 		{"REVOKER_GRAPH_AUTHORITY=http://127.0.0.1:1", "REVOKER_GRAPH_ENDPOINT=https://127.0.0.1:1"},
 		{"REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE=x"},
-		{"REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE=x", "REVOKER_GRAPH_CLIENT_SECRET=s", "REVOKER_GRAPH_TENANT_ID=t", "REVOKER_GRAPH_CLIENT_ID=c"},
+		{
+			"REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE=x", "REVOKER_GRAPH_CLIENT_SECRET=s", "REVOKER_GRAPH_TENANT_ID=t",
+			"REVOKER_GRAPH_CLIENT_ID=c",
+		},
 	} {
 		fs := newFlags()
-		if _, err := config.Load(fs, append(environ, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net")); err == nil {
+		if _, err := config.Load(fs,
+			append(environ, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net")); err == nil {
 			t.Errorf("%v was accepted", environ)
 		}
 	}
