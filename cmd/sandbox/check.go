@@ -13,8 +13,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// summary is what --drain prints: the outcome by the servers' own records, and what is wrong with
-// it.
+// summary is the output of --drain: the outcome according to the servers' own records, and the
+// problems with it.
 type summary struct {
 	OK           bool           `json:"ok"`
 	Messages     int            `json:"messages"`
@@ -29,8 +29,8 @@ func (s *summary) wrong(format string, args ...any) {
 	s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
 }
 
-// check compares what the sample demands with what Service Bus holds and what Graph saw. It asks
-// the servers alone, never the worker.
+// check compares what the sample demands with the state of Service Bus and the calls that Graph
+// received. It asks the servers only, and never the worker.
 func check(servers *servers, sample sample, workers int) summary {
 	s := summary{Messages: len(sample.messages), DeadLetters: map[string]int{}, GraphCalls: map[string]int{}, Problems: []string{}}
 	checkQueue(&s, servers, sample)

@@ -1,5 +1,6 @@
-// Command sandbox is the worker with its whole cloud on one machine: an embedded Service Bus, an
-// embedded Graph, and the same worker code that runs in production, fed with a sample of real life.
+// Command sandbox runs the worker with its whole cloud on one machine: an embedded Service Bus, an
+// embedded Graph, and the same worker code that runs in production. It publishes a realistic sample
+// of events.
 package main
 
 import (
@@ -38,8 +39,8 @@ type options struct {
 // maxReplicas is the maximum number of workers.
 const maxReplicas = 16
 
-// asOne is how many workers the promises about calls for one user hold for: replicas that share a
-// Redis are one.
+// asOne returns the number of workers that may each call Graph for the same user. Replicas that
+// share a Redis count as one.
 func (o options) asOne() int {
 	if o.redis != "" {
 		return 1
