@@ -32,8 +32,8 @@ func verifyWith(t *testing.T, options audit.Options, lines ...string) audit.Repo
 	return report
 }
 
-// forge rewrites record number at (from 0 on), and mends the chain after it, as anybody can who may write the file. MACs are left as
-// they were.
+// forge rewrites record number at (from 0 on), and mends the chain after it, as anybody can who may
+// write the file. MACs are left as they were.
 func forge(t *testing.T, lines []string, at int) []string {
 	t.Helper()
 	lines = slices.Clone(lines)
@@ -71,11 +71,12 @@ func forge(t *testing.T, lines []string, at int) []string {
 	return lines
 }
 
-func TestWithAKeyRewritingAndTruncationShow(t *testing.T) {
+func TestVerifyWithKeyShowsRewritingAndTruncation(t *testing.T) {
 	key := newKey(t, strings.Repeat("k", 32))
 	lines := writtenWith(t, 10, key)
 	with := audit.Options{Keys: []audit.Key{key}}
-	if r := verifyWith(t, with, lines...); len(r.Problems)+len(r.Open) != 0 || r.Records != 11 || !r.Keyed || !strings.HasPrefix(r.Claim, "authentic") {
+	if r := verifyWith(t, with,
+		lines...); len(r.Problems)+len(r.Open) != 0 || r.Records != 11 || !r.Keyed || !strings.HasPrefix(r.Claim, "authentic") {
 		t.Fatalf("%+v", r)
 	}
 	for name, c := range map[string]struct {
@@ -86,8 +87,12 @@ func TestWithAKeyRewritingAndTruncationShow(t *testing.T) {
 		"the middle rewritten, the chain mended": {with, forge(t, lines, 4), "the MAC of record 5"},
 		"the whole file replaced":                {with, written(t, 10), "without a MAC"},
 		"replaced, under a key of their own":     {with, writtenWith(t, 10, newKey(t, strings.Repeat("e", 32))), "another key"},
-		"the wrong key":                          {audit.Options{Keys: []audit.Key{newKey(t, strings.Repeat("w", 40))}}, lines, "another key"},
-		"an end put behind a cut":                {with, append(slices.Clone(lines[:8]), lines[10]), "follows record 8"},
+		"the wrong key": {
+			audit.Options{Keys: []audit.Key{newKey(t, strings.Repeat("w", 40))}},
+			lines,
+			"another key",
+		},
+		"an end put behind a cut": {with, append(slices.Clone(lines[:8]), lines[10]), "follows record 8"},
 	} {
 		r := verifyWith(t, c.options, c.lines...)
 		if len(r.Problems) == 0 || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
@@ -103,12 +108,13 @@ func TestWithAKeyRewritingAndTruncationShow(t *testing.T) {
 	}
 	// Several keys: chains from before and after a change of the key.
 	other := newKey(t, strings.Repeat("o", 32))
-	if r := verifyWith(t, audit.Options{Keys: []audit.Key{other, key}}, append(slices.Clone(lines), writtenWith(t, 3, other)...)...); len(r.Problems) != 0 {
+	if r := verifyWith(t, audit.Options{Keys: []audit.Key{other, key}},
+		append(slices.Clone(lines), writtenWith(t, 3, other)...)...); len(r.Problems) != 0 {
 		t.Errorf("%+v", r)
 	}
 }
 
-func TestWithoutAKeyNoMoreIsClaimedThanHolds(t *testing.T) {
+func TestVerifyWithoutKeyClaimsNoMoreThanHolds(t *testing.T) {
 	lines := written(t, 10)
 	r := verify(t, forge(t, lines, 4)...)
 	if len(r.Problems) != 0 || r.Keyed || !strings.Contains(r.Claim, "not proof against somebody who can rewrite the file") {
@@ -154,7 +160,7 @@ func linesOf(t *testing.T, name string) []string {
 	return slices.Collect(strings.Lines(string(text)))
 }
 
-func TestAChainNamesTheOneBeforeIt(t *testing.T) {
+func TestChainNamesTheOneBeforeIt(t *testing.T) {
 	key := newKey(t, strings.Repeat("k", 32))
 	name := filepath.Join(t.TempDir(), "audit.ndjson")
 	opened(t, name, key, 3, true)  // lines 0 to 3
@@ -185,7 +191,7 @@ func TestAChainNamesTheOneBeforeIt(t *testing.T) {
 	}
 }
 
-func TestReceiptsShowWhatAFileCannot(t *testing.T) {
+func TestReceiptsShowWhatTheFileCannot(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "audit.ndjson")
 	first := opened(t, name, audit.Key{}, 10, true)
 	second := opened(t, name, audit.Key{}, 3, true)
@@ -227,7 +233,7 @@ func asJSON(t *testing.T, v any) string {
 	return string(text)
 }
 
-func TestKeysThatAreNone(t *testing.T) {
+func TestKeyThatIsUnusableIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, text string) string {
 		name = filepath.Join(dir, name)
@@ -236,7 +242,10 @@ func TestKeysThatAreNone(t *testing.T) {
 		}
 		return name
 	}
-	for name, text := range map[string]string{"short": strings.Repeat("secret", 5) + "\n\n\n", "empty": "", "large": strings.Repeat("x", 5000)} {
+	for name, text := range map[string]string{
+		"short": strings.Repeat("secret", 5) + "\n\n\n", "empty": "",
+		"large": strings.Repeat("x", 5000),
+	} {
 		if _, err := audit.ReadKey(file(name, text)); err == nil || strings.Contains(err.Error(), "secretsecret") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -249,7 +258,7 @@ func TestKeysThatAreNone(t *testing.T) {
 	}
 }
 
-func TestARecordIsASCIIWhateverAProducerSends(t *testing.T) {
+func TestRecordIsASCIIWhateverAProducerSends(t *testing.T) {
 	var b bytes.Buffer
 	tr := audit.New(&b, audit.Key{})
 	const hostile = "a\u009b2J\u202e\u2066\u200b\x7f\U000e0041ö\x1b[31m\n"

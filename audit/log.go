@@ -1,6 +1,7 @@
-// Package audit writes the audit log: one record for each decision about an event, and for each act of an operator's command, in a chain
-// of hashes. With a key each record carries a MAC (HMAC-SHA256), so that who can rewrite the file, and does not hold the key, cannot
-// do so unseen.
+// Package audit writes and verifies the audit log: a record of each decision about an event, and of
+// each action of an operator's command, in a chain of hashes. With a key, each record carries a MAC
+// (HMAC-SHA256). Someone who can rewrite the file but does not have the key can then not do so
+// undetected.
 package audit
 
 import (
@@ -22,16 +23,18 @@ import (
 	"github.com/google/uuid"
 )
 
-// Decision is what was decided about one event: whom it concerned, why, by which call.
+// Decision is the decision about one event: which user, why, and by which call.
 type Decision struct {
 	Time time.Time `json:"time"`
-	// Outcome is the event's, as in the log; Reason that of a dead letter.
+	// Outcome is the outcome of the event, as in the log. Reason is the reason of a dead letter.
 	Outcome string `json:"outcome"`
 	Reason  string `json:"reason,omitempty"`
-	// UserID and UserPrincipalName are the user as the event names them; both are empty when it names nobody.
+	// UserID and UserPrincipalName are the user as the event names them. Both are empty if it names
+	// no user.
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
-	// Source, MessageID and SequenceNumber are the message; Event is the event's index in it.
+	// Source, MessageID, and SequenceNumber identify the message. Event is the index of the event
+	// in it.
 	Source         string    `json:"source"`
 	MessageID      string    `json:"messageId"`
 	SequenceNumber int64     `json:"sequenceNumber"`
@@ -41,51 +44,56 @@ type Decision struct {
 	EventType      string    `json:"eventType,omitempty"`
 	EventSource    string    `json:"eventSource,omitempty"`
 	EventTime      time.Time `json:"eventTime,omitzero"`
-	// Calls is how many calls were made; the rest is of the last one.
+	// Calls is the number of attempts. The fields after it are those of the last one.
 	Calls           int       `json:"calls,omitempty"`
 	CallStart       time.Time `json:"callStart,omitzero"`
 	CallEnd         time.Time `json:"callEnd,omitzero"`
 	Status          int       `json:"graphStatus,omitempty"`
 	RequestID       string    `json:"requestId,omitempty"`
 	ClientRequestID string    `json:"clientRequestId,omitempty"`
-	// ValidFromBefore and ValidFromAfter prove the call's effect, where it was read back; Proof is why it is not proven.
+	// ValidFromBefore and ValidFromAfter show the effect of the call if it was verified. Proof says
+	// why it could not be verified.
 	ValidFromBefore time.Time `json:"validFromBefore,omitzero"`
 	ValidFromAfter  time.Time `json:"validFromAfter,omitzero"`
 	Proof           string    `json:"proof,omitempty"`
-	// Error is why it failed, or is unfinished.
+	// Error says why the event failed or is unfinished.
 	Error string `json:"error,omitempty"`
-	// SupersededBy is the sequence number of the message that stands for this one's.
+	// SupersededBy is the sequence number of the message that supersedes this one.
 	SupersededBy int64 `json:"supersededBy,omitempty"`
 }
 
-// Operation is what an operator's command is about to do, or has done. A command writes one with the outcome Started before it acts,
-// one for each user that it called, and one at its end.
+// Operation is an action of an operator's command. A command writes one with the outcome Started
+// before it acts, one for each user that it called Graph for, and one at its end.
 type Operation struct {
 	Time time.Time `json:"time"`
 	// Command is the command: "revoke", "dlq replay", "dlq purge", "dlq import", "guard release".
 	Command string `json:"command"`
 	// Run joins the records of one run, and the messages that it sent (revoker-replay-run).
 	Run string `json:"run"`
-	// By is who they say they are (--by); Account is the account of the operating system and the host, as user@host.
+	// By is the operator as they name themselves (--by). Account is the account of the operating
+	// system, as user@host.
 	By      string `json:"by"`
 	Account string `json:"account"`
-	// Why is the reason that they gave.
+	// Why is the reason that the operator gave.
 	Why     string `json:"why,omitempty"`
 	Outcome string `json:"outcome"`
-	// Source is the queue or subscription whose dead letters were acted on; To is where messages were sent; File is the file that was
-	// read or written, and FileSHA256 the hash of what was read.
+	// Source is the queue or subscription whose dead letters were changed. To is where messages
+	// were sent. File is the file that was read or written, and FileSHA256 the hash of a file that
+	// was read.
 	Source     string `json:"source,omitempty"`
 	To         string `json:"to,omitempty"`
 	File       string `json:"file,omitempty"`
 	FileSHA256 string `json:"fileSha256,omitempty"`
-	// Messages are sequence numbers, as in 5,7,10-20; Count is how many messages or users this record is about.
+	// Messages lists sequence numbers, for example 5,7,10-20. Count is the number of messages or
+	// users of this record.
 	Messages string `json:"messages,omitempty"`
 	Count    int    `json:"count"`
-	// Users are whom a manual revocation is about to call.
+	// Users are the users that a manual revocation is about to call Graph for.
 	Users []string `json:"users,omitempty"`
-	// Counts says how many ended in which way.
+	// Counts is the number of messages or users by outcome.
 	Counts map[string]int `json:"counts,omitempty"`
-	// UserID and UserPrincipalName are the user of a manual revocation; the next ones are its last call.
+	// UserID and UserPrincipalName are the user of a manual revocation. The fields up to Proof are
+	// those of its last attempt.
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
 	Calls             int    `json:"calls,omitempty"`
@@ -93,15 +101,15 @@ type Operation struct {
 	RequestID         string `json:"requestId,omitempty"`
 	ClientRequestID   string `json:"clientRequestId,omitempty"`
 	Proof             string `json:"proof,omitempty"`
-	// Reason is that of a user who was not revoked, as in a dead letter.
+	// Reason says why a user was not revoked, as in a dead letter.
 	Reason string `json:"reason,omitempty"`
-	// MaxUsers and Until are a release's.
+	// MaxUsers and Until are those of a release of the volume guard.
 	MaxUsers int       `json:"maxUsers,omitempty"`
 	Until    time.Time `json:"until,omitzero"`
 	Error    string    `json:"error,omitempty"`
 }
 
-// The outcomes of an Operation beside those of a Decision.
+// The outcomes of an Operation.
 const (
 	Started    = "started"     // written before the command acts
 	Done       = "done"        // everything was done
@@ -110,21 +118,22 @@ const (
 	Revoked    = "revoked"     // one user
 )
 
-// Receipt names one record by its place and hash. Kept where the writers of the file cannot change it, it proves that record and all
-// before it in the chain.
+// Receipt identifies one record by its position and hash. If it is kept where the writers of the
+// file cannot change it, it proves that record and all records before it in the chain.
 type Receipt struct {
 	Chain  string `json:"chain"`
 	Number int    `json:"number"`
 	Hash   string `json:"hash"`
 }
 
-// record is a decision's or operation's place in its chain. A chain begins with number 1 and ends, when the process stopped in its own
-// time, with a record that says so, holds nothing else, and counts the records before it.
+// record is a decision or operation in its chain. A chain begins with number 1. If the process
+// stopped in good order, the chain ends with a record that has End set and counts the records
+// before it.
 type record struct {
 	Chain    string `json:"chain"`
 	Number   int    `json:"number"`
-	Previous string `json:"previous,omitempty"` // the hash of the record before
-	// Follows is the file's last record when the chain began; only the first record has it.
+	Previous string `json:"previous,omitempty"` // the hash of the previous record
+	// Follows is the last record of the file when the chain began. Only the first record has it.
 	Follows   *Receipt   `json:"follows,omitempty"`
 	Decision  *Decision  `json:"decision,omitempty"`
 	Operation *Operation `json:"operation,omitempty"`
@@ -132,8 +141,8 @@ type record struct {
 	Count     int        `json:"count,omitempty"`
 }
 
-// line is how a record is written: the hash is SHA-256 over the record's bytes as they stand, the MAC is HMAC-SHA256 over macContext and
-// the same bytes. MAC is empty where there is no key.
+// line is a record as it is written. Hash is SHA-256 over the record's bytes in the file. MAC is
+// HMAC-SHA256 over macContext and the same bytes, or empty without a key.
 type line struct {
 	Record json.RawMessage `json:"record"`
 	Hash   string          `json:"hash"`
@@ -143,15 +152,17 @@ type line struct {
 const (
 	// macContext keeps MACs of audit records apart from any other use of the same key.
 	macContext = "session-revoker audit record 1\n"
-	// minKey is how many bytes a key has at least: those of a hash. maxKey bounds the file.
+	// minKey is the minimum size of a key in bytes, which is that of a hash. maxKey is the maximum
+	// size of the file.
 	minKey, maxKey = sha256.Size, 4096
 )
 
-// Key is what MACs are made with. The zero Key makes none.
+// Key is the key of the MACs. With the zero Key, there are no MACs.
 type Key struct{ bytes []byte }
 
-// ReadKey reads a key file: at least 32 bytes, white space around them left out. The error never holds the key, nor the file's name, in
-// whose place somebody may have put the key.
+// ReadKey reads a key of at least 32 bytes from a file, without the white space around it. The
+// error contains neither the key nor the name of the file, because operators sometimes set the key
+// itself as the name.
 func ReadKey(name string) (Key, error) {
 	file, err := os.Open(name) //nolint:gosec // the operator names the file
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
@@ -166,12 +177,12 @@ func ReadKey(name string) (Key, error) {
 		return Key{}, err
 	}
 	if len(text) > maxKey {
-		return Key{}, fmt.Errorf("the key file is larger than %d bytes: that is no key", maxKey)
+		return Key{}, fmt.Errorf("the key file is larger than %d bytes: it is not a key", maxKey)
 	}
 	return NewKey(text)
 }
 
-// NewKey makes a key of at least 32 bytes, white space around them left out.
+// NewKey makes a key of at least 32 bytes, without the white space around it.
 func NewKey(text []byte) (Key, error) {
 	text = bytes.TrimSpace(text)
 	if len(text) < minKey {
@@ -194,27 +205,28 @@ func hashOf(record []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Log writes records. It is safe for concurrent use; one lock is held while a record is written.
+// Log writes records. It is safe for concurrent use. It holds its lock while it writes.
 type Log struct {
 	mu       sync.Mutex
 	w        io.Writer
-	file     *os.File // nil when it is not ours
+	file     *os.File // nil if the caller owns the writer
 	key      Key
 	follows  *Receipt
 	chain    string
 	number   int
 	previous string
-	broken   bool // the last write failed: half a line may be there
+	broken   bool // the last write failed and may have written part of a line
 	closed   bool
 }
 
-// New begins a chain of its own in w.
+// New begins a new chain in w.
 func New(w io.Writer, key Key) *Log {
 	return &Log{w: w, key: key, chain: uuid.NewString()}
 }
 
-// Open begins a chain of its own at the end of a file, which it makes if it is not there. The chain's first record names the last one of
-// the file: a chain that is taken away from the middle shows. Several processes may write to one file; each record is one write at its end.
+// Open begins a new chain at the end of a file, which it creates if necessary. The first record of
+// the chain names the last record of the file, so that Verify detects a chain that was removed from
+// the middle. Several processes may write to one file: each record is one write at its end.
 func Open(name string, key Key) (*Log, error) {
 	file, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator names the file
 	if err != nil {
@@ -233,8 +245,9 @@ func Open(name string, key Key) (*Log, error) {
 	return t, nil
 }
 
-// lastRecord finds the last whole record; nil if the file's last maxLine bytes hold none. Half a line, of a process that was killed
-// while it wrote, is ended, so that the next record has a line of its own.
+// lastRecord returns the last complete record, or nil if the last maxLine bytes of the file contain
+// none. If a process was killed while it wrote, lastRecord ends the incomplete line, so that the
+// next record has its own line.
 func lastRecord(file *os.File, size int64) (*Receipt, error) {
 	tail := make([]byte, min(size, maxLine))
 	if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil && !errors.Is(err, io.EOF) {
@@ -250,7 +263,8 @@ func lastRecord(file *os.File, size int64) (*Receipt, error) {
 
 var errClosed = errors.New("the audit log is closed")
 
-// Write adds a decision. A record that could not be written whole breaks the chain, and Verify tells so.
+// Write adds a decision. A record that could not be written completely breaks the chain, and Verify
+// reports it.
 func (t *Log) Write(d Decision) (Receipt, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -264,7 +278,7 @@ func (t *Log) WriteOperation(o Operation) (Receipt, error) {
 	return t.write(record{Operation: &o})
 }
 
-// Sync waits until what was written is on the disk; it does nothing for a writer that is no file of ours.
+// Sync waits until the records are on the disk. It does nothing unless Open has opened the file.
 func (t *Log) Sync() error {
 	if t.file == nil {
 		return nil
@@ -308,7 +322,7 @@ func (t *Log) write(r record) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
-	// The number is used up even if the write fails: half a record may be there.
+	// A failed write uses up the number, too, because part of the record may be in the file.
 	t.number, t.previous = r.Number, l.Hash
 	if t.broken {
 		text = append([]byte("\n"), text...)
@@ -318,8 +332,9 @@ func (t *Log) write(r record) (Receipt, error) {
 	return Receipt{r.Chain, r.Number, l.Hash}, err
 }
 
-// ascii escapes everything in a JSON text that is not printable ASCII: texts from outside hold characters that turn the direction or
-// steer a terminal (U+202E, U+009B), and people look at the file with cat. Beyond ASCII they stand inside of strings only.
+// ascii escapes everything in a JSON text that is not printable ASCII. Text from outside can
+// contain characters that change the direction of text or control a terminal (U+202E, U+009B), and
+// people read the file in a terminal. In JSON, such characters occur in strings only.
 func ascii(text []byte) []byte {
 	out := make([]byte, 0, len(text))
 	for len(text) > 0 {

@@ -14,7 +14,10 @@ import (
 )
 
 func decision(i int) audit.Decision {
-	return audit.Decision{Time: time.Date(2026, 3, 1, 12, 0, i, 0, time.UTC), Outcome: "revoked", UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), Source: "q", SequenceNumber: int64(i)}
+	return audit.Decision{
+		Time: time.Date(2026, 3, 1, 12, 0, i, 0, time.UTC), Outcome: "revoked",
+		UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), Source: "q", SequenceNumber: int64(i),
+	}
 }
 
 // written are the lines of an audit log of n decisions, with its end.
@@ -47,7 +50,7 @@ func verify(t *testing.T, lines ...string) audit.Report {
 	return report
 }
 
-func TestATrailThatNobodyTouchedIsWhole(t *testing.T) {
+func TestVerifyAcceptsAnUnchangedLog(t *testing.T) {
 	one, two := written(t, 20), written(t, 3)
 	if r := verify(t, one...); r.Records != 21 || r.Chains != 1 || len(r.Open)+len(r.Problems) != 0 {
 		t.Errorf("%+v", r)
@@ -71,7 +74,7 @@ func TestATrailThatNobodyTouchedIsWhole(t *testing.T) {
 	}
 }
 
-func TestWhatWasChangedAddedOrTakenAwayShows(t *testing.T) {
+func TestVerifyShowsChangedAddedAndRemovedRecords(t *testing.T) {
 	lines := written(t, 10)
 	other := written(t, 10)
 	change := func(f func([]string) []string) []string { return f(slices.Clone(lines)) }
@@ -96,7 +99,7 @@ func TestWhatWasChangedAddedOrTakenAwayShows(t *testing.T) {
 	}
 }
 
-func TestManyWritersMakeOneChain(t *testing.T) {
+func TestLogOfManyWritersIsOneChain(t *testing.T) {
 	var b bytes.Buffer
 	tr := audit.New(&b, audit.Key{})
 	var writers sync.WaitGroup
@@ -134,7 +137,7 @@ func (f *full) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func TestARecordThatCouldNotBeWrittenIsMissed(t *testing.T) {
+func TestVerifyMissesARecordThatCouldNotBeWritten(t *testing.T) {
 	f := &full{room: 700}
 	tr := audit.New(f, audit.Key{})
 	failed := 0

@@ -12,46 +12,54 @@ import (
 	"time"
 )
 
-// maxLine bounds one record, in bytes.
+// maxLine is the maximum size of a record in bytes.
 const maxLine = 1 << 20
 
-// Report is what Verify found.
+// Report is the result of Verify.
 type Report struct {
-	// Chains is how many processes have written, Records how many records there are, the ends of chains included.
+	// Chains is the number of chains, one for each run of a process. Records includes the records
+	// that end chains.
 	Chains  int `json:"chains"`
 	Records int `json:"records"`
-	// Keyed says that a key was given, and each record's MAC checked. Unchecked is how many records carry a MAC and no key was given.
+	// Keyed reports whether a key was given and each MAC was checked. Unchecked is the number of
+	// MACs that were not checked.
 	Keyed     bool `json:"keyed"`
 	Unchecked int  `json:"macsNotChecked,omitempty"`
-	// Receipts is how many receipts were compared with the records.
+	// Receipts is the number of receipts that were compared with the records.
 	Receipts int `json:"receipts,omitempty"`
-	// Open are chains without an end. What their process wrote after the last record here, or what was cut off after it, cannot be told.
+	// Open lists the chains without an end. Verify cannot tell whether records after their last one
+	// were cut off.
 	Open []OpenChain `json:"open,omitempty"`
-	// Last is the last record: chains that were taken away whole behind it cannot be missed, except by receipts.
+	// Last is the last record. Only receipts show that whole chains after it were removed.
 	Last *Receipt `json:"last,omitempty"`
-	// Problems are records that were changed, added or taken away: the first hundred.
+	// Problems lists the first hundred records that were changed, added, or removed.
 	Problems []string `json:"problems,omitempty"`
-	// Claim is what holds of the file if there are no problems, and no more.
+	// Claim says what is proven if there are no problems.
 	Claim string `json:"claim"`
 }
 
-// OpenChain is a chain without an end: its process was killed, runs still, or the end was taken away.
+// OpenChain is a chain without an end. Its process was killed or is still running, or the end was
+// removed.
 type OpenChain struct {
 	Chain string `json:"chain"`
-	// Last is the number of its last record here, and Time when that was written.
+	// Last is the number of its last record in the file, and Time the time of that record.
 	Last int       `json:"last"`
 	Time time.Time `json:"time,omitzero"`
-	// Sealed says that its last record is named by a later chain or a receipt: nothing was cut off that was there at that time.
+	// Sealed reports whether a later chain or a receipt names its last record. Then nothing was cut
+	// off that existed at that time.
 	Sealed bool `json:"sealed"`
 }
 
-// What holds of a file without problems.
+// What is proven about a file without problems.
 const (
-	claimUnkeyed = "consistent: no record was changed or taken out by somebody who did not mend the chain after it; not proof against somebody who can rewrite the file (give --key-file)"
-	claimKeyed   = "authentic: of the chains that are here, nobody without the key has changed, added or taken out a record before the last one; a closed chain is whole"
+	claimUnkeyed = "consistent: nobody changed or removed a record without computing the hashes after it again; " +
+		"not proof against somebody who can rewrite the file (give --key-file)"
+	claimKeyed = "authentic: in the chains of this file, nobody without the key has changed, added or removed a record " +
+		"before the last one; " +
+		"a closed chain is complete"
 )
 
-// maxProblems bounds what is reported.
+// maxProblems is the maximum number of problems that are reported.
 const maxProblems = 100
 
 func (r *Report) problem(format string, args ...any) {
@@ -60,15 +68,15 @@ func (r *Report) problem(format string, args ...any) {
 	}
 }
 
-// Options say what the file is checked against, beside itself.
+// Options holds what the file is checked against.
 type Options struct {
-	// Keys are the keys that its chains may have been written with; without one MACs are not checked.
+	// Keys are the keys of the chains. Without a key, Verify does not check MACs.
 	Keys []Key
-	// Receipts were kept elsewhere; each must be of a record that is there.
+	// Receipts were kept elsewhere. The record of each must be in the file.
 	Receipts []Receipt
 }
 
-// chain is how far a chain was read.
+// chain is the state of a chain while the file is read.
 type chain struct {
 	number   int
 	previous string
@@ -76,11 +84,11 @@ type chain struct {
 	time     time.Time
 	sealed   int // the greatest number that a later chain or a receipt names
 	noMAC    bool
-	// want are the hashes that receipts name, by number.
+	// want holds the hashes of receipts, by number.
 	want map[int]string
 }
 
-// verifier reads the lines.
+// verifier checks the lines of a file.
 type verifier struct {
 	Options
 	report *Report
@@ -88,11 +96,12 @@ type verifier struct {
 	order  []string
 }
 
-// Verify reads an audit log, of one or several processes, and looks whether every record is as it was written, and none is missing between
-// the first and the last of its chain. Report.Claim says what that proves. The error is one of reading.
+// Verify reads an audit log of one or several processes. It checks that every record is unchanged,
+// and that no record is missing between the first and the last of its chain. Report.Claim says what
+// this proves. The error is one of reading.
 //
-// What it cannot see, even with a key: records cut from the end of an open chain that nothing seals, and whole chains behind the last one
-// here. Receipts show both.
+// Even with a key, Verify cannot detect records that were cut from the end of an open chain that
+// nothing seals, and whole chains that were removed from the end of the file. Receipts show both.
 func Verify(r io.Reader, options Options) (Report, error) {
 	report := Report{Keyed: len(options.Keys) > 0, Receipts: len(options.Receipts), Claim: claimUnkeyed}
 	if report.Keyed {
@@ -155,7 +164,8 @@ func (v *verifier) line(n int, text []byte, wanted map[string]map[int]string) {
 	case c.ended:
 		v.report.problem("line %d: chain %s had ended before", n, rec.Chain)
 	case rec.End && rec.Count != rec.Number-1 && (rec.Count != 0 || written.MAC != ""):
-		v.report.problem("line %d: the end of chain %s counts %d records before it, and there are %d", n, rec.Chain, rec.Count, rec.Number-1)
+		v.report.problem("line %d: the end of chain %s counts %d records before it, and there are %d", n, rec.Chain, rec.Count,
+			rec.Number-1)
 	}
 	if hash, ok := c.want[rec.Number]; ok {
 		if hash != written.Hash {
@@ -182,15 +192,17 @@ func (v *verifier) checkMAC(n int, written line, rec record, c *chain) {
 		}
 	case written.MAC == "":
 		if !c.noMAC { // once for each chain
-			v.report.problem("line %d: chain %s has records without a MAC: it was written without a key, or by somebody who does not hold it", n, rec.Chain)
+			v.report.problem("line %d: chain %s has records without a MAC: it was written without a key, or by somebody who "+
+				"does not hold it", n, rec.Chain)
 		}
 		c.noMAC = true
 	case !slices.ContainsFunc(v.Keys, func(k Key) bool { return hmac.Equal([]byte(k.mac(written.Record)), []byte(written.MAC)) }):
-		v.report.problem("line %d: the MAC of record %d of chain %s is wrong: the record was changed, or written with another key", n, rec.Number, rec.Chain)
+		v.report.problem("line %d: the MAC of record %d of chain %s is wrong: the record was changed, or written with another key", n,
+			rec.Number, rec.Chain)
 	}
 }
 
-// checkFollows looks for the record that was the file's last one when the chain began.
+// checkFollows checks the record that was the last one of the file when the chain began.
 func (v *verifier) checkFollows(n int, rec record) {
 	if rec.Follows == nil {
 		return
@@ -200,15 +212,17 @@ func (v *verifier) checkFollows(n int, rec record) {
 	case rec.Number != 1:
 		v.report.problem("line %d: record %d of chain %s names another chain's; only a first record does", n, rec.Number, rec.Chain)
 	case before == nil || before.number < rec.Follows.Number:
-		v.report.problem("line %d: chain %s began behind record %d of chain %s, which is not here: it was taken away, or is in an older file (give that first)", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
+		v.report.problem("line %d: chain %s began behind record %d of chain %s, which is not here: it was taken away, or is "+
+			"in an older file (give that first)", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
 	case before.number == rec.Follows.Number && before.previous != rec.Follows.Hash:
-		v.report.problem("line %d: chain %s began behind another record %d of chain %s than is here", n, rec.Chain, rec.Follows.Number, rec.Follows.Chain)
+		v.report.problem("line %d: chain %s began behind another record %d of chain %s than is here", n, rec.Chain, rec.Follows.Number,
+			rec.Follows.Chain)
 	default:
 		before.sealed = max(before.sealed, rec.Follows.Number)
 	}
 }
 
-// missing tells of receipts without a record.
+// missing reports receipts without a record.
 func (v *verifier) missing(wanted map[string]map[int]string) {
 	for _, receipt := range v.Receipts {
 		if _, ok := wanted[receipt.Chain][receipt.Number]; !ok {
@@ -231,7 +245,7 @@ func parse(text []byte) (line, record, error) {
 	return written, rec, nil
 }
 
-// lastIn is the receipt of the last line that is a record.
+// lastIn returns the receipt of the last line that is a record, or nil.
 func lastIn(tail []byte) *Receipt {
 	lines := bytes.Split(tail, []byte("\n"))
 	for _, text := range slices.Backward(lines) {
@@ -242,8 +256,8 @@ func lastIn(tail []byte) *Receipt {
 	return nil
 }
 
-// ReadReceipts reads receipts, one JSON object to a line: a receipt itself, or a CloudEvent that was published to audit.topic, whose data
-// holds it. Lines without one are left out.
+// ReadReceipts reads receipts, one JSON object per line: a receipt, or a CloudEvent that was
+// published to audit.topic and whose data contains one. It skips lines without a receipt.
 func ReadReceipts(r io.Reader) ([]Receipt, error) {
 	var receipts []Receipt
 	scanner := bufio.NewScanner(r)

@@ -146,7 +146,7 @@ func startUp(o options) ([]line, error) {
 	}
 	return []line{
 		{"from the start of the process to ready, ms", fmt.Sprintf("%.0f", median(took)), ""},
-		{"size of the stripped binary, MB", fmt.Sprintf("%.1f", float64(info.Size())/1e6), "≤ 32"},
+		{"size of the stripped binary, MB", fmt.Sprintf("%.1f", float64(info.Size())/1e6), "< 25"},
 	}, nil
 }
 

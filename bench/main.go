@@ -104,6 +104,7 @@ func bench(o options) error {
 	workerBinary = filepath.Join(dir, "worker")
 	//nolint:gosec // our own file
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", workerBinary, "./cmd/worker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the worker (run this in the repository's root): %w\n%s", err, out)
 	}

@@ -56,18 +56,20 @@ func wantProblems(t *testing.T, err error, texts ...string) {
 	}
 }
 
-func TestDefaults(t *testing.T) {
+func TestLoadDefaults(t *testing.T) {
 	c, err := load(t, "", minimal)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInFlight != 256 || c.Dedupe.Window != time.Minute || c.Consumer.DrainTimeout != 25*time.Second ||
-		c.Ops.Address != "127.0.0.1:9090" || c.Log.Level != "info" || fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
+	if c.Graph.CloudName != "global" || c.Retry.MaxAttempts != 8 || c.Consumer.MaxInFlight != 256 || c.Dedupe.Window != time.Minute ||
+		c.Consumer.DrainTimeout != 25*time.Second ||
+		c.Ops.Address != "127.0.0.1:9090" || c.Log.Level != "info" ||
+		fmt.Sprint(c.Events.Types) != "[device.stolen device.lost user.compromised user.offboarded]" {
 		t.Errorf("%+v", c)
 	}
 }
 
-func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
+func TestLoadPrefersFlagsToEnvironmentToFile(t *testing.T) {
 	file := "retry: {max_attempts: 3, max_age: 2h}\nlog: {level: warn}\nguard:\n  protected_users: [a@b.c, d@e.f]\n"
 	c, err := load(t, file, append(minimal, "REVOKER_RETRY_MAX_ATTEMPTS=4", "REVOKER_LOG_LEVEL=error"), "--log.level", "debug")
 	if err != nil {
@@ -78,7 +80,7 @@ func TestFlagsGoBeforeEnvironmentBeforeFile(t *testing.T) {
 	}
 }
 
-func TestListsFromEverywhere(t *testing.T) {
+func TestLoadReadsListsFromEverySource(t *testing.T) {
 	for name, try := range map[string]func() (config.Config, error){
 		"file":        func() (config.Config, error) { return load(t, "events: {types: [a.b, c.d]}", minimal) },
 		"environment": func() (config.Config, error) { return load(t, "", append(minimal, "REVOKER_EVENTS_TYPES=a.b, c.d,")) },
@@ -90,25 +92,33 @@ func TestListsFromEverywhere(t *testing.T) {
 	}
 }
 
-func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
+func TestLoadReportsEveryProblemAtOnce(t *testing.T) {
 	file := "servicebus: {namspace: x}\nretry: {max_attempts: many, max_age: 5}\nconsumer: {drain_timeout: 25}\nnonsense: 1\n"
 	_, err := load(t, file, []string{"REVOKER_LOG_LEVL=debug", "REVOKER_OPS_ADDRESS=x"})
-	wantProblems(t, err, "servicebus.queue: required", "ops.address", `"servicebus.namspace"`, `did you mean "servicebus.namespace"`, "retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
+	wantProblems(t, err, "servicebus.queue: required", "ops.address", `"servicebus.namspace"`, `did you mean "servicebus.namespace"`,
+		"retry.max_attempts", "retry.max_age", "consumer.drain_timeout",
 		"with its unit", `unknown setting "nons"…`, "REVOKER_LOG_LEVL", `did you mean "REVOKER_LOG_LEVEL"`)
 
-	_, err = load(t, "", []string{"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090", "REVOKER_CONSUMER_CONCURRENCY=0"},
+	_, err = load(t, "", []string{
+		"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090",
+		"REVOKER_CONSUMER_CONCURRENCY=0",
+	},
 		"--retry.initial_interval=30s", "--retry.max_interval=20s", "--guard.protected_users", "somebody", "--events.types=")
 	wantProblems(t, err, "graph.cloud", "log.format", "ops.address", "consumer.concurrency", "1 to 256", "retry.max_interval",
 		"guard.protected_users", "servicebus.queue", "REVOKER_SERVICEBUS_NAMESPACE", "events.types")
 }
 
-func TestFilesThatAreNotAccepted(t *testing.T) {
+func TestLoadRefusesBadFiles(t *testing.T) {
 	for name, file := range map[string]string{
 		"a key twice":           "log: {level: info}\nlog: {level: warn}",
 		"two documents":         "log: {level: info}\n---\nlog: {level: warn}",
 		"not a mapping":         "- a\n- b",
 		"not YAML":              "log: [",
 		"a number for a string": "graph: {tenant_id: 5}",
+		"a path and its group":  "log: {level: info}\nlog.level: info",
+		"a group as a value":    "log: {level: {info: 1}}",
+		"an empty group for it": "log: {level: {}}",
+		"a key that is no text": "log: {1: info}",
 		"too large":             "# " + strings.Repeat("x", 1<<20),
 	} {
 		if _, err := load(t, file, minimal); err == nil {
@@ -120,11 +130,15 @@ func TestFilesThatAreNotAccepted(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err := load(t, "", minimal, "--config", "/does/not/exist")
+	c, err := load(t, "log.level: debug\nlog: {format: console}", minimal)
+	if err != nil || c.Log.Level != "debug" || c.Log.Format != "console" {
+		t.Errorf("paths as names: %+v, %v", c.Log, err)
+	}
+	_, err = load(t, "", minimal, "--config", "/does/not/exist")
 	wantProblems(t, err, "/does/not/exist")
 }
 
-func TestVariablesThatKubernetesInjectsAreNoMistake(t *testing.T) {
+func TestLoadIgnoresVariablesThatKubernetesInjects(t *testing.T) {
 	_, err := load(t, "", append(minimal, "REVOKER_SERVICE_HOST=10.0.0.1", "REVOKER_SERVICE_PORT=80", "REVOKER_SERVICE_PORT_METRICS=80",
 		"REVOKER_PORT=tcp://10.0.0.1:80", "REVOKER_PORT_80_TCP_ADDR=10.0.0.1", "OTHER=1"))
 	if err != nil {
@@ -132,18 +146,19 @@ func TestVariablesThatKubernetesInjectsAreNoMistake(t *testing.T) {
 	}
 }
 
-func TestEmptyVariablesAreNotSet(t *testing.T) {
+func TestLoadIgnoresEmptyVariables(t *testing.T) {
 	c, err := load(t, "", append(minimal, "REVOKER_RETRY_MAX_AGE=", "REVOKER_OPS_ADDRESS="))
 	if err != nil || c.Retry.MaxAge != time.Hour || c.Ops.Address != "" {
 		t.Errorf("max age %v, ops %q (an empty address means none), %v", c.Retry.MaxAge, c.Ops.Address, err)
 	}
 }
 
-func TestWhereSecretsMayStand(t *testing.T) {
+func TestSecretsMayStandInFilesAndTheEnvironment(t *testing.T) {
 	connection := "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=listen;SharedAccessKey=" + secret
 	c, err := load(t, "", []string{
 		"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_CONNECTION_STRING_FILE=" + write(t, "cs", connection+"\n"),
-		"REVOKER_GRAPH_CLIENT_SECRET_FILE=" + write(t, "secret", "  "+secret+"\n"), "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_TENANT_ID=t",
+		"REVOKER_GRAPH_CLIENT_SECRET_FILE=" + write(t, "secret",
+			"  "+secret+"\n"), "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_TENANT_ID=t",
 	})
 	if err != nil || c.ServiceBus.ConnectionString != connection || c.Graph.ClientSecret != secret {
 		t.Fatalf("%+v, %v", c, err)
@@ -174,7 +189,7 @@ func TestWhereSecretsMayStand(t *testing.T) {
 	wantProblems(t, err, "graph.tenant_id", "graph.client_id")
 }
 
-func TestTheCanaryUser(t *testing.T) {
+func TestCanaryUser(t *testing.T) {
 	const id = "22222222-3333-4444-5555-666666666666"
 	for name, c := range map[string]struct{ user, protected, problem string }{
 		"none":                       {"", "glass@contoso.com", ""},
@@ -219,7 +234,10 @@ func TestConnectionStrings(t *testing.T) {
 		"of another cloud":    {"Endpoint=sb://c.servicebus.chinacloudapi.cn/" + key, "q", "belongs to the cloud china", ""},
 		"without a key":       {"Endpoint=sb://c.servicebus.windows.net/", "q", "SharedAccessKey", ""},
 		"without an endpoint": {"SharedAccessKeyName=n;SharedAccessKey=" + secret, "q", "Endpoint", ""},
-		"a signature":         {"Endpoint=sb://c.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y", "q", "", "q"},
+		"a signature": {
+			"Endpoint=sb://c.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sr=x&sig=y", "q",
+			"", "q",
+		},
 	} {
 		got, err := load(t, "", []string{"REVOKER_SERVICEBUS_CONNECTION_STRING=" + c.connection, "REVOKER_SERVICEBUS_QUEUE=" + c.queue})
 		switch {
@@ -233,7 +251,7 @@ func TestConnectionStrings(t *testing.T) {
 	}
 }
 
-func TestQueueOrSubscription(t *testing.T) {
+func TestEntityIsAQueueOrASubscription(t *testing.T) {
 	path := "Endpoint=sb://c.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=x;EntityPath=events"
 	plain := strings.TrimSuffix(path, ";EntityPath=events")
 	for name, c := range map[string]struct {
@@ -264,7 +282,7 @@ func TestQueueOrSubscription(t *testing.T) {
 	}
 }
 
-func TestSeveralSources(t *testing.T) {
+func TestSources(t *testing.T) {
 	plain := "Endpoint=sb://c.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=x"
 	for name, c := range map[string]struct{ queue, sources, want string }{
 		"two":                 {"", "urgent,devices/Subscriptions/bulk", "urgent devices/Subscriptions/bulk"},
@@ -277,7 +295,8 @@ func TestSeveralSources(t *testing.T) {
 		"no letters":          {"", "a,\xfc\xfc\xfc\xfc/Subscriptions/b", "neither a queue name nor"},
 	} {
 		got, err := load(t, "", []string{
-			"REVOKER_SERVICEBUS_CONNECTION_STRING=" + plain, "REVOKER_SERVICEBUS_QUEUE=" + c.queue, "REVOKER_SERVICEBUS_SOURCES=" + c.sources,
+			"REVOKER_SERVICEBUS_CONNECTION_STRING=" + plain, "REVOKER_SERVICEBUS_QUEUE=" + c.queue,
+			"REVOKER_SERVICEBUS_SOURCES=" + c.sources,
 		})
 		if err == nil && strings.Join(got.ServiceBus.Entities(), " ") != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: entities %q, %v; want %q", name, got.ServiceBus.Entities(), err, c.want)
@@ -285,14 +304,15 @@ func TestSeveralSources(t *testing.T) {
 	}
 }
 
-func TestEachSessionNeedsAPlaceInHand(t *testing.T) {
+func TestSessionsFitIntoMaxInFlight(t *testing.T) {
 	_, err := load(t, "", []string{
-		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9", "REVOKER_CONSUMER_MAX_IN_FLIGHT=8",
+		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_SESSIONS=9",
+		"REVOKER_CONSUMER_MAX_IN_FLIGHT=8",
 	})
 	wantProblems(t, err, "servicebus.sessions")
 }
 
-func TestNationalClouds(t *testing.T) {
+func TestCloud(t *testing.T) {
 	clouds := []struct{ name, root, authority, suffix string }{
 		{"global", "https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net"},
 		{"usgov-l4", "https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net"},
@@ -301,7 +321,11 @@ func TestNationalClouds(t *testing.T) {
 	}
 	for _, graph := range clouds {
 		for _, bus := range clouds {
-			c, err := load(t, "", []string{"REVOKER_GRAPH_CLOUD=" + graph.name, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_NAMESPACE=contoso." + bus.suffix})
+			c, err := load(t, "",
+				[]string{
+					"REVOKER_GRAPH_CLOUD=" + graph.name, "REVOKER_SERVICEBUS_QUEUE=q",
+					"REVOKER_SERVICEBUS_NAMESPACE=contoso." + bus.suffix,
+				})
 			if mixed := graph.suffix != bus.suffix; mixed != (err != nil) {
 				t.Errorf("Graph of %s with %s: %v", graph.name, bus.suffix, err)
 			}
@@ -317,16 +341,18 @@ func TestNationalClouds(t *testing.T) {
 	}
 }
 
-func TestEndpointsForEmulators(t *testing.T) {
+func TestEndpointForEmulators(t *testing.T) {
 	for endpoint, accepted := range map[string]bool{
 		"http://127.0.0.1:8081": true, "http://localhost:8081": true, "http://[::1]:8081": true, "https://graph.test.example": true,
-		"http://graph.test.example": false, "http://10.0.0.1": false, "graph": false, "ftp://x": false, "https://u:p@x": false, "https://x/?q": false,
+		"http://graph.test.example": false, "http://10.0.0.1": false, "graph": false, "ftp://x": false, "https://u:p@x": false,
+		"https://x/?q": false,
 	} {
 		if _, err := load(t, "", append(minimal, "REVOKER_GRAPH_ENDPOINT="+endpoint)); (err == nil) != accepted {
 			t.Errorf("%s: %v", endpoint, err)
 		}
 	}
-	withToken := append(minimal, "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:8081/t/token", "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_CLIENT_SECRET=s")
+	withToken := append(minimal, "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:8081/t/token", "REVOKER_GRAPH_CLIENT_ID=c",
+		"REVOKER_GRAPH_CLIENT_SECRET=s")
 	_, err := load(t, "", append(withToken, "REVOKER_GRAPH_ENDPOINT=https://graph.test.example"))
 	wantProblems(t, err, "loopback")
 	c, err := load(t, "", append(withToken, "REVOKER_GRAPH_ENDPOINT=http://127.0.0.1:8081/"))
@@ -335,7 +361,20 @@ func TestEndpointsForEmulators(t *testing.T) {
 	}
 }
 
-func TestTheDocumentationListsEverySetting(t *testing.T) {
+func TestOptionsHaveOneDescriptionEach(t *testing.T) {
+	described := config.Described()
+	for _, o := range config.Options() {
+		if o.Doc == "" || !strings.HasSuffix(o.Doc, ".") {
+			t.Errorf("%s: %q is not a description", o.Key, o.Doc)
+		}
+		delete(described, o.Key)
+	}
+	if len(described) > 0 {
+		t.Errorf("descriptions of settings that do not exist: %v", described)
+	}
+}
+
+func TestOptionsAreDocumented(t *testing.T) {
 	const open, end = "<!-- options: made by `go test ./config -update` -->\n", "<!-- /options -->"
 	for _, file := range []string{"../docs/configuration.md"} {
 		text, err := os.ReadFile(file)
@@ -357,7 +396,7 @@ func TestTheDocumentationListsEverySetting(t *testing.T) {
 	}
 }
 
-func TestTheExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
+func TestExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
 	text, err := os.ReadFile("../worker.example.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -373,7 +412,10 @@ func TestTheExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
 }
 
 func FuzzFile(f *testing.F) {
-	for _, seed := range []string{"", "log: {level: info}", "retry:\n  max_age: 1h\n", "a: &a [*a]", "? 1\n: 2", "log: 5", "events: {types: {a: b}}", "{}", "\x00"} {
+	for _, seed := range []string{
+		"", "log: {level: info}", "retry:\n  max_age: 1h\n", "a: &a [*a]", "? 1\n: 2", "log: 5",
+		"events: {types: {a: b}}", "{}", "\x00",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, file string) {

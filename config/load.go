@@ -13,61 +13,57 @@ import (
 	"strings"
 	"time"
 
-	"github.com/knadh/koanf/providers/confmap"
-	"github.com/knadh/koanf/providers/env/v2"
-	"github.com/knadh/koanf/providers/posflag"
-	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 )
 
-// maxFile bounds the configuration file and each file that holds a secret.
+// maxFile is the maximum size in bytes of the configuration file and of each file that contains a
+// secret.
 const maxFile = 1 << 20
 
-// Problems are all that is wrong with a configuration, each with the key and what to set.
+// Problems lists every problem of a configuration. Each names the key and what to set.
 type Problems []string
 
 func (p Problems) Error() string {
-	return fmt.Sprintf("%d problems with the configuration:\n  - %s", len(p), strings.Join(p, "\n  - "))
+	noun := "problems"
+	if len(p) == 1 {
+		noun = "problem"
+	}
+	return fmt.Sprintf("%d %s with the configuration:\n  - %s", len(p), noun, strings.Join(p, "\n  - "))
 }
 
 func (p *Problems) add(format string, args ...any) {
 	*p = append(*p, fmt.Sprintf(format, args...))
 }
 
-// Load reads the file that --config names, environ (as os.Environ returns it) and the flags that Flags registered, each over
-// the one before, and validates the result. The error is Problems and names everything that is wrong at once; it never
-// holds a secret.
+// Load reads the file that --config names, environ (as os.Environ returns it), and the flags that
+// Flags registered. Each overrides the one before. Load validates the result. The error is
+// Problems; it lists all of them and contains no secret.
 func Load(flags *pflag.FlagSet, environ []string) (Config, error) { return read(flags, environ, true) }
 
-// LoadForGraph is Load for a program that has nothing to do with Service Bus: its settings may be missing.
+// LoadForGraph is Load for a program that does not use Service Bus, whose settings may be missing.
 func LoadForGraph(flags *pflag.FlagSet, environ []string) (Config, error) {
 	return read(flags, environ, false)
 }
 
 func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config, error) {
 	var problems Problems
-	k := koanf.New(".")
+	values := map[string]any{}
 	if name, _ := flags.GetString(FileFlag); name != "" {
-		loadFile(k, name, &problems)
+		loadFile(values, name, &problems)
 	}
-	load(k, envProvider(environ, &problems), "the environment", &problems)
-	load(k, posflag.ProviderWithFlag(flags, ".", k, func(f *pflag.Flag) (string, any) {
-		if f.Name == FileFlag || !slices.ContainsFunc(Options(), func(o Option) bool { return o.Flag == f.Name }) {
-			return "", nil
-		}
-		return f.Name, posflag.FlagVal(flags, f)
-	}), "the flags", &problems)
+	loadEnvironment(values, environ, &problems)
+	loadFlags(values, flags)
 
 	var c Config
 	for _, o := range options(&c) {
-		raw := k.Get(o.Key)
+		raw := values[o.Key]
 		if raw == nil {
 			continue
 		}
 		if problem := assign(o, raw); problem != "" {
 			problems.add("%s: %s (%s)", o.Key, problem, o.Env)
-			_ = assign(o, o.Default) // so that the rules below find no second problem in it
+			_ = assign(o, o.Default) // so that validate reports no second problem
 		}
 	}
 	readSecret(&c.ServiceBus.ConnectionString, c.ServiceBus.ConnectionStringFile, "servicebus.connection_string", &problems)
@@ -81,14 +77,8 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	return c, nil
 }
 
-func load(k *koanf.Koanf, p koanf.Provider, from string, problems *Problems) {
-	if err := k.Load(p, nil); err != nil {
-		problems.add("%s: %v", from, err)
-	}
-}
-
-// loadFile reads one YAML document. An empty file is fine; duplicate keys are the parser's error.
-func loadFile(k *koanf.Koanf, name string, problems *Problems) {
+// loadFile reads one YAML document. A file may be empty. The parser reports duplicate keys.
+func loadFile(values map[string]any, name string, problems *Problems) {
 	text, err := readFile(name)
 	if err != nil {
 		problems.add("--%s: %v", FileFlag, err)
@@ -104,22 +94,53 @@ func loadFile(k *koanf.Koanf, name string, problems *Problems) {
 		problems.add("%s: more than one YAML document; keep one", name)
 		return
 	}
-	file := koanf.New(".")
-	load(file, confmap.Provider(settings, "."), name, problems)
+	file := map[string]any{}
+	for _, key := range flatten(file, "", settings) {
+		problems.add("%s: %s is given twice, as a path and in its group", name, showKey(key))
+	}
 	known := Options()
-	for _, key := range file.Keys() {
+	for key, value := range file {
 		switch {
 		case slices.ContainsFunc(known, func(o Option) bool { return o.Key == key }):
-		case slices.ContainsFunc(known, func(o Option) bool { return strings.HasPrefix(o.Key, key+".") }) && file.Get(key) == nil:
+			values[key] = value
+		case value == nil && slices.ContainsFunc(known, func(o Option) bool { return strings.HasPrefix(o.Key, key+".") }):
 			// a group whose settings are all commented out
-			file.Delete(key)
 		default:
 			problems.add("%s: unknown setting %s", name, showKey(key))
 		}
 	}
-	if err := k.Merge(file); err != nil {
-		problems.add("%s: %v", name, err)
+}
+
+// flatten adds what settings holds to values, by key: the path from the top, with dots. Each name
+// may be a path itself. A map without members is a value. It returns the keys that are there twice.
+func flatten(values map[string]any, prefix string, settings map[string]any) (twice []string) {
+	for name, value := range settings {
+		key := prefix + name
+		if group := groupOf(value); len(group) > 0 {
+			twice = append(twice, flatten(values, key+".", group)...)
+			continue
+		}
+		if _, there := values[key]; there {
+			twice = append(twice, key)
+		}
+		values[key] = value
 	}
+	return twice
+}
+
+// groupOf returns a YAML mapping with its names as strings, or nil if value is no mapping.
+func groupOf(value any) map[string]any {
+	switch group := value.(type) {
+	case map[string]any:
+		return group
+	case map[any]any:
+		named := make(map[string]any, len(group))
+		for name, member := range group {
+			named[fmt.Sprint(name)] = member
+		}
+		return named
+	}
+	return nil
 }
 
 func readFile(name string) ([]byte, error) {
@@ -135,28 +156,45 @@ func readFile(name string) ([]byte, error) {
 	return text, err
 }
 
-// envProvider reads our variables and reports foreign ones with our prefix.
-func envProvider(environ []string, problems *Problems) *env.Env {
+// loadEnvironment reads the worker's variables, and reports unknown ones with its prefix.
+func loadEnvironment(values map[string]any, environ []string, problems *Problems) {
 	known := map[string]Option{}
 	for _, o := range Options() {
 		known[o.Env] = o
 	}
-	return env.Provider(".", env.Opt{
-		Prefix:      EnvPrefix,
-		EnvironFunc: func() []string { return environ },
-		TransformFunc: func(name, value string) (string, any) {
-			o, ok := known[name]
-			switch {
-			case ok && value == "" && o.value.Kind() != reflect.String:
-				return "", nil // a template that fills in nothing
-			case ok:
-				return o.Key, value
-			case !fromKubernetes(name):
-				problems.add("unknown environment variable %s", showKey(name))
-			}
-			return "", nil
-		},
-	})
+	for _, variable := range environ {
+		if !strings.HasPrefix(variable, EnvPrefix) {
+			continue
+		}
+		name, value, _ := strings.Cut(variable, "=")
+		switch o, ok := known[name]; {
+		case ok && value == "" && o.value.Kind() != reflect.String:
+			// a template that fills in nothing
+		case ok:
+			values[o.Key] = value
+		case !fromKubernetes(name):
+			problems.add("unknown environment variable %s", showKey(name))
+		}
+	}
+}
+
+// loadFlags reads the flags that Flags registered. A flag that was not given holds the default, and
+// yields to other values.
+func loadFlags(values map[string]any, flags *pflag.FlagSet) {
+	for _, o := range Options() {
+		f := flags.Lookup(o.Flag)
+		if o.Flag == "" || f == nil {
+			continue
+		}
+		if _, set := values[o.Key]; set && !f.Changed {
+			continue
+		}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			values[o.Key] = list.GetSlice()
+		} else {
+			values[o.Key] = f.Value.String()
+		}
+	}
 }
 
 // fromKubernetes recognizes the variables that the kubelet injects for a Service called "revoker"
@@ -166,9 +204,9 @@ func fromKubernetes(name string) bool {
 	return rest == "SERVICE_HOST" || strings.HasPrefix(rest, "SERVICE_PORT") || rest == "PORT" || strings.HasPrefix(rest, "PORT_")
 }
 
-// hint names the known key or variable that is spelled most like the unknown one, if one is near.
+// hint returns a suggestion if the spelling of a known key or variable is close to the unknown one.
 func hint(unknown string) string {
-	best, nearest := "", 4 // up to three changes are a slip of the finger
+	best, nearest := "", 4 // up to three changes are a typing error
 	for _, o := range Options() {
 		for _, known := range []string{o.Key, o.Env} {
 			if d := distance(strings.ToLower(unknown), strings.ToLower(known)); d < nearest {
@@ -182,7 +220,7 @@ func hint(unknown string) string {
 	return fmt.Sprintf("; did you mean %q?", best)
 }
 
-// distance is Levenshtein's, for short strings.
+// distance returns the Levenshtein distance of two short strings.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -203,7 +241,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// assign converts what a file, variable or flag holds; the result says what is wrong with it.
+// assign converts a value of a file, variable, or flag, and sets the field. It returns the problem
+// with the value, or "".
 func assign(o Option, raw any) (problem string) {
 	text, isText := raw.(string)
 	var value any
@@ -276,7 +315,8 @@ func wanted(o Option) string {
 	return "a list of strings"
 }
 
-// fileProblem is an error of a file that should hold a secret: its name may be the secret itself.
+// fileProblem describes an error of a file that should contain a secret. It shows the name like a
+// value, because operators sometimes set the secret itself.
 func fileProblem(err error) string {
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Sprintf("%s %s: %v", path.Op, show(path.Path), path.Err)

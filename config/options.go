@@ -9,25 +9,26 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// EnvPrefix begins the name of every environment variable of ours.
+// EnvPrefix is the prefix of the worker's environment variables.
 const EnvPrefix = "REVOKER_"
 
 // FileFlag is the flag that names the configuration file.
 const FileFlag = "config"
 
-// Option is one setting, as the documentation shows it.
+// Option is one setting.
 type Option struct {
-	// Key is the setting's place in the file, Env its environment variable; Flag is empty for secrets.
+	// Key is the setting's path in the file, and Env its environment variable. Flag is empty for
+	// secrets.
 	Key, Env, Flag string
 	Default, Doc   string
 	Secret         bool
-	// Min and Max bound numbers and durations; empty for the others.
+	// Min and Max are the bounds of numbers and durations, and empty for other kinds.
 	Min, Max string
 
 	value reflect.Value // the field
 }
 
-// Kind is string, int, bool, duration or list.
+// Kind returns string, int, bool, duration, or list.
 func (o Option) Kind() string {
 	switch o.value.Interface().(type) {
 	case int:
@@ -42,25 +43,25 @@ func (o Option) Kind() string {
 	return "string"
 }
 
-// Options lists every setting in the order of Config.
+// Options returns every setting in the order of Config.
 func Options() []Option { return options(new(Config)) }
 
-// options walks the struct that c points to.
+// options returns the settings with their fields in c.
 func options(c *Config) []Option {
 	var list []Option
 	groups := reflect.ValueOf(c).Elem()
 	for i := range groups.NumField() {
-		prefix := groups.Type().Field(i).Tag.Get("koanf")
+		prefix := groups.Type().Field(i).Tag.Get("key")
 		group := groups.Field(i)
 		for j := range group.NumField() {
 			tag := group.Type().Field(j).Tag
-			key := prefix + "." + tag.Get("koanf")
+			key := prefix + "." + tag.Get("key")
 			o := Option{
 				Key:     key,
 				Env:     EnvPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_")),
 				Flag:    key,
 				Default: tag.Get("default"),
-				Doc:     tag.Get("doc"),
+				Doc:     descriptions[key],
 				Secret:  tag.Get("secret") == "true",
 				Min:     tag.Get("min"),
 				Max:     tag.Get("max"),
@@ -75,7 +76,8 @@ func options(c *Config) []Option {
 	return list
 }
 
-// Flags registers --config and one flag for each setting that is not a secret. Load reads them.
+// Flags registers --config and one flag for each setting that is not a secret. Load reads these
+// flags.
 func Flags(fs *pflag.FlagSet) {
 	fs.StringP(FileFlag, "c", "", "YAML file with settings")
 	for _, o := range Options() {
@@ -97,7 +99,7 @@ func Flags(fs *pflag.FlagSet) {
 	}
 }
 
-// mustParse reads a tag of ours.
+// mustParse parses a tag of Config. A bad tag is a bug, and panics.
 func mustParse[T any](s string) (v T) {
 	if _, err := fmt.Sscan(s, &v); err != nil {
 		panic(fmt.Sprintf("config: bad tag %q: %v", s, err))
@@ -123,7 +125,7 @@ func splitList(s string) []string {
 	return list
 }
 
-// MarkdownTable is the table of all settings for the documentation.
+// MarkdownTable returns the table of all settings for the documentation.
 func MarkdownTable() string {
 	var b strings.Builder
 	b.WriteString("| setting | environment | default | what it does |\n|---|---|---|---|\n")

@@ -8,22 +8,24 @@ import (
 	"unicode"
 )
 
-// What stands in a problem is read by many: a secret that was put into the wrong place must not.
+// Many people read problems. A secret that is in the wrong place must not appear in them.
 
 const (
-	// shownPrefix is how many characters are shown of what may be a secret: enough to find it in the file.
+	// shownPrefix is the number of characters that are shown of what may be a secret. They suffice
+	// to find it in the file.
 	shownPrefix = 4
-	// longestName bounds what is shown whole, in bytes: host and entity names, addresses, ids.
+	// longestName is the maximum size in bytes of what is shown in full: names of hosts and
+	// entities, addresses, IDs.
 	longestName = 100
-	// shortestSecret is the length from which a word of capitals, small letters and digits is taken for a secret; a client secret has 40
-	// characters, a shared access key 44.
+	// shortestSecret is the minimum length of a secret. A longer word of capitals, small letters,
+	// and digits may be one. A client secret has 40 characters, and a shared access key has 44.
 	shortestSecret = 16
 )
 
-// show quotes a value for a problem; what looks like a secret is cut to a short prefix.
+// show quotes a value for a problem. It cuts what looks like a secret to a short prefix.
 func show(value string) string {
 	if u, err := url.Parse(value); err == nil && u.Host != "" && len(value) <= longestName {
-		// Of a URL the user and the query can hold a secret.
+		// The user and the query of a URL can contain a secret.
 		bare := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
 		if !looksSecret(u.Path) && !looksSecret(u.Host) {
 			if bare.String() == value {
@@ -38,23 +40,26 @@ func show(value string) string {
 	return fmt.Sprintf("%q", value)
 }
 
-// secretWords stand in connection strings, signatures and URLs with a password.
+// secretWords matches connection strings, signatures, and URLs with a password.
 var secretWords = regexp.MustCompile(`(?i)sharedaccess|accountkey|password|secret|sig=|=|;|://[^/]*@|:[^/]*@|@[^/]*:`)
 
 func looksSecret(value string) bool {
 	if len(value) > longestName || secretWords.MatchString(value) {
 		return true
 	}
-	for word := range strings.FieldsFuncSeq(value, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/,@:", r) }) {
-		if len(word) >= shortestSecret && strings.ContainsFunc(word, unicode.IsUpper) && strings.ContainsFunc(word, unicode.IsLower) && strings.ContainsFunc(word, unicode.IsDigit) {
+	separates := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/,@:", r) }
+	for word := range strings.FieldsFuncSeq(value, separates) {
+		if len(word) >= shortestSecret && strings.ContainsFunc(word, unicode.IsUpper) &&
+			strings.ContainsFunc(word, unicode.IsLower) && strings.ContainsFunc(word, unicode.IsDigit) {
 			return true
 		}
 	}
 	return false
 }
 
-// showKey quotes the name of a setting or variable that nobody knows. Where a known one is near it is a slip of the finger, and shown
-// whole. Else it may be a secret that stands where a key belongs: what it has in common with a known name is shown, and a few characters.
+// showKey quotes the name of an unknown setting or variable. A name that is close to a known one is
+// a typing error and is shown in full. Another may be a secret in the place of a key: showKey shows
+// the prefix that it shares with a known name, and a few characters.
 func showKey(unknown string) string {
 	near := hint(unknown)
 	if near != "" {
@@ -77,7 +82,7 @@ func showKey(unknown string) string {
 	return fmt.Sprintf("%q…", cut)
 }
 
-// prefix is the first n characters.
+// prefix returns the first n characters of s.
 func prefix(s string, n int) string {
 	for i := range s {
 		if n == 0 {
@@ -88,17 +93,17 @@ func prefix(s string, n int) string {
 	return s
 }
 
-// quoted is what the YAML parser quotes of the file, in a line of its error.
+// quoted matches what the YAML parser quotes of the file in a line of its error.
 var quoted = regexp.MustCompile("[`\"'].*[`\"']")
 
-// yamlProblem is an error of the YAML parser without what stands in the file: a value that begins with an asterisk, for one, is an anchor
-// that it cannot find, and names.
+// yamlProblem returns an error of the YAML parser without text of the file. For example, the parser
+// takes a value that begins with an asterisk for an unknown anchor, and quotes it.
 func yamlProblem(err error) string {
 	lines := strings.Split(err.Error(), "\n")
 	for i, line := range lines {
 		lines[i] = quoted.ReplaceAllStringFunc(line, func(s string) string {
 			if len(s) <= len(`':'`) {
-				return s // a mark of YAML's
+				return s // punctuation of YAML
 			}
 			return s[:1] + "…" + s[len(s)-1:]
 		})

@@ -13,11 +13,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// entityName: letters, digits, periods, hyphens, underscores and slashes, beginning and ending with a letter or digit
-// (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules, Microsoft.ServiceBus).
+// entityName matches letters, digits, periods, hyphens, underscores, and slashes, with a letter or
+// digit at both ends
+// (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules,
+// Microsoft.ServiceBus).
 var entityName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
 
-// validate checks every setting by itself and against the others. It may fill in the queue or topic from the connection string.
+// validate checks every setting by itself and against the others. It sets the queue or topic if the
+// connection string names one.
 func (c *Config) validate(needsServiceBus bool) Problems {
 	var p Problems
 	for _, o := range options(c) {
@@ -25,7 +28,8 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 	}
 	cloud := c.Cloud()
 	if cloud.Name == "" {
-		p.add("graph.cloud: %s is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)", show(c.Graph.CloudName))
+		p.add("graph.cloud: %s is not a national cloud: use global, usgov-l4, usgov-dod or china (REVOKER_GRAPH_CLOUD)",
+			show(c.Graph.CloudName))
 	}
 	if needsServiceBus {
 		c.validateServiceBus(cloud, &p)
@@ -35,7 +39,7 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 		p.add("retry.max_interval: %s is below retry.initial_interval %s", c.Retry.MaxInterval, c.Retry.InitialInterval)
 	}
 	if len(c.Events.Types) == 0 {
-		p.add("events.types: empty: no event would ever sign anybody out")
+		p.add("events.types: empty: no event would revoke any session")
 	}
 	for _, entry := range c.Guard.ProtectedUsers {
 		if _, err := uuid.Parse(entry); err != nil && strings.Count(entry, "@") != 1 {
@@ -83,12 +87,14 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	sb := &c.ServiceBus
 	switch {
 	case sb.ConnectionString == "" && sb.Namespace == "":
-		p.add("servicebus: set servicebus.namespace (REVOKER_SERVICEBUS_NAMESPACE) or a connection string (REVOKER_SERVICEBUS_CONNECTION_STRING)")
+		p.add("servicebus: set servicebus.namespace (REVOKER_SERVICEBUS_NAMESPACE) or a connection string " +
+			"(REVOKER_SERVICEBUS_CONNECTION_STRING)")
 	case sb.ConnectionString != "" && sb.Namespace != "":
 		p.add("servicebus: both a namespace and a connection string are set: keep one")
 	case sb.Namespace != "":
 		if strings.ContainsAny(sb.Namespace, "/:") || !strings.Contains(sb.Namespace, ".") {
-			p.add("servicebus.namespace: %s must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", show(sb.Namespace), cloud.ServiceBusSuffix)
+			p.add("servicebus.namespace: %s must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", show(sb.Namespace),
+				cloud.ServiceBusSuffix)
 		} else if problem := cloud.serves(sb.Namespace); problem != "" {
 			p.add("servicebus.namespace: %s", problem)
 		}
@@ -102,25 +108,29 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	}
 	sb.validateEntity(p)
 	if sb.Sessions > c.Consumer.MaxInFlight {
-		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_flight %d: lower the one or raise the other", sb.Sessions, c.Consumer.MaxInFlight)
+		p.add("servicebus.sessions: %d sessions cannot share consumer.max_in_flight %d: lower the first or raise the second",
+			sb.Sessions, c.Consumer.MaxInFlight)
 	}
 	if most := int(renewalsPerSecond * sb.LockDuration.Seconds() / 2); len(sb.Entities())*c.Consumer.MaxInFlight > most {
-		p.add("consumer.max_in_flight: %d messages of %d sources need more than %d lock renewals per second, which is what one worker makes: lower it to %d, or raise the entities' lock duration and servicebus.lock_duration",
+		p.add("consumer.max_in_flight: %d messages of %d sources need more than %d lock renewals per second, which is the limit of "+
+			"one worker: lower it to %d, or raise the entities' lock duration and servicebus.lock_duration",
 			c.Consumer.MaxInFlight, len(sb.Entities()), renewalsPerSecond, most/max(1, len(sb.Entities())))
 	}
 }
 
-// renewalsPerSecond is how many locks one worker renews at most: each renewal costs Service Bus ten times a send.
+// renewalsPerSecond is the maximum rate of one worker's lock renewals. A renewal costs Service Bus
+// ten times as much as a send.
 const renewalsPerSecond = 20
 
-// validateEntity: a queue, or a topic with a subscription.
+// validateEntity checks that there is a queue, a topic with a subscription, or a list of sources.
 func (s *ServiceBus) validateEntity(p *Problems) {
 	const form = "letters, digits, . - _ and /, beginning and ending with a letter or digit"
 	one := s.Queue != "" || s.Topic != "" || s.Subscription != ""
 	switch {
 	case len(s.Sources) > 0:
 		if one {
-			p.add("servicebus: both servicebus.sources and a single queue or topic are set (a connection string's EntityPath is one): keep one")
+			p.add("servicebus: both servicebus.sources and a single queue or topic are set (a connection string's EntityPath " +
+				"is one): keep one")
 		}
 		s.validateSources(p)
 	case s.Queue != "" && (s.Topic != "" || s.Subscription != ""):
@@ -129,7 +139,8 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 		p.add("servicebus.queue: %s is not a queue name: up to 260 %s", show(s.Queue), form)
 	case s.Queue != "":
 	case s.Topic == "" && s.Subscription == "":
-		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE), or servicebus.topic with servicebus.subscription")
+		p.add("servicebus.queue: required: the queue to receive from (REVOKER_SERVICEBUS_QUEUE), or servicebus.topic with " +
+			"servicebus.subscription")
 	case s.Topic == "":
 		p.add("servicebus.topic: required with servicebus.subscription (REVOKER_SERVICEBUS_TOPIC)")
 	case s.Subscription == "":
@@ -151,7 +162,8 @@ func (s *ServiceBus) validateSources(p *Problems) {
 		switch {
 		case seen[strings.ToLower(source)]:
 			p.add("servicebus.sources: %s is named twice", show(source))
-		case isSubscription && (!entityName.MatchString(topic) || !isSubscriptionName(subscription)), !isSubscription && !entityName.MatchString(source):
+		case isSubscription && (!entityName.MatchString(topic) || !isSubscriptionName(subscription)), !isSubscription &&
+			!entityName.MatchString(source):
 			p.add("servicebus.sources: %s is neither a queue name nor TOPIC/Subscriptions/NAME", show(source))
 		}
 		seen[strings.ToLower(source)] = true
@@ -161,14 +173,14 @@ func (s *ServiceBus) validateSources(p *Problems) {
 	}
 }
 
-// maxSources bounds the receivers of one process, each with max_in_flight messages.
+// maxSources is the maximum number of receivers of one process, each with max_in_flight messages.
 const maxSources = 8
 
 func isSubscriptionName(name string) bool {
 	return entityName.MatchString(name) && len(name) <= 50 && !strings.Contains(name, "/")
 }
 
-// validateConnectionString reads the parts that matter. Nothing of the string may stand in a problem but the host.
+// validateConnectionString checks the parts that matter. A problem may show the host only.
 func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 	const key = "servicebus.connection_string"
 	parts := map[string]string{}
@@ -205,7 +217,7 @@ func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 	}
 }
 
-// serves says what is wrong with a Service Bus host in this cloud, "" if nothing.
+// serves returns the problem with a Service Bus host in this cloud, or "".
 func (c Cloud) serves(host string) string {
 	if c.Name == "" {
 		return ""
@@ -217,7 +229,8 @@ func (c Cloud) serves(host string) string {
 	}
 	for _, other := range clouds {
 		if strings.HasSuffix(host, "."+other.ServiceBusSuffix) {
-			return fmt.Sprintf("%s belongs to the cloud %s, and graph.cloud is %s: use one cloud for both (REVOKER_GRAPH_CLOUD)", shown, other.Name, c.Name)
+			return fmt.Sprintf("%s belongs to the cloud %s, and graph.cloud is %s: use one cloud for both (REVOKER_GRAPH_CLOUD)",
+				shown, other.Name, c.Name)
 		}
 	}
 	return fmt.Sprintf("%s does not end in .%s, the Service Bus domain of graph.cloud %s", shown, c.ServiceBusSuffix, c.Name)
@@ -263,7 +276,8 @@ func (c *Config) validateGraph(p *Problems) {
 		case g.ClientSecret != "":
 			p.add("graph.client_certificate_file: both it and a client secret are set: keep one")
 		case g.TenantID == "" || g.ClientID == "":
-			p.add("graph.client_certificate_file: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id (REVOKER_GRAPH_CLIENT_ID)")
+			p.add("graph.client_certificate_file: needs graph.tenant_id (REVOKER_GRAPH_TENANT_ID) and graph.client_id " +
+				"(REVOKER_GRAPH_CLIENT_ID)")
 		}
 	}
 	if g.ClientSecret != "" && (g.TenantID == "" || g.ClientID == "") {
@@ -271,25 +285,28 @@ func (c *Config) validateGraph(p *Problems) {
 	}
 }
 
-// validateCanary: an account of this tenant that nobody has put under protection. Protected users may also stand in a file, which is read later.
+// validateCanary checks that the account can be one of this tenant, and that guard.protected_users
+// does not protect it. The worker checks guard.protected_file later.
 func (c *Config) validateCanary(p *Problems) {
 	user := c.Graph.CanaryUser
 	if user == "" {
 		return
 	}
 	_, err := uuid.Parse(user)
-	isID := err == nil && len(user) == 36 // uuid.Parse takes other forms too
+	isID := err == nil && len(user) == 36 // uuid.Parse also accepts other forms
 	switch {
 	case !isID && (strings.Count(user, "@") != 1 || strings.ContainsAny(user, "*/ ")):
 		p.add("graph.canary_user: %q is neither an object id nor a user principal name (REVOKER_GRAPH_CANARY_USER)", user)
 	case strings.Contains(strings.ToUpper(user), "#EXT#"):
-		p.add("graph.canary_user: %q is a guest: Graph answers well and revokes nothing; use a member of this tenant (REVOKER_GRAPH_CANARY_USER)", user)
+		p.add("graph.canary_user: %q is a guest: Graph reports success and revokes nothing; use a member of this tenant "+
+			"(REVOKER_GRAPH_CANARY_USER)", user)
 	}
 	for _, entry := range c.Guard.ProtectedUsers {
-		// Names hold none of the characters that path.Match knows beside *.
+		// A name contains no special character of path.Match except *.
 		pattern, _ := path.Match(strings.ToLower(entry), strings.ToLower(user))
 		if strings.EqualFold(entry, user) || pattern && !isID {
-			p.add("graph.canary_user: %q is protected by the entry %q of guard.protected_users: its sessions are revoked at any time, so keep an account for this (REVOKER_GRAPH_CANARY_USER)", user, entry)
+			p.add("graph.canary_user: %q is protected by the entry %q of guard.protected_users, but its sessions are revoked "+
+				"at any time: use an account that exists for this purpose (REVOKER_GRAPH_CANARY_USER)", user, entry)
 		}
 	}
 }
@@ -308,7 +325,7 @@ func (c *Config) validateRedis(p *Problems) {
 		}
 	}
 	if c.Graph.TenantID == "" {
-		p.add("graph.tenant_id: required with redis.addresses: what is shared is kept apart by tenant (REVOKER_GRAPH_TENANT_ID)")
+		p.add("graph.tenant_id: required with redis.addresses, where it separates the data of tenants (REVOKER_GRAPH_TENANT_ID)")
 	}
 	if r.CAFile != "" && !r.TLS {
 		p.add("redis.ca_file: needs redis.tls (REVOKER_REDIS_TLS=true)")

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 const (
@@ -52,7 +53,7 @@ func (c *Consumer) look(ctx context.Context, l *loop) {
 		if err != nil {
 			if ctx.Err() == nil && c.deps.Health.Report(l.part, err.Error()) {
 				c.deps.Log.Error("cannot peek into Service Bus; trying again until it works",
-					zap.String("source", l.Entity), zap.Error(err), zap.String("todo", ServiceBusHint(err)))
+					zap.String("source", l.Entity), zap.Error(err), zap.String("todo", servicebus.Hint(err)))
 			}
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue

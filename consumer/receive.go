@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -12,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 const (
@@ -111,7 +111,7 @@ func (c *Consumer) troubled(l *loop, what string, err error) {
 	}
 	if c.deps.Health.Report(l.part, err.Error()) {
 		c.deps.Log.Error(what,
-			zap.String("source", l.Entity), zap.String("error", c.text(err)), zap.String("todo", ServiceBusHint(err)))
+			zap.String("source", l.Entity), zap.String("error", c.text(err)), zap.String("todo", servicebus.Hint(err)))
 	}
 }
 
@@ -284,25 +284,4 @@ func newWaits() *backoff.ExponentialBackOff {
 		backoff.WithMaxInterval(30*time.Second),
 		backoff.WithMaxElapsedTime(0),
 	)
-}
-
-// ServiceBusHint returns what to do about an error of a call that receives or peeks.
-func ServiceBusHint(err error) string {
-	if sb, ok := errors.AsType[*azservicebus.Error](err); ok {
-		switch sb.Code {
-		case azservicebus.CodeUnauthorizedAccess:
-			return "give the identity or key the right to listen: the role 'Azure Service Bus Data Receiver' or a Listen claim"
-		case azservicebus.CodeNotFound:
-			return "check servicebus.queue, or servicebus.topic and servicebus.subscription: the namespace has no such entity"
-		}
-	}
-	// Service Bus has no code for these two errors. The texts are those that the SDKs' tests
-	// expect.
-	switch text := err.Error(); {
-	case strings.Contains(text, "requires sessions to create a non-sessionful"):
-		return "the entity requires sessions: set servicebus.sessions to the number of sessions to hold at once"
-	case strings.Contains(text, "session receiver on an entity that does not require sessions"):
-		return "the entity has no sessions: set servicebus.sessions to 0"
-	}
-	return "check servicebus.namespace or the connection string, DNS, and that port 5671 is open"
 }

@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// DefaultTypes are the event types that sign somebody out, the most urgent first, unless configured otherwise.
+// DefaultTypes are the event types that revoke sessions by default, the most urgent first.
 var DefaultTypes = []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
 
-// The only fields that are ever taken for the user. An event often names other people too: the admin who pressed the
-// button, the manager, a private mail address.
+// The only fields that name the user. An event often names other people too: an administrator, a
+// manager, or a private email address.
 const (
 	fieldID  = "userId"
 	fieldUPN = "userPrincipalName"
 )
 
-// The names that are read, by the object they stand in; every other name is ignored.
+// The names that the decoder reads, by the object that contains them. It ignores every other name.
 var (
 	userNames  = []string{fieldID, fieldUPN}
 	eventNames = []string{
@@ -32,21 +32,21 @@ var (
 	}
 )
 
-// Config says what a Decoder accepts.
+// Config configures what a Decoder accepts.
 type Config struct {
-	// Types is the allow-list, the most urgent first, compared exactly. Empty means DefaultTypes.
+	// Types is the allow-list, the most urgent type first. Case matters. Empty means DefaultTypes.
 	Types []string
-	// AnyType accepts every other type too, for tools that show events and act on none.
+	// AnyType accepts all other types as well, for tools that only show events.
 	AnyType bool
 }
 
 // Decoder decodes messages. It is immutable and safe for concurrent use.
 type Decoder struct {
-	types   map[string]int // the place on the allow-list
+	types   map[string]int // the index on the allow-list
 	anyType bool
 }
 
-// NewDecoder returns a Decoder; the error names an unusable type.
+// NewDecoder returns a Decoder. The error names a type that is not usable.
 func NewDecoder(cfg Config) (*Decoder, error) {
 	if len(cfg.Types) == 0 {
 		cfg.Types = DefaultTypes
@@ -63,12 +63,14 @@ func NewDecoder(cfg Config) (*Decoder, error) {
 	return d, nil
 }
 
-// Decode returns the message's events in order, each good or with its own error, at least one and at most MaxEvents; or an
-// *Error when the message as a whole cannot be read.
+// Decode returns the events of a message in order, from 1 to MaxEvents. Each is valid or has its
+// own error. Decode returns an
+// *Error if it cannot decode the message as a whole.
 //
-// The form is chosen by the content type (application/cloudevents+json, application/cloudevents-batch+json), then by the
-// properties of a CloudEvent in binary form, then by each JSON object's shape: specversion means CloudEvents, eventType
-// means the Event Grid schema, neither means a plain event.
+// The content type selects the form (application/cloudevents+json,
+// application/cloudevents-batch+json). Otherwise the properties of a CloudEvent in binary form do,
+// and otherwise the members of each JSON object: specversion means CloudEvents, eventType means the
+// Event Grid schema, and neither means a plain event.
 func (d *Decoder) Decode(m Message) ([]Item, error) {
 	if m.BodyKind != "" && m.BodyKind != "data" {
 		return nil, invalid("body", "an AMQP %s: send the JSON as data (bytes)", m.BodyKind)
@@ -107,8 +109,8 @@ func (d *Decoder) Decode(m Message) ([]Item, error) {
 	return items, nil
 }
 
-// newItem returns what read finds. A panic, be it ours or of a library that looks at foreign text, costs this event and not
-// the worker, nor the other events of the message.
+// newItem returns the event that read returns. A panic of the decoder or of a library costs this
+// event only, and not the worker or the other events of the message.
 func newItem(index int, read func() (Event, *Error)) (item Item) {
 	defer func() {
 		if recover() != nil {
@@ -122,7 +124,7 @@ func newItem(index int, read func() (Event, *Error)) (item Item) {
 	return Item{Index: index, Event: event}
 }
 
-// readItem reads one JSON object of a message.
+// readItem decodes one JSON object of a message.
 func readItem(index int, raw json.RawMessage, read func(object) (Event, *Error)) Item {
 	return newItem(index, func() (Event, *Error) {
 		o, problem := readObject("event", "", raw, eventNames)
@@ -136,7 +138,8 @@ func readItem(index int, raw json.RawMessage, read func(object) (Event, *Error))
 func (d *Decoder) readByShape(o object) (Event, *Error) {
 	switch {
 	case o.has("specversion") && o.has("eventType"):
-		return Event{}, invalid("specversion", "both CloudEvents' specversion and Event Grid's eventType are present: send one of the two forms")
+		return Event{}, invalid("specversion",
+			"both CloudEvents' specversion and Event Grid's eventType are present: send one of the two forms")
 	case o.has("specversion"):
 		return d.readCloudEvent(o)
 	case o.has("eventType"):
@@ -145,7 +148,8 @@ func (d *Decoder) readByShape(o object) (Event, *Error) {
 	return d.readPlain(o)
 }
 
-// readPlain reads {"type", "userId" and/or "userPrincipalName", and optionally "id", "source", "time"}.
+// readPlain decodes {"type", "userId" and/or "userPrincipalName", and optionally "id", "source",
+// "time"}.
 func (d *Decoder) readPlain(o object) (Event, *Error) {
 	event, problem := d.readEnvelope(o, "type", "source", "time")
 	if problem == nil {
@@ -154,7 +158,7 @@ func (d *Decoder) readPlain(o object) (Event, *Error) {
 	return event, problem
 }
 
-// readEventGrid reads the Event Grid event schema
+// readEventGrid decodes the Event Grid event schema
 // (https://learn.microsoft.com/azure/event-grid/event-schema).
 func (d *Decoder) readEventGrid(o object) (Event, *Error) {
 	event, problem := d.readEnvelope(o, "eventType", "topic", "eventTime")
@@ -169,7 +173,8 @@ func (d *Decoder) readEventGrid(o object) (Event, *Error) {
 	return event, problem
 }
 
-// readEnvelope reads id, type, source and time; the type first, since of a foreign type nothing else matters.
+// readEnvelope reads the type first, and then ID, source, and time. Of an unknown type, nothing
+// else matters.
 func (d *Decoder) readEnvelope(o object, typeName, sourceName, timeName string) (event Event, problem *Error) {
 	if _, problem = o.value(typeName); problem != nil {
 		return event, problem
@@ -199,7 +204,7 @@ func firstOf(problems ...*Error) *Error {
 	return problems[i]
 }
 
-// urgency is the type's place on the allow-list.
+// urgency returns the index of the type on the allow-list.
 func (d *Decoder) urgency(field, value string) (int, *Error) {
 	place, known := d.types[value]
 	switch {
@@ -211,23 +216,25 @@ func (d *Decoder) urgency(field, value string) (int, *Error) {
 	return place, nil
 }
 
-// rfc3339 is the form of a time. The time package alone would also take a comma, hours of one digit and any number of digits
-// behind the second (https://go.dev/issue/54580).
+// rfc3339 is the form of a time. Package time also accepts a comma, hours of one digit, and any
+// number of digits of a second (https://go.dev/issue/54580).
 var rfc3339 = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$`)
 
-// readTime reads RFC 3339 with up to nine digits of a second; "" is as good as absent, the zero time.
+// readTime parses a time of RFC 3339 with up to nine digits of a second. For "" it returns the zero
+// time.
 func readTime(field, value string) (time.Time, *Error) {
 	if value == "" {
 		return time.Time{}, nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, value)
 	if err != nil || !rfc3339.MatchString(value) {
-		return time.Time{}, invalid(field, "%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z, at most nine digits behind the second)", quote(value))
+		return time.Time{}, invalid(field,
+			"%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z, at most nine digits behind the second)", quote(value))
 	}
 	return t.UTC(), nil
 }
 
-// readData reads the user from an envelope's data.
+// readData returns the user in an envelope's data.
 func readData(raw json.RawMessage) (User, *Error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return User{}, invalid("data", "missing: it must hold userId or userPrincipalName")
@@ -239,7 +246,7 @@ func readData(raw json.RawMessage) (User, *Error) {
 	return readUser(o)
 }
 
-// readUser reads the two fields that name the user; an empty string is as good as absent.
+// readUser reads the two fields that name the user. An empty string is the same as no field.
 func readUser(o object) (User, *Error) {
 	id, idProblem := o.text(fieldID)
 	upn, upnProblem := o.text(fieldUPN)

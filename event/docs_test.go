@@ -37,7 +37,8 @@ func accepted(t *testing.T, m event.Message) bool {
 	return err == nil
 }
 
-// binaryProperties are the application properties that docs/events.md gives for a CloudEvent in binary form.
+// binaryProperties are the application properties that docs/events.md gives for a CloudEvent in
+// binary form.
 func binaryProperties(t *testing.T, document string) map[string]any {
 	t.Helper()
 	properties := map[string]any{}
@@ -50,7 +51,7 @@ func binaryProperties(t *testing.T, document string) map[string]any {
 	return properties
 }
 
-func TestTheDocumentedExamplesAreAccepted(t *testing.T) {
+func TestDecodeAcceptsTheDocumentedExamples(t *testing.T) {
 	text, err := os.ReadFile("../docs/events.md")
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +85,7 @@ func TestTheDocumentedExamplesAreAccepted(t *testing.T) {
 	}
 }
 
-func TestSchemaAndDecoderAgree(t *testing.T) {
+func TestDecoderAgreesWithTheSchema(t *testing.T) {
 	valid := conforms(t)
 	for _, folder := range []string{"valid", "invalid"} {
 		files, err := filepath.Glob("testdata/" + folder + "/*.json")

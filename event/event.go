@@ -1,4 +1,5 @@
-// Package event decodes and validates what arrives: who, what, when. It does no I/O.
+// Package event decodes and validates messages: whom an event is about, what happened, and when. It
+// does no I/O.
 package event
 
 import (
@@ -9,57 +10,59 @@ import (
 
 // Bounds of one message.
 const (
-	// MaxEvents is how many events one message may hold.
+	// MaxEvents is the maximum number of events in one message.
 	MaxEvents = 1000
-	// MaxBodyBytes is the largest body that is read.
+	// MaxBodyBytes is the size of the largest body that is decoded.
 	MaxBodyBytes = 1 << 20
-	// MaxDepth is how deep JSON may be nested.
+	// MaxDepth is the maximum nesting of JSON.
 	MaxDepth = 32
 )
 
-// Event is one event about one person.
+// Event is one event about one user.
 type Event struct {
-	// ID, Source and Type are the producer's; only Type is always present.
+	// ID, Source, and Type are the producer's. Only Type is always present.
 	ID, Source, Type string
-	// Time is when it happened; zero when the producer did not say.
+	// Time is when it happened. It is zero if the event does not contain it.
 	Time time.Time
 	User User
-	// Urgency is the place of Type on the allow-list, from 0, the most urgent.
+	// Urgency is the index of Type on the allow-list. 0 is the most urgent.
 	Urgency int
 }
 
-// Message is what the decoder needs of a Service Bus message.
+// Message holds the parts of a Service Bus message that the decoder needs.
 type Message struct {
 	ContentType string
 	// Properties are the application properties.
 	Properties map[string]any
 	Body       []byte
-	// BodyKind is the AMQP section that holds the body: "" or "data", "value", "sequence". Only data can be read.
+	// BodyKind is the AMQP section of the body: "" or "data", "value", or "sequence". Only data can
+	// be decoded.
 	BodyKind string
 }
 
-// Item is one event of a message, or why it is not accepted.
+// Item is one event of a message, or the reason why it is refused.
 type Item struct {
-	// Index is the event's place in the message, from 0.
+	// Index is the index of the event in the message, from 0.
 	Index int
-	// Event is as complete as could be read when Err is set; its User is then nobody.
+	// Event is complete if Err is nil. Otherwise it holds what could be decoded, and no User.
 	Event Event
 	// Err is an *Error or nil.
 	Err error
 }
 
-// Kind says why an event is not accepted.
+// Kind classifies why an event is refused.
 type Kind int
 
 // The kinds.
 const (
-	// Invalid: not readable, or without a user in an accepted form.
+	// Invalid means that the event cannot be decoded, or names no user in an accepted form.
 	Invalid Kind = iota
-	// UnknownType: the type is missing or not on the allow-list.
+	// UnknownType means that the type is missing or not on the allow-list.
 	UnknownType
 )
 
-// Error says which field is not acceptable and why. It quotes at most 64 characters of foreign text.
+// Error names the field that is not acceptable, and the problem with it. It quotes at most 64
+// characters of the message.
 type Error struct {
 	Kind           Kind
 	Field, Problem string
@@ -71,7 +74,7 @@ func invalid(field, format string, args ...any) *Error {
 	return &Error{Kind: Invalid, Field: field, Problem: fmt.Sprintf(format, args...)}
 }
 
-// quote shows foreign text, cut to 64 characters.
+// quote quotes text of a message, cut to 64 characters.
 func quote(s string) string {
 	const limit = 64
 	if utf8.RuneCountInString(s) > limit {

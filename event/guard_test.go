@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestAPanicCostsOneEvent(t *testing.T) {
+func TestDecodePanicCostsOneEvent(t *testing.T) {
 	item := newItem(3, func() (Event, *Error) { panic("a library's") })
 	var problem *Error
 	if !errors.As(item.Err, &problem) || problem.Kind != Invalid || item.Index != 3 || !item.Event.User.IsZero() {

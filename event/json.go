@@ -11,8 +11,9 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// checkJSON returns the body without a byte order mark if it is one JSON document within the bounds. It runs before any
-// parser: parsers differ in what they do with invalid UTF-8, deep nesting and text behind the document.
+// checkJSON returns the body without a byte order mark if it is one JSON document within the
+// bounds. It runs before any parser, because parsers treat invalid UTF-8, deep nesting, and text
+// after the document in different ways.
 func checkJSON(field string, body []byte) ([]byte, *Error) {
 	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
 	switch {
@@ -52,20 +53,21 @@ func tooDeep(body []byte) bool {
 	return false
 }
 
-// object holds those members of a JSON object that may be read.
+// object holds the members of a JSON object that the decoder reads.
 type object struct {
-	prefix  string // is put before a member's name in errors, such as "data."
+	prefix  string // precedes the names of members in errors, for example "data."
 	members []member
 }
 
 type member struct {
 	name    string
-	value   json.RawMessage // nil when null: as good as absent, as CloudEvents has it (JSON Event Format §2.2)
-	written string          // the name as last written
-	times   int             // how often the name was written, in any case
+	value   json.RawMessage // nil for null, which is the same as absent (CloudEvents JSON Event Format §2.2)
+	written string          // the last spelling of the name
+	times   int             // number of occurrences of the name, in any case
 }
 
-// readObject reads the members with the given names of what checkJSON has found to be JSON, without white space around it; self is how errors call the object.
+// readObject reads the members with the given names. raw must have passed checkJSON. self is the
+// name of the object in errors.
 func readObject(self, prefix string, raw json.RawMessage, names []string) (object, *Error) {
 	o := object{prefix: prefix, members: make([]member, 0, 4)}
 	if raw[0] != '{' {
@@ -94,7 +96,7 @@ func readObject(self, prefix string, raw json.RawMessage, names []string) (objec
 	return o, nil
 }
 
-// member is the member of this name, the zero member if there is none.
+// member returns the member with this name, or the zero member if there is none.
 func (o object) member(name string) member {
 	if at := o.index(name); at >= 0 {
 		return o.members[at]
@@ -106,9 +108,10 @@ func (o object) index(name string) int {
 	return slices.IndexFunc(o.members, func(m member) bool { return m.name == name })
 }
 
-// value returns a member, nil when it is absent. Names are case-sensitive. One given twice is refused, even in different
-// case: of {"userId":A,"UserId":B} parsers pick different people. So is a user's name in other case alone: what it says of
-// the user would be overlooked.
+// value returns the value of a member, or nil if it is absent. Names are case-sensitive. A name
+// that occurs twice is refused, even in different case, because parsers pick different users from
+// {"userId":A,"UserId":B}. A name of userNames in other case is refused as well, because the user
+// in it would be ignored.
 func (o object) value(name string) (json.RawMessage, *Error) {
 	m := o.member(name)
 	switch {
@@ -120,14 +123,14 @@ func (o object) value(name string) (json.RawMessage, *Error) {
 	return m.value, nil
 }
 
-// text returns a member's string; "" when it is absent.
+// text returns the string value of a member, or "" if it is absent.
 func (o object) text(name string) (string, *Error) {
 	raw, problem := o.value(name)
 	if problem != nil || raw == nil {
 		return "", problem
 	}
 	if raw[0] == '"' && !bytes.ContainsRune(raw, '\\') {
-		return string(raw[1 : len(raw)-1]), nil // checkJSON found it to be JSON and UTF-8: without escapes it is what it says
+		return string(raw[1 : len(raw)-1]), nil // checkJSON has validated it, and there are no escapes
 	}
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {
@@ -136,7 +139,7 @@ func (o object) text(name string) (string, *Error) {
 	return s, nil
 }
 
-// has says that the object has a member of exactly this name.
+// has reports whether the object has a member with exactly this name.
 func (o object) has(name string) bool { return o.member(name).value != nil }
 
 func describe(raw json.RawMessage) string {
@@ -151,7 +154,7 @@ func describe(raw json.RawMessage) string {
 	return fmt.Sprintf("the number %s", quote(string(raw)))
 }
 
-// readArray splits an array of at most MaxEvents values.
+// readArray returns the values of an array with 1 to MaxEvents values.
 func readArray(raw json.RawMessage) ([]json.RawMessage, *Error) {
 	if raw[0] != '[' {
 		return nil, invalid("body", "must be a JSON object, or an array of objects")

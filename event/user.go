@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// User is a validated person. Only NewUser makes one; the zero User is nobody.
+// User is a validated user. Only NewUser makes one. The zero User is nobody.
 type User struct {
 	id, upn string
 }
@@ -19,13 +19,13 @@ const (
 	maxLocal = 64
 )
 
-// NewUser validates an object id and a user principal name; either may be empty, not both. The id must be a GUID in its
-// 8-4-4-4-12 form and is kept in lower case; the name is kept as it is. The error is an *Error whose Field is userId or
-// userPrincipalName.
+// NewUser validates an object ID and a user principal name. One of them may be empty. The ID must
+// be a GUID in the form 8-4-4-4-12; NewUser converts it to lower case and keeps the name as it is.
+// The error is an *Error whose Field is userId or userPrincipalName.
 //
-// Both end up in a URL that signs somebody out. The SDK would turn "" into /users//, ".." into another resource, and a
-// certain literal into /me, so nothing but the documented characters passes
-// (https://learn.microsoft.com/graph/api/resources/user, userPrincipalName).
+// Both become part of a URL that revokes sessions. The SDK would turn "" into /users//, ".." into
+// another resource, and one literal into /me. NewUser therefore accepts only the documented
+// characters (https://learn.microsoft.com/graph/api/resources/user, userPrincipalName).
 func NewUser(id, upn string) (User, error) {
 	if id == "" && upn == "" {
 		return User{}, invalid(fieldID, "no user: give userId (an object id) or userPrincipalName")
@@ -43,13 +43,14 @@ func NewUser(id, upn string) (User, error) {
 	return User{id: strings.ToLower(id), upn: upn}, nil
 }
 
-// ID is the object id in lower case, or "".
+// ID returns the object ID in lower case, or "".
 func (u User) ID() string { return u.id }
 
-// UPN is the user principal name as it was given, or "".
+// UPN returns the user principal name as it was given, or "".
 func (u User) UPN() string { return u.upn }
 
-// Name is what Graph is called with: the id where there is one, since names change and are reused; else the name.
+// Name returns what identifies the user in a call to Graph: the ID if there is one, because names
+// change and are reused, or else the user principal name.
 func (u User) Name() string {
 	if u.id != "" {
 		return u.id
@@ -57,21 +58,23 @@ func (u User) Name() string {
 	return u.upn
 }
 
-// String is Name, so that a User prints as one.
+// String returns Name.
 func (u User) String() string { return u.Name() }
 
-// Key identifies the user: Name in lower case, since Graph compares both without case.
+// Key returns Name in lower case. Two users with the same key are the same user: Graph ignores
+// case.
 func (u User) Key() string { return strings.ToLower(u.Name()) }
 
-// External says that the name is a guest's, recognizable by #EXT#. A guest known by id alone is not recognized.
+// External reports whether the user principal name is a guest's, which contains #EXT#. It cannot
+// recognize a guest by the ID.
 func (u User) External() bool { return strings.Contains(strings.ToUpper(u.upn), "#EXT#") }
 
-// IsZero says that this is nobody.
+// IsZero reports whether u is nobody.
 func (u User) IsZero() bool { return u == User{} }
 
 func idProblem(id string) string {
 	const form = "not a GUID in the form 00000000-0000-0000-0000-000000000000"
-	if len(id) != 36 { // uuid.Parse takes other forms too
+	if len(id) != 36 { // uuid.Parse also accepts other forms
 		return form
 	}
 	if _, err := uuid.Parse(id); err != nil {

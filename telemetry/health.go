@@ -7,30 +7,35 @@ import (
 	"time"
 )
 
-// Health is what the worker knows of its own state. It is safe for concurrent use.
+// Health is the worker's liveness and readiness. It is safe for concurrent use.
 //
-// Liveness is the receive loops' heartbeats alone: an outage of Graph or of Service Bus is no reason to restart a worker
-// that holds messages. Readiness names each part that does not work.
+// Liveness depends on the heartbeats of the receive loops only. An outage of Graph or of Service
+// Bus is no reason to restart a worker that holds messages. Readiness names each part that does not
+// work.
 type Health struct {
 	limit time.Duration
 
 	mu    sync.Mutex
 	beats map[string]time.Time // by loop
-	parts map[string]string    // what is wrong with it; "" is well
-	warns map[string]string    // what is worth knowing of a part that works
+	parts map[string]string    // the problem of each part; "" if it works
+	warns map[string]string    // the warning about each part; "" for none
 }
 
-// NewHealth returns a Health that is alive while heartbeats are at most limit apart, and ready when each of the named
-// parts was reported well.
+// NewHealth returns a Health that is alive while heartbeats are at most limit apart. It is ready
+// when Report has said of each named part that it works.
 func NewHealth(limit time.Duration, parts ...string) *Health {
-	h := &Health{limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts)), warns: map[string]string{}}
+	h := &Health{
+		limit: limit, beats: map[string]time.Time{"start": time.Now()}, parts: make(map[string]string, len(parts)),
+		warns: map[string]string{},
+	}
 	for _, p := range parts {
 		h.parts[p] = "not tried yet"
 	}
 	return h
 }
 
-// Beat is the heartbeat of one receive loop. Each that has beaten once must go on.
+// Beat records a heartbeat of one receive loop. A loop that has called Beat once must keep calling
+// it.
 func (h *Health) Beat(loop string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -38,7 +43,8 @@ func (h *Health) Beat(loop string) {
 	h.beats[loop] = time.Now()
 }
 
-// Report says that a part works ("") or what is wrong with it, and returns whether that is new.
+// Report sets the problem of a part, or "" if the part works. changed reports whether the problem
+// is a new one.
 func (h *Health) Report(part, problem string) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -47,7 +53,8 @@ func (h *Health) Report(part, problem string) (changed bool) {
 	return changed
 }
 
-// Warn says what is worth knowing of a part although it works; "" is nothing. It returns whether that is new.
+// Warn sets the warning about a part that works, or "" for none. changed reports whether the
+// warning is a new one.
 func (h *Health) Warn(part, warning string) (changed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -56,15 +63,15 @@ func (h *Health) Warn(part, warning string) (changed bool) {
 	return changed
 }
 
-// Warnings returns what is worth knowing, by part.
+// Warnings returns the warnings, by part.
 func (h *Health) Warnings() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return said(h.warns)
+	return nonEmpty(h.warns)
 }
 
-// said are the texts that are not empty.
-func said(texts map[string]string) map[string]string {
+// nonEmpty returns the texts that are not empty.
+func nonEmpty(texts map[string]string) map[string]string {
 	some := map[string]string{}
 	for part, text := range texts {
 		if text != "" {
@@ -74,7 +81,7 @@ func said(texts map[string]string) map[string]string {
 	return some
 }
 
-// Alive says whether every heartbeat is recent.
+// Alive reports whether every heartbeat is recent.
 func (h *Health) Alive() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -86,14 +93,14 @@ func (h *Health) Alive() bool {
 	return true
 }
 
-// Problems returns what is wrong, by part; empty means ready.
+// Problems returns the problems, by part. The worker is ready if there are none.
 func (h *Health) Problems() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return said(h.parts)
+	return nonEmpty(h.parts)
 }
 
-// ServeLive answers /healthz: 200, or 503 when a heartbeat stopped.
+// ServeLive answers /healthz with 200, or with 503 if a heartbeat has stopped.
 func (h *Health) ServeLive(w http.ResponseWriter, _ *http.Request) {
 	if !h.Alive() {
 		http.Error(w, "a receive loop has stopped", http.StatusServiceUnavailable)
@@ -102,7 +109,8 @@ func (h *Health) ServeLive(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("ok\n"))
 }
 
-// ServeReady answers /readyz: 200, or 503 with the problems, as a JSON object; with the warnings in either case.
+// ServeReady answers /readyz with 200, or with 503 if there are problems. The body is a JSON object
+// with problems and warnings.
 func (h *Health) ServeReady(w http.ResponseWriter, _ *http.Request) {
 	problems := h.Problems()
 	w.Header().Set("Content-Type", "application/json")

@@ -11,8 +11,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// NewLogger returns a logger that writes to w: level is debug, info, warn or error, format is json or console. Writes are
-// serialized, so w need not be safe for concurrent use. Call Sync before exit.
+// NewLogger returns a logger that writes to w. level is debug, info, warn, or error; format is json
+// or console. The logger serializes its writes, so that w need not be safe for concurrent use. Call
+// Sync before exit.
 func NewLogger(w io.Writer, level, format string) (*zap.Logger, error) {
 	l, err := zapcore.ParseLevel(level)
 	if err != nil {
@@ -34,8 +35,9 @@ func NewLogger(w io.Writer, level, format string) (*zap.Logger, error) {
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(harmless{w})), l)), nil
 }
 
-// harmless writes lines without the characters that steer a terminal or turn the direction of text: texts of producers, Graph and others
-// stand in the log, and people look at it with cat. Each is written as JSON escapes it, so that a JSON line means the same.
+// harmless escapes characters that control a terminal or change the direction of text. Log lines
+// contain text from producers, Graph, and others, and people read them in a terminal. It escapes as
+// JSON does, so that a JSON line keeps its meaning.
 type harmless struct{ w io.Writer }
 
 // Write implements io.Writer.
@@ -44,19 +46,19 @@ func (h harmless) Write(line []byte) (int, error) {
 	for at < len(line) && (line[at] >= ' ' && line[at] < 0x7f || line[at] == '\t') {
 		at++
 	}
-	if at >= len(line)-1 { // nearly always: only the end of the line is left
+	if at >= len(line)-1 { // nearly always: only the newline is left
 		return h.w.Write(line)
 	}
 	out := append(make([]byte, 0, len(line)+64), line[:at]...)
 	for rest := line[at:]; len(rest) > 0; {
 		r, n := utf8.DecodeRune(rest)
 		switch {
-		case r == '\n' && len(rest) == 1, r == '\t', r != utf8.RuneError && !steers(r):
+		case r == '\n' && len(rest) == 1, r == '\t', r != utf8.RuneError && !isControl(r):
 			out = append(out, rest[:n]...)
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)
 			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		default: // half a character, too
+		default: // also a byte that is not UTF-8
 			out = fmt.Appendf(out, `\u%04x`, r)
 		}
 		rest = rest[n:]
@@ -67,7 +69,8 @@ func (h harmless) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// steers: controls (C0, DEL, C1), format characters (direction, zero width, tags), and Unicode's ends of lines and paragraphs.
-func steers(r rune) bool {
+// isControl reports whether r is a control character (C0, DEL, C1), a format character (direction,
+// zero width, tags), or a line or paragraph separator.
+func isControl(r rune) bool {
 	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
 }

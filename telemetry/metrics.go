@@ -1,4 +1,5 @@
-// Package telemetry is how the worker is seen from outside: its log, its metrics and its health.
+// Package telemetry provides what operators see of the worker: its log, metrics, traces, and
+// health.
 package telemetry
 
 import (
@@ -12,80 +13,97 @@ import (
 
 // Metrics are the worker's metrics. All collectors are safe for concurrent use.
 type Metrics struct {
-	// Registry holds them, with Go's and the process's own, for the /metrics page.
+	// Registry holds all of them for the /metrics page, and those of the Go runtime and the
+	// process.
 	Registry *prometheus.Registry
 
-	// Events counts the events decided, by source (queue or subscription), outcome and dead-letter reason ("" where there is none).
+	// Events counts the events that were decided, by source (queue or subscription), outcome, and
+	// dead-letter reason, which is empty for other outcomes.
 	Events *prometheus.CounterVec
-	// GraphCalls counts attempts by result, "revoked" or the kind of failure, and by HTTP status, "none" where no answer came.
+	// GraphCalls counts attempts by result ("revoked" or the kind of failure) and by HTTP status
+	// ("none" without an answer).
 	GraphCalls *prometheus.CounterVec
-	// Canaries are counted by result; Deferred is how many messages are set aside, by source.
+	// Canaries counts canaries by result.
 	Canaries *prometheus.CounterVec
+	// Deferred is the number of messages that this process has deferred, by source.
 	Deferred *prometheus.GaugeVec
-	// InFlight is how many messages this process holds locked.
+	// InFlight is the number of messages that this process holds locked.
 	InFlight prometheus.Gauge
-	// Settlements counts complete, dead_letter and abandon, by result: ok, lock_lost, error.
+	// Settlements counts settlements by action (complete, dead_letter, abandon) and result (ok,
+	// lock_lost, error).
 	Settlements *prometheus.CounterVec
 	// Renewals counts lock renewals, by result: ok, lock_lost, error.
 	Renewals *prometheus.CounterVec
 	// LocksLost counts messages whose lock was lost before their work was done.
 	LocksLost prometheus.Counter
-	// Latency is the time from a message's enqueueing to the end of its user's successful call, in seconds. It compares
-	// two clocks, the broker's and ours.
+	// Latency is the time in seconds from the enqueueing of a message to the end of its user's
+	// successful call. It compares the clocks of Service Bus and of this machine.
 	Latency prometheus.Histogram
-	// LastReceive is when the receive loop of a source last heard from Service Bus, as a Unix time in seconds.
+	// LastReceive is the Unix time in seconds at which the receive loop of a source last had an
+	// answer from Service Bus.
 	LastReceive *prometheus.GaugeVec
-	// AuditFailures counts records of the audit log that were not written or not published, by where.
+	// AuditFailures counts records of the audit log that were not written (to "file") or not
+	// published (to "topic").
 	AuditFailures *prometheus.CounterVec
-	// ProtectedEntries is how many entries protect users; ProtectedFileStale is 1 while their file is not usable.
+	// ProtectedEntries is the number of entries that protect users. ProtectedFileStale is 1 while
+	// their file is not usable.
 	ProtectedEntries, ProtectedFileStale prometheus.Gauge
-	// RedisUp is 1 while Redis answers, 0 while it does not, or none is used. Replicas counts what came of asking it for a user.
-	RedisUp  prometheus.Gauge
+	// RedisUp is 1 while Redis answers, and 0 while it does not or none is configured.
+	RedisUp prometheus.Gauge
+	// Replicas counts the results of requests to Redis about a user.
 	Replicas *prometheus.CounterVec
 
 	state atomic.Pointer[func() State]
 }
 
-// State is a picture of the work in hand, taken when the metrics are read.
+// State is a snapshot of the work in flight, taken when the metrics are read.
 type State struct {
-	// Pending is how many users have an unsettled event in hand; Parked how many of them wait for the end of their window;
-	// Remembered how many verdicts are kept.
+	// Pending is the number of users with an unsettled event in flight, and Parked the number of
+	// those who wait for the end of their deduplication window. Remembered is the number of users
+	// whose last verdict is remembered.
 	Pending, Parked, Remembered int
-	// Queued is how many users wait for their call, Calls how many calls are under way.
+	// Queued is the number of users who wait for their call, and CallsInFlight the number of calls
+	// in flight.
 	Queued, CallsInFlight int
-	// Waiting is how many users wait, those included whose messages are not in hand, as far as it can be told; UntilLast how many seconds the last of
-	// them will: +Inf while nothing goes through.
-	Waiting   int
+	// Waiting is an estimated upper bound of the users who wait, including those whose messages are
+	// still in Service Bus.
+	Waiting int
+	// UntilLast is the estimated time in seconds until the last of them has been called. It is +Inf
+	// while no call succeeds.
 	UntilLast float64
-	// PerSecond is the rate that Graph allowed when it last throttled; +Inf when it never did. HeldFor is how much longer
-	// its last Retry-After lasts.
+	// PerSecond is the rate that Graph allowed when it last throttled, or +Inf if it has not
+	// throttled yet.
 	PerSecond float64
-	HeldFor   time.Duration
-	// Throttled is how long its Retry-Afters were, all together.
-	Throttled time.Duration
-	// Oldest is the age of the oldest message in hand, by its enqueued time; 0 when there is none.
+	// HeldFor is the rest of Graph's last Retry-After, and Throttled the sum of all of them.
+	HeldFor, Throttled time.Duration
+	// Oldest is the age of the oldest message in flight since it was enqueued, or 0 if there is
+	// none.
 	Oldest time.Duration
-	// Guard is what the guard counts, for each type of events.
+	// Guard holds the counts of the volume guard, for each type of events.
 	Guard []Guard
-	// BreakerOpen says that calls are stopped but for probes.
+	// BreakerOpen reports whether only probes are sent.
 	BreakerOpen bool
-	// SuspectedUsers says that users fail one after the other while the canary is well; SuspectedGraph that nothing tells
-	// that Graph is.
+	// SuspectedUsers reports whether users fail one after another while the canary succeeds.
+	// SuspectedGraph reports whether they fail and nothing shows that Graph works.
 	SuspectedUsers, SuspectedGraph bool
 }
 
-// Guard is what the guard counts for one type of events: Users were signed out within its window,
-// Limit may be; Tripped says that one more was to be.
+// Guard holds the counts of the volume guard for one type of events.
 type Guard struct {
-	Type         string
+	Type string
+	// Users is the number of distinct users whose sessions were revoked within the guard's window,
+	// and Limit its maximum.
 	Users, Limit int
-	Tripped      bool
+	// Tripped reports whether the limit was reached when another user's turn came.
+	Tripped bool
 }
 
-// Watch makes the metrics show what state returns; it must be safe for concurrent use. The last one given counts.
+// Watch makes the metrics show what state returns. state must be safe for concurrent use; it
+// replaces an earlier one.
 func (m *Metrics) Watch(state func() State) { m.state.Store(&state) }
 
-// State asks the function given to Watch; the zero State before.
+// State returns what the function given to Watch returns, or the zero State before Watch was
+// called.
 func (m *Metrics) State() State {
 	state := m.state.Load()
 	if state == nil {
@@ -94,14 +112,14 @@ func (m *Metrics) State() State {
 	return (*state)()
 }
 
-// gauge is one metric made of the State.
+// gauge is one metric that is computed from the State.
 type gauge struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
 	value func(State) float64
 }
 
-// gauges shows the State, of one moment in all of them. It is a prometheus.Collector.
+// gauges is a prometheus.Collector. All its metrics come from one snapshot of the State.
 type gauges struct {
 	m     *Metrics
 	all   []gauge
@@ -123,31 +141,63 @@ func newGauges(m *Metrics, ns string) *gauges {
 		}
 		g.all = append(g.all, gauge{prometheus.NewDesc(prometheus.BuildFQName(ns, "", name), help, nil, nil), kind, value})
 	}
-	add("pending_users", "Users with an unsettled event in hand.", func(s State) float64 { return float64(s.Pending) })
-	add("parked", "Users in hand that wait for the end of their deduplication window.", func(s State) float64 { return float64(s.Parked) })
-	add("remembered_users", "Users whose last verdict is remembered.", func(s State) float64 { return float64(s.Remembered) })
-	add("queued_users", "Users that wait for their call.", func(s State) float64 { return float64(s.Queued) })
-	add("users_waiting", "Users that wait, those in the queue included: at most, and about.", func(s State) float64 { return float64(s.Waiting) })
-	add("forecast_seconds", "How long the last user who waits will at the present rate; +Inf while nothing goes through.", func(s State) float64 { return s.UntilLast })
-	add("graph_calls_in_flight", "Calls to Graph under way.", func(s State) float64 { return float64(s.CallsInFlight) })
-	add("rate_limit_calls_per_second", "Rate that Graph allowed when it last throttled; +Inf when it never did.", func(s State) float64 { return s.PerSecond })
-	add("rate_limit_pause_seconds", "How much longer Graph's last Retry-After lasts.", func(s State) float64 { return s.HeldFor.Seconds() })
-	add("throttled_seconds_total", "How long Graph's Retry-Afters were, all together.", func(s State) float64 { return s.Throttled.Seconds() })
-	add("oldest_message_seconds", "Age of the oldest message in hand, since it was enqueued.", func(s State) float64 { return s.Oldest.Seconds() })
+	add("pending_users",
+		"Users with an unsettled event in flight.",
+		func(s State) float64 { return float64(s.Pending) })
+	add("parked",
+		"Pending users who wait for the end of their deduplication window.",
+		func(s State) float64 { return float64(s.Parked) })
+	add("remembered_users",
+		"Users whose last verdict is remembered.",
+		func(s State) float64 { return float64(s.Remembered) })
+	add("queued_users", "Users who wait for their call.", func(s State) float64 { return float64(s.Queued) })
+	add("users_waiting",
+		"Estimated upper bound on the users who wait, including those whose messages are still in Service Bus.",
+		func(s State) float64 { return float64(s.Waiting) })
+	add("forecast_seconds",
+		"Estimated time until the last user who waits has been called, at the present rate; +Inf while no call succeeds.",
+		func(s State) float64 { return s.UntilLast })
+	add("graph_calls_in_flight",
+		"Calls to Graph in flight.",
+		func(s State) float64 { return float64(s.CallsInFlight) })
+	add("rate_limit_calls_per_second",
+		"Rate that Graph allowed when it last throttled; +Inf if it has not throttled yet.",
+		func(s State) float64 { return s.PerSecond })
+	add("rate_limit_pause_seconds",
+		"Rest of Graph's last Retry-After.",
+		func(s State) float64 { return s.HeldFor.Seconds() })
+	add("throttled_seconds_total",
+		"Sum of all of Graph's Retry-Afters.",
+		func(s State) float64 { return s.Throttled.Seconds() })
+	add("oldest_message_seconds",
+		"Age of the oldest message in flight, since it was enqueued.",
+		func(s State) float64 { return s.Oldest.Seconds() })
 	addGuard := func(name, help string, value func(Guard) float64) {
 		desc := prometheus.NewDesc(prometheus.BuildFQName(ns, "", name), help, []string{"type"}, nil)
 		g.guard = append(g.guard, guardGauge{desc, value})
 	}
-	addGuard("guard_users", "Distinct users signed out within the guard's window, by type of event.", func(s Guard) float64 { return float64(s.Users) })
-	addGuard("guard_limit", "Distinct users that may be signed out within the guard's window, by type of event; 0 is no limit.", func(s Guard) float64 { return float64(s.Limit) })
-	addGuard("guard_tripped", "1 while more people are to be signed out than is plausible, by type of event.", func(s Guard) float64 { return oneIf(s.Tripped) })
-	add("breaker_open", "1 while calls are stopped but for probes, because nothing can succeed.", func(s State) float64 { return oneIf(s.BreakerOpen) })
-	add("suspected_users", "1 while users fail one after the other and the canary is well: the trouble is theirs.", func(s State) float64 { return oneIf(s.SuspectedUsers) })
-	add("suspected_graph", "1 while users fail one after the other and nothing tells that Graph is well.", func(s State) float64 { return oneIf(s.SuspectedGraph) })
+	addGuard("guard_users",
+		"Distinct users whose sessions were revoked within the guard's window, by type of event.",
+		func(s Guard) float64 { return float64(s.Users) })
+	addGuard("guard_limit",
+		"Maximum number of distinct users whose sessions may be revoked within the guard's window, by type of event; 0 means no limit.",
+		func(s Guard) float64 { return float64(s.Limit) })
+	addGuard("guard_tripped",
+		"1 while the guard stops a type of event, because more users than its limit were to be revoked.",
+		func(s Guard) float64 { return oneIf(s.Tripped) })
+	add("breaker_open",
+		"1 while the circuit breaker is open: only probes are sent, because no call can succeed.",
+		func(s State) float64 { return oneIf(s.BreakerOpen) })
+	add("suspected_users",
+		"1 while users fail one after another and the canary succeeds: the cause lies with the users.",
+		func(s State) float64 { return oneIf(s.SuspectedUsers) })
+	add("suspected_graph",
+		"1 while users fail one after another and nothing shows that Graph works.",
+		func(s State) float64 { return oneIf(s.SuspectedGraph) })
 	return g
 }
 
-// oneIf is how a metric says yes: 1, and 0 for no.
+// oneIf returns 1 for yes and 0 for no.
 func oneIf(yes bool) float64 {
 	if yes {
 		return 1
@@ -178,22 +228,23 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// NewMetrics registers the metrics in a registry of their own. version and commit label the build.
+// NewMetrics makes the metrics and registers them in a new registry. version and commit become the
+// labels of build_info.
 func NewMetrics(version, commit string) *Metrics {
 	const ns = "session_revoker"
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
 		Events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: ns, Name: "events_total", Help: "Events decided, by source, outcome and dead-letter reason.",
+			Namespace: ns, Name: "events_total", Help: "Events that were decided, by source, outcome, and dead-letter reason.",
 		}, []string{"source", "outcome", "reason"}),
 		GraphCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "graph_attempts_total", Help: "Attempts to revoke a user's sessions, by result and HTTP status.",
 		}, []string{"result", "status"}),
 		Canaries: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: ns, Name: "graph_canaries_total", Help: "Canaries, attempts that only tell whether Graph is well, by result.",
+			Namespace: ns, Name: "graph_canaries_total", Help: "Canaries (attempts that only test whether Graph works), by result.",
 		}, []string{"result"}),
 		Deferred: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Namespace: ns, Name: "messages_deferred", Help: "Messages that this process has set aside in Service Bus, by source.",
+			Namespace: ns, Name: "messages_deferred", Help: "Messages that this process has deferred in Service Bus, by source.",
 		}, []string{"source"}),
 		InFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "messages_in_flight", Help: "Messages that this process holds locked.",
@@ -208,27 +259,32 @@ func NewMetrics(version, commit string) *Metrics {
 			Namespace: ns, Name: "locks_lost_total", Help: "Messages whose lock was lost before their work was done.",
 		}),
 		Latency: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: ns, Name: "enqueue_to_revoked_seconds", Help: "Time from enqueueing to the end of the successful call.",
+			Namespace: ns, Name: "enqueue_to_revoked_seconds", Help: "Time from the enqueueing of a message to the end of " +
+				"its user's successful call.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}),
 		LastReceive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "When the receive loop of a source last heard from Service Bus (Unix time).",
+			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "Unix time at which the receive loop of a source " +
+				"last had an answer from Service Bus.",
 		}, []string{"source"}),
 		AuditFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "audit_failures_total", Help: "Records of the audit log that were not written or not published.",
 		}, []string{"to"}),
 		ProtectedEntries: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: ns, Name: "protected_entries", Help: "Entries that protect users from being signed out.",
+			Namespace: ns, Name: "protected_entries", Help: "Entries that protect users from revocation.",
 		}),
 		ProtectedFileStale: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable, and its last good entries are in force.",
+			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable and its " +
+				"last usable entries are in force.",
 		}),
 		RedisUp: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: ns, Name: "redis_up", Help: "1 while Redis answers; 0 while it does not, and where none is used.",
+			Namespace: ns, Name: "redis_up", Help: "1 while Redis answers; 0 while it does not, or if none is configured.",
 		}),
 		Replicas: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "redis_leases_total",
-			Help: "What came of asking Redis: granted, taken by another replica, lost before the call ended, away, adopted (another replica's verdict was used); what was ignored: future, stale, implausible, unreadable, endless, overdue, overfull, pacing.",
+			Help: "Results of requests to Redis about a user: granted, taken (by another replica), lost (before the call ended), " +
+				"away (no answer), adopted (another replica's verdict was used). Ignored values: future, stale, implausible, " +
+				"unreadable, endless, overdue, overfull, pacing.",
 		}, []string{"result"}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -237,7 +293,8 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency, m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
+		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency,
+		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -10,13 +10,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Server is the operations port: /healthz, /readyz and /metrics. It has no access control: keep it inside the cluster.
+// Server is the operations port with /healthz, /readyz, and /metrics. It has no access control:
+// keep it inside the cluster.
 type Server struct {
 	http *http.Server
 	done chan error
 }
 
-// Serve answers on l until Close.
+// Serve answers requests on l until Close is called.
 func Serve(l net.Listener, health *Health, metrics *Metrics) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", health.ServeLive)
@@ -37,7 +38,7 @@ func Serve(l net.Listener, health *Health, metrics *Metrics) *Server {
 	return s
 }
 
-// Close lets requests under way end until ctx does, and returns when the port is closed.
+// Close waits until requests in flight have ended or ctx ends. It returns when the port is closed.
 func (s *Server) Close(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
 	if err != nil {

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func TestAliveIsARecentHeartbeat(t *testing.T) {
+func TestHealthIsAliveAfterARecentHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := telemetry.NewHealth(time.Minute)
 		time.Sleep(time.Minute)
@@ -52,7 +52,7 @@ func TestAliveIsARecentHeartbeat(t *testing.T) {
 	})
 }
 
-func TestReadyIsEveryPart(t *testing.T) {
+func TestHealthIsReadyWhenEveryPartIs(t *testing.T) {
 	h := telemetry.NewHealth(time.Minute, "a", "b")
 	if len(h.Problems()) != 2 {
 		t.Errorf("parts that were not tried are well: %v", h.Problems())
@@ -72,7 +72,7 @@ func TestReadyIsEveryPart(t *testing.T) {
 	}
 }
 
-func TestTheOperationsPort(t *testing.T) {
+func TestServerAnswersOnTheOperationsPort(t *testing.T) {
 	health, metrics := telemetry.NewHealth(time.Minute, "graph"), telemetry.NewMetrics("v1", "abc")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -114,7 +114,7 @@ func TestTheOperationsPort(t *testing.T) {
 	}
 }
 
-func TestTheLog(t *testing.T) {
+func TestLogger(t *testing.T) {
 	var out bytes.Buffer
 	log, err := telemetry.NewLogger(&out, "warn", "json")
 	if err != nil {
@@ -123,7 +123,8 @@ func TestTheLog(t *testing.T) {
 	log.Info("not this")
 	log.Warn("this", zap.Duration("wait", 90*time.Second))
 	var line map[string]any
-	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["msg"] != "this" || line["level"] != "warn" || line["wait"] != "1m30s" {
+	if err := json.Unmarshal(out.Bytes(),
+		&line); err != nil || line["msg"] != "this" || line["level"] != "warn" || line["wait"] != "1m30s" {
 		t.Errorf("%s, %v", &out, err)
 	}
 	if _, err := time.Parse(time.RFC3339Nano, line["time"].(string)); err != nil {
@@ -136,7 +137,7 @@ func TestTheLog(t *testing.T) {
 	}
 }
 
-func TestTheLogSteersNoTerminal(t *testing.T) {
+func TestLoggerEscapesControlCharacters(t *testing.T) {
 	const hostile = "a\u009b2J\u0085\u202e\u2066\u200b\u2028\ufeff\x7f\x1b[31m\r\n2026\U000e0041ö日"
 	for _, format := range []string{"json", "console"} {
 		var out bytes.Buffer
@@ -144,7 +145,8 @@ func TestTheLogSteersNoTerminal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		log.With(zap.String("with", hostile)).Named(hostile).Info(hostile, zap.String("field", hostile), zap.Error(errors.New(hostile)), zap.Any("any", map[string]string{hostile: hostile}), zap.ByteString("bytes", []byte{'x', 0x9b}))
+		log.With(zap.String("with", hostile)).Named(hostile).Info(hostile, zap.String("field", hostile),
+			zap.Error(errors.New(hostile)), zap.Any("any", map[string]string{hostile: hostile}), zap.ByteString("bytes", []byte{'x', 0x9b}))
 		for _, r := range strings.TrimSuffix(out.String(), "\n") {
 			if r != '\t' && (unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)) {
 				t.Errorf("%s: %U in %q", format, r, &out)
@@ -164,7 +166,7 @@ func TestTheLogSteersNoTerminal(t *testing.T) {
 
 var update = flag.Bool("update", false, "write docs/metrics.md")
 
-func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
+func TestMetricsAreDocumented(t *testing.T) {
 	m := telemetry.NewMetrics("v", "c")
 	m.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	m.Events.WithLabelValues("q", "revoked", "")
@@ -179,8 +181,10 @@ func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	var page strings.Builder
-	page.WriteString("# Metrics\n\nOf `/metrics` on the operations port, beside Go's and the process's own. Alerts and a dashboard for them are in\n" +
-		"[the chart](../deploy/helm/session-revoker/files). Made by `go test ./telemetry -update`.\n\n" +
+	page.WriteString("# Metrics\n\nOf `/metrics` on the operations port, beside Go's and the process's own. " +
+		"Alerts and a dashboard for them are in\n" +
+		"[the chart](../deploy/helm/session-revoker/files). " +
+		"Made by `go test ./telemetry -update`.\n\n" +
 		"| metric | type | labels | what it is |\n|---|---|---|---|\n")
 	for _, f := range families {
 		if !strings.HasPrefix(f.GetName(), "session_revoker_") {
@@ -190,7 +194,8 @@ func TestTheDocumentedMetricsAreTheProgramsOwn(t *testing.T) {
 		for _, label := range f.GetMetric()[0].GetLabel() {
 			labels = append(labels, "`"+label.GetName()+"`")
 		}
-		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
+		fmt.Fprintf(&page, "| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "),
+			f.GetHelp())
 	}
 	const file = "../docs/metrics.md"
 	if *update {

@@ -6,7 +6,7 @@ import (
 	"os"
 
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
@@ -14,20 +14,22 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// Tracing exports spans by OTLP over http. It is safe for concurrent use.
+// Tracing exports spans by OTLP over HTTP. It is safe for concurrent use.
 type Tracing struct {
-	// Tracer makes the spans; nil when tracing is off, which then costs nothing.
+	// Tracer makes the spans. It is nil if tracing is off, which then costs nothing.
 	Tracer   trace.Tracer
 	provider *sdktrace.TracerProvider
 }
 
 // NewTracing reads the standard environment variables
-// (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables): tracing is on when
-// OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, unless OTEL_SDK_DISABLED is true or
-// OTEL_TRACES_EXPORTER none. Headers, sampler, batches and resource attributes follow from the same variables. The error says
-// what is not supported.
+// (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables). Tracing is on
+// if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, unless
+// OTEL_SDK_DISABLED is true or OTEL_TRACES_EXPORTER is none. Headers, sampler, batches, and
+// resource attributes follow the same variables. The error names the variable that is not supported
+// or not usable. version becomes an attribute of the resource.
 func NewTracing(version string) (*Tracing, error) {
-	// The Graph SDK makes six spans of its own for each call. Nobody exports them, and unless told so they cost as much as an event's log line.
+	// The Graph SDK makes six spans of its own for each call. They are not exported; without a
+	// no-op provider they would cost as much as an event's log line.
 	otel.SetTracerProvider(noop.NewTracerProvider())
 	endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") + os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 	if endpoint == "" || os.Getenv("OTEL_SDK_DISABLED") == "true" || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
@@ -35,14 +37,19 @@ func NewTracing(version string) (*Tracing, error) {
 	}
 	for _, name := range []string{"OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"} {
 		if protocol := os.Getenv(name); protocol != "" && protocol != "http/protobuf" {
-			return nil, fmt.Errorf("%s: %q is not supported: use http/protobuf, with the collector's port for it (4318 by default)", name, protocol)
+			return nil, fmt.Errorf("%s: %q is not supported: use http/protobuf, with the collector's port for it (4318 by default)",
+				name, protocol)
 		}
 	}
-	exporter, err := otlptracehttp.New(context.Background())
+	client, err := newOTLPClient()
+	if err != nil {
+		return nil, err
+	}
+	exporter, err := otlptrace.New(context.Background(), client)
 	if err != nil {
 		return nil, fmt.Errorf("export traces to %s: %w", endpoint, err)
 	}
-	// What the environment says goes before the defaults.
+	// The environment overrides these defaults.
 	about, err := resource.New(context.Background(),
 		resource.WithAttributes(semconv.ServiceName("session-revoker"), semconv.ServiceVersion(version)),
 		resource.WithFromEnv(), resource.WithTelemetrySDK())
@@ -56,7 +63,7 @@ func newTracing(provider *sdktrace.TracerProvider) *Tracing {
 	return &Tracing{Tracer: provider.Tracer("github.com/session-revoker/session-revoker"), provider: provider}
 }
 
-// Close exports what is left, until ctx ends.
+// Close exports the remaining spans, until ctx ends.
 func (t *Tracing) Close(ctx context.Context) error {
 	if t.provider == nil {
 		return nil

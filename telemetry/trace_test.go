@@ -29,7 +29,9 @@ func TestTracingIsOffUnlessTheEnvironmentAsksForIt(t *testing.T) {
 
 func TestTracesAreExportedByHTTP(t *testing.T) {
 	got := make(chan string, 1)
-	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.URL.Path + " " + r.Header.Get("Content-Type") }))
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got <- r.URL.Path + " " + r.Header.Get("Content-Type")
+	}))
 	defer collector.Close()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 	tracing, err := telemetry.NewTracing("v1")
@@ -46,7 +48,7 @@ func TestTracesAreExportedByHTTP(t *testing.T) {
 	}
 }
 
-func TestAProtocolThatIsNotSupportedIsAClearError(t *testing.T) {
+func TestTracingProtocolThatIsNotSupportedIsAClearError(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
 	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
 	if _, err := telemetry.NewTracing("v1"); err == nil || !strings.Contains(err.Error(), "http/protobuf") {

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// newCertificate makes a certificate for this machine that lasts as long as the sandbox may run. Its key never leaves the
-// process; the certificate itself is written to file, if one is named.
+// newCertificate makes a certificate for this machine that lasts as long as the sandbox may run.
+// Its key never leaves the process; the certificate itself is written to file, if one is named.
 func newCertificate(file string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// summary is what --drain prints: the outcome by the servers' own records, and what is wrong with it.
+// summary is the output of --drain: the outcome according to the servers' own records, and the
+// problems with it.
 type summary struct {
 	OK           bool           `json:"ok"`
 	Messages     int            `json:"messages"`
@@ -28,18 +29,19 @@ func (s *summary) wrong(format string, args ...any) {
 	s.Problems = append(s.Problems, fmt.Sprintf(format, args...))
 }
 
-// check compares what the sample demands with what Service Bus holds and what Graph saw. It asks the servers alone, never
-// the worker.
+// check compares what the sample demands with the state of Service Bus and the calls that Graph
+// received. It asks the servers only, and never the worker.
 func check(servers *servers, sample sample, workers int) summary {
 	s := summary{Messages: len(sample.messages), DeadLetters: map[string]int{}, GraphCalls: map[string]int{}, Problems: []string{}}
 	checkQueue(&s, servers, sample)
 	checkGraph(&s, servers, sample)
-	checkPromises(&s, servers, sample, workers)
+	checkGuarantees(&s, servers, sample, workers)
 	s.OK = len(s.Problems) == 0
 	return s
 }
 
-// checkQueue: nothing is left, and each message is completed or dead-lettered as it must be.
+// checkQueue checks that no message is left, and that each was completed or dead-lettered as it
+// must be.
 func checkQueue(s *summary, servers *servers, sample sample) {
 	counts, err := servers.broker.Counts(queue)
 	if err != nil {
@@ -67,7 +69,7 @@ func checkQueue(s *summary, servers *servers, sample sample) {
 		switch {
 		case m.reason == "" && isDead:
 			s.wrong("%s: dead-lettered as %s (%s)", m.about, letter.DeadLetterReason, letter.DeadLetterDescription)
-		case m.oneOfMany && !isDead: // the promises say by whom it may be superseded
+		case m.oneOfMany && !isDead: // checkGuarantees checks which message superseded it
 		case m.reason != "" && !isDead:
 			s.wrong("%s: not dead-lettered as %s", m.about, m.reason)
 		case m.reason != "" && letter.DeadLetterReason != string(m.reason):
@@ -81,7 +83,7 @@ func checkQueue(s *summary, servers *servers, sample sample) {
 	}
 }
 
-// checkGraph: who must be signed out is, and nobody else.
+// checkGraph checks that exactly the sessions that must be revoked are revoked.
 func checkGraph(s *summary, servers *servers, sample sample) {
 	must := map[string]bool{}
 	for _, m := range sample.messages {
@@ -91,7 +93,7 @@ func checkGraph(s *summary, servers *servers, sample sample) {
 	}
 	for _, person := range sample.people {
 		if person.UserPrincipalName == canary {
-			continue // whether one was asked for is the worker's affair
+			continue // the worker decides whether it sends a canary
 		}
 		_, revoked := servers.graph.Revoked(person.ID)
 		if revoked {
@@ -110,15 +112,15 @@ func checkGraph(s *summary, servers *servers, sample sample) {
 	}
 }
 
-// checkPromises: message by message and call by call.
-func checkPromises(s *summary, servers *servers, sample sample, workers int) {
+// checkGuarantees checks the guarantees for each message and each call.
+func checkGuarantees(s *summary, servers *servers, sample sample, workers int) {
 	calls := slices.DeleteFunc(servers.graph.Calls(), func(c graph.Call) bool { return c.UserID == person(canaryNumber, "").ID })
 	s.Problems = append(s.Problems, servers.journal.Check(calls, invariants.Expected{
 		Users: sample.users(), Window: dedupeWindow, Workers: workers,
 	})...)
 }
 
-// report prints the summary; the error is errProblems when there are any.
+// report prints the summary. It returns errProblems if there are problems.
 func report(w io.Writer, s summary) error {
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {

@@ -1,5 +1,6 @@
-// Command sandbox is the worker with its whole cloud on one machine: an embedded Service Bus, an embedded Graph, and the
-// same worker code that runs in production, fed with a sample of real life.
+// Command sandbox runs the worker with its whole cloud on one machine: an embedded Service Bus, an
+// embedded Graph, and the same worker code that runs in production. It publishes a realistic sample
+// of events.
 package main
 
 import (
@@ -20,7 +21,7 @@ func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// options are the command line.
+// options holds the flags.
 type options struct {
 	amqp, graph, ops string
 	admin, adminTLS  string
@@ -35,10 +36,11 @@ type options struct {
 	log              string
 }
 
-// maxReplicas is more than anybody can watch.
+// maxReplicas is the maximum number of workers.
 const maxReplicas = 16
 
-// asOne is how many workers the promises about calls for one user hold for: replicas that share a Redis are one.
+// asOne returns the number of workers that may each call Graph for the same user. Replicas that
+// share a Redis count as one.
 func (o options) asOne() int {
 	if o.redis != "" {
 		return 1
@@ -46,10 +48,11 @@ func (o options) asOne() int {
 	return o.replicas
 }
 
-// errProblems says that the sandbox ran and its check found something.
+// errProblems means that the check found problems.
 var errProblems = errors.New("the outcome is not what the sample demands")
 
-// run is the program: 0 is success, 1 a failed check or a failure, 2 a wrong command line.
+// run runs the program and returns its exit code: 0 for success, 1 for a failure or a failed check,
+// 2 for a wrong command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var o options
 	started := false
@@ -63,7 +66,7 @@ unknown user, a guest, a protected user, malformed messages, a throttled spell,
 a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 
 --drain    ends when everything is settled, checks each message and each call
-           against the promises by the servers' own records, prints a JSON
+           against the guarantees by the servers' own records, prints a JSON
            summary, and exits 0 or 1.
 --no-worker starts the two servers only and prints how to reach them; any
            program, the official SDKs included, can use them. --entities and
@@ -89,17 +92,20 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 	f.StringVar(&o.graph, "graph", "127.0.0.1:8081", "address of the embedded Graph and its token endpoint; port 0 for any free one")
 	f.StringVar(&o.ops, "ops", "127.0.0.1:9090", "address of the worker's /healthz, /readyz and /metrics; port 0 for any free one")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:5300", "address of Service Bus' administration API over http; empty for none")
-	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301", "address of the same over https, which its clients insist on; empty for none")
+	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301", "address of the same over https, which its clients require; empty for none")
 	f.StringVar(&o.adminCert, "admin-cert", "", "file to write the certificate of --admin-tls to, so that clients can trust it")
 	f.BoolVar(&o.noWorker, "no-worker", false, "start the two servers only, and print how to reach them")
 	f.BoolVar(&o.drain, "drain", false, "publish the sample, wait until all is settled, check, print a JSON summary and exit")
-	f.IntVar(&o.leavers, "leavers", 40, "how many people the sample's mass offboarding signs out")
-	f.IntVar(&o.replicas, "replicas", 1, "how many workers run side by side")
-	f.StringVar(&o.redis, "redis", "", "address of a Redis through which they act as one, like 127.0.0.1:6379; without it each works for itself")
+	f.IntVar(&o.leavers, "leavers", 40, "number of users in the sample's mass offboarding")
+	f.IntVar(&o.replicas, "replicas", 1, "number of workers")
+	f.StringVar(&o.redis, "redis", "",
+		"address of a Redis that coordinates them, for example 127.0.0.1:6379; without it each works on its own")
 	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "how long --drain waits for everything to be settled")
 	f.StringVar(&o.log, "log", "", "file for the worker's own log (JSON lines); without it decisions are shown as they are made")
-	f.StringVar(&o.entities, "entities", "", "file that declares more queues and topics, in the format of the official emulator's config.json")
-	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as NAME=VALUE:Listen,Send,Manage with the claims that it shall have; repeatable")
+	f.StringVar(&o.entities, "entities", "",
+		"file that declares more queues and topics, in the format of the official emulator's config.json")
+	f.StringArrayVar(&o.keys, "key", nil,
+		"one more shared access key, as NAME=VALUE:Listen,Send,Manage with its claims; repeatable")
 	cmd.MarkFlagsMutuallyExclusive("no-worker", "drain")
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(stderr, "sandbox: %v\n", err)
@@ -111,7 +117,7 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 	return 0
 }
 
-// sandbox starts what the options ask for and returns when it is over and everything is stopped.
+// sandbox starts what the options ask for. It returns when everything is stopped.
 func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (err error) {
 	s := newSample(o.leavers)
 	servers, err := startServers(o, s)
@@ -153,7 +159,7 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 	return report(stdout, check(servers, s, o.asOne()))
 }
 
-// ignoreEnd takes Ctrl-C for what it is: the way to end the sandbox.
+// ignoreEnd ignores an error that Ctrl-C caused, which is the normal way to end the sandbox.
 func ignoreEnd(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
@@ -166,7 +172,8 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// openLog returns where the worker's log goes: the file, or the screen that shows its decisions.
+// openLog returns the writer for the worker's log: the screen, which shows decisions, and the file
+// if there is one.
 func openLog(name string, screen *view) (w io.Writer, done func(), err error) {
 	if name == "" {
 		return screen, func() {}, nil

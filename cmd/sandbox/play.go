@@ -12,7 +12,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// play publishes the sample with the real SDK, as a producer would, and waits until everything in the queue is settled.
+// play publishes the sample with the real SDK, as a producer would, and waits until everything in
+// the queue is settled.
 func play(ctx context.Context, s *servers, sample sample, o options) error {
 	for _, fault := range sample.faults {
 		s.graph.Inject(fault)

@@ -13,8 +13,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// sample is a realistic morning of a security team: its people, what Graph does wrong, and the messages with what must
-// become of each.
+// sample is a realistic morning of a security team: its people, what Graph does wrong, and the
+// messages with what must become of each.
 type sample struct {
 	people   []graph.User
 	faults   []graph.Fault
@@ -25,9 +25,11 @@ type sample struct {
 type sampleMessage struct {
 	about   string
 	message *azservicebus.Message
-	// revoked are the ids of those who must be signed out; tried are those of whom Graph refuses it.
+	// revoked are the ids of those who must be signed out; tried are those of whom Graph refuses
+	// it.
 	revoked, tried []string
-	// reason is set when the message must be dead-lettered; failed are then the indexes that the dead letter must name.
+	// reason is set when the message must be dead-lettered; failed are then the indexes that the
+	// dead letter must name.
 	reason deadletter.Reason
 	failed string
 	// oneOfMany says that instead a newer message of the same user may stand for it.
@@ -41,8 +43,8 @@ type sampleMessage struct {
 const (
 	breakGlass = "breakglass@contoso.com"
 	domain     = "contoso.com"
-	// canary is the account whose sign-out tells whether Graph is well: in a quiet queue nobody else's success proves that the
-	// trouble of a user is their own.
+	// canary is the account whose sign-out tells whether Graph is well: in a quiet queue nobody
+	// else's success proves that the trouble of a user is their own.
 	canary       = "canary@contoso.com"
 	canaryNumber = 14
 	// massOffboarding is what the last messages are about; Graph throttles when it begins.
@@ -62,7 +64,8 @@ func person(n int, name string) graph.User {
 	}
 }
 
-// newSample builds the sample; leavers is how many people the mass offboarding at its end signs out.
+// newSample builds the sample; leavers is how many people the mass offboarding at its end signs
+// out.
 func newSample(leavers int) sample {
 	ada, grace, alan := person(1, "ada"), person(2, "grace"), person(3, "alan")
 	edsger, barbara, tony := person(4, "edsger"), person(5, "barbara"), person(6, "tony")
@@ -72,9 +75,16 @@ func newSample(leavers int) sample {
 	guest.UserType = "Guest"
 
 	s := sample{
-		people: []graph.User{ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest, stormy, person(canaryNumber, "canary")},
+		people: []graph.User{
+			ada, grace, alan, edsger, barbara, tony, service, newcomer, unlucky, stubborn, glass, guest, stormy,
+			person(canaryNumber, "canary"),
+		},
 		faults: []graph.Fault{
-			{User: newcomer.ID, Count: 1, Status: 404, Body: `{"error":{"code":"Request_ResourceNotFound","message":"Resource does not exist or one of its queried reference-property objects are not present."}}`},
+			{
+				User: newcomer.ID, Count: 1, Status: 404,
+				Body: `{"error":{"code":"Request_ResourceNotFound","message":"Resource does not exist ` +
+					`or one of its queried reference-property objects are not present."}}`,
+			},
 			{User: unlucky.ID, Count: 1, Drop: true},
 			{User: unlucky.ID, Count: 1, Status: 503, RetryAfter: "1"},
 			{User: stubborn.ID, ValueFalse: true},
@@ -84,27 +94,69 @@ func newSample(leavers int) sample {
 
 	add(sampleMessage{about: "stolen phone, CloudEvent", message: cloudEvent("device.stolen", ada), revoked: ids(ada)})
 	add(sampleMessage{about: "the same phone reported again", message: cloudEvent("device.stolen", ada), revoked: ids(ada)})
-	add(sampleMessage{about: "lost laptop, CloudEvent in binary form", message: binaryCloudEvent("device.lost", grace), revoked: ids(grace)})
-	add(sampleMessage{about: "leaver from HR, plain JSON", message: plain("user.offboarded", map[string]any{"userPrincipalName": alan.UserPrincipalName}), revoked: ids(alan)})
-	add(sampleMessage{about: "compromised account, Event Grid schema", message: eventGrid("user.compromised", edsger), revoked: ids(edsger)})
+	add(sampleMessage{
+		about: "lost laptop, CloudEvent in binary form", message: binaryCloudEvent("device.lost", grace),
+		revoked: ids(grace),
+	})
+	add(sampleMessage{
+		about:   "leaver from HR, plain JSON",
+		message: plain("user.offboarded", map[string]any{"userPrincipalName": alan.UserPrincipalName}), revoked: ids(alan),
+	})
+	add(sampleMessage{
+		about: "compromised account, Event Grid schema", message: eventGrid("user.compromised", edsger),
+		revoked: ids(edsger),
+	})
 	add(sampleMessage{about: "two leavers in one message", message: batch(barbara, tony), revoked: ids(barbara, tony)})
-	add(sampleMessage{about: "service account whose name begins with $", message: plain("user.offboarded", map[string]any{"userPrincipalName": service.UserPrincipalName}), revoked: ids(service)})
-	add(sampleMessage{about: "account made a moment ago (Graph lags)", message: cloudEvent("device.lost", newcomer), revoked: ids(newcomer)})
-	add(sampleMessage{about: "Graph drops the call, then answers 503", message: cloudEvent("device.stolen", unlucky), revoked: ids(unlucky)})
-	add(sampleMessage{about: "Graph says that it revoked nothing", message: cloudEvent("device.lost", stubborn), tried: ids(stubborn), reason: deadletter.NotRevoked})
-	add(sampleMessage{about: "somebody Graph does not know", message: plain("device.lost", map[string]any{"userPrincipalName": "nobody@" + domain}), reason: deadletter.UserNotFound})
-	add(sampleMessage{about: "a guest", message: plain("device.lost", map[string]any{"userPrincipalName": guest.UserPrincipalName}), reason: deadletter.ExternalUser})
-	add(sampleMessage{about: "the break-glass account", message: plain("user.compromised", map[string]any{"userPrincipalName": breakGlass}), reason: deadletter.ProtectedUser})
-	add(sampleMessage{about: "half a JSON document", message: body("application/json", `{"type":"device.lost","userId":`), reason: deadletter.InvalidEvent})
-	add(sampleMessage{about: "a name that is a path", message: plain("device.lost", map[string]any{"userPrincipalName": "../groups/all@" + domain}), reason: deadletter.InvalidEvent})
-	add(sampleMessage{about: "an event that signs nobody out", message: cloudEvent("device.enrolled", ada), reason: deadletter.UnknownEvent})
+	add(sampleMessage{
+		about:   "service account whose name begins with $",
+		message: plain("user.offboarded", map[string]any{"userPrincipalName": service.UserPrincipalName}), revoked: ids(service),
+	})
+	add(sampleMessage{
+		about: "account made a moment ago (Graph lags)", message: cloudEvent("device.lost", newcomer),
+		revoked: ids(newcomer),
+	})
+	add(sampleMessage{
+		about: "Graph drops the call, then answers 503", message: cloudEvent("device.stolen", unlucky),
+		revoked: ids(unlucky),
+	})
+	add(sampleMessage{
+		about: "Graph says that it revoked nothing", message: cloudEvent("device.lost", stubborn), tried: ids(stubborn),
+		reason: deadletter.NotRevoked,
+	})
+	add(sampleMessage{
+		about:   "somebody Graph does not know",
+		message: plain("device.lost", map[string]any{"userPrincipalName": "nobody@" + domain}), reason: deadletter.UserNotFound,
+	})
+	add(sampleMessage{
+		about: "a guest", message: plain("device.lost", map[string]any{"userPrincipalName": guest.UserPrincipalName}),
+		reason: deadletter.ExternalUser,
+	})
+	add(sampleMessage{
+		about:   "the break-glass account",
+		message: plain("user.compromised", map[string]any{"userPrincipalName": breakGlass}), reason: deadletter.ProtectedUser,
+	})
+	add(sampleMessage{
+		about: "half a JSON document", message: body("application/json", `{"type":"device.lost","userId":`),
+		reason: deadletter.InvalidEvent,
+	})
+	add(sampleMessage{
+		about:   "a name that is a path",
+		message: plain("device.lost", map[string]any{"userPrincipalName": "../groups/all@" + domain}), reason: deadletter.InvalidEvent,
+	})
+	add(sampleMessage{
+		about: "an event that signs nobody out", message: cloudEvent("device.enrolled", ada),
+		reason: deadletter.UnknownEvent,
+	})
 	add(sampleMessage{
 		about: "three users in one message, the second unknown", message: batch(ada, graph.User{ID: person(999, "gone").ID}, grace),
 		revoked: ids(ada, grace), tried: ids(person(999, "gone")), reason: deadletter.UserNotFound, failed: "1",
 	})
 	unknown := person(998, "unknown")
 	for i := range storm {
-		add(sampleMessage{about: "a storm about one phone", message: cloudEvent("device.stolen", stormy), revoked: ids(stormy), atOnce: true})
+		add(sampleMessage{
+			about: "a storm about one phone", message: cloudEvent("device.stolen", stormy), revoked: ids(stormy),
+			atOnce: true,
+		})
 		add(sampleMessage{
 			about: "a storm about somebody unknown", message: cloudEvent("device.lost", unknown), tried: ids(unknown),
 			reason: deadletter.UserNotFound, oneOfMany: i < storm-1, atOnce: true,
@@ -118,7 +170,10 @@ func newSample(leavers int) sample {
 	for i := range dayGoesOn {
 		one := person(500+i, fmt.Sprintf("day%d", i))
 		s.people = append(s.people, one)
-		add(sampleMessage{about: "the day goes on", message: cloudEvent("device.lost", one), revoked: ids(one), atOnce: true, pause: 700 * time.Millisecond})
+		add(sampleMessage{
+			about: "the day goes on", message: cloudEvent("device.lost", one), revoked: ids(one), atOnce: true,
+			pause: 700 * time.Millisecond,
+		})
 	}
 	for i := range s.messages {
 		id := fmt.Sprintf("sample-%03d", i)

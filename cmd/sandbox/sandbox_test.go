@@ -26,7 +26,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var anyPort = []string{"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--admin-tls", "127.0.0.1:0"}
+var anyPort = []string{
+	"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+	"--admin-tls", "127.0.0.1:0",
+}
 
 // screen is what a program prints, readable while it runs.
 type screen struct {
@@ -56,7 +59,7 @@ func (s *screen) until(t *testing.T, text string) {
 	}
 }
 
-func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
+func TestSandboxDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10"), &stdout, &stderr)
@@ -72,7 +75,7 @@ func TestDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 	}
 }
 
-func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
+func TestSandboxReplicasThatShareARedisKeepTheGuaranteesOfOne(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	redis := miniredis.RunT(t)
 	redis.ClockTTL(true) // keys expire: what a replica has left behind is in nobody's way for long
@@ -83,7 +86,7 @@ func TestReplicasThatShareARedisKeepThePromisesOfOne(t *testing.T) {
 	}
 }
 
-func TestTheWorkersOwnLogHoldsNoSecret(t *testing.T) {
+func TestSandboxWorkerLogHoldsNoSecret(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	file := filepath.Join(t.TempDir(), "worker.log")
@@ -99,7 +102,7 @@ func TestTheWorkersOwnLogHoldsNoSecret(t *testing.T) {
 	}
 }
 
-func TestReplicasForThemselves(t *testing.T) {
+func TestSandboxReplicasWithoutRedis(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	var stdout, stderr screen
 	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "2"), &stdout, &stderr); code != 0 {
@@ -114,7 +117,7 @@ func sum(counts map[string]int) (n int) {
 	return n
 }
 
-func TestTheCheckFindsWhatIsWrong(t *testing.T) {
+func TestSandboxCheckFindsProblems(t *testing.T) {
 	s := newSample(1)
 	servers, err := startServers(options{amqp: "127.0.0.1:0", graph: "127.0.0.1:0"}, s)
 	if err != nil {
@@ -137,7 +140,7 @@ func TestTheCheckFindsWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestWithoutAWorkerTheServersServeAnyClient(t *testing.T) {
+func TestSandboxServersServeAnyClientWithoutAWorker(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var stdout screen
 	done := make(chan int, 1)
@@ -188,14 +191,17 @@ func TestWithoutAWorkerTheServersServeAnyClient(t *testing.T) {
 	}
 }
 
-func TestMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
+func TestSandboxHasMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	dir := t.TempDir()
 	entities, certificate := filepath.Join(dir, "config.json"), filepath.Join(dir, "ca.pem")
 	text := `{"UserConfig": {"Namespaces": [{"Name": "ns", "Topics": [{"Name": "devices", "Subscriptions": [{"Name": "worker"}]}]}]}}`
 	if err := os.WriteFile(entities, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o := options{amqp: "127.0.0.1:0", graph: "127.0.0.1:0", adminTLS: "127.0.0.1:0", adminCert: certificate, entities: entities, keys: []string{"kpi=s3cret:Listen,Manage"}}
+	o := options{
+		amqp: "127.0.0.1:0", graph: "127.0.0.1:0", adminTLS: "127.0.0.1:0", adminCert: certificate, entities: entities,
+		keys: []string{"kpi=s3cret:Listen,Manage"},
+	}
 	s, err := startServers(o, newSample(0))
 	if err != nil {
 		t.Fatal(err)
@@ -207,7 +213,8 @@ func TestMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	}
 	web := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	defer web.CloseIdleConnections()
-	client, err := admin.NewClientFromConnectionString(servicebus.ConnectionString(s.adminTLS, servicebus.Key{Name: "kpi", Value: "s3cret"}),
+	client, err := admin.NewClientFromConnectionString(servicebus.ConnectionString(s.adminTLS,
+		servicebus.Key{Name: "kpi", Value: "s3cret"}),
 		&admin.ClientOptions{ClientOptions: azcore.ClientOptions{Transport: web}})
 	if err != nil {
 		t.Fatal(err)
@@ -220,7 +227,7 @@ func TestMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	}
 }
 
-func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
+func TestSandboxWithoutFlagsShowsTheSampleUntilItIsStopped(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -239,12 +246,14 @@ func TestWithoutFlagsItShowsTheSampleAndGoesOnUntilItIsStopped(t *testing.T) {
 	}
 }
 
-func TestWrongCommandLines(t *testing.T) {
+func TestSandboxRefusesWrongCommandLines(t *testing.T) {
 	var wrong screen
-	if code := run(t.Context(), append(anyPort, "--no-worker", "--key", "name=value:Read"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--key") {
+	if code := run(t.Context(), append(anyPort, "--no-worker", "--key", "name=value:Read"), &wrong,
+		&wrong); code != 1 || !strings.Contains(wrong.String(), "--key") {
 		t.Errorf("a wrong key: exit code %d, %q", code, &wrong)
 	}
-	if code := run(t.Context(), append(anyPort, "--no-worker", "--entities", "missing.json"), &wrong, &wrong); code != 1 || !strings.Contains(wrong.String(), "--entities") {
+	if code := run(t.Context(), append(anyPort, "--no-worker", "--entities", "missing.json"), &wrong,
+		&wrong); code != 1 || !strings.Contains(wrong.String(), "--entities") {
 		t.Errorf("a missing file: exit code %d, %q", code, &wrong)
 	}
 	for _, args := range [][]string{{"--drain", "--no-worker"}, {"--replicas", "0"}, {"--unknown"}, {"extra"}} {
@@ -254,7 +263,8 @@ func TestWrongCommandLines(t *testing.T) {
 		}
 	}
 	var out screen
-	if code := run(t.Context(), append(anyPort[2:], "--amqp", "256.0.0.1:1"), &out, &out); code != 1 || !strings.Contains(out.String(), "--amqp") {
+	if code := run(t.Context(), append(anyPort[2:], "--amqp", "256.0.0.1:1"), &out, &out); code != 1 || !strings.Contains(out.String(),
+		"--amqp") {
 		t.Errorf("an impossible address: exit code %d, %q", code, &out)
 	}
 }

@@ -28,7 +28,7 @@ const (
 	tenant   = "sandbox.example"
 	clientID = "11111111-1111-4111-8111-111111111111"
 	// clientSecret opens nothing but the embedded Graph.
-	clientSecret = "sandbox-secret" //nolint:gosec // see above
+	clientSecret = "sandbox-secret"
 	// dedupeWindow is shorter than in production, so that a watcher sees it end.
 	dedupeWindow = 5 * time.Second
 	// lockDuration is shorter than most, so that renewals show.
@@ -110,7 +110,8 @@ func (s *servers) listen(o options) error {
 	return nil
 }
 
-// serve opens a port for an http handler, with TLS if there is a certificate, and returns its address.
+// serve opens a port for an http handler, with TLS if there is a certificate, and returns its
+// address.
 func (s *servers) serve(address string, handler http.Handler, certificate *tls.Certificate) (string, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -229,7 +230,8 @@ type runningWorker struct {
 // workers are the replicas.
 type workers []*runningWorker
 
-// startWorkers runs workers as cmd/worker does, with settings for these servers. They end with stop, at once with hard.
+// startWorkers runs workers as cmd/worker does, with settings for these servers. They end with
+// stop, at once with hard.
 func startWorkers(hard context.Context, s *servers, o options, log io.Writer) (workers, error) {
 	var all workers
 	for i := range o.replicas {

@@ -30,8 +30,9 @@ const (
 	eraseBelow = "\x1b[J"
 )
 
-// view shows what happens. It is the writer of the worker's log: each decision's line is told in a sentence. On a terminal
-// the last ones stand under a table that is redrawn in place; elsewhere each is a plain line. It is safe for concurrent use.
+// view shows what happens. It is the writer of the worker's log: each decision's line is told in a
+// sentence. On a terminal the last ones stand under a table that is redrawn in place; elsewhere
+// each is a plain line. It is safe for concurrent use.
 type view struct {
 	out     io.Writer
 	servers *servers

@@ -18,8 +18,9 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/consumer"
+
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 // checkServiceBus checks access to the queues and subscriptions, their settings, and the clock.
@@ -112,7 +113,7 @@ func connectionParts(connection string) (key, host string) {
 // can send to it. It reports whether Service Bus answers.
 func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Client, entity string, f *findings) (answers bool) {
 	peek := func(deadLetters bool) error {
-		receiver, err := app.NewReceiver(client, entity, deadLetters)
+		receiver, err := servicebus.NewReceiver(client, entity, deadLetters)
 		if err != nil {
 			return err
 		}
@@ -124,7 +125,7 @@ func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Cl
 	}
 	// Peeking at an entity with sessions needs a session. Peeking at its dead letters does not.
 	if err := peek(cfg.ServiceBus.Sessions > 0); err != nil {
-		f.fail(entity+": receive", consumer.ServiceBusHint(err), "%s", detail(err))
+		f.fail(entity+": receive", servicebus.Hint(err), "%s", detail(err))
 		var classed *exitError
 		return !errors.As(explain(err, entity), &classed) || classed.code != exitUnreachable
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/session-revoker/session-revoker/audit"
+	"github.com/session-revoker/session-revoker/audit/publish"
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
@@ -26,7 +27,7 @@ import (
 // operation writes the records of one run. It must not be used concurrently. The methods of a nil
 // operation do nothing.
 type operation struct {
-	log  *app.OperatorLog
+	log  *publish.OperatorLog
 	base audit.Operation
 	err  error // the error of the first record that was lost
 }

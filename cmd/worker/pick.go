@@ -16,6 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/replay"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 // picking has the flags that pick dead letters or deferred messages.
@@ -136,7 +137,7 @@ func (f *picking) open(cfg config.Config) (*picked, error) {
 	}
 	p := &picked{client: client, filter: filter}
 	for _, entity := range entities {
-		open := func() (replay.Receiver, error) { return app.NewReceiver(client, entity, !f.deferred) }
+		open := func() (replay.Receiver, error) { return servicebus.NewReceiver(client, entity, !f.deferred) }
 		receiver, err := open()
 		if err != nil {
 			p.close()

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
-	cloudevents "github.com/cloudevents/sdk-go/v2"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"golang.org/x/time/rate"
@@ -134,18 +133,12 @@ func newEvents(users []string, kind, id, producer string) ([]json.RawMessage, er
 		if strings.Contains(user, "@") {
 			field = "userPrincipalName"
 		}
-		e := cloudevents.NewEvent()
-		e.SetID(id)
-		if id == "" {
-			e.SetID(uuid.NewString())
+		eventID := id
+		if eventID == "" {
+			eventID = uuid.NewString()
 		}
-		e.SetType(kind)
-		e.SetSource(producer)
-		e.SetTime(time.Now())
-		err := e.SetData(cloudevents.ApplicationJSON, map[string]string{field: user})
-		if err == nil {
-			bodies[i], err = json.Marshal(e)
-		}
+		var err error
+		bodies[i], err = json.Marshal(event.NewCloudEvent(eventID, producer, kind, time.Now(), map[string]string{field: user}))
 		if err != nil {
 			return nil, fail(exitUsage, "%v", err)
 		}

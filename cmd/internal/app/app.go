@@ -1,4 +1,4 @@
-// Package app puts the worker together from its configuration, for cmd/worker and for cmd/sandbox.
+// Package app assembles the worker from its configuration, for cmd/worker and cmd/sandbox.
 package app
 
 import (
@@ -15,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/zap"
 
+	"github.com/session-revoker/session-revoker/audit/publish"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/coordination"
@@ -33,7 +34,7 @@ var (
 	Commit  = "unknown"
 )
 
-// closeTimeout bounds the closing of the links to Service Bus and of the operations port.
+// closeTimeout bounds closing the links to Service Bus and the operations port.
 const closeTimeout = 5 * time.Second
 
 // Worker is the assembled worker.
@@ -47,15 +48,15 @@ type Worker struct {
 	health   *telemetry.Health
 	metrics  *telemetry.Metrics
 	tracing  *telemetry.Tracing
-	audit    *auditor
-	replicas *coordination.Store // nil: for itself
-	// protected is watched while the worker runs.
+	audit    *publish.Recorder
+	replicas *coordination.Store // nil without Redis
+	// protected is reloaded while the worker runs.
 	protected *guard.Protected
-	ops       net.Listener // nil: no operations port
+	ops       net.Listener // nil without an operations port
 }
 
-// New builds the worker and opens its operations port; it connects to nothing else yet. The log goes to w. cfg must be
-// valid. Call Run next; it releases everything.
+// New assembles the worker and opens its operations port. It connects to nothing yet. The log goes
+// to w. cfg must be valid. Call Run next, which releases everything.
 func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	log, err := telemetry.NewLogger(w, cfg.Log.Level, cfg.Log.Format)
 	if err != nil {
@@ -80,7 +81,9 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	var caller consumer.Revoker = graph
 	var names consumer.Resolver
 	if cfg.Graph.ReadUsers {
-		caller = &revoker.Verifying{Revoker: graph, VerifyTimeout: cfg.Graph.VerifyTimeout, Protected: protected.Has, ByAccount: true}
+		caller = &revoker.Verifying{
+			Revoker: graph, VerifyTimeout: cfg.Graph.VerifyTimeout, Protected: protected.Has, ByAccount: true,
+		}
 		names = &revoker.Resolver{Account: graph.Account, SkewMargin: cfg.Dedupe.SkewMargin}
 	}
 	client, sources, err := newSources(cfg)
@@ -102,15 +105,14 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		health:    telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
 		metrics:   telemetry.NewMetrics(Version, Commit),
 	}
-	if worker.audit, err = newAuditor(cfg.Audit, client, w, log, worker.metrics); err != nil {
+	worker.audit, err = publish.NewRecorder(auditConfig(cfg), client, w, log, func(where string, n int) {
+		worker.metrics.AuditFailures.WithLabelValues(where).Add(float64(n))
+	})
+	if err != nil {
 		return nil, err
 	}
-	if err := worker.connectCoordination(); err != nil {
-		return nil, err
-	}
-	// An interface that holds a nil pointer is not nil.
 	var auditor consumer.Auditor
-	if worker.audit.keeps() {
+	if worker.audit.Enabled() {
 		auditor = worker.audit
 	}
 	var coordinator dispatch.Coordinator
@@ -125,8 +127,10 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		SettleTimeout: cfg.Consumer.SettleTimeout,
 		DrainTimeout:  cfg.Consumer.DrainTimeout,
 		HashUsers:     cfg.Log.HashUsers,
-		Volume:        guard.VolumeConfig{Kinds: cfg.Events.Types, Max: cfg.Guard.MaxUsers, Window: cfg.Guard.Window, Observe: cfg.Guard.Mode == "observe"},
-		ReadRelease:   readRelease(cfg.Guard.ReleaseFile),
+		Volume: guard.VolumeConfig{
+			Kinds: cfg.Events.Types, Max: cfg.Guard.MaxUsers, Window: cfg.Guard.Window, Observe: cfg.Guard.Mode == "observe",
+		},
+		ReadRelease: readRelease(cfg.Guard.ReleaseFile),
 		Dedupe: dedupe.Config{
 			Window:     cfg.Dedupe.Window,
 			SkewMargin: cfg.Dedupe.SkewMargin,
@@ -166,7 +170,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	return worker, nil
 }
 
-// NewProtected makes the set of those who are never signed out, and loads its file.
+// NewProtected returns the users whose sessions are never revoked, and loads their file.
 func NewProtected(cfg config.Config) (*guard.Protected, error) {
 	protected, err := guard.NewProtected(cfg.Guard.ProtectedUsers)
 	if err != nil {
@@ -175,14 +179,15 @@ func NewProtected(cfg config.Config) (*guard.Protected, error) {
 	if cfg.Guard.ProtectedFile == "" {
 		return protected, nil
 	}
-	// Without it somebody could be signed out who must not be: then the worker does not start.
+	// The worker must not start without the file: it could revoke the sessions of a protected user.
 	if err := protected.Load(cfg.Guard.ProtectedFile); err != nil {
 		return nil, fmt.Errorf("guard.protected_file: %w", err)
 	}
 	return protected, nil
 }
 
-// CanaryUser is the account that is kept for canaries; the zero User is none. The error says why it cannot be one.
+// CanaryUser returns the account for canaries, or the zero User if none is configured. The error
+// says why the account cannot be used.
 func CanaryUser(cfg config.Config, protected *guard.Protected) (event.User, error) {
 	id, upn := cfg.Graph.CanaryUser, ""
 	if strings.Contains(id, "@") {
@@ -196,12 +201,15 @@ func CanaryUser(cfg config.Config, protected *guard.Protected) (event.User, erro
 	case err != nil:
 		return event.User{}, fmt.Errorf("graph.canary_user: %w", err)
 	case protected.Has(user):
-		return event.User{}, errors.New("graph.canary_user: the account is on the list of protected users, and its sessions would be revoked at any time: keep another one for this")
+		return event.User{}, errors.New("graph.canary_user: the account is a protected user, but its sessions would be " +
+			"revoked at any time: " +
+			"use an account that exists for this purpose")
 	}
 	return user, nil
 }
 
-// readRelease reads the release file; one that is not there holds no release.
+// readRelease returns a function that reads the release file. A file that does not exist contains
+// no release.
 func readRelease(file string) func() (guard.Release, error) {
 	if file == "" {
 		return nil
@@ -215,10 +223,10 @@ func readRelease(file string) func() (guard.Release, error) {
 	}
 }
 
-// watchEvery is how often the file of protected users is looked at.
+// watchEvery is the interval at which the file of protected users is checked.
 const watchEvery = 10 * time.Second
 
-// watchProtected keeps the protected users up to date until ctx ends.
+// watchProtected reloads the protected users when their file changes, until ctx ends.
 func (w *Worker) watchProtected(ctx context.Context) {
 	w.metrics.ProtectedEntries.Set(float64(w.protected.Len()))
 	if w.cfg.Guard.ProtectedFile == "" {
@@ -227,7 +235,7 @@ func (w *Worker) watchProtected(ctx context.Context) {
 	w.protected.Watch(ctx, w.cfg.Guard.ProtectedFile, watchEvery, func(err error) {
 		if err != nil {
 			w.metrics.ProtectedFileStale.Set(1)
-			w.log.Error("the file of protected users is not usable; its last good entries stay in force", zap.Error(err))
+			w.log.Error("the file of protected users is not usable; its last usable entries stay in force", zap.Error(err))
 			return
 		}
 		w.metrics.ProtectedFileStale.Set(0)
@@ -236,7 +244,7 @@ func (w *Worker) watchProtected(ctx context.Context) {
 	})
 }
 
-// OpsAddress is where /healthz, /readyz and /metrics are served; "" when they are not.
+// OpsAddress returns the address of /healthz, /readyz, and /metrics, or "" if there is none.
 func (w *Worker) OpsAddress() string {
 	if w.ops == nil {
 		return ""
@@ -244,36 +252,40 @@ func (w *Worker) OpsAddress() string {
 	return w.ops.Addr().String()
 }
 
-// reach says from where an address can be connected to.
+// reach describes who can connect to an address.
 func reach(address net.Addr) string {
 	tcp, ok := address.(*net.TCPAddr)
 	switch {
 	case ok && tcp.IP.IsLoopback():
-		return "this machine or pod alone"
+		return "this machine or pod only"
 	case ok && tcp.IP.IsUnspecified():
 		return "every interface"
 	}
-	return "who reaches this address"
+	return "whoever can route to this address"
 }
 
-// State is a picture of the work in hand. It is safe for concurrent use.
+// State returns a snapshot of the work in flight. It is safe for concurrent use.
 func (w *Worker) State() telemetry.State { return w.metrics.State() }
 
-// handBack is how long what was abandoned may take to be free for others: Service Bus sends it again to the receiver that is being
-// closed, which releases it, until the receiver's credit is used up. What is under way when it closes stays locked for a whole lock duration.
-const handBack = time.Second
+// releaseWait is the time after the drain until the receivers close. Service Bus sends abandoned
+// messages again to a receiver that is still open, which releases them, until the receiver's credit
+// is used up. Messages on their way to a receiver that closes stay locked for a whole lock
+// duration.
+const releaseWait = time.Second
 
-// Run works until ctx ends, then drains; when hard ends too it stops at once. It returns when everything is released, at
-// the latest after consumer.drain_timeout, consumer.settle_timeout and 10 s for closing. Messages that could not be
-// finished are abandoned and no error: Service Bus delivers them again.
+// Run works until ctx ends, and then drains. When hard ends, it stops at once. It returns when
+// everything is released: after consumer.drain_timeout, consumer.settle_timeout, and 10 s for
+// closing at the latest. It abandons messages that it could not finish, which is not an error,
+// because Service Bus delivers them again.
 func (w *Worker) Run(ctx, hard context.Context) error {
-	defer w.log.Sync() //nolint:errcheck // nothing is left to do, and it fails on terminals
+	defer w.log.Sync() //nolint:errcheck // it fails on terminals, and nothing is left to do
 	w.log.Info("starting", zap.String("version", Version), zap.String("commit", Commit),
 		zap.String("ops", w.OpsAddress()), zap.Any("config", w.cfg.Redacted()))
 
 	var ops *telemetry.Server
 	if w.ops != nil {
-		w.log.Info("the operations port is open, without access control", zap.String("address", w.OpsAddress()), zap.String("reach", reach(w.ops.Addr())))
+		w.log.Info("the operations port is open, without access control",
+			zap.String("address", w.OpsAddress()), zap.String("reach", reach(w.ops.Addr())))
 		ops = telemetry.Serve(w.ops, w.health, w.metrics)
 	}
 	watching, stopWatching := context.WithCancel(hard)
@@ -288,16 +300,16 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 		w.consumer.DryRun(ctx)
 	} else {
 		if unfinished = w.consumer.Run(ctx, hard); unfinished > 0 {
-			time.Sleep(handBack)
+			time.Sleep(releaseWait)
 		}
 	}
 	stopWatching()
 	watch.Wait()
-	w.audit.close()
+	w.audit.Close(closeTimeout)
 
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	err := w.client.Close(closing) // and with it the receivers
+	err := w.client.Close(closing) // closes the receivers, too
 	w.revoker.Close()
 	if w.replicas != nil {
 		err = errors.Join(err, w.replicas.Close())
@@ -307,7 +319,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 		err = errors.Join(err, ops.Close(closing))
 	}
 	if err != nil {
-		// Everything is settled by now; a link that does not close in time is closed by the end of the process.
+		// Everything is settled. The end of the process closes what did not close in time.
 		w.log.Warn("not closed cleanly", zap.Error(err))
 	}
 	w.log.Info("stopped", zap.Int("unfinished", unfinished))

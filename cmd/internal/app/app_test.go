@@ -37,15 +37,18 @@ func load(t *testing.T, environ ...string) config.Config {
 	return cfg
 }
 
-func TestHowTheWorkerSignsIn(t *testing.T) {
+func TestCredentialFollowsTheConfiguration(t *testing.T) {
 	namespace := "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net"
 	secret := []string{namespace, "REVOKER_GRAPH_CLIENT_ID=c", "REVOKER_GRAPH_CLIENT_SECRET=s"}
 	for name, c := range map[string]struct {
 		environ []string
 		fits    func(any) bool
 	}{
-		"by default":           {[]string{namespace}, func(v any) bool { _, ok := v.(*azidentity.DefaultAzureCredential); return ok }},
-		"with a client secret": {append(secret, "REVOKER_GRAPH_TENANT_ID=t"), func(v any) bool { _, ok := v.(*azidentity.ClientSecretCredential); return ok }},
+		"by default": {[]string{namespace}, func(v any) bool { _, ok := v.(*azidentity.DefaultAzureCredential); return ok }},
+		"with a client secret": {
+			append(secret, "REVOKER_GRAPH_TENANT_ID=t"),
+			func(v any) bool { _, ok := v.(*azidentity.ClientSecretCredential); return ok },
+		},
 		"in the sandbox": {
 			append(secret, "REVOKER_GRAPH_ENDPOINT=http://127.0.0.1:1", "REVOKER_GRAPH_TOKEN_URL=http://127.0.0.1:1/t"),
 			func(v any) bool { _, ok := v.(*oauthCredential); return ok },
@@ -58,7 +61,7 @@ func TestHowTheWorkerSignsIn(t *testing.T) {
 	}
 }
 
-func TestTheCloudPicksTheAuthority(t *testing.T) {
+func TestCredentialAuthorityFollowsTheCloud(t *testing.T) {
 	cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.chinacloudapi.cn", "REVOKER_GRAPH_CLOUD=china")
 	options := azureOptions(cfg, nil)
 	if host := options.Cloud.ActiveDirectoryAuthorityHost; host != "https://login.chinacloudapi.cn/" || options.Retry.MaxRetries != -1 {
@@ -82,16 +85,28 @@ func (r *roundTrip) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Header: http.Header{}, Request: req}, nil
 }
 
-func TestEveryCloudToTheURLAndTheTokensScope(t *testing.T) {
+func TestGraphURLAndScopeFollowTheCloud(t *testing.T) {
 	user, err := event.NewUser("", "ada@contoso.com")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for cloud, want := range map[string]struct{ root, authority, bus, foreign string }{
-		"global":    {"https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net", "servicebus.usgovcloudapi.net"},
-		"usgov-l4":  {"https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net", "servicebus.windows.net"},
-		"usgov-dod": {"https://dod-graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net", "servicebus.chinacloudapi.cn"},
-		"china":     {"https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn", "servicebus.windows.net"},
+		"global": {
+			"https://graph.microsoft.com", "https://login.microsoftonline.com/", "servicebus.windows.net",
+			"servicebus.usgovcloudapi.net",
+		},
+		"usgov-l4": {
+			"https://graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net",
+			"servicebus.windows.net",
+		},
+		"usgov-dod": {
+			"https://dod-graph.microsoft.us", "https://login.microsoftonline.us/", "servicebus.usgovcloudapi.net",
+			"servicebus.chinacloudapi.cn",
+		},
+		"china": {
+			"https://microsoftgraph.chinacloudapi.cn", "https://login.chinacloudapi.cn/", "servicebus.chinacloudapi.cn",
+			"servicebus.windows.net",
+		},
 	} {
 		cfg := load(t, "REVOKER_GRAPH_CLOUD="+cloud, "REVOKER_SERVICEBUS_NAMESPACE=contoso."+want.bus)
 		var asked scopes
@@ -104,7 +119,8 @@ func TestEveryCloudToTheURLAndTheTokensScope(t *testing.T) {
 			t.Fatal(err)
 		}
 		graph.Close()
-		if len(called) != 1 || called[0] != want.root+"/v1.0/users/ada@contoso.com/revokeSignInSessions" || asked[0] != want.root+"/.default" {
+		if len(called) != 1 || called[0] != want.root+"/v1.0/users/ada@contoso.com/revokeSignInSessions" ||
+			asked[0] != want.root+"/.default" {
 			t.Errorf("%s: called %v with a token for %v", cloud, called, asked)
 		}
 		if host := azureOptions(cfg, nil).Cloud.ActiveDirectoryAuthorityHost; host != want.authority {
@@ -112,13 +128,17 @@ func TestEveryCloudToTheURLAndTheTokensScope(t *testing.T) {
 		}
 		fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 		config.Flags(fs)
-		if _, err := config.Load(fs, []string{"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_GRAPH_CLOUD=" + cloud, "REVOKER_SERVICEBUS_NAMESPACE=contoso." + want.foreign}); err == nil {
+		if _, err := config.Load(fs,
+			[]string{
+				"REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_GRAPH_CLOUD=" + cloud,
+				"REVOKER_SERVICEBUS_NAMESPACE=contoso." + want.foreign,
+			}); err == nil {
 			t.Errorf("%s with a namespace in %s was accepted", cloud, want.foreign)
 		}
 	}
 }
 
-func TestSandboxTokensAreCachedUntilTheyEndOrClaimsAskForAnother(t *testing.T) {
+func TestOAuthCredentialCachesTokensUntilTheyEndOrClaimsAskForAnother(t *testing.T) {
 	issued, life := 0, "3600"
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		issued++
@@ -149,12 +169,13 @@ func TestSandboxTokensAreCachedUntilTheyEndOrClaimsAskForAnother(t *testing.T) {
 	if issued != 3 {
 		t.Errorf("%d tokens, want one for the claims and one because the last one ends within a minute", issued)
 	}
-	if _, err := c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"x"}}); err == nil || strings.Contains(err.Error(), "very-secret") {
+	if _, err := c.GetToken(t.Context(),
+		policy.TokenRequestOptions{Scopes: []string{"x"}}); err == nil || strings.Contains(err.Error(), "very-secret") {
 		t.Errorf("a refusal: %v", err)
 	}
 }
 
-func TestAnOccupiedOperationsPortIsAClearError(t *testing.T) {
+func TestOperationsPortThatIsOccupiedIsAClearError(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -167,8 +188,11 @@ func TestAnOccupiedOperationsPortIsAClearError(t *testing.T) {
 	}
 }
 
-func TestTheLogSaysWhoReachesTheOperationsPort(t *testing.T) {
-	for address, want := range map[string]string{"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine", "0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "who reaches"} {
+func TestOperationsPortIsLoggedWithWhoReachesIt(t *testing.T) {
+	for address, want := range map[string]string{
+		"127.0.0.1:9090": "this machine", "[::1]:9090": "this machine",
+		"0.0.0.0:9090": "every interface", "[::]:9090": "every interface", "10.0.0.1:9090": "whoever can route",
+	} {
 		tcp, err := net.ResolveTCPAddr("tcp", address)
 		if err != nil {
 			t.Fatal(err)
@@ -179,15 +203,7 @@ func TestTheLogSaysWhoReachesTheOperationsPort(t *testing.T) {
 	}
 }
 
-func TestOperatorsRecordInAFileBesideTheWorkers(t *testing.T) {
-	for name, want := range map[string]string{"": "", "-": "-", "/var/log/audit.ndjson": "/var/log/audit-operators.ndjson", "audit": "audit-operators"} {
-		if got := OperatorFile(name); got != want {
-			t.Errorf("%q: %q, want %q", name, got, want)
-		}
-	}
-}
-
-func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
+func TestSignalsFirstIsSoftSecondIsHard(t *testing.T) {
 	soft, hard, stop := Signals(context.Background())
 	defer stop()
 	signal := func(ended context.Context) {
@@ -208,7 +224,7 @@ func TestTheFirstSignalIsSoftTheSecondHard(t *testing.T) {
 	signal(hard)
 }
 
-func TestTheCanaryUserIsNobodyProtected(t *testing.T) {
+func TestCanaryUserIsNotProtected(t *testing.T) {
 	const id = "22222222-3333-4444-5555-666666666666"
 	file := t.TempDir() + "/protected"
 	if err := os.WriteFile(file, []byte("glass@contoso.com\nadmin-*@contoso.com\n"), 0o600); err != nil {
@@ -222,7 +238,8 @@ func TestTheCanaryUserIsNobodyProtected(t *testing.T) {
 		"Admin-one@contoso.com": {problem: "protected"},
 		"a..b@contoso.com":      {problem: "graph.canary_user"},
 	} {
-		cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_CANARY_USER="+user, "REVOKER_GUARD_PROTECTED_FILE="+file)
+		cfg := load(t, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_CANARY_USER="+user,
+			"REVOKER_GUARD_PROTECTED_FILE="+file)
 		protected, err := NewProtected(cfg)
 		if err != nil {
 			t.Fatal(err)

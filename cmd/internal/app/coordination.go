@@ -29,7 +29,7 @@ func newRedis(cfg config.Config) (redis.UniversalClient, error) {
 		Password:      r.Password,
 		DialTimeout:   r.Timeout, ReadTimeout: r.Timeout, WriteTimeout: r.Timeout, PoolTimeout: r.Timeout,
 		ContextTimeoutEnabled: true,
-		// A second try would only make the call wait longer; the next call asks again.
+		// A retry would only delay the call to Graph. The next call asks Redis again.
 		MaxRetries:      -1,
 		DialerRetries:   1,
 		PoolSize:        max(4, cfg.Consumer.Concurrency),
@@ -52,13 +52,15 @@ func newRedis(cfg config.Config) (redis.UniversalClient, error) {
 	return redis.NewUniversalClient(options), nil
 }
 
-// quiet keeps the library from writing to standard error; our own lines say what matters.
+// quiet keeps the library from writing to standard error. The worker logs changes of the state
+// itself.
 type quiet struct{}
 
-// Printf writes nothing.
+// Printf does nothing.
 func (quiet) Printf(context.Context, string, ...any) {}
 
-// connectCoordination makes the store that replicas share. A dry run has none: it never writes.
+// connectCoordination makes the store that replicas share. A dry run has none, because it writes
+// nothing.
 func (w *Worker) connectCoordination() error {
 	cfg := w.cfg
 	if !cfg.Redis.Used() || cfg.Consumer.DryRun {
@@ -71,35 +73,39 @@ func (w *Worker) connectCoordination() error {
 	for _, o := range coordination.Observations() {
 		w.metrics.Replicas.WithLabelValues(string(o))
 	}
-	w.replicas = newStore(cfg, client, scope(cfg), func(o coordination.Observation) { w.metrics.Replicas.WithLabelValues(string(o)).Inc() }, w.redisChanged)
+	count := func(o coordination.Observation) { w.metrics.Replicas.WithLabelValues(string(o)).Inc() }
+	w.replicas = newStore(cfg, client, scope(cfg), count, w.redisChanged)
 	return nil
 }
 
-// CheckRedis says whether Redis can be used as replicas use it. It touches nothing of theirs.
+// CheckRedis tests every operation that replicas use. It does not change their data. The error is
+// the last one of Redis.
 func CheckRedis(ctx context.Context, cfg config.Config) error {
 	client, err := newRedis(cfg)
 	if err != nil {
 		return err
 	}
-	var told error
-	store := newStore(cfg, client, append(scope(cfg), "doctor"), func(coordination.Observation) {}, func(err error) { told = err })
+	var last error
+	ignore := func(coordination.Observation) {}
+	store := newStore(cfg, client, append(scope(cfg), "doctor"), ignore, func(err error) { last = err })
 	defer store.Close()
 	lease, _, taken := store.Lease(ctx, "session-revoker-doctor", nil)
 	if taken {
-		return nil // somebody else checks at the same time
+		return nil // another doctor checks at the same time
 	}
 	lease.End(ctx, dedupe.Verdict{})
 	if _, added, _ := store.Reserve(ctx, "", "session-revoker-doctor", 1, time.Second); added {
 		store.Refund(ctx, "", "session-revoker-doctor")
 	}
 	store.MayAsk(ctx, "session-revoker-doctor", time.Second)
-	pace := store.NewLimiter("session-revoker-doctor", 1)
-	pace.Try(ctx)
-	return told
+	store.NewLimiter("session-revoker-doctor", 1).Try(ctx)
+	return last
 }
 
-// newStore makes the store that replicas share.
-func newStore(cfg config.Config, client redis.UniversalClient, scope []string, observe func(coordination.Observation), changed func(error)) *coordination.Store {
+// newStore makes a store that replicas share.
+func newStore(
+	cfg config.Config, client redis.UniversalClient, scope []string, observe func(coordination.Observation), changed func(error),
+) *coordination.Store {
 	return coordination.New(coordination.Config{
 		Client:     client,
 		Scope:      scope,
@@ -112,8 +118,10 @@ func newStore(cfg config.Config, client redis.UniversalClient, scope []string, o
 	})
 }
 
-// leaseFor is longer than an attempt takes from the lease to its end: the user's read, the call, and the reads that verify the effect, the last of which may
-// begin when graph.verify_timeout has passed; beside them two exchanges with Redis, and time for a busy machine.
+// leaseFor returns the duration of a lease. It is longer than an attempt takes: the read of the
+// user, the call, and the reads that verify the effect, the last of which can begin when
+// graph.verify_timeout has passed. It includes two exchanges with Redis, and time for a busy
+// machine.
 func leaseFor(cfg config.Config) time.Duration {
 	attempt := cfg.Graph.Timeout
 	if cfg.Graph.ReadUsers {
@@ -125,7 +133,7 @@ func leaseFor(cfg config.Config) time.Duration {
 	return attempt + 2*cfg.Redis.Timeout + 5*time.Second
 }
 
-// scope is the cloud, the tenant and the Graph root, by which workers are kept apart that share one Redis.
+// scope separates workers that share one Redis: by cloud, tenant, and Graph root.
 func scope(cfg config.Config) []string {
 	root := cfg.Cloud().GraphRoot
 	if u, err := url.Parse(root); err == nil {
@@ -137,14 +145,16 @@ func scope(cfg config.Config) []string {
 func (w *Worker) redisChanged(err error) {
 	if err == nil {
 		w.metrics.RedisUp.Set(1)
-		w.log.Info("Redis answers: replicas act as one")
+		w.log.Info("Redis answers: replicas are coordinated")
 		return
 	}
 	w.metrics.RedisUp.Set(0)
-	w.log.Warn("Redis does not answer; work goes on without it: users may be called for by several replicas, and the quota is not shared", zap.Error(err))
+	w.log.Warn("Redis does not answer; the worker goes on without it: "+
+		"several replicas may call Graph for the same user, and the quota is not shared", zap.Error(err))
 }
 
-// sharedLimiter is the pace of all replicas of the application; nil when it is not shared.
+// sharedLimiter returns the rate limiter of all replicas of the application, or nil if it is not
+// shared.
 func (w *Worker) sharedLimiter() *coordination.Limiter {
 	if w.replicas == nil || !w.cfg.Redis.ShareRateLimit {
 		return nil

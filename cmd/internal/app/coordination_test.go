@@ -57,7 +57,8 @@ func (l *workerLog) Write(p []byte) (int, error) {
 	return l.Buffer.Write(p)
 }
 
-// newEstate queues two events about each user, in two rows: the second events come after all the first ones.
+// newEstate queues two events about each user, in two rows: the second events come after all the
+// first ones.
 func newEstate(t *testing.T, users int) *estate {
 	t.Helper()
 	e := &estate{users: users, half: make(chan struct{}), settled: make(chan struct{}), tripped: make(chan struct{}, 64)}
@@ -97,7 +98,8 @@ func newEstate(t *testing.T, users int) *estate {
 	for i := range users {
 		people = append(people, graph.User{ID: userID(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"})
 	}
-	// Its Date is not behind ours although it has whole seconds, so that every event that was sent before is covered.
+	// Its Date is not behind ours although it has whole seconds, so that every event that was sent
+	// before is covered.
 	e.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: people, ClockOffset: 2 * time.Second, Apps: []graph.App{
 		{ClientID: "client", Secret: "secret-of-replicas", Roles: []string{"User.RevokeSessions.All"}},
 	}})
@@ -243,7 +245,7 @@ func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 	}
 }
 
-func TestTheGuardCountsThePeopleOfAllReplicas(t *testing.T) {
+func TestReplicasShareTheVolumeGuard(t *testing.T) {
 	const users, most = 500, 60
 	e := newEstate(t, users)
 	release := filepath.Join(t.TempDir(), "release.json")
@@ -283,7 +285,7 @@ func TestTheGuardCountsThePeopleOfAllReplicas(t *testing.T) {
 	}
 }
 
-func TestWorkGoesOnWhenRedisGoesAway(t *testing.T) {
+func TestReplicasGoOnWhenRedisGoesAway(t *testing.T) {
 	const users = 2000
 	e := newEstate(t, users)
 	redis := miniredis.RunT(t)
@@ -291,7 +293,8 @@ func TestWorkGoesOnWhenRedisGoesAway(t *testing.T) {
 		<-e.half
 		redis.Close()
 	}()
-	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_REDIS_TIMEOUT=5s", "REVOKER_GUARD_MAX_USERS=0") // or it seems to go away, and come back, on a busy machine
+	// or it seems to go away, and come back, on a busy machine
+	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_REDIS_TIMEOUT=5s", "REVOKER_GUARD_MAX_USERS=0")
 	for i := range users {
 		if _, ok := e.graph.Revoked(userID(i)); !ok {
 			t.Errorf("user %d is not revoked", i)
@@ -304,10 +307,11 @@ func TestWorkGoesOnWhenRedisGoesAway(t *testing.T) {
 	}
 }
 
-func TestADryRunHasNothingToDoWithRedis(t *testing.T) {
+func TestDryRunDoesNotUseRedis(t *testing.T) {
 	e := newEstate(t, 1)
 	redis := miniredis.RunT(t)
-	worker, err := New(load(t, append(e.environ, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_CONSUMER_DRY_RUN=true")...), &bytes.Buffer{})
+	worker, err := New(load(t, append(e.environ, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_CONSUMER_DRY_RUN=true")...),
+		&bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,9 +346,13 @@ type answers struct{}
 func (answers) RoundTrip(r *http.Request) (*http.Response, error) {
 	body := `{"value":true}`
 	if r.Method == http.MethodGet {
-		body = `{"id":"` + userID(1) + `","userPrincipalName":"user1@contoso.com","userType":"Member","signInSessionsValidFromDateTime":"1999-01-01T00:00:00Z"}`
+		body = `{"id":"` + userID(1) +
+			`","userPrincipalName":"user1@contoso.com","userType":"Member","signInSessionsValidFromDateTime":"1999-01-01T00:00:00Z"}`
 	}
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+	return &http.Response{
+		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(body)), Request: r,
+	}, nil
 }
 
 type anyToken struct{}
@@ -353,7 +361,7 @@ func (anyToken) GetToken(context.Context, policy.TokenRequestOptions) (azcore.Ac
 	return azcore.AccessToken{Token: "a.b.c"}, nil
 }
 
-func TestALeaseLastsLongerThanAnyAttempt(t *testing.T) {
+func TestLeaseLastsLongerThanAnyAttempt(t *testing.T) {
 	for name, environ := range map[string][]string{
 		"the call alone":      nil,
 		"users are read":      {"REVOKER_GRAPH_READ_USERS=true"},
@@ -375,7 +383,10 @@ func TestALeaseLastsLongerThanAnyAttempt(t *testing.T) {
 						return almost
 					}
 				}
-				graph, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: anyToken{}, Timeout: cfg.Graph.Timeout, Transport: transport})
+				graph, err := revoker.New(revoker.Config{
+					Root: "https://graph.example", Credential: anyToken{},
+					Timeout: cfg.Graph.Timeout, Transport: transport,
+				})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -18,8 +18,9 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 )
 
-// DelegatedCredential signs an operator in, instead of the application: "cli" uses the account of az login, "device-code" lets
-// prompt show a code to type into a browser.
+// DelegatedCredential signs in an operator instead of the application. how is "cli" for the account
+// of az login, or "device-code". For the latter, prompt shows the operator what to enter in a
+// browser.
 func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (azcore.TokenCredential, error) {
 	switch how {
 	case "cli":
@@ -36,8 +37,8 @@ func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (az
 	return nil, fmt.Errorf("%q is not cli or device-code", how)
 }
 
-// graphCredential picks how the worker signs in to Graph: the sandbox's token endpoint, a client secret or certificate, or Azure's
-// default chain (workload identity, managed identity, environment, CLI).
+// graphCredential returns the credential for Graph: the sandbox's token endpoint, a client secret,
+// a certificate, or Azure's default chain (workload identity, managed identity, environment, CLI).
 func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.TokenCredential, error) {
 	switch {
 	case cfg.Graph.TokenURL != "":
@@ -48,7 +49,9 @@ func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.Tok
 		}}, nil
 	case cfg.Graph.ClientSecret != "":
 		credential, err := azidentity.NewClientSecretCredential(cfg.Graph.TenantID, cfg.Graph.ClientID, cfg.Graph.ClientSecret,
-			&azidentity.ClientSecretCredentialOptions{ClientOptions: azureOptions(cfg, transport), DisableInstanceDiscovery: cfg.Graph.Authority != ""})
+			&azidentity.ClientSecretCredentialOptions{
+				ClientOptions: azureOptions(cfg, transport), DisableInstanceDiscovery: cfg.Graph.Authority != "",
+			})
 		if err != nil {
 			return nil, fmt.Errorf("use graph.client_secret: %w", err)
 		}
@@ -59,8 +62,8 @@ func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.Tok
 	return defaultCredential(cfg, transport)
 }
 
-// DefaultCredential is how the worker signs in without a connection string, client secret or certificate: by Azure's default chain (workload
-// identity, managed identity, environment, CLI).
+// DefaultCredential returns Azure's default chain (workload identity, managed identity,
+// environment, CLI). The worker uses it without a connection string, client secret, or certificate.
 func DefaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
 	return defaultCredential(cfg, nil)
 }
@@ -69,7 +72,7 @@ func defaultCredential(cfg config.Config, transport http.RoundTripper) (azcore.T
 	credential, err := azidentity.NewDefaultAzureCredential(&azidentity.DefaultAzureCredentialOptions{
 		ClientOptions: azureOptions(cfg, transport),
 		TenantID:      cfg.Graph.TenantID,
-		// Microsoft knows its own authorities only.
+		// The discovery service knows only the authorities of Microsoft.
 		DisableInstanceDiscovery: cfg.Graph.Authority != "",
 	})
 	if err != nil {
@@ -81,7 +84,7 @@ func defaultCredential(cfg config.Config, transport http.RoundTripper) (azcore.T
 func azureOptions(cfg config.Config, transport http.RoundTripper) azcore.ClientOptions {
 	options := azcore.ClientOptions{
 		Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: cfg.Cloud().Authority},
-		// One try: package retry repeats.
+		// No retries: package retry repeats attempts.
 		Retry: policy.RetryOptions{MaxRetries: -1},
 	}
 	if transport != nil {
@@ -90,8 +93,9 @@ func azureOptions(cfg config.Config, transport http.RoundTripper) azcore.ClientO
 	return options
 }
 
-// oauthCredential gets tokens from a plain OAuth 2.0 endpoint: azidentity speaks to Entra alone, over https, while the
-// sandbox's Graph serves its own on a loopback address.
+// oauthCredential gets tokens from a plain OAuth 2.0 endpoint, which the sandbox's Graph serves on
+// a loopback address. azidentity supports Entra only, and https only. It is safe for concurrent
+// use.
 type oauthCredential struct {
 	config clientcredentials.Config
 
@@ -99,7 +103,8 @@ type oauthCredential struct {
 	token *oauth2.Token
 }
 
-// GetToken returns the cached token while it is good for a minute more and no claims ask for a new one.
+// GetToken returns the cached token if it is valid for another minute and the options demand no
+// claims.
 func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
 	token := c.token
@@ -118,25 +123,26 @@ func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequ
 	return azcore.AccessToken{Token: token.AccessToken, ExpiresOn: token.Expiry}, nil
 }
 
-// certificateCredential signs in with a certificate from a file, which is read again when it changes: mounted certificates are renewed. It is
-// safe for concurrent use.
+// certificateCredential signs in with a certificate from a file. It reads the file again when it
+// changes, because mounted certificates are renewed. azidentity caches the tokens. It is safe for
+// concurrent use.
 type certificateCredential struct {
 	cfg       config.Config
 	transport http.RoundTripper
 
 	mu      sync.Mutex
-	read    time.Time // the file's modification time when it was read
+	read    time.Time // modification time of the file that was read
 	current *azidentity.ClientCertificateCredential
 }
 
-// newCertificateCredential reads the certificate for the first time.
+// newCertificateCredential reads the certificate. The error says why it cannot be used.
 func newCertificateCredential(cfg config.Config, transport http.RoundTripper) (*certificateCredential, error) {
 	c := &certificateCredential{cfg: cfg, transport: transport}
 	_, err := c.credential()
 	return c, err
 }
 
-// GetToken gets a token with the certificate that the file holds now.
+// GetToken gets a token with the certificate that is in the file now.
 func (c *certificateCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	current, err := c.credential()
 	if err != nil {
@@ -145,7 +151,8 @@ func (c *certificateCredential) GetToken(ctx context.Context, options policy.Tok
 	return current.GetToken(ctx, options)
 }
 
-// credential is that of the file's certificate. A file that cannot be used keeps the last one that could.
+// credential returns the credential of the certificate in the file. If the file is not usable, it
+// returns the last usable one.
 func (c *certificateCredential) credential() (*azidentity.ClientCertificateCredential, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +162,7 @@ func (c *certificateCredential) credential() (*azidentity.ClientCertificateCrede
 	return c.current, nil
 }
 
-// load reads the file if it has changed.
+// load reads the file if it has changed. The caller holds mu.
 func (c *certificateCredential) load(file string) error {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -170,10 +177,13 @@ func (c *certificateCredential) load(file string) error {
 	}
 	certificates, key, err := azidentity.ParseCertificates(text, nil)
 	if err != nil {
-		return fmt.Errorf("%s holds no certificate with its private key, in PEM or PKCS #12 without a password: %w", file, err)
+		return fmt.Errorf("%s contains no certificate with its private key, in PEM form or in PKCS #12 form without a password: %w",
+			file, err)
 	}
 	credential, err := azidentity.NewClientCertificateCredential(c.cfg.Graph.TenantID, c.cfg.Graph.ClientID, certificates, key,
-		&azidentity.ClientCertificateCredentialOptions{ClientOptions: azureOptions(c.cfg, c.transport), DisableInstanceDiscovery: c.cfg.Graph.Authority != ""})
+		&azidentity.ClientCertificateCredentialOptions{
+			ClientOptions: azureOptions(c.cfg, c.transport), DisableInstanceDiscovery: c.cfg.Graph.Authority != "",
+		})
 	if err != nil {
 		return err
 	}

@@ -34,8 +34,8 @@ const (
 	subject  = "system:serviceaccount:session-revoker:session-revoker"
 )
 
-// TestMain lets the process trust httptest's certificate, as SSL_CERT_FILE does for a worker behind a company's proxy: before anything reads
-// the system's.
+// TestMain lets the process trust httptest's certificate, as SSL_CERT_FILE does for a worker behind
+// a company's proxy: before anything reads the system's.
 func TestMain(m *testing.M) {
 	server := httptest.NewTLSServer(nil)
 	file, err := os.CreateTemp("", "ca-*.pem")
@@ -92,7 +92,10 @@ func (d *directory) at(root string) {
 // pemFile writes the app's certificate and key.
 func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "worker"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "worker"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +104,8 @@ func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})...)
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: encoded})...)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +115,8 @@ func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 func (d *directory) statement(t *testing.T, subject string) []byte {
 	t.Helper()
 	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{
-		"iss": issuer, "sub": subject, "aud": "api://AzureADTokenExchange", "nbf": time.Now().Unix(), "exp": time.Now().Add(10 * time.Minute).Unix(),
+		"iss": issuer, "sub": subject, "aud": "api://AzureADTokenExchange", "nbf": time.Now().Unix(),
+		"exp": time.Now().Add(10 * time.Minute).Unix(),
 	})
 	text, err := token.SignedString(d.key)
 	if err != nil {
@@ -128,7 +133,8 @@ func write(t *testing.T, file string, text []byte) {
 	}
 }
 
-// ways are the ways to sign in: each returns the settings for it, and sets the environment that Azure's chain reads.
+// ways are the ways to sign in: each returns the settings for it, and sets the environment that
+// Azure's chain reads.
 var ways = map[string]func(t *testing.T, d *directory) []string{
 	"client secret": func(*testing.T, *directory) []string {
 		return []string{"REVOKER_GRAPH_CLIENT_ID=" + identity, "REVOKER_GRAPH_CLIENT_SECRET=very-secret"}
@@ -165,7 +171,7 @@ func revokeAda(t *testing.T, g *revoker.Revoker) error {
 	return err
 }
 
-func TestEveryWayToSignInOverTLS(t *testing.T) {
+func TestCredentialSignsInOverTLS(t *testing.T) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
 			d := newDirectory(t, 0)
@@ -210,7 +216,8 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 func throughTime(t *testing.T, life time.Duration, test func(t *testing.T, d *directory, g *revoker.Revoker)) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			// The environment is the process's: it is set outside of the bubble, and the statement is issued in it.
+			// The environment is the process's: it is set outside of the bubble, and the statement
+			// is issued in it.
 			d := newDirectory(t, life)
 			d.at("https://graph.test")
 			settings := way(t, d)
@@ -229,11 +236,12 @@ func throughTime(t *testing.T, life time.Duration, test func(t *testing.T, d *di
 	}
 }
 
-func TestTokensAreKeptAndRenewedBeforeTheyExpire(t *testing.T) {
+func TestTokensAreCachedAndRenewedBeforeTheyExpire(t *testing.T) {
 	throughTime(t, time.Hour, func(t *testing.T, d *directory, g *revoker.Revoker) {
 		for minute := range 180 {
 			if file := os.Getenv("AZURE_FEDERATED_TOKEN_FILE"); file != "" && minute%5 == 0 {
-				// Kubernetes renews it long before it expires; the one from the start would be no good any more.
+				// Kubernetes renews it long before it expires; the one from the start would be no
+				// good any more.
 				write(t, file, d.statement(t, subject))
 			}
 			if err := revokeAda(t, g); err != nil {
@@ -241,7 +249,8 @@ func TestTokensAreKeptAndRenewedBeforeTheyExpire(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		// Three hours need three tokens, and one or two more if they are renewed early; none was ever refused.
+		// Three hours need three tokens, and one or two more if they are renewed early; none was
+		// ever refused.
 		if n := len(d.Tokens()); n < 3 || n > 6 {
 			t.Errorf("%d tokens in three hours", n)
 		}
@@ -253,7 +262,7 @@ func TestTokensAreKeptAndRenewedBeforeTheyExpire(t *testing.T) {
 	})
 }
 
-func TestATokenThatGraphTakesBackIsReplacedByOneWithTheDemandedClaims(t *testing.T) {
+func TestTokenThatGraphRevokesIsReplacedByOneWithTheDemandedClaims(t *testing.T) {
 	throughTime(t, time.Hour, func(t *testing.T, d *directory, g *revoker.Revoker) {
 		if err := revokeAda(t, g); err != nil {
 			t.Fatal(err)
@@ -278,7 +287,7 @@ func TestATokenThatGraphTakesBackIsReplacedByOneWithTheDemandedClaims(t *testing
 	})
 }
 
-func TestAServiceAccountThatIsNotFederatedGetsNoToken(t *testing.T) {
+func TestTokenIsRefusedToAServiceAccountThatIsNotFederated(t *testing.T) {
 	d := newDirectory(t, 0)
 	d.at("https://graph.test")
 	settings := ways["workload identity"](t, d)
@@ -289,7 +298,8 @@ func TestAServiceAccountThatIsNotFederatedGetsNoToken(t *testing.T) {
 	}
 	defer g.Close()
 	var failure *revoker.Error
-	if err := revokeAda(t, g); !errors.As(err, &failure) || failure.Kind != revoker.NoToken || !failure.Systemic() || !strings.Contains(err.Error(), "AADSTS70021") {
+	if err := revokeAda(t, g); !errors.As(err,
+		&failure) || failure.Kind != revoker.NoToken || !failure.Systemic() || !strings.Contains(err.Error(), "AADSTS70021") {
 		t.Errorf("%v", err)
 	}
 	if len(d.Calls()) != 0 {
@@ -297,7 +307,7 @@ func TestAServiceAccountThatIsNotFederatedGetsNoToken(t *testing.T) {
 	}
 }
 
-func TestACertificateThatIsRenewedIsReadAgain(t *testing.T) {
+func TestCertificateIsReadAgainAfterItsRenewal(t *testing.T) {
 	d := newDirectory(t, 0)
 	d.at("https://graph.test")
 	other, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -340,15 +350,19 @@ func TestACertificateThatIsRenewedIsReadAgain(t *testing.T) {
 	}
 }
 
-func TestAnAuthorityIsForEmulatorsAlone(t *testing.T) {
+func TestAuthorityIsForEmulatorsOnly(t *testing.T) {
 	for _, environ := range [][]string{
 		{"REVOKER_GRAPH_AUTHORITY=https://127.0.0.1:1"},
 		{"REVOKER_GRAPH_AUTHORITY=http://127.0.0.1:1", "REVOKER_GRAPH_ENDPOINT=https://127.0.0.1:1"},
 		{"REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE=x"},
-		{"REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE=x", "REVOKER_GRAPH_CLIENT_SECRET=s", "REVOKER_GRAPH_TENANT_ID=t", "REVOKER_GRAPH_CLIENT_ID=c"},
+		{
+			"REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE=x", "REVOKER_GRAPH_CLIENT_SECRET=s", "REVOKER_GRAPH_TENANT_ID=t",
+			"REVOKER_GRAPH_CLIENT_ID=c",
+		},
 	} {
 		fs := newFlags()
-		if _, err := config.Load(fs, append(environ, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net")); err == nil {
+		if _, err := config.Load(fs,
+			append(environ, "REVOKER_SERVICEBUS_QUEUE=q", "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net")); err == nil {
 			t.Errorf("%v was accepted", environ)
 		}
 	}

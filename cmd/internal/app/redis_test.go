@@ -65,7 +65,8 @@ func eventually(t *testing.T, what string, works func() error) {
 // usable says whether the client that the configuration asks for can do what replicas need.
 func usable(t *testing.T, environ ...string) {
 	t.Helper()
-	cfg := load(t, append(environ, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso", "REVOKER_REDIS_TIMEOUT=5s")...)
+	cfg := load(t, append(environ, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso",
+		"REVOKER_REDIS_TIMEOUT=5s")...)
 	eventually(t, "use Redis", func() error { return CheckRedis(t.Context(), cfg) })
 }
 
@@ -77,7 +78,8 @@ func selfSigned(t *testing.T) (certificate, key string) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter:    time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
@@ -91,7 +93,10 @@ func selfSigned(t *testing.T) (certificate, key string) {
 	}
 	dir := t.TempDir()
 	certificate, key = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	for file, block := range map[string]*pem.Block{certificate: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: encoded}} {
+	for file, block := range map[string]*pem.Block{
+		certificate: {Type: "CERTIFICATE", Bytes: der},
+		key:         {Type: "PRIVATE KEY", Bytes: encoded},
+	} {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -100,13 +105,17 @@ func selfSigned(t *testing.T) (certificate, key string) {
 }
 
 // leastRights are what the ACL user needs; docs/install.md says so too.
-var leastRights = []any{"~session-revoker:*", "+hello", "+auth", "+ping", "+evalsha", "+eval", "+get", "+set", "+del", "+hmget", "+hset", "+pexpire", "+pttl", "+time", "+zadd", "+zcard", "+zrem", "+zscore", "+zremrangebyscore"}
+var leastRights = []any{
+	"~session-revoker:*", "+hello", "+auth", "+ping", "+evalsha", "+eval", "+get", "+set", "+del", "+hmget",
+	"+hset", "+pexpire", "+pttl", "+time", "+zadd", "+zcard", "+zrem", "+zscore", "+zremrangebyscore",
+}
 
 func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 	certificate, key := selfSigned(t)
 	port := freePort(t)
 	args := []string{
-		"--port", "0", "--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate, "--tls-auth-clients", "no",
+		"--port", "0", "--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate,
+		"--tls-auth-clients", "no",
 		"--user", "default", "off", "--user", "revoker", "on", ">open sesame",
 	}
 	for _, right := range leastRights {
@@ -114,22 +123,28 @@ func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 	}
 	redisServer(t, args...)
 	address := "REVOKER_REDIS_ADDRESSES=127.0.0.1:" + port
-	usable(t, address, "REVOKER_REDIS_TLS=true", "REVOKER_REDIS_CA_FILE="+certificate, "REVOKER_REDIS_USERNAME=revoker", "REVOKER_REDIS_PASSWORD=open sesame")
+	usable(t, address, "REVOKER_REDIS_TLS=true", "REVOKER_REDIS_CA_FILE="+certificate, "REVOKER_REDIS_USERNAME=revoker",
+		"REVOKER_REDIS_PASSWORD=open sesame")
 	for name, environ := range map[string][]string{
 		"an unknown authority": {"REVOKER_REDIS_TLS=true", "REVOKER_REDIS_USERNAME=revoker", "REVOKER_REDIS_PASSWORD=open sesame"},
-		"a wrong password":     {"REVOKER_REDIS_TLS=true", "REVOKER_REDIS_CA_FILE=" + certificate, "REVOKER_REDIS_USERNAME=revoker", "REVOKER_REDIS_PASSWORD=wrong"},
-		"no TLS":               {},
+		"a wrong password": {
+			"REVOKER_REDIS_TLS=true", "REVOKER_REDIS_CA_FILE=" + certificate, "REVOKER_REDIS_USERNAME=revoker",
+			"REVOKER_REDIS_PASSWORD=wrong",
+		},
+		"no TLS": {},
 	} {
-		cfg := load(t, append(environ, address, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso")...)
+		cfg := load(t, append(environ, address, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net",
+			"REVOKER_GRAPH_TENANT_ID=contoso")...)
 		if err := CheckRedis(t.Context(), cfg); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}
 }
 
-func TestCheckingRedisTouchesNothingOfTheReplicas(t *testing.T) {
+func TestRedisCheckTouchesNothingOfTheReplicas(t *testing.T) {
 	server := miniredis.RunT(t)
-	cfg := load(t, "REVOKER_REDIS_ADDRESSES="+server.Addr(), "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso")
+	cfg := load(t, "REVOKER_REDIS_ADDRESSES="+server.Addr(), "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net",
+		"REVOKER_GRAPH_TENANT_ID=contoso")
 	if err := CheckRedis(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -149,10 +164,12 @@ func TestRedisCluster(t *testing.T) {
 	node := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, DisableIdentity: true})
 	defer node.Close()
 	eventually(t, "give the node all slots", func() error { return node.ClusterAddSlotsRange(t.Context(), 0, 16383).Err() })
-	if err := node.Do(t.Context(), append([]any{"acl", "setuser", "revoker", "on", ">open sesame", "+cluster|slots"}, leastRights...)...).Err(); err != nil {
+	if err := node.Do(t.Context(),
+		append([]any{"acl", "setuser", "revoker", "on", ">open sesame", "+cluster|slots"}, leastRights...)...).Err(); err != nil {
 		t.Fatal(err)
 	}
-	usable(t, "REVOKER_REDIS_ADDRESSES=127.0.0.1:"+port, "REVOKER_REDIS_CLUSTER=true", "REVOKER_REDIS_USERNAME=revoker", "REVOKER_REDIS_PASSWORD=open sesame")
+	usable(t, "REVOKER_REDIS_ADDRESSES=127.0.0.1:"+port, "REVOKER_REDIS_CLUSTER=true", "REVOKER_REDIS_USERNAME=revoker",
+		"REVOKER_REDIS_PASSWORD=open sesame")
 }
 
 func TestRedisSentinel(t *testing.T) {

@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// Signals returns two contexts: soft ends at the first SIGTERM or SIGINT, hard at the second. stop releases both.
+// Signals returns two contexts. soft ends at the first SIGTERM or SIGINT, and hard at the second.
+// Both end with parent. stop ends both and releases them.
 func Signals(parent context.Context) (soft, hard context.Context, stop func()) {
 	soft, stopSoft := context.WithCancel(parent)
 	hard, stopHard := context.WithCancel(parent)

@@ -1,0 +1,195 @@
+package config
+
+// descriptions holds the description of each setting, by key: what it sets, its unit, the reason
+// for the default, and when to change it. The flags' help, docs/configuration.md, and the chart's
+// schema show it. The bounds of numbers and durations follow it there.
+var descriptions = map[string]string{
+	"servicebus.connection_string": "" +
+		"Connection string of the namespace. Set this, servicebus.connection_string_file, or " +
+		"servicebus.namespace.",
+	"servicebus.connection_string_file": "" +
+		"File that contains the connection string, for example a mounted secret.",
+	"servicebus.namespace": "" +
+		"Fully qualified host name of the namespace, for example " +
+		"contoso.servicebus.windows.net. The worker signs in with DefaultAzureCredential.",
+	"servicebus.queue": "" +
+		"Queue to receive from. Required, unless servicebus.topic or servicebus.sources is set, " +
+		"or the connection string contains an EntityPath.",
+	"servicebus.topic":        "Topic to receive from instead of a queue. Needs servicebus.subscription.",
+	"servicebus.subscription": "Subscription of servicebus.topic to receive from.",
+	"servicebus.sessions": "" +
+		"Number of sessions that the worker receives from at the same time, for each source. " +
+		"All of them share consumer.max_in_flight. Keep 0 unless the queue or subscription " +
+		"requires sessions.",
+	"servicebus.lock_duration": "" +
+		"Lock duration of the queue or subscription, or a shorter time. The worker renews a " +
+		"lock when half of this time has passed. Set it to the entity's own value; worker " +
+		"doctor compares the two if it may read the entity's settings.",
+	"servicebus.admin_endpoint": "" +
+		"Address of the administration API that worker doctor reads, for tests with an " +
+		"emulator. http is accepted for loopback addresses only.",
+	"servicebus.sources": "" +
+		"Several queues, and subscriptions in the form TOPIC/Subscriptions/NAME, instead of " +
+		"one. List the most urgent source first: its users are called before those of later " +
+		"sources.",
+
+	"graph.cloud": "" +
+		"National cloud: global, usgov-l4, usgov-dod, or china. It selects the Graph root, the " +
+		"sign-in authority, the token scope, and the Service Bus domain.",
+	"graph.endpoint": "" +
+		"Graph root of an emulator, for tests. http is accepted for loopback addresses only.",
+	"graph.tenant_id": "" +
+		"Tenant to sign in to, as a GUID or a domain name. Required with a client secret or " +
+		"certificate.",
+	"graph.client_id": "Application (client) ID. Required with a client secret or certificate.",
+	"graph.client_secret": "" +
+		"Client secret. Without a secret or certificate, the worker uses " +
+		"DefaultAzureCredential: workload identity, managed identity, environment, Azure CLI.",
+	"graph.client_secret_file": "" +
+		"File that contains the client secret, for example a mounted secret.",
+	"graph.client_certificate_file": "" +
+		"File that contains a certificate and its private key, in PEM form or in PKCS #12 form " +
+		"without a password. The worker signs in with it instead of a client secret, and reads " +
+		"the file again when it changes.",
+	"graph.authority": "" +
+		"Sign-in authority of an emulator, for tests: an https URL. Needs graph.endpoint.",
+	"graph.token_url": "" +
+		"OAuth 2.0 token endpoint of an emulator, for tests. Needs graph.endpoint on a loopback " +
+		"address.",
+	"graph.read_users": "" +
+		"Read each user from Graph before the call. The worker then recognizes guests and " +
+		"protected users whether an event contains an ID or a name, treats both as one user, " +
+		"and calls the ID that the name had. Needs the permission User.Read.All, and one read " +
+		"for each call, plus one for each event that contains a name only.",
+	"graph.verify_timeout": "" +
+		"How long to read the user again after a call until the revocation shows. If it does " +
+		"not show in time, the attempt has failed, and the event is dead-lettered as NotRevoked " +
+		"in the end. 0 trusts Graph's answer. Needs graph.read_users, and at least one more " +
+		"read for each call.",
+	"graph.canary_user": "" +
+		"Object ID or user principal name of an account that exists for this purpose, and whose " +
+		"sessions may be revoked at any time. When attempts fail, an attempt for this account " +
+		"shows whether Graph or the users are the cause. If empty, the worker uses a random ID, " +
+		"which tests the token and the permission only.",
+	"graph.timeout": "Time limit of one attempt, including the time to get a token.",
+
+	"retry.max_attempts": "" +
+		"Number of counted failures after which an event is dead-lettered as RetriesExhausted. " +
+		"Failures that affect everyone, such as throttling, are not counted.",
+	"retry.initial_interval": "" +
+		"First wait between two attempts for a user. Each further wait is twice as long, with a " +
+		"jitter of ±50 %.",
+	"retry.max_interval": "" +
+		"Longest wait between two attempts for a user. Graph can ask for a longer one by " +
+		"Retry-After.",
+	"retry.max_age": "" +
+		"Age of an event from which server errors count as its failures even if no other user's " +
+		"attempt succeeds. Until then, such errors are taken for an outage of Graph.",
+	"retry.not_found_for": "" +
+		"How long the worker repeats a call that Graph answers with 404, because a new account " +
+		"reaches all of Graph's servers with a delay. 0 accepts the first 404.",
+
+	"dedupe.window": "" +
+		"How long an event waits if a call for the same user has just been made. At the end, " +
+		"one more call decides for all events that have waited. A longer window saves calls in " +
+		"a storm and delays the second revocation.",
+	"dedupe.skew_margin": "" +
+		"Largest expected difference between the clocks of Service Bus, Graph, and this " +
+		"machine. A call covers only events that were enqueued at least this long before it.",
+	"dedupe.remember_for": "" +
+		"Minimum time for which the worker remembers calls. It completes older events that " +
+		"arrive late without another call.",
+	"dedupe.max_users": "" +
+		"Maximum number of users whose last call the worker remembers, below 200 bytes of " +
+		"memory each. A user who is forgotten costs one more call at most.",
+
+	"consumer.concurrency": "" +
+		"Maximum number of calls to Graph in flight. The default suffices for Graph's quota of " +
+		"20 calls per second for each application and tenant.",
+	"consumer.max_in_flight": "" +
+		"Maximum number of messages that the worker holds locked, for each source. At most a " +
+		"quarter of them wait for the end of a deduplication window, and at most half belong to " +
+		"users whose calls fail; the worker defers further ones.",
+	"consumer.settle_timeout": "Time limit of one settlement or lock renewal.",
+	"consumer.dry_run": "" +
+		"Only peek at messages, and log what the worker would do with each event. Nothing is " +
+		"locked, called, or settled. The flag worker run --dry-run does the same.",
+	"consumer.drain_timeout": "" +
+		"How long messages in flight may take to finish after SIGTERM. Kubernetes' " +
+		"terminationGracePeriodSeconds must exceed the sum of this, consumer.settle_timeout, " +
+		"and 10 s.",
+
+	"events.types": "" +
+		"Types of events that revoke sessions, the most urgent first. Events of any other type " +
+		"are dead-lettered as UnknownEvent.",
+
+	"guard.protected_users": "" +
+		"Object IDs, user principal names, and patterns of names (svc-*@contoso.com) of users " +
+		"whose sessions are never revoked. List both the ID and the name of each break-glass " +
+		"account.",
+	"guard.max_users": "" +
+		"Maximum number of distinct users whose sessions may be revoked within guard.window, " +
+		"for each event type. One more user trips the guard for that type. Set it to twice your " +
+		"largest planned offboarding. 0 disables the limit.",
+	"guard.window": "Length of the sliding window of guard.max_users.",
+	"guard.mode": "" +
+		"enforce: when the guard has tripped for a type, events of that type wait until an " +
+		"operator releases it, and other types go on. observe: the worker only reports it.",
+	"guard.release_file": "" +
+		"File with an operator's release, as worker guard release writes it. The worker reads " +
+		"it every 5 s. Without a file, only a restart releases a type.",
+	"guard.protected_file": "" +
+		"File with further protected users, one per line; # begins a comment. The worker reads " +
+		"it again when it changes. If it becomes unusable, its last usable entries stay in " +
+		"force.",
+
+	"audit.file": "" +
+		"File to which the worker appends a record of each decision. The records form a chain " +
+		"of hashes, which worker audit verify checks. - means standard output. Operators' " +
+		"commands write to a file beside it, with -operators in its name. If empty, there is no " +
+		"file.",
+	"audit.key_file": "" +
+		"File that contains a key of at least 32 bytes, for example a mounted secret. The " +
+		"worker reads it at start. Each record in audit.file then carries a MAC, and worker " +
+		"audit verify --key-file detects changes and deletions by anyone who does not have the " +
+		"key. Without a key, anyone who can write the file can change records and compute the " +
+		"hashes again.",
+	"audit.topic": "" +
+		"Topic or queue to which the worker publishes each revocation (session.revoked) and " +
+		"each failure (session.revocation.failed) as a CloudEvent. The worker needs the right " +
+		"to send to it. If empty, nothing is published.",
+
+	"redis.addresses": "" +
+		"Redis through which replicas share verdicts, leases, and the rate limit: HOST:PORT of " +
+		"one server, of a cluster's nodes, or of the sentinels. If empty, each replica works on " +
+		"its own.",
+	"redis.username":      "ACL user. If empty, Redis uses its default user.",
+	"redis.password":      "Password of the ACL user.",
+	"redis.password_file": "File that contains the password, for example a mounted secret.",
+	"redis.tls":           "Connect with TLS 1.2 or newer.",
+	"redis.ca_file": "" +
+		"PEM file with the certificate authorities to trust instead of the system's. Needs " +
+		"redis.tls.",
+	"redis.cluster": "" +
+		"The addresses belong to a Redis cluster. Set it if you list only one node: several " +
+		"addresses without redis.sentinel_master always mean a cluster.",
+	"redis.sentinel_master": "Name of the master. If set, the addresses are those of sentinels.",
+	"redis.timeout": "" +
+		"Time limit of one exchange with Redis. While Redis does not answer, the worker works " +
+		"without it and tries again once a second.",
+	"redis.share_rate_limit": "" +
+		"Share Graph's quota among replicas, as if they were one. If false, each replica learns " +
+		"its own rate from Graph's answers.",
+
+	"ops.address": "" +
+		"Address of /healthz, /readyz, and /metrics, which have no access control. :9090 " +
+		"listens on every interface, which a container needs and the chart sets. If empty, " +
+		"there is no port.",
+
+	"log.level":  "Lowest level that is logged: debug, info, warn, or error.",
+	"log.format": "Format of log lines: json or console.",
+	"log.hash_users": "" +
+		"Log and trace a short hash instead of anything that can name a user: user IDs and " +
+		"names, and message IDs, event IDs, and unknown event types, which producers choose. No " +
+		"text from Graph or producers is logged.",
+}
