@@ -34,10 +34,6 @@ const (
 	beyondEnd = math.MaxInt64 - 1
 )
 
-// errUnreadable is the error of a call in which the SDK has panicked over a message.
-var errUnreadable = errors.New("the Service Bus SDK cannot read a message; " +
-	"it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded")
-
 // awaitPermission returns when there is a token that may revoke sessions, or when ctx ends. A
 // worker without such a token must not receive messages: it could only raise their delivery counts.
 func (c *Consumer) awaitPermission(ctx context.Context) {
@@ -106,7 +102,7 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 // time from then on: if a message is the cause, no other is lost with it.
 func (c *Consumer) troubled(l *loop, what string, err error) {
 	l.burst = 1
-	if errors.Is(err, errUnreadable) {
+	if errors.Is(err, servicebus.ErrUnreadable) {
 		l.alone = time.Now().Add(aloneFor)
 	}
 	if c.deps.Health.Report(l.part, err.Error()) {
@@ -155,7 +151,7 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 		// makes a new one.
 		l.link.lose()
 		return nil, nil
-	case errors.Is(err, errUnreadable):
+	case errors.Is(err, servicebus.ErrUnreadable):
 		return nil, err
 	case ctx.Err() != nil:
 		return nil, nil
@@ -163,39 +159,32 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	return nil, err
 }
 
-// receiveFrom receives up to limit messages. It survives a panic of the SDK, and returns
-// errUnreadable.
-func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) (messages []*azservicebus.ReceivedMessage, err error) {
-	defer func() {
-		if recover() != nil {
-			messages, err = nil, errUnreadable
-		}
-	}()
-	return from.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+// receiveFrom receives up to limit messages, and returns servicebus.ErrUnreadable if the SDK panics.
+func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) ([]*azservicebus.ReceivedMessage, error) {
+	return servicebus.Guard(func() ([]*azservicebus.ReceivedMessage, error) {
+		return from.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+	})
 }
 
 // peek returns nil if Service Bus answers. It peeks beyond the end of the queue, where no message
 // can be in the way of the answer.
 func peek(ctx context.Context, from Receiver) error {
 	_, err := peekFrom(ctx, from, beyondEnd, 1)
-	if errors.Is(err, errUnreadable) {
+	if errors.Is(err, servicebus.ErrUnreadable) {
 		return nil
 	}
 	return err
 }
 
-// peekFrom peeks at up to n messages, from a sequence number on. It survives a panic of the SDK,
-// and returns errUnreadable. The number is always given: without it the SDK would continue where
+// peekFrom peeks at up to n messages, from a sequence number on, and returns
+// servicebus.ErrUnreadable if the SDK panics. The number is always given: without it the SDK would continue where
 // its last peek ended, and callers share the receiver.
-func peekFrom(ctx context.Context, from Receiver, next int64, n int) (messages []*azservicebus.ReceivedMessage, err error) {
+func peekFrom(ctx context.Context, from Receiver, next int64, n int) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
-	defer func() {
-		if recover() != nil {
-			err = errUnreadable
-		}
-	}()
-	return from.PeekMessages(ctx, n, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
+	return servicebus.Guard(func() ([]*azservicebus.ReceivedMessage, error) {
+		return from.PeekMessages(ctx, n, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &next})
+	})
 }
 
 // received notes how far the source was received. Only its receive loop calls it.

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 const (
@@ -247,7 +248,7 @@ func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 	case len(received) > 0:
 		c.connected(l)
 		return true
-	case errors.Is(err, errUnreadable):
+	case errors.Is(err, servicebus.ErrUnreadable):
 		// The session's other messages come only after this one. To ask for it again at once would
 		// be a busy loop.
 		c.troubled(l, "cannot receive from a session", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 const (
@@ -383,17 +384,13 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 	c.deps.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 }
 
-// deferredFrom receives deferred messages. It survives a panic of the SDK, and returns
-// errUnreadable.
-func deferredFrom(ctx context.Context, from Receiver, numbers []int64) (messages []*azservicebus.ReceivedMessage, err error) {
+// deferredFrom receives deferred messages, and returns servicebus.ErrUnreadable if the SDK panics.
+func deferredFrom(ctx context.Context, from Receiver, numbers []int64) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
-	defer func() {
-		if recover() != nil {
-			messages, err = nil, errUnreadable
-		}
-	}()
-	return from.ReceiveDeferredMessages(ctx, numbers, nil)
+	return servicebus.Guard(func() ([]*azservicebus.ReceivedMessage, error) {
+		return from.ReceiveDeferredMessages(ctx, numbers, nil)
+	})
 }
 
 // findDeferred looks for deferred messages that no replica remembers, such as after a crash. It

@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 // Receiver is what a Queue needs of a receiver of dead letters. *azservicebus.Receiver implements
@@ -150,16 +151,16 @@ func (q *Queue) scan(ctx context.Context, f Filter, picks func(*azservicebus.Rec
 }
 
 // peek returns a page of messages, from a sequence number on.
-func (q *Queue) peek(ctx context.Context, from int64) (messages []*azservicebus.ReceivedMessage, err error) {
+func (q *Queue) peek(ctx context.Context, from int64) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := q.within(ctx)
 	defer cancel()
-	defer func() {
-		if recover() != nil {
-			messages, err = nil, fmt.Errorf("%s, from sequence number %d on: %w", q.what(), from, errUnreadable)
-		}
-	}()
-	messages, err = q.Receiver.PeekMessages(ctx, pageSize, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &from})
-	if err != nil {
+	messages, err := servicebus.Guard(func() ([]*azservicebus.ReceivedMessage, error) {
+		return q.Receiver.PeekMessages(ctx, pageSize, &azservicebus.PeekMessagesOptions{FromSequenceNumber: &from})
+	})
+	switch {
+	case errors.Is(err, servicebus.ErrUnreadable):
+		return nil, fmt.Errorf("%s, from sequence number %d on: %w", q.what(), from, errUnreadable)
+	case err != nil:
 		return nil, fmt.Errorf("peek at the %s: %w", q.what(), err)
 	}
 	return messages, nil

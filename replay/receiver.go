@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/servicebus"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -128,15 +130,15 @@ func (r *receiver) handle(
 }
 
 // receive waits for messages. It returns no messages and no error if none came.
-func (r *receiver) receive(ctx context.Context, n int, wait time.Duration) (messages []*azservicebus.ReceivedMessage, err error) {
-	defer func() {
-		if recover() != nil {
-			messages, err = nil, fmt.Errorf("receive the dead letters of %s: %w", r.queue.Entity, errUnreadable)
-		}
-	}()
+func (r *receiver) receive(ctx context.Context, n int, wait time.Duration) ([]*azservicebus.ReceivedMessage, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	messages, err = r.receiver.ReceiveMessages(waiting, n, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+	messages, err := servicebus.Guard(func() ([]*azservicebus.ReceivedMessage, error) {
+		return r.receiver.ReceiveMessages(waiting, n, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
+	})
+	if errors.Is(err, servicebus.ErrUnreadable) {
+		return nil, fmt.Errorf("receive the dead letters of %s: %w", r.queue.Entity, errUnreadable)
+	}
 	r.owed = n - len(messages)
 	if err != nil && waiting.Err() == nil {
 		return nil, fmt.Errorf("receive the dead letters of %s: %w", r.queue.Entity, err)

@@ -91,7 +91,8 @@ func AcceptSession(ctx context.Context, client *azservicebus.Client, entity stri
 
 // ErrUnreadable means that the client library panicked over a message. As of azservicebus v1.11 it
 // does so over a DeadLetterReason or DeadLetterErrorDescription that is not a string.
-var ErrUnreadable = errors.New("the Service Bus SDK cannot read a message")
+var ErrUnreadable = errors.New("the Service Bus SDK cannot read a message; " +
+	"it stays until Service Bus dead-letters it as MaxDeliveryCountExceeded")
 
 // Guard makes a call of the client library. It returns ErrUnreadable and no result if the library
 // panics.

@@ -115,6 +115,9 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if worker.audit.Enabled() {
 		auditor = worker.audit
 	}
+	if err := worker.connectCoordination(); err != nil {
+		return nil, err
+	}
 	var coordinator dispatch.Coordinator
 	if worker.replicas != nil {
 		coordinator = worker.replicas
