@@ -79,6 +79,9 @@ func TestLivenessBesideUsersWhoFail(t *testing.T) {
 		"hang":        {graph.Fault{Delay: time.Hour}, 200, 75 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if raced {
+				c.users /= 10
+			}
 			inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 				var users []graph.User
 				if name == "404" {
