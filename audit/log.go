@@ -51,11 +51,11 @@ type Decision struct {
 	Status          int       `json:"graphStatus,omitempty"`
 	RequestID       string    `json:"requestId,omitempty"`
 	ClientRequestID string    `json:"clientRequestId,omitempty"`
-	// ValidFromBefore and ValidFromAfter show the effect of the call if it was verified. Proof says
+	// ValidFromBefore and ValidFromAfter show the effect of the call if it was verified. Unverified says
 	// why it could not be verified.
 	ValidFromBefore time.Time `json:"validFromBefore,omitzero"`
 	ValidFromAfter  time.Time `json:"validFromAfter,omitzero"`
-	Proof           string    `json:"proof,omitempty"`
+	Unverified      string    `json:"unverified,omitempty"`
 	// Error says why the event failed or is unfinished.
 	Error string `json:"error,omitempty"`
 	// SupersededBy is the sequence number of the message that supersedes this one.
@@ -92,7 +92,7 @@ type Operation struct {
 	Users []string `json:"users,omitempty"`
 	// Counts is the number of messages or users by outcome.
 	Counts map[string]int `json:"counts,omitempty"`
-	// UserID and UserPrincipalName are the user of a manual revocation. The fields up to Proof are
+	// UserID and UserPrincipalName are the user of a manual revocation. The fields up to Unverified are
 	// those of its last attempt.
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
@@ -100,7 +100,7 @@ type Operation struct {
 	Status            int    `json:"graphStatus,omitempty"`
 	RequestID         string `json:"requestId,omitempty"`
 	ClientRequestID   string `json:"clientRequestId,omitempty"`
-	Proof             string `json:"proof,omitempty"`
+	Unverified        string `json:"unverified,omitempty"`
 	// Reason says why a user was not revoked, as in a dead letter.
 	Reason string `json:"reason,omitempty"`
 	// MaxUsers and Until are those of a release of the volume guard.

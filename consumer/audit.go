@@ -59,7 +59,7 @@ func (m *message) decision(r result) audit.Decision {
 	if a := r.attempt; r.calls > 0 {
 		d.CallStart, d.CallEnd = a.Start.UTC(), a.Start.Add(a.Duration).UTC()
 		d.Status, d.RequestID, d.ClientRequestID = a.Status, deadletter.Cut(a.RequestID, 128), a.ClientRequestID
-		d.ValidFromBefore, d.ValidFromAfter, d.Proof = a.ValidFromBefore, a.ValidFromAfter, a.Unverified
+		d.ValidFromBefore, d.ValidFromAfter, d.Unverified = a.ValidFromBefore, a.ValidFromAfter, a.Unverified
 	}
 	if r.err != nil {
 		d.Error = deadletter.Cut(r.err.Error(), deadletter.MaxDescription)

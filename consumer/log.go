@@ -47,7 +47,7 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 		fields = append(fields, zap.Time("validFromBefore", a.ValidFromBefore), zap.Time("validFromAfter", a.ValidFromAfter))
 	}
 	if r.attempt.Unverified != "" {
-		fields = append(fields, zap.String("proof", r.attempt.Unverified))
+		fields = append(fields, zap.String("unverified", r.attempt.Unverified))
 	}
 	if m.EnqueuedTime != nil {
 		fields = append(fields, zap.Duration("sinceEnqueued", time.Since(*m.EnqueuedTime)))

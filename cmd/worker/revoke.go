@@ -38,7 +38,7 @@ type revokeRow struct {
 	ClientRequestID string     `json:"clientRequestId,omitempty"`
 	Before          *time.Time `json:"validFromBefore,omitempty"`
 	After           *time.Time `json:"validFromAfter,omitempty"`
-	Proof           string     `json:"proof,omitempty"`
+	Unverified      string     `json:"unverified,omitempty"`
 	Error           string     `json:"error,omitempty"`
 }
 
@@ -171,7 +171,7 @@ func (p *program) revoke(
 	for _, user := range users {
 		r := results[user]
 		row := newRevokeRow(r, delegated)
-		if row.Result != "revoked" || row.Proof == revoker.NotAdvanced {
+		if row.Result != "revoked" || row.Unverified == revoker.NotAdvanced {
 			undone++
 		}
 		if first == nil {
@@ -185,7 +185,7 @@ func (p *program) revoke(
 		if verify {
 			cells = append(cells, when(r.Attempt.ValidFromBefore), when(r.Attempt.ValidFromAfter))
 		}
-		cells = append(cells, short(plain(strings.TrimSpace(row.Error+" "+row.Proof)), 160))
+		cells = append(cells, short(plain(strings.TrimSpace(row.Error+" "+row.Unverified)), 160))
 		if err := list.add(row, cells); err != nil {
 			return err
 		}
@@ -206,7 +206,7 @@ func (p *program) revoke(
 func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 	row := revokeRow{
 		User: nameOf(r.User), Result: "revoked", Status: r.Attempt.Status, Calls: r.Calls, Reason: string(r.Reason),
-		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Proof: r.Attempt.Unverified,
+		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Unverified: r.Attempt.Unverified,
 	}
 	for to, t := range map[**time.Time]time.Time{&row.Before: r.Attempt.ValidFromBefore, &row.After: r.Attempt.ValidFromAfter} {
 		if !t.IsZero() {
@@ -245,7 +245,7 @@ func callList(users []event.User) []audit.Operation {
 func manualRevocation(r dispatch.ManualResult) audit.Operation {
 	o := audit.Operation{
 		Outcome: audit.Revoked, Count: 1, UserID: r.User.ID(), UserPrincipalName: r.User.UPN(), Reason: string(r.Reason),
-		Calls: r.Calls, Status: r.Attempt.Status, Proof: r.Attempt.Unverified,
+		Calls: r.Calls, Status: r.Attempt.Status, Unverified: r.Attempt.Unverified,
 		RequestID: deadletter.Cut(r.Attempt.RequestID, 128), ClientRequestID: r.Attempt.ClientRequestID,
 	}
 	if r.User.IsZero() {
