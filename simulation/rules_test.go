@@ -49,6 +49,10 @@ var rules = []rule{
 		"lanes", "dispatch/queue.go", "return !q.lastWasRetry && q.retries[0].urgent <= q.first[0].urgent", "return true",
 		1, "retries that hang",
 	},
+	{
+		"doubt in a canary that a user's success contradicts", "retry/breaker.go",
+		"\t\tb.distrust = true\n\t}", "\t\treturn\n\t}", 2924, "",
+	},
 	{"budgets of deferred users", "dispatch/budgets.go", "\tb.young[key] = budget", "", 2, ""},
 }
 
