@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
@@ -22,6 +24,30 @@ func (w *world) sendUnknown(prefix string, numbers ...int) {
 		m.MessageID = &id
 		w.send(m)
 	}
+}
+
+// A message may report an offboarding and a stolen device of one person: the call is as urgent as the
+// more urgent of the two, whichever comes first.
+func TestConsumerCallsAUserByTheMostUrgentEventOfTheirMessage(t *testing.T) {
+	inBubble(t, settings{concurrency: 1}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{Delay: time.Second})
+		for _, u := range w.people(0, 8) {
+			w.send(&azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, u.ID)})
+		}
+		body := fmt.Appendf(nil, `[{"type":"user.offboarded","userId":%q},{"type":"device.stolen","userId":%q}]`, ada.ID, ada.ID)
+		w.send(&azservicebus.Message{Body: body})
+		w.run()
+		w.settled(time.Minute)
+		for i, call := range w.graph.Calls() {
+			if call.UserID == ada.ID {
+				if i > 4 { // a few may have begun before the message was received
+					t.Errorf("the call for the stolen device was number %d", i+1)
+				}
+				return
+			}
+		}
+		t.Error("no call")
+	})
 }
 
 func TestDedupeOfAStormCostsOneCallNowAndOnePerWindow(t *testing.T) {

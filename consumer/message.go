@@ -147,6 +147,7 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 	if m.SequenceNumber != nil && len(items) > 1 {
 		decided = m.from.decided.of(*m.SequenceNumber)
 	}
+	urgent := mostUrgent(items, accounts)
 	for i, item := range items {
 		if e := decided[item.Index]; e != nil {
 			results[i] = result{item: item, event: e, decidedBefore: true}
@@ -156,18 +157,39 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 		if results[i], passes = c.guard(item); !passes {
 			continue
 		}
-		user := item.Event.User
-		if account, ok := accounts[user.Key()]; ok {
-			user = account
-		}
+		user := accountOf(item, accounts)
 		key := user.Key()
 		if added[key] == nil {
-			added[key] = m.eventAt(item.Event.Urgency, item.Event.Type)
+			added[key] = m.eventAt(urgent[key].Urgency, urgent[key].Type)
 			c.dispatch.Add(key, user, added[key])
 		}
 		results[i] = result{item: item, key: key, event: added[key]}
 	}
 	return results
+}
+
+// accountOf returns the user of an event, by the account if it is known.
+func accountOf(item event.Item, accounts map[string]event.User) event.User {
+	if account, ok := accounts[item.Event.User.Key()]; ok {
+		return account
+	}
+	return item.Event.User
+}
+
+// mostUrgent returns the most urgent event of each user, by the user's key. A message may have several
+// events about one user, who enters the ledger once.
+func mostUrgent(items []event.Item, accounts map[string]event.User) map[string]event.Event {
+	urgent := make(map[string]event.Event, len(items))
+	for _, item := range items {
+		if item.Err != nil {
+			continue
+		}
+		key := accountOf(item, accounts).Key()
+		if before, ok := urgent[key]; !ok || item.Event.Urgency < before.Urgency {
+			urgent[key] = item.Event
+		}
+	}
+	return urgent
 }
 
 // guard reports whether the event may be acted on. If not, it returns the event's result.

@@ -17,6 +17,9 @@ type series struct {
 	budget   *retry.Budget
 	sequence int
 	retry    bool // the next attempt is a retry
+	// own is Budget.Own. It is read here and not in the budget: when the user's events leave, another
+	// series may go on with the budget, while this one finds out that nobody waits any more.
+	own bool
 	// lastLogged is the text of the failure that was logged last.
 	lastLogged string
 }
@@ -29,7 +32,7 @@ func newSeries(q *queue, user string, budget *retry.Budget, sequence int) *serie
 // are those of queue.wait.
 func (s *series) wait(ctx context.Context, urgency urgencyFunc) (*permit, error) {
 	return s.queue.wait(ctx, request{
-		user: s.user, sequence: s.sequence, retry: s.retry, own: s.budget.Own(), urgency: urgency,
+		user: s.user, sequence: s.sequence, retry: s.retry, own: s.own, urgency: urgency,
 	})
 }
 
@@ -91,6 +94,7 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 	if s.budget.Unproved() {
 		s.queue.wantProof()
 	}
+	s.own = s.budget.Own()
 	if s.retry = s.budget.HasFailed() || s.budget.Refused(); s.retry {
 		s.sequence = s.queue.nextSequence() // retries take turns, however long some of them hang
 	}

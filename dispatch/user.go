@@ -77,9 +77,10 @@ func (d *Dispatcher) series(w *dedupe.Work, sequence int) *series {
 	if !ok {
 		return newSeries(d.queue, w.Key(), d.deps.Retrier.Budget(), sequence)
 	}
+	kept := &series{queue: d.queue, user: w.Key(), budget: before.Budget, sequence: before.sequence, retry: true, own: before.Own()}
 	w.SetFailing()
 	d.sleep(w, before.next)
-	return &series{queue: d.queue, user: w.Key(), budget: before.Budget, sequence: before.sequence, retry: true}
+	return kept
 }
 
 // attempt uses a permit and a lease for one attempt, and tells the ledger what it came to. decided
