@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,19 @@ func TestLoadIgnoresEmptyVariables(t *testing.T) {
 	c, err := load(t, "", append(minimal, "REVOKER_RETRY_MAX_AGE=", "REVOKER_OPS_ADDRESS="))
 	if err != nil || c.Retry.MaxAge != time.Hour || c.Ops.Address != "" {
 		t.Errorf("max age %v, ops %q (an empty address means none), %v", c.Retry.MaxAge, c.Ops.Address, err)
+	}
+}
+
+// A template that fills in nothing must not switch the volume guard off.
+func TestLoadIgnoresNulls(t *testing.T) {
+	want, err := load(t, "", minimal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"guard: {max_users: }", "guard.max_users: ~", "dedupe:\n  window:\n", "redis: {share_rate_limit: null}"} {
+		if got, err := load(t, file, minimal); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v; guard %+v", file, err, got.Guard)
+		}
 	}
 }
 

@@ -102,7 +102,9 @@ func loadFile(values map[string]any, name string, problems *Problems) {
 	for key, value := range file {
 		switch {
 		case slices.ContainsFunc(known, func(o Option) bool { return o.Key == key }):
-			values[key] = value
+			if value != nil { // a template that fills in nothing
+				values[key] = value
+			}
 		case value == nil && slices.ContainsFunc(known, func(o Option) bool { return strings.HasPrefix(o.Key, key+".") }):
 			// a group whose settings are all commented out
 		default:
@@ -209,6 +211,12 @@ func hint(unknown string) string {
 	best, nearest := "", 4 // up to three changes are a typing error
 	for _, o := range Options() {
 		for _, known := range []string{o.Key, o.Env} {
+			if known == unknown {
+				return ""
+			}
+			if len(unknown) >= len(known)+nearest {
+				continue // the distance is at least the difference of the lengths
+			}
 			if d := distance(strings.ToLower(unknown), strings.ToLower(known)); d < nearest {
 				best, nearest = known, d
 			}

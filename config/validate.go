@@ -296,7 +296,7 @@ func (c *Config) validateCanary(p *Problems) {
 	isID := err == nil && len(user) == 36 // uuid.Parse also accepts other forms
 	switch {
 	case !isID && (strings.Count(user, "@") != 1 || strings.ContainsAny(user, "*/ ")):
-		p.add("graph.canary_user: %q is neither an object id nor a user principal name (REVOKER_GRAPH_CANARY_USER)", user)
+		p.add("graph.canary_user: %s is neither an object id nor a user principal name (REVOKER_GRAPH_CANARY_USER)", show(user))
 	case strings.Contains(strings.ToUpper(user), "#EXT#"):
 		p.add("graph.canary_user: %q is a guest: Graph reports success and revokes nothing; use a member of this tenant "+
 			"(REVOKER_GRAPH_CANARY_USER)", user)

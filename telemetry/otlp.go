@@ -31,7 +31,7 @@ const (
 	otlpTracesPath  = "/v1/traces"
 	otlpTimeout     = 10 * time.Second // of one request
 	otlpMaxElapsed  = time.Minute      // of one batch, with its retries
-	otlpMaxResponse = 4 << 20
+	otlpMaxResponse = 64 << 10         // of the body, and of the headers
 )
 
 // otlpClient sends spans to a collector by OTLP over HTTP
@@ -42,6 +42,7 @@ const (
 // worker's binary larger by half (see trace_notrace.go in google.golang.org/grpc).
 type otlpClient struct {
 	url      string
+	shown    string // in errors: without a password
 	headers  map[string]string
 	compress bool
 	http     *http.Client
@@ -66,7 +67,7 @@ func newOTLPClient() (*otlpClient, error) {
 	}
 	if tlsConfig != nil && endpoint.Scheme != "https" {
 		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: the endpoint %s is not https",
-			endpoint)
+			endpoint.Redacted())
 	}
 	headers, err := otlpHeaders()
 	if err != nil {
@@ -83,14 +84,20 @@ func newOTLPClient() (*otlpClient, error) {
 	_, compression := otlpVariable("COMPRESSION")
 	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http documents the type
 	transport.TLSClientConfig = tlsConfig
+	transport.MaxResponseHeaderBytes = otlpMaxResponse // errors quote header lines
 	stopped, stop := context.WithCancel(context.Background())
 	return &otlpClient{
 		url:      endpoint.String(),
+		shown:    endpoint.Redacted(),
 		headers:  headers,
 		compress: compression == "gzip",
-		http:     &http.Client{Transport: transport, Timeout: timeout},
-		stopped:  stopped,
-		stop:     stop,
+		http: &http.Client{
+			Transport: transport, Timeout: timeout,
+			// A redirect would carry the headers, which can be secrets, and the spans to another server.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		stopped: stopped,
+		stop:    stop,
 	}, nil
 }
 
@@ -112,7 +119,7 @@ func otlpEndpoint() (*url.URL, error) {
 	name, value := otlpVariable("ENDPOINT")
 	u, err := url.Parse(value)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return nil, fmt.Errorf("%s: %q is not an http or https URL", name, value)
+		return nil, fmt.Errorf("%s is not an http or https URL", name) // its value may hold a password
 	}
 	switch {
 	case !strings.Contains(name, "TRACES"):
@@ -197,7 +204,7 @@ func (c *otlpClient) UploadTraces(ctx context.Context, spans []*v1.ResourceSpans
 	if c.compress {
 		body = compressed(body)
 	}
-	wait := &retryAfter{BackOff: backoff.NewExponentialBackOff(
+	wait := &retryAfter{ExponentialBackOff: backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(5*time.Second), backoff.WithMaxInterval(30*time.Second), backoff.WithMaxElapsedTime(otlpMaxElapsed))}
 	return backoff.Retry(func() error { return c.post(ctx, body, wait) }, backoff.WithContext(wait, ctx))
 }
@@ -232,10 +239,10 @@ func (c *otlpClient) post(ctx context.Context, body []byte, wait *retryAfter) er
 	switch response.StatusCode {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		wait.atLeast = parseRetryAfter(response.Header.Get("Retry-After"))
-		return fmt.Errorf("%s answers %s: %s", c.url, response.Status, shortened(answer))
+		return fmt.Errorf("%s answers %d: %s", c.shown, response.StatusCode, shortened(answer))
 	}
 	if response.StatusCode/100 != 2 {
-		return backoff.Permanent(fmt.Errorf("%s answers %s: %s", c.url, response.Status, shortened(answer)))
+		return backoff.Permanent(fmt.Errorf("%s answers %d: %s", c.shown, response.StatusCode, shortened(answer)))
 	}
 	if response.Header.Get("Content-Type") == "application/x-protobuf" {
 		if err := partialSuccess(answer); err != nil {
@@ -247,14 +254,14 @@ func (c *otlpClient) post(ctx context.Context, body []byte, wait *retryAfter) er
 
 // retryAfter waits at least as long as the collector asks for.
 type retryAfter struct {
-	backoff.BackOff
+	*backoff.ExponentialBackOff
 	atLeast time.Duration
 }
 
 // NextBackOff returns backoff.Stop if the wait would go beyond the batch's time.
 func (r *retryAfter) NextBackOff() time.Duration {
-	next := r.BackOff.NextBackOff()
-	if next == backoff.Stop || r.atLeast > otlpMaxElapsed {
+	next := r.ExponentialBackOff.NextBackOff()
+	if next == backoff.Stop || r.GetElapsedTime()+r.atLeast > otlpMaxElapsed {
 		return backoff.Stop
 	}
 	return max(next, r.atLeast)

@@ -2,9 +2,11 @@ package telemetry_test
 
 import (
 	"compress/gzip"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -108,6 +110,41 @@ func TestTracesReportWhatTheCollectorRefuses(t *testing.T) {
 				t.Errorf("reported %v, want %q", err, c.report)
 			}
 		})
+	}
+}
+
+// A redirect would carry the headers, which can be secrets, and the spans to another server.
+func TestTracesFollowNoRedirect(t *testing.T) {
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("another server got a request with %v", r.Header)
+	}))
+	defer other.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		server := httptest.NewServer(http.RedirectHandler(other.URL, status))
+		t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.URL)
+		t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret")
+		if err := export(t, "span"); err == nil || !strings.Contains(err.Error(), strconv.Itoa(status)) {
+			t.Errorf("%d: %v", status, err)
+		}
+		server.Close()
+	}
+}
+
+// What a collector writes into its answer costs little, and does not reach a terminal as it is.
+func TestTracesErrorsAreShortAndPlain(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 400 \x1b[2J%s\r\nContent-Length: 0\r\n\r\n", strings.Repeat("A", 40_000))
+	}))
+	defer server.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.URL)
+	if err := export(t, "span"); err == nil || len(err.Error()) > 300 || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("%.400v", err)
 	}
 }
 

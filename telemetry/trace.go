@@ -19,6 +19,7 @@ type Tracing struct {
 	// Tracer makes the spans. It is nil if tracing is off, which then costs nothing.
 	Tracer   trace.Tracer
 	provider *sdktrace.TracerProvider
+	stop     func() // ends the requests in flight
 }
 
 // NewTracing reads the standard environment variables
@@ -56,11 +57,13 @@ func NewTracing(version string) (*Tracing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
-	return newTracing(sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))), nil
+	tracing := newTracing(sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about)))
+	tracing.stop = client.stop
+	return tracing, nil
 }
 
 func newTracing(provider *sdktrace.TracerProvider) *Tracing {
-	return &Tracing{Tracer: provider.Tracer("github.com/session-revoker/session-revoker"), provider: provider}
+	return &Tracing{Tracer: provider.Tracer("github.com/session-revoker/session-revoker"), provider: provider, stop: func() {}}
 }
 
 // Close exports the remaining spans, until ctx ends.
@@ -68,5 +71,7 @@ func (t *Tracing) Close(ctx context.Context) error {
 	if t.provider == nil {
 		return nil
 	}
+	// The provider calls the exporter's Shutdown only after its last batch.
+	defer context.AfterFunc(ctx, t.stop)()
 	return t.provider.Shutdown(ctx)
 }
