@@ -45,7 +45,7 @@ func publish(ctx context.Context, s *servers, sample sample, o options) error {
 		}
 		pause := m.pause
 		if !o.drain && !m.atOnce {
-			pause += 300 * time.Millisecond // one after the other, so that a person can follow
+			pause += 300 * time.Millisecond // so that people can follow the output
 		}
 		if err := retry.Sleep(ctx, pause); err != nil {
 			return err
@@ -54,7 +54,7 @@ func publish(ctx context.Context, s *servers, sample sample, o options) error {
 	return nil
 }
 
-// awaitSettled returns when the queue holds nothing but dead letters.
+// awaitSettled waits until the queue holds nothing but dead letters. It fails after timeout.
 func awaitSettled(ctx context.Context, s *servers, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	for {

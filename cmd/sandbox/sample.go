@@ -13,45 +13,46 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// sample is a realistic morning of a security team: its people, what Graph does wrong, and the
-// messages with what must become of each.
+// sample is a realistic morning of a security team: the users, the faults that Graph shows, and the
+// messages with the expected result of each.
 type sample struct {
 	people   []graph.User
 	faults   []graph.Fault
 	messages []sampleMessage
 }
 
-// sampleMessage is one message and its expected end.
+// sampleMessage is one message and its expected result.
 type sampleMessage struct {
 	about   string
 	message *azservicebus.Message
-	// revoked are the ids of those who must be signed out; tried are those of whom Graph refuses
-	// it.
+	// revoked holds the ids of the users whose sessions must be revoked. tried holds the ids of the
+	// users for whom Graph refuses to do so.
 	revoked, tried []string
-	// reason is set when the message must be dead-lettered; failed are then the indexes that the
-	// dead letter must name.
+	// reason is set if the message must be dead-lettered. The dead letter must then name failed as
+	// the indexes of the events that failed.
 	reason deadletter.Reason
 	failed string
-	// oneOfMany says that instead a newer message of the same user may stand for it.
+	// oneOfMany reports whether a newer message of the same user may supersede this one instead.
 	oneOfMany bool
-	// atOnce says that the next message follows without a pause.
+	// atOnce leaves out the pause that lets people follow the output.
 	atOnce bool
-	// pause follows the message, whoever watches or not.
+	// pause is the time to wait after the message in any case, also with --drain.
 	pause time.Duration
 }
 
 const (
 	breakGlass = "breakglass@contoso.com"
 	domain     = "contoso.com"
-	// canary is the account whose sign-out tells whether Graph is well: in a quiet queue nobody
-	// else's success proves that the trouble of a user is their own.
+	// canary is the account whose revocation tests whether Graph works. In a quiet queue, no other
+	// success would show that a failure concerns one user only.
 	canary       = "canary@contoso.com"
 	canaryNumber = 14
-	// massOffboarding is what the last messages are about; Graph throttles when it begins.
+	// massOffboarding describes the messages of the mass offboarding. Graph throttles when it
+	// begins.
 	massOffboarding = "mass offboarding"
-	// storm is how often an MDM that has gone wild reports the same device.
+	// storm is the number of times that a faulty MDM reports the same device.
 	storm = 25
-	// dayGoesOn is how many events follow the others, one by one.
+	// dayGoesOn is the number of events that follow all others, one at a time.
 	dayGoesOn = 16
 )
 
@@ -64,8 +65,7 @@ func person(n int, name string) graph.User {
 	}
 }
 
-// newSample builds the sample; leavers is how many people the mass offboarding at its end signs
-// out.
+// newSample builds the sample. leavers is the number of users in the mass offboarding.
 func newSample(leavers int) sample {
 	ada, grace, alan := person(1, "ada"), person(2, "grace"), person(3, "alan")
 	edsger, barbara, tony := person(4, "edsger"), person(5, "barbara"), person(6, "tony")
@@ -112,7 +112,7 @@ func newSample(leavers int) sample {
 		message: plain("user.offboarded", map[string]any{"userPrincipalName": service.UserPrincipalName}), revoked: ids(service),
 	})
 	add(sampleMessage{
-		about: "account made a moment ago (Graph lags)", message: cloudEvent("device.lost", newcomer),
+		about: "account created a moment ago (Graph lags)", message: cloudEvent("device.lost", newcomer),
 		revoked: ids(newcomer),
 	})
 	add(sampleMessage{
@@ -124,7 +124,7 @@ func newSample(leavers int) sample {
 		reason: deadletter.NotRevoked,
 	})
 	add(sampleMessage{
-		about:   "somebody Graph does not know",
+		about:   "a user whom Graph does not know",
 		message: plain("device.lost", map[string]any{"userPrincipalName": "nobody@" + domain}), reason: deadletter.UserNotFound,
 	})
 	add(sampleMessage{
@@ -144,7 +144,7 @@ func newSample(leavers int) sample {
 		message: plain("device.lost", map[string]any{"userPrincipalName": "../groups/all@" + domain}), reason: deadletter.InvalidEvent,
 	})
 	add(sampleMessage{
-		about: "an event that signs nobody out", message: cloudEvent("device.enrolled", ada),
+		about: "an event type that is not on the allow-list", message: cloudEvent("device.enrolled", ada),
 		reason: deadletter.UnknownEvent,
 	})
 	add(sampleMessage{
@@ -158,7 +158,7 @@ func newSample(leavers int) sample {
 			atOnce: true,
 		})
 		add(sampleMessage{
-			about: "a storm about somebody unknown", message: cloudEvent("device.lost", unknown), tried: ids(unknown),
+			about: "a storm about an unknown user", message: cloudEvent("device.lost", unknown), tried: ids(unknown),
 			reason: deadletter.UserNotFound, oneOfMany: i < storm-1, atOnce: true,
 		})
 	}
@@ -182,7 +182,7 @@ func newSample(leavers int) sample {
 	return s
 }
 
-// users says whom each message concerns, by its id.
+// users returns a function that returns the ids of the users of a message, by its message id.
 func (s sample) users() func(messageID string) []string {
 	byID := map[string][]string{}
 	for _, m := range s.messages {
@@ -216,7 +216,7 @@ func plain(eventType string, fields map[string]any) *azservicebus.Message {
 	return encoded("application/json", fields)
 }
 
-var made atomic.Int64 // numbers the events
+var made atomic.Int64 // the number of events made so far, for their ids
 
 func envelope(eventType string, user graph.User) map[string]any {
 	return map[string]any{

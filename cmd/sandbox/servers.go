@@ -27,11 +27,11 @@ const (
 	queue    = "session-events"
 	tenant   = "sandbox.example"
 	clientID = "11111111-1111-4111-8111-111111111111"
-	// clientSecret opens nothing but the embedded Graph.
+	// clientSecret is valid for the embedded Graph only.
 	clientSecret = "sandbox-secret"
-	// dedupeWindow is shorter than in production, so that a watcher sees it end.
+	// dedupeWindow is shorter than in production, so that people who watch see it end.
 	dedupeWindow = 5 * time.Second
-	// lockDuration is shorter than most, so that renewals show.
+	// lockDuration is shorter than usual, so that the worker renews locks during the sample.
 	lockDuration = 30 * time.Second
 )
 
@@ -39,7 +39,7 @@ const (
 type servers struct {
 	broker           *servicebus.Broker
 	graph            *graph.Server
-	journal          *invariants.Journal // what became of each message
+	journal          *invariants.Journal // records how each message ended
 	connectionString string
 	graphURL         string
 
@@ -50,7 +50,7 @@ type servers struct {
 	open int        // accept loops
 }
 
-// startServers opens both ports and serves until stop.
+// startServers opens the ports and serves until stop is called.
 func startServers(o options, s sample) (*servers, error) {
 	journal := &invariants.Journal{}
 	cfg, err := brokerConfig(o)
@@ -123,7 +123,7 @@ func (s *servers) serve(address string, handler http.Handler, certificate *tls.C
 	}
 	web := &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog: log.New(io.Discard, "", 0), // clients that do not trust the certificate are their own affair
+		ErrorLog: log.New(io.Discard, "", 0), // a client that does not trust the certificate is not an error
 	}
 	s.webs = append(s.webs, web)
 	s.open++
@@ -131,7 +131,7 @@ func (s *servers) serve(address string, handler http.Handler, certificate *tls.C
 	return address, nil
 }
 
-// brokerConfig is the sandbox's queue and key, with what --entities and --key add.
+// brokerConfig returns the sandbox's queue and key, and what --entities and --key add.
 func brokerConfig(o options) (servicebus.Config, error) {
 	cfg := servicebus.Config{
 		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: lockDuration, MaxDeliveryCount: 100}},
@@ -173,7 +173,7 @@ func (s *servers) stop() error {
 	return err
 }
 
-// settings are the worker's settings for these servers, as environment variables.
+// settings returns the worker's settings for these servers, as environment variables.
 func (s *servers) settings(o options) []string {
 	settings := []string{
 		"REVOKER_SERVICEBUS_CONNECTION_STRING=" + s.connectionString,
@@ -187,7 +187,7 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_GRAPH_CANARY_USER=" + canary,
 		"REVOKER_GUARD_PROTECTED_USERS=" + breakGlass,
 		"REVOKER_OPS_ADDRESS=" + o.ops,
-		// Shorter than in production, so that the sample ends while somebody watches.
+		// These are shorter than in production, so that the sample ends soon.
 		"REVOKER_RETRY_MAX_ATTEMPTS=4",
 		"REVOKER_RETRY_INITIAL_INTERVAL=250ms",
 		"REVOKER_RETRY_MAX_INTERVAL=2s",
@@ -195,7 +195,8 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_DEDUPE_WINDOW=" + dedupeWindow.String(),
 	}
 	if o.redis != "" {
-		// A busy machine answers late, and a replica that has no answer calls on its own.
+		// Redis answers late on a busy machine, and a replica that gets no answer calls Graph on
+		// its own.
 		settings = append(settings, "REVOKER_REDIS_ADDRESSES="+o.redis, "REVOKER_REDIS_TIMEOUT=5s")
 	}
 	if s.admin != "" {
@@ -212,7 +213,7 @@ func (s *servers) describe(w io.Writer) {
 	if s.admin != "" || s.adminTLS != "" {
 		fmt.Fprintf(w, "Administration  http://%s  https://%s (--admin-cert FILE writes the certificate)\n", s.admin, s.adminTLS)
 	}
-	fmt.Fprintf(w, "\nA worker for them in another shell:\n\n")
+	fmt.Fprintf(w, "\nTo run a worker with them, enter in another shell:\n\n")
 	for _, setting := range s.settings(options{ops: "127.0.0.1:9090"}) {
 		name, value, _ := strings.Cut(setting, "=")
 		fmt.Fprintf(w, "export %s='%s'\n", name, value)
@@ -230,13 +231,13 @@ type runningWorker struct {
 // workers are the replicas.
 type workers []*runningWorker
 
-// startWorkers runs workers as cmd/worker does, with settings for these servers. They end with
-// stop, at once with hard.
+// startWorkers runs o.replicas workers as cmd/worker does, with settings for these servers. stop
+// ends them gracefully. They end at once when hard is done.
 func startWorkers(hard context.Context, s *servers, o options, log io.Writer) (workers, error) {
 	var all workers
 	for i := range o.replicas {
 		settings := s.settings(o)
-		if i > 0 { // the first has the port that was asked for
+		if i > 0 { // only the first worker can use the port of --ops
 			host, _, _ := net.SplitHostPort(o.ops)
 			settings = append(settings, "REVOKER_OPS_ADDRESS="+net.JoinHostPort(host, "0"))
 		}
@@ -266,7 +267,7 @@ func startWorker(hard context.Context, settings []string, log io.Writer) (*runni
 	return running, nil
 }
 
-// stop ends all of them.
+// stop ends all workers gracefully and waits for them.
 func (w workers) stop() error {
 	var err error
 	for _, worker := range w {
@@ -278,7 +279,8 @@ func (w workers) stop() error {
 	return err
 }
 
-// State is what they do together. Of the pace each has its own picture; the first one's is shown.
+// State returns the sum of the workers' states. Each worker has its own rate limiter; State returns
+// that of the first one.
 func (w workers) State() telemetry.State {
 	sum := w[0].State()
 	for _, worker := range w[1:] {

@@ -24,15 +24,15 @@ import (
 const (
 	// redrawEvery is fast enough to follow and slow enough to read.
 	redrawEvery = 250 * time.Millisecond
-	// recentLines is how many decisions the live summary shows.
+	// recentLines is the number of lines below the table.
 	recentLines = 14
 	// eraseBelow clears the screen from the cursor down (ECMA-48, ED).
 	eraseBelow = "\x1b[J"
 )
 
-// view shows what happens. It is the writer of the worker's log: each decision's line is told in a
-// sentence. On a terminal the last ones stand under a table that is redrawn in place; elsewhere
-// each is a plain line. It is safe for concurrent use.
+// view shows what the worker does. The worker writes its log to the view, which prints one line for
+// each decision. On a terminal, the view shows the latest lines below a table and redraws both in
+// place. Otherwise it prints the lines only. It is safe for concurrent use.
 type view struct {
 	out     io.Writer
 	servers *servers
@@ -43,7 +43,7 @@ type view struct {
 	mu       sync.Mutex
 	recent   []string
 	outcomes map[string]int
-	drawn    int // lines of the last drawing
+	drawn    int // the number of lines of the last drawing
 
 	stopped chan struct{}
 	done    chan struct{}
@@ -60,7 +60,7 @@ func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
 	return v
 }
 
-// start says where everything is and begins to redraw.
+// start prints the addresses and begins to redraw.
 func (v *view) start(all workers) {
 	v.workers = all
 	fmt.Fprintf(v.out, "Service Bus  %s\nGraph        %s\n", v.servers.connectionString, v.servers.graphURL)
@@ -94,7 +94,7 @@ func (v *view) stop() {
 	<-v.done
 }
 
-// entry is what the view reads of a log line.
+// entry holds the fields of a log line that the view reads.
 type entry struct {
 	Level     string `json:"level"`
 	Message   string `json:"msg"`
@@ -107,18 +107,19 @@ type entry struct {
 	Error     string `json:"error"`
 }
 
-// Write takes lines of the worker's log; zap writes whole lines.
+// Write shows lines of the worker's log. It needs whole lines, which zap writes.
 func (v *view) Write(p []byte) (int, error) {
 	for line := range bytes.Lines(p) {
 		var e entry
 		if json.Unmarshal(line, &e) == nil {
-			v.tell(e)
+			v.show(e)
 		}
 	}
 	return len(p), nil
 }
 
-func (v *view) tell(e entry) {
+// show prints the entry as one line, if it is a decision or a problem.
+func (v *view) show(e entry) {
 	if name, ok := v.names[e.User]; ok {
 		e.User = name
 	}
@@ -138,7 +139,7 @@ func (v *view) tell(e entry) {
 		sentence := fmt.Sprintf("%-14s %s  %s", e.Message, who, e.Error)
 		if e.Wait != "" {
 			wait, _ := time.ParseDuration(e.Wait)
-			sentence = fmt.Sprintf("%-14s %s  in %s: %s", "again", who, wait.Round(10*time.Millisecond), e.Error)
+			sentence = fmt.Sprintf("%-14s %s  in %s: %s", "retry", who, wait.Round(10*time.Millisecond), e.Error)
 		}
 		v.say(sentence)
 	}
@@ -153,7 +154,7 @@ func (v *view) count(outcome, reason string) {
 	v.outcomes[outcome]++
 }
 
-// say shows one line.
+// say prints one line with the time.
 func (v *view) say(line string) {
 	line = time.Now().Format("15:04:05.000") + "  " + line
 	v.mu.Lock()
@@ -168,7 +169,7 @@ func (v *view) say(line string) {
 	}
 }
 
-// draw replaces the last drawing by a new one.
+// draw replaces the last drawing with a new one.
 func (v *view) draw() {
 	counts, _ := v.servers.broker.Counts(queue)
 	calls := map[int]int{}
@@ -179,14 +180,14 @@ func (v *view) draw() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	columns := [][][2]any{
-		{{"waiting", counts.Active - counts.Locked}, {"in hand", counts.Locked}, {"dead letters", counts.DeadLetter}},
+		{{"waiting", counts.Active - counts.Locked}, {"in flight", counts.Locked}, {"dead letters", counts.DeadLetter}},
 		{
-			{"pending_users", state.Pending},
-			{"parked", state.Parked},
-			{"in line", state.Queued},
-			{"calls under way", state.CallsInFlight},
-			{"pace", pace(state)},
-			{"breaker", breaker(state)},
+			{"pending users", state.Pending},
+			{"parked users", state.Parked},
+			{"queued users", state.Queued},
+			{"calls in flight", state.CallsInFlight},
+			{"rate limit", rateLimit(state)},
+			{"circuit breaker", breaker(state)},
 		},
 		nil, nil,
 	}
@@ -231,10 +232,10 @@ func (v *view) draw() {
 	_, _ = io.WriteString(v.out, screen.String())
 }
 
-func pace(s telemetry.State) string {
+func rateLimit(s telemetry.State) string {
 	switch {
 	case s.HeldFor > 0:
-		return fmt.Sprintf("held for %s", s.HeldFor.Round(100*time.Millisecond))
+		return fmt.Sprintf("paused for %s", s.HeldFor.Round(100*time.Millisecond))
 	case math.IsInf(s.PerSecond, 1):
 		return "full speed"
 	}
@@ -248,7 +249,7 @@ func breaker(s telemetry.State) string {
 	return "closed"
 }
 
-// width is the terminal's: a line that wraps would break the drawing.
+// width returns the width of the terminal. A line that wraps would break the drawing.
 func (v *view) width() int {
 	if f, ok := v.out.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
