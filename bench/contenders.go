@@ -24,21 +24,21 @@ import (
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
-// The contenders. Each is a process of its own, configured by the worker's environment variables,
-// and runs until it gets SIGTERM.
+// The contenders. Each runs as a separate process, which the worker's environment variables
+// configure, until it gets SIGTERM.
 const (
-	bareLoop    = "bare loop"    // receives and completes: the least that any consumer does
+	bareLoop    = "bare loop"    // receives and completes messages, as every consumer must
 	guardedLoop = "guarded loop" // the bare loop behind the worker's sanitizer
 	plainWorker = "plain worker" // calls Graph once for each message, and then completes it
 	ourWorker   = "worker"       // cmd/worker
-	// The usual answers to throttling: the plain worker with the retries of the Graph SDK, or with
-	// the defaults of backoff/v4.
+	// The usual ways to deal with throttling: the plain worker with the retries of the Graph SDK, or
+	// with the defaults of backoff/v4.
 	sdkRetries   = "plain worker with the SDK's retries"
 	plainBackoff = "plain worker with backoff/v4"
 )
 
-// goroutines is how many messages the bare loop and the plain worker settle concurrently, and how
-// many calls are in flight.
+// goroutines is the number of messages that the bare loop and the plain worker settle concurrently.
+// In a duel, it is also the concurrency of the worker.
 const goroutines = 64
 
 // compete runs a contender in this process.
@@ -86,8 +86,8 @@ func compete(name string) error {
 		})
 	}
 	for ctx.Err() == nil {
-		// 1 ms like the worker, instead of the SDK's 20 ms: otherwise that difference would be the
-		// whole result.
+		// The worker waits for 1 ms, too. With the SDK's default of 20 ms, this difference would
+		// decide the result.
 		batch, err := receiver.ReceiveMessages(ctx, 4*goroutines,
 			&azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: time.Millisecond})
 		if err != nil && ctx.Err() == nil {
@@ -102,8 +102,8 @@ func compete(name string) error {
 	return nil
 }
 
-// callGraph calls Graph with its SDK for the user of a plain JSON event. retry enables the SDK's
-// retries.
+// callGraph returns a function that calls Graph with its SDK for the user of a plain JSON event.
+// retry enables the SDK's retries.
 func callGraph(ctx context.Context, retry bool) (func(context.Context, *azservicebus.ReceivedMessage) error, error) {
 	root := os.Getenv("REVOKER_GRAPH_ENDPOINT")
 	signIn := clientcredentials.Config{
@@ -111,8 +111,8 @@ func callGraph(ctx context.Context, retry bool) (func(context.Context, *azservic
 		TokenURL: os.Getenv("REVOKER_GRAPH_TOKEN_URL"), Scopes: []string{root + "/.default"},
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = goroutines // the default of 2 would dial for nearly every call
-	// The SDK's own HTTP client, with or without its retries.
+	transport.MaxIdleConnsPerHost = goroutines // with the default of 2, nearly every call would dial
+	// Use the SDK's own HTTP client, with or without its retries.
 	middleware := slices.DeleteFunc(kiotahttp.GetDefaultMiddlewares(), func(m kiotahttp.Middleware) bool {
 		_, retries := m.(*kiotahttp.RetryHandler)
 		return retries && !retry
@@ -146,7 +146,8 @@ func callGraph(ctx context.Context, retry bool) (func(context.Context, *azservic
 	}, nil
 }
 
-// isContender reports whether this program was started by itself as one of the contenders.
+// isContender reports whether this program started itself as a contender, and returns the
+// contender's name.
 func isContender(args []string) (name string, ok bool) {
 	if len(args) == 2 && args[0] == "contender" {
 		return args[1], true

@@ -19,8 +19,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// growth: the cost in memory and CPU time of a growing backlog, and of a growing number of
-// remembered users.
+// growth measures the memory and the CPU time that the worker needs for a growing backlog, and for
+// a growing number of remembered users.
 func growth(o options) ([]line, error) {
 	sizes := []int{1000, 10_000, 100_000, 1_000_000}
 	var lines []line
@@ -67,9 +67,9 @@ func growth(o options) ([]line, error) {
 	return lines, nil
 }
 
-// drainAll lets a worker drain n events, and measures its peak memory and its CPU time. If there
-// are fewer users than events, it first lets the events grow old, so that calls cover them. env are
-// settings.
+// drainAll runs a worker until it has settled n events, and returns its peak memory and its CPU
+// time. If there are fewer users than events, it first waits until the events are so old that one
+// call covers all events of a user. env holds settings of the worker.
 func drainAll(n, people int, env ...string) (bytes float64, cpu time.Duration, err error) {
 	s, err := newStage(people, graph.Quota{})
 	if err != nil {
@@ -99,7 +99,7 @@ func drainAll(n, people int, env ...string) (bytes float64, cpu time.Duration, e
 	return float64(peak), p.ProcessState.UserTime() + p.ProcessState.SystemTime(), nil
 }
 
-// draw plots a cost against size.
+// draw writes a plot of a cost against a size to file.
 func draw(file, title, unit, name string, points plotter.XYs) error {
 	p := plot.New()
 	p.Title.Text = title
@@ -114,7 +114,7 @@ func draw(file, title, unit, name string, points plotter.XYs) error {
 	return p.Save(14*vg.Centimeter, 8*vg.Centimeter, file)
 }
 
-// startUp: the time that a worker needs until it is ready, and the size of its binary.
+// startUp measures the time that a worker needs until it is ready, and the size of its binary.
 func startUp(o options) ([]line, error) {
 	s, err := newStage(1, graph.Quota{})
 	if err != nil {
@@ -164,7 +164,7 @@ func awaitReady(url string) error {
 	return errors.New("the worker is not ready after a minute")
 }
 
-// cost: CPU time and allocations for each event.
+// cost measures the CPU time and the allocations for each event.
 func cost(o options) ([]line, error) {
 	const events = 20_000
 	var ours, theirs, allocations []float64
@@ -217,7 +217,7 @@ func costOf(name string, events int) (micros, allocations float64, err error) {
 	return float64(used.Microseconds()) / float64(events), allocations / float64(events), nil
 }
 
-// metric reads one metric without labels.
+// metric returns the value of a metric that has no labels.
 func metric(url, name string) (float64, error) {
 	answer, err := http.Get(url) //nolint:gosec // our own
 	if err != nil {
@@ -232,7 +232,7 @@ func metric(url, name string) (float64, error) {
 	return 0, fmt.Errorf("no metric %s", name)
 }
 
-// loads: how long events wait for their call at several rates.
+// loads measures how long events wait for their call at several rates.
 func loads(options) ([]line, error) {
 	var lines []line
 	for _, rate := range []int{10, 100, 1000} {

@@ -1,6 +1,7 @@
-// Command bench compares the worker with the alternatives: a bare loop that receives and completes,
-// and a plain worker with the same SDKs that calls Graph once for each message. It prints ratios of
-// rates, measured one after the other on the same machine against the same embedded servers.
+// Command bench compares the worker with the alternatives: a bare loop that receives and completes
+// messages, and a plain worker that calls Graph once for each message. It runs them one after the
+// other on the same machine against the same embedded servers, and prints the ratios of their
+// rates.
 package main
 
 import (
@@ -31,10 +32,10 @@ type options struct {
 	per    time.Duration
 	people int
 	redis  string
-	// models and workers limit the scenario together.
+	// models and workers select the variants of the scenario "together".
 	models  []string
 	workers []int
-	// json and plots are files for the results, in addition to the table.
+	// json is a file and plots a folder for the results, in addition to the table. "" means none.
 	json, plots string
 }
 
@@ -74,14 +75,14 @@ func main() {
 	var o options
 	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, guarded, latency, memory, replay, "+
 		"behind, quota, together, plainly, loads, cost, growth, start (default all)")
-	pflag.IntVar(&o.rounds, "rounds", 5, "how often each pair of contenders runs; the median counts")
+	pflag.IntVar(&o.rounds, "rounds", 5, "number of runs of each pair of contenders; the median is the result")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
-	pflag.IntVar(&o.people, "people", 3000, "users of the quota scenario")
-	pflag.StringVar(&o.redis, "redis", "", "address of a Redis for the scenario together; by default redis-server is started")
-	pflag.StringSliceVar(&o.models, "models", []string{"fixed", "sliding", "bucket"}, "quota models of the scenario together")
-	pflag.IntSliceVar(&o.workers, "workers", []int{2, 4}, "numbers of workers in the scenario together")
-	pflag.StringVar(&o.json, "json", "", "file to write the results to as well")
+	pflag.IntVar(&o.people, "people", 3000, "users in the scenarios with a quota")
+	pflag.StringVar(&o.redis, "redis", "", `address of a Redis for the scenario "together"; without it, bench starts redis-server`)
+	pflag.StringSliceVar(&o.models, "models", []string{"fixed", "sliding", "bucket"}, `quota models of the scenario "together"`)
+	pflag.IntSliceVar(&o.workers, "workers", []int{2, 4}, `numbers of workers in the scenario "together"`)
+	pflag.StringVar(&o.json, "json", "", "file to write the results to, in addition to the table")
 	pflag.StringVar(&o.plots, "plots", "", "folder to write a plot (SVG) of each growth to")
 	pflag.Parse()
 	exit(bench(o))
@@ -142,7 +143,7 @@ func bench(o options) error {
 	return os.WriteFile(o.json, append(text, '\n'), 0o600)
 }
 
-// processor is the CPU's name, if the system knows it.
+// processor returns the name of the CPU, or the platform if the system does not report the name.
 func processor() string {
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	for l := range strings.Lines(string(info)) {
@@ -166,7 +167,8 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// drain lets a contender settle n events, which are all queued before it starts.
+// drain runs a contender until it has settled n events, which are all queued before it starts. It
+// returns the events per second and the number of calls for users.
 func drain(name string, n, users int, wait time.Duration, env ...string) (rate float64, calls int, err error) {
 	s, err := newStage(users, graph.Quota{})
 	if err != nil {
@@ -192,9 +194,9 @@ func drain(name string, n, users int, wait time.Duration, env ...string) (rate f
 	return s.rate(), len(s.calls()), err
 }
 
-// duel lets two contenders drain the same events, one after the other, and returns the median of
-// the ratios of their rates. It only compares consecutive runs, because the machine's other load
-// changes from minute to minute.
+// duel runs another contender and the worker, one after the other, on the same events. It returns
+// the median of the ratios of their rates, and the largest number of calls of the worker. It
+// compares consecutive runs only, because the machine's other load changes from minute to minute.
 func duel(o options, other string, n, users int, wait time.Duration) (ratio float64, calls int, err error) {
 	var ratios []float64
 	for range o.rounds {
@@ -216,7 +218,7 @@ func distinct(o options) ([]line, error) {
 	return []line{{"20,000 events of 20,000 users: rate ÷ plain worker's", fmt.Sprintf("%.2f", ratio), "≥ 0.95"}}, err
 }
 
-// guarded: the cost of the sanitizer on the connection if nothing else is done.
+// guarded measures what the sanitizer on the connection costs a loop that does nothing else.
 func guarded(o options) ([]line, error) {
 	const events = 20_000
 	var ratios []float64

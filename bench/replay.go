@@ -15,12 +15,12 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// bareReplay receives dead letters, sends each again and completes it. No replay can do less, and
-// none is less careful.
+// bareReplay receives each dead letter, sends a copy, and completes the dead letter. No replay can
+// do less, and it checks nothing.
 const bareReplay = "bare replay"
 
-// replay: dead letters replayed without a rate limit, from the start of the process to the
-// completion of the last one.
+// replay measures the rate at which dead letters are replayed without a rate limit, from the start
+// of the process to the completion of the last dead letter.
 func replay(o options) ([]line, error) {
 	const letters = 10_000
 	measure := func(name string) (rate, megabytes float64, err error) {
@@ -75,7 +75,7 @@ func replay(o options) ([]line, error) {
 	}, nil
 }
 
-// behind: one dead letter of a user after 50,000 of others.
+// behind measures the replay of one user's dead letter that lies behind 50,000 others.
 func behind(options) ([]line, error) {
 	const others = 50_000
 	s, err := newStage(1, graph.Quota{})
@@ -130,7 +130,7 @@ func behind(options) ([]line, error) {
 	}, nil
 }
 
-// makeDeadLetters makes n dead letters.
+// makeDeadLetters sends n messages and dead-letters them.
 func (s *stage) makeDeadLetters(n int) error {
 	if err := s.send(n, 1); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (s *stage) deadLetterAll(n int) error {
 	}), problem)
 }
 
-// eachOf receives n messages and calls do for each, many concurrently.
+// eachOf receives n messages and calls do for each, from several goroutines concurrently.
 func eachOf(receiver *azservicebus.Receiver, n int, do func(*azservicebus.ReceivedMessage)) error {
 	messages := make(chan *azservicebus.ReceivedMessage)
 	var workers sync.WaitGroup
@@ -182,7 +182,8 @@ func eachOf(receiver *azservicebus.Receiver, n int, do func(*azservicebus.Receiv
 	return nil
 }
 
-// replayBarely is the bare replay, in a process of its own. It knows the number of dead letters.
+// replayBarely runs the bare replay in this process. It expects the number of dead letters that
+// replay makes.
 func replayBarely() error {
 	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), nil)
 	if err != nil {
@@ -204,7 +205,7 @@ func replayBarely() error {
 	})
 }
 
-// observeReplay notes the completion of dead letters.
+// observeReplay records when the last dead letter was completed.
 func (s *stage) observeReplay(r servicebus.Record) {
 	if r.Event == servicebus.Completed {
 		s.mu.Lock()

@@ -14,8 +14,8 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// waitsAt sends rate events per second, and returns in milliseconds how long each one waited
-// between its enqueueing and the arrival of its call at Graph.
+// waitsAt sends rate events per second. It returns, in milliseconds, the time from the enqueueing
+// of each event until its call arrived at Graph.
 func waitsAt(name string, rate, events int) ([]float64, error) {
 	s, err := newStage(events+1, graph.Quota{})
 	if err != nil {
@@ -26,7 +26,7 @@ func waitsAt(name string, rate, events int) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The first event does not count: the process is still starting.
+	// The first event does not count, because the process is still starting.
 	var began time.Time
 	for i := range events + 1 {
 		if err := s.sender.SendMessage(context.Background(), event(i), nil); err != nil {
@@ -60,7 +60,8 @@ func waitsAt(name string, rate, events int) ([]float64, error) {
 	return waits, p.stop()
 }
 
-// latency: one event per 200 ms, from its enqueueing to the arrival of its call at Graph.
+// latency measures the time from the enqueueing of an event until its call arrives at Graph, with
+// one event per 200 ms.
 func latency(o options) ([]line, error) {
 	measure := func(name string) (float64, error) {
 		waits, err := waitsAt(name, 5, 100)
@@ -88,7 +89,7 @@ func latency(o options) ([]line, error) {
 	}}, nil
 }
 
-// memory: the worker's peak memory while it drains 100,000 queued events.
+// memory measures the worker's peak memory while it drains 100,000 queued events.
 func memory(options) ([]line, error) {
 	const events = 100_000
 	bytes, _, err := drainAll(events, events)
@@ -100,8 +101,8 @@ func memory(options) ([]line, error) {
 	}}, nil
 }
 
-// quota: the time until the last user is revoked while Graph throttles, compared with the least
-// possible time.
+// quota measures the time until the last user is revoked while Graph throttles, compared with the
+// least possible time.
 func quota(o options) ([]line, error) {
 	var lines []line
 	for _, model := range []graph.QuotaModel{graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket} {
@@ -118,7 +119,7 @@ func quota(o options) ([]line, error) {
 	return lines, nil
 }
 
-// plainly: a plain worker under a quota, with the retries of the Graph SDK and with those of
+// plainly measures plain workers under a quota, with the retries of the Graph SDK and with those of
 // backoff/v4.
 func plainly(o options) ([]line, error) {
 	var lines []line
@@ -134,8 +135,8 @@ func plainly(o options) ([]line, error) {
 	return lines, nil
 }
 
-// throttled drains o.people users, each with one event, by one or more workers. env are settings
-// for each worker.
+// throttled measures how long one or more workers need for one event of each of o.people users. env
+// holds settings for each worker.
 func throttled(name string, o options, q graph.Quota, workers int, env ...string) (line, error) {
 	s, err := newStage(o.people, q)
 	if err != nil {
@@ -199,7 +200,7 @@ func throttled(name string, o options, q graph.Quota, workers int, env ...string
 	return l, nil
 }
 
-// together: several workers under one quota, with Redis and without.
+// together measures several workers under one quota, with Redis and without.
 func together(o options) ([]line, error) {
 	stop, address, err := startRedis(o.redis)
 	if err != nil {
@@ -229,7 +230,8 @@ func together(o options) ([]line, error) {
 	return lines, nil
 }
 
-// startRedis starts a Redis and waits until it listens, unless address already names one.
+// startRedis starts a Redis and waits until it listens. If address is not empty, it returns that
+// address and starts nothing.
 func startRedis(address string) (stop func(), at string, err error) {
 	if address != "" {
 		return func() {}, address, nil
@@ -242,7 +244,7 @@ func startRedis(address string) (stop func(), at string, err error) {
 	//nolint:gosec // the port is a number
 	server := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
 	if err := server.Start(); err != nil {
-		return nil, "", fmt.Errorf("%w: install redis-server, or give the address of one (--redis)", err)
+		return nil, "", fmt.Errorf("%w: install redis-server, or give the address of a Redis with --redis", err)
 	}
 	stop = func() {
 		_ = server.Process.Kill()
@@ -255,5 +257,5 @@ func startRedis(address string) (stop func(), at string, err error) {
 		}
 	}
 	stop()
-	return nil, "", errors.New("redis-server does not listen")
+	return nil, "", errors.New("redis-server does not listen after 10 seconds")
 }

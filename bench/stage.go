@@ -25,7 +25,7 @@ import (
 
 const queue = "events"
 
-// stage is the two embedded servers, in this process, and what they recorded.
+// stage holds the two embedded servers, which run in this process, and what they recorded.
 type stage struct {
 	broker *servicebus.Broker
 	graph  *graph.Server
@@ -80,7 +80,7 @@ func newStage(people int, quota graph.Quota) (*stage, error) {
 		"REVOKER_GRAPH_CLIENT_ID=client",
 		"REVOKER_GRAPH_CLIENT_SECRET=secret",
 		"REVOKER_OPS_ADDRESS=127.0.0.1:0",
-		"REVOKER_GUARD_MAX_USERS=0", // thousands of people are expected here
+		"REVOKER_GUARD_MAX_USERS=0", // thousands of users are expected here
 	}
 	if s.client, err = azservicebus.NewClientFromConnectionString(connection, nil); err != nil {
 		return nil, err
@@ -120,7 +120,7 @@ const idPrefix = "00000000-0000-4000-8000-"
 
 func userID(i int) string { return fmt.Sprintf("%s%012d", idPrefix, i) }
 
-// calls are the calls for users, without canaries.
+// calls returns the calls for users, without the canaries.
 func (s *stage) calls() []graph.Call {
 	return slices.DeleteFunc(s.graph.Calls(), func(c graph.Call) bool { return !strings.HasPrefix(c.Key, idPrefix) })
 }
@@ -129,7 +129,7 @@ func event(user int) *azservicebus.Message {
 	return &azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, userID(user))}
 }
 
-// send publishes n events, one user after the other.
+// send publishes n events. Consecutive events belong to different users, in turn.
 func (s *stage) send(n, users int) error {
 	ctx := context.Background()
 	batch, err := s.sender.NewMessageBatch(ctx, nil)
@@ -178,7 +178,7 @@ func (s *stage) start(name string, env ...string) (*process, error) {
 	return &p, p.Start()
 }
 
-// stop ends the contender by SIGTERM.
+// stop sends SIGTERM to the contender and waits for its end.
 func (p *process) stop() error {
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
@@ -191,7 +191,7 @@ func (p *process) stop() error {
 
 var peak = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
 
-// peakMemory is the process's peak resident memory so far, in bytes. It works on Linux only.
+// peakMemory returns the process's peak resident memory so far, in bytes. It works on Linux only.
 func (p *process) peakMemory() (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
 	if err != nil {
@@ -205,9 +205,9 @@ func (p *process) peakMemory() (int64, error) {
 	return kb << 10, err
 }
 
-// runToTheEnd runs a command against the servers, and returns its peak memory in bytes. It does not
-// use what the system reports about an ended process: that includes the memory of the process that
-// started it.
+// runToTheEnd runs a command against the servers, and returns its peak memory in bytes. It measures
+// while the process runs, because the peak that the system reports after its end includes the
+// memory of the process that started it.
 func (s *stage) runToTheEnd(cmd *exec.Cmd) (peak int64, err error) {
 	p := &process{Cmd: cmd}
 	p.Env = append(os.Environ(), s.env...)
@@ -249,7 +249,7 @@ func (s *stage) awaitSettled(n int, limit time.Duration) error {
 	}
 }
 
-// rate is the number of messages settled per second between the first delivery and the last
+// rate returns the number of messages settled per second between the first delivery and the last
 // settlement.
 func (s *stage) rate() float64 {
 	s.mu.Lock()
@@ -257,7 +257,7 @@ func (s *stage) rate() float64 {
 	return float64(s.settled) / s.last.Sub(s.first).Seconds()
 }
 
-// freeAddress is a loopback address on which nobody listened a moment ago.
+// freeAddress returns a loopback address that was free a moment ago.
 func freeAddress() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
