@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
@@ -26,6 +22,7 @@ import (
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -59,20 +56,20 @@ var (
 	glass    = member("0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c05", "breakglass@contoso.com")
 )
 
-// member is a user of the tenant's own.
+// member returns a user who belongs to the tenant.
 func member(id, upn string) graph.User {
 	return graph.User{ID: id, UserPrincipalName: upn, UserType: "Member", AccountEnabled: true}
 }
 
-// world is a worker between an embedded Service Bus and an embedded Graph, with the real clients,
-// in memory. Inside a synctest bubble its minutes take no time.
+// world is a worker between an embedded Service Bus and an embedded Graph. The real clients connect
+// to both in memory, so the worker can run in a synctest bubble.
 type world struct {
 	t       *testing.T
 	broker  *servicebus.Broker
-	graph   *graph.Server
+	graph   *bubble.Graph
 	sender  *azservicebus.Sender
 	client  *azservicebus.Client
-	accepts atomic.Int64 // of sessions
+	accepts atomic.Int64 // the number of requests for a session, so far
 	dials   atomic.Int64 // connections to the broker, so far
 	// urgentSender sends to the second source, if there is one.
 	urgentSender *azservicebus.Sender
@@ -87,10 +84,10 @@ type world struct {
 
 	soft, hard         context.Context
 	stopSoft, stopHard context.CancelFunc
-	ended              chan int // what Run returned; nil while nothing runs
+	ended              chan int // receives what Run returns; nil while no worker runs
 }
 
-// settings are what a test changes. The zero value of each field means the default in newWorld.
+// settings holds what a test changes. The zero value of a field means the default in newWorld.
 type settings struct {
 	volume                   guard.VolumeConfig
 	release                  func() (guard.Release, error)
@@ -109,7 +106,7 @@ type settings struct {
 	protected                []string
 	readUsers                bool // the worker may read users
 	unguarded                bool // there is no sanitizer, so the client gets messages that it cannot read
-	sessions                 int  // the queue requires sessions, and this is how many are held at once; 0 is none
+	sessions                 int  // the maximum number of sessions that are locked at once; 0 if the queue has none
 	replicas                 *coordination.Store
 }
 
@@ -147,31 +144,25 @@ func newWorld(t *testing.T, s settings) *world {
 	if roles == nil {
 		roles = []string{"User.RevokeSessions.All"}
 	}
-	w.graph, err = graph.New(graph.Config{
+	w.graph, err = bubble.NewGraph(graph.Config{
 		Tenant: "contoso", Users: []graph.User{ada, grace, alan, guest, glass, canaries},
 		Apps: []graph.App{{ClientID: "app", Secret: clientSecret, Roles: roles}},
 	})
 	must(err)
-	listener := graph.NewMemoryListener()
-	web := &http.Server{Handler: w.graph}
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(listener) }()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.Dial(ctx) }}
+	transport := w.graph.Transport()
 
-	dial := func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
+	dialBroker := bubble.DialBroker(w.broker)
+	dial := func(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
 		w.dials.Add(1)
-		return w.broker.NewClientConn()
+		return dialBroker(ctx, args)
 	}
 	if !s.unguarded {
 		dial = sanitizer.New(sanitizer.Options{}).Over(dial)
 	}
-	client, err := azservicebus.NewClientFromConnectionString(
-		fmt.Sprintf("Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=%s;SharedAccessKey=%s",
-			servicebus.DefaultKey.Name, servicebus.DefaultKey.Value),
-		&azservicebus.ClientOptions{
-			NewWebSocketConn: dial,
-			RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second},
-		})
+	client, err := azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
+		NewWebSocketConn: dial,
+		RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second},
+	})
 	must(err)
 	w.sender, err = client.NewSender(queue, nil)
 	must(err)
@@ -179,7 +170,10 @@ func newWorld(t *testing.T, s settings) *world {
 	must(err)
 
 	revoke, err := revoker.New(revoker.Config{
-		Root: "http://graph.bubble", Credential: &credential{client: &http.Client{Transport: transport}}, Transport: transport,
+		Root: bubble.GraphRoot, Transport: transport,
+		Credential: &bubble.Credential{
+			Client: &http.Client{Transport: transport}, Tenant: "contoso", ClientID: "app", Secret: clientSecret,
+		},
 	})
 	must(err)
 	w.revoker = revoke
@@ -255,13 +249,10 @@ func newWorld(t *testing.T, s settings) *world {
 		_ = w.broker.Close()
 		revoke.Close()
 		transport.CloseIdleConnections()
-		_ = web.Close()
-		<-served
-		// When two callers find after a cut that the links are gone, both open new ones
-		// (azservicebus v1.11.0, AMQPLinksImpl.Get), and nothing stops the first one's token
-		// renewers. They end when their next renewal finds the client closed.
-		time.Sleep(24 * time.Hour)
-		synctest.Wait()
+		if err := w.graph.Close(); err != nil {
+			t.Error(err)
+		}
+		bubble.Drain()
 		for _, leak := range leaks.Find(strings.Join(w.lines(), "\n"), clientSecret, servicebus.DefaultKey.Value) {
 			t.Error(leak)
 		}
@@ -276,7 +267,7 @@ func (w *world) run() {
 	go func() { ended <- w.worker.Run(w.soft, w.hard) }()
 }
 
-// recorder is a function that keeps the audit log.
+// recorder is a function that implements consumer.Auditor.
 type recorder func(audit.Decision)
 
 func (r recorder) Record(d audit.Decision) { r(d) }
@@ -418,42 +409,4 @@ func (w *world) lines() []string {
 		lines = append(lines, e.Message+" "+string(fields))
 	}
 	return lines
-}
-
-// credential gets tokens from the embedded Graph's own endpoint.
-type credential struct {
-	client *http.Client
-	mu     sync.Mutex
-	token  string
-}
-
-func (c *credential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
-	c.mu.Lock()
-	token := c.token
-	c.mu.Unlock()
-	if token != "" && o.Claims == "" {
-		return azcore.AccessToken{Token: token}, nil
-	}
-	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"app"}, "client_secret": {clientSecret}, "scope": o.Scopes}
-	const endpoint = "http://graph.bubble/contoso/oauth2/v2.0/token"
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
-	if err != nil {
-		return azcore.AccessToken{}, err
-	}
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	resp, err := c.client.Do(req)
-	if err != nil {
-		return azcore.AccessToken{}, err
-	}
-	defer resp.Body.Close()
-	var answer struct {
-		AccessToken string `json:"access_token"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.AccessToken == "" {
-		return azcore.AccessToken{}, fmt.Errorf("token endpoint: %s, %w", resp.Status, err)
-	}
-	c.mu.Lock()
-	c.token = answer.AccessToken
-	c.mu.Unlock()
-	return azcore.AccessToken{Token: answer.AccessToken}, nil
 }

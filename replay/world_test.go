@@ -3,7 +3,6 @@ package replay_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/replay"
@@ -43,18 +43,14 @@ func inBubble(t *testing.T, cfg servicebus.QueueConfig, scenario func(t *testing
 		cfg.Name = queueName
 		broker, err := servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{cfg, {Name: "other"}}})
 		must(t, err)
-		client, err := azservicebus.NewClientFromConnectionString(
-			"Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE",
-			&azservicebus.ClientOptions{NewWebSocketConn: func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-				return broker.NewClientConn()
-			}})
+		client, err := azservicebus.NewClientFromConnectionString(bubble.ConnectionString,
+			&azservicebus.ClientOptions{NewWebSocketConn: bubble.DialBroker(broker)})
 		must(t, err)
 		w := &world{t: t, broker: broker, client: client}
 		t.Cleanup(func() {
 			_ = client.Close(ctx)
 			_ = broker.Close()
-			time.Sleep(24 * time.Hour) // claim renewers that the SDK has leaked end with their tokens
-			synctest.Wait()
+			bubble.Drain()
 		})
 		w.sender, err = client.NewSender(queueName, nil)
 		must(t, err)

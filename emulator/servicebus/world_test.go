@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
@@ -58,13 +59,8 @@ func inBubble(t *testing.T, cfg servicebus.QueueConfig, scenario func(t *testing
 // newClient returns a client whose connections stay in memory.
 func newClient(t testing.TB, broker *servicebus.Broker) *azservicebus.Client {
 	t.Helper()
-	client, err := azservicebus.NewClientFromConnectionString(
-		"Endpoint=sb://bubble.servicebus.windows.net/;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE",
-		&azservicebus.ClientOptions{
-			NewWebSocketConn: func(context.Context, azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-				return broker.NewClientConn()
-			},
-		})
+	client, err := azservicebus.NewClientFromConnectionString(bubble.ConnectionString,
+		&azservicebus.ClientOptions{NewWebSocketConn: bubble.DialBroker(broker)})
 	must(t, err)
 	return client
 }
