@@ -32,8 +32,8 @@ func verifyWith(t *testing.T, options audit.Options, lines ...string) audit.Repo
 	return report
 }
 
-// forge rewrites record number at (from 0 on), and mends the chain after it, as anybody can who may
-// write the file. MACs are left as they were.
+// forge changes the record at an index and recomputes the chain after it, as anyone can who may
+// write to the file. It leaves the MACs as they were.
 func forge(t *testing.T, lines []string, at int) []string {
 	t.Helper()
 	lines = slices.Clone(lines)
@@ -99,14 +99,14 @@ func TestVerifyWithKeyShowsRewritingAndTruncation(t *testing.T) {
 			t.Errorf("%s: %q is missing: %+v", name, c.problem, r)
 		}
 	}
-	// A tail that was cut: the chain is not closed any more, and nothing says how far it went.
+	// The tail was cut. Then the chain is open, and nothing shows how long it was.
 	for _, n := range []int{10, 5, 1} {
 		r := verifyWith(t, with, lines[:n]...)
 		if len(r.Open) != 1 || r.Open[0].Last != n || r.Open[0].Sealed {
 			t.Errorf("cut behind %d records: %+v", n, r)
 		}
 	}
-	// Several keys: chains from before and after a change of the key.
+	// The file has chains from before and after a change of the key.
 	other := newKey(t, strings.Repeat("o", 32))
 	if r := verifyWith(t, audit.Options{Keys: []audit.Key{other, key}},
 		append(slices.Clone(lines), writtenWith(t, 3, other)...)...); len(r.Problems) != 0 {
@@ -125,7 +125,8 @@ func TestVerifyWithoutKeyClaimsNoMoreThanHolds(t *testing.T) {
 	}
 }
 
-// opened writes n decisions to the file, by a process of its own.
+// opened writes n decisions to the file, as one process does. The process ends the chain if end is
+// set. Otherwise it is killed.
 func opened(t *testing.T, name string, key audit.Key, n int, end bool) []audit.Receipt {
 	t.Helper()
 	tr, err := audit.Open(name, key)
@@ -143,7 +144,7 @@ func opened(t *testing.T, name string, key audit.Key, n int, end bool) []audit.R
 	if end {
 		err = tr.Close()
 	} else {
-		err = tr.Sync() // and killed
+		err = tr.Sync() // the process is killed afterwards
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +182,7 @@ func TestChainNamesTheOneBeforeIt(t *testing.T) {
 			t.Errorf("%s was taken away unseen: %+v", name, r)
 		}
 	}
-	// Half a record, of a process that was killed while it wrote, does not swallow the next one.
+	// A process was killed while it wrote a record. The half record must not swallow the next one.
 	if err := os.WriteFile(name, []byte(strings.Join(lines[:4], "")+lines[4][:50]), 0o600); err != nil {
 		t.Fatal(err)
 	}

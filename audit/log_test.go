@@ -20,7 +20,7 @@ func decision(i int) audit.Decision {
 	}
 }
 
-// written are the lines of an audit log of n decisions, with its end.
+// written returns the lines of an audit log with n decisions and its end.
 func written(t *testing.T, n int) []string { return writtenWith(t, n, audit.Key{}) }
 
 func writtenWith(t *testing.T, n int, key audit.Key) []string {
@@ -121,7 +121,7 @@ func TestLogOfManyWritersIsOneChain(t *testing.T) {
 	}
 }
 
-// full takes so many bytes, and fails after that, in the middle of a record.
+// full accepts a number of bytes. After that it fails, in the middle of a record.
 type full struct {
 	bytes.Buffer
 	room int

@@ -31,8 +31,8 @@ const (
 	guardedLoop = "guarded loop" // the bare loop behind the worker's sanitizer
 	plainWorker = "plain worker" // calls Graph once for each message, and then completes it
 	ourWorker   = "worker"       // cmd/worker
-	// The usual ways to deal with throttling: the plain worker with the retries of the Graph SDK, or
-	// with the defaults of backoff/v4.
+	// The usual ways to deal with throttling: the plain worker with the retries of the Graph SDK,
+	// or with the defaults of backoff/v4.
 	sdkRetries   = "plain worker with the SDK's retries"
 	plainBackoff = "plain worker with backoff/v4"
 )

@@ -8,7 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 )
 
-// inFlight is how many messages of a source are in flight at most.
+// inFlight is the maximum number of messages of a source that are in flight.
 const inFlight = 5000
 
 // busy returns a ledger with as many messages in flight as there may be: half of the users wait for

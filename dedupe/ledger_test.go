@@ -23,7 +23,7 @@ func newLedger() *dedupe.Ledger {
 	})
 }
 
-// message is an event of a message with this number, enqueued now and locked for a minute.
+// message returns the event of a message with this number, enqueued now and locked for a minute.
 func message(number int64) *dedupe.Event {
 	m := dedupe.NewMessage(0)
 	m.Lock.Renewed(time.Now().Add(time.Minute))
@@ -33,7 +33,7 @@ func message(number int64) *dedupe.Event {
 	}
 }
 
-// disposition returns how an event ended; Undecided while it has not.
+// disposition returns how an event ended, or Undecided if it has not ended.
 func disposition(e *dedupe.Event) dedupe.Disposition {
 	select {
 	case <-e.Done():
@@ -50,7 +50,7 @@ func want(t *testing.T, e *dedupe.Event, expected dedupe.Disposition) {
 	}
 }
 
-// attempt is a success that started at start and took until now, by clocks that agree.
+// attempt returns a success that began at start and ends now, with clocks that agree.
 func attempt(start time.Time) dedupe.Attempt {
 	return dedupe.Attempt{Start: start, Duration: time.Since(start), ServerDate: time.Now().Truncate(time.Second)}
 }

@@ -195,7 +195,7 @@ var (
 	reasonName = regexp.MustCompile(`reason="([A-Za-z]+)"`)
 )
 
-// TestAlertsAndPanelsUseExposedMetrics: an alert on a renamed metric is silent, and nobody notices.
+// TestAlertsAndPanelsUseExposedMetrics catches alerts on a renamed metric, which would never fire.
 func TestAlertsAndPanelsUseExposedMetrics(t *testing.T) {
 	known := exposed(t)
 	for _, file := range []string{chart + "files/alerts.yaml", chart + "files/dashboard.json"} {

@@ -70,8 +70,8 @@ var (
 	testName = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`")
 )
 
-// TestDocumentsNameTestsThatExist: ARCHITECTURE.md says which test catches the loss of which
-// guarantee.
+// TestDocumentsNameTestsThatExist checks the names of tests in the documents. ARCHITECTURE.md names
+// the tests that catch the loss of each guarantee.
 func TestDocumentsNameTestsThatExist(t *testing.T) {
 	known := map[string]bool{}
 	walk(t, "_test.go", func(_, text string) {
@@ -95,7 +95,8 @@ var (
 	makes   = regexp.MustCompile("(?m)(?:^|`)make ([a-z-]+)")
 )
 
-// TestDocumentsGiveCommandsThatWork: a test that was renamed is not run, and go test says "ok".
+// TestDocumentsGiveCommandsThatWork catches commands that name a test by its old name. For these,
+// go test prints "ok" and runs nothing.
 func TestDocumentsGiveCommandsThatWork(t *testing.T) {
 	makefile := string(read(t, "../Makefile"))
 	walk(t, ".md", func(path, text string) {
@@ -148,7 +149,7 @@ func TestVersionIsTheSameEverywhere(t *testing.T) {
 	}
 }
 
-// TestReleaseBuildsTheMakefilesPlatforms: the two ways to build binaries must not drift apart.
+// TestReleaseBuildsTheMakefilesPlatforms keeps the two ways to build binaries consistent.
 func TestReleaseBuildsTheMakefilesPlatforms(t *testing.T) {
 	find := func(file, pattern string) string {
 		match := regexp.MustCompile(pattern).FindStringSubmatch(string(read(t, file)))

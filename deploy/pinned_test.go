@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestBaseImageIsPinnedByDigest: a tag can point to another image at any time.
+// TestBaseImageIsPinnedByDigest checks the digest, because a tag can point to another image at any
+// time.
 func TestBaseImageIsPinnedByDigest(t *testing.T) {
 	file := string(read(t, "container/Dockerfile"))
 	for _, from := range regexp.MustCompile(`(?m)^FROM .*$`).FindAllString(file, -1) {
@@ -22,8 +23,8 @@ func TestBaseImageIsPinnedByDigest(t *testing.T) {
 	}
 }
 
-// TestDuplicateDetectionIsOff: with duplicate detection, whoever guesses a MessageID suppresses the
-// real event.
+// TestDuplicateDetectionIsOff checks that no queue has duplicate detection. With it, anyone who
+// guesses a MessageID could suppress the real event.
 func TestDuplicateDetectionIsOff(t *testing.T) {
 	text := string(read(t, "azure/main.bicep"))
 	if strings.Contains(text, "requiresDuplicateDetection: true") ||

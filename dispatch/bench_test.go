@@ -10,12 +10,12 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-// constant returns an urgencyFunc that always returns the same.
+// constant returns an urgencyFunc that always returns the same value.
 func constant(urgency int, kind string) urgencyFunc {
 	return func(func(string) bool) (int, string) { return urgency, kind }
 }
 
-// crowd is how many users wait for a permit.
+// crowd is the number of users who wait for a permit.
 const crowd = 20_000
 
 // crowded makes a crowd wait with events of a type for which no attempt may begin.

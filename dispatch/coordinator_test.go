@@ -11,7 +11,8 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-// replicas is a Coordinator that answers what a test sets. A nil lease is valid: its End does nothing.
+// replicas is a Coordinator whose answers a test sets. A nil lease is valid, and its End does
+// nothing.
 type replicas struct {
 	mu sync.Mutex
 	answers

@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// conforms says whether the published schema accepts a body.
+// conforms returns a function that reports whether the published schema accepts a body.
 func conforms(t *testing.T) func(body string) bool {
 	t.Helper()
 	schema, err := jsonschema.NewCompiler().Compile("../docs/event.schema.json")
@@ -25,7 +25,7 @@ func conforms(t *testing.T) func(body string) bool {
 	}
 }
 
-// accepted says whether the decoder accepts every event of a message.
+// accepted reports whether the decoder accepts every event of a message.
 func accepted(t *testing.T, m event.Message) bool {
 	t.Helper()
 	items, err := decoder(t).Decode(m)
@@ -37,7 +37,7 @@ func accepted(t *testing.T, m event.Message) bool {
 	return err == nil
 }
 
-// binaryProperties are the application properties that docs/events.md gives for a CloudEvent in
+// binaryProperties returns the application properties that docs/events.md gives for a CloudEvent in
 // binary form.
 func binaryProperties(t *testing.T, document string) map[string]any {
 	t.Helper()
@@ -101,7 +101,8 @@ func TestDecoderAgreesWithTheSchema(t *testing.T) {
 			if got := accepted(t, event.Message{Body: body}); got != want {
 				t.Errorf("%s: the decoder accepts it: %v", file, got)
 			}
-			// What a schema cannot say: names given twice are lost before it sees them, and it knows names in one case only.
+			// A schema cannot check two things: it does not see names that occur twice, and it
+			// knows names in one case only.
 			if got := valid(string(body)); got != want && !strings.Contains(file, "twice") && !strings.Contains(file, "other-case") {
 				t.Errorf("%s: the schema accepts it: %v", file, got)
 			}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzReadObject compares what is read with what the standard library's decoder finds, token by
-// token.
+// FuzzReadObject compares what readArray and readObject return with what the standard library's
+// decoder finds, token by token.
 func FuzzReadObject(f *testing.F) {
 	f.Add(`{"userId":"a","UserId":"b","us\u0065rId":null}`)
 	f.Add(`{"data":{"userId":[1,{"type":"x"}]},"type":1e5,"id" : "\\\"}" , "":0}`)

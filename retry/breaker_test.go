@@ -91,8 +91,8 @@ func TestBreakerUsersThatHangAtTheStartDoNotHoldUpOthers(t *testing.T) {
 	}
 }
 
-// Where connections break at once, three attempts side by side would be a thousand in a second. Each of
-// these users may have been signed out, so the volume guard would trip before the second canary.
+// If connections break at once, three concurrent attempts would become a thousand in a second. Each
+// of these users may have been signed out, so the volume guard would trip before the second canary.
 func TestBreakerGoesSlowlyWhenUsersFailAtOnceAtTheStart(t *testing.T) {
 	b := retry.NewBreaker(false)
 	ask(b, down, midnight)
@@ -307,8 +307,9 @@ func TestBreakerProbesCanaryAndUntriedUsersInTurnWhileOpen(t *testing.T) {
 	}
 }
 
-// A canary may fail although users would succeed, and many users who fail may wait before one who would
-// succeed. So users who were not tried yet are tried soon, up to a number, in addition to the probes.
+// A canary may fail although attempts for users would succeed, and many users who fail may wait
+// before one who would succeed. The breaker therefore allows a limited number of attempts for users
+// who were not tried yet, in addition to the probes.
 func TestBreakerTriesUntriedUsersSoonWhileOpen(t *testing.T) {
 	b := opened(t, true)
 	now := midnight
@@ -343,7 +344,7 @@ func TestBreakerTriesUntriedUsersSoonWhileOpen(t *testing.T) {
 	if !b.Closed() {
 		t.Error("not closed by a success")
 	}
-	// The number is bounded.
+	// The number of these attempts is bounded.
 	b = opened(t, true)
 	now, tried = midnight, 0
 	for ; now.Before(midnight.Add(2 * time.Minute)); now = now.Add(100 * time.Millisecond) {
@@ -405,8 +406,8 @@ func TestBreakerIsClosedByASuccessWhichDiscreditsTheCanary(t *testing.T) {
 	}
 }
 
-// The canary's account may be deleted. Then users wait for each other's probes, but not for the
-// canary's as well; and it is not asked more often.
+// The canary's account may be deleted. Then users wait for the probes of other users, but not for
+// those of the canary as well. The canary is not asked more often than otherwise.
 func TestBreakerProbesAUserRightAfterTheCanary(t *testing.T) {
 	b := opened(t, true)
 	now, users, canaries := midnight, 0, 0
@@ -440,8 +441,8 @@ func TestBreakerProbesAUserRightAfterTheCanary(t *testing.T) {
 	}
 }
 
-// A canary for nobody shows that token and permission are good. So does Graph's answer that it does not
-// know a user.
+// A canary for nobody shows that the token and the permission are valid. So does Graph's answer
+// that it does not know a user.
 func TestBreakerTakesAnAnswerAboutOneUserForACanaryForNobody(t *testing.T) {
 	b := opened(t, false)
 	try(b, "tony", false, unknown, midnight.Add(time.Minute))
@@ -455,8 +456,8 @@ func TestBreakerTakesAnAnswerAboutOneUserForACanaryForNobody(t *testing.T) {
 	}
 }
 
-// Any answer of Graph about a user, or about the account of the canary, shows that there is a token and
-// a permission again.
+// Any answer of Graph about a user, or about the account of the canary, shows that the worker has a
+// token and the permission again.
 func TestBreakerWithoutTokenOrPermissionIsClosedByAnyAnswer(t *testing.T) {
 	own := failure{} // value: false
 	for name, err := range map[string]error{"unknown": unknown, "refused": refused, "value: false": own} {

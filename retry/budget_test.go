@@ -60,8 +60,8 @@ func do(ctx context.Context, r *retry.Retrier, attempt func() error) error {
 	}
 }
 
-// calls runs do with a fixed series of answers, the last of which repeats. It returns when each call
-// was made.
+// calls runs do with a fixed series of answers, the last of which repeats. It returns the time of
+// each call since the start.
 func calls(ctx context.Context, r *retry.Retrier, answers ...error) (at []time.Duration, err error) {
 	start := time.Now()
 	err = do(ctx, r, func() error {
@@ -167,8 +167,8 @@ func TestBudgetSharedFailureCountsAfterMaxAge(t *testing.T) {
 	})
 }
 
-// Failures without a token say nothing about the user. The age of the failures that follow begins with
-// the first of them.
+// Failures without a token say nothing about the user. The age of a user's failures begins with the
+// first failure after them.
 func TestBudgetAgeBeginsWithTheFirstFailureOfTheUsersOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, own := range map[string]failure{"shared": {shared: true}, "lagging": {lagging: true}} {

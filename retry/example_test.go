@@ -15,8 +15,9 @@ func (unavailable) Error() string    { return "503 Service Unavailable" }
 func (unavailable) Shared() bool     { return true }
 func (unavailable) Suspicious() bool { return true }
 
-// A failure that may hit everyone counts against a user only if another user's attempt has succeeded
-// meanwhile: then the server is well, and the fault is the user's own.
+// A failure that may hit everyone counts against a user only if another user's attempt has
+// succeeded in the meantime. This proves that the server works, so the failure concerns this user
+// only.
 func ExampleBudget() {
 	retrier := retry.New(retry.Policy{
 		MaxAttempts: 2, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 24 * time.Hour,
@@ -31,7 +32,7 @@ func ExampleBudget() {
 	for range 3 { // an outage: the failures cost ada nothing
 		fail()
 	}
-	for range 2 { // the server is well for grace
+	for range 2 { // the server works for grace
 		time.Sleep(time.Millisecond)
 		grace.Attempt()
 		grace.Succeeded()
@@ -45,9 +46,9 @@ func ExampleBudget() {
 	// attempt 5: proved true, final true
 }
 
-// Three users in a row fail, and the canary fails twice: the breaker opens. Then a user who was not
-// tried since is probed, and a success closes the breaker. The caller passes the time, so nothing here
-// waits.
+// Three users in a row fail, the canary fails twice, and the breaker opens. Then a user who was not
+// tried since is probed, and their success closes the breaker. The caller passes the time, so
+// nothing here waits.
 func ExampleBreaker() {
 	breaker := retry.NewBreaker(true)
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

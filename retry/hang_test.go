@@ -7,7 +7,7 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// noon is when each of these tests begins. They pass the time to the limiter.
+// noon is the time at which each of these tests begins. The tests pass the time to the limiter.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // begin begins n calls, each of which must be allowed.
@@ -22,8 +22,8 @@ func begin(t *testing.T, p *retry.Limiter, n int, now time.Time) (calls []int) {
 	return calls
 }
 
-// next returns when the next call is allowed, if nothing happens until then. A wait of 0 would never
-// end.
+// next returns the time at which the next call is allowed, if nothing happens until then. It fails
+// if the limiter returns a wait of 0, which would never end.
 func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 	t.Helper()
 	for range 1000 {
@@ -40,7 +40,7 @@ func next(t *testing.T, p *retry.Limiter, now time.Time) time.Time {
 	return now
 }
 
-// slow is after how long a call counts as one that hangs, at the latest.
+// slow is the time after which the limiter treats every unanswered call as one that hangs.
 const slow = 4 * time.Second
 
 func TestLimiterCallsThatHangHoldNobodyUp(t *testing.T) {
@@ -91,8 +91,8 @@ func TestLimiterCallsThatHangHoldNobodyUp(t *testing.T) {
 	}
 }
 
-// learned makes the limiter learn an allowance: so many calls, then a refusal that asks for a pause. It
-// returns when the pause ends.
+// learned makes the limiter learn an allowance: a number of calls, and then a refusal that asks for
+// a pause. It returns the time at which the pause ends.
 func learned(t *testing.T, p *retry.Limiter, calls int, pause time.Duration) (now time.Time) {
 	t.Helper()
 	for range calls {
@@ -185,15 +185,15 @@ func TestLimiterPromptAnswerLetsTheNextCallBeginAtOnce(t *testing.T) {
 	}
 }
 
-// exploring is after how long more is tried than was allowed at the time of a refusal.
+// exploring is the time after a refusal from which the limiter tries more than was allowed then.
 const exploring = 15 * time.Second
 
 func TestLimiterTriesMoreInTimeAfterARefusal(t *testing.T) {
 	p := retry.NewLimiter(8)
 	now := learned(t, p, 1, 10*time.Minute-time.Second)
 	p.End(begin(t, p, 1, now)[0], nil, 0, now)
-	// The round lasts nearly twenty minutes, and allows one call. The refusal is longer ago than it
-	// takes to try more.
+	// The round lasts nearly twenty minutes, and allows one call. More than exploring has passed
+	// since the refusal.
 	if wait := next(t, p, now).Sub(now); wait > 0 {
 		t.Errorf("delayed for %v", wait)
 	}

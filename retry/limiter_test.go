@@ -75,14 +75,14 @@ func (q *quota) call() (usage float64, err error) {
 	return usage, nil
 }
 
-// happening is what happens at a time: a call reaches the server, or its answer comes back.
+// happening is something that happens at a time: a call reaches the server, or its answer arrives.
 type happening struct {
 	at time.Time
 	do func()
 }
 
-// timeline is what will happen, the soonest first. What happens at the same instant is in the order in
-// which it was planned.
+// timeline holds what will happen, the soonest first. It keeps the order of planning for what
+// happens at the same instant.
 type timeline []happening
 
 func (l *timeline) plan(at time.Time, do func()) {
@@ -95,9 +95,9 @@ func (l *timeline) plan(at time.Time, do func()) {
 	*l = slices.Insert(*l, i, happening{at, do})
 }
 
-// drive makes n calls succeed, an equal share by each of the limiters, which do not know of each other.
-// It returns how long it took and how many calls were throttled. A call takes between shortest and
-// longest. One goroutine does all of it, so that each run with the same seed is the same.
+// drive makes n calls succeed, an equal share through each of the limiters, which do not know of
+// each other. It returns how long this took and how many calls were throttled. A call takes between
+// shortest and longest. One goroutine does everything, so that all runs with one seed are the same.
 func drive(limiters []*retry.Limiter, q *quota, n int, shortest, longest time.Duration) (took time.Duration, throttled int) {
 	start := time.Now()
 	var line timeline

@@ -12,8 +12,8 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// refuse makes one call begin as soon as it is allowed, and be refused. It returns for how long all
-// calls are delayed then, and when the delay ends.
+// refuse begins one call, which must be allowed, and refuses it. It returns for how long the
+// limiter then delays all calls, and when the delay ends.
 func refuse(t *testing.T, p *retry.Limiter, asked time.Duration, now time.Time) (pause time.Duration, end time.Time) {
 	t.Helper()
 	p.End(begin(t, p, 1, now)[0], throttling{asked}, 0, now)
@@ -85,7 +85,7 @@ func TestLimiterLateRefusalsDoNotMakePausesLonger(t *testing.T) {
 	p := retry.NewLimiter(16)
 	calls := begin(t, p, 16, noon)
 	now := noon
-	for i, call := range calls { // answered one after the other, each when the pause before has ended
+	for i, call := range calls { // each is answered when the pause before has ended
 		p.End(call, throttling{}, 0, now)
 		pause := p.State().PausedUntil.Sub(now)
 		if pause > 1100*time.Millisecond {
@@ -145,7 +145,7 @@ func TestLimiterAllowsInTheNextRoundWhatWentThroughBeyondTheAllowance(t *testing
 	p := retry.NewLimiter(16)
 	learned(t, p, 2, 10*time.Second)
 	for _, c := range []struct {
-		after time.Duration // the refusal
+		after time.Duration // since the refusal
 		calls int
 		want  float64 // a second, in the round that follows
 	}{

@@ -17,8 +17,7 @@ import (
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
-// export ends one span with the given name and returns what was exported, or the error that the
-// exporter reported.
+// export exports one span with the given name, and returns the error that the exporter reported.
 func export(t *testing.T, name string) error {
 	t.Helper()
 	var reported error

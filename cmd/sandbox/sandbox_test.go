@@ -31,7 +31,7 @@ var anyPort = []string{
 	"--admin-tls", "127.0.0.1:0",
 }
 
-// screen is what a program prints, readable while it runs.
+// screen holds what a program prints. A test can read it while the program runs.
 type screen struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -49,7 +49,7 @@ func (s *screen) String() string {
 	return s.text.String()
 }
 
-// until waits for a text on the screen.
+// until waits until the screen shows a text.
 func (s *screen) until(t *testing.T, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.String(), text); time.Sleep(10 * time.Millisecond) {
@@ -78,7 +78,7 @@ func TestSandboxDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 func TestSandboxReplicasThatShareARedisKeepTheGuaranteesOfOne(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	redis := miniredis.RunT(t)
-	redis.ClockTTL(true) // keys expire: what a replica has left behind is in nobody's way for long
+	redis.ClockTTL(true) // let keys expire, so that a replica's leftovers do not block the others for long
 	var stdout, stderr screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "4", "--redis", redis.Addr()), &stdout, &stderr)
 	if code != 0 || len(redis.Keys()) == 0 {
@@ -127,7 +127,7 @@ func TestSandboxCheckFindsProblems(t *testing.T) {
 	if err := publish(t.Context(), servers, s, options{drain: true}); err != nil {
 		t.Fatal(err)
 	}
-	// No worker has run: everything is still there, nobody is revoked, nothing is dead-lettered.
+	// No worker has run, so all messages are still in the queue, and nobody is revoked.
 	result := check(servers, s, 1)
 	text := strings.Join(result.Problems, "\n")
 	for _, want := range []string{"still in the queue", "ada@contoso.com: revoked is false", "a guest: not dead-lettered as ExternalUser"} {

@@ -69,7 +69,7 @@ func TestCredentialAuthorityFollowsTheCloud(t *testing.T) {
 	}
 }
 
-// scopes notes what tokens are asked for.
+// scopes is a credential that records the scopes of the tokens that it is asked for.
 type scopes []string
 
 func (s *scopes) GetToken(_ context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
@@ -77,7 +77,7 @@ func (s *scopes) GetToken(_ context.Context, o policy.TokenRequestOptions) (azco
 	return azcore.AccessToken{Token: "t", ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
-// roundTrip answers as Graph does, and notes who was called.
+// roundTrip answers as Graph does, and records the URLs of the requests.
 type roundTrip []string
 
 func (r *roundTrip) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -30,21 +30,21 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// estate is a Service Bus and a Graph for some workers.
+// estate holds the embedded Service Bus and Graph that several workers share.
 type estate struct {
 	broker  *servicebus.Broker
 	graph   *graph.Server
 	environ []string
 	users   int
 	half    chan struct{} // closed when half of the messages are settled
-	settled chan struct{} // closed when all are
+	settled chan struct{} // closed when all messages are settled
 
-	meanwhile func()        // runs beside the workers, if it is set
+	meanwhile func()        // runs while the workers run; nil for nothing
 	logs      []*workerLog  // of the workers
 	tripped   chan struct{} // one value for each worker whose guard has tripped
 }
 
-// workerLog is a worker's log, which tells when its guard has tripped.
+// workerLog holds a worker's log. It sends a value to tripped when the worker's guard trips.
 type workerLog struct {
 	bytes.Buffer
 	tripped chan<- struct{}
@@ -57,8 +57,8 @@ func (l *workerLog) Write(p []byte) (int, error) {
 	return l.Buffer.Write(p)
 }
 
-// newEstate queues two events about each user, in two rows: the second events come after all the
-// first ones.
+// newEstate starts the servers and queues two events about each user. The second events come after
+// all of the first ones.
 func newEstate(t *testing.T, users int) *estate {
 	t.Helper()
 	e := &estate{users: users, half: make(chan struct{}), settled: make(chan struct{}), tripped: make(chan struct{}, 64)}
@@ -98,8 +98,8 @@ func newEstate(t *testing.T, users int) *estate {
 	for i := range users {
 		people = append(people, graph.User{ID: userID(i), UserPrincipalName: fmt.Sprintf("user%d@contoso.com", i), UserType: "Member"})
 	}
-	// Its Date is not behind ours although it has whole seconds, so that every event that was sent
-	// before is covered.
+	// Graph's Date has whole seconds only. With this offset it is never behind our clock, so an
+	// attempt covers every event that was sent before it.
 	e.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: people, ClockOffset: 2 * time.Second, Apps: []graph.App{
 		{ClientID: "client", Secret: "secret-of-replicas", Roles: []string{"User.RevokeSessions.All"}},
 	}})
@@ -114,7 +114,7 @@ func newEstate(t *testing.T, users int) *estate {
 		"REVOKER_GRAPH_ENDPOINT=" + web.URL,
 		"REVOKER_GRAPH_TOKEN_URL=" + web.URL + "/contoso/oauth2/v2.0/token",
 		"REVOKER_GRAPH_TENANT_ID=contoso", "REVOKER_GRAPH_CLIENT_ID=client", "REVOKER_GRAPH_CLIENT_SECRET=secret-of-replicas",
-		"REVOKER_DEDUPE_SKEW_MARGIN=0s", // all clocks are one here
+		"REVOKER_DEDUPE_SKEW_MARGIN=0s", // there is only one clock
 	}
 	e.send(t, connection)
 	return e
@@ -150,7 +150,7 @@ func (e *estate) send(t *testing.T, connection string) {
 	}
 }
 
-// run lets n workers settle everything, and returns what each logged.
+// run starts n workers, waits until everything is settled, and returns the log of each worker.
 func (e *estate) run(t *testing.T, n int, environ ...string) []*workerLog {
 	t.Helper()
 	soft, stop := context.WithCancel(t.Context())
@@ -187,7 +187,7 @@ func (e *estate) run(t *testing.T, n int, environ ...string) []*workerLog {
 	return e.logs
 }
 
-// handled is how many users each worker had an event of.
+// handled returns the users whose events the worker has settled.
 func handled(t *testing.T, log *workerLog) map[string]bool {
 	t.Helper()
 	users := map[string]bool{}
@@ -209,7 +209,7 @@ func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 			const users = 10_000
 			e := newEstate(t, users)
 			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr(), "REVOKER_GUARD_MAX_USERS=0",
-				"REVOKER_REDIS_TIMEOUT=5s") // with the race detector the imitation of Redis is slow
+				"REVOKER_REDIS_TIMEOUT=5s") // with the race detector, the imitation of Redis is slow
 			byWorkers := map[string]int{}
 			for _, log := range logs {
 				for user := range handled(t, log) {
@@ -263,7 +263,7 @@ func TestReplicasShareTheVolumeGuard(t *testing.T) {
 	}
 	before := -1
 	e.meanwhile = func() {
-		// Both have tripped when both say so; nobody is called after that.
+		// When both guards have tripped, there are no more attempts.
 		for range e.logs {
 			<-e.tripped
 		}
@@ -289,11 +289,11 @@ func TestReplicasGoOnWhenRedisGoesAway(t *testing.T) {
 	const users = 2000
 	e := newEstate(t, users)
 	redis := miniredis.RunT(t)
-	go func() { // in the middle of it
+	go func() { // Redis goes away in the middle of the work
 		<-e.half
 		redis.Close()
 	}()
-	// or it seems to go away, and come back, on a busy machine
+	// With a short timeout, Redis would also seem to go away and come back on a busy machine.
 	logs := e.run(t, 2, "REVOKER_REDIS_ADDRESSES="+redis.Addr(), "REVOKER_REDIS_TIMEOUT=5s", "REVOKER_GUARD_MAX_USERS=0")
 	for i := range users {
 		if _, ok := e.graph.Revoked(userID(i)); !ok {
@@ -302,7 +302,7 @@ func TestReplicasGoOnWhenRedisGoesAway(t *testing.T) {
 	}
 	for _, log := range logs {
 		if n := bytes.Count(log.Bytes(), []byte("Redis does not answer")); n != 1 {
-			t.Errorf("told %d times that Redis is away", n)
+			t.Errorf("the worker logs %d times that Redis does not answer, want once", n)
 		}
 	}
 }
@@ -325,7 +325,7 @@ func TestDryRunDoesNotUseRedis(t *testing.T) {
 	}
 }
 
-// slow answers after a time, if the request is not given up before.
+// slow answers after a time, unless the request is canceled before.
 type slow struct {
 	after func(*http.Request) time.Duration
 	next  http.RoundTripper
@@ -340,7 +340,7 @@ func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// answers answers every request as Graph does for somebody whose sign-in sessions are never newer.
+// answers gives Graph's answers for a user whose revocation never shows an effect.
 type answers struct{}
 
 func (answers) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -373,7 +373,7 @@ func TestLeaseLastsLongerThanAnyAttempt(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				almost := cfg.Graph.Timeout - time.Millisecond
 				transport := slow{next: answers{}, after: func(*http.Request) time.Duration { return almost }}
-				if cfg.Graph.VerifyTimeout > 0 { // the last read begins when the time is up
+				if cfg.Graph.VerifyTimeout > 0 { // make the last read begin when the time is up
 					called := time.Now().Add(2 * almost)
 					last := called.Add(cfg.Graph.VerifyTimeout - 3*time.Second)
 					transport.after = func(*http.Request) time.Duration {

@@ -34,8 +34,9 @@ const (
 	subject  = "system:serviceaccount:session-revoker:session-revoker"
 )
 
-// TestMain lets the process trust httptest's certificate, as SSL_CERT_FILE does for a worker behind
-// a company's proxy: before anything reads the system's.
+// TestMain makes the process trust httptest's certificate through SSL_CERT_FILE, as operators do
+// for a worker behind a company's proxy. It must do so before anything reads the system's
+// certificates.
 func TestMain(m *testing.M) {
 	server := httptest.NewTLSServer(nil)
 	file, err := os.CreateTemp("", "ca-*.pem")
@@ -53,14 +54,14 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// directory is a tenant with one app, who may sign in in every way.
+// directory is a tenant with one app, which may sign in with every kind of credential.
 type directory struct {
 	*graph.Server
-	key     *rsa.PrivateKey // of the app's certificate, and of the cluster that issues statements
+	key     *rsa.PrivateKey // of the app's certificate, and of the cluster that issues tokens
 	environ []string
 }
 
-// newDirectory makes the tenant; its address is root.
+// newDirectory makes the tenant. Its access tokens are valid for life; 0 means the default.
 func newDirectory(t *testing.T, life time.Duration) *directory {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -81,7 +82,7 @@ func newDirectory(t *testing.T, life time.Duration) *directory {
 	return &directory{Server: server, key: key}
 }
 
-// at says where the directory is.
+// at sets the directory's address in the worker's settings.
 func (d *directory) at(root string) {
 	d.environ = []string{
 		"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net",
@@ -89,7 +90,7 @@ func (d *directory) at(root string) {
 	}
 }
 
-// pemFile writes the app's certificate and key.
+// pemFile writes a new certificate for the key, and the key, to file.
 func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 	t.Helper()
 	template := &x509.Certificate{
@@ -111,7 +112,8 @@ func (d *directory) pemFile(t *testing.T, file string, key *rsa.PrivateKey) {
 	}
 }
 
-// statement is what the cluster issues for the worker's service account, good for ten minutes.
+// statement returns the token that the cluster issues for a service account. It is valid for ten
+// minutes.
 func (d *directory) statement(t *testing.T, subject string) []byte {
 	t.Helper()
 	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{
@@ -125,7 +127,7 @@ func (d *directory) statement(t *testing.T, subject string) []byte {
 	return []byte(text)
 }
 
-// write puts text into a file of the test.
+// write writes text to a file.
 func write(t *testing.T, file string, text []byte) {
 	t.Helper()
 	if err := os.WriteFile(file, text, 0o600); err != nil {
@@ -133,8 +135,8 @@ func write(t *testing.T, file string, text []byte) {
 	}
 }
 
-// ways are the ways to sign in: each returns the settings for it, and sets the environment that
-// Azure's chain reads.
+// ways are the ways to sign in. Each returns the settings for it, and sets the environment
+// variables that Azure's credential chain reads.
 var ways = map[string]func(t *testing.T, d *directory) []string{
 	"client secret": func(*testing.T, *directory) []string {
 		return []string{"REVOKER_GRAPH_CLIENT_ID=" + identity, "REVOKER_GRAPH_CLIENT_SECRET=very-secret"}
@@ -160,7 +162,7 @@ var ways = map[string]func(t *testing.T, d *directory) []string{
 	},
 }
 
-// revokeAda makes one attempt.
+// revokeAda makes one attempt to revoke Ada's sessions.
 func revokeAda(t *testing.T, g *revoker.Revoker) error {
 	t.Helper()
 	ada, err := event.NewUser("", "ada@contoso.com")
@@ -196,7 +198,7 @@ func TestCredentialSignsInOverTLS(t *testing.T) {
 	}
 }
 
-// inProcess answers requests without a network, so that time can be the test's.
+// inProcess answers requests without a network, so that tests can run in a synctest bubble.
 type inProcess struct{ http.Handler }
 
 func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -212,12 +214,12 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	return result, nil
 }
 
-// throughTime runs a test of each way to sign in in a bubble with a clock of its own.
+// throughTime runs a test in a bubble for each way to sign in.
 func throughTime(t *testing.T, life time.Duration, test func(t *testing.T, d *directory, g *revoker.Revoker)) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
-			// The environment is the process's: it is set outside of the bubble, and the statement
-			// is issued in it.
+			// The environment must be set outside of the bubble. The cluster's token must be issued
+			// inside, where the time differs.
 			d := newDirectory(t, life)
 			d.at("https://graph.test")
 			settings := way(t, d)
@@ -240,8 +242,8 @@ func TestTokensAreCachedAndRenewedBeforeTheyExpire(t *testing.T) {
 	throughTime(t, time.Hour, func(t *testing.T, d *directory, g *revoker.Revoker) {
 		for minute := range 180 {
 			if file := os.Getenv("AZURE_FEDERATED_TOKEN_FILE"); file != "" && minute%5 == 0 {
-				// Kubernetes renews it long before it expires; the one from the start would be no
-				// good any more.
+				// Kubernetes renews the token long before it expires. The first one would have
+				// expired by now.
 				write(t, file, d.statement(t, subject))
 			}
 			if err := revokeAda(t, g); err != nil {
@@ -249,8 +251,8 @@ func TestTokensAreCachedAndRenewedBeforeTheyExpire(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		// Three hours need three tokens, and one or two more if they are renewed early; none was
-		// ever refused.
+		// Three hours need three tokens, and one or two more if they are renewed early. Graph must
+		// never refuse one.
 		if n := len(d.Tokens()); n < 3 || n > 6 {
 			t.Errorf("%d tokens in three hours", n)
 		}
@@ -315,7 +317,7 @@ func TestCertificateIsReadAgainAfterItsRenewal(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "client.pem")
-	d.pemFile(t, file, other) // is not registered
+	d.pemFile(t, file, other) // this key is not registered
 	cfg := load(t, append(d.environ, "REVOKER_GRAPH_CLIENT_ID="+identity, "REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE="+file)...)
 	g, err := NewGraph(cfg, GraphOptions{Transport: inProcess{d}})
 	if err != nil {
@@ -338,7 +340,7 @@ func TestCertificateIsReadAgainAfterItsRenewal(t *testing.T) {
 	if err := revokeAda(t, g); err != nil {
 		t.Fatalf("after the file was replaced: %v", err)
 	}
-	// Half a file, as while it is being written, keeps the last good one.
+	// While the file is half written, the worker keeps the last good certificate.
 	replace(func() { write(t, file, []byte("-----BEGIN CERT")) })
 	d.RevokeTokens()
 	_ = revokeAda(t, g)

@@ -21,7 +21,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// freePort is a port that nobody listens on.
+// freePort returns a port that nobody listens on.
 func freePort(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -33,7 +33,7 @@ func freePort(t *testing.T) string {
 	return port
 }
 
-// redisServer runs a real Redis with the arguments.
+// redisServer starts a real Redis with these arguments.
 func redisServer(t *testing.T, args ...string) {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
@@ -50,7 +50,8 @@ func redisServer(t *testing.T, args ...string) {
 	})
 }
 
-// eventually waits for a server that starts.
+// eventually repeats works until it succeeds, for example because a server has started. It fails
+// the test after 20 seconds.
 func eventually(t *testing.T, what string, works func() error) {
 	t.Helper()
 	var err error
@@ -62,7 +63,7 @@ func eventually(t *testing.T, what string, works func() error) {
 	t.Fatalf("%s: %v", what, err)
 }
 
-// usable says whether the client that the configuration asks for can do what replicas need.
+// usable reports whether a client with this configuration can do what coordination needs.
 func usable(t *testing.T, environ ...string) {
 	t.Helper()
 	cfg := load(t, append(environ, "REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_GRAPH_TENANT_ID=contoso",
@@ -70,7 +71,7 @@ func usable(t *testing.T, environ ...string) {
 	eventually(t, "use Redis", func() error { return CheckRedis(t.Context(), cfg) })
 }
 
-// selfSigned writes a certificate for 127.0.0.1 and its key.
+// selfSigned writes a self-signed certificate for 127.0.0.1, and its key.
 func selfSigned(t *testing.T) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -104,7 +105,7 @@ func selfSigned(t *testing.T) (certificate, key string) {
 	return certificate, key
 }
 
-// leastRights are what the ACL user needs; docs/install.md says so too.
+// leastRights is the least that the ACL user needs. docs/install.md names the same rights.
 var leastRights = []any{
 	"~session-revoker:*", "+hello", "+auth", "+ping", "+evalsha", "+eval", "+get", "+set", "+del", "+hmget",
 	"+hset", "+pexpire", "+pttl", "+time", "+zadd", "+zcard", "+zrem", "+zscore", "+zremrangebyscore",
