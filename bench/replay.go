@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -145,13 +146,17 @@ func (s *stage) deadLetterAll(n int) error {
 		return err
 	}
 	defer receiver.Close(context.Background())
-	var problem error
-	return errors.Join(eachOf(receiver, n, func(m *azservicebus.ReceivedMessage) {
+	var failed atomic.Pointer[error]
+	err = eachOf(receiver, n, func(m *azservicebus.ReceivedMessage) {
 		reason := "RetriesExhausted"
 		if err := receiver.DeadLetterMessage(context.Background(), m, &azservicebus.DeadLetterOptions{Reason: &reason}); err != nil {
-			problem = err
+			failed.Store(&err)
 		}
-	}), problem)
+	})
+	if problem := failed.Load(); problem != nil {
+		err = errors.Join(err, *problem)
+	}
+	return err
 }
 
 // eachOf receives n messages and calls do for each, from several goroutines concurrently.
