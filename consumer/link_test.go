@@ -15,7 +15,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
-// overLink is how long the worker tries a settlement over the link.
+// overLink is the time for which the worker tries a settlement over the link.
 const overLink = 3 * time.Second
 
 // wantOneCut fails unless there were two connections: the first one, and one after the cut.

@@ -16,7 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/guard"
 )
 
-// forbidden is what Graph answers about a user in a restricted administrative unit.
+// forbidden is Graph's answer for a user in a restricted administrative unit.
 const forbidden = `{"error":{"code":"Authorization_RequestDenied","message":"Insufficient privileges to complete the operation."}}`
 
 // person returns one of many users, by a number.

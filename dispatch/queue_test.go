@@ -35,7 +35,7 @@ type user struct {
 	leave context.CancelFunc
 }
 
-// wish is what a user waits with.
+// wish describes how a user waits in the queue.
 type wish struct {
 	place   int
 	retry   bool
@@ -518,7 +518,7 @@ func TestQueueUserWhoLeavesMakesWayForACanary(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		q.active = func() bool { return false }
 		u := ask(t, q, "u", wish{})
-		<-asked // side by side
+		<-asked // at the same time
 		_ = q.canaryDone(q.limiter.Begin(time.Now()), 0, noToken, true)
 		_ = q.done(u.permit, 0, false, noToken)
 		<-after(t, 10*time.Second, asked) // the next probe is the canary's
@@ -615,7 +615,8 @@ func TestQueueSeldomProbesUsersWithFaultsOfTheirOwnWhileOpen(t *testing.T) {
 	})
 }
 
-// The result of a user who failed for a reason of their own before the breaker opened says least.
+// The result of a user who failed for a reason of their own before the breaker opened has the least
+// value as a probe.
 func TestQueueProbesAFirstAttemptBeforeARetryWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		u := ask(t, q, "u", wish{})
@@ -691,14 +692,14 @@ func TestQueueLimitsReceivedMessages(t *testing.T) {
 		want(10, 0)
 		u := ask(t, q, "u", wish{})
 		q.cancelCanary(<-asked)
-		want(1, entering) // half-open: a few side by side
+		want(1, entering) // half-open: a few concurrently
 		_ = q.done(u.permit, 0, false, noToken)
-		want(0, 1) // open: one, to be probed
+		want(0, 1) // open: one, which is to be probed
 		u = ask(t, q, "u", wish{retry: true})
 		want(1, 1) // the probe has failed, and another user must be probed
 		want(10, 0)
 		fresh := ask(t, q, "fresh", wish{})
-		want(2, 0) // the user who waits was not probed yet
+		want(2, 0) // the user who waits has not been probed yet
 		_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
 		for i := 0; i < 600 && !fresh.began(); i++ {
 			time.Sleep(100 * time.Millisecond)

@@ -146,8 +146,8 @@ func TestPlanLeavesOutWhatTheRunHasSent(t *testing.T) {
 	})
 }
 
-// TestReplayOfOneLetterBehindManyOthers checks that the others stay unchanged, although they must
-// be received first.
+// TestReplayOfOneLetterBehindManyOthers checks that the other letters stay unchanged, although the
+// replay must receive them first.
 func TestReplayOfOneLetterBehindManyOthers(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, w *world) {
 		const others = 3000
@@ -252,7 +252,8 @@ func TestReplayWaitsForLocksOfAKilledRun(t *testing.T) {
 	})
 }
 
-// unreliable loses the answers to the first completions, which the broker has carried out or not.
+// unreliable loses the answers to the first completions. completes selects whether the broker gets
+// these completions.
 type unreliable struct {
 	*azservicebus.Receiver
 	lose      int
@@ -361,8 +362,8 @@ func TestReplayKeepsTheSession(t *testing.T) {
 	})
 }
 
-// TestPlanLimitDoesNotCountWhatIsLeftOut checks letters that were replayed too often or by this
-// run, or cannot be read.
+// TestPlanLimitDoesNotCountWhatIsLeftOut checks letters that were replayed too often, letters that
+// this run has replayed, and letters that cannot be read.
 func TestPlanLimitDoesNotCountWhatIsLeftOut(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		run := replay.NewRun("")
@@ -389,7 +390,8 @@ func TestPlanLimitDoesNotCountWhatIsLeftOut(t *testing.T) {
 	})
 }
 
-// TestReplayCountsWhatIsSentAndNeverCompleted checks messages that are in both places at the end.
+// TestReplayCountsWhatIsSentAndNeverCompleted checks messages that are in the queue and in the
+// dead-letter queue at the end.
 func TestReplayCountsWhatIsSentAndNeverCompleted(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)
@@ -409,15 +411,15 @@ func TestReplayCountsWhatIsSentAndNeverCompleted(t *testing.T) {
 	})
 }
 
-// broken can complete nothing.
+// broken fails to complete any message.
 type broken struct{ *azservicebus.Receiver }
 
 func (*broken) CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *azservicebus.CompleteMessageOptions) error {
 	return &azservicebus.Error{Code: azservicebus.CodeConnectionLost}
 }
 
-// TestReplayStopsWaitingWhenThePeekFails checks the peek that finds out whether letters that
-// another receiver has locked are still there.
+// TestReplayStopsWaitingWhenThePeekFails checks a failure of the peek that shows whether the
+// letters that another receiver has locked still exist.
 func TestReplayStopsWaitingWhenThePeekFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		w.bury(about(adaID), "RetriesExhausted", nil)

@@ -15,7 +15,7 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// forged returns what a hostile producer writes under our names.
+// forged returns the properties that a hostile producer writes under our names.
 func forged() map[string]any {
 	return map[string]any{
 		deadletter.PropertyFailed: "0", deadletter.PropertyAttempts: "9", deadletter.PropertySuperseded: "a,b",
@@ -90,8 +90,8 @@ func TestRecordSendsNoneOfOurPropertiesFromAFile(t *testing.T) {
 	}
 }
 
-// TestReplayForSomeEventsStaysForThese checks a replay that the broker dead-letters before a worker
-// can say which events failed. The indexes must not apply to another body.
+// TestReplayForSomeEventsStaysForThese checks a replayed message that the broker dead-letters
+// before a worker can record which events failed. The indexes must not apply to another body.
 func TestReplayForSomeEventsStaysForThese(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
 		w.bury(&azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Hour)}, "UserNotFound",

@@ -388,7 +388,7 @@ func TestSanitizerSessionsWithAttacks(t *testing.T) {
 	})
 }
 
-// The originals are bounded: the oldest go first.
+// The sanitizer keeps a bounded number of originals. It drops the oldest first.
 func TestOriginalsAreBounded(t *testing.T) {
 	inBubble(t, whole, func(t *testing.T, w *world) {
 		for range 10 {

@@ -48,7 +48,7 @@ func readAll(t *testing.T, stream []byte, seed uint64) ([]byte, error) {
 	return nil, nil
 }
 
-// sent is what one link has received.
+// sent holds what one link has received.
 type sent struct {
 	tag      byte
 	payload  []byte

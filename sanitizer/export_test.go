@@ -9,8 +9,8 @@ type Attack struct {
 	Mended  bool
 }
 
-// Attacks lists the attacks that a broker accepts: it checks everything except body and footer
-// itself.
+// Attacks lists the attacks that a broker accepts. A broker checks everything except the body and
+// the footer.
 func Attacks() (list []Attack) {
 	for _, a := range attacks {
 		switch a.name {

@@ -15,17 +15,18 @@ var allRules = flag.Bool("rules", false, "remove each of the rules that scenario
 
 // rule is a rule of the worker, and a change of its source that removes the rule.
 type rule struct {
-	without  string // what the changed worker lacks
+	without  string // the name of the rule, which the changed worker lacks
 	file     string // from the module's root
 	old, new string // old occurs in the file exactly once
-	// seed is the first scenario to play: one of the next few shows that the rule is missing.
+	// seed is the first scenario to play. It, or one of the next few, shows that the rule is
+	// missing.
 	seed uint64
 	// crafted is the scenario to play instead, if not "".
 	crafted string
 }
 
-// rules are the rules that scenarios can test; the others have unit tests. The first few are always
-// removed, all of them with -rules.
+// rules lists the rules that scenarios can test. The other rules have unit tests. Every test run
+// removes the first few, one after the other. With -rules, it removes all of them.
 var rules = []rule{
 	{"shares", "consumer/consumer.go", "max(1, cfg.MaxInFlight/4), max(1, cfg.MaxInFlight/2)", "cfg.MaxInFlight, cfg.MaxInFlight", 29, ""},
 	{"proof that a failure is the user's own", "retry/retry.go", "case shared(err) && !proved &&", "case false && !proved &&", 1, ""},
@@ -56,10 +57,10 @@ var rules = []rule{
 	{"budgets of deferred users", "dispatch/budgets.go", "\tb.young[key] = budget", "", 2, ""},
 }
 
-// always is how many rules every test run removes: each takes a build.
+// always is the number of rules that every test run removes. Each one takes a build.
 const always = 3
 
-// TestRulesAreNeeded proves for each rule that scenarios show its absence: it removes the rule from
+// TestRulesAreNeeded proves for each rule that scenarios show its absence. It removes the rule from
 // the source, and plays.
 func TestRulesAreNeeded(t *testing.T) {
 	const few = 10

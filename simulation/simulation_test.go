@@ -30,7 +30,7 @@ var (
 )
 
 // seeded allows seeding the global source of math/rand. The order of maps and of ready channels
-// stays random: a seed may need some runs to fail again.
+// stays random, so a seed that has failed may need several runs to fail again.
 const seeded = "randautoseed=0,randseednop=0"
 
 // play runs one scenario in a bubble of its own.

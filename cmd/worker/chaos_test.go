@@ -30,9 +30,9 @@ const (
 	failers     = 400 // of each kind
 	firstLeaver = 20_000
 	leavers     = 2_000
-	// guardLimit is how many users of each type the guard allows to be signed out in an hour. It is
-	// fewer than the leavers. It is more than the real people together with those failers who may
-	// have been signed out, because there was no answer.
+	// guardLimit is the number of users that the guard allows to be signed out in an hour, for each
+	// event type. There are more leavers than that. There are fewer real people, even together with
+	// those failers who may have been signed out because there was no answer.
 	guardLimit  = 1_900
 	nobodyAfter = 1_000_000
 )
@@ -45,7 +45,7 @@ type chaos struct {
 	poisons  int
 	unknown  int               // number of ids used so far that Graph does not know
 	since    map[int]time.Time // when each real person was first reported
-	lastReal int               // the last of them
+	lastReal int               // the last real person who was reported
 }
 
 var seedFlag = flag.Uint64("seed", 0, "seed of the random numbers of a test; 0 picks one")
@@ -100,8 +100,8 @@ func newChaos(t *testing.T) *chaos {
 	return c
 }
 
-// failing has the kinds of failures, in the order of the faults. A 429 is not one: it is about
-// everyone.
+// failing lists the kinds of failures, in the order of the faults. A 429 is not among them, because
+// it concerns everyone.
 var failing = []string{"403", "value is false", "503", "dropped", "hangs", "half an answer", "null"}
 
 const hangs = 4
@@ -176,8 +176,8 @@ func (c *chaos) real() {
 	c.strange(i)
 }
 
-// kinds has the types of hostile events. Those that sign people out have a type that no real event
-// has, because too many of them stop all events of their type.
+// kinds lists the types of hostile events. Those that sign people out have a type that no real
+// event has, because too many of them stop all events of their type.
 var kinds = []string{"device.stolen", "device.lost", "user.compromised"}
 
 func (c *chaos) kind() string { return kinds[c.IntN(len(kinds))] }
@@ -250,7 +250,7 @@ func (c *chaos) attack(great int) {
 	c.sendMany(messages...)
 }
 
-// fuzz sends a message with changed bytes. Whichever bytes change, it is about no user.
+// fuzz sends a message with changed bytes. Whichever bytes change, the message concerns no user.
 func (c *chaos) fuzz() {
 	name := fmt.Sprintf("fuzz-%d", len(c.users))
 	c.users[name] = nil
@@ -308,8 +308,8 @@ func (c *chaos) logState(metrics string) {
 }
 
 // TestHostileProducersDelayNoOne checks that the worker survives whatever hostile producers send,
-// in little memory. It handles real events at most a minute after the last one. What it cannot read
-// becomes a dead letter, and nothing is lost.
+// with little memory, and that it handles real events at most a minute after the last one. It
+// dead-letters what it cannot read, and loses nothing.
 func TestHostileProducersDelayNoOne(t *testing.T) {
 	if limit := chartLimit(t); limit < maxMemory {
 		t.Fatalf("the chart's limit is %d MiB", limit>>20)

@@ -23,7 +23,7 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// result is what a command printed, and its exit code.
+// result holds what a command printed, and its exit code.
 type result struct {
 	stdout, stderr string
 	code           int
@@ -69,7 +69,7 @@ func (r result) want(t *testing.T, code int, texts ...string) {
 	}
 }
 
-// bury sends messages and dead-letters them, with the reasons in turn.
+// bury sends messages and dead-letters them. It uses the reasons in turn.
 func (c *cloud) bury(entity string, messages []*azservicebus.Message, reasons ...string) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
@@ -320,8 +320,7 @@ func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 			if want.code > 2 && strings.Count(strings.TrimSpace(got.stderr), "\n") > 0 {
 				t.Errorf("the error is more than one sentence:\n%s", got.stderr)
 			}
-			// The guarantee is a limit: twelve seconds to wait for an answer, and some to start and
-			// stop.
+			// The limit is twelve seconds for the answer, and some more to start and to stop.
 			if took := time.Since(start); took > 15*time.Second {
 				t.Errorf("took %v", took)
 			}

@@ -48,7 +48,7 @@ func TestAuditRecordsOfOperatorsCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	operators := filepath.Join(dir, "audit-operators.ndjson")
-	env := []string{ // with one call at a time
+	env := []string{ // one call at a time
 		"REVOKER_AUDIT_FILE=" + file, "REVOKER_AUDIT_KEY_FILE=" + key, "REVOKER_AUDIT_TOPIC=audit",
 		"REVOKER_RETRY_NOT_FOUND_FOR=0s", "REVOKER_CONSUMER_CONCURRENCY=1",
 	}

@@ -70,8 +70,8 @@ func (c *cloud) inject(encoded ...[]byte) {
 	}
 }
 
-// TestDLQHandlesUnreadableLetters checks that the commands see such letters as the worker does,
-// keep their bytes, and send no stand-in.
+// TestDLQHandlesUnreadableLetters checks that the commands see unreadable dead letters as the
+// worker does, keep their bytes, and send no stand-in.
 func TestDLQHandlesUnreadableLetters(t *testing.T) {
 	c := newCloud(t, 2, time.Minute)
 	body := func(i int) string { return fmt.Sprintf(`{"type":"device.lost","userId":%q}`, id(i)) }

@@ -16,7 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-// blur has what differs from run to run, and what the documentation shows instead.
+// blur matches what differs from run to run, and has what the documentation shows instead.
 var blur = []struct {
 	differs *regexp.Regexp
 	written string

@@ -11,7 +11,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
-// nasty has what a terminal must never get: C0 and C1 controls, bidirectional and other format
+// nasty holds what a terminal must never get: C0 and C1 controls, bidirectional and other format
 // characters (also outside the basic plane), and line and paragraph separators.
 const nasty = "a\x1b[2J\x07\x7f\u009b31m\u0085\u202eb\u2066c\u200b\ufeff\u061c\u2028d\u2029\U000e0041é語"
 

@@ -11,7 +11,7 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// TestDLQReplayAndImportNameWhatTheyLeaveOut checks that they also say why.
+// TestDLQReplayAndImportNameWhatTheyLeaveOut checks that the commands also give the reason.
 func TestDLQReplayAndImportNameWhatTheyLeaveOut(t *testing.T) {
 	var printed bytes.Buffer
 	replayOutcome{RunID: "run", To: "events", Plan: &replay.Plan{

@@ -2,7 +2,7 @@ package servicebus
 
 import "testing"
 
-// checkBooks fails unless the parts of a queue agree with each other.
+// checkBooks fails unless the parts of a queue are consistent with each other.
 func checkBooks(t *testing.T, q *queue) {
 	t.Helper()
 	if q == nil {

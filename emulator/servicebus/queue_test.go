@@ -85,7 +85,7 @@ func TestQueueDeadLetters(t *testing.T) {
 		must(t, b.receiver.DeadLetterMessage(ctx, b.receive(1)[0], &azservicebus.DeadLetterOptions{
 			Reason: &reason, ErrorDescription: &description, PropertiesToModify: map[string]any{"status": "404"},
 		}))
-		must(t, b.receiver.DeadLetterMessage(ctx, b.receive(1)[0], nil)) // without a word
+		must(t, b.receiver.DeadLetterMessage(ctx, b.receive(1)[0], nil)) // without a reason
 		r := b.deadLetters()
 		m := receiveFrom(t, r, 2)
 		if *m[0].DeadLetterReason != reason || *m[0].DeadLetterErrorDescription != description ||

@@ -20,7 +20,7 @@ func inSessions(t *testing.T, scenario func(t *testing.T, b *topics)) {
 	}, scenario)
 }
 
-// in is a message of a session.
+// in returns a message of a session.
 func in(session, body string) *azservicebus.Message {
 	return &azservicebus.Message{SessionID: &session, MessageID: &body, Body: []byte(body)}
 }

@@ -121,7 +121,7 @@ func receiveFrom(t testing.TB, r *azservicebus.Receiver, n int) []*azservicebus.
 	return all
 }
 
-// nothing fails if a message arrives within the time.
+// nothing fails if a message arrives within this time.
 func (b *bench) nothing(r *azservicebus.Receiver, within time.Duration) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
