@@ -51,8 +51,8 @@ type Decision struct {
 	Status          int       `json:"graphStatus,omitempty"`
 	RequestID       string    `json:"requestId,omitempty"`
 	ClientRequestID string    `json:"clientRequestId,omitempty"`
-	// ValidFromBefore and ValidFromAfter show the effect of the call if it was verified. Unverified says
-	// why it could not be verified.
+	// ValidFromBefore and ValidFromAfter show the effect of the call if it was verified. Unverified
+	// says why it could not be verified.
 	ValidFromBefore time.Time `json:"validFromBefore,omitzero"`
 	ValidFromAfter  time.Time `json:"validFromAfter,omitzero"`
 	Unverified      string    `json:"unverified,omitempty"`
@@ -92,8 +92,8 @@ type Operation struct {
 	Users []string `json:"users,omitempty"`
 	// Counts is the number of messages or users by outcome.
 	Counts map[string]int `json:"counts,omitempty"`
-	// UserID and UserPrincipalName are the user of a manual revocation. The fields up to Unverified are
-	// those of its last attempt.
+	// UserID and UserPrincipalName are the user of a manual revocation. The fields up to Unverified
+	// are those of its last attempt.
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
 	Calls             int    `json:"calls,omitempty"`

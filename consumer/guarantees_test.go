@@ -26,8 +26,8 @@ func (w *world) sendUnknown(prefix string, numbers ...int) {
 	}
 }
 
-// A message may report an offboarding and a stolen device of one person: the call is as urgent as the
-// more urgent of the two, whichever comes first.
+// A message may report an offboarding and a stolen device of one person: the call is as urgent as
+// the more urgent of the two, whichever comes first.
 func TestConsumerCallsAUserByTheMostUrgentEventOfTheirMessage(t *testing.T) {
 	inBubble(t, settings{concurrency: 1}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: time.Second})

@@ -176,8 +176,8 @@ func accountOf(item event.Item, accounts map[string]event.User) event.User {
 	return item.Event.User
 }
 
-// mostUrgent returns the most urgent event of each user, by the user's key. A message may have several
-// events about one user, who enters the ledger once.
+// mostUrgent returns the most urgent event of each user, by the user's key. A message may have
+// several events about one user, who enters the ledger once.
 func mostUrgent(items []event.Item, accounts map[string]event.User) map[string]event.Event {
 	urgent := make(map[string]event.Event, len(items))
 	for _, item := range items {

@@ -159,7 +159,8 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	return nil, err
 }
 
-// receiveFrom receives up to limit messages, and returns servicebus.ErrUnreadable if the SDK panics.
+// receiveFrom receives up to limit messages, and returns servicebus.ErrUnreadable if the SDK
+// panics.
 func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) ([]*azservicebus.ReceivedMessage, error) {
 	return servicebus.Guard(func() ([]*azservicebus.ReceivedMessage, error) {
 		return from.ReceiveMessages(ctx, limit, &azservicebus.ReceiveMessagesOptions{TimeAfterFirstMessage: firstWait})
@@ -177,8 +178,8 @@ func peek(ctx context.Context, from Receiver) error {
 }
 
 // peekFrom peeks at up to n messages, from a sequence number on, and returns
-// servicebus.ErrUnreadable if the SDK panics. The number is always given: without it the SDK would continue where
-// its last peek ended, and callers share the receiver.
+// servicebus.ErrUnreadable if the SDK panics. The number is always given: without it the SDK would
+// continue where its last peek ended, and callers share the receiver.
 func peekFrom(ctx context.Context, from Receiver, next int64, n int) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()

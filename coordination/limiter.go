@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	// maxInFlight bounds the calls in flight of all replicas. Each replica has its own, lower bound.
+	// maxInFlight bounds the calls in flight of all replicas. Each replica has its own, lower
+	// bound.
 	maxInFlight = 4096
 	// lookAgain is the delay before another look at the shared state while calls of other replicas
 	// must end first. It doubles with each look in vain, up to lookSeldom.

@@ -32,9 +32,9 @@ const (
 	askSeldom = time.Second
 )
 
-// patience bounds how long one user's next attempt waits because of what Redis says, whoever wrote it
-// there. It waits for leases of other replicas for as long as one lease lasts. A new verdict of another
-// replica begins that time anew, until over reports true.
+// patience bounds how long one user's next attempt waits because of what Redis says, whoever wrote
+// it there. It waits for leases of other replicas for as long as one lease lasts. A new verdict of
+// another replica begins that time anew, until over reports true.
 type patience struct {
 	leases coordination.Wait
 	// decided is when the attempt started that reached the last verdict of another replica.
@@ -45,9 +45,9 @@ type patience struct {
 }
 
 // over reports whether the attempt has waited for other replicas for long enough. Another replica's
-// second success, a window after its first, covers what waited for the first, apart from the margins of
-// the clocks and the whole seconds of Graph's Date. Verdicts that are newer, and still do not cover it,
-// are failures, or somebody has forged them.
+// second success, a window after its first, covers what waited for the first, apart from the
+// margins of the clocks and the whole seconds of Graph's Date. Verdicts that are newer, and still
+// do not cover it, are failures, or somebody has forged them.
 func (p *patience) over(cfg dedupe.Config) bool {
 	return !p.since.IsZero() && time.Since(p.since) > 2*cfg.Window+2*cfg.SkewMargin+time.Minute
 }

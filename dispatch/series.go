@@ -17,8 +17,9 @@ type series struct {
 	budget   *retry.Budget
 	sequence int
 	retry    bool // the next attempt is a retry
-	// own is Budget.Own. It is read here and not in the budget: when the user's events leave, another
-	// series may go on with the budget, while this one finds out that nobody waits any more.
+	// own is Budget.Own. It is read here and not in the budget: when the user's events leave,
+	// another series may go on with the budget, while this one finds out that nobody waits any
+	// more.
 	own bool
 	// lastLogged is the text of the failure that was logged last.
 	lastLogged string
@@ -101,9 +102,9 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 	return o
 }
 
-// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked, or
-// answered with another status than 2xx, or with value false. A 2xx that broke off or was unreadable
-// may be a success.
+// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked,
+// or answered with another status than 2xx, or with value false. A 2xx that broke off or was
+// unreadable may be a success.
 func nobodySignedOut(attempt revoker.Attempt, err error) bool {
 	switch {
 	case err == nil:

@@ -124,10 +124,10 @@ func (c *checker) window() time.Duration {
 // believed is how long a worker may be wrong about a lock. A message that supersedes another may be
 // deferred while the other one is being settled.
 //
-// A session's lock ends with its link, which the worker notices at the next renewal, and not always:
-// for a renewal after a cut the client library takes the session again. Its earlier messages are free
-// then, although nobody else can have them, and the worker relies on them until it gives the session up.
-// Nothing is lost by that: the newer message is still in the queue.
+// A session's lock ends with its link, which the worker notices at the next renewal, and not
+// always: for a renewal after a cut the client library takes the session again. Its earlier
+// messages are free then, although nobody else can have them, and the worker relies on them until
+// it gives the session up. Nothing is lost by that: the newer message is still in the queue.
 func (c *checker) believed() time.Duration {
 	switch {
 	case c.Sessions > 0:

@@ -41,9 +41,9 @@ func (c *checker) live() {
 				continue
 			}
 			if answer != Member && (c.Canary == Deleted || c.Canary == Blocked) {
-				// The canary's account fails for a reason of its own. When only people are left for whom
-				// Graph answers no better, nothing shows that Graph is well, and they wait for their turn
-				// among the probes.
+				// The canary's account fails for a reason of its own. When only people are left for
+				// whom Graph answers no better, nothing shows that Graph is well, and they wait for
+				// their turn among the probes.
 				continue
 			}
 			from, by := c.bound(m, i, troubles)

@@ -93,7 +93,8 @@ func newOTLPClient() (*otlpClient, error) {
 		compress: compression == "gzip",
 		http: &http.Client{
 			Transport: transport, Timeout: timeout,
-			// A redirect would carry the headers, which can be secrets, and the spans to another server.
+			// A redirect would carry the headers, which can be secrets, and the spans to another
+			// server.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		stopped: stopped,

@@ -1,5 +1,5 @@
-// Command sbom writes the software bill of materials of a Go binary as CycloneDX JSON, from the build
-// information that the linker wrote into the binary.
+// Command sbom writes the software bill of materials of a Go binary as CycloneDX JSON, from the
+// build information that the linker wrote into the binary.
 package main
 
 import (

@@ -1,6 +1,6 @@
-// Command schemas writes the JSON schemas that kubeconform checks the chart's manifests with. It takes
-// them from the modules of Kubernetes, KEDA, and the Prometheus Operator. They are strict, and need no
-// network once the modules are downloaded.
+// Command schemas writes the JSON schemas that kubeconform checks the chart's manifests with. It
+// takes them from the modules of Kubernetes, KEDA, and the Prometheus Operator. They are strict,
+// and need no network once the modules are downloaded.
 package main
 
 import (
@@ -72,8 +72,8 @@ func module(at string) (dir string, err error) {
 	return answer.Dir, nil
 }
 
-// write names the file as kubeconform expects it: kind-group-version, with the group's first label, and
-// nothing for the core group.
+// write names the file as kubeconform expects it: kind-group-version, with the group's first label,
+// and nothing for the core group.
 func write(folder, group, version, kind string, schema object) error {
 	name := strings.ToLower(kind)
 	if group != "" {
@@ -201,8 +201,8 @@ func strict(v any) {
 	}
 }
 
-// propertyMap reports whether v is the property map of a schema, and not a schema: one of the properties
-// may itself be named "properties".
+// propertyMap reports whether v is the property map of a schema, and not a schema: one of the
+// properties may itself be named "properties".
 func propertyMap(v object) bool {
 	for name, inner := range v {
 		if _, isSchema := inner.(object); !isSchema && name != "properties" {

@@ -1,5 +1,5 @@
-// Command settings reads rendered manifests and validates the configuration in them with the program's
-// own code.
+// Command settings reads rendered manifests and validates the configuration in them with the
+// program's own code.
 package main
 
 import (
