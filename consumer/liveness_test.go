@@ -80,7 +80,7 @@ func TestLivenessBesideUsersWhoFail(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if raced {
-				c.users /= 10
+				c.users = min(c.users, 200)
 			}
 			inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 				var users []graph.User
