@@ -134,8 +134,11 @@ func (s *servers) serve(address string, handler http.Handler, certificate *tls.C
 // brokerConfig returns the sandbox's queue and key, and what --entities and --key add.
 func brokerConfig(o options) (servicebus.Config, error) {
 	cfg := servicebus.Config{
-		Queues: []servicebus.QueueConfig{{Name: queue, LockDuration: lockDuration, MaxDeliveryCount: 100}},
-		Keys:   []servicebus.Key{servicebus.DefaultKey},
+		// Dead-lettering on expiration is on, as worker doctor asks for.
+		Queues: []servicebus.QueueConfig{{
+			Name: queue, LockDuration: lockDuration, MaxDeliveryCount: 100, DeadLetterOnExpiration: true,
+		}},
+		Keys: []servicebus.Key{servicebus.DefaultKey},
 	}
 	for _, text := range o.keys {
 		key, err := servicebus.ParseKey(text)
