@@ -83,6 +83,9 @@ func (c *cloud) verify(users map[string][]string, people, workers int) {
 	}
 }
 
+// manyPeople lets the volume guard accept a crowd of more than its default of 1,000 people.
+const manyPeople = "REVOKER_GUARD_MAX_USERS=100000"
+
 func TestChaosOfKills(t *testing.T) {
 	random := newRand(t)
 	kills, people := long(100, 6), long(2500, 150)
@@ -92,7 +95,7 @@ func TestChaosOfKills(t *testing.T) {
 	c.trouble()
 	killed := 0
 	for ; killed < kills && c.counts().Active > 0; killed++ {
-		p := c.start()
+		p := c.start(manyPeople)
 		before := len(c.graph.Calls())
 		share := random.IntN(2*people/kills + 1)
 		c.until("some progress", func() bool { return len(c.graph.Calls()) >= before+share || c.counts().Active == 0 })
@@ -102,7 +105,7 @@ func TestChaosOfKills(t *testing.T) {
 		}
 		_ = p.Wait()
 	}
-	p := c.start()
+	p := c.start(manyPeople)
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
 	c.verify(users, people, kills+1)
 	p.terminate(t)
@@ -117,7 +120,7 @@ func TestChaosOfTerms(t *testing.T) {
 	users := c.crowd(people)
 	var slowest time.Duration
 	for range terms {
-		p := c.start("REVOKER_CONSUMER_DRAIN_TIMEOUT=10s")
+		p := c.start(manyPeople, "REVOKER_CONSUMER_DRAIN_TIMEOUT=10s")
 		before := c.revoked(people)
 		share := random.IntN(people/terms + 1)
 		c.until("its start", func() bool { return strings.Contains(p.out.String(), `"starting"`) })
@@ -139,7 +142,7 @@ func TestChaosOfTerms(t *testing.T) {
 			t.Errorf("message %d has a failed delivery, although the drain had time", m.SequenceNumber)
 		}
 	}
-	c.start()
+	c.start(manyPeople)
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
 	c.verify(users, people, terms+1)
 	t.Logf("%d times SIGTERM; the slowest took %s", terms, slowest.Round(time.Millisecond))
