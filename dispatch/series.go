@@ -102,16 +102,15 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 	return o
 }
 
-// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked,
-// or answered with another status than 2xx, or with value false. A 2xx that broke off or was
-// unreadable may be a success.
+// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked, or
+// gave a whole answer that is a failure. Without one, or where a 2xx broke off, it may be a success.
 func nobodySignedOut(attempt revoker.Attempt, err error) bool {
+	var failure *revoker.Error
 	switch {
 	case err == nil:
 		return false
-	case attempt.Status/100 != 2:
-		return attempt.Status != 0 || !attempt.Sent
+	case !errors.As(err, &failure) || failure.Kind == revoker.Unreachable:
+		return !attempt.Sent
 	}
-	var failure *revoker.Error
-	return errors.As(err, &failure) && failure.Kind == revoker.NotRevoked
+	return true
 }
