@@ -147,7 +147,10 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 	if m.SequenceNumber != nil && len(items) > 1 {
 		decided = m.from.decided.of(*m.SequenceNumber)
 	}
-	urgent := mostUrgent(items, accounts)
+	var urgent map[string]event.Event
+	if len(items) > 1 { // nearly every message has one event: it needs no map
+		urgent = mostUrgent(items, accounts)
+	}
 	for i, item := range items {
 		if e := decided[item.Index]; e != nil {
 			results[i] = result{item: item, event: e, decidedBefore: true}
@@ -160,7 +163,11 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 		user := accountOf(item, accounts)
 		key := user.Key()
 		if added[key] == nil {
-			added[key] = m.eventAt(urgent[key].Urgency, urgent[key].Type)
+			most := item.Event
+			if e, ok := urgent[key]; ok {
+				most = e
+			}
+			added[key] = m.eventAt(most.Urgency, most.Type)
 			c.dispatch.Add(key, user, added[key])
 		}
 		results[i] = result{item: item, key: key, event: added[key]}
