@@ -154,7 +154,8 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	defer stopWork(nil)
 	watching, stopWatching := context.WithCancel(work)
 	var watch sync.WaitGroup
-	watch.Go(func() { c.dispatch.Run(watching, work) })
+	c.dispatch.EndAttemptsWith(work)
+	watch.Go(func() { c.dispatch.Run(watching) })
 	watch.Go(func() { c.watchBacklog(watching) })
 	defer watch.Wait()
 	defer stopWatching()

@@ -110,9 +110,7 @@ type Dispatcher struct {
 	releases releases
 	canaries canaries
 	decided  atomic.Int64 // users so far
-
-	mu   sync.Mutex
-	hard context.Context // its end ends the attempts in flight
+	hard     context.Context // its end ends the attempts in flight
 }
 
 // New returns a Dispatcher. Run and then Stop must follow.
@@ -144,13 +142,13 @@ func (d *Dispatcher) Signal() {
 	d.queue.signal()
 }
 
+// EndAttemptsWith makes the end of hard end the attempts in flight. It must be called before the
+// first Add; otherwise nothing but their time-outs ends them.
+func (d *Dispatcher) EndAttemptsWith(hard context.Context) { d.hard = hard }
+
 // Run does until the end of ctx what is needed beside the attempts: it reports trips of the volume
 // guard, applies an operator's release of it, and exchanges the state of the shared rate limiter.
-// The end of hard ends the attempts in flight.
-func (d *Dispatcher) Run(ctx, hard context.Context) {
-	d.mu.Lock()
-	d.hard = hard
-	d.mu.Unlock()
+func (d *Dispatcher) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { d.watchVolume(ctx) })
 	if d.deps.Limiter != nil {

@@ -102,7 +102,7 @@ func dispatching(t *testing.T, volume guard.VolumeConfig, g *graph, test func(t 
 			}),
 			Name: event.User.Key, Text: error.Error,
 		})
-		d.hard = hard
+		d.EndAttemptsWith(hard)
 		test(t, d)
 		stop()
 		d.Stop()
@@ -463,7 +463,7 @@ func TestDispatcherTrippedTypeWaitsForItsRelease(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
-			d.Run(ctx, t.Context())
+			d.Run(ctx)
 			close(done)
 		}()
 		d.trip("stolen")

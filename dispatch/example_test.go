@@ -51,7 +51,7 @@ func ExampleDispatcher() {
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	running := make(chan struct{})
-	go func() { d.Run(ctx, context.Background()); close(running) }()
+	go func() { d.Run(ctx); close(running) }()
 
 	add := func(sequence int64) *dedupe.Event {
 		message := dedupe.NewMessage(0)

@@ -25,22 +25,19 @@ type Decision struct {
 
 // run makes attempts for one user until each of the user's events is decided.
 func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
-	d.mu.Lock()
-	hard := d.hard
-	d.mu.Unlock()
 	var others patience
 	for again := true; again; {
 		// Taken before the window: who is parked does not go behind those who come meanwhile.
 		sequence := d.queue.nextSequence()
 		w.AwaitWindow()
-		again = d.decide(hard, w, user, sequence, &others)
+		again = d.decide(w, user, sequence, &others)
 	}
 }
 
 // decide makes attempts until there is one verdict: it waits for a permit and, where replicas share
 // their work, for the user's lease; then it makes an attempt. It reports whether some event of the
-// user is still undecided. The end of hard ends the attempt in flight.
-func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.User, sequence int, others *patience) (again bool) {
+// user is still undecided.
+func (d *Dispatcher) decide(w *dedupe.Work, user event.User, sequence int, others *patience) (again bool) {
 	s := d.series(w, sequence)
 	for {
 		// This check comes before the permit, which reserves a place in the volume and may trip the
@@ -63,7 +60,7 @@ func (d *Dispatcher) decide(hard context.Context, w *dedupe.Work, user event.Use
 			}
 			return what == parkAgain
 		}
-		again, decided := d.attempt(hard, w, user, s, permit, lease)
+		again, decided := d.attempt(w, user, s, permit, lease)
 		if decided {
 			return again
 		}
@@ -86,13 +83,11 @@ func (d *Dispatcher) series(w *dedupe.Work, sequence int) *series {
 // attempt uses a permit and a lease for one attempt, and tells the ledger what it came to. decided
 // is false when another attempt must follow; otherwise again reports whether some event of the user
 // is still undecided.
-func (d *Dispatcher) attempt(
-	hard context.Context, w *dedupe.Work, user event.User, s *series, p *permit, lease *coordination.Lease,
-) (again, decided bool) {
+func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *permit, lease *coordination.Lease) (again, decided bool) {
 	if !w.Start() {
 		d.queue.cancel(p)
 		d.refund(w, p)
-		lease.End(hard, dedupe.Verdict{})
+		lease.End(d.hard, dedupe.Verdict{})
 		return false, true
 	}
 	// An operator may have protected the user while they waited: the list is read just before each
@@ -101,13 +96,13 @@ func (d *Dispatcher) attempt(
 		d.queue.cancel(p)
 		d.refund(w, p)
 		again = d.refuse(w, s, err)
-		lease.End(hard, dedupe.Verdict{})
+		lease.End(d.hard, dedupe.Verdict{})
 		return again, true
 	}
-	o := s.try(hard, p, func() (revoker.Attempt, error) { return d.revoke(hard, w, user, p) })
+	o := s.try(d.hard, p, func() (revoker.Attempt, error) { return d.revoke(w, user, p) })
 	switch o.ending {
 	case cutOff:
-		lease.End(hard, dedupe.Verdict{})
+		lease.End(d.hard, dedupe.Verdict{})
 		if w.Retry(false) {
 			<-w.Context().Done() // the consumer gives all messages back now
 		}
@@ -117,7 +112,7 @@ func (d *Dispatcher) attempt(
 		d.refund(w, p)
 		d.budgets.forget(w.Key())
 		again = w.Failed(dedupe.Attempt{}, &Decision{Err: o.Err})
-		lease.End(hard, dedupe.Verdict{})
+		lease.End(d.hard, dedupe.Verdict{})
 		return again, true
 	}
 	if o.nobody {
@@ -126,7 +121,7 @@ func (d *Dispatcher) attempt(
 	d.observe(o.Attempt, o.err)
 	d.report(o.graph)
 	if o.ending == undecided {
-		lease.End(hard, dedupe.Verdict{})
+		lease.End(d.hard, dedupe.Verdict{})
 		return false, !d.prepareRetry(w, user, s, o)
 	}
 	d.budgets.forget(w.Key())
@@ -136,7 +131,7 @@ func (d *Dispatcher) attempt(
 		decide = w.Failed
 	}
 	again = decide(times(o.Attempt), &o.Decision)
-	lease.End(hard, w.Verdict())
+	lease.End(d.hard, w.Verdict())
 	return again, true
 }
 
@@ -182,11 +177,11 @@ func Refuse(protected *guard.Protected, user event.User) error {
 }
 
 // revoke sends one request, bounded by the permit's timeout.
-func (d *Dispatcher) revoke(hard context.Context, w *dedupe.Work, user event.User, p *permit) (revoker.Attempt, error) {
-	ctx := hard
+func (d *Dispatcher) revoke(w *dedupe.Work, user event.User, p *permit) (revoker.Attempt, error) {
+	ctx := d.hard
 	if p.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(hard, p.timeout)
+		ctx, cancel = context.WithTimeout(d.hard, p.timeout)
 		defer cancel()
 	}
 	if d.deps.Tracer == nil {
