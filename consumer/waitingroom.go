@@ -357,22 +357,28 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 		return err
 	}
 	err := receive(numbers)
-	if isNotFound(err) {
+	switch {
+	case !isNotFound(err):
+	case len(numbers) == 1:
+		s.room.miss(numbers[0], c.cfg.Lock)
+		err = nil
+	default:
 		// One message that is gone, or that another replica has locked, keeps the others from
 		// coming. So each one is asked for alone.
 		for _, n := range numbers {
 			if !missing[n] {
 				continue
 			}
-			if len(numbers) > 1 {
-				err = receive([]int64{n})
-			}
-			if isNotFound(err) {
+			if err = receive([]int64{n}); isNotFound(err) {
 				s.room.miss(n, c.cfg.Lock)
+				err = nil
+			}
+			if err != nil {
+				break // the others would only wait for the same
 			}
 		}
 	}
-	if err != nil && !isNotFound(err) && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		c.deps.Log.Warn("cannot receive deferred messages; trying again until it works",
 			zap.String("source", s.Entity), zap.String("error", c.text(err)))
 		_ = retry.Sleep(ctx, time.Second)

@@ -193,6 +193,12 @@ func (l *Ledger) enforceShares(source int) {
 	}
 }
 
+func (l *Ledger) enforceAllShares() {
+	for source := range l.shares {
+		l.enforceShares(source)
+	}
+}
+
 // evictParked makes the attempt for parked users of the source due now: for the user with the most
 // messages that wait for no other user, or if there is none, for all users of the message that
 // waits for the fewest users. It reports whether any user was parked.

@@ -114,6 +114,7 @@ func (w *Work) AwaitWindow() {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
 	w.unpark()
+	w.ledger.enforceAllShares() // events of a failing user are among the failing ones now
 }
 
 // Pause notes that the next attempt does not begin soon: another replica calls for the user, the
@@ -416,9 +417,7 @@ func (w *Work) markPending() {
 	for _, e := range w.pending {
 		w.ledger.mark(e, w.state())
 	}
-	for source := range w.ledger.shares {
-		w.ledger.enforceShares(source)
-	}
+	w.ledger.enforceAllShares()
 }
 
 // park parks the pending events until the window ends. If there are too many, the shares end the
