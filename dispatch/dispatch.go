@@ -109,7 +109,7 @@ type Dispatcher struct {
 	sleepers sleepers
 	releases releases
 	canaries canaries
-	decided  atomic.Int64 // users so far
+	decided  atomic.Int64    // users so far
 	hard     context.Context // its end ends the attempts in flight
 }
 

@@ -189,18 +189,23 @@ var kinds = []string{"device.stolen", "device.lost", "user.compromised"}
 
 func (c *chaos) kind() string { return kinds[c.IntN(len(kinds))] }
 
-// attack sends one attack. great is its size.
-func (c *chaos) attack(great int) {
+const (
+	attacks  = 9 // kinds of attacks
+	userless = 2 // the first kinds ask for no user
+)
+
+// attack sends one attack of a kind. great is its size.
+func (c *chaos) attack(kind, great int) {
 	var messages []*azservicebus.Message
-	switch c.IntN(9) {
+	switch kind {
 	case 0:
 		for range great {
 			c.inject(poisons[c.IntN(len(poisons))])
 			c.poisons++
 		}
-	case 1: // users who fail
+	case 1:
 		for range 5 * great {
-			messages = append(messages, c.message(c.kind(), firstFailer+c.IntN(failers*len(failing))))
+			c.fuzz()
 		}
 	case 2: // unknown users
 		for range 5 * great {
@@ -249,9 +254,9 @@ func (c *chaos) attack(great int) {
 			}
 			messages = append(messages, m)
 		}
-	case 8:
+	case 8: // users who fail
 		for range 5 * great {
-			c.fuzz()
+			messages = append(messages, c.message(c.kind(), firstFailer+c.IntN(failers*len(failing))))
 		}
 	}
 	c.sendMany(messages...)
@@ -330,15 +335,18 @@ func TestHostileProducersDelayNoOne(t *testing.T) {
 	address := port.Addr().String()
 	_ = port.Close()
 	for range 5 {
-		c.attack(great)
+		c.attack(c.IntN(attacks), great)
 	}
 	p := c.start("REVOKER_OPS_ADDRESS="+address, "REVOKER_CONSUMER_DRAIN_TIMEOUT=2s",
 		fmt.Sprintf("REVOKER_GUARD_MAX_USERS=%d", guardLimit))
 	before := c.asked
 	for began := time.Now(); time.Since(began) < lasts; time.Sleep(120 * time.Millisecond) {
 		c.real()
-		if c.IntN(5) == 0 && c.asked-before < int(askedPerSecond*time.Since(began).Seconds()) {
-			c.attack(1 + c.IntN(great))
+		if c.IntN(5) > 0 {
+			continue
+		}
+		if kind := c.IntN(attacks); kind < userless || c.asked-before < int(askedPerSecond*time.Since(began).Seconds()) {
+			c.attack(kind, 1+c.IntN(great))
 		}
 	}
 	defer func() {
@@ -348,7 +356,9 @@ func TestHostileProducersDelayNoOne(t *testing.T) {
 	}()
 	var took []time.Duration
 	var missing int
-	defer func() { t.Logf("%d of %d real people were not called; the attacks asked for %d", missing, len(c.since), c.asked) }()
+	defer func() {
+		t.Logf("%d of %d real people were not called; the attacks asked for %d", missing, len(c.since), c.asked)
+	}()
 	c.until("every real event", func() bool {
 		missing = 0
 		for i := range c.since {
