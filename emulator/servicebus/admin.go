@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 )
 
@@ -44,9 +42,6 @@ func notSupported(method string) error {
 	return &adminError{http.StatusMethodNotAllowed, method + " is not supported."}
 }
 
-// maxAdminBody bounds the body of a request, in bytes.
-const maxAdminBody = 256 << 10
-
 // ServeHTTP implements http.Handler.
 func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Trim(r.URL.Path, "/")
@@ -61,7 +56,11 @@ func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		errors.As(err, &failure)
 		status, answer = failure.status, errorBody{Code: failure.status, Detail: detail{detailEscaper.Replace(failure.detail)}}
 	}
-	w.Header().Set("Content-Type", "application/atom+xml;type=entry;charset=utf-8")
+	form := "entry"
+	if _, isFeed := answer.(atomFeed); isFeed {
+		form = "feed"
+	}
+	w.Header().Set("Content-Type", "application/atom+xml;type="+form+";charset=utf-8")
 	w.WriteHeader(status)
 	if answer != nil {
 		_, _ = io.WriteString(w, xml.Header)
@@ -116,7 +115,7 @@ func (a admin) serve(r *http.Request, path string) (status int, answer any, err 
 	lower := strings.ToLower(path)
 	switch lower {
 	case "$namespaceinfo":
-		return http.StatusOK, namespaceInfo(r.Host), nil
+		return http.StatusOK, namespaceInfo(r), nil
 	case "$resources/queues":
 		return a.list(r, "Queues", func(q *queue) bool { return q.kind == plainQueue })
 	case "$resources/topics":
@@ -128,33 +127,16 @@ func (a admin) serve(r *http.Request, path string) (status int, answer any, err 
 			return q.kind == subscriptionQueue && strings.HasPrefix(strings.ToLower(q.name), prefix)
 		})
 	}
-	if at := lastIndexFold(path, "/rules"); at > 0 && topicOf(path[:at]) != "" {
-		subscription := a.b.entity(path[:at])
-		if subscription == nil || subscription.rules == nil {
-			return 0, nil, missing(path[:at])
+	if topic := topicOf(path); topic != "" {
+		name, below, _ := strings.Cut(path[len(topic)+len("/subscriptions/"):], "/")
+		if part, rule, _ := strings.Cut(below, "/"); strings.EqualFold(part, "rules") {
+			address := topic + "/Subscriptions/" + name
+			subscription := a.b.entity(address)
+			if subscription == nil || subscription.rules == nil {
+				return 0, nil, missing(address)
+			}
+			return a.serveRules(r, subscription, rule)
 		}
-		return a.serveRules(r, subscription, strings.Trim(path[at+len("/rules"):], "/"))
 	}
 	return a.serveEntity(r, path)
-}
-
-// page returns the part of a list that $skip and $top select. Clients that list ask until a page is
-// empty.
-func page[T any](r *http.Request, all []T) []T {
-	skip, top := 0, 100
-	query, _ := url.ParseQuery(r.URL.RawQuery)
-	for key, values := range query {
-		n, err := strconv.Atoi(values[0])
-		if err != nil || n < 0 {
-			continue
-		}
-		switch strings.TrimLeft(key, "?&") { // the Go client lists subscriptions with two question marks
-		case "$skip":
-			skip = n
-		case "$top":
-			top = min(n, 1000)
-		}
-	}
-	all = all[min(skip, len(all)):]
-	return all[:min(top, len(all))]
 }

@@ -2,14 +2,11 @@ package servicebus
 
 import (
 	"cmp"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
@@ -19,12 +16,13 @@ import (
 func (a admin) serveRules(r *http.Request, subscription *queue, name string) (status int, answer any, err error) {
 	rules := subscription.rules
 	list := rules.all()
+	entry := func(one rule.Rule) atomEntry { return ruleEntry(r, subscription, one) }
 	if name == "" {
-		f := atomFeed{Title: atomText{"text", "Rules"}}
-		for _, one := range page(r, list) {
-			f.Entries = append(f.Entries, ruleEntry(subscription, one, r.Host))
+		if r.Method != http.MethodGet {
+			return 0, nil, notSupported(r.Method)
 		}
-		return http.StatusOK, f, nil
+		f, err := newFeed(r, "Rules", list, entry)
+		return http.StatusOK, f, err
 	}
 	at := slices.IndexFunc(list, func(one rule.Rule) bool { return strings.EqualFold(one.Name, name) })
 	switch r.Method {
@@ -32,206 +30,131 @@ func (a admin) serveRules(r *http.Request, subscription *queue, name string) (st
 		if at < 0 {
 			return http.StatusOK, noSuchEntity, nil
 		}
-		return http.StatusOK, ruleEntry(subscription, list[at], r.Host), nil
+		return http.StatusOK, entry(list[at]), nil
 	case http.MethodDelete:
 		if rules.remove(name) != nil {
 			return 0, nil, missing(name)
 		}
 		return http.StatusOK, nil, nil
 	case http.MethodPut:
-		var d ruleDescription
-		if err := readEntry(r.Body, &d); err != nil {
-			return 0, nil, err
-		}
-		d.Name = name
-		one, err := d.rule()
-		if err != nil {
-			return 0, nil, err
-		}
-		if r.Header.Get("If-Match") != "" {
-			if rules.replace(one) != nil {
-				return 0, nil, missing(name)
-			}
-			return http.StatusOK, ruleEntry(subscription, one, r.Host), nil
-		}
-		switch err := rules.add(one); {
-		case errors.Is(err, errRuleExists):
-			return 0, nil, conflict(name)
-		case err != nil:
-			return 0, nil, invalid(err.Error())
-		}
-		return http.StatusCreated, ruleEntry(subscription, one, r.Host), nil
+		return a.putRule(r, rules, name, entry)
 	}
 	return 0, nil, notSupported(r.Method)
 }
 
-// ruleDescription is a rule as clients write it. ruleEntry is a rule as clients read it.
+// putRule creates a rule, or updates it if the request has If-Match.
+func (a admin) putRule(r *http.Request, rules *rules, name string, entry func(rule.Rule) atomEntry) (status int, answer any, err error) {
+	d, err := readEntry[ruleDescription](r.Body)
+	if err != nil {
+		return 0, nil, err
+	}
+	d.Name = name
+	one, err := d.rule()
+	if err != nil {
+		return 0, nil, err
+	}
+	if r.Header.Get("If-Match") != "" {
+		if one, err = rules.replace(one); err != nil {
+			return 0, nil, missing(name)
+		}
+		return http.StatusOK, entry(one), nil
+	}
+	switch one, err = rules.add(one); {
+	case errors.Is(err, errRuleExists):
+		return 0, nil, conflict(name)
+	case err != nil:
+		return 0, nil, &adminError{http.StatusForbidden, "SubCode=40300. " + err.Error()}
+	}
+	return http.StatusCreated, entry(one), nil
+}
+
+// ruleDescription is a rule as clients write it.
 type ruleDescription struct {
-	XMLName xml.Name
-	Filter  filterDescription `xml:"Filter"`
-	Action  struct {
-		Type          string `xml:"http://www.w3.org/2001/XMLSchema-instance type,attr"`
-		SQLExpression string `xml:"SqlExpression"`
-	} `xml:"Action"`
-	Name string `xml:"Name"`
+	Filter *filterDescription `xml:"Filter"`
+	Action *actionDescription `xml:"Action"`
+	Name   string             `xml:"Name"`
+}
+
+type actionDescription struct {
+	Type          string     `xml:"http://www.w3.org/2001/XMLSchema-instance type,attr"`
+	SQLExpression string     `xml:"SqlExpression"`
+	Parameters    []keyValue `xml:"Parameters>KeyValueOfstringanyType"`
 }
 
 type filterDescription struct {
-	Type             string `xml:"http://www.w3.org/2001/XMLSchema-instance type,attr"`
-	SQLExpression    string `xml:"SqlExpression"`
-	CorrelationID    string `xml:"CorrelationId"`
-	MessageID        string `xml:"MessageId"`
-	To               string `xml:"To"`
-	ReplyTo          string `xml:"ReplyTo"`
-	Label            string `xml:"Label"`
-	SessionID        string `xml:"SessionId"`
-	ReplyToSessionID string `xml:"ReplyToSessionId"`
-	ContentType      string `xml:"ContentType"`
-	Properties       []struct {
-		Key   string `xml:"Key"`
-		Value struct {
-			Type string `xml:"http://www.w3.org/2001/XMLSchema-instance type,attr"`
-			Text string `xml:",chardata"`
-		} `xml:"Value"`
-	} `xml:"Properties>KeyValueOfstringanyType"`
+	actionDescription
+	CorrelationID    string     `xml:"CorrelationId"`
+	MessageID        string     `xml:"MessageId"`
+	To               string     `xml:"To"`
+	ReplyTo          string     `xml:"ReplyTo"`
+	Label            string     `xml:"Label"`
+	SessionID        string     `xml:"SessionId"`
+	ReplyToSessionID string     `xml:"ReplyToSessionId"`
+	ContentType      string     `xml:"ContentType"`
+	Properties       []keyValue `xml:"Properties>KeyValueOfstringanyType"`
 }
 
-// rule returns the rule that the description describes.
+// rule returns the rule that the description describes. A rule without a filter gets the one that
+// selects every message, as in the service.
 func (d ruleDescription) rule() (rule.Rule, error) {
-	if d.Action.SQLExpression != "" {
-		return rule.Rule{}, invalid("Rule actions are not supported by this emulator.")
+	one := rule.Rule{Name: cmp.Or(d.Name, defaultRule), Filter: rule.True{}}
+	err := checkName(ruleName, one.Name)
+	if err == nil && d.Filter != nil {
+		one.Filter, err = d.Filter.filter()
 	}
-	filter, err := d.Filter.filter()
+	if err == nil && d.Action != nil {
+		one.Action, err = d.Action.action()
+	}
 	if err != nil {
 		return rule.Rule{}, invalid(err.Error())
 	}
-	return rule.Rule{Name: cmp.Or(d.Name, "$Default"), Filter: filter}, nil
+	return one, nil
+}
+
+// unprefixed returns a type without the prefix of its namespace.
+func unprefixed(schemaType string) string {
+	return schemaType[strings.LastIndexByte(schemaType, ':')+1:]
 }
 
 func (f filterDescription) filter() (rule.Filter, error) {
-	switch f.Type {
-	case "TrueFilter", "":
+	switch unprefixed(f.Type) {
+	case "TrueFilter":
 		return rule.True{}, nil
 	case "FalseFilter":
 		return rule.False{}, nil
 	case "SqlFilter":
-		return rule.NewSQL(f.SQLExpression)
+		parameters, err := readValues(f.Parameters)
+		if err != nil {
+			return nil, fmt.Errorf("the parameters of the SqlFilter: %w", err)
+		}
+		return rule.NewSQL(f.SQLExpression, parameters)
 	case "CorrelationFilter":
-		user := map[string]any{}
-		for _, p := range f.Properties {
-			value, err := typed(p.Value.Type, p.Value.Text)
-			if err != nil {
-				return nil, fmt.Errorf("property %s: %w", p.Key, err)
-			}
-			user[p.Key] = value
+		user, err := readValues(f.Properties)
+		if err != nil {
+			return nil, fmt.Errorf("the properties of the CorrelationFilter: %w", err)
 		}
 		return rule.NewCorrelation(map[string]string{
 			"CorrelationId": f.CorrelationID, "MessageId": f.MessageID, "To": f.To, "ReplyTo": f.ReplyTo, "Label": f.Label,
 			"SessionId": f.SessionID, "ReplyToSessionId": f.ReplyToSessionID, "ContentType": f.ContentType,
 		}, user)
+	case "":
+		return nil, errors.New("the Filter has no type: it needs the attribute type of the namespace " + nsInstance)
 	}
-	return nil, fmt.Errorf("the filter type %q is not supported by this emulator", f.Type)
+	return nil, fmt.Errorf("the filter type %q is none of SqlFilter, CorrelationFilter, TrueFilter and FalseFilter", f.Type)
 }
 
-// typed reads a value of an XML Schema type, such as xs:int.
-func typed(schemaType, value string) (any, error) {
-	_, name, _ := strings.Cut(schemaType, ":")
-	switch name {
-	case "string":
-		return value, nil
-	case "int", "long", "short", "byte":
-		return strconv.ParseInt(value, 10, 64)
-	case "double", "float", "decimal":
-		return strconv.ParseFloat(value, 64)
-	case "boolean":
-		return strconv.ParseBool(value)
-	case "dateTime":
-		return time.Parse(time.RFC3339Nano, value)
+func (d actionDescription) action() (*rule.Action, error) {
+	switch unprefixed(d.Type) {
+	case "EmptyRuleAction":
+		return nil, nil
+	case "SqlRuleAction":
+		parameters, err := readValues(d.Parameters)
+		if err != nil {
+			return nil, fmt.Errorf("the parameters of the SqlRuleAction: %w", err)
+		}
+		return rule.NewAction(d.SQLExpression, parameters)
+	case "":
+		return nil, errors.New("the Action has no type: it needs the attribute type of the namespace " + nsInstance)
 	}
-	return nil, fmt.Errorf("the type %q is not supported by this emulator", schemaType)
-}
-
-// ruleEntry describes a rule. It has the namespace prefixes of the service, because clients read
-// them.
-func ruleEntry(subscription *queue, r rule.Rule, host string) atomEntry {
-	var d struct {
-		XMLName  xml.Name
-		Instance string      `xml:"xmlns:i,attr"`
-		Filter   filterEntry `xml:"Filter"`
-		Action   struct {
-			Type string `xml:"i:type,attr"`
-		} `xml:"Action"`
-		CreatedAt string `xml:"CreatedAt"`
-		Name      string `xml:"Name"`
-	}
-	d.XMLName = xml.Name{Space: nsService, Local: "RuleDescription"}
-	d.Instance, d.Action.Type, d.Name = nsInstance, "EmptyRuleAction", r.Name
-	d.CreatedAt = time.Time{}.Format(time.RFC3339)
-	switch f := r.Filter.(type) {
-	case rule.SQL:
-		d.Filter = filterEntry{Type: "SqlFilter", SQLExpression: f.String(), CompatibilityLevel: 20}
-	case rule.Correlation:
-		d.Filter = correlationEntry(f)
-	case rule.False:
-		d.Filter = filterEntry{Type: "FalseFilter", SQLExpression: "1=0", CompatibilityLevel: 20}
-	default:
-		d.Filter = filterEntry{Type: "TrueFilter", SQLExpression: "1=1", CompatibilityLevel: 20}
-	}
-	return newEntry(host, subscription.name+"/Rules/"+r.Name, r.Name, d)
-}
-
-// filterEntry is a filter as clients read it.
-type filterEntry struct {
-	Type               string          `xml:"i:type,attr"`
-	SQLExpression      string          `xml:"SqlExpression,omitempty"`
-	CompatibilityLevel int             `xml:"CompatibilityLevel,omitempty"`
-	CorrelationID      string          `xml:"CorrelationId,omitempty"`
-	MessageID          string          `xml:"MessageId,omitempty"`
-	To                 string          `xml:"To,omitempty"`
-	ReplyTo            string          `xml:"ReplyTo,omitempty"`
-	Label              string          `xml:"Label,omitempty"`
-	SessionID          string          `xml:"SessionId,omitempty"`
-	ReplyToSessionID   string          `xml:"ReplyToSessionId,omitempty"`
-	ContentType        string          `xml:"ContentType,omitempty"`
-	Properties         []propertyEntry `xml:"Properties>KeyValueOfstringanyType,omitempty"`
-}
-
-// propertyEntry is an application property of a correlation filter as clients read it.
-type propertyEntry struct {
-	Key   string `xml:"Key"`
-	Value struct {
-		Type   string `xml:"i:type,attr"`
-		Schema string `xml:"xmlns:d6p1,attr"`
-		Text   string `xml:",chardata"`
-	} `xml:"Value"`
-}
-
-func correlationEntry(f rule.Correlation) filterEntry {
-	e := filterEntry{
-		Type: "CorrelationFilter", CorrelationID: f.Property("CorrelationId"), MessageID: f.Property("MessageId"),
-		To: f.Property("To"), ReplyTo: f.Property("ReplyTo"), Label: cmp.Or(f.Property("Label"), f.Property("Subject")),
-		SessionID: f.Property("SessionId"), ReplyToSessionID: f.Property("ReplyToSessionId"), ContentType: f.Property("ContentType"),
-	}
-	for key, value := range f.User {
-		p := propertyEntry{Key: key}
-		p.Value.Schema = nsSchema
-		p.Value.Type, p.Value.Text = written(value)
-		e.Properties = append(e.Properties, p)
-	}
-	return e
-}
-
-// written is the opposite of typed.
-func written(value any) (schemaType, text string) {
-	switch v := value.(type) {
-	case bool:
-		return "d6p1:boolean", fmt.Sprint(v)
-	case float32, float64:
-		return "d6p1:double", fmt.Sprint(v)
-	case int8, int16, int32, int64, int, uint8, uint16, uint32, uint64:
-		return "d6p1:int", fmt.Sprint(v) // the only integer type that the Go client reads
-	case time.Time:
-		return "d6p1:dateTime", v.UTC().Format(time.RFC3339Nano)
-	}
-	return "d6p1:string", fmt.Sprint(value)
+	return nil, fmt.Errorf("the action type %q is neither SqlRuleAction nor EmptyRuleAction", d.Type)
 }

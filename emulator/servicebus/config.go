@@ -49,6 +49,11 @@ type QueueConfig struct {
 	MaxBytes int64
 	// Status defaults to Active.
 	Status Status
+	// IgnoreRuleFailures matters in subscriptions only. If a rule cannot be evaluated for a message
+	// (it divides by zero, for example), the message becomes a dead letter. With IgnoreRuleFailures,
+	// the rule does not select the message. It is the opposite of Service Bus'
+	// DeadLetteringOnFilterEvaluationExceptions.
+	IgnoreRuleFailures bool
 	// ForwardTo names a queue or topic that gets every message, ForwardDeadLettersTo one that gets
 	// every dead letter. Messages that cannot be forwarded go to
 	// NAME/$Transfer/$DeadLetterQueue.

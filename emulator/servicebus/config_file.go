@@ -19,6 +19,7 @@ func ReadEntities(r io.Reader) (queues []QueueConfig, topics []TopicConfig, err 
 	var file entitiesFile
 	decoder := json.NewDecoder(io.LimitReader(r, 16<<20))
 	decoder.DisallowUnknownFields()
+	decoder.UseNumber()
 	if err := decoder.Decode(&file); err != nil {
 		return nil, nil, fmt.Errorf("read the entities: %w", err)
 	}
@@ -86,9 +87,9 @@ type (
 		Name       string
 		Properties struct {
 			FilterType        string
-			SQLFilter         struct{ SQLExpression string } `json:"SqlFilter"`
-			CorrelationFilter entityCorrelation
-			Action            struct{ SQLExpression string }
+			SQLFilter         *struct{ SQLExpression string } `json:"SqlFilter"`
+			CorrelationFilter *entityCorrelation
+			Action            *struct{ SQLExpression string }
 		}
 	}
 	entityCorrelation struct {
@@ -126,29 +127,50 @@ func (s entitySubscription) config() (SubscriptionConfig, error) {
 	cfg, err := s.Properties.config(s.Name)
 	subscription := SubscriptionConfig{QueueConfig: cfg}
 	for _, r := range s.Rules {
-		filter, problem := r.filter()
+		one, problem := r.rule()
 		if problem != nil {
 			return subscription, fmt.Errorf("subscription %s: rule %s: %w", s.Name, r.Name, problem)
 		}
-		subscription.Rules = append(subscription.Rules, rule.Rule{Name: r.Name, Filter: filter})
+		subscription.Rules = append(subscription.Rules, one)
 	}
 	return subscription, err
 }
 
-func (r entityRule) filter() (rule.Filter, error) {
+// rule returns the rule. As in Microsoft's emulator, a rule names the kind of its filter, and has no
+// filter of the other kind.
+func (r entityRule) rule() (one rule.Rule, err error) {
+	one.Name = r.Name
 	p := r.Properties
-	if p.Action.SQLExpression != "" {
-		return nil, fmt.Errorf("actions are not supported by this emulator")
+	switch {
+	case p.FilterType == "Sql" && p.CorrelationFilter == nil && p.SQLFilter != nil:
+		one.Filter, err = rule.NewSQL(p.SQLFilter.SQLExpression, nil)
+	case p.FilterType == "Correlation" && p.SQLFilter == nil && p.CorrelationFilter != nil:
+		one.Filter, err = p.CorrelationFilter.filter()
+	case p.FilterType == "Sql" || p.FilterType == "Correlation":
+		err = fmt.Errorf("a rule of FilterType %s must have a %sFilter and no other", p.FilterType, p.FilterType)
+	default:
+		err = fmt.Errorf("FilterType %q is neither Sql nor Correlation", p.FilterType)
 	}
-	switch p.FilterType {
-	case "Sql":
-		return rule.NewSQL(p.SQLFilter.SQLExpression)
-	case "Correlation":
-		c := p.CorrelationFilter
-		return rule.NewCorrelation(map[string]string{
-			"ContentType": c.ContentType, "CorrelationId": c.CorrelationID, "Label": c.Label, "MessageId": c.MessageID,
-			"ReplyTo": c.ReplyTo, "ReplyToSessionId": c.ReplyToSessionID, "SessionId": c.SessionID, "To": c.To,
-		}, c.Properties)
+	if err == nil && p.Action != nil && p.Action.SQLExpression != "" {
+		one.Action, err = rule.NewAction(p.Action.SQLExpression, nil)
 	}
-	return nil, fmt.Errorf("FilterType %q is neither Sql nor Correlation", p.FilterType)
+	return one, err
+}
+
+func (c entityCorrelation) filter() (rule.Filter, error) {
+	user := map[string]any{}
+	for name, value := range c.Properties {
+		if number, ok := value.(json.Number); ok {
+			if i, err := number.Int64(); err == nil {
+				value = i
+			} else if value, err = number.Float64(); err != nil {
+				return nil, fmt.Errorf("property %s: %w", name, err)
+			}
+		}
+		user[name] = value
+	}
+	return rule.NewCorrelation(map[string]string{
+		"ContentType": c.ContentType, "CorrelationId": c.CorrelationID, "Label": c.Label, "MessageId": c.MessageID,
+		"ReplyTo": c.ReplyTo, "ReplyToSessionId": c.ReplyToSessionID, "SessionId": c.SessionID, "To": c.To,
+	}, user)
 }

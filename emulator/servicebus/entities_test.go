@@ -51,13 +51,14 @@ func TestReadEntities(t *testing.T) {
 
 func TestReadEntitiesNamesWhatIsNotSupported(t *testing.T) {
 	for change, want := range map[string]string{
-		`"LockDuration": "PT1M"|"LockDuration": "1 minute"`:                                 "queue.1: LockDuration",
-		`"MaxDeliveryCount": 3|"MaxDeliverys": 3`:                                           "MaxDeliverys",
-		`"FilterType": "Sql"|"FilterType": "Regex"`:                                         "Regex",
-		`color = 'red'|color LIKE 'r%'`:                                                     "subscription sql: rule r: SQL filter",
-		`[{"Name": "sbemulatorns"|[{"Name": "a"}, {"Name": "b"`:                             "2 namespaces",
-		`"FilterType": "Sql"|"FilterType": "Sql", "Action": {"SqlExpression": "SET a = 1"}`: "actions",
-		`{"UserConfig"|[{"UserConfig"`:                                                      "read the entities",
+		`"LockDuration": "PT1M"|"LockDuration": "1 minute"`:                             "queue.1: LockDuration",
+		`"MaxDeliveryCount": 3|"MaxDeliverys": 3`:                                       "MaxDeliverys",
+		`"FilterType": "Sql"|"FilterType": "Regex"`:                                     "Regex",
+		`color = 'red'|color LIKE`:                                                      "subscription sql: rule r: the SQL filter",
+		`"FilterType": "Sql"|"FilterType": "Correlation"`:                               "must have a CorrelationFilter",
+		`[{"Name": "sbemulatorns"|[{"Name": "a"}, {"Name": "b"`:                         "2 namespaces",
+		`"FilterType": "Sql"|"FilterType": "Sql", "Action": {"SqlExpression": "SET a"}`: "the SQL action \"SET a\"",
+		`{"UserConfig"|[{"UserConfig"`:                                                  "read the entities",
 	} {
 		from, to, _ := strings.Cut(change, "|")
 		text := strings.Replace(entitiesFile, from, to, 1)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -163,6 +164,9 @@ func FuzzConnection(f *testing.F) {
 
 // FuzzAdmin sends bodies to the administration API. What it accepts can be read again.
 func FuzzAdmin(f *testing.F) {
+	withoutTime := func(text string) string {
+		return regexp.MustCompile(`<(UpdatedAt|updated)>[^<]*<`).ReplaceAllString(text, "")
+	}
 	entry := func(content string) string {
 		return `<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">` + content + `</content></entry>`
 	}
@@ -175,21 +179,26 @@ func FuzzAdmin(f *testing.F) {
 		`<Filter i:type="CorrelationFilter"><Label>x</Label>`+
 		`<Properties><KeyValueOfstringanyType><Key>k</Key><Value i:type="d:int">5</Value></KeyValueOfstringanyType></Properties>`+
 		`</Filter></RuleDescription>`), false)
-	f.Add("\xfc\xfc/Subscriptions/v", entry(`<SubscriptionDescription/>`), false)
-	f.Add("t2", entry(`<TopicDescription/>`), false)
+	f.Add("ȺȺ/Subscriptions/v", entry(`<SubscriptionDescription/>`), false)
+	f.Add("t2", entry(`<TopicDescription><AuthorizationRules><AuthorizationRule xmlns:x="`+nsInstance+`" x:type="y">`+
+		`<Rights><AccessRights>Send</AccessRights></Rights></AuthorizationRule></AuthorizationRules></TopicDescription>`), false)
+	f.Add("t/Subscriptions/u/Rules/s", entry(`<RuleDescription xmlns:i="`+nsInstance+`"><Filter i:type="SqlFilter">`+
+		`<SqlExpression>a = @b</SqlExpression><Parameters><KeyValueOfstringanyType><Key>@b</Key><Value i:type="d:duration">PT5S</Value>`+
+		`</KeyValueOfstringanyType></Parameters></Filter><Action i:type="SqlRuleAction"><SqlExpression>SET a = 1</SqlExpression></Action>`+
+		`</RuleDescription>`), false)
 	f.Fuzz(func(t *testing.T, path, body string, update bool) {
 		b, err := New(Config{
 			Queues: []QueueConfig{{Name: "q"}},
 			Topics: []TopicConfig{
 				{QueueConfig: QueueConfig{Name: "t"}, Subscriptions: []SubscriptionConfig{{QueueConfig: QueueConfig{Name: "u"}}}},
-				{QueueConfig: QueueConfig{Name: "\xfc\xfc"}},
+				{QueueConfig: QueueConfig{Name: "ȺȺ"}}, // longer in lower case
 			},
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer b.Close()
-		ask := func(method string) int {
+		ask := func(method, body string, update bool) (int, string) {
 			r := &http.Request{
 				Method: method, URL: &url.URL{Path: "/" + path}, Host: "h", Header: http.Header{},
 				Body: io.NopCloser(strings.NewReader(body)),
@@ -198,16 +207,24 @@ func FuzzAdmin(f *testing.F) {
 				r.Header.Set("If-Match", "*")
 			}
 			status, answer, err := admin{b}.serve(r, strings.Trim(path, "/"))
-			if err == nil && answer != nil {
-				if _, err := xml.Marshal(answer); err != nil {
-					t.Fatalf("the answer cannot be written: %v", err)
-				}
+			if err != nil || answer == nil {
+				return status, ""
 			}
-			return status
+			written, err := xml.Marshal(answer)
+			if err != nil {
+				t.Fatalf("the answer cannot be written: %v", err)
+			}
+			return status, string(written)
 		}
-		if status := ask(http.MethodPut); status == http.StatusCreated && ask(http.MethodGet) != http.StatusOK {
-			t.Fatal("what was created cannot be read")
+		if status, _ := ask(http.MethodPut, body, update); status == http.StatusCreated {
+			status, created := ask(http.MethodGet, "", false)
+			if status != http.StatusOK {
+				t.Fatal("what was created cannot be read")
+			}
+			if status, again := ask(http.MethodPut, created, true); status != http.StatusOK || withoutTime(again) != withoutTime(created) {
+				t.Fatalf("what was read cannot be written back: %d\n%s\n%s", status, created, again)
+			}
 		}
-		ask(http.MethodDelete)
+		ask(http.MethodDelete, "", false)
 	})
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
-	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
 
 // state is what can happen to a message next.
@@ -241,43 +240,6 @@ func (m *message) readSessionID() (found bool) {
 func (m *message) copied() *message {
 	c := *m
 	return &c
-}
-
-// forRules returns the message as filters see it.
-func (m *message) forRules() (rule.Message, error) {
-	seen := rule.Message{System: map[string]any{}, User: map[string]any{}}
-	p, err := amqp.ReadProperties(m.properties)
-	if err != nil {
-		return seen, err
-	}
-	text := func(name string, value any) {
-		if value != nil {
-			seen.System[name] = fmt.Sprint(value)
-		}
-	}
-	named := func(name, value string) {
-		if value != "" {
-			seen.System[name] = value
-		}
-	}
-	text("messageid", p.MessageID)
-	text("correlationid", p.CorrelationID)
-	named("to", p.To)
-	named("replyto", p.ReplyTo)
-	named("subject", p.Subject)
-	named("label", p.Subject)
-	named("contenttype", string(p.ContentType))
-	if p.GroupID != nil {
-		seen.System["sessionid"] = *p.GroupID
-	}
-	if p.ReplyToGroupID != nil {
-		seen.System["replytosessionid"] = *p.ReplyToGroupID
-	}
-	properties, err := amqp.ReadMapSection(m.appProperties)
-	for _, pair := range properties {
-		seen.User[fmt.Sprint(pair.Key)] = pair.Value
-	}
-	return seen, err
 }
 
 // newToken returns a random lock token. It may be guessable, because clients with the Listen claim

@@ -1,7 +1,6 @@
 package servicebus
 
 import (
-	"cmp"
 	"errors"
 	"sync"
 	"time"
@@ -43,9 +42,7 @@ type queue struct {
 }
 
 func newQueue(cfg QueueConfig, observe func(Record)) *queue {
-	cfg.LockDuration = cmp.Or(cfg.LockDuration, time.Minute)
-	cfg.MaxDeliveryCount = cmp.Or(cfg.MaxDeliveryCount, 10)
-	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, 1<<30)
+	cfg = cfg.withDefaults()
 	q := emptyQueue(cfg.Name, cfg, observe)
 	// Dead letters never expire, and there is no limit on their deliveries.
 	dead := QueueConfig{LockDuration: cfg.LockDuration}

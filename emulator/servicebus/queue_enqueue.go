@@ -84,6 +84,19 @@ func (q *queue) accept(m *message, now int64) {
 	q.report(m, Enqueued, "")
 }
 
+// enqueueDead accepts a message and dead-letters it at once.
+func (q *queue) enqueueDead(m *message, reason, description string) error {
+	q.mu.Lock()
+	defer q.unlockAndForward()
+	if err := q.check([]*message{m}); err != nil {
+		return err
+	}
+	m.seq, m.enqueued = q.messages.nextSeq(), nowMilli()
+	q.report(m, Enqueued, "")
+	q.bury(m, reason, description)
+	return nil
+}
+
 // addDeadLetter stores a message that another queue has dead-lettered or could not forward.
 func (q *queue) addDeadLetter(m *message) {
 	q.mu.Lock()

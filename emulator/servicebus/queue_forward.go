@@ -51,20 +51,32 @@ func (q *queue) forward(m *message, to func(*message) error) {
 	q.transfer.addDeadLetter(m)
 }
 
-// copyToSubscriptions gives a copy of the message to each of the topic's subscriptions with a
-// rule that matches it.
+// copyToSubscriptions gives each of the topic's subscriptions the copies of the message that its
+// rules select.
 func (q *queue) copyToSubscriptions(m *message) error {
-	filtered, err := m.forRules()
-	if err != nil {
-		return err
-	}
+	original := &ruleView{of: m}
 	var problems []error
 	for _, s := range q.currentSubscriptions() {
-		if s.rules.match(filtered) {
-			if _, err := s.enqueue([]*message{m.copied()}); err != nil {
-				problems = append(problems, fmt.Errorf("%s: %w", s.name, err))
-			}
+		if err := s.enqueueSelected(original); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", s.name, err))
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// enqueueSelected adds the copies that the subscription's rules select. A message for which a rule
+// fails becomes a dead letter, unless the subscription is set to ignore such failures.
+func (q *queue) enqueueSelected(original *ruleView) error {
+	copies, err := q.rules.copies(original, q.config().IgnoreRuleFailures)
+	var failed *ruleFailure
+	switch {
+	case errors.As(err, &failed):
+		return q.enqueueDead(original.of.copied(), failed.reason, failed.Error())
+	case err != nil:
+		return err
+	case len(copies) == 0:
+		return nil
+	}
+	_, err = q.enqueue(copies)
+	return err
 }

@@ -101,6 +101,11 @@ func (q *queue) deadLetter(m *message, reason, description string) {
 		return
 	}
 	q.setState(m, gone)
+	q.bury(m, reason, description)
+}
+
+// bury adds a message that is not in the queue to the dead-letter queue.
+func (q *queue) bury(m *message, reason, description string) {
 	m.modify(amqp.Map{{Key: propertyReason, Value: reason}, {Key: propertyDescription, Value: description}})
 	m.wasDeferred, m.expires, m.deadSource = false, 0, q.name
 	q.report(m, DeadLettered, reason)

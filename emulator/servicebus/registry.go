@@ -16,7 +16,6 @@ import (
 const (
 	maxEntities      = 10_000 // queues, topics and subscriptions together
 	maxSubscriptions = 2000   // of one topic
-	maxNameLength    = 400    // of an entity's path, in bytes
 	// detachAfter delays the detach of a changed entity's links. Clients do not expect a detach
 	// before the answer to the change.
 	detachAfter = 150 * time.Millisecond
@@ -41,8 +40,8 @@ func (b *Broker) declare(cfg Config) error {
 			return err
 		}
 		for _, s := range t.Subscriptions {
-			if strings.Contains(s.Name, "/") {
-				return fmt.Errorf("topic %q: %q is not a subscription name", t.Name, s.Name)
+			if err := checkName(subscriptionName, s.Name); err != nil {
+				return fmt.Errorf("topic %q: %w", t.Name, err)
 			}
 			s.Name = t.Name + "/Subscriptions/" + s.Name
 			if _, err := b.add(subscriptionQueue, s.QueueConfig, s.Rules); err != nil {
@@ -59,7 +58,7 @@ func (b *Broker) declare(cfg Config) error {
 }
 
 // add creates one entity. The caller holds the lock of the entities.
-func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) {
+func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (q *queue, err error) {
 	if err := b.checkNew(k, cfg); err != nil {
 		return nil, err
 	}
@@ -69,7 +68,7 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 		at := len(topicOf(cfg.Name))
 		cfg.Name = cfg.Name[:at] + "/Subscriptions/" + cfg.Name[at+len("/subscriptions/"):]
 	}
-	q := newQueue(cfg, b.observe)
+	q = newQueue(cfg, b.observe)
 	q.kind = k
 	switch k {
 	case topicQueue:
@@ -81,7 +80,9 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 		if topic == nil || topic.kind != topicQueue {
 			return nil, fmt.Errorf("%q: there is no such topic", cfg.Name)
 		}
-		q.rules = newRules(list)
+		if q.rules, err = newRules(list); err != nil {
+			return nil, fmt.Errorf("%q: %w", cfg.Name, err)
+		}
 		if err := topic.addSubscription(q); err != nil {
 			return nil, err
 		}
@@ -93,17 +94,16 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (*queue, error) 
 // checkNew returns why the entity cannot be created. The caller holds the lock of the entities.
 func (b *Broker) checkNew(k kind, cfg QueueConfig) error {
 	name := entityKey(cfg.Name)
+	if err := checkPath(k, cfg.Name); err != nil {
+		return err
+	}
 	switch {
-	case name == "" || strings.Contains(name, "$") || len(name) > maxNameLength || strings.HasSuffix(cfg.Name, "/"):
-		return fmt.Errorf("%q is not a name for an entity", cfg.Name)
 	case b.queues[name] != nil:
 		return fmt.Errorf("%q is declared twice", cfg.Name)
 	case len(b.queues) >= maxEntities:
 		return fmt.Errorf("more than %d entities", maxEntities)
 	case cfg.LockDuration < 0 || cfg.MaxDeliveryCount < 0 || cfg.DefaultTTL < 0 || cfg.DuplicateWindow < 0 || cfg.MaxBytes < 0:
 		return fmt.Errorf("%q: negative settings", cfg.Name)
-	case k == subscriptionQueue && topicOf(name) == "":
-		return fmt.Errorf("%q is not TOPIC/Subscriptions/NAME", cfg.Name)
 	case k == topicQueue && (cfg.ForwardTo != "" || cfg.ForwardDeadLettersTo != ""):
 		return fmt.Errorf("topic %q: only queues and subscriptions forward", cfg.Name)
 	case k == topicQueue && cfg.RequiresSession:
@@ -114,6 +114,21 @@ func (b *Broker) checkNew(k kind, cfg QueueConfig) error {
 		return fmt.Errorf("%q: unknown status %q", cfg.Name, cfg.Status)
 	}
 	return nil
+}
+
+// checkPath returns why a path cannot be that of a new entity.
+func checkPath(k kind, path string) error {
+	switch k {
+	case topicQueue:
+		return checkName(topicName, path)
+	case subscriptionQueue:
+		topic := topicOf(path)
+		if topic == "" {
+			return fmt.Errorf("%q is not TOPIC/Subscriptions/NAME", path)
+		}
+		return checkName(subscriptionName, path[len(topic)+len("/subscriptions/"):])
+	}
+	return checkName(queueName, path)
 }
 
 // entityKey returns the key of an address in Broker.queues. Addresses ignore case and slashes at

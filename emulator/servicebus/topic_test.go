@@ -62,7 +62,7 @@ func (b *topics) holds(entity string, want ...string) {
 
 func sql(t *testing.T, text string) rule.Filter {
 	t.Helper()
-	filter, err := rule.NewSQL(text)
+	filter, err := rule.NewSQL(text, nil)
 	must(t, err)
 	return filter
 }
@@ -248,7 +248,7 @@ func TestConfigWithContradictionsIsRefused(t *testing.T) {
 				},
 			},
 		},
-		"not a subscription": {
+		"not a name for a sub": {
 			Topics: []servicebus.TopicConfig{{QueueConfig: one, Subscriptions: []servicebus.SubscriptionConfig{subscription("a/b")}}},
 		},
 	}

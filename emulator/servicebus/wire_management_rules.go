@@ -3,6 +3,7 @@ package servicebus
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
@@ -15,6 +16,7 @@ import (
 const (
 	describedRule        = 0x13700000004
 	describedNoAction    = 0x13700000005
+	describedAction      = 0x13700000006
 	describedSQL         = 0x1370000006
 	describedTrue        = 0x1370000007
 	describedFalse       = 0x1370000008
@@ -38,8 +40,8 @@ func (m management) addRule() response {
 		return badRequest("Only subscriptions have rules.")
 	}
 	name := m.text("rule-name")
-	if name == "" || len(name) > 50 {
-		return badRequest("rule-name must have 1 to 50 characters.")
+	if err := checkName(ruleName, name); err != nil {
+		return badRequest(err.Error())
 	}
 	described, _ := m.body.Get("rule-description")
 	description, isMap := described.(amqp.Map)
@@ -50,12 +52,11 @@ func (m management) addRule() response {
 	if err != nil {
 		return badRequest(err.Error())
 	}
-	if action, _ := description.Get("sql-rule-action"); action != nil {
-		if fields, isMap := action.(amqp.Map); !isMap || len(fields) > 0 {
-			return badRequest("Rule actions are not supported by this emulator.")
-		}
+	action, err := readAction(description)
+	if err != nil {
+		return badRequest(err.Error())
 	}
-	switch err := m.q.rules.add(rule.Rule{Name: name, Filter: filter}); {
+	switch _, err := m.q.rules.add(rule.Rule{Name: name, Filter: filter, Action: action}); {
 	case errors.Is(err, errRuleExists):
 		return failure(409, "com.microsoft:entity-already-exists", fmt.Sprintf("The rule '%s' already exists.", name))
 	case err != nil:
@@ -64,40 +65,102 @@ func (m management) addRule() response {
 	return ok(amqp.Map{})
 }
 
+// filterKeys are the kinds of filters in a rule description, of which it has one.
+var filterKeys = []string{"sql-filter", "correlation-filter", "true-filter", "false-filter"}
+
 // readFilter reads the filter of a rule description.
 func readFilter(description amqp.Map) (rule.Filter, error) {
-	if v, found := description.Get("sql-filter"); found && v != nil {
-		fields, _ := v.(amqp.Map)
-		text, _ := fields.Get("expression")
-		expression, isText := text.(string)
-		if !isText {
-			return nil, errors.New("a sql-filter needs an expression")
+	var kind string
+	var fields amqp.Map
+	for _, key := range filterKeys {
+		v, _ := description.Get(key)
+		if v == nil {
+			continue
 		}
-		return rule.NewSQL(expression)
+		given, isMap := v.(amqp.Map)
+		switch {
+		case kind != "":
+			return nil, fmt.Errorf("rule-description has both %s and %s", kind, key)
+		case !isMap:
+			return nil, fmt.Errorf("%s must be a map", key)
+		}
+		kind, fields = key, given
 	}
-	if v, found := description.Get("correlation-filter"); found && v != nil {
-		fields, _ := v.(amqp.Map)
-		system, user := map[string]string{}, map[string]any{}
-		for _, n := range correlationNames {
-			if value, _ := fields.Get(n.wire); value != nil {
-				system[n.name] = fmt.Sprint(value)
-			}
+	switch kind {
+	case "sql-filter":
+		expression, parameters, err := readSQL(kind, fields)
+		if err != nil {
+			return nil, err
 		}
-		if properties, _ := fields.Get("properties"); properties != nil {
-			pairs, _ := properties.(amqp.Map)
-			for _, p := range pairs {
-				user[fmt.Sprint(p.Key)] = p.Value
-			}
-		}
-		return rule.NewCorrelation(system, user)
-	}
-	if _, found := description.Get("true-filter"); found {
+		return rule.NewSQL(expression, parameters)
+	case "correlation-filter":
+		return readCorrelation(fields)
+	case "true-filter":
 		return rule.True{}, nil
-	}
-	if _, found := description.Get("false-filter"); found {
+	case "false-filter":
 		return rule.False{}, nil
 	}
-	return nil, errors.New("rule-description needs a sql-filter, correlation-filter, true-filter or false-filter")
+	return nil, fmt.Errorf("rule-description has none of the known filters: %s", strings.Join(filterKeys, ", "))
+}
+
+// readAction reads the action of a rule description. Nil is none.
+func readAction(description amqp.Map) (*rule.Action, error) {
+	const key = "sql-rule-action"
+	v, _ := description.Get(key)
+	fields, isMap := v.(amqp.Map)
+	switch {
+	case v == nil, isMap && len(fields) == 0:
+		return nil, nil
+	case !isMap:
+		return nil, fmt.Errorf("%s must be a map", key)
+	}
+	statements, parameters, err := readSQL(key, fields)
+	if err != nil {
+		return nil, err
+	}
+	return rule.NewAction(statements, parameters)
+}
+
+// readSQL reads the expression of a filter or an action, and its parameters.
+func readSQL(key string, fields amqp.Map) (expression string, parameters map[string]any, err error) {
+	v, _ := fields.Get("expression")
+	expression, isText := v.(string)
+	if !isText {
+		return "", nil, fmt.Errorf("%s needs an expression that is a string", key)
+	}
+	parameters, err = readPairs(fields, "parameters")
+	return expression, parameters, err
+}
+
+// readPairs reads a map of values that rules use. It may be absent.
+func readPairs(fields amqp.Map, key string) (map[string]any, error) {
+	v, _ := fields.Get(key)
+	pairs, isMap := v.(amqp.Map)
+	if v != nil && !isMap {
+		return nil, fmt.Errorf("%s must be a map", key)
+	}
+	values := map[string]any{}
+	for _, p := range pairs {
+		values[fmt.Sprint(p.Key)] = ruleValue(p.Value)
+	}
+	return values, nil
+}
+
+func readCorrelation(fields amqp.Map) (rule.Filter, error) {
+	system := map[string]string{}
+	for _, n := range correlationNames {
+		v, _ := fields.Get(n.wire)
+		value, isText := v.(string)
+		if v != nil && !isText {
+			return nil, fmt.Errorf("%s must be a string", n.wire)
+		}
+		system[n.name] = value
+	}
+	user, err := readPairs(fields, "properties")
+	if err != nil {
+		return nil, err
+	}
+	return rule.NewCorrelation(system, user)
 }
 
 func (m management) removeRule() response {
@@ -131,7 +194,8 @@ func (m management) enumerateRules() response {
 	return ok(amqp.Map{{Key: "rules", Value: entries}})
 }
 
-// describe returns a rule as it is encoded: its filter, its empty action and its name.
+// describe returns a rule as it is encoded: its filter, its action, its name and when it was
+// created.
 func describe(r rule.Rule) amqp.Described {
 	of := func(code uint64, fields ...any) amqp.Described {
 		return amqp.Described{Descriptor: code, Value: append([]any{}, fields...)}
@@ -139,7 +203,7 @@ func describe(r rule.Rule) amqp.Described {
 	var filter amqp.Described
 	switch f := r.Filter.(type) {
 	case rule.SQL:
-		filter = of(describedSQL, f.String(), int32(20))
+		filter = of(describedSQL, f.String(), int32(compatibilityLevel))
 	case rule.Correlation:
 		var fields []any
 		for _, n := range correlationNames {
@@ -150,8 +214,8 @@ func describe(r rule.Rule) amqp.Described {
 			}
 		}
 		user := amqp.Map{}
-		for name, value := range f.User {
-			user = append(user, amqp.Pair{Key: name, Value: value})
+		for name, value := range f.User() {
+			user = append(user, amqp.Pair{Key: name, Value: wireValue(value)})
 		}
 		filter = of(describedCorrelation, append(fields, user)...)
 	case rule.False:
@@ -159,5 +223,9 @@ func describe(r rule.Rule) amqp.Described {
 	default:
 		filter = of(describedTrue)
 	}
-	return of(describedRule, filter, of(describedNoAction), r.Name)
+	action := of(describedNoAction)
+	if r.Action != nil {
+		action = of(describedAction, r.Action.String(), int32(compatibilityLevel))
+	}
+	return of(describedRule, filter, action, r.Name, r.Created)
 }

@@ -2,7 +2,6 @@ package rule
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -12,24 +11,32 @@ import (
 type kind int
 
 const (
-	end    kind = iota
-	name        // a keyword or a plain name
-	quoted      // a name in brackets or double quotes
-	text        // a string
-	number
+	end       kind = iota
+	name           // a keyword, a plain name or a function
+	quoted         // a name in brackets or double quotes
+	text           // a string
+	integer        // a number without a point and an exponent
+	decimal        // another number
+	parameter      // a name that begins with @
 	symbol
 )
 
 type token struct {
-	kind  kind
-	text  string
-	value any // of a text or number: string, int64 or float64
-	at    int // offset in bytes
+	kind kind
+	text string // without its delimiters
+	at   int    // offset in bytes
 }
 
 type lexer struct {
 	text string
 	pos  int
+}
+
+// column returns the column of an offset, counted in characters from 1.
+func (l *lexer) column(offset int) int { return utf8.RuneCountInString(l.text[:offset]) + 1 }
+
+func (l *lexer) errorAt(offset int, format string, args ...any) error {
+	return fmt.Errorf("column %d: %s", l.column(offset), fmt.Sprintf(format, args...))
 }
 
 // scan returns the next token.
@@ -42,7 +49,7 @@ func (l *lexer) scan() (token, error) {
 		return token{kind: end, at: start}, nil
 	}
 	rest := l.text[start:]
-	first, _ := utf8.DecodeRuneInString(rest)
+	first, size := utf8.DecodeRuneInString(rest)
 	switch {
 	case first == '\'':
 		return l.delimited(text, '\'')
@@ -50,23 +57,36 @@ func (l *lexer) scan() (token, error) {
 		return l.delimited(quoted, '"')
 	case first == '[':
 		return l.delimited(quoted, ']')
-	case first >= '0' && first <= '9', first == '-' && len(rest) > 1 && rest[1] >= '0' && rest[1] <= '9':
+	case first >= '0' && first <= '9':
 		return l.number()
-	case first == '_' || unicode.IsLetter(first):
-		length := strings.IndexFunc(rest, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-		if length < 0 {
-			length = len(rest)
+	case unicode.IsLetter(first):
+		l.pos += nameLength(rest)
+		return token{kind: name, text: rest[:nameLength(rest)], at: start}, nil
+	case first == '@':
+		if l.pos += size + nameLength(rest[size:]); l.pos == start+size {
+			return token{}, l.errorAt(start, "expected the name of a parameter after @")
 		}
-		l.pos += length
-		return token{kind: name, text: rest[:length], at: start}, nil
+		return token{kind: parameter, text: l.text[start:l.pos], at: start}, nil
 	}
-	for _, s := range []string{"<>", "!=", "<=", ">=", "=", "<", ">", "(", ")", ",", "."} {
+	for _, s := range []string{"<>", "!=", "<=", ">=", "=", "<", ">", "(", ")", ",", ".", "+", "-", "*", "/", "%", ";"} {
 		if strings.HasPrefix(rest, s) {
 			l.pos += len(s)
 			return token{kind: symbol, text: s, at: start}, nil
 		}
 	}
-	return token{}, fmt.Errorf("%q is not supported by this emulator, at character %d", first, start+1)
+	if first == '_' {
+		return token{}, l.errorAt(start, "a name must begin with a letter; put other names in brackets")
+	}
+	return token{}, l.errorAt(start, "unexpected %q", first)
+}
+
+// nameLength returns the length of the letters, digits and underscores at the beginning of s.
+func nameLength(s string) int {
+	length := strings.IndexFunc(s, func(r rune) bool { return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	if length < 0 {
+		return len(s)
+	}
+	return length
 }
 
 // delimited reads up to the closing mark. Two marks in a row are one mark of the content.
@@ -84,24 +104,38 @@ func (l *lexer) delimited(k kind, mark byte) (token, error) {
 			continue
 		}
 		l.pos = i + 1
-		return token{kind: k, text: content.String(), value: content.String(), at: start}, nil
+		return token{kind: k, text: content.String(), at: start}, nil
 	}
-	return token{}, fmt.Errorf("%w: it begins at character %d", errUnterminated, start+1)
+	return token{}, l.errorAt(start, "the string or name that begins here has no end")
 }
 
+// number reads digits, which may be followed by a point and digits, and by an exponent.
 func (l *lexer) number() (token, error) {
 	start := l.pos
-	length := 1 + strings.IndexFunc(l.text[start+1:]+" ", func(r rune) bool {
-		return r != '.' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-	})
-	written := l.text[start : start+length]
-	l.pos += length
-	if i, err := strconv.ParseInt(written, 10, 64); err == nil {
-		return token{kind: number, text: written, value: i, at: start}, nil
+	digits := func() bool {
+		before := l.pos
+		for l.pos < len(l.text) && l.text[l.pos] >= '0' && l.text[l.pos] <= '9' {
+			l.pos++
+		}
+		return l.pos > before
 	}
-	f, err := strconv.ParseFloat(written, 64)
-	if err != nil || strings.ContainsAny(written, "xXpP_iInN") {
-		return token{}, fmt.Errorf("%q is not a number, at character %d", written, start+1)
+	next := func(set string) bool {
+		if l.pos < len(l.text) && strings.IndexByte(set, l.text[l.pos]) >= 0 {
+			l.pos++
+			return true
+		}
+		return false
 	}
-	return token{kind: number, text: written, value: f, at: start}, nil
+	k, ok := integer, digits()
+	if next(".") {
+		k, ok = decimal, digits()
+	}
+	if ok && next("eE") {
+		next("+-")
+		k, ok = decimal, digits()
+	}
+	if !ok || nameLength(l.text[l.pos:]) > 0 || next(".") {
+		return token{}, l.errorAt(start, "a number is malformed")
+	}
+	return token{kind: k, text: l.text[start:l.pos], at: start}, nil
 }

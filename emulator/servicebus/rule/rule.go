@@ -1,38 +1,70 @@
-// Package rule decides which messages a subscription gets. It has the true, false, correlation and
-// SQL filters of Service Bus
+// Package rule decides which messages a subscription gets, and changes its copies. It has the true,
+// false, correlation and SQL filters and the SQL actions of Service Bus
 // (https://learn.microsoft.com/azure/service-bus-messaging/topic-filters). It refuses what it does
-// not support when a filter is created. It needs the standard library only.
+// not support when a filter or an action is created. It needs the standard library only.
+//
+// Names of properties ignore case, and strings are compared with case. Values have the types nil,
+// bool, string, the integers and floats of Go, time.Time, time.Duration and GUID. Operators accept
+// no other type.
 package rule
 
 import (
 	"fmt"
-	"maps"
 	"strings"
+	"time"
 )
 
-// Message is what a filter can examine.
+// GUID is an identifier of 16 bytes, in network byte order. It is a type of its own, because
+// Service Bus does not compare it with strings.
+type GUID [16]byte
+
+// String returns the form 8-4-4-4-12 in lower case.
+func (g GUID) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", g[:4], g[4:6], g[6:8], g[8:10], g[10:])
+}
+
+// Message is what filters and actions see of a message. It is not safe for concurrent use. Its maps
+// must not change while it is in use.
 type Message struct {
-	// System holds the system properties that are present, by their names in System in lower case.
+	// System holds the system properties that are present, by their names in lower case.
 	System map[string]any
 	// User holds the application properties.
 	User map[string]any
+
+	names map[string]string // the names in User by their form in lower case, made when first needed
 }
 
-// System lists the system properties that filters can name, in the spelling of Service Bus.
-var System = []string{
-	"ContentType", "CorrelationId", "Label", "MessageId", "ReplyTo", "ReplyToSessionId", "SessionId", "Subject", "To",
+// user returns an application property and its spelling. found is false if there is none. Of two
+// names that differ only in case, the one in the wanted spelling counts.
+func (m *Message) user(wanted string) (name string, value any, found bool) {
+	if value, found = m.User[wanted]; found {
+		return wanted, value, true
+	}
+	if m.names == nil {
+		m.names = make(map[string]string, len(m.User))
+		for known := range m.User {
+			m.names[strings.ToLower(known)] = known
+		}
+	}
+	name, found = m.names[strings.ToLower(wanted)]
+	return name, m.User[name], found
 }
 
 // Filter selects messages. It is immutable and safe for concurrent use.
 type Filter interface {
-	// Match reports whether the filter selects the message.
-	Match(m Message) bool
+	// Match reports whether the filter selects the message. The error says why the filter cannot be
+	// evaluated for this message: for example, it divides by zero.
+	Match(m *Message) (bool, error)
 }
 
-// Rule is a filter with a name.
+// Rule is a filter with a name, and may have an action.
 type Rule struct {
 	Name   string
 	Filter Filter
+	// Action changes the copy of each message that the filter selects. Nil changes nothing.
+	Action *Action
+	// Created is when the rule was created. It is for display.
+	Created time.Time
 }
 
 // True selects every message.
@@ -42,65 +74,7 @@ type True struct{}
 type False struct{}
 
 // Match implements Filter.
-func (True) Match(Message) bool { return true }
+func (True) Match(*Message) (bool, error) { return true, nil }
 
 // Match implements Filter.
-func (False) Match(Message) bool { return false }
-
-// Correlation selects messages whose properties equal all of its own. Strings are compared with
-// case.
-type Correlation struct {
-	// System holds system properties by their names in lower case.
-	System map[string]string
-	// User holds application properties.
-	User map[string]any
-}
-
-// NewCorrelation returns a filter that compares the given properties. It ignores system properties
-// that are empty. The error says that there is nothing to compare, or names a system property that
-// is not in System.
-func NewCorrelation(system map[string]string, user map[string]any) (Correlation, error) {
-	c := Correlation{System: map[string]string{}, User: maps.Clone(user)}
-	for name, value := range system {
-		key := strings.ToLower(name)
-		if !isSystem(key) {
-			return c, fmt.Errorf("a correlation filter cannot compare %q", name)
-		}
-		if value != "" {
-			c.System[key] = value
-		}
-	}
-	if len(c.System) == 0 && len(c.User) == 0 {
-		return c, fmt.Errorf("a correlation filter must compare at least one property")
-	}
-	return c, nil
-}
-
-// Match implements Filter.
-func (c Correlation) Match(m Message) bool {
-	for name, want := range c.System {
-		if got, ok := m.System[name].(string); !ok || got != want {
-			return false
-		}
-	}
-	for name, want := range c.User {
-		got, ok := m.User[name]
-		if !ok || equal(got, want) != yes {
-			return false
-		}
-	}
-	return true
-}
-
-func isSystem(lower string) bool {
-	for _, name := range System {
-		if strings.ToLower(name) == lower {
-			return true
-		}
-	}
-	return false
-}
-
-// Property returns what the named system property must equal, or "" if it is not compared. The name
-// may be in any case.
-func (c Correlation) Property(name string) string { return c.System[strings.ToLower(name)] }
+func (False) Match(*Message) (bool, error) { return false, nil }

@@ -1,17 +1,33 @@
 package rule_test
 
 import (
+	"fmt"
+	"math"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
 
-var message = rule.Message{
-	System: map[string]any{"subject": "stolen", "label": "stolen", "sessionid": "ada"},
-	User: map[string]any{
-		"color": "red", "Count": int32(7), "ratio": 0.5, "big": uint64(1 << 63), "urgent": true, "it's": "odd", "empty": "", "nothing": nil,
-	},
+var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+
+func message() *rule.Message {
+	return &rule.Message{
+		System: map[string]any{
+			"label": "stolen", "sessionid": "ada", "timetolive": time.Hour, "sequencenumber": int64(12), "enqueuedtimeutc": noon,
+		},
+		User: map[string]any{
+			"color": "red", "Count": int32(7), "ratio": 0.5, "big": uint64(1 << 63), "urgent": true, "it's": "odd", "empty": "", "nothing": nil,
+			"sent": noon, "took": 90 * time.Second, "id": rule.GUID{1}, "percent": "100%_[a]", "lines": "one\ntwo", "most": int64(math.MaxInt64),
+			"top": int32(math.MaxInt32), "half": float32(0.5), "tiny": int8(3), "umlaut": "größe", "twin": "low", "TWIN": "high",
+		},
+	}
+}
+
+var parameters = map[string]any{
+	"@text": "red", "@int": int32(7), "@long": int64(7), "@real": 0.5, "@yes": true, "@day": noon, "@span": 2 * time.Minute,
 }
 
 func TestSQL(t *testing.T) {
@@ -19,31 +35,45 @@ func TestSQL(t *testing.T) {
 		"color = 'red'":             true,
 		"COLOR = 'red'":             true, // names have no case
 		"color = 'RED'":             false,
+		"twin = 'low'":              true, // the name in the same case counts
+		"TWIN = 'high'":             true,
 		"user.color <> 'blue'":      true,
 		"color != 'red'":            false,
 		"count = 7":                 true,
 		"count = 7.0":               true,
+		"count = 70E-1":             true,
 		"count > 6 AND count < 8":   true,
 		"count >= 7 and count <= 7": true,
 		"ratio = 0.5":               true,
-		"big > 5":                   false, // out of range: not comparable
+		"half = ratio":              true,
+		"tiny = 3":                  true,
+		"big > 5":                   true,
+		"big = 9223372036854775807": false, // exact
+		"big > most":                true,
+		"-1 < big":                  true,
 		"urgent = TRUE":             true,
 		"urgent = false":            false,
-		"sys.Subject = 'stolen'":    true,
-		"sys.label = 'stolen' AND sys.SessionId = 'ada'":  true,
+
+		"sys.Subject = 'stolen'":                          true,
+		"sys.label = 'stolen' AND SYS.SessionId = 'ada'":  true,
 		"sys.MessageId IS NULL":                           true,
+		"EXISTS(sys.MessageId)":                           false,
+		"sys.SequenceNumber = 12":                         true,
+		"[sys].[Label] LIKE 'st%'":                        true,
 		"[it's] = 'odd'":                                  true,
 		"\"it's\" = 'odd'":                                true,
 		"color = 'it''s'":                                 false,
 		"color IN ('blue', 'red')":                        true,
 		"color NOT IN ('blue', 'red')":                    false,
-		"count IN (1, 7)":                                 true,
+		"count IN (1, 3 + 4)":                             true,
 		"color IN ('blue', missing)":                      false,
 		"color NOT IN ('blue', missing)":                  false, // unknown
+		"missing NOT IN ('blue')":                         false,
 		"missing IS NULL":                                 true,
 		"missing IS NOT NULL":                             false,
 		"empty IS NULL":                                   false,
 		"nothing IS NULL":                                 true,
+		"EXISTS(nothing)":                                 true,
 		"EXISTS(color)":                                   true,
 		"exists(missing)":                                 false,
 		"missing = 'x'":                                   false,
@@ -54,53 +84,204 @@ func TestSQL(t *testing.T) {
 		"missing = 'x' AND color = 'blue' OR count = 7":   true, // AND binds more tightly
 		"color = 'red' OR color = 'blue' AND count = 0":   true,
 		"(color = 'red' OR color = 'blue') AND count = 0": false,
-		"color = 7":                                       false,
-		"NOT color = 7":                                   false,
 		"color = null":                                    false,
+		"NOT (color = NULL)":                              false,
 		"-1 < count":                                      true,
 		"1=1":                                             true,
 		"1 = 1 AND 2 <> 2":                                false,
+		"color = 'blue' AND color = 7":                    false, // not evaluated
+		"color = 'red' OR 1 / 0 = 1":                      true,
+		"color LIKE 'r%'":                                 true,
+		"color LIKE 'R%'":                                 false,
+		"color LIKE '_e_'":                                true,
+		"color LIKE '%'":                                  true,
+		"color LIKE 'e'":                                  false,
+		"color LIKE '%r%e%d%'":                            true,
+		"color LIKE ''":                                   false,
+		"empty LIKE ''":                                   true,
+		"color NOT LIKE 'b%'":                             true,
+		"missing LIKE '%'":                                false,
+		"NOT (missing LIKE '%')":                          false,
+		"color LIKE missing":                              false,
+		"umlaut LIKE 'gr_ße'":                             true,
+		"lines LIKE 'one%two'":                            true,
+		"percent LIKE '100\\%%' ESCAPE '\\'":              true,
+		"percent LIKE '100!%!_[a]' ESCAPE '!'":            true,
+		"color LIKE 'r!%' ESCAPE '!'":                     false,
+		"count LIKE '7'":                                  true,
+		"color LIKE 'r' + '%'":                            true,
+		"color LIKE color":                                true,
+		"count + 1 = 8 AND count - 1 = 6":                 true,
+		"count - -1 = 8":                                  true,
+		"count-1=6":                                       true,
+		"2 + 3 * 4 = 14 AND (2 + 3) * 4 = 20":             true,
+		"10 - 4 - 3 = 3 AND 100 / 10 / 5 = 2":             true,
+		"7 / 2 = 3 AND -7 / 2 = -3 AND 7 % 4 = 3 AND -7 % 4 =-3": true,
+		"7 / 2.0 = 3.5": true,
+		"+count = 7 AND - - count = 7 AND -ratio = -0.5": true,
+		"(count) = (7)": true,
+		"((count + 1) * 2) > 15 AND ((color = 'red'))":          true,
+		"-9223372036854775808 < most":                           true,
+		"color + '-' + count = 'red-7'":                         true,
+		"urgent + '' = 'True' AND ratio + '' = '0.5'":           true,
+		"missing + 1 = 1 OR missing + 'x' = 'x'":                false,
+		"1.0 / 0 > 5":                                           true, // infinity, as in C#
+		"0.0 / 0 = 0.0 / 0":                                     false,
+		"0.0 / 0 <> 0.0 / 0":                                    true,
+		"p('color') = 'red' AND PROPERTY('co' + 'lor') = 'red'": true,
+		"p(missing) IS NULL":                                    true,
+		"p = 1 OR newid IS NULL":                                true, // names, not functions
+		"newid() = newid()":                                     false,
+		"id = id AND id <> newid()":                             true,
+		"sent - sent < @span AND took < @span AND sent = @day AND color = @TEXT AND count = @int AND count = @long" +
+			" AND ratio = @real AND urgent = @yes": true,
+		"sent + took > sent AND sent - took < sent AND -took < took AND took + took = took - -took": true,
+		"sys.TimeToLive > took": true,
 	}
 	for text, want := range cases {
-		filter, err := rule.NewSQL(text)
+		given := map[string]any{}
+		for name, value := range parameters {
+			if strings.Contains(strings.ToLower(text), name) {
+				given[name] = value
+			}
+		}
+		filter, err := rule.NewSQL(text, given)
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if got := filter.Match(message); got != want {
-			t.Errorf("%s: %v, want %v", text, got, want)
+		if got, err := filter.Match(message()); got != want || err != nil {
+			t.Errorf("%s: %v, %v, want %v", text, got, err, want)
 		}
 	}
 }
 
 func TestSQLErrors(t *testing.T) {
 	cases := map[string]string{
-		"":                              "expected a property",
-		"color":                         "expected a comparison",
-		"color = ":                      "expected a property or a value at character 9",
-		"color LIKE 'r%'":               "LIKE is not supported",
-		"color NOT LIKE 'r%'":           "LIKE is not supported",
-		"count + 1 = 8":                 "'+' is not supported",
-		"color = @p":                    "'@' is not supported",
-		"newid() = 'x'":                 "functions",
-		"sys.Size > 3":                  "sys.Size is not supported",
-		"other.color = 'red'":           "scope",
-		"color = 'red":                  "not terminated",
-		"(color = 'red'":                "expected )",
-		"color = 'red')":                "expected AND, OR or the end at character 14",
-		"color = 'red' color = 'red'":   "expected AND, OR or the end",
-		"color IN ()":                   "expected a property or a value",
-		"AND color = 'red'":             "not AND",
-		"count = 0x7":                   "not a number",
-		"count = 1.2.3":                 "not a number",
-		strings.Repeat("NOT ", 200):     "too deeply",
-		strings.Repeat("(", 200):        "too deeply",
-		strings.Repeat("a", 2000):       "at most 1024",
-		"color = 'red' SET color = 'x'": "expected AND, OR or the end",
+		"":                                "column 1: expected a property",
+		"color":                           "column 6: expected a comparison",
+		"TRUE":                            "expected a comparison",
+		"color = ":                        "column 9: expected a property or a value",
+		"grüße = ":                        "column 9: expected", // characters, not bytes
+		"newid(1) = 'x'":                  "expected )",
+		"foo() = 'x'":                     "column 1: there is no function \"foo\"",
+		"p() = 'x'":                       "expected a property or a value",
+		"sys.Foo > 3":                     "there is no system property sys.Foo",
+		"other.color = 'red'":             "scope",
+		"color = 'red":                    "column 9: the string or name that begins here has no end",
+		"[color = 'red'":                  "column 1",
+		"(color = 'red'":                  "expected )",
+		"color = 'red')":                  "column 14: expected AND, OR or the end",
+		"color = 'red' color = 'red'":     "expected AND, OR or the end",
+		"color = 'a' = 'b'":               "expected AND, OR or the end",
+		"color IN ()":                     "expected a property or a value",
+		"color IN 'red'":                  "expected (",
+		"AND color = 'red'":               "not AND",
+		"count = 0x7":                     "a number is malformed",
+		"count = 1.2.3":                   "a number is malformed",
+		"count = 1.":                      "a number is malformed",
+		"count = 1e":                      "a number is malformed",
+		"count = 9223372036854775808":     "an integer must be",
+		"count = 1e999":                   "too large",
+		"count BETWEEN 1 AND 2":           "BETWEEN is not part",
+		"count NOT BETWEEN 1 AND 2":       "IN or LIKE after NOT",
+		"1 AND 2 = 2":                     "column 3: expected a comparison",
+		"NOT 1":                           "expected a comparison",
+		"(color = 'red') + 1 = 2":         "column 1: expected a value, not a condition",
+		"color = (1 = 1)":                 "expected a value, not a condition",
+		"1 IS NULL":                       "IS NULL expects a property",
+		"EXISTS(1)":                       "EXISTS expects the name of a property",
+		"EXISTS color":                    "expected (",
+		"color IS 'x'":                    "expected NULL",
+		"color LIKE 'a' ESCAPE 'xy'":      "ESCAPE expects a string of one character",
+		"color LIKE 'a' ESCAPE 1":         "ESCAPE expects a string of one character",
+		"color = @p":                      "column 9: the parameter @p has no value",
+		"color = @":                       "expected the name of a parameter",
+		"color = 'x' ; ":                  "expected AND, OR or the end",
+		"_x = 1":                          "must begin with a letter",
+		"color ~ 'x'":                     "column 7: unexpected '~'",
+		"set = 1":                         "not SET; put it in brackets",
+		"sys. = 1":                        "expected the name of a property",
+		strings.Repeat("NOT ", 200):       "nested more than",
+		strings.Repeat("(", 200):          "nested more than",
+		"1 = " + strings.Repeat("-", 200): "nested more than",
+		strings.Repeat("p(", 200):         "nested more than",
+		strings.Repeat("a", 2000):         "at most 1024",
+		"color = 'red' SET color = 'x'":   "expected AND, OR or the end",
 	}
 	for text, want := range cases {
-		if _, err := rule.NewSQL(text); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := rule.NewSQL(text, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one with %q", text, err, want)
+		}
+	}
+	for want, given := range map[string]map[string]any{
+		"@extra does not occur": {"@extra": 1}, "does not begin with @": {"extra": 1}, "of type []uint8": {"@p": []byte("x")},
+	} {
+		if _, err := rule.NewSQL("1 = 1", given); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: error %v, want one with %q", given, err, want)
+		}
+	}
+}
+
+// An operator that C# does not have for these types, or cannot compute, is an error and no match.
+func TestSQLThatCannotBeEvaluated(t *testing.T) {
+	cases := map[string]string{
+		"color = 7":                   "column 1: the operator = cannot be applied to values of the types string and long",
+		"NOT color = 7":               "string and long",
+		"color > 'a'":                 "string and string",
+		"urgent < TRUE":               "bool and bool",
+		"count IN ('a', 7)":           "int and string",
+		"color - 1 = 0":               "column 7: the operator - cannot be applied",
+		"id = 'x'":                    "Guid and string",
+		"sent = 5":                    "DateTime and long",
+		"big + 1 = 2":                 "ulong and long",
+		"-big = 2":                    "ulong",
+		"-color = 2":                  "string",
+		"count / 0 = 1":               "column 7: division by zero",
+		"count % 0 = 1":               "division by zero",
+		"big / (big - big) = 1":       "division by zero",
+		"most + 1 = 2":                "overflow",
+		"-most - 2 = 2":               "overflow",
+		"most * 2 = 2":                "overflow",
+		"(0 - most - 1) / -1 = 2":     "overflow",
+		"top + top = 2":               "overflow", // two ints stay an int, as in C#
+		"big + big = 2":               "overflow",
+		"big * big = 2":               "overflow",
+		"p(count) = 1":                "the name of a property must be a string",
+		"color LIKE count":            "the pattern of LIKE must be a string",
+		"color LIKE 'x' ESCAPE color": "ESCAPE expects",
+		"took * 2 > took":             "TimeSpan and long",
+		"missing = 'x' AND color = 7": "string and long",
+	}
+	for text, want := range cases {
+		filter, err := rule.NewSQL(text, nil)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got, err := filter.Match(message()); got || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, error %v, want one with %q", text, got, err, want)
+		}
+	}
+}
+
+// The time for LIKE and the size of strings are bounded.
+func TestSQLIsBounded(t *testing.T) {
+	long := &rule.Message{User: map[string]any{"a": strings.Repeat("a", 32<<10), "b": strings.Repeat("a", 33<<10)}}
+	filter, err := rule.NewSQL("a LIKE '"+strings.Repeat("%a", 400)+"b'", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if matches, err := filter.Match(long); matches || err != nil {
+		t.Errorf("%v, %v", matches, err)
+	}
+	for text, want := range map[string]string{"b LIKE '%'": "33792 bytes", "a + a = 'x'": "65536 bytes", "'x' LIKE b": "33792 bytes"} {
+		filter, err := rule.NewSQL(text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if matches, err := filter.Match(long); matches || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, error %v, want one with %q", text, matches, err, want)
 		}
 	}
 }
@@ -112,12 +293,15 @@ func TestCorrelation(t *testing.T) {
 		want   bool
 	}{
 		{map[string]string{"Subject": "stolen"}, nil, true},
+		{map[string]string{"Label": "stolen"}, nil, true},
 		{map[string]string{"Subject": "Stolen"}, nil, false},
 		{map[string]string{"Subject": "stolen", "SessionId": ""}, nil, true},
 		{map[string]string{"MessageId": "x"}, nil, false},
-		{nil, map[string]any{"color": "red", "Count": int64(7)}, true},
+		{nil, map[string]any{"color": "red", "count": int64(7)}, true},
 		{nil, map[string]any{"color": "red", "Count": int64(8)}, false},
+		{nil, map[string]any{"color": 7}, false},
 		{nil, map[string]any{"missing": "x"}, false},
+		{nil, map[string]any{"sent": noon, "took": 90 * time.Second, "id": rule.GUID{1}, "urgent": true, "ratio": 0.5}, true},
 		{map[string]string{"Subject": "stolen"}, map[string]any{"color": "blue"}, false},
 	}
 	for _, c := range cases {
@@ -125,42 +309,199 @@ func TestCorrelation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := filter.Match(message); got != c.want {
-			t.Errorf("%v %v: %v", c.system, c.user, got)
+		if got, err := filter.Match(message()); got != c.want || err != nil {
+			t.Errorf("%v %v: %v, %v", c.system, c.user, got, err)
 		}
 	}
-	if _, err := rule.NewCorrelation(map[string]string{"Size": "3"}, nil); err == nil {
-		t.Error("a property that no filter can compare is accepted")
-	}
-	if _, err := rule.NewCorrelation(nil, nil); err == nil {
-		t.Error("a filter that compares nothing is accepted")
+	for want, c := range map[string]struct {
+		system map[string]string
+		user   map[string]any
+	}{
+		"cannot compare \"Size\"": {system: map[string]string{"Size": "3"}},
+		"at least one":            {},
+		"the property \"x\"":      {user: map[string]any{"x": nil}},
+		"type []uint8":            {user: map[string]any{"x": []byte{1}}},
+	} {
+		if _, err := rule.NewCorrelation(c.system, c.user); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
 	}
 }
 
-// FuzzSQL checks laws of logic: parentheses and a double negation change nothing, and no message
-// matches both a filter and its negation.
+func TestAction(t *testing.T) {
+	set := func(name string, value any) rule.Change { return rule.Change{Name: name, Value: value} }
+	system := func(name string, value any) rule.Change { return rule.Change{System: true, Name: name, Value: value} }
+	cases := map[string][]rule.Change{
+		"SET new = 'x'":                                     {set("new", "x")},
+		"set COLOR = 'blue';":                               {set("color", "blue")},
+		"SET count = count / 2":                             {set("Count", int32(3))}, // keeps its type
+		"SET count = 2.5 SET count = 3.5":                   {set("Count", int32(2)), set("Count", int32(4))},
+		"SET count = '12'":                                  {set("Count", int32(12))},
+		"SET color = 1 + 1":                                 {set("color", "2")},
+		"SET urgent = 0":                                    {set("urgent", false)},
+		"SET urgent = 'False'":                              {set("urgent", false)},
+		"SET took = '1.02:03:04.5'":                         {set("took", 26*time.Hour+3*time.Minute+4500*time.Millisecond)},
+		"SET sent = '2026-11-30T01:02:03Z'":                 {set("sent", time.Date(2026, 11, 30, 1, 2, 3, 0, time.UTC))},
+		"SET id = '{01000000-0000-0000-0000-000000000002}'": {set("id", rule.GUID{0: 1, 15: 2})},
+		"SET a = 1; SET b = a + 1, REMOVE a SET c = a": {
+			set("a", int64(1)), set("b", int64(2)), {Name: "a", Removed: true}, set("c", nil),
+		},
+		"SET new = missing":                      {set("new", nil)},
+		"SET color = missing":                    {set("color", nil)},
+		"REMOVE COLOR; SET color = 5":            {{Name: "color", Removed: true}, set("color", int64(5))},
+		"REMOVE missing":                         {{Name: "missing", Removed: true}},
+		"SET sys.Label = color + '!'":            {system("label", "red!")},
+		"SET sys.Subject = 5":                    {system("label", "5")},
+		"SET sys.TimeToLive = '00:01'":           {system("timetolive", time.Minute)},
+		"REMOVE sys.SessionId":                   {{System: true, Name: "sessionid", Removed: true}},
+		"SET sys.To = missing":                   {{System: true, Name: "to", Removed: true}},
+		"SET [my prop] = p('co' + 'lor')":        {set("my prop", "red")},
+		"SET sys.To = sys.Label":                 {system("to", "stolen")},
+		"SET sys.ScheduledEnqueueTimeUtc = sent": {system("scheduledenqueuetimeutc", noon)},
+	}
+	for text, want := range cases {
+		action, err := rule.NewAction(text, nil)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		m := message()
+		got, err := action.Apply(m)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, %v, want %v", text, got, err, want)
+		}
+		if !reflect.DeepEqual(m.User, message().User) || !reflect.DeepEqual(m.System, message().System) {
+			t.Errorf("%s changed the message itself", text)
+		}
+	}
+	action, err := rule.NewAction("SET a = @x SET b = newid()", map[string]any{"@x": int64(5)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := action.Apply(&rule.Message{})
+	if err != nil || changes[0].Value != int64(5) {
+		t.Errorf("%v, %v", changes, err)
+	}
+	if _, ok := changes[1].Value.(rule.GUID); !ok {
+		t.Errorf("newid() is a %T", changes[1].Value)
+	}
+}
+
+func TestActionErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                             "column 1: expected SET or REMOVE",
+		"color = 'x'":                  "expected SET or REMOVE",
+		"SET color":                    "column 10: expected =",
+		"SET = 'x'":                    "expected the name of a property",
+		"SET color = (1 = 1)":          "expected a value",
+		"SET color = 1;; ":             "expected SET or REMOVE",
+		"SET sys.SequenceNumber = 1":   "column 5: the system property sys.SequenceNumber cannot be changed",
+		"REMOVE sys.Foo":               "there is no system property",
+		"REMOVE":                       "expected the name of a property",
+		"SET a = @p":                   "has no value",
+		strings.Repeat("SET a=1 ", 33): "more than 32 statements",
+	} {
+		if _, err := rule.NewAction(text, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want one with %q", text, err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"SET a = 1 SET count = 'many'": "column 11: Count: a value of type string cannot become one of type int",
+		"SET count = 99999999999":      "cannot become one of type int",
+		"SET tiny = 300":               "sbyte",
+		"SET count = missing":          "a missing value cannot replace",
+		"SET a = 1 / 0":                "division by zero",
+		"SET sys.MessageId = missing":  "sys.MessageId cannot be missing",
+		"REMOVE sys.TimeToLive":        "sys.TimeToLive cannot be missing",
+		"SET sys.TimeToLive = 5":       "cannot become one of type TimeSpan",
+		"SET sys.SessionId = '" + strings.Repeat("x", 129) + "'": "at most 128",
+	} {
+		action, err := rule.NewAction(text, nil)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if changes, err := action.Apply(message()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, error %v, want one with %q", text, changes, err, want)
+		}
+	}
+}
+
+// FuzzSQL checks laws of logic: parentheses and a double negation change nothing, no message
+// matches both a filter and its negation, and NOT neither makes nor hides an error.
 func FuzzSQL(f *testing.F) {
 	for _, seed := range []string{
 		"color = 'red' AND NOT (count IN (1, 2.5) OR sys.Subject IS NOT NULL)", "[a]]b] <> \"c\"", "exists(x)",
+		"color LIKE '%e!_' ESCAPE '!' OR count + 2 * -ratio % 3 >= p('big') - 1e3", "newid() = id OR sent - sent < took",
 	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		filter, err := rule.NewSQL(text)
+		filter, err := rule.NewSQL(text, nil)
 		if err != nil {
 			return
 		}
 		if filter.String() != text {
 			t.Errorf("%q became %q", text, filter)
 		}
-		matches := filter.Match(message)
+		matches, failure := filter.Match(message())
+		if matches && failure != nil {
+			t.Errorf("%q matches although it fails: %v", text, failure)
+		}
 		for _, same := range []string{"(" + text + ")", "NOT (NOT (" + text + "))"} {
-			if again, err := rule.NewSQL(same); err == nil && again.Match(message) != matches {
-				t.Errorf("%q matches: %v, %q: %v", text, matches, same, !matches)
+			if again, err := rule.NewSQL(same, nil); err == nil {
+				if got, err := again.Match(message()); got != matches || (err == nil) != (failure == nil) {
+					t.Errorf("%q: %v, %v, but %q: %v, %v", text, matches, failure, same, got, err)
+				}
 			}
 		}
-		if negated, err := rule.NewSQL("NOT (" + text + ")"); err == nil && matches && negated.Match(message) {
-			t.Errorf("both %q and its negation match", text)
+		if negated, err := rule.NewSQL("NOT ("+text+")", nil); err == nil {
+			if got, err := negated.Match(message()); got && matches || (err == nil) != (failure == nil) {
+				t.Errorf("%q: %v, %v, and its negation: %v, %v", text, matches, failure, got, err)
+			}
+		}
+	})
+}
+
+// FuzzAction checks that an action changes a message as its changes say: a filter sees the last
+// value of each property.
+func FuzzAction(f *testing.F) {
+	for _, seed := range []string{"SET a = count + 1; REMOVE color", "SET sys.Label = color + 'x' SET sys.To = sys.Label", "SET [b c] = 1.5"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		action, err := rule.NewAction(text, nil)
+		if err != nil {
+			return
+		}
+		m := message()
+		changes, err := action.Apply(m)
+		if !reflect.DeepEqual(m.User, message().User) {
+			t.Fatalf("%q changed the message itself", text)
+		}
+		if err != nil {
+			return
+		}
+		for i, c := range changes {
+			switch {
+			case c.Removed && c.Value != nil, c.Name == "" && c.System:
+				t.Errorf("%q: change %d is %v", text, i, c)
+			case c.Removed:
+				delete(m.User, c.Name)
+			case !c.System:
+				m.User[c.Name] = c.Value
+			}
+		}
+		for _, c := range changes {
+			name := "[" + strings.ReplaceAll(c.Name, "]", "]]") + "]"
+			exists, err := rule.NewSQL("EXISTS("+name+")", nil)
+			if c.System || err != nil {
+				continue
+			}
+			_, want := m.User[c.Name]
+			if got, _ := exists.Match(m); want && !got {
+				t.Errorf("%q: %s does not exist after %s", text, name, fmt.Sprint(changes))
+			}
 		}
 	})
 }

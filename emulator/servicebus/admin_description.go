@@ -1,0 +1,196 @@
+package servicebus
+
+import (
+	"cmp"
+	"encoding/xml"
+	"fmt"
+	"math"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// partitions is by how much the service multiplies the maximum size of a partitioned entity.
+const partitions = 16
+
+// description is a QueueDescription, TopicDescription or SubscriptionDescription as clients write
+// it. Elements that only the service sets, such as counts, are ignored, because clients write back
+// what they have read.
+type description struct {
+	XMLName                    xml.Name
+	LockDuration               string           `xml:"LockDuration"`
+	MaxSizeInMegabytes         *int64           `xml:"MaxSizeInMegabytes"`
+	RequiresDuplicateDetection *bool            `xml:"RequiresDuplicateDetection"`
+	RequiresSession            *bool            `xml:"RequiresSession"`
+	DefaultMessageTimeToLive   string           `xml:"DefaultMessageTimeToLive"`
+	DeadLetterOnExpiration     bool             `xml:"DeadLetteringOnMessageExpiration"`
+	DeadLetterOnFilterErrors   *bool            `xml:"DeadLetteringOnFilterEvaluationExceptions"`
+	DuplicateDetectionWindow   string           `xml:"DuplicateDetectionHistoryTimeWindow"`
+	DefaultRule                *ruleDescription `xml:"DefaultRuleDescription"`
+	MaxDeliveryCount           *int             `xml:"MaxDeliveryCount"`
+	Status                     string           `xml:"Status"`
+	EnablePartitioning         *bool            `xml:"EnablePartitioning"`
+	IsAnonymousAccessible      bool             `xml:"IsAnonymousAccessible"`
+	FilterBeforePublishing     bool             `xml:"FilteringMessagesBeforePublishing"`
+	IsClientAffine             bool             `xml:"IsClientAffine"`
+
+	ForwardTo                 string              `xml:"ForwardTo"`
+	UserMetadata              string              `xml:"UserMetadata"`
+	ForwardDeadLettersTo      string              `xml:"ForwardDeadLetteredMessagesTo"`
+	AutoDeleteOnIdle          string              `xml:"AutoDeleteOnIdle"`
+	EnableBatchedOperations   *bool               `xml:"EnableBatchedOperations"`
+	SupportOrdering           *bool               `xml:"SupportOrdering"`
+	EnableExpress             bool                `xml:"EnableExpress"`
+	MaxMessageSizeInKilobytes int64               `xml:"MaxMessageSizeInKilobytes"`
+	AuthorizationRules        []authorizationRule `xml:"AuthorizationRules>AuthorizationRule"`
+}
+
+// unusedSettings are settings that the administration API returns as they were written, and that
+// the broker does not act on.
+type unusedSettings struct {
+	// ForwardTo and ForwardDeadLettersTo may be URLs. In a QueueConfig they are names.
+	ForwardTo, ForwardDeadLettersTo     string
+	UserMetadata                        string
+	AutoDeleteOnIdle                    string
+	SkipBatchedOperations, SkipOrdering bool
+	EnablePartitioning, EnableExpress   bool
+	MaxMessageSizeInKilobytes           int64
+	AuthorizationRules                  []authorizationRule
+}
+
+// authorizationRule is a shared access key of one entity.
+type authorizationRule struct {
+	Type         string   `xml:"http://www.w3.org/2001/XMLSchema-instance type,attr"`
+	ClaimType    string   `xml:"ClaimType"`
+	ClaimValue   string   `xml:"ClaimValue"`
+	Rights       []string `xml:"Rights>AccessRights"`
+	CreatedTime  string   `xml:"CreatedTime"`
+	ModifiedTime string   `xml:"ModifiedTime"`
+	KeyName      string   `xml:"KeyName"`
+	PrimaryKey   string   `xml:"PrimaryKey"`
+	SecondaryKey string   `xml:"SecondaryKey"`
+}
+
+// The bounds of settings
+// (https://learn.microsoft.com/azure/templates/microsoft.servicebus/namespaces/queues and
+// https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
+const (
+	maxLock               = 5 * time.Minute
+	minIdle               = 5 * time.Minute
+	minDuplicateWindow    = 20 * time.Second
+	maxDuplicateWindow    = 7 * 24 * time.Hour
+	maxUserMetadata       = 1024 // characters
+	maxAuthorizationRules = 12
+)
+
+// config returns cfg with the settings of the description. It fails for what the emulator cannot
+// do if that would change what clients observe.
+func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
+	if err := d.check(); err != nil {
+		return cfg, invalid(err.Error())
+	}
+	detects := cfg.DuplicateWindow > 0
+	if d.RequiresDuplicateDetection != nil {
+		detects = *d.RequiresDuplicateDetection
+	}
+	var idle time.Duration
+	for _, field := range []struct {
+		name, text string
+		to         *time.Duration
+		from, upTo time.Duration
+	}{
+		{"LockDuration", d.LockDuration, &cfg.LockDuration, 1, maxLock},
+		{"DefaultMessageTimeToLive", d.DefaultMessageTimeToLive, &cfg.DefaultTTL, 1, math.MaxInt64},
+		{"DuplicateDetectionHistoryTimeWindow", d.DuplicateDetectionWindow, &cfg.DuplicateWindow, minDuplicateWindow, maxDuplicateWindow},
+		{"AutoDeleteOnIdle", d.AutoDeleteOnIdle, &idle, minIdle, math.MaxInt64},
+	} {
+		if field.text == "" {
+			continue
+		}
+		value, err := ParseDuration(field.text)
+		if err != nil {
+			return cfg, invalid(field.name + ": " + err.Error())
+		}
+		if value < field.from || value > field.upTo {
+			return cfg, invalid(fmt.Sprintf("%s must be from %s to %s, not %s.",
+				field.name, formatDuration(field.from), formatDuration(field.upTo), field.text))
+		}
+		*field.to = value
+	}
+	if d.RequiresSession != nil {
+		cfg.RequiresSession = *d.RequiresSession
+	}
+	switch {
+	case !detects:
+		cfg.DuplicateWindow = 0
+	case cfg.DuplicateWindow == 0:
+		cfg.DuplicateWindow = 10 * time.Minute
+	}
+	if cfg.DefaultTTL == math.MaxInt64 {
+		cfg.DefaultTTL = 0
+	}
+	if d.MaxDeliveryCount != nil {
+		cfg.MaxDeliveryCount = *d.MaxDeliveryCount
+	}
+	cfg.DeadLetterOnExpiration = d.DeadLetterOnExpiration
+	cfg.IgnoreRuleFailures = d.DeadLetterOnFilterErrors != nil && !*d.DeadLetterOnFilterErrors
+	if d.MaxSizeInMegabytes != nil {
+		size := *d.MaxSizeInMegabytes
+		if cfg.unused.EnablePartitioning {
+			size = max(1, size/partitions) // clients write the size that they have read
+		}
+		cfg.MaxBytes = min(size, 1<<30) << 20
+	}
+	cfg.ForwardTo, cfg.ForwardDeadLettersTo = entityName(d.ForwardTo), entityName(d.ForwardDeadLettersTo)
+	cfg.Status = Status(d.Status)
+	cfg.unused = unusedSettings{
+		ForwardTo: d.ForwardTo, ForwardDeadLettersTo: d.ForwardDeadLettersTo, UserMetadata: d.UserMetadata,
+		AutoDeleteOnIdle: d.AutoDeleteOnIdle, SkipBatchedOperations: isFalse(d.EnableBatchedOperations),
+		SkipOrdering: isFalse(d.SupportOrdering), EnableExpress: d.EnableExpress,
+		EnablePartitioning:        d.EnablePartitioning != nil && *d.EnablePartitioning || d.EnablePartitioning == nil && cfg.unused.EnablePartitioning,
+		MaxMessageSizeInKilobytes: d.MaxMessageSizeInKilobytes, AuthorizationRules: d.AuthorizationRules,
+	}
+	return cfg, nil
+}
+
+func isFalse(b *bool) bool { return b != nil && !*b }
+
+// check returns what is wrong with settings that need no entity.
+func (d *description) check() error {
+	switch {
+	case !Status(d.Status).valid():
+		return fmt.Errorf("Status: %q is not known", d.Status)
+	case d.MaxDeliveryCount != nil && *d.MaxDeliveryCount < 1:
+		return fmt.Errorf("MaxDeliveryCount must be at least 1, not %d", *d.MaxDeliveryCount)
+	case d.MaxSizeInMegabytes != nil && *d.MaxSizeInMegabytes < 1:
+		return fmt.Errorf("MaxSizeInMegabytes must be at least 1, not %d", *d.MaxSizeInMegabytes)
+	case utf8.RuneCountInString(d.UserMetadata) > maxUserMetadata:
+		return fmt.Errorf("UserMetadata may have at most %d characters", maxUserMetadata)
+	case len(d.AuthorizationRules) > maxAuthorizationRules:
+		return fmt.Errorf("an entity may have at most %d AuthorizationRules", maxAuthorizationRules)
+	case d.IsAnonymousAccessible:
+		return fmt.Errorf("IsAnonymousAccessible is not supported by this emulator: every client must sign in")
+	case d.FilterBeforePublishing:
+		return fmt.Errorf("FilteringMessagesBeforePublishing is not supported by this emulator: a topic accepts messages that no subscription gets")
+	case d.IsClientAffine:
+		return fmt.Errorf("IsClientAffine is not supported by this emulator: subscriptions of JMS clients need Service Bus Premium")
+	}
+	return nil
+}
+
+// entityName returns the name of an entity that may be given as a URL.
+func entityName(address string) string {
+	if u, err := url.Parse(address); err == nil && u.Scheme != "" {
+		return strings.Trim(u.Path, "/")
+	}
+	return address
+}
+
+// withDefaults returns the settings with the defaults of Service Bus for those that are 0.
+func (c QueueConfig) withDefaults() QueueConfig {
+	c.LockDuration = cmp.Or(c.LockDuration, time.Minute)
+	c.MaxDeliveryCount = cmp.Or(c.MaxDeliveryCount, 10)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
+	return c
+}
