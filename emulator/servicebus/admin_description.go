@@ -100,8 +100,8 @@ func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
 		to         *time.Duration
 		from, upTo time.Duration
 	}{
-		{"LockDuration", d.LockDuration, &cfg.LockDuration, 1, maxLock},
-		{"DefaultMessageTimeToLive", d.DefaultMessageTimeToLive, &cfg.DefaultTTL, 1, math.MaxInt64},
+		{"LockDuration", d.LockDuration, &cfg.LockDuration, time.Second, maxLock},
+		{"DefaultMessageTimeToLive", d.DefaultMessageTimeToLive, &cfg.DefaultTTL, time.Second, math.MaxInt64},
 		{"DuplicateDetectionHistoryTimeWindow", d.DuplicateDetectionWindow, &cfg.DuplicateWindow, minDuplicateWindow, maxDuplicateWindow},
 		{"AutoDeleteOnIdle", d.AutoDeleteOnIdle, &idle, minIdle, math.MaxInt64},
 	} {
