@@ -99,7 +99,7 @@ func (a *Action) Apply(m *Message) ([]Change, error) {
 	for _, s := range a.statements {
 		c, err := s.apply(changed)
 		if err != nil {
-			return nil, fmt.Errorf("the SQL action %q failed: column %d: %w", shortened(a.text), s.column, err)
+			return nil, fmt.Errorf("the SQL action %q failed: %w", shortened(a.text), err)
 		}
 		changes = append(changes, c)
 	}
@@ -115,9 +115,9 @@ func (s statement) apply(m *Message) (Change, error) {
 		}
 	}
 	if c.System {
-		return c, c.toSystem(m)
+		return c, atColumn(c.toSystem(m), s.column)
 	}
-	return c, c.toUser(m)
+	return c, atColumn(c.toUser(m), s.column)
 }
 
 // toSystem makes the change to a system property.
