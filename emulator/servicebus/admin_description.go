@@ -142,13 +142,17 @@ func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
 		}
 		cfg.MaxBytes = min(size, 1<<30) << 20
 	}
+	partitioned := cfg.unused.EnablePartitioning
+	if d.EnablePartitioning != nil {
+		partitioned = *d.EnablePartitioning
+	}
 	cfg.ForwardTo, cfg.ForwardDeadLettersTo = entityName(d.ForwardTo), entityName(d.ForwardDeadLettersTo)
 	cfg.Status = Status(d.Status)
 	cfg.unused = unusedSettings{
 		ForwardTo: d.ForwardTo, ForwardDeadLettersTo: d.ForwardDeadLettersTo, UserMetadata: d.UserMetadata,
 		AutoDeleteOnIdle: d.AutoDeleteOnIdle, SkipBatchedOperations: isFalse(d.EnableBatchedOperations),
 		SkipOrdering: isFalse(d.SupportOrdering), EnableExpress: d.EnableExpress,
-		EnablePartitioning:        d.EnablePartitioning != nil && *d.EnablePartitioning || d.EnablePartitioning == nil && cfg.unused.EnablePartitioning,
+		EnablePartitioning:        partitioned,
 		MaxMessageSizeInKilobytes: d.MaxMessageSizeInKilobytes, AuthorizationRules: d.AuthorizationRules,
 	}
 	return cfg, nil
@@ -172,7 +176,7 @@ func (d *description) check() error {
 	case d.IsAnonymousAccessible:
 		return fmt.Errorf("IsAnonymousAccessible is not supported by this emulator: every client must sign in")
 	case d.FilterBeforePublishing:
-		return fmt.Errorf("FilteringMessagesBeforePublishing is not supported by this emulator: a topic accepts messages that no subscription gets")
+		return fmt.Errorf("FilteringMessagesBeforePublishing is not supported by this emulator: topics accept what no subscription gets")
 	case d.IsClientAffine:
 		return fmt.Errorf("IsClientAffine is not supported by this emulator: subscriptions of JMS clients need Service Bus Premium")
 	}

@@ -13,7 +13,7 @@ import (
 // clients ignore those that they do not know.
 
 type queueDescription struct {
-	XMLName                    xml.Name                 `xml:"http://schemas.microsoft.com/netservices/2010/10/servicebus/connect QueueDescription"`
+	XMLName                    xml.Name
 	Instance                   string                   `xml:"xmlns:i,attr"`
 	LockDuration               string                   `xml:"LockDuration"`
 	MaxSizeInMegabytes         int64                    `xml:"MaxSizeInMegabytes"`
@@ -43,7 +43,7 @@ type queueDescription struct {
 }
 
 type topicDescription struct {
-	XMLName                    xml.Name                 `xml:"http://schemas.microsoft.com/netservices/2010/10/servicebus/connect TopicDescription"`
+	XMLName                    xml.Name
 	Instance                   string                   `xml:"xmlns:i,attr"`
 	DefaultMessageTimeToLive   string                   `xml:"DefaultMessageTimeToLive"`
 	MaxSizeInMegabytes         int64                    `xml:"MaxSizeInMegabytes"`
@@ -71,18 +71,18 @@ type topicDescription struct {
 }
 
 type subscriptionDescription struct {
-	XMLName                  xml.Name `xml:"http://schemas.microsoft.com/netservices/2010/10/servicebus/connect SubscriptionDescription"`
-	Instance                 string   `xml:"xmlns:i,attr"`
-	LockDuration             string   `xml:"LockDuration"`
-	RequiresSession          bool     `xml:"RequiresSession"`
-	DefaultMessageTimeToLive string   `xml:"DefaultMessageTimeToLive"`
-	DeadLetterOnExpiration   bool     `xml:"DeadLetteringOnMessageExpiration"`
-	DeadLetterOnFilterErrors bool     `xml:"DeadLetteringOnFilterEvaluationExceptions"`
-	MessageCount             int      `xml:"MessageCount"`
-	MaxDeliveryCount         int      `xml:"MaxDeliveryCount"`
-	EnableBatchedOperations  bool     `xml:"EnableBatchedOperations"`
-	Status                   Status   `xml:"Status"`
-	ForwardTo                string   `xml:"ForwardTo,omitempty"`
+	XMLName                  xml.Name
+	Instance                 string `xml:"xmlns:i,attr"`
+	LockDuration             string `xml:"LockDuration"`
+	RequiresSession          bool   `xml:"RequiresSession"`
+	DefaultMessageTimeToLive string `xml:"DefaultMessageTimeToLive"`
+	DeadLetterOnExpiration   bool   `xml:"DeadLetteringOnMessageExpiration"`
+	DeadLetterOnFilterErrors bool   `xml:"DeadLetteringOnFilterEvaluationExceptions"`
+	MessageCount             int    `xml:"MessageCount"`
+	MaxDeliveryCount         int    `xml:"MaxDeliveryCount"`
+	EnableBatchedOperations  bool   `xml:"EnableBatchedOperations"`
+	Status                   Status `xml:"Status"`
+	ForwardTo                string `xml:"ForwardTo,omitempty"`
 	entityTimes
 	UserMetadata         string       `xml:"UserMetadata,omitempty"`
 	Counts               countDetails `xml:"CountDetails"`
@@ -124,7 +124,8 @@ type authorizationRuleEntry struct {
 // entityEntry describes an entity as it is now.
 func (b *Broker) entityEntry(r *http.Request, q *queue) atomEntry {
 	s := b.snapshot(q)
-	title, content := q.name, any(nil)
+	title := q.name
+	var content any
 	switch q.kind {
 	case topicQueue:
 		content = s.topic()
@@ -159,7 +160,8 @@ func (b *Broker) snapshot(q *queue) snapshot {
 	}
 	s := snapshot{
 		counts: countDetails{
-			Prefix: nsCounts, Active: counts.Active, DeadLetter: counts.DeadLetter, Scheduled: counts.Scheduled, TransferDeadLetter: transferDead,
+			Prefix: nsCounts, Active: counts.Active, DeadLetter: counts.DeadLetter, Scheduled: counts.Scheduled,
+			TransferDeadLetter: transferDead,
 		},
 		messages: counts.Active + counts.Scheduled + counts.Deferred + counts.DeadLetter + transferDead,
 		bytes:    counts.Bytes, defaultKiB: int64(b.maxMessage >> 10),
@@ -183,7 +185,8 @@ func (b *Broker) snapshot(q *queue) snapshot {
 func (s snapshot) queue() queueDescription {
 	u := s.cfg.unused
 	return queueDescription{
-		Instance: nsInstance, LockDuration: formatDuration(s.cfg.LockDuration), MaxSizeInMegabytes: s.megabytes(),
+		XMLName: xml.Name{Space: nsService, Local: "QueueDescription"}, Instance: nsInstance,
+		LockDuration: formatDuration(s.cfg.LockDuration), MaxSizeInMegabytes: s.megabytes(),
 		RequiresDuplicateDetection: s.cfg.DuplicateWindow > 0, RequiresSession: s.cfg.RequiresSession,
 		DefaultMessageTimeToLive: formatDuration(s.cfg.DefaultTTL), DeadLetterOnExpiration: s.cfg.DeadLetterOnExpiration,
 		DuplicateDetectionWindow: s.duplicateWindow(), MaxDeliveryCount: s.cfg.MaxDeliveryCount,
@@ -199,23 +202,27 @@ func (s snapshot) queue() queueDescription {
 func (s snapshot) topic() topicDescription {
 	u := s.cfg.unused
 	return topicDescription{
-		Instance: nsInstance, DefaultMessageTimeToLive: formatDuration(s.cfg.DefaultTTL), MaxSizeInMegabytes: s.megabytes(),
+		XMLName: xml.Name{Space: nsService, Local: "TopicDescription"}, Instance: nsInstance,
+		DefaultMessageTimeToLive: formatDuration(s.cfg.DefaultTTL), MaxSizeInMegabytes: s.megabytes(),
 		RequiresDuplicateDetection: s.cfg.DuplicateWindow > 0, DuplicateDetectionWindow: s.duplicateWindow(),
 		EnableBatchedOperations: !u.SkipBatchedOperations, SizeInBytes: s.bytes, AuthorizationRules: s.authorizationRules(),
 		Status: cmp.Or(s.cfg.Status, Active), UserMetadata: u.UserMetadata, entityTimes: s.times, SupportOrdering: !u.SkipOrdering,
 		Counts: s.counts, SubscriptionCount: s.subscriptions, AutoDeleteOnIdle: cmp.Or(u.AutoDeleteOnIdle, forever),
 		EnablePartitioning: u.EnablePartitioning, Availability: "Available", EnableExpress: u.EnableExpress,
-		MaxMessageSizeInKilobytes: cmp.Or(u.MaxMessageSizeInKilobytes, s.defaultKiB), SQLFilterCount: s.sql, CorrelationFilterCount: s.correlate,
+		MaxMessageSizeInKilobytes: cmp.Or(u.MaxMessageSizeInKilobytes, s.defaultKiB), SQLFilterCount: s.sql,
+		CorrelationFilterCount: s.correlate,
 	}
 }
 
 func (s snapshot) subscription() subscriptionDescription {
 	u := s.cfg.unused
 	return subscriptionDescription{
-		Instance: nsInstance, LockDuration: formatDuration(s.cfg.LockDuration), RequiresSession: s.cfg.RequiresSession,
+		XMLName: xml.Name{Space: nsService, Local: "SubscriptionDescription"}, Instance: nsInstance,
+		LockDuration: formatDuration(s.cfg.LockDuration), RequiresSession: s.cfg.RequiresSession,
 		DefaultMessageTimeToLive: formatDuration(s.cfg.DefaultTTL), DeadLetterOnExpiration: s.cfg.DeadLetterOnExpiration,
 		DeadLetterOnFilterErrors: !s.cfg.IgnoreRuleFailures, MessageCount: s.messages, MaxDeliveryCount: s.cfg.MaxDeliveryCount,
-		EnableBatchedOperations: !u.SkipBatchedOperations, Status: cmp.Or(s.cfg.Status, Active), ForwardTo: cmp.Or(u.ForwardTo, s.cfg.ForwardTo),
+		EnableBatchedOperations: !u.SkipBatchedOperations, Status: cmp.Or(s.cfg.Status, Active), ForwardTo: cmp.Or(u.ForwardTo,
+			s.cfg.ForwardTo),
 		entityTimes: s.times, UserMetadata: u.UserMetadata, Counts: s.counts,
 		ForwardDeadLettersTo: cmp.Or(u.ForwardDeadLettersTo, s.cfg.ForwardDeadLettersTo),
 		AutoDeleteOnIdle:     cmp.Or(u.AutoDeleteOnIdle, forever), Availability: "Available",

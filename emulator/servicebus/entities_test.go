@@ -26,6 +26,12 @@ const entitiesFile = `{"UserConfig": {"Namespaces": [{"Name": "sbemulatorns",
            "FilterType": "Correlation", "CorrelationFilter": {"Label": "red", "Properties": {"prop1": "value1"}}
          }}]},
         {"Name": "sql", "Rules": [{"Name": "r", "Properties": {"FilterType": "Sql", "SqlFilter": {"SqlExpression": "color = 'red'"}}}]},
+        {"Name": "changed", "Properties": {"ForwardDeadLetteredMessagesTo": "queue.1"}, "Rules": [
+           {"Name": "r", "Properties": {"FilterType": "Sql", "SqlFilter": {"SqlExpression": "color LIKE 'r%' AND n IN (1, 3)"},
+             "Action": {"SqlExpression": "SET sys.To = 'elsewhere'"}}},
+           {"Name": "typed", "Properties": {"FilterType": "Correlation", "Action": {"SqlExpression": ""}, "CorrelationFilter": {
+             "ContentType": "c", "CorrelationId": "i", "Label": "red", "MessageId": "m", "ReplyTo": "rt", "ReplyToSessionId": "rs",
+             "SessionId": "s", "To": "t", "Properties": {"n": 3, "color": "red", "ratio": 0.5, "urgent": true}}}}]},
         {"Name": "all"}]}]
 }], "Logging": {"Type": "File"}}}`
 
@@ -42,10 +48,25 @@ func TestReadEntities(t *testing.T) {
 	inTopics(t, servicebus.Config{Queues: queues, Topics: declared}, func(t *testing.T, b *topics) {
 		red := colored("red")
 		red.ApplicationProperties["prop1"] = "value1"
-		b.send("topic.1", red, colored("blue"))
+		exact := colored("red")
+		exact.ContentType, exact.CorrelationID, exact.MessageID, exact.ReplyTo = new("c"), new("i"), new("m"), new("rt")
+		exact.ReplyToSessionID, exact.SessionID, exact.To = new("rs"), new("s"), new("t")
+		exact.ApplicationProperties["ratio"], exact.ApplicationProperties["urgent"] = 0.5, true
+		b.send("topic.1", red, colored("blue"), exact)
 		b.holds("queue.1", "red")
-		b.holds("topic.1/Subscriptions/sql", "red")
-		b.holds("topic.1/Subscriptions/all", "red", "blue")
+		// The message that both rules select comes twice, because one of them has an action.
+		b.holds("topic.1/Subscriptions/changed", "red", "red", "red")
+		var to []string
+		for _, m := range b.received(3, "topic.1", "changed") {
+			if m.To != nil {
+				to = append(to, *m.To)
+			}
+		}
+		if !reflect.DeepEqual(to, []string{"elsewhere", "elsewhere", "t"}) {
+			t.Errorf("To: %v", to)
+		}
+		b.holds("topic.1/Subscriptions/sql", "red", "red")
+		b.holds("topic.1/Subscriptions/all", "red", "blue", "red")
 	})
 }
 

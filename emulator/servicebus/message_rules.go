@@ -248,7 +248,8 @@ func setProperty(p *amqp.Properties, c rule.Change) bool {
 // of enqueuing does not delay a message that is in a subscription.
 func setAnnotation(annotations *amqp.Map, c rule.Change) {
 	key := map[string]string{
-		"partitionkey": annotationPartitionKey, "viapartitionkey": annotationViaPartitionKey, "scheduledenqueuetimeutc": annotationScheduled,
+		"partitionkey": annotationPartitionKey, "viapartitionkey": annotationViaPartitionKey,
+		"scheduledenqueuetimeutc": annotationScheduled,
 	}[c.Name]
 	remove(annotations, key)
 	if !c.Removed {

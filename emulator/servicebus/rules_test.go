@@ -49,8 +49,10 @@ func TestRulesWithActionsMakeCopies(t *testing.T) {
 				rule.Rule{Name: "a", Filter: rule.True{}},
 				rule.Rule{Name: "b", Filter: sql(t, "color = 'red'")},
 				rule.Rule{Name: "up", Filter: sql(t, "color LIKE 'r%'"), Action: act(t, "SET n = n + 1; SET color = 'RED'; REMOVE other")},
-				rule.Rule{Name: "system", Filter: rule.True{}, Action: act(t, "SET sys.Label = 'new'; SET sys.To = color; SET sys.SessionId = 's'"+
-					"; SET sys.CorrelationId = sys.MessageId; SET sys.TimeToLive = '00:10'; SET sys.PartitionKey = 's'; REMOVE sys.ReplyTo")},
+				rule.Rule{Name: "system", Filter: rule.True{}, Action: act(t,
+					"SET sys.Label = 'new'; SET sys.To = color; SET sys.SessionId = 's'"+
+						"; SET sys.CorrelationId = sys.MessageId; SET sys.TimeToLive = '00:10'; SET sys.PartitionKey = 's'"+
+						"; REMOVE sys.ReplyTo")},
 				rule.Rule{Name: "never", Filter: sql(t, "color = 'blue'"), Action: act(t, "SET n = 0")},
 			),
 			withRules("plain"),
@@ -70,11 +72,13 @@ func TestRulesWithActionsMakeCopies(t *testing.T) {
 				t.Errorf("body %q, id %s", m.Body, m.MessageID)
 			}
 		}
-		if p := byRule[nil]; p == nil || !reflect.DeepEqual(p.ApplicationProperties, m.ApplicationProperties) || *p.Subject != "red" || *p.ReplyTo != "reply" {
+		if p := byRule[nil]; p == nil || !reflect.DeepEqual(p.ApplicationProperties, m.ApplicationProperties) || *p.Subject != "red" ||
+			*p.ReplyTo != "reply" {
 			t.Errorf("plain copy: %+v", p)
 		}
 		if up := byRule["up"]; up == nil ||
-			!reflect.DeepEqual(up.ApplicationProperties, map[string]any{"color": "RED", "n": int32(4), "RuleName": "up"}) || *up.Subject != "red" {
+			!reflect.DeepEqual(up.ApplicationProperties, map[string]any{"color": "RED", "n": int32(4), "RuleName": "up"}) ||
+			*up.Subject != "red" {
 			t.Errorf("changed copy: %+v", up)
 		}
 		system := byRule["system"]
@@ -95,9 +99,11 @@ func TestRulesWithActionsMakeCopies(t *testing.T) {
 func TestRulesSeeSystemProperties(t *testing.T) {
 	conditions := []string{
 		"sys.MessageId = 'm'", "sys.CorrelationId = 'c'", "sys.Label = 'l'", "sys.Subject = 'l'", "sys.To = 't'", "sys.ReplyTo = 'r'",
-		"sys.ContentType = 'ct'", "sys.SessionId = 's'", "sys.ReplyToSessionId = 'rs'", "sys.PartitionKey = 's'", "sys.ViaPartitionKey IS NULL",
+		"sys.ContentType = 'ct'", "sys.SessionId = 's'", "sys.ReplyToSessionId = 'rs'", "sys.PartitionKey = 's'",
+		"sys.ViaPartitionKey IS NULL",
 		"sys.SequenceNumber = 1", "sys.EnqueuedSequenceNumber = 0", "sys.DeliveryCount = 0", "sys.Size > 10", "sys.TimeToLive = @ttl",
-		"sys.EnqueuedTimeUtc > @past", "sys.ExpiresAtUtc - sys.EnqueuedTimeUtc = @ttl", "sys.ScheduledEnqueueTimeUtc IS NULL", "sys.DeadLetterSource IS NULL",
+		"sys.EnqueuedTimeUtc > @past", "sys.ExpiresAtUtc - sys.EnqueuedTimeUtc = @ttl", "sys.ScheduledEnqueueTimeUtc IS NULL",
+		"sys.DeadLetterSource IS NULL",
 	}
 	var subscriptions []servicebus.SubscriptionConfig
 	for i, text := range conditions {
@@ -111,11 +117,15 @@ func TestRulesSeeSystemProperties(t *testing.T) {
 		must(t, err)
 		subscriptions = append(subscriptions, subscription(fmt.Sprintf("s%d", i), filter))
 	}
-	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{QueueConfig: servicebus.QueueConfig{Name: "colors"}, Subscriptions: subscriptions}}}
+	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{
+		QueueConfig:   servicebus.QueueConfig{Name: "colors"},
+		Subscriptions: subscriptions,
+	}}}
 	inTopics(t, cfg, func(t *testing.T, b *topics) {
 		b.send("colors", &azservicebus.Message{
-			Body: []byte("red"), MessageID: new("m"), CorrelationID: new("c"), Subject: new("l"), To: new("t"), ReplyTo: new("r"), ContentType: new("ct"),
-			SessionID: new("s"), ReplyToSessionID: new("rs"), PartitionKey: new("s"), TimeToLive: new(time.Minute),
+			Body: []byte("red"), MessageID: new("m"), CorrelationID: new("c"), Subject: new("l"), To: new("t"), ReplyTo: new("r"),
+			ContentType: new("ct"),
+			SessionID:   new("s"), ReplyToSessionID: new("rs"), PartitionKey: new("s"), TimeToLive: new(time.Minute),
 		})
 		for i, text := range conditions {
 			if list, err := b.broker.Peek(fmt.Sprintf("colors/Subscriptions/s%d", i), 0, 10); err != nil || len(list) != 1 {
@@ -128,7 +138,8 @@ func TestRulesSeeSystemProperties(t *testing.T) {
 // .NET's clients send types that AMQP does not have, and GUIDs.
 func TestRulesSeeTypesOfOtherClients(t *testing.T) {
 	filters := map[string]string{
-		"id": "id = newid() OR id <> newid()", "span": "span > @span AND span + @span > span", "offset": "moment = @moment", "uri": "uri LIKE 'http%'",
+		"id": "id = newid() OR id <> newid()", "span": "span > @span AND span + @span > span", "offset": "moment = @moment",
+		"uri":    "uri LIKE 'http%'",
 		"letter": "letter = 'x'", "tiny": "tiny + 1 = 4", "float": "half * 2 = 1",
 	}
 	parameters := map[string]any{"@span": time.Minute, "@moment": time.Unix(1, 0)}
@@ -147,7 +158,10 @@ func TestRulesSeeTypesOfOtherClients(t *testing.T) {
 	subscriptions = append(subscriptions, withRules("changed", rule.Rule{
 		Name: "r", Filter: rule.True{}, Action: act(t, "SET span = '00:00:05'; SET id = newid(); SET copy = moment"),
 	}))
-	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{QueueConfig: servicebus.QueueConfig{Name: "colors"}, Subscriptions: subscriptions}}}
+	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{
+		QueueConfig:   servicebus.QueueConfig{Name: "colors"},
+		Subscriptions: subscriptions,
+	}}}
 	inTopics(t, cfg, func(t *testing.T, b *topics) {
 		described := func(name amqp.Symbol, value any) any { return amqp.Described{Descriptor: name, Value: value} }
 		encoded, err := amqp.Properties{MessageID: amqp.UUID{1}}.Append(nil)
@@ -186,7 +200,10 @@ func TestRulesThatFailDeadLetter(t *testing.T) {
 	cfg := servicebus.Config{Topics: []servicebus.TopicConfig{{
 		QueueConfig: servicebus.QueueConfig{Name: "colors"},
 		Subscriptions: []servicebus.SubscriptionConfig{
-			withRules("filter", plain, failing), withRules("action", plain, badAction), withRules("good", plain, rule.Rule{Name: "x", Filter: failing.Filter}), ignoring,
+			withRules("filter", plain, failing), withRules("action", plain, badAction), withRules("good", plain, rule.Rule{
+				Name:   "x",
+				Filter: failing.Filter,
+			}), ignoring,
 		},
 	}}}
 	inTopics(t, cfg, func(t *testing.T, b *topics) {
@@ -202,10 +219,12 @@ func TestRulesThatFailDeadLetter(t *testing.T) {
 			"filter": {"FilterException", `rule bad: the SQL filter "color > 5" failed: column 1: the operator > cannot be applied`},
 			"action": {"RuleActionException", `rule worse: the SQL action "SET n = 1 / (n - n)" failed: column 11: division by zero`},
 		} {
-			receiver, err := b.client.NewReceiverForSubscription("colors", name, &azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
+			receiver, err := b.client.NewReceiverForSubscription("colors", name,
+				&azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
 			must(t, err)
 			m := receiveFrom(t, receiver, 1)[0]
-			if *m.DeadLetterReason != want[0] || !strings.Contains(*m.DeadLetterErrorDescription, want[1]) || m.ApplicationProperties["n"] == int32(1) {
+			if *m.DeadLetterReason != want[0] || !strings.Contains(*m.DeadLetterErrorDescription, want[1]) ||
+				m.ApplicationProperties["n"] == int32(1) {
 				t.Errorf("%s: %s: %s", name, *m.DeadLetterReason, *m.DeadLetterErrorDescription)
 			}
 		}

@@ -58,7 +58,10 @@ func ruleMaps(t *testing.T) map[string]struct {
 			{Key: "sql-filter", Value: amqp.Map{
 				{Key: "expression", Value: filter.String()},
 				{Key: "parameters", Value: amqp.Map{
-					{Key: "@c", Value: "red"}, {Key: "@s", Value: amqp.Described{Descriptor: describedTimespan, Value: int64(time.Minute / 100)}},
+					{Key: "@c", Value: "red"}, {Key: "@s", Value: amqp.Described{
+						Descriptor: describedTimespan,
+						Value:      int64(time.Minute / 100),
+					}},
 				}},
 			}},
 			{Key: "sql-rule-action", Value: amqp.Map{
@@ -67,16 +70,23 @@ func ruleMaps(t *testing.T) map[string]struct {
 		}, rule.Rule{Filter: filter, Action: action}},
 		"correlation": {amqp.Map{
 			{Key: "correlation-filter", Value: amqp.Map{
-				{Key: "correlation-id", Value: "c"}, {Key: "label", Value: "l"}, {Key: "to", Value: "to"}, {Key: "message-id", Value: nil},
+				{Key: "correlation-id", Value: "c"},
+				{Key: "label", Value: "l"},
+				{Key: "to", Value: "to"},
+				{Key: "message-id", Value: nil},
 				{Key: "properties", Value: amqp.Map{
-					{Key: "n", Value: int32(5)}, {Key: "id", Value: amqp.UUID{1}},
+					{Key: "n", Value: int32(5)},
+					{Key: "id", Value: amqp.UUID{1}},
 					{Key: "span", Value: amqp.Described{Descriptor: describedTimespan, Value: int64(time.Minute / 100)}},
 				}},
 			}},
 			{Key: "sql-rule-action", Value: nil},
 		}, rule.Rule{Filter: correlation}},
-		"true":  {amqp.Map{{Key: "true-filter", Value: amqp.Map{}}}, rule.Rule{Filter: rule.True{}}},
-		"false": {amqp.Map{{Key: "false-filter", Value: amqp.Map{}}, {Key: "sql-rule-action", Value: amqp.Map{}}}, rule.Rule{Filter: rule.False{}}},
+		"true": {amqp.Map{{Key: "true-filter", Value: amqp.Map{}}}, rule.Rule{Filter: rule.True{}}},
+		"false": {
+			amqp.Map{{Key: "false-filter", Value: amqp.Map{}}, {Key: "sql-rule-action", Value: amqp.Map{}}},
+			rule.Rule{Filter: rule.False{}},
+		},
 	}
 }
 
@@ -85,7 +95,10 @@ func TestManagementRulesEqualThoseOfTheAdministration(t *testing.T) {
 	overAMQP, q := newSubscription(t)
 	overHTTP, other := newSubscription(t)
 	for name, c := range ruleMaps(t) {
-		if r := askRules(q, "add-rule", amqp.Map{{Key: "rule-name", Value: name}, {Key: "rule-description", Value: c.description}}); r.status != 200 {
+		if r := askRules(q, "add-rule", amqp.Map{{Key: "rule-name", Value: name}, {
+			Key:   "rule-description",
+			Value: c.description,
+		}}); r.status != 200 {
 			t.Fatalf("%s: %+v", name, r)
 		}
 		c.want.Name = name
@@ -112,7 +125,10 @@ func TestManagementRulesEqualThoseOfTheAdministration(t *testing.T) {
 	}
 	described := func(q *queue) map[string]any {
 		found := map[string]any{}
-		list, _ := askRules(q, "enumerate-rules", amqp.Map{{Key: "skip", Value: int32(0)}, {Key: "top", Value: int32(100)}}).body.Get("rules")
+		list, _ := askRules(q, "enumerate-rules", amqp.Map{{Key: "skip", Value: int32(0)}, {
+			Key:   "top",
+			Value: int32(100),
+		}}).body.Get("rules")
 		for _, one := range list.([]any) {
 			d, _ := one.(amqp.Map).Get("rule-description")
 			if _, err := amqp.AppendValue(nil, d); err != nil {
@@ -137,19 +153,25 @@ func TestManagementRulesNameWhatIsWrong(t *testing.T) {
 		return amqp.Map{{Key: "sql-filter", Value: amqp.Map{{Key: "expression", Value: expression}}}}
 	}
 	for want, description := range map[string]any{
-		"must be a map":                      "x",
-		"none of the known filters":          amqp.Map{{Key: "regex-filter", Value: amqp.Map{}}},
-		"both sql-filter and true-filter":    append(sql("1=1"), amqp.Pair{Key: "true-filter", Value: amqp.Map{}}),
-		"sql-filter must be a map":           amqp.Map{{Key: "sql-filter", Value: "1=1"}},
-		"an expression that is a string":     sql(5),
-		"column 3: expected":                 sql("a="),
-		"@p has no value":                    sql("a = @p"),
-		"label must be a string":             amqp.Map{{Key: "correlation-filter", Value: amqp.Map{{Key: "label", Value: 5}}}},
-		"at least one property":              amqp.Map{{Key: "correlation-filter", Value: amqp.Map{}}},
-		"properties must be a map":           amqp.Map{{Key: "correlation-filter", Value: amqp.Map{{Key: "properties", Value: 5}}}},
-		"the property \"k\" with a value of": amqp.Map{{Key: "correlation-filter", Value: amqp.Map{{Key: "properties", Value: amqp.Map{{Key: "k", Value: []byte{}}}}}}},
-		"sql-rule-action must be a map":      append(sql("1=1"), amqp.Pair{Key: "sql-rule-action", Value: "SET a = 1"}),
-		"the SQL action \"SET\"":             append(sql("1=1"), amqp.Pair{Key: "sql-rule-action", Value: amqp.Map{{Key: "expression", Value: "SET"}}}),
+		"must be a map":                   "x",
+		"none of the known filters":       amqp.Map{{Key: "regex-filter", Value: amqp.Map{}}},
+		"both sql-filter and true-filter": append(sql("1=1"), amqp.Pair{Key: "true-filter", Value: amqp.Map{}}),
+		"sql-filter must be a map":        amqp.Map{{Key: "sql-filter", Value: "1=1"}},
+		"an expression that is a string":  sql(5),
+		"column 3: expected":              sql("a="),
+		"@p has no value":                 sql("a = @p"),
+		"label must be a string":          amqp.Map{{Key: "correlation-filter", Value: amqp.Map{{Key: "label", Value: 5}}}},
+		"at least one property":           amqp.Map{{Key: "correlation-filter", Value: amqp.Map{}}},
+		"properties must be a map":        amqp.Map{{Key: "correlation-filter", Value: amqp.Map{{Key: "properties", Value: 5}}}},
+		"the property \"k\" with a value of": amqp.Map{{Key: "correlation-filter", Value: amqp.Map{{
+			Key:   "properties",
+			Value: amqp.Map{{Key: "k", Value: []byte{}}},
+		}}}},
+		"sql-rule-action must be a map": append(sql("1=1"), amqp.Pair{Key: "sql-rule-action", Value: "SET a = 1"}),
+		"the SQL action \"SET\"": append(sql("1=1"), amqp.Pair{Key: "sql-rule-action", Value: amqp.Map{{
+			Key:   "expression",
+			Value: "SET",
+		}}}),
 	} {
 		r := askRules(q, "add-rule", amqp.Map{{Key: "rule-name", Value: "r"}, {Key: "rule-description", Value: description}})
 		if r.status != 400 || !strings.Contains(r.description, want) {
@@ -157,7 +179,10 @@ func TestManagementRulesNameWhatIsWrong(t *testing.T) {
 		}
 	}
 	for _, name := range []any{"", "a/b", strings.Repeat("r", 51), 5, nil} {
-		if r := askRules(q, "add-rule", amqp.Map{{Key: "rule-name", Value: name}, {Key: "rule-description", Value: sql("1=1")}}); r.status != 400 {
+		if r := askRules(q, "add-rule", amqp.Map{{Key: "rule-name", Value: name}, {
+			Key:   "rule-description",
+			Value: sql("1=1"),
+		}}); r.status != 400 {
 			t.Errorf("%v is accepted as a name: %+v", name, r)
 		}
 	}

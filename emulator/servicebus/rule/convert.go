@@ -90,9 +90,8 @@ func convert(v, like any) (any, error) {
 		return nil, problem
 	}
 	n, ok := numberFrom(v)
-	if b, isBool := like.(bool); ok && isBool {
-		b = n.f != 0
-		return b, nil
+	if _, isBool := like.(bool); ok && isBool {
+		return n.f != 0, nil
 	}
 	if result, fits := n.as(like); ok && fits {
 		return result, nil

@@ -206,13 +206,13 @@ func (p *parser) propertyName() (n property, ok bool) {
 		p.fail("expected the name of a property")
 		return n, true
 	}
-	switch {
-	case scope == "sys":
+	switch scope {
+	case "sys":
 		n = property{system: true, name: systemKey(member.text)}
 		if _, known := systemByName[n.name]; !known {
 			p.fail("there is no system property sys.%s, or this emulator does not support it", member.text)
 		}
-	case scope == "user":
+	case "user":
 		n = property{name: member.text}
 	default:
 		p.failAt(t.at, "the scope of a property must be sys or user; put a name with a point in brackets: [%s.%s]", t.text, member.text)
