@@ -98,7 +98,8 @@ func TestAdminDescribesEntitiesInTheOrderOfTheService(t *testing.T) {
 	)
 	for _, version := range []string{"", "?api-version=2017-04", "?api-version=2021-05&enrich=False"} {
 		for kind, c := range map[string]struct{ path, want string }{
-			"QueueDescription": {"q", ofQueue}, "TopicDescription": {"t", ofTopic}, "SubscriptionDescription": {"t/Subscriptions/s", ofSubscription},
+			"QueueDescription": {"q", ofQueue}, "TopicDescription": {"t", ofTopic},
+			"SubscriptionDescription": {"t/Subscriptions/s", ofSubscription},
 		} {
 			if got := elements(c.path+version, kind); got != c.want {
 				t.Errorf("%s%s has\n%s, want\n%s", kind, version, got, c.want)

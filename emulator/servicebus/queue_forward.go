@@ -67,7 +67,8 @@ func (q *queue) copyToSubscriptions(m *message) error {
 // enqueueSelected adds the copies that the subscription's rules select. A message for which a rule
 // fails becomes a dead letter, unless the subscription is set to ignore such failures.
 func (q *queue) enqueueSelected(original *ruleView) error {
-	copies, err := q.rules.copies(original, q.config().IgnoreRuleFailures)
+	cfg := q.config()
+	copies, err := q.rules.copies(original, cfg.IgnoreRuleFailures, cfg.MaxBytes)
 	var failed *ruleFailure
 	switch {
 	case errors.As(err, &failed):

@@ -124,10 +124,11 @@ func (e *ruleFailure) Unwrap() error { return e.err }
 // copies returns the copies of a message that the rules select: one for all matching rules without
 // an action, and one for each matching rule with an action, whose name it carries
 // (https://learn.microsoft.com/azure/service-bus-messaging/topic-filters). The error is a
-// ruleFailure for the first rule that fails. With ignoreFailures, the rules that fail select
-// nothing.
-func (r *rules) copies(original *ruleView, ignoreFailures bool) ([]*message, error) {
+// ruleFailure for the first rule that fails, or errFull if the copies have more than maxBytes. With
+// ignoreFailures, the rules that fail select nothing.
+func (r *rules) copies(original *ruleView, ignoreFailures bool, maxBytes int64) ([]*message, error) {
 	var list []*message
+	var size int64
 	plain := false
 	for _, one := range r.all() {
 		if plain && one.Action == nil {
@@ -141,6 +142,9 @@ func (r *rules) copies(original *ruleView, ignoreFailures bool) ([]*message, err
 			return nil, err
 		}
 		if selected != nil {
+			if size += selected.size(); size > maxBytes {
+				return nil, errFull
+			}
 			list = append(list, selected)
 			plain = plain || one.Action == nil
 		}

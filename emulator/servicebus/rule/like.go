@@ -44,7 +44,8 @@ func likeNode(left node, column int, compile func(*Message) (likePattern, error)
 		if err != nil || pattern == nil {
 			return unknown, atColumn(err, column)
 		}
-		return truthOf(pattern.match(subject)), nil
+		matches, err := pattern.match(subject, &m.steps)
+		return truthOf(matches), atColumn(err, column)
 	}}
 }
 
@@ -92,12 +93,16 @@ func compileLike(m *Message, pattern, escape node) (likePattern, error) {
 	return parts, nil
 }
 
-// match compares character by character. After a mismatch it continues from the last %, so that its
-// time is at most the product of the two lengths.
-func (p likePattern) match(subject string) bool {
+// match compares character by character. After a mismatch it continues from the last %, so that it
+// takes at most as many steps as the product of the two lengths. The error says that no steps are
+// left.
+func (p likePattern) match(subject string, steps *int) (bool, error) {
 	at, next := 0, 0
 	star, resume := -1, 0
 	for at < len(subject) {
+		if *steps--; *steps < 0 {
+			return false, fmt.Errorf("LIKE takes more than %d steps", maxSteps)
+		}
 		r, size := utf8.DecodeRuneInString(subject[at:])
 		switch {
 		case next < len(p) && p[next].any:
@@ -110,11 +115,11 @@ func (p likePattern) match(subject string) bool {
 			resume += size
 			at, next = resume, star+1
 		default:
-			return false
+			return false, nil
 		}
 	}
 	for next < len(p) && p[next].any {
 		next++
 	}
-	return next == len(p)
+	return next == len(p), nil
 }

@@ -32,7 +32,12 @@ type Message struct {
 	User map[string]any
 
 	names map[string]string // the names in User by their form in lower case, made when first needed
+	steps int               // how many steps of LIKE are left in this evaluation
 }
+
+// maxSteps bounds the steps of LIKE in one evaluation, and thus its time. One LIKE needs at most
+// the product of the lengths of its operands.
+const maxSteps = 20_000_000
 
 // user returns an application property and its spelling. found is false if there is none. Of two
 // names that differ only in case, the one in the wanted spelling counts.

@@ -41,6 +41,7 @@ func (s SQL) Parameters() map[string]any { return maps.Clone(s.parameters) }
 
 // Match implements Filter.
 func (s SQL) Match(m *Message) (bool, error) {
+	m.steps = maxSteps
 	t, err := s.root.condition(m)
 	if err != nil {
 		return false, fmt.Errorf("the SQL filter %q failed: %w", shortened(s.text), err)
