@@ -42,7 +42,7 @@ type description struct {
 	EnableBatchedOperations   *bool               `xml:"EnableBatchedOperations"`
 	SupportOrdering           *bool               `xml:"SupportOrdering"`
 	EnableExpress             bool                `xml:"EnableExpress"`
-	MaxMessageSizeInKilobytes int64               `xml:"MaxMessageSizeInKilobytes"`
+	MaxMessageSizeInKilobytes *int                `xml:"MaxMessageSizeInKilobytes"`
 	AuthorizationRules        []authorizationRule `xml:"AuthorizationRules>AuthorizationRule"`
 }
 
@@ -55,7 +55,6 @@ type unusedSettings struct {
 	AutoDeleteOnIdle                    string
 	SkipBatchedOperations, SkipOrdering bool
 	EnablePartitioning, EnableExpress   bool
-	MaxMessageSizeInKilobytes           int64
 	AuthorizationRules                  []authorizationRule
 }
 
@@ -82,6 +81,7 @@ const (
 	maxDuplicateWindow    = 7 * 24 * time.Hour
 	maxUserMetadata       = 1024 // characters
 	maxAuthorizationRules = 12
+	maxMessageSize        = 100 << 20 // bytes
 )
 
 // config returns cfg with the settings of the description. It fails for what the emulator cannot
@@ -142,6 +142,9 @@ func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
 		}
 		cfg.MaxBytes = min(size, 1<<30) << 20
 	}
+	if d.MaxMessageSizeInKilobytes != nil {
+		cfg.MaxMessageSize = *d.MaxMessageSizeInKilobytes << 10
+	}
 	partitioned := cfg.unused.EnablePartitioning
 	if d.EnablePartitioning != nil {
 		partitioned = *d.EnablePartitioning
@@ -152,8 +155,8 @@ func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
 		ForwardTo: d.ForwardTo, ForwardDeadLettersTo: d.ForwardDeadLettersTo, UserMetadata: d.UserMetadata,
 		AutoDeleteOnIdle: d.AutoDeleteOnIdle, SkipBatchedOperations: isFalse(d.EnableBatchedOperations),
 		SkipOrdering: isFalse(d.SupportOrdering), EnableExpress: d.EnableExpress,
-		EnablePartitioning:        partitioned,
-		MaxMessageSizeInKilobytes: d.MaxMessageSizeInKilobytes, AuthorizationRules: d.AuthorizationRules,
+		EnablePartitioning: partitioned,
+		AuthorizationRules: d.AuthorizationRules,
 	}
 	return cfg, nil
 }
@@ -169,6 +172,8 @@ func (d *description) check() error {
 		return fmt.Errorf("MaxDeliveryCount must be at least 1, not %d", *d.MaxDeliveryCount)
 	case d.MaxSizeInMegabytes != nil && *d.MaxSizeInMegabytes < 1:
 		return fmt.Errorf("MaxSizeInMegabytes must be at least 1, not %d", *d.MaxSizeInMegabytes)
+	case d.MaxMessageSizeInKilobytes != nil && (*d.MaxMessageSizeInKilobytes < 1 || *d.MaxMessageSizeInKilobytes > maxMessageSize>>10):
+		return fmt.Errorf("MaxMessageSizeInKilobytes must be from 1 to %d, not %d", maxMessageSize>>10, *d.MaxMessageSizeInKilobytes)
 	case utf8.RuneCountInString(d.UserMetadata) > maxUserMetadata:
 		return fmt.Errorf("UserMetadata may have at most %d characters", maxUserMetadata)
 	case len(d.AuthorizationRules) > maxAuthorizationRules:

@@ -147,7 +147,7 @@ type snapshot struct {
 	counts         countDetails
 	messages       int
 	bytes          int64
-	defaultKiB     int64
+	maxMessage     int64
 	subscriptions  int
 	sql, correlate int // rules of a topic
 }
@@ -164,7 +164,7 @@ func (b *Broker) snapshot(q *queue) snapshot {
 			TransferDeadLetter: transferDead,
 		},
 		messages: counts.Active + counts.Scheduled + counts.Deferred + counts.DeadLetter + transferDead,
-		bytes:    counts.Bytes, defaultKiB: int64(b.maxMessage >> 10),
+		bytes:    counts.Bytes, maxMessage: int64(q.messageLimit(b.maxMessage)),
 	}
 	for _, subscription := range q.currentSubscriptions() {
 		sql, correlation := subscription.rules.count()
@@ -195,7 +195,7 @@ func (s snapshot) queue() queueDescription {
 		UserMetadata: u.UserMetadata, entityTimes: s.times, SupportOrdering: !u.SkipOrdering, Counts: s.counts,
 		AutoDeleteOnIdle: cmp.Or(u.AutoDeleteOnIdle, forever), EnablePartitioning: u.EnablePartitioning, Availability: "Available",
 		ForwardDeadLettersTo: cmp.Or(u.ForwardDeadLettersTo, s.cfg.ForwardDeadLettersTo), EnableExpress: u.EnableExpress,
-		MaxMessageSizeInKilobytes: cmp.Or(u.MaxMessageSizeInKilobytes, s.defaultKiB),
+		MaxMessageSizeInKilobytes: s.maxMessage >> 10,
 	}
 }
 
@@ -209,7 +209,7 @@ func (s snapshot) topic() topicDescription {
 		Status: cmp.Or(s.cfg.Status, Active), UserMetadata: u.UserMetadata, entityTimes: s.times, SupportOrdering: !u.SkipOrdering,
 		Counts: s.counts, SubscriptionCount: s.subscriptions, AutoDeleteOnIdle: cmp.Or(u.AutoDeleteOnIdle, forever),
 		EnablePartitioning: u.EnablePartitioning, Availability: "Available", EnableExpress: u.EnableExpress,
-		MaxMessageSizeInKilobytes: cmp.Or(u.MaxMessageSizeInKilobytes, s.defaultKiB), SQLFilterCount: s.sql,
+		MaxMessageSizeInKilobytes: s.maxMessage >> 10, SQLFilterCount: s.sql,
 		CorrelationFilterCount: s.correlate,
 	}
 }

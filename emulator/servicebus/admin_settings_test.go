@@ -1,12 +1,14 @@
 package servicebus_test
 
 import (
+	"errors"
 	"net/http"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -133,6 +135,8 @@ func TestAdminRefusesSettingsThatTheServiceRefusesOrItCannotKeep(t *testing.T) {
 		{"QueueDescription", "n", "AuthorizationRules", strings.Repeat("<AuthorizationRule/>", 13), "at most 12"},
 		{"TopicDescription", "n", "FilteringMessagesBeforePublishing", "true", "not supported"},
 		{"SubscriptionDescription", "t/Subscriptions/n", "IsClientAffine", "true", "not supported"},
+		{"QueueDescription", "n", "MaxMessageSizeInKilobytes", "102401", "from 1 to 102400"},
+		{"QueueDescription", "n", "MaxMessageSizeInKilobytes", "0", "from 1 to 102400"},
 		{"Description", "n", "LockDuration", "PT1M", "must be a QueueDescription"},
 	} {
 		d.want(http.StatusBadRequest, http.MethodPut, c.path, document(c.kind, element(c.name, c.text)), c.want)
@@ -178,5 +182,34 @@ func TestAdminCountsMessages(t *testing.T) {
 	}
 	if got.QueueRuntimeProperties != want || got.SizeInBytes < 9 || got.AccessedAt.Before(got.CreatedAt) {
 		t.Errorf("%+v", got.QueueRuntimeProperties)
+	}
+}
+
+func TestAdminSetsTheSizeOfMessages(t *testing.T) {
+	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	a := adminOver(t, broker, servicebus.DefaultKey)
+	large := &azservicebus.Message{Body: make([]byte, 90<<20)}
+	send := func(name string, m *azservicebus.Message) error {
+		sender, err := client.NewSender(name, nil)
+		must(t, err)
+		defer sender.Close(ctx)
+		return sender.SendMessage(ctx, m, nil)
+	}
+	if err := send(queue, large); !errors.Is(err, azservicebus.ErrMessageTooLarge) {
+		t.Errorf("the default size: %v", err)
+	}
+	must2(t)(a.CreateQueue(ctx, "large",
+		&admin.CreateQueueOptions{Properties: &admin.QueueProperties{MaxMessageSizeInKilobytes: new(int64(102400))}}))
+	must(t, send("large", large))
+	receiver, err := client.NewReceiverForQueue("large",
+		&azservicebus.ReceiverOptions{ReceiveMode: azservicebus.ReceiveModeReceiveAndDelete})
+	must(t, err)
+	if m := receiveFrom(t, receiver, 1)[0]; len(m.Body) != len(large.Body) {
+		t.Errorf("%d bytes", len(m.Body))
+	}
+	must2(t)(a.CreateQueue(ctx, "small",
+		&admin.CreateQueueOptions{Properties: &admin.QueueProperties{MaxMessageSizeInKilobytes: new(int64(1))}}))
+	if err := send("small", &azservicebus.Message{Body: make([]byte, 2<<10)}); !errors.Is(err, azservicebus.ErrMessageTooLarge) {
+		t.Errorf("a small size: %v", err)
 	}
 }

@@ -12,13 +12,15 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Broker is the server. All methods are safe for concurrent use.
 type Broker struct {
 	keys       map[string]Key
-	maxMessage int
+	maxMessage int          // of entities without their own limit, in bytes
+	largest    atomic.Int64 // the largest limit that an entity ever had
 	observe    func(Record)
 
 	entities sync.RWMutex

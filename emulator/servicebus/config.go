@@ -47,6 +47,9 @@ type QueueConfig struct {
 	DuplicateWindow time.Duration
 	// MaxBytes bounds the size of the queue and its dead letters together. The default is 1 GiB.
 	MaxBytes int64
+	// MaxMessageSize bounds the messages that are sent to the queue or topic, in bytes. The default
+	// is that of the broker, and the maximum is 100 MiB.
+	MaxMessageSize int
 	// Status defaults to Active.
 	Status Status
 	// IgnoreRuleFailures matters in subscriptions only. If a rule cannot be evaluated for a message

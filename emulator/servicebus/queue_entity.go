@@ -1,6 +1,7 @@
 package servicebus
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -61,6 +62,15 @@ func (q *queue) config() QueueConfig {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.cfg
+}
+
+// messageLimit returns the maximum size of a message in bytes. standard is that of the broker. The
+// queue may be nil.
+func (q *queue) messageLimit(standard int) int {
+	if q == nil {
+		return standard
+	}
+	return cmp.Or(q.config().MaxMessageSize, standard)
 }
 
 // setConfig changes the settings. The dead-letter queues have the same lock duration.

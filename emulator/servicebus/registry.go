@@ -88,8 +88,19 @@ func (b *Broker) add(k kind, cfg QueueConfig, list []rule.Rule) (q *queue, err e
 		}
 	}
 	b.queues[name] = q
+	b.noteLimit(cfg)
 	return q, nil
 }
+
+// noteLimit remembers the largest message that an entity accepts. The caller holds the lock of the
+// entities.
+func (b *Broker) noteLimit(cfg QueueConfig) {
+	b.largest.Store(max(b.largest.Load(), int64(cfg.MaxMessageSize)))
+}
+
+// largestMessage returns the size of the largest message that any entity accepts or ever accepted,
+// in bytes. Connections bound their memory by it.
+func (b *Broker) largestMessage() int { return max(b.maxMessage, int(b.largest.Load())) }
 
 // checkNew returns why the entity cannot be created. The caller holds the lock of the entities.
 func (b *Broker) checkNew(k kind, cfg QueueConfig) error {
@@ -102,8 +113,11 @@ func (b *Broker) checkNew(k kind, cfg QueueConfig) error {
 		return fmt.Errorf("%q is declared twice", cfg.Name)
 	case len(b.queues) >= maxEntities:
 		return fmt.Errorf("more than %d entities", maxEntities)
-	case cfg.LockDuration < 0 || cfg.MaxDeliveryCount < 0 || cfg.DefaultTTL < 0 || cfg.DuplicateWindow < 0 || cfg.MaxBytes < 0:
+	case cfg.LockDuration < 0 || cfg.MaxDeliveryCount < 0 || cfg.DefaultTTL < 0 || cfg.DuplicateWindow < 0 || cfg.MaxBytes < 0 ||
+		cfg.MaxMessageSize < 0:
 		return fmt.Errorf("%q: negative settings", cfg.Name)
+	case cfg.MaxMessageSize > maxMessageSize:
+		return fmt.Errorf("%q: MaxMessageSize is more than %d bytes", cfg.Name, maxMessageSize)
 	case k == topicQueue && (cfg.ForwardTo != "" || cfg.ForwardDeadLettersTo != ""):
 		return fmt.Errorf("topic %q: only queues and subscriptions forward", cfg.Name)
 	case k == topicQueue && cfg.RequiresSession:
@@ -249,6 +263,7 @@ func (b *Broker) update(q *queue, change func(QueueConfig) (QueueConfig, error))
 		return err
 	}
 	q.setConfig(cfg)
+	b.noteLimit(cfg)
 	b.detachLater(q)
 	return nil
 }

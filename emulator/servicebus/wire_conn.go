@@ -235,7 +235,7 @@ func (c *conn) putFrame(frameType uint8, channel uint16, p amqp.Performative) {
 // closeOnBacklog closes the connection to a peer that requests more and more and reads nothing. The
 // caller holds the lock.
 func (c *conn) closeOnBacklog() {
-	if len(c.out) > maxBacklog {
+	if len(c.out) > maxBacklog+2*c.b.largestMessage() {
 		c.out = nil
 		_ = c.nc.Close()
 	}

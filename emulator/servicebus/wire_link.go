@@ -18,8 +18,9 @@ type link struct {
 	role    amqp.Role // the client's
 	address string    // of the node: the source of a receiver, the target of a sender
 
-	node   *queue      // the entity, for a link to it or to its $management node
-	forced atomic.Bool // the broker has detached the link
+	node       *queue      // the entity, for a link to it or to its $management node
+	maxMessage int         // bytes of a message that the client sends
+	forced     atomic.Bool // the broker has detached the link
 
 	// For a link to an entity:
 	queue  *queue
@@ -102,6 +103,7 @@ func (s *session) attach(p *amqp.Attach) error {
 // connect finds the link's node and checks that the client may use it.
 func (l *link) connect(p *amqp.Attach) *amqp.Error {
 	c := l.session.conn
+	l.maxMessage = c.b.maxMessage
 	address := entityKey(l.address)
 	if address == "$cbs" {
 		return l.connectToCBS()
@@ -111,13 +113,14 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 	if q == nil {
 		return &amqp.Error{Condition: "amqp:not-found", Description: fmt.Sprintf("The messaging entity '%s' could not be found.", entity)}
 	}
+	l.maxMessage = q.messageLimit(c.b.maxMessage)
 	granted := c.claimFor(address)
 	switch {
 	case isManagement:
 		if !granted.listen && !granted.send {
 			return unauthorized("Listen")
 		}
-		l.node, l.answer = q, managementOf(q, granted, c.b.maxMessage)
+		l.node, l.answer = q, managementOf(q, granted, l.maxMessage)
 		return nil
 	case p.Role == amqp.RoleSender && !granted.send:
 		return unauthorized("Send")
@@ -181,7 +184,7 @@ func (l *link) answerAttach(p *amqp.Attach) {
 	}
 	if p.Role == amqp.RoleSender {
 		// The client builds its batches up to this size. With 0 it would build none.
-		reply.MaxMessageSize = uint64(s.conn.b.maxMessage)
+		reply.MaxMessageSize = uint64(l.maxMessage)
 		s.conn.put(s.channel, reply)
 		l.topUp()
 		return

@@ -52,14 +52,14 @@ func (s *session) receive(t *amqp.Transfer, payload []byte) error {
 		l.dropPartial()
 		return nil
 	}
-	if len(l.partial)+len(payload) > s.conn.b.maxMessage+maxFrameSize {
+	if len(l.partial)+len(payload) > l.maxMessage+maxFrameSize {
 		l.close()
 		l.detach(errTooLarge)
 		return nil
 	}
 	if t.More || len(l.partial) > 0 {
-		if s.conn.partial += len(payload); s.conn.partial > maxBacklog {
-			return fmt.Errorf("more than %d bytes of unfinished messages", maxBacklog)
+		if s.conn.partial += len(payload); s.conn.partial > maxBacklog+s.conn.b.largestMessage() {
+			return fmt.Errorf("more than %d bytes of unfinished messages", s.conn.partial)
 		}
 		l.partial = append(l.partial, payload...)
 		payload = l.partial
@@ -100,7 +100,7 @@ func (l *link) accept(encoded []byte) *amqp.Error {
 	if l.answer != nil {
 		return l.serveRequest(encoded)
 	}
-	if len(encoded) > l.session.conn.b.maxMessage {
+	if len(encoded) > l.maxMessage {
 		return errTooLarge
 	}
 	now := time.Now()
