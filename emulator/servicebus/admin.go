@@ -120,6 +120,9 @@ func (a admin) serve(r *http.Request, path string) (status int, answer any, err 
 	lower := strings.ToLower(path)
 	switch lower {
 	case "$namespaceinfo":
+		if r.Method != http.MethodGet {
+			return 0, nil, notSupported(r.Method)
+		}
 		return http.StatusOK, namespaceInfo(r), nil
 	case "$resources/queues":
 		return a.list(r, "Queues", func(q *queue) bool { return q.kind == plainQueue })

@@ -150,18 +150,18 @@ func readEntry[T any](body io.Reader) (*T, error) {
 	}
 	var entry struct {
 		XMLName xml.Name `xml:"entry"`
-		Content struct {
-			Of *T `xml:",any"`
+		Content []struct {
+			Of []*T `xml:",any"`
 		} `xml:"content"`
 	}
 	document := xml.NewTokenDecoder(&shallow{xml.NewDecoder(bytes.NewReader(encoded)), 0})
 	if err := document.Decode(&entry); err != nil {
 		return nil, invalid("The body is not an Atom entry that describes an entity: " + err.Error())
 	}
-	if entry.Content.Of == nil {
-		return nil, invalid("The Atom entry has no content.")
+	if len(entry.Content) != 1 || len(entry.Content[0].Of) != 1 {
+		return nil, invalid("The Atom entry must have one content with one element.")
 	}
-	return entry.Content.Of, nil
+	return entry.Content[0].Of[0], nil
 }
 
 // shallow reads XML that is not nested deeper than maxAdminDepth.

@@ -85,8 +85,9 @@ const (
 )
 
 // config returns cfg with the settings of the description. It fails for what the emulator cannot
-// do if that would change what clients observe.
-func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
+// do if that would change what clients observe. A duration outside the service's bounds is accepted
+// if it is the current one, because a Config has no such bounds.
+func (d *description) config(cfg, current QueueConfig) (QueueConfig, error) {
 	if err := d.check(); err != nil {
 		return cfg, invalid(err.Error())
 	}
@@ -98,12 +99,16 @@ func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
 	for _, field := range []struct {
 		name, text string
 		to         *time.Duration
+		current    time.Duration
 		from, upTo time.Duration
 	}{
-		{"LockDuration", d.LockDuration, &cfg.LockDuration, time.Second, maxLock},
-		{"DefaultMessageTimeToLive", d.DefaultMessageTimeToLive, &cfg.DefaultTTL, time.Second, math.MaxInt64},
-		{"DuplicateDetectionHistoryTimeWindow", d.DuplicateDetectionWindow, &cfg.DuplicateWindow, minDuplicateWindow, maxDuplicateWindow},
-		{"AutoDeleteOnIdle", d.AutoDeleteOnIdle, &idle, minIdle, math.MaxInt64},
+		{"LockDuration", d.LockDuration, &cfg.LockDuration, current.LockDuration, time.Second, maxLock},
+		{"DefaultMessageTimeToLive", d.DefaultMessageTimeToLive, &cfg.DefaultTTL, current.DefaultTTL, time.Second, math.MaxInt64},
+		{
+			"DuplicateDetectionHistoryTimeWindow", d.DuplicateDetectionWindow, &cfg.DuplicateWindow, current.DuplicateWindow,
+			minDuplicateWindow, maxDuplicateWindow,
+		},
+		{"AutoDeleteOnIdle", d.AutoDeleteOnIdle, &idle, 0, minIdle, math.MaxInt64},
 	} {
 		if field.text == "" {
 			continue
@@ -112,7 +117,7 @@ func (d *description) config(cfg QueueConfig) (QueueConfig, error) {
 		if err != nil {
 			return cfg, invalid(field.name + ": " + err.Error())
 		}
-		if value < field.from || value > field.upTo {
+		if outside := value < field.from || value > field.upTo; outside && (value == 0 || value != field.current) {
 			return cfg, invalid(fmt.Sprintf("%s must be from %s to %s, not %s.",
 				field.name, formatDuration(field.from), formatDuration(field.upTo), field.text))
 		}

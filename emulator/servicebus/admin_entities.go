@@ -52,7 +52,7 @@ func (a admin) serveEntity(r *http.Request, path string) (status int, answer any
 
 // create creates the kind of entity that the description's name says.
 func (a admin) create(path string, d *description) (*queue, error) {
-	cfg, err := d.config(QueueConfig{Name: path})
+	cfg, err := d.config(QueueConfig{Name: path}, QueueConfig{})
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (a admin) update(q *queue, d *description) error {
 		}
 		fixed := QueueConfig{Name: cfg.Name, RequiresSession: cfg.RequiresSession, DuplicateWindow: cfg.DuplicateWindow}
 		fixed.unused.EnablePartitioning = cfg.unused.EnablePartitioning
-		changed, err := d.config(fixed)
+		changed, err := d.config(fixed, cfg)
 		return changed.withDefaults(), err
 	})
 	var known *adminError

@@ -3,6 +3,7 @@ package servicebus_test
 import (
 	"errors"
 	"net/http"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -212,4 +213,24 @@ func TestAdminSetsTheSizeOfMessages(t *testing.T) {
 	if err := send("small", &azservicebus.Message{Body: make([]byte, 2<<10)}); !errors.Is(err, azservicebus.ErrMessageTooLarge) {
 		t.Errorf("a small size: %v", err)
 	}
+}
+
+// A Config may have settings that the service would refuse. Clients that read them can write them
+// back.
+func TestAdminKeepsTheSettingsOfAConfig(t *testing.T) {
+	cfg := servicebus.Config{Queues: []servicebus.QueueConfig{{
+		Name: queue, LockDuration: time.Hour, DuplicateWindow: time.Second, DefaultTTL: time.Millisecond, MaxDeliveryCount: 5000,
+	}}}
+	broker, _, _ := overTCP(t, cfg)
+	a := adminOver(t, broker, servicebus.DefaultKey)
+	got, err := a.GetQueue(ctx, queue, nil)
+	must(t, err)
+	updated, err := a.UpdateQueue(ctx, queue, got.QueueProperties, nil)
+	must(t, err)
+	if !reflect.DeepEqual(updated.QueueProperties, got.QueueProperties) {
+		t.Errorf("updated\n%s, want\n%s", asJSON(updated.QueueProperties), asJSON(got.QueueProperties))
+	}
+	got.LockDuration = new("PT2H")
+	_, err = a.UpdateQueue(ctx, queue, got.QueueProperties, nil)
+	wantStatus(t, err, http.StatusBadRequest)
 }
