@@ -30,7 +30,8 @@ type Config struct {
 // QueueConfig declares a queue and its dead-letter queue. Zero values mean the defaults of Service
 // Bus.
 type QueueConfig struct {
-	// Name is the queue's path, up to 400 bytes without "$". It ignores case.
+	// Name is the queue's path. It has 1 to 260 characters without @ ? # * \ $, and may have slashes
+	// in the middle. It ignores case.
 	Name string
 	// LockDuration defaults to 1 minute.
 	LockDuration time.Duration
@@ -72,8 +73,8 @@ type TopicConfig struct {
 	Subscriptions []SubscriptionConfig
 }
 
-// SubscriptionConfig declares a subscription. Name is its own name without the topic's.
-// DuplicateWindow must be 0, because the topic detects duplicates.
+// SubscriptionConfig declares a subscription. Name is its own name without the topic's: 1 to 50
+// characters without a slash. DuplicateWindow must be 0, because the topic detects duplicates.
 type SubscriptionConfig struct {
 	QueueConfig
 	// Rules select messages: the subscription gets those that match at least one rule. Nil means

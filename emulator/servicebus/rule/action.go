@@ -67,7 +67,7 @@ func (p *parser) statement() (s statement) {
 	switch {
 	case !ok:
 		p.fail("expected the name of a property")
-	case target.system && !systemByName[target.name].isSet:
+	case target.system && !systemByName[target.name].settable:
 		p.failAt(at, "the system property sys.%s cannot be changed", systemByName[target.name].name)
 	}
 	s.target = target

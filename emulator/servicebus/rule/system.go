@@ -6,32 +6,32 @@ import "strings"
 // ServiceBusMessage in .NET
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-messages-payloads).
 type system struct {
-	name  string
-	like  any // a value of its type
-	isSet bool
-	limit int // of a string, in characters; 0 for none
+	name     string
+	like     any // a value of its type
+	settable bool
+	limit    int // of a string, in characters; 0 for none
 }
 
 var systemProperties = []system{
-	{name: "ContentType", like: "", isSet: true},
-	{name: "CorrelationId", like: "", isSet: true},
+	{name: "ContentType", like: "", settable: true},
+	{name: "CorrelationId", like: "", settable: true},
 	{name: "DeadLetterSource", like: ""},
 	{name: "DeliveryCount", like: int32(0)},
 	{name: "EnqueuedSequenceNumber", like: int64(0)},
 	{name: "EnqueuedTimeUtc", like: timeLike},
 	{name: "ExpiresAtUtc", like: timeLike},
-	{name: "Label", like: "", isSet: true},
-	{name: "MessageId", like: "", isSet: true, limit: 128},
-	{name: "PartitionKey", like: "", isSet: true, limit: 128},
-	{name: "ReplyTo", like: "", isSet: true},
-	{name: "ReplyToSessionId", like: "", isSet: true, limit: 128},
-	{name: "ScheduledEnqueueTimeUtc", like: timeLike, isSet: true},
+	{name: "Label", like: "", settable: true},
+	{name: "MessageId", like: "", settable: true, limit: 128},
+	{name: "PartitionKey", like: "", settable: true, limit: 128},
+	{name: "ReplyTo", like: "", settable: true},
+	{name: "ReplyToSessionId", like: "", settable: true, limit: 128},
+	{name: "ScheduledEnqueueTimeUtc", like: timeLike, settable: true},
 	{name: "SequenceNumber", like: int64(0)},
-	{name: "SessionId", like: "", isSet: true, limit: 128},
+	{name: "SessionId", like: "", settable: true, limit: 128},
 	{name: "Size", like: int64(0)},
-	{name: "TimeToLive", like: durationLike, isSet: true},
-	{name: "To", like: "", isSet: true},
-	{name: "ViaPartitionKey", like: "", isSet: true, limit: 128},
+	{name: "TimeToLive", like: durationLike, settable: true},
+	{name: "To", like: "", settable: true},
+	{name: "ViaPartitionKey", like: "", settable: true, limit: 128},
 }
 
 // aliases are the names in ServiceBusMessage that differ from those in BrokeredMessage.
