@@ -1,7 +1,6 @@
 package servicebus
 
 import (
-	"bytes"
 	"fmt"
 	"math"
 	"time"
@@ -35,61 +34,99 @@ func (v *ruleView) get() (*rule.Message, error) {
 
 // forRules returns the message as rules see it.
 func (m *message) forRules() (*rule.Message, error) {
-	seen := &rule.Message{System: map[string]any{}, User: map[string]any{}}
-	if err := m.describeSystem(seen.System); err != nil {
+	p, err := amqp.ReadProperties(m.properties)
+	if err != nil {
 		return nil, err
 	}
 	properties, err := amqp.ReadMapSection(m.appProperties)
+	if err != nil {
+		return nil, err
+	}
+	seen := &rule.Message{
+		System: func(key string) any { return m.systemProperty(&p, key) }, User: make(map[string]any, len(properties)),
+	}
 	for _, pair := range properties {
 		seen.User[fmt.Sprint(pair.Key)] = ruleValue(pair.Value)
 	}
-	return seen, err
+	return seen, nil
 }
 
-// describeSystem adds the system properties.
-func (m *message) describeSystem(system map[string]any) error {
-	p, err := amqp.ReadProperties(m.properties)
-	if err != nil {
-		return err
-	}
-	for name, value := range map[string]string{
-		"messageid": idText(p.MessageID), "correlationid": idText(p.CorrelationID), "to": p.To, "replyto": p.ReplyTo, "label": p.Subject,
-		"contenttype": string(p.ContentType), "deadlettersource": m.deadSource,
-	} {
-		if value != "" {
-			system[name] = value
+// systemProperty returns one system property, or nil if it is missing.
+func (m *message) systemProperty(p *amqp.Properties, key string) any {
+	switch key {
+	case "messageid":
+		return optional(idText(p.MessageID))
+	case "correlationid":
+		return optional(idText(p.CorrelationID))
+	case "to":
+		return optional(p.To)
+	case "replyto":
+		return optional(p.ReplyTo)
+	case "label":
+		return optional(p.Subject)
+	case "contenttype":
+		return optional(string(p.ContentType))
+	case "sessionid":
+		return pointed(p.GroupID)
+	case "replytosessionid":
+		return pointed(p.ReplyToGroupID)
+	case "partitionkey":
+		return m.annotation(annotationPartitionKey)
+	case "viapartitionkey":
+		return m.annotation(annotationViaPartitionKey)
+	case "deadlettersource":
+		return optional(m.deadSource)
+	case "timetolive":
+		if m.ttl == nil {
+			return time.Duration(math.MaxInt64)
 		}
+		return time.Duration(*m.ttl) * time.Millisecond
+	case "scheduledenqueuetimeutc":
+		return optionalTime(m.visible)
+	case "expiresatutc":
+		return optionalTime(m.expires)
+	case "enqueuedtimeutc":
+		return optionalTime(m.enqueued)
+	case "sequencenumber":
+		return m.seq
+	case "enqueuedsequencenumber":
+		return m.origin
+	case "deliverycount":
+		return int32(min(m.failures, math.MaxInt32))
+	case "size":
+		return m.size()
 	}
-	if p.GroupID != nil {
-		system["sessionid"] = *p.GroupID
+	return nil
+}
+
+func optional(text string) any {
+	if text == "" {
+		return nil
 	}
-	if p.ReplyToGroupID != nil {
-		system["replytosessionid"] = *p.ReplyToGroupID
+	return text
+}
+
+func pointed(text *string) any {
+	if text == nil {
+		return nil
 	}
-	if bytes.Contains(m.annotations, []byte("partition-key")) {
-		annotations, err := m.readAnnotations()
-		if err != nil {
-			return err
-		}
-		for key, name := range map[string]string{annotationPartitionKey: "partitionkey", annotationViaPartitionKey: "viapartitionkey"} {
-			if v, _ := annotations.Get(key); v != nil {
-				system[name] = fmt.Sprint(v)
-			}
-		}
+	return *text
+}
+
+// optionalTime returns a time in milliseconds of Unix time. 0 is none.
+func optionalTime(milliseconds int64) any {
+	if milliseconds == 0 {
+		return nil
 	}
-	if m.visible > 0 {
-		system["scheduledenqueuetimeutc"] = time.UnixMilli(m.visible).UTC()
+	return time.UnixMilli(milliseconds).UTC()
+}
+
+// annotation returns a message annotation as text, or nil if there is none.
+func (m *message) annotation(key string) any {
+	annotations, err := m.readAnnotations()
+	if v, _ := annotations.Get(key); v != nil && err == nil {
+		return fmt.Sprint(v)
 	}
-	if m.expires > 0 {
-		system["expiresatutc"] = time.UnixMilli(m.expires).UTC()
-	}
-	system["timetolive"] = time.Duration(math.MaxInt64)
-	if m.ttl != nil {
-		system["timetolive"] = time.Duration(*m.ttl) * time.Millisecond
-	}
-	system["enqueuedtimeutc"] = time.UnixMilli(m.enqueued).UTC()
-	system["sequencenumber"], system["enqueuedsequencenumber"] = m.seq, m.origin
-	system["deliverycount"], system["size"] = int32(min(m.failures, math.MaxInt32)), m.size()
 	return nil
 }
 

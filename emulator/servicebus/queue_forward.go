@@ -69,15 +69,14 @@ func (q *queue) copyToSubscriptions(m *message) error {
 func (q *queue) enqueueSelected(original *ruleView) error {
 	cfg := q.config()
 	copies, err := q.rules.copies(original, cfg.IgnoreRuleFailures, cfg.MaxBytes)
-	var failed *ruleFailure
-	switch {
-	case errors.As(err, &failed):
-		return q.enqueueDead(original.of.copied(), failed.reason, failed.Error())
-	case err != nil:
+	if err != nil {
+		if failed, ok := errors.AsType[*ruleFailure](err); ok {
+			return q.enqueueDead(original.of.copied(), failed.reason, failed.Error())
+		}
 		return err
-	case len(copies) == 0:
-		return nil
 	}
-	_, err = q.enqueue(copies)
+	if len(copies) > 0 {
+		_, err = q.enqueue(copies)
+	}
 	return err
 }

@@ -88,10 +88,7 @@ func (a *Action) Parameters() map[string]any { return maps.Clone(a.parameters) }
 // those before it. m stays as it is. The error says why the action cannot be applied to this
 // message.
 func (a *Action) Apply(m *Message) ([]Change, error) {
-	changed := &Message{System: maps.Clone(m.System), User: maps.Clone(m.User)}
-	if changed.System == nil {
-		changed.System = map[string]any{}
-	}
+	changed := &Message{System: m.System, User: maps.Clone(m.User), changed: map[string]any{}}
 	if changed.User == nil {
 		changed.User = map[string]any{}
 	}
@@ -128,7 +125,7 @@ func (c *Change) toSystem(m *Message) error {
 			return fmt.Errorf("sys.%s cannot be missing", known.name)
 		}
 		c.Removed = true
-		delete(m.System, c.Name)
+		m.changed[c.Name] = nil
 		return nil
 	}
 	v, err := convert(c.Value, known.like)
@@ -138,7 +135,7 @@ func (c *Change) toSystem(m *Message) error {
 	if t, ok := v.(string); ok && known.limit > 0 && utf8.RuneCountInString(t) > known.limit {
 		return fmt.Errorf("sys.%s may have at most %d characters", known.name, known.limit)
 	}
-	c.Value, m.System[c.Name] = v, v
+	c.Value, m.changed[c.Name] = v, v
 	return nil
 }
 

@@ -52,7 +52,7 @@ func TestAction(t *testing.T) {
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %v, %v, want %v", text, got, err, want)
 		}
-		if !reflect.DeepEqual(m.User, message().User) || !reflect.DeepEqual(m.System, message().System) {
+		if !reflect.DeepEqual(m.User, message().User) || m.System("label") != "stolen" || m.System("sessionid") != "ada" {
 			t.Errorf("%s changed the message itself", text)
 		}
 	}
@@ -88,14 +88,14 @@ func TestActionErrors(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"SET a = 1 SET count = 'many'": "column 11: Count: a value of type string cannot become one of type int",
-		"SET count = 99999999999":      "cannot become one of type int",
-		"SET tiny = 300":               "sbyte",
-		"SET count = missing":          "a missing value cannot replace",
-		"SET a = 1 / 0":                "division by zero",
-		"SET sys.MessageId = missing":  "sys.MessageId cannot be missing",
-		"REMOVE sys.TimeToLive":        "sys.TimeToLive cannot be missing",
-		"SET sys.TimeToLive = 5":       "cannot become one of type TimeSpan",
+		"SET a = 1 SET count = 'many'":                           "column 11: Count: a value of type string cannot become one of type int",
+		"SET count = 99999999999":                                "cannot become one of type int",
+		"SET tiny = 300":                                         "sbyte",
+		"SET count = missing":                                    "a missing value cannot replace",
+		"SET a = 1 / 0":                                          "division by zero",
+		"SET sys.MessageId = missing":                            "sys.MessageId cannot be missing",
+		"REMOVE sys.TimeToLive":                                  "sys.TimeToLive cannot be missing",
+		"SET sys.TimeToLive = 5":                                 "cannot become one of type TimeSpan",
 		"SET sys.SessionId = '" + strings.Repeat("x", 129) + "'": "at most 128",
 	} {
 		action, err := rule.NewAction(text, nil)

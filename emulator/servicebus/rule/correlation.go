@@ -12,7 +12,7 @@ var correlated = []string{"contenttype", "correlationid", "label", "messageid", 
 // Correlation selects messages whose properties equal all of its own. Strings are compared with
 // case, and numbers by their values. A property of another type does not match.
 type Correlation struct {
-	system map[string]string // by the keys of Message.System
+	system map[string]string // by the keys that Message.System gets
 	user   map[string]any
 }
 
@@ -45,7 +45,7 @@ func NewCorrelation(system map[string]string, user map[string]any) (Correlation,
 // Match implements Filter. The error is always nil.
 func (c Correlation) Match(m *Message) (bool, error) {
 	for name, want := range c.system {
-		if got, ok := m.System[name].(string); !ok || got != want {
+		if got, ok := m.system(name).(string); !ok || got != want {
 			return false, nil
 		}
 	}

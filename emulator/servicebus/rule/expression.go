@@ -171,12 +171,12 @@ func newGUID() (g GUID) {
 // property is the name of a property.
 type property struct {
 	system bool
-	name   string // a key of Message.System, or as written
+	name   string // a key for Message.System, or as written
 }
 
 func (n property) of(m *Message) (any, error) {
 	if n.system {
-		return m.System[n.name], nil
+		return m.system(n.name), nil
 	}
 	_, v, _ := m.user(n.name)
 	return v, nil

@@ -241,7 +241,7 @@ func (p *parser) exists() node {
 	p.expect(")")
 	return node{at: at, condition: func(m *Message) (truth, error) {
 		if name.system {
-			return truthOf(m.System[name.name] != nil), nil
+			return truthOf(m.system(name.name) != nil), nil
 		}
 		_, _, found := m.user(name.name)
 		return truthOf(found), nil

@@ -23,21 +23,31 @@ func (g GUID) String() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", g[:4], g[4:6], g[6:8], g[8:10], g[10:])
 }
 
-// Message is what filters and actions see of a message. It is not safe for concurrent use. Its maps
-// must not change while it is in use.
+// Message is what filters and actions see of a message. It is not safe for concurrent use. User must
+// not change while it is in use.
 type Message struct {
-	// System holds the system properties that are present, by their names in lower case.
-	System map[string]any
+	// System returns a system property by its name in lower case, or nil if it is missing. It may be
+	// nil for a message without system properties.
+	System func(key string) any
 	// User holds the application properties.
 	User map[string]any
 
-	names map[string]string // the names in User by their form in lower case, made when first needed
-	steps int               // how many steps of LIKE are left in this evaluation
+	changed map[string]any    // the system properties that an action has set; nil removes one
+	names   map[string]string // the names in User by their form in lower case, made when first needed
+	steps   int               // how many steps of LIKE are left in this evaluation
 }
 
 // maxSteps bounds the steps of LIKE in one evaluation, and thus its time. One LIKE needs at most
 // the product of the lengths of its operands.
 const maxSteps = 20_000_000
+
+// system returns a system property, or nil if it is missing.
+func (m *Message) system(key string) any {
+	if v, ok := m.changed[key]; ok || m.System == nil {
+		return v
+	}
+	return m.System(key)
+}
 
 // user returns an application property and its spelling. found is false if there is none. Of two
 // names that differ only in case, the one in the wanted spelling counts.

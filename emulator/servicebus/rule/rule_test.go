@@ -13,8 +13,10 @@ var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 func message() *rule.Message {
 	return &rule.Message{
-		System: map[string]any{
-			"label": "stolen", "sessionid": "ada", "timetolive": time.Hour, "sequencenumber": int64(12), "enqueuedtimeutc": noon,
+		System: func(key string) any {
+			return map[string]any{
+				"label": "stolen", "sessionid": "ada", "timetolive": time.Hour, "sequencenumber": int64(12), "enqueuedtimeutc": noon,
+			}[key]
 		},
 		User: map[string]any{
 			"color": "red", "Count": int32(7), "ratio": 0.5, "big": uint64(1 << 63), "urgent": true, "it's": "odd", "empty": "",

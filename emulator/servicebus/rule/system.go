@@ -48,7 +48,7 @@ var systemByName = func() map[string]system {
 	return byName
 }()
 
-// systemKey returns the key in Message.System of a system property.
+// systemKey returns the key of a system property for Message.System.
 func systemKey(name string) string {
 	key := strings.ToLower(name)
 	if other, ok := aliases[key]; ok {
