@@ -39,7 +39,7 @@ type Message struct {
 
 // maxSteps bounds the steps of LIKE in one evaluation, and thus its time. One LIKE needs at most
 // the product of the lengths of its operands.
-const maxSteps = 20_000_000
+const maxSteps = 5_000_000
 
 // system returns a system property, or nil if it is missing.
 func (m *Message) system(key string) any {
