@@ -20,6 +20,8 @@ const (
 	nsCounts   = "http://schemas.microsoft.com/netservices/2011/06/servicebus"
 	nsInstance = "http://www.w3.org/2001/XMLSchema-instance"
 	nsSchema   = "http://www.w3.org/2001/XMLSchema"
+	// nsSerialization has the types of .NET that XML Schema does not have.
+	nsSerialization = "http://schemas.microsoft.com/2003/10/Serialization/"
 )
 
 type atomText struct {

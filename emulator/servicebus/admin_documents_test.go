@@ -178,6 +178,10 @@ func TestAdminReturnsTheValuesThatItReads(t *testing.T) {
 		{"boolean", "TRUE", `i:type="d6p1:boolean" xmlns:d6p1="` + nsXS + `">true`},
 		{"dateTime", "2026-11-29T01:00:00+01:00", `i:type="d6p1:dateTime" xmlns:d6p1="` + nsXS + `">2026-11-29T00:00:00Z`},
 		{"duration", "-PT1H30M", `i:type="d6p1:duration" xmlns:d6p1="` + nsXS + `">-PT1H30M`},
+		{
+			"guid", "{0102030405060708090A0B0C0D0E0F10}",
+			`i:type="d6p1:guid" xmlns:d6p1="http://schemas.microsoft.com/2003/10/Serialization/">01020304-0506-0708-090a-0b0c0d0e0f10`,
+		},
 		{"duration", "PT0S", `i:type="d6p1:duration" xmlns:d6p1="` + nsXS + `">PT0S`},
 	} {
 		d.want(http.StatusCreated, http.MethodPut, fmt.Sprintf("t/Subscriptions/s/Rules/r%d", i), ruleDocument(

@@ -81,6 +81,12 @@ func (p keyValue) read() (any, error) {
 		return float32(f), err
 	case name == "boolean":
 		return strconv.ParseBool(strings.ToLower(strings.TrimSpace(value)))
+	case name == "guid":
+		g, ok := rule.ParseGUID(value)
+		if !ok {
+			return nil, fmt.Errorf("%q is not a GUID", value)
+		}
+		return g, nil
 	case name == "dateTime":
 		return readTime(strings.TrimSpace(value))
 	case name == "duration":
@@ -127,6 +133,9 @@ func writeValues(values map[string]any) *valueEntries {
 	for key, value := range values {
 		var e valueEntry
 		e.Key, e.Value.Schema = key, nsSchema
+		if _, isGUID := value.(rule.GUID); isGUID {
+			e.Value.Schema = nsSerialization
+		}
 		e.Value.Type, e.Value.Text = written(value)
 		list.Pairs = append(list.Pairs, e)
 	}
@@ -164,7 +173,7 @@ func written(value any) (schemaType, text string) {
 	case time.Duration:
 		return "d6p1:duration", xsDuration(v)
 	case rule.GUID:
-		return "d6p1:string", v.String()
+		return "d6p1:guid", v.String()
 	}
 	return "d6p1:string", fmt.Sprint(value)
 }

@@ -84,7 +84,7 @@ func convert(v, like any) (any, error) {
 		}
 		return nil, problem
 	case GUID:
-		if g, ok := parseGUID(written); isText && ok {
+		if g, ok := ParseGUID(written); isText && ok {
 			return g, nil
 		}
 		return nil, problem
@@ -207,8 +207,9 @@ func parseDuration(text string) (time.Duration, bool) {
 	return total, true
 }
 
-// parseGUID reads the form of GUID.String, in any case and with or without braces.
-func parseGUID(text string) (g GUID, ok bool) {
+// ParseGUID reads the form of GUID.String, in any case and with or without braces and hyphens. ok is
+// false for another text.
+func ParseGUID(text string) (g GUID, ok bool) {
 	digits := strings.ReplaceAll(strings.Trim(strings.TrimSpace(text), "{}"), "-", "")
 	if len(digits) != 32 {
 		return g, false
