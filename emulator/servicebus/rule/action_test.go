@@ -87,16 +87,17 @@ func TestActionErrors(t *testing.T) {
 			t.Errorf("%q: error %v, want one with %q", text, err, want)
 		}
 	}
+	longID := "SET sys.SessionId = '" + strings.Repeat("x", 129) + "'"
 	for text, want := range map[string]string{
-		"SET a = 1 SET count = 'many'":                           "column 11: Count: a value of type string cannot become one of type int",
-		"SET count = 99999999999":                                "cannot become one of type int",
-		"SET tiny = 300":                                         "sbyte",
-		"SET count = missing":                                    "a missing value cannot replace",
-		"SET a = 1 / 0":                                          "division by zero",
-		"SET sys.MessageId = missing":                            "sys.MessageId cannot be missing",
-		"REMOVE sys.TimeToLive":                                  "sys.TimeToLive cannot be missing",
-		"SET sys.TimeToLive = 5":                                 "cannot become one of type TimeSpan",
-		"SET sys.SessionId = '" + strings.Repeat("x", 129) + "'": "at most 128",
+		"SET a = 1 SET count = 'many'": "column 11: Count: a value of type string cannot become one of type int",
+		"SET count = 99999999999":      "cannot become one of type int",
+		"SET tiny = 300":               "sbyte",
+		"SET count = missing":          "a missing value cannot replace",
+		"SET a = 1 / 0":                "division by zero",
+		"SET sys.MessageId = missing":  "sys.MessageId cannot be missing",
+		"REMOVE sys.TimeToLive":        "sys.TimeToLive cannot be missing",
+		"SET sys.TimeToLive = 5":       "cannot become one of type TimeSpan",
+		longID:                         "at most 128",
 	} {
 		action, err := rule.NewAction(text, nil)
 		if err != nil {
