@@ -65,13 +65,13 @@ func (a admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if answer != nil {
 		encoded, _ := xml.Marshal(answer) // can be written: the types have no unsupported fields
 		_, _ = io.WriteString(w, xml.Header)
-		_, _ = entities.WriteString(w, string(encoded))
+		_, _ = characterReferences.WriteString(w, string(encoded))
 	}
 }
 
-// entities replaces the numeric character references of package xml, which the JavaScript client
+// characterReferences replaces the numeric character references of package xml, which the JavaScript client
 // does not decode.
-var entities = strings.NewReplacer("&#39;", "&apos;", "&#34;", "&quot;", "&#xA;", "\n", "&#x9;", "\t")
+var characterReferences = strings.NewReplacer("&#39;", "&apos;", "&#34;", "&quot;", "&#xA;", "\n", "&#x9;", "\t")
 
 // authorize returns an error unless the request's token has the Manage claim. As in the service,
 // any valid token is enough to learn that an entity does not exist.

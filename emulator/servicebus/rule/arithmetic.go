@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -11,6 +12,11 @@ import (
 // size of a property
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
 const maxText = 32 << 10
+
+var (
+	errZero     = errors.New("division by zero")
+	errOverflow = errors.New("arithmetic overflow")
+)
 
 // calculate applies an arithmetic operator to two values that are not nil.
 func calculate(operator string, a, b any) (any, error) {

@@ -2,7 +2,6 @@ package rule
 
 import (
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -220,5 +219,3 @@ func (p *parser) propertyName() (n property, ok bool) {
 	p.next()
 	return n, true
 }
-
-var errZero = errors.New("division by zero")

@@ -2,7 +2,6 @@ package rule
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -208,5 +207,3 @@ func relate(operator string, a, b any) (truth, error) {
 func mismatch(operator string, a, b any) error {
 	return fmt.Errorf("the operator %s cannot be applied to values of the types %s and %s", operator, typeName(a), typeName(b))
 }
-
-var errOverflow = errors.New("arithmetic overflow")
