@@ -27,13 +27,13 @@ func (c *Consumer) audit(m *message, results []result, todo action) {
 	}
 	for _, r := range results {
 		if !r.comesAgain(todo) {
-			c.deps.Auditor.Record(m.decision(r))
+			c.deps.Auditor.Record(m.auditRecord(r))
 		}
 	}
 }
 
 // decision returns the record of a result.
-func (m *message) decision(r result) audit.Decision {
+func (m *message) auditRecord(r result) audit.Decision {
 	event := r.item.Event
 	d := audit.Decision{
 		Time:              time.Now().UTC(),

@@ -49,17 +49,17 @@ var (
 // source is a Source in use. Its receive loops share it.
 type source struct {
 	Source
-	rank    int    // 0 is the most urgent
-	part    string // of telemetry.Health
-	slots   slots
-	room    *waitingRoom // nil where messages cannot be deferred
-	decided decidedEvents
-	large   *largeBodies
-	bytes   *bodyBytes
-	losses  atomic.Int64 // links of sessions that were lost
-	served  servedSessions
-	last    atomic.Int64 // the highest sequence number that was received
-	end     int64        // the highest one that was seen in the queue; only the forecast uses it
+	rank         int    // 0 is the most urgent
+	part         string // of telemetry.Health
+	slots        slots
+	room         *waitingRoom // nil where messages cannot be deferred
+	decided      decidedEvents
+	large        *largeBodies
+	bytes        *bodyBytes
+	linkLosses   atomic.Int64 // links of sessions that were lost
+	served       servedSessions
+	lastReceived atomic.Int64 // the highest sequence number that was received
+	lastSeen     int64        // the highest one that was seen in the queue; only the forecast uses it
 }
 
 // loop is one receive loop of a source: the only one, or one of those that each hold a session. Its

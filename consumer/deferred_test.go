@@ -208,12 +208,12 @@ func TestDeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 	for _, name := range []string{"its lock is lost", "its settlement fails"} {
 		t.Run(name, func(t *testing.T) {
 			f := &fickle{}
-			var lose, lost atomic.Bool
+			var lose, lockLost atomic.Bool
 			f.renew = func(m *azservicebus.ReceivedMessage) error {
 				if !lose.Load() || m.State != azservicebus.MessageStateDeferred {
 					return nil
 				}
-				lost.Store(true)
+				lockLost.Store(true)
 				return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 			}
 			inBubble(t, f.wrap(settings{concurrency: 16, maxInFlight: 8, lock: 20 * time.Second}), func(t *testing.T, w *world) {
@@ -224,13 +224,13 @@ func TestDeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 				if name == "its lock is lost" {
 					slow := w.graph.Inject(graph.Fault{Delay: 25 * time.Second})
 					lose.Store(true)
-					for began := time.Now(); !lost.Load() && time.Since(began) < 2*time.Minute; {
+					for began := time.Now(); !lockLost.Load() && time.Since(began) < 2*time.Minute; {
 						time.Sleep(time.Second) // a message may come back only after half a minute
 					}
 					time.Sleep(15 * time.Second)
 					lose.Store(false)
 					slow()
-					if !lost.Load() {
+					if !lockLost.Load() {
 						t.Fatal("no lock was lost")
 					}
 				} else {

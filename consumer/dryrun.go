@@ -64,7 +64,7 @@ func (c *Consumer) look(ctx context.Context, l *loop) {
 		}
 		for _, received := range messages {
 			m := newMessage(l.source, delivery{message: received}, c.cfg.Lock)
-			for _, r := range c.decideDry(m) {
+			for _, r := range c.resultsDry(m) {
 				c.recordDry(m, r)
 			}
 			next = *received.SequenceNumber + 1
@@ -77,7 +77,7 @@ func (c *Consumer) look(ctx context.Context, l *loop) {
 
 // decideDry returns the results that are known without an attempt: a result without a reason is one
 // of an event that would be acted on.
-func (c *Consumer) decideDry(m *message) []result {
+func (c *Consumer) resultsDry(m *message) []result {
 	items, rejected := c.decode(m)
 	if rejected != nil {
 		return []result{*rejected}

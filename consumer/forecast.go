@@ -81,14 +81,14 @@ func (c *Consumer) makeForecast(ctx context.Context, decided float64) forecast {
 		}
 	}
 	d := c.dispatch.State()
-	f.users = d.Ledger.Pending + f.behind
+	f.users = d.Ledger.PendingUsers + f.behind
 	rate := decided
 	if !math.IsInf(d.Limiter.PerSecond, 0) {
 		rate = d.Limiter.PerSecond
 	}
 	switch {
 	case f.users == 0:
-	case f.behind == 0 && d.Ledger.Parked == d.Ledger.Pending: // all are parked, which is no backlog
+	case f.behind == 0 && d.Ledger.Parked == d.Ledger.PendingUsers: // all are parked, which is no backlog
 	case d.Open, rate == 0:
 		f.wait = never
 	default:
@@ -105,7 +105,7 @@ func (c *Consumer) makeForecast(ctx context.Context, decided float64) forecast {
 // that double. The estimate is right to one percent if sequence numbers have no gaps, and an upper
 // bound if they have.
 func (c *Consumer) behind(ctx context.Context, s *source) int {
-	received := s.last.Load()
+	received := s.lastReceived.Load()
 	// from returns the number of the first message from a number on; 0 when there is none.
 	from := func(number int64) (found int64) {
 		messages, err := peekFrom(ctx, s.Receiver, number, 1)
@@ -119,7 +119,7 @@ func (c *Consumer) behind(ctx context.Context, s *source) int {
 		return 0
 	}
 	received = first - 1 // other replicas have those in between, or they are gone
-	low, high := max(first, s.end), int64(0)
+	low, high := max(first, s.lastSeen), int64(0)
 	if low > first && from(low) == 0 {
 		low = first
 	}
@@ -138,7 +138,7 @@ func (c *Consumer) behind(ctx context.Context, s *source) int {
 			high = middle
 		}
 	}
-	s.end = low
+	s.lastSeen = low
 	if behind := low - received; behind <= maxBehind {
 		return int(behind)
 	}

@@ -28,7 +28,7 @@ func newLargeBodies() *largeBodies { return &largeBodies{semaphore.NewWeighted(m
 
 // enter waits until the message may be decoded, or until ctx ends. leave must follow if err is nil.
 // A message that is larger than maxLarge is handled without another large one beside it.
-func (l *largeBodies) enter(ctx context.Context, m *azservicebus.ReceivedMessage) (leave func(), err error) {
+func (l *largeBodies) acquire(ctx context.Context, m *azservicebus.ReceivedMessage) (free func(), err error) {
 	n := int64(min(len(m.Body), maxLarge))
 	if err := l.free.Acquire(ctx, n); err != nil {
 		return nil, context.Cause(ctx)

@@ -88,7 +88,7 @@ func TestLeaseThatSomebodyElseWroteStopsNobodyForLong(t *testing.T) {
 				locked := server.Keys()[0]
 				verdict := strings.TrimSuffix(locked, "lease") + "verdict"
 				server.FlushAll()
-				w := newWorld(t, settings{replicas: shared})
+				w := newWorld(t, settings{coordinator: shared})
 				c.write(server, verdict, locked)
 				w.run()
 				w.send(about(ada))
@@ -113,7 +113,7 @@ func TestVerdictOfAnotherReplicaIsCountedWhenItIsUsed(t *testing.T) {
 		server := miniredis.NewMiniRedis()
 		server.ClockTTL(true)
 		shared, counted := store(t, server)
-		w := newWorld(t, settings{replicas: shared})
+		w := newWorld(t, settings{coordinator: shared})
 		w.send(about(ada))
 		time.Sleep(10 * time.Second)
 		// Whoever can write to Redis can still forge a plausible verdict.

@@ -31,7 +31,7 @@ func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duratio
 func (c *Consumer) lockMessage(work context.Context, m *message) (locked context.Context, release func()) {
 	locked, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})
-	timer := time.AfterFunc(time.Until(m.known.Lock.Until())/2, func() {
+	timer := time.AfterFunc(time.Until(m.entry.Lock.Until())/2, func() {
 		defer close(stopped)
 		if c.keepLock(locked, m) {
 			return
@@ -63,7 +63,7 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 		switch {
 		case err == nil:
 			c.deps.Metrics.Renewals.WithLabelValues("ok").Inc()
-			m.known.Lock.Renewed(began.Add(c.cfg.Lock))
+			m.entry.Lock.Renewed(began.Add(c.cfg.Lock))
 		case ctx.Err() != nil:
 			return true
 		case isLockLost(err):
@@ -73,10 +73,10 @@ func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
 		default:
 			c.deps.Metrics.Renewals.WithLabelValues("error").Inc()
 			c.deps.Log.Warn("lock not renewed; trying again until it expires", append(c.aboutMessage(nil, m), zap.Error(err))...)
-			if time.Now().After(m.known.Lock.Until()) {
+			if time.Now().After(m.entry.Lock.Until()) {
 				return false
 			}
-			wait = max(time.Until(m.known.Lock.Until())/2, time.Second)
+			wait = max(time.Until(m.entry.Lock.Until())/2, time.Second)
 		}
 		if retry.Sleep(ctx, wait) != nil {
 			return true

@@ -36,17 +36,17 @@ type message struct {
 	from     *source
 	received time.Time
 	// known is the message as the ledger knows it, and its lock.
-	known *dedupe.Message
+	entry *dedupe.Message
 	span  trace.Span // nil when tracing is off
 }
 
 // newMessage returns the message of a delivery. The end of its lock is an instant of our own clock:
 // the broker's clock may differ from ours by more than a lock lasts.
 func newMessage(from *source, d delivery, lock time.Duration) *message {
-	m := &message{ReceivedMessage: d.message, delivery: d, from: from, received: time.Now(), known: dedupe.NewMessage(from.rank)}
-	m.known.Fixed = d.session != nil
-	m.known.Eager = d.deferred || m.isLarge()
-	m.known.Lock.Renewed(m.received.Add(firstLock(d.message, m.received, lock)))
+	m := &message{ReceivedMessage: d.message, delivery: d, from: from, received: time.Now(), entry: dedupe.NewMessage(from.rank)}
+	m.entry.Fixed = d.session != nil
+	m.entry.Eager = d.deferred || m.isLarge()
+	m.entry.Lock.Renewed(m.received.Add(firstLock(d.message, m.received, lock)))
 	return m
 }
 
@@ -57,7 +57,7 @@ func (m *message) isLarge() bool { return len(m.Body) > smallBody }
 // message was finished. The end of hard ends it early.
 func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	c.beginSpan(m)
-	results, todo := c.decide(hard, m)
+	results, todo := c.results(hard, m)
 	c.flight.move(m.message, settling)
 	finished = c.settle(m, results, todo)
 	m.endSpan(results)
@@ -71,7 +71,7 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 //  2. Guard: reject the events that must not be acted on.
 //  3. Dedupe: add the others to the ledger, one per user.
 //  4. Dispatch: wait until each user is decided, by an attempt or by another message.
-func (c *Consumer) decide(hard context.Context, m *message) (results []result, todo action) {
+func (c *Consumer) results(hard context.Context, m *message) (results []result, todo action) {
 	locked, release := hard, func() {}
 	defer func() { release() }()
 	// Where it may take long until all users are in the ledger, the lock is kept from the start.
@@ -82,12 +82,12 @@ func (c *Consumer) decide(hard context.Context, m *message) (results []result, t
 		locked, release = c.lockMessage(hard, m)
 	}
 	if m.isLarge() {
-		leave, err := c.awaitRoom(locked, m)
+		free, err := c.awaitDecoding(locked, m)
 		if err != nil {
 			results = []result{{outcome: unfinished, err: err}}
 			return results, actionFor(results, m, errors.Is(err, errLockLost), false)
 		}
-		defer leave()
+		defer free()
 	}
 	if items, undecodable := c.decode(m); undecodable != nil {
 		results = []result{*undecodable}
@@ -95,28 +95,28 @@ func (c *Consumer) decide(hard context.Context, m *message) (results []result, t
 		accounts := c.accounts(locked, m, items)
 		results = c.add(m, items, accounts) // guards, and adds to the ledger
 	}
-	c.dispatch.AllAdded(m.known)
-	c.moveOn(m)
+	c.dispatch.AllAdded(m.entry)
+	c.setWaiting(m)
 	if !slow && !allDecided(results) {
 		locked, release = c.lockMessage(hard, m)
 	}
-	lost, deferred := c.await(locked, m, results)
-	return results, actionFor(results, m, lost, deferred)
+	lockLost, deferred := c.await(locked, m, results)
+	return results, actionFor(results, m, lockLost, deferred)
 }
 
 // awaitRoom waits until a large message may be decoded. leave must be called when it is decided.
-func (c *Consumer) awaitRoom(locked context.Context, m *message) (leave func(), err error) {
-	c.moveOn(m) // others can be received, since this may take long
-	leave, err = m.from.large.enter(locked, m.ReceivedMessage)
+func (c *Consumer) awaitDecoding(locked context.Context, m *message) (free func(), err error) {
+	c.setWaiting(m) // others can be received, since this may take long
+	free, err = m.from.large.acquire(locked, m.ReceivedMessage)
 	if err == nil {
 		c.flight.move(m.message, adding)
 	}
-	return leave, err
+	return free, err
 }
 
 // moveOn notes that the message waits from now on. If no other one is being added, Consumer.limit
 // may have changed.
-func (c *Consumer) moveOn(m *message) {
+func (c *Consumer) setWaiting(m *message) {
 	if c.flight.move(m.message, waiting) {
 		c.dispatch.Signal()
 	}
@@ -238,7 +238,7 @@ func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 	e := &dedupe.Event{
 		Position:  dedupe.Position{Enqueued: m.received, Entity: m.from.Entity},
 		MessageID: m.MessageID,
-		Message:   m.known,
+		Message:   m.entry,
 		Urgency:   m.from.rank*perSource + urgency,
 		Kind:      kind,
 	}
@@ -261,7 +261,7 @@ func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 // await returns when all events of the message are decided, or when the message cannot be kept any
 // longer. Then it removes the events that are still undecided from the ledger. lost reports whether
 // the reason is a lost lock; deferred, whether it is that the message is to be deferred.
-func (c *Consumer) await(locked context.Context, m *message, results []result) (lost, deferred bool) {
+func (c *Consumer) await(locked context.Context, m *message, results []result) (lockLost, deferred bool) {
 	w := waiter{c: c, m: m, results: results, locked: locked}
 	if m.session != nil {
 		w.flush, w.over = m.session.flush, m.session.over
@@ -269,9 +269,9 @@ func (c *Consumer) await(locked context.Context, m *message, results []result) (
 	if m.deferred {
 		// Few messages come back at a time. While retries are rare, one with many users would keep
 		// the others from coming back for long.
-		leave := time.NewTicker(backFor)
-		defer leave.Stop()
-		w.leave = leave.C
+		free := time.NewTicker(backFor)
+		defer free.Stop()
+		w.deferAgain = free.C
 	}
 	var cause error
 	for i := range results {
@@ -285,9 +285,9 @@ func (c *Consumer) await(locked context.Context, m *message, results []result) (
 		if cause != nil {
 			c.dispatch.Remove(r.key, r.event)
 		}
-		lost = r.decide(cause) || lost
+		lockLost = r.fromLedger(cause) || lockLost
 	}
-	return lost || errors.Is(cause, errLockLost), errors.Is(cause, errDeferred)
+	return lockLost || errors.Is(cause, errLockLost), errors.Is(cause, errDeferred)
 }
 
 // waiter waits for the events of one message.
@@ -298,9 +298,9 @@ type waiter struct {
 	locked  context.Context // ends with the message's lock, and when the work ends
 
 	// A nil channel never signals.
-	flush <-chan struct{}  // the message's parked users are to be called for
-	over  <-chan struct{}  // the message's session is over
-	leave <-chan time.Time // the message has come back, and others must come back, too: defer it again
+	flush      <-chan struct{}  // the message's parked users are to be called for
+	over       <-chan struct{}  // the message's session is over
+	deferAgain <-chan time.Time // the message has come back, and others must come back, too: defer it again
 }
 
 // await returns nil when the event of a result is decided; or the reason why it cannot be waited
@@ -313,19 +313,19 @@ func (w *waiter) await(i int) (cause error) {
 			if !w.c.addResolved(w.m, r, w.results) {
 				return nil
 			}
-		case <-w.m.known.Ended():
+		case <-w.m.entry.Ended():
 			// Another event of the message may be decided, further on in the list. If its user
 			// turned out to be an account, this must not wait for the events before it.
 			w.c.addAllResolved(w.m, w.results[i:], w.results)
 		case <-w.locked.Done():
 			return context.Cause(w.locked)
-		case <-w.m.known.Deferred():
+		case <-w.m.entry.Deferred():
 			return errDeferred
-		case <-w.leave:
-			w.c.dispatch.Defer(w.m.known)
+		case <-w.deferAgain:
+			w.c.dispatch.Defer(w.m.entry)
 		case <-w.flush:
 			w.flush = nil
-			w.c.dispatch.FlushMessage(w.m.known)
+			w.c.dispatch.FlushMessage(w.m.entry)
 		case <-w.over:
 			return errSessionOver
 		}

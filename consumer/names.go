@@ -65,7 +65,7 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 // the event is undecided again.
 func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	end := r.event.Result()
-	d, _ := end.Detail.(*dispatch.Decision)
+	d, _ := end.Detail.(*dispatch.Attempts)
 	if end.Disposition != dedupe.Failed || d == nil {
 		return false
 	}

@@ -60,7 +60,7 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 // receive accepts the messages of a source until ctx ends. Each message holds one of the source's
 // slots until it is settled.
 func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
-	lostBefore := false // the link was lost by the previous call, too
+	linkLostBefore := false // the link was lost by the previous call, too
 	waits := newWaits()
 	for {
 		free := c.reserve(ctx, l)
@@ -68,10 +68,10 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 			return
 		}
 		messages, err := c.receiveOnce(ctx, l, free)
-		l.slots.release(free - len(messages))
+		l.slots.free(free - len(messages))
 		for _, m := range messages {
 			l.received(m)
-			accept(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.slots.release(1) }})
+			accept(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.slots.free(1) }})
 		}
 		c.deps.Health.Beat(l.name)
 		if ctx.Err() != nil {
@@ -85,10 +85,10 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 		}
 		switch {
 		case l.link.connected():
-			lostBefore = false
+			linkLostBefore = false
 			waits.Reset()
-		case !lostBefore: // Service Bus detaches idle links
-			lostBefore = true
+		case !linkLostBefore: // Service Bus detaches idle links
+			linkLostBefore = true
 			_ = retry.Sleep(ctx, reconnectAfter)
 		default: // to lose one link after the other is trouble
 			_ = retry.Sleep(ctx, waits.NextBackOff())
@@ -190,8 +190,8 @@ func peekFrom(ctx context.Context, from Receiver, next int64, n int) ([]*azservi
 
 // received notes how far the source was received. Only its receive loop calls it.
 func (s *source) received(m *azservicebus.ReceivedMessage) {
-	if m.SequenceNumber != nil && *m.SequenceNumber > s.last.Load() {
-		s.last.Store(*m.SequenceNumber)
+	if m.SequenceNumber != nil && *m.SequenceNumber > s.lastReceived.Load() {
+		s.lastReceived.Store(*m.SequenceNumber)
 	}
 }
 
@@ -260,7 +260,7 @@ func (s slots) acquire(n int) (taken int) {
 }
 
 // release frees n slots.
-func (s slots) release(n int) {
+func (s slots) free(n int) {
 	for range n {
 		<-s
 	}

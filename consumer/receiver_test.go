@@ -212,9 +212,9 @@ func TestLockRenewalWritesToACopyOfTheMessage(t *testing.T) {
 
 func TestLockLossIsFinal(t *testing.T) {
 	r := &trap{}
-	lost := 1
+	losses := 1
 	r.renew = func(ctx context.Context, m *azservicebus.ReceivedMessage) error {
-		if lost--; lost >= 0 {
+		if losses--; losses >= 0 {
 			return &azservicebus.Error{Code: azservicebus.CodeLockLost}
 		}
 		return r.Receiver.RenewMessageLock(ctx, m, nil)

@@ -42,10 +42,10 @@ type result struct {
 
 // decide takes the result over from the ledger. It reports whether the result means that the
 // message's lock is lost. cause is why the wait for the event ended early; nil if it did not.
-func (r *result) decide(cause error) (lost bool) {
+func (r *result) fromLedger(cause error) (lockLost bool) {
 	end := r.event.Result()
-	if d, ok := end.Detail.(*dispatch.Decision); ok {
-		r.calls, r.attempt, r.err = d.Attempts, d.Attempt, d.Err
+	if d, ok := end.Detail.(*dispatch.Attempts); ok {
+		r.calls, r.attempt, r.err = d.Count, d.Last, d.Err
 	}
 	switch end.Disposition {
 	case dedupe.Revoked:

@@ -78,7 +78,7 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept acceptFu
 		if free == 0 {
 			return
 		}
-		l.slots.release(free)
+		l.slots.free(free)
 		next := c.nextSession(ctx, l, waits)
 		c.deps.Health.Beat(l.name)
 		if next == nil {
@@ -130,7 +130,7 @@ func closeSession(s Session) {
 func (c *Consumer) serveSession(ctx context.Context, l *loop, accepted Session, accept acceptFunc) (gaveUp bool) {
 	s := &heldSession{
 		c: c, loop: l, session: accepted, accept: accept,
-		since: time.Now(), losses: l.losses.Load(), link: &link{},
+		since: time.Now(), linkLosses: l.linkLosses.Load(), link: &link{},
 		signals: &sessionSignals{flush: make(chan struct{}), over: make(chan struct{})},
 		settled: make(chan struct{}, 1),
 	}
@@ -141,14 +141,14 @@ func (c *Consumer) serveSession(ctx context.Context, l *loop, accepted Session, 
 // heldSession is one session that this process holds. The goroutine of its loop owns it, except for
 // what done uses.
 type heldSession struct {
-	c       *Consumer
-	loop    *loop
-	session Session
-	accept  acceptFunc
-	since   time.Time
-	losses  int64 // the source's losses when it was accepted
-	link    *link // the session's own
-	signals *sessionSignals
+	c          *Consumer
+	loop       *loop
+	session    Session
+	accept     acceptFunc
+	since      time.Time
+	linkLosses int64 // the source's losses when it was accepted
+	link       *link // the session's own
+	signals    *sessionSignals
 	// inFlight counts the messages of this session alone: it can be closed when there is none.
 	inFlight atomic.Int64
 	settled  chan struct{} // is signaled when inFlight has become smaller
@@ -156,7 +156,7 @@ type heldSession struct {
 
 // done must be called once for each message of the session, when it is settled.
 func (s *heldSession) done() {
-	s.loop.slots.release(1)
+	s.loop.slots.free(1)
 	s.inFlight.Add(-1)
 	select {
 	case s.settled <- struct{}{}:
@@ -191,7 +191,7 @@ func (s *heldSession) receive(ctx context.Context) {
 // connection, over which others receive, and so on without end (azservicebus v1.11.0,
 // internal/amqpLinks.go, CloseIfNeeded).
 func (s *heldSession) mayReceive() bool {
-	return time.Since(s.since) < sessionHold && s.loop.losses.Load() == s.losses && s.link.connected()
+	return time.Since(s.since) < sessionHold && s.loop.linkLosses.Load() == s.linkLosses && s.link.connected()
 }
 
 // reserve waits until messages of the session may be received, and returns how many; 0 to be asked
@@ -218,13 +218,13 @@ func (s *heldSession) reserve(holding context.Context) (free int, ok bool) {
 		// Nobody has renewed the session's lock meanwhile. A message that is received now would
 		// lose it before it is decided, and the sooner, the further the broker's clock is ahead.
 		if err := c.renew(holding, s.session, &azservicebus.ReceivedMessage{}); err != nil {
-			s.loop.slots.release(free)
-			s.logLoss(err)
+			s.loop.slots.free(free)
+			s.logSessionLost(err)
 			return 0, false
 		}
 	}
 	if most := share - int(s.inFlight.Load()); free > most {
-		s.loop.slots.release(free - most)
+		s.loop.slots.free(free - most)
 		free = most
 	}
 	return free, true
@@ -238,7 +238,7 @@ func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 	received, err := c.receiveFrom(receiving, s.session, free)
 	idle := receiving.Err() != nil
 	cancel()
-	l.slots.release(free - len(received))
+	l.slots.free(free - len(received))
 	for _, m := range received {
 		s.inFlight.Add(1)
 		s.accept(l.source, delivery{message: m, receiver: s.session, link: s.link, session: s.signals, done: s.done})
@@ -255,12 +255,12 @@ func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 		_ = retry.Sleep(ctx, sessionIdle)
 		return false
 	case err != nil && !idle:
-		s.lose()
-		s.logLoss(err)
+		s.loseLink()
+		s.logSessionLost(err)
 		_ = retry.Sleep(ctx, time.Second)
 		return false
 	case err == nil: // the SDK has lost the link
-		s.lose()
+		s.loseLink()
 		_ = retry.Sleep(ctx, time.Second) // the next link may be lost as soon
 		return false
 	}
@@ -268,12 +268,12 @@ func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 }
 
 // lose notes that the session's link is lost, for its messages and for the source's other sessions.
-func (s *heldSession) lose() {
+func (s *heldSession) loseLink() {
 	s.link.lose()
-	s.loop.losses.Add(1)
+	s.loop.linkLosses.Add(1)
 }
 
-func (s *heldSession) logLoss(err error) {
+func (s *heldSession) logSessionLost(err error) {
 	s.c.deps.Log.Warn("lost a session; its messages come again",
 		zap.String("source", s.loop.Entity), zap.String("error", s.c.text(err)))
 }

@@ -161,9 +161,9 @@ func TestSessionThatWaitsForSeveralLockDurationsIsRevoked(t *testing.T) {
 		w.settled(5 * time.Minute)
 		w.wantRevoked(ada)
 		w.wantDead(nil)
-		lost, ok := testutil.ToFloat64(w.metrics.LocksLost), testutil.ToFloat64(w.metrics.Renewals.WithLabelValues("ok"))
-		if calls := len(w.graph.CallsFor(ada.ID)); lost != 0 || calls != 1 || ok < 8 || ok > 14 {
-			t.Errorf("%v locks lost, %d calls, %v renewals of a lock of 5 s in 28 s", lost, calls, ok)
+		locksLost, ok := testutil.ToFloat64(w.metrics.LocksLost), testutil.ToFloat64(w.metrics.Renewals.WithLabelValues("ok"))
+		if calls := len(w.graph.CallsFor(ada.ID)); locksLost != 0 || calls != 1 || ok < 8 || ok > 14 {
+			t.Errorf("%v locks lost, %d calls, %v renewals of a lock of 5 s in 28 s", locksLost, calls, ok)
 		}
 	})
 }

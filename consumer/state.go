@@ -53,7 +53,7 @@ func (c *Consumer) countFromZero() {
 // state returns what the metrics show of the messages in flight and of the attempts.
 func (c *Consumer) state() telemetry.State {
 	d := c.dispatch.State()
-	expected := forecast{users: d.Ledger.Pending}
+	expected := forecast{users: d.Ledger.PendingUsers}
 	if f := c.forecast.Load(); f != nil {
 		expected = *f
 	}
@@ -64,7 +64,7 @@ func (c *Consumer) state() telemetry.State {
 	return telemetry.State{
 		Waiting:        expected.users,
 		UntilLast:      expected.seconds(),
-		Pending:        d.Ledger.Pending,
+		Pending:        d.Ledger.PendingUsers,
 		Parked:         d.Ledger.Parked,
 		Remembered:     d.Ledger.Remembered,
 		Queued:         d.Waiting,
@@ -74,8 +74,8 @@ func (c *Consumer) state() telemetry.State {
 		Throttled:      d.Limiter.Pauses,
 		Oldest:         c.flight.oldest(),
 		BreakerOpen:    d.Open,
-		SuspectedUsers: d.Suspected && d.Users,
-		SuspectedGraph: d.Suspected && !d.Users,
+		SuspectedUsers: d.Suspected && d.UsersFault,
+		SuspectedGraph: d.Suspected && !d.UsersFault,
 		Guard:          volume,
 	}
 }

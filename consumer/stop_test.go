@@ -39,7 +39,7 @@ func TestStopWaitsForTheCallOfAnotherReplica(t *testing.T) {
 		shared, _ := store(t, server)
 		other, _ := store(t, server)
 		lease, _, _ := other.Lease(t.Context(), ada.ID, nil)
-		w := newWorld(t, settings{replicas: shared})
+		w := newWorld(t, settings{coordinator: shared})
 		w.send(about(ada))
 		w.run()
 		time.Sleep(10 * time.Second)

@@ -31,8 +31,8 @@ const (
 	comesBackMost = time.Minute
 	// lookEveryRoom is how often forgotten deferred messages are looked for; lookAgain, how soon
 	// after the start, and again when Service Bus did not answer.
-	lookEveryRoom = 5 * time.Minute
-	lookAgain     = 10 * time.Second
+	lookForForgotten = 5 * time.Minute
+	lookAgain        = 10 * time.Second
 	// lookAtMost is how many messages are peeked at without a break; lookOn is the break. So a long
 	// queue does not become slower.
 	lookAtMost = 1_000
@@ -54,8 +54,8 @@ type waitingRoom struct {
 	slots   slots         // for messages that have come back
 	changed chan struct{} // is signaled when another message may be due
 
-	mu    sync.Mutex
-	known map[int64]deferredMessage // by sequence number
+	mu         sync.Mutex
+	remembered map[int64]deferredMessage // by sequence number
 
 	// Only receiveDeferred's goroutine uses these.
 	next   int64 // from where forgotten messages are looked for
@@ -72,14 +72,14 @@ type deferredMessage struct {
 }
 
 func newWaitingRoom(atOnce int) *waitingRoom {
-	return &waitingRoom{slots: make(slots, atOnce), changed: make(chan struct{}, 1), known: map[int64]deferredMessage{}}
+	return &waitingRoom{slots: make(slots, atOnce), changed: make(chan struct{}, 1), remembered: map[int64]deferredMessage{}}
 }
 
 // len returns how many messages are known to be deferred and are not in flight.
 func (r *waitingRoom) len() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, d := range r.known {
+	for _, d := range r.remembered {
 		if !d.back {
 			n++
 		}
@@ -100,8 +100,8 @@ type comeback struct {
 func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back comeback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	d, ok := r.known[number]
-	if !ok && len(r.known) >= maxRemembered {
+	d, ok := r.remembered[number]
+	if !ok && len(r.remembered) >= maxRemembered {
 		return
 	}
 	d.urgency, d.back, d.missed = urgency, false, false
@@ -110,7 +110,7 @@ func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back c
 		d.due = notBefore
 	}
 	d.times++
-	r.known[number] = d
+	r.remembered[number] = d
 	r.signal()
 }
 
@@ -118,7 +118,7 @@ func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back c
 func (r *waitingRoom) usual(number int64) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return min(comesBackAfter<<min(r.known[number].times, 10), comesBackUsual)
+	return min(comesBackAfter<<min(r.remembered[number].times, 10), comesBackUsual)
 }
 
 // released makes the messages due that the volume guard has stopped.
@@ -126,10 +126,10 @@ func (r *waitingRoom) released() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	for number, d := range r.known {
+	for number, d := range r.remembered {
 		if d.blocked && !d.back && d.due.After(now) {
 			d.due = now
-			r.known[number] = d
+			r.remembered[number] = d
 		}
 	}
 }
@@ -138,7 +138,7 @@ func (r *waitingRoom) released() {
 func (r *waitingRoom) forget(number int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.known, number)
+	delete(r.remembered, number)
 }
 
 // miss notes that Service Bus has said that there is no such message. It says this of a locked
@@ -147,16 +147,16 @@ func (r *waitingRoom) forget(number int64) {
 func (r *waitingRoom) miss(number int64, lock time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	d, ok := r.known[number]
+	d, ok := r.remembered[number]
 	if !ok {
 		return
 	}
 	if d.missed {
-		delete(r.known, number)
+		delete(r.remembered, number)
 		return
 	}
 	d.back, d.missed, d.due = false, true, time.Now().Add(lock+comesBackAfter)
-	r.known[number] = d
+	r.remembered[number] = d
 }
 
 // didNotCome notes that a message was asked for and not received, and that the message is not the
@@ -164,9 +164,9 @@ func (r *waitingRoom) miss(number int64, lock time.Duration) {
 func (r *waitingRoom) didNotCome(number int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if d, ok := r.known[number]; ok && d.back {
+	if d, ok := r.remembered[number]; ok && d.back {
 		d.back, d.due = false, time.Now().Add(comesBackAfter)
-		r.known[number] = d
+		r.remembered[number] = d
 	}
 }
 
@@ -184,8 +184,8 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	wait = lookEveryRoom
-	for number, d := range r.known {
+	wait = lookForForgotten
+	for number, d := range r.remembered {
 		switch {
 		case d.back:
 		case !d.due.After(now):
@@ -195,14 +195,14 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 		}
 	}
 	slices.SortFunc(numbers, func(a, b int64) int {
-		x, y := r.known[a], r.known[b]
+		x, y := r.remembered[a], r.remembered[b]
 		return cmp.Or(cmp.Compare(x.urgency, y.urgency), x.due.Compare(y.due), cmp.Compare(a, b))
 	})
 	numbers = numbers[:min(n, len(numbers))]
 	for _, number := range numbers {
-		d := r.known[number]
+		d := r.remembered[number]
 		d.back = true
-		r.known[number] = d
+		r.remembered[number] = d
 	}
 	return numbers, wait
 }
@@ -270,7 +270,7 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 		var notBefore time.Time
 		switch {
 		case err != nil && m.deferred:
-			notBefore = m.known.Lock.Until().Add(comesBackAfter)
+			notBefore = m.entry.Lock.Until().Add(comesBackAfter)
 		case err != nil:
 			notBefore = time.Now().Add(comesBackAfter)
 		}
@@ -313,7 +313,7 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept accept
 		}
 		if free := room.slots.acquire(most); free > 0 {
 			numbers, next := room.due(free)
-			room.slots.release(free - len(numbers))
+			room.slots.free(free - len(numbers))
 			if len(numbers) > 0 {
 				c.fetch(ctx, s, numbers, accept)
 				continue
@@ -350,7 +350,7 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 			}
 			delete(missing, *m.SequenceNumber)
 			accept(s, delivery{message: m, receiver: s.Receiver, deferred: true, done: func() {
-				s.room.slots.release(1)
+				s.room.slots.free(1)
 				s.room.signal()
 			}})
 		}
@@ -386,7 +386,7 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 	for n := range missing {
 		s.room.didNotCome(n)
 	}
-	s.room.slots.release(len(missing))
+	s.room.slots.free(len(missing))
 	c.deps.Metrics.Deferred.WithLabelValues(s.Entity).Set(float64(s.room.len()))
 }
 
@@ -425,7 +425,7 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 			case m.State != azservicebus.MessageStateDeferred:
 			case s.room.adopt(*m.SequenceNumber, m):
 				found++
-			case !s.room.knows(*m.SequenceNumber):
+			case !s.room.remembers(*m.SequenceNumber):
 				s.room.others = true
 			}
 		}
@@ -441,14 +441,14 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 	case s.room.others:
 		return forgottenAfter
 	}
-	return lookEveryRoom
+	return lookForForgotten
 }
 
 // knows reports whether the message is remembered.
-func (r *waitingRoom) knows(number int64) bool {
+func (r *waitingRoom) remembers(number int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, ok := r.known[number]
+	_, ok := r.remembered[number]
 	return ok
 }
 
@@ -465,10 +465,10 @@ func (r *waitingRoom) adopt(number int64, m *azservicebus.ReceivedMessage) bool 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := r.known[number]; ok || len(r.known) >= maxRemembered {
+	if _, ok := r.remembered[number]; ok || len(r.remembered) >= maxRemembered {
 		return false
 	}
-	r.known[number] = deferredMessage{due: now}
+	r.remembered[number] = deferredMessage{due: now}
 	r.signal()
 	return true
 }

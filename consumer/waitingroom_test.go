@@ -44,7 +44,7 @@ func TestWaitingRoomBringsTheMostUrgentMessagesBackFirst(t *testing.T) {
 		if numbers, _ := r.due(3); !slices.Equal(numbers, []int64{1}) {
 			t.Errorf("%v come back, want the last", numbers)
 		}
-		if numbers, wait := r.due(3); numbers != nil || wait != lookEveryRoom {
+		if numbers, wait := r.due(3); numbers != nil || wait != lookForForgotten {
 			t.Errorf("%v come back twice; the next in %s", numbers, wait)
 		}
 	})
@@ -69,7 +69,7 @@ func TestWaitingRoomBringsAMessageBackLessAndLessOften(t *testing.T) {
 			}
 		}
 		r.forget(7)
-		if r.put(7, 0, time.Time{}, soon()); r.known[7].times != 1 {
+		if r.put(7, 0, time.Time{}, soon()); r.remembered[7].times != 1 {
 			t.Error("a settled message is not forgotten")
 		}
 	})
@@ -110,16 +110,16 @@ func TestWaitingRoomIsBounded(t *testing.T) {
 		}
 		r.put(-1, 0, time.Time{}, soon())
 		r.put(-2, 0, time.Time{}, soon())
-		if r.adopt(-3, deferred) || len(r.known) != maxRemembered {
-			t.Errorf("%d are remembered", len(r.known))
+		if r.adopt(-3, deferred) || len(r.remembered) != maxRemembered {
+			t.Errorf("%d are remembered", len(r.remembered))
 		}
-		if _, ok := r.known[-2]; ok {
+		if _, ok := r.remembered[-2]; ok {
 			t.Error("one message more than the bound is remembered")
 		}
 		// A message that was found, fetched and deferred again is known already.
 		numbers, _ := r.due(1)
 		r.put(numbers[0], 0, time.Time{}, soon())
-		if r.known[numbers[0]].back {
+		if r.remembered[numbers[0]].back {
 			t.Error("a message that was deferred again is taken for one in flight, and never comes back")
 		}
 		time.Sleep(comesBackAfter)

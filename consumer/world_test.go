@@ -107,7 +107,7 @@ type settings struct {
 	readUsers                bool // the worker may read users
 	unguarded                bool // there is no sanitizer, so the client gets messages that it cannot read
 	sessions                 int  // the maximum number of sessions that are locked at once; 0 if the queue has none
-	replicas                 *coordination.Store
+	coordinator              *coordination.Store
 }
 
 func defaulted[T comparable](v, fallback T) T {
@@ -231,8 +231,8 @@ func newWorld(t *testing.T, s settings) *world {
 		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer,
 	}
 	// An interface that holds a nil pointer is not nil.
-	if s.replicas != nil {
-		w.deps.Coordinator = s.replicas
+	if s.coordinator != nil {
+		w.deps.Coordinator = s.coordinator
 	}
 	if s.audit != nil {
 		w.deps.Auditor = s.audit

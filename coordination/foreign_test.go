@@ -18,7 +18,7 @@ import (
 func micros(at time.Time) string { return fmt.Sprint(at.UnixMicro()) }
 
 func TestLeaseWithoutExpiryIsTakenOver(t *testing.T) {
-	for name, leave := range map[string]func(ctx context.Context, client *redis.Client, key string) error{
+	for name, write := range map[string]func(ctx context.Context, client *redis.Client, key string) error{
 		"forever": func(ctx context.Context, client *redis.Client, key string) error {
 			return client.Set(ctx, key, "x", 0).Err()
 		},
@@ -33,7 +33,7 @@ func TestLeaseWithoutExpiryIsTakenOver(t *testing.T) {
 			eachRedis(t, func(t *testing.T, client *redis.Client) {
 				s, seen := newStore(client, "contoso")
 				_, key := s.userKeys(ada)
-				if err := leave(t.Context(), client, key); err != nil {
+				if err := write(t.Context(), client, key); err != nil {
 					t.Fatal(err)
 				}
 				if _, taken := s.Look(t.Context(), ada, nil); taken {
@@ -52,7 +52,7 @@ func TestLeaseWithoutExpiryIsTakenOver(t *testing.T) {
 					}
 				}
 				lease.End(t.Context(), dedupe.Verdict{})
-				if seen.of(Lost) != 0 || client.Exists(t.Context(), key).Val() != 0 {
+				if seen.of(LeaseLost) != 0 || client.Exists(t.Context(), key).Val() != 0 {
 					t.Errorf("the lease was not given back: counted %v", seen.counts)
 				}
 			})
@@ -66,7 +66,7 @@ func TestLeaseOfOthersBlocksForOneLeaseAtMost(t *testing.T) {
 		server.ClockTTL(true)
 		s, seen := newStore(pipe(t, server), "contoso")
 		_, key := s.userKeys(ada)
-		held := func() { // by another replica that takes the lease again and again
+		takeAgain := func() { // by another replica that takes the lease again and again
 			if err := server.Set(key, "x"); err != nil {
 				t.Fatal(err)
 			}
@@ -76,10 +76,10 @@ func TestLeaseOfOthersBlocksForOneLeaseAtMost(t *testing.T) {
 		for round := range 2 {
 			began := time.Now()
 			for time.Since(began) < time.Hour {
-				held()
+				takeAgain()
 				lease, _, taken := s.Lease(t.Context(), ada, &wait)
 				if !taken {
-					held()
+					takeAgain()
 					lease.End(t.Context(), success(time.Now(), int64(round))) // which leaves the other's lease alone
 					break
 				}
@@ -91,7 +91,7 @@ func TestLeaseOfOthersBlocksForOneLeaseAtMost(t *testing.T) {
 			if waited := time.Since(began); waited != time.Minute {
 				t.Errorf("waited %s for leases that last a minute", waited)
 			}
-			if seen.of(Overdue) != round+1 || seen.of(Lost) != 0 || !server.Exists(key) {
+			if seen.of(Overdue) != round+1 || seen.of(LeaseLost) != 0 || !server.Exists(key) {
 				t.Errorf("counted %v", seen.counts)
 			}
 		}
@@ -100,7 +100,7 @@ func TestLeaseOfOthersBlocksForOneLeaseAtMost(t *testing.T) {
 		lease, _, _ := s.Lease(t.Context(), ada, &wait)
 		lease.End(t.Context(), dedupe.Verdict{})
 		time.Sleep(time.Hour)
-		held()
+		takeAgain()
 		if _, _, taken := s.Lease(t.Context(), ada, &wait); !taken {
 			t.Error("an old wait counts for a new lease")
 		}
@@ -140,14 +140,14 @@ func TestVerdictImpossibleIsIgnoredAndReplaced(t *testing.T) {
 				if err := client.HSet(t.Context(), key, c.fields...).Err(); err != nil {
 					t.Fatal(err)
 				}
-				lease, known, taken := s.Lease(t.Context(), ada, nil)
-				if taken || !known.Start.IsZero() || !known.Covers.IsZero() || seen.of(c.want) != 1 {
-					t.Fatalf("taken %v, known %+v, counted %v", taken, known, seen.counts)
+				lease, last, taken := s.Lease(t.Context(), ada, nil)
+				if taken || !last.Start.IsZero() || !last.Covers.IsZero() || seen.of(c.want) != 1 {
+					t.Fatalf("taken %v, last %+v, counted %v", taken, last, seen.counts)
 				}
 				honest := success(now(), 2)
 				lease.End(t.Context(), honest)
-				if known, _ := s.Look(t.Context(), ada, nil); !same(known, honest) {
-					t.Errorf("known %+v, want %+v; counted %v", known, honest, seen.counts)
+				if last, _ := s.Look(t.Context(), ada, nil); !same(last, honest) {
+					t.Errorf("last %+v, want %+v; counted %v", last, honest, seen.counts)
 				}
 			})
 		})
@@ -166,14 +166,14 @@ func TestVerdictForgetsOldCoverAndKeepsLaterStart(t *testing.T) {
 		for range 4 {
 			time.Sleep(50 * time.Minute)
 			last = dedupe.Verdict{Start: now()}
-			lease, known, _ := s.Lease(t.Context(), ada, nil)
-			if known.Start.IsZero() {
+			lease, shared, _ := s.Lease(t.Context(), ada, nil)
+			if shared.Start.IsZero() {
 				t.Fatalf("an honest verdict is not believed: counted %v", seen.counts)
 			}
 			lease.End(t.Context(), last)
 		}
-		if known, _ := s.Look(t.Context(), ada, nil); !same(known, last) || seen.of(Stale) != 0 {
-			t.Errorf("known %+v, want %+v; counted %v", known, last, seen.counts)
+		if shared, _ := s.Look(t.Context(), ada, nil); !same(shared, last) || seen.of(Stale) != 0 {
+			t.Errorf("shared %+v, want %+v; counted %v", shared, last, seen.counts)
 		}
 	})
 }
@@ -181,25 +181,25 @@ func TestVerdictForgetsOldCoverAndKeepsLaterStart(t *testing.T) {
 func TestStoreReplacesKeysOfAnotherType(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		s, seen := newStore(client, "contoso")
-		verdict, lease := s.userKeys(ada)
+		verdictKey, leaseKey := s.userKeys(ada)
 		limiter := s.NewLimiter("app", 8)
 		ask := s.prefix + "ask:{" + fingerprint("canary") + "}"
-		for _, key := range []string{verdict, lease, s.guardKey("device.lost"), ask, limiter.key} {
+		for _, key := range []string{verdictKey, leaseKey, s.guardKey("device.lost"), ask, limiter.key} {
 			client.Del(t.Context(), key)
 			if err := client.RPush(t.Context(), key, "x").Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		client.Del(t.Context(), lease)
-		held, known, taken := s.Lease(t.Context(), ada, nil)
-		if taken || !known.Start.IsZero() || seen.of(Unreadable) != 1 {
-			t.Fatalf("taken %v, known %+v, counted %v", taken, known, seen.counts)
+		client.Del(t.Context(), leaseKey)
+		lease, last, taken := s.Lease(t.Context(), ada, nil)
+		if taken || !last.Start.IsZero() || seen.of(Unreadable) != 1 {
+			t.Fatalf("taken %v, last %+v, counted %v", taken, last, seen.counts)
 		}
-		client.Del(t.Context(), lease)
-		client.RPush(t.Context(), lease, "x")
-		held.End(t.Context(), success(now(), 1))
-		if known, _ := s.Look(t.Context(), ada, nil); known.Sequence != 1 {
-			t.Errorf("the verdict was not shared: %+v", known)
+		client.Del(t.Context(), leaseKey)
+		client.RPush(t.Context(), leaseKey, "x")
+		lease.End(t.Context(), success(now(), 1))
+		if last, _ := s.Look(t.Context(), ada, nil); last.Sequence != 1 {
+			t.Errorf("the verdict was not shared: %+v", last)
 		}
 		if may, added, total := s.Reserve(t.Context(), "device.lost", ada, 5, time.Hour); !may || !added || total != 1 {
 			t.Errorf("may %v, added %v, total %d", may, added, total)
@@ -298,8 +298,8 @@ func FuzzForeign(f *testing.F) {
 		server.SetTime(at)
 		s, seen := newStore(client, "contoso")
 		limiter := s.NewLimiter("app", 8)
-		verdict, lease := s.userKeys(ada)
-		keys := []string{verdict, lease, s.guardKey("k"), s.prefix + "ask:{" + fingerprint("canary") + "}", limiter.key}
+		verdictKey, leaseKey := s.userKeys(ada)
+		keys := []string{verdictKey, leaseKey, s.guardKey("k"), s.prefix + "ask:{" + fingerprint("canary") + "}", limiter.key}
 		for _, key := range keys {
 			switch kind % kinds {
 			case 0:
@@ -328,24 +328,24 @@ func FuzzForeign(f *testing.F) {
 		}
 
 		var wait Wait
-		held, known, taken := s.Lease(ctx, ada, &wait)
-		if latest := time.Now().Add(margin + time.Second); known.Start.After(latest) || known.Covers.After(known.Start) ||
-			!known.Start.IsZero() && known.Start.Before(at.Add(-2*time.Hour)) {
-			t.Fatalf("an implausible verdict is believed: %+v", known)
+		lease, last, taken := s.Lease(ctx, ada, &wait)
+		if latest := time.Now().Add(margin + time.Second); last.Start.After(latest) || last.Covers.After(last.Start) ||
+			!last.Start.IsZero() && last.Start.Before(at.Add(-2*time.Hour)) {
+			t.Fatalf("an implausible verdict is believed: %+v", last)
 		}
 		if left := wait.Left(); taken && left > time.Minute {
 			t.Fatalf("the call waits %s", left)
 		}
 		if taken {
 			wait.until = time.Now() // the time of one lease has passed
-			if held, _, taken = s.Lease(ctx, ada, &wait); taken || seen.of(Overdue) != 1 {
+			if lease, _, taken = s.Lease(ctx, ada, &wait); taken || seen.of(Overdue) != 1 {
 				t.Fatalf("the call waits forever: counted %v", seen.counts)
 			}
 		}
 		honest := success(now(), 7)
-		held.End(ctx, honest)
-		if known, _ := s.Look(ctx, ada, nil); known.Start.Before(honest.Start) {
-			t.Fatalf("the verdict is not shared: %+v", known)
+		lease.End(ctx, honest)
+		if last, _ := s.Look(ctx, ada, nil); last.Start.Before(honest.Start) {
+			t.Fatalf("the verdict is not shared: %+v", last)
 		}
 		s.Reserve(ctx, "k", ada, 1, time.Hour)
 		may, ok := s.MayAsk(ctx, "canary", 5*time.Second)
@@ -366,7 +366,7 @@ func FuzzForeign(f *testing.F) {
 			t.Fatalf("a foreign value is mistaken for Redis being away: counted %v, reported %v", seen.counts, seen.states)
 		}
 		ignored := 0
-		for _, o := range []Observation{Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, Pacing} {
+		for _, o := range []Observation{Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, BadLimiter} {
 			ignored += seen.of(o)
 		}
 		if ignored == 0 && (life == 0 || life > 3_600_000) {

@@ -101,9 +101,9 @@ func (w *Wait) over() bool { return w != nil && w.Left() <= 0 }
 // false and known is zero, and the caller makes its call anyway. The same happens when wait is
 // over: whatever is in Redis, and whoever writes it there again and again, a call waits for
 // LeaseFor at most.
-func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Lease, known dedupe.Verdict, taken bool) {
+func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Lease, last dedupe.Verdict, taken bool) {
 	token := uuid.NewString()
-	blocked, known, err := s.acquire(ctx, user, token)
+	blocked, last, err := s.acquire(ctx, user, token)
 	switch {
 	case err != nil:
 		s.cfg.Observe(Away)
@@ -114,38 +114,38 @@ func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Leas
 	case blocked:
 		s.cfg.Observe(Taken)
 		wait.begin(s.cfg.LeaseFor)
-		return nil, known, true
+		return nil, last, true
 	default:
 		s.cfg.Observe(Granted)
 	}
 	if wait != nil {
 		*wait = Wait{}
 	}
-	return &Lease{store: s, user: user, token: token}, known, false
+	return &Lease{store: s, user: user, token: token}, last, false
 }
 
 // Look is like Lease, but takes nothing.
-func (s *Store) Look(ctx context.Context, user string, wait *Wait) (known dedupe.Verdict, taken bool) {
-	blocked, known, err := s.acquire(ctx, user, "")
+func (s *Store) Look(ctx context.Context, user string, wait *Wait) (last dedupe.Verdict, taken bool) {
+	blocked, last, err := s.acquire(ctx, user, "")
 	if err != nil || !blocked {
-		return known, false
+		return last, false
 	}
 	wait.begin(s.cfg.LeaseFor)
-	return known, !wait.over()
+	return last, !wait.over()
 }
 
 // Adopted counts the use of another replica's verdict.
 func (s *Store) Adopted() { s.cfg.Observe(Adopted) }
 
-func (s *Store) acquire(ctx context.Context, user, token string) (blocked bool, known dedupe.Verdict, err error) {
-	verdict, lease := s.userKeys(user)
-	answer, err := s.run(ctx, takeScript, []string{verdict, lease}, token, s.cfg.LeaseFor.Milliseconds())
+func (s *Store) acquire(ctx context.Context, user, token string) (blocked bool, last dedupe.Verdict, err error) {
+	verdictKey, leaseKey := s.userKeys(user)
+	answer, err := s.run(ctx, takeScript, []string{verdictKey, leaseKey}, token, s.cfg.LeaseFor.Milliseconds())
 	if err != nil {
-		return false, known, err
+		return false, last, err
 	}
 	fields, _ := answer.([]any)
 	if len(fields) != 5 {
-		return false, known, fmt.Errorf("redis answered %d values instead of 5", len(fields))
+		return false, last, fmt.Errorf("redis answered %d values instead of 5", len(fields))
 	}
 	if token != "" && fields[0] == int64(2) {
 		s.cfg.Observe(Endless)
@@ -156,11 +156,11 @@ func (s *Store) acquire(ctx context.Context, user, token string) (blocked bool, 
 // read reads a verdict. It ignores and counts a verdict that is not readable or not believable,
 // which costs a call.
 func (s *Store) read(fields []any) dedupe.Verdict {
-	known, problem := s.parse(fields, time.Now())
+	last, problem := s.parse(fields, time.Now())
 	if problem != "" {
 		s.cfg.Observe(problem)
 	}
-	return known
+	return last
 }
 
 // parse reads a verdict, and returns the problem of one to ignore.
@@ -207,25 +207,25 @@ func (s *Store) believed(now time.Time) (oldest, latest time.Time) {
 
 // End gives the lease back, and shares the verdict, if it is not zero, with the other replicas. It
 // does nothing for a nil Lease.
-func (l *Lease) End(ctx context.Context, decided dedupe.Verdict) {
-	if l == nil || l.token == "" && decided.Start.IsZero() {
+func (l *Lease) End(ctx context.Context, verdict dedupe.Verdict) {
+	if l == nil || l.token == "" && verdict.Start.IsZero() {
 		return
 	}
 	s := l.store
-	verdict, lease := s.userKeys(l.user)
+	verdictKey, leaseKey := s.userKeys(l.user)
 	oldest, latest := s.believed(time.Now())
-	args := []any{l.token, "", 0, decided.Entity, decided.Sequence, latest.UnixMicro(), oldest.UnixMicro(), s.cfg.Remember.Milliseconds()}
-	if !decided.Start.IsZero() {
-		args[1] = decided.Start.UnixMicro()
+	args := []any{l.token, "", 0, verdict.Entity, verdict.Sequence, latest.UnixMicro(), oldest.UnixMicro(), s.cfg.Remember.Milliseconds()}
+	if !verdict.Start.IsZero() {
+		args[1] = verdict.Start.UnixMicro()
 	}
-	if !decided.Covers.IsZero() {
-		args[2] = decided.Covers.UnixMicro() // rounded down: covers slightly less
+	if !verdict.Covers.IsZero() {
+		args[2] = verdict.Covers.UnixMicro() // rounded down: covers slightly less
 	}
-	ours, err := s.run(ctx, endScript, []string{verdict, lease}, args...)
+	ours, err := s.run(ctx, endScript, []string{verdictKey, leaseKey}, args...)
 	switch {
 	case err != nil:
 		s.cfg.Observe(Away)
 	case ours != int64(1) && l.token != "":
-		s.cfg.Observe(Lost)
+		s.cfg.Observe(LeaseLost)
 	}
 }

@@ -61,9 +61,9 @@ func TestLeaseBelongsToOneReplica(t *testing.T) {
 	eachRedis(t, func(t *testing.T, client *redis.Client) {
 		a, _ := newStore(client, "contoso")
 		b, seen := newStore(client, "contoso")
-		first, known, taken := a.Lease(t.Context(), ada, nil)
-		if taken || !known.Start.IsZero() {
-			t.Fatalf("first lease: taken %v, known %v", taken, known)
+		first, last, taken := a.Lease(t.Context(), ada, nil)
+		if taken || !last.Start.IsZero() {
+			t.Fatalf("first lease: taken %v, last %v", taken, last)
 		}
 		if _, _, taken := b.Lease(t.Context(), ada, nil); !taken {
 			t.Fatal("two replicas have the lease")
@@ -73,11 +73,11 @@ func TestLeaseBelongsToOneReplica(t *testing.T) {
 		}
 		verdict := success(now(), 7)
 		first.End(t.Context(), verdict)
-		if known, taken := b.Look(t.Context(), ada, nil); taken || !same(known, verdict) {
-			t.Fatalf("after the call: taken %v, known %+v, want %+v", taken, known, verdict)
+		if last, taken := b.Look(t.Context(), ada, nil); taken || !same(last, verdict) {
+			t.Fatalf("after the call: taken %v, last %+v, want %+v", taken, last, verdict)
 		}
-		if _, known, taken := b.Lease(t.Context(), ada, nil); taken || !same(known, verdict) {
-			t.Fatalf("second lease: taken %v, known %+v", taken, known)
+		if _, last, taken := b.Lease(t.Context(), ada, nil); taken || !same(last, verdict) {
+			t.Fatalf("second lease: taken %v, last %+v", taken, last)
 		}
 		if seen.of(Taken) != 1 || seen.of(Granted) != 2 {
 			t.Fatalf("counted %v", seen.counts)
@@ -95,7 +95,7 @@ func TestLeaseThatEndedEarlyIsCountedAndStaysWithItsNewHolder(t *testing.T) {
 		t.Fatal("a lease does not expire")
 	}
 	late.End(t.Context(), dedupe.Verdict{})
-	if seen.of(Lost) != 1 {
+	if seen.of(LeaseLost) != 1 {
 		t.Fatalf("counted %v", seen.counts)
 	}
 	if _, taken := a.Look(t.Context(), ada, nil); !taken {
@@ -125,8 +125,8 @@ func TestVerdictNeverOverwritesNewerSuccess(t *testing.T) {
 					lease, _, _ := s.Lease(t.Context(), ada, nil)
 					lease.End(t.Context(), v)
 				}
-				if known, _ := s.Look(t.Context(), ada, nil); !same(known, c.want) {
-					t.Fatalf("known %+v, want %+v", known, c.want)
+				if last, _ := s.Look(t.Context(), ada, nil); !same(last, c.want) {
+					t.Fatalf("last %+v, want %+v", last, c.want)
 				}
 			})
 		})
@@ -139,21 +139,21 @@ func TestVerdictFromTheFutureIsIgnoredAndReplaced(t *testing.T) {
 		ahead := success(now().Add(time.Hour), 1)
 		lease, _, _ := s.Lease(t.Context(), ada, nil)
 		lease.End(t.Context(), ahead)
-		if known, _ := s.Look(t.Context(), ada, nil); !known.Start.IsZero() || seen.of(Future) != 1 {
-			t.Fatalf("known %+v, counted %v", known, seen.counts)
+		if last, _ := s.Look(t.Context(), ada, nil); !last.Start.IsZero() || seen.of(Future) != 1 {
+			t.Fatalf("last %+v, counted %v", last, seen.counts)
 		}
 		honest := success(now(), 2)
 		lease, _, _ = s.Lease(t.Context(), ada, nil)
 		lease.End(t.Context(), honest)
-		if known, _ := s.Look(t.Context(), ada, nil); !same(known, honest) {
-			t.Fatalf("known %+v, want %+v", known, honest)
+		if last, _ := s.Look(t.Context(), ada, nil); !same(last, honest) {
+			t.Fatalf("last %+v, want %+v", last, honest)
 		}
 		// A start within the margin may come from a different clock, and is believed.
 		near := success(now().Add(margin/2), 3)
 		lease, _, _ = s.Lease(t.Context(), ada, nil)
 		lease.End(t.Context(), near)
-		if known, _ := s.Look(t.Context(), ada, nil); !same(known, near) {
-			t.Fatalf("known %+v, want %+v", known, near)
+		if last, _ := s.Look(t.Context(), ada, nil); !same(last, near) {
+			t.Fatalf("last %+v, want %+v", last, near)
 		}
 	})
 }
@@ -170,8 +170,8 @@ func TestVerdictUnreadableIsIgnored(t *testing.T) {
 		s, seen := newStore(client, "contoso")
 		verdict, _ := s.userKeys(ada)
 		client.HSet(t.Context(), verdict, fields...)
-		if known, _ := s.Look(t.Context(), ada, nil); !known.Start.IsZero() || seen.of(Unreadable) != 1 {
-			t.Errorf("%v: known %+v, counted %v", fields, known, seen.counts)
+		if last, _ := s.Look(t.Context(), ada, nil); !last.Start.IsZero() || seen.of(Unreadable) != 1 {
+			t.Errorf("%v: last %+v, counted %v", fields, last, seen.counts)
 		}
 	}
 }
@@ -193,7 +193,7 @@ func TestStoreKeysHoldScopeAndNoNames(t *testing.T) {
 		}
 	}
 	other, _ := newStore(client, "fabrikam")
-	if known, taken := other.Look(t.Context(), ada, nil); taken || !known.Start.IsZero() {
+	if last, taken := other.Look(t.Context(), ada, nil); taken || !last.Start.IsZero() {
 		t.Error("one tenant knows of the other")
 	}
 	if ttl := server.TTL(keys[slices.IndexFunc(keys, func(k string) bool { return strings.HasSuffix(k, ":verdict") })]); ttl != time.Hour {
@@ -208,13 +208,13 @@ func TestLeaseWithoutRedisIsGrantedAtOnce(t *testing.T) {
 	server.Close()
 	lease.End(t.Context(), success(now(), 1))
 	for range 3 {
-		lease, known, taken := s.Lease(t.Context(), ada, nil)
-		if taken || !known.Start.IsZero() {
-			t.Fatalf("taken %v, known %+v", taken, known)
+		lease, last, taken := s.Lease(t.Context(), ada, nil)
+		if taken || !last.Start.IsZero() {
+			t.Fatalf("taken %v, last %+v", taken, last)
 		}
 		lease.End(t.Context(), dedupe.Verdict{})
 	}
-	if seen.of(Away) != 4 || seen.of(Lost) != 0 {
+	if seen.of(Away) != 4 || seen.of(LeaseLost) != 0 {
 		t.Errorf("counted %v", seen.counts)
 	}
 	if !slices.Equal(seen.states, []bool{true, false}) {
@@ -228,10 +228,10 @@ func TestLeaseWithoutRedisIsGrantedAtOnce(t *testing.T) {
 	s.until = time.Time{} // as after a second
 	verdict := success(now(), 2)
 	lease.End(t.Context(), verdict)
-	if known, _ := s.Look(t.Context(), ada, nil); !same(known, verdict) {
-		t.Errorf("known %+v, want %+v", known, verdict)
+	if last, _ := s.Look(t.Context(), ada, nil); !same(last, verdict) {
+		t.Errorf("last %+v, want %+v", last, verdict)
 	}
-	if !slices.Equal(seen.states, []bool{true, false, true}) || seen.of(Lost) != 0 {
+	if !slices.Equal(seen.states, []bool{true, false, true}) || seen.of(LeaseLost) != 0 {
 		t.Errorf("reported %v, counted %v", seen.states, seen.counts)
 	}
 }

@@ -253,7 +253,7 @@ func (l *Limiter) exchange(ctx context.Context) (again time.Duration, news bool)
 				return l.goAlone(done)
 			}
 		} else if fresh {
-			return l.take(state, raw, calls, room, wait, now)
+			return l.adoptState(state, raw, calls, room, wait, now)
 		}
 		current, theirs, err := l.swap(ctx, raw, text)
 		if err != nil {
@@ -262,9 +262,9 @@ func (l *Limiter) exchange(ctx context.Context) (again time.Duration, news bool)
 		now = theirs
 		if text != "" && current == text {
 			if state.replaced {
-				l.store.cfg.Observe(Pacing)
+				l.store.cfg.Observe(BadLimiter)
 			}
-			return l.take(state, text, calls, room, wait, now)
+			return l.adoptState(state, text, calls, room, wait, now)
 		}
 		raw, fresh = current, true
 	}
@@ -347,7 +347,7 @@ func (l *Limiter) swap(ctx context.Context, old, state string) (current string, 
 }
 
 // take puts Redis' answer into use.
-func (l *Limiter) take(
+func (l *Limiter) adoptState(
 	state changed, raw string, calls []int, room int, wait time.Duration, now time.Time,
 ) (again time.Duration, news bool) {
 	l.mu.Lock()

@@ -73,8 +73,8 @@ func TestLimiterThrottledCallPausesEveryReplica(t *testing.T) {
 		if wait, ok := b.Allow(time.Now()); ok || wait < 25*time.Second || wait > 31*time.Second {
 			t.Fatalf("wait %s, ok %v", wait, ok)
 		}
-		if held := time.Until(b.State().PausedUntil); held < 25*time.Second {
-			t.Errorf("blocked for %s", held)
+		if pause := time.Until(b.State().PausedUntil); pause < 25*time.Second {
+			t.Errorf("blocked for %s", pause)
 		}
 		other := sa.NewLimiter("another app", 8)
 		if len(begin(t, other, 1)) != 1 {
@@ -162,7 +162,7 @@ func TestLimiterSharesPausesWithoutRetryAfter(t *testing.T) {
 	a, b := limiters[0], limiters[1]
 	seen := 0
 	a.store.cfg.Observe = func(o Observation) {
-		if o == Pacing {
+		if o == BadLimiter {
 			seen++
 		}
 	}
@@ -193,7 +193,7 @@ func TestLimiterReplacesTextThatIsTooLong(t *testing.T) {
 		if err := client.Set(t.Context(), p.key, text, 0).Err(); err != nil {
 			t.Fatal(err)
 		}
-		if len(begin(t, p, 2)) != 2 || seen.of(Pacing) != 1 {
+		if len(begin(t, p, 2)) != 2 || seen.of(BadLimiter) != 1 {
 			t.Errorf("counted %v", seen.counts)
 		}
 		if left := client.PTTL(t.Context(), p.key).Val(); left <= 0 || left > keepState {
@@ -279,7 +279,7 @@ func TestLimiterReplacesImplausibleState(t *testing.T) {
 			}
 			replaced := 0
 			limiters[0].store.cfg.Observe = func(o Observation) {
-				if o == Pacing {
+				if o == BadLimiter {
 					replaced++
 				}
 			}

@@ -56,7 +56,7 @@ const (
 	Taken   Observation = "taken"
 	// Lost: the lease ended before the call did, and another replica may have called for the same
 	// user.
-	Lost Observation = "lost"
+	LeaseLost Observation = "lost"
 	// Away: Redis did not answer, and the call was made anyway.
 	Away Observation = "away"
 	// Adopted: another replica's verdict was used. It covered events, or made them wait for the end
@@ -82,12 +82,12 @@ const (
 	// counted in the future. These were removed.
 	Overfull Observation = "overfull"
 	// Pacing: the shared state of the rate limiter was not plausible, and was replaced.
-	Pacing Observation = "pacing"
+	BadLimiter Observation = "pacing"
 )
 
 // Observations returns all of them.
 func Observations() []Observation {
-	return []Observation{Granted, Taken, Lost, Away, Adopted, Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, Pacing}
+	return []Observation{Granted, Taken, LeaseLost, Away, Adopted, Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, BadLimiter}
 }
 
 // awayFor is the pause after Redis did not answer: calls must not wait for it one by one.
@@ -223,7 +223,7 @@ func fingerprint(user string) string {
 
 // userKeys returns the keys of a user's verdict and lease. The user appears as a hash in braces,
 // which also selects the slot in a cluster.
-func (s *Store) userKeys(user string) (verdict, lease string) {
+func (s *Store) userKeys(user string) (verdictKey, leaseKey string) {
 	name := s.prefix + "{" + fingerprint(user) + "}"
 	return name + ":verdict", name + ":lease"
 }

@@ -22,7 +22,7 @@ func TestLedgerAdoptsSuccessThatCoversWhatWasEnqueuedBefore(t *testing.T) {
 			t.Error("somebody still waits")
 		}
 		want(t, e, dedupe.Covered)
-		if s := l.State(); s.Pending != 0 || s.Remembered != 1 {
+		if s := l.State(); s.PendingUsers != 0 || s.Remembered != 1 {
 			t.Errorf("%+v", s)
 		}
 		late := message(2)
@@ -67,14 +67,14 @@ func TestLedgerDoesNotParkAgainForAWindowThatEndedEarly(t *testing.T) {
 		w.Start()
 		start := time.Now()
 		w.Succeeded(attempt(start), nil)
-		known := w.Verdict()
-		if !known.Start.Equal(start) || known.Sequence != 1 || known.Covers.IsZero() {
-			t.Fatalf("verdict %+v", known)
+		reached := w.Verdict()
+		if !reached.Start.Equal(start) || reached.Sequence != 1 || reached.Covers.IsZero() {
+			t.Fatalf("verdict %+v", reached)
 		}
 		w, _ = l.Add(key, message(2))
 		l.FlushParked()
 		w.AwaitWindow()
-		if again, parked := w.Adopt(known); !again || parked {
+		if again, parked := w.Adopt(reached); !again || parked {
 			t.Errorf("again %v, parked %v", again, parked)
 		}
 	})
@@ -127,7 +127,7 @@ func TestLedgerEndsWorkWhoseEventIsRemovedWhileAnotherReplicaCalls(t *testing.T)
 // A verdict from Redis may be wrong, or be written by somebody else.
 func TestLedgerIgnoresImplausibleVerdictOfAnotherReplica(t *testing.T) {
 	for name, c := range map[string]struct {
-		known  func(now time.Time) dedupe.Verdict
+		theirs func(now time.Time) dedupe.Verdict
 		parked bool
 		covers bool
 	}{
@@ -157,7 +157,7 @@ func TestLedgerIgnoresImplausibleVerdictOfAnotherReplica(t *testing.T) {
 				future.Enqueued = future.Enqueued.Add(30 * time.Minute)
 				w, _ := l.Add(key, now)
 				begun := time.Now()
-				again, parked := w.Adopt(c.known(begun))
+				again, parked := w.Adopt(c.theirs(begun))
 				if want(t, now, dedupe.Undecided); !again || parked != c.parked {
 					t.Errorf("again %v, parked %v", again, parked)
 				}

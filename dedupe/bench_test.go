@@ -27,7 +27,7 @@ func busy(b *testing.B) *dedupe.Ledger {
 			park(l, fmt.Sprint("parked:", i), number)
 		}
 	}
-	if s := l.State(); s.Pending != inFlight || s.Parked != inFlight/4 {
+	if s := l.State(); s.PendingUsers != inFlight || s.Parked != inFlight/4 {
 		b.Fatalf("%+v", s)
 	}
 	return l

@@ -171,7 +171,7 @@ func (e *Event) Superseded() SupersededMessages { return e.superseded }
 
 // finish ends the event.
 func (e *Event) finish(r Result) {
-	e.ledger.mark(e, absent)
+	e.ledger.setState(e, absent)
 	e.result = r
 	close(e.done)
 	select {
@@ -196,7 +196,7 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Message.Lock.valid(now), e.Message.leaving:
+	case !e.Message.Lock.valid(now), e.Message.deferring:
 		return false
 	case e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
 		return false
@@ -216,7 +216,7 @@ func (g group) takeOver(e *Event) bool {
 	for i, older := range g {
 		if older.same(e.Position) {
 			e.superseded = older.superseded
-			e.ledger.mark(e, older.state)
+			e.ledger.setState(e, older.state)
 			g[i] = e
 			older.finish(Result{Disposition: Replaced, By: e.Position})
 			return true

@@ -66,12 +66,12 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	defer l.mu.Unlock()
 	now := time.Now()
 	w = l.works[key]
-	v, known := l.verdicts.get(key)
+	v, found := l.verdicts.get(key)
 	switch {
 	case w != nil && w.takeOver(e):
 		// Redelivery: the new delivery takes the place of the old one.
 		return w, false
-	case known && v.covered(e.Position):
+	case found && v.covered(e.Position):
 		// Covered: no attempt is needed.
 		e.finish(Result{Disposition: Covered})
 		return nil, false
@@ -92,8 +92,8 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 		isNew = true
 		w.pending = group{e}
 		w.urgency = e.Urgency
-		l.mark(e, fresh)
-		if known && now.Before(v.until.time()) {
+		l.setState(e, fresh)
+		if found && now.Before(v.until.time()) {
 			// Inside the window after a verdict: the event is parked.
 			w.park(v.parkedUntil(now, l.cfg.Window))
 		}
@@ -154,8 +154,8 @@ func (l *Ledger) FlushMessage(m *Message) {
 	}
 }
 
-// Pending returns how many users have an undecided event.
-func (l *Ledger) Pending() int {
+// PendingUsers returns how many users have an undecided event.
+func (l *Ledger) PendingUsers() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.works)
@@ -163,9 +163,9 @@ func (l *Ledger) Pending() int {
 
 // State is a picture of the ledger.
 type State struct {
-	// Pending is how many users have an undecided event. Parked is how many of them wait for the
-	// end of their window; InFlight, how many have an attempt in flight.
-	Pending, Parked, InFlight int
+	// PendingUsers is how many users have an undecided event. Of these, Parked wait for the end of
+	// their window, and InFlight have an attempt in flight.
+	PendingUsers, Parked, InFlight int
 	// Remembered is how many verdicts are kept.
 	Remembered int
 }
@@ -174,7 +174,7 @@ type State struct {
 func (l *Ledger) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := State{Pending: len(l.works), Parked: len(l.parked), Remembered: l.verdicts.len()}
+	s := State{PendingUsers: len(l.works), Parked: len(l.parked), Remembered: l.verdicts.len()}
 	for _, w := range l.works {
 		if w.inFlight {
 			s.InFlight++

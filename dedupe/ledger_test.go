@@ -355,7 +355,7 @@ func TestLedgerParksAndDoesNotCoverAfterAFailure(t *testing.T) {
 			t.Fatalf("not parked: %+v", l.State())
 		}
 		l.Remove(key, e)
-		if w.Start() || l.State().Pending != 0 {
+		if w.Start() || l.State().PendingUsers != 0 {
 			t.Error("an attempt for nobody")
 		}
 	})
@@ -413,7 +413,7 @@ func TestLedgerBoundsParkingAndAnEarlyCallIsSafe(t *testing.T) {
 			w.Failed(attempt(time.Now()), nil)
 			l.Add(user, message(int64(2*i+1)))
 		}
-		if s := l.State(); s.Parked != 8 || s.Pending != 20 {
+		if s := l.State(); s.Parked != 8 || s.PendingUsers != 20 {
 			t.Errorf("%+v, want 8 parked and the others called now", s)
 		}
 	})

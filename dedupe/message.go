@@ -37,13 +37,13 @@ type Message struct {
 	ended    chan struct{} // is signaled when an event ends
 
 	// The ledger's lock guards the fields below.
-	open    int           // undecided events, and 1 more until AllAdded
-	parked  int           // of them, those that are parked or wait beside an attempt
-	failing int           // of them, those whose users have failed
-	paused  int           // of the failing ones, those for whom no attempt begins soon
-	untried int           // failing ones without an attempt since the message was received
-	failed  *list.Element // in its source's list of failing messages; nil when it is not there
-	leaving bool          // asked to be deferred: it is in no share any more
+	open      int           // undecided events, and 1 more until AllAdded
+	parked    int           // of them, those that are parked or wait beside an attempt
+	failing   int           // of them, those whose users have failed
+	paused    int           // of the failing ones, those for whom no attempt begins soon
+	untried   int           // failing ones without an attempt since the message was received
+	failed    *list.Element // in its source's list of failing messages; nil when it is not there
+	deferring bool          // the caller was asked to defer it, so it counts in no share
 }
 
 // NewMessage returns the Message of one delivery from the source. AllAdded must follow.
@@ -115,8 +115,8 @@ func (l *Ledger) shareOf(source int) *share {
 	return &l.shares[source]
 }
 
-// mark moves an event to the next state, and keeps its message's counts and its source's share.
-func (l *Ledger) mark(e *Event, next state) {
+// setState sets an event's state, and keeps the counts of its message and the share of its source.
+func (l *Ledger) setState(e *Event, next state) {
 	if e.state == next {
 		return
 	}
@@ -152,7 +152,7 @@ func (l *Ledger) count(m *Message, s state, n int) {
 	}
 	before := *of
 	*of += n
-	if m.leaving || before > 0 == (*of > 0) {
+	if m.deferring || before > 0 == (*of > 0) {
 		return
 	}
 	switch sh := l.shareOf(m.Source); {
@@ -210,7 +210,7 @@ func (l *Ledger) evictParked(source int) bool {
 		n := 0
 		for _, e := range w.pending {
 			m := e.Message
-			if m.Source != source || m.leaving {
+			if m.Source != source || m.deferring {
 				continue
 			}
 			if m.parked == 1 {
@@ -282,7 +282,7 @@ func (s *share) longest() *Message {
 // mayDefer reports whether the message may be deferred: none of its users waits for a first
 // attempt.
 func (m *Message) mayDefer() bool {
-	return !m.Fixed && !m.leaving && m.open > 0 && m.open == m.parked+m.failing
+	return !m.Fixed && !m.deferring && m.open > 0 && m.open == m.parked+m.failing
 }
 
 // deferMessage asks for the message to be deferred. It reports whether m is not nil.
@@ -297,7 +297,7 @@ func (l *Ledger) deferMessage(m *Message) bool {
 	if m.failing > 0 {
 		sh.recovered(m)
 	}
-	m.leaving = true
+	m.deferring = true
 	close(m.deferred)
 	return true
 }

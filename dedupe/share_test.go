@@ -69,7 +69,7 @@ func TestLedgerCallsTheUserWithTheMostParkedMessagesPastTheShare(t *testing.T) {
 			w.Failed(attempt(time.Now()), nil)
 		}
 		number := int64(0)
-		enter := func(user string) *dedupe.Work { // each expires earlier than the one before, so none supersedes another
+		add := func(user string) *dedupe.Work { // each expires earlier than the one before, so none supersedes another
 			number++
 			e := message(number)
 			e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(number)*time.Second)
@@ -77,15 +77,15 @@ func TestLedgerCallsTheUserWithTheMostParkedMessagesPastTheShare(t *testing.T) {
 			w, _ := l.Add(user, e)
 			return w
 		}
-		grace := enter("grace")
+		grace := add("grace")
 		var ada *dedupe.Work
 		for range 7 {
-			ada = enter("ada")
+			ada = add("ada")
 		}
 		if s := l.State(); s.Parked != 2 {
 			t.Fatalf("%+v, want both parked with 8 messages", s)
 		}
-		enter("grace") // is the ninth message
+		add("grace") // is the ninth message
 		start := time.Now()
 		ada.AwaitWindow()
 		if time.Since(start) != 0 {
@@ -171,7 +171,7 @@ func TestLedgerDefersAnEagerMessageAfterOneMoreFailure(t *testing.T) {
 			t.Error("not deferred")
 		}
 		l.Remove(key, e)
-		if s := l.State(); s.Pending != 0 {
+		if s := l.State(); s.PendingUsers != 0 {
 			t.Errorf("%+v", s)
 		}
 	})
@@ -252,7 +252,7 @@ func TestLedgerDefersTheOldestBesideAttemptsOfTheUserWithTheMost(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *dedupe.Ledger) {
 		n := int64(0)
 		beside := map[string][]*dedupe.Event{}
-		enter := func(user string) { // each expires earlier than the one before, so none supersedes another
+		add := func(user string) { // each expires earlier than the one before, so none supersedes another
 			n++
 			e := message(n)
 			e.ExpiresAt = time.Now().Add(time.Hour - time.Duration(n)*time.Minute)
@@ -266,7 +266,7 @@ func TestLedgerDefersTheOldestBesideAttemptsOfTheUserWithTheMost(t *testing.T) {
 			beside[user] = append(beside[user], e)
 		}
 		for _, user := range []string{"ada", "grace", "ada", "ada", "ada", "grace", "ada", "grace", "ada", "grace", "ada"} {
-			enter(user)
+			add(user)
 		}
 		if len(beside["ada"]) != 6 || len(beside["grace"]) != 3 {
 			t.Fatal(len(beside["ada"]), len(beside["grace"]))

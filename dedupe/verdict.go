@@ -28,7 +28,7 @@ type verdict struct {
 	// until is the end of the window.
 	until instant
 	// message is the one that the attempt was made for; 0 when the attempt failed.
-	message mark
+	message messageHash
 }
 
 // instant is a time in whole microseconds since 1970, in a third of the space of a time.Time.
@@ -43,14 +43,15 @@ func instantOf(t time.Time) instant {
 
 func (i instant) time() time.Time { return time.UnixMicro(int64(i)) }
 
-// mark identifies a message in a third of its space. Two messages share one by a chance of 1 in
-// 2^64. Nobody can choose messages that do, because each process hashes with a seed of its own.
-type mark uint64
+// messageHash identifies a message in a third of its space. Two messages have the same hash with a
+// probability of 1 in 2^64. Nobody can choose such messages, because each process hashes with a seed
+// of its own.
+type messageHash uint64
 
 var seed = maphash.MakeSeed()
 
-func markOf(entity string, sequence int64) mark {
-	return mark(maphash.Comparable(seed, Position{Entity: entity, Sequence: sequence}))
+func messageHashOf(entity string, sequence int64) messageHash {
+	return messageHash(maphash.Comparable(seed, Position{Entity: entity, Sequence: sequence}))
 }
 
 // covered reports whether the successful attempt decides the event, too: because the event was
@@ -61,7 +62,7 @@ func (v verdict) covered(p Position) bool {
 		return false // the enqueued time is not known: no broker is that old
 	}
 	return v.covers > 0 && p.Enqueued.Before(v.covers.time()) ||
-		v.message != 0 && markOf(p.Entity, p.Sequence) == v.message
+		v.message != 0 && messageHashOf(p.Entity, p.Sequence) == v.message
 }
 
 // parkedUntil returns the end of the window, at most a window from now, so that a clock that was
@@ -105,17 +106,17 @@ func (a Attempt) coversBefore(margin time.Duration) time.Time {
 
 // remember keeps a verdict of this process or of another replica. An event that was covered once
 // stays covered.
-func (l *Ledger) remember(key string, known Verdict, now time.Time) verdict {
+func (l *Ledger) remember(key string, reached Verdict, now time.Time) verdict {
 	// Sub uses the monotonic clock for an attempt of this process. The end is at most a window from
 	// now.
-	left := min(l.cfg.Window-now.Sub(known.Start), l.cfg.Window)
+	left := min(l.cfg.Window-now.Sub(reached.Start), l.cfg.Window)
 	v := verdict{until: instantOf(now.Add(left))}
-	if known.Entity != "" {
-		v.message = markOf(known.Entity, known.Sequence)
+	if reached.Entity != "" {
+		v.message = messageHashOf(reached.Entity, reached.Sequence)
 	}
-	if !known.Covers.IsZero() {
+	if !reached.Covers.IsZero() {
 		// No attempt covers what was enqueued less than a margin before its start.
-		v.covers = min(instantOf(known.Covers), instantOf(known.Start.Add(-l.cfg.SkewMargin)))
+		v.covers = min(instantOf(reached.Covers), instantOf(reached.Start.Add(-l.cfg.SkewMargin)))
 	}
 	if before, ok := l.verdicts.get(key); ok {
 		if v.message == 0 || before.message != 0 && before.until > v.until {
@@ -130,8 +131,8 @@ func (l *Ledger) remember(key string, known Verdict, now time.Time) verdict {
 
 // plausible reports whether another replica can have reached this verdict: its attempt has not
 // started in the future, by clocks that differ by at most the margin.
-func (l *Ledger) plausible(known Verdict, now time.Time) bool {
-	return !known.Start.After(now.Add(l.cfg.SkewMargin))
+func (l *Ledger) plausible(theirs Verdict, now time.Time) bool {
+	return !theirs.Start.After(now.Add(l.cfg.SkewMargin))
 }
 
 // memory remembers verdicts, bounded by number and time. To forget one is always safe: it costs an

@@ -11,7 +11,7 @@ import (
 func TestVerdictParksForAWindowOnceWhenAClockIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10, MaxParked: 8, MaxFailing: 8})
-		enter := func(sequence int64) *Work {
+		add := func(sequence int64) *Work {
 			w, _ := l.Add("ada", &Event{
 				Position: Position{Enqueued: time.Now(), Entity: "events", Sequence: sequence}, Message: NewMessage(0),
 			})
@@ -19,7 +19,7 @@ func TestVerdictParksForAWindowOnceWhenAClockIsSetBack(t *testing.T) {
 		}
 		begun := time.Now()
 		l.verdicts.put("ada", verdict{until: instantOf(begun.Add(time.Hour)), covers: instantOf(begun.Add(-time.Hour))}, begun)
-		w := enter(1)
+		w := add(1)
 		if w.AwaitWindow(); time.Since(begun) != time.Minute {
 			t.Errorf("parked for %s", time.Since(begun))
 		}

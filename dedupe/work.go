@@ -128,7 +128,7 @@ func (w *Work) Pause() {
 		return // the Work is over
 	}
 	w.paused = true
-	w.markPending()
+	w.refreshPending()
 	w.deferEager()
 }
 
@@ -138,7 +138,7 @@ func (w *Work) Resume() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.paused = false
-	w.markPending()
+	w.refreshPending()
 }
 
 // SetFailing notes that the user has failed in an earlier Work, and was not decided since.
@@ -147,7 +147,7 @@ func (w *Work) SetFailing() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.failing = true
-	w.markPending()
+	w.refreshPending()
 }
 
 // Start starts an attempt for the pending events. It reports whether the attempt may be made; if
@@ -209,7 +209,7 @@ func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 			w.pending = w.add(w.pending, e, parked, now)
 		}
 	}
-	return w.decided(v)
+	return w.applyVerdict(v)
 }
 
 // Failed ends the attempt in flight with a final failure: the events that it was started for have
@@ -226,7 +226,7 @@ func (w *Work) Failed(a Attempt, detail any) (again bool) {
 		e.finish(Result{Disposition: Failed, Detail: detail})
 	}
 	w.pending, w.attempting, w.beside = w.beside, nil, nil
-	return w.decided(v)
+	return w.applyVerdict(v)
 }
 
 // Retry ends the attempt in flight without a decision: all events of the user wait for the next
@@ -252,7 +252,7 @@ func (w *Work) Retry(failed bool) (again bool) {
 		l.drop(w)
 		return false
 	}
-	w.markPending()
+	w.refreshPending()
 	if failed {
 		w.deferEager()
 	}
@@ -287,15 +287,15 @@ func (w *Work) Verdict() Verdict {
 // and the others are parked, once for each window. No attempt may be in flight. again reports
 // whether some event is undecided; if not, the Work is over. parked reports whether AwaitWindow
 // must be called before the next attempt.
-func (w *Work) Adopt(known Verdict) (again, parked bool) {
+func (w *Work) Adopt(theirs Verdict) (again, parked bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	if !l.plausible(known, now) {
+	if !l.plausible(theirs, now) {
 		return !w.empty(), !w.parkedUntil.IsZero()
 	}
-	v := l.remember(w.key, known, now)
+	v := l.remember(w.key, theirs, now)
 	if w.empty() {
 		return false, false // the last event was removed, and the Work is over
 	}
@@ -319,8 +319,8 @@ func (w *Work) Adopt(known Verdict) (again, parked bool) {
 	return true, !w.parkedUntil.IsZero()
 }
 
-// decided ends an attempt that has reached a verdict, and parks the events that are left.
-func (w *Work) decided(v verdict) (again bool) {
+// applyVerdict ends an attempt that has reached a verdict, and parks the events that are left.
+func (w *Work) applyVerdict(v verdict) (again bool) {
 	w.inFlight, w.failing = false, false
 	if w.empty() {
 		w.ledger.drop(w)
@@ -345,7 +345,7 @@ func (w *Work) takeOver(e *Event) bool {
 		for _, p := range w.startedFor {
 			if p.same(e.Position) {
 				w.attempting = append(w.attempting, e)
-				w.ledger.mark(e, w.state())
+				w.ledger.setState(e, w.state())
 				return true
 			}
 		}
@@ -381,7 +381,7 @@ func (w *Work) empty() bool { return len(w.pending)+len(w.attempting)+len(w.besi
 func (w *Work) add(g group, e *Event, in state, now time.Time) group {
 	g = g.add(e, now)
 	if !ended(e) {
-		w.ledger.mark(e, in)
+		w.ledger.setState(e, in)
 	}
 	return g
 }
@@ -412,10 +412,10 @@ func (w *Work) stateOfNew(e *Event) state {
 	return fresh
 }
 
-// markPending moves the pending events to the Work's state, and enforces the shares.
-func (w *Work) markPending() {
+// refreshPending sets the state of the pending events to the Work's, and enforces the shares.
+func (w *Work) refreshPending() {
 	for _, e := range w.pending {
-		w.ledger.mark(e, w.state())
+		w.ledger.setState(e, w.state())
 	}
 	w.ledger.enforceAllShares()
 }
@@ -424,13 +424,13 @@ func (w *Work) markPending() {
 // parking of some users at once.
 func (w *Work) park(until time.Time) {
 	if w.ledger.draining || !time.Now().Before(until) {
-		w.markPending()
+		w.refreshPending()
 		return
 	}
 	w.parkedUntil, w.parkedFor = until, until
 	w.ledger.parked[w] = struct{}{}
 	w.due = make(chan struct{})
-	w.markPending()
+	w.refreshPending()
 	for _, e := range w.pending {
 		w.ledger.deferIdle(e.Message)
 	}
@@ -450,6 +450,6 @@ func (w *Work) unpark() {
 	w.endPark()
 	close(w.due)
 	for _, e := range w.pending {
-		w.ledger.mark(e, w.state())
+		w.ledger.setState(e, w.state())
 	}
 }

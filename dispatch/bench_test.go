@@ -20,11 +20,11 @@ const crowd = 20_000
 
 // crowded makes a crowd wait with events of a type for which no attempt may begin.
 func crowded(b *testing.B, q *queue, kind string) {
-	ctx, leave := context.WithCancelCause(b.Context())
+	ctx, cancel := context.WithCancelCause(b.Context())
 	over := make(chan struct{}, crowd)
 	for i := range crowd {
 		go func() {
-			_, _ = q.wait(ctx, request{user: fmt.Sprint("crowd:", i), sequence: q.nextSequence(), urgency: constant(5, kind)})
+			_, _ = q.wait(ctx, request{user: fmt.Sprint("crowd:", i), ticket: q.nextTicket(), urgency: constant(5, kind)})
 			over <- struct{}{}
 		}()
 	}
@@ -35,7 +35,7 @@ func crowded(b *testing.B, q *queue, kind string) {
 		q.mu.Unlock()
 	}
 	b.Cleanup(func() {
-		leave(errors.New("the benchmark is over"))
+		cancel(errors.New("the benchmark is over"))
 		for range crowd {
 			<-over
 		}
@@ -45,7 +45,7 @@ func crowded(b *testing.B, q *queue, kind string) {
 func attempts(b *testing.B, q *queue, kind string) {
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		p, err := q.wait(b.Context(), request{user: fmt.Sprint("user:", i), sequence: q.nextSequence(), urgency: constant(0, kind)})
+		p, err := q.wait(b.Context(), request{user: fmt.Sprint("user:", i), ticket: q.nextTicket(), urgency: constant(0, kind)})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -62,9 +62,9 @@ func BenchmarkQueueAttempt(b *testing.B) {
 		return q
 	}
 	b.Run("while nobody waits", func(b *testing.B) { attempts(b, empty(b), "device.lost") })
-	b.Run("while many wait for the last place in the volume of another type", func(b *testing.B) {
+	b.Run("while many wait for the last reservation of another type", func(b *testing.B) {
 		q := empty(b)
-		last, err := q.wait(b.Context(), request{user: "last", sequence: q.nextSequence(), urgency: constant(5, "user.offboarded")})
+		last, err := q.wait(b.Context(), request{user: "last", ticket: q.nextTicket(), urgency: constant(5, "user.offboarded")})
 		if err != nil {
 			b.Fatal(err)
 		}

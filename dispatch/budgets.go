@@ -11,17 +11,17 @@ const (
 	// maxBudgets bounds how many budgets are kept, of about 300 bytes each. A user whose budget is
 	// forgotten gets a new one.
 	maxBudgets = 20_000
-	// budgetFor is for how long, after the next attempt was due, a budget applies to any event of
-	// the user. After that it applies only to events that were enqueued before: while the breaker
-	// is open the next attempt can take hours. A later event has nothing to do with the failures of
-	// the first, and must not inherit their age.
+	// A budget applies to any event of the user until budgetFor after the user's next attempt is
+	// due. After that it applies only to events that were enqueued before the attempt was due, since
+	// the attempt can take hours to begin while the breaker is open. A later event has nothing to do
+	// with the failures of the earlier ones, and must not inherit their age.
 	budgetFor = 15 * time.Minute
 )
 
-// budgets keeps the budgets of users who have failed until they are decided. Their events may leave
-// before: because they are deferred, their session ends, or their lock is lost. When the events
-// come back, the budget applies to them again. The zero value is ready; it is safe for concurrent
-// use.
+// budgets keeps the budgets of users who have failed until the users are decided. The users' events
+// may be removed before that, because they are deferred, their session ends, or their lock is lost.
+// When the events come back, the budget applies to them again. The zero value is ready. It is safe
+// for concurrent use.
 type budgets struct {
 	mu         sync.Mutex
 	young, old map[string]kept // two generations make forgetting cheap
@@ -30,8 +30,8 @@ type budgets struct {
 // kept is what is kept of a user who has failed.
 type kept struct {
 	*retry.Budget
-	next     time.Time // when the next attempt is due
-	sequence int       // in the call queue: a user who comes back keeps it
+	next   time.Time // when the next attempt is due
+	ticket int       // in the call queue: a user who comes back keeps it
 }
 
 // keep keeps a user's budget, which the caller does not touch any more.
@@ -44,8 +44,8 @@ func (b *budgets) keep(key string, budget kept) {
 	b.young[key] = budget
 }
 
-// of returns the budget of a user whose oldest event was enqueued then. ok is false when none
-// applies to it.
+// of returns the budget of a user whose oldest event was enqueued at that time. ok is false if no
+// budget applies to the event.
 func (b *budgets) of(key string, enqueued time.Time) (budget kept, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -20,8 +20,8 @@ type replicas struct {
 
 type answers struct {
 	taken             bool
-	known             dedupe.Verdict
-	full              bool
+	last              dedupe.Verdict
+	overLimit         bool
 	adopted, reserved int
 }
 
@@ -38,23 +38,23 @@ func (r *replicas) now() answers { return r.change(func(*answers) {}) }
 
 func (r *replicas) Lease(context.Context, string, *coordination.Wait) (*coordination.Lease, dedupe.Verdict, bool) {
 	a := r.now()
-	return nil, a.known, a.taken
+	return nil, a.last, a.taken
 }
 
 func (r *replicas) Look(context.Context, string, *coordination.Wait) (dedupe.Verdict, bool) {
 	a := r.now()
-	return a.known, a.taken
+	return a.last, a.taken
 }
 
 func (r *replicas) Adopted() { r.change(func(a *answers) { a.adopted++ }) }
 
 func (r *replicas) Reserve(context.Context, string, string, int, time.Duration) (may, added bool, total int) {
 	a := r.change(func(a *answers) {
-		if !a.full {
+		if !a.overLimit {
 			a.reserved++
 		}
 	})
-	if a.full {
+	if a.overLimit {
 		return false, false, 2
 	}
 	return true, true, a.reserved
@@ -81,13 +81,13 @@ func TestDispatcherWaitsForTheLeaseOfAnotherReplica(t *testing.T) {
 			g, others := &graph{}, &replicas{answers: answers{taken: true}}
 			dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 				d.deps.Coordinator = others
-				e := enter(d, ada)
+				e := add(d, ada)
 				time.Sleep(5 * time.Second)
 				if n := len(g.made()); n != 0 {
 					t.Fatalf("%d calls while another replica has the lease", n)
 				}
-				others.change(func(a *answers) { a.taken, a.known = false, c.verdict })
-				if got, _ := decision(t, e); got != c.want || len(g.made()) != c.calls {
+				others.change(func(a *answers) { a.taken, a.last = false, c.verdict })
+				if got, _ := resultOf(t, e); got != c.want || len(g.made()) != c.calls {
 					t.Errorf("%s after %d calls, want %s after %d", got, len(g.made()), c.want, c.calls)
 				}
 				if n := others.now().adopted; n != 1-c.calls {
@@ -99,16 +99,16 @@ func TestDispatcherWaitsForTheLeaseOfAnotherReplica(t *testing.T) {
 }
 
 func TestDispatcherTripsWhenAllReplicasTogetherReachTheLimit(t *testing.T) {
-	g, others := &graph{}, &replicas{answers: answers{full: true}}
+	g, others := &graph{}, &replicas{answers: answers{overLimit: true}}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		d.deps.Coordinator = others
-		e := enter(d, ada)
+		e := add(d, ada)
 		if len(g.made()) != 0 || !d.Blocked("") || d.State().Blocked != 1 {
 			t.Fatalf("%d calls, %+v", len(g.made()), d.State())
 		}
-		others.change(func(a *answers) { a.full = false })
+		others.change(func(a *answers) { a.overLimit = false })
 		d.release(guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 5})
-		if got, _ := decision(t, e); got != dedupe.Revoked || others.now().reserved != 1 {
+		if got, _ := resultOf(t, e); got != dedupe.Revoked || others.now().reserved != 1 {
 			t.Errorf("%s, %d reserved", got, others.now().reserved)
 		}
 	})
@@ -119,8 +119,8 @@ func TestDispatcherRefundsTheReplicasCountWhenNobodyWasSignedOut(t *testing.T) {
 	others := &replicas{}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 5, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
 		d.deps.Coordinator = others
-		e := enter(d, ada)
-		if got, _ := decision(t, e); got != dedupe.Failed || others.now().reserved != 0 {
+		e := add(d, ada)
+		if got, _ := resultOf(t, e); got != dedupe.Failed || others.now().reserved != 0 {
 			t.Errorf("%s, %d reserved", got, others.now().reserved)
 		}
 	})

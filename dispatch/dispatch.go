@@ -60,9 +60,9 @@ type Config struct {
 	// Concurrency is how many attempts are in flight at once; at least 1. Up to MaxLate attempts
 	// that are not answered within 2 seconds do not count.
 	Concurrency int
-	// Volume bounds how many people are signed out within a window.
+	// Volume bounds how many people are signed out within the guard's window.
 	Volume guard.VolumeConfig
-	// ReadRelease returns an operator's release of the volume guard, the zero Release when there is
+	// ReadRelease returns an operator's release of the volume guard, or the zero Release if there is
 	// none. It is called every 5 seconds. If it is nil, only a restart releases the guard.
 	ReadRelease func() (guard.Release, error)
 	// CanaryUser is an account kept for canaries, whose sessions may be revoked at any time. The
@@ -95,9 +95,9 @@ type Dependencies struct {
 	Text func(error) string
 }
 
-// Dispatcher makes the attempts. One goroutine for each user with undecided events makes that
-// user's attempts. These goroutines share the ledger, which decides which message supersedes which,
-// and the call queue; each of the two has one lock. A Dispatcher is safe for concurrent use.
+// Dispatcher makes the attempts. Each user with undecided events has a goroutine, which makes that
+// user's attempts. These goroutines share the ledger and the call queue, each of which has one lock.
+// A Dispatcher is safe for concurrent use.
 type Dispatcher struct {
 	cfg  Config
 	deps Dependencies
@@ -126,7 +126,7 @@ func New(cfg Config, deps Dependencies) *Dispatcher {
 	}
 	d.canaries.ctx, d.canaries.stop = context.WithCancel(context.Background())
 	if deps.Canary != nil {
-		d.queue.ask, d.queue.active = d.askCanary, func() bool { return d.ledger.Pending() > 0 }
+		d.queue.ask, d.queue.active = d.askCanary, func() bool { return d.ledger.PendingUsers() > 0 }
 	}
 	return d
 }
@@ -142,12 +142,12 @@ func (d *Dispatcher) Signal() {
 	d.queue.signal()
 }
 
-// EndAttemptsWith makes the end of hard end the attempts in flight. It must be called before the
-// first Add; otherwise nothing but their time-outs ends them.
+// EndAttemptsWith sets the context whose end cuts off the attempts in flight. It must be called before
+// the first Add. Without it, attempts end only by an answer or their timeout.
 func (d *Dispatcher) EndAttemptsWith(hard context.Context) { d.hard = hard }
 
-// Run does until the end of ctx what is needed beside the attempts: it reports trips of the volume
-// guard, applies an operator's release of it, and exchanges the state of the shared rate limiter.
+// Run does what is needed beside the attempts until ctx ends: it reports trips of the volume guard,
+// applies operators' releases, and exchanges the state of the shared rate limiter.
 func (d *Dispatcher) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { d.watchVolume(ctx) })
@@ -157,8 +157,8 @@ func (d *Dispatcher) Run(ctx context.Context) {
 	all.Wait()
 }
 
-// Stop waits until no attempt and no canary is in flight, and ends all goroutines. The caller must
-// have removed each event, unless it is decided or the end of hard makes it so.
+// Stop waits until no attempt and no canary is in flight, and ends all goroutines. It waits for each
+// event to be decided or removed, so the caller must remove those that nothing decides any more.
 func (d *Dispatcher) Stop() {
 	d.queue.stop()
 	d.canaries.stop()
@@ -197,8 +197,8 @@ func (d *Dispatcher) Defer(m *dedupe.Message) { d.ledger.Defer(m) }
 // in flight.
 func (d *Dispatcher) Limit(inFlight, most int) int { return d.queue.limit(inFlight, most) }
 
-// NextAttempt returns when the next attempt for a user is due who has failed; the zero time for any
-// other user.
+// NextAttempt returns when the next attempt is due for a user who has failed. For any other user it
+// returns the zero time.
 func (d *Dispatcher) NextAttempt(key string) time.Time {
 	budget, _ := d.budgets.of(key, time.Time{})
 	return budget.next
@@ -211,8 +211,8 @@ func (d *Dispatcher) Blocked(kind string) bool {
 	return d.queue.volume.Blocked(kind)
 }
 
-// Released returns a channel that is closed when the volume guard is released for the next time,
-// for whatever types of events.
+// Released returns a channel that is closed at the next release of the volume guard, whatever types
+// of events it is for.
 func (d *Dispatcher) Released() <-chan struct{} { return d.releases.released() }
 
 // Open reports whether the circuit breaker is open: then only probes begin.
@@ -247,10 +247,10 @@ type State struct {
 	// volume guard.
 	Waiting, Blocked int
 	Limiter          retry.LimiterState
-	// Open reports whether the circuit breaker is open; Suspected, whether users fail one after the
-	// other; and Users, whether the canary is well, so that the fault is theirs.
-	Open, Suspected, Users bool
-	Volume                 []guard.KindState
+	// Open reports whether the circuit breaker is open. Suspected reports whether users fail one
+	// after the other, and UsersFault whether the fault is theirs, because the canary is well.
+	Open, Suspected, UsersFault bool
+	Volume                      []guard.KindState
 	// Decided is how many users were decided so far.
 	Decided int64
 }
@@ -263,7 +263,7 @@ func (d *Dispatcher) State() State {
 	defer q.mu.Unlock()
 	_, cause := q.breaker.Open()
 	s.Open = cause != nil
-	s.Suspected, s.Users = q.breaker.Suspicion()
+	s.Suspected, s.UsersFault = q.breaker.Suspicion()
 	s.Waiting, s.Limiter, s.Volume = len(q.waiting), q.limiter.State(), q.volume.State(time.Now())
 	return s
 }

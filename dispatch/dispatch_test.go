@@ -111,16 +111,16 @@ func dispatching(t *testing.T, volume guard.VolumeConfig, g *graph, test func(t 
 
 var number int64
 
-// enter adds an event of a user, and waits until everything that follows at this instant has
+// add adds an event of a user, and waits until everything that follows at this instant has
 // happened.
-func enter(d *Dispatcher, u event.User) *dedupe.Event {
-	e := enterAtOnce(d, u)
+func add(d *Dispatcher, u event.User) *dedupe.Event {
+	e := addAtOnce(d, u)
 	synctest.Wait()
 	return e
 }
 
-// enterAtOnce adds an event of a user.
-func enterAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
+// addAtOnce adds an event of a user.
+func addAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
 	number++
 	e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: number}, Message: dedupe.NewMessage(0)}
 	e.Message.Lock.Renewed(time.Now().Add(24 * time.Hour))
@@ -129,15 +129,15 @@ func enterAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
 	return e
 }
 
-// decision returns how the event ended. It waits for an hour at most.
-func decision(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Decision) {
+// resultOf returns how the event ended. It waits for an hour at most.
+func resultOf(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Attempts) {
 	t.Helper()
 	select {
 	case <-e.Done():
 	case <-time.After(time.Hour):
 		t.Fatal("not decided within an hour")
 	}
-	d, _ := e.Result().Detail.(*Decision)
+	d, _ := e.Result().Detail.(*Attempts)
 	return e.Result().Disposition, d
 }
 
@@ -145,12 +145,12 @@ func decision(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Decision) {
 func TestDispatcherBudgetOutlivesTheEventThatLeaves(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
-		e := enter(d, ada)
+		e := add(d, ada)
 		d.Remove(ada.Key(), e)
 		time.Sleep(2 * time.Minute) // longer than LaggingFor
 		before := len(g.made())
-		got, decided := decision(t, enter(d, ada))
-		if got != dedupe.Failed || decided.Attempts != before+1 || len(g.made()) != before+1 {
+		got, decided := resultOf(t, add(d, ada))
+		if got != dedupe.Failed || decided.Count != before+1 || len(g.made()) != before+1 {
 			t.Errorf("%v after %+v and %d calls, want one more call to decide", got, decided, len(g.made()))
 		}
 		// After the decision the next event has a new budget.
@@ -184,15 +184,15 @@ func TestBudgetsApplyToEventsThatWereEnqueuedBefore(t *testing.T) {
 func TestDispatcherHandsABudgetOverWithoutAGap(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
-		e := enter(d, ada)
+		e := add(d, ada)
 		for range 100 {
 			d.Remove(ada.Key(), e)
-			e = enterAtOnce(d, ada)
+			e = addAtOnce(d, ada)
 		}
 		if n := len(g.made()); n != 1 {
 			t.Errorf("%d attempts, want one: the next is due in a second", n)
 		}
-		decision(t, e)
+		resultOf(t, e)
 	})
 }
 
@@ -205,46 +205,46 @@ func TestDispatcherUserWhoComesBackIsARetryAndWaitsForTheirTime(t *testing.T) {
 	}}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		start := time.Now()
-		e := enter(d, ada)
+		e := add(d, ada)
 		d.Remove(ada.Key(), e)
 		synctest.Wait()
-		if s := d.State(); s.Ledger.Pending != 0 {
+		if s := d.State(); s.Ledger.PendingUsers != 0 {
 			t.Fatalf("%+v", s)
 		}
-		e = enter(d, ada)
+		e = add(d, ada)
 		if e.Message == nil || len(g.made()) != 1 {
 			t.Fatalf("%d calls: Graph has asked for five minutes", len(g.made()))
 		}
-		got, decided := decision(t, e)
-		if waited := time.Since(start); got != dedupe.Revoked || decided.Attempts != 2 || waited < 5*time.Minute {
-			t.Errorf("%v after %d attempts and %s", got, decided.Attempts, waited)
+		got, decided := resultOf(t, e)
+		if waited := time.Since(start); got != dedupe.Revoked || decided.Count != 2 || waited < 5*time.Minute {
+			t.Errorf("%v after %d attempts and %s", got, decided.Count, waited)
 		}
 	})
 }
 
-// A user whose message was deferred keeps their sequence. Otherwise users who have come meanwhile
+// A user whose message was deferred keeps their ticket. Otherwise users who have come meanwhile
 // would always go first.
 func TestDispatcherUserWhoComesBackKeepsTheirSequence(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
-		d.Remove(ada.Key(), enter(d, ada))
+		d.Remove(ada.Key(), add(d, ada))
 		before, _ := d.budgets.of(ada.Key(), time.Now())
 		for range 10 {
-			d.queue.nextSequence()
+			d.queue.nextTicket()
 		}
 		time.Sleep(2 * time.Second)
 		d.queue.mu.Lock()
 		d.queue.inFlight.running += d.cfg.Concurrency // no attempt may begin
 		d.queue.mu.Unlock()
-		e := enter(d, ada)
-		if p := d.queue.waiting[ada.Key()]; p == nil || before.sequence == 0 || p.sequence != before.sequence {
-			t.Errorf("waits with %+v, had sequence %d", p, before.sequence)
+		e := add(d, ada)
+		if p := d.queue.waiting[ada.Key()]; p == nil || before.ticket == 0 || p.ticket != before.ticket {
+			t.Errorf("waits with %+v, had ticket %d", p, before.ticket)
 		}
 		d.queue.mu.Lock()
 		d.queue.inFlight.running -= d.cfg.Concurrency
 		d.queue.mu.Unlock()
 		d.queue.tick()
-		decision(t, e)
+		resultOf(t, e)
 	})
 }
 
@@ -252,13 +252,13 @@ func TestDispatcherUserWhoComesBackKeepsTheirSequence(t *testing.T) {
 func TestDispatcherParkedUserHasTheirSequenceFromTheStart(t *testing.T) {
 	g := &graph{}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
-		enter(d, ada)
-		parked := enter(d, ada)
+		add(d, ada)
+		parked := add(d, ada)
 		d.queue.mu.Lock()
 		d.queue.inFlight.running += d.cfg.Concurrency // no attempt may begin
 		d.queue.mu.Unlock()
 		synctest.Wait()
-		later := enter(d, grace)
+		later := add(d, grace)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		first, second := d.queue.waiting[ada.Key()], d.queue.waiting[grace.Key()]
@@ -269,8 +269,8 @@ func TestDispatcherParkedUserHasTheirSequenceFromTheStart(t *testing.T) {
 		d.queue.inFlight.running -= d.cfg.Concurrency
 		d.queue.mu.Unlock()
 		d.queue.tick()
-		decision(t, parked)
-		decision(t, later)
+		resultOf(t, parked)
+		resultOf(t, later)
 	})
 }
 
@@ -280,7 +280,7 @@ func TestDispatcherKeepsNoBudgetOfAThrottledUser(t *testing.T) {
 		return &revoker.Error{Kind: revoker.Throttled, Attempt: revoker.Attempt{Status: 429}, After: time.Minute}
 	}}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
-		d.Remove(ada.Key(), enter(d, ada))
+		d.Remove(ada.Key(), add(d, ada))
 		synctest.Wait()
 		if _, ok := d.budgets.of(ada.Key(), time.Now()); ok {
 			t.Error("a budget is kept")
@@ -303,7 +303,7 @@ func TestBudgetsAreBounded(t *testing.T) {
 	}
 	at := time.Now()
 	b.keep("ada", kept{Budget: mine, next: at})
-	for i := range maxBudgets/2 - 1 { // a generation later it is still known
+	for i := range maxBudgets/2 - 1 { // a generation later it is still kept
 		b.keep(fmt.Sprint("other", i), kept{Budget: r.Budget()})
 	}
 	if found, ok := b.of("ada", time.Now()); !ok || found.Budget != mine || !found.next.Equal(at) {
@@ -342,19 +342,19 @@ func TestDispatcherStuckWhenNothingCanEnd(t *testing.T) {
 	for name, c := range map[string]struct {
 		graph  *graph
 		volume guard.VolumeConfig
-		enter  bool
+		add    bool
 		want   bool
 	}{
 		"nobody":                {graph: &graph{}, want: true},
-		"a call in flight":      {graph: busy, enter: true},
-		"one that hangs":        {graph: hangs, enter: true},
-		"a retry in a second":   {graph: fails(notFound), enter: true},
-		"a retry too late":      {graph: fails(later), enter: true, want: true},
-		"a short pause":         {graph: pause(drain - time.Second), enter: true},
-		"a pause for too long":  {graph: pause(drain + 5*time.Second), enter: true, want: true},
-		"nobody can be called":  {graph: fails(noToken), enter: true, want: true},
-		"the guard has tripped": {graph: &graph{}, volume: oneUser, enter: true, want: true},
-		"a pause of a second":   {graph: pause(time.Second), enter: true},
+		"a call in flight":      {graph: busy, add: true},
+		"one that hangs":        {graph: hangs, add: true},
+		"a retry in a second":   {graph: fails(notFound), add: true},
+		"a retry too late":      {graph: fails(later), add: true, want: true},
+		"a short pause":         {graph: pause(drain - time.Second), add: true},
+		"a pause for too long":  {graph: pause(drain + 5*time.Second), add: true, want: true},
+		"nobody can be called":  {graph: fails(noToken), add: true, want: true},
+		"the guard has tripped": {graph: &graph{}, volume: oneUser, add: true, want: true},
+		"a pause of a second":   {graph: pause(time.Second), add: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dispatching(t, c.volume, c.graph, func(t *testing.T, d *Dispatcher) {
@@ -362,8 +362,8 @@ func TestDispatcherStuckWhenNothingCanEnd(t *testing.T) {
 					d.trip("")
 				}
 				var e *dedupe.Event
-				if c.enter {
-					e = enter(d, ada)
+				if c.add {
+					e = add(d, ada)
 				}
 				if name == "one that hangs" {
 					time.Sleep(2 * lateAfter)
@@ -386,9 +386,9 @@ func TestDispatcherStuckWhenNothingCanEnd(t *testing.T) {
 func TestDispatcherDoesNotRetryAUserWhoWasProtectedMeanwhile(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
-		e := enter(d, ada)
+		e := add(d, ada)
 		protect(t, d)
-		got, decided := decision(t, e)
+		got, decided := resultOf(t, e)
 		var failure *revoker.Error
 		if got != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || len(g.made()) != 1 {
 			t.Errorf("%v, %v after %d calls", got, decided.Err, len(g.made()))
@@ -397,8 +397,8 @@ func TestDispatcherDoesNotRetryAUserWhoWasProtectedMeanwhile(t *testing.T) {
 		if d.queue.inFlight.running != 0 || d.queue.limiter.State().InFlight != 0 {
 			t.Errorf("%d run", d.queue.inFlight.running)
 		}
-		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
-			t.Errorf("outcome %v: a user who was not called is counted", outcome)
+		if _, answer := d.queue.volume.Reserve("", "grace", time.Now()); answer != guard.Granted {
+			t.Errorf("answer %v: a user who was not called is counted", answer)
 		}
 	})
 }
@@ -424,17 +424,17 @@ func TestDispatcherDoesNotCallAUserWhoWasProtectedWhileTheyWaited(t *testing.T) 
 			if err != nil {
 				t.Fatal(err)
 			}
-			others = append(others, enter(d, u))
+			others = append(others, add(d, u))
 		}
-		e := enter(d, ada)
+		e := add(d, ada)
 		protect(t, d)
-		got, decided := decision(t, e)
+		got, decided := resultOf(t, e)
 		var failure *revoker.Error
-		if got != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || decided.Attempts != 0 {
+		if got != dedupe.Failed || !errors.As(decided.Err, &failure) || failure.Kind != revoker.Protected || decided.Count != 0 {
 			t.Errorf("%v, %+v", got, decided)
 		}
 		for _, other := range others {
-			if got, _ := decision(t, other); got != dedupe.Revoked {
+			if got, _ := resultOf(t, other); got != dedupe.Revoked {
 				t.Errorf("%v", got)
 			}
 		}
@@ -444,8 +444,8 @@ func TestDispatcherDoesNotCallAUserWhoWasProtectedWhileTheyWaited(t *testing.T) 
 		if d.queue.inFlight.running != 0 || d.queue.limiter.State().InFlight != 0 {
 			t.Errorf("%d run", d.queue.inFlight.running)
 		}
-		if _, outcome := d.queue.volume.Reserve("", "grace", time.Now()); outcome != guard.Granted {
-			t.Errorf("outcome %v: a user who was not called is counted", outcome)
+		if _, answer := d.queue.volume.Reserve("", "grace", time.Now()); answer != guard.Granted {
+			t.Errorf("answer %v: a user who was not called is counted", answer)
 		}
 	})
 }
@@ -489,7 +489,7 @@ func TestDispatcherTrippedTypeWaitsForItsRelease(t *testing.T) {
 		mu.Lock()
 		release.Type = "stolen"
 		mu.Unlock()
-		if got, _ := decision(t, e); got != dedupe.Revoked || d.State().Blocked != 0 {
+		if got, _ := resultOf(t, e); got != dedupe.Revoked || d.State().Blocked != 0 {
 			t.Errorf("%v, %+v", got, d.State())
 		}
 		time.Sleep(watchVolumeEvery)
@@ -510,7 +510,7 @@ func TestDispatcherAttemptsWhoseAnswerIsOfNoUseCountForTheGuard(t *testing.T) {
 	}{"broken off": {unusable, 1}, "value: false": {&revoker.Error{Kind: revoker.NotRevoked}, 0}} {
 		g := &graph{answer: func(int) error { return c.err }}
 		dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 5, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
-			d.Remove(ada.Key(), enter(d, ada))
+			d.Remove(ada.Key(), add(d, ada))
 			synctest.Wait()
 			if s := d.State().Volume; s[0].Users != c.users {
 				t.Errorf("%s: %d people count, want %d", name, s[0].Users, c.users)
@@ -527,7 +527,7 @@ func TestDispatcherAttemptsThatWereNotSentDoNotCountForTheGuard(t *testing.T) {
 		"not sent": {answer: func(int) error { return &revoker.Error{Kind: revoker.Unreachable} }, silent: true, unsent: true},
 	} {
 		dispatching(t, guard.VolumeConfig{Kinds: []string{""}, Max: 1, Window: time.Hour}, g, func(t *testing.T, d *Dispatcher) {
-			d.Remove(ada.Key(), enter(d, ada))
+			d.Remove(ada.Key(), add(d, ada))
 			synctest.Wait()
 			for _, s := range d.State().Volume {
 				if s.Users != 0 || s.Tripped {

@@ -53,11 +53,11 @@ func ExampleDispatcher() {
 	running := make(chan struct{})
 	go func() { d.Run(ctx); close(running) }()
 
-	add := func(sequence int64) *dedupe.Event {
+	add := func(ticket int64) *dedupe.Event {
 		message := dedupe.NewMessage(0)
 		message.Lock.Renewed(time.Now().Add(time.Minute))
 		e := &dedupe.Event{
-			Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: sequence},
+			Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: ticket},
 			Message:  message,
 		}
 		d.Add(user.Key(), user, e)
@@ -82,8 +82,8 @@ func ExampleDispatcher() {
 	<-second.Done()
 	fmt.Println("the second event is", second.Result())
 	calls := []time.Time{
-		first.Result().Detail.(*dispatch.Decision).Attempt.Start,
-		second.Result().Detail.(*dispatch.Decision).Attempt.Start,
+		first.Result().Detail.(*dispatch.Attempts).Last.Start,
+		second.Result().Detail.(*dispatch.Attempts).Last.Start,
 	}
 	fmt.Println("the calls are a window apart:", calls[1].Sub(calls[0]).Round(time.Millisecond) >= window)
 

@@ -26,10 +26,10 @@ func (p *permit) out() {
 	p.in = nil
 }
 
-// before reports whether p goes before the other in a lane: the more urgent first, then the lower
-// sequence.
+// before reports whether p goes before the other in a lane: the more urgent one goes first, and of
+// two equally urgent ones the one with the lower ticket.
 func (p *permit) before(other *permit) bool {
-	return p.urgent < other.urgent || p.urgent == other.urgent && p.sequence < other.sequence
+	return p.urgent < other.urgent || p.urgent == other.urgent && p.ticket < other.ticket
 }
 
 // lane is a heap (container/heap) of permits.

@@ -20,13 +20,13 @@ type ManualRevocation struct {
 	Retrier   *retry.Retrier
 	// Concurrency is how many attempts are in flight at once; at least 1.
 	Concurrency int
-	// Call makes one attempt. ValidFrom, if not nil, reads since when a user's sessions are valid;
-	// it is called before and after the attempts.
+	// Call makes one attempt. ValidFrom reads since when a user's sessions are valid. It is called
+	// before and after the attempts. It may be nil.
 	Call      func(context.Context, event.User) (revoker.Attempt, error)
 	ValidFrom func(context.Context, event.User) (time.Time, error)
 }
 
-// ManualResult is what became of one user.
+// ManualResult is the result of one user.
 type ManualResult struct {
 	User event.User
 	// Revoked reports whether Graph has revoked the sessions. If not, Err says why, and Reason
@@ -39,17 +39,18 @@ type ManualResult struct {
 	Attempt revoker.Attempt
 }
 
-// manualAttempts is after how many attempts Graph's answer about one user is final although no
-// other user's success proves that Graph is well: a person waits for the result, and can judge.
+// manualAttempts is the number of attempts after which Graph's answer about one user is final, even
+// if no other user's success proves that Graph is well. A person waits for the result, and can
+// judge it.
 const manualAttempts = 3
 
 // verifyTimeout bounds the wait until an effect can be read.
 const verifyTimeout = 30 * time.Second
 
-// Revoke revokes the sessions of each user, and reports each one's result once, in any order, from
-// one goroutine at a time. A failure that hits everyone (no token, no permission) stops all other
-// users. So does the end of ctx; attempts in flight are finished first. Revoke returns when every
-// user is reported.
+// Revoke revokes the sessions of each user. It reports each user's result once, in any order, from
+// one goroutine at a time. A failure that hits everyone (no token, no permission) stops the attempts
+// for all other users, and so does the end of ctx. Attempts in flight are finished first. Revoke
+// returns when every user is reported.
 func (b *ManualRevocation) Revoke(ctx context.Context, users []event.User, report func(ManualResult)) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -88,12 +89,12 @@ func (b *ManualRevocation) one(
 		return result
 	}
 	if b.ValidFrom == nil || ctx.Err() != nil {
-		b.decide(ctx, stop, q, &result)
+		b.makeAttempts(ctx, stop, q, &result)
 		return result
 	}
 	read := func(ctx context.Context) (time.Time, error) { return b.ValidFrom(ctx, user) }
 	before, err := read(ctx)
-	b.decide(ctx, stop, q, &result)
+	b.makeAttempts(ctx, stop, q, &result)
 	a := &result.Attempt
 	a.ValidFromBefore = before
 	switch {
@@ -105,11 +106,11 @@ func (b *ManualRevocation) one(
 	return result
 }
 
-// decide makes attempts until the user's result is decided, or the end of ctx stops them.
-func (b *ManualRevocation) decide(
+// makeAttempts makes attempts until the user's result is decided, or the end of ctx stops them.
+func (b *ManualRevocation) makeAttempts(
 	ctx context.Context, stop context.CancelCauseFunc, q *queue, result *ManualResult,
 ) {
-	s := newSeries(q, result.User.Key(), b.Retrier.Budget(), q.nextSequence())
+	s := newSeries(q, result.User.Key(), b.Retrier.Budget(), q.nextTicket())
 	for {
 		p, err := s.wait(ctx, func(func(string) bool) (int, string) { return 0, "" })
 		if err == nil && ctx.Err() != nil {
@@ -123,21 +124,21 @@ func (b *ManualRevocation) decide(
 		// The end of ctx does not cut an attempt off, because nobody would know whether it has
 		// revoked the sessions. Each attempt has a timeout of its own.
 		uncut := context.WithoutCancel(ctx)
-		o := s.try(uncut, p, func() (revoker.Attempt, error) { return b.Call(uncut, result.User) })
-		result.Attempt, result.Calls, result.Err = o.Attempt, o.Attempts, o.Err
-		failure, _ := errors.AsType[*revoker.Error](o.err)
+		e := s.try(uncut, p, func() (revoker.Attempt, error) { return b.Call(uncut, result.User) })
+		result.Attempt, result.Calls, result.Err = e.Last, e.Count, e.Err
+		failure, _ := errors.AsType[*revoker.Error](e.err)
 		switch {
-		case o.ending == succeeded:
+		case e.kind == succeeded:
 			result.Revoked = true
 			return
 		case failure != nil && failure.Systemic():
-			stop(o.err)
+			stop(e.err)
 			return
-		case o.ending != undecided, o.Attempts >= manualAttempts && aboutOneUser(failure):
-			result.Reason = ReasonOf(o.Err)
+		case e.kind != tryAgain, e.Count >= manualAttempts && aboutOneUser(failure):
+			result.Reason = ReasonOf(e.Err)
 			return
 		}
-		_ = retry.Sleep(ctx, o.wait)
+		_ = retry.Sleep(ctx, e.wait)
 	}
 }
 

@@ -21,28 +21,29 @@ var errTripped = errors.New("the volume guard has tripped")
 // owns these three. Its lock is held for a few steps, and never while anything waits.
 //
 // The queue has two lanes, one for first attempts and one for retries. In each lane the most urgent
-// user goes first, then the one with the lowest sequence. Of two consecutive permits at most one is
+// user goes first, then the one with the lowest ticket. Of two consecutive permits at most one is
 // for a retry while first attempts wait, and at most one is for a first attempt while a retry waits
 // that is at least as urgent.
 type queue struct {
-	// ask starts a canary and returns at once; canaryDone must follow. It is nil for no canaries.
+	// ask starts a canary and returns at once; canaryDone must follow. If it is nil, there are no
+	// canaries.
 	// active reports whether any user has an undecided event.
 	ask    func(call int, timeout time.Duration)
 	active func() bool
 
-	mu       sync.Mutex
-	limiter  limiter
-	shared   *coordination.Limiter // the limiter, if replicas share it; otherwise nil
-	breaker  *retry.Breaker
-	volume   *guard.Volume
-	inFlight inFlight
-	lanes                       // the users who may have the next permit
-	full     map[string]*lanes  // the users who wait for others' reservations of the volume, by type
-	waiting  map[string]*permit // all of these users
+	mu            sync.Mutex
+	limiter       limiter
+	shared        *coordination.Limiter // the limiter, if replicas share it; otherwise nil
+	breaker       *retry.Breaker
+	volume        *guard.Volume
+	inFlight      inFlight
+	lanes                            // the users who may have the next permit
+	volumeWaiters map[string]*lanes  // the users who wait for others' reservations in the volume guard, by type
+	waiting       map[string]*permit // all of these users
 
 	lastWasRetry bool // the last permit was for a retry
 	probes       int  // permits granted while the breaker was open
-	sequences    int  // sequences given out
+	tickets      int  // given out so far
 	timer        *time.Timer
 	closed       bool // nothing begins any more
 
@@ -62,10 +63,10 @@ type limiter interface {
 
 // request is what a user asks the queue for.
 type request struct {
-	user     string // their key
-	sequence int
-	// retry reports whether the user has failed before; own, whether they have while Graph was well
-	// for others.
+	user   string // their key
+	ticket int
+	// retry reports whether the user has failed before, and own whether they have failed while Graph
+	// was well for others.
 	retry bool
 	own   bool
 	// urgency is called under the queue's lock, so that no event is missed that makes the user more
@@ -85,28 +86,28 @@ type permit struct {
 	in     *lane // where it waits; nil when it does not
 	index  int   // there
 
-	granted  chan struct{} // closed when it is granted, or err is set
-	err      error         // why it was not granted
-	timeout  time.Duration // bounds the attempt in addition to its own timeout; 0 does not
-	call     int           // the limiter's number of the attempt
-	reserved guard.Reservation
-	shared   bool // the user was added to the count of all replicas
-	began    time.Time
-	late     bool
-	ended    bool
+	granted      chan struct{} // closed when it is granted, or err is set
+	err          error         // why it was not granted
+	timeout      time.Duration // bounds the attempt in addition to its own timeout; 0 does not
+	call         int           // the limiter's number of the attempt
+	reserved     guard.Reservation
+	countedByAll bool // the user was added to the count of all replicas
+	began        time.Time
+	late         bool
+	ended        bool
 }
 
 // newQueue returns a queue; stop must follow. shared may be nil. account reports whether the canary
 // is an account, see retry.NewBreaker.
 func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.Limiter, account bool) *queue {
 	q := &queue{
-		limiter:  retry.NewLimiter(concurrency + maxLate),
-		breaker:  retry.NewBreaker(account),
-		volume:   guard.NewVolume(volume),
-		inFlight: inFlight{concurrency: concurrency},
-		full:     map[string]*lanes{},
-		waiting:  map[string]*permit{},
-		active:   func() bool { return true },
+		limiter:       retry.NewLimiter(concurrency + maxLate),
+		breaker:       retry.NewBreaker(account),
+		volume:        guard.NewVolume(volume),
+		inFlight:      inFlight{concurrency: concurrency},
+		volumeWaiters: map[string]*lanes{},
+		waiting:       map[string]*permit{},
+		active:        func() bool { return true },
 	}
 	if shared != nil {
 		q.limiter, q.shared = shared, shared
@@ -116,16 +117,16 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.L
 	return q
 }
 
-// nextSequence returns the next sequence: of two equally urgent users the one with the lower
-// sequence goes first. A user who waits again keeps their sequence, unless they have failed.
-func (q *queue) nextSequence() int {
+// nextTicket returns the next ticket: of two equally urgent users the one with the lower ticket goes
+// first. A user who waits again keeps their ticket, unless they have failed.
+func (q *queue) nextTicket() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.sequences++
-	return q.sequences
+	q.tickets++
+	return q.tickets
 }
 
-// wait returns when the user's attempt may begin; then done or cancel must follow. On an error,
+// wait returns when the user's attempt may begin. Then done or cancel must follow. After an error,
 // which is the cause of ctx or errTripped, neither may.
 func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	p := &permit{request: r, granted: make(chan struct{})}
@@ -145,42 +146,42 @@ func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	if p.call > 0 {
 		return p, nil // it was granted at the same instant; the caller checks ctx
 	}
-	q.leave(p)
+	q.withdraw(p)
 	q.breaker.Forget(p.user)
 	q.grant() // with nobody left to probe, a canary may be due
 	return nil, context.Cause(ctx)
 }
 
-// leave removes a permit that was not granted.
-func (q *queue) leave(p *permit) {
+// withdraw removes a permit that was not granted.
+func (q *queue) withdraw(p *permit) {
 	if p.in != nil {
 		p.out()
-		q.readmit(p.kind) // the next one may have the place in the volume that this one would have had
+		q.readmit(p.kind) // the next one may get the reservation that this one would have got
 	}
 	if q.waiting[p.user] == p {
 		delete(q.waiting, p.user)
 	}
 }
 
-// waitForOthers makes a user wait until an attempt for the same type of event has ended: the volume
-// guard cannot decide before.
-func (q *queue) waitForOthers(p *permit) {
+// awaitVolume makes a user wait until an attempt for the same type of event has ended. Before that,
+// the volume guard cannot say whether the user may be called.
+func (q *queue) awaitVolume(p *permit) {
 	kind := q.volume.Name(p.kind)
-	if q.full[kind] == nil {
-		q.full[kind] = &lanes{}
+	if q.volumeWaiters[kind] == nil {
+		q.volumeWaiters[kind] = &lanes{}
 	}
-	q.full[kind].push(p)
+	q.volumeWaiters[kind].push(p)
 }
 
-// readmit moves the first user of each lane of waitForOthers back, because the volume guard may
-// have another answer for the type now. If it has, the next users follow one by one: many may wait
-// for the same place.
+// readmit moves the first user of each lane of volumeWaiters back to the lanes that get permits,
+// because the volume guard may have another answer for the type now. If it has, the next users
+// follow one by one, since many may wait for the same reservation.
 func (q *queue) readmit(kind string) {
-	full := q.full[q.volume.Name(kind)]
-	if full == nil {
+	waiters := q.volumeWaiters[q.volume.Name(kind)]
+	if waiters == nil {
 		return
 	}
-	for _, l := range []lane{full.first, full.retries} {
+	for _, l := range []lane{waiters.first, waiters.retries} {
 		if len(l) > 0 {
 			p := l[0]
 			p.out()
@@ -225,14 +226,14 @@ func (q *queue) done(p *permit, usage float64, nobody bool, err error) (c condit
 
 // condition is what the breaker knows about Graph.
 type condition struct {
-	cause     error // why only probes begin; nil when other attempts do too
-	suspected bool  // users fail one after the other
-	users     bool  // the canary is well, so the fault is the users' own
+	cause      error // why only probes begin; nil when other attempts do too
+	suspected  bool  // users fail one after the other
+	usersFault bool  // the canary is well, so the fault is the users' own
 }
 
 func (q *queue) condition() (c condition) {
 	_, c.cause = q.breaker.Open()
-	c.suspected, c.users = q.breaker.Suspicion()
+	c.suspected, c.usersFault = q.breaker.Suspicion()
 	return c
 }
 
@@ -327,13 +328,13 @@ func (q *queue) grant() {
 			break
 		}
 		p.out()
-		var outcome guard.Outcome
-		if p.reserved, outcome = q.volume.Reserve(p.kind, p.user, now); outcome == guard.Wait {
-			q.waitForOthers(p)
+		var answer guard.Answer
+		if p.reserved, answer = q.volume.Reserve(p.kind, p.user, now); answer == guard.Wait {
+			q.awaitVolume(p)
 			continue
 		}
 		delete(q.waiting, p.user)
-		if outcome == guard.Tripped {
+		if answer == guard.Tripped {
 			p.err = errTripped
 			close(p.granted)
 		} else {
@@ -409,14 +410,14 @@ func (q *queue) retryFirst() bool {
 	return !q.lastWasRetry && q.retries[0].urgent <= q.first[0].urgent
 }
 
-// probesForAnybody: one probe in so many may go to any user. The others go to users who have not
-// failed while Graph was well for others.
+// probesForAnybody is the number of probes of which one may go to any user. The others go to users
+// who have not failed while Graph was well for others.
 const probesForAnybody = 3
 
-// untried returns the user who should be probed next: one who was not tried since the breaker
-// opened, or else the one who was tried longest ago. First attempts go before retries. Unless
-// anybody may be probed, both go before users who have failed while Graph was well for others:
-// these may fail again for a reason of their own.
+// untried returns the user to probe next: one who was not tried since the breaker opened, or else
+// the one who was tried longest ago. First attempts go before retries. Users who have failed while
+// Graph was well for others go last, because they may fail again for a reason of their own; but if
+// anybody may be probed, this does not count.
 func (q *queue) untried(anybody bool) (best *permit) {
 	for _, l := range []lane{q.first, q.retries} {
 		for _, p := range l {
@@ -483,10 +484,10 @@ func (q *queue) want() {
 	}
 }
 
-// limit returns how many more messages may be received: any number while the breaker is closed, a
-// few while nothing is known about Graph. While the breaker is open it is one at a time, up to most
-// in flight, and only when the next probe would otherwise go to a user who has failed already. So
-// the faults of the users in flight are not taken for everyone's.
+// limit returns how many more messages may be received: any number while the breaker is closed, and
+// a few while nothing is known about Graph. While the breaker is open, it is one at a time, up to
+// most in flight, and only if the next probe would otherwise go to a user who has failed already.
+// Otherwise the faults of the users in flight could be taken for everyone's.
 func (q *queue) limit(inFlight, most int) int {
 	const unlimited = 1 << 20
 	q.mu.Lock()
@@ -498,7 +499,7 @@ func (q *queue) limit(inFlight, most int) int {
 	case inFlight >= most:
 		return 0
 	case cause == nil:
-		return entering
+		return firstMessages
 	case q.inFlight.running > 0:
 		return 0
 	}
@@ -510,8 +511,8 @@ func (q *queue) limit(inFlight, most int) int {
 	return 1
 }
 
-// entering is how many messages are received at once while nothing is known about Graph.
-const entering = 4
+// firstMessages is how many messages are received at once while nothing is known about Graph.
+const firstMessages = 4
 
 // signal signals the channels in changed. The caller holds the lock.
 func (q *queue) signal() {

@@ -29,15 +29,15 @@ var (
 // user is a user who waits in the queue.
 type user struct {
 	*permit
-	name  string
-	err   error
-	over  chan struct{} // closed when the waiting is over
-	leave context.CancelFunc
+	name   string
+	err    error
+	over   chan struct{} // closed when the waiting is over
+	cancel context.CancelFunc
 }
 
-// wish describes how a user waits in the queue.
-type wish struct {
-	place   int
+// entry describes how a user waits in the queue.
+type entry struct {
+	ticket  int
 	retry   bool
 	own     bool
 	urgency int
@@ -46,26 +46,26 @@ type wish struct {
 
 // ask makes a user wait in the queue, and returns when everything that follows at this instant has
 // happened.
-func ask(t *testing.T, q *queue, name string, w wish) *user {
+func ask(t *testing.T, q *queue, name string, w entry) *user {
 	return askBy(t, q, name, w, constant(w.urgency, w.kind))
 }
 
-func askBy(t *testing.T, q *queue, name string, w wish, urgency urgencyFunc) *user {
-	ctx, leave := context.WithCancelCause(t.Context())
-	u := &user{name: name, over: make(chan struct{}), leave: func() { leave(errLeft) }}
-	sequence := w.place
-	if sequence == 0 {
-		sequence = q.nextSequence()
+func askBy(t *testing.T, q *queue, name string, w entry, urgency urgencyFunc) *user {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	u := &user{name: name, over: make(chan struct{}), cancel: func() { cancel(errCanceled) }}
+	ticket := w.ticket
+	if ticket == 0 {
+		ticket = q.nextTicket()
 	}
 	go func() {
-		u.permit, u.err = q.wait(ctx, request{user: name, sequence: sequence, retry: w.retry, own: w.own, urgency: urgency})
+		u.permit, u.err = q.wait(ctx, request{user: name, ticket: ticket, retry: w.retry, own: w.own, urgency: urgency})
 		close(u.over)
 	}()
 	synctest.Wait()
 	return u
 }
 
-var errLeft = errors.New("left")
+var errCanceled = errors.New("the user gave up")
 
 // began reports whether the user's attempt has begun.
 func (u *user) began() bool {
@@ -100,9 +100,9 @@ func bubble(t *testing.T, concurrency int, volume guard.VolumeConfig, test func(
 	})
 }
 
-// inTurn ends each attempt with success when it has begun, and returns the order in which they
+// oneByOne ends each attempt with success when it has begun, and returns the order in which they
 // began. holder has the only attempt that may be in flight until all others wait.
-func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
+func oneByOne(t *testing.T, q *queue, holder *user, waiting []*user) string {
 	t.Helper()
 	var order []string
 	for range waiting {
@@ -129,25 +129,25 @@ func inTurn(t *testing.T, q *queue, holder *user, waiting []*user) string {
 }
 
 func TestQueueOrderOfPermits(t *testing.T) {
-	first := func(urgency int) wish { return wish{urgency: urgency} }
+	first := func(urgency int) entry { return entry{urgency: urgency} }
 	const alternate = "3 0 4 1 5 2"
-	again := func(urgency int) wish { return wish{urgency: urgency, retry: true} }
+	again := func(urgency int) entry { return entry{urgency: urgency, retry: true} }
 	for name, c := range map[string]struct {
-		waiting []wish
+		waiting []entry
 		want    string
 	}{
-		"first attempts by urgency, then by sequence": {[]wish{first(1), first(0), first(1), first(0)}, "1 3 0 2"},
-		"retries too": {[]wish{again(1), again(0), again(1), again(0)}, "1 3 0 2"},
-		"retries as urgent take every second permit":     {[]wish{first(0), first(0), first(0), again(0), again(0), again(0)}, alternate},
-		"retries that are more urgent take no more":      {[]wish{first(1), first(1), first(1), again(0), again(0), again(0)}, alternate},
-		"retries that are less urgent wait":              {[]wish{first(0), first(0), first(0), again(1), again(1)}, "0 1 2 3 4"},
-		"the lanes meet by the urgency of their first":   {[]wish{first(2), first(0), again(1), again(1)}, "1 2 0 3"},
-		"without first attempts every permit is a retry": {[]wish{again(0), again(0), first(0)}, "0 2 1"},
-		"who waits again keeps their sequence":           {[]wish{{place: 9, retry: true}, {place: 3, retry: true}}, "1 0"},
+		"first attempts by urgency, then by ticket": {[]entry{first(1), first(0), first(1), first(0)}, "1 3 0 2"},
+		"retries too": {[]entry{again(1), again(0), again(1), again(0)}, "1 3 0 2"},
+		"retries as urgent take every second permit":     {[]entry{first(0), first(0), first(0), again(0), again(0), again(0)}, alternate},
+		"retries that are more urgent take no more":      {[]entry{first(1), first(1), first(1), again(0), again(0), again(0)}, alternate},
+		"retries that are less urgent wait":              {[]entry{first(0), first(0), first(0), again(1), again(1)}, "0 1 2 3 4"},
+		"the lanes meet by the urgency of their first":   {[]entry{first(2), first(0), again(1), again(1)}, "1 2 0 3"},
+		"without first attempts every permit is a retry": {[]entry{again(0), again(0), first(0)}, "0 2 1"},
+		"who waits again keeps their ticket":             {[]entry{{ticket: 9, retry: true}, {ticket: 3, retry: true}}, "1 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
-				holder := ask(t, q, "holder", wish{})
+				holder := ask(t, q, "holder", entry{})
 				var waiting []*user
 				for i, w := range c.waiting {
 					waiting = append(waiting, ask(t, q, fmt.Sprint(i), w))
@@ -155,7 +155,7 @@ func TestQueueOrderOfPermits(t *testing.T) {
 				if early := began(waiting); early != nil {
 					t.Fatalf("%v began although one attempt may be in flight", early)
 				}
-				if got := inTurn(t, q, holder, waiting); got != c.want {
+				if got := oneByOne(t, q, holder, waiting); got != c.want {
 					t.Errorf("began in the order %s, want %s", got, c.want)
 				}
 			})
@@ -167,13 +167,13 @@ func TestQueueOrderOfPermits(t *testing.T) {
 func TestQueueNoLaneStarvesTheOther(t *testing.T) {
 	for _, retries := range []bool{true, false} {
 		bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
-			holder := ask(t, q, "holder", wish{retry: retries})
+			holder := ask(t, q, "holder", entry{retry: retries})
 			var waiting []*user
 			for i := range 50 {
-				waiting = append(waiting, ask(t, q, fmt.Sprint(i), wish{retry: retries}))
+				waiting = append(waiting, ask(t, q, fmt.Sprint(i), entry{retry: retries}))
 			}
-			waiting = append(waiting, ask(t, q, "other", wish{retry: !retries}))
-			if order := strings.Fields(inTurn(t, q, holder, waiting)); slices.Index(order, "other") > 1 {
+			waiting = append(waiting, ask(t, q, "other", entry{retry: !retries}))
+			if order := strings.Fields(oneByOne(t, q, holder, waiting)); slices.Index(order, "other") > 1 {
 				t.Errorf("many retries: %v, and the other began as number %d", retries, slices.Index(order, "other"))
 			}
 		})
@@ -184,7 +184,7 @@ func TestQueueBoundsAttemptsInFlight(t *testing.T) {
 	bubble(t, 3, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		var users []*user
 		for i := range 5 {
-			users = append(users, ask(t, q, fmt.Sprint(i), wish{}))
+			users = append(users, ask(t, q, fmt.Sprint(i), entry{}))
 		}
 		if got := began(users); len(got) != 3 {
 			t.Errorf("%v began, want 3", got)
@@ -198,8 +198,8 @@ func TestQueueBoundsAttemptsInFlight(t *testing.T) {
 
 func TestQueueAttemptWithoutAnAnswerIsLateAfterTwoSeconds(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
-		hangs := ask(t, q, "hangs", wish{})
-		next := ask(t, q, "next", wish{})
+		hangs := ask(t, q, "hangs", entry{})
+		next := ask(t, q, "next", entry{})
 		time.Sleep(2*time.Second - time.Nanosecond)
 		if next.began() {
 			t.Fatal("began beside an attempt that may soon be answered")
@@ -210,7 +210,7 @@ func TestQueueAttemptWithoutAnAnswerIsLateAfterTwoSeconds(t *testing.T) {
 		}
 		// The late answer does not make room for two.
 		_ = q.done(hangs.permit, 0, false, nil)
-		third := ask(t, q, "third", wish{})
+		third := ask(t, q, "third", entry{})
 		if third.began() || q.inFlight.running != 1 || q.inFlight.late != 0 {
 			t.Errorf("the third began: %v, running %d, late %d", third.began(), q.inFlight.running, q.inFlight.late)
 		}
@@ -225,14 +225,14 @@ func TestQueueOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		var retries, firsts []*user
 		for i := range 40 {
-			retries = append(retries, ask(t, q, fmt.Sprint("retry", i), wish{retry: true}))
+			retries = append(retries, ask(t, q, fmt.Sprint("retry", i), entry{retry: true}))
 		}
 		time.Sleep(time.Hour)
 		if got := began(retries); len(got) != maxLate/2 || maxLate/2 != 32 {
 			t.Fatalf("%d retries hang at once, want 32", len(got))
 		}
 		for i := range 40 {
-			firsts = append(firsts, ask(t, q, fmt.Sprint("first", i), wish{}))
+			firsts = append(firsts, ask(t, q, fmt.Sprint("first", i), entry{}))
 		}
 		time.Sleep(time.Hour)
 		if got := began(firsts); len(got) != 33 { // no more than maxLate may be late, so one more is not
@@ -258,12 +258,12 @@ func TestQueueOf64LateAttemptsAtMost32AreRetries(t *testing.T) {
 func TestQueueForgetsAttemptsThatHaveEnded(t *testing.T) {
 	bubble(t, 2, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		for i := range maxLate + 1 { // all late but the last, which stays at the head
-			ask(t, q, fmt.Sprint("hangs", i), wish{})
+			ask(t, q, fmt.Sprint("hangs", i), entry{})
 			time.Sleep(lateAfter)
 		}
 		time.Sleep(lateAfter)
 		for i := range 1000 {
-			u := ask(t, q, fmt.Sprint(i), wish{})
+			u := ask(t, q, fmt.Sprint(i), entry{})
 			if !u.began() {
 				t.Fatalf("attempt %d did not begin", i)
 			}
@@ -277,11 +277,11 @@ func TestQueueForgetsAttemptsThatHaveEnded(t *testing.T) {
 
 func TestQueueRaiseMovesAUserForward(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
-		holder := ask(t, q, "holder", wish{})
-		a := ask(t, q, "a", wish{urgency: 5})
+		holder := ask(t, q, "holder", entry{})
+		a := ask(t, q, "a", entry{urgency: 5})
 		urgency, kind := 5, "offboarded"
-		b := askBy(t, q, "b", wish{}, func(func(string) bool) (int, string) { return urgency, kind })
-		c := ask(t, q, "c", wish{urgency: 5})
+		b := askBy(t, q, "b", entry{}, func(func(string) bool) (int, string) { return urgency, kind })
+		c := ask(t, q, "c", entry{urgency: 5})
 		q.raise("c", 7) // it is less urgent: nothing changes
 		q.raise("b", 5) // nor does it when it is as urgent
 		kind = "left"
@@ -294,21 +294,21 @@ func TestQueueRaiseMovesAUserForward(t *testing.T) {
 		if p := q.waiting["b"]; p.urgent != 1 || p.kind != "stolen" {
 			t.Errorf("urgency %d, kind %s", p.urgent, p.kind)
 		}
-		if got := inTurn(t, q, holder, []*user{a, b, c}); got != "b a c" {
+		if got := oneByOne(t, q, holder, []*user{a, b, c}); got != "b a c" {
 			t.Errorf("began in the order %s", got)
 		}
 	})
 }
 
-func TestQueueUserWhoLeavesGetsNoPermit(t *testing.T) {
+func TestQueueUserWhoGivesUpGetsNoPermit(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
-		holder := ask(t, q, "holder", wish{kind: "stolen"})
-		users := []*user{ask(t, q, "a", wish{}), ask(t, q, "b", wish{}), ask(t, q, "c", wish{retry: true})}
-		users[0].leave()
-		users[2].leave()
+		holder := ask(t, q, "holder", entry{kind: "stolen"})
+		users := []*user{ask(t, q, "a", entry{}), ask(t, q, "b", entry{}), ask(t, q, "c", entry{retry: true})}
+		users[0].cancel()
+		users[2].cancel()
 		synctest.Wait()
 		for _, u := range []*user{users[0], users[2]} {
-			if !errors.Is(u.err, errLeft) || u.permit != nil {
+			if !errors.Is(u.err, errCanceled) || u.permit != nil {
 				t.Errorf("%s: %v, want the cause of the context", u.name, u.err)
 			}
 		}
@@ -324,14 +324,14 @@ func TestQueueUserWhoLeavesGetsNoPermit(t *testing.T) {
 	})
 }
 
-// A permit is granted at the instant at which the user leaves. They must get it, to give it back.
-func TestQueuePermitGrantedAsTheUserLeavesIsNotLost(t *testing.T) {
+// A permit is granted at the instant at which the user gives up. They must get it, to give it back.
+func TestQueuePermitGrantedAsTheUserGivesUpIsNotLost(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
 		for range 50 {
-			holder := ask(t, q, "holder", wish{})
-			u := ask(t, q, "leaves", wish{})
+			holder := ask(t, q, "holder", entry{})
+			u := ask(t, q, "gives up", entry{})
 			q.mu.Lock() // the user has left, and waits for the lock, while the permit is granted
-			u.leave()
+			u.cancel()
 			for range 100 {
 				runtime.Gosched()
 			}
@@ -358,7 +358,7 @@ func TestQueueCancelGivesEverythingBack(t *testing.T) {
 				for range 3 { // three times, so that leaks add up
 					var users []*user
 					for i := range 4 {
-						users = append(users, ask(t, q, fmt.Sprint(i), wish{kind: "stolen", retry: i%2 == 0}))
+						users = append(users, ask(t, q, fmt.Sprint(i), entry{kind: "stolen", retry: i%2 == 0}))
 					}
 					if late == 0 {
 						if got := began(users); len(got) != 3 {
@@ -387,7 +387,7 @@ func TestQueueCancelGivesEverythingBack(t *testing.T) {
 				}
 				users := []*user{}
 				for i := range 3 { // the guard has counted nobody
-					users = append(users, ask(t, q, fmt.Sprint("late comer ", i), wish{kind: "stolen"}))
+					users = append(users, ask(t, q, fmt.Sprint("late comer ", i), entry{kind: "stolen"}))
 				}
 				if got := began(users); len(got) != 3 {
 					t.Errorf("%v began", got)
@@ -402,17 +402,17 @@ func TestQueueCancelGivesEverythingBack(t *testing.T) {
 
 func TestQueueUsersWaitForOthersReservationsOfTheVolume(t *testing.T) {
 	bubble(t, 8, guard.VolumeConfig{Max: 2, Window: time.Hour}, func(t *testing.T, q *queue) {
-		a, b := ask(t, q, "a", wish{kind: "left"}), ask(t, q, "b", wish{kind: "left"})
-		c, d := ask(t, q, "c", wish{kind: "left"}), ask(t, q, "d", wish{kind: "left"})
-		e := ask(t, q, "e", wish{kind: "left"})
-		other := ask(t, q, "other", wish{kind: "stolen"})
+		a, b := ask(t, q, "a", entry{kind: "left"}), ask(t, q, "b", entry{kind: "left"})
+		c, d := ask(t, q, "c", entry{kind: "left"}), ask(t, q, "d", entry{kind: "left"})
+		e := ask(t, q, "e", entry{kind: "left"})
+		other := ask(t, q, "other", entry{kind: "stolen"})
 		if got := began([]*user{a, b, c, d, e, other}); !slices.Equal(got, []string{"a", "b", "other"}) {
 			t.Fatalf("%v began, want the two of the limit, and the one of another type", got)
 		}
-		e.leave() // the user waits for the volume
+		e.cancel() // the user waits for the volume
 		synctest.Wait()
-		if full := len(q.full["left"].first); !errors.Is(e.err, errLeft) || full != 2 || len(q.waiting) != 2 {
-			t.Errorf("%v; %d wait for the guard, %d in all", e.err, full, len(q.waiting))
+		if waiters := len(q.volumeWaiters["left"].first); !errors.Is(e.err, errCanceled) || waiters != 2 || len(q.waiting) != 2 {
+			t.Errorf("%v; %d wait for the guard, %d in all", e.err, waiters, len(q.waiting))
 		}
 		q.raise("d", -1) // the user is in neither of the two lanes now
 		_ = q.done(a.permit, 0, false, nil)
@@ -429,29 +429,29 @@ func TestQueueUsersWaitForOthersReservationsOfTheVolume(t *testing.T) {
 		}
 		q.cancel(one.permit)
 		if !last.began() {
-			t.Fatal("the refunded place is lost")
+			t.Fatal("the refunded reservation is lost")
 		}
 		_ = q.done(last.permit, 0, false, unavailable) // without an answer they may have been signed out, so they count
-		late := ask(t, q, "late", wish{kind: "left"})
+		late := ask(t, q, "late", entry{kind: "left"})
 		if !errors.Is(late.err, errTripped) || len(q.waiting) != 0 {
 			t.Errorf("%v, %d wait; want the guard tripped", late.err, len(q.waiting))
 		}
-		known := ask(t, q, "a", wish{kind: "left"})
-		if !errors.Is(known.err, errTripped) { // a tripped type allows no attempt
-			t.Errorf("%v", known.err)
+		counted := ask(t, q, "a", entry{kind: "left"})
+		if !errors.Is(counted.err, errTripped) { // a tripped type allows no attempt
+			t.Errorf("%v", counted.err)
 		}
 		_ = q.done(other.permit, 0, false, nil)
 	})
 }
 
-// A place in the volume is refunded, but the user who could have it leaves before an attempt may
-// begin. Then it is the next user's.
-func TestQueuePlaceInTheVolumeIsNotLostWithAUserWhoLeaves(t *testing.T) {
+// A reservation is refunded, but the user who could have it gives up before an attempt may begin.
+// Then it is the next user's.
+func TestQueueReservationIsNotLostWithAUserWhoGivesUp(t *testing.T) {
 	bubble(t, 2, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
-		a := ask(t, q, "a", wish{kind: "left"})
-		b, c := ask(t, q, "b", wish{kind: "left"}), ask(t, q, "c", wish{kind: "left"})
-		again := ask(t, q, "again", wish{kind: "left", retry: true})
-		other := ask(t, q, "other", wish{kind: "stolen"})
+		a := ask(t, q, "a", entry{kind: "left"})
+		b, c := ask(t, q, "b", entry{kind: "left"}), ask(t, q, "c", entry{kind: "left"})
+		again := ask(t, q, "again", entry{kind: "left", retry: true})
+		other := ask(t, q, "other", entry{kind: "stolen"})
 		q.mu.Lock()
 		q.inFlight.concurrency = 1
 		q.mu.Unlock()
@@ -459,8 +459,8 @@ func TestQueuePlaceInTheVolumeIsNotLostWithAUserWhoLeaves(t *testing.T) {
 		if got := began([]*user{b, c, again}); got != nil {
 			t.Fatalf("%v began: there is no room", got)
 		}
-		b.leave()
-		again.leave()
+		b.cancel()
+		again.cancel()
 		synctest.Wait()
 		_ = q.done(other.permit, 0, false, nil)
 		if !c.began() {
@@ -472,9 +472,9 @@ func TestQueuePlaceInTheVolumeIsNotLostWithAUserWhoLeaves(t *testing.T) {
 
 func TestQueueEventOfAnotherTypeDoesNotWaitForTheVolumeOfTheFirst(t *testing.T) {
 	bubble(t, 8, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
-		a := ask(t, q, "a", wish{kind: "left"})
+		a := ask(t, q, "a", entry{kind: "left"})
 		urgency, kind := 5, "left"
-		b := askBy(t, q, "b", wish{}, func(func(string) bool) (int, string) { return urgency, kind })
+		b := askBy(t, q, "b", entry{}, func(func(string) bool) (int, string) { return urgency, kind })
 		if b.began() {
 			t.Fatal("began beyond the limit")
 		}
@@ -490,9 +490,9 @@ func TestQueueEventOfAnotherTypeDoesNotWaitForTheVolumeOfTheFirst(t *testing.T) 
 // Of several users who wait, the one whose type has tripped is refused, and the next one begins.
 func TestQueueTrippedTypeIsInNobodysWay(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
-		holder := ask(t, q, "holder", wish{kind: "left"})
-		tripped := ask(t, q, "tripped", wish{kind: "left"})
-		other := ask(t, q, "other", wish{kind: "stolen"})
+		holder := ask(t, q, "holder", entry{kind: "left"})
+		tripped := ask(t, q, "tripped", entry{kind: "left"})
+		other := ask(t, q, "other", entry{kind: "stolen"})
 		_ = q.done(holder.permit, 0, false, nil)
 		if synctest.Wait(); !errors.Is(tripped.err, errTripped) || !other.began() {
 			t.Fatalf("%v, the other began: %v", tripped.err, other.began())
@@ -514,20 +514,20 @@ func canaryQueue(t *testing.T, volume guard.VolumeConfig, account bool, test fun
 	})
 }
 
-func TestQueueUserWhoLeavesMakesWayForACanary(t *testing.T) {
+func TestQueueUserWhoGivesUpMakesWayForACanary(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		q.active = func() bool { return false }
-		u := ask(t, q, "u", wish{})
+		u := ask(t, q, "u", entry{})
 		<-asked // at the same time
 		_ = q.canaryDone(q.limiter.Begin(time.Now()), 0, noToken, true)
 		_ = q.done(u.permit, 0, false, noToken)
 		<-after(t, 10*time.Second, asked) // the next probe is the canary's
 		_ = q.canaryDone(1, 0, noToken, false)
-		u = ask(t, q, "u", wish{retry: true})
+		u = ask(t, q, "u", entry{retry: true})
 		if u.began() || len(asked) > 0 {
 			t.Fatal("a probe too early")
 		}
-		u.leave()
+		u.cancel()
 		<-after(t, 15*time.Second, asked)
 		if c := q.canaryDone(1, 0, nil, false); c.cause != nil {
 			t.Errorf("a canary that is well leaves the breaker open: %v", c.cause)
@@ -560,12 +560,12 @@ func TestQueueProbesUntriedUsersFirstWhileOpen(t *testing.T) {
 			_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
 			time.Sleep(time.Minute)
 		}
-		tried := ask(t, q, "tried", wish{})
+		tried := ask(t, q, "tried", entry{})
 		q.cancelCanary(<-asked)
 		fail(tried)
-		tried = ask(t, q, "tried", wish{retry: true, place: 1})
-		fresh := ask(t, q, "fresh", wish{place: 20, urgency: 3})
-		urgent := ask(t, q, "urgent", wish{place: 21})
+		tried = ask(t, q, "tried", entry{retry: true, ticket: 1})
+		fresh := ask(t, q, "fresh", entry{ticket: 20, urgency: 3})
+		urgent := ask(t, q, "urgent", entry{ticket: 21})
 		canary()
 		if tried.began() || fresh.began() {
 			t.Fatal("somebody else was probed first")
@@ -573,7 +573,7 @@ func TestQueueProbesUntriedUsersFirstWhileOpen(t *testing.T) {
 		fail(urgent)
 		canary()
 		fail(fresh)
-		urgent = ask(t, q, "urgent", wish{place: 21, retry: true})
+		urgent = ask(t, q, "urgent", entry{ticket: 21, retry: true})
 		canary()
 		fail(tried) // longest ago
 		canary()
@@ -585,12 +585,12 @@ func TestQueueProbesUntriedUsersFirstWhileOpen(t *testing.T) {
 // users.
 func TestQueueSeldomProbesUsersWithFaultsOfTheirOwnWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, true, func(t *testing.T, q *queue, asked chan int) {
-		u := ask(t, q, "u", wish{})
+		u := ask(t, q, "u", entry{})
 		q.cancelCanary(<-asked)
 		_ = q.done(u.permit, 0, false, noToken)
-		users := []*user{ask(t, q, "u", wish{retry: true})}
+		users := []*user{ask(t, q, "u", entry{retry: true})}
 		for i := range 5 {
-			users = append(users, ask(t, q, fmt.Sprint("own", i), wish{retry: true, own: true, place: 10 + i}))
+			users = append(users, ask(t, q, fmt.Sprint("own", i), entry{retry: true, own: true, ticket: 10 + i}))
 		}
 		var probed []string
 		for len(probed) < 9 {
@@ -605,7 +605,7 @@ func TestQueueSeldomProbesUsersWithFaultsOfTheirOwnWhileOpen(t *testing.T) {
 				if one.began() {
 					probed = append(probed, one.name)
 					_ = q.done(one.permit, 0, false, noToken)
-					users[i] = ask(t, q, one.name, wish{retry: true, own: i > 0})
+					users[i] = ask(t, q, one.name, entry{retry: true, own: i > 0})
 				}
 			}
 		}
@@ -619,14 +619,14 @@ func TestQueueSeldomProbesUsersWithFaultsOfTheirOwnWhileOpen(t *testing.T) {
 // value as a probe.
 func TestQueueProbesAFirstAttemptBeforeARetryWhileOpen(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
-		u := ask(t, q, "u", wish{})
+		u := ask(t, q, "u", entry{})
 		q.cancelCanary(<-asked)
 		_ = q.done(u.permit, 0, false, noToken)
-		again := ask(t, q, "again", wish{retry: true, place: 1})
+		again := ask(t, q, "again", entry{retry: true, ticket: 1})
 		if got := q.limit(1, 10); got != 1 {
 			t.Errorf("%d may be received while only a retry waits, want one to be probed", got)
 		}
-		fresh := ask(t, q, "fresh", wish{place: 20, urgency: 3})
+		fresh := ask(t, q, "fresh", entry{ticket: 20, urgency: 3})
 		_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
 		time.Sleep(time.Minute)
 		if again.began() || !fresh.began() {
@@ -666,9 +666,9 @@ func TestQueueAsksNoCanaryForNobodyWhileTheGuardHasTripped(t *testing.T) {
 
 func TestQueueProbesUsersWithoutACanary(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
-		u := ask(t, q, "u", wish{})
+		u := ask(t, q, "u", entry{})
 		_ = q.done(u.permit, 0, false, noToken)
-		u = ask(t, q, "u", wish{})
+		u = ask(t, q, "u", entry{})
 		time.Sleep(time.Hour)
 		if !u.began() {
 			t.Fatal("nobody is probed, as if there were a canary to probe")
@@ -688,17 +688,17 @@ func TestQueueLimitsReceivedMessages(t *testing.T) {
 				t.Errorf("with %d in flight %d may be received, want %d", inFlight, got, n)
 			}
 		}
-		want(0, entering)
+		want(0, firstMessages)
 		want(10, 0)
-		u := ask(t, q, "u", wish{})
+		u := ask(t, q, "u", entry{})
 		q.cancelCanary(<-asked)
-		want(1, entering) // half-open: a few concurrently
+		want(1, firstMessages) // half-open: a few concurrently
 		_ = q.done(u.permit, 0, false, noToken)
 		want(0, 1) // open: one, which is to be probed
-		u = ask(t, q, "u", wish{retry: true})
+		u = ask(t, q, "u", entry{retry: true})
 		want(1, 1) // the probe has failed, and another user must be probed
 		want(10, 0)
-		fresh := ask(t, q, "fresh", wish{})
+		fresh := ask(t, q, "fresh", entry{})
 		want(2, 0) // the user who waits has not been probed yet
 		_ = q.canaryDone(<-after(t, time.Minute, asked), 0, noToken, false)
 		for i := 0; i < 600 && !fresh.began(); i++ {
@@ -714,16 +714,16 @@ func TestQueueLimitsReceivedMessages(t *testing.T) {
 	})
 }
 
-func TestQueueUserWhoLeavesIsForgottenByTheBreaker(t *testing.T) {
+func TestQueueUserWhoGivesUpIsForgottenByTheBreaker(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
-		u := ask(t, q, "u", wish{})
+		u := ask(t, q, "u", entry{})
 		q.cancelCanary(<-asked)
 		_ = q.done(u.permit, 0, false, noToken)
-		u = ask(t, q, "u", wish{retry: true})
+		u = ask(t, q, "u", entry{retry: true})
 		if q.breaker.Tried("u") == 0 {
 			t.Fatal("not tried")
 		}
-		u.leave()
+		u.cancel()
 		if synctest.Wait(); q.breaker.Tried("u") != 0 {
 			t.Error("the breaker remembers a user who has left")
 		}
@@ -737,7 +737,7 @@ func TestQueueUserWhoHangsAtTheStartMakesRoom(t *testing.T) {
 		defer q.stop()
 		var users []*user
 		for i := range 5 {
-			users = append(users, ask(t, q, fmt.Sprint(i), wish{}))
+			users = append(users, ask(t, q, fmt.Sprint(i), entry{}))
 		}
 		if got := began(users); len(got) != 3 {
 			t.Fatalf("%v began", got)
@@ -756,12 +756,12 @@ func TestQueueNothingBeginsAfterTheStop(t *testing.T) {
 	canaryQueue(t, guard.VolumeConfig{}, false, func(t *testing.T, q *queue, asked chan int) {
 		q.stop()
 		q.tick()
-		u := ask(t, q, "u", wish{})
+		u := ask(t, q, "u", entry{})
 		time.Sleep(time.Hour)
 		if len(asked) > 0 || u.began() {
 			t.Errorf("%d canaries, an attempt: %v", len(asked), u.began())
 		}
-		u.leave()
+		u.cancel()
 		synctest.Wait()
 	})
 }
@@ -779,8 +779,8 @@ func TestQueueSignalsEachEnd(t *testing.T) {
 				}
 			}
 		}
-		u := ask(t, q, "u", wish{})
-		next := ask(t, q, "next", wish{})
+		u := ask(t, q, "u", entry{})
+		next := ask(t, q, "next", entry{})
 		_ = q.done(u.permit, 0, false, nil)
 		signaled("an attempt's end")
 		if !next.began() {

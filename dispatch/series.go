@@ -9,97 +9,111 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// series is the series of attempts for one user until their result is decided: the user's place in
-// the call queue, and what their failures have used up. One goroutine uses it.
+// series is the series of attempts for one user until they are decided. It holds the user's ticket
+// in the call queue, and what their failures have used up. One goroutine uses it.
 type series struct {
-	queue    *queue
-	user     string // the user's key
-	budget   *retry.Budget
-	sequence int
-	retry    bool // the next attempt is a retry
-	// own is Budget.Own. It is read here and not in the budget: when the user's events leave,
-	// another series may go on with the budget, while this one finds out that nobody waits any
-	// more.
+	queue  *queue
+	user   string // the user's key
+	budget *retry.Budget
+	ticket int
+	retry  bool // the next attempt is a retry
+	// own is a copy of Budget.Own. The user's events may be removed before they are decided. Then
+	// another series goes on with the budget, although this one may not have noticed yet.
 	own bool
 	// lastLogged is the text of the failure that was logged last.
 	lastLogged string
 }
 
-func newSeries(q *queue, user string, budget *retry.Budget, sequence int) *series {
-	return &series{queue: q, user: user, budget: budget, sequence: sequence}
+func newSeries(q *queue, user string, budget *retry.Budget, ticket int) *series {
+	return &series{queue: q, user: user, budget: budget, ticket: ticket}
 }
 
 // wait waits for the permit to the next attempt. Then try or queue.cancel must follow. Its errors
 // are those of queue.wait.
 func (s *series) wait(ctx context.Context, urgency urgencyFunc) (*permit, error) {
 	return s.queue.wait(ctx, request{
-		user: s.user, sequence: s.sequence, retry: s.retry, own: s.own, urgency: urgency,
+		user: s.user, ticket: s.ticket, retry: s.retry, own: s.own, urgency: urgency,
 	})
 }
 
-// ending is how one attempt ended.
-type ending int
+// endingKind names how one attempt ended.
+type endingKind int
 
 const (
-	undecided  ending = iota // another attempt must follow
-	succeeded                // Graph has revoked the sessions
-	final                    // the failure is final
-	cutOff                   // this process ended the attempt itself: it proves nothing
-	redirected               // nobody was called: the name belongs to an account, see AccountOf
+	// tryAgain: the failure is not final, and another attempt must follow.
+	tryAgain endingKind = iota
+	// succeeded: Graph has revoked the sessions.
+	succeeded
+	// final: the failure is final.
+	final
+	// cutOff: this process ended the attempt itself, which proves nothing.
+	cutOff
+	// redirected: nobody was called, because the user's name belongs to an account. See AccountOf.
+	redirected
+	// refused: nobody was called, because the user must never be. See Refuse.
+	refused
+	// notStarted: nobody was called, because no event of the user waited any more.
+	notStarted
 )
 
-// outcome is what one attempt came to.
-type outcome struct {
-	// Decision holds the error that decides the user when the failure is final, and otherwise that
-	// of the attempt.
-	Decision
-	ending ending
-	wait   time.Duration // until the next attempt, when undecided
+// ending is how one attempt ended. An attempt that was not made has an ending, too.
+type ending struct {
+	// Attempts are the attempts so far. If the failure is final, Err is the reason why, and
+	// otherwise it is err.
+	Attempts
+	kind   endingKind
+	wait   time.Duration // until the next attempt; only for tryAgain
 	err    error         // of the attempt
 	graph  condition     // what the breaker knows after it
-	nobody bool          // nobody was signed out
+	nobody bool          // certainly nobody was signed out
+}
+
+// noAttempt gives a permit back without an attempt.
+func (s *series) noAttempt(p *permit, kind endingKind, err error) ending {
+	s.queue.cancel(p)
+	return ending{Attempts: Attempts{Count: s.budget.Attempts(), Err: err}, kind: kind, nobody: true}
 }
 
 // try uses a permit: it makes one attempt, ends it in the queue and in the budget, and decides
-// whether the answer is final. The end of ctx is what may cut the attempt off.
-func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Attempt, error)) outcome {
+// whether the answer is final. The end of ctx cuts the attempt off.
+func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Attempt, error)) ending {
 	s.budget.Attempt()
 	attempt, err := revoke()
-	o := outcome{Decision: Decision{Attempt: attempt, Attempts: s.budget.Attempts(), Err: err}, err: err}
+	e := ending{Attempts: Attempts{Last: attempt, Count: s.budget.Attempts(), Err: err}, err: err}
 	if err != nil && ctx.Err() != nil {
 		s.queue.cancel(p)
-		o.ending = cutOff
-		return o
+		e.kind = cutOff
+		return e
 	}
 	if _, ok := AccountOf(err); ok {
 		s.queue.cancel(p)
-		o.ending = redirected
-		return o
+		e.kind, e.nobody = redirected, true
+		return e
 	}
-	o.nobody = nobodySignedOut(attempt, err)
-	o.graph = s.queue.done(p, attempt.Usage, o.nobody, err)
+	e.nobody = nobodySignedOut(attempt, err)
+	e.graph = s.queue.done(p, attempt.Usage, e.nobody, err)
 	if err == nil {
 		s.budget.Succeeded()
-		o.ending = succeeded
-		return o
+		e.kind = succeeded
+		return e
 	}
 	wait, decided := s.budget.Failed(err)
 	if decided != nil {
-		o.ending, o.Err = final, decided
-		return o
+		e.kind, e.Err = final, decided
+		return e
 	}
-	o.wait = wait
-	if o.graph.cause != nil {
-		o.wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
+	e.wait = wait
+	if e.graph.cause != nil {
+		e.wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
 	}
 	if s.budget.Unproved() {
 		s.queue.wantProof()
 	}
 	s.own = s.budget.Own()
 	if s.retry = s.budget.HasFailed() || s.budget.Refused(); s.retry {
-		s.sequence = s.queue.nextSequence() // retries take turns, however long some of them hang
+		s.ticket = s.queue.nextTicket() // retries take turns, however long some of them hang
 	}
-	return o
+	return e
 }
 
 // nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked, or

@@ -8,11 +8,11 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// longSleep is the shortest wait during which messages that were deferred before are deferred
-// again, so that they are not in flight. A deferred message stays so for at least this long.
+// longSleep is the shortest wait for which a message that was deferred before is deferred again, so
+// that it is not in flight meanwhile. A deferred message stays deferred for at least this long.
 const longSleep = 2 * time.Second
 
-// sleep waits until the next attempt of a user is due, or nobody waits for the user any more.
+// sleep waits until the user's next attempt is due, or until nobody waits for the user any more.
 func (d *Dispatcher) sleep(w *dedupe.Work, until time.Time) {
 	wait := time.Until(until)
 	if wait <= 0 {
@@ -27,7 +27,8 @@ func (d *Dispatcher) sleep(w *dedupe.Work, until time.Time) {
 	_ = retry.Sleep(w.Context(), wait)
 }
 
-// sleepers are the users who wait for something other than a permit, and until when at most.
+// sleepers are the users who wait for something other than a permit, with the end of the wait at the
+// latest.
 type sleepers struct {
 	mu    sync.Mutex
 	until map[*dedupe.Work]time.Time

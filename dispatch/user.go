@@ -15,35 +15,35 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// Decision is what the attempts for one user came to. All events that they decide share it, as the
-// Detail of their dedupe.Result.
-type Decision struct {
-	Attempt  revoker.Attempt // the last one
-	Attempts int
-	Err      error // nil when the sessions were revoked
+// Attempts are the attempts that were made for one user until they were decided. All events that they
+// decide share it, as the Detail of their dedupe.Result.
+type Attempts struct {
+	Last  revoker.Attempt
+	Count int
+	Err   error // nil when the sessions were revoked
 }
 
 // run makes attempts for one user until each of the user's events is decided.
 func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 	var others patience
 	for again := true; again; {
-		// Taken before the window: who is parked does not go behind those who come meanwhile.
-		sequence := d.queue.nextSequence()
+		// The user takes the ticket before the window, so users who come meanwhile go after them.
+		ticket := d.queue.nextTicket()
 		w.AwaitWindow()
-		again = d.decide(w, user, sequence, &others)
+		again = d.makeAttempts(w, user, ticket, &others)
 	}
 }
 
-// decide makes attempts until there is one verdict: it waits for a permit and, where replicas share
-// their work, for the user's lease; then it makes an attempt. It reports whether some event of the
+// makeAttempts makes attempts until there is one verdict. Before each attempt it waits for a permit
+// and, where replicas share their work, for the user's lease. It reports whether some event of the
 // user is still undecided.
-func (d *Dispatcher) decide(w *dedupe.Work, user event.User, sequence int, others *patience) (again bool) {
-	s := d.series(w, sequence)
+func (d *Dispatcher) makeAttempts(w *dedupe.Work, user event.User, ticket int, others *patience) (again bool) {
+	s := d.series(w, ticket)
 	for {
-		// This check comes before the permit, which reserves a place in the volume and may trip the
-		// guard.
+		// This check comes before the permit, because a permit reserves a person in the volume guard,
+		// and may trip it.
 		if err := Refuse(d.deps.Protected, user); err != nil {
-			return w.Start() && d.refuse(w, s, err)
+			return w.Start() && d.refuse(w, Attempts{Count: s.budget.Attempts(), Err: err})
 		}
 		permit, err := s.wait(w.Context(), w.Urgency)
 		if errors.Is(err, errTripped) && d.awaitRelease(w) {
@@ -67,89 +67,95 @@ func (d *Dispatcher) decide(w *dedupe.Work, user event.User, sequence int, other
 	}
 }
 
-// series returns the series of attempts for a user: the one that was kept when the user's events
-// left undecided, once its next attempt is due, or a new one with the given sequence.
-func (d *Dispatcher) series(w *dedupe.Work, sequence int) *series {
+// series returns the series of attempts for a user. If the user's events were removed before they
+// were decided, it goes on with the series that was kept, once the next attempt is due. Otherwise it
+// returns a new one with the ticket.
+func (d *Dispatcher) series(w *dedupe.Work, ticket int) *series {
 	before, ok := d.budgets.of(w.Key(), w.Enqueued())
 	if !ok {
-		return newSeries(d.queue, w.Key(), d.deps.Retrier.Budget(), sequence)
+		return newSeries(d.queue, w.Key(), d.deps.Retrier.Budget(), ticket)
 	}
-	kept := &series{queue: d.queue, user: w.Key(), budget: before.Budget, sequence: before.sequence, retry: true, own: before.Own()}
+	kept := &series{queue: d.queue, user: w.Key(), budget: before.Budget, ticket: before.ticket, retry: true, own: before.Own()}
 	w.SetFailing()
 	d.sleep(w, before.next)
 	return kept
 }
 
-// attempt uses a permit and a lease for one attempt, and tells the ledger what it came to. decided
-// is false when another attempt must follow; otherwise again reports whether some event of the user
-// is still undecided.
+// attempt uses a permit and a lease for one attempt, and applies its ending. Whatever the ending is,
+// the permit ends first (in noAttempt or try), then the count of all replicas is corrected, the
+// ledger learns the ending, and the lease ends. decided is false when another attempt must follow.
+// Otherwise again reports whether some event of the user is still undecided.
 func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *permit, lease *coordination.Lease) (again, decided bool) {
+	var e ending
 	if !w.Start() {
-		d.queue.cancel(p)
-		d.refund(w, p)
-		lease.End(d.hard, dedupe.Verdict{})
-		return false, true
+		e = s.noAttempt(p, notStarted, nil)
+	} else if err := Refuse(d.deps.Protected, user); err != nil {
+		// An operator may have protected the user while they waited, so the list is read just before
+		// each attempt.
+		e = s.noAttempt(p, refused, err)
+	} else {
+		e = s.try(d.hard, p, func() (revoker.Attempt, error) { return d.revoke(w, user, p) })
 	}
-	// An operator may have protected the user while they waited: the list is read just before each
-	// attempt.
-	if err := Refuse(d.deps.Protected, user); err != nil {
-		d.queue.cancel(p)
+	if e.nobody {
 		d.refund(w, p)
-		again = d.refuse(w, s, err)
-		lease.End(d.hard, dedupe.Verdict{})
-		return again, true
 	}
-	o := s.try(d.hard, p, func() (revoker.Attempt, error) { return d.revoke(w, user, p) })
-	switch o.ending {
+	again, verdict := d.apply(w, e)
+	lease.End(d.hard, verdict)
+
+	switch e.kind {
+	case tryAgain:
+		return false, !d.prepareRetry(w, user, s, e)
 	case cutOff:
-		lease.End(d.hard, dedupe.Verdict{})
 		if w.Retry(false) {
 			<-w.Context().Done() // the consumer gives all messages back now
 		}
-		return false, true
-	case redirected:
-		// The consumer adds the events of the name again, as the account's.
-		d.refund(w, p)
-		d.budgets.forget(w.Key())
-		again = w.Failed(dedupe.Attempt{}, &Decision{Err: o.Err})
-		lease.End(d.hard, dedupe.Verdict{})
-		return again, true
 	}
-	if o.nobody {
-		d.refund(w, p)
+	return again, true
+}
+
+// apply observes an ending and, if the ending decides the events of the attempt, ends the attempt in
+// the ledger. again reports whether some event of the user is still undecided then. verdict is what
+// other replicas must know.
+func (d *Dispatcher) apply(w *dedupe.Work, e ending) (again bool, verdict dedupe.Verdict) {
+	switch e.kind {
+	case notStarted, cutOff:
+		return false, dedupe.Verdict{}
+	case refused:
+		return d.refuse(w, e.Attempts), dedupe.Verdict{}
+	case redirected: // the consumer adds the events of the name again, as the account's
+		return d.refuse(w, Attempts{Err: e.Err}), dedupe.Verdict{}
 	}
-	d.observe(o.Attempt, o.err)
-	d.report(o.graph)
-	if o.ending == undecided {
-		lease.End(d.hard, dedupe.Verdict{})
-		return false, !d.prepareRetry(w, user, s, o)
+	d.observe(e.Last, e.err)
+	d.report(e.graph)
+	if e.kind == tryAgain {
+		return false, dedupe.Verdict{}
 	}
 	d.budgets.forget(w.Key())
 	d.decided.Add(1)
-	decide := w.Succeeded
-	if o.ending == final {
-		decide = w.Failed
+	end := w.Succeeded
+	if e.kind == final {
+		end = w.Failed
 	}
-	again = decide(times(o.Attempt), &o.Decision)
-	lease.End(d.hard, w.Verdict())
-	return again, true
+	attempts := e.Attempts
+	again = end(times(e.Last), &attempts)
+	return again, w.Verdict()
 }
 
 // prepareRetry ends an attempt that decided nothing, and waits until the next one is due. It
 // reports whether an event still waits for it.
-func (d *Dispatcher) prepareRetry(w *dedupe.Work, user event.User, s *series, o outcome) bool {
+func (d *Dispatcher) prepareRetry(w *dedupe.Work, user event.User, s *series, e ending) bool {
 	// Each distinct failure is logged once: a long outage must not flood the log.
-	if text := d.deps.Text(o.err); text != s.lastLogged {
+	if text := d.deps.Text(e.err); text != s.lastLogged {
 		s.lastLogged = text
 		d.deps.Log.Warn("attempt failed; trying again", zap.String("user", d.deps.Name(user)),
-			zap.String("error", text), zap.Int("attempt", o.Attempts), zap.Duration("wait", o.wait))
+			zap.String("error", text), zap.Int("attempt", e.Count), zap.Duration("wait", e.wait))
 	}
-	next := time.Now().Add(o.wait)
+	next := time.Now().Add(e.wait)
 	failed := s.budget.HasFailed()
 	if failed {
-		// Retry may end this Work. Another Work for the user can then take the budget from here,
-		// and this one does not touch it any more.
-		d.budgets.keep(w.Key(), kept{s.budget, next, s.sequence})
+		// Retry may end this Work. From then on another Work for the user may use the budget, so
+		// this one must not touch it any more.
+		d.budgets.keep(w.Key(), kept{s.budget, next, s.ticket})
 	}
 	if !w.Retry(failed) {
 		return false
@@ -158,11 +164,11 @@ func (d *Dispatcher) prepareRetry(w *dedupe.Work, user event.User, s *series, o 
 	return true
 }
 
-// refuse decides, without an attempt, that the user is never called. The Work must have started. It
-// reports whether some event of the user is still undecided.
-func (d *Dispatcher) refuse(w *dedupe.Work, s *series, err error) (again bool) {
+// refuse decides the user's events without an attempt, because the user must not be called. The Work
+// must have started. It reports whether some event of the user is still undecided.
+func (d *Dispatcher) refuse(w *dedupe.Work, a Attempts) (again bool) {
 	d.budgets.forget(w.Key())
-	return w.Failed(dedupe.Attempt{}, &Decision{Attempts: s.budget.Attempts(), Err: err})
+	return w.Failed(dedupe.Attempt{}, &a)
 }
 
 // Refuse returns why a user is never called, as a *revoker.Error; nil if they may be.
@@ -220,7 +226,7 @@ func (d *Dispatcher) report(c condition) {
 	d.ReportGraph(c.cause)
 	warning := ""
 	switch {
-	case c.suspected && c.users:
+	case c.suspected && c.usersFault:
 		warning = usersFail
 	case c.suspected:
 		warning = graphMay

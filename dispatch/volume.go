@@ -41,7 +41,7 @@ func (d *Dispatcher) watchVolume(ctx context.Context) {
 	}
 }
 
-// logVolume logs that the guard has tripped for one type of events, or no longer is.
+// logVolume logs that the guard has tripped for one type of events, or that it no longer is.
 func (d *Dispatcher) logVolume(state guard.KindState) {
 	about := []zap.Field{
 		zap.String("type", state.Kind), zap.Int("limit", state.Limit), zap.Duration("window", d.cfg.Volume.Window),
@@ -104,7 +104,7 @@ func (d *Dispatcher) release(r guard.Release) (released []string) {
 	q := d.queue
 	q.mu.Lock()
 	released = q.volume.Release(r, time.Now())
-	for kind := range q.full {
+	for kind := range q.volumeWaiters {
 		q.readmit(kind) // the limit may have changed
 	}
 	q.grant()
@@ -116,7 +116,7 @@ func (d *Dispatcher) release(r guard.Release) (released []string) {
 	return released
 }
 
-// trip trips the volume guard: attempts for events of the type stop until a release.
+// trip trips the volume guard. Attempts for events of the type stop until a release.
 func (d *Dispatcher) trip(kind string) {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
@@ -139,7 +139,7 @@ func (d *Dispatcher) volumeLimit(kind string) int {
 	return d.queue.volume.Limit(kind, time.Now())
 }
 
-// stopped reports whether the volume guard stops every type of event that the user waits with.
+// stopped reports whether the volume guard stops every type of event that the user waits for.
 func (d *Dispatcher) stopped(w *dedupe.Work) bool {
 	d.queue.mu.Lock()
 	defer d.queue.mu.Unlock()
@@ -147,12 +147,12 @@ func (d *Dispatcher) stopped(w *dedupe.Work) bool {
 	return kind == "" || d.queue.volume.Blocked(kind) // nobody waits any more, or all types are stopped
 }
 
-// awaitRelease waits until the volume guard is released, or an event arrives of a type that it does
-// not stop. It reports whether somebody still waits then. Meanwhile the user's messages may be
-// deferred, since nobody knows how long this takes.
+// awaitRelease waits until the volume guard is released, or until an event arrives whose type the
+// guard does not stop. It reports whether somebody still waits then. Meanwhile the user's messages
+// may be deferred, since nobody knows how long this takes.
 func (d *Dispatcher) awaitRelease(w *dedupe.Work) bool {
-	released, leave := d.releases.wait()
-	defer leave()
+	released, cancel := d.releases.wait()
+	defer cancel()
 	w.Pause()
 	defer w.Resume()
 	more := w.More() // before the first check, so that no event is missed that arrives after it
@@ -171,15 +171,15 @@ func (d *Dispatcher) awaitRelease(w *dedupe.Work) bool {
 	return w.Context().Err() == nil
 }
 
-// releases tells those who wait that the volume guard was released.
+// releases signals releases of the volume guard to those who wait for one.
 type releases struct {
 	mu    sync.Mutex
 	users int           // who wait
 	next  chan struct{} // closed at the next release
 }
 
-// wait returns a channel that is closed at the next release; leave must follow.
-func (r *releases) wait() (released <-chan struct{}, leave func()) {
+// wait returns a channel that is closed at the next release. cancel must follow.
+func (r *releases) wait() (released <-chan struct{}, cancel func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.users++

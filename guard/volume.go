@@ -38,12 +38,12 @@ type Volume struct {
 
 // kind is the count for one type of event.
 type kind struct {
-	counted map[uint64]struct{} // hashes of the users who were signed out within the window
-	order   []counted           // in the order in which they were counted; entries before head are dropped
-	head    int
-	pending map[uint64]int // attempts in flight for users who are not counted yet
-	tripped bool
-	release Release // the one of this kind alone
+	counted  map[uint64]struct{} // hashes of the users who were signed out within the window
+	order    []counted           // in the order in which they were counted; entries before head are dropped
+	head     int
+	reserved map[uint64]int // attempts in flight for users who are not counted yet
+	tripped  bool
+	release  Release // the one of this kind alone
 }
 
 // counted is a user, by a hash that takes less memory than a name (about 40 bytes in all), and when
@@ -75,13 +75,13 @@ func NewVolume(cfg VolumeConfig) *Volume {
 	return v
 }
 
-// Outcome is the answer to Reserve.
-type Outcome int
+// Answer is the answer to Reserve.
+type Answer int
 
-// The outcomes.
+// The answers.
 const (
 	// Granted: the attempt may begin; Confirm or Refund must follow.
-	Granted Outcome = iota
+	Granted Answer = iota
 	// Wait: attempts in flight may use up the limit. Ask again when one of them has been confirmed
 	// or refunded.
 	Wait
@@ -89,16 +89,16 @@ const (
 	Tripped
 )
 
-// Reservation is a user's place within the limit during one attempt. The zero Reservation is none;
-// confirming or refunding it does nothing.
+// Reservation reserves one of the limit for a user during one attempt. The zero Reservation reserves
+// nothing, and confirming or refunding it does nothing.
 type Reservation struct {
-	kind *kind
-	user uint64
-	held bool // it takes a place, because the user was not counted yet
+	kind  *kind
+	user  uint64
+	isNew bool // the user was not counted yet, so the reservation uses up one of the limit
 }
 
 // Reserve asks whether an attempt may be made for a user because of an event of the kind.
-func (v *Volume) Reserve(name, user string, now time.Time) (Reservation, Outcome) {
+func (v *Volume) Reserve(name, user string, now time.Time) (Reservation, Answer) {
 	if v.cfg.Max == 0 {
 		return Reservation{}, Granted
 	}
@@ -108,14 +108,14 @@ func (v *Volume) Reserve(name, user string, now time.Time) (Reservation, Outcome
 		return Reservation{}, Tripped
 	}
 	r := Reservation{kind: k, user: maphash.String(v.seed, user)}
-	if _, known := k.counted[r.user]; known {
+	if _, counted := k.counted[r.user]; counted {
 		return r, Granted
 	}
-	_, pending := k.pending[r.user]
+	_, reserved := k.reserved[r.user]
 	switch limit := v.limit(k, now); {
-	case v.cfg.Observe, pending, len(k.counted)+len(k.pending) < limit:
-		k.pending[r.user]++
-		r.held = true
+	case v.cfg.Observe, reserved, len(k.counted)+len(k.reserved) < limit:
+		k.reserved[r.user]++
+		r.isNew = true
 		return r, Granted
 	case len(k.counted) < limit:
 		return Reservation{}, Wait
@@ -133,7 +133,7 @@ func (v *Volume) Confirm(r Reservation, now time.Time) {
 	k := r.kind
 	v.Refund(r)
 	v.forget(k, now)
-	if _, known := k.counted[r.user]; known {
+	if _, counted := k.counted[r.user]; counted {
 		return
 	}
 	if v.cfg.Observe {
@@ -145,14 +145,14 @@ func (v *Volume) Confirm(r Reservation, now time.Time) {
 	k.order = append(k.order, counted{r.user, now.UnixNano()})
 }
 
-// Refund gives the place back, because the answer shows that nobody was signed out, or no attempt
-// was made. A user who was counted before stays counted.
+// Refund gives the reservation back, because the answer shows that nobody was signed out, or because
+// no attempt was made. A user who was counted before stays counted.
 func (v *Volume) Refund(r Reservation) {
-	if !r.held {
+	if !r.isNew {
 		return
 	}
-	if r.kind.pending[r.user]--; r.kind.pending[r.user] <= 0 {
-		delete(r.kind.pending, r.user)
+	if r.kind.reserved[r.user]--; r.kind.reserved[r.user] <= 0 {
+		delete(r.kind.reserved, r.user)
 	}
 }
 
@@ -171,7 +171,7 @@ func (v *Volume) kind(name string) *kind {
 	if k := v.kinds[name]; k != nil {
 		return k
 	}
-	k := &kind{counted: map[uint64]struct{}{}, pending: map[uint64]int{}}
+	k := &kind{counted: map[uint64]struct{}{}, reserved: map[uint64]int{}}
 	v.kinds[name] = k
 	return k
 }

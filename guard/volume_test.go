@@ -21,10 +21,10 @@ const (
 )
 
 // signOut signs a user out if the volume grants it.
-func signOut(v *guard.Volume, kind, user string, now time.Time) guard.Outcome {
-	r, outcome := v.Reserve(kind, user, now)
+func signOut(v *guard.Volume, kind, user string, now time.Time) guard.Answer {
+	r, answer := v.Reserve(kind, user, now)
 	v.Confirm(r, now)
-	return outcome
+	return answer
 }
 
 // want checks the state of one kind.
@@ -82,9 +82,9 @@ func TestVolumeIsNotTrippedByUsersWhoCannotBeSignedOut(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	signOut(v, leaver, "ada", noon)
 	for i := range 1000 {
-		r, outcome := v.Reserve(leaver, fmt.Sprint("unknown ", i), noon)
-		if outcome != guard.Granted {
-			t.Fatalf("unknown user %d: %v", i, outcome)
+		r, answer := v.Reserve(leaver, fmt.Sprint("unknown ", i), noon)
+		if answer != guard.Granted {
+			t.Fatalf("unknown user %d: %v", i, answer)
 		}
 		v.Refund(r)
 	}
@@ -97,34 +97,34 @@ func TestVolumeIsNotExceededByAttemptsSideBySide(t *testing.T) {
 	v := guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
 	signOut(v, leaver, "counted", noon)
 	ada, _ := v.Reserve(leaver, "ada", noon)
-	grace, outcome := v.Reserve(leaver, "grace", noon)
-	if outcome != guard.Granted {
-		t.Fatalf("the third of three: %v", outcome)
+	grace, answer := v.Reserve(leaver, "grace", noon)
+	if answer != guard.Granted {
+		t.Fatalf("the third of three: %v", answer)
 	}
-	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait || v.Blocked(leaver) {
-		t.Errorf("one more than the limit: %v, blocked %v; want a wait for the attempts in flight", outcome, v.Blocked(leaver))
+	if _, answer := v.Reserve(leaver, "alan", noon); answer != guard.Wait || v.Blocked(leaver) {
+		t.Errorf("one more than the limit: %v, blocked %v; want a wait for the attempts in flight", answer, v.Blocked(leaver))
 	}
-	if r, outcome := v.Reserve(leaver, "counted", noon); outcome != guard.Granted {
-		t.Errorf("a user who was counted: %v", outcome)
+	if r, answer := v.Reserve(leaver, "counted", noon); answer != guard.Granted {
+		t.Errorf("a user who was counted: %v", answer)
 	} else {
 		v.Confirm(r, noon)
 	}
-	again, outcome := v.Reserve(leaver, "ada", noon)
-	if outcome != guard.Granted {
-		t.Errorf("a user who has a place: %v", outcome)
+	again, answer := v.Reserve(leaver, "ada", noon)
+	if answer != guard.Granted {
+		t.Errorf("a user who has a reservation: %v", answer)
 	}
 	v.Refund(again)
-	if _, outcome := v.Reserve(leaver, "alan", noon); outcome != guard.Wait {
-		t.Errorf("the end of a second attempt has freed the place of the first: %v", outcome)
+	if _, answer := v.Reserve(leaver, "alan", noon); answer != guard.Wait {
+		t.Errorf("the end of a second attempt has freed the reservation of the first: %v", answer)
 	}
 	v.Refund(ada)
 	if signOut(v, leaver, "alan", noon) != guard.Granted {
-		t.Error("the place was not freed")
+		t.Error("the reservation was not refunded")
 	}
 	v.Confirm(grace, noon)
 	want(t, v, noon, guard.KindState{Kind: leaver, Users: 3, Limit: 3})
-	if _, outcome := v.Reserve(leaver, "edsger", noon); outcome != guard.Tripped {
-		t.Errorf("one more than the limit: %v", outcome)
+	if _, answer := v.Reserve(leaver, "edsger", noon); answer != guard.Tripped {
+		t.Errorf("one more than the limit: %v", answer)
 	}
 	// Attempts in flight when the kind trips are counted all the same.
 	v = guard.NewVolume(guard.VolumeConfig{Max: 3, Window: time.Hour})
@@ -235,9 +235,9 @@ func TestVolumeSameReleaseDoesNotReleaseTheNextTrip(t *testing.T) {
 	if v.Release(r, noon) != nil {
 		t.Error("released although nothing was tripped")
 	}
-	for i, outcome := range []guard.Outcome{guard.Granted, guard.Granted, guard.Tripped} { // a release applies before a trip, too
-		if got := signOut(v, stolen, fmt.Sprint(i), noon); got != outcome {
-			t.Errorf("user %d: %v, want %v", i, got, outcome)
+	for i, answer := range []guard.Answer{guard.Granted, guard.Granted, guard.Tripped} { // a release applies before a trip, too
+		if got := signOut(v, stolen, fmt.Sprint(i), noon); got != answer {
+			t.Errorf("user %d: %v, want %v", i, got, answer)
 		}
 	}
 	if later := noon.Add(2 * time.Minute); v.Release(r, later) != nil || !v.Blocked(stolen) { // the window has passed

@@ -30,13 +30,13 @@ func sequences(letters []replay.Letter) []int64 {
 func TestFilterPicks(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		start := time.Now()
-		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		time.Sleep(time.Hour)
-		w.bury(&azservicebus.Message{Body: []byte("rubbish")}, "InvalidEvent", nil)
+		w.deadLetter(&azservicebus.Message{Body: []byte("rubbish")}, "InvalidEvent", nil)
 		time.Sleep(time.Hour)
 		unknown := `{"specversion":"1.0","id":"1","source":"urn:intune:eu","type":"unknown.type",` +
 			`"data":{"userPrincipalName":"Grace@contoso.com"}}`
-		w.bury(&azservicebus.Message{Body: []byte(unknown)}, "UnknownEvent", nil)
+		w.deadLetter(&azservicebus.Message{Body: []byte(unknown)}, "UnknownEvent", nil)
 		for name, c := range map[string]struct {
 			f    replay.Filter
 			want []int64
@@ -99,8 +99,8 @@ func TestParseRangesRejectsMalformedRanges(t *testing.T) {
 func TestPurgeRecordsBeforeItRemoves(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 3 {
-			w.bury(about(adaID), "UserNotFound", nil)
-			w.bury(about(graceID), "RetriesExhausted", nil)
+			w.deadLetter(about(adaID), "UserNotFound", nil)
+			w.deadLetter(about(graceID), "RetriesExhausted", nil)
 		}
 		f := replay.Filter{Reasons: []string{"UserNotFound"}}
 		plan, err := w.letters.PlanPurge(ctx, f, nil)
@@ -138,7 +138,7 @@ func TestPurgeRecordsBeforeItRemoves(t *testing.T) {
 func TestPurgeRecordsOnceIfTheRemovalIsRepeated(t *testing.T) {
 	for _, completes := range []bool{true, false} {
 		inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
-			w.bury(about(adaID), "UserNotFound", nil)
+			w.deadLetter(about(adaID), "UserNotFound", nil)
 			w.letters.Open = func() (replay.Receiver, error) {
 				receiver, err := w.openDead()
 				return &unreliable{receiver, 1, completes}, err
@@ -177,7 +177,7 @@ func TestRecordIsImportedUnchanged(t *testing.T) {
 			MessageAnnotations: map[any]any{"x-opt-partition-key": "g"},
 		}
 		must(t, w.sender.SendAMQPAnnotatedMessage(ctx, sent, nil))
-		w.buryNext("RetriesExhausted", map[string]any{deadletter.PropertyAttempts: "8"})
+		w.deadLetterNext("RetriesExhausted", map[string]any{deadletter.PropertyAttempts: "8"})
 		var file bytes.Buffer
 		for found, err := range w.letters.Find(ctx, replay.Filter{}) {
 			must(t, err)

@@ -72,7 +72,7 @@ func (r *receiver) run(
 	if r.receiver, err = r.queue.Open(); err != nil {
 		return nil, err
 	}
-	defer r.release(ctx)
+	defer r.unlockAll(ctx)
 	if r.Wait == 0 {
 		r.Wait = defaultWait
 	}
@@ -102,11 +102,11 @@ func (r *receiver) run(
 			}
 			continue
 		}
-		lost, err := r.lookForWanted(ctx)
+		missing, err := r.lookForWanted(ctx)
 		if err != nil {
 			return gone, err
 		}
-		gone = append(gone, lost...)
+		gone = append(gone, missing...)
 		if looked = time.Now(); len(r.wanted) > 0 && r.Waiting != nil {
 			r.Waiting(len(r.wanted))
 		}
@@ -187,7 +187,7 @@ func (r *receiver) lookForWanted(ctx context.Context) (gone []int64, err error) 
 //
 // Messages that were requested may still come and would stay locked, and unlocked messages would
 // come right back. So release first receives all that was requested, and closes the link.
-func (r *receiver) release(ctx context.Context) {
+func (r *receiver) unlockAll(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	for r.owed > 0 {

@@ -207,7 +207,7 @@ func (r Record) Message(run Run) (*azservicebus.AMQPAnnotatedMessage, error) {
 	if err := r.body(&m.Body); err != nil {
 		return nil, err
 	}
-	run.mark(m, r.Letter, r.OnlyEvents, time.Now().UTC())
+	run.label(m, r.Letter, r.OnlyEvents, time.Now().UTC())
 	return m, nil
 }
 

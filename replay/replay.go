@@ -128,9 +128,9 @@ type resubmission struct {
 
 // work replays a chunk of messages, in concurrent batches.
 func (u *replaying) work(ctx context.Context, messages []*azservicebus.ReceivedMessage) (settled []int64, err error) {
-	pending, completeOnly := u.resubmissions(messages)
-	news := make([]*azservicebus.AMQPAnnotatedMessage, len(pending))
-	for i, s := range pending {
+	resubmissions, completeOnly := u.resubmissions(messages)
+	news := make([]*azservicebus.AMQPAnnotatedMessage, len(resubmissions))
+	for i, s := range resubmissions {
 		news[i] = s.new
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -151,7 +151,7 @@ func (u *replaying) work(ctx context.Context, messages []*azservicebus.ReceivedM
 		for part := range slices.Chunk(indexes, u.batch) {
 			batch := make([]resubmission, len(part))
 			for i, index := range part {
-				batch[i] = pending[index]
+				batch[i] = resubmissions[index]
 			}
 			group.Go(func() error {
 				if u.limiter.WaitN(groupCtx, len(batch)) == nil { // otherwise, the run was stopped, and the messages get unlocked
@@ -171,7 +171,7 @@ func (u *replaying) work(ctx context.Context, messages []*azservicebus.ReceivedM
 // without being able to complete their dead letters.
 func (u *replaying) resubmissions(
 	messages []*azservicebus.ReceivedMessage,
-) (pending []resubmission, completeOnly []*azservicebus.ReceivedMessage) {
+) (resubmissions []resubmission, completeOnly []*azservicebus.ReceivedMessage) {
 	for _, m := range messages {
 		if _, ok := u.sent[*m.SequenceNumber]; ok {
 			completeOnly = append(completeOnly, m)
@@ -182,24 +182,24 @@ func (u *replaying) resubmissions(
 			u.fail(m, errStandIn(letter))
 			continue
 		}
-		pending = append(pending, resubmission{m, u.run.Resubmit(Found{Letter: letter, Message: m})})
+		resubmissions = append(resubmissions, resubmission{m, u.run.Resubmit(Found{Letter: letter, Message: m})})
 	}
-	return pending, completeOnly
+	return resubmissions, completeOnly
 }
 
 // replay sends a batch, in several parts if it is too large for one, and completes what was sent.
-func (u *replaying) replay(ctx context.Context, pending []resubmission) (settled []int64, err error) {
-	pending = slices.DeleteFunc(pending, func(s resubmission) bool { // a message whose lock expires comes again
+func (u *replaying) replay(ctx context.Context, resubmissions []resubmission) (settled []int64, err error) {
+	resubmissions = slices.DeleteFunc(resubmissions, func(s resubmission) bool { // a message whose lock expires comes again
 		return s.old.LockedUntil != nil && time.Until(*s.old.LockedUntil) < lockMargin
 	})
-	for len(pending) > 0 {
-		n, err := u.send(ctx, pending)
+	for len(resubmissions) > 0 {
+		n, err := u.send(ctx, resubmissions)
 		if err != nil {
 			return settled, err
 		}
 		var sent []*azservicebus.ReceivedMessage
 		u.mu.Lock()
-		for _, s := range pending[:n] {
+		for _, s := range resubmissions[:n] {
 			if _, failed := u.failed[*s.old.SequenceNumber]; failed {
 				continue
 			}
@@ -212,14 +212,14 @@ func (u *replaying) replay(ctx context.Context, pending []resubmission) (settled
 		if err != nil {
 			return settled, err
 		}
-		pending = pending[n:]
+		resubmissions = resubmissions[n:]
 	}
 	return settled, nil
 }
 
 // send sends as many messages, from the first on, as fit into one batch, and returns their number.
 // A message that does not fit even alone counts as sent and is recorded as failed.
-func (u *replaying) send(ctx context.Context, pending []resubmission) (n int, err error) {
+func (u *replaying) send(ctx context.Context, resubmissions []resubmission) (n int, err error) {
 	// ctx does not end it, because nobody knows whether a canceled send has arrived.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sendTimeout)
 	defer cancel()
@@ -227,7 +227,7 @@ func (u *replaying) send(ctx context.Context, pending []resubmission) (n int, er
 	if err != nil {
 		return 0, fmt.Errorf("start to send: %w", err)
 	}
-	for _, s := range pending {
+	for _, s := range resubmissions {
 		err := batch.AddAMQPAnnotatedMessage(s.new, nil)
 		if errors.Is(err, azservicebus.ErrMessageTooLarge) && batch.NumMessages() > 0 {
 			break

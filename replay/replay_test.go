@@ -32,7 +32,7 @@ func TestReplayChangesOnlyTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 				"text": "ü", "int32": int32(-7), "int64": int64(1) << 60, "uint8": uint8(255), "float": 1.5, "true": true, "time": at,
 			},
 		}
-		w.bury(sent, "RetriesExhausted", map[string]any{deadletter.PropertyAttempts: "8", deadletter.PropertyCode: "x"})
+		w.deadLetter(sent, "RetriesExhausted", map[string]any{deadletter.PropertyAttempts: "8", deadletter.PropertyCode: "x"})
 		run, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 1 {
 			t.Fatalf("%+v", result)
@@ -79,7 +79,7 @@ func TestReplayAndRecordKeepBodiesOfEveryKind(t *testing.T) {
 						Body:       body,
 						Properties: &azservicebus.AMQPAnnotatedMessageProperties{CorrelationID: uint64(7)},
 					}, nil))
-				w.buryNext("InvalidEvent", nil)
+				w.deadLetterNext("InvalidEvent", nil)
 				var file bytes.Buffer
 				for found, err := range w.letters.Find(ctx, replay.Filter{}) {
 					must(t, err)
@@ -111,11 +111,11 @@ func TestReplayIsNotDroppedByDuplicateDetection(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DuplicateWindow: 24 * time.Hour}, func(t *testing.T, w *world) {
 		m := about(adaID)
 		m.MessageID = new("same")
-		w.bury(m, "RetriesExhausted", nil)
+		w.deadLetter(m, "RetriesExhausted", nil)
 		for n := 1; n <= 3; n++ {
 			w.replay(replay.Filter{}, replay.Options{})
 			w.counts(1, 0)
-			w.buryNext("RetriesExhausted", nil)
+			w.deadLetterNext("RetriesExhausted", nil)
 		}
 		letter := w.found(replay.Filter{})[0]
 		if letter.Replays != 3 {
@@ -135,9 +135,9 @@ func TestReplayIsNotDroppedByDuplicateDetection(t *testing.T) {
 
 func TestPlanLeavesOutWhatTheRunHasSent(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		run, _ := w.replay(replay.Filter{}, replay.Options{})
-		w.buryNext("RetriesExhausted", nil)
+		w.deadLetterNext("RetriesExhausted", nil)
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
 		must(t, err)
 		if plan.Selected != 0 || plan.OwnRun != 1 {
@@ -152,9 +152,9 @@ func TestReplayOfOneLetterBehindManyOthers(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 30 * time.Second}, func(t *testing.T, w *world) {
 		const others = 3000
 		for range others {
-			w.bury(about(graceID), "RetriesExhausted", nil)
+			w.deadLetter(about(graceID), "RetriesExhausted", nil)
 		}
-		w.bury(about(adaID), "NotRevoked", nil)
+		w.deadLetter(about(adaID), "NotRevoked", nil)
 		before, err := w.broker.Peek(queueName+"/$DeadLetterQueue", 0, others)
 		must(t, err)
 
@@ -180,7 +180,7 @@ func TestReplayActsOnlyOnFailedEvents(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		m := &azservicebus.Message{Body: fmt.Appendf(nil, `[{"type":"device.lost","userId":%q},{"type":"device.lost","userId":%q}]`,
 			graceID, adaID)}
-		w.bury(m, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
+		w.deadLetter(m, "UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
 		if letter := w.found(replay.Filter{User: adaID})[0]; !reflect.DeepEqual(letter.Users, []string{adaID}) ||
 			!reflect.DeepEqual(letter.FailedEvents, []int{1}) {
 			t.Errorf("%+v", letter)
@@ -199,7 +199,7 @@ func TestReplayActsOnlyOnFailedEvents(t *testing.T) {
 func TestReplayKeepsTheRate(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Second}, func(t *testing.T, w *world) {
 		for range 60 {
-			w.bury(about(adaID), "RetriesExhausted", nil)
+			w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		}
 		done := 0
 		start := time.Now()
@@ -214,7 +214,7 @@ func TestReplayKeepsTheRate(t *testing.T) {
 func TestReplayUnlocksTheRestWhenStopped(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 100 {
-			w.bury(about(adaID), "RetriesExhausted", nil)
+			w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		}
 		run := replay.NewRun("")
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)
@@ -234,7 +234,7 @@ func TestReplayUnlocksTheRestWhenStopped(t *testing.T) {
 func TestReplayWaitsForLocksOfAKilledRun(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, w *world) {
 		for range 10 {
-			w.bury(about(adaID), "RetriesExhausted", nil)
+			w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		}
 		w.receive(w.dead, 4) // and nothing settles them
 		waited := 0
@@ -243,7 +243,7 @@ func TestReplayWaitsForLocksOfAKilledRun(t *testing.T) {
 			t.Errorf("%+v after waiting for %d, want 10 after 4", result, waited)
 		}
 		w.counts(10, 0)
-		w.buryNext("RetriesExhausted", nil)
+		w.deadLetterNext("RetriesExhausted", nil)
 		w.receive(w.dead, 1)
 		_, result = w.replay(replay.Filter{}, replay.Options{ReceiveOptions: replay.ReceiveOptions{Wait: 10 * time.Second}})
 		if result.Replayed != 0 || result.Left != 1 {
@@ -275,7 +275,7 @@ func TestReplaySendsOnceIfTheCompletionIsLost(t *testing.T) {
 	for _, completes := range []bool{true, false} {
 		t.Run(fmt.Sprintf("carried out %v", completes), func(t *testing.T) {
 			inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
-				w.bury(about(adaID), "RetriesExhausted", nil)
+				w.deadLetter(about(adaID), "RetriesExhausted", nil)
 				w.letters.Open = func() (replay.Receiver, error) {
 					receiver, err := w.openDead()
 					return &unreliable{receiver, 1, completes}, err
@@ -294,9 +294,9 @@ func TestReplayLeavesAMessageThatIsTooLarge(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
 		big := about(adaID)
 		big.ApplicationProperties = map[string]any{"pad": strings.Repeat("x", 256<<10-400)}
-		w.bury(big, "RetriesExhausted", nil)
+		w.deadLetter(big, "RetriesExhausted", nil)
 		for range 5 {
-			w.bury(about(graceID), "RetriesExhausted", nil)
+			w.deadLetter(about(graceID), "RetriesExhausted", nil)
 		}
 		_, result := w.replay(replay.Filter{}, replay.Options{})
 		if result.Replayed != 5 || result.Failed != 1 || len(result.Problems) != 1 || result.Left != 0 {
@@ -309,7 +309,7 @@ func TestReplayLeavesAMessageThatIsTooLarge(t *testing.T) {
 
 func TestReplayLosesNothingWhenTheSenderFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
-		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		nowhere, err := w.client.NewSender("nowhere", nil)
 		must(t, err)
 		run := replay.NewRun("")
@@ -374,11 +374,11 @@ func TestPlanLimitDoesNotCountWhatIsLeftOut(t *testing.T) {
 			again, err := replay.Record{Letter: replay.Letter{Replays: before.replays}, Body: []byte(`{}`)}.Message(before.run)
 			must(t, err)
 			must(t, w.sender.SendAMQPAnnotatedMessage(ctx, again, nil))
-			w.buryNext("RetriesExhausted", nil)
+			w.deadLetterNext("RetriesExhausted", nil)
 		}
-		w.bury(standIn(), "UnreadableMessage", nil)
+		w.deadLetter(standIn(), "UnreadableMessage", nil)
 		for range 3 {
-			w.bury(about(adaID), "RetriesExhausted", nil)
+			w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		}
 		var picked []replay.Letter
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{Limit: 2}, run, 3, func(l replay.Letter) { picked = append(picked, l) })
@@ -394,7 +394,7 @@ func TestPlanLimitDoesNotCountWhatIsLeftOut(t *testing.T) {
 // dead-letter queue at the end.
 func TestReplayCountsWhatIsSentAndNeverCompleted(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 10 * time.Second}, func(t *testing.T, w *world) {
-		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		w.letters.Open = func() (replay.Receiver, error) {
 			receiver, err := w.openDead()
 			return &broken{receiver}, err
@@ -422,7 +422,7 @@ func (*broken) CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *
 // letters that another receiver has locked still exist.
 func TestReplayStopsWaitingWhenThePeekFails(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
-		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		w.receive(w.dead, 1) // and nothing settles it
 		run := replay.NewRun("")
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, run, 3, nil)

@@ -45,13 +45,13 @@ func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 			m.ApplicationProperties[name] = value
 		}
 	}
-	r.mark(m, found.Letter, found.toActOn(), now)
+	r.label(m, found.Letter, found.toActOn(), now)
 	return m
 }
 
 // mark writes into a message which run sends it, how often it was replayed, its original id, and
 // the only events to act on, if not all.
-func (r Run) mark(m *azservicebus.AMQPAnnotatedMessage, l Letter, only []int, now time.Time) {
+func (r Run) label(m *azservicebus.AMQPAnnotatedMessage, l Letter, only []int, now time.Time) {
 	replays := deadletter.Replays{
 		Count: max(0, l.Replays) + 1, Run: r.ID, By: r.By, At: now.Format(time.RFC3339), OriginalID: l.firstID(),
 	}

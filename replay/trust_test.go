@@ -94,7 +94,7 @@ func TestRecordSendsNoneOfOurPropertiesFromAFile(t *testing.T) {
 // before a worker can record which events failed. The indexes must not apply to another body.
 func TestReplayForSomeEventsStaysForThese(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{DeadLetterOnExpiration: true}, func(t *testing.T, w *world) {
-		w.bury(&azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Hour)}, "UserNotFound",
+		w.deadLetter(&azservicebus.Message{Body: twoEvents(), TimeToLive: new(time.Hour)}, "UserNotFound",
 			map[string]any{deadletter.PropertyFailed: "1"})
 		w.replay(replay.Filter{}, replay.Options{})
 		time.Sleep(2 * time.Hour)
@@ -119,10 +119,10 @@ func TestReplayForSomeEventsStaysForThese(t *testing.T) {
 // and keeps the first id.
 func TestRecordOfAReplayIsImportedForTheSameEvents(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		w.bury(&azservicebus.Message{MessageID: new("first"), Body: twoEvents()}, "UserNotFound",
+		w.deadLetter(&azservicebus.Message{MessageID: new("first"), Body: twoEvents()}, "UserNotFound",
 			map[string]any{deadletter.PropertyFailed: "1"})
 		w.replay(replay.Filter{}, replay.Options{})
-		w.buryNext("UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
+		w.deadLetterNext("UserNotFound", map[string]any{deadletter.PropertyFailed: "1"})
 		file := w.export()
 		if strings.Contains(file, `"revoker-`) {
 			t.Errorf("the record has our own properties: %s", file)

@@ -41,8 +41,8 @@ func (w *world) originals(kept map[int64][]byte) {
 
 func TestReplayNeverSendsAStandIn(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		w.bury(standIn(), "UnreadableMessage", nil)
-		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.deadLetter(standIn(), "UnreadableMessage", nil)
+		w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, replay.NewRun(""), 3, nil)
 		must(t, err)
 		if plan.Selected != 1 || plan.Unreadable != 1 || len(plan.Skipped) != 1 ||
@@ -62,7 +62,7 @@ func TestReplayNeverSendsAStandIn(t *testing.T) {
 // peeked one.
 func TestReplaySendsNoStandInThatThePlanCouldRead(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: time.Minute}, func(t *testing.T, w *world) {
-		w.bury(about(adaID), "RetriesExhausted", nil)
+		w.deadLetter(about(adaID), "RetriesExhausted", nil)
 		w.letters.Open = func() (replay.Receiver, error) {
 			receiver, err := w.openDead()
 			return &replacing{receiver}, err
@@ -95,7 +95,7 @@ func (r *replacing) ReceiveMessages(ctx context.Context, n int, o *azservicebus.
 
 func TestReplaySendsAMendedLetterWithoutTheUnreadablePart(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		w.bury(mended(), "RetriesExhausted", nil)
+		w.deadLetter(mended(), "RetriesExhausted", nil)
 		plan, err := w.letters.PlanReplay(ctx, replay.Filter{}, replay.NewRun(""), 3, nil)
 		must(t, err)
 		if plan.Selected != 1 || plan.Mended != 1 {
@@ -112,8 +112,8 @@ func TestReplaySendsAMendedLetterWithoutTheUnreadablePart(t *testing.T) {
 
 func TestRecordKeepsTheOriginalBytes(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, w *world) {
-		w.bury(standIn(), "UnreadableMessage", nil)
-		w.bury(mended(), "RetriesExhausted", nil)
+		w.deadLetter(standIn(), "UnreadableMessage", nil)
+		w.deadLetter(mended(), "RetriesExhausted", nil)
 		w.originals(map[int64][]byte{1: {0, 1, 255}, 2: []byte("two")})
 		lines := strings.SplitAfter(w.export(), "\n")
 		for i, want := range [][]byte{{0, 1, 255}, []byte("two")} {
@@ -155,9 +155,9 @@ func TestRecordOfAStandInIsSentWithANewBody(t *testing.T) {
 func TestPurgeLeavesWhatItCannotRecord(t *testing.T) {
 	inBubble(t, servicebus.QueueConfig{LockDuration: 5 * time.Minute}, func(t *testing.T, w *world) {
 		for range 60 { // more than one chunk
-			w.bury(standIn(), "UnreadableMessage", nil)
+			w.deadLetter(standIn(), "UnreadableMessage", nil)
 		}
-		w.bury(mended(), "UnreadableMessage", nil)
+		w.deadLetter(mended(), "UnreadableMessage", nil)
 		kept := map[int64][]byte{}
 		for i := range int64(58) {
 			kept[i+1] = []byte("original")

@@ -85,13 +85,13 @@ func about(id string) *azservicebus.Message {
 }
 
 // bury sends a message and dead-letters it.
-func (w *world) bury(m *azservicebus.Message, reason string, properties map[string]any) {
+func (w *world) deadLetter(m *azservicebus.Message, reason string, properties map[string]any) {
 	w.t.Helper()
 	must(w.t, w.sender.SendMessage(ctx, m, nil))
-	w.buryNext(reason, properties)
+	w.deadLetterNext(reason, properties)
 }
 
-func (w *world) buryNext(reason string, properties map[string]any) {
+func (w *world) deadLetterNext(reason string, properties map[string]any) {
 	w.t.Helper()
 	description := reason + " it is"
 	must(w.t, w.receiver.DeadLetterMessage(ctx, w.receive(w.receiver, 1)[0], &azservicebus.DeadLetterOptions{

@@ -11,7 +11,7 @@ const (
 	// the fault may be everyone's.
 	suspectAfter = 3
 	// entrants is how many attempts a new process makes at once before it knows that Graph answers.
-	entrants = 3
+	halfOpenAtOnce = 3
 	// cautiousEvery is how often first attempts begin under suspicion after 5xx and timeouts: 10 a
 	// second. Each that is answered allows two others at once, up to cautiousAtOnce.
 	cautiousEvery  = 100 * time.Millisecond
@@ -30,7 +30,7 @@ const (
 	// the probes. A canary can fail although Graph is well for users, and a user who would succeed
 	// must not wait until all others who fail were probed. It bounds what an outage costs Graph in
 	// addition.
-	soonAtMost = 256
+	maxCautiousTries = 256
 	// canary identifies the canary among users.
 	canary = "\x00canary"
 )
@@ -60,33 +60,33 @@ const CautiousTimeout = 5 * time.Second
 type Breaker struct {
 	account bool // the canary is an account, so answers about other users do not replace it
 
-	closed bool
-	cause  error     // the last failure while not closed; nil before the first attempt
-	since  time.Time // when it opened
-	next   time.Time // no probe begins before
-	later  time.Time // no probe by a canary begins before
-	waits  *backoff.ExponentialBackOff
-	probe  string // who is probed; "" for nobody
-	turn   bool   // the next probe is the canary's
-	soon   int    // users tried cautiously since it opened
-	extra  bool   // the attempt that Allow has just allowed, or the probe in flight, is one of them
+	closed          bool
+	cause           error     // the last failure while not closed; nil before the first attempt
+	since           time.Time // when it opened
+	nextProbe       time.Time // no probe begins before
+	nextCanaryProbe time.Time // no probe by a canary begins before
+	waits           *backoff.ExponentialBackOff
+	probe           string // who is probed; "" for nobody
+	canaryNext      bool   // the next probe is the canary's
+	cautiousTries   int    // users tried cautiously since it opened
+	cautiousTry     bool   // the attempt that Allow has just allowed, or the probe in flight, is one of them
 
-	entering map[string]struct{} // attempts in flight while half-open
+	whileHalfOpen map[string]struct{} // attempts in flight while half-open
 
-	row       map[string]bool // users who have failed since the last success
-	down      bool            // one of them met a 5xx or no answer
-	suspected bool            // the fault may be everyone's
-	cautious  time.Time       // no first attempt begins before, except for answered
-	answered  int             // how many first attempts may begin at once, because others were answered
-	retrying  int             // retries in flight
+	failedUsers  map[string]bool // users who have failed since the last success
+	down         bool            // one of them met a 5xx or no answer
+	suspected    bool            // the fault may be everyone's
+	nextCautious time.Time       // no first attempt begins before, except for answered
+	answered     int             // how many first attempts may begin at once, because others were answered
+	retrying     int             // retries in flight
 
-	asked    bool      // a canary is in flight
-	askNext  time.Time // no canary begins before
-	askedAt  time.Time // when the last one ended
-	well     bool      // the last one was well
-	failed   int       // canaries in a row that were not
-	distrust bool      // a success has shown that the canary is wrong
-	proof    bool      // a user's failure counts only if a canary that is an account is well
+	canaryInFlight bool      // a canary is in flight
+	nextCanary     time.Time // no canary begins before
+	canaryEnded    time.Time // when the last one ended
+	canaryWell     bool      // the last one was well
+	canariesFailed int       // canaries in a row that were not
+	distrustCanary bool      // a success has shown that the canary is wrong
+	wantsProof     bool      // a user's failure counts only if a canary that is an account is well
 
 	tried map[string]int // the number of each user's last try since the breaker opened
 	tries int            // numbers given out
@@ -97,11 +97,11 @@ type Breaker struct {
 // nobody, and an answer that a user does not exist says as much as the canary does.
 func NewBreaker(account bool) *Breaker {
 	return &Breaker{
-		account:  account,
-		waits:    doubling(probeFirst, probeMax),
-		entering: map[string]struct{}{},
-		row:      map[string]bool{},
-		tried:    map[string]int{},
+		account:       account,
+		waits:         doubling(probeFirst, probeMax),
+		whileHalfOpen: map[string]struct{}{},
+		failedUsers:   map[string]bool{},
+		tried:         map[string]int{},
 	}
 }
 
@@ -126,12 +126,12 @@ func (b *Breaker) isOpen() bool { return !b.closed && b.cause != nil }
 // Suspicion reports whether users fail one after the other while the breaker is closed. users
 // reports whether the fault is their own, because the canary is well.
 func (b *Breaker) Suspicion() (suspected, users bool) {
-	return b.closed && b.suspected, b.well && (b.account || !b.down)
+	return b.closed && b.suspected, b.canaryWell && (b.account || !b.down)
 }
 
 // Timeout returns a bound for the next attempt in addition to its own timeout; 0 is none.
 func (b *Breaker) Timeout(retry bool) time.Duration {
-	if !b.isOpen() && b.suspected && b.down && !retry || b.isOpen() && b.extra {
+	if !b.isOpen() && b.suspected && b.down && !retry || b.isOpen() && b.cautiousTry {
 		return CautiousTimeout
 	}
 	return 0
@@ -142,7 +142,7 @@ func (b *Breaker) Timeout(retry bool) time.Duration {
 // long it is until it is worth asking again; 0 means when an attempt has ended.
 func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool) {
 	switch {
-	case b.halfOpen() && len(b.entering) >= entrants:
+	case b.halfOpen() && len(b.whileHalfOpen) >= halfOpenAtOnce:
 		return 0, false
 	case b.isOpen():
 		return b.allowProbe(retry, now)
@@ -150,8 +150,8 @@ func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool)
 		return 0, true
 	case retry:
 		return 0, b.retrying == 0
-	case (b.down || !b.well) && b.answered == 0:
-		wait = max(0, b.cautious.Sub(now))
+	case (b.down || !b.canaryWell) && b.answered == 0:
+		wait = max(0, b.nextCautious.Sub(now))
 		return wait, wait == 0
 	}
 	return 0, true
@@ -164,19 +164,19 @@ func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok 
 	if b.probe != "" {
 		return 0, false
 	}
-	if wait = max(0, b.next.Sub(now)); wait == 0 && !b.turn {
-		b.extra = false
+	if wait = max(0, b.nextProbe.Sub(now)); wait == 0 && !b.canaryNext {
+		b.cautiousTry = false
 		return 0, true
 	}
-	if again || b.soon >= soonAtMost || systemic(b.cause) || throttled(b.cause) {
-		if b.turn {
+	if again || b.cautiousTries >= maxCautiousTries || systemic(b.cause) || throttled(b.cause) {
+		if b.canaryNext {
 			wait = 0
 		}
 		return wait, false
 	}
-	wait = max(0, b.cautious.Sub(now))
-	b.extra = wait == 0
-	return wait, b.extra
+	wait = max(0, b.nextCautious.Sub(now))
+	b.cautiousTry = wait == 0
+	return wait, b.cautiousTry
 }
 
 // Tried returns 0 for a user who was not tried since the breaker opened. It grows with each try of
@@ -188,11 +188,11 @@ func (b *Breaker) Tried(user string) int { return b.tried[user] }
 func (b *Breaker) Begin(user string, retry bool, now time.Time) {
 	switch {
 	case b.halfOpen():
-		b.entering[user] = struct{}{}
+		b.whileHalfOpen[user] = struct{}{}
 	case !b.closed:
 		b.probe = user
-		if b.extra {
-			b.soon++
+		if b.cautiousTry {
+			b.cautiousTries++
 		}
 	}
 	switch {
@@ -201,14 +201,14 @@ func (b *Breaker) Begin(user string, retry bool, now time.Time) {
 	case b.answered > 0:
 		b.answered--
 	default:
-		b.cautious = now.Add(cautiousEvery)
+		b.nextCautious = now.Add(cautiousEvery)
 	}
 }
 
 // Late notes that an attempt is without an answer for long: others need not wait for it. Its End or
 // Cancel must come with retry false.
 func (b *Breaker) Late(user string, retry bool) {
-	delete(b.entering, user)
+	delete(b.whileHalfOpen, user)
 	if retry {
 		b.retrying--
 	}
@@ -216,7 +216,7 @@ func (b *Breaker) Late(user string, retry bool) {
 
 // Cancel takes back a Begin: no attempt was made, or this process has cut it off.
 func (b *Breaker) Cancel(user string, retry bool) {
-	delete(b.entering, user)
+	delete(b.whileHalfOpen, user)
 	if b.probe == user {
 		b.probe = ""
 	}
@@ -229,11 +229,11 @@ func (b *Breaker) Cancel(user string, retry bool) {
 func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 	wasProbe := b.probe == user
 	b.Cancel(user, retry)
-	if wasProbe && b.extra && suspicious(err) {
+	if wasProbe && b.cautiousTry && suspicious(err) {
 		b.try(user) // the probes decide, not the users who are tried in addition
 		return
 	}
-	if !retry && (!suspicious(err) || forbids(err) && b.well) {
+	if !retry && (!suspicious(err) || forbids(err) && b.canaryWell) {
 		// An answer about a user, even that the user does not exist, is no sign of everyone's
 		// fault. After a few 5xx, thousands of unknown users must not slow others down.
 		b.answered = min(b.answered+2, cautiousAtOnce)
@@ -266,12 +266,12 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 		b.close() // it is an answer about one user, so token and permission are good
 	case wasProbe:
 		b.try(user)
-		if !b.extra {
-			b.next = now.Add(b.waits.NextBackOff())
+		if !b.cautiousTry {
+			b.nextProbe = now.Add(b.waits.NextBackOff())
 		}
 	}
-	if wasProbe && !b.extra {
-		b.turn = true
+	if wasProbe && !b.cautiousTry {
+		b.canaryNext = true
 	}
 }
 
@@ -280,11 +280,11 @@ func (b *Breaker) succeeded(wasProbe bool) {
 	if b.isOpen() && !wasProbe {
 		return
 	}
-	if !b.closed && b.failed > 0 {
-		b.distrust = true
+	if !b.closed && b.canariesFailed > 0 {
+		b.distrustCanary = true
 	}
-	b.failed = 0 // it counts canaries in a row, without a success in between
-	clear(b.row)
+	b.canariesFailed = 0 // it counts canaries in a row, without a success in between
+	clear(b.failedUsers)
 	b.down, b.suspected = false, false
 	b.close()
 }
@@ -293,7 +293,7 @@ func (b *Breaker) close() {
 	if b.closed {
 		return
 	}
-	b.closed, b.cause, b.turn, b.failed = true, nil, false, 0
+	b.closed, b.cause, b.canaryNext, b.canariesFailed = true, nil, false, 0
 	b.waits.Reset()
 	clear(b.tried)
 }
@@ -311,23 +311,23 @@ func (b *Breaker) suspect(user string, err error, now time.Time) {
 		b.try(user)
 		return
 	}
-	b.row[user] = true
+	b.failedUsers[user] = true
 	b.down = b.down || !forbids(err)
-	if len(b.row) < suspectAfter {
+	if len(b.failedUsers) < suspectAfter {
 		return
 	}
 	if !b.suspected {
 		b.suspected, b.answered = true, 0
 		// The result of a canary that ended less than canarySoon ago still counts until then.
-		soon := b.askedAt.Add(canarySoon)
-		b.well = b.well && now.Before(soon)
-		if soon.Before(b.askNext) {
-			b.askNext = soon
+		soon := b.canaryEnded.Add(canarySoon)
+		b.canaryWell = b.canaryWell && now.Before(soon)
+		if soon.Before(b.nextCanary) {
+			b.nextCanary = soon
 		}
 	}
-	if len(b.row) > 2*suspectAfter { // no more are needed, and there may be many
-		clear(b.row)
-		b.row[user], b.row[canary], b.row[""] = true, true, true
+	if len(b.failedUsers) > 2*suspectAfter { // no more are needed, and there may be many
+		clear(b.failedUsers)
+		b.failedUsers[user], b.failedUsers[canary], b.failedUsers[""] = true, true, true
 	}
 }
 
@@ -336,18 +336,18 @@ func (b *Breaker) suspect(user string, err error, now time.Time) {
 // it is until it is worth asking again; 0 means when an attempt or a canary has ended.
 func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Duration, due bool) {
 	switch {
-	case b.asked, b.closed && !b.suspected && !b.proof, !b.isOpen() && !active:
+	case b.canaryInFlight, b.closed && !b.suspected && !b.wantsProof, !b.isOpen() && !active:
 		return 0, false
 	case b.isOpen():
-		if b.probe != "" || waiting && !b.turn {
+		if b.probe != "" || waiting && !b.canaryNext {
 			return 0, false
 		}
-		if wait = b.next.Sub(now); b.later.After(b.next) {
-			wait = b.later.Sub(now)
+		if wait = b.nextProbe.Sub(now); b.nextCanaryProbe.After(b.nextProbe) {
+			wait = b.nextCanaryProbe.Sub(now)
 		}
 	default:
-		next := b.askNext
-		if soon := b.askedAt.Add(canarySoon); b.proof && b.well && soon.Before(next) {
+		next := b.nextCanary
+		if soon := b.canaryEnded.Add(canarySoon); b.wantsProof && b.canaryWell && soon.Before(next) {
 			next = soon // so that a single failing user of a quiet tenant is decided in half a minute
 		}
 		wait = next.Sub(now)
@@ -357,15 +357,15 @@ func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Dura
 
 // WantProof notes that a user fails, and that no other user's success shows whether Graph is well.
 // In a quiet tenant a canary that is an account can show it; a canary for nobody proves nothing.
-func (b *Breaker) WantProof() { b.proof = b.account }
+func (b *Breaker) WantProof() { b.wantsProof = b.account }
 
 // NoCanary notes that nobody asks canaries, so that every probe is a user's.
-func (b *Breaker) NoCanary() { b.turn = false }
+func (b *Breaker) NoCanary() { b.canaryNext = false }
 
 // CanaryBegin notes that a canary begins, after CanaryDue; CanaryEnd must follow. It returns the
 // canary's timeout; 0 leaves it to the timeout of every attempt.
 func (b *Breaker) CanaryBegin() (timeout time.Duration) {
-	b.asked = true
+	b.canaryInFlight = true
 	if b.isOpen() {
 		b.probe = canary
 		return 0
@@ -377,37 +377,37 @@ func (b *Breaker) CanaryBegin() (timeout time.Duration) {
 // that this process has canceled, says nothing.
 func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 	wasProbe := b.probe == canary
-	b.asked, b.proof = false, false
+	b.canaryInFlight, b.wantsProof = false, false
 	if wasProbe {
-		b.probe, b.turn = "", false
+		b.probe, b.canaryNext = "", false
 	}
 	after := After(err)
-	b.askedAt, b.askNext = now, now.Add(max(canarySoon, after))
+	b.canaryEnded, b.nextCanary = now, now.Add(max(canarySoon, after))
 	switch {
 	case canceled:
-		if soon := now.Add(probeFirst); wasProbe && soon.After(b.next) {
-			b.next = soon // another replica asks: do not try again at once, and again
+		if soon := now.Add(probeFirst); wasProbe && soon.After(b.nextProbe) {
+			b.nextProbe = soon // another replica asks: do not try again at once, and again
 		}
 	case excused(err):
 	case throttled(err):
 		if wasProbe {
-			b.next = now.Add(max(b.waits.NextBackOff(), after))
+			b.nextProbe = now.Add(max(b.waits.NextBackOff(), after))
 		}
 	case err == nil:
-		b.well, b.failed, b.distrust = true, 0, false
-		b.askNext = now.Add(canaryLater)
+		b.canaryWell, b.canariesFailed, b.distrustCanary = true, 0, false
+		b.nextCanary = now.Add(canaryLater)
 		if wasProbe || b.cause == nil { // a canary that began before it opened does not close it
 			b.close()
 		}
 	case wasProbe && b.mended(err):
-		b.well = false
+		b.canaryWell = false
 		b.close()
 	default:
-		b.well = false
-		b.failed++
-		if wasProbe || systemic(err) || b.failed >= openAfter && !b.distrust {
+		b.canaryWell = false
+		b.canariesFailed++
+		if wasProbe || systemic(err) || b.canariesFailed >= openAfter && !b.distrustCanary {
 			wait := b.waits.NextBackOff()
-			b.later = now.Add(wait)
+			b.nextCanaryProbe = now.Add(wait)
 			if wasProbe && !systemic(err) {
 				wait = 0 // a user is probed at once, since the fault may be the canary's own
 			}
@@ -426,17 +426,17 @@ func (b *Breaker) try(user string) {
 func (b *Breaker) open(err error, now time.Time, wait time.Duration) {
 	if !b.isOpen() {
 		b.since = now
-		b.turn = b.failed == 0 // otherwise the canary has just answered
-		for user := range b.row {
+		b.canaryNext = b.canariesFailed == 0 // otherwise the canary has just answered
+		for user := range b.failedUsers {
 			b.try(user)
 		}
-		clear(b.row)
-		clear(b.entering)
+		clear(b.failedUsers)
+		clear(b.whileHalfOpen)
 		b.suspected, b.down = false, false
-		b.soon, b.extra = 0, false
+		b.cautiousTries, b.cautiousTry = 0, false
 	}
 	b.closed, b.cause = false, err
-	b.next = now.Add(wait)
+	b.nextProbe = now.Add(wait)
 }
 
 // Forget forgets a user who no longer waits and is not in flight.

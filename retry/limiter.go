@@ -115,8 +115,8 @@ type ages struct {
 	First, InFlight [2]int
 }
 
-// turn begins a new generation when it is due. last is the number of the last call that began.
-func (a *ages) turn(last int, now time.Time) {
+// rotate begins a new generation when it is due. last is the number of the last call that began.
+func (a *ages) rotate(last int, now time.Time) {
 	switch age := now.Sub(a.Since); {
 	case age >= 0 && age < awaitAnswer:
 		return
@@ -152,7 +152,7 @@ func NewLimiter(limit int) *Limiter {
 // asking again if no call ends before; 0 means that one must end.
 func (l *Limiter) Allow(now time.Time) (wait time.Duration, ok bool) {
 	l.awaits = false
-	l.Ages.turn(l.Last, now)
+	l.Ages.rotate(l.Last, now)
 	if l.InFlight >= l.limit {
 		return 0, false
 	}
@@ -282,7 +282,7 @@ func (l *Limiter) Begin(now time.Time) (call int) {
 	}
 	l.Begun++
 	l.InFlight++
-	l.Ages.turn(l.Last, now)
+	l.Ages.rotate(l.Last, now)
 	l.Ages.InFlight[0]++
 	l.Last++
 	return l.Last
@@ -384,7 +384,7 @@ func (l *Limiter) judge() {
 		return
 	}
 	l.Ended.Judged = true
-	n, known := l.Ended.OK, l.Allowance
+	n, before := l.Ended.OK, l.Allowance
 	pause := l.Hold.Sub(l.Ended.End)
 	switch {
 	case l.spread() && pause < shortPause:
@@ -411,7 +411,7 @@ func (l *Limiter) judge() {
 	l.Short = false
 	// The start of the round may be long ago. Its period must still fit the server's pause.
 	period := min(l.Hold.Sub(l.Ended.Start), max(2*pause, 2*exploreEvery))
-	if l.Pause >= shortPause && n >= known-known/8 && period < l.Period {
+	if l.Pause >= shortPause && n >= before-before/8 && period < l.Period {
 		return // slow calls at the end of a sliding window met the first ones that left it
 	}
 	l.Period, l.Pause = period, pause

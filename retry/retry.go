@@ -58,7 +58,7 @@ type Policy struct {
 type Retrier struct {
 	policy Policy
 	// good is when that successful attempt began which began last, in Unix nanoseconds.
-	good atomic.Int64
+	lastSuccess atomic.Int64
 }
 
 // New returns a Retrier. It panics if the policy has no attempts or no intervals, which is a
@@ -112,8 +112,8 @@ func (r *Retrier) Budget() *Budget {
 // are their own.
 func (r *Retrier) Proved(began time.Time) {
 	for at := began.UnixNano(); ; {
-		good := r.good.Load()
-		if at <= good || r.good.CompareAndSwap(good, at) {
+		good := r.lastSuccess.Load()
+		if at <= good || r.lastSuccess.CompareAndSwap(good, at) {
 			return
 		}
 	}
@@ -178,7 +178,7 @@ func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	elapsed := time.Since(b.start)
 	// A slow attempt that began before and has succeeded does not prove that the server is well
 	// now.
-	proved := b.retrier.good.Load() > b.since.UnixNano()
+	proved := b.retrier.lastSuccess.Load() > b.since.UnixNano()
 	b.since, b.unproved = time.Now(), false
 	b.failures++
 	switch {
@@ -207,7 +207,7 @@ func (b *Budget) throttle(err error) time.Duration {
 	if b.refused++; b.refused == 1 {
 		b.first = time.Now()
 	}
-	if !b.Refused() || b.retrier.good.Load() <= b.first.UnixNano() {
+	if !b.Refused() || b.retrier.lastSuccess.Load() <= b.first.UnixNano() {
 		return 0
 	}
 	return After(err) + min(time.Second<<min(b.refused, 10), maxRefused)

@@ -13,7 +13,7 @@ import (
 )
 
 // Outcome is the result of a scenario according to the servers' records.
-type Outcome struct {
+type Findings struct {
 	// Problems are the broken guarantees, a sentence each; none is good.
 	Problems []string
 	// Took is the virtual time until everything was settled. Calls counts the requests that Graph
@@ -27,7 +27,7 @@ type Outcome struct {
 }
 
 // outcome checks the servers' records.
-func (w *world) outcome(took time.Duration) Outcome {
+func (w *world) findings(took time.Duration) Findings {
 	c := &checker{
 		Scenario: w.Scenario, records: w.records, start: w.start, absent: w.absent, problems: w.problems, sends: map[string]Send{},
 	}
@@ -60,7 +60,7 @@ func (w *world) outcome(took time.Duration) Outcome {
 	c.problems = append(c.problems, w.journal.Check(others, invariants.Expected{
 		Users: c.users, MaySupersede: c.maySupersede, Window: c.window(), Workers: c.workers(), Believed: c.believed(),
 	})...)
-	return Outcome{
+	return Findings{
 		Problems: c.problems, Took: took, Calls: len(c.calls), Records: len(w.records), people: w.People,
 		timeline: func(user int) string { return timeline(w.Scenario, c.sends, w.start, user, w.records, c.calls) },
 	}

@@ -35,15 +35,15 @@ var rules = []rule{
 		"return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4, "",
 	},
 
-	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.leaving &&", "return false && !m.leaving &&", 29, ""},
+	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.deferring &&", "return false && !m.deferring &&", 29, ""},
 	{"a check of TimeToLive before ExpiresAt", "consumer/message.go", "m.TimeToLive != nil && *m.TimeToLive > 0", "true", 7, ""},
 	{
 		"a volume for each event type", "guard/volume.go", "\tif k := v.kinds[name]; k != nil {",
 		"\tname = otherKind\n\tif k := v.kinds[name]; k != nil {", 29, "",
 	},
 	{
-		"refunds of the volume", "guard/volume.go", "\tif !r.held {\n\t\treturn\n\t}\n\tif r.kind.pending",
-		"\tif !r.held || true {\n\t\treturn\n\t}\n\tif r.kind.pending", 81, "",
+		"refunds of the volume", "guard/volume.go", "\tif !r.isNew {\n\t\treturn\n\t}\n\tif r.kind.reserved",
+		"\tif !r.isNew || true {\n\t\treturn\n\t}\n\tif r.kind.reserved", 81, "",
 	},
 	{"a bound on lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 69, ""},
 	{
@@ -52,7 +52,7 @@ var rules = []rule{
 	},
 	{
 		"doubt in a canary that a user's success contradicts", "retry/breaker.go",
-		"\t\tb.distrust = true\n\t}", "\t\treturn\n\t}", 2924, "",
+		"\t\tb.distrustCanary = true\n\t}", "\t\treturn\n\t}", 2924, "",
 	},
 	{"budgets of deferred users", "dispatch/budgets.go", "\tb.young[key] = budget", "", 2, ""},
 }

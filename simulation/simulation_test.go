@@ -34,7 +34,7 @@ var (
 const seeded = "randautoseed=0,randseednop=0"
 
 // play runs one scenario in a bubble of its own.
-func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome simulation.Outcome) {
+func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (findings simulation.Findings) {
 	log := zap.NewNop()
 	if *one > 0 {
 		log, _ = zap.NewDevelopment()
@@ -42,8 +42,8 @@ func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (outcome si
 	// With the GODEBUG that playInProcesses sets, the random parts of backoff, the worker's and the
 	// client library's, are the same for a seed that is played alone and for one of many.
 	rand.Seed(int64(s.Seed)) //nolint:staticcheck // they use no other source
-	synctest.Test(t, func(*testing.T) { outcome = simulation.Play(s, v, log) })
-	return outcome
+	synctest.Test(t, func(*testing.T) { findings = simulation.Play(s, v, log) })
+	return findings
 }
 
 // TestSeeds plays scenarios, and stops at the first that breaks a guarantee. Each processor gets a
@@ -106,17 +106,17 @@ func playInProcesses(t *testing.T) {
 
 func report(t *testing.T, s simulation.Scenario) {
 	t.Helper()
-	outcome := play(t, s, simulation.Variant{})
-	if len(outcome.Problems) == 0 {
+	findings := play(t, s, simulation.Variant{})
+	if len(findings.Problems) == 0 {
 		if *one > 0 {
-			t.Logf("%s\nno guarantee is broken; settled after %s, %d calls", s, outcome.Took.Round(time.Millisecond), outcome.Calls)
+			t.Logf("%s\nno guarantee is broken; settled after %s, %d calls", s, findings.Took.Round(time.Millisecond), findings.Calls)
 		}
 		return
 	}
 	t.Errorf("%s\n\nbroken guarantees:\n", s)
-	for i, problem := range outcome.Problems {
+	for i, problem := range findings.Problems {
 		if i == 10 {
-			t.Errorf("  … and %d more", len(outcome.Problems)-i)
+			t.Errorf("  … and %d more", len(findings.Problems)-i)
 			break
 		}
 		t.Errorf("  %s", problem)
@@ -129,10 +129,10 @@ func report(t *testing.T, s simulation.Scenario) {
 		narrowed += " -no-faults"
 	}
 	if *person >= 0 {
-		outcome.About(*person)
+		findings.About(*person)
 	}
 	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s",
-		outcome.Timeline(s), seeded, s.Seed, narrowed)
+		findings.Timeline(s), seeded, s.Seed, narrowed)
 }
 
 // TestCraftedScenarios plays the scenarios that were made for one purpose each.
@@ -148,8 +148,8 @@ func TestCheckerCatchesBrokenWorkers(t *testing.T) {
 	for _, v := range simulation.Variants() {
 		t.Run(v.Name, func(t *testing.T) {
 			for seed := uint64(1); seed <= limit; seed++ {
-				if outcome := play(t, simulation.New(seed, simulation.Options{NoFaults: v.Calm}), v); len(outcome.Problems) > 0 {
-					t.Logf("caught by seed %d: %s", seed, outcome.Problems[0])
+				if findings := play(t, simulation.New(seed, simulation.Options{NoFaults: v.Calm}), v); len(findings.Problems) > 0 {
+					t.Logf("caught by seed %d: %s", seed, findings.Problems[0])
 					return
 				}
 			}

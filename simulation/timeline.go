@@ -12,11 +12,11 @@ import (
 )
 
 // About makes Timeline describe what happened to this person.
-func (o *Outcome) About(person int) { o.about = &person }
+func (o *Findings) About(person int) { o.about = &person }
 
 // Timeline describes what happened to the person whom the first problem names; "" if no problem
 // names one.
-func (o Outcome) Timeline(s Scenario) string {
+func (o Findings) Timeline(s Scenario) string {
 	if o.about != nil {
 		return o.timeline(*o.about)
 	}

@@ -221,7 +221,7 @@ func (p *worker) kill() {
 }
 
 // release waits until everything of the process has ended.
-func (p *worker) release() {
+func (p *worker) close() {
 	p.soft()
 	p.hard()
 	<-p.ended

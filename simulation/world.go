@@ -64,11 +64,11 @@ type world struct {
 
 // Play runs the scenario in the caller's bubble and returns what is wrong with its outcome. variant
 // breaks the worker; the zero Variant does not. The workers log to log.
-func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
+func Play(s Scenario, variant Variant, log *zap.Logger) Findings {
 	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), again: map[string]Send{}}
 	w.openRedis()
 	if err := w.open(); err != nil {
-		return Outcome{Problems: []string{err.Error()}}
+		return Findings{Problems: []string{err.Error()}}
 	}
 	var busy, sending sync.WaitGroup
 	sending.Go(func() { w.must(w.publish()) })
@@ -86,7 +86,7 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 		w.places = append(w.places, &faults{})
 		p, err := w.startWorker(w.places[i])
 		if err != nil {
-			return Outcome{Problems: []string{err.Error()}}
+			return Findings{Problems: []string{err.Error()}}
 		}
 		w.fleet = append(w.fleet, p)
 	}
@@ -101,7 +101,7 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 	took := time.Since(w.start)
 
 	for _, p := range append(w.fleet, w.retired...) {
-		p.release()
+		p.close()
 	}
 	_ = w.broker.Close()
 	w.must(w.graph.Close())
@@ -109,23 +109,23 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Outcome {
 		w.redis.Close()
 	}
 	bubble.Drain()
-	return w.outcome(took)
+	return w.findings(took)
 }
 
 // open starts the servers.
 func (w *world) open() error {
-	var known []graph.User
+	var users []graph.User
 	for _, p := range w.People {
 		if p.Answer != Unknown {
-			known = append(known, p.User)
+			users = append(users, p.User)
 		}
 	}
 	if w.Canary != NoAccount && w.Canary != Deleted {
-		known = append(known, canaryAccount)
+		users = append(users, canaryAccount)
 	}
 	var err error
 	w.graph, err = bubble.NewGraph(graph.Config{
-		Tenant: tenant, Users: known, Quota: w.Quota, ClockOffset: w.GraphAhead,
+		Tenant: tenant, Users: users, Quota: w.Quota, ClockOffset: w.GraphAhead,
 		Apps: []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: roles}},
 	})
 	if err != nil {

@@ -16,7 +16,7 @@ func TestDeferredList(t *testing.T) {
 	c.command("", "deferred", "list").want(t, 0, "No deferred messages.")
 	c.command("", "deferred", "list", "-o", "json").want(t, 0, "[]")
 	c.send(events(3)...)
-	c.setAside(2, func(r *azservicebus.Receiver, m *azservicebus.ReceivedMessage) error {
+	c.settleEach(2, func(r *azservicebus.Receiver, m *azservicebus.ReceivedMessage) error {
 		return r.DeferMessage(c.t.Context(), m, nil)
 	})
 	list := c.command("", "deferred", "list")
@@ -50,7 +50,7 @@ func TestDLQShowMarksWhatAProducerSent(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	m := about(0)
 	m.ApplicationProperties = map[string]any{"mine": "x", deadletter.PropertyOnly: "5", "revoker-else": "\u202e"}
-	c.buryAs(m, "UserNotFound", "why", map[string]any{deadletter.PropertyAttempts: "7", deadletter.PropertyFailed: "0"})
+	c.deadLetterAs(m, "UserNotFound", "why", map[string]any{deadletter.PropertyAttempts: "7", deadletter.PropertyFailed: "0"})
 	show := c.command("", "dlq", "show", "1")
 	show.want(t, 0, "Attempts           7", "Failed events      0", "Properties set by the producer\n  mine = \"x\"", "Not believed",
 		"revoker-only-events = \"5\"")

@@ -70,7 +70,7 @@ func (r result) want(t *testing.T, code int, texts ...string) {
 }
 
 // bury sends messages and dead-letters them. It uses the reasons in turn.
-func (c *cloud) bury(entity string, messages []*azservicebus.Message, reasons ...string) {
+func (c *cloud) deadLetter(entity string, messages []*azservicebus.Message, reasons ...string) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
 	if err != nil {
@@ -141,7 +141,7 @@ func events(n int) []*azservicebus.Message {
 
 func TestDLQListShowReplay(t *testing.T) {
 	c := newCloud(t, 10, time.Minute)
-	c.bury(queue, events(9), "RetriesExhausted", "UserNotFound", "NotRevoked")
+	c.deadLetter(queue, events(9), "RetriesExhausted", "UserNotFound", "NotRevoked")
 
 	c.command("", "dlq", "list").want(t, 0, "ENQUEUED", id(0), "RetriesExhausted", "because of that")
 	c.command("", "dlq", "list", "--group-by", "reason").want(t, 0, "RetriesExhausted      3")
@@ -178,7 +178,7 @@ func TestDLQListShowReplay(t *testing.T) {
 
 func TestDLQTextFromOutsideCannotControlTheTerminal(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
-	c.bury(queue, []*azservicebus.Message{{Body: []byte("\x1b[2J\x1b]0;gotcha\x07 \u202eevil")}}, "\x1b[31mRed")
+	c.deadLetter(queue, []*azservicebus.Message{{Body: []byte("\x1b[2J\x1b]0;gotcha\x07 \u202eevil")}}, "\x1b[31mRed")
 	for _, args := range [][]string{
 		{"dlq", "list"},
 		{"dlq", "show", "1"},
@@ -196,7 +196,7 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 	dir := t.TempDir()
 	bad := events(3)
 	bad[1].Body = []byte(`{"type":"device.lost","userid":"` + id(1) + `"}`)
-	c.bury(queue, bad, "UserNotFound", "InvalidEvent", "UserNotFound")
+	c.deadLetter(queue, bad, "UserNotFound", "InvalidEvent", "UserNotFound")
 
 	file := filepath.Join(dir, "bad.ndjson")
 	c.command("", "dlq", "export", file, "--reason", "InvalidEvent").want(t, 0, "1 dead letter written")
@@ -232,12 +232,12 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 
 func TestDLQOfSubscriptions(t *testing.T) {
 	c := newCloud(t, 3, time.Minute)
-	c.bury("devices/Subscriptions/worker", events(3), "RetriesExhausted")
+	c.deadLetter("devices/Subscriptions/worker", events(3), "RetriesExhausted")
 	sources := "--servicebus.sources=" + queue + ",devices/Subscriptions/worker"
 	none := "--servicebus.queue="
 	c.command("", "dlq", "list", none, sources).want(t, 0, "SOURCE", "devices/Subscriptions/worker")
 	c.command("", "dlq", "list", none, sources, "--source", "else").want(t, 2, "not configured")
-	c.bury(queue, events(3), "UserNotFound")
+	c.deadLetter(queue, events(3), "UserNotFound")
 	for _, command := range [][]string{{"dlq", "list", "-o", "ndjson"}, {"dlq", "export", "-"}} {
 		got := c.command("", append(command, none, sources, "--limit", "4")...)
 		if got.want(t, 0); strings.Count(got.stdout, "\n") != 4 {
@@ -254,7 +254,7 @@ func TestDLQOfSubscriptions(t *testing.T) {
 
 func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
-	c.bury(queue, events(1), "RetriesExhausted")
+	c.deadLetter(queue, events(1), "RetriesExhausted")
 	address := strings.TrimPrefix(strings.SplitN(c.env[1], ";", 2)[0], "REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://")
 	connection := func(host, rest string) []string {
 		return []string{"REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://" + host + ";" + rest + ";UseDevelopmentEmulator=true"}
@@ -332,7 +332,7 @@ func TestDLQReplayLosesNothingWhenKilled(t *testing.T) {
 	random := newRand(t)
 	const letters, kills = 2000, 50
 	c := newCloud(t, 1, 2*time.Second) // short locks, so that what a killed run had locked comes back soon
-	c.bury(queue, events(letters), "RetriesExhausted")
+	c.deadLetter(queue, events(letters), "RetriesExhausted")
 	everywhere := func() (nowhere, twice int) {
 		seen := map[string]int{}
 		for _, name := range []string{queue, queue + "/$DeadLetterQueue"} {

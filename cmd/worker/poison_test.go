@@ -33,7 +33,7 @@ var (
 
 // setAside receives n messages as the worker does, and calls settle, which dead-letters or defers
 // them.
-func (c *cloud) setAside(n int, settle func(*azservicebus.Receiver, *azservicebus.ReceivedMessage) error) {
+func (c *cloud) settleEach(n int, settle func(*azservicebus.Receiver, *azservicebus.ReceivedMessage) error) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="),
 		&azservicebus.ClientOptions{
@@ -77,10 +77,10 @@ func TestDLQHandlesUnreadableLetters(t *testing.T) {
 	body := func(i int) string { return fmt.Sprintf(`{"type":"device.lost","userId":%q}`, id(i)) }
 	first := odd(body(0))
 	c.inject(hostile, first)
-	c.setAside(2, func(r *azservicebus.Receiver, m *azservicebus.ReceivedMessage) error {
+	c.settleEach(2, func(r *azservicebus.Receiver, m *azservicebus.ReceivedMessage) error {
 		return r.DeadLetterMessage(c.t.Context(), m, &azservicebus.DeadLetterOptions{Reason: new("Wrong")})
 	})
-	c.bury(queue, events(1), "RetriesExhausted")
+	c.deadLetter(queue, events(1), "RetriesExhausted")
 
 	c.command("", "dlq", "list").want(t, 0, "[unreadable]", "[partly unreadable]", id(0))
 	c.command("", "dlq", "list", "--group-by", "reason").want(t, 0, "Wrong")
@@ -122,7 +122,7 @@ func TestDLQHandlesUnreadableLetters(t *testing.T) {
 	}
 	c.command("", "send", "--type", "device.lost", id(1)).want(t, 0, "1 of 1")
 	c.inject(hostile, odd(body(1)))
-	c.setAside(7, func(r *azservicebus.Receiver, m *azservicebus.ReceivedMessage) error {
+	c.settleEach(7, func(r *azservicebus.Receiver, m *azservicebus.ReceivedMessage) error {
 		return r.DeferMessage(c.t.Context(), m, nil)
 	})
 	c.command("", "deferred", "list").want(t, 0, id(0), id(1), "[unreadable]")

@@ -34,12 +34,12 @@ func TestRunbookSession(t *testing.T) {
 	for i := range 4 {
 		m := about(i)
 		m.MessageID = new(fmt.Sprintf("intune-%d", 4711+i))
-		c.buryAs(m, "RetriesExhausted", away, map[string]any{
+		c.deadLetterAs(m, "RetriesExhausted", away, map[string]any{
 			deadletter.PropertyAttempts: "8", deadletter.PropertyStatus: "503", deadletter.PropertyCode: "serviceUnavailable",
 			deadletter.PropertyRequestID: "1d1839af-d82c-4c06-9798-a4eccea0d864",
 		})
 	}
-	c.buryAs(&azservicebus.Message{Body: []byte(`{"type":"user.offboarded","userPrincipalName":"ada.lovelace@mail.contoso.com"}`)},
+	c.deadLetterAs(&azservicebus.Message{Body: []byte(`{"type":"user.offboarded","userPrincipalName":"ada.lovelace@mail.contoso.com"}`)},
 		"UserNotFound",
 		"Graph does not know the user (HTTP 404 Request_ResourceNotFound)",
 		map[string]any{deadletter.PropertyAttempts: "7", deadletter.PropertyStatus: "404"})
@@ -102,7 +102,7 @@ func TestRunbookSession(t *testing.T) {
 }
 
 // buryAs sends one message and dead-letters it.
-func (c *cloud) buryAs(m *azservicebus.Message, reason, description string, properties map[string]any) {
+func (c *cloud) deadLetterAs(m *azservicebus.Message, reason, description string, properties map[string]any) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
 	if err != nil {

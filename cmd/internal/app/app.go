@@ -49,7 +49,7 @@ type Worker struct {
 	metrics  *telemetry.Metrics
 	tracing  *telemetry.Tracing
 	audit    *publish.Recorder
-	replicas *coordination.Store // nil without Redis
+	store    *coordination.Store // nil without Redis
 	// protected is reloaded while the worker runs.
 	protected *guard.Protected
 	ops       net.Listener // nil without an operations port
@@ -119,8 +119,8 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		return nil, err
 	}
 	var coordinator dispatch.Coordinator
-	if worker.replicas != nil {
-		coordinator = worker.replicas
+	if worker.store != nil {
+		coordinator = worker.store
 	}
 	worker.consumer, err = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
@@ -274,7 +274,7 @@ func (w *Worker) State() telemetry.State { return w.metrics.State() }
 // messages again to a receiver that is still open, which releases them, until the receiver's credit
 // is used up. Messages on their way to a receiver that closes stay locked for a whole lock
 // duration.
-const releaseWait = time.Second
+const abandonedWait = time.Second
 
 // Run works until ctx ends, and then drains. When hard ends, it stops at once. It returns when
 // everything is released: after consumer.drain_timeout, consumer.settle_timeout, and 10 s for
@@ -294,8 +294,8 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	watching, stopWatching := context.WithCancel(hard)
 	var watch sync.WaitGroup
 	watch.Go(func() { w.watchProtected(watching) })
-	if w.replicas != nil {
-		watch.Go(func() { w.replicas.Watch(watching) })
+	if w.store != nil {
+		watch.Go(func() { w.store.Watch(watching) })
 	}
 	unfinished := 0
 	if w.cfg.Consumer.DryRun {
@@ -303,7 +303,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 		w.consumer.DryRun(ctx)
 	} else {
 		if unfinished = w.consumer.Run(ctx, hard); unfinished > 0 {
-			time.Sleep(releaseWait)
+			time.Sleep(abandonedWait)
 		}
 	}
 	stopWatching()
@@ -314,8 +314,8 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	defer cancel()
 	err := w.client.Close(closing) // closes the receivers, too
 	w.revoker.Close()
-	if w.replicas != nil {
-		err = errors.Join(err, w.replicas.Close())
+	if w.store != nil {
+		err = errors.Join(err, w.store.Close())
 	}
 	err = errors.Join(err, w.tracing.Close(closing))
 	if ops != nil {

@@ -74,7 +74,7 @@ func (w *Worker) connectCoordination() error {
 		w.metrics.Replicas.WithLabelValues(string(o))
 	}
 	count := func(o coordination.Observation) { w.metrics.Replicas.WithLabelValues(string(o)).Inc() }
-	w.replicas = newStore(cfg, client, scope(cfg), count, w.redisChanged)
+	w.store = newStore(cfg, client, scope(cfg), count, w.redisChanged)
 	return nil
 }
 
@@ -156,7 +156,7 @@ func (w *Worker) redisChanged(err error) {
 // sharedLimiter returns the rate limiter of all replicas of the application, or nil if it is not
 // shared.
 func (w *Worker) sharedLimiter() *coordination.Limiter {
-	if w.replicas == nil || !w.cfg.Redis.ShareRateLimit {
+	if w.store == nil || !w.cfg.Redis.ShareRateLimit {
 		return nil
 	}
 	// Graph counts by application and tenant (https://learn.microsoft.com/graph/throttling).
@@ -164,5 +164,5 @@ func (w *Worker) sharedLimiter() *coordination.Limiter {
 	if app == "" {
 		app = os.Getenv("AZURE_CLIENT_ID")
 	}
-	return w.replicas.NewLimiter(app, w.cfg.Consumer.Concurrency+dispatch.MaxLate)
+	return w.store.NewLimiter(app, w.cfg.Consumer.Concurrency+dispatch.MaxLate)
 }

@@ -320,7 +320,7 @@ func TestDryRunDoesNotUseRedis(t *testing.T) {
 	if err := worker.Run(soft, t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if worker.replicas != nil || redis.TotalConnectionCount() != 0 {
+	if worker.store != nil || redis.TotalConnectionCount() != 0 {
 		t.Errorf("a dry run connects to Redis")
 	}
 }
