@@ -7,32 +7,31 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
-// comesAgain reports whether the result must not be recorded now, because it is recorded another
-// time. When a message is deferred, only successful attempts are recorded; when it comes back,
-// everything else is.
-func (r result) comesAgain(todo action) bool {
+// recordedNow reports whether the result must be recorded now. When a message is deferred, only its
+// successful attempts are recorded. When it comes back, everything else is.
+func (r result) recordedNow(todo action) bool {
 	if r.outcome == revoked {
-		return r.decidedBefore
+		return !r.decidedBefore
 	}
-	return todo == deferral
+	return todo != deferral
 }
 
-// audit records the decision about each event in the audit log, before the message is settled. A
-// message that comes again is decided and recorded again; a message that is gone has its record. Of
-// a message that is deferred only the successful attempts are recorded: when it comes back, their
-// events are decided already, and no other record would show the attempts.
+// audit records the result of each event in the audit log, before the message is settled. So no
+// message is gone without its record. A message that comes again gets new results and new records.
+// If a message is deferred, only its successful attempts are recorded. When it comes back, their
+// events have results already, and no other record would show the attempts.
 func (c *Consumer) audit(m *message, results []result, todo action) {
 	if c.deps.Auditor == nil {
 		return
 	}
 	for _, r := range results {
-		if !r.comesAgain(todo) {
+		if r.recordedNow(todo) {
 			c.deps.Auditor.Record(m.auditRecord(r))
 		}
 	}
 }
 
-// decision returns the record of a result.
+// auditRecord returns the record of a result.
 func (m *message) auditRecord(r result) audit.Decision {
 	event := r.item.Event
 	d := audit.Decision{

@@ -71,8 +71,8 @@ type Auditor interface {
 
 // Resolver finds accounts; *revoker.Resolver is one. It must be safe for concurrent use.
 type Resolver interface {
-	// Resolve returns the account that the user's name belongs to, read after an event was enqueued
-	// at this time. ok is false when the account is not known by the end of ctx, or not at all.
+	// Resolve returns the account to which the user's name belonged at some time after enqueued,
+	// which is when the event was enqueued. ok is false if no account is found before ctx ends.
 	Resolve(ctx context.Context, user event.User, enqueued time.Time) (account event.User, ok bool)
 }
 
@@ -92,10 +92,10 @@ type Config struct {
 	// DrainTimeout is how long a Consumer that stops may take to finish the messages in flight;
 	// positive.
 	DrainTimeout time.Duration
-	// Volume bounds how many people are signed out within a window.
+	// Volume bounds how many people are signed out within the guard's window.
 	Volume guard.VolumeConfig
-	// ReadRelease returns an operator's release of the volume guard, the zero Release when there is
-	// none. If it is nil, only a restart releases the guard.
+	// ReadRelease returns an operator's release of the volume guard, or the zero Release if there
+	// is none. If it is nil, only a restart releases the guard.
 	ReadRelease func() (guard.Release, error)
 	// CanaryUser is an account kept for canaries. The zero User makes each canary an attempt for an
 	// id that no user has.
@@ -103,14 +103,14 @@ type Config struct {
 	// Dedupe bounds the ledger. New overwrites its shares (MaxParked and MaxFailing), which follow
 	// from MaxInFlight.
 	Dedupe dedupe.Config
-	// HashUsers replaces users in the log by a short hash, and leaves out texts from outside that
-	// may name them.
+	// HashUsers replaces users in the log by a short hash, and omits texts from outside that may
+	// name them.
 	HashUsers bool
 }
 
 // Dependencies are what a Consumer works with. Canary, Auditor, Resolver, Coordinator, Limiter and
 // Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil pointer is
-// not nil: leave the field out instead.
+// not nil: omit the field instead.
 type Dependencies struct {
 	// Sources are received from side by side. The attempts for messages of an earlier source go
 	// before those for messages of a later one. There is at least one.
@@ -127,8 +127,8 @@ type Dependencies struct {
 	Health  *telemetry.Health
 	// Auditor records each decision. If it is nil, no audit log is kept.
 	Auditor Auditor
-	// Resolver finds the accounts of users that events give by name. If it is nil, the worker may
-	// not read users, and takes a name and an id for two users.
+	// Resolver finds the accounts of users that events give by name. If it is nil, the worker takes
+	// a name and an id for two users.
 	Resolver Resolver
 	// Coordinator is what workers for the same tenant share. If it is nil, this worker is the only
 	// one.
@@ -144,8 +144,8 @@ type Source struct {
 	// Entity is the path of the queue or subscription. It is part of a message's identity.
 	Entity   string
 	Receiver Receiver
-	// Accept waits until the end of ctx for the next session that is free and has messages. It
-	// returns an azservicebus.Error with CodeTimeout when there was none.
+	// Accept waits for the next session that is free and has messages, until ctx ends. It returns
+	// an azservicebus.Error with CodeTimeout if there was none.
 	Accept func(ctx context.Context) (Session, error)
 	// Sessions is how many sessions are held at once. They share Config.MaxInFlight.
 	Sessions int

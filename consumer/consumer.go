@@ -1,11 +1,11 @@
 // Package consumer is the Service Bus side of the worker: it receives messages, keeps their locks
 // while their users' sessions are revoked, and settles each message by the results of its events.
 //
-// Consumer.handle in message.go is the way of one message, from top to bottom: decode, guard,
-// dedupe, dispatch, settle. Messages come to it from three places: receive.go receives from a queue
-// or subscription, session.go from an entity that requires sessions, and waitingroom.go receives
-// messages again that the Consumer has deferred. When the attempt for a user begins, and what it
-// decides, is up to package dispatch and its ledger, package dedupe.
+// Consumer.handle in message.go handles one message, and reads from top to bottom: decode, guard,
+// dedupe, dispatch, settle. Three files receive messages for it: receive.go from a queue or
+// subscription, session.go from an entity that requires sessions, and waitingroom.go those that the
+// Consumer has deferred. Package dispatch and its ledger, package dedupe, decide when the attempt
+// for a user begins, and what it means for each event.
 package consumer
 
 import (
@@ -36,7 +36,8 @@ const (
 	stuckEvery = 100 * time.Millisecond
 )
 
-// These are the reasons why the Consumer ends its work on a message before everything is decided.
+// These are the reasons why the Consumer stops waiting for a message whose events are not all
+// decided.
 var (
 	errLockLost       = errors.New("the message's lock was lost; Service Bus delivers it again")
 	errDeliveredAgain = errors.New("the message's lock was lost; the new delivery by Service Bus replaces this one")
@@ -49,28 +50,28 @@ var (
 // source is a Source in use. Its receive loops share it.
 type source struct {
 	Source
-	rank         int    // 0 is the most urgent
-	part         string // of telemetry.Health
-	slots        slots
-	room         *waitingRoom // nil where messages cannot be deferred
-	decided      decidedEvents
-	large        *largeBodies
-	bytes        *bodyBytes
-	linkLosses   atomic.Int64 // links of sessions that were lost
-	served       servedSessions
-	lastReceived atomic.Int64 // the highest sequence number that was received
-	lastSeen     int64        // the highest one that was seen in the queue; only the forecast uses it
+	rank          int    // 0 is the most urgent
+	part          string // of telemetry.Health
+	slots         slots
+	room          *waitingRoom // nil where messages cannot be deferred
+	decidedEvents decidedEvents
+	large         *largeBodies
+	bytes         *bodyBytes
+	linkLosses    atomic.Int64 // how many links of sessions were lost
+	served        servedSessions
+	lastReceived  atomic.Int64 // the highest sequence number that was received
+	lastSeen      int64        // the highest one that was seen in the queue; only the forecast uses it
 }
 
-// loop is one receive loop of a source: the only one, or one of those that each hold a session. Its
-// goroutine owns it.
+// loop is one receive loop of a source. A source with sessions has several, each of which holds one
+// session. The loop's goroutine owns it.
 type loop struct {
 	*source
 	name    string        // for telemetry.Health's heartbeats
 	changed chan struct{} // is signaled when Consumer.limit may have changed
 	burst   int           // how many messages are asked for at once after trouble; 0 is any number
-	alone   time.Time     // until then, burst stays at 1
-	link    *link         // the link in use; nil at first, and always with sessions
+	alone   time.Time     // burst stays at 1 until then
+	link    *link         // the link in use; nil at first, and always nil with sessions
 }
 
 // acceptFunc accepts a message that was received from a source: it starts the message's goroutine,
@@ -92,7 +93,7 @@ type Consumer struct {
 	loops      []*loop
 	closing    sync.WaitGroup // sessions that are being closed
 	flight     *messagesInFlight
-	unfinished atomic.Int32 // messages whose way has ended without being finished
+	unfinished atomic.Int32 // messages that were handled, but not finished
 	forecast   atomic.Pointer[forecast]
 }
 
@@ -144,8 +145,8 @@ func (c *Consumer) addSource(rank int, s Source) {
 
 // Run receives and handles messages until ctx ends. Then it stops receiving, and finishes the
 // messages in flight within DrainTimeout, as long as anything can be finished. It abandons the
-// others, and returns how many messages of those it received it did not finish. When hard ends, it
-// abandons all messages in flight at once.
+// others. When hard ends, it abandons all messages in flight at once. It returns how many of the
+// messages that it received it did not finish.
 //
 // Run needs at most DrainTimeout plus SettleTimeout to return, and leaves no goroutine behind. The
 // receivers must stay open until then. Run may be called once.
@@ -163,7 +164,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	c.awaitPermission(ctx)
 	c.receiveAll(ctx, func(s *source, d delivery) { c.accept(work, s, d) })
 
-	// Parked users are called for now: a finished message is better than an abandoned one.
+	// Parked users are called for at once: a finished message is better than an abandoned one.
 	c.dispatch.FlushParked()
 	inFlight, _ := c.flight.len()
 	c.deps.Log.Info("stopped receiving; finishing the messages in flight",
@@ -192,7 +193,8 @@ func (c *Consumer) receiveAll(ctx context.Context, accept acceptFunc) {
 	receiving.Wait()
 }
 
-// accept starts the goroutine of a message that was received. The end of work ends it early.
+// accept starts the goroutine of a message that was received. When work ends, the goroutine ends
+// early.
 func (c *Consumer) accept(work context.Context, s *source, d delivery) {
 	c.flight.add(d.message)
 	s.bytes.add(d.message)
@@ -236,8 +238,8 @@ func (c *Consumer) drain(stopWork context.CancelCauseFunc) {
 				lastBeat = time.Now()
 			}
 			before := stuck
-			// Only the second time in a row counts: a message may be on its way from the ledger to
-			// its goroutine, where neither sees it.
+			// Only the second time in a row counts. The ledger may have just decided a message
+			// whose goroutine does not know it yet.
 			if stuck = c.stuck(deadline); stuck && before {
 				stopWork(errNothingToDo)
 			}
@@ -251,7 +253,7 @@ func (c *Consumer) stuck(deadline time.Time) bool {
 	return c.flight.onlyWaiting() && c.dispatch.Stuck(deadline)
 }
 
-// beat sends the heartbeat of all loops while none of them runs.
+// beat sends the heartbeats of all loops, at times when none of them runs.
 func (c *Consumer) beat() {
 	for _, l := range c.loops {
 		c.deps.Health.Beat(l.name)

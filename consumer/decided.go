@@ -6,14 +6,14 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 )
 
-// maxDecided bounds the decided events that are remembered of one source, of about 500 bytes each.
-// The others are decided again.
+// maxDecided bounds how many decided events of one source are remembered. Each needs about 500
+// bytes. Events beyond that are decided again.
 const maxDecided = 20_000
 
 // decidedEvents remembers the decided events of messages that come again because of their other
-// events: the message was deferred, given up with its session, or has lost its lock. If all events
-// were decided anew each time, those of a large message would never all be decided at once. The
-// zero value is ready. It is safe for concurrent use.
+// events. Such a message was deferred, was given up with its session, or lost its lock. Without
+// this memory, the events of a large message would never all be decided at the same time. The zero
+// value is ready. It is safe for concurrent use.
 type decidedEvents struct {
 	mu         sync.Mutex
 	n          int                             // events in young
@@ -29,8 +29,8 @@ func (d *decidedEvents) keep(number int64, results []result) {
 	}
 	kept := map[int]*dedupe.Event{}
 	for _, r := range results {
-		// A superseded event is decided anew: the message that superseded it was in flight only
-		// then.
+		// A superseded event is decided anew, since the message that superseded it may be gone when
+		// this one comes again.
 		if r.event != nil && (r.outcome == revoked || r.outcome == deadLettered) {
 			kept[r.item.Index] = r.event
 		}

@@ -18,8 +18,8 @@ const (
 	lookEvery = 2 * time.Second
 )
 
-// These are the outcomes in the log of a dry run. They differ from those of decisions, so that a
-// search for decisions does not find them.
+// These are the outcomes in the log of a dry run. They differ from the other outcomes, so a search
+// for what the worker has done does not find them.
 const (
 	wouldRevoke     = "would_revoke"
 	wouldDeadLetter = "would_dead_letter"
@@ -28,7 +28,7 @@ const (
 // DryRun peeks at the messages of the sources, and at new ones, until ctx ends. It logs what a
 // worker would do about each event. It locks and settles nothing, and calls nobody, so it may run
 // beside a worker. It does not know what Graph would answer, and does not deduplicate. It cannot
-// peek into sources with sessions: it leaves them out, and logs that it does.
+// peek into sources with sessions, so it skips them, and logs that it does.
 func (c *Consumer) DryRun(ctx context.Context) {
 	c.deps.Health.Report(PartGraph, "") // a dry run does not use it
 	c.deps.Health.Report(PartGuard, "")
@@ -75,8 +75,8 @@ func (c *Consumer) look(ctx context.Context, l *loop) {
 	}
 }
 
-// decideDry returns the results that are known without an attempt: a result without a reason is one
-// of an event that would be acted on.
+// resultsDry returns the results that are known without an attempt. A result without a reason means
+// that the worker would act on the event.
 func (c *Consumer) resultsDry(m *message) []result {
 	items, rejected := c.decode(m)
 	if rejected != nil {

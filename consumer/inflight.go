@@ -8,18 +8,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// phase is how far a message in flight has come.
+// phase is the stage that a message in flight has reached.
 type phase int
 
 const (
-	adding   phase = iota // its users are not in the ledger yet, and nobody knows whom it will need
-	waiting               // for its users' attempts, or until it may be decoded
-	settling              // everything is decided but its settlement
+	adding   phase = iota // its users are not in the ledger yet, so nobody knows whom it is about
+	waiting               // it waits for its users' attempts, or until it may be decoded
+	settling              // each of its events has a result
 	phases
 )
 
-// messagesInFlight are the messages that this process holds locked: each from its receipt until it
-// is settled, or its lock is lost. Nothing else counts them. It is safe for concurrent use.
+// messagesInFlight are the messages that this process has locked. A message is one of them from its
+// receipt until it is settled or its lock is lost. Nothing else counts them. It is safe for
+// concurrent use.
 type messagesInFlight struct {
 	gauge prometheus.Gauge
 
@@ -29,7 +30,7 @@ type messagesInFlight struct {
 }
 
 type inFlight struct {
-	enqueued time.Time // zero when Service Bus has not said it
+	enqueued time.Time // zero if Service Bus did not say
 	phase    phase
 }
 
@@ -64,7 +65,7 @@ func (f *messagesInFlight) move(m *azservicebus.ReceivedMessage, to phase) (last
 	return from == adding && f.count[adding] == 0
 }
 
-// remove removes a message whose way has ended.
+// remove removes a message that was handled.
 func (f *messagesInFlight) remove(m *azservicebus.ReceivedMessage) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,7 +81,8 @@ func (f *messagesInFlight) len() (all, beingAdded int) {
 	return len(f.all), f.count[adding]
 }
 
-// onlyWaiting reports whether there are messages in flight, and all of them wait.
+// onlyWaiting reports whether there are messages in flight, and the phase of all of them is
+// waiting.
 func (f *messagesInFlight) onlyWaiting() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

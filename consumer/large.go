@@ -9,25 +9,26 @@ import (
 )
 
 const (
-	// smallBody is the size of a body, in bytes, up to which it is decoded at once: its few events
-	// cost no more memory than the message itself.
+	// smallBody is the size in bytes up to which a body is decoded at once. Its few events need no
+	// more memory than the message itself.
 	smallBody = 4 << 10
-	// maxLarge is how many bytes of larger bodies of a source are decoded and undecided at once.
-	// This is about 5,000 users, who need some 10 KB each while they wait for their attempts.
+	// maxLarge is how many bytes of larger bodies of a source are decoded, and not yet decided, at
+	// once. They name about 5,000 users, each of whom needs some 10 KB while they wait for their
+	// attempts.
 	maxLarge = 256 << 10
-	// maxBytes is how many bytes of bodies of a source are in flight at once. One more message can
-	// always be received.
+	// maxBytes is how many bytes of bodies of a source are in flight at once. A message is received
+	// if fewer are in flight, whatever its size is.
 	maxBytes = 16 << 20
 )
 
-// largeBodies bounds how many messages with many events are decoded at once: producers decide how
-// many events a message has. The others wait, still encoded, in the order in which they came.
+// largeBodies bounds how many messages with many events are decoded at once, since producers choose
+// how many events a message has. The others wait, still encoded, in the order in which they came.
 type largeBodies struct{ free *semaphore.Weighted }
 
 func newLargeBodies() *largeBodies { return &largeBodies{semaphore.NewWeighted(maxLarge)} }
 
-// enter waits until the message may be decoded, or until ctx ends. leave must follow if err is nil.
-// A message that is larger than maxLarge is handled without another large one beside it.
+// acquire waits until the message may be decoded, or until ctx ends. If err is nil, free must
+// follow. While a message that is larger than maxLarge is decoded, no other large one is.
 func (l *largeBodies) acquire(ctx context.Context, m *azservicebus.ReceivedMessage) (free func(), err error) {
 	n := int64(min(len(m.Body), maxLarge))
 	if err := l.free.Acquire(ctx, n); err != nil {
@@ -36,13 +37,13 @@ func (l *largeBodies) acquire(ctx context.Context, m *azservicebus.ReceivedMessa
 	return func() { l.free.Release(n) }, nil
 }
 
-// bodyBytes counts the bytes of bodies in flight, not the messages: memory is what it bounds. It
-// remembers how large bodies were lately, so that no more messages are asked for than memory
-// allows. It is safe for concurrent use.
+// bodyBytes bounds memory: it counts the bytes of the bodies in flight. It also remembers how large
+// bodies were lately, so that no more messages are requested than memory allows. It is safe for
+// concurrent use.
 type bodyBytes struct {
 	mu       sync.Mutex
 	inFlight int
-	largest  int // lately: each smaller body lets it shrink by a part
+	largest  int // the largest body lately: it shrinks a little with each smaller one
 }
 
 func (b *bodyBytes) add(m *azservicebus.ReceivedMessage) {
@@ -52,7 +53,7 @@ func (b *bodyBytes) add(m *azservicebus.ReceivedMessage) {
 	b.largest = max(len(m.Body), b.largest-b.largest/64)
 }
 
-// remove reports whether messages may be received again that could not be before.
+// remove reports whether messages may be received again after they could not be.
 func (b *bodyBytes) remove(m *azservicebus.ReceivedMessage) (again bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

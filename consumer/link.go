@@ -8,25 +8,25 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 )
 
-// overLinkWait bounds a settlement over the link. It must end before the client library's first
-// recovery, which comes after a wait of at least 0.8 × 4 s (azservicebus v1.11.0,
+// overLinkWait bounds a settlement over the link. The settlement must end before the client library
+// first tries to recover, which is after a wait of at least 0.8 × 4 s (azservicebus v1.11.0,
 // internal/utils/retrier.go, calcDelay; settlements always use its defaults).
 const overLinkWait = 3 * time.Second
 
 // link is the link that messages came over. They are settled over it until it is lost.
 //
-// The client library does not make this distinction. When the connection is lost that a message
-// came over, its settlement fails with that connection's error. The library takes this for an error
-// of its present connection: it closes that one, over which everybody else receives, and tries the
-// old link again, up to three times (azservicebus v1.11.0, internal/amqpLinks.go, Retry and
-// recoverConnection). It uses the entity's management node only if the link was detached and the
-// connection not lost (messageSettler.go, shouldSettleOnMgmtLink).
+// The client library does not distinguish links in this way. If a message came over a connection
+// that is lost, its settlement fails with that connection's error. The library takes it for an
+// error of its current connection. It closes the current one, over which everybody else receives,
+// and tries the old link again, up to three times (azservicebus v1.11.0, internal/amqpLinks.go,
+// Retry and recoverConnection). It uses the entity's management node only if the link was detached
+// and the connection was not lost (messageSettler.go, shouldSettleOnMgmtLink).
 type link struct{ lost atomic.Bool }
 
-// connected reports whether nobody has noticed a loss of the link. It is false for nil.
+// connected reports whether the link is in use, as far as anybody has noticed. It is false for nil.
 func (l *link) connected() bool { return l != nil && !l.lost.Load() }
 
-// lose marks the link as lost, for all who receive or settle over it.
+// lose notes that the link is lost, for all who receive or settle over it.
 func (l *link) lose() {
 	if l != nil {
 		l.lost.Store(true)
@@ -36,9 +36,9 @@ func (l *link) lose() {
 // settlement is one way to settle a message.
 type settlement func(ctx context.Context, m *azservicebus.ReceivedMessage) error
 
-// settleOver settles a message over the link that it came over. If that link is lost, it uses the
-// management node, for which the message's lock token is enough. Both together take no longer than
-// SettleTimeout.
+// settleOver settles a message over the link that the message came over. If that link is lost, it
+// uses the management node, which needs only the message's lock token. Both together take no longer
+// than SettleTimeout.
 func (c *Consumer) settleOver(m *message, settle settlement) error {
 	deadline := time.Now().Add(c.cfg.SettleTimeout)
 	if m.deferred { // it came from the management node
@@ -54,15 +54,15 @@ func (c *Consumer) settleOver(m *message, settle settlement) error {
 	if m.session != nil {
 		return errLockLost // a session's lock ends with its link
 	}
-	// Without the raw message the library knows no link to settle it over (messageSettler.go,
-	// shouldSettleOnReceiver).
+	// Without the raw message, the library finds no link for the settlement, and uses the
+	// management node (messageSettler.go, shouldSettleOnReceiver).
 	alone := *m.ReceivedMessage
 	alone.RawAMQPMessage = nil
 	return settleBy(deadline, &alone, settle)
 }
 
-// settleBy settles a message before the deadline. Its context does not derive from that of the
-// work: a message must be settled even while the worker stops.
+// settleBy settles a message before the deadline. The context does not derive from that of the
+// work, since a message must be settled even while the worker stops.
 func settleBy(deadline time.Time, m *azservicebus.ReceivedMessage, settle settlement) error {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()

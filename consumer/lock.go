@@ -11,10 +11,10 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// firstLock returns how long the lock of a message lasts that was just received. The message may
-// have been on its way for a while: then the broker's time is used, if it is plausible. Our clock
-// may be wrong, so the two are compared only this once: with a clock that runs ahead, renewals
-// would become a busy loop.
+// firstLock returns how long the lock of a message that was just received lasts. The message may
+// have been on its way for a while. Then the broker's time is used if it is plausible. This is the
+// only time that our clock is compared with the broker's: if every renewal did, a clock that runs
+// ahead would make them a busy loop.
 func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duration) time.Duration {
 	if m.LockedUntil != nil {
 		if left := m.LockedUntil.Sub(now); left > 0 && left < lock {
@@ -24,16 +24,16 @@ func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duratio
 	return lock
 }
 
-// lockMessage keeps the message's lock until release is called, which must follow. locked ends when
-// work does, and with errLockLost when the lock is lost: then Service Bus owns the message again,
-// and nothing more may be started for it. A message that is released before half of its lock has
-// passed costs neither a renewal nor a goroutine.
-func (c *Consumer) lockMessage(work context.Context, m *message) (locked context.Context, release func()) {
+// keepLock keeps the message's lock until stop is called, which must follow. locked ends when work
+// ends. It ends with errLockLost when the lock is lost. Then Service Bus owns the message again,
+// and nothing more may be started for it. If stop is called before half of the lock has passed,
+// there is neither a renewal nor a goroutine.
+func (c *Consumer) keepLock(work context.Context, m *message) (locked context.Context, stop func()) {
 	locked, cancel := context.WithCancelCause(work)
 	stopped := make(chan struct{})
 	timer := time.AfterFunc(time.Until(m.entry.Lock.Until())/2, func() {
 		defer close(stopped)
-		if c.keepLock(locked, m) {
+		if c.renewLock(locked, m) {
 			return
 		}
 		c.deps.Metrics.LocksLost.Inc()
@@ -48,9 +48,9 @@ func (c *Consumer) lockMessage(work context.Context, m *message) (locked context
 	}
 }
 
-// keepLock renews the lock now, and each time half of the lock's configured duration has passed. It
-// returns true when ctx ends, and false when the lock is lost.
-func (c *Consumer) keepLock(ctx context.Context, m *message) bool {
+// renewLock renews the lock now, and then each time half of the lock's configured duration has
+// passed. It returns true when ctx ends, and false when the lock is lost.
+func (c *Consumer) renewLock(ctx context.Context, m *message) bool {
 	// The renewals write to a copy, since a settlement may read the original at the same time.
 	renewed := *m.ReceivedMessage
 	for {

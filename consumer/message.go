@@ -19,12 +19,12 @@ import (
 // delivery is a message as it was received.
 type delivery struct {
 	message  *azservicebus.ReceivedMessage
-	receiver Receiver // has received the message, and settles it
+	receiver Receiver // received the message, and settles it
 	link     *link    // the link that the message came over; nil for one that was deferred
 	// session has the signals of the session that the message belongs to; nil for a message without
 	// one.
 	session *sessionSignals
-	// deferred is true for a message that was deferred, and has come back.
+	// deferred reports whether the message was deferred, and has come back.
 	deferred bool
 	done     func() // is called once the message is settled
 }
@@ -35,13 +35,13 @@ type message struct {
 	delivery
 	from     *source
 	received time.Time
-	// known is the message as the ledger knows it, and its lock.
+	// entry is the message in the ledger, with its lock.
 	entry *dedupe.Message
 	span  trace.Span // nil when tracing is off
 }
 
-// newMessage returns the message of a delivery. The end of its lock is an instant of our own clock:
-// the broker's clock may differ from ours by more than a lock lasts.
+// newMessage returns the message of a delivery. The end of its lock is a time of our own clock,
+// since the broker's clock may differ from ours by more than a lock lasts.
 func newMessage(from *source, d delivery, lock time.Duration) *message {
 	m := &message{ReceivedMessage: d.message, delivery: d, from: from, received: time.Now(), entry: dedupe.NewMessage(from.rank)}
 	m.entry.Fixed = d.session != nil
@@ -53,8 +53,8 @@ func newMessage(from *source, d delivery, lock time.Duration) *message {
 // isLarge reports whether the message may have so many events that it must wait to be decoded.
 func (m *message) isLarge() bool { return len(m.Body) > smallBody }
 
-// handle is the way of one message from its receipt to its settlement. It reports whether the
-// message was finished. The end of hard ends it early.
+// handle handles one message from its receipt to its settlement. It reports whether the message was
+// finished. When hard ends, it stops waiting, and returns an unfinished message to Service Bus.
 func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	c.beginSpan(m)
 	results, todo := c.results(hard, m)
@@ -64,7 +64,7 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 	return finished
 }
 
-// decide finds out the result of each event of the message, and what to do with the message. It
+// results returns the result of each event of the message, and what to do with the message. It
 // keeps the message's lock meanwhile. Its steps are:
 //
 //  1. Decode the body into events.
@@ -72,14 +72,13 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 //  3. Dedupe: add the others to the ledger, one per user.
 //  4. Dispatch: wait until each user is decided, by an attempt or by another message.
 func (c *Consumer) results(hard context.Context, m *message) (results []result, todo action) {
-	locked, release := hard, func() {}
-	defer func() { release() }()
-	// Where it may take long until all users are in the ledger, the lock is kept from the start.
-	// Most messages are decided as soon as they are added: these cost neither a renewal nor a
-	// goroutine.
+	locked, stop := hard, func() {}
+	defer func() { stop() }()
+	// The lock is kept from the start if it may take long until all users are in the ledger. Most
+	// messages are decided as soon as they are added, and need neither a renewal nor a goroutine.
 	slow := m.isLarge() || c.deps.Resolver != nil
 	if slow {
-		locked, release = c.lockMessage(hard, m)
+		locked, stop = c.keepLock(hard, m)
 	}
 	if m.isLarge() {
 		free, err := c.awaitDecoding(locked, m)
@@ -98,13 +97,14 @@ func (c *Consumer) results(hard context.Context, m *message) (results []result, 
 	c.dispatch.AllAdded(m.entry)
 	c.setWaiting(m)
 	if !slow && !allDecided(results) {
-		locked, release = c.lockMessage(hard, m)
+		locked, stop = c.keepLock(hard, m)
 	}
 	lockLost, deferred := c.await(locked, m, results)
 	return results, actionFor(results, m, lockLost, deferred)
 }
 
-// awaitRoom waits until a large message may be decoded. leave must be called when it is decided.
+// awaitDecoding waits until a large message may be decoded. free must be called when all its events
+// have results.
 func (c *Consumer) awaitDecoding(locked context.Context, m *message) (free func(), err error) {
 	c.setWaiting(m) // others can be received, since this may take long
 	free, err = m.from.large.acquire(locked, m.ReceivedMessage)
@@ -114,18 +114,19 @@ func (c *Consumer) awaitDecoding(locked context.Context, m *message) (free func(
 	return free, err
 }
 
-// moveOn notes that the message waits from now on. If no other one is being added, Consumer.limit
-// may have changed.
+// setWaiting notes that the message waits from now on. If no other message is being added,
+// Consumer.limit may have changed.
 func (c *Consumer) setWaiting(m *message) {
 	if c.flight.move(m.message, waiting) {
 		c.dispatch.Signal()
 	}
 }
 
-// decode returns the events of the message; or the one result of a message that cannot be decoded.
+// decode returns the events of the message. If the message cannot be decoded, it returns its only
+// result instead.
 func (c *Consumer) decode(m *message) ([]event.Item, *result) {
 	if why, yes := sanitizer.Unreadable(m.ReceivedMessage); yes {
-		// The client library cannot read the message. This is the one that replaces it.
+		// The client library cannot read the message. The sanitizer has put this one in its place.
 		err := errors.New(why)
 		return nil, &result{item: event.Item{Err: err}, outcome: deadLettered, reason: deadletter.UnreadableMessage, err: err}
 	}
@@ -137,15 +138,15 @@ func (c *Consumer) decode(m *message) ([]event.Item, *result) {
 	return m.only(items), nil
 }
 
-// add guards each event of the message, and adds those that may be acted on to the ledger: each
-// user once. accounts are the users' accounts by the users' keys, where these are known. It returns
-// the results so far. Those that the ledger decides have an event.
+// add checks each event of the message with guard, and adds the events that may be acted on to the
+// ledger, each user once. accounts are the known accounts of users who are given by name, by the
+// users' keys. It returns the results so far. A result that the ledger decides has an event.
 func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event.User) []result {
 	results := make([]result, len(items))
 	added := make(map[string]*dedupe.Event, len(items))
 	var decided map[int]*dedupe.Event
 	if m.SequenceNumber != nil && len(items) > 1 {
-		decided = m.from.decided.of(*m.SequenceNumber)
+		decided = m.from.decidedEvents.of(*m.SequenceNumber)
 	}
 	var urgent map[string]event.Event
 	if len(items) > 1 { // nearly every message has one event: it needs no map
@@ -175,7 +176,7 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 	return results
 }
 
-// accountOf returns the user of an event, by the account if it is known.
+// accountOf returns the user of an event: the account if it is known, and otherwise the name.
 func accountOf(item event.Item, accounts map[string]event.User) event.User {
 	if account, ok := accounts[item.Event.User.Key()]; ok {
 		return account
@@ -184,7 +185,7 @@ func accountOf(item event.Item, accounts map[string]event.User) event.User {
 }
 
 // mostUrgent returns the most urgent event of each user, by the user's key. A message may have
-// several events about one user, who enters the ledger once.
+// several events about one user, but the ledger gets each user once.
 func mostUrgent(items []event.Item, accounts map[string]event.User) map[string]event.Event {
 	urgent := make(map[string]event.Event, len(items))
 	for _, item := range items {
@@ -210,8 +211,8 @@ func (c *Consumer) guard(item event.Item) (r result, passes bool) {
 	return result{item: item}, true
 }
 
-// only leaves out the events that have succeeded before, if the message is a replay for the events
-// that failed. A list of indexes that fits no event is not believed: then all events are acted on.
+// only returns the events to act on. If the message is a replay, these are the events that failed
+// before. A list of indexes that fits no event is not believed; then it returns all events.
 func (m *message) only(items []event.Item) []event.Item {
 	indexes := deadletter.Only(m.ReceivedMessage)
 	if len(indexes) == 0 {
@@ -229,8 +230,8 @@ func (m *message) partial() bool {
 	return len(deadletter.Only(m.ReceivedMessage)) > 0
 }
 
-// perSource is the distance between the urgencies of two sources: the source comes first, and the
-// event's type second.
+// perSource is the distance between the urgencies of two sources: the source decides first, and
+// then the event's type.
 const perSource = 1 << 16
 
 // eventAt returns an event of the message for the ledger.
@@ -258,20 +259,20 @@ func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 	return e
 }
 
-// await returns when all events of the message are decided, or when the message cannot be kept any
-// longer. Then it removes the events that are still undecided from the ledger. lost reports whether
-// the reason is a lost lock; deferred, whether it is that the message is to be deferred.
+// await returns when all events of the message are decided, or when the message cannot wait any
+// longer. Then it removes the undecided events from the ledger. lockLost reports whether the
+// message cannot wait because its lock is lost, and deferred whether it must be deferred.
 func (c *Consumer) await(locked context.Context, m *message, results []result) (lockLost, deferred bool) {
 	w := waiter{c: c, m: m, results: results, locked: locked}
 	if m.session != nil {
 		w.flush, w.over = m.session.flush, m.session.over
 	}
 	if m.deferred {
-		// Few messages come back at a time. While retries are rare, one with many users would keep
-		// the others from coming back for long.
-		free := time.NewTicker(backFor)
-		defer free.Stop()
-		w.deferAgain = free.C
+		// Few deferred messages are in flight at a time. While retries are rare, one with many
+		// users would delay the others for long.
+		tick := time.NewTicker(backFor)
+		defer tick.Stop()
+		w.deferAgain = tick.C
 	}
 	var cause error
 	for i := range results {
@@ -298,13 +299,13 @@ type waiter struct {
 	locked  context.Context // ends with the message's lock, and when the work ends
 
 	// A nil channel never signals.
-	flush      <-chan struct{}  // the message's parked users are to be called for
-	over       <-chan struct{}  // the message's session is over
-	deferAgain <-chan time.Time // the message has come back, and others must come back, too: defer it again
+	flush      <-chan struct{}  // closed when the message's parked users must be called for
+	over       <-chan struct{}  // closed when the message's session is over
+	deferAgain <-chan time.Time // signals when a message that has come back must make room for others
 }
 
-// await returns nil when the event of a result is decided; or the reason why it cannot be waited
-// for any longer.
+// await returns nil when the event of a result is decided. If the message cannot wait any longer,
+// it returns the reason.
 func (w *waiter) await(i int) (cause error) {
 	r := &w.results[i]
 	for {
@@ -314,8 +315,8 @@ func (w *waiter) await(i int) (cause error) {
 				return nil
 			}
 		case <-w.m.entry.Ended():
-			// Another event of the message may be decided, further on in the list. If its user
-			// turned out to be an account, this must not wait for the events before it.
+			// A later event of the message may be decided. If the account of its user's name was
+			// found, the event must be added again now, and not after the events before it.
 			w.c.addAllResolved(w.m, w.results[i:], w.results)
 		case <-w.locked.Done():
 			return context.Cause(w.locked)

@@ -14,15 +14,15 @@ import (
 
 const (
 	// namesWithin bounds how long a message waits for the accounts of its users' names. After that,
-	// a name that is not resolved counts as a user of its own.
+	// a name without an account counts as a user of its own.
 	namesWithin = 5 * time.Second
 	// namesAtOnce is how many names of one message are resolved at once.
 	namesAtOnce = 8
 )
 
-// accounts returns the accounts of users who are given by name alone, by the users' keys, as far as
-// they can be resolved. So a person who is given by name in one event and by id in another is one
-// user, and the attempt is for that account, even if the name belongs to another one by then.
+// accounts returns the accounts of users whom events give by name alone, by the users' keys. Names
+// that cannot be resolved are missing. So a person who has a name in one event and an id in another
+// is one user, and the attempt is for their account, even if somebody else has the name by then.
 func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item) map[string]event.User {
 	if c.deps.Resolver == nil {
 		return nil
@@ -60,9 +60,9 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	return found
 }
 
-// addResolved adds an event once more if an attempt has found out the account of its user's name:
-// now for that account, where there may be other events. It reports whether it has done so. Then
-// the event is undecided again.
+// addResolved adds an event once more if an attempt has found the account of its user's name: now
+// for that account, which may have other events. It reports whether it did. Then the event is
+// undecided again.
 func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	end := r.event.Result()
 	d, _ := end.Detail.(*dispatch.Attempts)
@@ -85,7 +85,7 @@ func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	return true
 }
 
-// addAllResolved does this for each event of some results that is decided.
+// addAllResolved calls addResolved for each result in some whose event is decided.
 func (c *Consumer) addAllResolved(m *message, some, all []result) {
 	if c.deps.Resolver == nil {
 		return

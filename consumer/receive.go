@@ -20,17 +20,17 @@ const (
 	// firstWait is how long the SDK waits for more messages after the first one. Its default of 20
 	// ms would delay every event.
 	firstWait = time.Millisecond
-	// reconnectAfter is how long after a loss a new link is made: by then the receive calls of all
-	// sources over the same connection have ended. The client library closes its connection when
-	// one of them ends with an error, and does not check whether it is still the connection that
-	// has failed (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+	// reconnectAfter is the time between the loss of a link and a new one. By then the receive
+	// calls of all sources over the same connection have ended. If one of them ends with an error
+	// later, the client library closes its connection, without a check whether that is still the
+	// connection that failed (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
 	reconnectAfter = 50 * time.Millisecond
 	// aloneFor is how long messages are received one by one after the SDK has panicked over one.
-	// The messages that it had received together with that one come again only when their locks
-	// expire; and that one comes again until Service Bus dead-letters it.
+	// That message comes again until Service Bus dead-letters it. If others were received together
+	// with it, they would come again only when their locks expire.
 	aloneFor = 10 * time.Minute
-	// beyondEnd is a sequence number that no message has: partitioned queues have the partition in
-	// the highest 16 bits.
+	// beyondEnd is a sequence number that no message has, not even in a partitioned queue, where
+	// the highest 16 bits are the partition.
 	beyondEnd = math.MaxInt64 - 1
 )
 
@@ -51,16 +51,16 @@ func (c *Consumer) awaitPermission(ctx context.Context) {
 }
 
 func (c *Consumer) checkPermission(ctx context.Context) error {
-	// This is shorter than an attempt may be: the heartbeat must go on.
+	// This is shorter than an attempt may take, since the heartbeat must go on.
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	return c.deps.Revoker.Check(ctx)
 }
 
-// receive accepts the messages of a source until ctx ends. Each message holds one of the source's
+// receive accepts the messages of a source until ctx ends. Each message uses one of the source's
 // slots until it is settled.
 func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
-	linkLostBefore := false // the link was lost by the previous call, too
+	linkLostBefore := false // the previous call lost the link, too
 	waits := newWaits()
 	for {
 		free := c.reserve(ctx, l)
@@ -90,7 +90,7 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 		case !linkLostBefore: // Service Bus detaches idle links
 			linkLostBefore = true
 			_ = retry.Sleep(ctx, reconnectAfter)
-		default: // to lose one link after the other is trouble
+		default: // one link after the other is lost
 			_ = retry.Sleep(ctx, waits.NextBackOff())
 			continue
 		}
@@ -99,7 +99,7 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 }
 
 // troubled reports trouble with Service Bus. Whatever it is, the loop asks for one message at a
-// time from then on: if a message is the cause, no other is lost with it.
+// time from then on. If a message is the cause, it affects no other message.
 func (c *Consumer) troubled(l *loop, what string, err error) {
 	l.burst = 1
 	if errors.Is(err, servicebus.ErrUnreadable) {
@@ -111,7 +111,7 @@ func (c *Consumer) troubled(l *loop, what string, err error) {
 	}
 }
 
-// connected reports that Service Bus has answered well, and lets the loop ask for twice as many
+// connected reports that Service Bus has answered well. It lets the loop ask for twice as many
 // messages as before.
 func (c *Consumer) connected(l *loop) {
 	if l.burst *= 2; l.burst >= c.cfg.MaxInFlight {
@@ -132,10 +132,11 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	if !l.link.connected() {
-		// A receive call that ends by its time limit looks the same on an idle queue and on a dead
-		// network; a peek does not. And a peek makes a new link without harm to other sources. A
-		// receive call over a link that was lost unnoticed would close the connection that another
-		// source has made meanwhile (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+		// A peek shows whether the network is dead. A receive call does not, because it ends by its
+		// time limit on an idle queue, too. And a peek makes a new link without harm to other
+		// sources, whereas a receive call over a link that was lost unnoticed would close the
+		// connection that another source has made meanwhile (azservicebus v1.11.0,
+		// internal/amqpLinks.go, CloseIfNeeded).
 		if err := peek(ctx, l.Receiver); err != nil {
 			return nil, err
 		}
@@ -144,7 +145,8 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 	messages, err := c.receiveFrom(ctx, l.Receiver, limit)
 	switch {
 	case len(messages) > 0:
-		// Messages may come even if the context has ended. They are locked, so we must settle them.
+		// Messages may come even if the context has ended. They are locked, so they must be
+		// settled.
 		return messages, nil
 	case err == nil:
 		// The SDK returns neither messages nor an error after it has lost its link. The next call
@@ -167,8 +169,8 @@ func (c *Consumer) receiveFrom(ctx context.Context, from Receiver, limit int) ([
 	})
 }
 
-// peek returns nil if Service Bus answers. It peeks beyond the end of the queue, where no message
-// can be in the way of the answer.
+// peek returns nil if Service Bus answers. It peeks beyond the end of the queue, where no
+// unreadable message can spoil the answer.
 func peek(ctx context.Context, from Receiver) error {
 	_, err := peekFrom(ctx, from, beyondEnd, 1)
 	if errors.Is(err, servicebus.ErrUnreadable) {
@@ -178,8 +180,8 @@ func peek(ctx context.Context, from Receiver) error {
 }
 
 // peekFrom peeks at up to n messages, from a sequence number on, and returns
-// servicebus.ErrUnreadable if the SDK panics. The number is always given: without it the SDK would
-// continue where its last peek ended, and callers share the receiver.
+// servicebus.ErrUnreadable if the SDK panics. Without the number, the SDK would continue where its
+// last peek ended, and that may be another caller's.
 func peekFrom(ctx context.Context, from Receiver, next int64, n int) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
@@ -188,16 +190,17 @@ func peekFrom(ctx context.Context, from Receiver, next int64, n int) ([]*azservi
 	})
 }
 
-// received notes how far the source was received. Only its receive loop calls it.
+// received notes the message's sequence number if it is the highest so far. Only the source's
+// receive loop calls it.
 func (s *source) received(m *azservicebus.ReceivedMessage) {
 	if m.SequenceNumber != nil && *m.SequenceNumber > s.lastReceived.Load() {
 		s.lastReceived.Store(*m.SequenceNumber)
 	}
 }
 
-// reserve waits until a message may be received, and returns how many may be; 0 when ctx has ended.
-// It has acquired a slot for each. To ask for more messages than there are slots would be a waste:
-// Service Bus would get them back one by one.
+// reserve waits until at least one message may be received, and returns how many may be. It
+// acquires a slot for each. It returns 0 when ctx has ended. More messages than slots must not be
+// requested, because they would go back to Service Bus one by one.
 func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 	beat := time.NewTicker(beatEvery)
 	defer beat.Stop()
@@ -225,9 +228,9 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 	}
 }
 
-// limit returns how many more messages may be received as far as the circuit breaker is concerned.
-// Slots are another bound. Users who fail hold no more than their share of the slots, so a user who
-// was not tried yet can always be received.
+// limit returns how many more messages the circuit breaker lets the worker receive. Slots are
+// another bound. Messages of users who fail use no more than their share of the slots, so a message
+// of a user who was not tried yet can always be received.
 func (c *Consumer) limit() int {
 	most := len(c.sources) * c.cfg.MaxInFlight
 	if !c.dispatch.Open() { // the breaker is closed, or nothing is known of Graph yet
@@ -236,14 +239,14 @@ func (c *Consumer) limit() int {
 	inFlight, beingAdded := c.flight.len()
 	limit := c.dispatch.Limit(inFlight, most)
 	if limit == 1 && c.dispatch.Open() && beingAdded > 0 {
-		return 0 // one of these may have a user to probe
+		return 0 // one of these may be about a user to probe
 	}
 	return limit
 }
 
-// slots bound how many messages may be received: one token for each message that is in flight or
-// was asked for. So this is not a count of messages in flight: while a receive call lasts, it holds
-// more.
+// slots bound how many messages may be received. The channel has one token for each message that is
+// in flight or was requested. So it has more tokens than messages are in flight while a receive
+// call lasts.
 type slots chan struct{}
 
 // acquire acquires up to n slots that are free, without waiting.
@@ -259,15 +262,15 @@ func (s slots) acquire(n int) (taken int) {
 	return taken
 }
 
-// release frees n slots.
+// free frees n slots.
 func (s slots) free(n int) {
 	for range n {
 		<-s
 	}
 }
 
-// newWaits returns the waits between attempts to reach Service Bus or the identity service: from 1
-// s up to 30 s, without end.
+// newWaits returns the waits between attempts to reach Service Bus or the identity service. They
+// grow from 1 s to 30 s, and never end.
 func newWaits() *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(time.Second),

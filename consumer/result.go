@@ -11,7 +11,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// outcome is how the way of an event has ended, as logs, metrics and the audit log name it.
+// outcome is how an event ended, as logs, metrics and the audit log name it.
 type outcome string
 
 const (
@@ -19,7 +19,8 @@ const (
 	revoked outcome = "revoked"
 	// covered: an attempt that started after the event was enqueued has revoked its user.
 	covered outcome = "covered"
-	// superseded: a newer message of the same user is in flight, and is decided for both.
+	// superseded: a newer message of the same user is in flight. What decides that one decides
+	// both.
 	superseded   outcome = "superseded"
 	deadLettered outcome = "dead_lettered"
 	// unfinished: the lock was lost, the worker had to stop, or the message is deferred. The
@@ -31,8 +32,8 @@ const (
 type result struct {
 	item          event.Item
 	key           string        // the user's key in the ledger
-	event         *dedupe.Event // nil when the event was not added to the ledger
-	decidedBefore bool          // when the message was in flight the last time
+	event         *dedupe.Event // nil if the event was not added to the ledger
+	decidedBefore bool          // when the message was in flight before
 	outcome       outcome
 	reason        deadletter.Reason // of a dead letter
 	err           error             // why the event is dead-lettered or unfinished
@@ -40,8 +41,8 @@ type result struct {
 	attempt       revoker.Attempt   // the last one
 }
 
-// decide takes the result over from the ledger. It reports whether the result means that the
-// message's lock is lost. cause is why the wait for the event ended early; nil if it did not.
+// fromLedger takes the result from the ledger. It reports whether the ledger knows that the
+// message's lock is lost. cause is why the wait for the event ended early, or nil if it did not.
 func (r *result) fromLedger(cause error) (lockLost bool) {
 	end := r.event.Result()
 	if d, ok := end.Detail.(*dispatch.Attempts); ok {
@@ -55,7 +56,7 @@ func (r *result) fromLedger(cause error) (lockLost bool) {
 	case dedupe.Superseded:
 		r.outcome = superseded
 	case dedupe.Failed:
-		if _, named := dispatch.AccountOf(r.err); named { // and was not added again: nothing is decided
+		if _, named := dispatch.AccountOf(r.err); named { // and the event was not added again, so nothing is decided
 			r.outcome, r.err = unfinished, cause
 			return false
 		}
@@ -69,7 +70,7 @@ func (r *result) fromLedger(cause error) (lockLost bool) {
 	return false
 }
 
-// allDecided reports whether the ledger has decided each event that it was asked about.
+// allDecided reports whether the ledger has decided each event that was added to it.
 func allDecided(results []result) bool {
 	for _, r := range results {
 		if r.event != nil && !isDecided(r.event) {

@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// sessionIdle is how long a session without a message is held: others may wait for a receiver.
+	// sessionIdle is how long a session without a message is held, since other sessions may wait.
 	sessionIdle = 2 * time.Second
 	// sessionClose bounds the closing of a session's link.
 	sessionClose = 5 * time.Second
-	// sessionHold is how long messages of one session are received: others may wait for a receiver,
-	// and a producer can feed a session without end.
+	// sessionHold is how long messages of one session are received. Other sessions may wait, and a
+	// producer can feed a session without end.
 	sessionHold = 30 * time.Second
-	// sessionFlush is how long the session's messages may take after that to be decided.
+	// sessionFlush is how much longer the session may be held until its messages are decided.
 	sessionFlush = 5 * time.Second
 )
 
@@ -33,12 +33,12 @@ type Session interface {
 	Close(ctx context.Context) error
 }
 
-// session is the SDK's receiver of a session as a Session. Its messages have no locks of their own:
-// they share the session's lock.
+// session is the SDK's receiver of a session as a Session. Its messages have no locks of their own,
+// but share the session's lock.
 type session struct {
 	*azservicebus.SessionReceiver
-	// renewing holds a token during a renewal. A mutex would not do: the wait for it could not be
-	// bounded.
+	// renewing has a token during a renewal. It is no mutex, because the wait for it must end with
+	// a context.
 	renewing chan struct{}
 }
 
@@ -65,7 +65,7 @@ func (s *session) RenewMessageLock(ctx context.Context, m *azservicebus.Received
 
 // sessionSignals signal to the messages of a session how long it is held.
 type sessionSignals struct {
-	flush chan struct{} // closed when parked users of the messages are to be called for
+	flush chan struct{} // closed when parked users of the messages must be called for
 	over  chan struct{} // closed when messages that are still undecided must be given up
 }
 
@@ -95,7 +95,7 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept acceptFu
 }
 
 // acceptSession waits for the next session that is free and has messages, for atMost. It returns
-// nil if there was none. Service Bus itself does the waiting.
+// nil if there was none. The wait takes place in Service Bus.
 func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.ExponentialBackOff, atMost time.Duration) Session {
 	start := time.Now()
 	accepting, cancel := context.WithTimeout(ctx, atMost)
@@ -106,7 +106,7 @@ func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.Ex
 	case err == nil, errors.As(err, &answer) && answer.Code == azservicebus.CodeTimeout:
 		c.connected(l)
 		if err != nil && time.Since(start) < time.Second {
-			_ = retry.Sleep(ctx, time.Second) // to ask again at once would be a busy loop, whatever the reason
+			_ = retry.Sleep(ctx, time.Second) // asking again at once would be a busy loop, whatever the reason is
 		}
 		return accepted
 	case accepting.Err() != nil:
@@ -117,8 +117,8 @@ func (c *Consumer) acceptSession(ctx context.Context, l *loop, waits *backoff.Ex
 	return nil
 }
 
-// closeSession closes the link of a session, which frees the session. Messages that are not settled
-// come again, and this does not count as a failed delivery.
+// closeSession closes the link of a session, so that other receivers may have the session. Messages
+// that are not settled come again, and this does not count as a failed delivery.
 func closeSession(s Session) {
 	ctx, cancel := context.WithTimeout(context.Background(), sessionClose)
 	defer cancel()
@@ -146,10 +146,10 @@ type heldSession struct {
 	session    Session
 	accept     acceptFunc
 	since      time.Time
-	linkLosses int64 // the source's losses when it was accepted
+	linkLosses int64 // the source's when the session was accepted
 	link       *link // the session's own
 	signals    *sessionSignals
-	// inFlight counts the messages of this session alone: it can be closed when there is none.
+	// inFlight counts the messages of this session alone. When there is none, it can be closed.
 	inFlight atomic.Int64
 	settled  chan struct{} // is signaled when inFlight has become smaller
 }
@@ -164,12 +164,12 @@ func (s *heldSession) done() {
 	}
 }
 
-// receive accepts messages of the session. It returns when no message has come for a while and none
-// is in flight, when the link is lost, when the session was held for as long as it may be, or when
-// ctx ends. While a message is in flight, a newer event of the same user may come, and supersede
-// it.
+// receive accepts messages of the session. It returns when ctx ends, when the link is lost, when
+// the session was held for as long as it may be, or when no message has come for a while and none
+// is in flight. As long as one is in flight it goes on, because a newer message of the same user
+// could come, and supersede it.
 func (s *heldSession) receive(ctx context.Context) {
-	// The session's own messages may use all slots: the wait for one must end with the session's
+	// The session's own messages may use all slots, so the wait for one must end with the session's
 	// time.
 	holding, cancel := context.WithTimeout(ctx, time.Until(s.since.Add(sessionHold)))
 	defer cancel()
@@ -184,19 +184,19 @@ func (s *heldSession) receive(ctx context.Context) {
 	}
 }
 
-// mayReceive reports whether the session's time is not over, and its link not lost.
+// mayReceive reports whether the session's time goes on, and its link is in use.
 //
-// When another session has lost its link, the connection may be gone, and this session's link with
-// it, unnoticed. To receive over that link would make the client library close the present
-// connection, over which others receive, and so on without end (azservicebus v1.11.0,
-// internal/amqpLinks.go, CloseIfNeeded).
+// When another session has lost its link, the connection may be gone. Then this session's link is
+// lost, too, but nobody has noticed. A receive call over that link would make the client library
+// close the current connection, over which others receive, and so on without end (azservicebus
+// v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
 func (s *heldSession) mayReceive() bool {
 	return time.Since(s.since) < sessionHold && s.loop.linkLosses.Load() == s.linkLosses && s.link.connected()
 }
 
-// reserve waits until messages of the session may be received, and returns how many; 0 to be asked
-// again. ok is false when no more may be received. Each session has its share of the source's
-// slots, so that no session waits for the messages of another.
+// reserve waits until messages of the session may be received, and returns how many. If it returns
+// 0, the caller must ask again. ok is false when no more messages may be received. Each session has
+// its share of the source's slots, so no session waits for the messages of another.
 func (s *heldSession) reserve(holding context.Context) (free int, ok bool) {
 	c := s.c
 	share := max(1, c.cfg.MaxInFlight/max(1, s.loop.Sessions))
@@ -215,8 +215,8 @@ func (s *heldSession) reserve(holding context.Context) (free int, ok bool) {
 		return 0, false
 	}
 	if time.Since(waited) > c.cfg.Lock/4 && s.inFlight.Load() == 0 {
-		// Nobody has renewed the session's lock meanwhile. A message that is received now would
-		// lose it before it is decided, and the sooner, the further the broker's clock is ahead.
+		// Nobody has renewed the session's lock meanwhile. It could be lost before a message that
+		// is received now is decided, above all if the broker's clock is ahead.
 		if err := c.renew(holding, s.session, &azservicebus.ReceivedMessage{}); err != nil {
 			s.loop.slots.free(free)
 			s.logSessionLost(err)
@@ -249,7 +249,7 @@ func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 		c.connected(l)
 		return true
 	case errors.Is(err, servicebus.ErrUnreadable):
-		// The session's other messages come only after this one. To ask for it again at once would
+		// The session's other messages come only after this one. Asking for it again at once would
 		// be a busy loop.
 		c.troubled(l, "cannot receive from a session", err)
 		_ = retry.Sleep(ctx, sessionIdle)
@@ -267,7 +267,8 @@ func (s *heldSession) receiveOnce(ctx context.Context, free int) (more bool) {
 	return s.inFlight.Load() > 0
 }
 
-// lose notes that the session's link is lost, for its messages and for the source's other sessions.
+// loseLink notes that the session's link is lost, for its messages and for the source's other
+// sessions.
 func (s *heldSession) loseLink() {
 	s.link.lose()
 	s.loop.linkLosses.Add(1)
@@ -279,7 +280,7 @@ func (s *heldSession) logSessionLost(err error) {
 }
 
 // finish waits until the session's messages are settled or given up, and closes the session. It
-// reports whether messages were given up. When ctx ends, the worker stops: then the messages are
+// reports whether messages were given up. When ctx ends, the worker stops. Then the messages are
 // finished like all others, and finish does not wait for them.
 func (s *heldSession) finish(ctx context.Context) (gaveUp bool) {
 	if ctx.Err() != nil {

@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	// maxPassedOver is how many sessions that were served already are held at once, while a session
-	// is looked for that was not.
+	// maxPassedOver is how many sessions that were served before are held at once during the search
+	// for one that was not.
 	maxPassedOver = 32
-	// passOver bounds how long that takes; otherWait, how long each next session is waited for.
+	// passOver bounds the search, and otherWait the wait for each further session.
 	passOver  = 5 * time.Second
 	otherWait = time.Second
-	// maxServed bounds the sessions that are remembered as served, of about 100 bytes each. To
-	// forget them is safe: they may be served again too early.
+	// maxServed bounds how many sessions are remembered as served. Each needs about 100 bytes. A
+	// session that is forgotten may be served again too early, which is safe.
 	maxServed = 10_000
 )
 
-// servedSessions remembers when the sessions of a source were served that were held for as long as
-// they may be, and have more to do. Service Bus offers sessions in any order: without this, a few
+// servedSessions remembers when sessions were served that have more to do, although they were held
+// for as long as they may be. Service Bus offers sessions in any order. Without this memory, a few
 // of them could alternate without end, and keep others waiting. The zero value is ready. It is safe
 // for concurrent use.
 type servedSessions struct {
@@ -53,9 +53,9 @@ func (t *servedSessions) at(session string) time.Time {
 	return t.last[session]
 }
 
-// nextSession accepts the session to serve next: one that was not served yet, or else that one of
-// those offered which was served longest ago. It holds the others meanwhile, so that Service Bus
-// does not offer them again. It returns nil if there was none.
+// nextSession accepts the session to serve next: one that was not served yet, or else, of those
+// that Service Bus offers, the one that was served longest ago. It holds the others meanwhile, so
+// that Service Bus does not offer them again. It returns nil if there was none.
 func (c *Consumer) nextSession(ctx context.Context, l *loop, waits *backoff.ExponentialBackOff) (best Session) {
 	best = c.acceptSession(ctx, l, waits, receiveWait)
 	servedAt := func(s Session) time.Time { return l.served.at(s.SessionID()) }

@@ -14,7 +14,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// action is what is done with a message whose way ends.
+// action is what to do with a message when each of its events has a result.
 type action string
 
 const (
@@ -28,9 +28,9 @@ const (
 )
 
 // actionFor returns what to do with a message that has these results. One unfinished event keeps
-// the whole message in Service Bus: to revoke the others again is harmless, and to lose one is not.
-// If the lock is lost, nothing can be done, whatever the results: Service Bus delivers the message
-// again.
+// the whole message in Service Bus, because it is harmless to revoke the others again, but not to
+// lose an event. If the lock is lost, the message cannot be settled, whatever the results are, and
+// Service Bus delivers it again.
 func actionFor(results []result, m *message, lockLost, deferred bool) action {
 	if lockLost {
 		return leave
@@ -41,9 +41,9 @@ func actionFor(results []result, m *message, lockLost, deferred bool) action {
 		case r.outcome == unfinished && deferred:
 			return deferral
 		case r.outcome == unfinished && errors.Is(r.err, errSessionOver):
-			return leave // to close the session frees the message, and counts no failed delivery
+			return leave // closing the session returns the message, and counts no failed delivery
 		case r.outcome == unfinished && m.deferred:
-			return deferral // it stays deferred; to abandon it would count a failed delivery
+			return deferral // it stays deferred; abandoning it would count a failed delivery
 		case r.outcome == unfinished:
 			todo = abandon
 		case r.outcome == deadLettered && todo == complete:
@@ -53,7 +53,7 @@ func actionFor(results []result, m *message, lockLost, deferred bool) action {
 	return todo
 }
 
-// settle records, logs and counts the result of each event, and settles the message. It reports
+// settle settles the message. It also records, logs and counts the result of each event. It reports
 // whether the message was finished.
 func (c *Consumer) settle(m *message, results []result, todo action) (finished bool) {
 	c.audit(m, results, todo)
@@ -74,28 +74,28 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 	switch {
 	case m.SequenceNumber == nil || len(results) == 1:
 	case err == nil && (todo == complete || todo == deadLetter):
-		m.from.decided.forget(*m.SequenceNumber)
+		m.from.decidedEvents.forget(*m.SequenceNumber)
 	default:
-		m.from.decided.keep(*m.SequenceNumber, results)
+		m.from.decidedEvents.keep(*m.SequenceNumber, results)
 	}
 	if m.deferred || todo == deferral {
 		c.remember(m, results, todo, back, err)
 	}
 	for _, r := range results {
-		if !r.comesAgain(todo) {
+		if r.recordedNow(todo) {
 			c.record(m, r, todo, err == nil)
 		}
 	}
 	if todo == deferral {
-		// This is one line, and no dead letter is counted: a message with many users may be
-		// deferred again and again before it is decided.
+		// One line must do, and no dead letter is counted: a message with many users may be
+		// deferred again and again before all of them are decided.
 		c.deps.Log.Info("message deferred; it comes back by itself",
 			append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))...)
 	}
 	return todo == complete || todo == deadLetter || todo == deferral
 }
 
-// perform does what is to be done with a message. back is when it comes back if it is deferred.
+// perform carries out the action. back is when the message comes back if it is deferred.
 func (c *Consumer) perform(todo action, m *message, results []result, back comeback) error {
 	switch todo {
 	case complete:
@@ -120,7 +120,7 @@ func (c *Consumer) perform(todo action, m *message, results []result, back comeb
 	return nil
 }
 
-// settlementResult is the label of a settlement that ended with err.
+// settlementResult returns the metrics' label for a settlement that ended with err.
 func settlementResult(err error) string {
 	switch {
 	case err == nil:
@@ -131,10 +131,10 @@ func settlementResult(err error) string {
 	return "error"
 }
 
-// deadLetterOptions describes the failed events. The first one gives the reason, and the
+// deadLetterOptions describes the failed events. The reason is that of the first one, and the
 // description lists all. A property has their indexes if only some events failed, or if the message
-// is a replay for some of its events. All other properties of the message under the worker's own
-// names are overwritten.
+// is a replay for some of its events. Properties with the worker's own names that the message had
+// before are overwritten.
 func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOptions {
 	partial := m.partial()
 	var failed []result

@@ -16,40 +16,43 @@ import (
 )
 
 const (
-	// maxRemembered bounds the deferred messages that are remembered of one source, of about 100
-	// bytes each. The others are found by peeking.
+	// maxRemembered bounds how many deferred messages of one source are remembered. Each needs
+	// about 100 bytes. The others are found by peeking.
 	maxRemembered = 10_000
-	// comesBackAfter is how long a message stays deferred at least; comesBackEach, how much longer
-	// for each of its users after the first, since it is decoded each time.
+	// comesBackAfter is how long a message stays deferred at least. For each of its users after the
+	// first it stays comesBackEach longer, because it is decoded each time it comes back.
 	comesBackAfter = 2 * time.Second
 	comesBackEach  = 10 * time.Millisecond
-	// Where it is not known when the next attempt for one of its users is due, a message stays
-	// deferred for comesBackAfter the first time, and for twice as long each further time, up to
+	// If nobody knows when the next attempt for one of its users is due, a message stays deferred
+	// for comesBackAfter the first time, and for twice as long each further time, up to
 	// comesBackUsual.
 	comesBackUsual = 30 * time.Second
 	// comesBackMost is how long a message stays deferred at most.
 	comesBackMost = time.Minute
-	// lookEveryRoom is how often forgotten deferred messages are looked for; lookAgain, how soon
-	// after the start, and again when Service Bus did not answer.
+	// lookForForgotten is the time between two searches for deferred messages that nobody
+	// remembers. lookAgain is the time until the first search, and until the next one if Service
+	// Bus does not answer.
 	lookForForgotten = 5 * time.Minute
 	lookAgain        = 10 * time.Second
-	// lookAtMost is how many messages are peeked at without a break; lookOn is the break. So a long
-	// queue does not become slower.
+	// lookAtMost is how many messages a search peeks at without a break, and lookOn is the break.
+	// So a search does not slow down a long queue.
 	lookAtMost = 1_000
 	lookOn     = time.Second
-	// forgottenAfter is how long after its due time a message that another replica has deferred is
-	// taken for forgotten. If it is not, only one of the two replicas can receive it.
+	// forgottenAfter is the time after which a message that is due, and that another replica has
+	// deferred, counts as forgotten. If it is not, no harm is done: only one of the two replicas
+	// can receive it.
 	forgottenAfter = 30 * time.Second
-	// backFor is how long a message that has come back waits for its users' attempts before it is
-	// deferred again.
+	// backFor is how long a message that has come back waits for its users' attempts before it may
+	// be deferred again.
 	backFor = 10 * time.Second
 	// fetchAtOnce is how many deferred messages are received at once.
 	fetchAtOnce = 16
 )
 
-// waitingRoom remembers which messages of a source are deferred. Service Bus keeps these without a
-// lock, renewals or a delivery count, and delivers them only to a receiver that asks for their
-// sequence numbers. It is safe for concurrent use.
+// waitingRoom remembers which messages of a source are deferred. Service Bus keeps deferred
+// messages without a lock, and delivers them only to a receiver that asks for their sequence
+// numbers. They need no renewals, and their delivery counts stay the same. A waitingRoom is safe
+// for concurrent use.
 type waitingRoom struct {
 	slots   slots         // for messages that have come back
 	changed chan struct{} // is signaled when another message may be due
@@ -58,7 +61,7 @@ type waitingRoom struct {
 	remembered map[int64]deferredMessage // by sequence number
 
 	// Only receiveDeferred's goroutine uses these.
-	next   int64 // from where forgotten messages are looked for
+	next   int64 // the sequence number from which the search for forgotten messages goes on
 	others bool  // another replica has deferred some
 }
 
@@ -75,7 +78,7 @@ func newWaitingRoom(atOnce int) *waitingRoom {
 	return &waitingRoom{slots: make(slots, atOnce), changed: make(chan struct{}, 1), remembered: map[int64]deferredMessage{}}
 }
 
-// len returns how many messages are known to be deferred and are not in flight.
+// len returns how many messages are remembered and not in flight.
 func (r *waitingRoom) len() (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -87,16 +90,16 @@ func (r *waitingRoom) len() (n int) {
 	return n
 }
 
-// comeback is when a message comes back that is deferred now.
+// comeback is when a message that is deferred now comes back.
 type comeback struct {
 	due     time.Time
 	blocked bool // a release of the volume guard brings it back earlier
-	// released is closed if the volume guard was released since then.
+	// released is closed when the volume guard is released.
 	released <-chan struct{}
 }
 
-// put remembers a deferred message. It is not due before notBefore: until then Service Bus may have
-// it locked, and would say that there is no such message.
+// put remembers a deferred message. The message is not due before notBefore, because Service Bus
+// may have it locked until then, and would say that there is no such message.
 func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back comeback) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,7 +117,7 @@ func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back c
 	r.signal()
 }
 
-// usual returns how long a message stays deferred the next time, where nothing else decides.
+// usual returns how long a message stays deferred the next time, unless something else decides.
 func (r *waitingRoom) usual(number int64) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -142,8 +145,8 @@ func (r *waitingRoom) forget(number int64) {
 }
 
 // miss notes that Service Bus has said that there is no such message. It says this of a locked
-// message, too: another replica may have it, or it was locked for this one and the answer was lost.
-// So the message is asked for once more when that lock has expired.
+// message, too. The message may be locked for another replica, or for this one if the answer was
+// lost. So the message is requested once more when that lock has expired.
 func (r *waitingRoom) miss(number int64, lock time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,8 +162,8 @@ func (r *waitingRoom) miss(number int64, lock time.Duration) {
 	r.remembered[number] = d
 }
 
-// didNotCome notes that a message was asked for and not received, and that the message is not the
-// reason.
+// didNotCome notes that a message was requested and did not come, for a reason that has nothing to
+// do with the message.
 func (r *waitingRoom) didNotCome(number int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,8 +181,8 @@ func (r *waitingRoom) signal() {
 	}
 }
 
-// due returns up to n messages that are due, the most urgent ones first, and marks them as back.
-// wait is how long it takes until the next one is due.
+// due returns up to n messages that are due, the most urgent ones first, and notes that they are
+// back. wait is the time until the next one is due.
 func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -207,17 +210,17 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 	return numbers, wait
 }
 
-// comesBack returns when a message comes back that is deferred now: for the next attempt for one of
-// its users.
+// comesBack returns when a message that is deferred now comes back, which is for the next attempt
+// for one of its users.
 func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	now := time.Now()
 	if m.SequenceNumber == nil {
 		return comeback{due: now}
 	}
 	back.due = now.Add(comesBackMost)
-	back.released = c.dispatch.Released() // before the guard is asked: no release is missed
+	back.released = c.dispatch.Released() // before the guard is asked, so that no release is missed
 	usual := now.Add(m.from.room.usual(*m.SequenceNumber))
-	waits := 0 // users for whom only the time of the next attempt matters
+	waits := 0 // users whom the guard does not stop
 	for _, r := range results {
 		if r.outcome != unfinished || r.event == nil {
 			continue
@@ -244,13 +247,13 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	return back
 }
 
-// dueProperty is the property by which other replicas see when a deferred message is due.
+// dueProperty is the property that tells other replicas when a deferred message is due.
 func dueProperty(due time.Time) map[string]any {
 	return map[string]any{deadletter.PropertyDeferred: due.UTC().Format(time.RFC3339)}
 }
 
-// remember notes in the waiting room how the settlement of a message ended that is deferred now, or
-// was before. back is when the message comes back.
+// remember notes in the waiting room how the settlement of a message ended, if the message is
+// deferred now or was before. back is when the message comes back.
 func (c *Consumer) remember(m *message, results []result, todo action, back comeback, err error) {
 	if m.SequenceNumber == nil {
 		return
@@ -265,8 +268,8 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 	switch {
 	case todo == deferral, m.deferred && (err != nil || todo == leave):
 		// After an error the message may be deferred all the same, if only the answer was lost. If
-		// it is not, it will not be found, and is forgotten. A message that had come back is still
-		// deferred once its lock has expired; before that, Service Bus would not find it.
+		// it is not, Service Bus will not find it, and it is forgotten. A message that had come
+		// back is deferred again when its lock expires. Before that, Service Bus would not find it.
 		var notBefore time.Time
 		switch {
 		case err != nil && m.deferred:
@@ -289,8 +292,8 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 	c.deps.Metrics.Deferred.WithLabelValues(m.from.Entity).Set(float64(m.from.room.len()))
 }
 
-// receiveDeferred receives deferred messages of a source when they are due, and looks for deferred
-// messages that no replica remembers, until ctx ends.
+// receiveDeferred receives deferred messages of a source when they are due, until ctx ends. It also
+// looks for deferred messages that no replica remembers.
 func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept acceptFunc) {
 	room := s.room
 	released := c.dispatch.Released()
@@ -331,7 +334,7 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept accept
 	}
 }
 
-// fetch receives deferred messages. Each message that comes holds a slot of the waiting room until
+// fetch receives deferred messages. Each message that comes uses a slot of the waiting room until
 // it is settled.
 func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept acceptFunc) {
 	missing := map[int64]bool{}
@@ -339,8 +342,8 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 		missing[n] = true
 	}
 	receive := func(numbers []int64) error {
-		// The end of ctx does not end this call: messages that Service Bus has locked by then would
-		// stay locked for a whole lock duration.
+		// The end of ctx must not end this call, because messages that Service Bus has locked by
+		// then would stay locked for a whole lock duration.
 		fetching, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.SettleTimeout)
 		defer cancel()
 		messages, err := deferredFrom(fetching, s.Receiver, numbers)
@@ -363,8 +366,8 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 		s.room.miss(numbers[0], c.cfg.Lock)
 		err = nil
 	default:
-		// One message that is gone, or that another replica has locked, keeps the others from
-		// coming. So each one is asked for alone.
+		// If one message is gone, or another replica has it locked, none of them comes. So each one
+		// is requested alone.
 		for _, n := range numbers {
 			if !missing[n] {
 				continue
@@ -374,7 +377,7 @@ func (c *Consumer) fetch(ctx context.Context, s *source, numbers []int64, accept
 				err = nil
 			}
 			if err != nil {
-				break // the others would only wait for the same
+				break // the others would end in the same way
 			}
 		}
 	}
@@ -400,8 +403,8 @@ func deferredFrom(ctx context.Context, from Receiver, numbers []int64) ([]*azser
 }
 
 // findDeferred looks for deferred messages that no replica remembers, such as after a crash. It
-// returns how soon to look again: soon while another replica has deferred messages, because it may
-// crash.
+// returns the time until the next search. This is short while another replica has deferred
+// messages, because that one may crash.
 func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Duration) {
 	found := 0
 	if s.room.next == 0 {
@@ -444,7 +447,7 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 	return lookForForgotten
 }
 
-// knows reports whether the message is remembered.
+// remembers reports whether the message is remembered.
 func (r *waitingRoom) remembers(number int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -452,12 +455,12 @@ func (r *waitingRoom) remembers(number int64) bool {
 	return ok
 }
 
-// adopt remembers a deferred message that was found, unless another replica looks after it. It
+// adopt remembers a deferred message that was found, unless another replica remembers it. It
 // reports whether it did.
 func (r *waitingRoom) adopt(number int64, m *azservicebus.ReceivedMessage) bool {
 	now := time.Now()
 	if text, ok := m.ApplicationProperties[deadletter.PropertyDeferred].(string); ok {
-		// No worker defers a message for so long that a due time could be further away than this.
+		// A due time that is further away than this is not a worker's.
 		due, err := time.Parse(time.RFC3339, text)
 		if err == nil && now.Before(due.Add(forgottenAfter)) && due.Sub(now) <= 2*comesBackMost {
 			return false

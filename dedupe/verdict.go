@@ -44,8 +44,8 @@ func instantOf(t time.Time) instant {
 func (i instant) time() time.Time { return time.UnixMicro(int64(i)) }
 
 // messageHash identifies a message in a third of its space. Two messages have the same hash with a
-// probability of 1 in 2^64. Nobody can choose such messages, because each process hashes with a seed
-// of its own.
+// probability of 1 in 2^64. Nobody can choose such messages, because each process hashes with a
+// seed of its own.
 type messageHash uint64
 
 var seed = maphash.MakeSeed()

@@ -12,9 +12,9 @@ const (
 	// forgotten gets a new one.
 	maxBudgets = 20_000
 	// A budget applies to any event of the user until budgetFor after the user's next attempt is
-	// due. After that it applies only to events that were enqueued before the attempt was due, since
-	// the attempt can take hours to begin while the breaker is open. A later event has nothing to do
-	// with the failures of the earlier ones, and must not inherit their age.
+	// due. After that it applies only to events that were enqueued before the attempt was due,
+	// since the attempt can take hours to begin while the breaker is open. A later event has
+	// nothing to do with the failures of the earlier ones, and must not inherit their age.
 	budgetFor = 15 * time.Minute
 )
 

@@ -62,8 +62,8 @@ type Config struct {
 	Concurrency int
 	// Volume bounds how many people are signed out within the guard's window.
 	Volume guard.VolumeConfig
-	// ReadRelease returns an operator's release of the volume guard, or the zero Release if there is
-	// none. It is called every 5 seconds. If it is nil, only a restart releases the guard.
+	// ReadRelease returns an operator's release of the volume guard, or the zero Release if there
+	// is none. It is called every 5 seconds. If it is nil, only a restart releases the guard.
 	ReadRelease func() (guard.Release, error)
 	// CanaryUser is an account kept for canaries, whose sessions may be revoked at any time. The
 	// zero User makes each canary an attempt for a random id that no user has.
@@ -96,8 +96,8 @@ type Dependencies struct {
 }
 
 // Dispatcher makes the attempts. Each user with undecided events has a goroutine, which makes that
-// user's attempts. These goroutines share the ledger and the call queue, each of which has one lock.
-// A Dispatcher is safe for concurrent use.
+// user's attempts. These goroutines share the ledger and the call queue, each of which has one
+// lock. A Dispatcher is safe for concurrent use.
 type Dispatcher struct {
 	cfg  Config
 	deps Dependencies
@@ -142,8 +142,8 @@ func (d *Dispatcher) Signal() {
 	d.queue.signal()
 }
 
-// EndAttemptsWith sets the context whose end cuts off the attempts in flight. It must be called before
-// the first Add. Without it, attempts end only by an answer or their timeout.
+// EndAttemptsWith sets the context whose end cuts off the attempts in flight. It must be called
+// before the first Add. Without it, attempts end only by an answer or their timeout.
 func (d *Dispatcher) EndAttemptsWith(hard context.Context) { d.hard = hard }
 
 // Run does what is needed beside the attempts until ctx ends: it reports trips of the volume guard,
@@ -157,8 +157,9 @@ func (d *Dispatcher) Run(ctx context.Context) {
 	all.Wait()
 }
 
-// Stop waits until no attempt and no canary is in flight, and ends all goroutines. It waits for each
-// event to be decided or removed, so the caller must remove those that nothing decides any more.
+// Stop waits until no attempt and no canary is in flight, and ends all goroutines. It waits for
+// each event to be decided or removed, so the caller must remove those that nothing decides any
+// more.
 func (d *Dispatcher) Stop() {
 	d.queue.stop()
 	d.canaries.stop()

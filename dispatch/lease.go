@@ -46,8 +46,8 @@ type patience struct {
 
 // over reports whether the attempt has waited for other replicas for long enough. An honest replica
 // makes an event wait for two windows at most: its next success, one window after the last, covers
-// the event, apart from the clocks' margins and Graph's Date in whole seconds. If its verdicts still
-// do not cover the event after that, they are failures, or somebody has forged them.
+// the event, apart from the clocks' margins and Graph's Date in whole seconds. If its verdicts
+// still do not cover the event after that, they are failures, or somebody has forged them.
 func (p *patience) over(cfg dedupe.Config) bool {
 	return !p.since.IsZero() && time.Since(p.since) > 2*cfg.Window+2*cfg.SkewMargin+time.Minute
 }
@@ -150,7 +150,8 @@ func (d *Dispatcher) refund(w *dedupe.Work, p *permit) {
 }
 
 // awaitOther waits until another replica has reached a verdict, no replica has the user's lease any
-// more, or leases have blocked the attempt for long enough. It reports whether somebody still waits.
+// more, or leases have blocked the attempt for long enough. It reports whether somebody still
+// waits.
 func (d *Dispatcher) awaitOther(w *dedupe.Work, p *patience) bool {
 	w.Pause()
 	defer w.Resume()

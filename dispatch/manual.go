@@ -48,9 +48,9 @@ const manualAttempts = 3
 const verifyTimeout = 30 * time.Second
 
 // Revoke revokes the sessions of each user. It reports each user's result once, in any order, from
-// one goroutine at a time. A failure that hits everyone (no token, no permission) stops the attempts
-// for all other users, and so does the end of ctx. Attempts in flight are finished first. Revoke
-// returns when every user is reported.
+// one goroutine at a time. A failure that hits everyone (no token, no permission) stops the
+// attempts for all other users, and so does the end of ctx. Attempts in flight are finished first.
+// Revoke returns when every user is reported.
 func (b *ManualRevocation) Revoke(ctx context.Context, users []event.User, report func(ManualResult)) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

@@ -65,8 +65,8 @@ type limiter interface {
 type request struct {
 	user   string // their key
 	ticket int
-	// retry reports whether the user has failed before, and own whether they have failed while Graph
-	// was well for others.
+	// retry reports whether the user has failed before, and own whether they have failed while
+	// Graph was well for others.
 	retry bool
 	own   bool
 	// urgency is called under the queue's lock, so that no event is missed that makes the user more
@@ -117,8 +117,8 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.L
 	return q
 }
 
-// nextTicket returns the next ticket: of two equally urgent users the one with the lower ticket goes
-// first. A user who waits again keeps their ticket, unless they have failed.
+// nextTicket returns the next ticket: of two equally urgent users the one with the lower ticket
+// goes first. A user who waits again keeps their ticket, unless they have failed.
 func (q *queue) nextTicket() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

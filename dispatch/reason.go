@@ -31,8 +31,8 @@ func ReasonOf(err error) deadletter.Reason {
 
 // AccountOf returns the account from an error that says that an event's user name belongs to that
 // account, and that nobody was called. This happens if the account could not be read when the event
-// was received, because Graph was down, throttled, or slow. The caller must add the event again, now
-// for the account.
+// was received, because Graph was down, throttled, or slow. The caller must add the event again,
+// now for the account.
 func AccountOf(err error) (account event.User, ok bool) {
 	var failure *revoker.Error
 	if !errors.As(err, &failure) || failure.Kind != revoker.Named {

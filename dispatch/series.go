@@ -116,8 +116,9 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 	return e
 }
 
-// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked, or
-// gave a whole answer that is a failure. Without one, or where a 2xx broke off, it may be a success.
+// nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked,
+// or gave a whole answer that is a failure. Without one, or where a 2xx broke off, it may be a
+// success.
 func nobodySignedOut(attempt revoker.Attempt, err error) bool {
 	var failure *revoker.Error
 	switch {

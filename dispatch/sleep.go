@@ -27,8 +27,8 @@ func (d *Dispatcher) sleep(w *dedupe.Work, until time.Time) {
 	_ = retry.Sleep(w.Context(), wait)
 }
 
-// sleepers are the users who wait for something other than a permit, with the end of the wait at the
-// latest.
+// sleepers are the users who wait for something other than a permit, with the end of the wait at
+// the latest.
 type sleepers struct {
 	mu    sync.Mutex
 	until map[*dedupe.Work]time.Time

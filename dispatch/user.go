@@ -15,8 +15,8 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
-// Attempts are the attempts that were made for one user until they were decided. All events that they
-// decide share it, as the Detail of their dedupe.Result.
+// Attempts are the attempts that were made for one user until they were decided. All events that
+// they decide share it, as the Detail of their dedupe.Result.
 type Attempts struct {
 	Last  revoker.Attempt
 	Count int
@@ -40,8 +40,8 @@ func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 func (d *Dispatcher) makeAttempts(w *dedupe.Work, user event.User, ticket int, others *patience) (again bool) {
 	s := d.series(w, ticket)
 	for {
-		// This check comes before the permit, because a permit reserves a person in the volume guard,
-		// and may trip it.
+		// This check comes before the permit, because a permit reserves a person in the volume
+		// guard, and may trip it.
 		if err := Refuse(d.deps.Protected, user); err != nil {
 			return w.Start() && d.refuse(w, Attempts{Count: s.budget.Attempts(), Err: err})
 		}
@@ -68,8 +68,8 @@ func (d *Dispatcher) makeAttempts(w *dedupe.Work, user event.User, ticket int, o
 }
 
 // series returns the series of attempts for a user. If the user's events were removed before they
-// were decided, it goes on with the series that was kept, once the next attempt is due. Otherwise it
-// returns a new one with the ticket.
+// were decided, it goes on with the series that was kept, once the next attempt is due. Otherwise
+// it returns a new one with the ticket.
 func (d *Dispatcher) series(w *dedupe.Work, ticket int) *series {
 	before, ok := d.budgets.of(w.Key(), w.Enqueued())
 	if !ok {
@@ -81,8 +81,8 @@ func (d *Dispatcher) series(w *dedupe.Work, ticket int) *series {
 	return kept
 }
 
-// attempt uses a permit and a lease for one attempt, and applies its ending. Whatever the ending is,
-// the permit ends first (in noAttempt or try), then the count of all replicas is corrected, the
+// attempt uses a permit and a lease for one attempt, and applies its ending. Whatever the ending
+// is, the permit ends first (in noAttempt or try), then the count of all replicas is corrected, the
 // ledger learns the ending, and the lease ends. decided is false when another attempt must follow.
 // Otherwise again reports whether some event of the user is still undecided.
 func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *permit, lease *coordination.Lease) (again, decided bool) {
@@ -90,8 +90,8 @@ func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *perm
 	if !w.Start() {
 		e = s.noAttempt(p, notStarted, nil)
 	} else if err := Refuse(d.deps.Protected, user); err != nil {
-		// An operator may have protected the user while they waited, so the list is read just before
-		// each attempt.
+		// An operator may have protected the user while they waited, so the list is read just
+		// before each attempt.
 		e = s.noAttempt(p, refused, err)
 	} else {
 		e = s.try(d.hard, p, func() (revoker.Attempt, error) { return d.revoke(w, user, p) })
@@ -113,9 +113,9 @@ func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *perm
 	return again, true
 }
 
-// apply observes an ending and, if the ending decides the events of the attempt, ends the attempt in
-// the ledger. again reports whether some event of the user is still undecided then. verdict is what
-// other replicas must know.
+// apply observes an ending and, if the ending decides the events of the attempt, ends the attempt
+// in the ledger. again reports whether some event of the user is still undecided then. verdict is
+// what other replicas must know.
 func (d *Dispatcher) apply(w *dedupe.Work, e ending) (again bool, verdict dedupe.Verdict) {
 	switch e.kind {
 	case notStarted, cutOff:
@@ -164,8 +164,8 @@ func (d *Dispatcher) prepareRetry(w *dedupe.Work, user event.User, s *series, e 
 	return true
 }
 
-// refuse decides the user's events without an attempt, because the user must not be called. The Work
-// must have started. It reports whether some event of the user is still undecided.
+// refuse decides the user's events without an attempt, because the user must not be called. The
+// Work must have started. It reports whether some event of the user is still undecided.
 func (d *Dispatcher) refuse(w *dedupe.Work, a Attempts) (again bool) {
 	d.budgets.forget(w.Key())
 	return w.Failed(dedupe.Attempt{}, &a)
