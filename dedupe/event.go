@@ -1,32 +1,32 @@
 // Package dedupe is the ledger: it decides which message supersedes which, and which events of a
 // user an attempt has decided. An attempt is one HTTP request that revokes a user's sessions. The
-// ledger makes one attempt out of a storm of events about one user. It never completes an event
-// unless its user was revoked by an attempt that started after the event was enqueued, or the event
-// is left to a newer message of the same user.
+// ledger makes one attempt out of a storm of events about one user. It completes an event only if
+// an attempt that started after the event was enqueued has revoked the user, or if a newer message
+// of the same user supersedes it.
 //
-// Per user the ledger knows the pending events, which wait for the next attempt; whether an attempt
-// is in flight; and the last verdict, for as long as Config.Remember. What an event does that is
-// added depends on that:
+// For each user the ledger knows the pending events, which wait for the next attempt; whether an
+// attempt is in flight; and the last verdict, for as long as Config.Remember. When an event is
+// added, these decide what it needs:
 //
 //   - Nothing is known: an attempt is made now.
 //   - Events of the user are pending: the newest message supersedes the older ones, which are
-//     completed at once. Where it may not (see Event), both stay pending, and one attempt decides
+//     completed at once. If it may not (see Event), both stay pending, and one attempt decides
 //     both.
 //   - An attempt is in flight: the event waits beside it. A success covers it if the event was
-//     enqueued before the attempt started, by a margin for the clocks. Otherwise, and after a final
-//     failure, it is parked. After a failure that is not final it waits for the next attempt with
-//     the others.
+//     enqueued before the attempt started, by a margin for the clocks. If it was not, or after a
+//     final failure, it is parked. After any other failure it waits for the next attempt, together
+//     with the events of this one.
 //   - The last success covers the event: it is completed without an attempt.
 //   - The last verdict is younger than Config.Window: the event is parked. Parked events wait until
 //     the window ends; then one attempt decides all that have arrived by then.
-//   - The event's message was delivered before, and its lock was lost: the new delivery takes the
-//     place of the old one.
+//   - The event's message was delivered before, and its lock was lost: the new delivery replaces
+//     the old one.
 //
-// So of two events about one user, the second of which arrives while the attempt for the first is
-// in flight, the first is revoked by that attempt, and the second usually by another attempt one
-// window after the start of the first.
+// An example: two events about one user arrive, the second while the attempt for the first is in
+// flight. That attempt revokes the first event. A second attempt, one window after the start of the
+// first, usually revokes the second event.
 //
-// The package does no I/O and starts no goroutine. It reads the time with time.Now only, so tests
+// The package does no I/O and starts no goroutine. It reads the time only with time.Now, so tests
 // can run it in a testing/synctest bubble.
 package dedupe
 
@@ -38,8 +38,8 @@ import (
 	"time"
 )
 
-// Position identifies a message, and gives it its place in one total order that is the same in
-// every replica: by the time at which the broker has enqueued it, then by entity path and sequence
+// Position identifies a message, and says where it stands in one total order, which is the same in
+// every replica: by the time at which the broker enqueued it, then by entity path, then by sequence
 // number. The order of arrival never matters.
 type Position struct {
 	Enqueued time.Time
@@ -54,19 +54,20 @@ func (p Position) Compare(q Position) int {
 	return cmp.Or(p.Enqueued.Compare(q.Enqueued), strings.Compare(p.Entity, q.Entity), cmp.Compare(p.Sequence, q.Sequence))
 }
 
-// same reports whether both are one message. A redelivery has the same entity and sequence number.
+// same reports whether both are the same message. A redelivery has the same entity and sequence
+// number.
 func (p Position) same(q Position) bool {
 	return p.Sequence == q.Sequence && p.Entity == q.Entity
 }
 
 // Event is one user's event in a message that this process has locked. The caller sets the exported
-// fields before Ledger.Add and does not change them afterwards; the ledger owns the rest until Done
-// is closed.
+// fields before Ledger.Add, and does not change them afterwards. The ledger owns the rest until
+// Done is closed.
 //
-// A newer message supersedes an older one of the same user only while it is locked and not
-// deferred, if it does not expire earlier, and if it is at least as urgent and of the same Kind.
-// Otherwise the older one could end up without an attempt, because the newer one goes away or waits
-// for longer.
+// A newer message may supersede an older one of the same user only while it is locked and nobody
+// has asked to defer it, if it does not expire earlier than the older one, and if it is at least as
+// urgent and of the same Kind. Otherwise the newer one could be gone or wait for longer, and the
+// older one would get no attempt, or a late one.
 type Event struct {
 	Position
 	// MessageID is how logs and dead letters name the message.
@@ -85,7 +86,7 @@ type Event struct {
 	done       chan struct{}
 	ledger     *Ledger
 	state      state
-	tried      bool // since the message was received, an attempt for it has ended without a decision
+	tried      bool // an attempt for it has ended without a decision since the message was received
 	result     Result
 	superseded SupersededMessages
 }
@@ -93,7 +94,7 @@ type Event struct {
 // Result is how an event ended.
 type Result struct {
 	Disposition Disposition
-	// By is the message that superseded or replaced this one's.
+	// By is the message that superseded or replaced the event's own.
 	By Position
 	// Detail is what the caller gave to Work.Succeeded or Work.Failed. It is nil for dispositions
 	// other than Revoked and Failed.
@@ -114,18 +115,18 @@ type Disposition int
 
 // The dispositions.
 const (
-	// Undecided: the event was removed before anything was decided.
+	// Undecided: the event was removed before it was decided.
 	Undecided Disposition = iota
 	// Revoked: an attempt that was started for this event succeeded.
 	Revoked
 	// Covered: an attempt for other events succeeded that started after this event was enqueued.
 	Covered
-	// Superseded: a newer message of the same user, which this process has locked, takes its place.
+	// Superseded: a newer message of the same user, which this process has locked, is decided
+	// instead.
 	Superseded
 	// Failed: the failure is final.
 	Failed
-	// Replaced: the message was delivered again, and the new delivery has taken the place of this
-	// one.
+	// Replaced: the message was delivered again, and the new delivery has replaced this one.
 	Replaced
 )
 
@@ -158,8 +159,8 @@ type SupersededMessages struct {
 // MaxNamed bounds how many ids of superseded messages are kept for one message.
 const MaxNamed = 32
 
-// Done returns a channel that is closed when the event's result is decided, or the event was
-// removed. It may be called once the event was added.
+// Done returns a channel that is closed when the event is decided or removed. It may be called once
+// the event was added.
 func (e *Event) Done() <-chan struct{} { return e.done }
 
 // Result returns how the event ended. It may be called when Done is closed.
@@ -180,8 +181,8 @@ func (e *Event) finish(r Result) {
 	}
 }
 
-// supersede adds to e's superseded messages the older event's, and those that the older one had
-// superseded.
+// supersede adds the older event's message to the messages that e has superseded, and those that
+// the older event had superseded.
 func (e *Event) supersede(older *Event) {
 	count := e.superseded.Count + older.superseded.Count + 1
 	names, more := older.superseded.MessageIDs, append(e.superseded.MessageIDs, older.MessageID)
@@ -189,9 +190,9 @@ func (e *Event) supersede(older *Event) {
 	e.superseded = SupersededMessages{Count: count, MessageIDs: names[:min(len(names), MaxNamed)]}
 }
 
-// maySupersede reports whether e may supersede the older event; see Event for the conditions. The
-// clock is compared with the end of the lock, because the loss of a lock may not be known yet. A
-// clock that runs ahead only makes both events stay.
+// maySupersede reports whether e may supersede the older event. Event has the conditions. The end
+// of the lock is checked, too, because nobody may have noticed yet that the lock is lost. If the
+// clock runs ahead, both events stay, which is safe.
 func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:

@@ -8,22 +8,22 @@ import (
 
 // Config bounds a Ledger. All fields are required and positive, except SkewMargin, which may be 0.
 type Config struct {
-	// Window is for how long after a verdict new events about the user are parked. It starts with
-	// the attempt that decided, and is never extended.
+	// Window is how long new events about a user are parked after a verdict. It starts when the
+	// decisive attempt starts, and is never extended.
 	Window time.Duration
 	// SkewMargin is how much the broker's clock may differ from Graph's and from this process's. An
 	// event that was enqueued less than this before an attempt started is not covered by it.
 	SkewMargin time.Duration
-	// Remember is for how long verdicts are kept at least, and no shorter than Window. MaxUsers is
-	// how many are kept at most.
+	// Remember is how long verdicts are kept at least. If it is shorter than Window, Window counts.
+	// MaxUsers is how many verdicts are kept at most.
 	Remember time.Duration
 	MaxUsers int
 	// MaxParked is how many messages of each source may be parked at once. Beyond that an attempt
 	// is made for the user with the most parked messages.
 	MaxParked int
-	// MaxFailing is how many messages of each source may hold a user who has failed. Beyond that
-	// the message that has failed longest is deferred. What is left of a source's messages is for
-	// first attempts.
+	// MaxFailing is how many messages of each source may have a user who has failed. Beyond that
+	// the message that has failed longest is deferred. The rest of a source's messages is for first
+	// attempts.
 	MaxFailing int
 }
 
@@ -54,11 +54,11 @@ func New(cfg Config) *Ledger {
 }
 
 // Add adds an event of the user with this key, and decides what it needs. The event may be decided
-// already on return. If isNew, the caller must run the Work. Otherwise w, if not nil, is the Work
-// that runs for the user already, and which may have become more urgent.
+// when Add returns. If isNew is true, the caller must run w. Otherwise w is nil, or the Work that
+// runs for the user already, which may have become more urgent.
 //
-// The caller adds only events that are due now and act on a user, and each message at most once per
-// user.
+// The caller adds only events that are due now and that act on a user. It adds each message at most
+// once for each user.
 func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	e.done = make(chan struct{})
 	e.ledger = l
@@ -69,7 +69,7 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	v, found := l.verdicts.get(key)
 	switch {
 	case w != nil && w.takeOver(e):
-		// Redelivery: the new delivery takes the place of the old one.
+		// Redelivery: the new delivery has replaced the old one.
 		return w, false
 	case found && v.covered(e.Position):
 		// Covered: no attempt is needed.
@@ -115,9 +115,9 @@ func ended(e *Event) bool {
 }
 
 // Remove removes an event whose message's lock is lost, or whose message is abandoned or deferred.
-// The event supersedes nothing any more, and its Result is Undecided. Remove does nothing if the
-// event has ended before. When no event of the user is left, the Work is over, except that an
-// attempt in flight goes on.
+// The event supersedes nothing any more, and its disposition is Undecided. If the event has ended,
+// Remove does nothing. When no event of the user is left, the Work is over; only an attempt in
+// flight goes on.
 func (l *Ledger) Remove(key string, e *Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -144,8 +144,8 @@ func (l *Ledger) FlushParked() {
 	}
 }
 
-// FlushMessage makes the attempts for those users of one message due now who are parked, because
-// the message cannot stay locked any longer.
+// FlushMessage makes the attempts for the parked users of one message due now, because the message
+// cannot stay locked any longer.
 func (l *Ledger) FlushMessage(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,7 +170,7 @@ type State struct {
 	Remembered int
 }
 
-// State returns a picture of the ledger. It takes time in proportion to the pending users.
+// State returns a picture of the ledger. It takes time in proportion to PendingUsers.
 func (l *Ledger) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()

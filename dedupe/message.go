@@ -7,20 +7,21 @@ import (
 	"time"
 )
 
-// Lock is until when this process is known to have a message locked. It is safe for concurrent use.
+// Lock is the time until which this process certainly has a message locked. It is safe for
+// concurrent use.
 type Lock struct{ until atomic.Int64 }
 
 // Renewed notes that the lock lasts until then.
 func (l *Lock) Renewed(until time.Time) { l.until.Store(int64(instantOf(until))) }
 
-// Until returns the time of the last Renewed, in the past before the first one.
+// Until returns the time that Renewed has set last, or a time in the past if there is none.
 func (l *Lock) Until() time.Time { return instant(l.until.Load()).time() }
 
 func (l *Lock) valid(now time.Time) bool { return now.Before(l.Until()) }
 
-// Message is what the events of one delivery of a message share: its lock, and how they fare.
-// NewMessage makes it. The caller sets the exported fields before it adds the first event, and does
-// not change them afterwards.
+// Message is what the events of one delivery of a message share: the lock, and how many of them are
+// in which state. NewMessage makes it. The caller sets the exported fields before it adds the first
+// event, and does not change them afterwards.
 type Message struct {
 	Lock Lock
 	// Source is the rank of the message's source; 0 is the most urgent.
@@ -29,8 +30,8 @@ type Message struct {
 	// order.
 	Fixed bool
 	// Eager reports whether the message is deferred as soon as each of its undecided users has
-	// failed, even if its source's share of failing messages is not used up. That is so for a
-	// message that was deferred before and came back for one attempt, and for a large one.
+	// failed, even if its source's share of failing messages is not used up. It is true for a large
+	// message, and for one that was deferred before and came back for one attempt.
 	Eager bool
 
 	deferred chan struct{}
@@ -55,10 +56,11 @@ func NewMessage(source int) *Message {
 func (m *Message) Ended() <-chan struct{} { return m.ended }
 
 // Deferred returns a channel that is closed when the caller should defer the message, to make room
-// for others: it removes the message's events, and adds them again when the message comes back.
+// for others. The caller then removes the message's events, and adds them again when the message
+// comes back.
 func (m *Message) Deferred() <-chan struct{} { return m.deferred }
 
-// AllAdded notes that all events of the message were added. Only then may it be deferred.
+// AllAdded notes that all events of the message were added. Before that, it is not deferred.
 func (l *Ledger) AllAdded(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,7 +69,7 @@ func (l *Ledger) AllAdded(m *Message) {
 	l.enforceShares(m.Source)
 }
 
-// Defer asks for the message to be deferred, if it may be, to make room for others.
+// Defer asks the caller to defer the message, if it may be deferred, to make room for others.
 func (l *Ledger) Defer(m *Message) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,7 +78,7 @@ func (l *Ledger) Defer(m *Message) {
 	}
 }
 
-// deferIdle defers an eager message that only waits for time to pass.
+// deferIdle defers an eager message if none of its events will be attempted soon.
 func (l *Ledger) deferIdle(m *Message) {
 	if m.Eager && m.mayDefer() && m.open == m.parked+m.paused {
 		l.deferMessage(m)
@@ -96,11 +98,11 @@ const (
 	// failing: its user has failed, and it waits for a permit.
 	failing
 	// paused: no attempt begins soon, because the user waits for a long backoff, for another
-	// replica, or for a release of the volume guard. It counts as failing, too.
+	// replica, or for a release of the volume guard. The event counts as failing, too.
 	paused
 )
 
-// share is how many messages of a source are in a state that can last long.
+// share counts the messages of a source that are in a state that can last long.
 type share struct {
 	parked, failing int
 	// failed lists the failing *Message that may be deferred, the one that has failed longest
@@ -128,7 +130,7 @@ func (l *Ledger) setState(e *Event, next state) {
 		m.untried++
 	}
 	e.state = next
-	l.count(m, next, 1) // before the -1, so that a message that stays in a share keeps its place there
+	l.count(m, next, 1) // before the -1, so that a message that stays among the failing ones keeps its position
 	l.count(m, before, -1)
 }
 
@@ -199,9 +201,9 @@ func (l *Ledger) enforceAllShares() {
 	}
 }
 
-// evictParked makes the attempt for parked users of the source due now: for the user with the most
-// messages that wait for no other user, or if there is none, for all users of the message that
-// waits for the fewest users. It reports whether any user was parked.
+// evictParked makes attempts for parked users of the source due now. It chooses the user with the
+// most messages that wait for this user alone. If there is no such user, it chooses all parked
+// users of the message that waits for the fewest. It reports whether any user was parked.
 func (l *Ledger) evictParked(source int) bool {
 	var most *Work
 	var fewest *Message
@@ -244,8 +246,8 @@ func (l *Ledger) flush(m *Message) {
 	}
 }
 
-// oldestBeside returns, of the user with the most messages that wait beside an attempt, the oldest
-// message that may be deferred; nil when there is none.
+// oldestBeside finds the user of the source with the most messages that wait beside an attempt, and
+// returns the oldest of these messages that may be deferred. It returns nil if there is none.
 func (l *Ledger) oldestBeside(source int) *Message {
 	var most *Work
 	for _, w := range l.works {
@@ -268,8 +270,8 @@ func (l *Ledger) oldestBeside(source int) *Message {
 	return oldest.Message
 }
 
-// longest returns the message that has failed longest of those that may be deferred; nil when there
-// is none.
+// longest returns, of the messages that may be deferred, the one that has failed longest. It
+// returns nil if there is none.
 func (s *share) longest() *Message {
 	for at := s.failed.Front(); at != nil; at = at.Next() {
 		if m := at.Value.(*Message); m.mayDefer() {
@@ -285,7 +287,8 @@ func (m *Message) mayDefer() bool {
 	return !m.Fixed && !m.deferring && m.open > 0 && m.open == m.parked+m.failing
 }
 
-// deferMessage asks for the message to be deferred. It reports whether m is not nil.
+// deferMessage asks the caller to defer the message. It does nothing for nil, and reports whether
+// it did something.
 func (l *Ledger) deferMessage(m *Message) bool {
 	if m == nil {
 		return false

@@ -6,24 +6,24 @@ import (
 	"time"
 )
 
-// Verdict is what the last decided attempt for a user means for later events, as replicas exchange
-// it. The zero Verdict means that there is none.
+// Verdict is what the last decisive attempt for a user means for later events, in the form in which
+// replicas exchange it. The zero Verdict means that there is none.
 type Verdict struct {
 	// Start is when the attempt started; the window is counted from there.
 	Start time.Time
-	// Covers is the time before which an event must have been enqueued to be covered. It is zero
-	// when the attempt failed, or when the time is not known for sure.
+	// Covers is a time: the verdict covers events that were enqueued before it. It is zero when the
+	// attempt failed, or when the time is not certain.
 	Covers time.Time
-	// Entity and Sequence are the newest message that the attempt was made for; empty when it
-	// failed.
+	// Entity and Sequence identify the newest message that the attempt was made for. They are empty
+	// when the attempt failed.
 	Entity   string
 	Sequence int64
 }
 
 // verdict is a Verdict in little space: there is one per remembered user.
 type verdict struct {
-	// covers: an event that was enqueued before this instant was enqueued before the attempt
-	// started, however wrong the clocks are. 0 covers nothing.
+	// covers is Verdict.Covers: an event that was enqueued before it was enqueued before the
+	// attempt started, however wrong the clocks are. 0 covers nothing.
 	covers instant
 	// until is the end of the window.
 	until instant
@@ -31,9 +31,9 @@ type verdict struct {
 	message messageHash
 }
 
-// instant is a time in whole microseconds since 1970, in a third of the space of a time.Time.
-// Nanoseconds would overflow beyond the years 1678 to 2262, and times from outside the process can
-// lie there: zero in Windows FILETIME is 1601.
+// instant is a time in whole microseconds since 1970. It needs a third of the space of a time.Time.
+// Nanoseconds would overflow before 1678 and after 2262, and times from outside the process can be
+// that wrong: zero in Windows FILETIME is 1601.
 type instant int64
 
 // instantOf rounds down, and limits the time to the years 1 to 9999.
@@ -54,9 +54,9 @@ func messageHashOf(entity string, sequence int64) messageHash {
 	return messageHash(maphash.Comparable(seed, Position{Entity: entity, Sequence: sequence}))
 }
 
-// covered reports whether the successful attempt decides the event, too: because the event was
-// enqueued before the attempt started, or because it is in the very message that the attempt was
-// made for, and which was delivered again because its settlement was lost.
+// covered reports whether the successful attempt decides the event, too. It does if the event was
+// enqueued before the attempt started. It also does if the attempt was made for the event's own
+// message, which was delivered again because its settlement was lost.
 func (v verdict) covered(p Position) bool {
 	if p.Enqueued.Unix() <= 0 {
 		return false // the enqueued time is not known: no broker is that old
@@ -72,27 +72,27 @@ func (v verdict) parkedUntil(now time.Time, window time.Duration) time.Time {
 	return now.Add(min(v.until.time().Sub(now), window)).Round(0)
 }
 
-// Attempt is when an attempt took place, by the clocks of both sides.
+// Attempt is when an attempt was made, by the clocks of both sides.
 type Attempt struct {
 	// Start is this process's clock just before the request was sent.
 	Start time.Time
 	// Duration is how long it took, by the monotonic clock.
 	Duration time.Duration
-	// ServerDate is the Date of Graph's answer in whole seconds, rounded down; zero when it had
-	// none.
+	// ServerDate is the Date of Graph's answer, in whole seconds, rounded down. It is zero if the
+	// answer had none.
 	ServerDate time.Time
 }
 
-// maxDateSkew is how far a Date may be from this process's clock to be believed. A proxy's Date can
-// be wrong by centuries. If it is this process's clock that is wrong, the price is an extra
-// attempt.
+// maxDateSkew is the greatest difference between this process's clock and a Date that is believed.
+// A proxy's Date can be wrong by centuries. If this process's clock is wrong instead, the price is
+// an extra attempt.
 const maxDateSkew = time.Hour
 
-// coversBefore returns the time before which an event must have been enqueued to be covered by the
-// attempt: its start, minus a margin for the skew of the broker's clock. The start is the earlier
-// one of this process's clock and Graph's, so a Date, however wrong, can only make it earlier.
-// Without a Date it returns the zero time, which covers nothing, since this process's clock alone
-// may be hours ahead. A second attempt does no harm; a missing one does.
+// coversBefore returns a time: the attempt covers events that were enqueued before it. The time is
+// the attempt's start, minus a margin for the skew of the broker's clock. The start is taken from
+// this process's clock and from Graph's, and the earlier one counts. So a Date, however wrong, can
+// only make it earlier. Without a Date it returns the zero time, which covers nothing, since this
+// process's clock alone may be hours ahead. A second attempt does no harm, but a missing one does.
 func (a Attempt) coversBefore(margin time.Duration) time.Time {
 	if a.ServerDate.Sub(a.Start.Add(a.Duration)).Abs() > maxDateSkew { // a missing Date is in the year 1
 		return time.Time{}
@@ -104,8 +104,8 @@ func (a Attempt) coversBefore(margin time.Duration) time.Time {
 	return start.Add(-margin)
 }
 
-// remember keeps a verdict of this process or of another replica. An event that was covered once
-// stays covered.
+// remember keeps a verdict that this process or another replica has reached. An event that was
+// covered once stays covered.
 func (l *Ledger) remember(key string, reached Verdict, now time.Time) verdict {
 	// Sub uses the monotonic clock for an attempt of this process. The end is at most a window from
 	// now.
@@ -129,8 +129,8 @@ func (l *Ledger) remember(key string, reached Verdict, now time.Time) verdict {
 	return v
 }
 
-// plausible reports whether another replica can have reached this verdict: its attempt has not
-// started in the future, by clocks that differ by at most the margin.
+// plausible reports whether another replica can have reached this verdict. Its attempt must not
+// have started in the future, by clocks that differ by at most the margin.
 func (l *Ledger) plausible(theirs Verdict, now time.Time) bool {
 	return !theirs.Start.After(now.Add(l.cfg.SkewMargin))
 }
@@ -146,7 +146,7 @@ type memory struct {
 }
 
 // fingerprint identifies a user's key in less than half of its space. It is half of a SHA-256 sum,
-// so no two users share one, by chance or on purpose.
+// so no two users have the same one, by chance or on purpose.
 type fingerprint [16]byte
 
 func fingerprintOf(key string) fingerprint {

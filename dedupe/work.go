@@ -15,9 +15,9 @@ import (
 //		again = w.Succeeded(…)      // or w.Failed(…); or w.Retry(…), and after a wait another w.Start()
 //	}
 //
-// Since the ledger has one Work per user, there are never two attempts for one user in flight. The
-// methods are safe for concurrent use, but Start and the methods that end an attempt must follow
-// each other as shown.
+// The ledger has one Work for each user, so two attempts for one user are never in flight. The
+// methods are safe for concurrent use, but Start and the methods that end an attempt must be called
+// in the order shown.
 type Work struct {
 	ledger *Ledger
 	key    string
@@ -29,15 +29,15 @@ type Work struct {
 	attempting group // events that the attempt in flight was started for
 	beside     group // events that arrived during the attempt
 	inFlight   bool  // an attempt is in flight
-	// startedFor are the messages that attempting held when the attempt started, including those
-	// whose lock was lost since.
+	// startedFor are the messages that the attempt in flight was started for, including those whose
+	// locks were lost since.
 	startedFor []Position
 	urgency    int
-	last       Verdict // the last one of this Work, if any
+	last       Verdict // the last one of this Work; zero if there is none
 
 	failing     bool          // the user has failed since the last verdict
 	paused      bool          // see Pause
-	more        chan struct{} // see More; nil until it is called
+	more        chan struct{} // see More; nil until More is called
 	parkedUntil time.Time     // the end of the window; zero when nothing is parked
 	parkedFor   time.Time     // the end of the last window: Adopt does not park for it again
 	due         chan struct{} // closed when parked events are due before the end of the window
@@ -46,14 +46,14 @@ type Work struct {
 // Key returns the user's key.
 func (w *Work) Key() string { return w.key }
 
-// Context returns a context that ends when no event of the user waits any more, so that nobody
-// waits for the next attempt. It does not end while an attempt is in flight.
+// Context returns a context that ends when no event of the user waits for an attempt any more. It
+// does not end while an attempt is in flight.
 func (w *Work) Context() context.Context { return w.ctx }
 
-// Urgency returns the user's urgency and the type of the event that the next attempt is for. The
-// urgency is that of the most urgent event that waits or has waited, where 0 is the most urgent.
-// The type is that of the most urgent event that waits and whose type is not blocked, or if all are
-// blocked, of the most urgent one; it is empty when none waits. blocked may be nil.
+// Urgency returns the user's urgency, and the type of event that the next attempt is for. The
+// urgency is that of the most urgent event that waits or has waited; 0 is the most urgent. The type
+// is that of the most urgent waiting event whose type is not blocked. If all types are blocked, it
+// is that of the most urgent waiting event. If no event waits, it is empty. blocked may be nil.
 func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string) {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -71,8 +71,8 @@ func (w *Work) Urgency(blocked func(kind string) bool) (urgency int, kind string
 	return w.urgency, kind
 }
 
-// Enqueued returns when the oldest event that waits was enqueued, by the broker's clock; zero when
-// none waits.
+// Enqueued returns when the oldest waiting event was enqueued, by the broker's clock. It returns
+// the zero time if no event waits.
 func (w *Work) Enqueued() (oldest time.Time) {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -84,7 +84,8 @@ func (w *Work) Enqueued() (oldest time.Time) {
 	return oldest
 }
 
-// More returns a channel that is signaled when an event of the user was added since the first call.
+// More returns a channel that is signaled when an event of the user is added after the first call
+// of More.
 func (w *Work) More() <-chan struct{} {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -94,9 +95,9 @@ func (w *Work) More() <-chan struct{} {
 	return w.more
 }
 
-// AwaitWindow returns when parked events are due: at the end of the window, or earlier when the
-// ledger needs room or is flushed, or when nobody waits any more. It returns at once when nothing
-// is parked.
+// AwaitWindow waits until parked events are due. This is at the end of the window, or earlier if
+// the ledger needs room or is flushed. It also returns when no event waits any more, and at once
+// when none is parked.
 func (w *Work) AwaitWindow() {
 	w.ledger.mu.Lock()
 	until, due := w.parkedUntil, w.due
@@ -114,7 +115,7 @@ func (w *Work) AwaitWindow() {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
 	w.unpark()
-	w.ledger.enforceAllShares() // events of a failing user are among the failing ones now
+	w.ledger.enforceAllShares() // events of a failing user count as failing from now on
 }
 
 // Pause notes that the next attempt does not begin soon: another replica calls for the user, the
@@ -141,7 +142,8 @@ func (w *Work) Resume() {
 	w.refreshPending()
 }
 
-// SetFailing notes that the user has failed in an earlier Work, and was not decided since.
+// SetFailing notes that the user has failed in an earlier Work, and that no verdict was reached
+// since.
 func (w *Work) SetFailing() {
 	l := w.ledger
 	l.mu.Lock()
@@ -150,8 +152,8 @@ func (w *Work) SetFailing() {
 	w.refreshPending()
 }
 
-// Start starts an attempt for the pending events. It reports whether the attempt may be made; if
-// not, nobody waits any more, and the Work is over.
+// Start starts an attempt for the pending events. It returns false if no event waits any more. Then
+// no attempt must be made, and the Work is over.
 func (w *Work) Start() bool {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
@@ -167,7 +169,7 @@ func (w *Work) Start() bool {
 	return true
 }
 
-// Tag returns the Tag of the newest event that the attempt in flight was started for; nil when
+// Tag returns the Tag of the newest event that the attempt in flight was started for, or nil if
 // there is none.
 func (w *Work) Tag() any {
 	w.ledger.mu.Lock()
@@ -185,15 +187,15 @@ func (w *Work) Tag() any {
 }
 
 // Succeeded ends the attempt in flight with success. The events that it was started for are
-// revoked, and those beside it that it covers are covered. The others are parked. It reports
-// whether some event is undecided; if not, the Work is over. detail becomes the Detail of the
-// revoked events' Result.
+// revoked. Of the events beside it, those that it covers are covered, and the others are parked. It
+// reports whether some event is undecided; if none is, the Work is over. detail becomes the Detail
+// of the revoked events' Result.
 func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	// The message counts even if its lock was lost meanwhile, because it will be delivered again.
+	// The newest message counts even if its lock was lost meanwhile, because it is delivered again.
 	newest := w.newestStarted()
 	w.last = Verdict{Start: a.Start, Covers: a.coversBefore(l.cfg.SkewMargin), Entity: newest.Entity, Sequence: newest.Sequence}
 	v := l.remember(w.key, w.last, now)
@@ -214,7 +216,7 @@ func (w *Work) Succeeded(a Attempt, detail any) (again bool) {
 
 // Failed ends the attempt in flight with a final failure: the events that it was started for have
 // failed. Those beside it are parked, since another attempt may succeed. It reports whether some
-// event is undecided; if not, the Work is over. detail becomes the Detail of the failed events'
+// event is undecided; if none is, the Work is over. detail becomes the Detail of the failed events'
 // Result.
 func (w *Work) Failed(a Attempt, detail any) (again bool) {
 	l := w.ledger
@@ -230,8 +232,8 @@ func (w *Work) Failed(a Attempt, detail any) (again bool) {
 }
 
 // Retry ends the attempt in flight without a decision: all events of the user wait for the next
-// one, and the newest supersedes those that it may. failed reports whether the fault may be the
-// user's own. Retry reports whether some event is undecided; if not, the Work is over.
+// one, and the newest supersedes those that it may. failed says whether the fault may be the user's
+// own. Retry reports whether some event is undecided; if none is, the Work is over.
 func (w *Work) Retry(failed bool) (again bool) {
 	l := w.ledger
 	l.mu.Lock()
@@ -276,17 +278,17 @@ func (w *Work) deferEager() {
 	}
 }
 
-// Verdict returns what the last attempt of this Work decided; zero before the first decision.
+// Verdict returns the last verdict of this Work, or the zero Verdict if there is none.
 func (w *Work) Verdict() Verdict {
 	w.ledger.mu.Lock()
 	defer w.ledger.mu.Unlock()
 	return w.last
 }
 
-// Adopt applies a verdict of another replica: the events that it covers are completed as covered,
-// and the others are parked, once for each window. No attempt may be in flight. again reports
-// whether some event is undecided; if not, the Work is over. parked reports whether AwaitWindow
-// must be called before the next attempt.
+// Adopt applies a verdict of another replica. The events that it covers are completed as covered.
+// The others are parked, once for each window. No attempt may be in flight. again reports whether
+// some event is undecided; if none is, the Work is over. parked reports whether AwaitWindow must be
+// called before the next attempt.
 func (w *Work) Adopt(theirs Verdict) (again, parked bool) {
 	l := w.ledger
 	l.mu.Lock()
@@ -334,9 +336,9 @@ func (w *Work) applyVerdict(v verdict) (again bool) {
 	return true
 }
 
-// takeOver gives a redelivery the place of the older delivery of its message, which may have been
-// removed because its lock was lost after the attempt in flight was started for it. It reports
-// whether there was one.
+// takeOver replaces the older delivery of a message by a redelivery. The older one may have been
+// removed already, because its lock was lost after the attempt in flight was started for it. It
+// reports whether there was an older one.
 func (w *Work) takeOver(e *Event) bool {
 	if w.pending.takeOver(e) || w.attempting.takeOver(e) || w.beside.takeOver(e) {
 		return true
@@ -399,9 +401,9 @@ func (w *Work) state() state {
 	return fresh
 }
 
-// stateOfNew returns what an event waits for that is added while others are pending. A paused Work
-// may wait for just this type of event, such as one that the volume guard does not stop. So an
-// event of a new type is not paused, and not deferred, before the Work has checked.
+// stateOfNew returns the state of an event that is added while others are pending. If the Work is
+// paused, an event of a new type may be what ends the pause, because the volume guard does not stop
+// this type. So such an event is not paused, and not deferred, before the Work has checked.
 func (w *Work) stateOfNew(e *Event) state {
 	if in := w.state(); in != paused || slices.ContainsFunc(w.pending, func(p *Event) bool { return p.Kind == e.Kind }) {
 		return in
@@ -420,8 +422,8 @@ func (w *Work) refreshPending() {
 	w.ledger.enforceAllShares()
 }
 
-// park parks the pending events until the window ends. If there are too many, the shares end the
-// parking of some users at once.
+// park parks the pending events until the window ends. If too many events are parked, the shares
+// end the parking of some users at once.
 func (w *Work) park(until time.Time) {
 	if w.ledger.draining || !time.Now().Before(until) {
 		w.refreshPending()
@@ -436,7 +438,7 @@ func (w *Work) park(until time.Time) {
 	}
 }
 
-// endPark notes that nothing of the Work is parked.
+// endPark notes that no event of the Work is parked.
 func (w *Work) endPark() {
 	w.parkedUntil = time.Time{}
 	delete(w.ledger.parked, w)
