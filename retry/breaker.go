@@ -7,29 +7,31 @@ import (
 )
 
 const (
-	// suspectAfter is for how many distinct users in a row attempts must fail to raise suspicion:
-	// the fault may be everyone's.
+	// suspectAfter is how many distinct users must fail in a row to raise suspicion: the fault may
+	// be everyone's.
 	suspectAfter = 3
-	// entrants is how many attempts a new process makes at once before it knows that Graph answers.
+	// halfOpenAtOnce is how many attempts a new process makes at once before it knows that Graph
+	// answers.
 	halfOpenAtOnce = 3
-	// cautiousEvery is how often first attempts begin under suspicion after 5xx and timeouts: 10 a
-	// second. Each that is answered allows two others at once, up to cautiousAtOnce.
+	// cautiousEvery is the time between two first attempts under suspicion after 5xx and timeouts:
+	// 10 begin in a second. Each one that is answered allows two others at once, up to
+	// cautiousAtOnce.
 	cautiousEvery  = 100 * time.Millisecond
 	cautiousAtOnce = 16
-	// canarySoon and canaryLater are the pauses between two canaries, after one that failed and
-	// after one that was well.
+	// canarySoon is the pause after a canary that failed, and canaryLater the pause after one that
+	// was well.
 	canarySoon  = 5 * time.Second
 	canaryLater = 30 * time.Second
 	// openAfter is how many canaries in a row must fail to open the breaker.
 	openAfter = 2
-	// probeFirst and probeMax bound the wait between two probes, which doubles. So an outage costs
-	// Graph two attempts in 10 s, one by the canary and one for a user.
+	// probeFirst is the first wait between two probes. The waits double up to probeMax. So an
+	// outage costs Graph two attempts in 10 s, a canary and one for a user.
 	probeFirst = time.Second
 	probeMax   = 10 * time.Second
-	// soonAtMost is how many users are tried cautiously while the breaker is open, in addition to
-	// the probes. A canary can fail although Graph is well for users, and a user who would succeed
-	// must not wait until all others who fail were probed. It bounds what an outage costs Graph in
-	// addition.
+	// maxCautiousTries is how many users are tried cautiously while the breaker is open, in
+	// addition to the probes. A canary can fail although Graph is well for users, and a user who
+	// would succeed must not wait until all others who fail were probed. The bound limits what an
+	// outage costs Graph.
 	maxCautiousTries = 256
 	// canary identifies the canary among users.
 	canary = "\x00canary"
@@ -42,19 +44,19 @@ const CautiousTimeout = 5 * time.Second
 // from users who fail for a reason of their own.
 //
 // While it is closed, attempts go on. If attempts for three distinct users in a row fail with
-// Suspicious errors, without a success in between, the breaker is under suspicion: retries go one
-// at a time, first attempts go on, and a canary is asked. A canary is an attempt for nobody, or for
-// an account kept for it. While the canary is well, the fault is the users' own.
+// Suspicious errors, without a success in between, suspicion arises: retries go one at a time,
+// first attempts go on, and a canary is asked. A canary is an attempt for nobody, or for an account
+// kept for it. If the canary is well, the fault is the users' own.
 //
 // The breaker opens when two canaries in a row fail, and at once after a Systemic failure or a
-// Retry-After beyond MaxRetryAfter. While it is open, the canary and, right after it, a user who
-// was not tried yet are probed. Any success closes it. If the canary has said otherwise, it is not
-// believed until it is well again. After a Systemic failure any answer about a user closes the
-// breaker.
+// Retry-After beyond MaxRetryAfter. While it is open, each probe by a canary is followed at once by
+// a probe for a user who was not tried yet. Any success closes it. A canary that has failed
+// meanwhile is not believed until it is well again. After a Systemic failure, any answer about a
+// user closes the breaker.
 //
-// A new Breaker is half-open: the canary and a few users are tried side by side, because an attempt
-// that hangs says nothing. Suspicion slows it down, too: where each attempt fails at once, a few
-// side by side are thousands in a second.
+// A new Breaker is half-open: the canary and a few users are tried at the same time, because an
+// attempt that hangs says nothing. Suspicion slows it down, too: if each attempt fails at once,
+// even a few at a time are thousands in a second.
 //
 // It is not safe for concurrent use: the owner must serialize all calls.
 type Breaker struct {
@@ -63,38 +65,38 @@ type Breaker struct {
 	closed          bool
 	cause           error     // the last failure while not closed; nil before the first attempt
 	since           time.Time // when it opened
-	nextProbe       time.Time // no probe begins before
-	nextCanaryProbe time.Time // no probe by a canary begins before
+	nextProbe       time.Time // no probe begins before this time
+	nextCanaryProbe time.Time // no probe by a canary begins before this time
 	waits           *backoff.ExponentialBackOff
 	probe           string // who is probed; "" for nobody
 	canaryNext      bool   // the next probe is the canary's
-	cautiousTries   int    // users tried cautiously since it opened
-	cautiousTry     bool   // the attempt that Allow has just allowed, or the probe in flight, is one of them
+	cautiousTries   int    // how many users were tried cautiously since it opened
+	cautiousTry     bool   // the attempt that Allow has just allowed, or the probe in flight, is such a try
 
-	whileHalfOpen map[string]struct{} // attempts in flight while half-open
+	whileHalfOpen map[string]struct{} // users with an attempt in flight while half-open
 
 	failedUsers  map[string]bool // users who have failed since the last success
-	down         bool            // one of them met a 5xx or no answer
+	down         bool            // one of them got a 5xx or no answer
 	suspected    bool            // the fault may be everyone's
-	nextCautious time.Time       // no first attempt begins before, except for answered
-	answered     int             // how many first attempts may begin at once, because others were answered
+	nextCautious time.Time       // no first attempt begins before this time, apart from answered
+	answered     int             // how many first attempts may begin at once because others were answered
 	retrying     int             // retries in flight
 
 	canaryInFlight bool      // a canary is in flight
-	nextCanary     time.Time // no canary begins before
-	canaryEnded    time.Time // when the last one ended
-	canaryWell     bool      // the last one was well
-	canariesFailed int       // canaries in a row that were not
+	nextCanary     time.Time // no canary begins before this time
+	canaryEnded    time.Time // when the last canary ended
+	canaryWell     bool      // the last canary was well
+	canariesFailed int       // how many canaries in a row failed
 	distrustCanary bool      // a success has shown that the canary is wrong
-	wantsProof     bool      // a user's failure counts only if a canary that is an account is well
+	wantsProof     bool      // a canary that is an account must show whether Graph is well
 
 	tried map[string]int // the number of each user's last try since the breaker opened
-	tries int            // numbers given out
+	tries int            // how many numbers were given out
 }
 
-// NewBreaker returns a half-open Breaker. account reports whether the canary is an account kept for
-// it, which is well only when an attempt for it succeeds. Otherwise the canary is an attempt for
-// nobody, and an answer that a user does not exist says as much as the canary does.
+// NewBreaker returns a half-open Breaker. account says whether the canary is an account kept for
+// it. Such a canary is well only if its attempt succeeds. Otherwise the canary is an attempt for
+// nobody, and the answer that a user does not exist proves as much as the canary does.
 func NewBreaker(account bool) *Breaker {
 	return &Breaker{
 		account:       account,
@@ -108,8 +110,8 @@ func NewBreaker(account bool) *Breaker {
 // Closed reports whether the breaker is closed: only suspicion delays attempts.
 func (b *Breaker) Closed() bool { return b.closed }
 
-// Open returns since when the breaker is open, and the failure that opened it; both are zero when
-// it is not open.
+// Open returns the time since which the breaker is open, and the failure that opened it. Both are
+// zero if it is not open.
 func (b *Breaker) Open() (since time.Time, cause error) {
 	if !b.isOpen() {
 		return time.Time{}, nil
@@ -123,13 +125,13 @@ func (b *Breaker) halfOpen() bool { return !b.closed && b.cause == nil }
 // isOpen reports whether the breaker is open.
 func (b *Breaker) isOpen() bool { return !b.closed && b.cause != nil }
 
-// Suspicion reports whether users fail one after the other while the breaker is closed. users
+// Suspicion reports whether users fail one after the other while the breaker is closed. usersFault
 // reports whether the fault is their own, because the canary is well.
-func (b *Breaker) Suspicion() (suspected, users bool) {
+func (b *Breaker) Suspicion() (suspected, usersFault bool) {
 	return b.closed && b.suspected, b.canaryWell && (b.account || !b.down)
 }
 
-// Timeout returns a bound for the next attempt in addition to its own timeout; 0 is none.
+// Timeout returns a bound for the next attempt, in addition to its own timeout; 0 is no bound.
 func (b *Breaker) Timeout(retry bool) time.Duration {
 	if !b.isOpen() && b.suspected && b.down && !retry || b.isOpen() && b.cautiousTry {
 		return CautiousTimeout
@@ -137,9 +139,9 @@ func (b *Breaker) Timeout(retry bool) time.Duration {
 	return 0
 }
 
-// Allow reports whether an attempt may begin. retry reports whether it is a retry; while the
-// breaker is open, whether the user was tried since then. If the attempt may not begin, wait is how
-// long it is until it is worth asking again; 0 means when an attempt has ended.
+// Allow reports whether an attempt may begin. retry says whether it is a retry, or while the
+// breaker is open, whether the user was tried since it opened. If the attempt may not begin, wait
+// is the time until it is worth asking again; 0 means that an attempt must end first.
 func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool) {
 	switch {
 	case b.halfOpen() && len(b.whileHalfOpen) >= halfOpenAtOnce:
@@ -157,9 +159,9 @@ func (b *Breaker) Allow(retry bool, now time.Time) (wait time.Duration, ok bool)
 	return 0, true
 }
 
-// allowProbe reports whether a probe may begin. again reports whether the user was tried since the
-// breaker opened. The canary and users are probed in turn. Users who were not tried yet are also
-// tried in between, while the fault may be the users' own or the canary's.
+// allowProbe reports whether a probe may begin. again says whether the user was tried since the
+// breaker opened. Probes by a canary and probes for users alternate. Users who were not tried yet
+// are also tried in between, as long as the fault may be the users' own or the canary's.
 func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok bool) {
 	if b.probe != "" {
 		return 0, false
@@ -179,9 +181,9 @@ func (b *Breaker) allowProbe(again bool, now time.Time) (wait time.Duration, ok 
 	return wait, b.cautiousTry
 }
 
-// Tried returns 0 for a user who was not tried since the breaker opened. It grows with each try of
-// any user, so a probe should go to the user with the lowest number: one user's own fault must not
-// be taken for everyone's.
+// Tried returns the number of the user's last try since the breaker opened, or 0 if there was none.
+// The tries of all users are numbered together. A probe should go to the user with the lowest
+// number, so that one user's own fault is not taken for everyone's.
 func (b *Breaker) Tried(user string) int { return b.tried[user] }
 
 // Begin notes that an attempt begins, after Allow. End or Cancel must follow.
@@ -205,8 +207,8 @@ func (b *Breaker) Begin(user string, retry bool, now time.Time) {
 	}
 }
 
-// Late notes that an attempt is without an answer for long: others need not wait for it. Its End or
-// Cancel must come with retry false.
+// Late notes that an attempt has had no answer for long, so that others do not wait for it. Its End
+// or Cancel must then have retry false.
 func (b *Breaker) Late(user string, retry bool) {
 	delete(b.whileHalfOpen, user)
 	if retry {
@@ -230,12 +232,12 @@ func (b *Breaker) End(user string, retry bool, err error, now time.Time) {
 	wasProbe := b.probe == user
 	b.Cancel(user, retry)
 	if wasProbe && b.cautiousTry && suspicious(err) {
-		b.try(user) // the probes decide, not the users who are tried in addition
+		b.try(user) // only probes decide, and this was a try in addition
 		return
 	}
 	if !retry && (!suspicious(err) || forbids(err) && b.canaryWell) {
-		// An answer about a user, even that the user does not exist, is no sign of everyone's
-		// fault. After a few 5xx, thousands of unknown users must not slow others down.
+		// An answer about a user is no sign of everyone's fault, even if it is that the user does
+		// not exist. After a few 5xx, thousands of unknown users must not slow others down.
 		b.answered = min(b.answered+2, cautiousAtOnce)
 	}
 	switch after := After(err); {
@@ -298,14 +300,14 @@ func (b *Breaker) close() {
 	clear(b.tried)
 }
 
-// mended reports whether err ends a Systemic failure: Graph has answered about a user, or about the
-// canary's account, so there is a token and a permission again.
+// mended reports whether err shows that a Systemic failure is over: Graph has answered about a user
+// or the canary's account, so there are a token and a permission again.
 func (b *Breaker) mended(err error) bool {
 	answered := !suspicious(err) || forbids(err)
 	return systemic(b.cause) && answered && !systemic(err) && !throttled(err) && !excused(err)
 }
 
-// suspect notes a failure in a row, and raises suspicion when there are enough.
+// suspect notes a failure, and raises suspicion if enough users have failed in a row.
 func (b *Breaker) suspect(user string, err error, now time.Time) {
 	if b.isOpen() {
 		b.try(user)
@@ -331,9 +333,9 @@ func (b *Breaker) suspect(user string, err error, now time.Time) {
 	}
 }
 
-// CanaryDue reports whether a canary must be asked now. waiting reports whether somebody waits for
-// a permit; active, whether any user has an undecided event. If no canary is due, wait is how long
-// it is until it is worth asking again; 0 means when an attempt or a canary has ended.
+// CanaryDue reports whether a canary must be asked now. waiting says whether somebody waits for a
+// permit, and active whether any user has an undecided event. If no canary is due, wait is the time
+// until it is worth asking again; 0 means that an attempt or a canary must end first.
 func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Duration, due bool) {
 	switch {
 	case b.canaryInFlight, b.closed && !b.suspected && !b.wantsProof, !b.isOpen() && !active:
@@ -356,10 +358,10 @@ func (b *Breaker) CanaryDue(waiting, active bool, now time.Time) (wait time.Dura
 }
 
 // WantProof notes that a user fails, and that no other user's success shows whether Graph is well.
-// In a quiet tenant a canary that is an account can show it; a canary for nobody proves nothing.
+// In a quiet tenant, a canary that is an account can show it. A canary for nobody proves nothing.
 func (b *Breaker) WantProof() { b.wantsProof = b.account }
 
-// NoCanary notes that nobody asks canaries, so that every probe is a user's.
+// NoCanary notes that there are no canaries, so that every probe is for a user.
 func (b *Breaker) NoCanary() { b.canaryNext = false }
 
 // CanaryBegin notes that a canary begins, after CanaryDue; CanaryEnd must follow. It returns the
@@ -373,8 +375,8 @@ func (b *Breaker) CanaryBegin() (timeout time.Duration) {
 	return CautiousTimeout
 }
 
-// CanaryEnd notes how a canary ended; err is nil when it was well. A canary that was throttled, or
-// that this process has canceled, says nothing.
+// CanaryEnd notes how a canary ended; err is nil if it was well. A canary says nothing if it was
+// throttled or this process has canceled it.
 func (b *Breaker) CanaryEnd(err error, canceled bool, now time.Time) {
 	wasProbe := b.probe == canary
 	b.canaryInFlight, b.wantsProof = false, false
@@ -422,7 +424,7 @@ func (b *Breaker) try(user string) {
 	b.tried[user] = b.tries
 }
 
-// open opens the breaker, or keeps it open. No probe begins before the wait is over.
+// open opens the breaker, or keeps it open. No probe begins until the wait is over.
 func (b *Breaker) open(err error, now time.Time, wait time.Duration) {
 	if !b.isOpen() {
 		b.since = now
@@ -439,5 +441,5 @@ func (b *Breaker) open(err error, now time.Time, wait time.Duration) {
 	b.nextProbe = now.Add(wait)
 }
 
-// Forget forgets a user who no longer waits and is not in flight.
+// Forget forgets a user who no longer waits and has no attempt in flight.
 func (b *Breaker) Forget(user string) { delete(b.tried, user) }

@@ -10,24 +10,25 @@ import (
 )
 
 const (
-	// exploreEvery is for how long after the last throttled call no more is tried than was allowed
-	// then.
+	// exploreEvery is the time after the last throttled call in which the limiter does not try
+	// whether more is allowed.
 	exploreEvery = 15 * time.Second
-	// forgetAfter is after how long without holding a call back an allowance is forgotten: the
-	// quota is full again.
+	// forgetAfter is the time after which an allowance is forgotten if it has held no call back:
+	// the quota is full again.
 	forgetAfter = 5 * time.Minute
-	// shortPause is shorter than any pause that ends a fixed window. After a pause like that the
-	// server seems to regain calls one by one, so the calls of a round are spread.
+	// shortPause is shorter than any pause that ends a fixed window. A server that asks for shorter
+	// pauses seems to regain calls one by one, so the calls of a round are spread.
 	shortPause = 2 * time.Second
-	// slower is the part by which a spread round gets longer when a call was refused. faster is the
-	// part by which it gets shorter when none was for long, and the server does not report the
-	// usage.
+	// slower is the part by which a spread round gets longer after a refused call. faster is the
+	// part by which it gets shorter if no call was refused for long, and the server does not report
+	// the usage.
 	slower, faster = 1. / 16, 1. / 32
-	// awaitAnswer is for how long a call delays others where only few may be in flight at once, up
-	// to twice that (see ages): one that hangs must not delay everybody for its whole timeout.
+	// awaitAnswer is how long a call delays others at least while only few may be in flight at
+	// once. It delays them for twice as long at most (see ages). A call that hangs must not delay
+	// everybody for its whole timeout.
 	awaitAnswer = 2 * time.Second
-	// maxUnasked bounds how much longer a pause is than the server has asked for, since it may
-	// outlast the fault by as much.
+	// maxUnasked bounds how much longer a pause is than the server has asked for, because the pause
+	// may outlast the fault by as much.
 	maxUnasked = 15 * time.Second
 	// maxPause bounds the time from the end of a round to the last answer's Retry-After, and
 	// maxPeriod a round with it; see judge.
@@ -38,18 +39,18 @@ const (
 	// usageFrom is the usage from which Graph reports it
 	// (https://learn.microsoft.com/graph/throttling, x-ms-throttle-limit-percentage).
 	usageFrom = 0.8
-	// usageAim is the usage at which a spread round keeps its length. usageLow is what is assumed
-	// when a server that reports the usage does not.
+	// usageAim is the usage at which a spread round keeps its length. usageLow is the usage that is
+	// assumed if a server that has reported the usage before does not report it now.
 	usageAim, usageLow = 0.98, 0.4
 )
 
 // Limiter is the rate limiter: it lets calls begin as fast as the server allows. It does not know
 // how the server counts (a fixed window, a sliding one, a token bucket), and learns from what
 // happens: between two pauses that the server asked for, some number of calls went through in some
-// time. From then on each such round allows as many calls, and pauses by itself. Now and then the
-// limiter tries, one call at a time, whether more is allowed. Where the pauses are short, the calls
-// of a round are spread over it, and its length is corrected: by a refusal, by time without one,
-// and by the usage that the server reports.
+// time. This is a round. From then on each round allows as many calls, and ends with a pause that
+// the limiter makes by itself. Now and then the limiter tries, one call at a time, whether more is
+// allowed. If the pauses are short, the calls of a round are spread over it, and its length is
+// corrected: by a refusal, by time without one, and by the usage that the server reports.
 //
 // Until the first signal all calls go at full speed. A throttled call delays all others until its
 // Retry-After has passed.
@@ -105,13 +106,14 @@ type endedRound struct {
 	Judged     bool
 }
 
-// ages distinguishes the calls in flight that began lately from the older ones, which hang. It
-// counts them in two generations, since replicas exchange it and have too many calls to list. Each
-// generation lasts awaitAnswer, so a call counts for one to two times that.
+// ages counts the calls in flight that began lately, as opposed to the older ones, which hang. It
+// counts them in two generations, because replicas exchange it and have too many calls to list.
+// Each generation lasts awaitAnswer, so a call counts for awaitAnswer at least, and twice that at
+// most.
 type ages struct {
 	Since time.Time // when the younger generation began
-	// First is the number of the first call of a generation; InFlight, how many of its calls are in
-	// flight. Index 0 is the younger generation.
+	// First is the number of the first call of a generation, and InFlight is how many of its calls
+	// are in flight. Index 0 is the younger generation.
 	First, InFlight [2]int
 }
 
@@ -148,8 +150,8 @@ func NewLimiter(limit int) *Limiter {
 	return l
 }
 
-// Allow reports whether a call may begin now. If not, wait is how long it is until it is worth
-// asking again if no call ends before; 0 means that one must end.
+// Allow reports whether a call may begin now. If not, wait is the time until it is worth asking
+// again, unless a call ends before; 0 means that one must end.
 func (l *Limiter) Allow(now time.Time) (wait time.Duration, ok bool) {
 	l.awaits = false
 	l.Ages.rotate(l.Last, now)
@@ -200,8 +202,8 @@ func (l *Limiter) Allow(now time.Time) (wait time.Duration, ok bool) {
 // soon: it is worth asking again as soon as one is.
 func (l *Limiter) Awaits() bool { return l.awaits }
 
-// among reports whether a call may begin where only few may be in flight at once. Those that hang
-// do not count: the limit bounds them, and while all hang, one more begins every awaitAnswer.
+// among reports whether a call may begin while only few may be in flight at once. Calls that hang
+// do not count, since the limit bounds them. While all hang, one more begins every awaitAnswer.
 func (l *Limiter) among(few int, now time.Time) (wait time.Duration, ok bool) {
 	if min(l.InFlight, l.Ages.InFlight[0]+l.Ages.InFlight[1]) < few {
 		return 0, true
@@ -217,8 +219,8 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// spread reports whether the calls of a round are spread over it. Then few are in flight that a
-// refusal could cost, and processes that share a quota do not all spend at once what was regained.
+// spread reports whether the calls of a round are spread over it. Then few calls are in flight that
+// could be refused together, and processes that share a quota do not all use it up at once.
 func (l *Limiter) spread() bool { return l.Confirmed && l.Allowance > 0 && l.Pause < shortPause }
 
 // adjust corrects what is allowed after a round without a refusal.
@@ -248,8 +250,8 @@ func (l *Limiter) lengthen(part float64) {
 }
 
 // width returns how many calls may be in flight by the usage that the server reports: half of what
-// seems to be left of the quota, so that few are refused. What is left follows from the calls of
-// this round, which are at most all that the server has counted.
+// seems to be left of the quota, so that few are refused. What is left is computed from the calls
+// of this round. The server has counted at least these.
 func (l *Limiter) width() int {
 	if l.Usage < usageFrom {
 		return l.limit
@@ -258,10 +260,10 @@ func (l *Limiter) width() int {
 	return min(l.limit, max(1, int(left/2)))
 }
 
-// ramp returns how many calls may be in flight in a round that is not spread: more with each that
-// goes through, so that a pause that was too short costs one refused call and not all that may be
-// in flight. After a short pause the allowance may be what was left over from a quiet time, so the
-// usage counts, too.
+// ramp returns how many calls may be in flight in a round that is not spread. With each call that
+// goes through, one more may be. So a pause that was too short costs one refused call, and not all
+// that may be in flight. After a short pause the usage counts, too, because the allowance may have
+// been left over from a quiet time.
 func (l *Limiter) ramp() int {
 	if l.Pause >= shortPause {
 		return min(l.limit, 1+l.OK)
@@ -269,9 +271,9 @@ func (l *Limiter) ramp() int {
 	return min(l.width(), 1+l.OK)
 }
 
-// explore returns how many calls may be in flight beyond those that are known to be allowed: one,
-// and one more for each of them that has gone through. What was learned in a short fault may be far
-// below what the server allows, and then one at a time would outlast the fault by minutes.
+// explore returns how many calls may be in flight when the allowance is used up: one, and one more
+// for each call beyond the allowance that has gone through. What was learned in a short fault may
+// be far below what the server allows. One call at a time would then outlast the fault by minutes.
 func (l *Limiter) explore() int { return 1 + max(0, l.OK-l.Allowance) }
 
 // Begin notes that a call begins, after Allow. End or Cancel must follow with the number it
@@ -352,9 +354,9 @@ func (l *Limiter) refused(call int, err error, now time.Time) {
 	l.Careful, l.Throttled, l.HeldBack = true, now, now
 }
 
-// patient makes a pause longer, twice as long each time, after pauses that were in vain. Where
-// refused calls count too, processes that do not know of each other and ask again at the same
-// second would keep the server's count full forever.
+// patient makes a pause longer after pauses that were in vain, twice as long each time. If the
+// server counts refused calls, too, processes that do not know of each other and ask again in the
+// same second would otherwise keep its count full forever.
 func (l *Limiter) patient(wait time.Duration) time.Duration {
 	if l.InVain < 2 {
 		return wait
@@ -364,8 +366,9 @@ func (l *Limiter) patient(wait time.Duration) time.Duration {
 	return min(longer, wait+time.Duration(rand.Int64N(int64(maxUnasked)/2))+maxUnasked/2)
 }
 
-// guess returns how long to pause when the server does not say: twice as long each time. A call
-// that began before the last pause does not show that the pause was too short.
+// guess returns how long to pause if the server does not say: twice as long each time. current says
+// whether the refused call began after the last pause. Only such a call shows that the pause was
+// too short.
 func (l *Limiter) guess(current bool) time.Duration {
 	if current {
 		l.Unnamed = min(l.Unnamed+1, maxUnnamed)
@@ -377,8 +380,8 @@ func (l *Limiter) guess(current bool) time.Duration {
 	return waits.NextBackOff()
 }
 
-// judge learns from the round that the server ended what it allows, when the pause after it is
-// over.
+// judge learns what the server allows from the round that the server has ended. It does so when the
+// pause after the round is over.
 func (l *Limiter) judge() {
 	if l.Ended.Judged {
 		return
@@ -388,19 +391,19 @@ func (l *Limiter) judge() {
 	pause := l.Hold.Sub(l.Ended.End)
 	switch {
 	case l.spread() && pause < shortPause:
-		// The number of its calls says nothing: they came one by one as the server regains them,
-		// only a little too fast.
+		// The number of its calls says nothing: they came one by one, as the server regains them,
+		// but a little too fast.
 		l.lengthen(slower)
 		l.Short = false
 		return
 	case n < l.Allowance/2 && !l.Short:
-		// A round that is much shorter is not believed before it happens twice: a sliding window
-		// remembers earlier calls.
+		// A round that is much shorter is believed only the second time, because a sliding window
+		// counts calls from before the round.
 		l.Short = true
 		return
 	case l.Allowance > 0 && n >= l.Allowance:
-		// Calls beyond the allowance may be left over from a quiet time: a few more are noise, many
-		// more are believed in steps.
+		// Calls beyond the allowance may have been left over from a quiet time. A few more are
+		// noise, and many more are believed in steps.
 		if step := max(1, l.Allowance/8); n > l.Allowance+step {
 			l.Allowance += step
 		}
@@ -409,10 +412,10 @@ func (l *Limiter) judge() {
 		l.Allowance, l.Confirmed = n, false
 	}
 	l.Short = false
-	// The start of the round may be long ago. Its period must still fit the server's pause.
+	// The round may have started long ago. Its period must still fit the server's pause.
 	period := min(l.Hold.Sub(l.Ended.Start), max(2*pause, 2*exploreEvery))
 	if l.Pause >= shortPause && n >= before-before/8 && period < l.Period {
-		return // slow calls at the end of a sliding window met the first ones that left it
+		return // slow calls came at the end of a sliding window, when its first calls no longer counted
 	}
 	l.Period, l.Pause = period, pause
 }
@@ -423,7 +426,7 @@ func (l *Limiter) newRound() {
 }
 
 // SetInFlight corrects how many calls are in flight. Processes that exchange a Limiter's state know
-// it best.
+// the number better than the Limiter.
 func (l *Limiter) SetInFlight(n int) { l.InFlight = n }
 
 // MarshalJSON writes what the Limiter counts and has learned, for another process.
@@ -439,9 +442,9 @@ func (l *Limiter) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Plausible reports whether what the Limiter has learned can have come about by now. A store may
-// hold somebody else's data, or data from before a clock was set back: its pauses and rounds would
-// last too long, and its counts would never be right.
+// Plausible reports whether the Limiter can have learned by now what it knows. A store may have
+// somebody else's data, or data from before a clock was set back. Its pauses and rounds would last
+// too long, and its counts would never be right.
 func (l *Limiter) Plausible(now time.Time) bool {
 	const slack = time.Minute // by which clocks may differ
 	for _, past := range []time.Time{l.Start, l.Ended.Start, l.Ended.End, l.Throttled, l.HeldBack, l.Ages.Since} {
@@ -467,7 +470,8 @@ type LimiterState struct {
 	// PerSecond is how many calls per second the server allowed when it last asked for a pause;
 	// +Inf when it never did.
 	PerSecond float64
-	// PausedUntil is when the pause ends that the server asked for; in the past when there is none.
+	// PausedUntil is when the pause that the server asked for ends. It is in the past if there is
+	// no pause.
 	PausedUntil time.Time
 	// Pauses is the sum of all pauses that the server asked for.
 	Pauses   time.Duration

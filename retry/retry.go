@@ -14,7 +14,7 @@
 //	Excused() bool             the cause is removed already (a token was renewed): try again at no cost
 //	RetryAfter() time.Duration how long the server asked not to be called
 //
-// An error that implements none of them is an answer about one user; it counts against that user's
+// An error that implements none of them is an answer about one user, and counts against that user's
 // budget.
 //
 // Only success proves that the server is well: a Shared failure counts only if another user's
@@ -32,8 +32,8 @@ import (
 	"github.com/cenkalti/backoff/v4"
 )
 
-// MaxRetryAfter bounds for how long a Retry-After is obeyed; then one attempt asks again. A broken
-// proxy that asks for a day must not leave a stolen device signed in for a day.
+// MaxRetryAfter bounds how long a Retry-After is obeyed. Then one attempt asks again. A broken
+// proxy that asks for a day must not keep a stolen device signed in for a day.
 const MaxRetryAfter = 10 * time.Minute
 
 // Policy bounds what one user's attempts may cost.
@@ -44,11 +44,11 @@ type Policy struct {
 	// ±50 % jitter, up to MaxInterval.
 	InitialInterval time.Duration
 	MaxInterval     time.Duration
-	// MaxAge is the age at which Shared failures count although nobody else succeeds. It is counted
-	// from the first attempt that failed for a reason of the user's own.
+	// MaxAge is the age from which Shared failures count even if nobody else succeeds. It begins
+	// with the first attempt that did not fail for everyone.
 	MaxAge time.Duration
-	// LaggingFor is for how long, from that same attempt on, a Lagging failure is not final; 0
-	// makes it final at once.
+	// LaggingFor is how long a Lagging failure is not final, from that same attempt on. 0 makes it
+	// final at once.
 	LaggingFor time.Duration
 }
 
@@ -57,12 +57,13 @@ type Policy struct {
 // for concurrent use.
 type Retrier struct {
 	policy Policy
-	// good is when that successful attempt began which began last, in Unix nanoseconds.
+	// lastSuccess is when the latest successful attempt began, in Unix nanoseconds. Of two
+	// attempts, the one that began later is the latest.
 	lastSuccess atomic.Int64
 }
 
-// New returns a Retrier. It panics if the policy has no attempts or no intervals, which is a
-// programming error: configuration is validated before.
+// New returns a Retrier. It panics if the policy has no attempts or no intervals. This is a
+// programming error, because the configuration is validated before.
 func New(policy Policy) *Retrier {
 	if policy.MaxAttempts < 1 || policy.InitialInterval <= 0 || policy.MaxInterval < policy.InitialInterval {
 		panic(fmt.Sprintf("retry: impossible policy %+v", policy))
@@ -83,14 +84,14 @@ func (e *ExhaustedError) Error() string {
 
 func (e *ExhaustedError) Unwrap() error { return e.Err }
 
-// Budget is what one user's failures may cost until the last one is final. Waiting costs nothing,
-// and neither do failures that hit everyone. Only one goroutine may use it at a time.
+// Budget bounds how many failures one user may have until the last one is final. Waiting costs
+// nothing, and neither do failures that hit everyone. Only one goroutine may use it at a time.
 type Budget struct {
 	retrier  *Retrier
 	waits    *backoff.ExponentialBackOff // nil until something fails
 	start    time.Time                   // of the first attempt that failed for a reason of the user's own
 	began    time.Time                   // of the last attempt
-	since    time.Time                   // the last such failure, or start: a success that began later is proof
+	since    time.Time                   // of the last such failure, or start; a success that began later is proof
 	attempts int
 	failures int // that do not hit everyone
 	counted  int // of these, the ones that use the budget up
@@ -99,29 +100,30 @@ type Budget struct {
 	first    time.Time // the first of them
 }
 
-// maxRefused bounds what a user who alone is throttled waits in addition to Retry-After.
+// maxRefused bounds how much longer than Retry-After a user waits who is throttled while others are
+// not.
 const maxRefused = 30 * time.Second
 
-// Budget returns a new budget. Its time runs from the first attempt that fails for a reason of the
-// user's own.
+// Budget returns a new budget. Its time begins with the first attempt that does not fail for
+// everyone.
 func (r *Retrier) Budget() *Budget {
 	return &Budget{retrier: r}
 }
 
-// Proved notes that an attempt succeeded which began then. Failures of other users since that time
-// are their own.
+// Proved notes that an attempt that began at this time has succeeded. Failures of other users since
+// then are their own.
 func (r *Retrier) Proved(began time.Time) {
 	for at := began.UnixNano(); ; {
-		good := r.lastSuccess.Load()
-		if at <= good || r.lastSuccess.CompareAndSwap(good, at) {
+		last := r.lastSuccess.Load()
+		if at <= last || r.lastSuccess.CompareAndSwap(last, at) {
 			return
 		}
 	}
 }
 
 // doubling returns waits that double from first up to most, with ±50 % jitter unless options say
-// otherwise. They never end: a budget is counted in failures, not in time, since a wait that the
-// server asks for must not use it up.
+// otherwise. They never end: a budget counts failures and not time, because a wait that the server
+// asks for must not use it up.
 func doubling(first, most time.Duration, options ...backoff.ExponentialBackOffOpts) *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(append([]backoff.ExponentialBackOffOpts{
 		backoff.WithInitialInterval(first),
@@ -140,14 +142,14 @@ func (b *Budget) Attempt() {
 // Attempts returns how many attempts have begun.
 func (b *Budget) Attempts() int { return b.attempts }
 
-// Unproved reports whether the last failure did not count because nothing has proved that the
+// Unproved reports whether the last failure did not count, because nothing has proved that the
 // server is well.
 func (b *Budget) Unproved() bool { return b.unproved }
 
 // Own reports whether a failure has counted: the server was well for others meanwhile.
 func (b *Budget) Own() bool { return b.counted > 0 }
 
-// HasFailed reports whether an attempt has failed in a way that does not hit everyone.
+// HasFailed reports whether an attempt has failed, and not for everyone.
 func (b *Budget) HasFailed() bool { return b.failures > 0 }
 
 // Refused reports whether the user was throttled at least twice in a row: others should be tried
@@ -161,8 +163,8 @@ func (b *Budget) Succeeded() { b.retrier.Proved(b.began) }
 // final error: err itself when it is permanent or no longer lagging, and otherwise an
 // *ExhaustedError.
 //
-// After a failure that stops everyone the wait is 0: the rate limiter or the breaker delays the
-// next attempt.
+// After a failure that stops everyone, the wait is 0, because the rate limiter or the breaker
+// delays the next attempt.
 func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 	p := b.retrier.policy
 	if throttled(err) {
@@ -176,8 +178,8 @@ func (b *Budget) Failed(err error) (wait time.Duration, final error) {
 		b.start, b.since = b.began, b.began
 	}
 	elapsed := time.Since(b.start)
-	// A slow attempt that began before and has succeeded does not prove that the server is well
-	// now.
+	// If a success began before the last failure, it was only slow. It does not prove that the
+	// server is well now.
 	proved := b.retrier.lastSuccess.Load() > b.since.UnixNano()
 	b.since, b.unproved = time.Now(), false
 	b.failures++
@@ -258,8 +260,8 @@ func suspicious(err error) bool {
 	return errors.As(err, &e) && e.Suspicious()
 }
 
-// forbids reports whether the failure is a refusal, which has a budget of its own kind, and no sign
-// of a server that is down.
+// forbids reports whether the failure is a refusal. A refusal has its own number of failures, and
+// is no sign of a server that is down.
 func forbids(err error) bool { return suspicious(err) && maxFailures(err) > 0 }
 
 func maxFailures(err error) int {
@@ -280,8 +282,8 @@ func excused(err error) bool {
 	return errors.As(err, &e) && e.Excused()
 }
 
-// After returns for how long the server asked not to be called, at most MaxRetryAfter; 0 when it
-// did not ask.
+// After returns how long the server asked not to be called, at most MaxRetryAfter. It returns 0 if
+// the server did not ask.
 func After(err error) time.Duration { return min(retryAfter(err), MaxRetryAfter) }
 
 func retryAfter(err error) time.Duration {
