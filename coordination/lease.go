@@ -18,9 +18,9 @@ import (
 // success, in whatever order writes arrive. A lease is a string: the token of the replica that has
 // it.
 var (
-	// takeScript reads the verdict and takes the lease if it is free. It takes over a lease without
-	// an expiry, or with one that is further away than a lease lasts. It does not return fields
-	// that are longer than any of ours: an entity's path has 260 characters at most
+	// takeScript reads the verdict, and takes the lease if it is free. It takes over a lease
+	// without an expiry, or with one that is further away than a lease lasts. It does not return
+	// fields that are longer than any of ours; an entity's path has 260 characters at most
 	// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas). ARGV: the
 	// lease's token ('' only looks), the lease's duration (ms). The first value is 0 if another
 	// replica has the lease, 1 if it was free, 2 if it was taken over.
@@ -36,8 +36,8 @@ var (
 		if free > 0 and ARGV[1] ~= '' then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2]) end
 		return {free, known[1], known[2], known[3], known[4]}`)
 
-	// endScript gives the lease back and merges the verdict. It replaces a value that cannot be a
-	// verdict. It forgets what was covered too long ago, since later failures may keep the hash for
+	// endScript gives the lease back, and merges the verdict. It replaces a value that cannot be a
+	// verdict. It forgets covers that are too old, because later failures may keep the hash for
 	// longer. ARGV: the lease's token; the verdict: start ('' for none), covers, entity, sequence;
 	// the latest start that is not in the future, and the oldest that is believed; how long to keep
 	// the verdict (ms). It returns 1 if the lease was still ours.
@@ -73,12 +73,13 @@ type Lease struct {
 	token string // "" if Redis was away: then other replicas may have the same right
 }
 
-// Wait measures how long one user's next call has waited for leases of others. The zero Wait has
-// not waited yet, and a granted lease resets it. A nil Wait is never over. It is not safe for
-// concurrent use.
+// Wait measures how long one user's next call has waited for leases of other replicas. The zero
+// Wait has not waited yet, and a granted lease resets it. A nil Wait is never over. It is not safe
+// for concurrent use.
 type Wait struct{ until time.Time }
 
-// Left returns how much longer leases of others may block the call; very long if none has yet.
+// Left returns how much longer leases of others may block the call. It is very long if no lease has
+// blocked the call yet.
 func (w *Wait) Left() time.Duration {
 	if w.until.IsZero() {
 		return math.MaxInt64
@@ -96,11 +97,10 @@ func (w *Wait) begin(limit time.Duration) {
 // over reports whether leases of others have blocked the call for as long as one lasts.
 func (w *Wait) over() bool { return w != nil && w.Left() <= 0 }
 
-// Lease asks for the user's lease. taken reports that another replica has it. known is the last
-// verdict of any replica; the zero Verdict if there is none. If Redis does not answer, taken is
-// false and known is zero, and the caller makes its call anyway. The same happens when wait is
-// over: whatever is in Redis, and whoever writes it there again and again, a call waits for
-// LeaseFor at most.
+// Lease asks for the user's lease. taken reports whether another replica has it. last is the last
+// verdict of any replica, or the zero Verdict if there is none. If Redis does not answer, taken is
+// false and last is zero, and the caller makes its call anyway. taken is also false when wait is
+// over. So a call waits for LeaseFor at most, whatever anybody writes to Redis again and again.
 func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Lease, last dedupe.Verdict, taken bool) {
 	token := uuid.NewString()
 	blocked, last, err := s.acquire(ctx, user, token)
@@ -124,7 +124,7 @@ func (s *Store) Lease(ctx context.Context, user string, wait *Wait) (lease *Leas
 	return &Lease{store: s, user: user, token: token}, last, false
 }
 
-// Look is like Lease, but takes nothing.
+// Look is like Lease, but does not take the lease.
 func (s *Store) Look(ctx context.Context, user string, wait *Wait) (last dedupe.Verdict, taken bool) {
 	blocked, last, err := s.acquire(ctx, user, "")
 	if err != nil || !blocked {
@@ -153,8 +153,8 @@ func (s *Store) acquire(ctx context.Context, user, token string) (blocked bool, 
 	return fields[0] == int64(0), s.read(fields[1:]), nil
 }
 
-// read reads a verdict. It ignores and counts a verdict that is not readable or not believable,
-// which costs a call.
+// read reads a verdict. It ignores and counts a verdict that nobody can read or believe, which
+// costs a call.
 func (s *Store) read(fields []any) dedupe.Verdict {
 	last, problem := s.parse(fields, time.Now())
 	if problem != "" {
@@ -163,7 +163,7 @@ func (s *Store) read(fields []any) dedupe.Verdict {
 	return last
 }
 
-// parse reads a verdict, and returns the problem of one to ignore.
+// parse reads a verdict. If the verdict must be ignored, problem says why.
 func (s *Store) parse(fields []any, now time.Time) (v dedupe.Verdict, problem Observation) {
 	text := make([]string, len(fields))
 	for i, f := range fields {
@@ -199,13 +199,14 @@ func (s *Store) parse(fields []any, now time.Time) (v dedupe.Verdict, problem Ob
 	return dedupe.Verdict{}, problem
 }
 
-// believed returns the bounds of the start of a verdict that can be kept now: a verdict is written
-// when its attempt has ended, and kept for Remember, and the writer's clock may differ from ours.
+// believed returns the bounds between which the start of a verdict is believed. A verdict is
+// written when its attempt has ended, and kept for Remember. The writer's clock may differ from
+// ours.
 func (s *Store) believed(now time.Time) (oldest, latest time.Time) {
 	return now.Add(-s.cfg.Remember - s.cfg.LeaseFor - s.cfg.SkewMargin), now.Add(s.cfg.SkewMargin)
 }
 
-// End gives the lease back, and shares the verdict, if it is not zero, with the other replicas. It
+// End gives the lease back, and shares the verdict with the other replicas if it is not zero. It
 // does nothing for a nil Lease.
 func (l *Lease) End(ctx context.Context, verdict dedupe.Verdict) {
 	if l == nil || l.token == "" && verdict.Start.IsZero() {

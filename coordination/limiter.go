@@ -22,8 +22,8 @@ const (
 	lookSeldom = 500 * time.Millisecond
 	// lookAtMost bounds how long to sleep through a pause before another look at the shared state.
 	lookAtMost = 5 * time.Second
-	// seenEvery is how often a replica with calls in flight reports that it is alive. goneAfter is
-	// when the others take it for dead, and its calls for finished.
+	// seenEvery is how often a replica with calls in flight reports that it is alive. If it has not
+	// for goneAfter, the others assume that it is dead, and that its calls have ended.
 	seenEvery = 2 * time.Second
 	goneAfter = 8 * time.Second
 	// keepState is how long Redis keeps the state without any call.
@@ -48,13 +48,13 @@ var swapScript = redis.NewScript(`
 	end
 	return {current, t[1] * 1000000 + t[2]}`)
 
-// Limiter is a rate limiter that all replicas use together. Its state is in Redis. A replica that
-// changes the state writes it back if no other replica came in between, and repeats the change
-// otherwise. Its clock is Redis'. While Redis is away, each replica goes on alone with the last
-// state that it saw.
+// Limiter is a rate limiter that all replicas use together. Its state is in Redis, and its clock is
+// Redis'. A replica that changes the state writes it back if no other replica has changed it
+// meanwhile, and otherwise repeats the change. While Redis is away, each replica goes on alone with
+// the last state that it saw.
 //
-// The owner of the calls calls Want, Allow, Begin, Cancel and End under its lock; they never wait.
-// Run, in a goroutine of its own, fetches permission for calls from Redis in advance.
+// Want, Allow, Begin, Cancel and End never wait, so the owner may call them under its lock. Run,
+// which needs a goroutine of its own, fetches permissions for calls from Redis in advance.
 type Limiter struct {
 	store *Store
 	key   string
@@ -107,8 +107,8 @@ func (l *Limiter) Want(calls int) {
 	l.want = calls
 }
 
-// Allow reports whether a call may begin now. If not, wait is how long until it is worth asking
-// again; 0 means when a call has ended, or when Run calls granted.
+// Allow reports whether a call may begin now. If not, wait is the time until it is worth asking
+// again; 0 means that a call must end first, or that Run calls granted.
 func (l *Limiter) Allow(now time.Time) (wait time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -181,8 +181,9 @@ func (l *Limiter) wake() {
 	}
 }
 
-// Run exchanges calls with Redis until ctx ends. It calls granted, which must return at once, when
-// it is worth asking Allow again. Calls that did not begin then are given back.
+// Run exchanges calls with Redis until ctx ends. When it is worth asking Allow again, it calls
+// granted, which must return at once. Permitted calls that have not begun when granted returns are
+// given back.
 func (l *Limiter) Run(ctx context.Context, granted func()) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -192,7 +193,7 @@ func (l *Limiter) Run(ctx context.Context, granted func()) {
 		case <-timer.C:
 		case <-ctx.Done():
 			l.Want(0)
-			l.exchange(context.WithoutCancel(ctx)) // the ended calls: others must not wait for them
+			l.exchange(context.WithoutCancel(ctx)) // reports the ended calls, so that others do not wait for them
 			return
 		}
 		again, news := l.exchange(ctx)
@@ -327,8 +328,8 @@ func (s changed) text() (string, error) {
 	return string(text), err
 }
 
-// swap writes the new state if the old one is still there; "" only looks. It returns the state that
-// is there then, and Redis' time.
+// swap replaces the old state by the new one, if the old one is still there. It writes nothing if
+// the new one is "". It returns the state that is there then, and Redis' time.
 func (l *Limiter) swap(ctx context.Context, old, state string) (current string, now time.Time, err error) {
 	answer, err := l.store.run(ctx, swapScript, []string{l.key}, old, state, keepState.Milliseconds(), maxState)
 	if err != nil {
@@ -346,7 +347,7 @@ func (l *Limiter) swap(ctx context.Context, old, state string) (current string, 
 	return current, time.UnixMicro(micros), nil
 }
 
-// take puts Redis' answer into use.
+// adoptState goes on with the state that is in Redis.
 func (l *Limiter) adoptState(
 	state changed, raw string, calls []int, room int, wait time.Duration, now time.Time,
 ) (again time.Duration, news bool) {

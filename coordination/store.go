@@ -1,8 +1,8 @@
 // Package coordination lets several workers act as one through Redis: they share whom they have
 // revoked, call for one user one at a time, and use Graph's quota together.
 //
-// No guarantee rests on it. Without Redis each worker does what it would do alone, which may cost
-// one call more, and never leaves one out.
+// No guarantee rests on it. Without Redis each worker does what it would do alone. This may cost an
+// extra call, but no call is missing.
 package coordination
 
 import (
@@ -32,12 +32,12 @@ type Config struct {
 	Timeout time.Duration
 	// LeaseFor bounds how long one replica has a user to itself. It must be longer than an attempt
 	// takes, including reads. It also bounds how long a call waits for leases of others, whatever
-	// is in Redis. It must be the same for all replicas: a lease that lasts longer than ours is
-	// taken over.
+	// is in Redis. It must be the same for all replicas, because a lease that lasts longer than
+	// ours is taken over.
 	LeaseFor time.Duration
 	// Remember is how long verdicts are kept.
 	Remember time.Duration
-	// SkewMargin is the allowed difference between the clocks of replicas: a verdict from further
+	// SkewMargin is the allowed difference between the clocks of replicas. A verdict from further
 	// in the future is ignored.
 	SkewMargin time.Duration
 	// Observe gets each Observation. It must return at once and be safe for concurrent use. Changed
@@ -54,8 +54,8 @@ const (
 	// Granted and Taken: this replica got the lease, or another replica has it.
 	Granted Observation = "granted"
 	Taken   Observation = "taken"
-	// Lost: the lease ended before the call did, and another replica may have called for the same
-	// user.
+	// LeaseLost: the lease ended before the call did, and another replica may have called for the
+	// same user.
 	LeaseLost Observation = "lost"
 	// Away: Redis did not answer, and the call was made anyway.
 	Away Observation = "away"
@@ -63,8 +63,8 @@ const (
 	// of its window.
 	Adopted Observation = "adopted"
 
-	// A replica whose clock and settings are right cannot cause the following. The value is ignored
-	// and counted.
+	// A replica whose clock and settings are right does not cause the following ones. The value is
+	// ignored and counted.
 
 	// Future: a verdict is from the future. Stale: a verdict is older than any that is kept.
 	// Implausible: a verdict covers events that were enqueued after its start. Unreadable: the
@@ -81,7 +81,7 @@ const (
 	// Overfull: the volume guard's set held more people than can have been counted, or people
 	// counted in the future. These were removed.
 	Overfull Observation = "overfull"
-	// Pacing: the shared state of the rate limiter was not plausible, and was replaced.
+	// BadLimiter: the shared state of the rate limiter was not plausible, and was replaced.
 	BadLimiter Observation = "pacing"
 )
 
@@ -90,7 +90,7 @@ func Observations() []Observation {
 	return []Observation{Granted, Taken, LeaseLost, Away, Adopted, Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, BadLimiter}
 }
 
-// awayFor is the pause after Redis did not answer: calls must not wait for it one by one.
+// awayFor is the pause after Redis did not answer, so that calls do not wait for it one by one.
 const awayFor = time.Second
 
 // watchEvery is the time between two questions of Watch.
@@ -134,15 +134,15 @@ func (s *Store) Watch(ctx context.Context) {
 	}
 }
 
-// errAway means that Redis was not asked, because it did not answer a moment ago.
+// errAway means that nobody asked Redis, because it did not answer a moment ago.
 var errAway = errors.New("redis does not answer")
 
 // dropScript removes keys.
 var dropScript = redis.NewScript(`return redis.call('DEL', unpack(KEYS))`)
 
-// run runs a script on the keys, which all belong to one user or one purpose and so to one slot of
-// a cluster. A value of another type than the script expects was not written by a replica: run
-// removes it, counts it and runs the script again. It says nothing about Redis itself.
+// run runs a script on the keys. All keys belong to one user or one purpose, and so to one slot of
+// a cluster. If a value has another type than the script expects, no replica has written it: run
+// removes it, counts it and runs the script again. This says nothing about Redis itself.
 func (s *Store) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
 	answer, err := s.ask(ctx, script, keys, args...)
 	if !wrongType(err) {
@@ -181,7 +181,8 @@ func wrongType(err error) bool {
 	return errors.As(err, &answered) && strings.Contains(answered.Error(), "WRONGTYPE")
 }
 
-// mayTry reports whether to ask Redis now. While Redis is away, one caller at a time tries.
+// mayTry reports whether the caller may ask Redis now. While Redis is away, one caller at a time
+// may.
 func (s *Store) mayTry() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,8 +196,8 @@ func (s *Store) mayTry() bool {
 	return true
 }
 
-// report notes the result of an exchange. Answers overtake each other: a success that began before
-// the last failure says nothing new.
+// report notes the result of an exchange. Answers may overtake each other, so a success that began
+// before the last failure says nothing new.
 func (s *Store) report(begun time.Time, err error) {
 	now := time.Now()
 	s.mu.Lock()

@@ -21,9 +21,9 @@ const (
 // when they were first counted, in Unix milliseconds of Redis' clock.
 var (
 	// reserveScript counts a user among the people whom any replica has signed out within the
-	// window, unless that would exceed the allowed number. ARGV: the user, the allowed number, the
-	// window (ms), the slack for times in the future (ms), how many people beyond the allowed
-	// number are believed.
+	// guard's window, unless that would exceed the allowed number. ARGV: the user, the allowed
+	// number, the window (ms), the slack for times in the future (ms), how many people beyond the
+	// allowed number are believed.
 	reserveScript = redis.NewScript(`
 		local t = redis.call('TIME')
 		local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -48,15 +48,15 @@ var (
 )
 
 // Reserve counts a user, before the call, among the people whom all replicas together sign out for
-// events of a kind within the window. may reports whether the user may be called: at most most
-// distinct people may, or any number if most is 0. added reports that the user was not counted
-// before; then Refund takes the count back if the call signs nobody out. total is the number of
-// people counted, including this user.
+// events of a kind within the guard's window. may reports whether the user may be called: at most
+// most distinct people may, or any number if most is 0. added reports whether the user was not
+// counted before; then Refund takes the count back if the call signs nobody out. total is the
+// number of people counted, including this user.
 //
-// If Redis does not answer, the user may be called and total is 0; each replica still counts for
-// itself. What others write there can only make Reserve refuse, until the window has passed, and
-// only up to most + maxCounted people; beyond that the count starts again. Each user needs about
-// 100 bytes of Redis.
+// If Redis does not answer, the user may be called and total is 0. Each replica still counts for
+// itself. Whatever others write to the set, it can only make Reserve refuse until the window has
+// passed, and the set can only grow to most + maxCounted people. Beyond that the count starts
+// again. Each user needs about 100 bytes of Redis.
 func (s *Store) Reserve(ctx context.Context, kind, user string, most int, window time.Duration) (may, added bool, total int) {
 	if most <= 0 {
 		most = maxCounted
@@ -86,6 +86,6 @@ func (s *Store) Refund(ctx context.Context, kind, user string) {
 	}
 }
 
-// guardKey is the key of the people signed out for events of a kind. It holds a hash, since types
-// come from the configuration and may contain anything.
+// guardKey returns the key of the people who are signed out for events of a kind. The kind is
+// hashed, because types come from the configuration and may contain anything.
 func (s *Store) guardKey(kind string) string { return s.prefix + "guard:{" + fingerprint(kind) + "}" }

@@ -104,8 +104,8 @@ type Budget struct {
 // not.
 const maxRefused = 30 * time.Second
 
-// Budget returns a new budget. Its time begins with the first attempt that does not fail for
-// everyone.
+// Budget returns a new budget. Its time begins with the first failure that is not Throttled,
+// Systemic, or Excused.
 func (r *Retrier) Budget() *Budget {
 	return &Budget{retrier: r}
 }
@@ -149,7 +149,8 @@ func (b *Budget) Unproved() bool { return b.unproved }
 // Own reports whether a failure has counted: the server was well for others meanwhile.
 func (b *Budget) Own() bool { return b.counted > 0 }
 
-// HasFailed reports whether an attempt has failed, and not for everyone.
+// HasFailed reports whether an attempt has failed with an error that is not Throttled, Systemic, or
+// Excused.
 func (b *Budget) HasFailed() bool { return b.failures > 0 }
 
 // Refused reports whether the user was throttled at least twice in a row: others should be tried
