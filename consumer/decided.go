@@ -15,17 +15,18 @@ const maxDecided = 20_000
 // this memory, the events of a large message would never all be decided at the same time. The zero
 // value is ready. It is safe for concurrent use.
 type decidedEvents struct {
-	mu         sync.Mutex
-	n          int                             // events in young
-	young, old map[int64]map[int]*dedupe.Event // by sequence number and index; old is forgotten as a whole
+	mu       sync.Mutex
+	n        int                                              // events in the younger half of messages
+	messages dedupe.Generations[int64, map[int]*dedupe.Event] // by sequence number, and by index
 }
 
 // keep remembers the results of a message that comes again.
 func (d *decidedEvents) keep(number int64, results []result) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.young == nil || d.n >= maxDecided/2 {
-		d.old, d.young, d.n = d.young, map[int64]map[int]*dedupe.Event{}, 0
+	if d.n >= maxDecided/2 {
+		d.messages.Rotate()
+		d.n = 0
 	}
 	kept := map[int]*dedupe.Event{}
 	for _, r := range results {
@@ -38,25 +39,20 @@ func (d *decidedEvents) keep(number int64, results []result) {
 	if len(kept) == 0 {
 		return
 	}
-	d.n += len(kept) - len(d.young[number])
-	d.young[number] = kept
+	d.n += len(kept) - len(d.messages.Set(number, kept))
 }
 
 // of returns the decided events of a message by their indexes.
 func (d *decidedEvents) of(number int64) map[int]*dedupe.Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if kept, ok := d.young[number]; ok {
-		return kept
-	}
-	return d.old[number]
+	kept, _ := d.messages.Get(number)
+	return kept
 }
 
 // forget forgets a message that is settled.
 func (d *decidedEvents) forget(number int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.n -= len(d.young[number])
-	delete(d.young, number)
-	delete(d.old, number)
+	d.n -= len(d.messages.Delete(number))
 }

@@ -141,8 +141,7 @@ type memory struct {
 	max     int           // verdicts in both generations
 	keep    time.Duration // verdicts are kept this long at least, if max allows, and twice as long at most
 	rotated time.Time
-	young   map[fingerprint]verdict
-	old     map[fingerprint]verdict
+	users   Generations[fingerprint, verdict]
 }
 
 // fingerprint identifies a user's key in less than half of its space. It is half of a SHA-256 sum,
@@ -155,19 +154,15 @@ func fingerprintOf(key string) fingerprint {
 }
 
 func (m *memory) get(key string) (verdict, bool) {
-	user := fingerprintOf(key)
-	if v, ok := m.young[user]; ok {
-		return v, true
-	}
-	v, ok := m.old[user]
-	return v, ok
+	return m.users.Get(fingerprintOf(key))
 }
 
 func (m *memory) put(key string, v verdict, now time.Time) {
-	if m.young == nil || len(m.young) >= (m.max+1)/2 || now.Sub(m.rotated) >= m.keep {
-		m.old, m.young, m.rotated = m.young, map[fingerprint]verdict{}, now
+	if m.users.Young() >= (m.max+1)/2 || now.Sub(m.rotated) >= m.keep {
+		m.users.Rotate()
+		m.rotated = now
 	}
-	m.young[fingerprintOf(key)] = v
+	m.users.Set(fingerprintOf(key), v)
 }
 
-func (m *memory) len() int { return len(m.young) + len(m.old) }
+func (m *memory) len() int { return m.users.Len() }

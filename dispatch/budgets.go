@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
@@ -23,8 +24,8 @@ const (
 // When the events come back, the budget applies to them again. The zero value is ready. It is safe
 // for concurrent use.
 type budgets struct {
-	mu         sync.Mutex
-	young, old map[string]kept // two generations make forgetting cheap
+	mu    sync.Mutex
+	users dedupe.Generations[string, kept] // by the users' keys
 }
 
 // kept is what is kept of a user who has failed.
@@ -38,10 +39,10 @@ type kept struct {
 func (b *budgets) keep(key string, budget kept) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.young == nil || len(b.young) >= maxBudgets/2 {
-		b.old, b.young = b.young, map[string]kept{}
+	if b.users.Young() >= maxBudgets/2 {
+		b.users.Rotate()
 	}
-	b.young[key] = budget
+	b.users.Set(key, budget)
 }
 
 // of returns the budget of a user whose oldest event was enqueued at that time. ok is false if no
@@ -49,11 +50,9 @@ func (b *budgets) keep(key string, budget kept) {
 func (b *budgets) of(key string, enqueued time.Time) (budget kept, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if budget, ok = b.young[key]; !ok {
-		budget, ok = b.old[key]
-	}
+	budget, ok = b.users.Get(key)
 	if ok && time.Since(budget.next) >= budgetFor && enqueued.After(budget.next) {
-		b.drop(key)
+		b.users.Delete(key)
 		return kept{}, false
 	}
 	return budget, ok
@@ -63,10 +62,5 @@ func (b *budgets) of(key string, enqueued time.Time) (budget kept, ok bool) {
 func (b *budgets) forget(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.drop(key)
-}
-
-func (b *budgets) drop(key string) {
-	delete(b.young, key)
-	delete(b.old, key)
+	b.users.Delete(key)
 }

@@ -297,7 +297,7 @@ func TestBudgetsAreBounded(t *testing.T) {
 	mine := r.Budget()
 	for i := range 3 * maxBudgets {
 		b.keep(fmt.Sprint(i), kept{Budget: r.Budget()})
-		if n := len(b.young) + len(b.old); n > maxBudgets {
+		if n := b.users.Len(); n > maxBudgets {
 			t.Fatalf("%d are kept", n)
 		}
 	}

@@ -45,7 +45,7 @@ type Policy struct {
 	InitialInterval time.Duration
 	MaxInterval     time.Duration
 	// MaxAge is the age from which Shared failures count even if nobody else succeeds. It begins
-	// with the first attempt that did not fail for everyone.
+	// with the first failure that is not Throttled, Systemic, or Excused.
 	MaxAge time.Duration
 	// LaggingFor is how long a Lagging failure is not final, from that same attempt on. 0 makes it
 	// final at once.

@@ -54,7 +54,7 @@ var rules = []rule{
 		"doubt in a canary that a user's success contradicts", "retry/breaker.go",
 		"\t\tb.distrustCanary = true\n\t}", "\t\treturn\n\t}", 2924, "",
 	},
-	{"budgets of deferred users", "dispatch/budgets.go", "\tb.young[key] = budget", "", 2, ""},
+	{"budgets of deferred users", "dispatch/budgets.go", "\tb.users.Set(key, budget)", "", 2, ""},
 }
 
 // always is the number of rules that every test run removes. Each one takes a build.
