@@ -146,6 +146,10 @@ func TestDLQListShowReplay(t *testing.T) {
 	c.command("", "dlq", "list").want(t, 0, "ENQUEUED", id(0), "RetriesExhausted", "because of that")
 	c.command("", "dlq", "list", "--group-by", "reason").want(t, 0, "RetriesExhausted      3")
 	c.command("", "dlq", "list", "--reason", "nothing").want(t, 0, "No dead letters.")
+	c.command("", "dlq", "list", "--reason", "nothing, NotRevoked").want(t, 0, id(2), id(5), id(8))
+	c.command("", "dlq", "list", "--seq", " 1, 3-3 ").want(t, 0, id(0), id(2))
+	c.command("", "dlq", "list", "--reason", "NotRevoked,").want(t, 2, "--reason", "an empty item")
+	c.command("", "dlq", "list", "--seq", "1,,2").want(t, 2, "--seq", "an empty item")
 	c.command("", "dlq", "list", "--reason", "nothing", "-o", "json").want(t, 0, "[]")
 	var listed []replay.Letter
 	if err := json.Unmarshal([]byte(c.command("", "dlq", "list", "-o", "json", "--limit", "4").stdout), &listed); err != nil ||

@@ -51,9 +51,16 @@ func (f *picking) flags(fs *pflag.FlagSet) {
 
 // filter parses the flags.
 func (f *picking) filter(now time.Time) (replay.Filter, error) {
-	filter := replay.Filter{Reasons: f.reasons, User: f.user, Producer: f.producer, Limit: f.limit}
+	filter := replay.Filter{User: f.user, Producer: f.producer, Limit: f.limit}
 	var err error
-	if filter.Sequences, err = replay.ParseRanges(f.sequences); err != nil {
+	if filter.Reasons, err = trimmed(f.reasons); err != nil {
+		return filter, fail(exitUsage, "--reason: %v", err)
+	}
+	sequences, err := trimmed(f.sequences)
+	if err == nil {
+		filter.Sequences, err = replay.ParseRanges(sequences)
+	}
+	if err != nil {
 		return filter, fail(exitUsage, "--seq: %v", err)
 	}
 	if filter.Since, err = parseTime(f.since, now); err != nil {
@@ -69,6 +76,20 @@ func (f *picking) filter(now time.Time) (replay.Filter, error) {
 		err = f.needsPicking(filter)
 	}
 	return filter, err
+}
+
+// trimmed returns the items of a list without the spaces around them. It returns an error for an
+// empty item. To ignore the item would be dangerous, because a command could act on more messages
+// than the user means.
+func trimmed(list []string) ([]string, error) {
+	var items []string
+	for _, item := range list {
+		if item = strings.TrimSpace(item); item == "" {
+			return nil, fmt.Errorf("the list %q has an empty item", strings.Join(list, ","))
+		}
+		items = append(items, item)
+	}
+	return items, nil
 }
 
 // needsPicking returns an error unless there is either a filter or --all: a command that changes
