@@ -182,11 +182,11 @@ func (r *receiver) lookForWanted(ctx context.Context) (gone []int64, err error) 
 	return gone, nil
 }
 
-// release unlocks the messages that are still locked. The lock of a message that cannot be unlocked
+// unlockAll unlocks the messages that are still locked. The lock of a message that cannot be unlocked
 // in time expires.
 //
 // Messages that were requested may still come and would stay locked, and unlocked messages would
-// come right back. So release first receives all that was requested, and closes the link.
+// come right back. So unlockAll first receives all that was requested, and closes the link.
 func (r *receiver) unlockAll(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()

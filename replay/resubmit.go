@@ -49,7 +49,7 @@ func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 	return m
 }
 
-// mark writes into a message which run sends it, how often it was replayed, its original id, and
+// label writes into a message which run sends it, how often it was replayed, its original id, and
 // the only events to act on, if not all.
 func (r Run) label(m *azservicebus.AMQPAnnotatedMessage, l Letter, only []int, now time.Time) {
 	replays := deadletter.Replays{

@@ -84,7 +84,7 @@ func about(id string) *azservicebus.Message {
 	return &azservicebus.Message{Body: fmt.Appendf(nil, `{"type":"device.lost","userId":%q}`, id)}
 }
 
-// bury sends a message and dead-letters it.
+// deadLetter sends a message and dead-letters it.
 func (w *world) deadLetter(m *azservicebus.Message, reason string, properties map[string]any) {
 	w.t.Helper()
 	must(w.t, w.sender.SendMessage(ctx, m, nil))

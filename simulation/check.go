@@ -12,7 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-// Outcome is the result of a scenario according to the servers' records.
+// Findings is the result of a scenario according to the servers' records.
 type Findings struct {
 	// Problems are the broken guarantees, a sentence each; none is good.
 	Problems []string
@@ -26,7 +26,7 @@ type Findings struct {
 	about    *int
 }
 
-// outcome checks the servers' records.
+// findings checks the servers' records.
 func (w *world) findings(took time.Duration) Findings {
 	c := &checker{
 		Scenario: w.Scenario, records: w.records, start: w.start, absent: w.absent, problems: w.problems, sends: map[string]Send{},

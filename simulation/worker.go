@@ -220,7 +220,7 @@ func (p *worker) kill() {
 	p.hard()
 }
 
-// release waits until everything of the process has ended.
+// close ends the process, and waits until everything of it has ended.
 func (p *worker) close() {
 	p.soft()
 	p.hard()

@@ -69,7 +69,7 @@ func (r result) want(t *testing.T, code int, texts ...string) {
 	}
 }
 
-// bury sends messages and dead-letters them. It uses the reasons in turn.
+// deadLetter sends messages and dead-letters them. It uses one reason after the other.
 func (c *cloud) deadLetter(entity string, messages []*azservicebus.Message, reasons ...string) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)

@@ -31,8 +31,8 @@ var (
 	}
 )
 
-// setAside receives n messages as the worker does, and calls settle, which dead-letters or defers
-// them.
+// settleEach receives n messages as the worker does, and calls settle for each, which dead-letters
+// or defers it.
 func (c *cloud) settleEach(n int, settle func(*azservicebus.Receiver, *azservicebus.ReceivedMessage) error) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="),

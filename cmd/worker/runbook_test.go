@@ -101,7 +101,7 @@ func TestRunbookSession(t *testing.T) {
 	}
 }
 
-// buryAs sends one message and dead-letters it.
+// deadLetterAs sends one message and dead-letters it.
 func (c *cloud) deadLetterAs(m *azservicebus.Message, reason, description string, properties map[string]any) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)

@@ -270,7 +270,7 @@ func reach(address net.Addr) string {
 // State returns a snapshot of the work in flight. It is safe for concurrent use.
 func (w *Worker) State() telemetry.State { return w.metrics.State() }
 
-// releaseWait is the time after the drain until the receivers close. Service Bus sends abandoned
+// abandonedWait is the time after the drain until the receivers close. Service Bus sends abandoned
 // messages again to a receiver that is still open, which releases them, until the receiver's credit
 // is used up. Messages on their way to a receiver that closes stay locked for a whole lock
 // duration.
