@@ -97,6 +97,8 @@ type Config struct {
 	// ReadRelease returns an operator's release of the volume guard, or the zero Release if there
 	// is none. If it is nil, only a restart releases the guard.
 	ReadRelease func() (guard.Release, error)
+	// Retry bounds what the failures of one user may cost.
+	Retry retry.Policy
 	// CanaryUser is an account kept for canaries. The zero User makes each canary an attempt for an
 	// id that no user has.
 	CanaryUser event.User
@@ -108,8 +110,8 @@ type Config struct {
 	HashUsers bool
 }
 
-// Dependencies are what a Consumer works with. Canary, Auditor, Resolver, Coordinator, Limiter and
-// Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil pointer is
+// Dependencies are what a Consumer works with. Canary, Auditor, Resolver, Coordinator, NewLimiter
+// and Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil pointer is
 // not nil: omit the field instead.
 type Dependencies struct {
 	// Sources are received from side by side. The attempts for messages of an earlier source go
@@ -121,7 +123,6 @@ type Dependencies struct {
 	// Canary makes an attempt for nobody, or for Config.CanaryUser. If it is nil, there are no
 	// canaries.
 	Canary  func(ctx context.Context, user event.User) (revoker.Attempt, error)
-	Retrier *retry.Retrier
 	Log     *zap.Logger
 	Metrics *telemetry.Metrics
 	Health  *telemetry.Health
@@ -133,8 +134,9 @@ type Dependencies struct {
 	// Coordinator is what workers for the same tenant share. If it is nil, this worker is the only
 	// one.
 	Coordinator dispatch.Coordinator
-	// Limiter is the rate limiter that these workers share. If it is nil, this worker has its own.
-	Limiter *coordination.Limiter
+	// NewLimiter returns the rate limiter that these workers share, for at most limit attempts of
+	// this one in flight. If it is nil, this worker has a limiter of its own.
+	NewLimiter func(limit int) *coordination.Limiter
 	// Tracer makes spans of messages and attempts. If it is nil, there are none.
 	Tracer trace.Tracer
 }
@@ -173,6 +175,9 @@ func (cfg Config) validate() error {
 	check(cfg.Lock > 0, "Lock is %s; it must be positive", cfg.Lock)
 	check(cfg.SettleTimeout > 0, "SettleTimeout is %s; it must be positive", cfg.SettleTimeout)
 	check(cfg.DrainTimeout > 0, "DrainTimeout is %s; it must be positive", cfg.DrainTimeout)
+	if err := cfg.Retry.Validate(); err != nil {
+		problems = append(problems, fmt.Errorf("Retry: %w", err))
+	}
 	return errors.Join(problems...)
 }
 
@@ -192,7 +197,6 @@ func (deps Dependencies) validate() error {
 	require(deps.Decoder != nil, "Decoder")
 	require(deps.Protected != nil, "Protected")
 	require(deps.Revoker != nil, "Revoker")
-	require(deps.Retrier != nil, "Retrier")
 	require(deps.Log != nil, "Log")
 	require(deps.Metrics != nil, "Metrics")
 	require(deps.Health != nil, "Health")

@@ -17,13 +17,13 @@ func TestConsumerNamesEverythingThatIsMissing(t *testing.T) {
 	}
 	for _, name := range []string{
 		"Concurrency", "MaxInFlight", "Lock", "SettleTimeout", "DrainTimeout",
-		"Sources[0].Entity", "Sources[0].Receiver", "Decoder", "Protected", "Revoker", "Retrier", "Log", "Metrics", "Health",
+		"Sources[0].Entity", "Sources[0].Receiver", "Decoder", "Protected", "Revoker", "Retry", "Log", "Metrics", "Health",
 	} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("the error does not name %s: %v", name, err)
 		}
 	}
-	for _, optional := range []string{"Canary", "Auditor", "Resolver", "Coordinator", "Limiter", "Tracer"} {
+	for _, optional := range []string{"Canary", "Auditor", "Resolver", "Coordinator", "NewLimiter", "Tracer"} {
 		if strings.Contains(err.Error(), optional) {
 			t.Errorf("the error requires %s, which may be nil: %v", optional, err)
 		}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/session-revoker/session-revoker/dispatch"
+	"github.com/session-revoker/session-revoker/retry"
 )
 
 // MaxSilence is the longest time between two heartbeats of a healthy Consumer. A liveness check
@@ -114,9 +115,9 @@ func New(cfg Config, deps Dependencies) (*Consumer, error) {
 	c.dispatch = dispatch.New(dispatch.Config{
 		Concurrency: cfg.Concurrency, Volume: cfg.Volume, ReadRelease: cfg.ReadRelease, CanaryUser: cfg.CanaryUser, Dedupe: cfg.Dedupe,
 	}, dispatch.Dependencies{
-		Revoker: deps.Revoker, Canary: deps.Canary, Protected: deps.Protected, Retrier: deps.Retrier,
+		Revoker: deps.Revoker, Canary: deps.Canary, Protected: deps.Protected, Retrier: retry.New(cfg.Retry),
 		Log: deps.Log, Metrics: deps.Metrics, Health: deps.Health, Tracer: deps.Tracer,
-		Coordinator: deps.Coordinator, Limiter: deps.Limiter, Name: c.user, Text: c.text,
+		Coordinator: deps.Coordinator, NewLimiter: deps.NewLimiter, Name: c.user, Text: c.text,
 	})
 	for i, s := range deps.Sources {
 		c.addSource(i, s)

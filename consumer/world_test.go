@@ -214,20 +214,19 @@ func newWorld(t *testing.T, s settings) *world {
 	var caller consumer.Revoker = revoke
 	var names consumer.Resolver
 	if s.readUsers {
-		caller = &revoker.Verifying{Revoker: revoke, Protected: protected.Has, ByAccount: true}
-		names = &revoker.Resolver{Account: revoke.Account, SkewMargin: 5 * time.Second}
+		caller, names = revoke.ByAccount(protected.Has, 5*time.Second, 0)
 	}
 	w.cfg = consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInFlight: defaulted(s.maxInFlight, 16),
 		Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
 		Lock:   defaulted(s.lock, time.Minute), SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second),
 		CanaryUser: s.canary, HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
+		Retry: defaulted(s.retry, retry.Policy{
+			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
+		}),
 	}
 	w.deps = consumer.Dependencies{
 		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names,
-		Retrier: retry.New(defaulted(s.retry, retry.Policy{
-			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
-		})),
 		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer,
 	}
 	// An interface that holds a nil pointer is not nil.

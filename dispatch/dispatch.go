@@ -46,10 +46,6 @@ const (
 	PartGuard = "guard"
 )
 
-// MaxLate is how many attempts may be in flight beyond Config.Concurrency, because Graph does not
-// answer them within 2 seconds. A shared rate limiter must allow for them.
-const MaxLate = maxLate
-
 // Revoker makes one attempt for one user; *revoker.Revoker is one. Its errors are *revoker.Error.
 type Revoker interface {
 	Revoke(ctx context.Context, user event.User) (revoker.Attempt, error)
@@ -57,8 +53,8 @@ type Revoker interface {
 
 // Config bounds a Dispatcher.
 type Config struct {
-	// Concurrency is how many attempts are in flight at once; at least 1. Up to MaxLate attempts
-	// that are not answered within 2 seconds do not count.
+	// Concurrency is how many attempts are in flight at once; at least 1. Up to 64 attempts that are
+	// not answered within 2 seconds do not count.
 	Concurrency int
 	// Volume bounds how many people are signed out within the guard's window.
 	Volume guard.VolumeConfig
@@ -72,7 +68,7 @@ type Config struct {
 	Dedupe dedupe.Config
 }
 
-// Dependencies are what a Dispatcher works with. Canary, Coordinator, Limiter and Tracer may be
+// Dependencies are what a Dispatcher works with. Canary, Coordinator, NewLimiter and Tracer may be
 // nil; all others are required. A Coordinator that holds a nil pointer is not nil.
 type Dependencies struct {
 	Revoker Revoker
@@ -86,8 +82,9 @@ type Dependencies struct {
 	Health    *telemetry.Health
 	// Coordinator is what workers for the same tenant share; nil when this one is the only one.
 	Coordinator Coordinator
-	// Limiter is the rate limiter that these workers share; nil for one of this process's own.
-	Limiter *coordination.Limiter
+	// NewLimiter returns the rate limiter that these workers share, for at most limit attempts of
+	// this one in flight. If it is nil, this worker has a limiter of its own.
+	NewLimiter func(limit int) *coordination.Limiter
 	// Tracer makes spans of attempts; nil makes none.
 	Tracer trace.Tracer
 	// Name and Text return a user and an error in the form in which the log may show them.
@@ -118,7 +115,7 @@ func New(cfg Config, deps Dependencies) *Dispatcher {
 	d := &Dispatcher{
 		cfg: cfg, deps: deps,
 		ledger:   dedupe.New(cfg.Dedupe),
-		queue:    newQueue(cfg.Concurrency, cfg.Volume, deps.Limiter, !cfg.CanaryUser.IsZero()),
+		queue:    newQueue(cfg.Concurrency, cfg.Volume, sharedLimiter(cfg, deps), !cfg.CanaryUser.IsZero()),
 		pool:     NewPool(),
 		sleepers: sleepers{until: map[*dedupe.Work]time.Time{}},
 		releases: releases{next: make(chan struct{})},
@@ -129,6 +126,14 @@ func New(cfg Config, deps Dependencies) *Dispatcher {
 		d.queue.ask, d.queue.active = d.askCanary, func() bool { return d.ledger.PendingUsers() > 0 }
 	}
 	return d
+}
+
+// sharedLimiter returns the rate limiter that replicas share, or nil if there is none.
+func sharedLimiter(cfg Config, deps Dependencies) *coordination.Limiter {
+	if deps.NewLimiter == nil {
+		return nil
+	}
+	return deps.NewLimiter(cfg.Concurrency + maxLate)
 }
 
 // Watch adds a channel that is signaled, without blocking, when Limit may have changed. It must be
@@ -151,8 +156,8 @@ func (d *Dispatcher) EndAttemptsWith(hard context.Context) { d.hard = hard }
 func (d *Dispatcher) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { d.watchVolume(ctx) })
-	if d.deps.Limiter != nil {
-		all.Go(func() { d.deps.Limiter.Run(ctx, d.queue.tick) })
+	if d.queue.shared != nil {
+		all.Go(func() { d.queue.shared.Run(ctx, d.queue.tick) })
 	}
 	all.Wait()
 }

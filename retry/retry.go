@@ -52,6 +52,14 @@ type Policy struct {
 	LaggingFor time.Duration
 }
 
+// Validate returns an error if no Retrier can follow the policy.
+func (p Policy) Validate() error {
+	if p.MaxAttempts < 1 || p.InitialInterval <= 0 || p.MaxInterval < p.InitialInterval {
+		return fmt.Errorf("impossible policy %+v: it needs at least 1 attempt, and 0 < InitialInterval <= MaxInterval", p)
+	}
+	return nil
+}
+
 // Retrier makes budgets under one Policy. All attempts at one server must share it, because it
 // learns from the successes of some users whether the failures of others are their own. It is safe
 // for concurrent use.
@@ -62,11 +70,11 @@ type Retrier struct {
 	lastSuccess atomic.Int64
 }
 
-// New returns a Retrier. It panics if the policy has no attempts or no intervals. This is a
-// programming error, because the configuration is validated before.
+// New returns a Retrier. It panics if the policy is not valid. This is a programming error, because
+// the configuration is validated before.
 func New(policy Policy) *Retrier {
-	if policy.MaxAttempts < 1 || policy.InitialInterval <= 0 || policy.MaxInterval < policy.InitialInterval {
-		panic(fmt.Sprintf("retry: impossible policy %+v", policy))
+	if err := policy.Validate(); err != nil {
+		panic(fmt.Sprintf("retry: %v", err))
 	}
 	return &Retrier{policy: policy}
 }

@@ -42,6 +42,16 @@ type Resolver struct {
 	denied  time.Time                // no reads before
 }
 
+// ByAccount returns what a worker that may read users needs: a Verifying that makes its attempts for
+// accounts, and a Resolver that finds the accounts of names. protected reports whether a user must
+// never be called. skewMargin is Resolver.SkewMargin, and verifyTimeout is Verifying.VerifyTimeout.
+func (r *Revoker) ByAccount(
+	protected func(event.User) bool, skewMargin, verifyTimeout time.Duration,
+) (*Verifying, *Resolver) {
+	return &Verifying{Revoker: r, VerifyTimeout: verifyTimeout, Protected: protected, ByAccount: true},
+		&Resolver{Account: r.Account, SkewMargin: skewMargin}
+}
+
 // name is the answer of a read that began at at. The zero User means that the read found nobody.
 type name struct {
 	user event.User

@@ -46,10 +46,10 @@ func (w *world) dialRedis(p *worker) (net.Conn, error) {
 	return p.shared.keep(w.redis.Dial())
 }
 
-// share connects a worker to the others.
-func (w *world) share(p *worker) (*coordination.Store, *coordination.Limiter) {
+// share connects a worker to the others. It returns nil if they share nothing.
+func (w *world) share(p *worker) *coordination.Store {
 	if !w.Redis {
-		return nil, nil
+		return nil
 	}
 	p.redis = redis.NewClient(&redis.Options{
 		Addr:        "127.0.0.1:6379", // a name would be looked up
@@ -62,11 +62,10 @@ func (w *world) share(p *worker) (*coordination.Store, *coordination.Limiter) {
 	if w.ReadUsers {
 		leaseFor += 30 * time.Second
 	}
-	store := coordination.New(coordination.Config{
+	return coordination.New(coordination.Config{
 		Client: p.redis, Scope: []string{"simulation"}, Timeout: redisTimeout, LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: margin,
 		Observe: func(coordination.Observation) {}, Changed: func(error) {},
 	})
-	return store, store.NewLimiter("app", w.Concurrency)
 }
 
 // writeForeign writes what other programs may write to the keys that the workers share about users:

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/emulator/bubble"
@@ -100,16 +101,16 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	var caller consumer.Revoker = p.revoker
 	var names consumer.Resolver
 	if w.ReadUsers {
-		caller = &revoker.Verifying{Revoker: p.revoker, Protected: protected.Has, ByAccount: true}
-		names = &revoker.Resolver{Account: p.revoker.Account, SkewMargin: margin}
+		caller, names = p.revoker.ByAccount(protected.Has, margin, 0)
 	}
 	if w.variant.Revoker != nil {
 		caller = w.variant.Revoker(caller)
 	}
-	store, limiter := w.share(p)
 	var coordinator dispatch.Coordinator // an interface that holds a nil pointer is not nil
-	if store != nil {
+	var newLimiter func(limit int) *coordination.Limiter
+	if store := w.share(p); store != nil {
 		coordinator = store
+		newLimiter = func(limit int) *coordination.Limiter { return store.NewLimiter("app", limit) }
 	}
 	skew := margin
 	if w.variant.NoMargin {
@@ -127,12 +128,12 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		Volume: guard.VolumeConfig{Kinds: types, Max: w.Volume, Window: time.Hour}, ReadRelease: w.release, CanaryUser: canary,
 		Concurrency: w.Concurrency, MaxInFlight: w.InFlight, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
+		Retry: retry.Policy{
+			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
+		},
 	}, consumer.Dependencies{
 		Sources: sources, Decoder: decoder, Protected: protected,
-		Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: coordinator, Limiter: limiter,
-		Retrier: retry.New(retry.Policy{
-			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: 30 * time.Second, MaxAge: maxAge, LaggingFor: laggingFor,
-		}),
+		Revoker: caller, Canary: p.revoker.Canary, Resolver: names, Coordinator: coordinator, NewLimiter: newLimiter,
 		Log: w.log, Metrics: telemetry.NewMetrics("simulation", ""),
 		Health: telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(entities...)...),
 	})

@@ -81,10 +81,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	var caller consumer.Revoker = graph
 	var names consumer.Resolver
 	if cfg.Graph.ReadUsers {
-		caller = &revoker.Verifying{
-			Revoker: graph, VerifyTimeout: cfg.Graph.VerifyTimeout, Protected: protected.Has, ByAccount: true,
-		}
-		names = &revoker.Resolver{Account: graph.Account, SkewMargin: cfg.Dedupe.SkewMargin}
+		caller, names = graph.ByAccount(protected.Has, cfg.Dedupe.SkewMargin, cfg.Graph.VerifyTimeout)
 	}
 	client, sources, err := newSources(cfg)
 	if err != nil {
@@ -140,19 +137,19 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 			Remember:   cfg.Dedupe.RememberFor,
 			MaxUsers:   cfg.Dedupe.MaxUsers,
 		},
-	}, consumer.Dependencies{
-		Sources:   sources,
-		Decoder:   decoder,
-		Protected: protected,
-		Revoker:   caller,
-		Canary:    graph.Canary,
-		Retrier: retry.New(retry.Policy{
+		Retry: retry.Policy{
 			MaxAttempts:     cfg.Retry.MaxAttempts,
 			InitialInterval: cfg.Retry.InitialInterval,
 			MaxInterval:     cfg.Retry.MaxInterval,
 			MaxAge:          cfg.Retry.MaxAge,
 			LaggingFor:      cfg.Retry.NotFoundFor,
-		}),
+		},
+	}, consumer.Dependencies{
+		Sources:     sources,
+		Decoder:     decoder,
+		Protected:   protected,
+		Revoker:     caller,
+		Canary:      graph.Canary,
 		Log:         log,
 		Metrics:     worker.metrics,
 		Health:      worker.health,
@@ -160,7 +157,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		Tracer:      tracing.Tracer,
 		Resolver:    names,
 		Coordinator: coordinator,
-		Limiter:     worker.sharedLimiter(),
+		NewLimiter:  worker.newLimiter(),
 	})
 	if err != nil {
 		return nil, err

@@ -15,7 +15,6 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
-	"github.com/session-revoker/session-revoker/dispatch"
 )
 
 // newRedis makes the Redis client that the configuration asks for. It dials nothing yet.
@@ -153,9 +152,9 @@ func (w *Worker) redisChanged(err error) {
 		"several replicas may call Graph for the same user, and the quota is not shared", zap.Error(err))
 }
 
-// sharedLimiter returns the rate limiter of all replicas of the application, or nil if it is not
-// shared.
-func (w *Worker) sharedLimiter() *coordination.Limiter {
+// newLimiter returns what makes the rate limiter of all replicas of the application, or nil if each
+// replica has its own.
+func (w *Worker) newLimiter() func(limit int) *coordination.Limiter {
 	if w.store == nil || !w.cfg.Redis.ShareRateLimit {
 		return nil
 	}
@@ -164,5 +163,5 @@ func (w *Worker) sharedLimiter() *coordination.Limiter {
 	if app == "" {
 		app = os.Getenv("AZURE_CLIENT_ID")
 	}
-	return w.store.NewLimiter(app, w.cfg.Consumer.Concurrency+dispatch.MaxLate)
+	return func(limit int) *coordination.Limiter { return w.store.NewLimiter(app, limit) }
 }
