@@ -175,9 +175,8 @@ func (cfg Config) validate() error {
 	check(cfg.Lock > 0, "Lock is %s; it must be positive", cfg.Lock)
 	check(cfg.SettleTimeout > 0, "SettleTimeout is %s; it must be positive", cfg.SettleTimeout)
 	check(cfg.DrainTimeout > 0, "DrainTimeout is %s; it must be positive", cfg.DrainTimeout)
-	if err := cfg.Retry.Validate(); err != nil {
-		problems = append(problems, fmt.Errorf("Retry: %w", err))
-	}
+	invalid := cfg.Retry.Validate()
+	check(invalid == nil, "Retry is invalid: %v", invalid)
 	return errors.Join(problems...)
 }
 

@@ -87,7 +87,9 @@ const (
 
 // Observations returns all of them.
 func Observations() []Observation {
-	return []Observation{Granted, Taken, LeaseLost, Away, Adopted, Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, BadLimiter}
+	return []Observation{
+		Granted, Taken, LeaseLost, Away, Adopted, Future, Stale, Implausible, Unreadable, Endless, Overdue, Overfull, BadLimiter,
+	}
 }
 
 // awayFor is the pause after Redis did not answer, so that calls do not wait for it one by one.
