@@ -111,8 +111,8 @@ type Config struct {
 }
 
 // Dependencies are what a Consumer works with. Canary, Auditor, Resolver, Coordinator, NewLimiter
-// and Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil pointer is
-// not nil: omit the field instead.
+// and Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil
+// pointer is not nil: omit the field instead.
 type Dependencies struct {
 	// Sources are received from side by side. The attempts for messages of an earlier source go
 	// before those for messages of a later one. There is at least one.

@@ -53,8 +53,8 @@ type Revoker interface {
 
 // Config bounds a Dispatcher.
 type Config struct {
-	// Concurrency is how many attempts are in flight at once; at least 1. Up to 64 attempts that are
-	// not answered within 2 seconds do not count.
+	// Concurrency is how many attempts are in flight at once; at least 1. Up to 64 attempts that
+	// are not answered within 2 seconds do not count.
 	Concurrency int
 	// Volume bounds how many people are signed out within the guard's window.
 	Volume guard.VolumeConfig

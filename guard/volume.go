@@ -89,8 +89,8 @@ const (
 	Tripped
 )
 
-// Reservation reserves one of the limit for a user during one attempt. The zero Reservation reserves
-// nothing, and confirming or refunding it does nothing.
+// Reservation reserves one of the limit for a user during one attempt. The zero Reservation
+// reserves nothing, and confirming or refunding it does nothing.
 type Reservation struct {
 	kind  *kind
 	user  uint64
@@ -145,8 +145,8 @@ func (v *Volume) Confirm(r Reservation, now time.Time) {
 	k.order = append(k.order, counted{r.user, now.UnixNano()})
 }
 
-// Refund gives the reservation back, because the answer shows that nobody was signed out, or because
-// no attempt was made. A user who was counted before stays counted.
+// Refund gives the reservation back, because the answer shows that nobody was signed out, or
+// because no attempt was made. A user who was counted before stays counted.
 func (v *Volume) Refund(r Reservation) {
 	if !r.isNew {
 		return

@@ -182,8 +182,8 @@ func (r *receiver) lookForWanted(ctx context.Context) (gone []int64, err error) 
 	return gone, nil
 }
 
-// unlockAll unlocks the messages that are still locked. The lock of a message that cannot be unlocked
-// in time expires.
+// unlockAll unlocks the messages that are still locked. The lock of a message that cannot be
+// unlocked in time expires.
 //
 // Messages that were requested may still come and would stay locked, and unlocked messages would
 // come right back. So unlockAll first receives all that was requested, and closes the link.
