@@ -61,6 +61,11 @@ type recorder struct {
 	host string // the only host that may get the token
 }
 
+// CloseIdleConnections does what http.Client.CloseIdleConnections asks the transport for.
+func (r recorder) CloseIdleConnections() {
+	(&http.Client{Transport: r.next}).CloseIdleConnections()
+}
+
 func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	ex, ok := req.Context().Value(exchangeKey{}).(*exchange)
 	if !ok || req.URL.Host != r.host {

@@ -5,7 +5,6 @@ package revoker
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,11 +39,8 @@ type Config struct {
 	LegacyBeta bool
 	// Timeout bounds one attempt, including its token request. Defaults to 30 s.
 	Timeout time.Duration
-	// Connections is the number of idle connections to keep; use the number of concurrent calls.
-	// Defaults to 16.
-	Connections int
-	// Transport replaces the HTTP transport; tests use it to reach an in-memory server. Defaults to
-	// a transport of the Revoker's own, which uses the proxy from the environment.
+	// Transport carries the requests. Defaults to a transport of the Revoker's own, which uses the
+	// proxy from the environment and trusts the system's certificate authorities.
 	Transport http.RoundTripper
 }
 
@@ -100,11 +96,8 @@ func New(cfg Config) (*Revoker, error) {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 30 * time.Second
 	}
-	if cfg.Connections == 0 {
-		cfg.Connections = 16
-	}
 	if cfg.Transport == nil {
-		cfg.Transport = newTransport(cfg.Connections)
+		cfg.Transport = http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http documents the type
 	}
 	client := &http.Client{
 		// A client of our own keeps the SDK's middleware away: its retries would hide 429s and
@@ -135,15 +128,6 @@ func New(cfg Config) (*Revoker, error) {
 		adapter: adapter,
 		client:  client,
 	}, nil
-}
-
-func newTransport(connections int) *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	t.MaxIdleConns = connections
-	t.MaxIdleConnsPerHost = connections
-	t.MaxResponseHeaderBytes = 64 << 10
-	return t
 }
 
 // Close releases the idle connections.

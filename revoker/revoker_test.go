@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -839,5 +840,32 @@ func TestTokenClaims(t *testing.T) {
 		if may, broader := c.MayRevoke(); err != nil || may != want[0] || broader != want[1] {
 			t.Errorf("%s: may %v, broader %v, %v", claims, may, broader, err)
 		}
+	}
+}
+
+func TestRevokeConnectsAgainAfterA503(t *testing.T) {
+	var connections atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	r, err := revoker.New(revoker.Config{Root: server.URL, Credential: withRole()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for range 2 {
+		if _, err := r.Revoke(t.Context(), ada); err == nil {
+			t.Fatal("a 503 is success")
+		}
+	}
+	if n := connections.Load(); n != 2 {
+		t.Errorf("%d connections, want another one after the 503", n)
 	}
 }
