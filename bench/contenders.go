@@ -22,6 +22,7 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/session-revoker/session-revoker/sanitizer"
+	bus "github.com/session-revoker/session-revoker/servicebus"
 )
 
 // The contenders. Each runs as a separate process, which the worker's environment variables
@@ -50,7 +51,7 @@ func compete(name string) error {
 	}
 	var options *azservicebus.ClientOptions
 	if name == guardedLoop {
-		options = &azservicebus.ClientOptions{NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(sanitizer.Dialer{Plain: true}.Dial)}
+		options = &azservicebus.ClientOptions{NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(bus.Dialer{Plain: true}.Dial)}
 	}
 	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), options)
 	if err != nil {

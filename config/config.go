@@ -22,6 +22,7 @@ type Config struct {
 	Guard      Guard      `key:"guard"`
 	Audit      Audit      `key:"audit"`
 	Redis      Redis      `key:"redis"`
+	TLS        TLS        `key:"tls"`
 	Ops        Ops        `key:"ops"`
 	Log        Log        `key:"log"`
 }
@@ -36,6 +37,9 @@ type ServiceBus struct {
 	Subscription         string        `key:"subscription"`
 	Sessions             int           `key:"sessions" default:"0" min:"0" max:"100"`
 	LockDuration         time.Duration `key:"lock_duration" default:"1m" min:"5s" max:"5m"`
+	Transport            string        `key:"transport" default:"amqp"`
+	Proxy                string        `key:"proxy" secret:"true"`
+	Endpoint             string        `key:"endpoint"`
 	AdminEndpoint        string        `key:"admin_endpoint"`
 	Sources              []string      `key:"sources"`
 }
@@ -136,7 +140,6 @@ type Redis struct {
 	Password       string        `key:"password" secret:"true"`
 	PasswordFile   string        `key:"password_file"`
 	TLS            bool          `key:"tls" default:"false"`
-	CAFile         string        `key:"ca_file"`
 	Cluster        bool          `key:"cluster" default:"false"`
 	SentinelMaster string        `key:"sentinel_master"`
 	Timeout        time.Duration `key:"timeout" default:"250ms" min:"10ms" max:"5s"`

@@ -25,6 +25,17 @@ var descriptions = map[string]string{
 		"Lock duration of the queue or subscription, or a shorter time. The worker renews a " +
 		"lock when half of this time has passed. Set it to the entity's own value; worker " +
 		"doctor compares the two if it may read the entity's settings.",
+	"servicebus.transport": "" +
+		"How to connect to Service Bus: amqp (AMQP over TLS, port 5671) or websockets (AMQP in a " +
+		"WebSocket, port 443). Only WebSockets go through an HTTP proxy.",
+	"servicebus.proxy": "" +
+		"URL of the HTTP proxy to Service Bus, http://HOST:PORT or " +
+		"http://USER:PASSWORD@HOST:PORT. It replaces HTTPS_PROXY and NO_PROXY for Service Bus, " +
+		"and for nothing else. Needs servicebus.transport: websockets.",
+	"servicebus.endpoint": "" +
+		"Address to dial instead of the namespace's name, as HOST, HOST:PORT, or an IP address: " +
+		"a private endpoint that DNS does not resolve, or a gateway. The name in the " +
+		"certificate and in tokens stays the namespace's.",
 	"servicebus.admin_endpoint": "" +
 		"Address of the administration API that worker doctor reads, for tests with an " +
 		"emulator. http is accepted for loopback addresses only.",
@@ -167,9 +178,6 @@ var descriptions = map[string]string{
 	"redis.password":      "Password of the ACL user.",
 	"redis.password_file": "File that contains the password, for example a mounted secret.",
 	"redis.tls":           "Connect with TLS 1.2 or newer.",
-	"redis.ca_file": "" +
-		"PEM file with the certificate authorities to trust instead of the system's. Needs " +
-		"redis.tls.",
 	"redis.cluster": "" +
 		"The addresses belong to a Redis cluster. Set it if you list only one node: several " +
 		"addresses without redis.sentinel_master always mean a cluster.",
@@ -180,6 +188,11 @@ var descriptions = map[string]string{
 	"redis.share_rate_limit": "" +
 		"Share Graph's quota among replicas, as if they were one. If false, each replica learns " +
 		"its own rate from Graph's answers.",
+
+	"tls.ca_file": "" +
+		"PEM file with certificate authorities to trust in addition to the system's: your own, " +
+		"or that of a proxy that inspects TLS. It counts for Service Bus, Graph, sign-in, " +
+		"Redis, and the trace collector. The worker reads it at start.",
 
 	"ops.address": "" +
 		"Address of /healthz, /readyz, and /metrics, which have no access control. :9090 " +

@@ -1,12 +1,14 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,6 +55,9 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 		p.add("audit.key_file: needs audit.file (REVOKER_AUDIT_FILE): the key signs its records")
 	}
 	c.validateRedis(&p)
+	if _, err := c.TLS.Authorities(); err != nil {
+		p.add("tls.ca_file: %v (REVOKER_TLS_CA_FILE)", err)
+	}
 	if c.Ops.Address != "" {
 		if _, _, err := net.SplitHostPort(c.Ops.Address); err != nil {
 			p.add("ops.address: %s is not host:port or :port (REVOKER_OPS_ADDRESS)", show(c.Ops.Address))
@@ -101,6 +106,7 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	default:
 		c.validateConnectionString(cloud, p)
 	}
+	sb.validateConnection(p)
 	if sb.AdminEndpoint != "" {
 		if problem := checkEndpoint(sb.AdminEndpoint); problem != "" {
 			p.add("servicebus.admin_endpoint: %s: %s (REVOKER_SERVICEBUS_ADMIN_ENDPOINT)", show(sb.AdminEndpoint), problem)
@@ -117,6 +123,57 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 			c.Consumer.MaxInFlight, len(sb.Entities()), renewalsPerSecond, most/max(1, len(sb.Entities())))
 	}
 }
+
+// validateConnection checks how Service Bus is reached. A problem shows nothing of the proxy's URL.
+func (s *ServiceBus) validateConnection(p *Problems) {
+	if !slices.Contains([]string{"amqp", "websockets"}, s.Transport) {
+		p.add("servicebus.transport: %s: use amqp or websockets (REVOKER_SERVICEBUS_TRANSPORT)", show(s.Transport))
+	} else if s.Proxy != "" && s.Transport == "amqp" {
+		p.add("servicebus.proxy: AMQP does not go through an HTTP proxy: set servicebus.transport to websockets " +
+			"(REVOKER_SERVICEBUS_TRANSPORT)")
+	}
+	if _, err := s.ProxyURL(); err != nil {
+		p.add("servicebus.proxy: %v (REVOKER_SERVICEBUS_PROXY)", err)
+	}
+	if s.Endpoint != "" && !isEndpoint(s.Endpoint) {
+		p.add("servicebus.endpoint: %s is not HOST, HOST:PORT, or an IP address (REVOKER_SERVICEBUS_ENDPOINT)", show(s.Endpoint))
+	}
+}
+
+// ProxyURL returns the proxy to Service Bus, or nil if none is configured. The error does not quote
+// it.
+func (s ServiceBus) ProxyURL() (*url.URL, error) {
+	if s.Proxy == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(s.Proxy)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "" && u.Path != "/" ||
+		u.RawQuery != "" || u.Fragment != "" || u.Port() != "" && !isPort(u.Port()) {
+		return nil, errors.New("not the URL of an HTTP proxy, like http://proxy.contoso.com:3128; " +
+			"percent-encode special characters in a password (@ is %40)")
+	}
+	return u, nil
+}
+
+// isEndpoint reports whether an address is HOST, HOST:PORT, or an IP address with or without a port.
+func isEndpoint(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		host, port = strings.TrimSuffix(strings.TrimPrefix(address, "["), "]"), "443"
+	}
+	if !isPort(port) {
+		return false
+	}
+	return net.ParseIP(host) != nil || hostName.MatchString(host)
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
+}
+
+// hostName matches what can be looked up.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})$`)
 
 // renewalsPerSecond is the maximum rate of one worker's lock renewals. A renewal costs Service Bus
 // ten times as much as a send.
@@ -314,7 +371,7 @@ func (c *Config) validateCanary(p *Problems) {
 func (c *Config) validateRedis(p *Problems) {
 	r := c.Redis
 	if !r.Used() {
-		if r.Username != "" || r.Password != "" || r.TLS || r.CAFile != "" || r.Cluster || r.SentinelMaster != "" {
+		if r.Username != "" || r.Password != "" || r.TLS || r.Cluster || r.SentinelMaster != "" {
 			p.add("redis.addresses: required with the other redis settings (REVOKER_REDIS_ADDRESSES)")
 		}
 		return
@@ -326,9 +383,6 @@ func (c *Config) validateRedis(p *Problems) {
 	}
 	if c.Graph.TenantID == "" {
 		p.add("graph.tenant_id: required with redis.addresses, where it separates the data of tenants (REVOKER_GRAPH_TENANT_ID)")
-	}
-	if r.CAFile != "" && !r.TLS {
-		p.add("redis.ca_file: needs redis.tls (REVOKER_REDIS_TLS=true)")
 	}
 	if r.Cluster && r.SentinelMaster != "" {
 		p.add("redis.cluster: both it and redis.sentinel_master are set: keep one")

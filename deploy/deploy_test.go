@@ -66,6 +66,8 @@ func settingsSchema() map[string]any {
 		switch o.Key {
 		case "graph.cloud":
 			setting["enum"] = []string{"global", "usgov-l4", "usgov-dod", "china"}
+		case "servicebus.transport":
+			setting["enum"] = []string{"amqp", "websockets"}
 		case "log.level":
 			setting["enum"] = []string{"debug", "info", "warn", "error"}
 		case "log.format":

@@ -3,11 +3,8 @@ package sanitizer_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
-	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
@@ -411,49 +408,3 @@ func TestOriginalsAreBounded(t *testing.T) {
 
 // The connection survives the end of its dialing context. TLS checks the host's name even if there
 // is a port.
-func TestDialer(t *testing.T) {
-	server := httptest.NewUnstartedServer(nil)
-	server.StartTLS()
-	defer server.Close()
-	roots := x509.NewCertPool()
-	roots.AddCert(server.Certificate())
-	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
-	must(t, err)
-	dial := func(host string, d sanitizer.Dialer) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		return sanitizer.New(sanitizer.Options{}).Over(d.Dial)(ctx,
-			azservicebus.NewWebSocketConnArgs{Host: "wss://" + host + ":" + port + "/$servicebus/websocket"})
-	}
-	trusted := sanitizer.Dialer{TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
-	c, err := dial("127.0.0.1", trusted)
-	must(t, err)
-	if _, err := c.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
-		t.Errorf("the connection ended with its dialing: %v", err)
-	}
-	must(t, c.Close())
-	if _, err := dial("localhost", trusted); err == nil {
-		t.Error("a certificate for another name is taken")
-	}
-	if _, err := dial("127.0.0.1", sanitizer.Dialer{}); err == nil {
-		t.Error("a certificate of nobody is taken")
-	}
-	c, err = dial("127.0.0.1", sanitizer.Dialer{Plain: true})
-	must(t, err)
-	must(t, c.Close())
-	if _, err := (sanitizer.Dialer{}).Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "nowhere"}); err == nil ||
-		!strings.Contains(err.Error(), "check the connection string") {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestForEmulator(t *testing.T) {
-	for text, want := range map[string]bool{
-		"": false, "Endpoint=sb://x;usedevelopmentemulator=TRUE": true, "Endpoint=sb://x": false,
-		"UseDevelopmentEmulator=true;UseDevelopmentEmulator=false": false, "UseDevelopmentEmulator=perhaps": false,
-	} {
-		if got := sanitizer.ForEmulator(text); got != want {
-			t.Errorf("%q: %v", text, got)
-		}
-	}
-}

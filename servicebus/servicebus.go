@@ -14,6 +14,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/network"
 	"github.com/session-revoker/session-revoker/sanitizer"
 )
 
@@ -25,14 +26,15 @@ type Config struct {
 	Namespace string
 	// Credential finds the identity to connect as. New calls it if there is no connection string.
 	Credential func() (azcore.TokenCredential, error)
+	// Dialer makes the connections.
+	Dialer Dialer
 }
 
 // New makes the client. It dials nothing yet. The sanitizer makes sure that the client can read
 // every message that it receives or peeks at.
 func New(cfg Config, s *sanitizer.Sanitizer) (*azservicebus.Client, error) {
-	dialer := sanitizer.Dialer{Plain: sanitizer.ForEmulator(cfg.ConnectionString)}
 	options := &azservicebus.ClientOptions{
-		NewWebSocketConn: s.Over(dialer.Dial), // not a WebSocket: see sanitizer.Hook
+		NewWebSocketConn: s.Over(cfg.Dialer.Dial), // WebSocket or not: see sanitizer.Hook
 		ApplicationID:    "session-revoker",
 		// The receive loop repeats by itself, without end, and logs it. Long retries of the SDK
 		// would hide an outage.
@@ -118,10 +120,17 @@ func Hint(err error) string {
 	}
 	// The service has no codes for these two. Its texts are those that the SDKs' tests expect.
 	switch text := err.Error(); {
+	case fixOf(text) != "":
+		return fixOf(text)
 	case strings.Contains(text, "requires sessions to create a non-sessionful"):
 		return "the entity requires sessions: set servicebus.sessions to how many are to be held at once"
 	case strings.Contains(text, "session receiver on an entity that does not require sessions"):
 		return "the entity has no sessions: set servicebus.sessions to 0"
 	}
-	return "check servicebus.namespace or the connection string, DNS, and that port 5671 is open"
+	return "check servicebus.namespace or the connection string, and run worker doctor: it tries each step of the connection"
+}
+
+func fixOf(text string) string {
+	_, fix := network.SplitFix(text)
+	return fix
 }

@@ -56,7 +56,7 @@ type otlpClient struct {
 // for traces overrides the one for all signals. The error names the variable that is not usable.
 // OTEL_EXPORTER_OTLP_INSECURE has no effect: the specification applies it to endpoints without a
 // scheme only, and HTTP endpoints have one.
-func newOTLPClient() (*otlpClient, error) {
+func newOTLPClient(roots *x509.CertPool) (*otlpClient, error) {
 	endpoint, err := otlpEndpoint()
 	if err != nil {
 		return nil, err
@@ -83,6 +83,12 @@ func newOTLPClient() (*otlpClient, error) {
 	}
 	_, compression := otlpVariable("COMPRESSION")
 	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http documents the type
+	if tlsConfig == nil {
+		tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if tlsConfig.RootCAs == nil {
+		tlsConfig.RootCAs = roots
+	}
 	transport.TLSClientConfig = tlsConfig
 	transport.MaxResponseHeaderBytes = otlpMaxResponse // errors quote header lines
 	stopped, stop := context.WithCancel(context.Background())

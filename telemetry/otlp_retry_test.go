@@ -15,7 +15,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // busyCollector answers 503 with Retry-After the first n times, and then 200.
 func busyCollector(t *testing.T, n int, retryAfter string) (client *otlpClient, requests *int) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector")
-	client, err := newOTLPClient()
+	client, err := newOTLPClient(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func export(t *testing.T, name string) error {
 	before := otel.GetErrorHandler()
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { reported = err }))
 	defer otel.SetErrorHandler(before)
-	tracing, err := telemetry.NewTracing("v1")
+	tracing, err := telemetry.NewTracing("v1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestTracesVariableThatIsNotUsableIsAClearError(t *testing.T) {
 		t.Run(variable, func(t *testing.T) {
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
 			t.Setenv("OTEL_EXPORTER_OTLP_"+variable, value)
-			_, err := telemetry.NewTracing("v1")
+			_, err := telemetry.NewTracing("v1", nil)
 			if err == nil || !strings.Contains(err.Error(), variable) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%v", err)
 			}

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"os"
 
@@ -27,8 +28,9 @@ type Tracing struct {
 // if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, unless
 // OTEL_SDK_DISABLED is true or OTEL_TRACES_EXPORTER is none. Headers, sampler, batches, and
 // resource attributes follow the same variables. The error names the variable that is not supported
-// or not usable. version becomes an attribute of the resource.
-func NewTracing(version string) (*Tracing, error) {
+// or not usable. version becomes an attribute of the resource. roots are the authorities to trust,
+// unless OTEL_EXPORTER_OTLP_CERTIFICATE names others; nil means the system's.
+func NewTracing(version string, roots *x509.CertPool) (*Tracing, error) {
 	// The Graph SDK makes six spans of its own for each call. They are not exported; without a
 	// no-op provider they would cost as much as an event's log line.
 	otel.SetTracerProvider(noop.NewTracerProvider())
@@ -42,7 +44,7 @@ func NewTracing(version string) (*Tracing, error) {
 				name, protocol)
 		}
 	}
-	client, err := newOTLPClient()
+	client, err := newOTLPClient(roots)
 	if err != nil {
 		return nil, err
 	}

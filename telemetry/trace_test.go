@@ -19,7 +19,7 @@ func TestTracingIsOffUnlessTheEnvironmentAsksForIt(t *testing.T) {
 			for key, value := range env {
 				t.Setenv(key, value)
 			}
-			tracing, err := telemetry.NewTracing("v1")
+			tracing, err := telemetry.NewTracing("v1", nil)
 			if err != nil || tracing.Tracer != nil || tracing.Close(t.Context()) != nil {
 				t.Errorf("%+v, %v", tracing, err)
 			}
@@ -34,7 +34,7 @@ func TestTracesAreExportedByHTTP(t *testing.T) {
 	}))
 	defer collector.Close()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
-	tracing, err := telemetry.NewTracing("v1")
+	tracing, err := telemetry.NewTracing("v1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +51,7 @@ func TestTracesAreExportedByHTTP(t *testing.T) {
 func TestTracingProtocolThatIsNotSupportedIsAClearError(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
 	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-	if _, err := telemetry.NewTracing("v1"); err == nil || !strings.Contains(err.Error(), "http/protobuf") {
+	if _, err := telemetry.NewTracing("v1", nil); err == nil || !strings.Contains(err.Error(), "http/protobuf") {
 		t.Errorf("%v", err)
 	}
 }

@@ -66,6 +66,11 @@ OK, WARN or FAIL, and what to do. It revokes no sessions, and locks and sends no
 messages: it asks Graph to revoke the sessions of a user that does not exist,
 peeks at the queues, and opens a link for sending.
 
+The checks called "network" try the way to each server: DNS, TCP, the proxy, TLS
+with the issuer of the server's certificate, and the WebSocket. They say which
+step fails, and which host and port to open. If Service Bus cannot be reached by
+the configured transport, doctor tries the other one.
+
 To check the settings of queues and subscriptions, it needs the administration
 API, and so the Manage claim or the role 'Azure Service Bus Data Owner'. Without
 them, a WARN says that the settings were not checked.
@@ -107,14 +112,15 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 		return cfg, errors.Join(show(f.checks), &exitError{code: exitUsage})
 	}
 	return p.operateWith(cmd, load, func(ctx context.Context, cfg config.Config, _ []string) error {
-		var settings, graph, bus, redis findings
+		var settings, paths, graph, bus, redis findings
 		checkSettings(cfg, &settings)
 		var parts sync.WaitGroup
+		parts.Go(func() { checkNetwork(ctx, cfg, &paths) })
 		parts.Go(func() { p.checkGraph(ctx, cfg, delegated, &graph) })
 		parts.Go(func() { checkServiceBus(ctx, cfg, &bus) })
 		parts.Go(func() { checkRedis(ctx, cfg, &redis) })
 		parts.Wait()
-		all := slices.Concat(settings.checks, graph.checks, bus.checks, redis.checks)
+		all := slices.Concat(settings.checks, paths.checks, graph.checks, bus.checks, redis.checks)
 		worst := 0
 		for _, c := range all {
 			switch c.Status {

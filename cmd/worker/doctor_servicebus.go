@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -180,18 +181,53 @@ func (e *elsewhere) Do(req *http.Request) (*http.Response, error) {
 	return e.next.Do(req) //nolint:gosec // the operator configures the address
 }
 
-// newAdmin returns a client of the administration API.
-func newAdmin(cfg config.Config, seen *dates) (*admin.Client, error) {
-	options := &admin.ClientOptions{ClientOptions: azcore.ClientOptions{
-		Retry: policy.RetryOptions{MaxRetries: -1}, PerCallPolicies: []policy.Policy{seen},
-	}}
+// adminTransport returns the way to the administration API: port 443 of the namespace, or of the
+// address that is dialed instead.
+func adminTransport(cfg config.Config) (*elsewhere, error) {
+	dialer, err := app.ServiceBusDialer(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if cfg.ServiceBus.AdminEndpoint != "" {
 		to, err := url.Parse(cfg.ServiceBus.AdminEndpoint)
 		if err != nil {
 			return nil, err
 		}
-		options.Transport = &elsewhere{to: to}
+		return &elsewhere{to: to, next: http.Client{Transport: dialer.Network.Transport()}}, nil
 	}
+	namespace, err := url.Parse("https://" + namespaceOf(cfg))
+	if err != nil {
+		return nil, err
+	}
+	to := &url.URL{Scheme: "https", Host: namespace.Host}
+	if endpoint := dialer.Endpoint; endpoint != "" {
+		if name, _, err := net.SplitHostPort(endpoint); err == nil {
+			endpoint = name
+		}
+		to.Host = net.JoinHostPort(strings.Trim(endpoint, "[]"), "443")
+	}
+	return &elsewhere{to: to, next: http.Client{Transport: dialer.Transport(namespace.Hostname())}}, nil
+}
+
+// namespaceOf returns the namespace's HOST or HOST:PORT.
+func namespaceOf(cfg config.Config) string {
+	if cfg.ServiceBus.ConnectionString == "" {
+		return cfg.ServiceBus.Namespace
+	}
+	_, host := connectionParts(cfg.ServiceBus.ConnectionString)
+	return host
+}
+
+// newAdmin returns a client of the administration API.
+func newAdmin(cfg config.Config, seen *dates) (*admin.Client, error) {
+	options := &admin.ClientOptions{ClientOptions: azcore.ClientOptions{
+		Retry: policy.RetryOptions{MaxRetries: -1}, PerCallPolicies: []policy.Policy{seen},
+	}}
+	way, err := adminTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	options.Transport = way
 	if cfg.ServiceBus.ConnectionString != "" {
 		return admin.NewClientFromConnectionString(cfg.ServiceBus.ConnectionString, options)
 	}

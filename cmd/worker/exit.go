@@ -12,7 +12,9 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
+	"github.com/session-revoker/session-revoker/network"
 	"github.com/session-revoker/session-revoker/revoker"
+	"github.com/session-revoker/session-revoker/servicebus"
 )
 
 // The exit codes.
@@ -71,8 +73,7 @@ func explain(err error, about string) error {
 		return fail(exitNotFound, "%s: there is no such queue, topic or subscription in the namespace. Check servicebus.queue, "+
 			"servicebus.topic and servicebus.subscription, servicebus.sources, --source and --to", about)
 	case errors.As(err, &sb), errors.Is(err, context.DeadlineExceeded), errors.As(err, &network):
-		return fail(exitUnreachable, "%s: no answer from Service Bus: %s. "+
-			"Check servicebus.namespace or the connection string, DNS, and that port 5671 is open", about, detail(err))
+		return fail(exitUnreachable, "%s: no answer from Service Bus: %s. To do: %s", about, detail(err), servicebus.Hint(err))
 	}
 	return fail(exitFailed, "%s: %s", about, firstLine(err))
 }
@@ -95,9 +96,10 @@ func firstLine(err error) string {
 	return strings.TrimRight(strings.TrimSpace(line), ".:")
 }
 
-// detail returns the innermost message of Service Bus.
+// detail returns the innermost message of Service Bus, or of the connection to it, without what to
+// do (servicebus.Hint).
 func detail(err error) string {
-	line := firstLine(err)
+	line, _ := network.SplitFix(firstLine(err))
 	for _, before := range []string{"description: ", "Description: ", "(connlost): ", "(timeout): ", "(unauthorized): "} {
 		if _, after, ok := strings.Cut(line, before); ok {
 			line = after

@@ -16,6 +16,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/replay"
 	"github.com/session-revoker/session-revoker/sanitizer"
+	bus "github.com/session-revoker/session-revoker/servicebus"
 )
 
 // Encoded messages that the client library cannot read, and that no client can create.
@@ -37,7 +38,7 @@ func (c *cloud) settleEach(n int, settle func(*azservicebus.Receiver, *azservice
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="),
 		&azservicebus.ClientOptions{
-			NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(sanitizer.Dialer{Plain: true}.Dial),
+			NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(bus.Dialer{Plain: true}.Dial),
 		})
 	if err != nil {
 		c.t.Fatal(err)

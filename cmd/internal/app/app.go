@@ -87,7 +87,11 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	tracing, err := telemetry.NewTracing(Version)
+	roots, err := cfg.TLS.Authorities()
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca_file: %w", err)
+	}
+	tracing, err := telemetry.NewTracing(Version, roots)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,12 @@ const (
 )
 
 func newServiceBus(cfg config.Config, s *sanitizer.Sanitizer) (*azservicebus.Client, error) {
+	dialer, err := ServiceBusDialer(cfg)
+	if err != nil {
+		return nil, err
+	}
 	return servicebus.New(servicebus.Config{
+		Dialer:           dialer,
 		ConnectionString: cfg.ServiceBus.ConnectionString,
 		Namespace:        cfg.ServiceBus.Namespace,
 		Credential:       func() (azcore.TokenCredential, error) { return DefaultCredential(cfg) },
@@ -98,6 +103,15 @@ type GraphOptions struct {
 
 // NewGraph makes the Graph client that the configuration asks for. It calls nothing yet.
 func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
+	if o.Transport == nil {
+		own, err := NewNetwork(cfg)
+		if err != nil {
+			return nil, err
+		}
+		graph := own.Transport()
+		graph.MaxIdleConns, graph.MaxIdleConnsPerHost = cfg.Consumer.Concurrency, cfg.Consumer.Concurrency
+		o.Transport = graph
+	}
 	if o.Credential == nil {
 		var err error
 		if o.Credential, err = graphCredential(cfg, o.Transport); err != nil {
@@ -105,12 +119,11 @@ func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
 		}
 	}
 	return revoker.New(revoker.Config{
-		Root:        cfg.Cloud().GraphRoot,
-		Scope:       cfg.Cloud().Scope(),
-		Credential:  o.Credential,
-		LegacyBeta:  o.LegacyBeta,
-		Transport:   o.Transport,
-		Timeout:     cfg.Graph.Timeout,
-		Connections: cfg.Consumer.Concurrency,
+		Root:       cfg.Cloud().GraphRoot,
+		Scope:      cfg.Cloud().Scope(),
+		Credential: o.Credential,
+		LegacyBeta: o.LegacyBeta,
+		Transport:  o.Transport,
+		Timeout:    cfg.Graph.Timeout,
 	})
 }

@@ -2,9 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
 	"net/url"
 	"os"
 	"time"
@@ -35,17 +32,11 @@ func newRedis(cfg config.Config) (redis.UniversalClient, error) {
 		DisableIdentity: true, // an ACL user may lack CLIENT SETINFO
 	}
 	if r.TLS {
-		options.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-		if r.CAFile != "" {
-			pem, err := os.ReadFile(r.CAFile)
-			if err != nil {
-				return nil, fmt.Errorf("redis.ca_file: %w", err)
-			}
-			options.TLSConfig.RootCAs = x509.NewCertPool()
-			if !options.TLSConfig.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("redis.ca_file: %s holds no certificate in PEM", r.CAFile)
-			}
+		own, err := NewNetwork(cfg)
+		if err != nil {
+			return nil, err
 		}
+		options.TLSConfig = own.TLS()
 	}
 	redis.SetLogger(quiet{})
 	return redis.NewUniversalClient(options), nil

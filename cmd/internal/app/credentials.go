@@ -26,8 +26,12 @@ func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (az
 	case "cli":
 		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: cfg.Graph.TenantID})
 	case "device-code":
+		own, err := NewNetwork(cfg)
+		if err != nil {
+			return nil, err
+		}
 		return azidentity.NewDeviceCodeCredential(&azidentity.DeviceCodeCredentialOptions{
-			ClientOptions: azureOptions(cfg, nil), TenantID: cfg.Graph.TenantID, ClientID: cfg.Graph.ClientID,
+			ClientOptions: azureOptions(cfg, own.Transport()), TenantID: cfg.Graph.TenantID, ClientID: cfg.Graph.ClientID,
 			UserPrompt: func(_ context.Context, m azidentity.DeviceCodeMessage) error {
 				prompt(m.Message)
 				return nil
@@ -42,7 +46,7 @@ func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (az
 func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.TokenCredential, error) {
 	switch {
 	case cfg.Graph.TokenURL != "":
-		return &oauthCredential{config: clientcredentials.Config{
+		return &oauthCredential{transport: transport, config: clientcredentials.Config{
 			ClientID:     cfg.Graph.ClientID,
 			ClientSecret: cfg.Graph.ClientSecret,
 			TokenURL:     cfg.Graph.TokenURL,
@@ -65,7 +69,11 @@ func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.Tok
 // DefaultCredential returns Azure's default chain (workload identity, managed identity,
 // environment, CLI). The worker uses it without a connection string, client secret, or certificate.
 func DefaultCredential(cfg config.Config) (azcore.TokenCredential, error) {
-	return defaultCredential(cfg, nil)
+	own, err := NewNetwork(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return defaultCredential(cfg, own.Transport())
 }
 
 func defaultCredential(cfg config.Config, transport http.RoundTripper) (azcore.TokenCredential, error) {
@@ -97,7 +105,8 @@ func azureOptions(cfg config.Config, transport http.RoundTripper) azcore.ClientO
 // a loopback address. azidentity supports Entra only, and https only. It is safe for concurrent
 // use.
 type oauthCredential struct {
-	config clientcredentials.Config
+	config    clientcredentials.Config
+	transport http.RoundTripper // nil means http.DefaultTransport
 
 	mu    sync.Mutex
 	token *oauth2.Token
@@ -112,6 +121,7 @@ func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequ
 	if token == nil || options.Claims != "" || time.Until(token.Expiry) < time.Minute {
 		config := c.config
 		config.Scopes = options.Scopes
+		ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: c.transport})
 		var err error
 		if token, err = config.Token(ctx); err != nil {
 			return azcore.AccessToken{}, fmt.Errorf("get a token from %s: %w", c.config.TokenURL, err)

@@ -124,12 +124,12 @@ func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 	}
 	redisServer(t, args...)
 	address := "REVOKER_REDIS_ADDRESSES=127.0.0.1:" + port
-	usable(t, address, "REVOKER_REDIS_TLS=true", "REVOKER_REDIS_CA_FILE="+certificate, "REVOKER_REDIS_USERNAME=revoker",
+	usable(t, address, "REVOKER_REDIS_TLS=true", "REVOKER_TLS_CA_FILE="+certificate, "REVOKER_REDIS_USERNAME=revoker",
 		"REVOKER_REDIS_PASSWORD=open sesame")
 	for name, environ := range map[string][]string{
 		"an unknown authority": {"REVOKER_REDIS_TLS=true", "REVOKER_REDIS_USERNAME=revoker", "REVOKER_REDIS_PASSWORD=open sesame"},
 		"a wrong password": {
-			"REVOKER_REDIS_TLS=true", "REVOKER_REDIS_CA_FILE=" + certificate, "REVOKER_REDIS_USERNAME=revoker",
+			"REVOKER_REDIS_TLS=true", "REVOKER_TLS_CA_FILE=" + certificate, "REVOKER_REDIS_USERNAME=revoker",
 			"REVOKER_REDIS_PASSWORD=wrong",
 		},
 		"no TLS": {},

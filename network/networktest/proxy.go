@@ -1,0 +1,142 @@
+package networktest
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/coder/websocket"
+)
+
+// Proxy is an HTTP proxy that knows CONNECT only. It is safe for concurrent use.
+type Proxy struct {
+	// Authorization is the header Proxy-Authorization that the proxy demands, if it is not empty.
+	Authorization string
+
+	server *httptest.Server
+	allow  map[string]string
+
+	mu    sync.Mutex
+	asked []string
+	open  []net.Conn
+}
+
+// NewProxy starts a proxy on a loopback address, until the test ends. allow has the servers that it
+// lets through to, HOST:PORT, and the addresses where they listen. Others get 403.
+func NewProxy(t testing.TB, allow map[string]string) *Proxy {
+	t.Helper()
+	p := &Proxy{allow: allow}
+	p.server = httptest.NewServer(http.HandlerFunc(p.serve))
+	t.Cleanup(func() {
+		p.Cut()
+		p.server.Close()
+	})
+	return p
+}
+
+// Address returns HOST:PORT of the proxy.
+func (p *Proxy) Address() string { return p.server.Listener.Addr().String() }
+
+// Asked returns the servers that clients asked for.
+func (p *Proxy) Asked() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.asked)
+}
+
+// Cut closes the connections that exist.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.open {
+		_ = c.Close()
+	}
+	p.open = nil
+}
+
+func (p *Proxy) keep(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open = append(p.open, c)
+}
+
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.asked = append(p.asked, r.Host)
+	p.mu.Unlock()
+	to, allowed := p.allow[r.Host]
+	switch {
+	case p.Authorization != "" && r.Header.Get("Proxy-Authorization") != p.Authorization:
+		w.Header().Set("Proxy-Authenticate", "Basic")
+		w.WriteHeader(http.StatusProxyAuthRequired)
+		return
+	case r.Method != http.MethodConnect, !allowed:
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	server, err := net.Dial("tcp", to)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	client, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		_ = server.Close()
+		return
+	}
+	p.keep(server)
+	p.keep(client)
+	if _, err := client.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err == nil {
+		pipe(client, server)
+	}
+}
+
+// pipe copies in both directions until one of them ends, and closes both connections.
+func pipe(a, b net.Conn) {
+	var both sync.WaitGroup
+	for _, pair := range [][2]net.Conn{{a, b}, {b, a}} {
+		both.Go(func() {
+			_, _ = io.Copy(pair[0], pair[1])
+			_ = a.Close()
+			_ = b.Close()
+		})
+	}
+	both.Wait()
+}
+
+// WebSockets serves AMQP in WebSockets, as Service Bus does, in front of a broker that listens for
+// AMQP without TLS, until the test ends. It returns HOST:PORT. A nil secure serves without TLS.
+func WebSockets(t testing.TB, secure *tls.Config, broker string) string {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/$servicebus/websocket" || !strings.Contains(r.Header.Get("Sec-WebSocket-Protocol"), "AMQPWSB10") {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		to, err := net.Dial("tcp", broker)
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer to.Close()
+		socket, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"AMQPWSB10"}})
+		if err != nil {
+			return
+		}
+		pipe(websocket.NetConn(r.Context(), socket, websocket.MessageBinary), to)
+	}))
+	if secure == nil {
+		server.Start()
+	} else {
+		server.TLS = secure
+		server.StartTLS()
+	}
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
