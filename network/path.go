@@ -301,7 +301,8 @@ func distrust(e *Error, server string, err *tls.CertificateVerificationError) {
 			"set tls.ca_file (REVOKER_TLS_CA_FILE) to it; if not, somebody is in between"
 	case errors.As(err, &wrongName):
 		e.text = fmt.Sprintf("TLS with %s fails: %v (issued by %s)", server, wrongName, issuer)
-		e.fix = "use the server's own name; for a private endpoint keep servicebus.namespace as it is, and set servicebus.endpoint"
+		e.fix = "another server answers at this address: check DNS and servicebus.endpoint; for a private endpoint, keep the " +
+			"namespace's own name in servicebus.namespace"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		e.text = fmt.Sprintf("TLS with %s fails: %v (issued by %s)", server, invalid, issuer)
 		e.fix = "check this machine's clock, and renew the certificate"

@@ -85,7 +85,7 @@ func TestDialerChecksTheNamespacesNameWhateverItDials(t *testing.T) {
 	must(t, c.Close())
 
 	_, err = dial(t, servicebus.Dialer{Network: trusting, Endpoint: address}, "fabrikam.servicebus.windows.net")
-	wantError(t, err, "TLS with "+address, "not fabrikam.servicebus.windows.net", `issued by "Contoso, Contoso Root"`, "servicebus.endpoint")
+	wantError(t, err, "TLS with "+address, "not fabrikam.servicebus.windows.net", `issued by "Contoso, Contoso Root"`, "another server answers")
 	_, err = dial(t, servicebus.Dialer{Endpoint: address}, namespace)
 	wantError(t, err, "TLS with "+address, `comes from "Contoso, Contoso Root", which this machine does not trust`, "set tls.ca_file")
 }
@@ -202,17 +202,17 @@ func connectionTo(host string) string {
 func TestDialerWebSockets(t *testing.T) {
 	broker := bus(t)
 	a := networktest.NewAuthority(t)
-	secure := networktest.WebSockets(t, a.Server(namespace), broker)
+	secure := networktest.WebSockets(t, a.Server(namespace), broker, nil)
 	must(t, exchange(t, servicebus.Dialer{Network: network.New(a.Pool()), WebSockets: true, Endpoint: secure}, connectionTo(namespace)))
 
-	plain := networktest.WebSockets(t, nil, broker)
+	plain := networktest.WebSockets(t, nil, broker, nil)
 	emulated := connectionTo(plain) + ";UseDevelopmentEmulator=true"
 	must(t, exchange(t, servicebus.Dialer{Plain: servicebus.ForEmulator(emulated), WebSockets: true}, emulated))
 }
 
 func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 	a := networktest.NewAuthority(t)
-	server := networktest.WebSockets(t, a.Server(namespace), bus(t))
+	server := networktest.WebSockets(t, a.Server(namespace), bus(t), nil)
 	proxy := networktest.NewProxy(t, map[string]string{namespace + ":443": server, "dead.servicebus.windows.net:443": "127.0.0.1:1"})
 	proxy.Authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte("ada:p@ss"))
 	with := func(user *url.Userinfo) servicebus.Dialer {
@@ -237,14 +237,17 @@ func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 		"unreachable": {right, "dead.servicebus.windows.net", []string{"HTTP 502", "the proxy cannot reach dead.servicebus.windows.net:443"}},
 		"no such proxy": {
 			servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1", User: url.UserPassword("a", "hunter2")}},
-			namespace, []string{"TCP does not reach the proxy 127.0.0.1:1"},
+			namespace,
+			[]string{"TCP does not reach the proxy 127.0.0.1:1"},
 		},
 		"unknown proxy": {
 			servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: "proxy.invalid:3128"}},
-			namespace, []string{"DNS does not resolve proxy.invalid"},
+			namespace,
+			[]string{"DNS does not resolve proxy.invalid"},
 		},
 		"inspected": {
-			servicebus.Dialer{WebSockets: true, Proxy: right.Proxy}, namespace,
+			servicebus.Dialer{WebSockets: true, Proxy: right.Proxy},
+			namespace,
 			[]string{"TLS with " + namespace + ":443", `comes from "Contoso, Contoso Root"`, "your proxy that inspects TLS"},
 		},
 	} {
@@ -303,7 +306,7 @@ func TestDialerWebSocketRefused(t *testing.T) {
 // connection, and that the client library does not take the error for its caller's.
 func TestDialerWebSocketDeadline(t *testing.T) {
 	a := networktest.NewAuthority(t)
-	address := networktest.WebSockets(t, a.Server(namespace), bus(t))
+	address := networktest.WebSockets(t, a.Server(namespace), bus(t), nil)
 	c, err := dial(t, servicebus.Dialer{Network: network.New(a.Pool()), WebSockets: true, Endpoint: address}, namespace)
 	must(t, err)
 	must(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
@@ -322,4 +325,3 @@ func TestForEmulator(t *testing.T) {
 		}
 	}
 }
-

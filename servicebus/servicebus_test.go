@@ -49,8 +49,8 @@ func TestHintNamesWhatToDo(t *testing.T) {
 			"non-sessionful message receiver."),
 		"set servicebus.sessions to 0": errors.New("a sessionful message receiver cannot be created: session receiver on " +
 			"an entity that does not require sessions"),
-		"worker doctor": errors.New("dial tcp: i/o timeout"),
-		"open it": errors.New("(connlost): TCP does not reach it; what to do: open it"),
+		"worker doctor":                   errors.New("dial tcp: i/o timeout"),
+		"open it":                         errors.New("(connlost): TCP does not reach it; what to do: open it"),
 		"servicebus.namespace or the con": &azservicebus.Error{Code: azservicebus.CodeConnectionLost},
 	} {
 		if hint := servicebus.Hint(err); !strings.Contains(hint, want) {

@@ -29,7 +29,7 @@ const (
 func (d Dialer) dialWebSocket(ctx context.Context, namespace *url.URL, address string) (net.Conn, error) {
 	transport := d.Transport(namespace.Hostname())
 	defer transport.CloseIdleConnections() // of a refused upgrade
-	transport.ForceAttemptHTTP2 = false // HTTP/2 has no such upgrade
+	transport.ForceAttemptHTTP2 = false    // HTTP/2 has no such upgrade
 	transport.Protocols = new(http.Protocols)
 	transport.Protocols.SetHTTP1(true)
 

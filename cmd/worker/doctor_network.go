@@ -178,4 +178,3 @@ func redisTLS(cfg config.Config, own *network.Network, address string) *tls.Conf
 	secure.ServerName, _, _ = net.SplitHostPort(address)
 	return secure
 }
-

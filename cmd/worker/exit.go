@@ -92,7 +92,11 @@ func explainGraph(err *revoker.Error) error {
 
 // firstLine returns an error without the pages of text that some clients add.
 func firstLine(err error) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
+	line, rest, _ := strings.Cut(strings.TrimSpace(err.Error()), "\n")
+	if strings.HasSuffix(line, "server response error:") { // of the sign-in library: the next line has the reason
+		rest, _, _ = strings.Cut(strings.TrimSpace(rest), "\n")
+		line += " " + rest
+	}
 	return strings.TrimRight(strings.TrimSpace(line), ".:")
 }
 

@@ -110,12 +110,18 @@ func pipe(a, b net.Conn) {
 	both.Wait()
 }
 
-// WebSockets serves AMQP in WebSockets, as Service Bus does, in front of a broker that listens for
-// AMQP without TLS, until the test ends. It returns HOST:PORT. A nil secure serves without TLS.
-func WebSockets(t testing.TB, secure *tls.Config, broker string) string {
+// WebSockets serves what Service Bus serves on port 443, until the test ends: AMQP in WebSockets, in
+// front of a broker that listens for AMQP without TLS, and the administration API, which may be nil.
+// It returns HOST:PORT. A nil secure serves without TLS.
+func WebSockets(t testing.TB, secure *tls.Config, broker string, admin http.Handler) string {
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/$servicebus/websocket" || !strings.Contains(r.Header.Get("Sec-WebSocket-Protocol"), "AMQPWSB10") {
+		switch {
+		case r.URL.Path == "/$servicebus/websocket" && strings.Contains(r.Header.Get("Sec-WebSocket-Protocol"), "AMQPWSB10"):
+		case admin != nil:
+			admin.ServeHTTP(w, r)
+			return
+		default:
 			w.WriteHeader(http.StatusNotFound)
 			return
 		}
