@@ -24,8 +24,22 @@ func main() {
 	}
 }
 
-// secretFile matches the files that the chart mounts from a Secret.
-var secretFile = regexp.MustCompile(`/etc/session-revoker/secret/([a-z-]+)`)
+// mountedFile matches the files that the chart mounts and the program reads when it starts.
+var mountedFile = regexp.MustCompile(`/etc/session-revoker/(?:secret|ca|config)/([a-z-]+(?:\.pem)?)`)
+
+// authority stands for a bundle of a ConfigMap that is not in the manifests.
+const authority = `-----BEGIN CERTIFICATE-----
+MIIBpzCCAU2gAwIBAgIUeaWrQgPsaCQEqFQD+t468FSQCb4wCgYIKoZIzj0EAwIw
+KTEQMA4GA1UECgwHQ29udG9zbzEVMBMGA1UEAwwMQ29udG9zbyBSb290MB4XDTI2
+MTEyOTAwMzAxOVoXDTM2MTEyNjAwMzAxOVowKTEQMA4GA1UECgwHQ29udG9zbzEV
+MBMGA1UEAwwMQ29udG9zbyBSb290MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE
+UCAc4CsgRrj4ftuhgKDdGbKmsG0jNJqDLrcfDdwUPp/QGUoYxUmhPwUGsWdc+lPH
+YsQqNi48udYTVj0DWa/XraNTMFEwHQYDVR0OBBYEFI6tY1EJXKIagyETngw8sicS
+xL7uMB8GA1UdIwQYMBaAFI6tY1EJXKIagyETngw8sicSxL7uMA8GA1UdEwEB/wQF
+MAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAMdI8eqz+5J5/b0ZT0qaMbn90ZD1Jsxl
+K+YT4YzKvIIiAiBKGytxpXtuXxgiuNXRLoR2JbRptxr4KIfXYyie8RRI2w==
+-----END CERTIFICATE-----
+`
 
 func run() error {
 	folder, err := os.MkdirTemp("", "settings")
@@ -35,7 +49,7 @@ func run() error {
 	defer os.RemoveAll(folder)
 	for name, text := range map[string]string{
 		"connection-string": "Endpoint=sb://contoso.servicebus.windows.net/;SharedAccessKeyName=k;SharedAccessKey=v",
-		"client-secret":     "secret", "redis-password": "secret",
+		"client-secret":     "secret", "redis-password": "secret", "ca.pem": authority,
 	} {
 		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
 			return err
@@ -55,8 +69,13 @@ func run() error {
 			continue // another kind
 		}
 		found++
+		if inline, ok := m.Data["ca.pem"].(string); ok {
+			if err := os.WriteFile(filepath.Join(folder, "ca.pem"), []byte(inline), 0o600); err != nil {
+				return err
+			}
+		}
 		file := filepath.Join(folder, "worker.yaml")
-		if err := os.WriteFile(file, []byte(secretFile.ReplaceAllString(text, folder+"/$1")), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(mountedFile.ReplaceAllString(text, folder+"/$1")), 0o600); err != nil {
 			return err
 		}
 		fs := pflag.NewFlagSet("", pflag.ContinueOnError)

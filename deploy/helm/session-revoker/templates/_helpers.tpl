@@ -82,7 +82,75 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "secret: a key is set, and existingSecret is not: name the Secret" }}
 {{- end }}
 {{- end }}
+{{- if and .Values.caBundle.configMap .Values.caBundle.inline }}
+{{- fail "caBundle: both configMap and inline are set: keep one" }}
+{{- end }}
+{{- if contains "PRIVATE KEY" .Values.caBundle.inline }}
+{{- fail "caBundle.inline holds a private key: it may hold certificates only" }}
+{{- end }}
+{{- with .Values.caBundle }}
+{{- if .configMap }}
+{{- $_ := set $config "tls" (dict "ca_file" "/etc/session-revoker/ca/ca.pem") }}
+{{- else if .inline }}
+{{- $_ := set $config "tls" (dict "ca_file" "/etc/session-revoker/config/ca.pem") }}
+{{- end }}
+{{- end }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* The environment: the proxy, and what the values add. */}}
+{{- define "session-revoker.env" -}}
+{{- with .Values.proxy }}
+{{- if and .httpsProxy .existingSecret }}
+{{- fail "proxy: both httpsProxy and existingSecret are set: keep one" }}
+{{- end }}
+{{- if .existingSecret }}
+- name: HTTPS_PROXY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .secretKey }}
+{{- else if .httpsProxy }}
+- name: HTTPS_PROXY
+  value: {{ .httpsProxy | quote }}
+{{- end }}
+{{- if .noProxy }}
+- name: NO_PROXY
+  value: {{ .noProxy | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The ports for egress to Service Bus, Graph, and sign-in, or to the proxy. */}}
+{{- define "session-revoker.ports" -}}
+{{- $bus := dig "servicebus" (dict) .Values.config }}
+{{- $webSockets := eq (default "amqp" $bus.transport) "websockets" }}
+{{- $proxy := "" }}
+{{- if .Values.proxy.existingSecret }}
+{{- $proxy = toString (int .Values.proxy.port) }}
+{{- else if .Values.proxy.httpsProxy }}
+{{- $proxy = regexFind ":[0-9]+/?$" .Values.proxy.httpsProxy | trimAll ":/" | default (hasPrefix "https:" .Values.proxy.httpsProxy | ternary "443" "80") }}
+{{- end }}
+{{- $endpoint := "" }}
+{{- if regexMatch `^(\[.*\]|[^:]+):[0-9]+$` (default "" $bus.endpoint) }}
+{{- $endpoint = regexFind "[0-9]+$" $bus.endpoint }}
+{{- end }}
+{{- $ports := list }}
+{{- if $proxy }}
+{{- $ports = append $ports $proxy }}
+{{- end }}
+{{- if or (not $proxy) .Values.proxy.noProxy }}
+{{- $ports = append $ports "443" }}
+{{- end }}
+{{- if not $webSockets }}
+{{- $ports = append $ports (default "5671" $endpoint) }}
+{{- else if and $endpoint (or (not $proxy) .Values.proxy.noProxy) }}
+{{- $ports = append $ports $endpoint }}
+{{- end }}
+{{- join "," (uniq $ports) }}
 {{- end }}
 
 {{- define "session-revoker.scaled" -}}
@@ -127,6 +195,11 @@ capabilities:
   mountPath: /etc/session-revoker/secret
   readOnly: true
 {{- end }}
+{{- if .Values.caBundle.configMap }}
+- name: ca
+  mountPath: /etc/session-revoker/ca
+  readOnly: true
+{{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -166,6 +239,16 @@ capabilities:
       {{- end }}
 {{- end }}
 {{- end }}
+{{- with .Values.caBundle }}
+{{- if .configMap }}
+- name: ca
+  configMap:
+    name: {{ .configMap }}
+    items:
+      - key: {{ .key }}
+        path: ca.pem
+{{- end }}
+{{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -202,9 +285,9 @@ image: {{ include "session-revoker.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   {{- include "session-revoker.securityContext" . | nindent 2 }}
-{{- with .Values.extraEnv }}
+{{- with include "session-revoker.env" . | trim }}
 env:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
 {{- end }}
 resources:
   {{- toYaml .Values.resources | nindent 2 }}
