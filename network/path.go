@@ -233,8 +233,7 @@ func NoWebSocket(server string, status int, err error) *Error {
 
 // describe sets the text and what to do. The caller holds mu.
 func (p *Path) describe(e *Error, server string, err error) {
-	var refused *refusal
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*refusal](err); ok {
 		e.Step, e.fix = Proxy, refused.fix()
 		e.text = strings.TrimSuffix(refused.Error(), ": "+refused.fix())
 		return

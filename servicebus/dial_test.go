@@ -85,7 +85,8 @@ func TestDialerChecksTheNamespacesNameWhateverItDials(t *testing.T) {
 	must(t, c.Close())
 
 	_, err = dial(t, servicebus.Dialer{Network: trusting, Endpoint: address}, "fabrikam.servicebus.windows.net")
-	wantError(t, err, "TLS with "+address, "not fabrikam.servicebus.windows.net", `issued by "Contoso, Contoso Root"`, "another server answers")
+	wantError(t, err, "TLS with "+address, "not fabrikam.servicebus.windows.net",
+		`issued by "Contoso, Contoso Root"`, "another server answers")
 	_, err = dial(t, servicebus.Dialer{Endpoint: address}, namespace)
 	wantError(t, err, "TLS with "+address, `comes from "Contoso, Contoso Root", which this machine does not trust`, "set tls.ca_file")
 }
@@ -220,7 +221,7 @@ func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 			Network: network.New(a.Pool()), WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: proxy.Address(), User: user},
 		}
 	}
-	right := with(url.UserPassword("ada", "p@ss"))
+	right, wrong := with(url.UserPassword("ada", "p@ss")), url.UserPassword("ada", "hunter2")
 	must(t, exchange(t, right, connectionTo(namespace)))
 
 	for name, c := range map[string]struct {
@@ -229,14 +230,16 @@ func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 		texts     []string
 	}{
 		"no password":    {with(nil), namespace, []string{"HTTP 407", "the proxy's user and password"}},
-		"wrong password": {with(url.UserPassword("ada", "hunter2")), namespace, []string{"HTTP 407"}},
+		"wrong password": {with(wrong), namespace, []string{"HTTP 407"}},
 		"not allowed": {right, "fabrikam.servicebus.windows.net", []string{
 			"the proxy " + proxy.Address() + " answers CONNECT fabrikam.servicebus.windows.net:443 with HTTP 403",
 			"allow CONNECT to fabrikam.servicebus.windows.net:443",
 		}},
-		"unreachable": {right, "dead.servicebus.windows.net", []string{"HTTP 502", "the proxy cannot reach dead.servicebus.windows.net:443"}},
+		"unreachable": {right, "dead.servicebus.windows.net", []string{
+			"HTTP 502", "the proxy cannot reach dead.servicebus.windows.net:443",
+		}},
 		"no such proxy": {
-			servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1", User: url.UserPassword("a", "hunter2")}},
+			servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1", User: wrong}},
 			namespace,
 			[]string{"TCP does not reach the proxy 127.0.0.1:1"},
 		},

@@ -38,6 +38,7 @@ func (d Dialer) dialWebSocket(ctx context.Context, namespace *url.URL, address s
 	if d.Plain {
 		target.Scheme, host = "ws", namespace.Host
 	}
+	//nolint:bodyclose // the library says that nobody needs to close it
 	socket, response, err := websocket.Dial(ctx, target.String(), &websocket.DialOptions{
 		HTTPClient: &http.Client{
 			Transport: transport,

@@ -87,8 +87,13 @@ func TestWorkerBehindAProxy(t *testing.T) {
 	calls := len(c.graph.Calls())
 	c.command("", "send", "--type", "device.stolen", id(1)).want(t, 0, "1 of 1")
 	c.until("another call over a new connection", func() bool { return c.counts().Active == 0 && len(c.graph.Calls()) > calls })
+	lost := c.start("REVOKER_SERVICEBUS_PROXY=http://ada:" + proxyPassword + "@127.0.0.1:1")
+	c.until("a line that says what to do", func() bool {
+		return strings.Contains(lost.out.String(), `"todo":"open outgoing TCP to the proxy 127.0.0.1:1`)
+	})
+	lost.terminate(t)
 	p.terminate(t)
-	if strings.Contains(p.out.String(), proxyPassword) {
+	if strings.Contains(p.out.String()+lost.out.String(), proxyPassword) {
 		t.Errorf("the log holds the proxy's password:\n%s", &p.out)
 	}
 	for _, server := range c.proxy.Asked() {
@@ -106,8 +111,8 @@ func TestDoctorNamesTheStepThatFails(t *testing.T) {
 		texts []string
 	}{
 		"no proxy": {[]string{"HTTPS_PROXY="}, []string{
-			"FAIL  network: Service Bus", "DNS does not resolve " + hiddenBus, "FAIL  network: Graph", "DNS does not resolve " + hiddenGraph,
-			"FAIL  network: sign-in",
+			"FAIL  network: Service Bus", "DNS does not resolve " + hiddenBus,
+			"FAIL  network: Graph", "DNS does not resolve " + hiddenGraph, "FAIL  network: sign-in",
 		}},
 		"no authority": {[]string{"REVOKER_TLS_CA_FILE="}, []string{
 			"FAIL  network: Service Bus", `its certificate comes from "Contoso, Contoso Root", which this machine does not trust`,
@@ -118,10 +123,15 @@ func TestDoctorNamesTheStepThatFails(t *testing.T) {
 		}},
 		"no such proxy": {[]string{"HTTPS_PROXY=http://127.0.0.1:1"}, []string{"TCP does not reach the proxy 127.0.0.1:1"}},
 		"AMQP": {[]string{"REVOKER_SERVICEBUS_TRANSPORT=amqp"}, []string{
-			"FAIL  network: Service Bus", "WARN  network: Service Bus, websockets", "works, through the proxy", "set servicebus.transport to websockets",
+			"FAIL  network: Service Bus", "WARN  network: Service Bus, websockets", "works, through the proxy",
+			"set servicebus.transport to websockets",
 		}},
-		"not allowed": {[]string{"REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://other." + hiddenBus +
-			"/;SharedAccessKeyName=k;SharedAccessKey=v"}, []string{"HTTP 403", "allow CONNECT to other." + hiddenBus + ":443 on the proxy"}},
+		"not allowed": {
+			[]string{
+				"REVOKER_SERVICEBUS_CONNECTION_STRING=Endpoint=sb://other." + hiddenBus + "/;SharedAccessKeyName=k;SharedAccessKey=v",
+			},
+			[]string{"HTTP 403", "allow CONNECT to other." + hiddenBus + ":443 on the proxy"},
+		},
 		"a proxy of its own": {
 			[]string{"REVOKER_SERVICEBUS_PROXY=http://ada:" + proxyPassword + "@127.0.0.1:1"},
 			[]string{"TCP does not reach the proxy 127.0.0.1:1", "OK    network: Graph"},

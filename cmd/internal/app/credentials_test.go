@@ -146,6 +146,14 @@ var ways = map[string]func(t *testing.T, d *directory) []string{
 		d.pemFile(t, file, d.key)
 		return []string{"REVOKER_GRAPH_CLIENT_ID=" + identity, "REVOKER_GRAPH_CLIENT_CERTIFICATE_FILE=" + file}
 	},
+	"environment with a certificate": func(t *testing.T, d *directory) []string {
+		file := filepath.Join(t.TempDir(), "client.pem")
+		d.pemFile(t, file, d.key)
+		t.Setenv("AZURE_CLIENT_CERTIFICATE_PATH", file)
+		t.Setenv("AZURE_CLIENT_ID", identity)
+		t.Setenv("AZURE_TENANT_ID", tenantID)
+		return nil
+	},
 	"workload identity": func(t *testing.T, d *directory) []string {
 		file := filepath.Join(t.TempDir(), "token")
 		write(t, file, d.statement(t, subject))
