@@ -244,6 +244,7 @@ func TestConnectionStrings(t *testing.T) {
 		"with another path":   {"Endpoint=sb://c.servicebus.windows.net/" + key + ";EntityPath=events", "q", "EntityPath", ""},
 		"of a private link":   {"Endpoint=sb://c.privatelink.servicebus.windows.net/" + key, "q", "", "q"},
 		"of the emulator":     {"Endpoint=sb://127.0.0.1:5672" + key + ";UseDevelopmentEmulator=true", "q", "", "q"},
+		"of one with TLS":     {"Endpoint=sb://localhost:5671/" + key, "q", "", "q"},
 		"of an unknown host":  {"Endpoint=sb://bus.example.com/" + key, "q", "does not end in .servicebus.windows.net", ""},
 		"of another cloud":    {"Endpoint=sb://c.servicebus.chinacloudapi.cn/" + key, "q", "belongs to the cloud china", ""},
 		"without a key":       {"Endpoint=sb://c.servicebus.windows.net/", "q", "SharedAccessKey", ""},

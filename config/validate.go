@@ -256,7 +256,8 @@ func (c *Config) validateConnectionString(cloud Cloud, p *Problems) {
 		p.add("%s: neither SharedAccessKeyName with SharedAccessKey nor SharedAccessSignature; copy it whole from the portal", key)
 	}
 	emulator := strings.EqualFold(parts["usedevelopmentemulator"], "true")
-	if problem := cloud.serves(endpoint.Hostname()); problem != "" && !emulator {
+	// An emulator that speaks TLS has no setting in its connection string.
+	if problem := cloud.serves(endpoint.Hostname()); problem != "" && !emulator && !isLoopback("sb://"+endpoint.Host) {
 		p.add("%s: %s", key, problem)
 	}
 	sb := &c.ServiceBus

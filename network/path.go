@@ -224,6 +224,9 @@ func NoWebSocket(server string, status int, err error) *Error {
 		text: fmt.Sprintf("the WebSocket upgrade of %s fails: HTTP %d (%s) instead of 101", server, status, http.StatusText(status)),
 		fix:  "let WebSockets to " + server + " pass every proxy and gateway on the way, or check the address",
 	}
+	if status == http.StatusBadRequest {
+		e.fix += "; for an emulator that speaks TLS there, leave UseDevelopmentEmulator=true out of the connection string"
+	}
 	if status == http.StatusUnauthorized || status == http.StatusForbidden {
 		e.fix = "let WebSockets to " + server + " pass every proxy on the way, and check the namespace's firewall " +
 			"(its Networking page: selected networks, private endpoint)"
