@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/coder/websocket"
 	"go.uber.org/goleak"
 
 	emulator "github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -209,6 +210,32 @@ func TestDialerWebSockets(t *testing.T) {
 	plain := networktest.WebSockets(t, nil, broker, nil)
 	emulated := connectionTo(plain) + ";UseDevelopmentEmulator=true"
 	must(t, exchange(t, servicebus.Dialer{Plain: servicebus.ForEmulator(emulated), WebSockets: true}, emulated))
+}
+
+// TestDialerWebSocketMessagesHoldAnyPartOfAFrame sends what the broker says in messages of 100 bytes:
+// the specification ties messages to no frames (AMQP over WebSocket, §2.3).
+func TestDialerWebSocketMessagesHoldAnyPartOfAFrame(t *testing.T) {
+	broker := bus(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		to, err := net.Dial("tcp", broker)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		socket, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"AMQPWSB10"}})
+		if err != nil {
+			return
+		}
+		from := websocket.NetConn(r.Context(), socket, websocket.MessageBinary)
+		go func() {
+			_, _ = io.Copy(to, from)
+			_ = to.Close()
+		}()
+		_, _ = io.CopyBuffer(struct{ io.Writer }{from}, struct{ io.Reader }{to}, make([]byte, 100))
+	}))
+	t.Cleanup(server.Close)
+	must(t, exchange(t, servicebus.Dialer{Plain: true, WebSockets: true},
+		connectionTo(server.Listener.Addr().String())+";UseDevelopmentEmulator=true"))
 }
 
 func TestDialerWebSocketsThroughAProxy(t *testing.T) {
