@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -96,14 +97,12 @@ type connectionLost struct{ error }
 func (connectionLost) Timeout() bool   { return false }
 func (connectionLost) Temporary() bool { return true }
 
-// lost hides what caused an error. The WebSocket library ends a context of its own when a deadline
-// passes, and the client library would take that for the end of its caller's context.
+// lost hides what caused an error, except the end of the stream. The WebSocket library ends a context
+// of its own when a deadline passes, and the client library would take that for the end of its
+// caller's context.
 func lost(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return connectionLost{fmt.Errorf("the WebSocket is closed, or nothing came in time: %s", err)} //nolint:errorlint // hides it
-	}
-	return err
+	return connectionLost{fmt.Errorf("the WebSocket has ended, or nothing came in time: %s", err)} //nolint:errorlint // hides it
 }
