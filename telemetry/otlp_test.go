@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"compress/gzip"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,11 +21,17 @@ import (
 // export exports one span with the given name, and returns the error that the exporter reported.
 func export(t *testing.T, name string) error {
 	t.Helper()
+	return exportTrusting(t, name, nil)
+}
+
+// exportTrusting is export to a collector whose certificate one of the authorities has issued.
+func exportTrusting(t *testing.T, name string, roots *x509.CertPool) error {
+	t.Helper()
 	var reported error
 	before := otel.GetErrorHandler()
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { reported = err }))
 	defer otel.SetErrorHandler(before)
-	tracing, err := telemetry.NewTracing("v1", nil)
+	tracing, err := telemetry.NewTracing("v1", roots)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,6 +151,21 @@ func TestTracesErrorsAreShortAndPlain(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.URL)
 	if err := export(t, "span"); err == nil || len(err.Error()) > 300 || strings.Contains(err.Error(), "\x1b") {
 		t.Errorf("%.400v", err)
+	}
+}
+
+func TestTracesTrustTheConfiguredAuthorities(t *testing.T) {
+	got := 0
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { got++ }))
+	defer server.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.URL)
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	if err := exportTrusting(t, "span", roots); err != nil || got != 1 {
+		t.Errorf("%d requests, %v", got, err)
+	}
+	if err := exportTrusting(t, "span", x509.NewCertPool()); err == nil || got != 1 {
+		t.Errorf("a certificate of nobody is trusted: %d requests, %v", got, err)
 	}
 }
 

@@ -132,6 +132,10 @@ func TestDoctorNamesTheStepThatFails(t *testing.T) {
 			},
 			[]string{"HTTP 403", "allow CONNECT to other." + hiddenBus + ":443 on the proxy"},
 		},
+		"Redis": {
+			[]string{"REVOKER_REDIS_ADDRESSES=127.0.0.1:1"},
+			[]string{"FAIL  network: Redis", "TCP does not reach 127.0.0.1:1", "open outgoing TCP to 127.0.0.1:1", "OK    network: Graph"},
+		},
 		"a proxy of its own": {
 			[]string{"REVOKER_SERVICEBUS_PROXY=http://ada:" + proxyPassword + "@127.0.0.1:1"},
 			[]string{"TCP does not reach the proxy 127.0.0.1:1", "OK    network: Graph"},
