@@ -270,7 +270,11 @@ func checkRedis(ctx context.Context, cfg config.Config, f *findings) {
 
 // within calls ask with a limit of askTimeout.
 func within[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	return withinTime(ctx, askTimeout, ask)
+}
+
+func withinTime[T any](ctx context.Context, limit time.Duration, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return ask(ctx)
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
@@ -16,6 +17,9 @@ import (
 	"github.com/session-revoker/session-revoker/network"
 	"github.com/session-revoker/session-revoker/servicebus"
 )
+
+// pathTimeout limits one connection. A firewall that drops packets takes all of it.
+const pathTimeout = 5 * time.Second
 
 // checkNetwork tries the way to each server, all at the same time: DNS, TCP, the proxy, TLS, and the
 // upgrade to a WebSocket. It sends no token.
@@ -88,7 +92,7 @@ func transportName(d servicebus.Dialer) string {
 // tryServiceBus connects as the worker does, and says nothing.
 func tryServiceBus(ctx context.Context, d servicebus.Dialer, namespace string) (*network.Path, error) {
 	ctx, path := network.Observe(ctx)
-	c, err := within(ctx, func(ctx context.Context) (net.Conn, error) {
+	c, err := withinTime(ctx, pathTimeout, func(ctx context.Context) (net.Conn, error) {
 		return d.Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "wss://" + namespace})
 	})
 	if err != nil {
@@ -97,7 +101,7 @@ func tryServiceBus(ctx context.Context, d servicebus.Dialer, namespace string) (
 	return path, c.Close()
 }
 
-// checkWebPaths tries Graph, the sign-in authority, and the administration API.
+// checkWebPaths tries Graph and the sign-in authority.
 func checkWebPaths(ctx context.Context, cfg config.Config, own *network.Network, f *findings) {
 	signIn := cfg.Cloud().Authority
 	if cfg.Graph.TokenURL != "" {
@@ -129,7 +133,7 @@ func checkWebPath(ctx context.Context, own *network.Network, name, address strin
 	defer transport.CloseIdleConnections()
 	ctx, path := network.Observe(ctx)
 	server := network.HostPort(u)
-	_, err = within(ctx, func(ctx context.Context) (int, error) {
+	_, err = withinTime(ctx, pathTimeout, func(ctx context.Context) (int, error) {
 		u := url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}
 		request, err := http.NewRequestWithContext(ctx, http.MethodHead, u.String(), nil)
 		if err != nil {
@@ -156,7 +160,7 @@ func checkRedisPaths(ctx context.Context, cfg config.Config, own *network.Networ
 	var paths []string
 	for _, address := range cfg.Redis.Addresses {
 		ctx, path := network.Observe(ctx)
-		c, err := within(ctx, func(ctx context.Context) (net.Conn, error) {
+		c, err := withinTime(ctx, pathTimeout, func(ctx context.Context) (net.Conn, error) {
 			return network.Dial(ctx, address, redisTLS(cfg, own, address))
 		})
 		if err != nil {
