@@ -2,26 +2,18 @@ package servicebus_test
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
-	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
-	"github.com/coder/websocket"
 	"go.uber.org/goleak"
 
-	emulator "github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/network"
 	"github.com/session-revoker/session-revoker/network/networktest"
-	"github.com/session-revoker/session-revoker/sanitizer"
 	"github.com/session-revoker/session-revoker/servicebus"
 )
 
@@ -156,193 +148,6 @@ func TestDialerAddress(t *testing.T) {
 			t.Errorf("%+v: %s, want %s", c, got, want)
 		}
 	}
-}
-
-// bus is an embedded broker with the queue "q".
-func bus(t *testing.T) (address string) {
-	t.Helper()
-	broker, err := emulator.New(emulator.Config{Queues: []emulator.QueueConfig{{Name: "q"}}})
-	must(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	go func() { _ = broker.Serve(listener) }()
-	t.Cleanup(func() { _ = broker.Close() })
-	return listener.Addr().String()
-}
-
-// exchange sends a large message and receives it.
-func exchange(t *testing.T, d servicebus.Dialer, connection string) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	client, err := servicebus.New(servicebus.Config{ConnectionString: connection, Dialer: d}, sanitizer.New(sanitizer.Options{}))
-	must(t, err)
-	defer client.Close(ctx)
-	sender, err := client.NewSender("q", nil)
-	must(t, err)
-	body := strings.Repeat("x", 200_000)
-	if err := sender.SendMessage(ctx, &azservicebus.Message{Body: []byte(body)}, nil); err != nil {
-		return err
-	}
-	receiver, err := servicebus.NewReceiver(client, "q", false)
-	must(t, err)
-	messages, err := receiver.ReceiveMessages(ctx, 1, nil)
-	if err != nil {
-		return err
-	}
-	if len(messages) != 1 || string(messages[0].Body) != body {
-		t.Errorf("%d messages, not the one that was sent", len(messages))
-	}
-	return receiver.CompleteMessage(ctx, messages[0], nil)
-}
-
-func connectionTo(host string) string {
-	return fmt.Sprintf("Endpoint=sb://%s/;SharedAccessKeyName=%s;SharedAccessKey=%s", host, emulator.DefaultKey.Name,
-		emulator.DefaultKey.Value)
-}
-
-func TestDialerWebSockets(t *testing.T) {
-	broker := bus(t)
-	a := networktest.NewAuthority(t)
-	secure := networktest.WebSockets(t, a.Server(namespace), broker, nil)
-	must(t, exchange(t, servicebus.Dialer{Network: network.New(a.Pool()), WebSockets: true, Endpoint: secure}, connectionTo(namespace)))
-
-	plain := networktest.WebSockets(t, nil, broker, nil)
-	emulated := connectionTo(plain) + ";UseDevelopmentEmulator=true"
-	must(t, exchange(t, servicebus.Dialer{Plain: servicebus.ForEmulator(emulated), WebSockets: true}, emulated))
-}
-
-// TestDialerWebSocketMessagesHoldAnyPartOfAFrame sends what the broker says in messages of 100 bytes:
-// the specification ties messages to no frames (AMQP over WebSocket, §2.3).
-func TestDialerWebSocketMessagesHoldAnyPartOfAFrame(t *testing.T) {
-	broker := bus(t)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		to, err := net.Dial("tcp", broker)
-		if err != nil {
-			return
-		}
-		defer to.Close()
-		socket, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"AMQPWSB10"}})
-		if err != nil {
-			return
-		}
-		from := websocket.NetConn(r.Context(), socket, websocket.MessageBinary)
-		go func() {
-			_, _ = io.Copy(to, from)
-			_ = to.Close()
-		}()
-		_, _ = io.CopyBuffer(struct{ io.Writer }{from}, struct{ io.Reader }{to}, make([]byte, 100))
-	}))
-	t.Cleanup(server.Close)
-	must(t, exchange(t, servicebus.Dialer{Plain: true, WebSockets: true},
-		connectionTo(server.Listener.Addr().String())+";UseDevelopmentEmulator=true"))
-}
-
-func TestDialerWebSocketsThroughAProxy(t *testing.T) {
-	a := networktest.NewAuthority(t)
-	server := networktest.WebSockets(t, a.Server(namespace), bus(t), nil)
-	proxy := networktest.NewProxy(t, map[string]string{namespace + ":443": server, "dead.servicebus.windows.net:443": "127.0.0.1:1"})
-	proxy.Authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte("ada:p@ss"))
-	with := func(user *url.Userinfo) servicebus.Dialer {
-		return servicebus.Dialer{
-			Network: network.New(a.Pool()), WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: proxy.Address(), User: user},
-		}
-	}
-	right, wrong := with(url.UserPassword("ada", "p@ss")), url.UserPassword("ada", "hunter2")
-	must(t, exchange(t, right, connectionTo(namespace)))
-
-	for name, c := range map[string]struct {
-		d         servicebus.Dialer
-		namespace string
-		texts     []string
-	}{
-		"no password":    {with(nil), namespace, []string{"HTTP 407", "the proxy's user and password"}},
-		"wrong password": {with(wrong), namespace, []string{"HTTP 407"}},
-		"not allowed": {right, "fabrikam.servicebus.windows.net", []string{
-			"the proxy " + proxy.Address() + " answers CONNECT fabrikam.servicebus.windows.net:443 with HTTP 403",
-			"allow CONNECT to fabrikam.servicebus.windows.net:443",
-		}},
-		"unreachable": {right, "dead.servicebus.windows.net", []string{
-			"HTTP 502", "the proxy cannot reach dead.servicebus.windows.net:443",
-		}},
-		"no such proxy": {
-			servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: "127.0.0.1:1", User: wrong}},
-			namespace,
-			[]string{"TCP does not reach the proxy 127.0.0.1:1"},
-		},
-		"unknown proxy": {
-			servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: "proxy.invalid:3128"}},
-			namespace,
-			[]string{"DNS does not resolve proxy.invalid"},
-		},
-		"inspected": {
-			servicebus.Dialer{WebSockets: true, Proxy: right.Proxy},
-			namespace,
-			[]string{"TLS with " + namespace + ":443", `comes from "Contoso, Contoso Root"`, "your proxy that inspects TLS"},
-		},
-	} {
-		_, err := dial(t, c.d, c.namespace)
-		wantError(t, err, c.texts...)
-		if strings.Contains(fmt.Sprint(err), "hunter2") || strings.Contains(fmt.Sprint(err), "p@ss") {
-			t.Errorf("%s: the error holds the password: %v", name, err)
-		}
-	}
-}
-
-func TestDialerEndsAfterAProxyThatNeverAnswers(t *testing.T) {
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer silent.Close()
-	got := make(chan net.Conn, 1)
-	go func() {
-		if c, err := silent.Accept(); err == nil {
-			got <- c
-		}
-	}()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	d := servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: silent.Addr().String()}}
-	_, err = d.Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "wss://" + namespace})
-	defer (<-got).Close()
-	if err == nil || !strings.Contains(err.Error(), "the proxy "+silent.Addr().String()+" does not let through to "+namespace+":443: "+
-		"no answer in time") {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestDialerWebSocketRefused(t *testing.T) {
-	a := networktest.NewAuthority(t)
-	for status, want := range map[int]string{
-		http.StatusOK:           "HTTP 200 (OK) instead of 101",
-		http.StatusFound:        "HTTP 302",
-		http.StatusUnauthorized: "the namespace's firewall",
-		http.StatusNotFound:     "HTTP 404",
-	} {
-		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Location", "https://login.example.com/")
-			w.WriteHeader(status)
-		}))
-		server.TLS = a.Server(namespace)
-		server.StartTLS()
-		_, err := dial(t, servicebus.Dialer{
-			Network: network.New(a.Pool()), WebSockets: true, Endpoint: server.Listener.Addr().String(),
-		}, namespace)
-		wantError(t, err, "the WebSocket upgrade of "+server.Listener.Addr().String()+" fails", want)
-		server.Close()
-	}
-}
-
-// TestDialerWebSocketDeadline checks that a deadline of the client library ends a read of a silent
-// connection, and that the client library does not take the error for its caller's.
-func TestDialerWebSocketDeadline(t *testing.T) {
-	a := networktest.NewAuthority(t)
-	address := networktest.WebSockets(t, a.Server(namespace), bus(t), nil)
-	c, err := dial(t, servicebus.Dialer{Network: network.New(a.Pool()), WebSockets: true, Endpoint: address}, namespace)
-	must(t, err)
-	must(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
-	_, err = io.ReadFull(c, make([]byte, 1))
-	wantError(t, err, "nothing came in time")
-	_ = c.Close()
 }
 
 func TestForEmulator(t *testing.T) {

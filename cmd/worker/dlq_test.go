@@ -288,7 +288,7 @@ func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 			connection(closed.Addr().String(), root),
 			[]string{"dlq", "list"},
 			4,
-			[]string{"no answer from Service Bus", "port 5671"},
+			[]string{"no answer from Service Bus", "open outgoing TCP to"},
 		},
 		"no answer":   {connection(mute.Addr().String(), root), []string{"dlq", "list"}, 4, []string{"no answer from Service Bus"}},
 		"wrong queue": {[]string{"REVOKER_SERVICEBUS_QUEUE=nowhere"}, []string{"dlq", "list"}, 5, []string{"no such queue"}},
