@@ -97,9 +97,9 @@ type connectionLost struct{ error }
 func (connectionLost) Timeout() bool   { return false }
 func (connectionLost) Temporary() bool { return true }
 
-// lost hides what caused an error, except the end of the stream. The WebSocket library ends a context
-// of its own when a deadline passes, and the client library would take that for the end of its
-// caller's context.
+// lost hides what caused an error, except the end of the stream. The WebSocket library ends a
+// context of its own when a deadline passes, and the client library would take that for the end of
+// its caller's context.
 func lost(err error) error {
 	if err == nil || errors.Is(err, io.EOF) {
 		return err

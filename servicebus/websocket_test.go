@@ -77,8 +77,8 @@ func TestDialerWebSockets(t *testing.T) {
 	must(t, exchange(t, servicebus.Dialer{Plain: servicebus.ForEmulator(emulated), WebSockets: true}, emulated))
 }
 
-// TestDialerWebSocketMessagesHoldAnyPartOfAFrame sends what the broker says in messages of 100 bytes:
-// the specification ties messages to no frames (AMQP over WebSocket, §2.3).
+// TestDialerWebSocketMessagesHoldAnyPartOfAFrame sends what the broker says in messages of 100
+// bytes: the specification ties messages to no frames (AMQP over WebSocket, §2.3).
 func TestDialerWebSocketMessagesHoldAnyPartOfAFrame(t *testing.T) {
 	broker := bus(t)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
