@@ -77,7 +77,14 @@ var characterReferences = strings.NewReplacer("&#39;", "&apos;", "&#34;", "&quot
 // any valid token is enough to learn that an entity does not exist.
 func (a admin) authorize(r *http.Request, path string) error {
 	lower := strings.ToLower(path)
-	granted, problem := a.b.verify(r.Header.Get("Authorization"), lower)
+	var granted claim
+	var problem string
+	header := r.Header.Get("Authorization")
+	if token, ok := strings.CutPrefix(header, "Bearer "); ok {
+		granted, problem = a.b.verifyToken(token)
+	} else {
+		granted, problem = a.b.verify(header, lower)
+	}
 	switch {
 	case problem != "":
 		return &adminError{http.StatusUnauthorized, problem}

@@ -19,8 +19,9 @@ import (
 // Broker is the server. All methods are safe for concurrent use.
 type Broker struct {
 	keys       map[string]Key
-	maxMessage int          // of entities without their own limit, in bytes
-	largest    atomic.Int64 // the largest limit that an entity ever had
+	authorize  func(token string) (Grant, error) // nil: no access tokens
+	maxMessage int                               // of entities without their own limit, in bytes
+	largest    atomic.Int64                      // the largest limit that an entity ever had
 	observe    func(Record)
 
 	entities sync.RWMutex
@@ -46,7 +47,8 @@ func New(cfg Config) (*Broker, error) {
 		cfg.MaxMessageSize = 256 << 10
 	}
 	b := &Broker{
-		keys: map[string]Key{}, queues: map[string]*queue{}, maxMessage: cfg.MaxMessageSize, observe: cfg.Observe,
+		keys: map[string]Key{}, queues: map[string]*queue{},
+		authorize: cfg.Authorize, maxMessage: cfg.MaxMessageSize, observe: cfg.Observe,
 		listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
 	}
 	for _, k := range cfg.Keys {
@@ -62,6 +64,7 @@ func New(cfg Config) (*Broker, error) {
 }
 
 // Serve accepts connections on l until Close. It returns nil after Close, and an error if l fails.
+// For AMQP over TLS, l is a listener of crypto/tls.
 func (b *Broker) Serve(l net.Listener) error {
 	b.mu.Lock()
 	if b.closed {
@@ -107,7 +110,7 @@ func (b *Broker) admit(nc net.Conn) *conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed || len(b.conns) >= maxConnections {
-		_ = nc.Close()
+		cut(nc)
 		return nil
 	}
 	c := newConn(b, nc)
@@ -129,7 +132,7 @@ func (b *Broker) CloseConnections() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for c := range b.conns {
-		_ = c.nc.Close()
+		cut(c.nc)
 	}
 }
 
@@ -191,7 +194,7 @@ func (b *Broker) Close() error {
 		_ = l.Close()
 	}
 	for c := range b.conns {
-		_ = c.nc.Close()
+		cut(c.nc)
 	}
 	b.mu.Unlock()
 	b.running.Wait()

@@ -19,6 +19,11 @@ type Config struct {
 	Topics []TopicConfig
 	// Keys are the keys with which clients can sign in. The default is DefaultKey.
 	Keys []Key
+	// Authorize, if set, verifies an access token (a JWT of Entra) that a client presents in place
+	// of a shared access signature, over $cbs or to the administration API. It returns what the
+	// token allows in the whole namespace, or why it is refused, which the client learns. It is
+	// called by several goroutines. If it is nil, access tokens are refused.
+	Authorize func(token string) (Grant, error)
 	// MaxMessageSize is in bytes. The default is 256 KiB, as on the Standard tier.
 	MaxMessageSize int
 	// Observe, if set, gets each change of a message's state. The calls for one queue are in order,
@@ -101,6 +106,12 @@ func (s Status) valid() bool {
 type Key struct {
 	Name, Value          string
 	Listen, Send, Manage bool
+}
+
+// Grant is what an access token allows, and until when. Manage includes Listen and Send.
+type Grant struct {
+	Listen, Send, Manage bool
+	Until                time.Time
 }
 
 // ParseKey reads a key from NAME=VALUE:CLAIM,CLAIM,… with the claims Listen, Send and Manage in any

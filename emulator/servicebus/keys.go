@@ -17,6 +17,28 @@ type claim struct {
 	until                time.Time
 }
 
+// verifyToken checks an access token, whose rights do not depend on the path. It returns what the
+// token allows, or a problem in the words of the service.
+func (b *Broker) verifyToken(token string) (granted claim, problem string) {
+	if b.authorize == nil {
+		return claim{}, "InvalidToken: This emulator runs without the sign-in of Entra: use a shared access key."
+	}
+	grant, err := b.authorize(token)
+	switch {
+	case err != nil:
+		return claim{}, "InvalidToken: " + err.Error()
+	case !time.Now().Before(grant.Until):
+		return claim{}, expiredToken(grant.Until)
+	}
+	return claim{
+		listen: grant.Listen || grant.Manage, send: grant.Send || grant.Manage, manage: grant.Manage, until: grant.Until,
+	}, ""
+}
+
+func expiredToken(at time.Time) string {
+	return fmt.Sprintf("ExpiredToken: The token is expired. Expiration time: %s.", at.UTC().Format(time.RFC3339))
+}
+
 // verify checks a SAS token for a path
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-sas). It returns what the
 // token allows, or a problem in the words of the service. The signature covers the resource in the
@@ -48,7 +70,7 @@ func (b *Broker) verify(token, path string) (granted claim, problem string) {
 	seconds, err := strconv.ParseInt(fields["se"], 10, 64)
 	until := time.Unix(seconds, 0)
 	if err != nil || !time.Now().Before(until) {
-		return claim{}, fmt.Sprintf("ExpiredToken: The token is expired. Expiration time: %s.", until.UTC().Format(time.RFC3339))
+		return claim{}, expiredToken(until)
 	}
 	return claim{listen: key.Listen || key.Manage, send: key.Send || key.Manage, manage: key.Manage, until: until}, ""
 }

@@ -5,20 +5,23 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// claimFor returns what a token for the address, or for a path that contains it, allows.
-func (c *conn) claimFor(address string) claim {
+// claimFor returns what a token for the address, or for a path that contains it, allows, and the
+// path that the token is for.
+func (c *conn) claimFor(address string) (granted claim, path string) {
 	now := time.Now()
-	for path := address; ; {
+	for path = address; ; {
 		if granted, ok := c.claims[path]; ok && now.Before(granted.until) {
-			return granted
+			return granted, path
 		}
-		cut := strings.LastIndexByte(path, '/')
-		if cut < 0 {
-			return claim{}
+		last := strings.LastIndexByte(path, '/')
+		if last < 0 {
+			return claim{}, ""
 		}
-		path = path[:cut]
+		path = path[:last]
 	}
 }
 
@@ -36,20 +39,51 @@ func (c *conn) putToken(r request) response {
 		return refuse(400, "The token's name is not a URL.")
 	}
 	path := entityKey(audience.Path)
-	if c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
+	q := c.b.entity(strings.TrimSuffix(path, "/$management"))
+	if q == nil {
 		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", audience.Path))
 	}
-	if kind := r.text("type"); kind != "servicebus.windows.net:sastoken" {
-		return refuse(401, fmt.Sprintf("Tokens of the type %q are not accepted here: use a shared access key.", kind))
-	}
 	token, _ := r.body.(string)
-	granted, problem := c.b.verify(token, path)
+	var granted claim
+	var problem string
+	switch kind := r.text("type"); kind {
+	case "servicebus.windows.net:sastoken":
+		granted, problem = c.b.verify(token, path)
+	case "jwt":
+		granted, problem = c.b.verifyToken(token)
+	default:
+		problem = fmt.Sprintf("InvalidToken: Tokens of the type %q are not accepted here, only servicebus.windows.net:sastoken and jwt.", kind)
+	}
 	if problem != "" {
 		return refuse(401, problem)
 	}
 	if len(c.claims) > 4*maxLinks {
+		c.stopExpiries()
 		clear(c.claims) // bounds the memory; a client with so many entities presents tokens again
 	}
 	c.claims[path] = granted
+	c.expireAt(path, q, granted.until)
 	return response{status: 202, description: "Accepted", dashed: true}
+}
+
+// expireAt detaches the links that a token admits when the token expires, unless another one
+// replaces it earlier ("When a token expires, Service Bus promptly drops all links on the
+// connection to the respective entity",
+// https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-protocol-guide).
+func (c *conn) expireAt(path string, q *queue, until time.Time) {
+	if old := c.expiries[path]; old != nil {
+		old.Stop()
+	}
+	c.expiries[path] = time.AfterFunc(time.Until(until), func() {
+		why := &amqp.Error{Condition: "amqp:unauthorized-access", Description: expiredToken(until)}
+		q.detachLinks(why, func(l *link) bool { return l.session.conn == c && l.grantedBy == path })
+	})
+}
+
+// stopExpiries stops the timers for good.
+func (c *conn) stopExpiries() {
+	for _, timer := range c.expiries {
+		timer.Stop()
+	}
+	clear(c.expiries)
 }

@@ -21,6 +21,7 @@ type link struct {
 	node       *queue      // the entity, for a link to it or to its $management node
 	maxMessage int         // bytes of a message that the client sends
 	forced     atomic.Bool // the broker has detached the link
+	grantedBy  string      // the path whose token admits the link
 
 	// For a link to an entity:
 	queue  *queue
@@ -114,7 +115,8 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 		return &amqp.Error{Condition: "amqp:not-found", Description: fmt.Sprintf("The messaging entity '%s' could not be found.", entity)}
 	}
 	l.maxMessage = q.messageLimit(c.b.maxMessage)
-	granted := c.claimFor(address)
+	granted, grantedBy := c.claimFor(address)
+	l.grantedBy = grantedBy
 	switch {
 	case isManagement:
 		if !granted.listen && !granted.send {
