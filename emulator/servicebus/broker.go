@@ -37,9 +37,6 @@ type Broker struct {
 // New returns a running broker that listens on no port. The error says what is wrong with the
 // Config.
 func New(cfg Config) (*Broker, error) {
-	if len(cfg.Queues)+len(cfg.Topics) == 0 {
-		return nil, errors.New("servicebus: declare at least one queue or topic")
-	}
 	if cfg.Keys == nil {
 		cfg.Keys = []Key{DefaultKey}
 	}

@@ -3,6 +3,7 @@ package servicebus
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ var DefaultKey = Key{Name: "RootManageSharedAccessKey", Value: "SAS_KEY_VALUE", 
 
 // Config declares a broker's entities and keys.
 type Config struct {
-	// Queues and Topics are created at start. There must be at least one.
+	// Queues and Topics are created at start. The administration API can create more.
 	Queues []QueueConfig
 	Topics []TopicConfig
 	// Keys are the keys with which clients can sign in. The default is DefaultKey.
@@ -142,4 +143,35 @@ func ParseKey(text string) (Key, error) {
 // a key.
 func ConnectionString(addr string, key Key) string {
 	return fmt.Sprintf("Endpoint=sb://%s;SharedAccessKeyName=%s;SharedAccessKey=%s;UseDevelopmentEmulator=true;", addr, key.Name, key.Value)
+}
+
+// SecureConnectionString is ConnectionString for a broker that serves TLS at addr. Clients have to
+// trust its certificate.
+func SecureConnectionString(addr string, key Key) string {
+	return strings.TrimSuffix(ConnectionString(addr, key), "UseDevelopmentEmulator=true;")
+}
+
+// The bounds of ParseMessageSize, in bytes: the limit of the Standard tier, and the highest of the
+// Premium tier (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
+const (
+	minMessageSize = 256 << 10
+	maxMessageSize = 100 << 20
+)
+
+// ParseMessageSize reads a value for Config.MaxMessageSize: a number of bytes, or a number with one
+// of the units KB, KiB, MB and MiB, from 256KiB to 100MiB. As in the service's documents, a KB is
+// 1,024 bytes too.
+func ParseMessageSize(text string) (int, error) {
+	digits := strings.TrimRight(text, "BKMibkm ")
+	unit, known := map[string]int{
+		"": 1, "b": 1, "kb": 1 << 10, "kib": 1 << 10, "mb": 1 << 20, "mib": 1 << 20,
+	}[strings.ToLower(strings.TrimSpace(text[len(digits):]))]
+	n, err := strconv.ParseUint(digits, 10, 31)
+	if err != nil || !known {
+		return 0, fmt.Errorf("%q is not a size like 256KiB or 100MiB", text)
+	}
+	if n > maxMessageSize || int(n)*unit < minMessageSize || int(n)*unit > maxMessageSize {
+		return 0, fmt.Errorf("%s is out of range: from 256KiB to 100MiB", text)
+	}
+	return int(n) * unit, nil
 }

@@ -39,12 +39,15 @@ func expiredToken(at time.Time) string {
 	return fmt.Sprintf("ExpiredToken: The token is expired. Expiration time: %s.", at.UTC().Format(time.RFC3339))
 }
 
+// sasPrefix begins every shared access signature.
+const sasPrefix = "SharedAccessSignature "
+
 // verify checks a SAS token for a path
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-sas). It returns what the
 // token allows, or a problem in the words of the service. The signature covers the resource in the
 // escaped form of the token.
 func (b *Broker) verify(token, path string) (granted claim, problem string) {
-	rest, ok := strings.CutPrefix(token, "SharedAccessSignature ")
+	rest, ok := strings.CutPrefix(token, sasPrefix)
 	if !ok {
 		return claim{}, "InvalidSignature: not a SharedAccessSignature."
 	}

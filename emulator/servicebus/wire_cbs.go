@@ -52,7 +52,7 @@ func (c *conn) putToken(r request) response {
 	case "jwt":
 		granted, problem = c.b.verifyToken(token)
 	default:
-		problem = fmt.Sprintf("InvalidToken: Tokens of the type %q are not accepted here, only servicebus.windows.net:sastoken and jwt.", kind)
+		problem = fmt.Sprintf("InvalidToken: The type %q is neither servicebus.windows.net:sastoken nor jwt.", kind)
 	}
 	if problem != "" {
 		return refuse(401, problem)
