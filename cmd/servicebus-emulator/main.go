@@ -33,6 +33,7 @@ type options struct {
 	config         string
 	queues, topics []string
 	maxMessageSize string
+	data           string
 
 	keys         []string
 	noDefaultKey bool
@@ -89,6 +90,7 @@ network that you do not trust.`,
 	f.StringVar(&o.config, "config", "", "file that declares entities, in the format of config.json of Microsoft's emulator")
 	f.StringVar(&o.maxMessageSize, "max-message-size", "256KiB",
 		"largest message that is accepted, from 256KiB (Standard) to 100MiB (the largest of Premium)")
+	f.StringVar(&o.data, "data", "", "file that keeps entities and messages over a restart; without it they are kept in memory only")
 	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as NAME=VALUE:Listen,Send,Manage with its claims; repeatable")
 	f.BoolVar(&o.noDefaultKey, "no-default-key", false, "refuse RootManageSharedAccessKey, the key of Microsoft's emulator")
 	f.StringVar(&o.cert, "cert", "", "certificate for TLS in a PEM file, with its intermediates; without it one is made at each start")

@@ -29,19 +29,33 @@ func serve(ctx context.Context, o options, cfg servicebus.Config, stdout, stderr
 		paths.Handle("/"+tenant+"/", directory)
 		signIn = paths
 	}
-	broker, err := servicebus.New(cfg)
+	broker, data, err := newBroker(o, cfg)
 	if err != nil {
 		return err
 	}
 	s := &servers{broker: broker, done: make(chan error, 5)}
-	defer func() { err = errors.Join(err, s.stop()) }()
+	defer func() {
+		err = errors.Join(err, s.stop())
+		if data != nil { // nobody changes anything any more
+			err = errors.Join(err, data.save())
+		}
+	}()
 	addresses, err := s.listen(o, signIn)
 	if err != nil {
 		return err
 	}
 	addresses.describe(cfg.Keys[0], stdout, stderr)
-	if len(cfg.Queues)+len(cfg.Topics) == 0 {
+	if len(cfg.Queues)+len(cfg.Topics) == 0 && o.data == "" {
 		fmt.Fprintln(stderr, "There is no queue or topic: create one with the administration API, or start with --queue NAME.")
+	}
+	if data != nil {
+		keeping, stop := context.WithCancel(ctx)
+		kept := make(chan struct{})
+		go func() {
+			defer close(kept)
+			data.keep(keeping, stderr)
+		}()
+		defer func() { stop(); <-kept }()
 	}
 	select {
 	case <-ctx.Done():

@@ -54,7 +54,21 @@ func New(cfg Config) (*Broker, error) {
 		}
 		b.keys[k.Name] = k
 	}
-	if err := b.declare(cfg); err != nil {
+	if cfg.Saved == nil {
+		if err := b.declare(cfg); err != nil {
+			return nil, fmt.Errorf("servicebus: %w", err)
+		}
+		return b, nil
+	}
+	saved, err := readSaved(cfg.Saved)
+	if err == nil {
+		err = b.declare(saved.addTo(cfg))
+	}
+	if err == nil {
+		err = b.restore(saved)
+	}
+	if err != nil {
+		_ = b.Close()
 		return nil, fmt.Errorf("servicebus: %w", err)
 	}
 	return b, nil

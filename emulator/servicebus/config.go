@@ -2,6 +2,7 @@ package servicebus
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,10 @@ type Config struct {
 	// Queues and Topics are created at start. The administration API can create more.
 	Queues []QueueConfig
 	Topics []TopicConfig
+	// Saved, if set, is what Broker.Save of an earlier broker has written. The broker goes on from
+	// there: what is saved has precedence, and Queues and Topics only add what is missing. New reads
+	// it to the end, and does not close it.
+	Saved io.Reader
 	// Keys are the keys with which clients can sign in. The default is DefaultKey.
 	Keys []Key
 	// Authorize, if set, verifies an access token (a JWT of Entra) that a client presents in place
@@ -154,8 +159,8 @@ func SecureConnectionString(addr string, key Key) string {
 // The bounds of ParseMessageSize, in bytes: the limit of the Standard tier, and the highest of the
 // Premium tier (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
 const (
-	minMessageSize = 256 << 10
-	maxMessageSize = 100 << 20
+	smallestLimit = 256 << 10
+	largestLimit  = 100 << 20
 )
 
 // ParseMessageSize reads a value for Config.MaxMessageSize: a number of bytes, or a number with one
@@ -170,7 +175,7 @@ func ParseMessageSize(text string) (int, error) {
 	if err != nil || !known {
 		return 0, fmt.Errorf("%q is not a size like 256KiB or 100MiB", text)
 	}
-	if n > maxMessageSize || int(n)*unit < minMessageSize || int(n)*unit > maxMessageSize {
+	if n > largestLimit || int(n)*unit < smallestLimit || int(n)*unit > largestLimit {
 		return 0, fmt.Errorf("%s is out of range: from 256KiB to 100MiB", text)
 	}
 	return int(n) * unit, nil

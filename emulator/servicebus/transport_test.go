@@ -170,8 +170,8 @@ func TestWebSocketRefusalsSayWhatIsMissing(t *testing.T) {
 		"no upgrade":        {"", http.StatusUpgradeRequired, "WebSocket"},
 		"no subprotocol":    {"Upgrade: websocket", http.StatusBadRequest, "AMQPWSB10"},
 		"another":           {"Upgrade: websocket\nSec-WebSocket-Protocol: mqtt, soap", http.StatusBadRequest, "AMQPWSB10"},
-		"a hostile page":    {"Upgrade: websocket\nSec-WebSocket-Protocol: AMQPWSB10\nOrigin: https://evil.example", http.StatusForbidden, "evil"},
-		"an older protocol": {"Upgrade: websocket\nSec-WebSocket-Protocol: AMQPWSB10\nSec-WebSocket-Version: 8", http.StatusBadRequest, "version"},
+		"a hostile page":    {"Upgrade: websocket\nSec-WebSocket-Protocol: amqp\nOrigin: https://evil.example", http.StatusForbidden, "evil"},
+		"an older protocol": {"Upgrade: websocket\nSec-WebSocket-Protocol: amqp\nSec-WebSocket-Version: 8", http.StatusBadRequest, "version"},
 	} {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.wss+"/$servicebus/websocket", nil)
 		must(t, err)
