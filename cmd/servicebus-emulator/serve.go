@@ -170,7 +170,7 @@ func reachable(address net.Addr) string {
 func (a addresses) describe(key servicebus.Key, stdout, stderr io.Writer) {
 	line := func(what, address string) {
 		if address != "" {
-			fmt.Fprintf(stderr, "%-22s %s\n", what, address)
+			fmt.Fprintf(stderr, "%-24s%s\n", what, address)
 		}
 	}
 	prefixed := func(prefix, address string) string {
@@ -187,7 +187,7 @@ func (a addresses) describe(key servicebus.Key, stdout, stderr io.Writer) {
 	line("Administration, health", prefixed("http://", a.admin))
 	line("Sign-in", prefixed("https://", a.entra))
 	if a.entra != "" {
-		fmt.Fprintf(stderr, "%-22s tenant %q, scope %s/.default\n", "", tenant, audience)
+		fmt.Fprintf(stderr, "%-24stenant %q, scope %s/.default\n", "", tenant, audience)
 	}
 	switch { // without UseDevelopmentEmulator, clients use TLS
 	case a.amqp != "":
