@@ -1,7 +1,6 @@
 // Package servicebus is an embedded Azure Service Bus broker for tests and for the sandbox. It is
 // an AMQP 1.0 server that speaks the dialect of Service Bus, so that unmodified Azure SDKs work
-// with it, over TCP or over a connection in memory. It keeps everything in memory and needs the
-// standard library only.
+// with it, over TCP, TLS, WebSocket or a connection in memory. It keeps everything in memory.
 //
 // The files queue*.go are the entities and their messages, wire*.go is AMQP, and admin*.go is the
 // administration API over HTTP.
