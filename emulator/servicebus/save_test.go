@@ -38,7 +38,7 @@ func restarted(
 
 func TestSavedBrokerGoesOnWhereItStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sql, err := rule.NewSQL("color = 'red'")
+		filter, err := rule.NewCorrelation(nil, map[string]any{"color": "red"})
 		must(t, err)
 		cfg := servicebus.Config{
 			Queues: []servicebus.QueueConfig{
@@ -50,7 +50,7 @@ func TestSavedBrokerGoesOnWhereItStopped(t *testing.T) {
 			Topics: []servicebus.TopicConfig{{
 				QueueConfig: servicebus.QueueConfig{Name: "paint"},
 				Subscriptions: []servicebus.SubscriptionConfig{
-					{QueueConfig: servicebus.QueueConfig{Name: "red"}, Rules: []rule.Rule{{Name: "r", Filter: sql}}},
+					{QueueConfig: servicebus.QueueConfig{Name: "red"}, Rules: []rule.Rule{{Name: "r", Filter: filter}}},
 				},
 			}},
 		}
