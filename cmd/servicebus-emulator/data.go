@@ -31,14 +31,14 @@ func newBroker(o options, cfg servicebus.Config) (b *servicebus.Broker, file *da
 		return b, nil, err
 	}
 	old, err := os.Open(o.data)
-	switch {
-	case err == nil:
-		defer old.Close()
+	if err == nil {
 		cfg.Saved = old
-	case !errors.Is(err, os.ErrNotExist):
+	} else if !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, fmt.Errorf("--data: %w", err)
 	}
-	if b, err = servicebus.New(cfg); err != nil {
+	b, err = servicebus.New(cfg)
+	_ = old.Close() // Windows replaces no file that is open
+	if err != nil {
 		if cfg.Saved != nil {
 			err = fmt.Errorf("--data %s: %w; move the file away to start without it", o.data, err)
 		}

@@ -60,8 +60,8 @@ Clients that insist on TLS, or that are in a network that lets only HTTPS out:
 
   servicebus-emulator --queue orders --amqps 127.0.0.1:5671 --https 127.0.0.1:443 --ca-out ca.pem
 
-The process has the rights of a development tool: do not open its ports to a
-network that you do not trust.`,
+It is a tool for development: do not open its ports to a network that you do not
+trust.`,
 		Version:       version,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -80,26 +80,26 @@ network that you do not trust.`,
 	cmd.SetErr(stderr)
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.amqp, "amqp", "127.0.0.1:5672", "address for AMQP over plain TCP; port 0 for any free one, empty for none")
-	f.StringVar(&o.amqps, "amqps", "", "address for AMQP over TLS; the service's port is 5671")
-	f.StringVar(&o.admin, "admin", "127.0.0.1:5300", "address for the administration API over http, and for /health; empty for none")
+	f.StringVar(&o.amqp, "amqp", "127.0.0.1:5672", "`ADDR` for AMQP over plain TCP; port 0 for any free one, empty for none")
+	f.StringVar(&o.amqps, "amqps", "", "`ADDR` for AMQP over TLS; the service's port is 5671")
+	f.StringVar(&o.admin, "admin", "127.0.0.1:5300", "`ADDR` for the administration API over http, and for /health; empty for none")
 	f.StringVar(&o.https, "https", "",
-		"address for the administration API and AMQP over WebSocket, both over https; the service's port is 443")
-	f.StringArrayVar(&o.queues, "queue", nil, "a queue; repeatable")
-	f.StringArrayVar(&o.topics, "topic", nil, "a topic, or TOPIC/SUBSCRIPTION for one with a subscription; repeatable")
-	f.StringVar(&o.config, "config", "", "file that declares entities, in the format of config.json of Microsoft's emulator")
+		"`ADDR` for the administration API and AMQP over WebSocket, both over https; the service's port is 443")
+	f.StringArrayVar(&o.queues, "queue", nil, "`NAME` of a queue; repeatable")
+	f.StringArrayVar(&o.topics, "topic", nil, "`TOPIC`, or TOPIC/SUBSCRIPTION for one with a subscription; repeatable")
+	f.StringVar(&o.config, "config", "", "`FILE` that declares entities, in the format of config.json of Microsoft's emulator")
 	f.StringVar(&o.maxMessageSize, "max-message-size", "256KiB",
-		"largest message that is accepted, from 256KiB (Standard) to 100MiB (the largest of Premium)")
-	f.StringVar(&o.data, "data", "", "file that keeps entities and messages over a restart; without it they are kept in memory only")
-	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as NAME=VALUE:Listen,Send,Manage with its claims; repeatable")
+		"`SIZE` of the largest message that is accepted, from 256KiB (Standard) to 100MiB (the largest of Premium)")
+	f.StringVar(&o.data, "data", "", "`FILE` that keeps entities and messages over a restart; without it they are kept in memory only")
+	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as `NAME=VALUE:Listen,Send,Manage` with its claims; repeatable")
 	f.BoolVar(&o.noDefaultKey, "no-default-key", false, "refuse RootManageSharedAccessKey, the key of Microsoft's emulator")
-	f.StringVar(&o.cert, "cert", "", "certificate for TLS in a PEM file, with its intermediates; without it one is made at each start")
-	f.StringVar(&o.certKey, "cert-key", "", "private key of --cert, in a PEM file")
-	f.StringVar(&o.caOut, "ca-out", "", "file to write the authority of the made certificate to, so that clients can trust it")
-	f.StringArrayVar(&o.hosts, "host", nil, "one more name or IP address for the made certificate; localhost is always there; repeatable")
-	f.StringVar(&o.entra, "entra", "", "address for a sign-in endpoint like Entra's, over https; access tokens are accepted then")
+	f.StringVar(&o.cert, "cert", "", "certificate for TLS in a PEM `FILE`, with its intermediates; without it one is generated at each start")
+	f.StringVar(&o.certKey, "cert-key", "", "private key of --cert, in a PEM `FILE`")
+	f.StringVar(&o.caOut, "ca-out", "", "`FILE` to write the authority of the generated certificate to, so that clients can trust it")
+	f.StringArrayVar(&o.hosts, "host", nil, "one more `NAME` or IP address for the generated certificate; localhost is always there; repeatable")
+	f.StringVar(&o.entra, "entra", "", "`ADDR` for a sign-in endpoint like Entra's, over https; access tokens are accepted then")
 	f.StringArrayVar(&o.entraClients, "entra-client", nil,
-		"an application that can sign in, as ID=SECRET:Listen,Send,Manage with its rights; repeatable (default client=secret:Manage)")
+		"an application that can sign in, as `ID=SECRET:Listen,Send,Manage` with its rights; repeatable (default client=secret:Manage)")
 	cmd.MarkFlagsRequiredTogether("cert", "cert-key")
 	cmd.MarkFlagsMutuallyExclusive("cert", "ca-out")
 	cmd.MarkFlagsMutuallyExclusive("cert", "host")

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -294,6 +295,24 @@ func TestEmulatorRefusesWrongCommandLines(t *testing.T) {
 		}
 		if stdout.String() != "" {
 			t.Errorf("%q: standard output has %q", args, &stdout)
+		}
+	}
+}
+
+func TestEmulatorFlagsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/servicebus-emulator.md")
+	must(t, err)
+	var help, stderr screen
+	if code := run(t.Context(), []string{"--help"}, &help, &stderr); code != 0 {
+		t.Fatalf("--help: exit code %d", code)
+	}
+	flags := regexp.MustCompile(`(?m)^ {6}(--[a-z-]+)`).FindAllStringSubmatch(help.String(), -1)
+	if len(flags) < 10 {
+		t.Errorf("--help shows %d flags:\n%s", len(flags), &help)
+	}
+	for _, flag := range flags {
+		if !strings.Contains(string(page), "`"+flag[1]) && !strings.Contains(string(page), " "+flag[1]+" ") {
+			t.Errorf("docs/servicebus-emulator.md does not mention %s", flag[1])
 		}
 	}
 }
