@@ -94,7 +94,8 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 	f.StringVar(&o.graph, "graph", "127.0.0.1:8081", "address of the embedded Graph and its token endpoint; port 0 for any free one")
 	f.StringVar(&o.ops, "ops", "127.0.0.1:9090", "address of the worker's /healthz, /readyz and /metrics; port 0 for any free one")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:5300", "address of Service Bus' administration API over http; empty for none")
-	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301", "address of the same over https, which its clients require, and of AMQP over WebSocket; empty for none")
+	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301",
+		"address of the same over https, which its clients require, and of AMQP over WebSocket; empty for none")
 	f.StringVar(&o.amqps, "amqps", "", "address of the embedded Service Bus over TLS; empty for none")
 	f.StringVar(&o.graphTLS, "graph-tls", "", "address of --graph over https, which the Azure SDKs require to sign in; empty for none")
 	f.StringVar(&o.adminCert, "admin-cert", "",

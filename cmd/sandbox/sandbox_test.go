@@ -248,7 +248,8 @@ func TestSandboxServesTLSAndSignInToTheAzureSDKs(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	credential, err := azidentity.NewClientSecretCredential(tenant, clientID, clientSecret, &azidentity.ClientSecretCredentialOptions{
 		ClientOptions: azcore.ClientOptions{
-			Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: "https://" + s.graphTLS}, Transport: &http.Client{Transport: transport},
+			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: "https://" + s.graphTLS},
+			Transport: &http.Client{Transport: transport},
 		},
 		DisableInstanceDiscovery: true,
 	})

@@ -93,10 +93,12 @@ trust.`,
 	f.StringVar(&o.data, "data", "", "`FILE` that keeps entities and messages over a restart; without it they are kept in memory only")
 	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as `NAME=VALUE:Listen,Send,Manage` with its claims; repeatable")
 	f.BoolVar(&o.noDefaultKey, "no-default-key", false, "refuse RootManageSharedAccessKey, the key of Microsoft's emulator")
-	f.StringVar(&o.cert, "cert", "", "certificate for TLS in a PEM `FILE`, with its intermediates; without it one is generated at each start")
+	f.StringVar(&o.cert, "cert", "",
+		"certificate for TLS in a PEM `FILE`, with its intermediates; without it one is generated at each start")
 	f.StringVar(&o.certKey, "cert-key", "", "private key of --cert, in a PEM `FILE`")
 	f.StringVar(&o.caOut, "ca-out", "", "`FILE` to write the authority of the generated certificate to, so that clients can trust it")
-	f.StringArrayVar(&o.hosts, "host", nil, "one more `NAME` or IP address for the generated certificate; localhost is always there; repeatable")
+	f.StringArrayVar(&o.hosts, "host", nil,
+		"one more `NAME` or IP address for the generated certificate; localhost is always there; repeatable")
 	f.StringVar(&o.entra, "entra", "", "`ADDR` for a sign-in endpoint like Entra's, over https; access tokens are accepted then")
 	f.StringArrayVar(&o.entraClients, "entra-client", nil,
 		"an application that can sign in, as `ID=SECRET:Listen,Send,Manage` with its rights; repeatable (default client=secret:Manage)")
