@@ -156,12 +156,9 @@ func SecureConnectionString(addr string, key Key) string {
 	return strings.TrimSuffix(ConnectionString(addr, key), "UseDevelopmentEmulator=true;")
 }
 
-// The bounds of ParseMessageSize, in bytes: the limit of the Standard tier, and the highest of the
-// Premium tier (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
-const (
-	smallestLimit = 256 << 10
-	largestLimit  = 100 << 20
-)
+// minMessageSize is the least that ParseMessageSize accepts, in bytes: the limit of the Standard tier
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
+const minMessageSize = 256 << 10
 
 // ParseMessageSize reads a value for Config.MaxMessageSize: a number of bytes, or a number with one
 // of the units KB, KiB, MB and MiB, from 256KiB to 100MiB. As in the service's documents, a KB is
@@ -175,7 +172,7 @@ func ParseMessageSize(text string) (int, error) {
 	if err != nil || !known {
 		return 0, fmt.Errorf("%q is not a size like 256KiB or 100MiB", text)
 	}
-	if n > largestLimit || int(n)*unit < smallestLimit || int(n)*unit > largestLimit {
+	if n > maxMessageSize || int(n)*unit < minMessageSize || int(n)*unit > maxMessageSize {
 		return 0, fmt.Errorf("%s is out of range: from 256KiB to 100MiB", text)
 	}
 	return int(n) * unit, nil

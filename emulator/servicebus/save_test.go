@@ -38,7 +38,7 @@ func restarted(
 
 func TestSavedBrokerGoesOnWhereItStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		filter, err := rule.NewCorrelation(nil, map[string]any{"color": "red"})
+		filter, err := rule.NewSQL("color = @wanted", map[string]any{"@wanted": "red"})
 		must(t, err)
 		cfg := servicebus.Config{
 			Queues: []servicebus.QueueConfig{
