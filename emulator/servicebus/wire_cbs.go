@@ -39,8 +39,7 @@ func (c *conn) putToken(r request) response {
 		return refuse(400, "The token's name is not a URL.")
 	}
 	path := entityKey(audience.Path)
-	q := c.b.entity(strings.TrimSuffix(path, "/$management"))
-	if q == nil {
+	if c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
 		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", audience.Path))
 	}
 	token, _ := r.body.(string)
@@ -62,7 +61,7 @@ func (c *conn) putToken(r request) response {
 		clear(c.claims) // bounds the memory; a client with so many entities presents tokens again
 	}
 	c.claims[path] = granted
-	c.expireAt(path, q, granted.until)
+	c.expireAt(path, granted.until)
 	return response{status: 202, description: "Accepted", dashed: true}
 }
 
@@ -70,13 +69,17 @@ func (c *conn) putToken(r request) response {
 // replaces it earlier ("When a token expires, Service Bus promptly drops all links on the
 // connection to the respective entity",
 // https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-protocol-guide).
-func (c *conn) expireAt(path string, q *queue, until time.Time) {
+func (c *conn) expireAt(path string, until time.Time) {
 	if old := c.expiries[path]; old != nil {
 		old.Stop()
 	}
 	c.expiries[path] = time.AfterFunc(time.Until(until), func() {
 		why := &amqp.Error{Condition: "amqp:unauthorized-access", Description: expiredToken(until)}
-		q.detachLinks(why, func(l *link) bool { return l.session.conn == c && l.grantedBy == path })
+		for _, q := range c.b.all() {
+			for _, part := range q.parts() {
+				part.detachLinks(why, func(l *link) bool { return l.session.conn == c && l.grantedBy == path })
+			}
+		}
 	})
 }
 
