@@ -260,6 +260,11 @@ func TestEmulatorDeclaresEntitiesKeysAndSizes(t *testing.T) {
 		t.Error("the well-known key is accepted")
 	}
 	e.stop(t)
+	for _, closed := range []string{"wss://", "https://", "TLS"} {
+		if strings.Contains(e.stderr.String(), closed) {
+			t.Errorf("a port that is not open is announced:\n%s", &e.stderr)
+		}
+	}
 }
 
 func TestEmulatorRefusesWrongCommandLines(t *testing.T) {

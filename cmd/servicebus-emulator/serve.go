@@ -168,24 +168,18 @@ func reachable(address net.Addr) string {
 
 // describe prints the connection string, alone on stdout, and everything else on stderr.
 func (a addresses) describe(key servicebus.Key, stdout, stderr io.Writer) {
-	line := func(what, address string) {
+	line := func(what, scheme, address, path string) {
 		if address != "" {
-			fmt.Fprintf(stderr, "%-24s%s\n", what, address)
+			fmt.Fprintf(stderr, "%-24s%s%s%s\n", what, scheme, address, path)
 		}
-	}
-	prefixed := func(prefix, address string) string {
-		if address == "" {
-			return ""
-		}
-		return prefix + address
 	}
 	fmt.Fprintf(stderr, "servicebus-emulator %s\n", version)
-	line("AMQP", a.amqp)
-	line("AMQP over TLS", a.amqps)
-	line("AMQP over WebSocket", prefixed("wss://", prefixed(a.https, servicebus.WebSocketPath)))
-	line("Administration", prefixed("https://", a.https))
-	line("Administration, health", prefixed("http://", a.admin))
-	line("Sign-in", prefixed("https://", a.entra))
+	line("AMQP", "", a.amqp, "")
+	line("AMQP over TLS", "", a.amqps, "")
+	line("AMQP over WebSocket", "wss://", a.https, servicebus.WebSocketPath)
+	line("Administration", "https://", a.https, "")
+	line("Administration, health", "http://", a.admin, "")
+	line("Sign-in", "https://", a.entra, "")
 	if a.entra != "" {
 		fmt.Fprintf(stderr, "%-24stenant %q, scope %s/.default\n", "", tenant, audience)
 	}
