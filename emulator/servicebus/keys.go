@@ -17,6 +17,11 @@ type claim struct {
 	until                time.Time
 }
 
+// claim returns what the key allows.
+func (k Key) claim(until time.Time) claim {
+	return claim{listen: k.Listen || k.Manage, send: k.Send || k.Manage, manage: k.Manage, until: until}
+}
+
 // verify checks a SAS token for a path
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-sas). It returns what the
 // token allows, or a problem in the words of the service. The signature covers the resource in the
@@ -50,7 +55,7 @@ func (b *Broker) verify(token, path string) (granted claim, problem string) {
 	if err != nil || !time.Now().Before(until) {
 		return claim{}, fmt.Sprintf("ExpiredToken: The token is expired. Expiration time: %s.", until.UTC().Format(time.RFC3339))
 	}
-	return claim{listen: key.Listen || key.Manage, send: key.Send || key.Manage, manage: key.Manage, until: until}, ""
+	return key.claim(until), ""
 }
 
 // checkAudience returns why a token for the escaped resource does not cover the path, or "" if it

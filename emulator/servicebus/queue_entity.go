@@ -106,7 +106,6 @@ func (q *queue) detachAll() {
 	q.outlets.all = nil
 	q.mu.Unlock()
 	for _, l := range links {
-		l.forced.Store(true)
 		l.detach(&amqp.Error{
 			Condition:   "amqp:link:detach-forced",
 			Description: "The link was force detached by the broker: the entity was changed or deleted.",

@@ -2,23 +2,25 @@ package servicebus
 
 import (
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 )
 
-// claimFor returns what a token for the address, or for a path that contains it, allows.
+// maxClaims is how many tokens a connection may have.
+const maxClaims = 1024
+
+// claimFor returns what a token for the address, or for a path that contains it, allows. The whole
+// namespace contains every path.
 func (c *conn) claimFor(address string) claim {
 	now := time.Now()
 	for path := address; ; {
 		if granted, ok := c.claims[path]; ok && now.Before(granted.until) {
 			return granted
 		}
-		cut := strings.LastIndexByte(path, '/')
-		if cut < 0 {
+		if path == "" {
 			return claim{}
 		}
-		path = path[:cut]
+		path = path[:max(strings.LastIndexByte(path, '/'), 0)]
 	}
 }
 
@@ -31,13 +33,10 @@ func (c *conn) putToken(r request) response {
 	if r.text("operation") != "put-token" {
 		return refuse(400, "The only operation is put-token.")
 	}
-	audience, err := url.Parse(r.text("name"))
-	if err != nil {
-		return refuse(400, "The token's name is not a URL.")
-	}
-	path := entityKey(audience.Path)
-	if c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
-		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", audience.Path))
+	node := nodeOf(r.text("name"))
+	path := entityKey(node)
+	if path != "" && c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
+		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", node))
 	}
 	if kind := r.text("type"); kind != "servicebus.windows.net:sastoken" {
 		return refuse(401, fmt.Sprintf("Tokens of the type %q are not accepted here: use a shared access key.", kind))
@@ -47,8 +46,9 @@ func (c *conn) putToken(r request) response {
 	if problem != "" {
 		return refuse(401, problem)
 	}
-	if len(c.claims) > 4*maxLinks {
+	if namespace := c.claims[""]; len(c.claims) > maxClaims {
 		clear(c.claims) // bounds the memory; a client with so many entities presents tokens again
+		c.claims[""] = namespace
 	}
 	c.claims[path] = granted
 	return response{status: 202, description: "Accepted", dashed: true}
