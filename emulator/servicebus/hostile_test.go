@@ -1,6 +1,7 @@
 package servicebus_test
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -143,6 +144,13 @@ func (r *raw) begin(channel uint16) {
 func (r *raw) authorize(addr, entity string) {
 	r.t.Helper()
 	r.begin(0)
+	r.presentToken("amqp://" + addr + "/" + entity)
+}
+
+// presentToken presents a token over $cbs on channel 0, and fails unless it is accepted.
+func (r *raw) presentToken(audience string) {
+	t := r.t
+	t.Helper()
 	r.put(0, &amqp.Attach{Name: "cbs-out", Handle: 0, Role: amqp.RoleSender, Source: &amqp.Source{}, Target: &amqp.Target{Address: "$cbs"}})
 	wait[*amqp.Flow](r)
 	r.put(0, &amqp.Attach{
@@ -155,7 +163,6 @@ func (r *raw) authorize(addr, entity string) {
 		NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 5000, Handle: &handle, DeliveryCount: new(uint32),
 		LinkCredit: &credit,
 	})
-	audience := "amqp://" + addr + "/" + entity
 	message, err := amqp.Properties{MessageID: "1", ReplyTo: "me"}.Append(nil)
 	must(r.t, err)
 	message, err = amqp.AppendMapSection(message, amqp.SectionApplicationProperties, amqp.Map{
@@ -165,7 +172,20 @@ func (r *raw) authorize(addr, entity string) {
 	message, err = amqp.AppendAMQPValue(message, sign(audience, time.Now().Add(time.Hour)))
 	must(r.t, err)
 	r.put(0, &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}, MessageFormat: new(uint32), Settled: true}, message)
-	wait[*amqp.Transfer](r)
+	for {
+		p, payload := r.next()
+		if _, answer := p.(*amqp.Transfer); !answer {
+			continue
+		}
+		if !bytes.Contains(payload, []byte("Accepted")) {
+			t.Errorf("the token for %s: %q", audience, payload)
+		}
+		break
+	}
+	r.put(0, &amqp.Detach{Handle: 0, Closed: true})
+	r.put(0, &amqp.Detach{Handle: 1, Closed: true})
+	wait[*amqp.Detach](r)
+	wait[*amqp.Detach](r)
 }
 
 // stillServes fails unless another client can send, receive and complete a message.
