@@ -35,7 +35,8 @@ func (r *raw) receiver(channel uint16, handle uint32, source *amqp.Source) *amqp
 func (r *raw) credit(channel uint16, handle, n uint32) {
 	r.t.Helper()
 	r.put(channel, &amqp.Flow{
-		NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 5000, Handle: &handle, DeliveryCount: new(uint32), LinkCredit: &n,
+		NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 5000, Handle: &handle, DeliveryCount: new(uint32),
+		LinkCredit: &n,
 	})
 }
 
@@ -89,7 +90,7 @@ func TestLinkErrorsEndOnlyTheLink(t *testing.T) {
 			r.put(1, &amqp.Attach{Name: "x", Handle: 5, Source: &amqp.Source{}, Target: &amqp.Target{Coordinator: true}})
 		}},
 		"a dynamic node": {"amqp:not-implemented", func(r *raw) {
-			r.put(1, &amqp.Attach{Name: "x", Handle: 5, Role: amqp.RoleReceiver, Source: &amqp.Source{Dynamic: true}, Target: &amqp.Target{}})
+			r.receiver(1, 5, &amqp.Source{Dynamic: true})
 		}},
 		"no target": {"amqp:invalid-field", func(r *raw) {
 			r.put(1, &amqp.Attach{Name: "x", Handle: 5, Role: amqp.RoleReceiver, Source: &amqp.Source{}})

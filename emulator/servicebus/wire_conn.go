@@ -152,8 +152,7 @@ func (c *conn) begin(channel uint16, p *amqp.Begin) {
 	c.sessions[channel] = s
 	c.put(channel, &amqp.Begin{RemoteChannel: &channel, IncomingWindow: sessionWindow, OutgoingWindow: sessionWindow, HandleMax: maxHandle})
 	if channel > maxChannel {
-		s.fail(&amqp.Error{Condition: "amqp:resource-limit-exceeded", Description: fmt.Sprintf(
-			"Channel %d is above the channel-max of %d: end sessions that are not in use, or open another connection.", channel, maxChannel)})
+		s.fail(limitExceeded("Channel %d is above the channel-max of %d: end sessions, or open another connection.", channel, maxChannel))
 	}
 }
 

@@ -89,14 +89,13 @@ func (l *link) refuse(why *amqp.Error) {
 func (s *session) attach(p *amqp.Attach) {
 	l := &link{session: s, name: p.Name, handle: p.Handle, role: p.Role}
 	if p.Handle > maxHandle {
-		l.refuse(&amqp.Error{Condition: "amqp:resource-limit-exceeded", Description: fmt.Sprintf(
-			"The handle %d is above the handle-max of %d: detach links that are not in use, or begin another session.", p.Handle, maxHandle)})
+		l.refuse(limitExceeded("Handle %d is above the handle-max of %d: detach links, or begin another session.", p.Handle, maxHandle))
 		return
 	}
 	if old := s.links[p.Handle]; old != nil && !old.detached.Load() {
 		s.fail(&amqp.Error{
 			Condition:   "amqp:session:handle-in-use",
-			Description: fmt.Sprintf("The handle %d of the link %q is in use by the link %q.", p.Handle, p.Name, old.name),
+			Description: fmt.Sprintf("The link %q has the handle %d already, which %q asks for.", old.name, p.Handle, p.Name),
 		})
 		return
 	} else if old != nil {

@@ -52,7 +52,7 @@ func (l *link) topUp() {
 
 // receive handles one frame of a message that the client sends.
 func (s *session) receive(t *amqp.Transfer, payload []byte) {
-	s.received++
+	s.received.Add(1)
 	l := s.attached(t.Handle)
 	if l == nil {
 		return
@@ -125,9 +125,7 @@ func (l *link) keepPartial(part []byte) *amqp.Error {
 	l.partial = append(l.partial, part...)
 	c.partial += added
 	if total := c.b.partial.Add(added); c.partial > bound || total > maxPartials*bound {
-		return &amqp.Error{
-			Condition: "amqp:resource-limit-exceeded", Description: "Too many messages are unfinished: send one after the other.",
-		}
+		return limitExceeded("Too many messages are unfinished: send one after the other.")
 	}
 	return nil
 }

@@ -59,9 +59,7 @@ func (l *link) serveRequest(encoded []byte) (to *link, refusal *amqp.Error) {
 		return nil, &amqp.Error{Condition: "amqp:not-found", Description: "No receiver is attached for the request's reply-to."}
 	}
 	if !to.addReply(reply) {
-		return nil, &amqp.Error{
-			Condition: "amqp:resource-limit-exceeded", Description: "Too many answers wait for the receiver's credit.",
-		}
+		return nil, limitExceeded("Too many answers wait for the receiver's credit.")
 	}
 	return to, nil
 }

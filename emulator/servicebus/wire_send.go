@@ -58,11 +58,13 @@ func (l *link) deliver(tag []byte, settled bool, payload []byte) {
 }
 
 // sendRest sends the rest of a delivery in as many frames as the session's window has room for. If
-// a part is left, the writer goes on with it when the window has changed. The caller holds the
-// connection's lock.
+// a part is left, the writer goes on with it when the window has changed. It asks for that with a
+// flow frame, because rhea opens its window in the middle of a delivery only then. The caller holds
+// the connection's lock.
 func (l *link) sendRest(next *amqp.Transfer) {
 	s, c := l.session, l.session.conn
 	room := int(c.maxFrame) - 128 // beside the performative
+	before := s.nextOutgoing
 	for ; s.window > 0; next = (&amqp.Transfer{Handle: l.handle}) {
 		part := l.rest[:min(len(l.rest), room)]
 		l.rest = l.rest[len(part):]
@@ -77,6 +79,11 @@ func (l *link) sendRest(next *amqp.Transfer) {
 	}
 	if len(l.rest) > 0 {
 		c.stalled = append(c.stalled, l)
+		if sent := s.nextOutgoing != before; sent {
+			ask := s.stateLocked()
+			ask.Echo = true
+			c.out, _ = amqp.AppendFrame(c.out, amqp.TypeAMQP, s.channel, ask)
+		}
 	}
 	c.closeOnBacklog()
 	c.wakeWriter()

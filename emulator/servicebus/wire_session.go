@@ -3,6 +3,7 @@ package servicebus
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
@@ -18,7 +19,7 @@ type session struct {
 	links   map[uint32]*link // by the client's handle, which the broker uses too
 	ended   bool             // the broker has ended the session, the client not yet
 
-	received uint32 // next-incoming-id: the peer's first number plus the transfer frames that arrived
+	received atomic.Uint32 // next-incoming-id: the peer's first number plus the transfer frames that arrived
 
 	// The connection's lock guards these.
 	nextOutgoing uint32
@@ -35,10 +36,11 @@ type unsettledDelivery struct {
 }
 
 func newSession(c *conn, channel uint16, p *amqp.Begin) *session {
-	return &session{
-		conn: c, channel: channel, links: map[uint32]*link{}, unsettled: map[uint32]unsettledDelivery{},
-		received: p.NextOutgoingID, window: int64(p.IncomingWindow),
+	s := &session{
+		conn: c, channel: channel, links: map[uint32]*link{}, unsettled: map[uint32]unsettledDelivery{}, window: int64(p.IncomingWindow),
 	}
+	s.received.Store(p.NextOutgoingID)
+	return s
 }
 
 // handle acts on one performative of the session. An error ends the connection.
@@ -146,7 +148,12 @@ func (l *link) flow(p *amqp.Flow) *amqp.Flow {
 func (s *session) state() *amqp.Flow {
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
-	received := s.received
+	return s.stateLocked()
+}
+
+// stateLocked is state for a caller that holds the connection's lock.
+func (s *session) stateLocked() *amqp.Flow {
+	received := s.received.Load()
 	return &amqp.Flow{
 		NextIncomingID: &received, IncomingWindow: sessionWindow, NextOutgoingID: s.nextOutgoing, OutgoingWindow: sessionWindow,
 	}
@@ -172,4 +179,8 @@ func (s *session) fail(why *amqp.Error) {
 	s.close()
 	s.ended = true
 	s.conn.put(s.channel, &amqp.End{Error: why})
+}
+
+func limitExceeded(format string, args ...any) *amqp.Error {
+	return &amqp.Error{Condition: "amqp:resource-limit-exceeded", Description: fmt.Sprintf(format, args...)}
 }
