@@ -78,14 +78,6 @@ func TestLinkErrorsEndOnlyTheLink(t *testing.T) {
 			r.put(1, &amqp.Transfer{Handle: 5}, make([]byte, 60_000))
 			r.put(1, &amqp.Transfer{Handle: 5}, make([]byte, 60_000)) // before the client knows
 		}},
-		"transfers without credit": {"amqp:link:transfer-limit-exceeded", func(r *raw) {
-			r.receiver(1, 6, &amqp.Source{Address: queue + "/$management"})
-			r.put(1, &amqp.Attach{Name: "x", Handle: 5, Source: &amqp.Source{}, Target: &amqp.Target{Address: queue}})
-			wait[*amqp.Flow](r)
-			for id := range uint32(1001) { // unfinished deliveries are not settled and bring no credit
-				r.put(1, &amqp.Transfer{Handle: 5, DeliveryID: &id, DeliveryTag: []byte{1}, More: true})
-			}
-		}},
 		"a transaction": {"amqp:not-implemented", func(r *raw) {
 			r.put(1, &amqp.Attach{Name: "x", Handle: 5, Source: &amqp.Source{}, Target: &amqp.Target{Coordinator: true}})
 		}},

@@ -91,28 +91,24 @@ func (s *session) receive(t *amqp.Transfer, payload []byte) {
 	}
 }
 
-// begin begins a delivery, which uses up credit.
+// begin begins a delivery. It drops one that the client gave up, which uses up no credit.
 func (l *link) begin(t *amqp.Transfer) *amqp.Error {
-	if l.arriving {
-		l.end()
-	}
+	l.dropPartial()
 	if t.DeliveryID == nil {
 		return &amqp.Error{Condition: "amqp:invalid-field", Description: "The first transfer of a delivery has no delivery-id."}
 	}
-	if l.granted == 0 {
-		return &amqp.Error{Condition: "amqp:link:transfer-limit-exceeded", Description: "A transfer without link credit."}
-	}
-	l.granted--
-	l.deliveries++
 	l.first = *t
 	l.first.DeliveryTag, l.first.State = nil, nil // they share the frame's memory
 	l.arriving = true
 	return nil
 }
 
-// end ends a delivery, and drops its frames with their memory: large messages are rare.
+// end ends a delivery, which uses up credit. The client cannot run out of it, because topUp follows.
+// end drops the frames with their memory: large messages are rare.
 func (l *link) end() {
 	l.arriving = false
+	l.deliveries++
+	l.granted--
 	l.dropPartial()
 }
 
