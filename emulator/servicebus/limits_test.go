@@ -165,6 +165,22 @@ func TestConnectionAnnouncesItsLimits(t *testing.T) {
 	r.sender(1023, 255, "$cbs")
 }
 
+func TestConnectionBoundsUnfinishedTokens(t *testing.T) {
+	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}, MaxMessageSize: 100 << 20})
+	r := dial(t, addr)
+	r.begin(0)
+	for handle := range uint32(6) { // 1.2 MB together
+		r.sender(0, handle, "$cbs")
+		t := &amqp.Transfer{Handle: handle, More: true, DeliveryID: &handle}
+		for range 4 {
+			r.put(0, t, make([]byte, 50_000))
+		}
+	}
+	if d := wait[*amqp.Detach](r); d.Handle != 5 || d.Error == nil || d.Error.Condition != "amqp:resource-limit-exceeded" {
+		t.Errorf("detached %d with %v", d.Handle, d.Error)
+	}
+}
+
 // TestConnectionBoundsUnfinishedMessages sends the first parts of a message on each of many links.
 func TestConnectionBoundsUnfinishedMessages(t *testing.T) {
 	_, client, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})

@@ -22,11 +22,12 @@ const (
 	maxToken = 256 << 10
 )
 
-// Unfinished messages may take this many bytes: on one connection, or two of the largest messages,
-// and on all connections together as much as on maxPartials.
+// Unfinished messages may take maxPartial bytes on one connection, or two of the largest messages,
+// and on all connections together as much as on maxPartials. A connection without a token may have a
+// few unfinished tokens.
 const (
 	maxPartial  = 64 << 20
-	maxPartials = 8
+	maxPartials = 4
 )
 
 // incoming is the state of a link on which a client sends. The reader goroutine owns it.
@@ -120,7 +121,8 @@ func (l *link) keepPartial(part []byte) *amqp.Error {
 	added := int64(len(part))
 	l.partial = append(l.partial, part...)
 	c.partial += added
-	if total := c.b.partial.Add(added); c.partial > bound || total > maxPartials*bound {
+	total := c.b.partial.Add(added)
+	if c.partial > bound || total > maxPartials*bound || len(c.claims) == 0 && c.partial > 4*maxToken {
 		return limitExceeded("Too many messages are unfinished: send one after the other.")
 	}
 	return nil
