@@ -161,10 +161,15 @@ func (c *conn) put(channel uint16, p amqp.Performative) { c.putFrame(amqp.TypeAM
 
 func (c *conn) putFrame(frameType uint8, channel uint16, p amqp.Performative) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.putLocked(frameType, channel, p)
+}
+
+// putLocked is putFrame for a caller that holds the lock.
+func (c *conn) putLocked(frameType uint8, channel uint16, p amqp.Performative) {
 	// The error is always nil, because the broker's own performatives can be encoded.
 	c.out, _ = amqp.AppendFrame(c.out, frameType, channel, p)
 	c.closeOnBacklog()
-	c.mu.Unlock()
 	c.wakeWriter()
 }
 

@@ -19,7 +19,7 @@ type link struct {
 	address string    // the node's path: the source of a receiver, the target of a sender
 
 	node     *queue      // the entity, for a link to it or to its $management node
-	detached atomic.Bool // the broker has sent its detach; the client's frames until its own are discarded
+	detached atomic.Bool // the broker sends nothing more, and discards frames until the client's detach
 
 	// For a link to an entity:
 	queue  *queue
@@ -58,14 +58,19 @@ func (l *link) release() {
 
 // detach tells the client once that the link has ended. why is nil if that is not an error.
 func (l *link) detach(why *amqp.Error) {
-	if l.detached.Swap(true) {
-		return
-	}
 	c := l.session.conn
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.silence() {
+		c.putLocked(amqp.TypeAMQP, l.session.channel, &amqp.Detach{Handle: l.handle, Closed: true, Error: why})
+	}
+}
+
+// silence makes the link send nothing more, and reports whether it could until now. The caller holds
+// the connection's lock.
+func (l *link) silence() bool {
 	l.rest = nil
-	c.mu.Unlock()
-	c.put(l.session.channel, &amqp.Detach{Handle: l.handle, Closed: true, Error: why})
+	return !l.detached.Swap(true)
 }
 
 // fail ends the link because of an error. It keeps its handle until the client answers.

@@ -147,7 +147,7 @@ func (l *link) flushReplies() {
 // flushLocked is flushReplies for a caller that holds the connection's lock.
 func (l *link) flushLocked() {
 	s := l.session
-	for len(l.rest) == 0 {
+	for len(l.rest) == 0 && !l.detached.Load() {
 		if s.window <= 0 && len(l.replies.waiting) > 0 && l.replies.credit > 0 {
 			s.conn.stalled = append(s.conn.stalled, l)
 			return

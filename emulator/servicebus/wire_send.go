@@ -13,11 +13,8 @@ func (s *session) transfer(l *link, m *message) bool {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	if c.closed || l.detached.Load() || len(l.rest) > 0 { // a rest means that the link is stalled already
 		return false
-	}
-	if len(l.rest) > 0 {
-		return false // the link is stalled already
 	}
 	if len(c.out) > maxBuffered || s.window <= 0 {
 		c.stalled = append(c.stalled, l)
@@ -82,7 +79,7 @@ func (l *link) sendRest(next *amqp.Transfer) {
 		if sent := s.nextOutgoing != before; sent {
 			ask := s.stateLocked()
 			ask.Echo = true
-			c.out, _ = amqp.AppendFrame(c.out, amqp.TypeAMQP, s.channel, ask)
+			c.putLocked(amqp.TypeAMQP, s.channel, ask)
 		}
 	}
 	c.closeOnBacklog()

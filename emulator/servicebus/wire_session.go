@@ -161,13 +161,16 @@ func (s *session) stateLocked() *amqp.Flow {
 
 // close closes the session's links.
 func (s *session) close() {
+	c := s.conn
+	c.mu.Lock()
+	for _, l := range s.links {
+		l.silence()
+	}
+	c.stalled = slices.DeleteFunc(c.stalled, func(l *link) bool { return l.session == s })
+	c.mu.Unlock()
 	for _, l := range s.links {
 		l.close()
 	}
-	c := s.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.stalled = slices.DeleteFunc(c.stalled, func(l *link) bool { return l.session == s })
 }
 
 // fail ends the session because of an error. Until the client answers, its frames are discarded
