@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -334,4 +335,34 @@ func TestLargeMessagesPassInSmallFramesAndWindows(t *testing.T) {
 		}
 		must(t, receiver.CompleteMessage(ctx, m, nil))
 	}
+}
+
+// A broker that waits for a window must not be busy: the bubble would never be idle.
+func TestConnectionIsIdleWhileTheWindowIsClosed(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{}, func(t *testing.T, b *bench) {
+		must(t, b.sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 10_000)}, nil))
+		conn, err := b.broker.NewClientConn()
+		must(t, err)
+		defer conn.Close()
+		r := newRaw(t, conn)
+		r.signIn("PLAIN", "\x00"+servicebus.DefaultKey.Name+"\x00"+servicebus.DefaultKey.Value)
+		r.open(4096)
+		r.put(0, &amqp.Begin{IncomingWindow: 1, OutgoingWindow: 1})
+		wait[*amqp.Begin](r)
+		r.receiver(0, 0, &amqp.Source{Address: queue})
+		credit := uint32(5)
+		r.put(0, &amqp.Flow{
+			NextIncomingID: new(uint32), IncomingWindow: 1, OutgoingWindow: 1, Handle: new(uint32), DeliveryCount: new(uint32),
+			LinkCredit: &credit,
+		})
+		if part := wait[*amqp.Transfer](r); !part.More {
+			t.Error("10,000 bytes in a frame of 4,096")
+		}
+		synctest.Wait()
+		one := uint32(1)
+		r.put(0, &amqp.Flow{NextIncomingID: &one, IncomingWindow: 100, OutgoingWindow: 1})
+		for more := true; more; {
+			more = wait[*amqp.Transfer](r).More
+		}
+	})
 }

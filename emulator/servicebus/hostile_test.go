@@ -59,6 +59,10 @@ func connect(t testing.TB, addr string) *raw {
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	must(t, conn.SetDeadline(time.Now().Add(2*time.Minute)))
+	return newRaw(t, conn)
+}
+
+func newRaw(t testing.TB, conn net.Conn) *raw {
 	return &raw{t: t, conn: conn, frames: amqp.NewFrameReader(conn, 1<<20)}
 }
 

@@ -76,11 +76,14 @@ func (l *link) sendRest(next *amqp.Transfer) {
 	}
 	if len(l.rest) > 0 {
 		c.stalled = append(c.stalled, l)
-		if sent := s.nextOutgoing != before; sent {
-			ask := s.stateLocked()
-			ask.Echo = true
-			c.putLocked(amqp.TypeAMQP, s.channel, ask)
-		}
+	}
+	if s.nextOutgoing == before {
+		return // the window has no room, and to wake the writer now would wake it for ever
+	}
+	if len(l.rest) > 0 {
+		ask := s.stateLocked()
+		ask.Echo = true
+		c.putLocked(amqp.TypeAMQP, s.channel, ask)
 	}
 	c.closeOnBacklog()
 	c.wakeWriter()
