@@ -176,7 +176,7 @@ func (c *conn) putLocked(frameType uint8, channel uint16, p amqp.Performative) {
 // closeOnBacklog closes the connection to a peer that requests more and more and reads nothing. The
 // caller holds the lock.
 func (c *conn) closeOnBacklog() {
-	if len(c.out) > maxBacklog+2*c.b.maxMessage {
+	if len(c.out) > maxBacklog+2*c.b.largestMessage() {
 		c.out = nil
 		_ = c.nc.Close()
 	}

@@ -133,7 +133,6 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 	}
 	l.address = nodeOf(node)
 	c := l.session.conn
-	l.maxMessage = c.b.maxMessage
 	if p.InitialDeliveryCount != nil {
 		l.deliveries = *p.InitialDeliveryCount
 	}
@@ -153,7 +152,7 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 		if !granted.listen && !granted.send {
 			return unauthorized("Listen")
 		}
-		l.node, l.answer = q, managementOf(q, granted, c.b.maxMessage)
+		l.node, l.answer = q, managementOf(q, granted, l.maxMessage)
 		l.maxMessage += requestOverhead
 		return nil
 	case p.Role == amqp.RoleSender && !granted.send:

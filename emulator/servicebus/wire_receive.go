@@ -117,7 +117,7 @@ func (l *link) end() {
 // memory.
 func (l *link) keepPartial(part []byte) *amqp.Error {
 	c := l.session.conn
-	bound := int64(max(maxPartial, 2*c.b.maxMessage))
+	bound := int64(max(maxPartial, 2*c.b.largestMessage()))
 	added := int64(len(part))
 	l.partial = append(l.partial, part...)
 	c.partial += added
