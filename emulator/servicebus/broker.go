@@ -22,6 +22,7 @@ type Broker struct {
 	maxMessage int                               // of entities without their own limit, in bytes
 	largest    atomic.Int64                      // the largest limit that an entity ever had
 	observe    func(Record)
+	partial    atomic.Int64 // bytes of messages that have not arrived completely, on all connections
 
 	entities sync.RWMutex
 	queues   map[string]*queue // queues, topics and subscriptions by entityKey

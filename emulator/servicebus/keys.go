@@ -17,6 +17,11 @@ type claim struct {
 	until                time.Time
 }
 
+// claim returns what the key allows.
+func (k Key) claim(until time.Time) claim {
+	return claim{listen: k.Listen || k.Manage, send: k.Send || k.Manage, manage: k.Manage, until: until}
+}
+
 // verifyToken checks an access token, whose rights do not depend on the path. It returns what the
 // token allows, or a problem in the words of the service.
 func (b *Broker) verifyToken(token string) (granted claim, problem string) {
@@ -30,9 +35,7 @@ func (b *Broker) verifyToken(token string) (granted claim, problem string) {
 	case !time.Now().Before(grant.Until):
 		return claim{}, expiredToken(grant.Until)
 	}
-	return claim{
-		listen: grant.Listen || grant.Manage, send: grant.Send || grant.Manage, manage: grant.Manage, until: grant.Until,
-	}, ""
+	return Key{Listen: grant.Listen, Send: grant.Send, Manage: grant.Manage}.claim(grant.Until), ""
 }
 
 func expiredToken(at time.Time) string {
@@ -75,7 +78,7 @@ func (b *Broker) verify(token, path string) (granted claim, problem string) {
 	if err != nil || !time.Now().Before(until) {
 		return claim{}, expiredToken(until)
 	}
-	return claim{listen: key.Listen || key.Manage, send: key.Send || key.Manage, manage: key.Manage, until: until}, ""
+	return key.claim(until), ""
 }
 
 // checkAudience returns why a token for the escaped resource does not cover the path, or "" if it

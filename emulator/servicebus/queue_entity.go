@@ -116,7 +116,6 @@ func (q *queue) detachLinks(why *amqp.Error, selected func(*link) bool) {
 	}
 	q.mu.Unlock()
 	for _, l := range links {
-		l.forced.Store(true)
 		l.detach(why)
 	}
 }

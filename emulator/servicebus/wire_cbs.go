@@ -2,26 +2,27 @@ package servicebus
 
 import (
 	"fmt"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
+// maxClaims is how many tokens a connection may have.
+const maxClaims = 1024
+
 // claimFor returns what a token for the address, or for a path that contains it, allows, and the
-// path that the token is for.
+// path that the token is for. The whole namespace contains every path.
 func (c *conn) claimFor(address string) (granted claim, path string) {
 	now := time.Now()
 	for path = address; ; {
 		if granted, ok := c.claims[path]; ok && now.Before(granted.until) {
 			return granted, path
 		}
-		last := strings.LastIndexByte(path, '/')
-		if last < 0 {
+		if path == "" {
 			return claim{}, ""
 		}
-		path = path[:last]
+		path = path[:max(strings.LastIndexByte(path, '/'), 0)]
 	}
 }
 
@@ -34,13 +35,10 @@ func (c *conn) putToken(r request) response {
 	if r.text("operation") != "put-token" {
 		return refuse(400, "The only operation is put-token.")
 	}
-	audience, err := url.Parse(r.text("name"))
-	if err != nil {
-		return refuse(400, "The token's name is not a URL.")
-	}
-	path := entityKey(audience.Path)
-	if c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
-		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", audience.Path))
+	node := nodeOf(r.text("name"))
+	path := entityKey(node)
+	if path != "" && c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
+		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", node))
 	}
 	token, _ := r.body.(string)
 	var granted claim
@@ -56,9 +54,10 @@ func (c *conn) putToken(r request) response {
 	if problem != "" {
 		return refuse(401, problem)
 	}
-	if len(c.claims) > 4*maxLinks {
+	if namespace := c.claims[""]; len(c.claims) > maxClaims {
 		c.stopExpiries()
 		clear(c.claims) // bounds the memory; a client with so many entities presents tokens again
+		c.claims[""] = namespace
 	}
 	c.claims[path] = granted
 	c.expireAt(path, granted.until)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,16 +17,19 @@ const (
 	maxFrameSize   = 64 << 10 // as Service Bus offers
 	minFrameSize   = 512      // AMQP 1.0 part 2, §2.8.19
 	maxConnections = 1000
-	maxSessions    = 1024 // per connection
-	maxLinks       = 256  // per session
+	maxChannel     = 1023 // the highest channel, so 1,024 sessions on a connection
+	maxHandle      = 255  // the highest handle, so 256 links in a session, as in Service Bus
 	maxBatch       = 5000 // messages in one batch, and in one answer to a peek
 	// maxBuffered bounds the bytes that wait for a slow reader: above it, deliveries pause. It also
 	// bounds the answers that wait for a receiver's credit: above it, requests are refused.
 	maxBuffered = 4 << 20
-	// maxBacklog is when the connection is closed, because of bytes in either direction.
+	// maxBacklog is when the connection is closed because of answers that the peer does not read. The
+	// largest message that may be on its way comes on top.
 	maxBacklog = 64 << 20
-	// writeTimeout is when the connection is closed because the peer reads nothing at all.
+	// writeTimeout is when the connection is closed because the peer reads nothing at all. It is the
+	// time for each writeSize bytes, so that a large message may take longer.
 	writeTimeout = 30 * time.Second
+	writeSize    = 1 << 20
 	// handshakeTimeout bounds the whole handshake.
 	handshakeTimeout = 30 * time.Second
 	// idleTimeout is what the open frame announces. readTimeout leaves as much again for the
@@ -45,9 +49,9 @@ type conn struct {
 	frames *amqp.FrameReader
 
 	sessions map[uint16]*session    // by channel
-	claims   map[string]claim       // by entityKey
+	claims   map[string]claim       // by entityKey; "" is the whole namespace
 	expiries map[string]*time.Timer // of claims
-	partial  int                    // bytes of messages that have not arrived completely
+	partial  int64                  // bytes of messages that have not arrived completely
 
 	mu        sync.Mutex
 	out       []byte
@@ -73,12 +77,16 @@ func (c *conn) serve() {
 		defer close(written)
 		c.write()
 	}()
-	if err := c.read(); err != nil && !errors.Is(err, io.EOF) {
+	if err := c.read(); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errSignIn) {
 		// The peer should learn what it did wrong, if it still reads.
-		c.put(0, &amqp.Close{Error: &amqp.Error{Condition: "amqp:connection:framing-error", Description: err.Error()}})
+		var why *amqp.Error
+		if !errors.As(err, &why) {
+			why = &amqp.Error{Condition: "amqp:connection:framing-error", Description: err.Error()}
+		}
+		c.put(0, &amqp.Close{Error: why})
 	}
 	for _, s := range c.sessions {
-		s.end()
+		s.close()
 	}
 	c.stopExpiries()
 	c.mu.Lock()
@@ -90,7 +98,8 @@ func (c *conn) serve() {
 }
 
 // read is the reader goroutine. It does the handshake and handles frames until the end. It returns
-// nil after an orderly close.
+// nil after an orderly close. An error is one of the connection as a whole: what concerns only a
+// session or a link ends only that.
 func (c *conn) read() error {
 	if err := c.handshake(); err != nil {
 		return err
@@ -108,23 +117,22 @@ func (c *conn) read() error {
 		}
 		p, payload, err := amqp.ReadPerformative(frame.Body)
 		if err != nil {
-			return err
+			return &amqp.Error{Condition: "amqp:decode-error", Description: err.Error()}
 		}
 		switch p := p.(type) {
 		case *amqp.Begin:
-			err = c.begin(frame.Channel, p)
+			c.begin(frame.Channel, p)
 		case *amqp.Close:
 			c.put(0, &amqp.Close{})
 			return nil
 		default:
 			s := c.sessions[frame.Channel]
 			if s == nil {
-				return fmt.Errorf("%T on channel %d, which has no session", p, frame.Channel)
+				return notAllowed("%T on channel %d, which has no session", p, frame.Channel)
 			}
-			err = s.handle(p, payload)
-		}
-		if err != nil {
-			return err
+			if err := s.handle(p, payload); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -136,90 +144,18 @@ func (c *conn) readFrame() (amqp.Frame, error) {
 	return c.frames.ReadFrame()
 }
 
-// handshake is SASL with the mechanism ANONYMOUS, which the SDKs choose, and then open. Clients
-// authenticate later, over $cbs.
-func (c *conn) handshake() error {
-	if err := c.nc.SetReadDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return err
+// begin opens a session. A session above the limit is opened and ended at once, with the reason.
+func (c *conn) begin(channel uint16, p *amqp.Begin) {
+	if s := c.sessions[channel]; s != nil {
+		s.fail(notAllowed("Channel %d has a session already.", channel))
+		return
 	}
-	header, err := c.frames.ReadProtocolHeader()
-	if err != nil {
-		return err
+	s := newSession(c, channel, p)
+	c.sessions[channel] = s
+	c.put(channel, &amqp.Begin{RemoteChannel: &channel, IncomingWindow: sessionWindow, OutgoingWindow: sessionWindow, HandleMax: maxHandle})
+	if channel > maxChannel {
+		s.fail(limitExceeded("Channel %d is above the channel-max of %d: end sessions, or open another connection.", channel, maxChannel))
 	}
-	if header == amqp.HeaderSASL {
-		if header, err = c.handshakeSASL(); err != nil {
-			return err
-		}
-	}
-	// If the peer speaks another protocol, it learns from this header which one it should speak
-	// (part 2, §2.2).
-	c.putBytes(amqp.HeaderAMQP[:])
-	if header != amqp.HeaderAMQP {
-		return errors.New("not AMQP 1.0")
-	}
-	frame, err := c.frames.ReadFrame()
-	if err != nil {
-		return err
-	}
-	p, _, err := amqp.ReadPerformative(frame.Body)
-	if err != nil {
-		return err
-	}
-	open, ok := p.(*amqp.Open)
-	if !ok {
-		return fmt.Errorf("%T in place of open", p)
-	}
-	c.open(open)
-	return nil
-}
-
-// handshakeSASL returns the protocol header that follows the SASL exchange.
-func (c *conn) handshakeSASL() (next [8]byte, err error) {
-	c.putBytes(amqp.HeaderSASL[:])
-	c.putFrame(amqp.TypeSASL, 0, &amqp.SASLMechanisms{Mechanisms: []amqp.Symbol{"MSSBCBS", "ANONYMOUS", "EXTERNAL"}})
-	frame, err := c.frames.ReadFrame()
-	if err != nil {
-		return next, err
-	}
-	p, _, err := amqp.ReadPerformative(frame.Body)
-	if err != nil {
-		return next, err
-	}
-	if _, ok := p.(*amqp.SASLInit); !ok {
-		return next, fmt.Errorf("%T in place of sasl-init", p)
-	}
-	c.putFrame(amqp.TypeSASL, 0, &amqp.SASLOutcome{Code: 0})
-	return c.frames.ReadProtocolHeader()
-}
-
-// open adopts the peer's limits and answers with the broker's.
-func (c *conn) open(p *amqp.Open) {
-	c.mu.Lock()
-	c.maxFrame = maxFrameSize
-	if p.MaxFrameSize > 0 {
-		c.maxFrame = min(max(p.MaxFrameSize, minFrameSize), maxFrameSize)
-	}
-	if p.IdleTimeout > 0 {
-		c.keepAlive = min(c.keepAlive, max(time.Duration(p.IdleTimeout)*time.Millisecond/2, 100*time.Millisecond))
-	}
-	c.mu.Unlock()
-	c.put(0, &amqp.Open{
-		ContainerID: "session-revoker-emulator", MaxFrameSize: maxFrameSize, ChannelMax: 4999,
-		IdleTimeout: uint32(idleTimeout / time.Millisecond),
-	})
-}
-
-// begin opens a session.
-func (c *conn) begin(channel uint16, p *amqp.Begin) error {
-	switch {
-	case c.sessions[channel] != nil:
-		return fmt.Errorf("channel %d has a session already", channel)
-	case len(c.sessions) >= maxSessions:
-		return fmt.Errorf("more than %d sessions on one connection", maxSessions)
-	}
-	c.sessions[channel] = newSession(c, channel, p)
-	c.put(channel, &amqp.Begin{RemoteChannel: &channel, IncomingWindow: sessionWindow, OutgoingWindow: sessionWindow, HandleMax: 1<<32 - 2})
-	return nil
 }
 
 // put queues a frame for the writer. It does not block.
@@ -227,10 +163,15 @@ func (c *conn) put(channel uint16, p amqp.Performative) { c.putFrame(amqp.TypeAM
 
 func (c *conn) putFrame(frameType uint8, channel uint16, p amqp.Performative) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.putLocked(frameType, channel, p)
+}
+
+// putLocked is putFrame for a caller that holds the lock.
+func (c *conn) putLocked(frameType uint8, channel uint16, p amqp.Performative) {
 	// The error is always nil, because the broker's own performatives can be encoded.
 	c.out, _ = amqp.AppendFrame(c.out, frameType, channel, p)
 	c.closeOnBacklog()
-	c.mu.Unlock()
 	c.wakeWriter()
 }
 
@@ -278,7 +219,7 @@ func (c *conn) write() {
 		c.stalled = nil
 		c.mu.Unlock()
 		for _, l := range stalled {
-			l.queue.wake(l.outlet)
+			l.resume()
 		}
 		if len(sending) == 0 {
 			if closed {
@@ -291,15 +232,17 @@ func (c *conn) write() {
 			}
 			continue
 		}
-		// Setting a deadline costs more than a small write, so one deadline serves several writes.
-		if now := time.Now(); deadline.Sub(now) < writeTimeout/2 {
-			deadline = now.Add(writeTimeout)
-			if c.nc.SetWriteDeadline(deadline) != nil {
+		for part := range slices.Chunk(sending, writeSize) {
+			// Setting a deadline costs more than a small write, so one deadline serves several writes.
+			if now := time.Now(); deadline.Sub(now) < writeTimeout/2 {
+				deadline = now.Add(writeTimeout)
+				if c.nc.SetWriteDeadline(deadline) != nil {
+					return
+				}
+			}
+			if _, err := c.nc.Write(part); err != nil {
 				return
 			}
-		}
-		if _, err := c.nc.Write(sending); err != nil {
-			return
 		}
 		if cap(sending) > 4*maxBuffered {
 			sending = nil // frees the large array

@@ -16,12 +16,11 @@ type link struct {
 	name    string
 	handle  uint32
 	role    amqp.Role // the client's
-	address string    // of the node: the source of a receiver, the target of a sender
+	address string    // the node's path: the source of a receiver, the target of a sender
 
-	node       *queue      // the entity, for a link to it or to its $management node
-	maxMessage int         // bytes of a message that the client sends
-	forced     atomic.Bool // the broker has detached the link
-	grantedBy  string      // the path whose token admits the link
+	node      *queue      // the entity, for a link to it or to its $management node
+	detached  atomic.Bool // the broker sends nothing more, and discards frames until the client's detach
+	grantedBy string      // the path whose token admits the link
 
 	// For a link to an entity:
 	queue  *queue
@@ -32,16 +31,19 @@ type link struct {
 	replyTo string                 // of a receiver: its target address
 	replies replyQueue             // of a receiver
 
-	// For a sender:
-	deliveries uint32 // that arrived
-	granted    uint32 // credit that is left
-	partial    []byte // the frames so far of a message of several frames
-	first      amqp.Transfer
+	rest []byte // of a receiver: what is not sent yet of a delivery; the connection's lock guards it
+
+	incoming // of a sender
 }
 
-// close ends the link without a frame to the client.
+// close ends the link without a frame to the client, and frees its handle.
 func (l *link) close() {
 	delete(l.session.links, l.handle)
+	l.release()
+}
+
+// release gives back what the link holds. It may be called again.
+func (l *link) release() {
 	l.dropPartial()
 	switch {
 	case l.outlet == nil:
@@ -55,9 +57,27 @@ func (l *link) close() {
 	}
 }
 
-// detach tells the client that the link has ended. why is nil if that is not an error.
+// detach tells the client once that the link has ended. why is nil if that is not an error.
 func (l *link) detach(why *amqp.Error) {
-	l.session.conn.put(l.session.channel, &amqp.Detach{Handle: l.handle, Closed: true, Error: why})
+	c := l.session.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.silence() {
+		c.putLocked(amqp.TypeAMQP, l.session.channel, &amqp.Detach{Handle: l.handle, Closed: true, Error: why})
+	}
+}
+
+// silence makes the link send nothing more, and reports whether it could until now. The caller holds
+// the connection's lock.
+func (l *link) silence() bool {
+	l.rest = nil
+	return !l.detached.Swap(true)
+}
+
+// fail ends the link because of an error. It keeps its handle until the client answers.
+func (l *link) fail(why *amqp.Error) {
+	l.release()
+	l.detach(why)
 }
 
 // refuse answers an attach with an attach without terminus, and a detach with the reason (part 2,
@@ -71,40 +91,52 @@ func (l *link) refuse(why *amqp.Error) {
 	l.detach(why)
 }
 
-// attach creates the link that the client asks for, or refuses it (part 2, §2.6.3). An error ends
-// the connection.
-func (s *session) attach(p *amqp.Attach) error {
-	if old := s.links[p.Handle]; old != nil && old.forced.Load() {
+// attach creates the link that the client asks for, or refuses it (part 2, §2.6.3).
+func (s *session) attach(p *amqp.Attach) {
+	l := &link{session: s, name: p.Name, handle: p.Handle, role: p.Role}
+	if p.Handle > maxHandle {
+		l.refuse(limitExceeded("Handle %d is above the handle-max of %d: detach links, or begin another session.", p.Handle, maxHandle))
+		return
+	}
+	if old := s.links[p.Handle]; old != nil && !old.detached.Load() {
+		s.fail(&amqp.Error{
+			Condition:   "amqp:session:handle-in-use",
+			Description: fmt.Sprintf("The link %q has the handle %d already, which %q asks for.", old.name, p.Handle, p.Name),
+		})
+		return
+	} else if old != nil {
 		old.close() // the client may use the handle again before it answers the broker's detach
 	}
-	if s.links[p.Handle] != nil || len(s.links) >= maxLinks {
-		return fmt.Errorf("handle %d is in use, or more than %d links in one session", p.Handle, maxLinks)
-	}
-	l := &link{session: s, name: p.Name, handle: p.Handle, role: p.Role}
-	if p.Source == nil || p.Target == nil || p.Target.Coordinator {
-		l.refuse(&amqp.Error{Condition: "amqp:not-implemented", Description: "Transactions are not supported by this emulator."})
-		return nil
-	}
-	l.address = p.Target.Address
-	if p.Role == amqp.RoleReceiver {
-		l.address, l.replyTo = p.Source.Address, p.Target.Address
-	}
+	s.links[p.Handle] = l
 	if refusal := l.connect(p); refusal != nil {
 		l.refuse(refusal)
-		return nil
+		return
 	}
-	s.links[p.Handle] = l
 	if l.node != nil {
 		l.node.addLink(l)
 	}
 	l.answerAttach(p)
-	return nil
 }
 
 // connect finds the link's node and checks that the client may use it.
 func (l *link) connect(p *amqp.Attach) *amqp.Error {
+	switch {
+	case p.Target != nil && p.Target.Coordinator:
+		return &amqp.Error{Condition: "amqp:not-implemented", Description: "Transactions are not supported by this emulator."}
+	case p.Source == nil || p.Target == nil:
+		return &amqp.Error{Condition: "amqp:invalid-field", Description: "An attach needs a source and a target."}
+	case p.Role == amqp.RoleReceiver && p.Source.Dynamic, p.Role == amqp.RoleSender && p.Target.Dynamic:
+		return &amqp.Error{Condition: "amqp:not-implemented", Description: "Service Bus creates no dynamic nodes: name an entity."}
+	}
+	node := p.Target.Address
+	if p.Role == amqp.RoleReceiver {
+		node, l.replyTo = p.Source.Address, p.Target.Address
+	}
+	l.address = nodeOf(node)
 	c := l.session.conn
-	l.maxMessage = c.b.maxMessage
+	if p.InitialDeliveryCount != nil {
+		l.deliveries = *p.InitialDeliveryCount
+	}
 	address := entityKey(l.address)
 	if address == "$cbs" {
 		return l.connectToCBS()
@@ -123,6 +155,7 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 			return unauthorized("Listen")
 		}
 		l.node, l.answer = q, managementOf(q, granted, l.maxMessage)
+		l.maxMessage += requestOverhead
 		return nil
 	case p.Role == amqp.RoleSender && !granted.send:
 		return unauthorized("Send")
@@ -144,7 +177,7 @@ func (l *link) connectToCBS() *amqp.Error {
 	c := l.session.conn
 	for _, s := range c.sessions {
 		for _, other := range s.links {
-			if s != l.session && strings.EqualFold(other.address, "$cbs") {
+			if s != l.session && entityKey(other.address) == "$cbs" && !other.detached.Load() {
 				return &amqp.Error{
 					Condition:   "amqp:not-allowed",
 					Description: "A link to connection's $cbs node has already been opened.",
@@ -152,7 +185,7 @@ func (l *link) connectToCBS() *amqp.Error {
 			}
 		}
 	}
-	l.answer = c.putToken
+	l.answer, l.maxMessage = c.putToken, maxToken
 	return nil
 }
 
@@ -185,22 +218,42 @@ func (l *link) answerAttach(p *amqp.Attach) {
 		SenderSettleMode: p.SenderSettleMode, ReceiverSettleMode: p.ReceiverSettleMode,
 	}
 	if p.Role == amqp.RoleSender {
+		reply.Target = &amqp.Target{Address: p.Target.Address}
 		// The client builds its batches up to this size. With 0 it would build none.
 		reply.MaxMessageSize = uint64(l.maxMessage)
 		s.conn.put(s.channel, reply)
 		l.topUp()
 		return
 	}
+	reply.Source = sourceInEffect(p.Source)
 	reply.InitialDeliveryCount = new(uint32)
 	reply.MaxMessageSize = 1<<64 - 1
 	if l.queue != nil && l.queue.hasSessions() {
-		l.acceptSession(reply, sessionWait(p))
+		filter, _ := p.Source.Filter.Get(sessionFilter)
+		l.acceptSession(reply, filter, sessionWait(p))
 		return
 	}
 	s.conn.put(s.channel, reply)
 	if l.outlet != nil {
 		l.queue.subscribe(l.outlet)
 	}
+}
+
+// sourceInEffect returns the part of a receiver's source that the broker applies. The client must be
+// able to see that the rest, such as a selector, is not applied (part 3, §3.5.3). The filter for
+// sessions is added later. Nothing of a link survives it, and messages are never only copied.
+func sourceInEffect(asked *amqp.Source) *amqp.Source {
+	s := &amqp.Source{Address: asked.Address}
+	if asked.DistributionMode != "" {
+		s.DistributionMode = "move"
+	}
+	for _, outcome := range asked.Outcomes {
+		switch outcome {
+		case "amqp:accepted:list", "amqp:rejected:list", "amqp:released:list", "amqp:modified:list":
+			s.Outcomes = append(s.Outcomes, outcome)
+		}
+	}
+	return s
 }
 
 const (
@@ -226,9 +279,8 @@ func sessionWait(p *amqp.Attach) time.Duration {
 // acceptSession answers the attach of a receiver of sessions once it has a session: the one that
 // its filter names, or the next that is free if the filter is null. The answer repeats the filter
 // in the form in which it arrived, because clients accept no other form.
-func (l *link) acceptSession(reply *amqp.Attach, wait time.Duration) {
+func (l *link) acceptSession(reply *amqp.Attach, filter any, wait time.Duration) {
 	c, q := l.session.conn, l.queue
-	filter, _ := reply.Source.Filter.Get(sessionFilter)
 	described, isDescribed := filter.(amqp.Described)
 	if isDescribed {
 		filter = described.Value
@@ -238,30 +290,21 @@ func (l *link) acceptSession(reply *amqp.Attach, wait time.Duration) {
 		if isDescribed {
 			value = amqp.Described{Descriptor: described.Descriptor, Value: s.id}
 		}
-		source := *reply.Source
-		source.Filter = amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: value}}
-		reply.Source = &source
+		reply.Source.Filter = amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: value}}
 		reply.Properties = amqp.Map{{Key: amqp.Symbol(lockedUntil), Value: s.until.UnixMilli()*10_000 + ticksTo1970}}
 		c.put(l.session.channel, reply)
 	}
-	refused := func(why *amqp.Error) {
-		l.forced.Store(true)
-		l.refuse(why)
-	}
-	l.outlet.lost = func() {
-		l.forced.Store(true)
-		l.detach(errSessionLockLost)
-	}
+	l.outlet.lost = func() { l.detach(errSessionLockLost) }
 	if id, named := filter.(string); named {
 		s, refusal := q.acceptNamedSession(id, l.outlet)
 		if refusal != nil {
-			refused(refusal)
+			l.refuse(refusal)
 			return
 		}
 		granted(s)
 		return
 	}
-	q.acceptNextSession(l.outlet, wait, granted, func() { refused(errNoSession) })
+	q.acceptNextSession(l.outlet, wait, granted, func() { l.refuse(errNoSession) })
 }
 
 func unauthorized(claim string) *amqp.Error {

@@ -31,15 +31,17 @@ type response struct {
 	dashed      bool // the names are those of $cbs: status-code instead of statusCode
 }
 
-// serveRequest answers a request over the receiver that its reply-to names.
-func (l *link) serveRequest(encoded []byte) *amqp.Error {
+// serveRequest executes a request and queues the answer at the receiver that the request's reply-to
+// names. It returns that receiver, or why there is no answer. The caller sends the answer after the
+// request's disposition, because some clients understand no other order.
+func (l *link) serveRequest(encoded []byte) (to *link, refusal *amqp.Error) {
 	sections, err := amqp.SplitMessage(encoded)
 	if err != nil {
-		return &amqp.Error{Condition: "amqp:decode-error", Description: err.Error()}
+		return nil, &amqp.Error{Condition: "amqp:decode-error", Description: err.Error()}
 	}
 	properties, err := amqp.ReadProperties(sections.Properties)
 	if err != nil {
-		return &amqp.Error{Condition: "amqp:decode-error", Description: err.Error()}
+		return nil, &amqp.Error{Condition: "amqp:decode-error", Description: err.Error()}
 	}
 	var req request
 	if req.properties, err = amqp.ReadMapSection(sections.ApplicationProperties); err == nil {
@@ -51,19 +53,15 @@ func (l *link) serveRequest(encoded []byte) *amqp.Error {
 	}
 	reply, err := res.encode(properties.MessageID)
 	if err != nil {
-		return &amqp.Error{Condition: "amqp:internal-error", Description: err.Error()}
+		return nil, &amqp.Error{Condition: "amqp:internal-error", Description: err.Error()}
 	}
-	to := l.replyLink(properties.ReplyTo)
-	if to == nil {
-		return &amqp.Error{Condition: "amqp:not-found", Description: "No receiver is attached for the request's reply-to."}
+	if to = l.replyLink(properties.ReplyTo); to == nil {
+		return nil, &amqp.Error{Condition: "amqp:not-found", Description: "No receiver is attached for the request's reply-to."}
 	}
-	if !to.replies.add(reply) {
-		return &amqp.Error{
-			Condition: "amqp:resource-limit-exceeded", Description: "Too many answers wait for the receiver's credit.",
-		}
+	if !to.addReply(reply) {
+		return nil, limitExceeded("Too many answers wait for the receiver's credit.")
 	}
-	to.flushReplies()
-	return nil
+	return to, nil
 }
 
 // replyLink finds the receiver for a response: the one with the target address or name replyTo, or
@@ -73,7 +71,7 @@ func (l *link) replyLink(replyTo string) *link {
 	var sameAddress *link
 	for _, s := range l.session.conn.sessions {
 		for _, other := range s.links {
-			if other.role != amqp.RoleReceiver || other.outlet != nil {
+			if other.role != amqp.RoleReceiver || other.queue != nil || other.detached.Load() {
 				continue
 			}
 			if replyTo != "" && (other.replyTo == replyTo || other.name == replyTo) {
@@ -87,7 +85,7 @@ func (l *link) replyLink(replyTo string) *link {
 	return sameAddress
 }
 
-// replyQueue holds the responses that wait for a receiver's credit.
+// replyQueue holds the responses that wait for a receiver's credit. The connection's lock guards it.
 type replyQueue struct {
 	waiting [][]byte
 	bytes   int // of waiting
@@ -132,16 +130,47 @@ func (q *replyQueue) grant(p *amqp.Flow) {
 // drain uses up the credit without responses.
 func (q *replyQueue) drain() { q.sent, q.credit = q.sent+q.credit, 0 }
 
-// flushReplies sends responses while there is credit.
+// addReply queues a response. It returns false if too many responses wait.
+func (l *link) addReply(reply []byte) bool {
+	l.session.conn.mu.Lock()
+	defer l.session.conn.mu.Unlock()
+	return l.replies.add(reply)
+}
+
+// flushReplies sends responses while there is credit and room in the session's window.
 func (l *link) flushReplies() {
-	s, c := l.session, l.session.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for reply, ok := l.replies.next(); ok; reply, ok = l.replies.next() {
-		id := s.nextDelivery
-		s.nextDelivery++
-		c.appendTransfer(s, l.handle, id, tagOf(newToken()), true, reply)
+	l.session.conn.mu.Lock()
+	defer l.session.conn.mu.Unlock()
+	l.flushLocked()
+}
+
+// flushLocked is flushReplies for a caller that holds the connection's lock.
+func (l *link) flushLocked() {
+	s := l.session
+	for len(l.rest) == 0 && !l.detached.Load() {
+		if s.window <= 0 && len(l.replies.waiting) > 0 && l.replies.credit > 0 {
+			s.conn.stalled = append(s.conn.stalled, l)
+			return
+		}
+		reply, ok := l.replies.next()
+		if !ok {
+			return
+		}
+		l.deliver(tagOf(newToken()), true, reply)
 	}
+}
+
+// grantReplies sets the credit from a flow frame, and uses it up if the frame says so. It returns
+// the delivery count and the credit that is left.
+func (l *link) grantReplies(p *amqp.Flow) (sent, credit uint32) {
+	l.session.conn.mu.Lock()
+	defer l.session.conn.mu.Unlock()
+	l.replies.grant(p)
+	l.flushLocked()
+	if p.Drain {
+		l.replies.drain()
+	}
+	return l.replies.sent, l.replies.credit
 }
 
 // encode returns the response as a message. It must have the request's message id, of the same

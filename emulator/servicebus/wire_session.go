@@ -3,6 +3,7 @@ package servicebus
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
@@ -16,8 +17,9 @@ type session struct {
 	conn    *conn
 	channel uint16
 	links   map[uint32]*link // by the client's handle, which the broker uses too
+	ended   bool             // the broker has ended the session, the client not yet
 
-	received uint32 // next-incoming-id: the peer's first number plus the transfer frames that arrived
+	received atomic.Uint32 // next-incoming-id: the peer's first number plus the transfer frames that arrived
 
 	// The connection's lock guards these.
 	nextOutgoing uint32
@@ -34,37 +36,64 @@ type unsettledDelivery struct {
 }
 
 func newSession(c *conn, channel uint16, p *amqp.Begin) *session {
-	return &session{
-		conn: c, channel: channel, links: map[uint32]*link{}, unsettled: map[uint32]unsettledDelivery{},
-		received: p.NextOutgoingID, window: int64(p.IncomingWindow),
+	s := &session{
+		conn: c, channel: channel, links: map[uint32]*link{}, unsettled: map[uint32]unsettledDelivery{}, window: int64(p.IncomingWindow),
 	}
+	s.received.Store(p.NextOutgoingID)
+	return s
 }
 
 // handle acts on one performative of the session. An error ends the connection.
 func (s *session) handle(p amqp.Performative, payload []byte) error {
+	if _, end := p.(*amqp.End); end {
+		s.close()
+		delete(s.conn.sessions, s.channel)
+		if !s.ended {
+			s.conn.put(s.channel, &amqp.End{})
+		}
+		return nil
+	}
+	if s.ended {
+		return nil
+	}
 	switch p := p.(type) {
 	case *amqp.Attach:
-		return s.attach(p)
+		s.attach(p)
 	case *amqp.Flow:
 		s.flow(p)
 	case *amqp.Transfer:
-		return s.receive(p, payload)
+		s.receive(p, payload)
 	case *amqp.Disposition:
 		s.dispose(p)
 	case *amqp.Detach:
 		if l := s.links[p.Handle]; l != nil {
 			l.close()
-			if !l.forced.Load() {
-				l.detach(nil)
-			}
+			l.detach(nil)
 		}
-	case *amqp.End:
-		s.end()
-		s.conn.put(s.channel, &amqp.End{})
 	default:
-		return fmt.Errorf("%T inside a session", p)
+		return notAllowed("%T inside a session", p)
 	}
 	return nil
+}
+
+// attached returns the link of a frame. It returns nil if the frame must be discarded: the link is
+// refused or detached, which the client did not know yet. A handle that no link ever had ends the
+// session (part 2, §2.8.17).
+func (s *session) attached(handle uint32) *link {
+	l := s.links[handle]
+	switch {
+	case l == nil && handle <= maxHandle:
+		s.fail(&amqp.Error{Condition: "amqp:session:unattached-handle", Description: fmt.Sprintf("No link has the handle %d.", handle)})
+		return nil
+	case l == nil || l.detached.Load():
+		return nil
+	}
+	return l
+}
+
+// notAllowed is the error for a frame that the specification does not allow there.
+func notAllowed(format string, args ...any) *amqp.Error {
+	return &amqp.Error{Condition: "amqp:not-allowed", Description: fmt.Sprintf(format, args...)}
 }
 
 // flow adopts the client's windows and credit (part 2, §2.7.4).
@@ -86,8 +115,8 @@ func (s *session) flow(p *amqp.Flow) {
 		return
 	}
 	l := s.links[*p.Handle]
-	if l == nil || l.forced.Load() {
-		return // the frame crossed the broker's detach
+	if l == nil || l.detached.Load() {
+		return // the frame crossed a detach
 	}
 	answer := l.flow(p)
 	if p.Echo || p.Drain {
@@ -104,12 +133,8 @@ func (l *link) flow(p *amqp.Flow) *amqp.Flow {
 		delivered, left = l.queue.grant(l.outlet, p.DeliveryCount, *p.LinkCredit, p.Drain)
 		drained = p.Drain
 	case l.role == amqp.RoleReceiver && p.LinkCredit != nil:
-		l.replies.grant(p)
-		l.flushReplies()
-		if p.Drain {
-			l.replies.drain()
-		}
-		delivered, left, drained = l.replies.sent, l.replies.credit, p.Drain
+		delivered, left = l.grantReplies(p)
+		drained = p.Drain
 	default:
 		delivered, left = l.deliveries, l.granted
 	}
@@ -123,88 +148,42 @@ func (l *link) flow(p *amqp.Flow) *amqp.Flow {
 func (s *session) state() *amqp.Flow {
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
-	received := s.received
+	return s.stateLocked()
+}
+
+// stateLocked is state for a caller that holds the connection's lock.
+func (s *session) stateLocked() *amqp.Flow {
+	received := s.received.Load()
 	return &amqp.Flow{
 		NextIncomingID: &received, IncomingWindow: sessionWindow, NextOutgoingID: s.nextOutgoing, OutgoingWindow: sessionWindow,
 	}
 }
 
-// transfer puts a message on the wire in as many frames as necessary. If the connection or the
-// session's window has no room, it returns false and the writer wakes the link later. It is called
-// with the queue locked, and does not block.
-func (s *session) transfer(l *link, m *message) bool {
+// close closes the session's links.
+func (s *session) close() {
 	c := s.conn
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return false
+	for _, l := range s.links {
+		l.silence()
 	}
-	payload := m.encode(nil, view{locked: l.outlet.peekLock})
-	room := c.payloadRoom()
-	frames := int64((len(payload) + room - 1) / room)
-	if len(c.out) > maxBuffered || s.window < frames && s.window < sessionWindow {
-		c.stalled = append(c.stalled, l)
-		return false
-	}
-	id := s.nextDelivery
-	s.nextDelivery++
-	token := m.token
-	if l.outlet.peekLock {
-		s.unsettled[id] = unsettledDelivery{l, token}
-		s.sweep(l.queue)
-	} else {
-		token = newToken() // a delivery tag must not be null
-	}
-	c.appendTransfer(s, l.handle, id, tagOf(token), !l.outlet.peekLock, payload)
-	return true
-}
-
-// sweep forgets the queue's deliveries whose locks have ended, because they need no settlement. The
-// caller holds the queue's and the connection's lock.
-func (s *session) sweep(q *queue) {
-	if len(s.unsettled) < s.sweepAt {
-		return
-	}
-	for id, d := range s.unsettled {
-		if d.link.queue == q && q.locks.find(d.token) == nil {
-			delete(s.unsettled, id)
-		}
-	}
-	s.sweepAt = 2*len(s.unsettled) + 1000
-}
-
-// payloadRoom returns how much payload fits into one frame beside the transfer performative. The
-// caller holds the lock.
-func (c *conn) payloadRoom() int { return int(c.maxFrame) - 128 }
-
-// appendTransfer cuts the payload into frames. The caller holds the lock.
-func (c *conn) appendTransfer(s *session, handle, id uint32, tag []byte, settled bool, payload []byte) {
-	room := c.payloadRoom()
-	var format uint32
-	first := &amqp.Transfer{Handle: handle, DeliveryID: &id, DeliveryTag: tag, MessageFormat: &format, Settled: settled}
-	for t := first; ; t = (&amqp.Transfer{Handle: handle}) {
-		part := payload[:min(len(payload), room)]
-		payload = payload[len(part):]
-		t.More = len(payload) > 0
-		c.out, _ = amqp.AppendFrame(c.out, amqp.TypeAMQP, s.channel, t, part)
-		s.nextOutgoing++
-		s.window--
-		if !t.More {
-			break
-		}
-	}
-	c.closeOnBacklog()
-	c.wakeWriter()
-}
-
-// end closes the session's links and forgets the session.
-func (s *session) end() {
+	c.stalled = slices.DeleteFunc(c.stalled, func(l *link) bool { return l.session == s })
+	c.mu.Unlock()
 	for _, l := range s.links {
 		l.close()
 	}
-	delete(s.conn.sessions, s.channel)
-	c := s.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.stalled = slices.DeleteFunc(c.stalled, func(l *link) bool { return l.session == s })
+}
+
+// fail ends the session because of an error. Until the client answers, its frames are discarded
+// (part 2, §2.5.5).
+func (s *session) fail(why *amqp.Error) {
+	if s.ended {
+		return
+	}
+	s.close()
+	s.ended = true
+	s.conn.put(s.channel, &amqp.End{Error: why})
+}
+
+func limitExceeded(format string, args ...any) *amqp.Error {
+	return &amqp.Error{Condition: "amqp:resource-limit-exceeded", Description: fmt.Sprintf(format, args...)}
 }

@@ -165,6 +165,7 @@ func TestSplitMessageBodyKinds(t *testing.T) {
 		"value":     {append(amqp.Header{}.Append(nil), value...), amqp.BodyValue, len(value)},
 		"data":      {append(bytes.Repeat(data, 3), unhex(t, "0053 78 c1 01 00")...), amqp.BodyData, 3 * len(data)},
 		"sequences": {unhex(t, "0053 76 45 0053 76 45"), amqp.BodySequence, 8},
+		"footer":    {append(unhex(t, "0053 74 c1 01 00 0053 78 c1 01 00"), data...), amqp.BodyData, len(data)}, // before the body
 	} {
 		s, err := amqp.SplitMessage(c.message)
 		if err != nil || s.BodyKind != c.kind || len(s.Body) != c.body {

@@ -42,8 +42,9 @@ type Sections struct {
 // SplitMessage finds the sections of a message. A message may be empty. Otherwise SplitMessage
 // fails unless the sections are in order, each occurs once, each holds the required type, and
 // everything in them is well-formed and nested at most 32 deep. Data sections or sequence sections,
-// but not both, may occur several times. A message that passes cannot break the receiver that it is
-// delivered to. SplitMessage does not allocate.
+// but not both, may occur several times. The footer may also come before the body, where rhea and
+// uamqp write it. A message that passes cannot break the receiver that it is delivered to.
+// SplitMessage does not allocate.
 func SplitMessage(b []byte) (Sections, error) { return split(b, checkSection) }
 
 // SplitOpaque is SplitMessage, but checks only the sizes in the body and the footer, as Service Bus
@@ -70,7 +71,9 @@ func split(b []byte, check func(code int, value []byte) (rest []byte, err error)
 		}
 		isBody := code >= SectionData && code <= SectionValue
 		repeats := code == last && isBody && code != SectionValue
-		if !repeats && (code <= last || isBody && last >= SectionData) {
+		earlyFooter := last == SectionFooter && isBody && s.Body == nil
+		inOrder := code > last && (!isBody || last < SectionData) && (code != SectionFooter || s.Footer == nil)
+		if !repeats && !earlyFooter && !inOrder {
 			return Sections{}, fmt.Errorf("amqp: message section 0x%02x after 0x%02x", code, last)
 		}
 		rest, err := check(code, value)

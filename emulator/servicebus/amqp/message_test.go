@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -224,13 +225,16 @@ func TestWithMessageIDChangesNothingElse(t *testing.T) {
 
 func TestSplitMessageErrors(t *testing.T) {
 	data, value := amqp.AppendData(nil, []byte("x")), []byte{0, 0x53, 0x77, 0x40}
-	header := amqp.Header{}.Append(nil)
+	header, footer := amqp.Header{}.Append(nil), []byte{0, 0x53, 0x78, 0xc1, 1, 0}
 	for name, b := range map[string][]byte{
 		"rubbish":              []byte("rubbish"),
 		"a header twice":       append(bytes.Clone(header), header...),
 		"the header last":      append(bytes.Clone(data), header...),
 		"two values":           append(bytes.Clone(value), value...),
 		"data and a value":     append(bytes.Clone(data), value...),
+		"a footer twice":       slices.Concat(footer, data, footer),
+		"a footer in the body": slices.Concat(data, footer, data),
+		"a header after it":    slices.Concat(footer, header, data),
 		"an unknown section":   {0, 0x53, 0x79, 0x40},
 		"a section cut off":    data[:len(data)-1],
 		"a section of nothing": {0, 0x53, 0x75},
