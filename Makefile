@@ -5,7 +5,7 @@ TOOLS := $(CURDIR)/.tools
 # A tag v1.2.3 on this commit names a release; anything else is unreleased.
 VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --exact-match 2>/dev/null)),0.1.0-unreleased)
 COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.Version=$(VERSION) -X github.com/session-revoker/session-revoker/cmd/internal/app.Commit=$(COMMIT)
+LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.Version=$(VERSION) -X github.com/session-revoker/session-revoker/cmd/internal/app.Commit=$(COMMIT) -X main.version=$(VERSION)
 
 # The compiler needs 4.4 GB for the Graph SDK's models alone, and as much again for their race build: only the packages
 # where goroutines meet are tested with -race.
@@ -32,12 +32,12 @@ rules: ## leave out rules of the worker, one after the other, and see that scena
 chaos: ## the real binary killed 100 times, stopped 50 times, cut off and starved, for minutes
 	$(GO) test ./cmd/worker -v -run "Chaos|Hostile" -count=1 -timeout 2h -args -chaos
 
-build: ## bin/worker and bin/sandbox, stripped
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/worker ./cmd/sandbox
+build: ## bin/worker, bin/sandbox and bin/servicebus-emulator, stripped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/worker ./cmd/sandbox ./cmd/servicebus-emulator
 
-# Where worker runs. Each is built once more with the Graph SDK, for a minute or two.
+# Where the programs run. worker is built once more for each, with the Graph SDK, for a minute or two.
 PLATFORMS ?= linux-amd64 linux-arm64 darwin-amd64 darwin-arm64 windows-amd64
-DIST := $(foreach p,$(PLATFORMS),dist/worker-$(p)$(if $(findstring windows,$(p)),.exe))
+DIST := $(foreach c,worker servicebus-emulator,$(foreach p,$(PLATFORMS),dist/$(c)-$(p)$(if $(findstring windows,$(p)),.exe)))
 
 dist: $(DIST) dist/sbom.cdx.json ## stripped binaries for PLATFORMS, checksums, and a software bill of materials (CycloneDX)
 	cd dist && sha256sum $(notdir $(DIST)) sbom.cdx.json > SHA256SUMS
@@ -45,6 +45,10 @@ dist: $(DIST) dist/sbom.cdx.json ## stripped binaries for PLATFORMS, checksums, 
 dist/worker-%: FORCE
 	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$(basename $*))) CGO_ENABLED=0 \
 		$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/worker
+
+dist/servicebus-emulator-%: FORCE
+	GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$(basename $*))) CGO_ENABLED=0 \
+		$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/servicebus-emulator
 
 dist/sbom.cdx.json: $(firstword $(DIST))
 	$(GO) run ./deploy/sbom $< $(VERSION) > $@

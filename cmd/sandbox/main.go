@@ -25,7 +25,9 @@ func main() {
 type options struct {
 	amqp, graph, ops string
 	admin, adminTLS  string
+	amqps, graphTLS  string
 	adminCert        string
+	maxMessageSize   string
 	noWorker, drain  bool
 	entities         string
 	keys             []string
@@ -92,8 +94,13 @@ a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
 	f.StringVar(&o.graph, "graph", "127.0.0.1:8081", "address of the embedded Graph and its token endpoint; port 0 for any free one")
 	f.StringVar(&o.ops, "ops", "127.0.0.1:9090", "address of the worker's /healthz, /readyz and /metrics; port 0 for any free one")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:5300", "address of Service Bus' administration API over http; empty for none")
-	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301", "address of the same over https, which its clients require; empty for none")
-	f.StringVar(&o.adminCert, "admin-cert", "", "file to write the certificate of --admin-tls to, so that clients can trust it")
+	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301",
+		"address of the same over https, which its clients require, and of AMQP over WebSocket; empty for none")
+	f.StringVar(&o.amqps, "amqps", "", "address of the embedded Service Bus over TLS; empty for none")
+	f.StringVar(&o.graphTLS, "graph-tls", "", "address of --graph over https, which the Azure SDKs require to sign in; empty for none")
+	f.StringVar(&o.adminCert, "admin-cert", "",
+		"file to write the authority of the certificate of --admin-tls, --amqps and --graph-tls to, so that clients can trust it")
+	f.StringVar(&o.maxMessageSize, "max-message-size", "256KiB", "largest message that Service Bus accepts, up to 100MiB")
 	f.BoolVar(&o.noWorker, "no-worker", false, "start the two servers only, and print how to reach them")
 	f.BoolVar(&o.drain, "drain", false, "publish the sample, wait until all is settled, check, print a JSON summary and exit")
 	f.IntVar(&o.leavers, "leavers", 40, "number of users in the sample's mass offboarding")

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
 	"github.com/alicebob/miniredis/v2"
@@ -224,6 +226,47 @@ func TestSandboxHasMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	}
 	if got, err := client.GetQueueRuntimeProperties(t.Context(), queue, nil); err != nil || got == nil {
 		t.Errorf("the sandbox's own queue: %v, %v", got, err)
+	}
+}
+
+func TestSandboxServesTLSAndSignInToTheAzureSDKs(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	o := options{
+		amqp: "127.0.0.1:0", graph: "127.0.0.1:0", amqps: "127.0.0.1:0", graphTLS: "127.0.0.1:0", adminCert: file, maxMessageSize: "1MiB",
+	}
+	s, err := startServers(o, newSample(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	pool := x509.NewCertPool()
+	if pem, err := os.ReadFile(file); err != nil || !pool.AppendCertsFromPEM(pem) {
+		t.Fatalf("the certificate: %v", err)
+	}
+	trust := &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
+	transport := &http.Transport{TLSClientConfig: trust}
+	defer transport.CloseIdleConnections()
+	credential, err := azidentity.NewClientSecretCredential(tenant, clientID, clientSecret, &azidentity.ClientSecretCredentialOptions{
+		ClientOptions: azcore.ClientOptions{
+			Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: "https://" + s.graphTLS},
+			Transport: &http.Client{Transport: transport},
+		},
+		DisableInstanceDiscovery: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := azservicebus.NewClient(s.amqps, credential, &azservicebus.ClientOptions{TLSConfig: trust})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	sender, err := client.NewSender(queue, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sender.SendMessage(t.Context(), &azservicebus.Message{Body: make([]byte, 900_000)}, nil); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/emulator/certificate"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
@@ -43,11 +44,11 @@ type servers struct {
 	connectionString string
 	graphURL         string
 
-	admin, adminTLS string // addresses; "" for none
+	admin, adminTLS, amqps, graphTLS string // addresses; "" for none
 
-	webs []*http.Server
-	done chan error // one value from each accept loop
-	open int        // accept loops
+	webs  []*http.Server
+	done  chan error // one value from each accept loop
+	loops int        // accept loops
 }
 
 // startServers opens the ports and serves until stop is called.
@@ -58,10 +59,6 @@ func startServers(o options, s sample) (*servers, error) {
 		return nil, err
 	}
 	cfg.Observe = journal.Observe
-	broker, err := servicebus.New(cfg)
-	if err != nil {
-		return nil, err
-	}
 	directory, err := graph.New(graph.Config{
 		Tenant: tenant,
 		Apps:   []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: []string{"User.RevokeSessions.All", "User.Read.All"}}},
@@ -71,7 +68,15 @@ func startServers(o options, s sample) (*servers, error) {
 	if err != nil {
 		return nil, err
 	}
-	started := &servers{broker: broker, graph: directory, journal: journal, done: make(chan error, 4)}
+	cfg.Authorize = func(token string) (servicebus.Grant, error) {
+		_, expires, err := directory.Verify(token, "https://servicebus.azure.net")
+		return servicebus.Grant{Manage: true, Until: expires}, err
+	}
+	broker, err := servicebus.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	started := &servers{broker: broker, graph: directory, journal: journal, done: make(chan error, 6)}
 	if err := started.listen(o); err != nil {
 		return nil, errors.Join(err, started.stop())
 	}
@@ -80,55 +85,81 @@ func startServers(o options, s sample) (*servers, error) {
 
 // listen opens the ports.
 func (s *servers) listen(o options) error {
-	amqp, err := net.Listen("tcp", o.amqp)
-	if err != nil {
-		return fmt.Errorf("open the Service Bus port: %w; choose another with --amqp", err)
-	}
-	s.connectionString = servicebus.ConnectionString(amqp.Addr().String(), servicebus.DefaultKey)
-	s.open++
-	go func() { s.done <- s.broker.Serve(amqp) }()
-	address, err := s.serve(o.graph, s.graph, nil)
-	if err != nil {
-		return fmt.Errorf("open the Graph port: %w; choose another with --graph", err)
-	}
-	s.graphURL = "http://" + address
-	if o.admin != "" {
-		if s.admin, err = s.serve(o.admin, s.broker.Admin(), nil); err != nil {
-			return fmt.Errorf("open the administration port: %w; choose another with --admin", err)
-		}
-	}
-	if o.adminTLS == "" {
-		return nil
-	}
-	certificate, err := newCertificate(o.adminCert)
+	address, err := s.open("amqp", o.amqp, nil, nil)
 	if err != nil {
 		return err
 	}
-	if s.adminTLS, err = s.serve(o.adminTLS, s.broker.Admin(), &certificate); err != nil {
-		return fmt.Errorf("open the administration port for https: %w; choose another with --admin-tls", err)
+	s.connectionString = servicebus.ConnectionString(address, servicebus.DefaultKey)
+	if address, err = s.open("graph", o.graph, nil, s.graph); err != nil {
+		return err
 	}
-	return nil
+	s.graphURL = "http://" + address
+	if s.admin, err = s.open("admin", o.admin, nil, s.broker.Web()); err != nil {
+		return err
+	}
+	secure, err := o.tlsConfig()
+	if err != nil {
+		return err
+	}
+	if s.adminTLS, err = s.open("admin-tls", o.adminTLS, secure, s.broker.Web()); err != nil {
+		return err
+	}
+	if s.amqps, err = s.open("amqps", o.amqps, secure, nil); err != nil {
+		return err
+	}
+	s.graphTLS, err = s.open("graph-tls", o.graphTLS, secure, s.graph)
+	return err
 }
 
-// serve opens a port for an http handler, with TLS if there is a certificate, and returns its
-// address.
-func (s *servers) serve(address string, handler http.Handler, certificate *tls.Certificate) (string, error) {
+// tlsConfig makes a certificate and writes its authority to --admin-cert. It returns nil if no port
+// needs one.
+func (o options) tlsConfig() (*tls.Config, error) {
+	if o.adminTLS == "" && o.amqps == "" && o.graphTLS == "" {
+		return nil, nil
+	}
+	pair, authority, err := certificate.New("localhost", "127.0.0.1", "::1")
+	if err != nil {
+		return nil, err
+	}
+	if o.adminCert != "" {
+		if err := os.WriteFile(o.adminCert, authority, 0o644); err != nil { //nolint:gosec // a certificate is public
+			return nil, fmt.Errorf("write --admin-cert: %w", err)
+		}
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// open opens the port of a flag and serves on it, with TLS if secure is given, and AMQP if handler
+// is nil. It returns the port's address. An empty address is no port.
+func (s *servers) open(flag, address string, secure *tls.Config, handler http.Handler) (string, error) {
+	if address == "" {
+		return "", nil
+	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("open a port: %w; choose another with --%s", err, flag)
 	}
 	address = l.Addr().String()
-	if certificate != nil {
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12})
+	if secure != nil {
+		l = tls.NewListener(l, secure)
+	}
+	s.serve(l, handler)
+	return address, nil
+}
+
+// serve serves AMQP on the listener, or HTTP if there is a handler.
+func (s *servers) serve(l net.Listener, handler http.Handler) {
+	s.loops++
+	if handler == nil {
+		go func() { s.done <- s.broker.Serve(l) }()
+		return
 	}
 	web := &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog: log.New(io.Discard, "", 0), // a client that does not trust the certificate is not an error
 	}
 	s.webs = append(s.webs, web)
-	s.open++
 	go func() { s.done <- web.Serve(l) }()
-	return address, nil
 }
 
 // brokerConfig returns the sandbox's queue and key, and what --entities and --key add.
@@ -139,6 +170,13 @@ func brokerConfig(o options) (servicebus.Config, error) {
 			Name: queue, LockDuration: lockDuration, MaxDeliveryCount: 100, DeadLetterOnExpiration: true,
 		}},
 		Keys: []servicebus.Key{servicebus.DefaultKey},
+	}
+	if o.maxMessageSize != "" {
+		size, err := servicebus.ParseMessageSize(o.maxMessageSize)
+		if err != nil {
+			return cfg, fmt.Errorf("--max-message-size: %w", err)
+		}
+		cfg.MaxMessageSize = size
 	}
 	for _, text := range o.keys {
 		key, err := servicebus.ParseKey(text)
@@ -168,7 +206,7 @@ func (s *servers) stop() error {
 	for _, web := range s.webs {
 		err = errors.Join(err, web.Close())
 	}
-	for range s.open {
+	for range s.loops {
 		if serveErr := <-s.done; !errors.Is(serveErr, http.ErrServerClosed) {
 			err = errors.Join(err, serveErr)
 		}
@@ -214,7 +252,16 @@ func (s *servers) describe(w io.Writer) {
 	fmt.Fprintf(w, "Queue        %s\n", queue)
 	fmt.Fprintf(w, "Graph        %s (users like ada@%s; calls seen: %s/_emulator/calls)\n", s.graphURL, domain, s.graphURL)
 	if s.admin != "" || s.adminTLS != "" {
-		fmt.Fprintf(w, "Administration  http://%s  https://%s (--admin-cert FILE writes the certificate)\n", s.admin, s.adminTLS)
+		fmt.Fprintf(w, "Administration  http://%s  https://%s (--admin-cert FILE writes the certificate to trust)\n", s.admin, s.adminTLS)
+	}
+	if s.adminTLS != "" {
+		fmt.Fprintf(w, "WebSocket    wss://%s%s\n", s.adminTLS, servicebus.WebSocketPath)
+	}
+	if s.amqps != "" {
+		fmt.Fprintf(w, "AMQP with TLS  %s\n", servicebus.SecureConnectionString(s.amqps, servicebus.DefaultKey))
+	}
+	if s.graphTLS != "" {
+		fmt.Fprintf(w, "Sign-in      https://%s/%s\n", s.graphTLS, tenant)
 	}
 	fmt.Fprintf(w, "\nTo run a worker with them, enter in another shell:\n\n")
 	for _, setting := range s.settings(options{ops: "127.0.0.1:9090"}) {

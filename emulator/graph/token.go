@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -191,28 +193,55 @@ func (s *Server) authenticate(r *http.Request) (c claims, problem string) {
 	if !ok || token == "" {
 		return claims{}, "Access token is empty."
 	}
-	unsigned, signature, ok := cutLast(token, ".")
-	if !ok || !hmac.Equal([]byte(signature), []byte(s.sign(unsigned))) {
+	if c, ok = s.readToken(token); !ok {
 		return claims{}, "Access token validation failure. Invalid signature."
 	}
-	_, payload, _ := strings.Cut(unsigned, ".")
-	text, err := base64URL.DecodeString(payload)
-	if err != nil || json.Unmarshal(text, &c) != nil {
-		return claims{}, "Access token is not readable."
-	}
-	s.mu.Lock()
-	current := s.generation
-	s.mu.Unlock()
 	audience, err := url.Parse(c.Audience)
 	switch {
 	case err != nil || audience.Host != r.Host:
 		return c, "Access token validation failure. Invalid audience."
 	case time.Now().Unix() >= c.Expires:
 		return c, "Lifetime validation failed, the token is expired."
-	case c.Generation != current:
+	case s.revoked(c):
 		return c, evaluated + " challenge with result: InteractionRequired and code: TokenIssuedBeforeRevocationTimestamp"
 	}
 	return c, ""
+}
+
+// readToken returns the claims of a token. ok is false unless this server has signed it.
+func (s *Server) readToken(token string) (c claims, ok bool) {
+	unsigned, signature, ok := cutLast(token, ".")
+	if !ok || !hmac.Equal([]byte(signature), []byte(s.sign(unsigned))) {
+		return claims{}, false
+	}
+	_, payload, _ := strings.Cut(unsigned, ".")
+	text, err := base64URL.DecodeString(payload)
+	return c, err == nil && json.Unmarshal(text, &c) == nil
+}
+
+// revoked reports whether RevokeTokens has revoked the token.
+func (s *Server) revoked(c claims) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.Generation != s.generation
+}
+
+// Verify checks a token for another server than Graph, as that server does with the keys of Entra.
+// The audience is that server's, such as https://servicebus.azure.net. Verify returns the client ID
+// of the app that signed in, and when the token expires. The error says why the token is no good;
+// an expired one is returned without an error.
+func (s *Server) Verify(token, audience string) (clientID string, expires time.Time, err error) {
+	c, ok := s.readToken(token)
+	switch {
+	case !ok:
+		return "", time.Time{}, errors.New("the token's signature is not valid: this directory did not issue it")
+	case strings.TrimRight(c.Audience, "/") != strings.TrimRight(audience, "/"):
+		return "", time.Time{}, fmt.Errorf("the token's audience is %q and must be %q: request the scope %s/.default",
+			c.Audience, audience, audience)
+	case s.revoked(c):
+		return "", time.Time{}, errors.New("the token has been revoked")
+	}
+	return c.AppID, time.Unix(c.Expires, 0), nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

@@ -121,7 +121,6 @@ func TestConnectionRefusesTooLargeMessages(t *testing.T) {
 
 func TestConfigWithInvalidValuesIsRefused(t *testing.T) {
 	for name, cfg := range map[string]servicebus.Config{
-		"no queue":    {},
 		"no name":     {Queues: []servicebus.QueueConfig{{}}},
 		"a sub-queue": {Queues: []servicebus.QueueConfig{{Name: "q/$DeadLetterQueue"}}},
 		"twice":       {Queues: []servicebus.QueueConfig{{Name: "q"}, {Name: "Q"}}},

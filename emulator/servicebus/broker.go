@@ -1,7 +1,6 @@
 // Package servicebus is an embedded Azure Service Bus broker for tests and for the sandbox. It is
 // an AMQP 1.0 server that speaks the dialect of Service Bus, so that unmodified Azure SDKs work
-// with it, over TCP or over a connection in memory. It keeps everything in memory and needs the
-// standard library only.
+// with it, over TCP, TLS, WebSocket or a connection in memory. It keeps everything in memory.
 //
 // The files queue*.go are the entities and their messages, wire*.go is AMQP, and admin*.go is the
 // administration API over HTTP.
@@ -19,8 +18,9 @@ import (
 // Broker is the server. All methods are safe for concurrent use.
 type Broker struct {
 	keys       map[string]Key
-	maxMessage int          // of entities without their own limit, in bytes
-	largest    atomic.Int64 // the largest limit that an entity ever had
+	authorize  func(token string) (Grant, error) // nil: no access tokens
+	maxMessage int                               // of entities without their own limit, in bytes
+	largest    atomic.Int64                      // the largest limit that an entity ever had
 	observe    func(Record)
 	partial    atomic.Int64 // bytes of messages that have not arrived completely, on all connections
 
@@ -37,9 +37,6 @@ type Broker struct {
 // New returns a running broker that listens on no port. The error says what is wrong with the
 // Config.
 func New(cfg Config) (*Broker, error) {
-	if len(cfg.Queues)+len(cfg.Topics) == 0 {
-		return nil, errors.New("servicebus: declare at least one queue or topic")
-	}
 	if cfg.Keys == nil {
 		cfg.Keys = []Key{DefaultKey}
 	}
@@ -47,7 +44,8 @@ func New(cfg Config) (*Broker, error) {
 		cfg.MaxMessageSize = 256 << 10
 	}
 	b := &Broker{
-		keys: map[string]Key{}, queues: map[string]*queue{}, maxMessage: cfg.MaxMessageSize, observe: cfg.Observe,
+		keys: map[string]Key{}, queues: map[string]*queue{},
+		authorize: cfg.Authorize, maxMessage: cfg.MaxMessageSize, observe: cfg.Observe,
 		listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
 	}
 	for _, k := range cfg.Keys {
@@ -56,13 +54,28 @@ func New(cfg Config) (*Broker, error) {
 		}
 		b.keys[k.Name] = k
 	}
-	if err := b.declare(cfg); err != nil {
+	if cfg.Saved == nil {
+		if err := b.declare(cfg); err != nil {
+			return nil, fmt.Errorf("servicebus: %w", err)
+		}
+		return b, nil
+	}
+	saved, err := readSaved(cfg.Saved)
+	if err == nil {
+		err = b.declare(saved.addTo(cfg))
+	}
+	if err == nil {
+		err = b.restore(saved)
+	}
+	if err != nil {
+		_ = b.Close()
 		return nil, fmt.Errorf("servicebus: %w", err)
 	}
 	return b, nil
 }
 
 // Serve accepts connections on l until Close. It returns nil after Close, and an error if l fails.
+// For AMQP over TLS, l is a listener of crypto/tls.
 func (b *Broker) Serve(l net.Listener) error {
 	b.mu.Lock()
 	if b.closed {
@@ -108,7 +121,7 @@ func (b *Broker) admit(nc net.Conn) *conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed || len(b.conns) >= maxConnections {
-		_ = nc.Close()
+		cut(nc)
 		return nil
 	}
 	c := newConn(b, nc)
@@ -130,7 +143,7 @@ func (b *Broker) CloseConnections() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for c := range b.conns {
-		_ = c.nc.Close()
+		cut(c.nc)
 	}
 }
 
@@ -192,7 +205,7 @@ func (b *Broker) Close() error {
 		_ = l.Close()
 	}
 	for c := range b.conns {
-		_ = c.nc.Close()
+		cut(c.nc)
 	}
 	b.mu.Unlock()
 	b.running.Wait()

@@ -2,7 +2,9 @@ package servicebus
 
 import (
 	"fmt"
+	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,11 +16,20 @@ var DefaultKey = Key{Name: "RootManageSharedAccessKey", Value: "SAS_KEY_VALUE", 
 
 // Config declares a broker's entities and keys.
 type Config struct {
-	// Queues and Topics are created at start. There must be at least one.
+	// Queues and Topics are created at start. The administration API can create more.
 	Queues []QueueConfig
 	Topics []TopicConfig
+	// Saved, if set, is what Broker.Save of an earlier broker has written. The broker goes on from
+	// there: what is saved has precedence, and Queues and Topics only add what is missing. New reads
+	// it to the end, and does not close it.
+	Saved io.Reader
 	// Keys are the keys with which clients can sign in. The default is DefaultKey.
 	Keys []Key
+	// Authorize, if set, verifies an access token (a JWT of Entra) that a client presents in place
+	// of a shared access signature, over $cbs or to the administration API. It returns what the
+	// token allows in the whole namespace, or why it is refused, which the client learns. It is
+	// called by several goroutines. If it is nil, access tokens are refused.
+	Authorize func(token string) (Grant, error)
 	// MaxMessageSize is in bytes. The default is 256 KiB, as on the Standard tier.
 	MaxMessageSize int
 	// Observe, if set, gets each change of a message's state. The calls for one queue are in order,
@@ -103,6 +114,12 @@ type Key struct {
 	Listen, Send, Manage bool
 }
 
+// Grant is what an access token allows, and until when. Manage includes Listen and Send.
+type Grant struct {
+	Listen, Send, Manage bool
+	Until                time.Time
+}
+
 // ParseKey reads a key from NAME=VALUE:CLAIM,CLAIM,… with the claims Listen, Send and Manage in any
 // case. The value may contain "=" and ":".
 func ParseKey(text string) (Key, error) {
@@ -131,4 +148,32 @@ func ParseKey(text string) (Key, error) {
 // a key.
 func ConnectionString(addr string, key Key) string {
 	return fmt.Sprintf("Endpoint=sb://%s;SharedAccessKeyName=%s;SharedAccessKey=%s;UseDevelopmentEmulator=true;", addr, key.Name, key.Value)
+}
+
+// SecureConnectionString is ConnectionString for a broker that serves TLS at addr. Clients have to
+// trust its certificate.
+func SecureConnectionString(addr string, key Key) string {
+	return strings.TrimSuffix(ConnectionString(addr, key), "UseDevelopmentEmulator=true;")
+}
+
+// minMessageSize is the least that ParseMessageSize accepts, in bytes: the limit of the Standard tier
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
+const minMessageSize = 256 << 10
+
+// ParseMessageSize reads a value for Config.MaxMessageSize: a number of bytes, or a number with one
+// of the units KB, KiB, MB and MiB, from 256KiB to 100MiB. As in the service's documents, a KB is
+// 1,024 bytes too.
+func ParseMessageSize(text string) (int, error) {
+	digits := strings.TrimRight(text, "BKMibkm ")
+	unit, known := map[string]int{
+		"": 1, "b": 1, "kb": 1 << 10, "kib": 1 << 10, "mb": 1 << 20, "mib": 1 << 20,
+	}[strings.ToLower(strings.TrimSpace(text[len(digits):]))]
+	n, err := strconv.ParseUint(digits, 10, 31)
+	if err != nil || !known {
+		return 0, fmt.Errorf("%q is not a size like 256KiB or 100MiB", text)
+	}
+	if n > maxMessageSize || int(n)*unit < minMessageSize || int(n)*unit > maxMessageSize {
+		return 0, fmt.Errorf("%s is out of range: from 256KiB to 100MiB", text)
+	}
+	return int(n) * unit, nil
 }

@@ -22,12 +22,35 @@ func (k Key) claim(until time.Time) claim {
 	return claim{listen: k.Listen || k.Manage, send: k.Send || k.Manage, manage: k.Manage, until: until}
 }
 
+// verifyToken checks an access token, whose rights do not depend on the path. It returns what the
+// token allows, or a problem in the words of the service.
+func (b *Broker) verifyToken(token string) (granted claim, problem string) {
+	if b.authorize == nil {
+		return claim{}, "InvalidToken: This emulator runs without the sign-in of Entra: use a shared access key."
+	}
+	grant, err := b.authorize(token)
+	switch {
+	case err != nil:
+		return claim{}, "InvalidToken: " + err.Error()
+	case !time.Now().Before(grant.Until):
+		return claim{}, expiredToken(grant.Until)
+	}
+	return Key{Listen: grant.Listen, Send: grant.Send, Manage: grant.Manage}.claim(grant.Until), ""
+}
+
+func expiredToken(at time.Time) string {
+	return fmt.Sprintf("ExpiredToken: The token is expired. Expiration time: %s.", at.UTC().Format(time.RFC3339))
+}
+
+// sasPrefix begins every shared access signature.
+const sasPrefix = "SharedAccessSignature "
+
 // verify checks a SAS token for a path
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-sas). It returns what the
 // token allows, or a problem in the words of the service. The signature covers the resource in the
 // escaped form of the token.
 func (b *Broker) verify(token, path string) (granted claim, problem string) {
-	rest, ok := strings.CutPrefix(token, "SharedAccessSignature ")
+	rest, ok := strings.CutPrefix(token, sasPrefix)
 	if !ok {
 		return claim{}, "InvalidSignature: not a SharedAccessSignature."
 	}
@@ -53,7 +76,7 @@ func (b *Broker) verify(token, path string) (granted claim, problem string) {
 	seconds, err := strconv.ParseInt(fields["se"], 10, 64)
 	until := time.Unix(seconds, 0)
 	if err != nil || !time.Now().Before(until) {
-		return claim{}, fmt.Sprintf("ExpiredToken: The token is expired. Expiration time: %s.", until.UTC().Format(time.RFC3339))
+		return claim{}, expiredToken(until)
 	}
 	return key.claim(until), ""
 }

@@ -1,10 +1,6 @@
 package servicebus
 
-import (
-	"maps"
-	"slices"
-	"time"
-)
+import "time"
 
 // linkSet holds the links to an entity and to its $management node.
 type linkSet struct {
@@ -22,9 +18,14 @@ func (s *linkSet) add(l *link) {
 
 func (s *linkSet) remove(l *link) { delete(s.open, l) }
 
-// takeAll returns all links and forgets them.
-func (s *linkSet) takeAll() []*link {
-	links := slices.Collect(maps.Keys(s.open))
-	s.open = nil
+// take returns the selected links and forgets them.
+func (s *linkSet) take(selected func(*link) bool) []*link {
+	var links []*link
+	for l := range s.open {
+		if selected(l) {
+			links = append(links, l)
+			delete(s.open, l)
+		}
+	}
 	return links
 }

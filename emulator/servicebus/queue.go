@@ -24,6 +24,7 @@ type queue struct {
 	rules           *rules // of a subscription
 
 	mu      sync.Mutex
+	changes uint64 // counts what Save would notice
 	closed  bool
 	cfg     QueueConfig
 	updated time.Time
@@ -81,6 +82,7 @@ func nowMilli() int64 { return time.Now().UnixMilli() }
 
 // report passes a change of a message's state to the observer.
 func (q *queue) report(m *message, kind EventKind, reason string) {
+	q.changes++
 	if q.observe != nil {
 		q.observe(Record{
 			Time: time.Now(), Queue: q.name, SequenceNumber: m.seq, MessageID: m.id(), Event: kind, Failures: m.failures,

@@ -102,6 +102,7 @@ func (q *queue) addDeadLetter(m *message) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	m.state = available
+	q.changes++
 	q.insert(m)
 	q.advance()
 }

@@ -101,15 +101,22 @@ func (q *queue) removeLink(l *link) {
 
 // detachAll detaches all links. Locks stay until they expire.
 func (q *queue) detachAll() {
+	q.detachLinks(&amqp.Error{
+		Condition:   "amqp:link:detach-forced",
+		Description: "The link was force detached by the broker: the entity was changed or deleted.",
+	}, func(*link) bool { return true })
+}
+
+// detachLinks detaches the links that are selected. Locks of messages stay until they expire.
+func (q *queue) detachLinks(why *amqp.Error, selected func(*link) bool) {
 	q.mu.Lock()
-	links := q.links.takeAll()
-	q.outlets.all = nil
+	links := q.links.take(selected)
+	for _, l := range links {
+		q.outlets.remove(l.outlet)
+	}
 	q.mu.Unlock()
 	for _, l := range links {
-		l.detach(&amqp.Error{
-			Condition:   "amqp:link:detach-forced",
-			Description: "The link was force detached by the broker: the entity was changed or deleted.",
-		})
+		l.detach(why)
 	}
 }
 

@@ -175,6 +175,7 @@ func (q *queue) sessionState(id string) []byte {
 func (q *queue) setSessionState(id string, state []byte) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.changes++
 	return q.sessions.setState(id, state)
 }
 

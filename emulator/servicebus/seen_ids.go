@@ -22,11 +22,15 @@ func (s *seenIDs) check(id string, now int64, window time.Duration) (seen bool) 
 	if _, ok := s.until[id]; ok {
 		return true
 	}
+	s.remember(id, now+window.Milliseconds())
+	return false
+}
+
+// remember notes an id until a time in milliseconds of Unix time.
+func (s *seenIDs) remember(id string, until int64) {
 	if s.until == nil {
 		s.until = map[string]int64{}
 	}
-	until := now + window.Milliseconds()
 	s.until[id] = until
 	s.order = append(s.order, seenID{id, until})
-	return false
 }

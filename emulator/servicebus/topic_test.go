@@ -233,7 +233,6 @@ func TestEntityRefusesTheWrongDirection(t *testing.T) {
 func TestConfigWithContradictionsIsRefused(t *testing.T) {
 	one := servicebus.QueueConfig{Name: "one"}
 	cases := map[string]servicebus.Config{
-		"at least one":        {},
 		"declared twice":      {Queues: []servicebus.QueueConfig{one}, Topics: []servicebus.TopicConfig{{QueueConfig: one}}},
 		"which is no queue":   {Queues: []servicebus.QueueConfig{{Name: "one", ForwardTo: "two"}}},
 		"forwards to itself":  {Queues: []servicebus.QueueConfig{{Name: "one", ForwardTo: "One"}}},

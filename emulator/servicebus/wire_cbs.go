@@ -4,21 +4,23 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
 // maxClaims is how many tokens a connection may have.
 const maxClaims = 1024
 
-// claimFor returns what a token for the address, or for a path that contains it, allows. The whole
-// namespace contains every path.
-func (c *conn) claimFor(address string) claim {
+// claimFor returns what a token for the address, or for a path that contains it, allows, and the
+// path that the token is for. The whole namespace contains every path.
+func (c *conn) claimFor(address string) (granted claim, path string) {
 	now := time.Now()
-	for path := address; ; {
+	for path = address; ; {
 		if granted, ok := c.claims[path]; ok && now.Before(granted.until) {
-			return granted
+			return granted, path
 		}
 		if path == "" {
-			return claim{}
+			return claim{}, ""
 		}
 		path = path[:max(strings.LastIndexByte(path, '/'), 0)]
 	}
@@ -38,18 +40,52 @@ func (c *conn) putToken(r request) response {
 	if path != "" && c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
 		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", node))
 	}
-	if kind := r.text("type"); kind != "servicebus.windows.net:sastoken" {
-		return refuse(401, fmt.Sprintf("Tokens of the type %q are not accepted here: use a shared access key.", kind))
-	}
 	token, _ := r.body.(string)
-	granted, problem := c.b.verify(token, path)
+	var granted claim
+	var problem string
+	switch kind := r.text("type"); kind {
+	case "servicebus.windows.net:sastoken":
+		granted, problem = c.b.verify(token, path)
+	case "jwt":
+		granted, problem = c.b.verifyToken(token)
+	default:
+		problem = fmt.Sprintf("InvalidToken: The type %q is neither servicebus.windows.net:sastoken nor jwt.", kind)
+	}
 	if problem != "" {
 		return refuse(401, problem)
 	}
 	if namespace := c.claims[""]; len(c.claims) > maxClaims {
+		c.stopExpiries()
 		clear(c.claims) // bounds the memory; a client with so many entities presents tokens again
 		c.claims[""] = namespace
 	}
 	c.claims[path] = granted
+	c.expireAt(path, granted.until)
 	return response{status: 202, description: "Accepted", dashed: true}
+}
+
+// expireAt detaches the links that a token admits when the token expires, unless another one
+// replaces it earlier ("When a token expires, Service Bus promptly drops all links on the
+// connection to the respective entity",
+// https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-protocol-guide).
+func (c *conn) expireAt(path string, until time.Time) {
+	if old := c.expiries[path]; old != nil {
+		old.Stop()
+	}
+	c.expiries[path] = time.AfterFunc(time.Until(until), func() {
+		why := &amqp.Error{Condition: "amqp:unauthorized-access", Description: expiredToken(until)}
+		for _, q := range c.b.all() {
+			for _, part := range q.parts() {
+				part.detachLinks(why, func(l *link) bool { return l.session.conn == c && l.grantedBy == path })
+			}
+		}
+	})
+}
+
+// stopExpiries stops the timers for good.
+func (c *conn) stopExpiries() {
+	for _, timer := range c.expiries {
+		timer.Stop()
+	}
+	clear(c.expiries)
 }

@@ -48,9 +48,10 @@ type conn struct {
 	nc     net.Conn
 	frames *amqp.FrameReader
 
-	sessions map[uint16]*session // by channel
-	claims   map[string]claim    // by entityKey; "" is the whole namespace
-	partial  int64               // bytes of messages that have not arrived completely
+	sessions map[uint16]*session    // by channel
+	claims   map[string]claim       // by entityKey; "" is the whole namespace
+	expiries map[string]*time.Timer // of claims
+	partial  int64                  // bytes of messages that have not arrived completely
 
 	mu        sync.Mutex
 	out       []byte
@@ -64,7 +65,7 @@ type conn struct {
 func newConn(b *Broker, nc net.Conn) *conn {
 	return &conn{
 		b: b, nc: nc, frames: amqp.NewFrameReader(nc, maxFrameSize), sessions: map[uint16]*session{}, claims: map[string]claim{},
-		maxFrame: minFrameSize, keepAlive: defaultKeepAlive, wake: make(chan struct{}, 1),
+		expiries: map[string]*time.Timer{}, maxFrame: minFrameSize, keepAlive: defaultKeepAlive, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -87,6 +88,7 @@ func (c *conn) serve() {
 	for _, s := range c.sessions {
 		s.close()
 	}
+	c.stopExpiries()
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
@@ -178,7 +180,7 @@ func (c *conn) putLocked(frameType uint8, channel uint16, p amqp.Performative) {
 func (c *conn) closeOnBacklog() {
 	if len(c.out) > maxBacklog+2*c.b.largestMessage() {
 		c.out = nil
-		_ = c.nc.Close()
+		cut(c.nc)
 	}
 }
 

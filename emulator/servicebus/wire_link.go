@@ -18,8 +18,9 @@ type link struct {
 	role    amqp.Role // the client's
 	address string    // the node's path: the source of a receiver, the target of a sender
 
-	node     *queue      // the entity, for a link to it or to its $management node
-	detached atomic.Bool // the broker sends nothing more, and discards frames until the client's detach
+	node      *queue      // the entity, for a link to it or to its $management node
+	detached  atomic.Bool // the broker sends nothing more, and discards frames until the client's detach
+	grantedBy string      // the path whose token admits the link
 
 	// For a link to an entity:
 	queue  *queue
@@ -146,7 +147,8 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 		return &amqp.Error{Condition: "amqp:not-found", Description: fmt.Sprintf("The messaging entity '%s' could not be found.", entity)}
 	}
 	l.maxMessage = q.messageLimit(c.b.maxMessage)
-	granted := c.claimFor(address)
+	granted, grantedBy := c.claimFor(address)
+	l.grantedBy = grantedBy
 	switch {
 	case isManagement:
 		if !granted.listen && !granted.send {

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/session-revoker/session-revoker/emulator/certificate"
+	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+// brokerConfig returns what the flags declare.
+func (o options) brokerConfig() (servicebus.Config, error) {
+	var cfg servicebus.Config
+	var err error
+	if o.amqp == "" && o.amqps == "" && o.https == "" && o.admin == "" {
+		return cfg, errors.New("no port to open: give at least one of --amqp, --amqps, --https and --admin")
+	}
+	if cfg.MaxMessageSize, err = servicebus.ParseMessageSize(o.maxMessageSize); err != nil {
+		return cfg, fmt.Errorf("--max-message-size: %w", err)
+	}
+	if !o.noDefaultKey {
+		cfg.Keys = append(cfg.Keys, servicebus.DefaultKey)
+	}
+	for _, text := range o.keys {
+		key, err := servicebus.ParseKey(text)
+		if err != nil {
+			return cfg, fmt.Errorf("--key: %w", err)
+		}
+		cfg.Keys = append(cfg.Keys, key)
+	}
+	if len(cfg.Keys) == 0 {
+		return cfg, errors.New("--no-default-key needs at least one --key")
+	}
+	if o.config != "" {
+		file, err := os.Open(o.config)
+		if err != nil {
+			return cfg, fmt.Errorf("--config: %w", err)
+		}
+		defer file.Close()
+		if cfg.Queues, cfg.Topics, err = servicebus.ReadEntities(file); err != nil {
+			return cfg, fmt.Errorf("--config %s: %w", o.config, err)
+		}
+	}
+	for _, name := range o.queues {
+		cfg.Queues = append(cfg.Queues, servicebus.QueueConfig{Name: name})
+	}
+	for _, text := range o.topics {
+		cfg.Topics = addTopic(cfg.Topics, text)
+	}
+	return cfg, nil
+}
+
+// addTopic adds TOPIC or TOPIC/SUBSCRIPTION. The topic may be there already.
+func addTopic(topics []servicebus.TopicConfig, text string) []servicebus.TopicConfig {
+	name, subscription := text, ""
+	if at := strings.LastIndexByte(text, '/'); at >= 0 {
+		name, subscription = text[:at], text[at+1:]
+	}
+	at := 0
+	for at < len(topics) && !strings.EqualFold(topics[at].Name, name) {
+		at++
+	}
+	if at == len(topics) {
+		topics = append(topics, servicebus.TopicConfig{QueueConfig: servicebus.QueueConfig{Name: name}})
+	}
+	if subscription != "" {
+		topics[at].Subscriptions = append(topics[at].Subscriptions,
+			servicebus.SubscriptionConfig{QueueConfig: servicebus.QueueConfig{Name: subscription}})
+	}
+	return topics
+}
+
+// tlsConfig returns the certificate of --cert, or makes one and writes its authority to --ca-out.
+func (o options) tlsConfig() (*tls.Config, error) {
+	var pair tls.Certificate
+	var err error
+	if o.cert != "" {
+		if pair, err = tls.LoadX509KeyPair(o.cert, o.certKey); err != nil {
+			return nil, fmt.Errorf("--cert and --cert-key: %w", err)
+		}
+	} else {
+		var authority []byte
+		if pair, authority, err = certificate.New(append([]string{"localhost", "127.0.0.1", "::1"}, o.hosts...)...); err != nil {
+			return nil, err
+		}
+		if o.caOut != "" {
+			if err := os.WriteFile(o.caOut, authority, 0o644); err != nil { //nolint:gosec // a certificate is public
+				return nil, fmt.Errorf("write --ca-out: %w", err)
+			}
+		}
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+const (
+	// tenant is the directory's name in the sign-in endpoint's URLs.
+	tenant = "tenant"
+	// audience is Service Bus' own in access tokens.
+	audience = "https://servicebus.azure.net"
+)
+
+// directory returns the sign-in endpoint and a function that verifies its tokens.
+func (o options) directory() (*graph.Server, func(token string) (servicebus.Grant, error), error) {
+	texts := o.entraClients
+	if len(texts) == 0 {
+		texts = []string{"client=secret:Manage"}
+	}
+	var apps []graph.App
+	rights := map[string]servicebus.Key{}
+	for _, text := range texts {
+		client, err := servicebus.ParseKey(text)
+		if err != nil {
+			return nil, nil, fmt.Errorf("--entra-client: %w", err)
+		}
+		apps = append(apps, graph.App{ClientID: client.Name, Secret: client.Value})
+		rights[client.Name] = client
+	}
+	server, err := graph.New(graph.Config{Tenant: tenant, Apps: apps})
+	if err != nil {
+		return nil, nil, err
+	}
+	return server, func(token string) (servicebus.Grant, error) {
+		id, expires, err := server.Verify(token, audience)
+		client := rights[id]
+		return servicebus.Grant{Listen: client.Listen, Send: client.Send, Manage: client.Manage, Until: expires}, err
+	}, nil
+}
