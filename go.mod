@@ -31,7 +31,6 @@ require (
 require (
 	github.com/CycloneDX/cyclonedx-go v0.12.0
 	github.com/alicebob/miniredis/v2 v2.40.0
-	github.com/coder/websocket v1.8.15
 	github.com/redis/go-redis/v9 v9.23.0
 	github.com/sosodev/duration v1.4.0
 	github.com/tidwall/gjson v1.20.0
