@@ -85,7 +85,7 @@ func TestLoadReadsListsFromEverySource(t *testing.T) {
 	for name, try := range map[string]func() (config.Config, error){
 		"file":        func() (config.Config, error) { return load(t, "events: {types: [a.b, c.d]}", minimal) },
 		"environment": func() (config.Config, error) { return load(t, "", append(minimal, "REVOKER_EVENTS_TYPES=a.b, c.d,")) },
-		"flag":        func() (config.Config, error) { return load(t, "", minimal, "--events.types", "a.b,c.d") },
+		"flag":        func() (config.Config, error) { return load(t, "", minimal, "--events.types", "a.b, c.d,") },
 	} {
 		if c, err := try(); err != nil || fmt.Sprint(c.Events.Types) != "[a.b c.d]" {
 			t.Errorf("%s: %v, %v", name, c.Events.Types, err)

@@ -295,8 +295,8 @@ func assign(o Option, raw any) (problem string) {
 
 func stringsOf(raw any) ([]string, error) {
 	switch list := raw.(type) {
-	case []string:
-		return list, nil
+	case []string: // of a flag; read as the environment's
+		return withoutEmpty(list), nil
 	case []any:
 		texts := make([]string, 0, len(list))
 		for _, item := range list {

@@ -115,9 +115,13 @@ func mustDuration(s string) time.Duration {
 	return d
 }
 
-func splitList(s string) []string {
+func splitList(s string) []string { return withoutEmpty(strings.Split(s, ",")) }
+
+// withoutEmpty returns the items without the spaces around them, and leaves out those that are
+// empty then.
+func withoutEmpty(items []string) []string {
 	var list []string
-	for item := range strings.SplitSeq(s, ",") {
+	for _, item := range items {
 		if item = strings.TrimSpace(item); item != "" {
 			list = append(list, item)
 		}
