@@ -99,7 +99,7 @@ const (
 	LockExpired  EventKind = "lock_expired"
 	Expired      EventKind = "expired"
 	Canceled     EventKind = "canceled"
-	Forwarded    EventKind = "forwarded" // also from a topic to its subscriptions
+	Forwarded    EventKind = "forwarded" // also to subscriptions, and to another number when it is due
 )
 
 // Record is one change of a message's state.

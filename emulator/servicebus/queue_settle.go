@@ -41,6 +41,7 @@ func (q *queue) settle(token amqp.UUID, s settlement) error {
 	case Released:
 		q.restore(m)
 		q.report(m, Released, "")
+		q.expire(m, nowMilli())
 	default:
 		q.failDelivery(m, Abandoned)
 	}
@@ -90,7 +91,9 @@ func (q *queue) failDelivery(m *message, kind EventKind) {
 	q.report(m, kind, "")
 	if int(m.failures) >= q.cfg.MaxDeliveryCount {
 		q.deadLetter(m, "MaxDeliveryCountExceeded", "Message could not be consumed after the maximum number of delivery attempts.")
+		return
 	}
+	q.expire(m, nowMilli())
 }
 
 // deadLetter moves a message that is not locked to the dead-letter queue. A message of a

@@ -48,16 +48,34 @@ func (q *queue) expireLocks(until int64) {
 	}
 }
 
-// handleDue activates a scheduled message, or ends a message whose time to live is over. A locked
-// message stays with its holder, and handleDue looks at it again when the lock has ended.
+// handleDue activates a scheduled message, or ends a message whose time to live is over.
 func (q *queue) handleDue(m *message, now int64) {
 	if m.state == scheduled && m.visible <= now {
-		q.setState(m, available)
+		q.activate(m)
 	}
-	if m.expires == 0 || m.expires > now {
-		return
+	q.expire(m, now)
+}
+
+// activate appends a scheduled message to the queue as if it were sent now, with a new sequence
+// number
+// (https://learn.microsoft.com/azure/service-bus-messaging/message-sequencing#scheduled-messages).
+func (q *queue) activate(m *message) {
+	q.setState(m, gone)
+	q.report(m, Forwarded, "")
+	m.seq, m.state = q.messages.nextSeq(), available
+	if m.expires > 0 {
+		q.due.add(m.expires, m.seq, &q.messages)
 	}
+	q.insert(m)
+	q.report(m, Enqueued, "")
+}
+
+// expire ends a message whose time to live is over. A locked message stays with its holder, and
+// expire looks at it again when the lock has ended. A deferred message does not expire
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-dead-letter-queues#time-to-live).
+func (q *queue) expire(m *message, now int64) {
 	switch {
+	case m.expires == 0 || m.expires > now || m.state == deferred:
 	case m.state == locked:
 		q.due.add(max(q.lockedUntil(m), now+1), m.seq, &q.messages)
 	case q.cfg.DeadLetterOnExpiration:
