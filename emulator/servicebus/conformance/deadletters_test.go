@@ -35,8 +35,7 @@ var deadLetters = []feature{
 	},
 	{
 		name: "too many deliveries dead-letter a message", page: deadLettersPage + "#maximum-delivery-count",
-		entities: oneQueue(admin.QueueProperties{MaxDeliveryCount: new(int32(3))},
-		),
+		entities: oneQueue(admin.QueueProperties{MaxDeliveryCount: new(int32(3))}),
 		try: func(c *check) {
 			c.send("q", text("a")...)
 			r := c.receiver("q")

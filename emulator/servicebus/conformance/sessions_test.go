@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -75,7 +76,9 @@ var sessions = []feature{
 			ctx, cancel := context.WithTimeout(c.ctx, 3*time.Second)
 			defer cancel()
 			_, err := c.client.AcceptNextSessionForQueue(ctx, c.of("q"), nil)
-			c.refused("accept", err, azservicebus.CodeTimeout)
+			if !errors.Is(err, context.DeadlineExceeded) { // the client tells the service when its context ends
+				c.refused("accept", err, azservicebus.CodeTimeout)
+			}
 		},
 	},
 	{

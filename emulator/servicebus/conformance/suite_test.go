@@ -57,27 +57,33 @@ func TestConformance(t *testing.T) {
 	}
 	if target == nil {
 		report := &report{target: "embedded broker"}
-		tryAll(t, report, embedded)
+		tryAll(t, report, embedded, false)
 		report.print(t)
 		return
 	}
 	report := &report{target: target.parsed.host}
 	t.Cleanup(func() { report.print(t) }) // after the parallel tests
-	tryAll(t, report, target.try)
+	tryAll(t, report, target.try, true)
 }
 
 // TestConformanceWithEntitiesOfAFile is TestConformance for a target that has its entities from the
 // file that -write-config writes, and no administration.
 func TestConformanceWithEntitiesOfAFile(t *testing.T) {
-	tryAll(t, &report{}, embeddedWithFile)
+	tryAll(t, &report{}, embeddedWithFile, false)
 }
 
-// tryAll runs each feature as a test of its own.
-func tryAll(t *testing.T, r *report, try func(t *testing.T, name string, f feature, got *result)) {
+// tryAll runs each feature as a test of its own. Where time is real, they run in parallel.
+func tryAll(t *testing.T, r *report, try func(t *testing.T, name string, f feature, got *result), parallel bool) {
 	for _, area := range areas {
 		t.Run(area.name, func(t *testing.T) {
+			if parallel {
+				t.Parallel()
+			}
 			for _, f := range area.features {
 				t.Run(f.name, func(t *testing.T) {
+					if parallel {
+						t.Parallel()
+					}
 					var got result
 					defer func() {
 						if t.Failed() && len(got.problems) == 0 {

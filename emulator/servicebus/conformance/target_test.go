@@ -31,10 +31,10 @@ type target struct {
 	listenOnly, sendOnly string
 
 	options    azservicebus.ClientOptions
-	admin        *admin.Client // nil: it has its entities from a file
-	maxMessage   int           // in bytes; 0: not known
-	prefix       string        // of the entities
-	parallel     bool
+	admin      *admin.Client       // nil: it has its entities from a file
+	maxMessage int                 // in bytes; 0: not known
+	prefix     string              // of the entities
+	file       map[naming]entities // what its configuration file declares, if it has no administration
 }
 
 // embedded tries a feature on a broker of its own, in virtual time.
@@ -119,7 +119,6 @@ func fromEnvironment() (*target, error) {
 		connection: os.Getenv("CONFORMANCE_CONNECTION_STRING"),
 		listenOnly: os.Getenv("CONFORMANCE_LISTEN_CONNECTION_STRING"),
 		sendOnly:   os.Getenv("CONFORMANCE_SEND_CONNECTION_STRING"),
-		parallel:   true,
 	}
 	if t.connection == "" {
 		return nil, nil
@@ -138,7 +137,7 @@ func fromEnvironment() (*target, error) {
 		administration = t.connection
 	}
 	if administration == "" {
-		t.prefix = filePrefix
+		t.prefix, t.file = filePrefix, allOfFile()
 		return t, nil
 	}
 	t.prefix = "conformance-" + strings.ToLower(rand.Text()[:8])
@@ -168,16 +167,14 @@ func (plainHTTP) Do(request *http.Request) (*http.Response, error) {
 
 // try makes the entities of a feature, tries it and deletes them.
 func (g *target) try(t *testing.T, name string, f feature, got *result) {
-	if g.parallel {
-		t.Parallel()
-	}
-	if why := g.lacks(f.needs); why != "" {
+	names := namesFor(g.prefix, name)
+	if why := g.lacks(f.needs, names); why != "" {
 		got.notTried = why
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	c := &check{T: t, ctx: ctx, target: g, naming: namesFor(g.prefix, name)}
+	c := &check{T: t, ctx: ctx, target: g, naming: names}
 	defer func() { got.problems = c.problems }()
 	if g.admin != nil {
 		defer func() {
@@ -195,10 +192,13 @@ func (g *target) try(t *testing.T, name string, f feature, got *result) {
 }
 
 // lacks returns why the target cannot be asked for a feature, or "".
-func (g *target) lacks(n needs) string {
+func (g *target) lacks(n needs, names naming) string {
+	_, declared := g.file[names]
 	switch {
 	case n.admin && g.admin == nil:
 		return "no administration"
+	case g.file != nil && !declared:
+		return "its file has no room for it"
 	case n.claims && (g.listenOnly == "" || g.sendOnly == ""):
 		return "no keys with one claim"
 	case n.size && g.maxMessage == 0:
