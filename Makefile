@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 # where goroutines meet are tested with -race.
 RACE := ./emulator/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./revoker/... ./telemetry/... ./cmd/...
 
-.PHONY: run test simulate rules chaos lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
+.PHONY: run test conformance simulate rules chaos lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
@@ -20,6 +20,9 @@ test: ## all tests, then those where goroutines meet with the race detector
 	$(GO) test -timeout 20m ./...
 	$(GO) test -race -timeout 30m $(RACE)
 	$(GO) test -race -timeout 20m ./simulation -run TestSeeds -args -seeds 15 -step 1
+
+conformance: ## clients in Go, JavaScript and Python against the embedded Service Bus; needs Node.js and python3-qpid-proton
+	GO="$(GO)" emulator/servicebus/conformance/clients/run
 
 SEEDS ?= 2000
 FIRST ?= 1

@@ -74,7 +74,9 @@ var administration = []feature{
 	}),
 	withAdmin(feature{
 		name: "topics, subscriptions and rules are made, read and deleted", page: managementPage,
-		entities: oneTopic(map[string]subscription{"s": {SubscriptionProperties: admin.SubscriptionProperties{LockDuration: new("PT20S")}}}),
+		entities: oneTopic(map[string]subscription{
+			"s": {SubscriptionProperties: admin.SubscriptionProperties{LockDuration: new("PT20S")}},
+		}),
 		try: func(c *check) {
 			topic := c.of("t")
 			s, err := c.admin.GetSubscription(c.ctx, topic, "s", nil)
@@ -84,7 +86,8 @@ var administration = []feature{
 			}
 			c.equal("lock duration", value(s.LockDuration), "PT20S")
 			_, err = c.admin.CreateRule(c.ctx, topic, "s", &admin.CreateRuleOptions{
-				Name: new("red"), Filter: &admin.SQLFilter{Expression: "color = 'red'"}, Action: &admin.SQLAction{Expression: "SET seen = 1"},
+				Name: new("red"), Filter: &admin.SQLFilter{Expression: "color = 'red'"},
+				Action: &admin.SQLAction{Expression: "SET seen = 1"},
 			})
 			c.must(err)
 			names := []string{}

@@ -156,14 +156,14 @@ var (
 	andDelete       = azservicebus.ReceiverOptions{ReceiveMode: azservicebus.ReceiveModeReceiveAndDelete}
 )
 
-// receives is what plain and session receivers have in common.
-type receives interface {
+// taker is what plain and session receivers have in common.
+type taker interface {
 	ReceiveMessages(context.Context, int, *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
 	CompleteMessage(context.Context, *azservicebus.ReceivedMessage, *azservicebus.CompleteMessageOptions) error
 }
 
 // take receives exactly n messages.
-func (c *check) take(r receives, n int) []*azservicebus.ReceivedMessage {
+func (c *check) take(r taker, n int) []*azservicebus.ReceivedMessage {
 	c.Helper()
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
@@ -179,13 +179,13 @@ func (c *check) take(r receives, n int) []*azservicebus.ReceivedMessage {
 }
 
 // one receives a message.
-func (c *check) one(r receives) *azservicebus.ReceivedMessage {
+func (c *check) one(r taker) *azservicebus.ReceivedMessage {
 	c.Helper()
 	return c.take(r, 1)[0]
 }
 
 // nothing fails if a message arrives within two seconds.
-func (c *check) nothing(what string, r receives) {
+func (c *check) nothing(what string, r taker) {
 	c.Helper()
 	ctx, cancel := context.WithTimeout(c.ctx, 2*time.Second)
 	defer cancel()
@@ -199,7 +199,7 @@ func (c *check) nothing(what string, r receives) {
 }
 
 // complete settles messages.
-func (c *check) complete(r receives, messages ...*azservicebus.ReceivedMessage) {
+func (c *check) complete(r taker, messages ...*azservicebus.ReceivedMessage) {
 	c.Helper()
 	for _, m := range messages {
 		c.must(r.CompleteMessage(c.ctx, m, nil))
@@ -218,13 +218,14 @@ func (c *check) deadLettersAre(entity string, want ...string) {
 	c.peeks(c.receiver(entity, fromDeadLetters), "dead letters of "+entity, want...)
 }
 
-// peeks can be a plain or a session receiver.
-type peeks interface {
+// peeker is what plain and session receivers have in common.
+type peeker interface {
 	PeekMessages(context.Context, int, *azservicebus.PeekMessagesOptions) ([]*azservicebus.ReceivedMessage, error)
 }
 
-// peeks fails unless a receiver sees exactly messages with these bodies. It retries for a while, because the service moves messages asynchronously.
-func (c *check) peeks(r peeks, what string, want ...string) {
+// peeks fails unless a receiver sees exactly messages with these bodies. It tries for a while,
+// because the service moves messages asynchronously.
+func (c *check) peeks(r peeker, what string, want ...string) {
 	c.Helper()
 	var got []string
 	for range 20 {

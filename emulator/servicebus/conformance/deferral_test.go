@@ -78,7 +78,7 @@ var deferral = []feature{
 			}
 			c.nothing("before it is due", c.receiver("q"))
 			m := c.one(r)
-			if early := due.Sub(time.Now()); early > time.Second {
+			if early := time.Until(due); early > time.Second {
 				c.Errorf("it came %v early", early)
 			}
 			c.equal("due time", value(m.ScheduledEnqueueTime).Unix(), due.Unix())

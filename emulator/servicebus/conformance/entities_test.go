@@ -103,7 +103,8 @@ func (e entities) create(ctx context.Context, a *admin.Client, n naming) error {
 }
 
 func (s subscription) create(ctx context.Context, a *admin.Client, topic, name string) error {
-	if _, err := a.CreateSubscription(ctx, topic, name, &admin.CreateSubscriptionOptions{Properties: &s.SubscriptionProperties}); err != nil {
+	options := &admin.CreateSubscriptionOptions{Properties: &s.SubscriptionProperties}
+	if _, err := a.CreateSubscription(ctx, topic, name, options); err != nil {
 		return err
 	}
 	for _, r := range s.rules {

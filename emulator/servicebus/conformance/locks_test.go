@@ -111,8 +111,9 @@ var locks = []feature{
 			r := c.receiver("q")
 			m := c.take(r, 3)
 			c.equal("received", bodies(m), []string{"a", "b", "c"})
-			if !(value(m[0].SequenceNumber) < value(m[1].SequenceNumber) && value(m[1].SequenceNumber) < value(m[2].SequenceNumber)) {
-				c.Errorf("sequence numbers do not grow: %d, %d, %d", *m[0].SequenceNumber, *m[1].SequenceNumber, *m[2].SequenceNumber)
+			numbers := []int64{*m[0].SequenceNumber, *m[1].SequenceNumber, *m[2].SequenceNumber}
+			if !slices.IsSorted(numbers) || numbers[0] == numbers[2] {
+				c.Errorf("the sequence numbers %v do not grow", numbers)
 			}
 			if m[0].EnqueuedTime == nil || time.Since(*m[0].EnqueuedTime).Abs() > 10*time.Minute {
 				c.Errorf("enqueued at %v", m[0].EnqueuedTime)
