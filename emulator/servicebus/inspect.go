@@ -63,7 +63,7 @@ func (b *Broker) Peek(name string, from int64, limit int) ([]PeekedMessage, erro
 
 func peeked(m *message) (PeekedMessage, error) {
 	p := PeekedMessage{
-		SequenceNumber: m.seq, MessageID: m.id(), EnqueuedTime: time.UnixMilli(m.enqueued).UTC(), DeliveryCount: m.failures,
+		SequenceNumber: m.seq, MessageID: m.id(), EnqueuedTime: time.UnixMilli(m.enqueued).UTC(), DeliveryCount: m.deliveries(),
 		State: m.state.String(), ApplicationProperties: map[string]any{},
 	}
 	properties, err := amqp.ReadMapSection(m.appProperties)

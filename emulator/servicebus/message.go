@@ -43,8 +43,9 @@ const (
 // time.
 type message struct {
 	seq                        int64
-	enqueued, expires, visible int64 // expires: 0 is never; visible: when a scheduled message becomes active
-	failures                   uint32
+	enqueued, expires, visible int64  // expires: 0 is never; visible: when a scheduled message becomes active
+	failures                   uint32 // failed deliveries; too many dead-letter the message
+	deferrals                  uint32 // deliveries that ended with a deferral
 	state                      state
 	wasDeferred                bool // a locked message was deferred before, and becomes so again on release
 	durable, firstAcquirer     bool
@@ -168,10 +169,14 @@ type view struct {
 	peeked bool // for a peek, with its state
 }
 
+// deliveries is the delivery count that receivers see. It counts deferrals too, as the service's
+// does.
+func (m *message) deliveries() uint32 { return m.failures + m.deferrals }
+
 // encode appends the whole encoded message to dst.
 func (m *message) encode(dst []byte, v view) []byte {
 	dst = amqp.Header{
-		Durable: m.durable, Priority: m.priority, TTL: m.ttl, FirstAcquirer: m.firstAcquirer, DeliveryCount: m.failures,
+		Durable: m.durable, Priority: m.priority, TTL: m.ttl, FirstAcquirer: m.firstAcquirer, DeliveryCount: m.deliveries(),
 	}.Append(dst)
 	if m.deliveryAnnotationCount > 0 || v.locked {
 		w := amqp.NewMapWriter(dst, amqp.SectionDeliveryAnnotations)

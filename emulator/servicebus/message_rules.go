@@ -92,7 +92,7 @@ func (m *message) systemProperty(p *amqp.Properties, key string) any {
 	case "enqueuedsequencenumber":
 		return m.origin
 	case "deliverycount":
-		return int32(min(m.failures, math.MaxInt32))
+		return int32(min(m.deliveries(), math.MaxInt32))
 	case "size":
 		return m.size()
 	}

@@ -75,6 +75,10 @@ var (
 		Condition:   "com.microsoft:message-lock-lost",
 		Description: "The lock supplied is invalid. Either the lock expired, or the message has already been removed from the queue.",
 	}
+	errDeadLettered = &amqp.Error{
+		Condition:   "amqp:not-allowed",
+		Description: "A message of a dead-letter queue cannot be dead-lettered.",
+	}
 	errNoMessage = errors.New("no such message")
 )
 

@@ -37,7 +37,7 @@ func (q *queue) forward(m *message, to func(*message) error) {
 		m.origin = m.seq
 		m.hops++
 	}
-	m.failures, m.wasDeferred = 0, false
+	m.failures, m.deferrals, m.wasDeferred = 0, 0, false
 	seq := m.seq
 	reason, problem := "MaxTransferHopCountExceeded", fmt.Errorf("the message was forwarded more than %d times", maxHops)
 	if m.hops <= maxHops {

@@ -15,7 +15,8 @@ type settlement struct {
 	modify              amqp.Map // merged into the application properties
 }
 
-// settle ends the lock. It returns errLockLost or errSessionLockLost if there is none.
+// settle ends the lock. It returns errLockLost or errSessionLockLost if there is none, and
+// errDeadLettered for what a dead-letter queue does not do.
 func (q *queue) settle(token amqp.UUID, s settlement) error {
 	q.mu.Lock()
 	defer q.unlockAndForward()
@@ -34,10 +35,17 @@ func (q *queue) settle(token amqp.UUID, s settlement) error {
 		q.report(m, Completed, "")
 	case Deferred:
 		m.wasDeferred = true
+		if q.kind != deadQueue { // it counts no delivery
+			m.deferrals++
+		}
 		q.setState(m, deferred)
 		q.report(m, Deferred, "")
 	case DeadLettered:
 		q.deadLetter(m, s.reason, s.description)
+		if q.kind == deadQueue {
+			q.advance()
+			return errDeadLettered
+		}
 	case Released:
 		q.restore(m)
 		q.report(m, Released, "")

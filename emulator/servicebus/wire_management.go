@@ -75,6 +75,8 @@ func failed(err error) response {
 		return failure(404, "com.microsoft:message-not-found", "The message with this sequence number could not be found.")
 	case errors.Is(err, errFull):
 		return failure(403, errFull.Condition, errFull.Description)
+	case errors.Is(err, errDeadLettered):
+		return failure(400, errDeadLettered.Condition, errDeadLettered.Description)
 	case errors.As(err, &e):
 		return failure(410, e.Condition, e.Description)
 	}

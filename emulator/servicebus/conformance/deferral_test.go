@@ -29,6 +29,7 @@ var deferral = []feature{
 				c.Fatalf("received %d deferred messages", len(deferred))
 			}
 			c.equal("state", deferred[0].State, azservicebus.MessageStateDeferred)
+			c.equal("delivery count", deferred[0].DeliveryCount, uint32(2))
 			c.equal("body", string(deferred[0].Body), "a")
 			c.equal("property", deferred[0].ApplicationProperties["why"], any("later"))
 			c.complete(r, deferred[0])
