@@ -51,6 +51,7 @@ type description struct {
 type unusedSettings struct {
 	// ForwardTo and ForwardDeadLettersTo may be URLs. In a QueueConfig they are names.
 	ForwardTo, ForwardDeadLettersTo     string
+	DuplicateWindow                     time.Duration // of an entity that detects no duplicates
 	UserMetadata                        string
 	AutoDeleteOnIdle                    string
 	SkipBatchedOperations, SkipOrdering bool
@@ -126,8 +127,10 @@ func (d *description) config(cfg, current QueueConfig) (QueueConfig, error) {
 	if d.RequiresSession != nil {
 		cfg.RequiresSession = *d.RequiresSession
 	}
+	var unusedWindow time.Duration
 	switch {
 	case !detects:
+		unusedWindow = cmp.Or(cfg.DuplicateWindow, cfg.unused.DuplicateWindow)
 		cfg.DuplicateWindow = 0
 	case cfg.DuplicateWindow == 0:
 		cfg.DuplicateWindow = 10 * time.Minute
@@ -157,7 +160,8 @@ func (d *description) config(cfg, current QueueConfig) (QueueConfig, error) {
 	cfg.ForwardTo, cfg.ForwardDeadLettersTo = entityName(d.ForwardTo), entityName(d.ForwardDeadLettersTo)
 	cfg.Status = Status(d.Status)
 	cfg.unused = unusedSettings{
-		ForwardTo: d.ForwardTo, ForwardDeadLettersTo: d.ForwardDeadLettersTo, UserMetadata: d.UserMetadata,
+		ForwardTo: lowerHost(d.ForwardTo), ForwardDeadLettersTo: lowerHost(d.ForwardDeadLettersTo),
+		DuplicateWindow: unusedWindow, UserMetadata: d.UserMetadata,
 		AutoDeleteOnIdle: d.AutoDeleteOnIdle, SkipBatchedOperations: isFalse(d.EnableBatchedOperations),
 		SkipOrdering: isFalse(d.SupportOrdering), EnableExpress: d.EnableExpress,
 		EnablePartitioning: partitioned,
@@ -199,6 +203,17 @@ func entityName(address string) string {
 		return strings.Trim(u.Path, "/")
 	}
 	return address
+}
+
+// lowerHost returns the address as the service answers with it: the scheme and host of a URL in
+// lower case.
+func lowerHost(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme == "" {
+		return address
+	}
+	u.Host = strings.ToLower(u.Host)
+	return u.String()
 }
 
 // withDefaults returns the settings with the defaults of Service Bus for those that are 0.

@@ -15,7 +15,7 @@ import (
 // updates or deletes the rule of that name.
 func (a admin) serveRules(r *http.Request, subscription *queue, name string) (status int, answer any, err error) {
 	rules := subscription.rules
-	list := rules.all()
+	list := rules.byName()
 	entry := func(one rule.Rule) atomEntry { return ruleEntry(r, subscription, one) }
 	if name == "" {
 		if r.Method != http.MethodGet {

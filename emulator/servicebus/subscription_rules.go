@@ -101,6 +101,13 @@ func (r *rules) all() []rule.Rule {
 	return r.list
 }
 
+// byName returns the rules in the order in which the service lists them.
+func (r *rules) byName() []rule.Rule {
+	return slices.SortedFunc(slices.Values(r.all()), func(a, b rule.Rule) int {
+		return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
+	})
+}
+
 // count returns how many of the rules have a correlation filter, and how many another one.
 func (r *rules) count() (sql, correlation int) {
 	for _, one := range r.all() {

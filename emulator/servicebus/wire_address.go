@@ -1,20 +1,16 @@
 package servicebus
 
 import (
+	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 )
 
-// schemes are those of absolute addresses: of nodes, as some clients write them, and of the
-// audiences of tokens.
-var schemes = []string{"amqp", "amqps", "sb", "http", "https"}
-
-// nodeOf returns the path of an address, which may be absolute: sb://HOST/PATH. The host does not
-// matter, because a broker is one namespace.
+// nodeOf returns the path of an address, which may be absolute: sb://HOST/PATH. Neither the scheme
+// nor the host matters: clients take both from a connection string, and a broker is one namespace.
 func nodeOf(address string) string {
 	scheme, rest, absolute := strings.Cut(address, "://")
-	if !absolute || !slices.Contains(schemes, strings.ToLower(scheme)) {
+	if !absolute || strings.Contains(scheme, "/") {
 		return address
 	}
 	rest, _, _ = strings.Cut(rest, "?")
@@ -23,4 +19,14 @@ func nodeOf(address string) string {
 		path = decoded
 	}
 	return path
+}
+
+// notFound is the service's text about an entity that does not exist. The JavaScript client's users
+// see it, with the namespace as the audience of a token has it.
+func notFound(audience string) string {
+	name := nodeOf(audience)
+	if u, err := url.Parse(audience); err == nil && u.Hostname() != "" {
+		name = "sb://" + u.Hostname() + "/" + name
+	}
+	return fmt.Sprintf("The messaging entity '%s' could not be found.", name)
 }

@@ -35,10 +35,9 @@ func (c *conn) putToken(r request) response {
 	if r.text("operation") != "put-token" {
 		return refuse(400, "The only operation is put-token.")
 	}
-	node := nodeOf(r.text("name"))
-	path := entityKey(node)
+	path := entityKey(nodeOf(r.text("name")))
 	if path != "" && c.b.entity(strings.TrimSuffix(path, "/$management")) == nil {
-		return refuse(404, fmt.Sprintf("The messaging entity '%s' could not be found.", node))
+		return refuse(404, notFound(r.text("name")))
 	}
 	token, _ := r.body.(string)
 	var granted claim

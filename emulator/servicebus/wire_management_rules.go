@@ -179,7 +179,7 @@ func (m management) enumerateRules() response {
 	}
 	skip, _ := m.number("skip")
 	top, limited := m.number("top")
-	list := m.q.rules.all()
+	list := m.q.rules.byName()
 	list = list[min(max(skip, 0), int64(len(list))):]
 	if limited {
 		list = list[:min(max(top, 0), int64(len(list)))]

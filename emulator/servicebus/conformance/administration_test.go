@@ -98,7 +98,6 @@ var administration = []feature{
 					names = append(names, r.Name)
 				}
 			}
-			slices.Sort(names)
 			c.equal("rules", names, []string{"$Default", "red"})
 			rule, err := c.admin.GetRule(c.ctx, topic, "s", "red", nil)
 			c.must(err)
