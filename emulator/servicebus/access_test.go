@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/Azure/go-amqp"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -117,6 +118,30 @@ func TestConnectionRefusesTooLargeMessages(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: make([]byte, 9_000)}, nil))
+}
+
+func TestConnectionBoundsBatches(t *testing.T) {
+	_, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}, MaxMessageSize: 16 << 20})
+	sender, err := client.NewSender(queue, nil)
+	must(t, err)
+	fill := func(size int) *azservicebus.MessageBatch {
+		batch, err := sender.NewMessageBatch(ctx, nil)
+		must(t, err)
+		for err == nil {
+			err = batch.AddMessage(&azservicebus.Message{Body: make([]byte, size)}, nil)
+		}
+		return batch
+	}
+	large := fill(10_000)
+	if large.NumBytes() > 1<<20 || large.NumMessages() < 100 {
+		t.Errorf("a batch has %d messages of 10,000 bytes", large.NumMessages())
+	}
+	must(t, sender.SendMessageBatch(ctx, large, nil))
+	var refused *amqp.Error // the link's own error: the client does not send it again
+	if err := sender.SendMessageBatch(ctx, fill(1), nil); !errors.As(err, &refused) || refused.Condition != amqp.ErrCondMessageSizeExceeded {
+		t.Errorf("a batch of more than 5,000 messages: %v", err)
+	}
+	must(t, sender.SendMessage(ctx, &azservicebus.Message{}, nil))
 }
 
 func TestConfigWithInvalidValuesIsRefused(t *testing.T) {

@@ -210,6 +210,14 @@ func (l *link) connectReceiver(p *amqp.Attach) *amqp.Error {
 	return nil
 }
 
+// batchSize is the link property with the size up to which clients build batches. However large a
+// message may be, a batch is at most 1 MB
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
+const (
+	batchSize     = "com.microsoft:max-message-batch-size"
+	maxBatchBytes = 1 << 20
+)
+
 // answerAttach completes the attach. A receiver of sessions gets its answer when it has a session.
 func (l *link) answerAttach(p *amqp.Attach) {
 	s := l.session
@@ -221,6 +229,9 @@ func (l *link) answerAttach(p *amqp.Attach) {
 		reply.Target = &amqp.Target{Address: p.Target.Address}
 		// The client builds its batches up to this size. With 0 it would build none.
 		reply.MaxMessageSize = uint64(l.maxMessage)
+		if l.queue != nil {
+			reply.Properties = amqp.Map{{Key: amqp.Symbol(batchSize), Value: uint64(min(l.maxMessage, maxBatchBytes))}}
+		}
 		s.conn.put(s.channel, reply)
 		l.topUp()
 		return

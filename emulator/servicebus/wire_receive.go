@@ -1,6 +1,7 @@
 package servicebus
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -164,7 +165,10 @@ func (l *link) accept(encoded []byte) (to *link, refusal *amqp.Error) {
 	var messages []*message
 	add := func(one []byte) error {
 		if len(messages) == maxBatch {
-			return fmt.Errorf("a batch of more than %d messages", maxBatch)
+			return &amqp.Error{
+				Condition:   "amqp:link:message-size-exceeded",
+				Description: fmt.Sprintf("A batch of more than %d messages is not supported by this emulator.", maxBatch),
+			}
 		}
 		m, err := parseMessage(one, now)
 		messages = append(messages, m)
@@ -178,6 +182,9 @@ func (l *link) accept(encoded []byte) (to *link, refusal *amqp.Error) {
 		}
 	} else {
 		err = add(encoded)
+	}
+	if tooMany := (*amqp.Error)(nil); errors.As(err, &tooMany) {
+		return nil, tooMany
 	}
 	if err != nil {
 		return nil, &amqp.Error{Condition: "amqp:decode-error", Description: err.Error()}
