@@ -138,7 +138,8 @@ func TestConnectionBoundsBatches(t *testing.T) {
 	}
 	must(t, sender.SendMessageBatch(ctx, large, nil))
 	var refused *amqp.Error // the link's own error: the client does not send it again
-	if err := sender.SendMessageBatch(ctx, fill(1), nil); !errors.As(err, &refused) || refused.Condition != amqp.ErrCondMessageSizeExceeded {
+	err = sender.SendMessageBatch(ctx, fill(1), nil)
+	if !errors.As(err, &refused) || refused.Condition != amqp.ErrCondMessageSizeExceeded {
 		t.Errorf("a batch of more than 5,000 messages: %v", err)
 	}
 	must(t, sender.SendMessage(ctx, &azservicebus.Message{}, nil))

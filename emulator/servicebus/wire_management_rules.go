@@ -58,7 +58,9 @@ func (m management) addRule() response {
 	}
 	switch _, err := m.q.rules.add(rule.Rule{Name: name, Filter: filter, Action: action}); {
 	case errors.Is(err, errRuleExists):
-		return failure(409, "com.microsoft:entity-already-exists", fmt.Sprintf("The rule '%s' already exists.", name))
+		return failure(
+			409, "com.microsoft:entity-already-exists", fmt.Sprintf("The messaging entity '%s|%s' already exists.", m.q.name, name),
+		)
 	case err != nil:
 		return failure(403, errFull.Condition, err.Error())
 	}
