@@ -40,10 +40,10 @@ func (c *checker) live() {
 			if answer == Guest || answer == Protected || c.hopeless(m) {
 				continue
 			}
-			if answer != Member && (c.Canary == Deleted || c.Canary == Blocked) {
-				// The canary's account fails for a reason of its own. When only people are left for
-				// whom Graph answers no better, nothing shows that Graph is well, and they wait for
-				// their turn among the probes.
+			if answer != Member && (c.Canary == Deleted || c.Canary == Blocked || c.has(CanaryFails)) {
+				// The canary fails for a reason of its own. When only people are left for whom Graph
+				// answers no better, nothing shows that Graph is well, and they wait for their turn
+				// among the probes.
 				continue
 			}
 			from, by := c.bound(m, i, troubles)
