@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -55,20 +54,10 @@ func wantError(t *testing.T, err error, texts ...string) {
 	}
 }
 
-// listen serves TLS, and reads what comes, until the test ends.
-func listen(t *testing.T, a *networktest.Authority, names ...string) string {
-	t.Helper()
-	server := httptest.NewUnstartedServer(nil)
-	server.TLS = a.Server(names...)
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	return server.Listener.Addr().String()
-}
-
 func TestDialerChecksTheNamespacesNameWhateverItDials(t *testing.T) {
-	a := networktest.NewAuthority(t)
-	address := listen(t, a, namespace)
-	trusting := network.New(a.Pool())
+	identity := networktest.NewIdentity(t, namespace)
+	address := identity.Serve(t, nil)
+	trusting := network.New(identity.Pool)
 
 	c, err := dial(t, servicebus.Dialer{Network: trusting, Endpoint: address}, namespace)
 	must(t, err)
@@ -79,9 +68,9 @@ func TestDialerChecksTheNamespacesNameWhateverItDials(t *testing.T) {
 
 	_, err = dial(t, servicebus.Dialer{Network: trusting, Endpoint: address}, "fabrikam.servicebus.windows.net")
 	wantError(t, err, "TLS with "+address, "not fabrikam.servicebus.windows.net",
-		`issued by "Contoso, Contoso Root"`, "another server answers")
+		"issued by "+networktest.Issuer, "another server answers")
 	_, err = dial(t, servicebus.Dialer{Endpoint: address}, namespace)
-	wantError(t, err, "TLS with "+address, `comes from "Contoso, Contoso Root", which this machine does not trust`, "set tls.ca_file")
+	wantError(t, err, "TLS with "+address, "comes from "+networktest.Issuer+", which this machine does not trust", "set tls.ca_file")
 }
 
 func TestDialerErrorsNameTheStepAndWhatToDo(t *testing.T) {

@@ -24,15 +24,21 @@ import (
 )
 
 // bus is an embedded broker with the queue "q".
-func bus(t *testing.T) (address string) {
+func bus(t *testing.T) *emulator.Broker {
 	t.Helper()
 	broker, err := emulator.New(emulator.Config{Queues: []emulator.QueueConfig{{Name: "q"}}})
 	must(t, err)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	go func() { _ = broker.Serve(listener) }()
 	t.Cleanup(func() { _ = broker.Close() })
-	return listener.Addr().String()
+	return broker
+}
+
+// emulated serves a broker as Service Bus does on port 443, but without TLS. It returns the
+// connection string.
+func emulated(t *testing.T, handler http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return emulator.ConnectionString(server.Listener.Addr().String(), emulator.DefaultKey)
 }
 
 // exchange sends a large message and receives it.
@@ -62,55 +68,66 @@ func exchange(t *testing.T, d servicebus.Dialer, connection string) error {
 }
 
 func connectionTo(host string) string {
-	return fmt.Sprintf("Endpoint=sb://%s/;SharedAccessKeyName=%s;SharedAccessKey=%s", host, emulator.DefaultKey.Name,
-		emulator.DefaultKey.Value)
+	return emulator.SecureConnectionString(host, emulator.DefaultKey)
 }
 
 func TestDialerWebSockets(t *testing.T) {
 	broker := bus(t)
-	a := networktest.NewAuthority(t)
-	secure := networktest.WebSockets(t, a.Server(namespace), broker, nil)
-	must(t, exchange(t, servicebus.Dialer{Network: network.New(a.Pool()), WebSockets: true, Endpoint: secure}, connectionTo(namespace)))
+	identity := networktest.NewIdentity(t, namespace)
+	must(t, exchange(t, servicebus.Dialer{
+		Network: network.New(identity.Pool), WebSockets: true, Endpoint: identity.Serve(t, broker.Web()),
+	}, connectionTo(namespace)))
 
-	plain := networktest.WebSockets(t, nil, broker, nil)
-	emulated := connectionTo(plain) + ";UseDevelopmentEmulator=true"
-	must(t, exchange(t, servicebus.Dialer{Plain: servicebus.ForEmulator(emulated), WebSockets: true}, emulated))
+	plain := emulated(t, broker.Web())
+	must(t, exchange(t, servicebus.Dialer{Plain: servicebus.ForEmulator(plain), WebSockets: true}, plain))
 }
 
 // TestDialerWebSocketMessagesHoldAnyPartOfAFrame sends what the broker says in messages of 100
-// bytes: the specification ties messages to no frames (AMQP over WebSocket, §2.3).
+// bytes: the specification ties messages to no frames (AMQP over WebSocket, §2.3). A ping comes
+// before each.
 func TestDialerWebSocketMessagesHoldAnyPartOfAFrame(t *testing.T) {
 	broker := bus(t)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		to, err := net.Dial("tcp", broker)
-		if err != nil {
-			return
-		}
-		defer to.Close()
-		socket, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"AMQPWSB10"}})
-		if err != nil {
-			return
-		}
-		from := websocket.NetConn(r.Context(), socket, websocket.MessageBinary)
-		go func() {
-			_, _ = io.Copy(to, from)
-			_ = to.Close()
-		}()
-		_, _ = io.CopyBuffer(struct{ io.Writer }{from}, struct{ io.Reader }{to}, make([]byte, 100))
-	}))
-	t.Cleanup(server.Close)
-	must(t, exchange(t, servicebus.Dialer{Plain: true, WebSockets: true},
-		connectionTo(server.Listener.Addr().String())+";UseDevelopmentEmulator=true"))
+	must(t, exchange(t, servicebus.Dialer{Plain: true, WebSockets: true}, emulated(t, http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			to, err := broker.NewClientConn()
+			if err != nil {
+				return
+			}
+			defer to.Close()
+			socket, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"AMQPWSB10"}})
+			if err != nil {
+				return
+			}
+			from := websocket.NetConn(r.Context(), socket, websocket.MessageBinary)
+			go func() {
+				_, _ = io.Copy(to, from)
+				_ = to.Close()
+			}()
+			_, _ = io.CopyBuffer(pinging{from, socket}, struct{ io.Reader }{to}, make([]byte, 100))
+		}))))
+}
+
+// pinging sends a ping before each message, and waits for the pong.
+type pinging struct {
+	io.Writer
+	socket *websocket.Conn
+}
+
+func (p pinging) Write(b []byte) (int, error) {
+	if err := p.socket.Ping(context.Background()); err != nil {
+		return 0, err
+	}
+	return p.Writer.Write(b)
 }
 
 func TestDialerWebSocketsThroughAProxy(t *testing.T) {
-	a := networktest.NewAuthority(t)
-	server := networktest.WebSockets(t, a.Server(namespace), bus(t), nil)
+	identity := networktest.NewIdentity(t, namespace)
+	server := identity.Serve(t, bus(t).Web())
 	proxy := networktest.NewProxy(t, map[string]string{namespace + ":443": server, "dead.servicebus.windows.net:443": "127.0.0.1:1"})
 	proxy.Authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte("ada:p@ss"))
 	with := func(user *url.Userinfo) servicebus.Dialer {
 		return servicebus.Dialer{
-			Network: network.New(a.Pool()), WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: proxy.Address(), User: user},
+			Network: network.New(identity.Pool), WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: proxy.Address(), User: user},
 		}
 	}
 	right, wrong := with(url.UserPassword("ada", "p@ss")), url.UserPassword("ada", "hunter2")
@@ -143,7 +160,7 @@ func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 		"inspected": {
 			servicebus.Dialer{WebSockets: true, Proxy: right.Proxy},
 			namespace,
-			[]string{"TLS with " + namespace + ":443", `comes from "Contoso, Contoso Root"`, "your proxy that inspects TLS"},
+			[]string{"TLS with " + namespace + ":443", "comes from " + networktest.Issuer, "your proxy that inspects TLS"},
 		},
 	} {
 		_, err := dial(t, c.d, c.namespace)
@@ -176,33 +193,28 @@ func TestDialerEndsAfterAProxyThatNeverAnswers(t *testing.T) {
 }
 
 func TestDialerWebSocketRefused(t *testing.T) {
-	a := networktest.NewAuthority(t)
+	identity := networktest.NewIdentity(t, namespace)
 	for status, want := range map[int]string{
 		http.StatusOK:           "HTTP 200 (OK) instead of 101",
 		http.StatusFound:        "HTTP 302",
 		http.StatusUnauthorized: "the namespace's firewall",
 		http.StatusNotFound:     "HTTP 404",
 	} {
-		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		server := identity.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "https://login.example.com/")
 			w.WriteHeader(status)
 		}))
-		server.TLS = a.Server(namespace)
-		server.StartTLS()
-		_, err := dial(t, servicebus.Dialer{
-			Network: network.New(a.Pool()), WebSockets: true, Endpoint: server.Listener.Addr().String(),
-		}, namespace)
-		wantError(t, err, "the WebSocket upgrade of "+server.Listener.Addr().String()+" fails", want)
-		server.Close()
+		_, err := dial(t, servicebus.Dialer{Network: network.New(identity.Pool), WebSockets: true, Endpoint: server}, namespace)
+		wantError(t, err, "the WebSocket upgrade of "+server+" fails", want)
 	}
 }
 
 // TestDialerWebSocketDeadline checks that a deadline of the client library ends a read of a silent
 // connection, and that the client library does not take the error for its caller's.
 func TestDialerWebSocketDeadline(t *testing.T) {
-	a := networktest.NewAuthority(t)
-	address := networktest.WebSockets(t, a.Server(namespace), bus(t), nil)
-	c, err := dial(t, servicebus.Dialer{Network: network.New(a.Pool()), WebSockets: true, Endpoint: address}, namespace)
+	identity := networktest.NewIdentity(t, namespace)
+	address := identity.Serve(t, bus(t).Web())
+	c, err := dial(t, servicebus.Dialer{Network: network.New(identity.Pool), WebSockets: true, Endpoint: address}, namespace)
 	must(t, err)
 	must(t, c.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
 	_, err = io.ReadFull(c, make([]byte, 1))

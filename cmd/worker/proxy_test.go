@@ -3,7 +3,6 @@ package main_test
 import (
 	"encoding/base64"
 	"fmt"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,34 +24,29 @@ const proxyPassword = "hunter2-hunter2"
 // closedOff is a cloud behind a proxy that lets out only to port 443, with a private authority.
 type closedOff struct {
 	*cloud
-	authority *networktest.Authority
-	proxy     *networktest.Proxy
+	proxy *networktest.Proxy
 }
 
 // newClosedOff makes the cloud. The workers' environment names the proxy and the authority.
 func newClosedOff(t *testing.T, people int) *closedOff {
 	t.Helper()
-	c := &closedOff{cloud: newCloud(t, people, time.Minute), authority: networktest.NewAuthority(t)}
-	bus := networktest.WebSockets(t, c.authority.Server(hiddenBus), c.amqp.Addr().String(), c.broker.Admin())
-	web := httptest.NewUnstartedServer(c.graph)
-	web.TLS = c.authority.Server(hiddenGraph, hiddenSignIn)
-	web.StartTLS()
-	t.Cleanup(web.Close)
+	c := &closedOff{cloud: newCloud(t, people, time.Minute)}
+	identity := networktest.NewIdentity(t, hiddenBus, hiddenGraph, hiddenSignIn)
+	bus, web := identity.Serve(t, c.broker.Web()), identity.Serve(t, c.graph)
 	c.proxy = networktest.NewProxy(t, map[string]string{
 		hiddenBus + ":443":    bus,
-		hiddenGraph + ":443":  web.Listener.Addr().String(),
-		hiddenSignIn + ":443": web.Listener.Addr().String(),
+		hiddenGraph + ":443":  web,
+		hiddenSignIn + ":443": web,
 	})
 	c.proxy.Authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte("ada:"+proxyPassword))
 	c.env = append(c.env,
-		"REVOKER_SERVICEBUS_CONNECTION_STRING="+fmt.Sprintf("Endpoint=sb://%s/;SharedAccessKeyName=%s;SharedAccessKey=%s", hiddenBus,
-			servicebus.DefaultKey.Name, servicebus.DefaultKey.Value),
+		"REVOKER_SERVICEBUS_CONNECTION_STRING="+servicebus.SecureConnectionString(hiddenBus, servicebus.DefaultKey),
 		"REVOKER_SERVICEBUS_TRANSPORT=websockets",
 		"REVOKER_GRAPH_ENDPOINT=https://"+hiddenGraph,
 		"REVOKER_GRAPH_AUTHORITY=https://"+hiddenSignIn,
 		"REVOKER_GRAPH_TENANT_ID=contoso",
 		"REVOKER_GRAPH_TOKEN_URL=",
-		"REVOKER_TLS_CA_FILE="+c.authority.File(),
+		"REVOKER_TLS_CA_FILE="+identity.File,
 		"REVOKER_GUARD_PROTECTED_USERS=breakglass@contoso.com",
 		"HTTPS_PROXY=http://ada:"+proxyPassword+"@"+c.proxy.Address(),
 	)
@@ -65,7 +59,7 @@ func TestWorkerBehindAProxy(t *testing.T) {
 	const people = 20
 	c := newClosedOff(t, people)
 	c.command("", "doctor", "--strict").want(t, 0, "OK    network: Service Bus", "WebSocket to "+hiddenBus+":443, through the proxy "+
-		c.proxy.Address()+`, certificate from "Contoso, Contoso Root"`, "OK    network: Graph", "OK    network: sign-in",
+		c.proxy.Address()+", certificate from "+networktest.Issuer, "OK    network: Graph", "OK    network: sign-in",
 		"OK    events: max delivery count")
 	// What cannot be read is dead-lettered, and its neighbors are called: the sanitizer is on the
 	// connection.
@@ -115,7 +109,7 @@ func TestDoctorNamesTheStepThatFails(t *testing.T) {
 			"FAIL  network: Graph", "DNS does not resolve " + hiddenGraph, "FAIL  network: sign-in",
 		}},
 		"no authority": {[]string{"REVOKER_TLS_CA_FILE="}, []string{
-			"FAIL  network: Service Bus", `its certificate comes from "Contoso, Contoso Root", which this machine does not trust`,
+			"FAIL  network: Service Bus", "its certificate comes from " + networktest.Issuer + ", which this machine does not trust",
 			"FAIL  network: Graph", "set tls.ca_file",
 		}},
 		"wrong password": {[]string{"HTTPS_PROXY=http://ada:x@" + c.proxy.Address()}, []string{

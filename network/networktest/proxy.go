@@ -1,17 +1,13 @@
 package networktest
 
 import (
-	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
-
-	"github.com/coder/websocket"
 )
 
 // Proxy is an HTTP proxy that knows CONNECT only. It is safe for concurrent use.
@@ -108,41 +104,4 @@ func pipe(a, b net.Conn) {
 		})
 	}
 	both.Wait()
-}
-
-// WebSockets serves what Service Bus serves on port 443, until the test ends: AMQP in WebSockets, in
-// front of a broker that listens for AMQP without TLS, and the administration API, which may be nil.
-// It returns HOST:PORT. A nil secure serves without TLS.
-func WebSockets(t testing.TB, secure *tls.Config, broker string, admin http.Handler) string {
-	t.Helper()
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.URL.Path == "/$servicebus/websocket" && strings.Contains(r.Header.Get("Sec-WebSocket-Protocol"), "AMQPWSB10"):
-		case admin != nil:
-			admin.ServeHTTP(w, r)
-			return
-		default:
-			w.WriteHeader(http.StatusNotFound)
-			return
-		}
-		to, err := net.Dial("tcp", broker)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		defer to.Close()
-		socket, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"AMQPWSB10"}})
-		if err != nil {
-			return
-		}
-		pipe(websocket.NetConn(r.Context(), socket, websocket.MessageBinary), to)
-	}))
-	if secure == nil {
-		server.Start()
-	} else {
-		server.TLS = secure
-		server.StartTLS()
-	}
-	t.Cleanup(server.Close)
-	return server.Listener.Addr().String()
 }

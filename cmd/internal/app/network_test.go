@@ -1,7 +1,6 @@
 package app
 
 import (
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -15,16 +14,12 @@ func TestCredentialSignsInThroughAProxy(t *testing.T) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
 			d := newDirectory(t, 0)
-			a := networktest.NewAuthority(t)
-			server := httptest.NewUnstartedServer(d)
-			server.TLS = a.Server(host)
-			server.StartTLS()
-			defer server.Close()
-			proxy := networktest.NewProxy(t, map[string]string{host + ":443": server.Listener.Addr().String()})
+			identity := networktest.NewIdentity(t, host)
+			proxy := networktest.NewProxy(t, map[string]string{host + ":443": identity.Serve(t, d)})
 			t.Setenv("HTTPS_PROXY", "http://"+proxy.Address())
 			d.at("https://" + host)
 			settings := append(d.environ, way(t, d)...)
-			cfg := load(t, append(settings, "REVOKER_TLS_CA_FILE="+a.File())...)
+			cfg := load(t, append(settings, "REVOKER_TLS_CA_FILE="+identity.File)...)
 			g, err := NewGraph(cfg, GraphOptions{})
 			if err != nil {
 				t.Fatal(err)
