@@ -107,6 +107,10 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 			{Name: "reader", Value: "r", Listen: true},
 			{Name: "writer", Value: "w", Send: true},
 		},
+		Authorize: func(token string) (servicebus.Grant, error) {
+			_, until, err := c.graph.Verify(token, "https://servicebus.azure.net")
+			return servicebus.Grant{Listen: true, Send: true, Manage: true, Until: until}, err
+		},
 		Observe: c.journal.Observe,
 	})
 	must(err)

@@ -97,6 +97,34 @@ func TestWorkerBehindAProxy(t *testing.T) {
 	}
 }
 
+// TestWorkerBehindAProxySignsInToServiceBus has no connection string: Entra issues the tokens for
+// Service Bus and for Graph, to the app that the environment names.
+func TestWorkerBehindAProxySignsInToServiceBus(t *testing.T) {
+	const people = 5
+	c := newClosedOff(t, people)
+	c.env = append(c.env, "REVOKER_SERVICEBUS_CONNECTION_STRING=", "REVOKER_SERVICEBUS_NAMESPACE="+hiddenBus,
+		"REVOKER_GRAPH_CLIENT_ID=", "REVOKER_GRAPH_CLIENT_SECRET=",
+		"AZURE_TENANT_ID=contoso", "AZURE_CLIENT_ID=client", "AZURE_CLIENT_SECRET="+clientSecret)
+	c.command("", "doctor", "--strict").want(t, 0, "OK    network: sign-in", hiddenSignIn+":443, through the proxy",
+		"OK    Service Bus: sign-in", "app client in tenant contoso", "OK    events: receive", "OK    Graph: call",
+		"OK    events: max delivery count")
+	for i := range people {
+		c.send(about(i))
+	}
+	p := c.start()
+	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
+	if n := c.revoked(people); n != people {
+		t.Errorf("%d of %d are revoked\n%s", n, people, &p.out)
+	}
+	p.terminate(t)
+	// The app's secret does not fit any more.
+	refused := c.commandIn("", []string{"AZURE_CLIENT_SECRET=" + clientSecret + "-old"}, "doctor")
+	refused.want(t, 2, "FAIL  Service Bus: sign-in", "OK    network: sign-in")
+	if strings.Contains(refused.stdout+refused.stderr, clientSecret) {
+		t.Errorf("the output holds the secret:\n%s", refused.stdout)
+	}
+}
+
 // TestDoctorNamesTheStepThatFails changes one thing at a time.
 func TestDoctorNamesTheStepThatFails(t *testing.T) {
 	c := newClosedOff(t, 1)
