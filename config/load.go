@@ -69,6 +69,7 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	readSecret(&c.ServiceBus.ConnectionString, c.ServiceBus.ConnectionStringFile, "servicebus.connection_string", &problems)
 	readSecret(&c.Graph.ClientSecret, c.Graph.ClientSecretFile, "graph.client_secret", &problems)
 	readSecret(&c.Redis.Password, c.Redis.PasswordFile, "redis.password", &problems)
+	checkProxies(environ, &problems)
 	problems = append(problems, c.validate(needsServiceBus)...)
 	if len(problems) > 0 {
 		slices.Sort(problems)

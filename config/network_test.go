@@ -4,7 +4,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -43,6 +45,56 @@ func TestServiceBusConnectionIsChecked(t *testing.T) {
 	}
 }
 
+// TestProxyOfTheEnvironmentIsChecked: package httpproxy ignores a URL that it cannot parse, or takes
+// "http" for the host.
+func TestProxyOfTheEnvironmentIsChecked(t *testing.T) {
+	for value, want := range map[string]bool{
+		"": true, "proxy.contoso.com:3128": true, "ada:hunter2@proxy:3128": true, "HTTP://proxy:3128/": true,
+		"https://ada:hunter2@proxy": true, "socks5://proxy:1080": true, "http://ada:hunter2%40@proxy": true,
+		"http://ada:hunter2%zz@proxy:3128": false, "http://ada:hunter2#@proxy:3128": false, "http://ada:hunter2/@proxy:3128": false,
+		`http://CONTOSO\ada:hunter2@proxy:3128`: false, "http://proxy:99999": false, "http:/proxy:3128": false, "http://": false,
+		` http://proxy:3128`: false, `"http://proxy:3128"`: false, "ftp://proxy": false, "http://proxy:3128/hunter2": false,
+	} {
+		for _, variable := range []string{"HTTPS_PROXY", "https_proxy"} {
+			_, err := load(t, "", append(append([]string{}, minimal...), variable+"="+value))
+			if want != (err == nil) || err != nil && !strings.Contains(err.Error(), variable+": not the URL of an HTTP proxy") {
+				t.Errorf("%s=%s: %v", variable, value, err)
+			}
+			if strings.Contains(fmt.Sprint(err), "hunter2") {
+				t.Errorf("%s=%s: the password shows: %v", variable, value, err)
+			}
+		}
+	}
+	_, err := load(t, "", append(append([]string{}, minimal...), "HTTPS_PROXY=http://proxy", "https_proxy=:"))
+	if err != nil {
+		t.Errorf("the upper case has precedence: %v", err)
+	}
+}
+
+func TestNamespaceIsAHostName(t *testing.T) {
+	for namespace, want := range map[string]string{
+		"contoso.servicebus.windows.net":         "",
+		"Contoso-1.ServiceBus.Windows.NET":       "",
+		"contoso.servicebus.windows.net.":        "without a dot at the end",
+		" contoso.servicebus.windows.net":        "must be a host name",
+		"contoso.servicebus.windows.net ":        "must be a host name",
+		"contoso#.servicebus.windows.net":        "must be a host name",
+		"ada@contoso.servicebus.windows.net":     "must be a host name",
+		"contoso%zz.servicebus.windows.net":      "must be a host name",
+		"büro.servicebus.windows.net":            "must be a host name",
+		"contoso..servicebus.windows.net":        "must be a host name",
+		".servicebus.windows.net":                "must be a host name",
+		"contoso.servicebus.windows.net:5671":    "must be a host name",
+		"sb://contoso.servicebus.windows.net":    "must be a host name",
+		"contoso.servicebus.windows.net.evil.io": "does not end in",
+	} {
+		_, err := load(t, "", []string{"REVOKER_SERVICEBUS_NAMESPACE=" + namespace, "REVOKER_SERVICEBUS_QUEUE=events"})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %v; want %q", namespace, err, want)
+		}
+	}
+}
+
 func TestCAFileIsChecked(t *testing.T) {
 	server := httptest.NewTLSServer(nil)
 	defer server.Close()
@@ -56,8 +108,10 @@ func TestCAFileIsChecked(t *testing.T) {
 		"empty":                  {"", "holds no certificate in PEM form"},
 		"garbage":                {"\x30\x82\x01\x00DER", "holds no certificate in PEM form"},
 		"damaged":                {good + bad, "its certificate number 2 cannot be read"},
-		"cut off":                {good + good[:len(good)/2], "its certificate number 2 is not complete"},
+		"cut off":                {good + good[:len(good)/2], "of 2 certificates, 1 are not complete"},
 		"a private key":          {good + key, "it may hold certificates only"},
+		"two, after a BOM":       {"\ufeff" + good + good, "of 2 certificates, 1 are not complete or do not begin a line"},
+		"one is indented":        {good + "  " + strings.ReplaceAll(good, "\n", "\n  ") + "\n" + good, "of 3 certificates, 1 are not"},
 		"larger than a megabyte": {strings.Repeat("#", 1<<20+1), "larger than"},
 	} {
 		_, err := load(t, "", append(append([]string{}, minimal...), "REVOKER_TLS_CA_FILE="+write(t, "ca.pem", c.text)))
@@ -69,5 +123,11 @@ func TestCAFileIsChecked(t *testing.T) {
 	_, err := load(t, "", append(append([]string{}, minimal...), "REVOKER_TLS_CA_FILE=/does/not/exist"))
 	wantProblems(t, err, "tls.ca_file", "no such file")
 	_, err = load(t, "", append(append([]string{}, minimal...), "REVOKER_TLS_CA_FILE="+t.TempDir()))
-	wantProblems(t, err, "tls.ca_file", "is a directory")
+	wantProblems(t, err, "tls.ca_file", "is not a regular file")
+	pipe := filepath.Join(t.TempDir(), "pipe") // nobody writes to it
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = load(t, "", append(append([]string{}, minimal...), "REVOKER_TLS_CA_FILE="+pipe))
+	wantProblems(t, err, "tls.ca_file", "is not a regular file")
 }

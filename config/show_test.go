@@ -31,7 +31,7 @@ func TestProblemsHoldNoSecretWhereverItStands(t *testing.T) {
 		"a key twice":               {client + ": 1\n" + client + ": 2\n", nil, "already defined"},
 		"instead of a mapping":      {client + "\n", nil, "cannot unmarshal"},
 		"as a namespace":            {"", []string{"REVOKER_SERVICEBUS_NAMESPACE=" + bus}, "servicebus.namespace"},
-		"as a namespace with a dot": {"", []string{"REVOKER_SERVICEBUS_NAMESPACE=" + client + ".net"}, "does not end in"},
+		"as a namespace with a dot": {"", []string{"REVOKER_SERVICEBUS_NAMESPACE=" + client + ".net"}, "must be a host name"},
 		"as a queue":                {"", []string{"REVOKER_SERVICEBUS_QUEUE=" + bus}, "servicebus.queue"},
 		"as a topic": {
 			"servicebus: {topic: \"" + bus + "\", subscription: \"" + bus + "\"}\n",

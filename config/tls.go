@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -21,6 +22,10 @@ func (t TLS) Authorities() (*x509.CertPool, error) {
 	if t.CAFile == "" {
 		return nil, nil
 	}
+	// A pipe would give the text only once, or never. A directory has none.
+	if info, err := os.Stat(t.CAFile); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", show(t.CAFile))
+	}
 	text, err := readFile(t.CAFile)
 	if err != nil {
 		return nil, errors.New(fileProblem(err))
@@ -33,9 +38,6 @@ func (t TLS) Authorities() (*x509.CertPool, error) {
 	for rest := text; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			if strings.Contains(string(rest), "-----BEGIN") {
-				return nil, fmt.Errorf("%s is damaged: its certificate number %d is not complete", show(t.CAFile), found+1)
-			}
 			break
 		}
 		if block.Type != "CERTIFICATE" {
@@ -47,6 +49,10 @@ func (t TLS) Authorities() (*x509.CertPool, error) {
 		}
 		pool.AddCert(certificate)
 		found++
+	}
+	if begun := strings.Count(string(text), "-----BEGIN"); found < begun { // the decoder skips them
+		return nil, fmt.Errorf("%s is damaged: of %d certificates, %d are not complete or do not begin a line", show(t.CAFile), begun,
+			begun-found)
 	}
 	if found == 0 {
 		return nil, fmt.Errorf("%s holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)", show(t.CAFile))

@@ -1,14 +1,12 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -97,9 +95,9 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	case sb.ConnectionString != "" && sb.Namespace != "":
 		p.add("servicebus: both a namespace and a connection string are set: keep one")
 	case sb.Namespace != "":
-		if strings.ContainsAny(sb.Namespace, "/:") || !strings.Contains(sb.Namespace, ".") {
-			p.add("servicebus.namespace: %s must be a host name like contoso.%s (REVOKER_SERVICEBUS_NAMESPACE)", show(sb.Namespace),
-				cloud.ServiceBusSuffix)
+		if !hostName.MatchString(sb.Namespace) || !strings.Contains(sb.Namespace, ".") || strings.HasSuffix(sb.Namespace, ".") {
+			p.add("servicebus.namespace: %s must be a host name like contoso.%s, without a dot at the end (REVOKER_SERVICEBUS_NAMESPACE)",
+				show(sb.Namespace), cloud.ServiceBusSuffix)
 		} else if problem := cloud.serves(sb.Namespace); problem != "" {
 			p.add("servicebus.namespace: %s", problem)
 		}
@@ -123,57 +121,6 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 			c.Consumer.MaxInFlight, len(sb.Entities()), renewalsPerSecond, most/max(1, len(sb.Entities())))
 	}
 }
-
-// validateConnection checks how Service Bus is reached. A problem shows nothing of the proxy's URL.
-func (s *ServiceBus) validateConnection(p *Problems) {
-	if !slices.Contains([]string{"amqp", "websockets"}, s.Transport) {
-		p.add("servicebus.transport: %s: use amqp or websockets (REVOKER_SERVICEBUS_TRANSPORT)", show(s.Transport))
-	} else if s.Proxy != "" && s.Transport == "amqp" {
-		p.add("servicebus.proxy: AMQP does not go through an HTTP proxy: set servicebus.transport to websockets " +
-			"(REVOKER_SERVICEBUS_TRANSPORT)")
-	}
-	if _, err := s.ProxyURL(); err != nil {
-		p.add("servicebus.proxy: %v (REVOKER_SERVICEBUS_PROXY)", err)
-	}
-	if s.Endpoint != "" && !isEndpoint(s.Endpoint) {
-		p.add("servicebus.endpoint: %s is not HOST, HOST:PORT, or an IP address (REVOKER_SERVICEBUS_ENDPOINT)", show(s.Endpoint))
-	}
-}
-
-// ProxyURL returns the proxy to Service Bus, or nil if none is configured. The error does not quote
-// it.
-func (s ServiceBus) ProxyURL() (*url.URL, error) {
-	if s.Proxy == "" {
-		return nil, nil
-	}
-	u, err := url.Parse(s.Proxy)
-	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" || u.Path != "" && u.Path != "/" ||
-		u.RawQuery != "" || u.Fragment != "" || u.Port() != "" && !isPort(u.Port()) {
-		return nil, errors.New("not the URL of an HTTP proxy, like http://proxy.contoso.com:3128; " +
-			"percent-encode special characters in a password (@ is %40)")
-	}
-	return u, nil
-}
-
-// isEndpoint reports whether an address is HOST, HOST:PORT, or an IP address with or without a port.
-func isEndpoint(address string) bool {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		host, port = strings.TrimSuffix(strings.TrimPrefix(address, "["), "]"), "443"
-	}
-	if !isPort(port) {
-		return false
-	}
-	return net.ParseIP(host) != nil || hostName.MatchString(host)
-}
-
-func isPort(text string) bool {
-	n, err := strconv.ParseUint(text, 10, 16)
-	return err == nil && n > 0
-}
-
-// hostName matches what can be looked up.
-var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})$`)
 
 // renewalsPerSecond is the maximum rate of one worker's lock renewals. A renewal costs Service Bus
 // ten times as much as a send.
@@ -281,7 +228,7 @@ func (c Cloud) serves(host string) string {
 		return ""
 	}
 	shown := show(host)
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	host = strings.ToLower(host)
 	if strings.HasSuffix(host, "."+c.ServiceBusSuffix) {
 		return ""
 	}
