@@ -79,11 +79,15 @@ func (p *Path) describe(e *Error, server string, err error) {
 	switch {
 	case errors.As(err, &unresolved):
 		e.Step = DNS
-		e.text = fmt.Sprintf("DNS does not resolve %s: %s", hostIn(unresolved.Name, target), reason(e, err))
+		name := hostIn(unresolved.Name, target)
 		e.fix = "check the name, and the DNS servers of this machine"
-		if !byProxy {
+		if byProxy {
+			name = "the proxy " + unresolved.Name
+			e.fix = "check the proxy's URL (HTTPS_PROXY or servicebus.proxy), and the DNS servers of this machine"
+		} else {
 			e.fix += "; if only a proxy resolves it, set HTTPS_PROXY, with servicebus.transport: websockets for Service Bus"
 		}
+		e.text = fmt.Sprintf("DNS does not resolve %s: %s", name, reason(e, err))
 	case errors.As(err, &untrusted):
 		e.Step = Handshake
 		distrust(e, target, untrusted)
@@ -131,6 +135,10 @@ func distrust(e *Error, server string, err *tls.CertificateVerificationError) {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		e.text = fmt.Sprintf("TLS with %s fails: %v (issued by %s)", server, invalid, issuer)
 		e.fix = "check this machine's clock, and renew the certificate"
+		if invalid.Cert.IsCA {
+			e.fix = "check this machine's clock; the certificate of the authority itself has expired: renew it on the server, " +
+				"and in the file of tls.ca_file"
+		}
 	default:
 		e.text = fmt.Sprintf("TLS with %s fails: %v (issued by %s)", server, err.Err, issuer)
 		e.fix = "replace the server's certificate, or correct tls.ca_file"

@@ -2,7 +2,14 @@ package servicebus_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
+	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -71,6 +78,31 @@ func TestDialerChecksTheNamespacesNameWhateverItDials(t *testing.T) {
 		"issued by "+networktest.Issuer, "another server answers")
 	_, err = dial(t, servicebus.Dialer{Endpoint: address}, namespace)
 	wantError(t, err, "TLS with "+address, "comes from "+networktest.Issuer+", which this machine does not trust", "set tls.ca_file")
+}
+
+func TestDialerSaysThatAnAuthorityHasExpired(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	root := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Contoso Root"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour),
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), DNSNames: []string{namespace}, NotBefore: root.NotBefore, NotAfter: time.Now().Add(time.Hour),
+	}
+	authority, err := x509.CreateCertificate(rand.Reader, root, root, key.Public(), key)
+	must(t, err)
+	der, err := x509.CreateCertificate(rand.Reader, leaf, root, key.Public(), key)
+	must(t, err)
+	root, err = x509.ParseCertificate(authority)
+	must(t, err)
+	pool := x509.NewCertPool()
+	pool.AddCert(root)
+	address := networktest.Identity{TLS: &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+	}}.Serve(t, nil)
+	_, err = dial(t, servicebus.Dialer{Network: network.New(pool), Endpoint: address}, namespace)
+	wantError(t, err, "TLS with "+address, `(issued by "Contoso Root")`, "the certificate of the authority itself has expired")
 }
 
 func TestDialerErrorsNameTheStepAndWhatToDo(t *testing.T) {

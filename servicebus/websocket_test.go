@@ -155,7 +155,7 @@ func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 		"unknown proxy": {
 			servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: "proxy.invalid:3128"}},
 			namespace,
-			[]string{"DNS does not resolve proxy.invalid"},
+			[]string{"DNS does not resolve the proxy proxy.invalid", "check the proxy's URL"},
 		},
 		"inspected": {
 			servicebus.Dialer{WebSockets: true, Proxy: right.Proxy},
