@@ -12,12 +12,21 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"time"
 
 	"golang.org/x/net/http/httpproxy"
 )
 
 // maxHeader is the maximum size in bytes of a response's header.
 const maxHeader = 64 << 10
+
+// An HTTP/2 connection on which nothing comes for silence is tried with a ping, and closed if no
+// answer comes in pingTimeout. Otherwise, all requests would wait on a connection that a firewall or
+// proxy has forgotten, for a quarter of an hour or longer.
+const (
+	silence     = 10 * time.Second
+	pingTimeout = 5 * time.Second
+)
 
 // Network is how this process reaches servers. It is safe for concurrent use.
 type Network struct {
@@ -62,6 +71,7 @@ func (n *Network) TransportBy(proxy func(*url.URL) (*url.URL, error)) *http.Tran
 	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http documents the type
 	t.TLSClientConfig = n.TLS()
 	t.MaxResponseHeaderBytes = maxHeader
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: silence, PingTimeout: pingTimeout}
 	t.Proxy = func(r *http.Request) (*url.URL, error) {
 		by, err := proxy(r.URL)
 		if err == nil && by != nil {
