@@ -82,13 +82,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "secret: a key is set, and existingSecret is not: name the Secret" }}
 {{- end }}
 {{- end }}
-{{- if and .Values.caBundle.configMap .Values.caBundle.inline }}
+{{- with .Values.caBundle }}
+{{- if and .configMap .inline }}
 {{- fail "caBundle: both configMap and inline are set: keep one" }}
 {{- end }}
-{{- if contains "PRIVATE KEY" .Values.caBundle.inline }}
+{{- if contains "PRIVATE KEY" .inline }}
 {{- fail "caBundle.inline holds a private key: it may hold certificates only" }}
 {{- end }}
-{{- with .Values.caBundle }}
 {{- if .configMap }}
 {{- $_ := set $config "tls" (dict "ca_file" "/etc/session-revoker/ca/ca.pem") }}
 {{- else if .inline }}
@@ -129,10 +129,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $bus := dig "servicebus" (dict) .Values.config }}
 {{- $webSockets := eq (default "amqp" $bus.transport) "websockets" }}
 {{- $proxy := "" }}
-{{- if .Values.proxy.existingSecret }}
-{{- $proxy = toString (int .Values.proxy.port) }}
-{{- else if .Values.proxy.httpsProxy }}
-{{- $proxy = regexFind ":[0-9]+/?$" .Values.proxy.httpsProxy | trimAll ":/" | default (hasPrefix "https:" .Values.proxy.httpsProxy | ternary "443" "80") }}
+{{- if (.Values.proxy).existingSecret }}
+{{- $proxy = toString (int (.Values.proxy).port) }}
+{{- else if (.Values.proxy).httpsProxy }}
+{{- $proxy = regexFind ":[0-9]+/?$" (.Values.proxy).httpsProxy | trimAll ":/" | default (hasPrefix "https:" (.Values.proxy).httpsProxy | ternary "443" "80") }}
 {{- end }}
 {{- $endpoint := "" }}
 {{- if regexMatch `^(\[.*\]|[^:]+):[0-9]+$` (default "" $bus.endpoint) }}
@@ -142,12 +142,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if $proxy }}
 {{- $ports = append $ports $proxy }}
 {{- end }}
-{{- if or (not $proxy) .Values.proxy.noProxy }}
+{{- if or (not $proxy) (.Values.proxy).noProxy }}
 {{- $ports = append $ports "443" }}
 {{- end }}
 {{- if not $webSockets }}
 {{- $ports = append $ports (default "5671" $endpoint) }}
-{{- else if and $endpoint (or (not $proxy) .Values.proxy.noProxy) }}
+{{- else if and $endpoint (or (not $proxy) (.Values.proxy).noProxy) }}
 {{- $ports = append $ports $endpoint }}
 {{- end }}
 {{- join "," (uniq $ports) }}
@@ -195,7 +195,7 @@ capabilities:
   mountPath: /etc/session-revoker/secret
   readOnly: true
 {{- end }}
-{{- if .Values.caBundle.configMap }}
+{{- if (.Values.caBundle).configMap }}
 - name: ca
   mountPath: /etc/session-revoker/ca
   readOnly: true
