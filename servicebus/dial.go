@@ -95,15 +95,18 @@ func (d Dialer) Address(namespace string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// Transport returns an HTTP transport to a namespace, whatever address a request names: for
-// WebSockets, and for the administration API.
+// Transport returns an HTTP transport to a namespace: for WebSockets, and for the administration API.
+// With an Endpoint, the requests name that, and the namespace stays the name in the certificate. It
+// is then also expected of a proxy that has https itself: net/http has one name for both.
 func (d Dialer) Transport(namespace string) *http.Transport {
 	proxy := d.Network.Proxy
 	if d.Proxy != nil {
 		proxy = func(*url.URL) (*url.URL, error) { return d.Proxy, nil }
 	}
 	transport := d.Network.TransportBy(proxy)
-	transport.TLSClientConfig.ServerName = namespace
+	if d.Endpoint != "" {
+		transport.TLSClientConfig.ServerName = namespace
+	}
 	return transport
 }
 

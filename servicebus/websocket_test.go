@@ -171,6 +171,16 @@ func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 	}
 }
 
+func TestDialerWebSocketsThroughAProxyWithTLS(t *testing.T) {
+	identity := networktest.NewIdentity(t, namespace)
+	proxy := networktest.NewProxy(t, map[string]string{namespace + ":443": identity.Serve(t, bus(t).Web())})
+	other := networktest.NewIdentity(t, "127.0.0.1") // the certificate of the proxy is for the proxy only
+	identity.Pool.AppendCertsFromPEM(other.Authority)
+	must(t, exchange(t, servicebus.Dialer{
+		Network: network.New(identity.Pool), WebSockets: true, Proxy: &url.URL{Scheme: "https", Host: proxy.Secure(t, other)},
+	}, connectionTo(namespace)))
+}
+
 func TestDialerEndsAfterAProxyThatNeverAnswers(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

@@ -64,8 +64,8 @@ func checkServiceBusPath(ctx context.Context, cfg config.Config, f *findings) {
 	f.failPath(name, err)
 	other := dialer
 	other.WebSockets = !dialer.WebSockets
-	if dialer.Plain {
-		return // an emulator has another port for each
+	if dialer.Plain || other.Address(namespace) == dialer.Address(namespace) {
+		return // an emulator or a gateway has another port for each
 	}
 	path, err = tryServiceBus(ctx, other, namespace)
 	setting := "amqp"

@@ -128,6 +128,11 @@ func TestWorkerBehindAProxySignsInToServiceBus(t *testing.T) {
 // TestDoctorNamesTheStepThatFails changes one thing at a time.
 func TestDoctorNamesTheStepThatFails(t *testing.T) {
 	c := newClosedOff(t, 1)
+	gateway := c.commandIn("", []string{"REVOKER_SERVICEBUS_ENDPOINT=127.0.0.1:1"}, "doctor")
+	gateway.want(t, 2, "TCP does not reach 127.0.0.1:1")
+	if strings.Contains(gateway.stdout, "network: Service Bus, amqp") {
+		t.Errorf("tries a gateway's port for both transports:\n%s", gateway.stdout)
+	}
 	for name, broken := range map[string]struct {
 		env   []string
 		texts []string

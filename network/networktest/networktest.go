@@ -19,9 +19,10 @@ const Issuer = `"session-revoker embedded servers"`
 
 // Identity is a certificate of servers, and the authority that has issued it.
 type Identity struct {
-	TLS  *tls.Config    // of the servers
-	Pool *x509.CertPool // with the authority alone
-	File string         // PEM file with the authority alone
+	TLS       *tls.Config    // of the servers
+	Authority []byte         // in PEM form
+	Pool      *x509.CertPool // with the authority alone
+	File      string         // PEM file with the authority alone
 }
 
 // NewIdentity makes an Identity for servers with these names and IP addresses.
@@ -32,9 +33,10 @@ func NewIdentity(t testing.TB, names ...string) Identity {
 		t.Fatal(err)
 	}
 	i := Identity{
-		TLS:  &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{server}},
-		Pool: x509.NewCertPool(),
-		File: filepath.Join(t.TempDir(), "ca.pem"),
+		TLS:       &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{server}},
+		Authority: authority,
+		Pool:      x509.NewCertPool(),
+		File:      filepath.Join(t.TempDir(), "ca.pem"),
 	}
 	i.Pool.AppendCertsFromPEM(authority)
 	if err := os.WriteFile(i.File, authority, 0o600); err != nil {

@@ -36,6 +36,12 @@ func NewProxy(t testing.TB, allow map[string]string) *Proxy {
 	return p
 }
 
+// Secure serves the proxy over TLS, too. It returns HOST:PORT.
+func (p *Proxy) Secure(t testing.TB, identity Identity) string {
+	t.Helper()
+	return identity.Serve(t, http.HandlerFunc(p.serve))
+}
+
 // Address returns HOST:PORT of the proxy.
 func (p *Proxy) Address() string { return p.server.Listener.Addr().String() }
 
