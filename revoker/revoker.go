@@ -245,6 +245,10 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 		// After a 503 Graph asks for a retry on a new connection, which usually leads to another
 		// server.
 		r.client.CloseIdleConnections()
+	case failure.Kind == Unreachable:
+		// A firewall or proxy that has forgotten one connection may have forgotten all of them, and
+		// each would cost the next attempt its time.
+		r.client.CloseIdleConnections()
 	}
 	return attempt, failure
 }
