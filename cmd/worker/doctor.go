@@ -145,7 +145,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 func printCheck(w io.Writer, c check) {
 	fmt.Fprintf(w, "%-4s  %-34s  %s\n", c.Status, c.Name, plain(c.Detail))
 	if c.Fix != "" {
-		fmt.Fprintf(w, "      %-34s  → %s\n", "", c.Fix)
+		fmt.Fprintf(w, "      → %s\n", c.Fix) // not below the detail, where 80 columns leave too little
 	}
 }
 
