@@ -34,7 +34,7 @@ func TestTransportLeavesADeadConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		identity := networktest.NewIdentity(t, "graph.test.invalid")
 		listener := graph.NewMemoryListener()
-		server := &http.Server{ //nolint:gosec // in memory: nobody can be slow to send a header
+		server := &http.Server{
 			TLSConfig: identity.TLS.Clone(),
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.ProtoMajor != 2 {

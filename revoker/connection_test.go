@@ -22,7 +22,7 @@ func TestRevokeLeavesDeadConnections(t *testing.T) {
 		listener := emulator.NewMemoryListener()
 		all := make(chan struct{}) // are connected
 		var connected, dead atomic.Int32
-		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { //nolint:gosec // in memory
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			switch n := connected.Add(1); {
 			case n == 4:
 				close(all)
