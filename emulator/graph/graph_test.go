@@ -174,7 +174,8 @@ func TestServerRoutes(t *testing.T) {
 		"GET /v1.0/users/ada@contoso.com/revokeSignInSessions":     {405, `method`, graph.User{}},
 		"DELETE /v1.0/users/ada@contoso.com":                       {405, `method`, graph.User{}},
 		"GET /v2.0/users/ada@contoso.com":                          {404, ``, graph.User{}},
-		"GET /tenant/v2.0/.well-known/openid-configuration":        {200, `token_endpoint`, graph.User{}},
+		"GET /tenant/v2.0/.well-known/openid-configuration":        {200, `"jwks_uri"`, graph.User{}}, // @azure/identity insists on it
+		"GET /tenant/discovery/v2.0/keys":                          {200, `{"keys":[]}`, graph.User{}},
 	} {
 		for _, u := range []graph.User{ada, svc} { // forget what the call has revoked
 			w.RemoveUser(u.ID)

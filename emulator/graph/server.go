@@ -201,6 +201,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveIdentity(w, r)
 	case path == "/"+s.tenant+"/v2.0/.well-known/openid-configuration":
 		s.serveOpenID(w, r)
+	case path == "/"+s.tenant+keysPath:
+		writeJSON(w, http.StatusOK, map[string]any{"keys": []string{}}) // the key is secret: only Verify checks tokens
 	default:
 		http.NotFound(w, r)
 	}

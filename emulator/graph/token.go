@@ -37,6 +37,9 @@ var base64URL = base64.RawURLEncoding
 // evaluated begins Graph's text about a revoked token.
 const evaluated = "Continuous access evaluation resulted in"
 
+// keysPath is where the document with the public keys is, below the authority's URL.
+const keysPath = "/discovery/v2.0/keys"
+
 const jwtHeader = `{"typ":"JWT","alg":"HS256"}`
 
 func (s *Server) sign(payload string) string {
@@ -178,11 +181,13 @@ func oauthError(w http.ResponseWriter, status int, code, description string) {
 	})
 }
 
-// serveOpenID answers with the discovery document.
+// serveOpenID answers with the discovery document. @azure/identity signs in only if it has the four
+// URLs (https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderMetadata requires them).
 func (s *Server) serveOpenID(w http.ResponseWriter, r *http.Request) {
 	root := s.rootURL(r)
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer": root + "/v2.0", "token_endpoint": s.tokenURL(r), "authorization_endpoint": root + "/oauth2/v2.0/authorize",
+		"jwks_uri":                              root + keysPath,
 		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic", "private_key_jwt"},
 	})
 }
