@@ -80,7 +80,8 @@ func (b *Broker) Serve(l net.Listener) error {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
-		return errors.Join(net.ErrClosed, l.Close())
+		_ = l.Close()
+		return nil
 	}
 	b.listeners[l] = struct{}{}
 	b.running.Add(1)
