@@ -1,8 +1,10 @@
 package servicebus
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -16,11 +18,12 @@ import (
 // (https://learn.microsoft.com/azure/service-bus-messaging/test-locally-with-service-bus-emulator).
 // The file must have one namespace. The error names what is unknown or not supported.
 func ReadEntities(r io.Reader) (queues []QueueConfig, topics []TopicConfig, err error) {
+	text, err := io.ReadAll(io.LimitReader(r, 16<<20))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the entities: %w", err)
+	}
 	var file entitiesFile
-	decoder := json.NewDecoder(io.LimitReader(r, 16<<20))
-	decoder.DisallowUnknownFields()
-	decoder.UseNumber()
-	if err := decoder.Decode(&file); err != nil {
+	if err := file.read(bytes.TrimPrefix(text, []byte("\ufeff"))); err != nil { // Windows' editors write the mark
 		return nil, nil, fmt.Errorf("read the entities: %w", err)
 	}
 	if n := len(file.UserConfig.Namespaces); n != 1 {
@@ -52,9 +55,30 @@ func ReadEntities(r io.Reader) (queues []QueueConfig, topics []TopicConfig, err 
 	return queues, topics, nil
 }
 
+// read reads the JSON. The error names the line, if it is known.
+func (f *entitiesFile) read(text []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	decoder.UseNumber()
+	err := decoder.Decode(f)
+	at := int64(0)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		at = syntax.Offset
+	} else if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		at = wrongType.Offset
+	} else if err == nil && decoder.More() {
+		err, at = errors.New("more text follows the document"), decoder.InputOffset()
+	}
+	if at > 0 {
+		return fmt.Errorf("line %d: %w", 1+bytes.Count(text[:min(at, int64(len(text)))], []byte("\n")), err)
+	}
+	return err
+}
+
 // The file, with the names of Microsoft's emulator.
 type (
 	entitiesFile struct {
+		Schema     json.RawMessage `json:"$schema"` // for editors
 		UserConfig struct {
 			Namespaces []struct {
 				Name   string
@@ -112,7 +136,9 @@ func (p entityProperties) config(name string) (QueueConfig, error) {
 		}
 		return d
 	}
-	cfg.LockDuration = read("LockDuration", p.LockDuration)
+	if cfg.LockDuration = read("LockDuration", p.LockDuration); cfg.LockDuration > maxLock && err == nil {
+		err = fmt.Errorf("%s: LockDuration: %s is more than 5 minutes, the most that Service Bus allows", name, p.LockDuration)
+	}
 	cfg.DefaultTTL = read("DefaultMessageTimeToLive", p.DefaultMessageTimeToLive)
 	if window := read("DuplicateDetectionHistoryTimeWindow", p.DuplicateDetectionHistoryTimeWindow); p.RequiresDuplicateDetection {
 		cfg.DuplicateWindow = cmp.Or(window, 10*time.Minute)

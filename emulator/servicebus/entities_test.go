@@ -70,6 +70,13 @@ func TestReadEntities(t *testing.T) {
 	})
 }
 
+func TestReadEntitiesAcceptsWhatEditorsAdd(t *testing.T) {
+	text := "\ufeff" + strings.Replace(entitiesFile, `{"UserConfig"`, `{"$schema": "Config-schema.json", "UserConfig"`, 1)
+	if queues, _, err := servicebus.ReadEntities(strings.NewReader(text)); err != nil || len(queues) != 1 {
+		t.Errorf("%d queues, %v", len(queues), err)
+	}
+}
+
 func TestReadEntitiesNamesWhatIsNotSupported(t *testing.T) {
 	for change, want := range map[string]string{
 		`"LockDuration": "PT1M"|"LockDuration": "1 minute"`:                             "queue.1: LockDuration",
@@ -80,6 +87,9 @@ func TestReadEntitiesNamesWhatIsNotSupported(t *testing.T) {
 		`[{"Name": "sbemulatorns"|[{"Name": "a"}, {"Name": "b"`:                         "2 namespaces",
 		`"FilterType": "Sql"|"FilterType": "Sql", "Action": {"SqlExpression": "SET a"}`: "the SQL action \"SET a\"",
 		`{"UserConfig"|[{"UserConfig"`:                                                  "read the entities",
+		`"MaxDeliveryCount": 3|"MaxDeliveryCount": "3"`:                                 "line ",
+		`{"Type": "File"}}}|{"Type": "File"}}},`:                                        "more text follows",
+		`"LockDuration": "PT1M"|"LockDuration": "PT10M"`:                                "queue.1: LockDuration: PT10M is more than 5 minutes",
 	} {
 		from, to, _ := strings.Cut(change, "|")
 		text := strings.Replace(entitiesFile, from, to, 1)
