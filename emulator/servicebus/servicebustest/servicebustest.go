@@ -25,7 +25,7 @@ var connectionString = servicebus.SecureConnectionString("servicebustest.service
 // Broker is a broker that ends with its test.
 type Broker struct {
 	*servicebus.Broker
-	queues []string
+	queues []string // and subscriptions
 }
 
 // Start starts a broker with queues of these names.
@@ -49,6 +49,11 @@ func StartWith(t testing.TB, cfg servicebus.Config) *Broker {
 	b := &Broker{Broker: broker}
 	for _, q := range cfg.Queues {
 		b.queues = append(b.queues, q.Name)
+	}
+	for _, topic := range cfg.Topics {
+		for _, s := range topic.Subscriptions {
+			b.queues = append(b.queues, topic.Name+"/Subscriptions/"+s.Name)
+		}
 	}
 	t.Cleanup(func() { _ = broker.Close() })
 	return b
@@ -74,10 +79,11 @@ func (b *Broker) Client(t testing.TB, options ...azservicebus.ClientOptions) *az
 	return client
 }
 
-// FailIfLocked makes the test fail if any message of the queues that the broker was started with
-// is still locked at the end: if the tested code forgot to settle it. Call it before Client, so
-// that it looks after the clients are closed: a message that was delivered only to a buffer of the
-// client counts too.
+// FailIfLocked makes the test fail if any message of the queues and subscriptions that the broker
+// was started with is still locked at the end: if the tested code forgot to settle it. Call it
+// before Client, so that it looks after the clients are closed: a message that was delivered only to
+// a buffer of the client counts too. It does not find messages of sessions, because they are
+// unlocked when the client that held the session closes.
 func (b *Broker) FailIfLocked(t testing.TB) {
 	t.Cleanup(func() {
 		t.Helper()
@@ -87,7 +93,7 @@ func (b *Broker) FailIfLocked(t testing.TB) {
 			case err != nil:
 				t.Error(err)
 			case counts.Locked > 0:
-				t.Errorf("the queue %s has %d locked messages at the end of the test: nobody settled them", name, counts.Locked)
+				t.Errorf("%s has %d locked messages at the end of the test: nobody settled them", name, counts.Locked)
 			}
 		}
 	})

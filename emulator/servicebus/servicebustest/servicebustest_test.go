@@ -95,6 +95,28 @@ func TestBrokerFindsMessagesThatNobodySettled(t *testing.T) {
 	}
 }
 
+func TestBrokerFindsMessagesOfSubscriptionsThatNobodySettled(t *testing.T) {
+	inner := &example{}
+	broker := servicebustest.StartWith(inner, servicebus.Config{Topics: []servicebus.TopicConfig{{
+		QueueConfig:   servicebus.QueueConfig{Name: "prices"},
+		Subscriptions: []servicebus.SubscriptionConfig{{QueueConfig: servicebus.QueueConfig{Name: "billing"}}},
+	}}})
+	broker.FailIfLocked(inner)
+	client := broker.Client(inner)
+	send(t, client, "prices", "x")
+	receiver, err := client.NewReceiverForSubscription("prices", "billing", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if messages, err := receiver.ReceiveMessages(t.Context(), 1, nil); err != nil || len(messages) != 1 {
+		t.Fatalf("received %d messages, %v", len(messages), err)
+	}
+	inner.end()
+	if !strings.Contains(inner.said, "prices/Subscriptions/billing has 1 locked") {
+		t.Errorf("the test says %q", inner.said)
+	}
+}
+
 // example is a test that does not end by itself.
 type example struct {
 	testing.TB
