@@ -19,6 +19,13 @@ func (o options) brokerConfig() (servicebus.Config, error) {
 	if o.amqp == "" && o.amqps == "" && o.https == "" && o.admin == "" {
 		return cfg, errors.New("no port to open: give at least one of --amqp, --amqps, --https and --admin")
 	}
+	tls := o.amqps != "" || o.https != "" || o.entra != ""
+	if !tls && (o.cert != "" || o.caOut != "" || len(o.hosts) > 0) {
+		return cfg, errors.New("--cert, --ca-out and --host are for TLS: give --amqps, --https or --entra")
+	}
+	if o.entra == "" && len(o.entraClients) > 0 {
+		return cfg, errors.New("--entra-client is for the sign-in endpoint: give --entra")
+	}
 	if cfg.MaxMessageSize, err = servicebus.ParseMessageSize(o.maxMessageSize); err != nil {
 		return cfg, fmt.Errorf("--max-message-size: %w", err)
 	}
@@ -49,6 +56,9 @@ func (o options) brokerConfig() (servicebus.Config, error) {
 		cfg.Queues = append(cfg.Queues, servicebus.QueueConfig{Name: name})
 	}
 	for _, text := range o.topics {
+		if strings.HasSuffix(text, "/") {
+			return cfg, fmt.Errorf("--topic %s: the name of the subscription is missing", text)
+		}
 		cfg.Topics = addTopic(cfg.Topics, text)
 	}
 	return cfg, nil

@@ -18,25 +18,32 @@ const saveEvery = 2 * time.Second
 
 // dataFile keeps a broker's entities and messages in a file.
 type dataFile struct {
-	name   string
+	name   string // without symbolic links, which a rename would replace
 	broker *servicebus.Broker
-	saved  uint64 // the revision in the file
+	saved  uint64      // the revision in the file
+	last   os.FileInfo // the file as this process has read or written it; nil if there was none
 }
 
 // newBroker returns a broker that goes on from the data file, if there is one. file is nil without
-// --data. The file is written at once, so that the user learns now if it cannot be.
+// --data. A file that cannot be written is refused: it may be meant to stay as it is.
 func newBroker(o options, cfg servicebus.Config) (b *servicebus.Broker, file *dataFile, err error) {
 	if o.data == "" {
 		b, err = servicebus.New(cfg)
 		return b, nil, err
 	}
-	old, err := os.Open(o.data)
+	file = &dataFile{name: o.data}
+	if name, err := filepath.EvalSymlinks(o.data); err == nil {
+		file.name = name
+	}
+	old, err := os.OpenFile(file.name, os.O_RDWR, 0)
 	if err == nil {
 		cfg.Saved = old
-	} else if !errors.Is(err, os.ErrNotExist) {
-		return nil, nil, fmt.Errorf("--data: %w", err)
+		file.last, err = old.Stat()
 	}
-	b, err = servicebus.New(cfg)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("--data must be a file that can be read and written: %w", err)
+	}
+	file.broker, err = servicebus.New(cfg)
 	_ = old.Close() // Windows replaces no file that is open
 	if err != nil {
 		if cfg.Saved != nil {
@@ -44,16 +51,14 @@ func newBroker(o options, cfg servicebus.Config) (b *servicebus.Broker, file *da
 		}
 		return nil, nil, err
 	}
-	file = &dataFile{name: o.data, broker: b}
-	if err := file.write(b.Revision()); err != nil {
-		return nil, nil, errors.Join(err, b.Close())
-	}
-	return b, file, nil
+	return file.broker, file, nil
 }
 
-// keep writes the file from time to time until ctx is done. A failure is reported, and tried again.
+// keep writes the file from time to time until ctx is done. A failure is reported once, and tried
+// again.
 func (f *dataFile) keep(ctx context.Context, stderr io.Writer) {
 	wait := saveEvery
+	failing := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -61,9 +66,11 @@ func (f *dataFile) keep(ctx context.Context, stderr io.Writer) {
 		case <-time.After(wait):
 		}
 		began := time.Now()
-		if err := f.save(); err != nil {
-			fmt.Fprintf(stderr, "servicebus-emulator: %v\n", err)
+		err := f.save()
+		if err != nil && !failing {
+			fmt.Fprintf(stderr, "servicebus-emulator: %v; trying again\n", err)
 		}
+		failing = err != nil
 		wait = max(saveEvery, 20*time.Since(began))
 	}
 }
@@ -77,13 +84,18 @@ func (f *dataFile) save() error {
 	return f.write(revision)
 }
 
-// write replaces the file in one step: it is complete at any time.
+// write replaces the file in one step: it is complete at any time. It does not replace the file of
+// another process.
 func (f *dataFile) write(revision uint64) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("write --data: %w", err)
 		}
 	}()
+	if now, err := os.Stat(f.name); err == nil &&
+		(f.last == nil || !now.ModTime().Equal(f.last.ModTime()) || now.Size() != f.last.Size()) {
+		return fmt.Errorf("another program has written %s; two emulators cannot share a file", f.name)
+	}
 	next, err := os.CreateTemp(filepath.Dir(f.name), filepath.Base(f.name)+".*.tmp")
 	if err != nil {
 		return err
@@ -96,9 +108,13 @@ func (f *dataFile) write(revision uint64) (err error) {
 	if err = errors.Join(err, next.Close()); err != nil {
 		return err
 	}
+	written, err := os.Stat(next.Name())
+	if err != nil {
+		return err
+	}
 	if err := os.Rename(next.Name(), f.name); err != nil {
 		return err
 	}
-	f.saved = revision
+	f.saved, f.last = revision, written
 	return nil
 }

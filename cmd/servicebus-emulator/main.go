@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -58,12 +59,13 @@ on standard error. Stop with Ctrl-C.
 Clients connect with the connection string, as they do to Microsoft's emulator.
 Clients that insist on TLS, or that are in a network that lets only HTTPS out:
 
-  servicebus-emulator --queue orders --amqps 127.0.0.1:5671 --https 127.0.0.1:443 --ca-out ca.pem
+  servicebus-emulator --queue orders --amqps 127.0.0.1:5671 \
+    --https 127.0.0.1:443 --ca-out ca.pem
 
 It is a tool for development: do not open its ports to a network that you do not
 trust.`,
 		Version:       version,
-		Args:          cobra.NoArgs,
+		Args:          noArguments,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -86,12 +88,12 @@ trust.`,
 	f.StringVar(&o.https, "https", "",
 		"`ADDR` for the administration API and AMQP over WebSocket, both over https; the service's port is 443")
 	f.StringArrayVar(&o.queues, "queue", nil, "`NAME` of a queue; repeatable")
-	f.StringArrayVar(&o.topics, "topic", nil, "`TOPIC`, or TOPIC/SUBSCRIPTION for one with a subscription; repeatable")
+	f.StringArrayVar(&o.topics, "topic", nil, "`NAME` of a topic, or TOPIC/SUBSCRIPTION for one with a subscription; repeatable")
 	f.StringVar(&o.config, "config", "", "`FILE` that declares entities, in the format of config.json of Microsoft's emulator")
 	f.StringVar(&o.maxMessageSize, "max-message-size", "256KiB",
 		"`SIZE` of the largest message that is accepted, from 256KiB (Standard) to 100MiB (the largest of Premium)")
 	f.StringVar(&o.data, "data", "", "`FILE` that keeps entities and messages over a restart; without it they are kept in memory only")
-	f.StringArrayVar(&o.keys, "key", nil, "one more shared access key, as `NAME=VALUE:Listen,Send,Manage` with its claims; repeatable")
+	f.StringArrayVar(&o.keys, "key", nil, "one more shared access `KEY`, as NAME=VALUE:Listen,Send,Manage with its claims; repeatable")
 	f.BoolVar(&o.noDefaultKey, "no-default-key", false, "refuse RootManageSharedAccessKey, the key of Microsoft's emulator")
 	f.StringVar(&o.cert, "cert", "",
 		"certificate for TLS in a PEM `FILE`, with its intermediates; without it one is generated at each start")
@@ -101,7 +103,8 @@ trust.`,
 		"one more `NAME` or IP address for the generated certificate; localhost is always there; repeatable")
 	f.StringVar(&o.entra, "entra", "", "`ADDR` for a sign-in endpoint like Entra's, over https; access tokens are accepted then")
 	f.StringArrayVar(&o.entraClients, "entra-client", nil,
-		"an application that can sign in, as `ID=SECRET:Listen,Send,Manage` with its rights; repeatable (default client=secret:Manage)")
+		"an `APP` that can sign in, as ID=SECRET:Listen,Send,Manage with its rights; repeatable (default client=secret:Manage)")
+	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), ".FlagUsages", ".FlagUsagesWrapped 80")) // columns
 	cmd.MarkFlagsRequiredTogether("cert", "cert-key")
 	cmd.MarkFlagsMutuallyExclusive("cert", "ca-out")
 	cmd.MarkFlagsMutuallyExclusive("cert", "host")
@@ -110,4 +113,12 @@ trust.`,
 		return code
 	}
 	return 0
+}
+
+// noArguments refuses arguments that are no flags.
+func noArguments(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%q is not a flag: declare a queue with --queue NAME; see --help", args[0])
+	}
+	return nil
 }

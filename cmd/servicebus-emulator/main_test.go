@@ -234,6 +234,43 @@ func TestEmulatorKeepsItsDataOverARestart(t *testing.T) {
 	}
 }
 
+func TestEmulatorLeavesDataOfOthersAlone(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "data"), filepath.Join(dir, "link")
+	must(t, os.Symlink(file, link))
+	first := start(t, "--queue", "orders", "--data", file)
+	before, err := os.ReadFile(file)
+	must(t, err)
+
+	// A second start by accident fails at the ports, and must not have touched the file.
+	var stdout, stderr screen
+	_, taken, _ := strings.Cut(first.connectionString, "sb://")
+	taken, _, _ = strings.Cut(taken, ";")
+	if code := run(t.Context(), []string{"--amqp", taken, "--admin", "", "--queue", "x", "--data", file}, &stdout, &stderr); code != 1 {
+		t.Errorf("exit code %d: %s", code, &stderr)
+	}
+	if now, err := os.ReadFile(file); err != nil || !bytes.Equal(now, before) {
+		t.Errorf("a start that failed has changed the file, %v", err)
+	}
+
+	// One with other ports takes the file over. The first says so, and does not overwrite it.
+	second := start(t, "--queue", "more", "--data", link)
+	send(t, dial(t, first.connectionString, nil), "lost")
+	must(t, first.Process.Signal(syscall.SIGTERM))
+	if err := first.Wait(); err == nil || !strings.Contains(first.stderr.String(), "another program has written") {
+		t.Errorf("ended with %v: %s", err, &first.stderr)
+	}
+	send(t, dial(t, second.connectionString, nil), "kept")
+	second.stop(t)
+	if found, err := os.Lstat(link); err != nil || found.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the symbolic link is replaced: %v, %v", found.Mode(), err)
+	}
+	third := start(t, "--data", file)
+	if got := receive(t, dial(t, third.connectionString, nil), 1); got != "[kept]" {
+		t.Errorf("received %s", got)
+	}
+}
+
 func TestEmulatorDeclaresEntitiesKeysAndSizes(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "config.json")
 	must(t, os.WriteFile(config, []byte(`{"UserConfig": {"Namespaces": [{"Name": "ns", "Queues": [{"Name": "orders"}]}]}}`), 0o600))
@@ -276,7 +313,7 @@ func TestEmulatorRefusesWrongCommandLines(t *testing.T) {
 	defer taken.Close()
 	quiet := []string{"--amqp", "127.0.0.1:0", "--admin", ""}
 	for want, args := range map[string][]string{
-		"2 unknown command":          {"extra"},
+		"2 --queue NAME":             {"extra"},
 		"2 --max-message-size":       {"--max-message-size", "1"},
 		"2 --key":                    {"--key", "name=value:Read"},
 		"2 --config":                 {"--config", filepath.Join(dir, "none")},
@@ -288,13 +325,18 @@ func TestEmulatorRefusesWrongCommandLines(t *testing.T) {
 			"--amqp", taken.Addr().String(),
 		},
 		"1 --cert and --cert-key": {"--cert", damaged, "--cert-key", damaged, "--amqps", "127.0.0.1:0"},
-		"1 are for TLS":           {"--ca-out", filepath.Join(dir, "ca.pem")},
+		"2 are for TLS":           {"--ca-out", filepath.Join(dir, "ca.pem")},
+		"2 for TLS":               {"--host", "broker.test"},
+		"2 give --entra":          {"--entra-client", "a=b:Listen"},
+		"2 subscription is":       {"--topic", "prices/"},
 		"1 --entra-client":        {"--entra", "127.0.0.1:0", "--entra-client", "nobody"},
 		"1 move the file away":    {"--data", damaged},
 		"1 write --data":          {"--data", filepath.Join(dir, "no", "such", "folder")},
 	} {
 		var stdout, stderr screen
-		code := run(t.Context(), append(append([]string{}, quiet...), args...), &stdout, &stderr)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // if it serves, it exits with 0 then
+		defer cancel()
+		code := run(ctx, append(append([]string{}, quiet...), args...), &stdout, &stderr)
 		if got := fmt.Sprint(code, " ", stderr.String()); !strings.HasPrefix(got, want[:2]) || !strings.Contains(got, want[2:]) {
 			t.Errorf("%q: %s, want %s", args, got, want)
 		}
@@ -310,6 +352,11 @@ func TestEmulatorFlagsAreDocumented(t *testing.T) {
 	var help, stderr screen
 	if code := run(t.Context(), []string{"--help"}, &help, &stderr); code != 0 {
 		t.Fatalf("--help: exit code %d", code)
+	}
+	for line := range strings.Lines(help.String()) {
+		if len(line) > len("\n")+80 {
+			t.Errorf("--help does not fit in 80 columns: %s", line)
+		}
 	}
 	flags := regexp.MustCompile(`(?m)^ {6}(--[a-z-]+)`).FindAllStringSubmatch(help.String(), -1)
 	if len(flags) < 10 {

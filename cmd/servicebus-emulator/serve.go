@@ -33,10 +33,11 @@ func serve(ctx context.Context, o options, cfg servicebus.Config, stdout, stderr
 	if err != nil {
 		return err
 	}
+	started := false
 	s := &servers{broker: broker, done: make(chan error, 5)}
 	defer func() {
 		err = errors.Join(err, s.stop())
-		if data != nil { // nobody changes anything any more
+		if started && data != nil { // nobody changes anything any more
 			err = errors.Join(err, data.save())
 		}
 	}()
@@ -44,6 +45,12 @@ func serve(ctx context.Context, o options, cfg servicebus.Config, stdout, stderr
 	if err != nil {
 		return err
 	}
+	if data != nil { // now that no other process has the ports; the user learns at once if it fails
+		if err := data.write(broker.Revision()); err != nil {
+			return err
+		}
+	}
+	started = true
 	addresses.describe(cfg.Keys[0], stdout, stderr)
 	if len(cfg.Queues)+len(cfg.Topics) == 0 && o.data == "" {
 		fmt.Fprintln(stderr, "There is no queue or topic: create one with the administration API, or start with --queue NAME.")
@@ -84,8 +91,6 @@ func (s *servers) listen(o options, signIn http.Handler) (a addresses, err error
 		if secure, err = o.tlsConfig(); err != nil {
 			return a, err
 		}
-	} else if o.caOut != "" || o.cert != "" {
-		return a, errors.New("--ca-out and --cert are for TLS: give --amqps, --https or --entra")
 	}
 	for _, port := range []struct {
 		flag, address string

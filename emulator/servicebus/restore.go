@@ -24,7 +24,7 @@ func readSaved(r io.Reader) (*restored, error) {
 	decoder := gob.NewDecoder(bufio.NewReaderSize(r, 64<<10))
 	var namespace savedNamespace
 	if err := decoder.Decode(&namespace); err != nil {
-		return nil, fmt.Errorf("read what was saved: %w", err)
+		return nil, fmt.Errorf("read what was saved: it is damaged, or no broker has saved it: %w", err)
 	}
 	if namespace.Format != savedFormat {
 		return nil, fmt.Errorf("read what was saved: the format is %q, and this version reads %q", namespace.Format, savedFormat)
