@@ -89,7 +89,7 @@ func TestReadEntitiesNamesWhatIsNotSupported(t *testing.T) {
 		`{"UserConfig"|[{"UserConfig"`:                                                  "read the entities",
 		`"MaxDeliveryCount": 3|"MaxDeliveryCount": "3"`:                                 "line ",
 		`{"Type": "File"}}}|{"Type": "File"}}},`:                                        "more text follows",
-		`"LockDuration": "PT1M"|"LockDuration": "PT10M"`:                                "queue.1: LockDuration: PT10M is more than 5 minutes",
+		`"LockDuration": "PT1M"|"LockDuration": "PT10M"`:                                "PT10M is more than 5 minutes",
 	} {
 		from, to, _ := strings.Cut(change, "|")
 		text := strings.Replace(entitiesFile, from, to, 1)
