@@ -12,8 +12,12 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
+
+// acceptAgain is how long an accept loop waits for files when the process has none left.
+const acceptAgain = 50 * time.Millisecond
 
 // Broker is the server. All methods are safe for concurrent use.
 type Broker struct {
@@ -75,7 +79,8 @@ func New(cfg Config) (*Broker, error) {
 }
 
 // Serve accepts connections on l until Close. It returns nil after Close, and an error if l fails.
-// For AMQP over TLS, l is a listener of crypto/tls.
+// It outlives a shortage of files, which clients can cause. For AMQP over TLS, l is a listener of
+// crypto/tls.
 func (b *Broker) Serve(l net.Listener) error {
 	b.mu.Lock()
 	if b.closed {
@@ -89,6 +94,10 @@ func (b *Broker) Serve(l net.Listener) error {
 	defer b.running.Done()
 	for {
 		nc, err := l.Accept()
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			time.Sleep(acceptAgain)
+			continue
+		}
 		if err != nil {
 			b.mu.Lock()
 			defer b.mu.Unlock()
@@ -179,6 +188,9 @@ func (b *Broker) Inject(name string, encoded []byte) error {
 	q, err := b.find(name)
 	if err != nil {
 		return err
+	}
+	if q.kind == deadQueue {
+		return fmt.Errorf("servicebus: inject: %s is a dead-letter queue, to which nobody can send", q.name)
 	}
 	m, err := parseMessage(encoded, time.Now())
 	if err != nil {

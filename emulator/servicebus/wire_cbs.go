@@ -59,6 +59,7 @@ func (c *conn) putToken(r request) response {
 		c.claims[""] = namespace
 	}
 	c.claims[path] = granted
+	c.signed()
 	c.expireAt(path, granted.until)
 	return response{status: 202, description: "Accepted", dashed: true}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,15 @@ const (
 	// time for each writeSize bytes, so that a large message may take longer.
 	writeTimeout = 30 * time.Second
 	writeSize    = 1 << 20
+	// A connection without a token may have only so many bytes of answers that it does not read, and
+	// only so many links, and ends after a time. The service gives it 20 seconds
+	// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-protocol-guide); here
+	// people may be stopped in a debugger.
+	unsignedBacklog = 1 << 20
+	unsignedLinks   = 64
+	unsignedTimeout = time.Minute
+	// maxLinkNames bounds the names and addresses of one link together, in bytes.
+	maxLinkNames = 4096
 	// handshakeTimeout bounds the whole handshake.
 	handshakeTimeout = 30 * time.Second
 	// idleTimeout is what the open frame announces. readTimeout leaves as much again for the
@@ -52,9 +62,12 @@ type conn struct {
 	claims   map[string]claim       // by entityKey; "" is the whole namespace
 	expiries map[string]*time.Timer // of claims
 	partial  int64                  // bytes of messages that have not arrived completely
+	began    time.Time
 
 	mu        sync.Mutex
 	out       []byte
+	replies   int           // bytes of answers that wait for the credit of their receivers
+	signedIn  bool          // it has had a token; only the reader writes it
 	maxFrame  uint32        // the peer's
 	keepAlive time.Duration // how often the peer must get a frame
 	closed    bool          // nothing more is written
@@ -66,6 +79,7 @@ func newConn(b *Broker, nc net.Conn) *conn {
 	return &conn{
 		b: b, nc: nc, frames: amqp.NewFrameReader(nc, maxFrameSize), sessions: map[uint16]*session{}, claims: map[string]claim{},
 		expiries: map[string]*time.Timer{}, maxFrame: minFrameSize, keepAlive: defaultKeepAlive, wake: make(chan struct{}, 1),
+		began: time.Now(),
 	}
 }
 
@@ -138,10 +152,45 @@ func (c *conn) read() error {
 }
 
 func (c *conn) readFrame() (amqp.Frame, error) {
-	if err := c.nc.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
+	deadline := time.Now().Add(readTimeout)
+	if !c.signedIn {
+		deadline = c.began.Add(unsignedTimeout)
+	}
+	if err := c.nc.SetReadDeadline(deadline); err != nil {
 		return amqp.Frame{}, err
 	}
-	return c.frames.ReadFrame()
+	frame, err := c.frames.ReadFrame()
+	if !c.signedIn && errors.Is(err, os.ErrDeadlineExceeded) {
+		return frame, unsigned("no token was presented within %s", unsignedTimeout)
+	}
+	return frame, err
+}
+
+// unsigned is the error that ends a connection without a token.
+func unsigned(format string, args ...any) *amqp.Error {
+	return &amqp.Error{Condition: "amqp:unauthorized-access", Description: fmt.Sprintf(format, args...) + ": present one over $cbs first"}
+}
+
+// checkLinks returns an error if a connection without a token has too many links.
+func (c *conn) checkLinks() error {
+	if c.signedIn {
+		return nil
+	}
+	links := 0
+	for _, s := range c.sessions {
+		links += len(s.links)
+	}
+	if links > unsignedLinks {
+		return unsigned("more than %d links without a token", unsignedLinks)
+	}
+	return nil
+}
+
+// signed notes that the connection has a token.
+func (c *conn) signed() {
+	c.mu.Lock()
+	c.signedIn = true
+	c.mu.Unlock()
 }
 
 // begin opens a session. A session above the limit is opened and ended at once, with the reason.
@@ -178,7 +227,11 @@ func (c *conn) putLocked(frameType uint8, channel uint16, p amqp.Performative) {
 // closeOnBacklog closes the connection to a peer that requests more and more and reads nothing. The
 // caller holds the lock.
 func (c *conn) closeOnBacklog() {
-	if len(c.out) > maxBacklog+2*c.b.largestMessage() {
+	most := maxBacklog + 2*c.b.largestMessage()
+	if !c.signedIn {
+		most = unsignedBacklog
+	}
+	if len(c.out) > most {
 		c.out = nil
 		cut(c.nc)
 	}

@@ -100,6 +100,7 @@ func (c *conn) signIn(init *amqp.SASLInit) bool {
 			return false
 		}
 		c.claims[""] = key.claim(noEnd)
+		c.signed()
 		return true
 	}
 	return false

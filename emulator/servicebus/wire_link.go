@@ -71,6 +71,7 @@ func (l *link) detach(why *amqp.Error) {
 // the connection's lock.
 func (l *link) silence() bool {
 	l.rest = nil
+	l.session.conn.replies -= l.replies.drop()
 	return !l.detached.Swap(true)
 }
 
@@ -108,6 +109,11 @@ func (s *session) attach(p *amqp.Attach) {
 		old.close() // the client may use the handle again before it answers the broker's detach
 	}
 	s.links[p.Handle] = l
+	if size := len(p.Name) + nodeLength(p.Source, p.Target); size > maxLinkNames {
+		l.name = shortName(l.name)
+		l.refuse(limitExceeded("The names and addresses of the link have %d bytes. At most %d are allowed.", size, maxLinkNames))
+		return
+	}
 	if refusal := l.connect(p); refusal != nil {
 		l.refuse(refusal)
 		return
@@ -144,7 +150,7 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 	entity, isManagement := strings.CutSuffix(address, "/$management")
 	q := c.b.entity(entity)
 	if q == nil {
-		return &amqp.Error{Condition: "amqp:not-found", Description: fmt.Sprintf("The messaging entity '%s' could not be found.", entity)}
+		return &amqp.Error{Condition: "amqp:not-found", Description: fmt.Sprintf("The messaging entity '%s' could not be found.", shortName(entity))}
 	}
 	l.maxMessage = q.messageLimit(c.b.maxMessage)
 	granted, grantedBy := c.claimFor(address)
@@ -170,6 +176,18 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 		return l.connectReceiver(p)
 	}
 	return nil
+}
+
+// nodeLength returns how many bytes the addresses of a link have.
+func nodeLength(source *amqp.Source, target *amqp.Target) int {
+	n := 0
+	if source != nil {
+		n += len(source.Address)
+	}
+	if target != nil {
+		n += len(target.Address)
+	}
+	return n
 }
 
 // connectToCBS refuses a second session with links to $cbs, as the service does.

@@ -95,12 +95,18 @@ type replyQueue struct {
 
 // add queues a response. It returns false if too many responses wait.
 func (q *replyQueue) add(reply []byte) bool {
-	if q.bytes+len(reply) > maxBuffered && q.bytes > 0 || len(q.waiting) >= senderCredit {
+	if len(q.waiting) >= senderCredit {
 		return false
 	}
 	q.waiting = append(q.waiting, reply)
 	q.bytes += len(reply)
 	return true
+}
+
+// drop forgets the responses that wait, and returns their size in bytes.
+func (q *replyQueue) drop() (bytes int) {
+	bytes, q.waiting, q.bytes = q.bytes, nil, 0
+	return bytes
 }
 
 // next removes the first response and uses up credit for it. ok is false if there is no response
@@ -132,9 +138,18 @@ func (q *replyQueue) drain() { q.sent, q.credit = q.sent+q.credit, 0 }
 
 // addReply queues a response. It returns false if too many responses wait.
 func (l *link) addReply(reply []byte) bool {
-	l.session.conn.mu.Lock()
-	defer l.session.conn.mu.Unlock()
-	return l.replies.add(reply)
+	c := l.session.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	most := maxBuffered
+	if !c.signedIn {
+		most = unsignedBacklog
+	}
+	if c.replies+len(reply) > most && c.replies > 0 || !l.replies.add(reply) {
+		return false
+	}
+	c.replies += len(reply)
+	return true
 }
 
 // flushReplies sends responses while there is credit and room in the session's window.
@@ -156,6 +171,7 @@ func (l *link) flushLocked() {
 		if !ok {
 			return
 		}
+		s.conn.replies -= len(reply)
 		l.deliver(tagOf(newToken()), true, reply)
 	}
 }

@@ -59,6 +59,7 @@ func (s *session) handle(p amqp.Performative, payload []byte) error {
 	switch p := p.(type) {
 	case *amqp.Attach:
 		s.attach(p)
+		return s.conn.checkLinks()
 	case *amqp.Flow:
 		s.flow(p)
 	case *amqp.Transfer:
