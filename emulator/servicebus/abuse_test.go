@@ -2,12 +2,16 @@ package servicebus_test
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
@@ -136,6 +140,153 @@ func TestConnectionWithoutATokenEnds(t *testing.T) {
 		}
 		_ = r.conn.Close()
 		<-stop
+	})
+}
+
+func TestDetachedReceiverThatWaitsForASessionGetsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBroker(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue, RequiresSession: true}}})
+		r := inMemory(t, b)
+		r.authorize("host", queue)
+		r.begin(1)
+		r.put(1, &amqp.Attach{
+			Name: "waits", Role: amqp.RoleReceiver, Target: &amqp.Target{Address: "me"},
+			Source: &amqp.Source{Address: queue, Filter: amqp.Map{{Key: amqp.Symbol("com.microsoft:session-filter"), Value: nil}}},
+		})
+		synctest.Wait()
+		must(t, b.DetachLinks(queue))
+		p, _ := r.next()
+		if attach, ok := p.(*amqp.Attach); !ok || attach.Source != nil {
+			t.Fatalf("%#v in place of the refusal of the attach", p)
+		}
+		if detach := wait[*amqp.Detach](r); detach.Error == nil || detach.Error.Condition != "amqp:link:detach-forced" {
+			t.Errorf("detached with %v", detach.Error)
+		}
+		client := newClient(t, b)
+		defer client.Close(context.Background())
+		sender, err := client.NewSender(queue, nil)
+		must(t, err)
+		must(t, sender.SendMessage(ctx, in("ada", "a1"), nil))
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := client.AcceptNextSessionForQueue(short, queue, nil); err != nil {
+			t.Errorf("the session went to the receiver that is detached: %v", err)
+		}
+	})
+}
+
+// ask sends one request to a node on a channel of its own, and returns its answer.
+func (r *raw) ask(channel uint16, node, operation string, body amqp.Map) []byte {
+	r.t.Helper()
+	r.begin(channel)
+	r.sender(channel, 0, node)
+	r.receiver(channel, 1, &amqp.Source{Address: node})
+	r.credit(channel, 1, 1)
+	message, err := amqp.Properties{MessageID: "1"}.Append(nil)
+	must(r.t, err)
+	message, err = amqp.AppendMapSection(message, amqp.SectionApplicationProperties, amqp.Map{{Key: "operation", Value: operation}})
+	must(r.t, err)
+	message, err = amqp.AppendAMQPValue(message, body)
+	must(r.t, err)
+	r.put(channel, &amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{1}, MessageFormat: new(uint32), Settled: true}, message)
+	for {
+		if p, payload := r.next(); p != nil {
+			if _, answer := p.(*amqp.Transfer); answer {
+				return payload
+			}
+		}
+	}
+}
+
+func TestSessionOfAnotherConnectionCannotBeUsed(t *testing.T) {
+	inSessions(t, func(t *testing.T, b *topics) {
+		holder := b.accept("ada")
+		must(t, holder.SetSessionState(ctx, []byte("secret"), nil))
+		r := inMemory(t, b.broker)
+		r.authorize("host", queue)
+		for i, operation := range []string{"renew-session-lock", "get-session-state", "set-session-state"} {
+			answer := r.ask(uint16(i+1), queue+"/$management", "com.microsoft:"+operation, amqp.Map{
+				{Key: "session-id", Value: "ada"}, {Key: "session-state", Value: []byte("forged")},
+			})
+			if !bytes.Contains(answer, []byte("session-lock-lost")) {
+				t.Errorf("%s: %q", operation, answer)
+			}
+		}
+		if state, err := holder.GetSessionState(ctx, nil); err != nil || string(state) != "secret" {
+			t.Errorf("state %q, %v", state, err)
+		}
+		must(t, holder.RenewSessionLock(ctx, nil))
+	})
+}
+
+func TestIDsOfMessagesAndSessionsAreLimited(t *testing.T) {
+	inSessions(t, func(t *testing.T, b *topics) {
+		for name, c := range map[string]struct {
+			m    *azservicebus.Message
+			fits bool
+		}{
+			"a message id of 128 characters": {in("ada", strings.Repeat("é", 128)), true},
+			"a message id of 129 characters": {in("ada", strings.Repeat("é", 129)), false},
+			"a session id of 128 characters": {in(strings.Repeat("é", 128), "x"), true},
+			"a session id of 129 characters": {in(strings.Repeat("é", 129), "y"), false},
+		} {
+			sender, err := b.client.NewSender(queue, nil)
+			must(t, err)
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			if err := sender.SendMessage(short, c.m, nil); (err == nil) != c.fits {
+				t.Errorf("%s: %v", name, err)
+			}
+			cancel()
+			must(t, sender.Close(ctx))
+		}
+	})
+}
+
+func TestMessagesThatCannotBeForwardedCountTowardsTheSize(t *testing.T) {
+	inTopics(t, servicebus.Config{Queues: []servicebus.QueueConfig{
+		{Name: "from", ForwardTo: "full", MaxBytes: 10_000}, {Name: "full", MaxBytes: 1},
+	}}, func(t *testing.T, b *topics) {
+		sender, err := b.client.NewSender("from", nil)
+		must(t, err)
+		for range 20 {
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			err = sender.SendMessage(short, &azservicebus.Message{Body: make([]byte, 1000)}, nil)
+			cancel()
+		}
+		if err == nil {
+			t.Error("the transfer dead-letter queue holds any number of messages")
+		}
+	})
+}
+
+func TestSessionStatesCountTowardsTheSize(t *testing.T) {
+	inTopics(t, servicebus.Config{
+		Queues: []servicebus.QueueConfig{{Name: queue, RequiresSession: true, MaxBytes: 1000}},
+	}, func(t *testing.T, b *topics) {
+		r := b.accept("ada")
+		must(t, r.SetSessionState(ctx, make([]byte, 900), nil))
+		must(t, r.SetSessionState(ctx, make([]byte, 800), nil))
+		if err := r.SetSessionState(ctx, make([]byte, 1100), nil); err == nil {
+			t.Error("the state is larger than the queue")
+		}
+		must(t, r.SetSessionState(ctx, nil, nil))
+	})
+}
+
+func TestPropertiesThatSettlementsAddAreLimited(t *testing.T) {
+	inBubble(t, servicebus.QueueConfig{MaxDeliveryCount: 1000}, func(t *testing.T, b *bench) {
+		b.send("a")
+		var err error
+		for i := range 100 {
+			m := b.receive(1)[0]
+			if err = b.receiver.AbandonMessage(ctx, m, &azservicebus.AbandonMessageOptions{
+				PropertiesToModify: map[string]any{fmt.Sprint("key", i): strings.Repeat("x", 10_000)},
+			}); err != nil {
+				must(t, b.receiver.CompleteMessage(ctx, m, nil)) // it is still locked
+				return
+			}
+		}
+		t.Error("a receiver adds any number of properties")
 	})
 }
 

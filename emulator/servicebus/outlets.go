@@ -10,6 +10,7 @@ type outlet struct {
 	stalled   bool // the connection accepts nothing at the moment
 
 	// Where the entity has sessions:
+	owner   *conn           // whose receiver it is
 	session *messageSession // the session that the receiver holds
 	waiter  *sessionWaiter  // while the receiver waits for a session
 	lost    func()          // called with the queue locked when the session's lock has expired

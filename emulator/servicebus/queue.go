@@ -79,8 +79,17 @@ var (
 		Condition:   "amqp:not-allowed",
 		Description: "A message of a dead-letter queue cannot be dead-lettered.",
 	}
+	errProperties = &amqp.Error{
+		Condition:   "amqp:not-allowed",
+		Description: "The settlement would add properties that do not fit: a message has at most 64 KB of them.",
+	}
 	errNoMessage = errors.New("no such message")
 )
+
+// maxProperties is up to which size, in bytes, settlements can extend the application properties of
+// a message
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
+const maxProperties = 64 << 10
 
 func nowMilli() int64 { return time.Now().UnixMilli() }
 

@@ -111,11 +111,19 @@ func (q *queue) detachAll() {
 func (q *queue) detachLinks(why *amqp.Error, selected func(*link) bool) {
 	q.mu.Lock()
 	links := q.links.take(selected)
+	waiting := map[*link]bool{} // for a session: their attach has no answer yet
 	for _, l := range links {
 		q.outlets.remove(l.outlet)
+		if l.outlet != nil && l.outlet.waiter != nil {
+			waiting[l] = q.sessions.removeWaiter(l.outlet.waiter)
+		}
 	}
 	q.mu.Unlock()
 	for _, l := range links {
+		if waiting[l] {
+			l.refuse(why)
+			continue
+		}
 		l.detach(why)
 	}
 }

@@ -149,32 +149,51 @@ func (q *queue) closeSessionReceiver(o *outlet) {
 	q.advance()
 }
 
+// heldSession returns the session that a receiver of the connection holds. The error is
+// errSessionLockLost if there is no such receiver. The caller holds the lock.
+func (q *queue) heldSession(id string, owner *conn) (*messageSession, error) {
+	s := q.sessions.find(id)
+	if s == nil || s.holder == nil || s.holder.owner != owner {
+		return nil, errSessionLockLost
+	}
+	return s, nil
+}
+
 // renewSession extends the session's lock and returns its new end.
-func (q *queue) renewSession(id string) (time.Time, error) {
+func (q *queue) renewSession(id string, owner *conn) (time.Time, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := q.sessions.find(id)
-	if s == nil || s.holder == nil {
-		return time.Time{}, errSessionLockLost
+	s, err := q.heldSession(id, owner)
+	if err != nil {
+		return time.Time{}, err
 	}
 	q.extendSession(s)
 	return s.until, nil
 }
 
 // sessionState returns the session's state, or nil if it has none.
-func (q *queue) sessionState(id string) []byte {
+func (q *queue) sessionState(id string, owner *conn) ([]byte, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if s := q.sessions.find(id); s != nil {
-		return s.state
+	s, err := q.heldSession(id, owner)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return s.state, nil
 }
 
-// setSessionState sets the session's state, or clears it if state is empty.
-func (q *queue) setSessionState(id string, state []byte) error {
+// setSessionState sets the session's state, or clears it if state is empty. It returns errFull if
+// the queue has no room for it.
+func (q *queue) setSessionState(id string, state []byte, owner *conn) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	s, err := q.heldSession(id, owner)
+	if err != nil {
+		return err
+	}
+	if added := int64(len(state) - len(s.state)); added > 0 && q.messages.bytes+added > q.cfg.MaxBytes {
+		return errFull
+	}
 	q.changes++
 	return q.sessions.setState(id, state)
 }

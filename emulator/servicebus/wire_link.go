@@ -160,7 +160,7 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 		if !granted.listen && !granted.send {
 			return unauthorized("Listen")
 		}
-		l.node, l.answer = q, managementOf(q, granted, l.maxMessage)
+		l.node, l.answer = q, managementOf(q, c, granted, l.maxMessage)
 		l.maxMessage += requestOverhead
 		return nil
 	case p.Role == amqp.RoleSender && !granted.send:
@@ -223,7 +223,7 @@ func (l *link) connectReceiver(p *amqp.Attach) *amqp.Error {
 			Description: "It is not possible for an entity that requires sessions to create a non-sessionful message receiver.",
 		}
 	}
-	l.outlet = &outlet{peekLock: p.SenderSettleMode == nil || *p.SenderSettleMode != amqp.SenderSettled}
+	l.outlet = &outlet{owner: l.session.conn, peekLock: p.SenderSettleMode == nil || *p.SenderSettleMode != amqp.SenderSettled}
 	l.outlet.send = func(m *message) bool { return l.session.transfer(l, m) }
 	return nil
 }

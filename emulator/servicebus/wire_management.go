@@ -10,7 +10,7 @@ import (
 
 // managementOf returns the $management node of an entity
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response).
-func managementOf(q *queue, granted claim, maxMessage int) func(request) response {
+func managementOf(q *queue, c *conn, granted claim, maxMessage int) func(request) response {
 	return func(r request) response {
 		body, _ := r.body.(amqp.Map)
 		operation := r.text("operation")
@@ -18,7 +18,7 @@ func managementOf(q *queue, granted claim, maxMessage int) func(request) respons
 		if needsSend && !granted.send || !needsSend && !granted.listen {
 			return failure(401, "amqp:unauthorized-access", "Unauthorized access.")
 		}
-		m := management{q, body}
+		m := management{q, c, body}
 		switch operation {
 		case "com.microsoft:renew-lock":
 			return m.renew()
@@ -35,7 +35,7 @@ func managementOf(q *queue, granted claim, maxMessage int) func(request) respons
 		case "com.microsoft:renew-session-lock":
 			return m.renewSession()
 		case "com.microsoft:get-session-state":
-			return ok(amqp.Map{{Key: "session-state", Value: bytesOrNil(q.sessionState(m.text("session-id")))}})
+			return m.sessionState()
 		case "com.microsoft:set-session-state":
 			return m.setSessionState(maxMessage)
 		case "com.microsoft:get-message-sessions":
@@ -54,6 +54,7 @@ func managementOf(q *queue, granted claim, maxMessage int) func(request) respons
 // management is one request to an entity's $management node.
 type management struct {
 	q    *queue
+	c    *conn // the client's
 	body amqp.Map
 }
 
@@ -71,6 +72,8 @@ func badRequest(description string) response {
 func failed(err error) response {
 	var e *amqp.Error
 	switch {
+	case errors.Is(err, errProperties):
+		return failure(400, errProperties.Condition, errProperties.Description)
 	case errors.Is(err, errNoMessage):
 		return failure(404, "com.microsoft:message-not-found", "The message with this sequence number could not be found.")
 	case errors.Is(err, errFull):
@@ -173,11 +176,19 @@ func (m management) peek() response {
 }
 
 func (m management) renewSession() response {
-	until, err := m.q.renewSession(m.text("session-id"))
+	until, err := m.q.renewSession(m.text("session-id"), m.c)
 	if err != nil {
 		return failed(err)
 	}
 	return ok(amqp.Map{{Key: "expiration", Value: until.UTC()}})
+}
+
+func (m management) sessionState() response {
+	state, err := m.q.sessionState(m.text("session-id"), m.c)
+	if err != nil {
+		return failed(err)
+	}
+	return ok(amqp.Map{{Key: "session-state", Value: bytesOrNil(state)}})
 }
 
 // bytesOrNil returns an untyped nil for nil, which is encoded as null. The key must be present, or
@@ -198,7 +209,7 @@ func (m management) setSessionState(maxState int) response {
 	case len(state) > maxState:
 		return badRequest("The state is too large.")
 	}
-	if err := m.q.setSessionState(m.text("session-id"), state); err != nil {
+	if err := m.q.setSessionState(m.text("session-id"), state, m.c); err != nil {
 		return failed(err)
 	}
 	return ok(amqp.Map{})
