@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+	"unicode/utf8"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
@@ -114,6 +115,9 @@ func parseMessage(encoded []byte, now time.Time) (*message, error) {
 		return nil, err
 	}
 	id, err := amqp.RawMessageID(s.Properties)
+	if err == nil {
+		err = checkIDs(s.Properties)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +142,34 @@ func parseMessage(encoded []byte, now time.Time) (*message, error) {
 	m.properties, m.appProperties = keep(s.Properties), keep(s.ApplicationProperties)
 	m.bodyAndFooter, m.bodyLength = keep(s.Body, s.Footer), len(s.Body)
 	return m, nil
+}
+
+// maxID is the longest id of a message or a session, in characters
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas). Queues remember ids
+// for longer than the messages.
+const maxID = 128
+
+// checkIDs returns an error if an id in a properties section is too long.
+func checkIDs(section []byte) error {
+	p, err := amqp.ReadProperties(section)
+	if err != nil {
+		return err
+	}
+	for _, id := range []struct {
+		of, text string
+	}{{"message", idText(p.MessageID)}, {"session", pointedText(p.GroupID)}} {
+		if n := utf8.RuneCountInString(id.text); n > maxID {
+			return fmt.Errorf("the id of the %s has %d characters; at most %d are allowed", id.of, n, maxID)
+		}
+	}
+	return nil
+}
+
+func pointedText(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
 }
 
 // pairsOf returns the encoded pairs of a map section, and their number. It leaves out the pairs for

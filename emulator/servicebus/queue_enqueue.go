@@ -38,7 +38,7 @@ func (q *queue) check(messages []*message) error {
 	if q.closed {
 		return errGone
 	}
-	if q.messages.bytes+q.dead.bytes()+size > q.cfg.MaxBytes {
+	if q.messages.bytes+q.dead.bytes()+q.transfer.bytes()+size > q.cfg.MaxBytes {
 		return errFull
 	}
 	return nil

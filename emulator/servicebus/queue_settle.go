@@ -16,7 +16,8 @@ type settlement struct {
 }
 
 // settle ends the lock. It returns errLockLost or errSessionLockLost if there is none, and
-// errDeadLettered for what a dead-letter queue does not do.
+// errDeadLettered for what a dead-letter queue does not do. With errProperties, because the message
+// would get too many properties, it stays locked.
 func (q *queue) settle(token amqp.UUID, s settlement) error {
 	q.mu.Lock()
 	defer q.unlockAndForward()
@@ -27,8 +28,10 @@ func (q *queue) settle(token amqp.UUID, s settlement) error {
 	case m == nil:
 		return errLockLost
 	}
+	if !q.messages.modify(m, s.modify) {
+		return errProperties
+	}
 	q.locks.remove(m)
-	q.messages.modify(m, s.modify)
 	switch s.kind {
 	case Completed:
 		q.setState(m, gone)

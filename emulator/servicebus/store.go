@@ -55,11 +55,17 @@ func (s *store) remove(m *message) {
 	}
 }
 
-// modify merges pairs into a message's application properties.
-func (s *store) modify(m *message, pairs amqp.Map) {
-	before := m.size()
+// modify merges pairs into a message's application properties. It reports whether they fit.
+func (s *store) modify(m *message, pairs amqp.Map) (fits bool) {
+	before := m.appProperties
 	m.modify(pairs)
-	s.bytes += m.size() - before
+	added := len(m.appProperties) - len(before)
+	if added > 0 && len(m.appProperties) > maxProperties {
+		m.appProperties = before
+		return false
+	}
+	s.bytes += int64(added)
+	return true
 }
 
 // nextAvailable returns the first available message, or nil if there is none.
