@@ -298,3 +298,37 @@ func TestInjectRefusesDeadLetterQueues(t *testing.T) {
 		}
 	}
 }
+
+func TestTokensThatExpireEndTheirLinksAmongManyOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}}
+		for i := range 1100 {
+			cfg.Queues = append(cfg.Queues, servicebus.QueueConfig{Name: fmt.Sprint("other", i)})
+		}
+		r := inMemory(t, newBroker(t, cfg))
+		must(t, r.conn.SetDeadline(time.Now().Add(3*time.Hour)))
+		r.authorize("host", queue)
+		r.begin(1)
+		r.receiver(1, 0, &amqp.Source{Address: queue})
+		for i := range 1100 {
+			r.presentToken(fmt.Sprint("amqp://host/other", i))
+		}
+		for range 61 {
+			time.Sleep(time.Minute)
+			r.put(1, &amqp.Flow{NextIncomingID: new(uint32), IncomingWindow: 5000, Echo: true})
+			for {
+				p, _ := r.next()
+				if detach, ok := p.(*amqp.Detach); ok {
+					if detach.Error == nil || detach.Error.Condition != "amqp:unauthorized-access" {
+						t.Errorf("detached with %v", detach.Error)
+					}
+					return
+				}
+				if _, ok := p.(*amqp.Flow); ok {
+					break
+				}
+			}
+		}
+		t.Error("the link outlives its token")
+	})
+}

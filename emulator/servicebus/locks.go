@@ -3,8 +3,8 @@ package servicebus
 import "github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 
 // lockTable holds the locked messages of a queue by lock token. It also keeps the messages with a
-// lock of their own in the order in which the locks expire. Every lock lasts equally long, so a
-// new or renewed lock is always the last to expire.
+// lock of their own in the order in which the locks expire. A new or renewed lock is the last to
+// expire, unless the queue's lock duration was shortened.
 type lockTable struct {
 	byToken map[amqp.UUID]*message
 	ring    message // sentinel of the list through message.prev and message.next
@@ -48,7 +48,11 @@ func (t *lockTable) renew(m *message, until int64) {
 }
 
 func (t *lockTable) pushLast(m *message) {
-	m.prev, m.next = t.ring.prev, &t.ring
+	after := t.ring.prev
+	for after != &t.ring && after.until > m.until {
+		after = after.prev
+	}
+	m.prev, m.next = after, after.next
 	m.prev.next, m.next.prev = m, m
 }
 

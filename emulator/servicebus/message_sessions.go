@@ -40,6 +40,7 @@ type sessionTable struct {
 	byID     map[string]*messageSession
 	waiters  []*sessionWaiter // the first is served first
 	states   int              // how many sessions have a state
+	sweepAt  int              // the size of byID at which sweep works
 }
 
 // find returns the session, or nil if there is none.
@@ -49,6 +50,7 @@ func (t *sessionTable) find(id string) *messageSession { return t.byID[id] }
 func (t *sessionTable) get(id string) *messageSession {
 	s := t.byID[id]
 	if s == nil {
+		t.sweep()
 		s = &messageSession{id: id}
 		if t.byID == nil {
 			t.byID = map[string]*messageSession{}
@@ -64,6 +66,17 @@ func (t *sessionTable) forgetIfEmpty(s *messageSession) {
 	if len(s.order.numbers) == 0 && s.state == nil && s.holder == nil {
 		delete(t.byID, s.id)
 	}
+}
+
+// sweep drops the sessions whose messages have expired.
+func (t *sessionTable) sweep() {
+	if len(t.byID) < t.sweepAt {
+		return
+	}
+	for _, s := range t.byID {
+		t.forgetIfEmpty(s)
+	}
+	t.sweepAt = 2*len(t.byID) + 1000
 }
 
 // add puts a message into its session, or makes the session look at it again.

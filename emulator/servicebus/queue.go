@@ -83,6 +83,10 @@ var (
 		Condition:   "amqp:not-allowed",
 		Description: "The settlement would add properties that do not fit: a message has at most 64 KB of them.",
 	}
+	errAnswer = &amqp.Error{
+		Condition:   "amqp:resource-limit-exceeded",
+		Description: "The messages are too large for one answer: receive fewer at once.",
+	}
 	errNoMessage = errors.New("no such message")
 )
 

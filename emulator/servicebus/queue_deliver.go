@@ -106,15 +106,23 @@ type receivedDeferred struct {
 	token   amqp.UUID
 }
 
+// maxAnswer is the size of the messages that one request can receive, in bytes. One message may be
+// larger.
+const maxAnswer = 16 << 20
+
 // receiveDeferred receives deferred messages by sequence number: all or none. With peekLock it
 // locks them, without it removes them.
 func (q *queue) receiveDeferred(numbers []int64, peekLock bool) ([]receivedDeferred, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, seq := range numbers {
+	var size int64
+	for i, seq := range numbers {
 		m := q.messages.get(seq)
 		if m == nil || m.state != deferred {
 			return nil, errNoMessage
+		}
+		if size += m.size(); size > maxAnswer && i > 0 {
+			return nil, errAnswer
 		}
 		if q.hasSessions() && q.sessions.get(m.sessionID).holder == nil {
 			return nil, errSessionLockLost

@@ -38,6 +38,9 @@ func (q *queue) check(messages []*message) error {
 	if q.closed {
 		return errGone
 	}
+	if q.cfg.DuplicateWindow > 0 && q.seen.isFull(len(messages), nowMilli()) {
+		return errFull
+	}
 	if q.messages.bytes+q.dead.bytes()+q.transfer.bytes()+size > q.cfg.MaxBytes {
 		return errFull
 	}

@@ -8,17 +8,31 @@ type seenIDs struct {
 	order []seenID // the oldest first
 }
 
+// maxSeenIDs is how many ids a queue remembers. Until the oldest is forgotten, it accepts no more.
+const maxSeenIDs = 1_000_000
+
 type seenID struct {
 	id    string
 	until int64 // milliseconds of Unix time
 }
 
-// check reports whether the id was seen within the window. It remembers an id that was not.
-func (s *seenIDs) check(id string, now int64, window time.Duration) (seen bool) {
+// isFull reports whether there is no room for more ids.
+func (s *seenIDs) isFull(more int, now int64) bool {
+	s.forget(now)
+	return len(s.order)+more > maxSeenIDs
+}
+
+// forget drops the ids whose window has ended.
+func (s *seenIDs) forget(now int64) {
 	for len(s.order) > 0 && s.order[0].until <= now {
 		delete(s.until, s.order[0].id)
 		s.order = s.order[1:]
 	}
+}
+
+// check reports whether the id was seen within the window. It remembers an id that was not.
+func (s *seenIDs) check(id string, now int64, window time.Duration) (seen bool) {
+	s.forget(now)
 	if _, ok := s.until[id]; ok {
 		return true
 	}

@@ -28,5 +28,5 @@ func notFound(audience string) string {
 	if u, err := url.Parse(audience); err == nil && u.Hostname() != "" {
 		name = "sb://" + u.Hostname() + "/" + name
 	}
-	return fmt.Sprintf("The messaging entity '%s' could not be found.", name)
+	return fmt.Sprintf("The messaging entity '%s' could not be found.", shortName(name))
 }

@@ -53,15 +53,36 @@ func (c *conn) putToken(r request) response {
 	if problem != "" {
 		return refuse(401, problem)
 	}
-	if namespace := c.claims[""]; len(c.claims) > maxClaims {
-		c.stopExpiries()
-		clear(c.claims) // bounds the memory; a client with so many entities presents tokens again
-		c.claims[""] = namespace
+	if len(c.claims) > maxClaims {
+		c.forgetUnusedClaims() // a client with so many entities presents tokens again
+	}
+	if len(c.claims) > maxClaims {
+		return refuse(403, fmt.Sprintf("Links with more than %d tokens: open another connection.", maxClaims))
 	}
 	c.claims[path] = granted
 	c.signed()
 	c.expireAt(path, granted.until)
 	return response{status: 202, description: "Accepted", dashed: true}
+}
+
+// forgetUnusedClaims drops the claims that admit no link. Those that do must end their links later.
+func (c *conn) forgetUnusedClaims() {
+	used := map[string]bool{"": true}
+	for _, s := range c.sessions {
+		for _, l := range s.links {
+			used[l.grantedBy] = true
+		}
+	}
+	for path := range c.claims {
+		if used[path] {
+			continue
+		}
+		if timer := c.expiries[path]; timer != nil {
+			timer.Stop()
+		}
+		delete(c.expiries, path)
+		delete(c.claims, path)
+	}
 }
 
 // expireAt detaches the links that a token admits when the token expires, unless another one

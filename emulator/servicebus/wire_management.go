@@ -72,15 +72,13 @@ func badRequest(description string) response {
 func failed(err error) response {
 	var e *amqp.Error
 	switch {
-	case errors.Is(err, errProperties):
-		return failure(400, errProperties.Condition, errProperties.Description)
 	case errors.Is(err, errNoMessage):
 		return failure(404, "com.microsoft:message-not-found", "The message with this sequence number could not be found.")
-	case errors.Is(err, errFull):
-		return failure(403, errFull.Condition, errFull.Description)
-	case errors.Is(err, errDeadLettered):
-		return failure(400, errDeadLettered.Condition, errDeadLettered.Description)
-	case errors.As(err, &e):
+	case errors.As(err, &e) && (e == errDeadLettered || e == errProperties):
+		return failure(400, e.Condition, e.Description)
+	case e != nil && (e == errFull || e == errAnswer || e == errDisabled):
+		return failure(403, e.Condition, e.Description)
+	case e != nil:
 		return failure(410, e.Condition, e.Description)
 	}
 	return failure(500, "amqp:internal-error", err.Error())
@@ -287,6 +285,9 @@ func (m management) schedule(maxMessage int) response {
 	entries, _ := list.([]any)
 	if len(entries) == 0 || len(entries) > maxBatch || m.q.kind == deadQueue || m.q.kind == subscriptionQueue {
 		return badRequest("messages must be a list of messages.")
+	}
+	if refusal := m.q.checkUse(true); refusal != nil {
+		return failed(refusal)
 	}
 	now := time.Now()
 	var messages []*message
