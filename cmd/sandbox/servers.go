@@ -20,6 +20,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/certificate"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/invariants"
+	"github.com/session-revoker/session-revoker/emulator/localhost"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
@@ -94,7 +95,7 @@ func (s *servers) listen(o options) error {
 		return err
 	}
 	s.graphURL = "http://" + address
-	if s.admin, err = s.open("admin", o.admin, nil, s.broker.Web()); err != nil {
+	if s.admin, err = s.open("admin", o.admin, nil, localhost.Only(s.broker.Web())); err != nil {
 		return err
 	}
 	secure, err := o.tlsConfig()

@@ -100,7 +100,7 @@ trust.`,
 	f.StringVar(&o.certKey, "cert-key", "", "private key of --cert, in a PEM `FILE`")
 	f.StringVar(&o.caOut, "ca-out", "", "`FILE` to write the authority of the generated certificate to, so that clients can trust it")
 	f.StringArrayVar(&o.hosts, "host", nil,
-		"one more `NAME` or IP address for the generated certificate; localhost is always there; repeatable")
+		"one more `NAME` or IP address for the generated certificate, and that --admin answers to; localhost is always there; repeatable")
 	f.StringVar(&o.entra, "entra", "", "`ADDR` for a sign-in endpoint like Entra's, over https; access tokens are accepted then")
 	f.StringArrayVar(&o.entraClients, "entra-client", nil,
 		"an `APP` that can sign in, as ID=SECRET:Listen,Send,Manage with its rights; repeatable (default client=secret:Manage)")

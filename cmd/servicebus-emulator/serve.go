@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/session-revoker/session-revoker/emulator/localhost"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
@@ -100,7 +101,7 @@ func (s *servers) listen(o options, signIn http.Handler) (a addresses, err error
 	}{
 		{"amqp", o.amqp, nil, nil, &a.amqp},
 		{"amqps", o.amqps, secure, nil, &a.amqps},
-		{"admin", o.admin, nil, withHealth(s.broker.Web()), &a.admin},
+		{"admin", o.admin, nil, localhost.Only(withHealth(s.broker.Web()), o.hosts...), &a.admin},
 		{"https", o.https, secure, s.broker.Web(), &a.https},
 		{"entra", o.entra, secure, signIn, &a.entra},
 	} {
