@@ -24,7 +24,8 @@ func Only(next http.Handler, names ...string) http.Handler {
 			page = u.Host
 		}
 		if !local(r.Host, names) || origin != "" && !local(page, names) {
-			http.Error(w, "This server is for clients on this machine. Connect to localhost or to an IP address.", http.StatusMisdirectedRequest)
+			http.Error(w, "This server is for clients on this machine. Connect to localhost or to an IP address.",
+				http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)

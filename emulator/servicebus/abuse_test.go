@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"syscall"
 	"testing"
@@ -331,4 +333,36 @@ func TestTokensThatExpireEndTheirLinksAmongManyOthers(t *testing.T) {
 		}
 		t.Error("the link outlives its token")
 	})
+}
+
+func TestAdminForwardsOnlyWhereTheTokensMaySend(t *testing.T) {
+	b := newBroker(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "mine"}, {Name: "theirs"}}})
+	put := func(property, header, audience string) int {
+		body := `<entry xmlns="http://www.w3.org/2005/Atom"><content type="application/xml">` +
+			`<QueueDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">` +
+			"<" + property + ">theirs</" + property + "></QueueDescription></content></entry>"
+		r := httptest.NewRequest(http.MethodPut, "/mine", strings.NewReader(body))
+		r.Header.Set("Authorization", sign("https://host/mine", time.Now().Add(time.Hour)))
+		r.Header.Set("If-Match", "*")
+		if header != "" {
+			r.Header.Set(header, sign(audience, time.Now().Add(time.Hour)))
+		}
+		w := httptest.NewRecorder()
+		b.Admin().ServeHTTP(w, r)
+		return w.Code
+	}
+	for property, header := range map[string]string{
+		"ForwardTo":                     "ServiceBusSupplementaryAuthorization",
+		"ForwardDeadLetteredMessagesTo": "ServiceBusDlqSupplementaryAuthorization",
+	} {
+		if code := put(property, "", ""); code != http.StatusUnauthorized {
+			t.Errorf("%s without a token for the target: %d", property, code)
+		}
+		if code := put(property, header, "https://host/mine"); code != http.StatusUnauthorized {
+			t.Errorf("%s with a token for another entity: %d", property, code)
+		}
+		if code := put(property, header, "https://host/theirs"); code != http.StatusOK {
+			t.Errorf("%s with a token for the target: %d", property, code)
+		}
+	}
 }

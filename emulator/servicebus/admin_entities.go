@@ -33,6 +33,9 @@ func (a admin) serveEntity(r *http.Request, path string) (status int, answer any
 		if err != nil {
 			return 0, nil, err
 		}
+		if err := a.authorizeForwarding(r, d); err != nil {
+			return 0, nil, err
+		}
 		if r.Header.Get("If-Match") == "" {
 			if q, err = a.create(path, d); err != nil {
 				return 0, nil, err

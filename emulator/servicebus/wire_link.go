@@ -150,7 +150,7 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 	entity, isManagement := strings.CutSuffix(address, "/$management")
 	q := c.b.entity(entity)
 	if q == nil {
-		return &amqp.Error{Condition: "amqp:not-found", Description: fmt.Sprintf("The messaging entity '%s' could not be found.", shortName(entity))}
+		return &amqp.Error{Condition: "amqp:not-found", Description: notFound(entity)}
 	}
 	l.maxMessage = q.messageLimit(c.b.maxMessage)
 	granted, grantedBy := c.claimFor(address)
