@@ -77,19 +77,19 @@ var characterReferences = strings.NewReplacer("&#39;", "&apos;", "&#34;", "&quot
 // any valid token is enough to learn that an entity does not exist.
 func (a admin) authorize(r *http.Request, path string) error {
 	lower := strings.ToLower(path)
-	var granted claim
+	var granted Grant
 	var problem string
 	header := r.Header.Get("Authorization")
 	if strings.HasPrefix(header, sasPrefix) || header == "" {
-		granted, problem = a.b.verify(header, lower)
+		granted, problem = a.b.verifySignature(header, lower)
 	} else {
 		// The Go client (azservicebus v1.11.0) leaves "Bearer" out, and the service takes that.
-		granted, problem = a.b.verifyToken(strings.TrimPrefix(header, "Bearer "))
+		granted, problem = a.b.verifyAccessToken(strings.TrimPrefix(header, "Bearer "))
 	}
 	switch {
 	case problem != "":
 		return &adminError{http.StatusUnauthorized, problem}
-	case granted.manage:
+	case granted.Manage:
 		return nil
 	case r.Method == http.MethodGet && !strings.ContainsAny(path, "/$") && a.b.entity(path) == nil:
 		return nil

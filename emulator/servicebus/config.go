@@ -114,7 +114,7 @@ type Key struct {
 	Listen, Send, Manage bool
 }
 
-// Grant is what an access token allows, and until when. Manage includes Listen and Send.
+// Grant is what a token allows, and until when. Manage includes Listen and Send.
 type Grant struct {
 	Listen, Send, Manage bool
 	Until                time.Time
