@@ -73,9 +73,6 @@ type (
 	}
 )
 
-// parts are what an entity consists of.
-func (q *queue) parts() []*queue { return []*queue{q, q.dead, q.transfer} }
-
 // Save writes all entities, rules, messages and states of sessions, and the message ids that
 // duplicate detection remembers, for Config.Saved of a later broker. It holds the lock of one queue
 // at a time, and only while it looks at the queue. So if the broker is in use, a message that is
