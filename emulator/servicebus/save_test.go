@@ -3,6 +3,9 @@ package servicebus_test
 import (
 	"bytes"
 	"context"
+	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -168,6 +171,33 @@ func TestSavedBrokerGoesOnWhereItStopped(t *testing.T) {
 	})
 }
 
+func TestSavedRulesAreShownAsBefore(t *testing.T) {
+	broker, d := newDocuments(t, oneTopic(servicebus.SubscriptionConfig{QueueConfig: servicebus.QueueConfig{Name: "s"}}))
+	const rules = "t/Subscriptions/s/Rules"
+	revision := broker.Revision()
+	for name, inner := range map[string]string{
+		"sql": `<Filter i:type="SqlFilter"><SqlExpression>a = '&lt;1'</SqlExpression></Filter>` +
+			`<Action i:type="SqlRuleAction"><SqlExpression>SET b = 2</SqlExpression></Action>`,
+		"correlation": `<Filter i:type="CorrelationFilter"><Label>x</Label></Filter>`,
+		"none":        `<Filter i:type="FalseFilter"/>`,
+	} {
+		d.want(http.StatusCreated, http.MethodPut, rules+"/"+name, ruleDocument(inner))
+	}
+	if broker.Revision() == revision {
+		t.Error("the revision does not change with a rule")
+	}
+	_, before := d.send(http.MethodGet, rules, "", false)
+	var file bytes.Buffer
+	must(t, broker.Save(&file))
+	_, restored := newDocuments(t, servicebus.Config{Saved: &file})
+	_, after := restored.send(http.MethodGet, rules, "", false)
+	parts := regexp.MustCompile(`(?s)<content.*?</content>`)
+	want := parts.FindAllString(before, -1)
+	if got := parts.FindAllString(after, -1); len(want) != 4 || !slices.Equal(got, want) {
+		t.Errorf("the rules after a restart are\n%q\nand were\n%q", got, want)
+	}
+}
+
 func TestSavedBrokerWithADamagedFileIsRefused(t *testing.T) {
 	broker, err := servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	must(t, err)
@@ -191,6 +221,29 @@ func TestSavedBrokerWithADamagedFileIsRefused(t *testing.T) {
 			_ = other.Close()
 		}
 	}
+}
+
+func TestSavedRulesSelectTheSameMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		filter, err := rule.NewSQL("a = @a AND b = @b", map[string]any{"@a": float32(0.1), "@b": "\x01"})
+		must(t, err)
+		cfg := oneTopic(servicebus.SubscriptionConfig{
+			QueueConfig: servicebus.QueueConfig{Name: "s"}, Rules: []rule.Rule{{Name: "r", Filter: filter}},
+		})
+		broker, err := servicebus.New(cfg)
+		must(t, err)
+		_, client := restarted(t, broker, newClient(t, broker), servicebus.Config{})
+		sender, err := client.NewSender("t", nil)
+		must(t, err)
+		must(t, sender.SendMessage(ctx, &azservicebus.Message{ApplicationProperties: map[string]any{"a": float32(0.1), "b": "\x01"}}, nil))
+		receiver, err := client.NewReceiverForSubscription("t", "s", nil)
+		must(t, err)
+		within, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if got, err := receiver.ReceiveMessages(within, 1, nil); err != nil || len(got) != 1 {
+			t.Errorf("%d messages, %v", len(got), err)
+		}
+	})
 }
 
 func TestSavedRevisionChangesWithTheContent(t *testing.T) {
