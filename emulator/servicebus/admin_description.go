@@ -82,7 +82,6 @@ const (
 	maxDuplicateWindow    = 7 * 24 * time.Hour
 	maxUserMetadata       = 1024 // characters
 	maxAuthorizationRules = 12
-	maxMessageSize        = 100 << 20 // bytes
 )
 
 // config returns cfg with the settings of the description. It fails for what the emulator cannot
