@@ -18,36 +18,6 @@ import (
 
 // What clients other than Go's send.
 
-// peekOne is a request to $management whose answer goes to the address.
-func peekOne(t testing.TB, replyTo string, padding int) []byte {
-	t.Helper()
-	message, err := amqp.Properties{MessageID: "1", ReplyTo: replyTo}.Append(nil)
-	must(t, err)
-	message, err = amqp.AppendMapSection(message, amqp.SectionApplicationProperties, amqp.Map{
-		{Key: "operation", Value: "com.microsoft:peek-message"},
-	})
-	must(t, err)
-	message, err = amqp.AppendAMQPValue(message, amqp.Map{
-		{Key: "from-sequence-number", Value: int64(0)},
-		{Key: "message-count", Value: int32(1)},
-		{Key: "padding", Value: strings.Repeat("x", padding)},
-	})
-	must(t, err)
-	return message
-}
-
-// sendInFrames sends a message in frames that all carry the delivery-id, as rhea and Proton do.
-func (r *raw) sendInFrames(channel uint16, handle, id uint32, message []byte, size int) {
-	r.t.Helper()
-	for len(message) > 0 {
-		part := message[:min(size, len(message))]
-		message = message[len(part):]
-		r.put(channel, &amqp.Transfer{
-			Handle: handle, DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: new(uint32), More: len(message) > 0,
-		}, part)
-	}
-}
-
 func TestDeliveryMayRepeatItsIDInEveryFrame(t *testing.T) {
 	broker, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	r := dial(t, addr)
