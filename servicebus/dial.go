@@ -58,9 +58,6 @@ func (d Dialer) Dial(ctx context.Context, args azservicebus.NewWebSocketConnArgs
 		return nil, fmt.Errorf("the Service Bus client wants to dial %q, which has no host: "+
 			"check the connection string or servicebus.namespace", args.Host)
 	}
-	if d.Network == nil {
-		d.Network = network.New(nil)
-	}
 	within, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	within, path := network.Observe(within)
@@ -98,6 +95,7 @@ func (d Dialer) Address(namespace string) string {
 // Transport returns an HTTP transport to a namespace, whatever address a request names: for
 // WebSockets, and for the administration API.
 func (d Dialer) Transport(namespace string) *http.Transport {
+	d.Network = d.network()
 	proxy := d.Network.Proxy
 	if d.Proxy != nil {
 		proxy = func(*url.URL) (*url.URL, error) { return d.Proxy, nil }
@@ -105,6 +103,14 @@ func (d Dialer) Transport(namespace string) *http.Transport {
 	transport := d.Network.TransportBy(proxy)
 	transport.TLSClientConfig.ServerName = namespace
 	return transport
+}
+
+// network returns the Network, or the system's and the environment's.
+func (d Dialer) network() *network.Network {
+	if d.Network == nil {
+		return network.New(nil)
+	}
+	return d.Network
 }
 
 // port returns the standard port
@@ -134,7 +140,7 @@ func (d Dialer) tls(namespace string) *tls.Config {
 	if d.Plain {
 		return nil
 	}
-	secure := d.Network.TLS()
+	secure := d.network().TLS()
 	secure.ServerName = namespace
 	return secure
 }
