@@ -64,7 +64,7 @@ func startServers(o options, s sample) (*servers, error) {
 		return nil, err
 	}
 	cfg.Authorize = func(token string) (servicebus.Grant, error) {
-		_, expires, err := directory.Verify(token, "https://servicebus.azure.net")
+		_, expires, err := directory.Verify(token, servicebus.Audience)
 		return servicebus.Grant{Manage: true, Until: expires}, err
 	}
 	broker, err := servicebus.New(cfg)

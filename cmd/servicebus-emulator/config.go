@@ -86,12 +86,8 @@ func (o options) tlsConfig() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-const (
-	// tenant is the directory's name in the sign-in endpoint's URLs.
-	tenant = "tenant"
-	// audience is Service Bus' own in access tokens.
-	audience = "https://servicebus.azure.net"
-)
+// tenant is the directory's name in the sign-in endpoint's URLs.
+const tenant = "tenant"
 
 // directory returns the sign-in endpoint and a function that verifies its tokens.
 func (o options) directory() (*graph.Server, func(token string) (servicebus.Grant, error), error) {
@@ -114,7 +110,7 @@ func (o options) directory() (*graph.Server, func(token string) (servicebus.Gran
 		return nil, nil, err
 	}
 	return server, func(token string) (servicebus.Grant, error) {
-		id, expires, err := server.Verify(token, audience)
+		id, expires, err := server.Verify(token, servicebus.Audience)
 		client := rights[id]
 		return servicebus.Grant{Listen: client.Listen, Send: client.Send, Manage: client.Manage, Until: expires}, err
 	}, nil

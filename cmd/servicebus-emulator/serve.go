@@ -139,7 +139,7 @@ func (a addresses) describe(key servicebus.Key, stdout, stderr io.Writer) {
 	line("Administration, health", "http://", a.admin, "")
 	line("Sign-in", "https://", a.entra, "")
 	if a.entra != "" {
-		fmt.Fprintf(stderr, "%-24stenant %q, scope %s/.default\n", "", tenant, audience)
+		fmt.Fprintf(stderr, "%-24stenant %q, scope %s/.default\n", "", tenant, servicebus.Audience)
 	}
 	switch { // without UseDevelopmentEmulator, clients use TLS
 	case a.amqp != "":

@@ -46,8 +46,8 @@ type description struct {
 	AuthorizationRules        []authorizationRule `xml:"AuthorizationRules>AuthorizationRule"`
 }
 
-// unusedSettings are settings that the administration API returns as they were written, and that
-// the broker does not act on.
+// unusedSettings are settings that the administration API returns as they were written. They have no
+// effect, except that EnablePartitioning multiplies the maximum size.
 type unusedSettings struct {
 	// ForwardTo and ForwardDeadLettersTo may be URLs. In a QueueConfig they are names.
 	ForwardTo, ForwardDeadLettersTo     string

@@ -115,6 +115,10 @@ type Key struct {
 	Listen, Send, Manage bool
 }
 
+// Audience is for whom access tokens must be issued, in every cloud. Config.Authorize checks it
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-managed-service-identity).
+const Audience = "https://servicebus.azure.net"
+
 // Grant is what a token allows, and until when. Manage includes Listen and Send.
 type Grant struct {
 	Listen, Send, Manage bool
