@@ -156,8 +156,8 @@ func (q *queue) restoreMessages(saved savedPart, decoder *gob.Decoder) error {
 			return errors.New("a message is damaged")
 		}
 		m := &message{
-			seq: s.Seq, enqueued: s.Enqueued, expires: s.Expires, visible: s.Visible, failures: s.Failures, state: s.State,
-			wasDeferred: s.WasDeferred, durable: s.Durable, firstAcquirer: s.FirstAcquirer,
+			seq: s.Seq, enqueued: s.Enqueued, expires: s.Expires, visible: s.Visible, failures: s.Failures, deferrals: s.Deferrals,
+			state: s.State, wasDeferred: s.WasDeferred, durable: s.Durable, firstAcquirer: s.FirstAcquirer,
 			annotations: s.Annotations, annotationCount: s.AnnotationN,
 			deliveryAnnotations: s.Delivery, deliveryAnnotationCount: s.DeliveryN,
 			properties: s.Properties, appProperties: s.AppProperties, bodyAndFooter: s.Body, bodyLength: s.BodyLength,

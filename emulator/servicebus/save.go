@@ -79,7 +79,7 @@ type (
 	savedMessage struct {
 		Seq                        int64
 		Enqueued, Expires, Visible int64
-		Failures                   uint32
+		Failures, Deferrals        uint32
 		State                      state
 		WasDeferred                bool
 		Durable, FirstAcquirer     bool
@@ -204,8 +204,8 @@ func (q *queue) saveMessages() (lastSeq int64, list []savedMessage) {
 	defer q.mu.Unlock()
 	for _, m := range q.messages.from(0, len(q.messages.bySeq)) {
 		s := savedMessage{
-			Seq: m.seq, Enqueued: m.enqueued, Expires: m.expires, Visible: m.visible, Failures: m.failures, State: m.state,
-			WasDeferred: m.wasDeferred, Durable: m.durable, FirstAcquirer: m.firstAcquirer, Priority: -1, TTL: -1,
+			Seq: m.seq, Enqueued: m.enqueued, Expires: m.expires, Visible: m.visible, Failures: m.failures, Deferrals: m.deferrals,
+			State: m.state, WasDeferred: m.wasDeferred, Durable: m.durable, FirstAcquirer: m.firstAcquirer, Priority: -1, TTL: -1,
 			Annotations: m.annotations, AnnotationN: m.annotationCount,
 			Delivery: m.deliveryAnnotations, DeliveryN: m.deliveryAnnotationCount,
 			Properties: m.properties, AppProperties: m.appProperties, Body: m.bodyAndFooter, BodyLength: m.bodyLength,

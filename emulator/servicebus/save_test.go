@@ -120,8 +120,9 @@ func TestSavedBrokerGoesOnWhereItStopped(t *testing.T) {
 			}
 			must(t, receiver.AbandonMessage(ctx, m, nil))
 		}
-		if got, err := receiver.ReceiveDeferredMessages(ctx, []int64{deferred}, nil); err != nil || bodies(got) != "[deferred]" {
-			t.Errorf("deferred: %s, %v", bodies(got), err)
+		if got, err := receiver.ReceiveDeferredMessages(ctx, []int64{deferred}, nil); err != nil || bodies(got) != "[deferred]" ||
+			got[0].DeliveryCount != 2 {
+			t.Errorf("deferred: %s, %+v, %v", bodies(got), got, err)
 		}
 		dead, err := client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
 		must(t, err)
