@@ -156,7 +156,7 @@ func (d *description) config(cfg, current QueueConfig) (QueueConfig, error) {
 	if d.EnablePartitioning != nil {
 		partitioned = *d.EnablePartitioning
 	}
-	cfg.ForwardTo, cfg.ForwardDeadLettersTo = entityName(d.ForwardTo), entityName(d.ForwardDeadLettersTo)
+	cfg.ForwardTo, cfg.ForwardDeadLettersTo = strings.Trim(nodeOf(d.ForwardTo), "/"), strings.Trim(nodeOf(d.ForwardDeadLettersTo), "/")
 	cfg.Status = Status(d.Status)
 	cfg.unused = unusedSettings{
 		ForwardTo: lowerHost(d.ForwardTo), ForwardDeadLettersTo: lowerHost(d.ForwardDeadLettersTo),
@@ -194,14 +194,6 @@ func (d *description) check() error {
 		return fmt.Errorf("IsClientAffine is not supported by this emulator: subscriptions of JMS clients need Service Bus Premium")
 	}
 	return nil
-}
-
-// entityName returns the name of an entity that may be given as a URL.
-func entityName(address string) string {
-	if u, err := url.Parse(address); err == nil && u.Scheme != "" {
-		return strings.Trim(u.Path, "/")
-	}
-	return address
 }
 
 // lowerHost returns the address as the service answers with it: the scheme and host of a URL in
