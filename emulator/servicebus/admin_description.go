@@ -132,7 +132,7 @@ func (d *description) config(cfg, current QueueConfig) (QueueConfig, error) {
 		unusedWindow = cmp.Or(cfg.DuplicateWindow, cfg.unused.DuplicateWindow)
 		cfg.DuplicateWindow = 0
 	case cfg.DuplicateWindow == 0:
-		cfg.DuplicateWindow = 10 * time.Minute
+		cfg.DuplicateWindow = defaultDuplicateWindow
 	}
 	if cfg.DefaultTTL == math.MaxInt64 {
 		cfg.DefaultTTL = 0
@@ -205,12 +205,4 @@ func lowerHost(address string) string {
 	}
 	u.Host = strings.ToLower(u.Host)
 	return u.String()
-}
-
-// withDefaults returns the settings with the defaults of Service Bus for those that are 0.
-func (c QueueConfig) withDefaults() QueueConfig {
-	c.LockDuration = cmp.Or(c.LockDuration, time.Minute)
-	c.MaxDeliveryCount = cmp.Or(c.MaxDeliveryCount, 10)
-	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
-	return c
 }

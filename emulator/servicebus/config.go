@@ -1,6 +1,7 @@
 package servicebus
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -76,6 +77,18 @@ type QueueConfig struct {
 	ForwardTo, ForwardDeadLettersTo string
 
 	unused unusedSettings
+}
+
+// defaultDuplicateWindow is Service Bus' for an entity that detects duplicates and does not say how
+// long.
+const defaultDuplicateWindow = 10 * time.Minute
+
+// withDefaults returns the settings with the defaults of Service Bus for those that are 0.
+func (c QueueConfig) withDefaults() QueueConfig {
+	c.LockDuration = cmp.Or(c.LockDuration, time.Minute)
+	c.MaxDeliveryCount = cmp.Or(c.MaxDeliveryCount, 10)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
+	return c
 }
 
 // TopicConfig declares a topic and its subscriptions. Zero values mean the defaults of Service Bus.
