@@ -188,10 +188,11 @@ func (s *servers) describe(w io.Writer) {
 	fmt.Fprintf(w, "Service Bus  %s\n", s.connectionString)
 	fmt.Fprintf(w, "Queue        %s\n", queue)
 	fmt.Fprintf(w, "Graph        %s (users like ada@%s; calls seen: %s/_emulator/calls)\n", s.graphURL, domain, s.graphURL)
-	if s.admin != "" || s.adminTLS != "" {
-		fmt.Fprintf(w, "Administration  http://%s  https://%s (--admin-cert FILE writes the certificate to trust)\n", s.admin, s.adminTLS)
+	if s.admin != "" {
+		fmt.Fprintf(w, "Administration  http://%s\n", s.admin)
 	}
 	if s.adminTLS != "" {
+		fmt.Fprintf(w, "Administration  https://%s (--admin-cert FILE writes the certificate to trust)\n", s.adminTLS)
 		fmt.Fprintf(w, "WebSocket    wss://%s%s\n", s.adminTLS, servicebus.WebSocketPath)
 	}
 	if s.amqps != "" {
