@@ -49,7 +49,7 @@ func (r *restored) addTo(cfg Config) Config {
 	for _, e := range r.entities {
 		topic := topicOf(e.Config.Name)
 		at, ok := topics[entityKey(topic)]
-		if e.Kind != subscriptionQueue || !ok {
+		if e.Kind != subscriptionQueue || topic == "" || !ok { // restore finds what is damaged
 			continue
 		}
 		settings := e.Config

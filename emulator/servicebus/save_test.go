@@ -200,7 +200,11 @@ func TestSavedRulesAreShownAsBefore(t *testing.T) {
 }
 
 func TestSavedBrokerWithADamagedFileIsRefused(t *testing.T) {
-	broker, err := servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	filter, err := rule.NewSQL("a = @a", map[string]any{"@a": rule.GUID{1}})
+	must(t, err)
+	cfg := oneTopic(withRules("s", rule.Rule{Name: "r", Filter: filter, Action: act(t, "SET b = 1")}))
+	cfg.Queues = []servicebus.QueueConfig{{Name: queue}}
+	broker, err := servicebus.New(cfg)
 	must(t, err)
 	defer broker.Close()
 	for range 3 {
@@ -215,9 +219,9 @@ func TestSavedBrokerWithADamagedFileIsRefused(t *testing.T) {
 			t.Fatalf("%d of %d bytes are enough", n, len(whole))
 		}
 	}
-	for i := 0; i < len(whole); i += 7 { // changed anywhere: an error or a broker, and never a panic
+	for i := range whole { // changed anywhere: an error or a broker, and never a panic
 		changed := bytes.Clone(whole)
-		changed[i] ^= 0xff
+		changed[i] ^= []byte{0xff, 1, 0x80}[i%3]
 		if other, err := servicebus.New(servicebus.Config{Saved: bytes.NewReader(changed)}); err == nil {
 			_ = other.Close()
 		}
