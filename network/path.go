@@ -59,8 +59,8 @@ func (e *Error) Temporary() bool { return true }
 // end of its caller's context, and give up.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Path observes the steps of one connection. It is safe for concurrent use. The methods of a nil
-// Path do nothing.
+// Path observes the steps of one connection. It is safe for concurrent use. What a dialer notes in a
+// nil Path, because nobody observes, is forgotten.
 type Path struct {
 	mu      sync.Mutex
 	step    Step

@@ -58,9 +58,6 @@ func (d Dialer) Dial(ctx context.Context, args azservicebus.NewWebSocketConnArgs
 		return nil, fmt.Errorf("the Service Bus client wants to dial %q, which has no host: "+
 			"check the connection string or servicebus.namespace", args.Host)
 	}
-	if d.Network == nil {
-		d.Network = network.New(nil)
-	}
 	within, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	within, path := network.Observe(within)
@@ -99,6 +96,7 @@ func (d Dialer) Address(namespace string) string {
 // With an Endpoint, the requests name that, and the namespace stays the name in the certificate. It
 // is then also expected of a proxy that has https itself: net/http has one name for both.
 func (d Dialer) Transport(namespace string) *http.Transport {
+	d.Network = d.network()
 	proxy := d.Network.Proxy
 	if d.Proxy != nil {
 		proxy = func(*url.URL) (*url.URL, error) { return d.Proxy, nil }
@@ -108,6 +106,14 @@ func (d Dialer) Transport(namespace string) *http.Transport {
 		transport.TLSClientConfig.ServerName = namespace
 	}
 	return transport
+}
+
+// network returns the Network, or the system's and the environment's.
+func (d Dialer) network() *network.Network {
+	if d.Network == nil {
+		return network.New(nil)
+	}
+	return d.Network
 }
 
 // port returns the standard port
@@ -137,7 +143,7 @@ func (d Dialer) tls(namespace string) *tls.Config {
 	if d.Plain {
 		return nil
 	}
-	secure := d.Network.TLS()
+	secure := d.network().TLS()
 	secure.ServerName = namespace
 	return secure
 }

@@ -181,3 +181,9 @@ func TestForEmulator(t *testing.T) {
 		}
 	}
 }
+
+func TestDialerTransportNeedsNoNetwork(t *testing.T) {
+	if got := (servicebus.Dialer{Endpoint: "10.0.0.4"}).Transport(namespace).TLSClientConfig.ServerName; got != namespace {
+		t.Errorf("the transport expects a certificate for %q", got)
+	}
+}

@@ -227,6 +227,10 @@ func TestSandboxHasMoreEntitiesKeysAndTheirAdministration(t *testing.T) {
 	if got, err := client.GetQueueRuntimeProperties(t.Context(), queue, nil); err != nil || got == nil {
 		t.Errorf("the sandbox's own queue: %v, %v", got, err)
 	}
+	var said strings.Builder
+	if s.describe(&said); strings.Contains(said.String(), "http:// ") || !strings.Contains(said.String(), s.adminTLS) {
+		t.Errorf("a port that is not open, or one that is missing:\n%s", &said)
+	}
 }
 
 func TestSandboxServesTLSAndSignInToTheAzureSDKs(t *testing.T) {

@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -16,8 +13,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/cmd/internal/ports"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/emulator/certificate"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/invariants"
 	"github.com/session-revoker/session-revoker/emulator/localhost"
@@ -47,9 +44,7 @@ type servers struct {
 
 	admin, adminTLS, amqps, graphTLS string // addresses; "" for none
 
-	webs  []*http.Server
-	done  chan error // one value from each accept loop
-	loops int        // accept loops
+	ports *ports.Ports
 }
 
 // startServers opens the ports and serves until stop is called.
@@ -70,14 +65,14 @@ func startServers(o options, s sample) (*servers, error) {
 		return nil, err
 	}
 	cfg.Authorize = func(token string) (servicebus.Grant, error) {
-		_, expires, err := directory.Verify(token, "https://servicebus.azure.net")
+		_, expires, err := directory.Verify(token, servicebus.Audience)
 		return servicebus.Grant{Manage: true, Until: expires}, err
 	}
 	broker, err := servicebus.New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	started := &servers{broker: broker, graph: directory, journal: journal, done: make(chan error, 6)}
+	started := &servers{broker: broker, graph: directory, journal: journal, ports: ports.New(broker)}
 	if err := started.listen(o); err != nil {
 		return nil, errors.Join(err, started.stop())
 	}
@@ -86,81 +81,33 @@ func startServers(o options, s sample) (*servers, error) {
 
 // listen opens the ports.
 func (s *servers) listen(o options) error {
-	address, err := s.open("amqp", o.amqp, nil, nil)
+	address, err := s.ports.AMQP("amqp", o.amqp, nil)
 	if err != nil {
 		return err
 	}
 	s.connectionString = servicebus.ConnectionString(address, servicebus.DefaultKey)
-	if address, err = s.open("graph", o.graph, nil, s.graph); err != nil {
+	if address, err = s.ports.HTTP("graph", o.graph, nil, s.graph); err != nil {
 		return err
 	}
 	s.graphURL = "http://" + address
-	if s.admin, err = s.open("admin", o.admin, nil, localhost.Only(s.broker.Web())); err != nil {
+	if s.admin, err = s.ports.HTTP("admin", o.admin, nil, localhost.Only(s.broker.Web())); err != nil {
 		return err
 	}
-	secure, err := o.tlsConfig()
-	if err != nil {
-		return err
-	}
-	if s.adminTLS, err = s.open("admin-tls", o.adminTLS, secure, s.broker.Web()); err != nil {
-		return err
-	}
-	if s.amqps, err = s.open("amqps", o.amqps, secure, nil); err != nil {
-		return err
-	}
-	s.graphTLS, err = s.open("graph-tls", o.graphTLS, secure, s.graph)
-	return err
-}
-
-// tlsConfig makes a certificate and writes its authority to --admin-cert. It returns nil if no port
-// needs one.
-func (o options) tlsConfig() (*tls.Config, error) {
 	if o.adminTLS == "" && o.amqps == "" && o.graphTLS == "" {
-		return nil, nil
+		return nil
 	}
-	pair, authority, err := certificate.New("localhost", "127.0.0.1", "::1")
+	secure, err := ports.GeneratedTLS("admin-cert", o.adminCert)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if o.adminCert != "" {
-		if err := os.WriteFile(o.adminCert, authority, 0o644); err != nil { //nolint:gosec // a certificate is public
-			return nil, fmt.Errorf("write --admin-cert: %w", err)
-		}
+	if s.adminTLS, err = s.ports.HTTP("admin-tls", o.adminTLS, secure, s.broker.Web()); err != nil {
+		return err
 	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
-}
-
-// open opens the port of a flag and serves on it, with TLS if secure is given, and AMQP if handler
-// is nil. It returns the port's address. An empty address is no port.
-func (s *servers) open(flag, address string, secure *tls.Config, handler http.Handler) (string, error) {
-	if address == "" {
-		return "", nil
+	if s.amqps, err = s.ports.AMQP("amqps", o.amqps, secure); err != nil {
+		return err
 	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return "", fmt.Errorf("open a port: %w; choose another with --%s", err, flag)
-	}
-	address = l.Addr().String()
-	if secure != nil {
-		l = tls.NewListener(l, secure)
-	}
-	s.serve(l, handler)
-	return address, nil
-}
-
-// serve serves AMQP on the listener, or HTTP if there is a handler.
-func (s *servers) serve(l net.Listener, handler http.Handler) {
-	s.loops++
-	if handler == nil {
-		go func() { s.done <- s.broker.Serve(l) }()
-		return
-	}
-	web := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog: log.New(io.Discard, "", 0), // a client that does not trust the certificate is not an error
-	}
-	s.webs = append(s.webs, web)
-	go func() { s.done <- web.Serve(l) }()
+	s.graphTLS, err = s.ports.HTTP("graph-tls", o.graphTLS, secure, s.graph)
+	return err
 }
 
 // brokerConfig returns the sandbox's queue and key, and what --entities and --key add.
@@ -202,18 +149,8 @@ func brokerConfig(o options) (servicebus.Config, error) {
 	return cfg, nil
 }
 
-func (s *servers) stop() error {
-	err := s.broker.Close()
-	for _, web := range s.webs {
-		err = errors.Join(err, web.Close())
-	}
-	for range s.loops {
-		if serveErr := <-s.done; !errors.Is(serveErr, http.ErrServerClosed) {
-			err = errors.Join(err, serveErr)
-		}
-	}
-	return err
-}
+// stop closes the ports and the broker.
+func (s *servers) stop() error { return s.ports.Close() }
 
 // settings returns the worker's settings for these servers, as environment variables.
 func (s *servers) settings(o options) []string {
@@ -252,10 +189,11 @@ func (s *servers) describe(w io.Writer) {
 	fmt.Fprintf(w, "Service Bus  %s\n", s.connectionString)
 	fmt.Fprintf(w, "Queue        %s\n", queue)
 	fmt.Fprintf(w, "Graph        %s (users like ada@%s; calls seen: %s/_emulator/calls)\n", s.graphURL, domain, s.graphURL)
-	if s.admin != "" || s.adminTLS != "" {
-		fmt.Fprintf(w, "Administration  http://%s  https://%s (--admin-cert FILE writes the certificate to trust)\n", s.admin, s.adminTLS)
+	if s.admin != "" {
+		fmt.Fprintf(w, "Administration  http://%s\n", s.admin)
 	}
 	if s.adminTLS != "" {
+		fmt.Fprintf(w, "Administration  https://%s (--admin-cert FILE writes the certificate to trust)\n", s.adminTLS)
 		fmt.Fprintf(w, "WebSocket    wss://%s%s\n", s.adminTLS, servicebus.WebSocketPath)
 	}
 	if s.amqps != "" {

@@ -7,7 +7,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/session-revoker/session-revoker/emulator/certificate"
+	"github.com/session-revoker/session-revoker/cmd/internal/ports"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -86,32 +86,18 @@ func addTopic(topics []servicebus.TopicConfig, text string) []servicebus.TopicCo
 
 // tlsConfig returns the certificate of --cert, or makes one and writes its authority to --ca-out.
 func (o options) tlsConfig() (*tls.Config, error) {
-	var pair tls.Certificate
-	var err error
-	if o.cert != "" {
-		if pair, err = tls.LoadX509KeyPair(o.cert, o.certKey); err != nil {
-			return nil, fmt.Errorf("--cert and --cert-key: %w", err)
-		}
-	} else {
-		var authority []byte
-		if pair, authority, err = certificate.New(append([]string{"localhost", "127.0.0.1", "::1"}, o.hosts...)...); err != nil {
-			return nil, err
-		}
-		if o.caOut != "" {
-			if err := os.WriteFile(o.caOut, authority, 0o644); err != nil { //nolint:gosec // a certificate is public
-				return nil, fmt.Errorf("write --ca-out: %w", err)
-			}
-		}
+	if o.cert == "" {
+		return ports.GeneratedTLS("ca-out", o.caOut, o.hosts...)
+	}
+	pair, err := tls.LoadX509KeyPair(o.cert, o.certKey)
+	if err != nil {
+		return nil, fmt.Errorf("--cert and --cert-key: %w", err)
 	}
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-const (
-	// tenant is the directory's name in the sign-in endpoint's URLs.
-	tenant = "tenant"
-	// audience is Service Bus' own in access tokens.
-	audience = "https://servicebus.azure.net"
-)
+// tenant is the directory's name in the sign-in endpoint's URLs.
+const tenant = "tenant"
 
 // directory returns the sign-in endpoint and a function that verifies its tokens.
 func (o options) directory() (*graph.Server, func(token string) (servicebus.Grant, error), error) {
@@ -134,7 +120,7 @@ func (o options) directory() (*graph.Server, func(token string) (servicebus.Gran
 		return nil, nil, err
 	}
 	return server, func(token string) (servicebus.Grant, error) {
-		id, expires, err := server.Verify(token, audience)
+		id, expires, err := server.Verify(token, servicebus.Audience)
 		client := rights[id]
 		return servicebus.Grant{Listen: client.Listen, Send: client.Send, Manage: client.Manage, Until: expires}, err
 	}, nil

@@ -83,7 +83,7 @@ func start(t *testing.T, args ...string) *emulator {
 	return e
 }
 
-// stop ends the program as an operator does. It must exit with 0 within a second.
+// stop ends the program as an operator does. It must exit with 0 within ten seconds.
 func (e *emulator) stop(t *testing.T) {
 	t.Helper()
 	began := time.Now()

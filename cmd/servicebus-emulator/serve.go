@@ -7,12 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"strings"
-	"time"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/ports"
 	"github.com/session-revoker/session-revoker/emulator/localhost"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -35,14 +34,14 @@ func serve(ctx context.Context, o options, cfg servicebus.Config, stdout, stderr
 		return err
 	}
 	started := false
-	s := &servers{broker: broker, done: make(chan error, 5)}
+	open := ports.New(broker)
 	defer func() {
-		err = errors.Join(err, s.stop())
+		err = errors.Join(err, open.Close())
 		if started && data != nil { // nobody changes anything any more
 			err = errors.Join(err, data.save())
 		}
 	}()
-	addresses, err := s.listen(o, signIn)
+	addresses, err := listen(open, o, broker.Web(), signIn)
 	if err != nil {
 		return err
 	}
@@ -65,28 +64,14 @@ func serve(ctx context.Context, o options, cfg servicebus.Config, stdout, stderr
 		}()
 		defer func() { stop(); <-kept }()
 	}
-	select {
-	case <-ctx.Done():
-		return nil
-	case err := <-s.done:
-		s.open--
-		return err
-	}
-}
-
-// servers are the open ports.
-type servers struct {
-	broker *servicebus.Broker
-	webs   []*http.Server
-	done   chan error // one value from each accept loop
-	open   int        // accept loops
+	return open.Wait(ctx)
 }
 
 // addresses are where the servers listen, as clients on this machine name them; "" for nowhere.
 type addresses struct{ amqp, amqps, admin, https, entra string }
 
 // listen opens the ports.
-func (s *servers) listen(o options, signIn http.Handler) (a addresses, err error) {
+func listen(open *ports.Ports, o options, web, signIn http.Handler) (a addresses, err error) {
 	var secure *tls.Config
 	if o.amqps != "" || o.https != "" || o.entra != "" {
 		if secure, err = o.tlsConfig(); err != nil {
@@ -101,53 +86,22 @@ func (s *servers) listen(o options, signIn http.Handler) (a addresses, err error
 	}{
 		{"amqp", o.amqp, nil, nil, &a.amqp},
 		{"amqps", o.amqps, secure, nil, &a.amqps},
-		{"admin", o.admin, nil, localhost.Only(withHealth(s.broker.Web()), o.hosts...), &a.admin},
-		{"https", o.https, secure, s.broker.Web(), &a.https},
+		{"admin", o.admin, nil, localhost.Only(withHealth(web), o.hosts...), &a.admin},
+		{"https", o.https, secure, web, &a.https},
 		{"entra", o.entra, secure, signIn, &a.entra},
 	} {
-		if port.address == "" {
-			continue
+		var address string
+		if port.web == nil {
+			address, err = open.AMQP(port.flag, port.address, port.secure)
+		} else {
+			address, err = open.HTTP(port.flag, port.address, port.secure, port.web)
 		}
-		l, err := net.Listen("tcp", port.address)
 		if err != nil {
-			return a, fmt.Errorf("open a port: %w; choose another with --%s", err, port.flag)
+			return a, err
 		}
-		*port.opened = reachable(l.Addr())
-		if port.secure != nil {
-			l = tls.NewListener(l, port.secure)
-		}
-		s.serve(l, port.web)
+		*port.opened = reachable(address)
 	}
 	return a, nil
-}
-
-// serve serves AMQP on the listener, or HTTP if there is a handler.
-func (s *servers) serve(l net.Listener, handler http.Handler) {
-	s.open++
-	if handler == nil {
-		go func() { s.done <- s.broker.Serve(l) }()
-		return
-	}
-	web := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: log.New(io.Discard, "", 0), // a client that does not trust the certificate is not an error
-	}
-	s.webs = append(s.webs, web)
-	go func() { s.done <- web.Serve(l) }()
-}
-
-// stop closes the ports and connections, and waits for the accept loops.
-func (s *servers) stop() error {
-	err := s.broker.Close()
-	for _, web := range s.webs {
-		err = errors.Join(err, web.Close())
-	}
-	for range s.open {
-		if serveErr := <-s.done; !errors.Is(serveErr, http.ErrServerClosed) {
-			err = errors.Join(err, serveErr)
-		}
-	}
-	return err
 }
 
 // withHealth answers GET /health, as Microsoft's emulator does. With an Authorization header it is
@@ -163,9 +117,13 @@ func withHealth(next http.Handler) http.Handler {
 	})
 }
 
-// reachable returns the address of a listener as clients on this machine name it.
-func reachable(address net.Addr) string {
-	host, port, _ := net.SplitHostPort(address.String())
+// reachable returns the address of a listener as clients on this machine name it. An empty address
+// stays empty.
+func reachable(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host = "localhost"
 	}
@@ -187,7 +145,7 @@ func (a addresses) describe(key servicebus.Key, stdout, stderr io.Writer) {
 	line("Administration, health", "http://", a.admin, "")
 	line("Sign-in", "https://", a.entra, "")
 	if a.entra != "" {
-		fmt.Fprintf(stderr, "%-24stenant %q, scope %s/.default\n", "", tenant, audience)
+		fmt.Fprintf(stderr, "%-24stenant %q, scope %s/.default\n", "", tenant, servicebus.Audience)
 	}
 	switch { // without UseDevelopmentEmulator, clients use TLS
 	case a.amqp != "":

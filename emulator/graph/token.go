@@ -239,12 +239,12 @@ func (s *Server) Verify(token, audience string) (clientID string, expires time.T
 	c, ok := s.readToken(token)
 	switch {
 	case !ok:
-		return "", time.Time{}, errors.New("the token's signature is not valid: this directory did not issue it")
+		return "", time.Time{}, errors.New("the token's signature is not valid: this directory did not issue it; sign in again here")
 	case strings.TrimRight(c.Audience, "/") != strings.TrimRight(audience, "/"):
 		return "", time.Time{}, fmt.Errorf("the token's audience is %q and must be %q: request the scope %s/.default",
 			c.Audience, audience, audience)
 	case s.revoked(c):
-		return "", time.Time{}, errors.New("the token has been revoked")
+		return "", time.Time{}, errors.New("the token has been revoked: sign in again")
 	}
 	return c.AppID, time.Unix(c.Expires, 0), nil
 }

@@ -125,7 +125,7 @@ func TestManagementRefusesTooManyDeferredMessagesAtOnce(t *testing.T) {
 
 func TestManagementSchedulesNothingWhereNobodyMaySend(t *testing.T) {
 	inQueue(t, QueueConfig{Status: SendDisabled}, func(t *testing.T, q *queue) {
-		ask := managementOf(q, nil, claim{send: true}, 1<<20)
+		ask := managementOf(q, nil, Grant{Send: true}, 1<<20)
 		answer := ask(request{
 			properties: amqp.Map{{Key: "operation", Value: "com.microsoft:schedule-message"}},
 			body:       amqp.Map{{Key: "messages", Value: []any{amqp.Map{{Key: "message", Value: amqp.AppendData(nil, []byte("x"))}}}}},

@@ -151,6 +151,8 @@ func TestConfigWithInvalidValuesIsRefused(t *testing.T) {
 		"a sub-queue": {Queues: []servicebus.QueueConfig{{Name: "q/$DeadLetterQueue"}}},
 		"twice":       {Queues: []servicebus.QueueConfig{{Name: "q"}, {Name: "Q"}}},
 		"negative":    {Queues: []servicebus.QueueConfig{{Name: "q", LockDuration: -1}}},
+		"small size":  {Queues: []servicebus.QueueConfig{{Name: "q"}}, MaxMessageSize: -1},
+		"large size":  {Queues: []servicebus.QueueConfig{{Name: "q"}}, MaxMessageSize: 100<<20 + 1},
 		"empty key":   {Queues: []servicebus.QueueConfig{{Name: "q"}}, Keys: []servicebus.Key{{Name: "k"}}},
 	} {
 		if _, err := servicebus.New(cfg); err == nil {

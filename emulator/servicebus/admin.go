@@ -81,7 +81,7 @@ func (a admin) authorize(r *http.Request, path string) error {
 	switch {
 	case problem != "":
 		return &adminError{http.StatusUnauthorized, problem}
-	case granted.manage:
+	case granted.Manage:
 		return nil
 	case r.Method == http.MethodGet && !strings.ContainsAny(path, "/$") && a.b.entity(path) == nil:
 		return nil
@@ -90,12 +90,12 @@ func (a admin) authorize(r *http.Request, path string) error {
 }
 
 // granted returns what the token of a header allows with a path, or a problem.
-func (a admin) granted(header, path string) (granted claim, problem string) {
+func (a admin) granted(header, path string) (granted Grant, problem string) {
 	if strings.HasPrefix(header, sasPrefix) || header == "" {
-		return a.b.verify(header, path)
+		return a.b.verifySignature(header, path)
 	}
 	// The Go client (azservicebus v1.11.0) leaves "Bearer" out, and the service takes that.
-	return a.b.verifyToken(strings.TrimPrefix(header, "Bearer "))
+	return a.b.verifyAccessToken(strings.TrimPrefix(header, "Bearer "))
 }
 
 // authorizeForwarding returns an error unless a token of the request allows to send to each entity
@@ -105,10 +105,10 @@ func (a admin) authorizeForwarding(r *http.Request, d *description) error {
 	for header, to := range map[string]string{
 		"ServiceBusSupplementaryAuthorization": d.ForwardTo, "ServiceBusDlqSupplementaryAuthorization": d.ForwardDeadLettersTo,
 	} {
-		target := entityKey(entityName(to))
+		target := entityKey(nodeOf(to))
 		own, _ := a.granted(r.Header.Get("Authorization"), target)
 		more, _ := a.granted(r.Header.Get(header), target)
-		if to != "" && !own.send && !more.send {
+		if to != "" && !own.Send && !more.Send {
 			return &adminError{http.StatusUnauthorized, fmt.Sprintf(
 				"To forward to '%s', the request needs a token with the Send claim for it, in the header %s.", shortName(to), header)}
 		}

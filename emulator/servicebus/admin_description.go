@@ -46,8 +46,8 @@ type description struct {
 	AuthorizationRules        []authorizationRule `xml:"AuthorizationRules>AuthorizationRule"`
 }
 
-// unusedSettings are settings that the administration API returns as they were written, and that
-// the broker does not act on.
+// unusedSettings are settings that the administration API returns as they were written. They have no
+// effect, except that EnablePartitioning multiplies the maximum size.
 type unusedSettings struct {
 	// ForwardTo and ForwardDeadLettersTo may be URLs. In a QueueConfig they are names.
 	ForwardTo, ForwardDeadLettersTo     string
@@ -82,7 +82,6 @@ const (
 	maxDuplicateWindow    = 7 * 24 * time.Hour
 	maxUserMetadata       = 1024 // characters
 	maxAuthorizationRules = 12
-	maxMessageSize        = 100 << 20 // bytes
 )
 
 // config returns cfg with the settings of the description. It fails for what the emulator cannot
@@ -133,7 +132,7 @@ func (d *description) config(cfg, current QueueConfig) (QueueConfig, error) {
 		unusedWindow = cmp.Or(cfg.DuplicateWindow, cfg.unused.DuplicateWindow)
 		cfg.DuplicateWindow = 0
 	case cfg.DuplicateWindow == 0:
-		cfg.DuplicateWindow = 10 * time.Minute
+		cfg.DuplicateWindow = defaultDuplicateWindow
 	}
 	if cfg.DefaultTTL == math.MaxInt64 {
 		cfg.DefaultTTL = 0
@@ -157,7 +156,7 @@ func (d *description) config(cfg, current QueueConfig) (QueueConfig, error) {
 	if d.EnablePartitioning != nil {
 		partitioned = *d.EnablePartitioning
 	}
-	cfg.ForwardTo, cfg.ForwardDeadLettersTo = entityName(d.ForwardTo), entityName(d.ForwardDeadLettersTo)
+	cfg.ForwardTo, cfg.ForwardDeadLettersTo = strings.Trim(nodeOf(d.ForwardTo), "/"), strings.Trim(nodeOf(d.ForwardDeadLettersTo), "/")
 	cfg.Status = Status(d.Status)
 	cfg.unused = unusedSettings{
 		ForwardTo: lowerHost(d.ForwardTo), ForwardDeadLettersTo: lowerHost(d.ForwardDeadLettersTo),
@@ -197,14 +196,6 @@ func (d *description) check() error {
 	return nil
 }
 
-// entityName returns the name of an entity that may be given as a URL.
-func entityName(address string) string {
-	if u, err := url.Parse(address); err == nil && u.Scheme != "" {
-		return strings.Trim(u.Path, "/")
-	}
-	return address
-}
-
 // lowerHost returns the address as the service answers with it: the scheme and host of a URL in
 // lower case.
 func lowerHost(address string) string {
@@ -214,12 +205,4 @@ func lowerHost(address string) string {
 	}
 	u.Host = strings.ToLower(u.Host)
 	return u.String()
-}
-
-// withDefaults returns the settings with the defaults of Service Bus for those that are 0.
-func (c QueueConfig) withDefaults() QueueConfig {
-	c.LockDuration = cmp.Or(c.LockDuration, time.Minute)
-	c.MaxDeliveryCount = cmp.Or(c.MaxDeliveryCount, 10)
-	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
-	return c
 }

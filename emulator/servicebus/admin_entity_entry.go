@@ -238,7 +238,7 @@ func (s snapshot) megabytes() int64 {
 }
 
 func (s snapshot) duplicateWindow() string {
-	return formatDuration(cmp.Or(s.cfg.DuplicateWindow, s.cfg.unused.DuplicateWindow, 10*time.Minute))
+	return formatDuration(cmp.Or(s.cfg.DuplicateWindow, s.cfg.unused.DuplicateWindow, defaultDuplicateWindow))
 }
 
 func (s snapshot) authorizationRules() []authorizationRuleEntry {

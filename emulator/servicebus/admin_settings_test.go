@@ -2,6 +2,7 @@ package servicebus_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"reflect"
 	"regexp"
@@ -162,6 +163,21 @@ func TestAdminRefusesSettingsThatTheServiceRefusesOrItCannotKeep(t *testing.T) {
 	if status, answer := d.send(http.MethodPut, "q", document("QueueDescription", ""), true); status != http.StatusOK ||
 		!strings.Contains(answer, "<LockDuration>PT1M<") || !strings.Contains(answer, "<MaxDeliveryCount>10<") {
 		t.Errorf("%d: %s", status, answer)
+	}
+}
+
+func TestAdminForwardsToNamesAndAddresses(t *testing.T) {
+	broker, d := newDocuments(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: "a:b"}, {Name: "c/d"}}})
+	for i, target := range []string{"a:b", "sb://some.where/a:b", "c/d", "Https://some.where/c%2Fd/"} {
+		name := fmt.Sprint("from", i)
+		d.want(http.StatusCreated, http.MethodPut, name, `<entry xmlns="`+nsAtom+`"><content><QueueDescription xmlns="`+nsConnect+
+			`"><ForwardTo>`+target+`</ForwardTo></QueueDescription></content></entry>`)
+		must(t, broker.Inject(name, data(1)))
+	}
+	for _, name := range []string{"a:b", "c/d"} {
+		if counts, err := broker.Counts(name); err != nil || counts.Active != 2 {
+			t.Errorf("%s got %d messages, want 2 (%v)", name, counts.Active, err)
+		}
 	}
 }
 

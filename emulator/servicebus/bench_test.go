@@ -87,7 +87,7 @@ func receiveComplete(b *testing.B, atOnce int) {
 // TestQueueMemoryPerMessage bounds the memory for a queued message of 400 bytes, with as many
 // messages as the sandbox must support.
 func TestQueueMemoryPerMessage(t *testing.T) {
-	const n = 200_000
+	const n = 20_000
 	broker, client, _ := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)

@@ -45,7 +45,10 @@ func New(cfg Config) (*Broker, error) {
 		cfg.Keys = []Key{DefaultKey}
 	}
 	if cfg.MaxMessageSize == 0 {
-		cfg.MaxMessageSize = 256 << 10
+		cfg.MaxMessageSize = standardMessageSize
+	}
+	if cfg.MaxMessageSize < 0 || cfg.MaxMessageSize > maxMessageSize {
+		return nil, fmt.Errorf("servicebus: MaxMessageSize is %d, and must be from 1 to %d bytes", cfg.MaxMessageSize, maxMessageSize)
 	}
 	b := &Broker{
 		keys: map[string]Key{}, queues: map[string]*queue{},

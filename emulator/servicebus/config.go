@@ -1,6 +1,7 @@
 package servicebus
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -30,7 +31,8 @@ type Config struct {
 	// token allows in the whole namespace, or why it is refused, which the client learns. It is
 	// called by several goroutines. If it is nil, access tokens are refused.
 	Authorize func(token string) (Grant, error)
-	// MaxMessageSize is in bytes. The default is 256 KiB, as on the Standard tier.
+	// MaxMessageSize is in bytes. The default is 256 KiB, as on the Standard tier, and the maximum is
+	// 100 MiB, as on Premium.
 	MaxMessageSize int
 	// Observe, if set, gets each change of a message's state. The calls for one queue are in order,
 	// and the queue is locked during a call: Observe must return quickly and must not call the
@@ -77,6 +79,18 @@ type QueueConfig struct {
 	unused unusedSettings
 }
 
+// defaultDuplicateWindow is Service Bus' for an entity that detects duplicates and does not say how
+// long.
+const defaultDuplicateWindow = 10 * time.Minute
+
+// withDefaults returns the settings with the defaults of Service Bus for those that are 0.
+func (c QueueConfig) withDefaults() QueueConfig {
+	c.LockDuration = cmp.Or(c.LockDuration, time.Minute)
+	c.MaxDeliveryCount = cmp.Or(c.MaxDeliveryCount, 10)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
+	return c
+}
+
 // TopicConfig declares a topic and its subscriptions. Zero values mean the defaults of Service Bus.
 // LockDuration, MaxDeliveryCount and DeadLetterOnExpiration matter in the subscriptions only.
 type TopicConfig struct {
@@ -114,7 +128,11 @@ type Key struct {
 	Listen, Send, Manage bool
 }
 
-// Grant is what an access token allows, and until when. Manage includes Listen and Send.
+// Audience is for whom access tokens must be issued, in every cloud. Config.Authorize checks it
+// (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-managed-service-identity).
+const Audience = "https://servicebus.azure.net"
+
+// Grant is what a token allows, and until when. Manage includes Listen and Send.
 type Grant struct {
 	Listen, Send, Manage bool
 	Until                time.Time
@@ -156,9 +174,12 @@ func SecureConnectionString(addr string, key Key) string {
 	return strings.TrimSuffix(ConnectionString(addr, key), "UseDevelopmentEmulator=true;")
 }
 
-// minMessageSize is the least that ParseMessageSize accepts, in bytes: the limit of the Standard tier
+// The limits of the tiers in bytes
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas).
-const minMessageSize = 256 << 10
+const (
+	standardMessageSize = 256 << 10 // Standard
+	maxMessageSize      = 100 << 20 // the largest that Premium can be set to
+)
 
 // ParseMessageSize reads a value for Config.MaxMessageSize: a number of bytes, or a number with one
 // of the units KB, KiB, MB and MiB, from 256KiB to 100MiB. As in the service's documents, a KB is
@@ -172,7 +193,7 @@ func ParseMessageSize(text string) (int, error) {
 	if err != nil || !known {
 		return 0, fmt.Errorf("%q is not a size like 256KiB or 100MiB", text)
 	}
-	if n > maxMessageSize || int(n)*unit < minMessageSize || int(n)*unit > maxMessageSize {
+	if n > maxMessageSize || int(n)*unit < standardMessageSize || int(n)*unit > maxMessageSize {
 		return 0, fmt.Errorf("%s is out of range: from 256KiB to 100MiB", text)
 	}
 	return int(n) * unit, nil

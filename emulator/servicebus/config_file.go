@@ -141,7 +141,7 @@ func (p entityProperties) config(name string) (QueueConfig, error) {
 	}
 	cfg.DefaultTTL = read("DefaultMessageTimeToLive", p.DefaultMessageTimeToLive)
 	if window := read("DuplicateDetectionHistoryTimeWindow", p.DuplicateDetectionHistoryTimeWindow); p.RequiresDuplicateDetection {
-		cfg.DuplicateWindow = cmp.Or(window, 10*time.Minute)
+		cfg.DuplicateWindow = cmp.Or(window, defaultDuplicateWindow)
 	}
 	if cfg.DefaultTTL == math.MaxInt64 {
 		cfg.DefaultTTL = 0

@@ -116,7 +116,7 @@ func FuzzConnection(f *testing.F) {
 		client, server := newPipe()
 		c := b.admit(server)
 		for _, path := range []string{"q", "q/$management", "q/$deadletterqueue", "s", "t"} {
-			c.claims[path] = claim{listen: true, send: true, until: time.Now().Add(time.Hour)}
+			c.claims[path] = Grant{Listen: true, Send: true, Until: time.Now().Add(time.Hour)}
 		}
 		go c.serve()
 		hello := append([]byte(nil), amqp.HeaderAMQP[:]...)
@@ -154,7 +154,7 @@ func FuzzConnection(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, q := range b.queues {
-			for _, part := range []*queue{q, q.dead, q.transfer} {
+			for _, part := range q.parts() {
 				checkBooks(t, part)
 				checkNobodyConnected(t, part)
 			}

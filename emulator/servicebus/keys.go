@@ -11,31 +11,31 @@ import (
 	"time"
 )
 
-// claim is what a token allows with an entity, and until when.
-type claim struct {
-	listen, send, manage bool
-	until                time.Time
+// grant returns what the key allows.
+func (k Key) grant(until time.Time) Grant {
+	return Grant{Listen: k.Listen, Send: k.Send, Manage: k.Manage, Until: until}.whole()
 }
 
-// claim returns what the key allows.
-func (k Key) claim(until time.Time) claim {
-	return claim{listen: k.Listen || k.Manage, send: k.Send || k.Manage, manage: k.Manage, until: until}
+// whole adds the rights that Manage includes.
+func (g Grant) whole() Grant {
+	g.Listen, g.Send = g.Listen || g.Manage, g.Send || g.Manage
+	return g
 }
 
-// verifyToken checks an access token, whose rights do not depend on the path. It returns what the
-// token allows, or a problem in the words of the service.
-func (b *Broker) verifyToken(token string) (granted claim, problem string) {
+// verifyAccessToken checks a token of Entra, whose rights do not depend on the path. It returns what
+// the token allows, or a problem in the words of the service.
+func (b *Broker) verifyAccessToken(token string) (granted Grant, problem string) {
 	if b.authorize == nil {
-		return claim{}, "InvalidToken: This emulator runs without the sign-in of Entra: use a shared access key."
+		return Grant{}, "InvalidToken: This emulator runs without the sign-in of Entra: use a shared access key."
 	}
 	grant, err := b.authorize(token)
 	switch {
 	case err != nil:
-		return claim{}, "InvalidToken: " + err.Error()
+		return Grant{}, "InvalidToken: " + err.Error()
 	case !time.Now().Before(grant.Until):
-		return claim{}, expiredToken(grant.Until)
+		return Grant{}, expiredToken(grant.Until)
 	}
-	return Key{Listen: grant.Listen, Send: grant.Send, Manage: grant.Manage}.claim(grant.Until), ""
+	return grant.whole(), ""
 }
 
 func expiredToken(at time.Time) string {
@@ -45,14 +45,14 @@ func expiredToken(at time.Time) string {
 // sasPrefix begins every shared access signature.
 const sasPrefix = "SharedAccessSignature "
 
-// verify checks a SAS token for a path
+// verifySignature checks a shared access signature for a path
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-sas). It returns what the
 // token allows, or a problem in the words of the service. The signature covers the resource in the
 // escaped form of the token.
-func (b *Broker) verify(token, path string) (granted claim, problem string) {
+func (b *Broker) verifySignature(token, path string) (granted Grant, problem string) {
 	rest, ok := strings.CutPrefix(token, sasPrefix)
 	if !ok {
-		return claim{}, "InvalidSignature: not a SharedAccessSignature."
+		return Grant{}, "InvalidSignature: not a SharedAccessSignature."
 	}
 	fields := map[string]string{}
 	for field := range strings.SplitSeq(rest, "&") {
@@ -63,22 +63,22 @@ func (b *Broker) verify(token, path string) (granted claim, problem string) {
 	signature, _ := url.QueryUnescape(fields["sig"])
 	key, ok := b.keys[keyName]
 	if !ok {
-		return claim{}, "InvalidSignature: The token has an invalid signature."
+		return Grant{}, "InvalidSignature: The token has an invalid signature."
 	}
 	mac := hmac.New(sha256.New, []byte(key.Value))
 	mac.Write([]byte(fields["sr"] + "\n" + fields["se"]))
 	if !hmac.Equal([]byte(signature), []byte(base64.StdEncoding.EncodeToString(mac.Sum(nil)))) {
-		return claim{}, "InvalidSignature: The token has an invalid signature."
+		return Grant{}, "InvalidSignature: The token has an invalid signature."
 	}
 	if problem := checkAudience(fields["sr"], path); problem != "" {
-		return claim{}, problem
+		return Grant{}, problem
 	}
 	seconds, err := strconv.ParseInt(fields["se"], 10, 64)
 	until := time.Unix(seconds, 0)
 	if err != nil || !time.Now().Before(until) {
-		return claim{}, expiredToken(until)
+		return Grant{}, expiredToken(until)
 	}
-	return key.claim(until), ""
+	return key.grant(until), ""
 }
 
 // checkAudience returns why a token for the escaped resource does not cover the path, or "" if it
@@ -88,11 +88,7 @@ func checkAudience(escaped, path string) (problem string) {
 	if !strings.Contains(resource, "://") {
 		resource = "sb://" + resource // some clients name only the host
 	}
-	scope, err := url.Parse(resource)
-	if err != nil {
-		return "InvalidAudience: The token's resource is not a URL."
-	}
-	covered := entityKey(scope.Path)
+	covered := entityKey(nodeOf(resource))
 	if covered != "" && path != covered && !strings.HasPrefix(path, covered+"/") {
 		return "InvalidAudience: The token is for another entity."
 	}

@@ -1,7 +1,6 @@
 package servicebus_test
 
 import (
-	"fmt"
 	"runtime"
 	"testing"
 
@@ -10,45 +9,6 @@ import (
 )
 
 // What concerns only a link or a session must end only that.
-
-// sender attaches a sender and waits for its credit.
-func (r *raw) sender(channel uint16, handle uint32, address string) {
-	r.t.Helper()
-	r.put(channel, &amqp.Attach{
-		Name: fmt.Sprint("out-", handle), Handle: handle, Role: amqp.RoleSender, Source: &amqp.Source{},
-		Target: &amqp.Target{Address: address},
-	})
-	wait[*amqp.Flow](r)
-}
-
-// receiver attaches a receiver and returns the broker's answer.
-func (r *raw) receiver(channel uint16, handle uint32, source *amqp.Source) *amqp.Attach {
-	r.t.Helper()
-	r.put(channel, &amqp.Attach{
-		Name: fmt.Sprint("in-", handle), Handle: handle, Role: amqp.RoleReceiver, Source: source,
-		Target: &amqp.Target{Address: fmt.Sprint("to-", handle)},
-	})
-	return wait[*amqp.Attach](r)
-}
-
-// credit grants credit in a window of 5,000 frames.
-func (r *raw) credit(channel uint16, handle, n uint32) {
-	r.t.Helper()
-	r.put(channel, &amqp.Flow{
-		NextIncomingID: new(uint32), IncomingWindow: 5000, OutgoingWindow: 5000, Handle: &handle, DeliveryCount: new(uint32),
-		LinkCredit: &n,
-	})
-}
-
-// send sends a message in one frame and returns the state with which the broker settles it.
-func (r *raw) send(channel uint16, handle, id uint32, message []byte) amqp.DeliveryState {
-	r.t.Helper()
-	r.put(channel, &amqp.Transfer{Handle: handle, DeliveryID: &id, DeliveryTag: []byte{1}, MessageFormat: new(uint32)}, message)
-	return wait[*amqp.Disposition](r).State
-}
-
-// data is a message with a body of n bytes.
-func data(n int) []byte { return amqp.AppendData(nil, make([]byte, n)) }
 
 func TestLinkErrorsEndOnlyTheLink(t *testing.T) {
 	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}, MaxMessageSize: 100_000})

@@ -254,9 +254,9 @@ func (m *message) setTTL(d time.Duration) {
 func setProperty(p *amqp.Properties, c rule.Change) bool {
 	text, _ := c.Value.(string)
 	var id any
-	var optional *string
+	var textOrNone *string
 	if !c.Removed {
-		id, optional = text, &text
+		id, textOrNone = text, &text
 	}
 	switch c.Name {
 	case "messageid":
@@ -272,9 +272,9 @@ func setProperty(p *amqp.Properties, c rule.Change) bool {
 	case "contenttype":
 		p.ContentType = amqp.Symbol(text)
 	case "sessionid":
-		p.GroupID = optional
+		p.GroupID = textOrNone
 	case "replytosessionid":
-		p.ReplyToGroupID = optional
+		p.ReplyToGroupID = textOrNone
 	default:
 		return false
 	}

@@ -39,9 +39,6 @@ var (
 func (q *queue) checkUse(sending bool) *amqp.Error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	notAllowed := func(description string) *amqp.Error {
-		return &amqp.Error{Condition: "amqp:not-allowed", Description: description}
-	}
 	switch {
 	case q.closed:
 		return errGone
@@ -64,14 +61,13 @@ func (q *queue) config() QueueConfig {
 	return q.cfg
 }
 
-// messageLimit returns the maximum size of a message in bytes. standard is that of the broker. The
-// queue may be nil.
+// messageLimit returns the maximum size of a message in bytes. standard is that of the broker.
 func (q *queue) messageLimit(standard int) int {
-	if q == nil {
-		return standard
-	}
 	return cmp.Or(q.config().MaxMessageSize, standard)
 }
+
+// parts are what an entity consists of.
+func (q *queue) parts() []*queue { return []*queue{q, q.dead, q.transfer} }
 
 // setConfig changes the settings. The dead-letter queues have the same lock duration.
 func (q *queue) setConfig(cfg QueueConfig) {

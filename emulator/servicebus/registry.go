@@ -291,7 +291,7 @@ func (b *Broker) drop(q *queue) {
 
 func (b *Broker) detachLater(q *queue) {
 	time.AfterFunc(detachAfter, func() {
-		for _, part := range []*queue{q, q.dead, q.transfer} {
+		for _, part := range q.parts() {
 			part.detachAll()
 		}
 	})

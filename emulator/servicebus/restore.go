@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -50,7 +49,7 @@ func (r *restored) addTo(cfg Config) Config {
 	for _, e := range r.entities {
 		topic := topicOf(e.Config.Name)
 		at, ok := topics[entityKey(topic)]
-		if e.Kind != subscriptionQueue || !ok {
+		if e.Kind != subscriptionQueue || topic == "" || !ok { // restore finds what is damaged
 			continue
 		}
 		settings := e.Config
@@ -91,8 +90,15 @@ func (b *Broker) restore(r *restored) error {
 		}
 		q.created, q.updated = e.Created, e.Updated
 		for _, one := range e.Rules {
-			if one.Entry != "" && b.ruleDocument(http.MethodPut, q, one.Name, one.Entry) == "" {
-				return fmt.Errorf("restore the rule %q of %q: this version does not read it", one.Name, q.name)
+			restored, err := one.rule()
+			if err == nil && q.rules == nil {
+				err = errors.New("only subscriptions have rules")
+			}
+			if err == nil {
+				_, err = q.rules.add(restored)
+			}
+			if err != nil {
+				return fmt.Errorf("restore the rule %q of %q: %w", one.Name, q.name, err)
 			}
 		}
 		for i, part := range q.parts() {
@@ -112,6 +118,30 @@ func (b *Broker) restore(r *restored) error {
 	return nil
 }
 
+// rule returns the rule that saveRule got.
+func (s savedRule) rule() (one rule.Rule, err error) {
+	one = rule.Rule{Name: s.Name, Created: s.Created}
+	if err := checkName(ruleName, s.Name); err != nil {
+		return one, err
+	}
+	switch s.Filter {
+	case savedTrue:
+		one.Filter = rule.True{}
+	case savedFalse:
+		one.Filter = rule.False{}
+	case savedSQL:
+		one.Filter, err = rule.NewSQL(s.SQL, s.Values)
+	case savedCorrelation:
+		one.Filter, err = rule.NewCorrelation(s.System, s.Values)
+	default:
+		err = fmt.Errorf("this version does not know the filter %q", s.Filter)
+	}
+	if err == nil && s.Action != "" {
+		one.Action, err = rule.NewAction(s.Action, s.ActionValues)
+	}
+	return one, err
+}
+
 // restoreMessages reads the messages of a queue, and leaves them in the states that they had.
 func (q *queue) restoreMessages(saved savedPart, decoder *gob.Decoder) error {
 	q.mu.Lock()
@@ -126,8 +156,8 @@ func (q *queue) restoreMessages(saved savedPart, decoder *gob.Decoder) error {
 			return errors.New("a message is damaged")
 		}
 		m := &message{
-			seq: s.Seq, enqueued: s.Enqueued, expires: s.Expires, visible: s.Visible, failures: s.Failures, state: s.State,
-			wasDeferred: s.WasDeferred, durable: s.Durable, firstAcquirer: s.FirstAcquirer,
+			seq: s.Seq, enqueued: s.Enqueued, expires: s.Expires, visible: s.Visible, failures: s.Failures, deferrals: s.Deferrals,
+			state: s.State, wasDeferred: s.WasDeferred, durable: s.Durable, firstAcquirer: s.FirstAcquirer,
 			annotations: s.Annotations, annotationCount: s.AnnotationN,
 			deliveryAnnotations: s.Delivery, deliveryAnnotationCount: s.DeliveryN,
 			properties: s.Properties, appProperties: s.AppProperties, bodyAndFooter: s.Body, bodyLength: s.BodyLength,

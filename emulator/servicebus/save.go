@@ -4,14 +4,13 @@ import (
 	"bufio"
 	"cmp"
 	"encoding/gob"
-	"encoding/xml"
 	"fmt"
 	"hash/fnv"
 	"io"
-	"net/http"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/servicebus/rule"
 )
 
 // What Save writes: a gob stream of a savedNamespace, then of the messages of each entity in the
@@ -22,6 +21,22 @@ const (
 	savedFormat = "session-revoker-emulator 1"
 	savedEnd    = "end"
 )
+
+// savedFilter is the kind of a filter in a savedRule.
+type savedFilter string
+
+const (
+	savedTrue        savedFilter = ""
+	savedFalse       savedFilter = "false"
+	savedSQL         savedFilter = "sql"
+	savedCorrelation savedFilter = "correlation"
+)
+
+func init() { // the values in rules that gob does not know
+	gob.Register(rule.GUID{})
+	gob.Register(time.Time{})
+	gob.Register(time.Duration(0))
+}
 
 type (
 	savedNamespace struct {
@@ -43,7 +58,14 @@ type (
 		Messages int
 	}
 	savedRule struct {
-		Name, Entry string // the entry of the administration API
+		Name         string
+		Created      time.Time
+		Filter       savedFilter
+		SQL          string            // of an SQL filter
+		System       map[string]string // of a correlation filter
+		Values       map[string]any    // parameters of SQL, or properties of a correlation filter
+		Action       string            // "" for none
+		ActionValues map[string]any
 	}
 	savedSession struct {
 		ID      string
@@ -57,7 +79,7 @@ type (
 	savedMessage struct {
 		Seq                        int64
 		Enqueued, Expires, Visible int64
-		Failures                   uint32
+		Failures, Deferrals        uint32
 		State                      state
 		WasDeferred                bool
 		Durable, FirstAcquirer     bool
@@ -73,9 +95,6 @@ type (
 	}
 )
 
-// parts are what an entity consists of.
-func (q *queue) parts() []*queue { return []*queue{q, q.dead, q.transfer} }
-
 // Save writes all entities, rules, messages and states of sessions, and the message ids that
 // duplicate detection remembers, for Config.Saved of a later broker. It holds the lock of one queue
 // at a time, and only while it looks at the queue. So if the broker is in use, a message that is
@@ -87,7 +106,7 @@ func (b *Broker) Save(w io.Writer) error {
 	namespace := savedNamespace{Format: savedFormat}
 	var messages [][]savedMessage // of each part
 	for _, q := range b.sorted() {
-		e := b.saveEntity(q)
+		e := q.saveEntity()
 		for _, part := range q.parts() {
 			lastSeq, list := part.saveMessages()
 			e.Parts = append(e.Parts, savedPart{lastSeq, len(list)})
@@ -115,10 +134,11 @@ func (b *Broker) Save(w io.Writer) error {
 func (b *Broker) Revision() uint64 {
 	sum := fnv.New64a()
 	for _, q := range b.sorted() {
-		e := b.saveEntity(q)
-		fmt.Fprintf(sum, "%s %d %d\n", q.name, e.Created.UnixNano(), e.Updated.UnixNano())
-		for _, r := range e.Rules {
-			fmt.Fprintf(sum, "%s %s\n", r.Name, r.Entry)
+		q.mu.Lock()
+		fmt.Fprintln(sum, q.name, q.created.UnixNano(), q.updated.UnixNano())
+		q.mu.Unlock()
+		if q.rules != nil {
+			fmt.Fprintln(sum, q.rules.revision())
 		}
 		for _, part := range q.parts() {
 			part.mu.Lock()
@@ -137,7 +157,7 @@ func (b *Broker) sorted() []*queue {
 }
 
 // saveEntity returns everything of an entity but its messages.
-func (b *Broker) saveEntity(q *queue) savedEntity {
+func (q *queue) saveEntity() savedEntity {
 	q.mu.Lock()
 	e := savedEntity{Kind: q.kind, Config: q.cfg, Unused: q.cfg.unused, Created: q.created, Updated: q.updated}
 	for id, s := range q.sessions.byID {
@@ -151,28 +171,30 @@ func (b *Broker) saveEntity(q *queue) savedEntity {
 	q.mu.Unlock()
 	if q.rules != nil {
 		for _, one := range q.rules.all() {
-			e.Rules = append(e.Rules, savedRule{one.Name, b.ruleDocument(http.MethodGet, q, one.Name, "")})
+			e.Rules = append(e.Rules, saveRule(one))
 		}
 	}
 	return e
 }
 
-// ruleDocument reads a rule as the administration API shows it, or creates it from that if method
-// is PUT. It returns "" for a rule that was just deleted.
-func (b *Broker) ruleDocument(method string, q *queue, name, entry string) string {
-	r, err := http.NewRequest(method, "https://localhost/", strings.NewReader(entry))
-	if err != nil {
-		return ""
+// saveRule returns a rule in a form that gob can write.
+func saveRule(one rule.Rule) savedRule {
+	s := savedRule{Name: one.Name, Created: one.Created}
+	switch f := one.Filter.(type) {
+	case rule.SQL:
+		s.Filter, s.SQL, s.Values = savedSQL, f.String(), f.Parameters()
+	case rule.Correlation:
+		s.Filter, s.System, s.Values = savedCorrelation, map[string]string{}, f.User()
+		for _, n := range correlationNames {
+			s.System[n.name] = f.Property(n.name)
+		}
+	case rule.False:
+		s.Filter = savedFalse
 	}
-	_, answer, err := admin{b}.serveRules(r, q, name)
-	if err != nil {
-		return ""
+	if one.Action != nil {
+		s.Action, s.ActionValues = one.Action.String(), one.Action.Parameters()
 	}
-	text, err := xml.Marshal(answer)
-	if err != nil {
-		return ""
-	}
-	return string(text)
+	return s
 }
 
 // saveMessages returns the messages of a queue in their order. The bytes belong to the messages,
@@ -182,8 +204,8 @@ func (q *queue) saveMessages() (lastSeq int64, list []savedMessage) {
 	defer q.mu.Unlock()
 	for _, m := range q.messages.from(0, len(q.messages.bySeq)) {
 		s := savedMessage{
-			Seq: m.seq, Enqueued: m.enqueued, Expires: m.expires, Visible: m.visible, Failures: m.failures, State: m.state,
-			WasDeferred: m.wasDeferred, Durable: m.durable, FirstAcquirer: m.firstAcquirer, Priority: -1, TTL: -1,
+			Seq: m.seq, Enqueued: m.enqueued, Expires: m.expires, Visible: m.visible, Failures: m.failures, Deferrals: m.deferrals,
+			State: m.state, WasDeferred: m.wasDeferred, Durable: m.durable, FirstAcquirer: m.firstAcquirer, Priority: -1, TTL: -1,
 			Annotations: m.annotations, AnnotationN: m.annotationCount,
 			Delivery: m.deliveryAnnotations, DeliveryN: m.deliveryAnnotationCount,
 			Properties: m.properties, AppProperties: m.appProperties, Body: m.bodyAndFooter, BodyLength: m.bodyLength,

@@ -3,6 +3,9 @@ package servicebus_test
 import (
 	"bytes"
 	"context"
+	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -117,8 +120,9 @@ func TestSavedBrokerGoesOnWhereItStopped(t *testing.T) {
 			}
 			must(t, receiver.AbandonMessage(ctx, m, nil))
 		}
-		if got, err := receiver.ReceiveDeferredMessages(ctx, []int64{deferred}, nil); err != nil || bodies(got) != "[deferred]" {
-			t.Errorf("deferred: %s, %v", bodies(got), err)
+		if got, err := receiver.ReceiveDeferredMessages(ctx, []int64{deferred}, nil); err != nil || bodies(got) != "[deferred]" ||
+			got[0].DeliveryCount != 2 {
+			t.Errorf("deferred: %s, %+v, %v", bodies(got), got, err)
 		}
 		dead, err := client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
 		must(t, err)
@@ -168,8 +172,39 @@ func TestSavedBrokerGoesOnWhereItStopped(t *testing.T) {
 	})
 }
 
+func TestSavedRulesAreShownAsBefore(t *testing.T) {
+	broker, d := newDocuments(t, oneTopic(servicebus.SubscriptionConfig{QueueConfig: servicebus.QueueConfig{Name: "s"}}))
+	const rules = "t/Subscriptions/s/Rules"
+	revision := broker.Revision()
+	for name, inner := range map[string]string{
+		"sql": `<Filter i:type="SqlFilter"><SqlExpression>a = '&lt;1'</SqlExpression></Filter>` +
+			`<Action i:type="SqlRuleAction"><SqlExpression>SET b = 2</SqlExpression></Action>`,
+		"correlation": `<Filter i:type="CorrelationFilter"><Label>x</Label></Filter>`,
+		"none":        `<Filter i:type="FalseFilter"/>`,
+	} {
+		d.want(http.StatusCreated, http.MethodPut, rules+"/"+name, ruleDocument(inner))
+	}
+	if broker.Revision() == revision {
+		t.Error("the revision does not change with a rule")
+	}
+	_, before := d.send(http.MethodGet, rules, "", false)
+	var file bytes.Buffer
+	must(t, broker.Save(&file))
+	_, restored := newDocuments(t, servicebus.Config{Saved: &file})
+	_, after := restored.send(http.MethodGet, rules, "", false)
+	parts := regexp.MustCompile(`(?s)<content.*?</content>`)
+	want := parts.FindAllString(before, -1)
+	if got := parts.FindAllString(after, -1); len(want) != 4 || !slices.Equal(got, want) {
+		t.Errorf("the rules after a restart are\n%q\nand were\n%q", got, want)
+	}
+}
+
 func TestSavedBrokerWithADamagedFileIsRefused(t *testing.T) {
-	broker, err := servicebus.New(servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	filter, err := rule.NewSQL("a = @a", map[string]any{"@a": rule.GUID{1}})
+	must(t, err)
+	cfg := oneTopic(withRules("s", rule.Rule{Name: "r", Filter: filter, Action: act(t, "SET b = 1")}))
+	cfg.Queues = []servicebus.QueueConfig{{Name: queue}}
+	broker, err := servicebus.New(cfg)
 	must(t, err)
 	defer broker.Close()
 	for range 3 {
@@ -184,13 +219,36 @@ func TestSavedBrokerWithADamagedFileIsRefused(t *testing.T) {
 			t.Fatalf("%d of %d bytes are enough", n, len(whole))
 		}
 	}
-	for i := 0; i < len(whole); i += 7 { // changed anywhere: an error or a broker, and never a panic
+	for i := range whole { // changed anywhere: an error or a broker, and never a panic
 		changed := bytes.Clone(whole)
-		changed[i] ^= 0xff
+		changed[i] ^= []byte{0xff, 1, 0x80}[i%3]
 		if other, err := servicebus.New(servicebus.Config{Saved: bytes.NewReader(changed)}); err == nil {
 			_ = other.Close()
 		}
 	}
+}
+
+func TestSavedRulesSelectTheSameMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		filter, err := rule.NewSQL("a = @a AND b = @b", map[string]any{"@a": float32(0.1), "@b": "\x01"})
+		must(t, err)
+		cfg := oneTopic(servicebus.SubscriptionConfig{
+			QueueConfig: servicebus.QueueConfig{Name: "s"}, Rules: []rule.Rule{{Name: "r", Filter: filter}},
+		})
+		broker, err := servicebus.New(cfg)
+		must(t, err)
+		_, client := restarted(t, broker, newClient(t, broker), servicebus.Config{})
+		sender, err := client.NewSender("t", nil)
+		must(t, err)
+		must(t, sender.SendMessage(ctx, &azservicebus.Message{ApplicationProperties: map[string]any{"a": float32(0.1), "b": "\x01"}}, nil))
+		receiver, err := client.NewReceiverForSubscription("t", "s", nil)
+		must(t, err)
+		within, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if got, err := receiver.ReceiveMessages(within, 1, nil); err != nil || len(got) != 1 {
+			t.Errorf("%d messages, %v", len(got), err)
+		}
+	})
 }
 
 func TestSavedRevisionChangesWithTheContent(t *testing.T) {

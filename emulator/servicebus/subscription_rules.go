@@ -17,8 +17,9 @@ const maxRules = 1000
 // rules are a subscription's. A subscription without rules gets no messages. It is safe for
 // concurrent use.
 type rules struct {
-	mu   sync.Mutex
-	list []rule.Rule // the slice is replaced, never changed
+	mu      sync.Mutex
+	changes uint64      // counts what Save would notice, and attempts that failed
+	list    []rule.Rule // the slice is replaced, never changed
 }
 
 // newRules returns the rules, or for nil the rule $Default, which matches every message. The error
@@ -48,11 +49,14 @@ var (
 	errManyRules  = fmt.Errorf("more than %d rules", maxRules)
 )
 
-// add returns the rule with its time of creation. The error is errRuleExists or errManyRules.
+// add returns the rule with its time of creation, which is now unless the rule has one. The error is errRuleExists or errManyRules.
 func (r *rules) add(one rule.Rule) (rule.Rule, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	one.Created = time.Now()
+	r.changes++
+	if one.Created.IsZero() {
+		one.Created = time.Now()
+	}
 	switch {
 	case r.find(one.Name) >= 0:
 		return one, errRuleExists
@@ -67,6 +71,7 @@ func (r *rules) add(one rule.Rule) (rule.Rule, error) {
 func (r *rules) replace(one rule.Rule) (rule.Rule, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.changes++
 	i := r.find(one.Name)
 	if i < 0 {
 		return one, errNoRule
@@ -81,6 +86,7 @@ func (r *rules) replace(one rule.Rule) (rule.Rule, error) {
 func (r *rules) remove(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.changes++
 	i := r.find(name)
 	if i < 0 {
 		return errNoRule
@@ -106,6 +112,13 @@ func (r *rules) byName() []rule.Rule {
 	return slices.SortedFunc(slices.Values(r.all()), func(a, b rule.Rule) int {
 		return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
 	})
+}
+
+// revision returns a number that is another one after a change.
+func (r *rules) revision() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changes
 }
 
 // count returns how many of the rules have a correlation filter, and how many another one.

@@ -25,7 +25,7 @@ func TestQueueForgetsRemovedMessages(t *testing.T) {
 		var received []amqp.UUID
 		o.send = func(m *message) bool { received = append(received, m.token); return true }
 		q.subscribe(o)
-		for i := range 100_000 {
+		for i := range 30_000 {
 			m, err := parseMessage(encoded(t), time.Now())
 			if err != nil {
 				t.Fatal(err)

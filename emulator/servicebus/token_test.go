@@ -22,8 +22,6 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
 
-const audience = "https://servicebus.azure.net"
-
 // signedIn is a broker that accepts the tokens of a directory. The app "receiver" may only listen.
 type signedIn struct {
 	secured
@@ -42,7 +40,7 @@ func withEntra(t *testing.T) signedIn {
 	s.secured = overTLS(t, servicebus.Config{
 		Queues: []servicebus.QueueConfig{{Name: queue}},
 		Authorize: func(token string) (servicebus.Grant, error) {
-			id, until, err := directory.Verify(token, audience)
+			id, until, err := directory.Verify(token, servicebus.Audience)
 			return servicebus.Grant{Listen: true, Send: id == "owner", Manage: id == "owner", Until: until}, err
 		},
 	})
@@ -116,9 +114,8 @@ func (s signedIn) tokenFor(t *testing.T, scope string) string {
 
 func TestTokensThatNobodyIssuedAreRefused(t *testing.T) {
 	s := withEntra(t)
-	good := s.tokenFor(t, audience+"/.default")
+	good := s.tokenFor(t, servicebus.Audience+"/.default")
 	head, signature := good[:strings.LastIndexByte(good, '.')], good[strings.LastIndexByte(good, '.'):]
-	revoked := good
 	for name, token := range map[string]string{
 		"made up":          "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.eyJhdWQiOiJodHRwczovL3NlcnZpY2VidXMuYXp1cmUubmV0In0.",
 		"no JWT":           "hello",
@@ -139,7 +136,7 @@ func TestTokensThatNobodyIssuedAreRefused(t *testing.T) {
 		}
 	}
 	s.directory.RevokeTokens()
-	for _, client := range s.clientsOf(t, fixed(revoked)) {
+	for _, client := range s.clientsOf(t, fixed(good)) {
 		sender, err := client.NewSender(queue, nil)
 		must(t, err)
 		wantCode(t, sender.SendMessage(ctx, &azservicebus.Message{}, nil), azservicebus.CodeUnauthorizedAccess)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/emulator/certificate"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
 // secured is a broker that serves TLS: AMQP on one port, and WebSocket with the administration API
@@ -134,19 +135,24 @@ func (s secured) dialRaw(t *testing.T) *websocket.Conn {
 	return socket
 }
 
-func TestWebSocketMessagesMaySplitFramesAnywhere(t *testing.T) {
+func TestWebSocketMessagesMaySplitAndJoinFrames(t *testing.T) {
 	s := overTLS(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	socket := s.dialRaw(t)
-	// The protocol header byte by byte, then a second header and an open frame in one message.
-	sasl := []byte{'A', 'M', 'Q', 'P', 3, 1, 0, 0}
-	for _, b := range sasl {
+	r := newRaw(t, websocket.NetConn(ctx, socket, websocket.MessageBinary))
+	for _, b := range amqp.HeaderSASL { // a message for each byte
 		must(t, socket.Write(ctx, websocket.MessageBinary, []byte{b}))
 	}
-	conn := websocket.NetConn(ctx, socket, websocket.MessageBinary)
-	got := make([]byte, 8)
-	if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, sasl) {
-		t.Errorf("the broker answers %q, %v", got, err)
-	}
+	r.header(amqp.HeaderSASL)
+	wait[*amqp.SASLMechanisms](r)
+	all, err := amqp.AppendFrame(nil, amqp.TypeSASL, 0, &amqp.SASLInit{Mechanism: "ANONYMOUS"})
+	must(t, err)
+	all = append(all, amqp.HeaderAMQP[:]...)
+	all, err = amqp.AppendFrame(all, amqp.TypeAMQP, 0, &amqp.Open{ContainerID: "raw"})
+	must(t, err)
+	must(t, socket.Write(ctx, websocket.MessageBinary, all)) // one message for three things
+	wait[*amqp.SASLOutcome](r)
+	r.header(amqp.HeaderAMQP)
+	wait[*amqp.Open](r)
 }
 
 func TestWebSocketOfAnIdlePeerEndsWithTheBroker(t *testing.T) {

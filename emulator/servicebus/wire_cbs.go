@@ -8,19 +8,19 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
 
-// maxClaims is how many tokens a connection may have.
+// maxClaims is how many tokens a connection remembers.
 const maxClaims = 1024
 
 // claimFor returns what a token for the address, or for a path that contains it, allows, and the
 // path that the token is for. The whole namespace contains every path.
-func (c *conn) claimFor(address string) (granted claim, path string) {
+func (c *conn) claimFor(address string) (granted Grant, path string) {
 	now := time.Now()
 	for path = address; ; {
-		if granted, ok := c.claims[path]; ok && now.Before(granted.until) {
+		if granted, ok := c.claims[path]; ok && now.Before(granted.Until) {
 			return granted, path
 		}
 		if path == "" {
-			return claim{}, ""
+			return Grant{}, ""
 		}
 		path = path[:max(strings.LastIndexByte(path, '/'), 0)]
 	}
@@ -40,13 +40,13 @@ func (c *conn) putToken(r request) response {
 		return refuse(404, notFound(r.text("name")))
 	}
 	token, _ := r.body.(string)
-	var granted claim
+	var granted Grant
 	var problem string
 	switch kind := r.text("type"); kind {
 	case "servicebus.windows.net:sastoken":
-		granted, problem = c.b.verify(token, path)
+		granted, problem = c.b.verifySignature(token, path)
 	case "jwt":
-		granted, problem = c.b.verifyToken(token)
+		granted, problem = c.b.verifyAccessToken(token)
 	default:
 		problem = fmt.Sprintf("InvalidToken: The type %q is neither servicebus.windows.net:sastoken nor jwt.", kind)
 	}
@@ -61,7 +61,7 @@ func (c *conn) putToken(r request) response {
 	}
 	c.claims[path] = granted
 	c.signed()
-	c.expireAt(path, granted.until)
+	c.expireAt(path, granted.Until)
 	return response{status: 202, description: "Accepted", dashed: true}
 }
 

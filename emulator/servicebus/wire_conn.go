@@ -59,7 +59,7 @@ type conn struct {
 	frames *amqp.FrameReader
 
 	sessions map[uint16]*session    // by channel
-	claims   map[string]claim       // by entityKey; "" is the whole namespace
+	claims   map[string]Grant       // of tokens, by entityKey; "" is the whole namespace
 	expiries map[string]*time.Timer // of claims
 	partial  int64                  // bytes of messages that have not arrived completely
 	began    time.Time
@@ -77,7 +77,7 @@ type conn struct {
 
 func newConn(b *Broker, nc net.Conn) *conn {
 	return &conn{
-		b: b, nc: nc, frames: amqp.NewFrameReader(nc, maxFrameSize), sessions: map[uint16]*session{}, claims: map[string]claim{},
+		b: b, nc: nc, frames: amqp.NewFrameReader(nc, maxFrameSize), sessions: map[uint16]*session{}, claims: map[string]Grant{},
 		expiries: map[string]*time.Timer{}, maxFrame: minFrameSize, keepAlive: defaultKeepAlive, wake: make(chan struct{}, 1),
 		began: time.Now(),
 	}

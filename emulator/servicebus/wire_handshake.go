@@ -19,7 +19,7 @@ var mechanisms = []amqp.Symbol{"MSSBCBS", "PLAIN", "ANONYMOUS"}
 // errSignIn means that the client has its sasl-outcome, and gets no more frames.
 var errSignIn = errors.New("the client could not sign in")
 
-// noEnd is the end of a claim that lasts as long as its connection.
+// noEnd is the end of a grant that lasts as long as its connection.
 var noEnd = time.Unix(1<<40, 0)
 
 // handshake is SASL, if the client wants it, and then open. With the mechanisms ANONYMOUS and
@@ -85,7 +85,7 @@ func (c *conn) handshakeSASL() (next [8]byte, err error) {
 }
 
 // signIn reports whether the client may go on. After PLAIN with the name and the value of a key it
-// needs no token: the key's claims hold for every entity.
+// needs no token: what the key allows holds for every entity.
 func (c *conn) signIn(init *amqp.SASLInit) bool {
 	switch init.Mechanism {
 	case "ANONYMOUS", "MSSBCBS":
@@ -99,7 +99,7 @@ func (c *conn) signIn(init *amqp.SASLInit) bool {
 		if subtle.ConstantTimeCompare(parts[2], []byte(key.Value)) != 1 || !known {
 			return false
 		}
-		c.claims[""] = key.claim(noEnd)
+		c.claims[""] = key.grant(noEnd)
 		c.signed()
 		return true
 	}

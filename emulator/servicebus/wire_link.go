@@ -157,15 +157,15 @@ func (l *link) connect(p *amqp.Attach) *amqp.Error {
 	l.grantedBy = grantedBy
 	switch {
 	case isManagement:
-		if !granted.listen && !granted.send {
+		if !granted.Listen && !granted.Send {
 			return unauthorized("Listen")
 		}
 		l.node, l.answer = q, managementOf(q, c, granted, l.maxMessage)
 		l.maxMessage += requestOverhead
 		return nil
-	case p.Role == amqp.RoleSender && !granted.send:
+	case p.Role == amqp.RoleSender && !granted.Send:
 		return unauthorized("Send")
-	case p.Role == amqp.RoleReceiver && !granted.listen:
+	case p.Role == amqp.RoleReceiver && !granted.Listen:
 		return unauthorized("Listen")
 	}
 	if refusal := q.checkUse(p.Role == amqp.RoleSender); refusal != nil {
@@ -196,10 +196,7 @@ func (l *link) connectToCBS() *amqp.Error {
 	for _, s := range c.sessions {
 		for _, other := range s.links {
 			if s != l.session && entityKey(other.address) == "$cbs" && !other.detached.Load() {
-				return &amqp.Error{
-					Condition:   "amqp:not-allowed",
-					Description: "A link to connection's $cbs node has already been opened.",
-				}
+				return notAllowed("A link to connection's $cbs node has already been opened.")
 			}
 		}
 	}
@@ -213,15 +210,9 @@ func (l *link) connectReceiver(p *amqp.Attach) *amqp.Error {
 	_, wantsSession := p.Source.Filter.Get(sessionFilter)
 	switch {
 	case wantsSession && !l.queue.hasSessions():
-		return &amqp.Error{
-			Condition:   "amqp:not-allowed",
-			Description: "It is not possible to create a session receiver on an entity that does not require sessions.",
-		}
+		return notAllowed("It is not possible to create a session receiver on an entity that does not require sessions.")
 	case !wantsSession && l.queue.hasSessions():
-		return &amqp.Error{
-			Condition:   "amqp:not-allowed",
-			Description: "It is not possible for an entity that requires sessions to create a non-sessionful message receiver.",
-		}
+		return notAllowed("It is not possible for an entity that requires sessions to create a non-sessionful message receiver.")
 	}
 	l.outlet = &outlet{owner: l.session.conn, peekLock: p.SenderSettleMode == nil || *p.SenderSettleMode != amqp.SenderSettled}
 	l.outlet.send = func(m *message) bool { return l.session.transfer(l, m) }
@@ -292,8 +283,6 @@ const (
 	// defaultWait is how long a receiver waits for its next session if it does not set a time-out.
 	defaultWait = time.Minute
 	maxWait     = 24 * time.Hour
-	// ticksTo1970 is the zero of Unix time in .NET's ticks: units of 100 ns since the year 1.
-	ticksTo1970 = 621355968000000000
 )
 
 // sessionWait returns how long the receiver wants to wait for a session.
@@ -320,7 +309,7 @@ func (l *link) acceptSession(reply *amqp.Attach, filter any, wait time.Duration)
 			value = amqp.Described{Descriptor: described.Descriptor, Value: s.id}
 		}
 		reply.Source.Filter = amqp.Map{{Key: amqp.Symbol(sessionFilter), Value: value}}
-		reply.Properties = amqp.Map{{Key: amqp.Symbol(lockedUntil), Value: s.until.UnixMilli()*10_000 + ticksTo1970}}
+		reply.Properties = amqp.Map{{Key: amqp.Symbol(lockedUntil), Value: s.until.UnixMilli()*10_000 + ticksAtUnixEpoch}}
 		c.put(l.session.channel, reply)
 	}
 	l.outlet.lost = func() { l.detach(errSessionLockLost) }

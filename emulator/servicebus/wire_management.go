@@ -10,12 +10,12 @@ import (
 
 // managementOf returns the $management node of an entity
 // (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response).
-func managementOf(q *queue, c *conn, granted claim, maxMessage int) func(request) response {
+func managementOf(q *queue, c *conn, granted Grant, maxMessage int) func(request) response {
 	return func(r request) response {
 		body, _ := r.body.(amqp.Map)
 		operation := r.text("operation")
 		needsSend := operation == "com.microsoft:schedule-message" || operation == "com.microsoft:cancel-scheduled-message"
-		if needsSend && !granted.send || !needsSend && !granted.listen {
+		if needsSend && !granted.Send || !needsSend && !granted.Listen {
 			return failure(401, "amqp:unauthorized-access", "Unauthorized access.")
 		}
 		m := management{q, c, body}

@@ -14,7 +14,7 @@ import (
 
 // askRules sends one request about the rules of a subscription over AMQP.
 func askRules(q *queue, operation string, body amqp.Map) response {
-	return managementOf(q, nil, claim{listen: true}, 1<<20)(request{
+	return managementOf(q, nil, Grant{Listen: true}, 1<<20)(request{
 		properties: amqp.Map{{Key: "operation", Value: "com.microsoft:" + operation}}, body: body,
 	})
 }

@@ -92,7 +92,7 @@ func (s *session) attached(handle uint32) *link {
 	return l
 }
 
-// notAllowed is the error for a frame that the specification does not allow there.
+// notAllowed is the error for what a client must not do: a frame out of place, or a use of an entity.
 func notAllowed(format string, args ...any) *amqp.Error {
 	return &amqp.Error{Condition: "amqp:not-allowed", Description: fmt.Sprintf(format, args...)}
 }

@@ -78,7 +78,7 @@ type Rule struct {
 	Filter Filter
 	// Action changes the copy of each message that the filter selects. Nil changes nothing.
 	Action *Action
-	// Created is when the rule was created. It is for display.
+	// Created is when the rule was created. It is for display. Zero means now.
 	Created time.Time
 }
 

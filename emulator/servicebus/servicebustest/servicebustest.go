@@ -59,9 +59,9 @@ func StartWith(t testing.TB, cfg servicebus.Config) *Broker {
 	return b
 }
 
-// Client returns a client with the broker's DefaultKey that is connected in memory. It is closed
-// at the end of the test. The options are optional, and their
-// NewWebSocketConn is replaced.
+// Client returns a client with servicebus.DefaultKey that is connected in memory. It is closed at
+// the end of the test. It may be given options, whose NewWebSocketConn is replaced. Only the first
+// of several counts.
 func (b *Broker) Client(t testing.TB, options ...azservicebus.ClientOptions) *azservicebus.Client {
 	t.Helper()
 	var o azservicebus.ClientOptions
