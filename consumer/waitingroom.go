@@ -51,8 +51,8 @@ const (
 
 // waitingRoom remembers which messages of a source are deferred. Service Bus keeps deferred
 // messages without a lock, and delivers them only to a receiver that asks for their sequence
-// numbers. They need no renewals, and their delivery counts stay the same. A waitingRoom is safe
-// for concurrent use.
+// numbers. They need no renewals. Their delivery counts may rise each time
+// (https://github.com/Azure/azure-service-bus/issues/375). A waitingRoom is safe for concurrent use.
 type waitingRoom struct {
 	slots   slots         // for messages that have come back
 	changed chan struct{} // is signaled when another message may be due
