@@ -31,7 +31,8 @@ type PeekedMessage struct {
 	SequenceNumber int64
 	MessageID      string
 	EnqueuedTime   time.Time
-	// DeliveryCount is the number of failed deliveries.
+	// DeliveryCount is the number of failed deliveries, without the deferrals that receivers see in
+	// theirs.
 	DeliveryCount         uint32
 	State                 string // active, locked, deferred or scheduled
 	ApplicationProperties map[string]any
@@ -63,7 +64,7 @@ func (b *Broker) Peek(name string, from int64, limit int) ([]PeekedMessage, erro
 
 func peeked(m *message) (PeekedMessage, error) {
 	p := PeekedMessage{
-		SequenceNumber: m.seq, MessageID: m.id(), EnqueuedTime: time.UnixMilli(m.enqueued).UTC(), DeliveryCount: m.deliveries(),
+		SequenceNumber: m.seq, MessageID: m.id(), EnqueuedTime: time.UnixMilli(m.enqueued).UTC(), DeliveryCount: m.failures,
 		State: m.state.String(), ApplicationProperties: map[string]any{},
 	}
 	properties, err := amqp.ReadMapSection(m.appProperties)
