@@ -68,10 +68,17 @@ type ending struct {
 	nobody bool          // certainly nobody was signed out
 }
 
-// noAttempt gives a permit back without an attempt.
-func (s *series) noAttempt(p *permit, kind endingKind, err error) ending {
+// notStarted gives a permit back when no event of the user waits any more. It does not touch the
+// budget, which an attempt for a new event of the user may use by now.
+func (s *series) notStarted(p *permit) ending {
 	s.queue.cancel(p)
-	return ending{Attempts: Attempts{Count: s.budget.Attempts(), Err: err}, kind: kind, nobody: true}
+	return ending{kind: notStarted, nobody: true}
+}
+
+// refused gives a permit back without an attempt, because the user must never be called.
+func (s *series) refused(p *permit, err error) ending {
+	s.queue.cancel(p)
+	return ending{Attempts: Attempts{Count: s.budget.Attempts(), Err: err}, kind: refused, nobody: true}
 }
 
 // try uses a permit: it makes one attempt, ends it in the queue and in the budget, and decides

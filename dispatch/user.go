@@ -82,17 +82,17 @@ func (d *Dispatcher) series(w *dedupe.Work, ticket int) *series {
 }
 
 // attempt uses a permit and a lease for one attempt, and applies its ending. Whatever the ending
-// is, the permit ends first (in noAttempt or try), then the count of all replicas is corrected, the
-// ledger learns the ending, and the lease ends. decided is false when another attempt must follow.
-// Otherwise again reports whether some event of the user is still undecided.
+// is, the permit ends first (in notStarted, refused, or try), then the count of all replicas is
+// corrected, the ledger learns the ending, and the lease ends. decided is false when another attempt
+// must follow. Otherwise again reports whether some event of the user is still undecided.
 func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *permit, lease *coordination.Lease) (again, decided bool) {
 	var e ending
 	if !w.Start() {
-		e = s.noAttempt(p, notStarted, nil)
+		e = s.notStarted(p)
 	} else if err := Refuse(d.deps.Protected, user); err != nil {
 		// An operator may have protected the user while they waited, so the list is read just
 		// before each attempt.
-		e = s.noAttempt(p, refused, err)
+		e = s.refused(p, err)
 	} else {
 		e = s.try(d.hard, p, func() (revoker.Attempt, error) { return d.revoke(w, user, p) })
 	}
