@@ -124,7 +124,7 @@ func TestDialerWebSocketsThroughAProxy(t *testing.T) {
 	identity := networktest.NewIdentity(t, namespace)
 	server := identity.Serve(t, bus(t).Web())
 	proxy := networktest.NewProxy(t, map[string]string{namespace + ":443": server, "dead.servicebus.windows.net:443": "127.0.0.1:1"})
-	proxy.Authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte("ada:p@ss"))
+	proxy.Demand("Basic " + base64.StdEncoding.EncodeToString([]byte("ada:p@ss")))
 	with := func(user *url.Userinfo) servicebus.Dialer {
 		return servicebus.Dialer{
 			Network: network.New(identity.Pool), WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: proxy.Address(), User: user},

@@ -38,7 +38,7 @@ func newClosedOff(t *testing.T, people int) *closedOff {
 		hiddenGraph + ":443":  web,
 		hiddenSignIn + ":443": web,
 	})
-	c.proxy.Authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte("ada:"+proxyPassword))
+	c.proxy.Demand("Basic " + base64.StdEncoding.EncodeToString([]byte("ada:"+proxyPassword)))
 	c.env = append(c.env,
 		"REVOKER_SERVICEBUS_CONNECTION_STRING="+servicebus.SecureConnectionString(hiddenBus, servicebus.DefaultKey),
 		"REVOKER_SERVICEBUS_TRANSPORT=websockets",

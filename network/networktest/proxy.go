@@ -12,15 +12,13 @@ import (
 
 // Proxy is an HTTP proxy that knows CONNECT only. It is safe for concurrent use.
 type Proxy struct {
-	// Authorization is the header Proxy-Authorization that the proxy demands, if it is not empty.
-	Authorization string
-
 	server *httptest.Server
 	allow  map[string]string
 
-	mu    sync.Mutex
-	asked []string
-	open  []net.Conn
+	mu            sync.Mutex
+	authorization string // see Demand
+	asked         []string
+	open          []net.Conn
 }
 
 // NewProxy starts a proxy on a loopback address, until the test ends. allow has the servers that it
@@ -40,6 +38,13 @@ func NewProxy(t testing.TB, allow map[string]string) *Proxy {
 func (p *Proxy) Secure(t testing.TB, identity Identity) string {
 	t.Helper()
 	return identity.Serve(t, http.HandlerFunc(p.serve))
+}
+
+// Demand makes the proxy demand this header Proxy-Authorization.
+func (p *Proxy) Demand(authorization string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.authorization = authorization
 }
 
 // Address returns HOST:PORT of the proxy.
@@ -71,10 +76,11 @@ func (p *Proxy) keep(c net.Conn) {
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	p.asked = append(p.asked, r.Host)
+	demanded := p.authorization
 	p.mu.Unlock()
 	to, allowed := p.allow[r.Host]
 	switch {
-	case p.Authorization != "" && r.Header.Get("Proxy-Authorization") != p.Authorization:
+	case demanded != "" && r.Header.Get("Proxy-Authorization") != demanded:
 		w.Header().Set("Proxy-Authenticate", "Basic")
 		w.WriteHeader(http.StatusProxyAuthRequired)
 		return
