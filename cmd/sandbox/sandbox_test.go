@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"go.uber.org/goleak"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/screen"
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -33,26 +32,8 @@ var anyPort = []string{
 	"--admin-tls", "127.0.0.1:0",
 }
 
-// screen holds what a program prints. A test can read it while the program runs.
-type screen struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
 // until waits until the screen shows a text.
-func (s *screen) until(t *testing.T, text string) {
+func until(t *testing.T, s *screen.Screen, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !strings.Contains(s.String(), text); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -63,7 +44,7 @@ func (s *screen) until(t *testing.T, text string) {
 
 func TestSandboxDrainSettlesTheSampleAndChecksIt(t *testing.T) {
 	t.Parallel() // it waits most of the time
-	var stdout, stderr screen
+	var stdout, stderr screen.Screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10"), &stdout, &stderr)
 	var s summary
 	if err := json.Unmarshal([]byte(stdout.String()), &s); err != nil {
@@ -81,7 +62,7 @@ func TestSandboxReplicasThatShareARedisKeepTheGuaranteesOfOne(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	redis := miniredis.RunT(t)
 	redis.ClockTTL(true) // let keys expire, so that a replica's leftovers do not block the others for long
-	var stdout, stderr screen
+	var stdout, stderr screen.Screen
 	code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "4", "--redis", redis.Addr()), &stdout, &stderr)
 	if code != 0 || len(redis.Keys()) == 0 {
 		t.Errorf("exit code %d, %d keys in Redis\n%s\n%s", code, len(redis.Keys()), &stdout, &stderr)
@@ -90,7 +71,7 @@ func TestSandboxReplicasThatShareARedisKeepTheGuaranteesOfOne(t *testing.T) {
 
 func TestSandboxWorkerLogHoldsNoSecret(t *testing.T) {
 	t.Parallel() // it waits most of the time
-	var stdout, stderr screen
+	var stdout, stderr screen.Screen
 	file := filepath.Join(t.TempDir(), "worker.log")
 	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "3", "--log", file), &stdout, &stderr); code != 0 {
 		t.Fatalf("exit code %d\n%s\n%s", code, &stdout, &stderr)
@@ -106,7 +87,7 @@ func TestSandboxWorkerLogHoldsNoSecret(t *testing.T) {
 
 func TestSandboxReplicasWithoutRedis(t *testing.T) {
 	t.Parallel() // it waits most of the time
-	var stdout, stderr screen
+	var stdout, stderr screen.Screen
 	if code := run(t.Context(), append(anyPort, "--drain", "--leavers", "10", "--replicas", "2"), &stdout, &stderr); code != 0 {
 		t.Errorf("exit code %d\n%s\n%s", code, &stdout, &stderr)
 	}
@@ -137,17 +118,17 @@ func TestSandboxCheckFindsProblems(t *testing.T) {
 			t.Errorf("the problems lack %q:\n%s", want, text)
 		}
 	}
-	if result.OK || report(&screen{}, result) == nil {
+	if result.OK || report(&screen.Screen{}, result) == nil {
 		t.Error("the check is content")
 	}
 }
 
 func TestSandboxServersServeAnyClientWithoutAWorker(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	var stdout screen
+	var stdout screen.Screen
 	done := make(chan int, 1)
 	go func() { done <- run(ctx, append(anyPort, "--no-worker"), &stdout, &stdout) }()
-	stdout.until(t, "Stop with Ctrl-C")
+	until(t, &stdout, "Stop with Ctrl-C")
 	settings := map[string]string{}
 	for line := range strings.Lines(stdout.String()) {
 		if setting, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
@@ -278,10 +259,10 @@ func TestSandboxWithoutFlagsShowsTheSampleUntilItIsStopped(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var stdout screen
+	var stdout screen.Screen
 	done := make(chan int, 1)
 	go func() { done <- run(ctx, append(anyPort, "--leavers", "3"), &stdout, &stdout) }()
-	stdout.until(t, "everything is settled")
+	until(t, &stdout, "everything is settled")
 	cancel()
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d:\n%s", code, &stdout)
@@ -294,7 +275,7 @@ func TestSandboxWithoutFlagsShowsTheSampleUntilItIsStopped(t *testing.T) {
 }
 
 func TestSandboxRefusesWrongCommandLines(t *testing.T) {
-	var wrong screen
+	var wrong screen.Screen
 	if code := run(t.Context(), append(anyPort, "--no-worker", "--key", "name=value:Read"), &wrong,
 		&wrong); code != 1 || !strings.Contains(wrong.String(), "--key") {
 		t.Errorf("a wrong key: exit code %d, %q", code, &wrong)
@@ -304,12 +285,12 @@ func TestSandboxRefusesWrongCommandLines(t *testing.T) {
 		t.Errorf("a missing file: exit code %d, %q", code, &wrong)
 	}
 	for _, args := range [][]string{{"--drain", "--no-worker"}, {"--replicas", "0"}, {"--unknown"}, {"extra"}} {
-		var out screen
+		var out screen.Screen
 		if code := run(t.Context(), args, &out, &out); code != 2 || out.String() == "" {
 			t.Errorf("%v: exit code %d, %q", args, code, &out)
 		}
 	}
-	var out screen
+	var out screen.Screen
 	if code := run(t.Context(), append(anyPort[2:], "--amqp", "256.0.0.1:1"), &out, &out); code != 1 || !strings.Contains(out.String(),
 		"--amqp") {
 		t.Errorf("an impossible address: exit code %d, %q", code, &out)

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +26,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus/admin"
 	"github.com/coder/websocket"
 	"go.uber.org/goleak"
+
+	"github.com/session-revoker/session-revoker/cmd/internal/screen"
 )
 
 // TestMain runs the program itself in a process that a test starts.
@@ -37,30 +38,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// screen holds what the program prints.
-type screen struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
 // emulator is the program in a process of its own.
 type emulator struct {
 	*exec.Cmd
 	connectionString string
 	stdout           *bufio.Reader
-	stderr           screen
+	stderr           screen.Screen
 }
 
 // start starts the program and waits until it says how to connect.
@@ -243,7 +226,7 @@ func TestEmulatorLeavesDataOfOthersAlone(t *testing.T) {
 	must(t, err)
 
 	// A second start by accident fails at the ports, and must not have touched the file.
-	var stdout, stderr screen
+	var stdout, stderr screen.Screen
 	_, taken, _ := strings.Cut(first.connectionString, "sb://")
 	taken, _, _ = strings.Cut(taken, ";")
 	if code := run(t.Context(), []string{"--amqp", taken, "--admin", "", "--queue", "x", "--data", file}, &stdout, &stderr); code != 1 {
@@ -333,7 +316,7 @@ func TestEmulatorRefusesWrongCommandLines(t *testing.T) {
 		"1 move the file away":    {"--data", damaged},
 		"1 write --data":          {"--data", filepath.Join(dir, "no", "such", "folder")},
 	} {
-		var stdout, stderr screen
+		var stdout, stderr screen.Screen
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // if it serves, it exits with 0 then
 		defer cancel()
 		code := run(ctx, append(append([]string{}, quiet...), args...), &stdout, &stderr)
@@ -349,7 +332,7 @@ func TestEmulatorRefusesWrongCommandLines(t *testing.T) {
 func TestEmulatorFlagsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/servicebus-emulator.md")
 	must(t, err)
-	var help, stderr screen
+	var help, stderr screen.Screen
 	if code := run(t.Context(), []string{"--help"}, &help, &stderr); code != 0 {
 		t.Fatalf("--help: exit code %d", code)
 	}
