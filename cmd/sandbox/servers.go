@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -126,27 +125,8 @@ func brokerConfig(o options) (servicebus.Config, error) {
 		}
 		cfg.MaxMessageSize = size
 	}
-	for _, text := range o.keys {
-		key, err := servicebus.ParseKey(text)
-		if err != nil {
-			return cfg, fmt.Errorf("--key: %w", err)
-		}
-		cfg.Keys = append(cfg.Keys, key)
-	}
-	if o.entities == "" {
-		return cfg, nil
-	}
-	file, err := os.Open(o.entities)
-	if err != nil {
-		return cfg, fmt.Errorf("--entities: %w", err)
-	}
-	defer file.Close()
-	queues, topics, err := servicebus.ReadEntities(file)
-	if err != nil {
-		return cfg, fmt.Errorf("--entities %s: %w", o.entities, err)
-	}
-	cfg.Queues, cfg.Topics = append(cfg.Queues, queues...), topics
-	return cfg, nil
+	err := ports.Declare(&cfg, o.keys, "entities", o.entities)
+	return cfg, err
 }
 
 // stop closes the ports and the broker.

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/ports"
@@ -15,7 +14,6 @@ import (
 // brokerConfig returns what the flags declare.
 func (o options) brokerConfig() (servicebus.Config, error) {
 	var cfg servicebus.Config
-	var err error
 	if o.amqp == "" && o.amqps == "" && o.https == "" && o.admin == "" {
 		return cfg, errors.New("no port to open: give at least one of --amqp, --amqps, --https and --admin")
 	}
@@ -26,31 +24,18 @@ func (o options) brokerConfig() (servicebus.Config, error) {
 	if o.entra == "" && len(o.entraClients) > 0 {
 		return cfg, errors.New("--entra-client is for the sign-in endpoint: give --entra")
 	}
+	var err error
 	if cfg.MaxMessageSize, err = servicebus.ParseMessageSize(o.maxMessageSize); err != nil {
 		return cfg, fmt.Errorf("--max-message-size: %w", err)
+	}
+	if o.noDefaultKey && len(o.keys) == 0 {
+		return cfg, errors.New("--no-default-key needs at least one --key")
 	}
 	if !o.noDefaultKey {
 		cfg.Keys = append(cfg.Keys, servicebus.DefaultKey)
 	}
-	for _, text := range o.keys {
-		key, err := servicebus.ParseKey(text)
-		if err != nil {
-			return cfg, fmt.Errorf("--key: %w", err)
-		}
-		cfg.Keys = append(cfg.Keys, key)
-	}
-	if len(cfg.Keys) == 0 {
-		return cfg, errors.New("--no-default-key needs at least one --key")
-	}
-	if o.config != "" {
-		file, err := os.Open(o.config)
-		if err != nil {
-			return cfg, fmt.Errorf("--config: %w", err)
-		}
-		defer file.Close()
-		if cfg.Queues, cfg.Topics, err = servicebus.ReadEntities(file); err != nil {
-			return cfg, fmt.Errorf("--config %s: %w", o.config, err)
-		}
+	if err := ports.Declare(&cfg, o.keys, "config", o.config); err != nil {
+		return cfg, err
 	}
 	for _, name := range o.queues {
 		cfg.Queues = append(cfg.Queues, servicebus.QueueConfig{Name: name})

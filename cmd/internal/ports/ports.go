@@ -1,4 +1,5 @@
-// Package ports opens the ports of the embedded servers, for the programs that run them.
+// Package ports opens the ports of the embedded servers, for the programs that run them, and reads
+// the flags that these programs share.
 package ports
 
 import (
