@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,6 +48,19 @@ func (f *findings) warn(name, fix, format string, args ...any) {
 
 func (f *findings) fail(name, fix, format string, args ...any) {
 	f.checks = append(f.checks, check{checkFail, name, fmt.Sprintf(format, args...), fix})
+}
+
+// together makes parts of the checks at the same time, and adds their findings in the given order.
+func (f *findings) together(parts ...func(*findings)) {
+	found := make([]findings, len(parts))
+	var all sync.WaitGroup
+	for i, part := range parts {
+		all.Go(func() { part(&found[i]) })
+	}
+	all.Wait()
+	for _, part := range found {
+		f.checks = append(f.checks, part.checks...)
+	}
 }
 
 // askTimeout limits one request.
@@ -112,17 +124,16 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 		return cfg, errors.Join(show(f.checks), &exitError{code: exitUsage})
 	}
 	return p.operateWith(cmd, load, func(ctx context.Context, cfg config.Config, _ []string) error {
-		var settings, paths, graph, bus, redis findings
-		checkSettings(cfg, &settings)
-		var parts sync.WaitGroup
-		parts.Go(func() { checkNetwork(ctx, cfg, &paths) })
-		parts.Go(func() { p.checkGraph(ctx, cfg, delegated, &graph) })
-		parts.Go(func() { checkServiceBus(ctx, cfg, &bus) })
-		parts.Go(func() { checkRedis(ctx, cfg, &redis) })
-		parts.Wait()
-		all := slices.Concat(settings.checks, paths.checks, graph.checks, bus.checks, redis.checks)
+		var all findings
+		checkSettings(cfg, &all)
+		all.together(
+			func(f *findings) { checkNetwork(ctx, cfg, f) },
+			func(f *findings) { p.checkGraph(ctx, cfg, delegated, f) },
+			func(f *findings) { checkServiceBus(ctx, cfg, f) },
+			func(f *findings) { checkRedis(ctx, cfg, f) },
+		)
 		worst := 0
-		for _, c := range all {
+		for _, c := range all.checks {
 			switch c.Status {
 			case checkFail:
 				worst = exitUsage
@@ -132,7 +143,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 				}
 			}
 		}
-		if err := show(all); err != nil {
+		if err := show(all.checks); err != nil {
 			return err
 		}
 		if worst > 0 {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -29,15 +28,16 @@ func checkNetwork(ctx context.Context, cfg config.Config, f *findings) {
 		f.fail("network", "correct the setting", "%v", err)
 		return
 	}
-	parts := make([]findings, 3)
-	var all sync.WaitGroup
-	all.Go(func() { checkServiceBusPath(ctx, cfg, &parts[0]) })
-	all.Go(func() { checkWebPaths(ctx, cfg, own, &parts[1]) })
-	all.Go(func() { checkRedisPaths(ctx, cfg, own, &parts[2]) })
-	all.Wait()
-	for _, part := range parts {
-		f.checks = append(f.checks, part.checks...)
+	signIn := cfg.Cloud().Authority
+	if cfg.Graph.TokenURL != "" {
+		signIn = cfg.Graph.TokenURL
 	}
+	f.together(
+		func(f *findings) { checkServiceBusPath(ctx, cfg, f) },
+		func(f *findings) { checkWebPath(ctx, own, "network: Graph", cfg.Cloud().GraphRoot, f) },
+		func(f *findings) { checkWebPath(ctx, own, "network: sign-in", signIn, f) },
+		func(f *findings) { checkRedisPaths(ctx, cfg, own, f) },
+	)
 }
 
 // failPath reports a path that does not work.
@@ -99,27 +99,6 @@ func tryServiceBus(ctx context.Context, d servicebus.Dialer, namespace string) (
 		return nil, err
 	}
 	return path, c.Close()
-}
-
-// checkWebPaths tries Graph and the sign-in authority.
-func checkWebPaths(ctx context.Context, cfg config.Config, own *network.Network, f *findings) {
-	signIn := cfg.Cloud().Authority
-	if cfg.Graph.TokenURL != "" {
-		signIn = cfg.Graph.TokenURL
-	}
-	servers := []struct{ name, url string }{
-		{"network: Graph", cfg.Cloud().GraphRoot},
-		{"network: sign-in", signIn},
-	}
-	parts := make([]findings, len(servers))
-	var all sync.WaitGroup
-	for i, s := range servers {
-		all.Go(func() { checkWebPath(ctx, own, s.name, s.url, &parts[i]) })
-	}
-	all.Wait()
-	for _, part := range parts {
-		f.checks = append(f.checks, part.checks...)
-	}
 }
 
 // checkWebPath asks a web server for anything. Every answer means that the way is free.
