@@ -62,6 +62,14 @@ type Revoker interface {
 	Revoke(ctx context.Context, user event.User) (revoker.Attempt, error)
 }
 
+// Decoder decodes messages; *event.Decoder and *mapping.Decoder are such. It must be safe for
+// concurrent use.
+type Decoder interface {
+	// Decode returns the events of a message in order, from 1 to event.MaxEvents, or an *event.Error
+	// if it cannot decode the message as a whole.
+	Decode(message event.Message) ([]event.Item, error)
+}
+
 // Auditor keeps the audit log. It must be safe for concurrent use.
 type Auditor interface {
 	// Record is called with each decision before its message is settled. The settlement waits for
@@ -117,7 +125,7 @@ type Dependencies struct {
 	// Sources are received from side by side. The attempts for messages of an earlier source go
 	// before those for messages of a later one. There is at least one.
 	Sources   []Source
-	Decoder   *event.Decoder
+	Decoder   Decoder
 	Protected *guard.Protected
 	Revoker   Revoker
 	// Canary makes an attempt for nobody, or for Config.CanaryUser. If it is nil, there are no

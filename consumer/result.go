@@ -90,12 +90,24 @@ func isDecided(e *dedupe.Event) bool {
 	}
 }
 
-// rejected is the result of an event that cannot be read, or whose type is on no list.
+// reasons are the dead-letter reasons for events that are refused when they are decoded.
+var reasons = map[event.Kind]deadletter.Reason{
+	event.Invalid:       deadletter.InvalidEvent,
+	event.UnknownType:   deadletter.UnknownEvent,
+	event.NoTrigger:     deadletter.NoTrigger,
+	event.OwnerUnclear:  deadletter.OwnerUnclear,
+	event.ForeignDomain: deadletter.ForeignDomain,
+	event.TooOld:        deadletter.TooOld,
+	event.TooFarAhead:   deadletter.TooFarAhead,
+}
+
+// rejected is the result of an event that cannot be read, or must not be acted on.
 func rejected(item event.Item) result {
 	r := result{item: item, outcome: deadLettered, reason: deadletter.InvalidEvent, err: item.Err}
-	var invalid *event.Error
-	if errors.As(item.Err, &invalid) && invalid.Kind == event.UnknownType {
-		r.reason = deadletter.UnknownEvent
+	if refused, ok := errors.AsType[*event.Error](item.Err); ok {
+		if reason, known := reasons[refused.Kind]; known {
+			r.reason = reason
+		}
 	}
 	return r
 }

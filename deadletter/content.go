@@ -10,12 +10,15 @@ import (
 	"github.com/session-revoker/session-revoker/event"
 )
 
-// Content returns what the event decoder needs of a message: its body, content type and
-// application properties.
+// Content returns what the event decoder needs of a message: its body, content type, subject,
+// and application properties.
 func Content(m *azservicebus.ReceivedMessage) event.Message {
 	content := event.Message{Properties: m.ApplicationProperties, Body: m.Body}
 	if m.ContentType != nil {
 		content.ContentType = *m.ContentType
+	}
+	if m.Subject != nil {
+		content.Subject = *m.Subject
 	}
 	if raw := m.RawAMQPMessage; raw != nil {
 		switch {

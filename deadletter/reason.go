@@ -17,8 +17,20 @@ const (
 	// InvalidEvent means that the message or one of its events cannot be read, or does not name a
 	// user in an accepted form.
 	InvalidEvent Reason = "InvalidEvent"
-	// UnknownEvent means that the event's type is missing or not on the allow-list.
+	// UnknownEvent means that the event's type is missing or not on the allow-list, or that no
+	// mapping understands the message.
 	UnknownEvent Reason = "UnknownEvent"
+	// NoTrigger means that a mapping understands the event, and that it must sign nobody out.
+	NoTrigger Reason = "NoTrigger"
+	// OwnerUnclear means that the event names nobody whose sessions can be revoked, and that looking
+	// for the person found nobody, or several people.
+	OwnerUnclear Reason = "OwnerUnclear"
+	// ForeignDomain means that the domain of the user's name is not an allowed one.
+	ForeignDomain Reason = "ForeignDomain"
+	// TooOld means that the event happened longer ago than the worker accepts.
+	TooOld Reason = "TooOld"
+	// TooFarAhead means that the event takes effect later than the worker can schedule it.
+	TooFarAhead Reason = "TooFarAhead"
 	// ProtectedUser means that the user is on the list of people who are never signed out.
 	ProtectedUser Reason = "ProtectedUser"
 	// ExternalUser means that the user is a guest, whose sessions belong to another tenant.
@@ -77,8 +89,31 @@ func Guides() []Guide {
 				"`import`). Fix the producer (docs/events.md). Replayed unchanged, the message becomes a dead letter again.",
 		},
 		{
-			UnknownEvent, "The event's type is missing or not on the allow-list `events.types`.",
+			UnknownEvent, "No mapping understands the message, or the event's type is missing or not on the allow-list `events.types`.",
 			"If such events should sign people out, add the type and replay. Otherwise, filter them out before this queue.",
+		},
+		{
+			NoTrigger, "A mapping understands the event, and it is none that signs anybody out, such as an ordinary logout. " +
+				"The description says why.",
+			"Nobody was to be signed out. Filter such events out at their producer, then purge.",
+		},
+		{
+			OwnerUnclear, "The event names only a device, or an address that several people have, and it is not clear whose it is.",
+			"Find out who has the device, and revoke that person's sessions (`worker revoke`). If events often name only a device, " +
+				"see `events.resolve_devices`.",
+		},
+		{
+			ForeignDomain, "The domain of the user's name is not on the list `events.allowed_domains`, so nobody was called.",
+			"Check the producer's mapping: the field may hold a private or a partner's address. If the domain is yours, " +
+				"add it to `events.allowed_domains` and replay.",
+		},
+		{
+			TooOld, "The event happened longer before it was sent than `events.max_age` allows, as in a backfill.",
+			"If the person must still be signed out, use `worker revoke`. Otherwise purge.",
+		},
+		{
+			TooFarAhead, "The event takes effect later than `events.horizon` allows.",
+			"Check the date at the producer. If it is right, send the event again later, or raise `events.horizon` and replay.",
 		},
 		{
 			ProtectedUser, "The user is on `guard.protected_users`, and this worker never signs them out.",

@@ -118,10 +118,22 @@ func newItem(index int, read func() (Event, *Error)) (item Item) {
 		}
 	}()
 	event, problem := read()
+	event.Mapping = Native
+	if problem == nil {
+		event.Field = nativeField(event.User)
+	}
 	if problem != nil {
 		return Item{Index: index, Event: event, Err: problem}
 	}
 	return Item{Index: index, Event: event}
+}
+
+// nativeField is the field that a call goes by in the forms of docs/events.md.
+func nativeField(u User) string {
+	if u.ID() != "" {
+		return fieldID
+	}
+	return fieldUPN
 }
 
 // readItem decodes one JSON object of a message.

@@ -20,18 +20,41 @@ const (
 
 // Event is one event about one user.
 type Event struct {
-	// ID, Source, and Type are the producer's. Only Type is always present.
+	// ID, Source, and Type are the producer's. Only Type is always present. A mapping may derive
+	// Type.
 	ID, Source, Type string
 	// Time is when it happened. It is zero if the event does not contain it.
 	Time time.Time
-	User User
+	// TakesEffect is when the event must be acted on: an HR system announces the end of an
+	// employment in advance. Zero means at once.
+	TakesEffect time.Time
+	// Withdrawn means that what was announced for this person does not happen: they were hired
+	// again, or the date was withdrawn. Nobody is signed out for it.
+	Withdrawn bool
+	User      User
 	// Urgency is the index of Type on the allow-list. 0 is the most urgent.
 	Urgency int
+
+	// Mapping is the name of the mapping that understood the event: Native for the project's own
+	// forms.
+	Mapping string
+	// Field is the path of the field that named the user, such as body.target[0].alternateId.
+	Field string
+	// Device names the device that the event is about, for people: a name, an id, or a serial
+	// number. It may be empty.
+	Device string
+	// Reason is the producer's reason in a few words. It may be empty.
+	Reason string
 }
+
+// Native is the Mapping of an event in one of the forms of docs/events.md.
+const Native = "native"
 
 // Message holds the parts of a Service Bus message that the decoder needs.
 type Message struct {
 	ContentType string
+	// Subject is the message's subject, also called its label.
+	Subject string
 	// Properties are the application properties.
 	Properties map[string]any
 	Body       []byte
@@ -57,8 +80,24 @@ type Kind int
 const (
 	// Invalid means that the event cannot be decoded, or names no user in an accepted form.
 	Invalid Kind = iota
-	// UnknownType means that the type is missing or not on the allow-list.
+	// UnknownType means that the type is missing or not on the allow-list, or that no mapping
+	// understands the message.
 	UnknownType
+	// NoTrigger means that a mapping understands the event, and that it must sign nobody out, such
+	// as an ordinary logout.
+	NoTrigger
+	// OwnerUnclear means that the event names nobody whose sessions can be revoked: only a device,
+	// or several people.
+	OwnerUnclear
+	// ForeignDomain means that the domain of the user's name is not on the list of allowed domains.
+	ForeignDomain
+	// TooOld means that the event happened longer ago than the worker accepts.
+	TooOld
+	// TooFarAhead means that the event takes effect later than the worker can schedule it.
+	TooFarAhead
+	// NotYet means that the event cannot be judged now, for a reason that passes: the keys that
+	// verify it cannot be fetched. It must be tried again, and never be dead-lettered.
+	NotYet
 )
 
 // Error names the field that is not acceptable, and the problem with it. It quotes at most 64

@@ -7,9 +7,12 @@ import (
 	"github.com/google/uuid"
 )
 
-// User is a validated user. Only NewUser makes one. The zero User is nobody.
+// User is a validated user. Only NewUser and NewLookup make one. The zero User is nobody.
 type User struct {
 	id, upn string
+	// by and sought are how Graph can be asked who it is, if neither id nor upn is known.
+	by     Lookup
+	sought string
 }
 
 // Bounds of a user principal name, in bytes: 64 before the @, 48 after it
@@ -43,6 +46,71 @@ func NewUser(id, upn string) (User, error) {
 	return User{id: strings.ToLower(id), upn: upn}, nil
 }
 
+// Lookup is a way to find a user whose id and user principal name an event does not contain.
+type Lookup uint8
+
+// The ways.
+const (
+	// NoLookup means that the user is known by id or user principal name.
+	NoLookup Lookup = iota
+	// ByMail finds the one user who has a mail address (mail or proxyAddresses).
+	ByMail
+	// ByManagedDevice finds the user of an Intune device by the id of the managed device, a GUID.
+	ByManagedDevice
+	// ByEntraDevice finds the registered owner of a device by its deviceId in Entra, a GUID.
+	ByEntraDevice
+	// BySerialNumber finds the user of an Intune device by its serial number.
+	BySerialNumber
+)
+
+// String returns a word for the way, as it stands in keys, logs, and errors.
+func (l Lookup) String() string {
+	return [...]string{"", "mail", "managed-device", "entra-device", "serial-number"}[l]
+}
+
+// maxSerial bounds a serial number, in bytes. Intune's are shorter than 100 characters.
+const maxSerial = 100
+
+// NewLookup returns a user who must be looked up before a call. It validates value: a mail address
+// in the form of a user principal name, a GUID, or a serial number of printable ASCII without
+// quotation marks. The error is an *Error.
+func NewLookup(by Lookup, value string) (User, error) {
+	switch by {
+	case ByMail:
+		if problem := upnProblem(value); problem != "" {
+			return User{}, invalid("mail", "%s: %s", quote(value), problem)
+		}
+	case ByManagedDevice, ByEntraDevice:
+		if problem := idProblem(value); problem != "" {
+			return User{}, invalid("device", "%s: %s", quote(value), problem)
+		}
+		value = strings.ToLower(value)
+	case BySerialNumber:
+		if problem := serialProblem(value); problem != "" {
+			return User{}, invalid("device", "%s: %s", quote(value), problem)
+		}
+	default:
+		return User{}, invalid("user", "no way to look anybody up")
+	}
+	return User{by: by, sought: value}, nil
+}
+
+func serialProblem(serial string) string {
+	if serial == "" || len(serial) > maxSerial {
+		return fmt.Sprintf("a serial number has 1 to %d characters", maxSerial)
+	}
+	for _, c := range serial {
+		if !isAlphanumeric(c) && !strings.ContainsRune("-_./+ ", c) {
+			return fmt.Sprintf("%q is not allowed in a serial number", c)
+		}
+	}
+	return ""
+}
+
+// Lookup returns how Graph can be asked who the user is, and NoLookup if the user has an ID or a user
+// principal name.
+func (u User) Lookup() (by Lookup, value string) { return u.by, u.sought }
+
 // ID returns the object ID in lower case, or "".
 func (u User) ID() string { return u.id }
 
@@ -50,10 +118,14 @@ func (u User) ID() string { return u.id }
 func (u User) UPN() string { return u.upn }
 
 // Name returns what identifies the user in a call to Graph: the ID if there is one, because names
-// change and are reused, or else the user principal name.
+// change and are reused, or else the user principal name. For a user who must be looked up, it
+// returns the way and the value, such as serial-number:C02XL0, which no call accepts.
 func (u User) Name() string {
-	if u.id != "" {
+	switch {
+	case u.id != "":
 		return u.id
+	case u.by != NoLookup:
+		return u.by.String() + ":" + u.sought
 	}
 	return u.upn
 }

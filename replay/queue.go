@@ -36,6 +36,11 @@ type Sender interface {
 	SendMessageBatch(ctx context.Context, batch *azservicebus.MessageBatch, options *azservicebus.SendMessageBatchOptions) error
 }
 
+// Decoder decodes messages; *event.Decoder and *mapping.Decoder are such.
+type Decoder interface {
+	Decode(message event.Message) ([]event.Item, error)
+}
+
 // Queue is the dead-letter queue of one queue or subscription. Its methods must not be called
 // concurrently.
 type Queue struct {
@@ -47,7 +52,7 @@ type Queue struct {
 	Open func() (Receiver, error)
 	// Decoder reads the events. It should accept every type. If it is nil, the users and types of
 	// the letters stay empty.
-	Decoder *event.Decoder
+	Decoder Decoder
 	// Original returns a message of an entity as it was encoded, if the client library cannot read
 	// all of it and the original is still in memory. It is a sanitizer's. If it is nil, no
 	// originals are available.
