@@ -247,7 +247,7 @@ func TestDeferredMessageThatIsNotSettledComesBack(t *testing.T) {
 }
 
 func TestDeferredMessagesStayDeferredWhenTheWorkerStops(t *testing.T) {
-	inBubble(t, settings{concurrency: 16, maxInFlight: 8, maxDeliveries: 2}, func(t *testing.T, w *world) {
+	inBubble(t, settings{concurrency: 16, maxInFlight: 8}, func(t *testing.T, w *world) {
 		users, mend := w.failing(30)
 		w.run()
 		time.Sleep(20 * time.Second)
@@ -275,6 +275,29 @@ func TestDeferredMessagesStayDeferredWhenTheWorkerStops(t *testing.T) {
 		hang()
 		w.restart()
 		w.settled(10 * time.Minute)
+		w.wantRevocations(users)
+		w.wantDead(nil)
+	})
+}
+
+// Service Bus dead-letters a message that was deferred too often. Users who fail for hours without
+// proof that it is their own fault must not end like that.
+func TestDeferralsDoNotUseUpTheDeliveryCount(t *testing.T) {
+	if raced {
+		t.Skip("it takes a minute with the race detector")
+	}
+	s := settings{
+		concurrency: 16, maxInFlight: 8,
+		retry: retry.Policy{
+			MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 24 * time.Hour, LaggingFor: time.Minute,
+		},
+	}
+	inBubble(t, s, func(t *testing.T, w *world) {
+		users, mend := w.failing(30)
+		w.run()
+		time.Sleep(18 * time.Hour)
+		mend()
+		w.settled(2 * time.Hour)
 		w.wantRevocations(users)
 		w.wantDead(nil)
 	})

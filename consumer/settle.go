@@ -112,7 +112,7 @@ func (c *Consumer) perform(todo action, m *message, results []result, back comeb
 			return m.receiver.AbandonMessage(ctx, settled, nil)
 		})
 	case deferral:
-		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(back.due)}
+		options := &azservicebus.DeferMessageOptions{PropertiesToModify: dueProperty(back)}
 		return c.settleOver(m, func(ctx context.Context, settled *azservicebus.ReceivedMessage) error {
 			return m.receiver.DeferMessage(ctx, settled, options)
 		})

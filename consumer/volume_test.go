@@ -1,17 +1,22 @@
 package consumer_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/consumer"
+	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
@@ -71,6 +76,61 @@ func TestVolumeGuardStopsUntilAnOperatorReleasesIt(t *testing.T) {
 		if strings.Count(lines, "the guard has tripped") != 1 || !strings.Contains(lines, `"by":"ada@desk"`) {
 			t.Errorf("the log is wrong:\n%s", lines)
 		}
+	})
+}
+
+// elsewhere is the id of a message that another replica receives.
+const elsewhere = "elsewhere"
+
+// otherReplica defers the message with the id elsewhere, as another replica whose guard has tripped
+// would, and hides it from the worker.
+type otherReplica struct{ consumer.Receiver }
+
+func (o otherReplica) ReceiveMessages(ctx context.Context, n int, options *azservicebus.ReceiveMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
+	messages, err := o.Receiver.ReceiveMessages(ctx, n, options)
+	return slices.DeleteFunc(messages, func(m *azservicebus.ReceivedMessage) bool {
+		if m.MessageID != elsewhere {
+			return false
+		}
+		until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339) + " volume-guard"
+		_ = o.DeferMessage(ctx, m, &azservicebus.DeferMessageOptions{
+			PropertiesToModify: map[string]any{deadletter.PropertyDeferred: until},
+		}) // otherwise the message is not revoked, and the test fails
+		return true
+	}), err
+}
+
+// A replica that is gone may have deferred messages for long because its guard had tripped.
+func TestVolumeGuardReleaseBringsMessagesOfOtherReplicasBack(t *testing.T) {
+	var released atomic.Bool
+	s := settings{
+		wrap:   func(r consumer.Receiver) consumer.Receiver { return otherReplica{r} },
+		volume: guard.VolumeConfig{Max: 1, Window: time.Hour},
+		release: func() (guard.Release, error) {
+			if !released.Load() {
+				return guard.Release{}, nil
+			}
+			return guard.Release{Until: time.Now().Add(time.Hour), MaxUsers: 1000, By: "ada@desk"}, nil
+		},
+	}
+	inBubble(t, s, func(t *testing.T, w *world) {
+		users := w.people(0, 3)
+		w.run()
+		w.send(about(users[0]))
+		w.send(about(users[1])) // trips the guard, and waits for it
+		time.Sleep(time.Minute) // the first search is over
+		message := about(users[2])
+		message.MessageID = to.Ptr(elsewhere)
+		w.send(message)
+		time.Sleep(20 * time.Minute)
+		if _, ok := w.graph.Revoked(users[2].ID); ok {
+			t.Fatal("revoked, although another replica looks after the message")
+		}
+		released.Store(true)
+		time.Sleep(time.Minute)
+		w.wantRevocations(users)
+		w.wantDead(nil)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +28,23 @@ const (
 	// for comesBackAfter the first time, and for twice as long each further time, up to
 	// comesBackUsual.
 	comesBackUsual = 30 * time.Second
-	// comesBackMost is how long a message stays deferred at most.
+	// comesBackMost is how long a message stays deferred at most, unless it was delivered often or
+	// waits for the volume guard.
 	comesBackMost = time.Minute
+	// Users report that Service Bus counts a deferral as a delivery, and dead-letters a message with
+	// too many of them (https://github.com/Azure/azure-service-bus/issues/375). A message that was
+	// delivered oftenDelivered times stays deferred for a minute at least, and for twice as long after
+	// each seldomEvery further deliveries, up to seldomMost. So a queue with a max delivery count of
+	// 100 keeps it for 20 hours, and one of 200 for days.
+	oftenDelivered = 30
+	seldomEvery    = 10
+	seldomMost     = time.Hour
+	// A message whose users all wait for the volume guard stays deferred for blockedFor, and for
+	// blockedMost if it was delivered often. The release of the guard brings it back at once. It comes
+	// back without one because the replica that has deferred it may be gone, and others may be able to
+	// act on it.
+	blockedFor  = time.Hour
+	blockedMost = 4 * time.Hour
 	// lookForForgotten is the time between two searches for deferred messages that nobody
 	// remembers. lookAgain is the time until the first search, and until the next one if Service
 	// Bus does not answer.
@@ -51,8 +67,7 @@ const (
 
 // waitingRoom remembers which messages of a source are deferred. Service Bus keeps deferred
 // messages without a lock, and delivers them only to a receiver that asks for their sequence
-// numbers. They need no renewals. Their delivery counts may rise each time
-// (https://github.com/Azure/azure-service-bus/issues/375). A waitingRoom is safe for concurrent use.
+// numbers. They need no renewals. A waitingRoom is safe for concurrent use.
 type waitingRoom struct {
 	slots   slots         // for messages that have come back
 	changed chan struct{} // is signaled when another message may be due
@@ -63,6 +78,10 @@ type waitingRoom struct {
 	// Only receiveDeferred's goroutine uses these.
 	next   int64 // the sequence number from which the search for forgotten messages goes on
 	others bool  // another replica has deferred some
+	// all makes the search adopt messages of other replicas, too, before they are due. It is set at
+	// the start, which forgets what the guard has counted, and when the guard is released. A replica
+	// that is gone may have set them aside for long.
+	all bool
 }
 
 type deferredMessage struct {
@@ -75,7 +94,9 @@ type deferredMessage struct {
 }
 
 func newWaitingRoom(atOnce int) *waitingRoom {
-	return &waitingRoom{slots: make(slots, atOnce), changed: make(chan struct{}, 1), remembered: map[int64]deferredMessage{}}
+	return &waitingRoom{
+		slots: make(slots, atOnce), changed: make(chan struct{}, 1), remembered: map[int64]deferredMessage{}, all: true,
+	}
 }
 
 // len returns how many messages are remembered and not in flight.
@@ -220,6 +241,7 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	back.due = now.Add(comesBackMost)
 	back.released = c.dispatch.Released() // before the guard is asked, so that no release is missed
 	usual := now.Add(m.from.room.usual(*m.SequenceNumber))
+	least := now.Add(seldom(m.DeliveryCount))
 	waits := 0 // users whom the guard does not stop
 	for _, r := range results {
 		if r.outcome != unfinished || r.event == nil {
@@ -238,18 +260,57 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 			back.due = due
 		}
 	}
-	if waits == 0 && !back.blocked {
+	switch {
+	case waits == 0 && back.blocked && m.DeliveryCount < oftenDelivered:
+		least = now.Add(blockedFor)
+	case waits == 0 && back.blocked:
+		least = now.Add(blockedMost)
+	case waits == 0:
 		back.due = usual
 	}
-	if least := now.Add(comesBackAfter + time.Duration(max(0, waits-1))*comesBackEach); back.due.Before(least) {
-		back.due = least
+	for _, t := range []time.Time{least, now.Add(comesBackAfter + time.Duration(max(0, waits-1))*comesBackEach)} {
+		if back.due.Before(t) {
+			back.due = t
+		}
 	}
 	return back
 }
 
+// seldom returns how long a message that was delivered this often stays deferred at least.
+func seldom(deliveries uint32) time.Duration {
+	if deliveries < oftenDelivered {
+		return 0
+	}
+	return min(time.Minute<<min((deliveries-oftenDelivered)/seldomEvery, 10), seldomMost)
+}
+
+// guardSuffix follows the time in dueProperty if the message waits for the volume guard.
+const guardSuffix = " volume-guard"
+
 // dueProperty is the property that tells other replicas when a deferred message is due.
-func dueProperty(due time.Time) map[string]any {
-	return map[string]any{deadletter.PropertyDeferred: due.UTC().Format(time.RFC3339)}
+func dueProperty(back comeback) map[string]any {
+	text := back.due.UTC().Format(time.RFC3339)
+	if back.blocked {
+		text += guardSuffix
+	}
+	return map[string]any{deadletter.PropertyDeferred: text}
+}
+
+// dueElsewhere returns when another replica fetches a deferred message. ok is false if no replica
+// does: the message has no such time, or one that is further away than a worker would write it. The
+// clock of a replica that is gone may have been wrong.
+func dueElsewhere(m *azservicebus.ReceivedMessage, now time.Time) (due time.Time, ok bool) {
+	text, _ := m.ApplicationProperties[deadletter.PropertyDeferred].(string)
+	text, blocked := strings.CutSuffix(text, guardSuffix)
+	due, err := time.Parse(time.RFC3339, text)
+	longest := comesBackMost
+	switch {
+	case blocked:
+		longest = blockedMost
+	case m.DeliveryCount >= oftenDelivered:
+		longest = seldomMost
+	}
+	return due, err == nil && due.Sub(now) <= 2*longest
 }
 
 // remember notes in the waiting room how the settlement of a message ended, if the message is
@@ -306,6 +367,7 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept accept
 		case <-released:
 			released = c.dispatch.Released()
 			room.released()
+			room.next, room.all, look = 0, true, time.Now()
 		default:
 		}
 		wait := time.Until(look)
@@ -416,7 +478,7 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 			return lookAgain
 		}
 		if len(messages) == 0 {
-			s.room.next = 0
+			s.room.next, s.room.all = 0, false
 			break
 		}
 		for _, m := range messages {
@@ -459,12 +521,8 @@ func (r *waitingRoom) remembers(number int64) bool {
 // reports whether it did.
 func (r *waitingRoom) adopt(number int64, m *azservicebus.ReceivedMessage) bool {
 	now := time.Now()
-	if text, ok := m.ApplicationProperties[deadletter.PropertyDeferred].(string); ok {
-		// A due time that is further away than this is not a worker's.
-		due, err := time.Parse(time.RFC3339, text)
-		if err == nil && now.Before(due.Add(forgottenAfter)) && due.Sub(now) <= 2*comesBackMost {
-			return false
-		}
+	if due, ok := dueElsewhere(m, now); ok && !r.all && now.Before(due.Add(forgottenAfter)) {
+		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -14,7 +14,11 @@ import (
 // inRoom runs a test with a waiting room in a bubble.
 func inRoom(t *testing.T, test func(t *testing.T, r *waitingRoom)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(t, newWaitingRoom(4)) })
+	synctest.Test(t, func(t *testing.T) {
+		r := newWaitingRoom(4)
+		r.all = false // the first search is over
+		test(t, r)
+	})
 }
 
 // soon returns the earliest comeback.
@@ -75,6 +79,24 @@ func TestWaitingRoomBringsAMessageBackLessAndLessOften(t *testing.T) {
 	})
 }
 
+// The pauses between deliveries must add up to many hours before a usual max delivery count is
+// reached.
+func TestWaitingRoomBringsAMessageBackSeldomAfterManyDeliveries(t *testing.T) {
+	var total time.Duration
+	for n := uint32(1); n < 100; n++ {
+		if pause := seldom(n); pause > time.Hour || n < 30 && pause != 0 {
+			t.Errorf("after %d deliveries it stays deferred for %s at least", n, pause)
+		}
+		total += seldom(n)
+	}
+	if total < 20*time.Hour {
+		t.Errorf("100 deliveries are used up within %s", total)
+	}
+	if pause := seldom(1 << 31); pause != time.Hour {
+		t.Errorf("after very many deliveries it stays deferred for %s", pause)
+	}
+}
+
 func TestWaitingRoomBringsMessagesBackWithTheVolumeGuardsRelease(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		later := time.Now().Add(comesBackMost)
@@ -131,27 +153,38 @@ func TestWaitingRoomIsBounded(t *testing.T) {
 
 func TestWaitingRoomAdoptsForgottenMessages(t *testing.T) {
 	for name, c := range map[string]struct {
-		property any
-		want     bool
+		property   any
+		want       bool
+		suffix     string
+		deliveries uint32
 	}{
-		"without a time":               {nil, true},
-		"looked after":                 {time.Minute, false},
-		"its time has just passed":     {-forgottenAfter + time.Second, false},
-		"forgotten":                    {-forgottenAfter, true},
-		"for ever, as no one of us":    {24 * time.Hour, true},
-		"a bit longer than one of us":  {2*comesBackMost + time.Second, true},
-		"by a clock that runs ahead":   {2 * comesBackMost, false},
-		"no time":                      {"tomorrow", true},
-		"no text":                      {int64(7), true},
-		"from 9999, as no one writes ": {"9999-12-31T23:59:59Z", true},
+		"for the guard":               {property: 4 * time.Hour, suffix: guardSuffix},
+		"for too long, for the guard": {property: 9 * time.Hour, suffix: guardSuffix, want: true},
+		"for the guard, too late":     {property: -forgottenAfter, suffix: guardSuffix, want: true},
+		"delivered often":             {property: time.Hour, deliveries: 90},
+		"not delivered often":         {property: time.Hour, deliveries: 29, want: true},
+		"no suffix of ours":           {property: time.Minute, suffix: " moon", want: true},
+
+		"looked after":                 {property: time.Minute, want: false},
+		"its time has just passed":     {property: -forgottenAfter + time.Second, want: false},
+		"forgotten":                    {property: -forgottenAfter, want: true},
+		"for ever, as no one of us":    {property: 24 * time.Hour, want: true},
+		"a bit longer than one of us":  {property: 2*comesBackMost + time.Second, want: true},
+		"by a clock that runs ahead":   {property: 2 * comesBackMost, want: false},
+		"no time":                      {property: "tomorrow", want: true},
+		"no text":                      {property: int64(7), want: true},
+		"from 9999, as no one writes ": {property: "9999-12-31T23:59:59Z", want: true},
+		"without a time":               {want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inRoom(t, func(t *testing.T, r *waitingRoom) {
 				value := c.property
 				if d, ok := value.(time.Duration); ok {
-					value = time.Now().UTC().Add(d).Format(time.RFC3339)
+					value = time.Now().UTC().Add(d).Format(time.RFC3339) + c.suffix
 				}
-				m := &azservicebus.ReceivedMessage{ApplicationProperties: map[string]any{deadletter.PropertyDeferred: value}}
+				m := &azservicebus.ReceivedMessage{
+					DeliveryCount: c.deliveries, ApplicationProperties: map[string]any{deadletter.PropertyDeferred: value},
+				}
 				if got := r.adopt(7, m); got != c.want {
 					t.Fatalf("adopted: %v", got)
 				}
@@ -169,7 +202,7 @@ func TestWaitingRoomAdoptsForgottenMessages(t *testing.T) {
 
 func TestWaitingRoomShowsOthersWhenAMessageIsDue(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
-		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(soon().due)}
+		m := &azservicebus.ReceivedMessage{ApplicationProperties: dueProperty(soon())}
 		if r.adopt(1, m) {
 			t.Error("adopted, although another replica has just deferred it")
 		}

@@ -227,7 +227,7 @@ func readSettings(ctx context.Context, client *admin.Client, entity string) (ent
 // Graph is unavailable costs each message in flight one delivery. Each lock is renewed at half of
 // its duration.
 const (
-	fewDeliveries = 50
+	fewDeliveries = 100
 	shortLock     = 30 * time.Second
 )
 
@@ -252,7 +252,8 @@ func (s entitySettings) check(cfg config.Config, entity string, f *findings) {
 	}
 	if s.deliveries < fewDeliveries {
 		f.warn(entity+": max delivery count",
-			"set it to 100: each stop of a worker while Graph is unavailable costs each message in flight one delivery", "%d",
+			"set it to 100 or more: each stop of a worker while Graph is unavailable costs each message in flight one delivery, "+
+				"and each deferral may cost one", "%d",
 			s.deliveries)
 	} else {
 		f.ok(entity+": max delivery count", "%d", s.deliveries)

@@ -48,9 +48,13 @@ type QueueConfig struct {
 	Name string
 	// LockDuration defaults to 1 minute.
 	LockDuration time.Duration
-	// MaxDeliveryCount is the number of failed deliveries after which a message is dead-lettered.
-	// The default is 10.
+	// MaxDeliveryCount is the number of deliveries that failed or ended with a deferral after which a
+	// message is dead-lettered. The default is 10.
 	MaxDeliveryCount int
+	// FreeDeferrals leaves deferrals out of the delivery count. Microsoft's documentation does not
+	// say whether they count. Users report that they do, and that the deferral that reaches the
+	// maximum dead-letters the message (https://github.com/Azure/azure-service-bus/issues/375).
+	FreeDeferrals bool
 	// DefaultTTL bounds the time to live of every message. 0 means no bound.
 	DefaultTTL time.Duration
 	// DeadLetterOnExpiration dead-letters expired messages. Otherwise they are dropped.

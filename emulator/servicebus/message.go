@@ -204,8 +204,7 @@ type view struct {
 	peeked bool // for a peek, with its state
 }
 
-// deliveries is the delivery count that receivers see. It counts deferrals too, as the service's
-// does.
+// deliveries is the delivery count that receivers see, which too many end. It counts deferrals too.
 func (m *message) deliveries() uint32 { return m.failures + m.deferrals }
 
 // encode appends the whole encoded message to dst.

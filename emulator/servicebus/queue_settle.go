@@ -38,11 +38,12 @@ func (q *queue) settle(token amqp.UUID, s settlement) error {
 		q.report(m, Completed, "")
 	case Deferred:
 		m.wasDeferred = true
-		if q.kind != deadQueue { // it counts no delivery
+		if q.kind != deadQueue && !q.cfg.FreeDeferrals { // a dead-letter queue counts no delivery
 			m.deferrals++
 		}
 		q.setState(m, deferred)
 		q.report(m, Deferred, "")
+		q.endDeliveries(m)
 	case DeadLettered:
 		q.deadLetter(m, s.reason, s.description)
 		if q.kind == deadQueue {
@@ -100,11 +101,19 @@ func (q *queue) failDelivery(m *message, kind EventKind) {
 	m.failures++
 	q.restore(m)
 	q.report(m, kind, "")
-	if int(m.failures) >= q.cfg.MaxDeliveryCount {
-		q.deadLetter(m, "MaxDeliveryCountExceeded", "Message could not be consumed after the maximum number of delivery attempts.")
-		return
+	if !q.endDeliveries(m) {
+		q.expire(m, nowMilli())
 	}
-	q.expire(m, nowMilli())
+}
+
+// endDeliveries dead-letters a message that was delivered as often as its queue allows, and reports
+// whether it did.
+func (q *queue) endDeliveries(m *message) bool {
+	if q.kind == deadQueue || int(m.deliveries()) < q.cfg.MaxDeliveryCount {
+		return false
+	}
+	q.deadLetter(m, "MaxDeliveryCountExceeded", "Message could not be consumed after the maximum number of delivery attempts.")
+	return true
 }
 
 // deadLetter moves a message that is not locked to the dead-letter queue. A message of a
