@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -185,6 +186,26 @@ func TestEmulatorServesEveryTransportAndSignIn(t *testing.T) {
 		t.Errorf("health: %d %s", answer.StatusCode, body)
 	}
 	e.stop(t)
+}
+
+// A file with one changed bit can keep a decoder busy for minutes.
+func TestEmulatorRefusesAChangedDataFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "data")
+	e := start(t, "--queue", "orders", "--data", file)
+	send(t, dial(t, e.connectionString, nil), "one")
+	e.stop(t)
+	saved, err := os.ReadFile(file)
+	must(t, err)
+	for _, at := range []int{0, len(saved) / 2, len(saved) - 1} {
+		changed := slices.Clone(saved)
+		changed[at] ^= 1
+		must(t, os.WriteFile(file, changed, 0o600))
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), []string{"--amqp", "127.0.0.1:0", "--admin", "", "--data", file}, &stdout, &stderr)
+		if code != 1 || !strings.Contains(stderr.String(), "the file is damaged") {
+			t.Errorf("with byte %d changed: code %d, %s", at, code, &stderr)
+		}
+	}
 }
 
 func TestEmulatorKeepsItsDataOverARestart(t *testing.T) {
