@@ -35,6 +35,9 @@ type ManualResult struct {
 	Reason  deadletter.Reason
 	Err     error
 	Calls   int
+	// Last is the failure of the last attempt, or nil. It says why there was another one if Err says
+	// only that the attempts were stopped.
+	Last error
 	// Attempt is the last attempt. With ValidFrom it holds what was read about its effect.
 	Attempt revoker.Attempt
 }
@@ -125,7 +128,7 @@ func (b *ManualRevocation) makeAttempts(
 		// revoked the sessions. Each attempt has a timeout of its own.
 		uncut := context.WithoutCancel(ctx)
 		e := s.try(uncut, p, func() (revoker.Attempt, error) { return b.Call(uncut, result.User) })
-		result.Attempt, result.Calls, result.Err = e.Last, e.Count, e.Err
+		result.Attempt, result.Calls, result.Err, result.Last = e.Last, e.Count, e.Err, e.Err
 		failure, _ := errors.AsType[*revoker.Error](e.err)
 		switch {
 		case e.kind == succeeded:

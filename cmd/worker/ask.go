@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/user"
@@ -12,11 +13,23 @@ import (
 	"golang.org/x/term"
 )
 
-// ask prints a question and returns the answer from standard input, or "" if there is none.
-func (p *program) ask(question string) string {
+// ask prints a question and returns the answer from standard input, or "" if there is none. If ctx
+// ends first, it returns an error. Its goroutine then waits for a line until the program exits,
+// which it does at once.
+func (p *program) ask(ctx context.Context, question string) (answer string, err error) {
 	fmt.Fprint(p.stderr, question)
-	line, _ := bufio.NewReader(p.stdin).ReadString('\n')
-	return strings.TrimSpace(line)
+	answers := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(p.stdin).ReadString('\n')
+		answers <- strings.TrimSpace(line)
+	}()
+	select {
+	case answer = <-answers:
+		return answer, nil
+	case <-ctx.Done():
+		fmt.Fprintln(p.stderr)
+		return "", fail(exitFailed, "stopped before the answer: nothing was changed")
+	}
 }
 
 // operator returns who runs the command: by, or user@host if by is "".
@@ -51,10 +64,13 @@ func (p *program) newBar(what string, total int) *bar {
 	}
 	b := &bar{writer: progress.NewWriter(), tracker: &progress.Tracker{Message: what, Total: int64(total)}, ended: make(chan struct{})}
 	b.writer.SetOutputWriter(file)
+	b.writer.SetAutoStop(true)
 	b.writer.SetUpdateFrequency(200 * time.Millisecond)
 	b.writer.Style().Visibility.ETA = true
 	b.writer.Style().Visibility.Speed = true
 	b.writer.Style().Options.ETAString = "left"
+	b.writer.Style().Options.DoneString = "ended"
+	b.writer.Style().Options.ErrorString = "stopped"
 	b.writer.AppendTracker(b.tracker)
 	go func() {
 		b.writer.Render()
@@ -70,7 +86,8 @@ func (b *bar) add(n int) {
 	}
 }
 
-// end stops the bar and waits for its last output.
+// end ends the bar and waits for its last output. The bar stops by itself when its only tracker is
+// done. Stop would be lost, and end would wait for ever, if the bar has not begun yet.
 func (b *bar) end() {
 	if b == nil {
 		return
@@ -78,6 +95,5 @@ func (b *bar) end() {
 	if !b.tracker.IsDone() {
 		b.tracker.MarkAsErrored()
 	}
-	b.writer.Stop()
 	<-b.ended
 }

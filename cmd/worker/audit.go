@@ -12,9 +12,7 @@ import (
 )
 
 func (p *program) auditCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "audit", Short: "Check the audit log", Args: cobra.NoArgs}
-	cmd.AddCommand(p.auditVerify())
-	return cmd
+	return group(&cobra.Command{Use: "audit", Short: "Check the audit log"}, p.auditVerify())
 }
 
 func (p *program) auditVerify() *cobra.Command {

@@ -113,10 +113,13 @@ type question struct {
 }
 
 // confirm returns an error unless the operator confirms.
-func (c *change) confirm(q question) error {
+func (c *change) confirm(ctx context.Context, q question) error {
 	answer := q.given
 	if answer == "" {
-		answer = c.ask(q.text)
+		var err error
+		if answer, err = c.ask(ctx, q.text); err != nil {
+			return err
+		}
 	}
 	if slices.Contains(q.accepts, strings.ToLower(answer)) {
 		return nil

@@ -19,10 +19,8 @@ func (p *program) deferredCommand() *cobra.Command {
 		Long: `List deferred messages: those that the worker leaves in Service Bus for a while,
 because too many users fail at once. The worker receives them again by itself.
 See docs/runbook.md, section 10.`,
-		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(p.deferredList())
-	return cmd
+	return group(cmd, p.deferredList())
 }
 
 // deferredMessage is a deferred message as it is printed.

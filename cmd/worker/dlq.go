@@ -22,10 +22,8 @@ func (p *program) dlqCommand() *cobra.Command {
 		Long: `List, show, replay, purge, export and import the dead letters of the configured
 queues and subscriptions. docs/runbook.md shows in which order to use these
 commands.`,
-		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(p.dlqList(), p.dlqShow(), p.dlqReplay(), p.dlqPurge(), p.dlqExport(), p.dlqImport())
-	return cmd
+	return group(cmd, p.dlqList(), p.dlqShow(), p.dlqReplay(), p.dlqPurge(), p.dlqExport(), p.dlqImport())
 }
 
 func (p *program) dlqList() *cobra.Command {

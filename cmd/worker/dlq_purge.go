@@ -89,7 +89,7 @@ func (u *purging) purge(ctx context.Context, from *picked) error {
 	for _, plan := range plans {
 		fmt.Fprintf(u.stderr, "%s: %s\n", plan.Source, summary(plan.Plan))
 	}
-	err = u.confirm(question{
+	err = u.confirm(ctx, question{
 		text:  fmt.Sprintf("This removes them permanently. Type how many to confirm (%d): ", total),
 		given: u.confirmed, accepts: []string{strconv.Itoa(total)}, refusal: "nothing was removed",
 	})

@@ -151,7 +151,7 @@ func (r *replaying) queue(ctx context.Context, q *replay.Queue, f replay.Filter)
 	}
 	outcome := replayOutcome{RunID: r.run.ID, To: r.destination(q.Entity), Plan: plan.Plan}
 	if plan.Selected > 0 {
-		if err := r.confirmPlan(plan.Plan); err != nil {
+		if err := r.confirmPlan(ctx, plan.Plan); err != nil {
 			return 0, err
 		}
 		one := step{
@@ -181,7 +181,7 @@ func (r *replaying) queue(ctx context.Context, q *replay.Queue, f replay.Filter)
 }
 
 // confirmPlan asks whether to replay what is planned.
-func (r *replaying) confirmPlan(plan *replay.Plan) error {
+func (r *replaying) confirmPlan(ctx context.Context, plan *replay.Plan) error {
 	q := question{
 		text: fmt.Sprintf("Replay %s of %s to %s%s%s? [y/N] ",
 			summary(plan), plan.Source, r.destination(plan.Source), leftOut(plan), lasting(plan.Selected, r.options.Rate)),
@@ -191,7 +191,7 @@ func (r *replaying) confirmPlan(plan *replay.Plan) error {
 	if r.yes {
 		q.given = "yes"
 	}
-	return r.confirm(q)
+	return r.confirm(ctx, q)
 }
 
 // destination returns where the dead letters of an entity are sent.

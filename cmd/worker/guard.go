@@ -18,9 +18,7 @@ import (
 )
 
 func (p *program) guardCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "guard", Short: "Release the guard against implausible volumes", Args: cobra.NoArgs}
-	cmd.AddCommand(p.guardRelease())
-	return cmd
+	return group(&cobra.Command{Use: "guard", Short: "Release the guard against implausible volumes"}, p.guardRelease())
 }
 
 func (p *program) guardRelease() *cobra.Command {

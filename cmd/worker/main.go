@@ -37,10 +37,14 @@ type program struct {
 
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	p := &program{environ: environ, stdin: stdin, stdout: safe{stdout}, stderr: safe{stderr}, log: stdout}
+	out := &written{w: stdout}
+	p := &program{environ: environ, stdin: stdin, stdout: safe{out}, stderr: safe{stderr}, log: stdout}
 	root := p.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = out.err()
+	}
 	if err == nil {
 		return 0
 	}
@@ -59,9 +63,11 @@ func (p *program) rootCommand() *cobra.Command {
 		Short:             "Revoke the sign-in sessions of people whose device is lost or who leave",
 		SilenceUsage:      true,
 		SilenceErrors:     true,
+		Version:           fmt.Sprintf("%s (%s)", app.Version, app.Commit),
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		DisableAutoGenTag: true,
 	}
+	root.SetVersionTemplate("session-revoker {{.Version}}\n")
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	help := root.HelpFunc()
@@ -189,7 +195,7 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "session-revoker %s (%s)\n", app.Version, app.Commit)
+			fmt.Fprintf(cmd.OutOrStdout(), "session-revoker %s\n", cmd.Root().Version)
 		},
 	}
 }

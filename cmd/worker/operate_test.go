@@ -22,7 +22,7 @@ func TestRevoke(t *testing.T) {
 		"REVOKER_SERVICEBUS_CONNECTION_STRING=", "REVOKER_SERVICEBUS_QUEUE=",
 		"REVOKER_GUARD_PROTECTED_USERS=user3@contoso.com",
 	}
-	c.commandIn("", noBus, "revoke", "user0@contoso.com", "--dry-run").want(t, 0, "user0@contoso.com", "revoked")
+	c.commandIn("", noBus, "revoke", "user0@contoso.com", "--dry-run").want(t, 0, "user0@contoso.com", "would be revoked")
 	c.commandIn("", noBus, "revoke", id(0), "user1@contoso.com").want(t, 0, id(0), "revoked", "200")
 	if n := c.revoked(4); n != 2 {
 		t.Fatalf("%d are revoked, want 2", n)
@@ -32,6 +32,9 @@ func TestRevoke(t *testing.T) {
 	c.commandIn("", noBus, "revoke", "user3@contoso.com", "x#EXT#@contoso.com").want(t, 1, "protected", "another tenant", "2 of 2")
 	c.commandIn("", noBus, "revoke", "--legacy-beta", "user2@contoso.com").want(t, 0, "204")
 	c.commandIn("", noBus, "revoke", "me").want(t, 2, "--delegated")
+	c.commandIn("# leavers of May\nuser2@contoso.com\t# asked by HR\nno one\n", noBus, "revoke", "-").want(t, 2, "line 3: ")
+	c.commandIn("# leavers of May\nx#EXT#@contoso.com # a guest\n", noBus, "revoke", "-", "--dry-run").want(t, 0,
+		"x#EXT#@contoso.com", "would be refused: guest")
 	c.commandIn("", noBus, "revoke", "../groups").want(t, 2, "no sessions were revoked")
 	c.commandIn("", noBus, "revoke", "--max", "1", id(0), id(1)).want(t, 2, "--max 1")
 	c.commandIn("", noBus, "revoke", "--delegated=magic", id(0)).want(t, 2, "cli or device-code")

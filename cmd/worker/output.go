@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -17,6 +18,30 @@ const (
 	asJSON   = "json"
 	asNDJSON = "ndjson"
 )
+
+// written remembers the first error of a writer. The output of a command is not checked line by
+// line, but a command whose output is lost, because the disk is full, must not exit with 0. It is
+// safe for concurrent use if w is.
+type written struct {
+	w     io.Writer
+	first atomic.Pointer[error]
+}
+
+func (w *written) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	if err != nil {
+		w.first.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// err returns the error for the exit code, or nil.
+func (w *written) err() error {
+	if first := w.first.Load(); first != nil {
+		return fail(exitFailed, "the output is incomplete: %v", *first)
+	}
+	return nil
+}
 
 // output is where a command's result goes, and in which format.
 type output struct {

@@ -215,9 +215,15 @@ func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 	}
 	if !r.Revoked {
 		row.Result = "not revoked"
-		if errors.Is(r.Err, context.Canceled) {
+		switch {
+		case errors.Is(r.Err, context.Canceled) && r.Calls > 0:
+			row.Error = "stopped after " + count(r.Calls, "call")
+			if r.Last != nil {
+				row.Error += ": " + r.Last.Error()
+			}
+		case errors.Is(r.Err, context.Canceled):
 			row.Error = "stopped before the call"
-		} else if r.Err != nil {
+		case r.Err != nil:
 			row.Error = r.Err.Error()
 		}
 		var failure *revoker.Error
@@ -270,14 +276,14 @@ func nameOf(user event.User) string {
 
 // wouldRevoke prints what would happen to each user.
 func (p *program) wouldRevoke(out *output, users []event.User, protected *guard.Protected) error {
-	list := &rows{output: out, header: table.Row{"USER", "WOULD BE"}}
+	list := &rows{output: out, header: table.Row{"USER", "RESULT OF A REAL RUN"}}
 	for _, user := range users {
-		row := revokeRow{User: nameOf(user), Result: "revoked"}
+		row := revokeRow{User: nameOf(user), Result: "would be revoked"}
 		switch {
 		case protected.Has(user):
-			row.Result = "refused: protected user"
+			row.Result = "would be refused: protected user"
 		case user.External():
-			row.Result = "refused: guest, whose sessions belong to another tenant"
+			row.Result = "would be refused: guest, whose sessions belong to another tenant"
 		}
 		if err := list.add(row, table.Row{row.User, row.Result}); err != nil {
 			return err
@@ -287,9 +293,12 @@ func (p *program) wouldRevoke(out *output, users []event.User, protected *guard.
 	return nil
 }
 
-// readUsers returns the users of the arguments, or of the lines of standard input, each once.
+// readUsers returns the users of the arguments, or of the lines of standard input, each once. In the
+// lines, everything from a # at the start or after a space is a comment; a # inside a name is part
+// of it, as in #EXT#.
 func (p *program) readUsers(args []string, delegated bool) ([]event.User, error) {
-	if slices.Equal(args, []string{"-"}) {
+	lines := slices.Equal(args, []string{"-"})
+	if lines {
 		text, err := p.readInput("-")
 		if err != nil {
 			return nil, err
@@ -299,34 +308,56 @@ func (p *program) readUsers(args []string, delegated bool) ([]event.User, error)
 	var users []event.User
 	var problems []error
 	seen := map[string]bool{}
-	for _, arg := range args {
+	for i, arg := range args {
 		name := strings.TrimSpace(arg)
+		if lines {
+			name = withoutComment(name)
+		}
 		if name == "" {
 			continue
 		}
-		var user event.User
-		var err error
+		user, err := readUser(name, delegated)
 		switch {
-		case name == me && delegated:
-		case name == me:
-			err = errors.New(`"me" is allowed only with --delegated, because the application is not a user`)
-		case strings.Contains(name, "@"):
-			user, err = event.NewUser("", name)
-		default:
-			user, err = event.NewUser(name, "")
-		}
-		if err != nil {
+		case err != nil && lines:
+			problems = append(problems, fmt.Errorf("line %d: %w", i+1, err))
+		case err != nil:
 			problems = append(problems, err)
-		} else if !seen[user.Key()] {
+		case !seen[user.Key()]:
 			seen[user.Key()] = true
 			users = append(users, user)
 		}
 	}
+	const most = 10
+	if more := len(problems) - most; more > 0 {
+		problems = append(problems[:most], fmt.Errorf("and %d more", more))
+	}
 	if len(problems) > 0 {
-		return nil, fail(exitUsage, "no sessions were revoked:\n%v", errors.Join(problems[:min(10, len(problems))]...))
+		return nil, fail(exitUsage, "no sessions were revoked:\n%v", errors.Join(problems...))
 	}
 	if len(users) == 0 {
 		return nil, fail(exitUsage, "there are no users")
 	}
 	return users, nil
+}
+
+func withoutComment(line string) string {
+	for i := range line {
+		if line[i] == '#' && (i == 0 || line[i-1] == ' ' || line[i-1] == '\t') {
+			return strings.TrimSpace(line[:i])
+		}
+	}
+	return line
+}
+
+// readUser returns the user whom a name means.
+func readUser(name string, delegated bool) (event.User, error) {
+	switch {
+	case name == me && delegated:
+		return event.User{}, nil
+	case name == me:
+		return event.User{}, errors.New(`"me" is allowed only with --delegated, because the application is not a user`)
+	case strings.Contains(name, "@"):
+		return event.NewUser("", name)
+	}
+	return event.NewUser(name, "")
 }
