@@ -16,6 +16,11 @@ const (
 	// forgetAfter is the time after which an allowance is forgotten if it has held no call back:
 	// the quota is full again.
 	forgetAfter = 5 * time.Minute
+	// fewCalls is the number of calls in a round from which nothing can be learned about their rate:
+	// other processes have used up the quota. The round is then at most twice as long as the pause
+	// that the server asked for. Otherwise a process that came last would learn a rate near zero, and
+	// the others would refuse it anything more.
+	fewCalls = 2
 	// shortPause is shorter than any pause that ends a fixed window. A server that asks for shorter
 	// pauses seems to regain calls one by one, so the calls of a round are spread.
 	shortPause = 2 * time.Second
@@ -23,6 +28,8 @@ const (
 	// part by which it gets shorter if no call was refused for long, and the server does not report
 	// the usage.
 	slower, faster = 1. / 16, 1. / 32
+	// fastest is how many times faster a round gets shorter at most.
+	fastest = 4
 	// awaitAnswer is how long a call delays others at least while only few may be in flight at
 	// once. It delays them for twice as long at most (see ages). A call that hangs must not delay
 	// everybody for its whole timeout.
@@ -240,7 +247,9 @@ func (l *Limiter) adjust(now time.Time) {
 		}
 		l.lengthen((min(usage, 1) - usageAim) / 2 * often)
 	case since >= exploreEvery:
-		l.lengthen(-faster * often)
+		// The longer no call was refused, the further the rate may be below what the server allows.
+		// It may have been learned in a short fault, or beside other processes that are gone.
+		l.lengthen(-faster * often * min(since.Seconds()/exploreEvery.Seconds(), fastest))
 	}
 }
 
@@ -413,7 +422,11 @@ func (l *Limiter) judge() {
 	}
 	l.Short = false
 	// The round may have started long ago. Its period must still fit the server's pause.
-	period := min(l.Hold.Sub(l.Ended.Start), max(2*pause, 2*exploreEvery))
+	longest := max(2*pause, 2*exploreEvery)
+	if n <= fewCalls {
+		longest = max(2*pause, 2*shortPause)
+	}
+	period := min(l.Hold.Sub(l.Ended.Start), longest)
 	if l.Pause >= shortPause && n >= before-before/8 && period < l.Period {
 		return // slow calls came at the end of a sliding window, when its first calls no longer counted
 	}

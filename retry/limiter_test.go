@@ -281,3 +281,34 @@ func TestLimiterIsNotPlausibleWithNonsense(t *testing.T) {
 		}
 	}
 }
+
+// A rate that was learned in a fault, or beside other processes, may be far below what the server
+// allows now.
+func TestLimiterFindsOutWithinMinutesThatMuchMoreIsAllowed(t *testing.T) {
+	p := retry.NewLimiter(8)
+	learned := `{"First":1,"Allowance":1,"Confirmed":true,"Period":4000000000,"Pause":1000000000,
+		"Throttled":"2026-03-01T11:59:59Z","HeldBack":"2026-03-01T11:59:59Z","Ended":{"Judged":true}}`
+	if err := p.UnmarshalJSON([]byte(learned)); err != nil {
+		t.Fatal(err)
+	}
+	now := noon
+	calls := func(span time.Duration) (n int) {
+		for end := now.Add(span); now.Before(end); {
+			wait, ok := p.Allow(now)
+			if !ok {
+				now = now.Add(wait)
+				continue
+			}
+			p.End(p.Begin(now), nil, 0, now)
+			n++
+		}
+		return n
+	}
+	if n := calls(10 * time.Second); n > 5 {
+		t.Fatalf("%d calls in the first 10 s", n)
+	}
+	calls(110 * time.Second)
+	if n := calls(10 * time.Second); n < 100 {
+		t.Errorf("%d calls in 10 s, two minutes later, although none was refused", n)
+	}
+}

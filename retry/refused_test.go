@@ -193,14 +193,21 @@ func TestLimiterShortPauseAfterAWholeWindowDoesNotShortenIt(t *testing.T) {
 }
 
 func TestLimiterLongQuietRoundDoesNotStretchThePeriod(t *testing.T) {
-	p := retry.NewLimiter(4)
-	p.End(begin(t, p, 1, noon)[0], nil, 0, noon)
-	later := noon.Add(time.Hour)
-	p.End(begin(t, p, 1, later)[0], nil, 0, later)
-	_, end := refuse(t, p, 10*time.Second, later)
-	p.Allow(end) // it judges the round
-	if got, want := p.State().PerSecond, 2./30; math.Abs(got-want) > 1e-9 {
-		t.Errorf("%v calls a second, want 2 in half a minute", got)
+	for calls, want := range map[int]float64{
+		3: 3. / 30,
+		2: 2. / 20, // few calls say nothing about the rate: twice the pause
+	} {
+		p := retry.NewLimiter(4)
+		p.End(begin(t, p, 1, noon)[0], nil, 0, noon)
+		later := noon.Add(time.Hour)
+		for range calls - 1 {
+			p.End(begin(t, p, 1, later)[0], nil, 0, later)
+		}
+		_, end := refuse(t, p, 10*time.Second, later)
+		p.Allow(end) // it judges the round
+		if got := p.State().PerSecond; math.Abs(got-want) > 1e-9 {
+			t.Errorf("after %d calls: %v a second, want %v", calls, got, want)
+		}
 	}
 }
 
