@@ -118,14 +118,17 @@ type Config struct {
 	HashUsers bool
 }
 
-// Dependencies are what a Consumer works with. Canary, Auditor, Resolver, Coordinator, NewLimiter
-// and Tracer may be nil; New rejects a nil in any other field. An interface that holds a nil
-// pointer is not nil: omit the field instead.
+// Dependencies are what a Consumer works with. KeysChanged, Canary, Auditor, Resolver, Coordinator,
+// NewLimiter and Tracer may be nil; New rejects a nil in any other field. An interface that holds a
+// nil pointer is not nil: omit the field instead.
 type Dependencies struct {
 	// Sources are received from side by side. The attempts for messages of an earlier source go
 	// before those for messages of a later one. There is at least one.
 	Sources   []Source
-	Decoder   Decoder
+	Decoder Decoder
+	// KeysChanged returns a channel that is closed when messages that the Decoder has refused with
+	// event.NotYet may be decoded again. Without it, only time brings them back.
+	KeysChanged func() <-chan struct{}
 	Protected *guard.Protected
 	Revoker   Revoker
 	// Canary makes an attempt for nobody, or for Config.CanaryUser. If it is nil, there are no

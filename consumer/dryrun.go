@@ -23,6 +23,8 @@ const (
 const (
 	wouldRevoke     = "would_revoke"
 	wouldDeadLetter = "would_dead_letter"
+	// wouldDefer: the event cannot be judged yet, and a worker would try again.
+	wouldDefer = "would_defer"
 )
 
 // DryRun peeks at the messages of the sources, and at new ones, until ctx ends. It logs what a
@@ -92,6 +94,10 @@ func (c *Consumer) resultsDry(m *message) []result {
 
 // recordDry writes the log line of a result.
 func (c *Consumer) recordDry(m *message, r result) {
+	if r.isNotYet() {
+		c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldDefer), zap.String("error", c.text(r.err)))...)
+		return
+	}
 	if r.reason == "" {
 		c.deps.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldRevoke))...)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -38,6 +39,8 @@ type message struct {
 	// entry is the message in the ledger, with its lock.
 	entry *dedupe.Message
 	span  trace.Span // nil when tracing is off
+	// keys is closed when keys have come since the message was decoded.
+	keys <-chan struct{}
 }
 
 // newMessage returns the message of a delivery. The end of its lock is a time of our own clock,
@@ -76,19 +79,30 @@ func (c *Consumer) results(hard context.Context, m *message) (results []result, 
 	defer func() { stop() }()
 	// The lock is kept from the start if it may take long until all users are in the ledger. Most
 	// messages are decided as soon as they are added, and need neither a renewal nor a goroutine.
-	slow := m.isLarge() || c.deps.Resolver != nil
+	slow, free := m.isLarge() || c.deps.Resolver != nil, func() {}
 	if slow {
 		locked, stop = c.keepLock(hard, m)
 	}
 	if m.isLarge() {
-		free, err := c.awaitDecoding(locked, m)
+		release, err := c.awaitDecoding(locked, m)
 		if err != nil {
 			results = []result{{outcome: unfinished, err: err}}
 			return results, actionFor(results, m, errors.Is(err, errLockLost), false)
 		}
+		free = sync.OnceFunc(release)
 		defer free()
 	}
-	if items, undecodable := c.decode(m); undecodable != nil {
+	items, undecodable := c.decode(m)
+	if undecodable != nil && undecodable.isNotYet() && m.session != nil {
+		free() // no large message waits for this one
+		if !slow {
+			slow = true
+			locked, stop = c.keepLock(hard, m)
+		}
+		items, undecodable = c.decodeLater(locked, m)
+	}
+	gone := undecodable != nil && errors.Is(undecodable.err, errLockLost)
+	if undecodable != nil {
 		results = []result{*undecodable}
 	} else {
 		accounts := c.accounts(locked, m, items)
@@ -100,7 +114,7 @@ func (c *Consumer) results(hard context.Context, m *message) (results []result, 
 		locked, stop = c.keepLock(hard, m)
 	}
 	lockLost, deferred := c.await(locked, m, results)
-	return results, actionFor(results, m, lockLost, deferred)
+	return results, actionFor(results, m, lockLost || gone, deferred)
 }
 
 // awaitDecoding waits until a large message may be decoded. free must be called when all its events
@@ -130,12 +144,47 @@ func (c *Consumer) decode(m *message) ([]event.Item, *result) {
 		err := errors.New(why)
 		return nil, &result{item: event.Item{Err: err}, outcome: deadLettered, reason: deadletter.UnreadableMessage, err: err}
 	}
+	m.keys = c.keysChanged() // before the message is decoded, so that no keys are missed
 	items, err := c.deps.Decoder.Decode(deadletter.Content(m.ReceivedMessage))
 	if err != nil {
 		r := rejected(event.Item{Err: err})
 		return nil, &r
 	}
 	return m.only(items), nil
+}
+
+// keysChanged returns a channel that is closed when messages that cannot be judged may be decoded
+// again, or nil.
+func (c *Consumer) keysChanged() <-chan struct{} {
+	if c.deps.KeysChanged == nil {
+		return nil
+	}
+	return c.deps.KeysChanged()
+}
+
+// decodeEvery is how often a message of a session is decoded that cannot be judged yet.
+const decodeEvery = time.Second
+
+// decodeLater is decode for a message of a session that cannot be judged yet. It waits until that is
+// over, or until the message cannot wait any longer. Other messages wait in the waiting room instead,
+// where those of sessions cannot, since their order matters.
+func (c *Consumer) decodeLater(locked context.Context, m *message) ([]event.Item, *result) {
+	c.setWaiting(m)
+	tick := time.NewTicker(decodeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if items, r := c.decode(m); r == nil || !r.isNotYet() {
+				c.flight.move(m.message, adding)
+				return items, r
+			}
+		case <-m.session.over:
+			return nil, &result{outcome: unfinished, err: errSessionOver}
+		case <-locked.Done():
+			return nil, &result{outcome: unfinished, err: context.Cause(locked)}
+		}
+	}
 }
 
 // add checks each event of the message with guard, and adds the events that may be acted on to the

@@ -23,8 +23,8 @@ const (
 	// both.
 	superseded   outcome = "superseded"
 	deadLettered outcome = "dead_lettered"
-	// unfinished: the lock was lost, the worker had to stop, or the message is deferred. The
-	// message comes again.
+	// unfinished: the lock was lost, the worker had to stop, the message is deferred, or the event
+	// cannot be judged yet. The message comes again.
 	unfinished outcome = "unfinished"
 )
 
@@ -101,15 +101,27 @@ var reasons = map[event.Kind]deadletter.Reason{
 	event.TooFarAhead:   deadletter.TooFarAhead,
 }
 
-// rejected is the result of an event that cannot be read, or must not be acted on.
+// rejected is the result of an event that cannot be read, cannot be judged yet, or must not be acted
+// on.
 func rejected(item event.Item) result {
 	r := result{item: item, outcome: deadLettered, reason: deadletter.InvalidEvent, err: item.Err}
+	if r.isNotYet() {
+		r.outcome, r.reason = unfinished, ""
+		return r
+	}
 	if refused, ok := errors.AsType[*event.Error](item.Err); ok {
 		if reason, known := reasons[refused.Kind]; known {
 			r.reason = reason
 		}
 	}
 	return r
+}
+
+// isNotYet reports whether the event cannot be judged yet, because the keys that verify it cannot be
+// had. Then it must be decoded again later.
+func (r result) isNotYet() bool {
+	refused, ok := errors.AsType[*event.Error](r.err)
+	return ok && refused.Kind == event.NotYet
 }
 
 // String returns the reason and the error of a dead letter.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,8 +41,10 @@ func actionFor(results []result, m *message, lockLost, deferred bool) action {
 		switch {
 		case r.outcome == unfinished && deferred:
 			return deferral
-		case r.outcome == unfinished && errors.Is(r.err, errSessionOver):
+		case r.outcome == unfinished && errors.Is(r.err, errSessionOver), r.isNotYet() && m.session != nil:
 			return leave // closing the session returns the message, and counts no failed delivery
+		case r.isNotYet():
+			return deferral // the others can be received meanwhile
 		case r.outcome == unfinished && m.deferred:
 			return deferral // it stays deferred; abandoning it would count a failed delivery
 		case r.outcome == unfinished:
@@ -89,8 +92,11 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 	if todo == deferral {
 		// One line must do, and no dead letter is counted: a message with many users may be
 		// deferred again and again before all of them are decided.
-		c.deps.Log.Info("message deferred; it comes back by itself",
-			append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))...)
+		fields := append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))
+		if i := slices.IndexFunc(results, result.isNotYet); i >= 0 {
+			fields = append(fields, zap.String("error", c.text(results[i].err)))
+		}
+		c.deps.Log.Info("message deferred; it comes back by itself", fields...)
 	}
 	return todo == complete || todo == deadLetter || todo == deferral
 }

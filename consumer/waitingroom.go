@@ -89,6 +89,7 @@ type deferredMessage struct {
 	due     time.Time
 	times   int  // how often it was deferred
 	blocked bool // the volume guard stops one of its users
+	keyless bool // it cannot be judged yet
 	back    bool // it has come back, and is in flight
 	missed  bool // Service Bus has said that there is no such message
 }
@@ -115,8 +116,9 @@ func (r *waitingRoom) len() (n int) {
 type comeback struct {
 	due     time.Time
 	blocked bool // a release of the volume guard brings it back earlier
-	// released is closed when the volume guard is released.
-	released <-chan struct{}
+	keyless bool // keys that come bring it back earlier
+	// sooner is closed when that happens.
+	sooner <-chan struct{}
 }
 
 // put remembers a deferred message. The message is not due before notBefore, because Service Bus
@@ -129,7 +131,7 @@ func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back c
 		return
 	}
 	d.urgency, d.back, d.missed = urgency, false, false
-	d.blocked = back.blocked
+	d.blocked, d.keyless = back.blocked, back.keyless
 	if d.due = back.due; notBefore.After(d.due) {
 		d.due = notBefore
 	}
@@ -138,20 +140,26 @@ func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back c
 	r.signal()
 }
 
-// usual returns how long a message stays deferred the next time, unless something else decides.
-func (r *waitingRoom) usual(number int64) time.Duration {
+// usual returns how long a message stays deferred the next time, unless something else decides: at
+// most for most.
+func (r *waitingRoom) usual(number int64, most time.Duration) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return min(comesBackAfter<<min(r.remembered[number].times, 10), comesBackUsual)
+	return min(comesBackAfter<<min(r.remembered[number].times, 10), most)
 }
 
-// released makes the messages due that the volume guard has stopped.
-func (r *waitingRoom) released() {
+// released makes the messages due that the volume guard has stopped, and keysCame those that could
+// not be judged.
+func (r *waitingRoom) released() { r.wake(func(d deferredMessage) bool { return d.blocked }) }
+func (r *waitingRoom) keysCame() { r.wake(func(d deferredMessage) bool { return d.keyless }) }
+
+// wake makes messages due.
+func (r *waitingRoom) wake(which func(deferredMessage) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	for number, d := range r.remembered {
-		if d.blocked && !d.back && d.due.After(now) {
+		if which(d) && !d.back && d.due.After(now) {
 			d.due = now
 			r.remembered[number] = d
 		}
@@ -239,8 +247,13 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 		return comeback{due: now}
 	}
 	back.due = now.Add(comesBackMost)
-	back.released = c.dispatch.Released() // before the guard is asked, so that no release is missed
-	usual := now.Add(m.from.room.usual(*m.SequenceNumber))
+	back.sooner = c.dispatch.Released() // before the guard is asked, so that no release is missed
+	most := comesBackUsual
+	if slices.ContainsFunc(results, result.isNotYet) {
+		most = comesBackMost // nothing is due sooner
+		back.keyless, back.sooner = true, m.keys
+	}
+	usual := now.Add(m.from.room.usual(*m.SequenceNumber, most))
 	least := now.Add(seldom(m.DeliveryCount))
 	waits := 0 // users whom the guard does not stop
 	for _, r := range results {
@@ -325,6 +338,9 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 			urgency = r.event.Urgency
 			break
 		}
+		if r.isNotYet() {
+			urgency = (m.from.rank+1)*perSource - 1 // anybody can send such messages: they delay no others
+		}
 	}
 	switch {
 	case todo == deferral, m.deferred && (err != nil || todo == leave):
@@ -340,9 +356,10 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 		}
 		m.from.room.put(*m.SequenceNumber, urgency, notBefore, back)
 		select {
-		case <-back.released: // during the settlement, when the waiting room did not know the message
+		case <-back.sooner: // during the settlement, when the waiting room did not know the message
 			if err == nil {
 				m.from.room.released()
+				m.from.room.keysCame()
 				m.from.room.signal()
 			}
 		default:
@@ -357,7 +374,7 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 // looks for deferred messages that no replica remembers.
 func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept acceptFunc) {
 	room := s.room
-	released := c.dispatch.Released()
+	released, keys := c.dispatch.Released(), c.keysChanged()
 	look := time.Now().Add(lookAgain) // for forgotten messages
 	for ctx.Err() == nil {
 		if !time.Now().Before(look) {
@@ -368,6 +385,9 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept accept
 			released = c.dispatch.Released()
 			room.released()
 			room.next, room.all, look = 0, true, time.Now()
+		case <-keys:
+			keys = c.keysChanged()
+			room.keysCame()
 		default:
 		}
 		wait := time.Until(look)
@@ -390,6 +410,7 @@ func (c *Consumer) receiveDeferred(ctx context.Context, s *source, accept accept
 		case <-timer.C:
 		case <-room.changed:
 		case <-released:
+		case <-keys:
 		case <-ctx.Done():
 		}
 		timer.Stop()

@@ -58,7 +58,7 @@ func TestWaitingRoomBringsAMessageBackLessAndLessOften(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		var waits []time.Duration
 		for range 16 {
-			r.put(7, 0, time.Time{}, comeback{due: time.Now().Add(r.usual(7))})
+			r.put(7, 0, time.Time{}, comeback{due: time.Now().Add(r.usual(7, comesBackUsual))})
 			_, wait := r.due(1)
 			waits = append(waits, wait)
 			time.Sleep(wait)

@@ -14,6 +14,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -138,15 +139,16 @@ type keySource struct {
 	accepted    []jose.SignatureAlgorithm
 	client      *http.Client
 	report      func(Status)
+	changed     func() // is called when other keys are in use
 
 	current atomic.Pointer[keySet] // nil until keys were read
 	wanted  chan struct{}          // is signaled when a token's key is unknown
 	one     chan struct{}          // has a token during a refresh
 }
 
-func newKeySource(t Transmitter, transport http.RoundTripper, report func(Status)) *keySource {
+func newKeySource(t Transmitter, transport http.RoundTripper, report func(Status), changed func()) *keySource {
 	s := &keySource{
-		transmitter: t, accepted: asymmetric, report: report,
+		transmitter: t, accepted: asymmetric, report: report, changed: changed,
 		 wanted: make(chan struct{}, 1), one: make(chan struct{}, 1),
 	}
 	if len(t.Algorithms) > 0 {
@@ -276,7 +278,9 @@ func (s *keySource) refresh(ctx context.Context) error {
 		set, err = readKeySet(text, asked)
 	}
 	if err == nil {
-		s.current.Store(set)
+		if before := s.current.Swap(set); before == nil || !reflect.DeepEqual(before.keys, set.keys) {
+			s.changed()
+		}
 	}
 	if ctx.Err() == nil && s.report != nil {
 		s.report(s.status(err))

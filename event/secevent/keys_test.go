@@ -69,11 +69,17 @@ func TestKeysRotate(t *testing.T) {
 		server := &keyServer{keys: []jose.JSONWebKey{publicKey("rsa", rsaKey())}}
 		v := running(t, server)
 		time.Sleep(30 * time.Second)
+		changed := v.Changed()
 		next := sign(t, disabled(nil), jose.ES256, p256(), map[jose.HeaderKey]any{"kid": "next"})
 		wantRefused(t, decode(t, v, next), event.NotYet, "has not published the key")
 		server.publish(publicKey("rsa", rsaKey()), publicKey("next", p256()))
 		time.Sleep(30 * time.Second) // a minute after the first fetch
 		synctest.Wait()
+		select {
+		case <-changed:
+		default:
+			t.Error("nobody hears of the new key")
+		}
 		wantUser(t, decode(t, v, next), "user.offboarded", "ada@contoso.com")
 		wantUser(t, decode(t, v, signed(t, disabled(nil))), "user.offboarded", "ada@contoso.com")
 

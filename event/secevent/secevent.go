@@ -49,6 +49,9 @@ type Verifier struct {
 	transmitters map[string]*Transmitter // by issuer
 	keys         map[string]*keySource   // by issuer
 	types        map[string]int          // the index on the allow-list
+
+	mu      sync.Mutex
+	changed chan struct{} // is closed and replaced when keys change
 }
 
 // New returns a Verifier. It reads key files, and fetches nothing: Run and Refresh do. The error
@@ -59,6 +62,7 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	v := &Verifier{
 		cfg: cfg, transmitters: map[string]*Transmitter{}, keys: map[string]*keySource{}, types: map[string]int{},
+		changed: make(chan struct{}),
 	}
 	for i, t := range cfg.Types {
 		if _, twice := v.types[t]; !twice {
@@ -79,7 +83,7 @@ func New(cfg Config) (*Verifier, error) {
 		if !t.hasKeys() {
 			continue
 		}
-		source := newKeySource(t, cfg.Transport, cfg.Report)
+		source := newKeySource(t, cfg.Transport, cfg.Report, v.change)
 		v.keys[t.Issuer] = source
 		if t.JWKSFile == "" {
 			continue
@@ -117,6 +121,22 @@ func (v *Verifier) Refresh(ctx context.Context) []Status {
 	}
 	fetching.Wait()
 	return all
+}
+
+// Changed returns a channel that is closed when other keys are in use. Then a token that was refused
+// with event.NotYet may be decoded again. To miss no keys, call Changed before Decode.
+func (v *Verifier) Changed() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.changed
+}
+
+// change closes the channels that Changed has returned.
+func (v *Verifier) change() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	close(v.changed)
+	v.changed = make(chan struct{})
 }
 
 const (
