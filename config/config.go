@@ -113,7 +113,8 @@ type Consumer struct {
 
 // Events configures which events are accepted.
 type Events struct {
-	Types []string `key:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
+	Types            []string `key:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
+	TransmittersFile string   `key:"transmitters_file"`
 }
 
 // Guard configures whose sessions are never revoked, and how many users are too many.

@@ -133,6 +133,11 @@ var descriptions = map[string]string{
 	"events.types": "" +
 		"Types of events that revoke sessions, the most urgent first. Events of any other type " +
 		"are dead-lettered as UnknownEvent.",
+	"events.transmitters_file": "" +
+		"YAML file with the transmitters whose Security Event Tokens are accepted: their " +
+		"issuers, audiences, keys, and which of their events sign people out " +
+		"(docs/producers/shared-signals.md). The worker reads it at start. If empty, every " +
+		"token is refused.",
 
 	"guard.protected_users": "" +
 		"Object IDs, user principal names, and patterns of names (svc-*@contoso.com) of users " +

@@ -175,6 +175,8 @@ func exposed(t *testing.T) map[string]bool {
 	metrics.Renewals.WithLabelValues("ok")
 	metrics.LastReceive.WithLabelValues("q")
 	metrics.AuditFailures.WithLabelValues("file")
+	metrics.TransmitterKeys.WithLabelValues("okta")
+	metrics.TransmitterKeysStale.WithLabelValues("okta")
 	metrics.Replicas.WithLabelValues("away")
 	families, err := metrics.Registry.Gather()
 	if err != nil {

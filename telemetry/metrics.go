@@ -48,6 +48,9 @@ type Metrics struct {
 	// ProtectedEntries is the number of entries that protect users. ProtectedFileStale is 1 while
 	// their file is not usable.
 	ProtectedEntries, ProtectedFileStale prometheus.Gauge
+	// TransmitterKeys is the number of a transmitter's keys that verify its Security Event Tokens.
+	// TransmitterKeysStale is 1 while they cannot be read again.
+	TransmitterKeys, TransmitterKeysStale *prometheus.GaugeVec
 	// RedisUp is 1 while Redis answers, and 0 while it does not or none is configured.
 	RedisUp prometheus.Gauge
 	// Replicas counts the results of requests to Redis about a user.
@@ -277,6 +280,14 @@ func NewMetrics(version, commit string) *Metrics {
 			Namespace: ns, Name: "protected_file_stale", Help: "1 while the file of protected users is not usable and its " +
 				"last usable entries are in force.",
 		}),
+		TransmitterKeys: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Name: "transmitter_keys", Help: "Keys that verify the Security Event Tokens of a transmitter. While " +
+				"there are none, its tokens wait.",
+		}, []string{"transmitter"}),
+		TransmitterKeysStale: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Name: "transmitter_keys_stale", Help: "1 while the keys of a transmitter cannot be read, and its last " +
+				"good keys are in force.",
+		}, []string{"transmitter"}),
 		RedisUp: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "redis_up", Help: "1 while Redis answers; 0 while it does not, or if none is configured.",
 		}),
@@ -294,7 +305,7 @@ func NewMetrics(version, commit string) *Metrics {
 	build.Set(1)
 	m.Registry.MustRegister(
 		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency,
-		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
+		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.TransmitterKeys, m.TransmitterKeysStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

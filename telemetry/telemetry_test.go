@@ -175,6 +175,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	m.Renewals.WithLabelValues("ok")
 	m.LastReceive.WithLabelValues("q")
 	m.AuditFailures.WithLabelValues("file")
+	m.TransmitterKeys.WithLabelValues("okta")
+	m.TransmitterKeysStale.WithLabelValues("okta")
 	m.Replicas.WithLabelValues("away")
 	families, err := m.Registry.Gather()
 	if err != nil {

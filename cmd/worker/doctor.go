@@ -17,6 +17,7 @@ import (
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/network"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -83,6 +84,8 @@ with the issuer of the server's certificate, and the WebSocket. They say which
 step fails, and which host and port to open. If Service Bus cannot be reached by
 the configured transport, doctor tries the other one.
 
+With events.transmitters_file it fetches the keys of each transmitter.
+
 To check the settings of queues and subscriptions, it needs the administration
 API, and so the Manage claim or the role 'Azure Service Bus Data Owner'. Without
 them, a WARN says that the settings were not checked.
@@ -131,6 +134,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 			func(f *findings) { p.checkGraph(ctx, cfg, delegated, f) },
 			func(f *findings) { checkServiceBus(ctx, cfg, f) },
 			func(f *findings) { checkRedis(ctx, cfg, f) },
+			func(f *findings) { checkTransmitters(ctx, cfg, f) },
 		)
 		worst := 0
 		for _, c := range all.checks {
@@ -277,6 +281,32 @@ func checkRedis(ctx context.Context, cfg config.Config, f *findings) {
 		return
 	}
 	f.ok("Redis", "%s: the replicas can coordinate", strings.Join(cfg.Redis.Addresses, ", "))
+}
+
+// checkTransmitters reads the file of transmitters, and fetches their keys.
+func checkTransmitters(ctx context.Context, cfg config.Config, f *findings) {
+	if cfg.Events.TransmittersFile == "" {
+		return
+	}
+	verifier, err := app.NewVerifier(cfg, nil)
+	if err != nil {
+		f.fail("transmitters", "correct the file (docs/producers/shared-signals.md); with a wrong one, the worker does not start", "%v", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for _, keys := range verifier.Refresh(ctx) {
+		name := "transmitter " + keys.Transmitter
+		if keys.Err != nil {
+			what, fix := network.SplitFix(firstLine(keys.Err))
+			if fix == "" {
+				fix = "jwks_url must be the address of a JSON Web Key Set"
+			}
+			f.fail(name, fix+"; until the keys can be read, tokens of this transmitter wait", "%s", what)
+			continue
+		}
+		f.ok(name, "%s", count(keys.Keys, "key", "keys"))
+	}
 }
 
 // within calls ask with a limit of askTimeout.

@@ -22,6 +22,7 @@ import (
 	"github.com/session-revoker/session-revoker/dedupe"
 	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/event/secevent"
 	"github.com/session-revoker/session-revoker/guard"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
@@ -50,6 +51,7 @@ type Worker struct {
 	tracing  *telemetry.Tracing
 	audit    *publish.Recorder
 	store    *coordination.Store // nil without Redis
+	tokens   *secevent.Verifier
 	// protected is reloaded while the worker runs.
 	protected *guard.Protected
 	ops       net.Listener // nil without an operations port
@@ -62,7 +64,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
+	events, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
 	if err != nil {
 		return nil, fmt.Errorf("events.types: %w", err)
 	}
@@ -105,6 +107,9 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		revoker:   graph,
 		health:    telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(cfg.ServiceBus.Entities()...)...),
 		metrics:   telemetry.NewMetrics(Version, Commit),
+	}
+	if worker.tokens, err = NewVerifier(cfg, worker.reportKeys()); err != nil {
+		return nil, err
 	}
 	worker.audit, err = publish.NewRecorder(auditConfig(cfg), client, w, log, func(where string, n int) {
 		worker.metrics.AuditFailures.WithLabelValues(where).Add(float64(n))
@@ -150,7 +155,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		},
 	}, consumer.Dependencies{
 		Sources:     sources,
-		Decoder:     decoder,
+		Decoder:     decoder{worker.tokens, events},
 		Protected:   protected,
 		Revoker:     caller,
 		Canary:      graph.Canary,
@@ -295,6 +300,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	watching, stopWatching := context.WithCancel(hard)
 	var watch sync.WaitGroup
 	watch.Go(func() { w.watchProtected(watching) })
+	watch.Go(func() { w.tokens.Run(watching) })
 	if w.store != nil {
 		watch.Go(func() { w.store.Watch(watching) })
 	}
