@@ -149,7 +149,7 @@ type keySource struct {
 func newKeySource(t Transmitter, transport http.RoundTripper, report func(Status), changed func()) *keySource {
 	s := &keySource{
 		transmitter: t, accepted: asymmetric, report: report, changed: changed,
-		 wanted: make(chan struct{}, 1), one: make(chan struct{}, 1),
+		wanted: make(chan struct{}, 1), one: make(chan struct{}, 1),
 	}
 	if len(t.Algorithms) > 0 {
 		s.accepted = nil

@@ -130,11 +130,13 @@ func TestKeysStayInUseWhileNewOnesCannotBeHad(t *testing.T) {
 				r.Header.Set("Location", "http://evil.example.com/keys")
 				return r, nil
 			},
-			"page":        func(*http.Request) (*http.Response, error) { return answer(200, "<html>"), nil },
-			"empty":       func(*http.Request) (*http.Response, error) { return answer(200, `{"keys":[]}`), nil },
-			"nothing":     func(*http.Request) (*http.Response, error) { return answer(200, ``), nil },
-			"too large":   func(*http.Request) (*http.Response, error) { return answer(200, strings.Repeat(" ", maxKeySet+1)), nil },
-			"unusable":    func(*http.Request) (*http.Response, error) { return answer(200, `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`), nil },
+			"page":      func(*http.Request) (*http.Response, error) { return answer(200, "<html>"), nil },
+			"empty":     func(*http.Request) (*http.Response, error) { return answer(200, `{"keys":[]}`), nil },
+			"nothing":   func(*http.Request) (*http.Response, error) { return answer(200, ``), nil },
+			"too large": func(*http.Request) (*http.Response, error) { return answer(200, strings.Repeat(" ", maxKeySet+1)), nil },
+			"unusable": func(*http.Request) (*http.Response, error) {
+				return answer(200, `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`), nil
+			},
 			"never comes": func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() },
 		} {
 			server.fail(answer)

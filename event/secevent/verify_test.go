@@ -306,8 +306,13 @@ func TestVerifyErrorsQuoteLittle(t *testing.T) {
 	v := fromIDP(t, nil)
 	long := strings.Repeat("secret-", 1000)
 	for _, changes := range []map[string]any{
-		{"iss": long}, {"aud": long}, {"sub_id": email(long + "@contoso.com")}, {"sub_id": opaque(long)},
-		{"sub_id": map[string]any{"format": long}}, {"sub_id": issSub(long, "x")}, {"events": map[string]any{long: nil}},
+		{"iss": long},
+		{"aud": long},
+		{"sub_id": email(long + "@contoso.com")},
+		{"sub_id": opaque(long)},
+		{"sub_id": map[string]any{"format": long}},
+		{"sub_id": issSub(long, "x")},
+		{"events": map[string]any{long: nil}},
 		{"events": map[string]any{caep + "session-revoked": map[string]any{"initiating_entity": long}}},
 	} {
 		item := decode(t, v, signed(t, disabled(changes)))

@@ -258,4 +258,3 @@ func issSub(iss, sub string) map[string]any {
 }
 
 func opaque(id string) map[string]any { return map[string]any{"format": "opaque", "id": id} }
-
