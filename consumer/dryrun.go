@@ -95,7 +95,8 @@ func (c *Consumer) resultsDry(m *message) []result {
 // recordDry writes the log line of a result.
 func (c *Consumer) recordDry(m *message, r result) {
 	if r.isNotYet() {
-		c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldDefer), zap.String("error", c.text(r.err)))...)
+		c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item),
+			zap.String("outcome", wouldDefer), zap.String("error", c.text(r.err)))...)
 		return
 	}
 	if r.reason == "" {

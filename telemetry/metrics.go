@@ -305,7 +305,8 @@ func NewMetrics(version, commit string) *Metrics {
 	build.Set(1)
 	m.Registry.MustRegister(
 		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency,
-		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.TransmitterKeys, m.TransmitterKeysStale, m.RedisUp, m.Replicas, build, newGauges(m, ns),
+		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.TransmitterKeys, m.TransmitterKeysStale,
+		m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -290,7 +290,8 @@ func checkTransmitters(ctx context.Context, cfg config.Config, f *findings) {
 	}
 	verifier, err := app.NewVerifier(cfg, nil)
 	if err != nil {
-		f.fail("transmitters", "correct the file (docs/producers/shared-signals.md); with a wrong one, the worker does not start", "%v", err)
+		f.fail("transmitters", "correct the file (docs/producers/shared-signals.md); with a wrong one, the worker does not start",
+			"%v", err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)

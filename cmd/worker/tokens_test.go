@@ -61,7 +61,8 @@ func TestWorkerActsOnSecurityEventTokens(t *testing.T) {
 	}
 	c.commandIn("", nil, "doctor").want(t, 2, "FAIL  transmitter idp", "HTTP 503")
 	p := c.start()
-	c.send(token("risc/event-type/account-disabled", `{}`, 0), token("caep/event-type/session-revoked", `{"initiating_entity":"user"}`, 1), about(2))
+	logout := token("caep/event-type/session-revoked", `{"initiating_entity":"user"}`, 1)
+	c.send(token("risc/event-type/account-disabled", `{}`, 0), logout, about(2))
 	c.until("the neighbor's call", func() bool { return c.revoked(3) == 1 })
 	c.until("two tokens that wait", func() bool { return c.counts().Deferred == 2 })
 	up.Store(true)

@@ -275,7 +275,8 @@ func (t *Transmitter) validate(types map[string]int) error {
 	people := []Meaning{"", Foreign, EntraObjectID, UPN, Mail}
 	check(slices.Contains([]Meaning{"", UPN, Mail}, s.Email), "subjects.email: %s is not upn or mail", quote(string(s.Email)))
 	for name, meaning := range map[string]Meaning{"iss_sub": s.IssSub, "opaque": s.Opaque} {
-		check(slices.Contains(people, meaning), "subjects.%s: %s is not foreign, entra_object_id, upn, or mail", name, quote(string(meaning)))
+		check(slices.Contains(people, meaning), "subjects.%s: %s is not foreign, entra_object_id, upn, or mail", name,
+			quote(string(meaning)))
 	}
 	check(slices.Contains([]Meaning{"", Foreign, EntraDeviceID, SerialNumber}, s.Device),
 		"subjects.device: %s is not foreign, entra_device_id, or serial_number", quote(string(s.Device)))

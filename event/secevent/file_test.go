@@ -50,7 +50,10 @@ func TestFileProblemsNameTheLineAndWhatToDo(t *testing.T) {
 		{"rules are a word", "session-revoked: off", "session-revoked: maybe", "line 14: rules are on, off, or a list"},
 		{"unknown event", "session-revoked: off", "session-revokd: off", `line 3: transmitter "idp": events: "session-revokd" is no event`},
 		{"event that can never act", "session-revoked: off", "account-enabled: on", `"account-enabled" has no suggested rules`},
-		{"stream event", "session-revoked: off", "https://schemas.openid.net/secevent/ssf/event-type/verification: off", "about the stream"},
+		{
+			"stream event", "session-revoked: off", "https://schemas.openid.net/secevent/ssf/event-type/verification: off",
+			"about the stream",
+		},
 		{"twice", "    audience:", "    name: x\n    audience:", "line 5: mapping key \"name\" already defined"},
 		{"two documents", "    algorithms: RS256", "---", "more than one YAML document"},
 		{"no transmitters", goodFile, "transmitters: []", "no transmitters"},
@@ -92,7 +95,10 @@ func TestTransmittersAreValidated(t *testing.T) {
 		{"email", func(t *Transmitter) { t.Subjects.Email = EntraObjectID }, "subjects.email"},
 		{"opaque", func(t *Transmitter) { t.Subjects.Opaque = "guid" }, "subjects.opaque"},
 		{"device", func(t *Transmitter) { t.Subjects.Device = UPN }, "subjects.device"},
-		{"type", func(t *Transmitter) { t.Events = map[string]Rules{"session-revoked": {{Type: "user.compromized"}}} }, "add it to events.types"},
+		{
+			"type", func(t *Transmitter) { t.Events = map[string]Rules{"session-revoked": {{Type: "user.compromized"}}} },
+			"add it to events.types",
+		},
 		{"file", func(t *Transmitter) { t.JWKSURL, t.JWKSFile = "", "/does/not/exist" }, "jwks_file: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -103,7 +109,8 @@ func TestTransmittersAreValidated(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New(Config{Transmitters: []Transmitter{idp(), idp()}}); err == nil || !strings.Contains(err.Error(), "another transmitter's") {
+	_, err := New(Config{Transmitters: []Transmitter{idp(), idp()}})
+	if err == nil || !strings.Contains(err.Error(), "another transmitter's") {
 		t.Error(err)
 	}
 	local := idp()

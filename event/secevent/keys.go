@@ -168,7 +168,8 @@ func newKeySource(t Transmitter, transport http.RoundTripper, report func(Status
 // event.NotYet if the key may still come.
 func (s *keySource) verify(t *token) *event.Error {
 	if !slices.Contains(s.accepted, t.algorithm) {
-		return invalid("header.alg", "%s is not accepted (algorithms of the transmitter %s)", quote(string(t.algorithm)), s.transmitter.Name)
+		return invalid("header.alg", "%s is not accepted (algorithms of the transmitter %s)", quote(string(t.algorithm)),
+			s.transmitter.Name)
 	}
 	signed, err := jose.ParseSignedCompact(t.text, s.accepted)
 	if err != nil {
@@ -177,7 +178,8 @@ func (s *keySource) verify(t *token) *event.Error {
 	set := s.current.Load()
 	if set == nil {
 		s.want()
-		return problem(event.NotYet, "header.kid", "the keys of the transmitter %s are not known yet; the message is tried again", s.transmitter.Name)
+		return problem(event.NotYet, "header.kid", "the keys of the transmitter %s are not known yet; the message is tried again",
+			s.transmitter.Name)
 	}
 	candidates, byName := set.candidates(t)
 	for _, k := range candidates {

@@ -218,9 +218,11 @@ func TestKeysThatAreTooWeakOrUnfitAreLeftOut(t *testing.T) {
 	misfit := string(must(json.Marshal(jose.JSONWebKey{KeyID: "misfit", Key: p256().Public(), Algorithm: "RS256"})))
 	secret := `{"kty":"oct","kid":"secret","k":"c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0","alg":"HS256"}`
 	unknown := `{"kty":"XYZ","kid":"unknown"}`
-	offCurve := `{"kty":"EC","kid":"off","crv":"P-256","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","y":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`
+	zero := strings.Repeat("A", 43)
+	offCurve := `{"kty":"EC","kid":"off","crv":"P-256","x":"` + zero + `","y":"` + zero + `"}`
 	for _, bad := range []string{weak, private, encryption, misfit, secret, unknown, offCurve, `5`, `{}`} {
-		if set, err := readKeySet([]byte(`{"keys":[`+bad+`,`+good+`]}`), time.Now()); err != nil || len(set.keys) != 1 || set.keys[0].id != "good" {
+		set, err := readKeySet([]byte(`{"keys":[`+bad+`,`+good+`]}`), time.Now())
+		if err != nil || len(set.keys) != 1 || set.keys[0].id != "good" {
 			t.Errorf("%.60s: %v, %v", bad, set, err)
 		}
 		if _, err := readKeySet([]byte(`{"keys":[`+bad+`]}`), time.Now()); err == nil {

@@ -64,6 +64,14 @@ func (k kind) name() string {
 	return strings.ToValidUTF8(name[:min(len(name), 64)], "")
 }
 
+// field returns the path of the event in the claims, for errors. It has no text of the token.
+func (k kind) field() string {
+	if _, known := kindOf(k.uri); known || isStreamEvent(k.uri) {
+		return "events." + k.name()
+	}
+	return "events"
+}
+
 // always are the rules of an event that signs somebody out in any case.
 func always(as string) Rules { return Rules{{Type: as}} }
 
@@ -102,7 +110,7 @@ var kinds = []kind{
 	{uri: risc + "recovery-information-changed"},
 	{uri: risc + "opt-in"},
 	{uri: risc + "opt-out-initiated"},
-	{uri: risc + "opt-out-cancelled"},
+	{uri: risc + "opt-out-cancelled"}, //nolint:misspell // the specification writes it so
 	{uri: risc + "opt-out-effective"},
 }
 
@@ -140,9 +148,9 @@ func (t *Transmitter) rulesFor(k kind) Rules {
 }
 
 // choose returns the first rule that applies to an event with these claims, or why none does.
-func (r Rules) choose(claims object, session string) (chosen Rule, why string, ok bool) {
+func (r Rules) choose(k kind, claims object, session string) (chosen Rule, why string, ok bool) {
 	if len(r) == 0 {
-		return Rule{}, "such events sign nobody out (events of the transmitter)", false
+		return Rule{}, quote(k.uri) + " signs nobody out (events of the transmitter)", false
 	}
 	var missed []string
 	for _, rule := range r {
@@ -227,7 +235,7 @@ func (t *Transmitter) readEvent(claims object) (kind, object, *event.Error) {
 	case nil:
 		return k, object{}, nil
 	}
-	return kind{}, nil, invalid("events."+k.name(), "must be an object")
+	return kind{}, nil, invalid(k.field(), "must be an object")
 }
 
 // knows reports whether the event with a URI means something here.

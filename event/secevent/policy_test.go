@@ -2,6 +2,7 @@ package secevent
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -21,7 +22,11 @@ func TestPolicyOrdinaryLogoutSignsNobodyOut(t *testing.T) {
 		subject any // sub_id, or nil
 		want    bool
 	}{
-		{"Okta", map[string]any{"subject": member("user", issSub(issuer, "ada@contoso.com")), "event_timestamp": 1772366300643}, nil, false},
+		{
+			"Okta",
+			map[string]any{"subject": member("user", issSub(issuer, "ada@contoso.com")), "event_timestamp": 1772366300643},
+			nil, false,
+		},
 		{"Keycloak", member("initiating_entity", "user"), keycloak("3f7c"), false},
 		{"Keycloak's legacy form", map[string]any{
 			"subject":           map[string]any{"user": issSub(issuer, "ada@contoso.com"), "session": opaque("3f7c")},
@@ -67,21 +72,23 @@ func TestPolicyDefaults(t *testing.T) {
 			wantUser(t, item, want, "ada@contoso.com")
 			continue
 		}
-		wantRefused(t, item, event.NoTrigger, "such events sign nobody out")
+		wantRefused(t, item, event.NoTrigger, "signs nobody out")
 		if item.Event.Type != k.name() || item.Event.ID != "token-1" {
 			t.Errorf("%+v", item.Event)
 		}
 	}
 	for _, uri := range []string{
-		"https://schemas.openid.net/secevent/ssf/event-type/verification", "https://schemas.openid.net/secevent/ssf/event-type/stream-updated",
+		"https://schemas.openid.net/secevent/ssf/event-type/verification",
+		"https://schemas.openid.net/secevent/ssf/event-type/stream-updated",
 		risc + "verification", "https://schemas.openid.net/secevent/sse/event-type/stream-updated",
 	} {
-		wantRefused(t, decode(t, v, signed(t, claims(uri, member("state", "x"), member("sub_id", opaque("stream"))))), event.NoTrigger, "the stream")
+		wantRefused(t, decode(t, v, signed(t, claims(uri, member("state", "x"), member("sub_id", opaque("stream"))))),
+			event.NoTrigger, "the stream")
 	}
 	for _, uri := range []string{
 		"https://vendor.example.com/event/session-revoked", "http://schemas.openid.net/event/backchannel-logout", "entityUpdated", "x/", "",
 	} {
-		wantRefused(t, decode(t, v, signed(t, claims(uri, sample, nil))), event.NoTrigger, "such events sign nobody out")
+		wantRefused(t, decode(t, v, signed(t, claims(uri, sample, nil))), event.NoTrigger, "signs nobody out")
 	}
 }
 
@@ -100,7 +107,8 @@ transmitters:
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fetched(t, Config{Transmitters: list, Types: []string{"user.compromised", "user.offboarded", NonCompliant}}, publicKey("rsa", rsaKey()))
+	return fetched(t, Config{Transmitters: list, Types: []string{"user.compromised", "user.offboarded", NonCompliant}},
+		publicKey("rsa", rsaKey()))
 }
 
 func TestPolicySuggestedRules(t *testing.T) {
@@ -114,9 +122,7 @@ func TestPolicySuggestedRules(t *testing.T) {
 	subject := member("sub_id", map[string]any{"format": "complex", "user": email("ada@contoso.com"), "device": opaque("laptop-7")})
 	decodeWith := func(uri, name string, value any) event.Item {
 		own := map[string]any{}
-		for n, v := range sample {
-			own[n] = v
-		}
+		maps.Copy(own, sample)
 		if name != "" {
 			own[name] = value
 		}
@@ -214,8 +220,8 @@ func TestPolicyAcceptsSeveralURIsOnlyAsAliases(t *testing.T) {
 func TestPolicyTypesMustBeOnTheAllowList(t *testing.T) {
 	v := fromIDP(t, func(c *Config, _ *Transmitter) { c.Types = []string{"user.compromised"} })
 	wantRefused(t, decode(t, v, signed(t, disabled(nil))), event.UnknownType, "events.types")
-	any := fromIDP(t, func(c *Config, _ *Transmitter) { c.Types, c.AnyType = []string{"user.compromised"}, true })
-	wantUser(t, decode(t, any, signed(t, disabled(nil))), "user.offboarded", "ada@contoso.com")
+	open := fromIDP(t, func(c *Config, _ *Transmitter) { c.Types, c.AnyType = []string{"user.compromised"}, true })
+	wantUser(t, decode(t, open, signed(t, disabled(nil))), "user.offboarded", "ada@contoso.com")
 }
 
 // The page must name each event and what happens by default.

@@ -240,7 +240,8 @@ func (v *Verifier) transmitterOf(claims object) (*Transmitter, *event.Error) {
 	}
 	audience, problem := readAudience(claims["aud"])
 	if problem == nil && !slices.ContainsFunc(audience, func(a string) bool { return slices.Contains(t.Audience, a) }) {
-		problem = invalid("aud", "%s: the token is meant for others (audience of the transmitter %s)", quote(strings.Join(audience, " ")), t.Name)
+		problem = invalid("aud", "%s: the token is meant for others (audience of the transmitter %s)",
+			quote(strings.Join(audience, " ")), t.Name)
 	}
 	return t, problem
 }
@@ -284,20 +285,21 @@ func (v *Verifier) understand(t *Transmitter, claims object) (e event.Event, ref
 	}
 	e.Time, e.Reason = happenedAt(own, iat), reasonOf(k, own)
 	if isStreamEvent(k.uri) {
-		return e, problem(event.NoTrigger, "events."+k.name(), "about the stream, and about nobody")
+		return e, problem(event.NoTrigger, k.field(), "about the stream, and about nobody")
 	}
 	s, unclear := v.readSubject(t, k, claims, own)
 	e.Device = s.device
-	rule, why, ok := t.rulesFor(k).choose(own, s.session)
+	rule, why, ok := t.rulesFor(k).choose(k, own, s.session)
 	if !ok { // this comes before whose it is: most of these events are ordinary logouts
-		return e, problem(event.NoTrigger, "events."+k.name(), "%s", why)
+		return e, problem(event.NoTrigger, k.field(), "%s", why)
 	}
 	if unclear != nil {
 		return e, unclear
 	}
 	place, listed := v.types[rule.Type]
 	if !listed && !v.cfg.AnyType {
-		return e, problem(event.UnknownType, "events."+k.name(), "is %s here, which is not on the allow-list (events.types)", quote(rule.Type))
+		return e, problem(event.UnknownType, k.field(), "is %s here, which is not on the allow-list (events.types)",
+			quote(rule.Type))
 	}
 	e.Type, e.Urgency, e.User, e.Field = rule.Type, place, s.user, s.field
 	return e, nil

@@ -60,7 +60,7 @@ type subject struct {
 // readSubject returns the subject of a token: sub_id, or in older drafts the event's own subject. If
 // both are there, they must not name two people.
 func (v *Verifier) readSubject(t *Transmitter, k kind, claims, own object) (subject, *event.Error) {
-	inEvent := "events." + k.name() + ".subject"
+	inEvent := k.field() + ".subject"
 	if !claims.has("sub_id") {
 		if !own.has("subject") {
 			return subject{}, problem(event.OwnerUnclear, "sub_id", "missing: the token names nobody")
@@ -96,7 +96,8 @@ func (v *Verifier) readAt(t *Transmitter, k kind, path string, value any) (s sub
 // authentik leave out the format of such subjects.
 func isComplex(o object) bool {
 	format := formatOf(o)
-	return format == "complex" || strings.HasPrefix(format, "user_") || format == "" && (o.has("user") || o.has("device") || o.has("session"))
+	return format == "complex" || strings.HasPrefix(format, "user_") ||
+		format == "" && (o.has("user") || o.has("device") || o.has("session"))
 }
 
 // formatOf returns the format of a subject. Google and older drafts write subject_type, with
@@ -158,7 +159,8 @@ func (v *Verifier) readDevice(t *Transmitter, path, id string) (event.User, stri
 		return event.User{}, "", problem(event.OwnerUnclear, path,
 			"only a device is named, by %s: the transmitter's subjects.device says what the id means", quote(id))
 	case !v.cfg.ResolveDevices:
-		return event.User{}, "", problem(event.OwnerUnclear, path, "only a device is named, by %s: events.resolve_devices is off", quote(id))
+		return event.User{}, "", problem(event.OwnerUnclear, path, "only a device is named, by %s: events.resolve_devices is off",
+			quote(id))
 	}
 	user, err := event.NewLookup(by, id)
 	return user, path, at(path, err)

@@ -18,11 +18,19 @@ func TestSubjectFormats(t *testing.T) {
 		{"account", map[string]any{"format": "account", "uri": "acct:ada@contoso.com"}, "sub_id.uri", "ada@contoso.com"},
 		{"account with an escape", map[string]any{"format": "account", "uri": "ACCT:ada%40contoso.com"}, "sub_id.uri", "ada@contoso.com"},
 		{"mailto", map[string]any{"format": "uri", "uri": "mailto:ada@contoso.com"}, "sub_id.uri", "ada@contoso.com"},
-		{"complex", map[string]any{"format": "complex", "user": email("ada@contoso.com"), "tenant": opaque("t")}, "sub_id.user.email", "ada@contoso.com"},
+		{
+			"complex",
+			map[string]any{"format": "complex", "user": email("ada@contoso.com"), "tenant": opaque("t")},
+			"sub_id.user.email", "ada@contoso.com",
+		},
 		{"complex without a format", map[string]any{"user": email("ada@contoso.com")}, "sub_id.user.email", "ada@contoso.com"},
-		{"complex of an old draft", map[string]any{"subject_type": "user-device-session", "user": email("ada@contoso.com")}, "sub_id.user.email", "ada@contoso.com"},
+		{
+			"complex of an old draft",
+			map[string]any{"subject_type": "user-device-session", "user": email("ada@contoso.com")},
+			"sub_id.user.email", "ada@contoso.com",
+		},
 		{"subject_type", map[string]any{"subject_type": "email", "email": "ada@contoso.com"}, "sub_id.email", "ada@contoso.com"},
-		{"aliases", map[string]any{"format": "aliases", "identifiers": []any{opaque("42"), email("ada@contoso.com")}}, "sub_id.identifiers[1].email", "ada@contoso.com"},
+		{"aliases", aliases(opaque("42"), email("ada@contoso.com")), "sub_id.identifiers[1].email", "ada@contoso.com"},
 		{"aliases of a user", map[string]any{"format": "complex", "user": map[string]any{
 			"format": "aliases", "identifiers": []any{email("ada@contoso.com"), email("ADA@contoso.com")},
 		}}, "sub_id.user.identifiers[0].email", "ada@contoso.com"},
@@ -39,13 +47,18 @@ func TestSubjectFormats(t *testing.T) {
 		{"SAML assertion", map[string]any{"format": "saml_assertion_id", "issuer": issuer, "assertion_id": "x"}, "", "names nobody"},
 		{"addresses of networks", map[string]any{"format": "ip-addresses", "ip-addresses": []any{"10.0.0.1"}}, "", "names nobody"},
 		{"web page", map[string]any{"format": "uri", "uri": "https://contoso.com/users/ada@contoso.com"}, "", "no address of a person"},
-		{"mailto with two", map[string]any{"format": "uri", "uri": "mailto:ada@contoso.com,grace@contoso.com"}, "", "no address of a person"},
+		{
+			"mailto with two",
+			map[string]any{"format": "uri", "uri": "mailto:ada@contoso.com,grace@contoso.com"},
+			"",
+			"no address of a person",
+		},
 		{"device", map[string]any{"format": "complex", "device": opaque("laptop-7")}, "", "only a device is named"},
 		{"whole tenant", map[string]any{"format": "complex", "tenant": opaque("t")}, "", "the subject is no person"},
 		{"group", map[string]any{"format": "complex", "group": opaque("everybody")}, "", "the subject is no person"},
 		{"session", map[string]any{"format": "complex", "session": opaque("s")}, "", "the subject is no person"},
-		{"aliases without a name", map[string]any{"format": "aliases", "identifiers": []any{opaque("42")}}, "", "subjects.opaque"},
-		{"aliases of two names", map[string]any{"format": "aliases", "identifiers": []any{email("ada@contoso.com"), email("grace@contoso.com")}}, "", "several names"},
+		{"aliases without a name", aliases(opaque("42")), "", "subjects.opaque"},
+		{"aliases of two names", aliases(email("ada@contoso.com"), email("grace@contoso.com")), "", "several names"},
 		{"no subject", nil, "", "names nobody"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -104,7 +117,7 @@ func TestSubjectMeanings(t *testing.T) {
 		email("ada@contoso.com"), email("ada.l@contoso.com"), issSub(tenant, objectID),
 	}}), "user.offboarded", objectID)
 	other := "0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c02"
-	wantRefused(t, decodeSubject(map[string]any{"format": "aliases", "identifiers": []any{issSub(tenant, objectID), issSub(tenant, other)}}),
+	wantRefused(t, decodeSubject(aliases(issSub(tenant, objectID), issSub(tenant, other))),
 		event.OwnerUnclear, "several names")
 
 	lookUp := fromIDP(t, func(c *Config, _ *Transmitter) { c.LookUpMail = true })

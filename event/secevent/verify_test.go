@@ -232,7 +232,9 @@ func TestVerifyRefusesDuplicateClaims(t *testing.T) {
 		t.Fatal(text)
 	}
 	for _, twice := range []string{
-		ada + "," + grace, ada + "," + strings.Replace(grace, "sub_id", "Sub_Id", 1), ada + "," + strings.Replace(grace, "sub_id", `sub\u005fid`, 1),
+		ada + "," + grace,
+		ada + "," + strings.Replace(grace, "sub_id", "Sub_Id", 1),
+		ada + "," + strings.Replace(grace, "sub_id", `sub\u005fid`, 1),
 		`"sub_id":{"email":"ada@contoso.com","email":"grace@contoso.com","format":"email"}`,
 	} {
 		wantRefused(t, decode(t, v, signedText(header, strings.Replace(text, ada, twice, 1))), event.Invalid, "given twice")
@@ -380,7 +382,8 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkIsToken(b *testing.B) {
 	v := must(New(Config{}))
 	m := event.Message{ContentType: "application/json", Body: []byte(
-		`{"id":"1","type":"device.stolen","userId":"` + objectID + `","userPrincipalName":"ada@contoso.com","time":"2026-03-01T12:00:00Z"}`)}
+		`{"id":"1","type":"device.stolen","userId":"` + objectID + `","userPrincipalName":"ada@contoso.com",` +
+			`"time":"2026-03-01T12:00:00Z"}`)}
 	for b.Loop() {
 		if v.IsToken(m) {
 			b.Fatal("a plain event is taken for a token")

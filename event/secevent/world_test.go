@@ -258,3 +258,7 @@ func issSub(iss, sub string) map[string]any {
 }
 
 func opaque(id string) map[string]any { return map[string]any{"format": "opaque", "id": id} }
+
+func aliases(list ...any) map[string]any {
+	return map[string]any{"format": "aliases", "identifiers": list}
+}
