@@ -124,13 +124,13 @@ type Config struct {
 type Dependencies struct {
 	// Sources are received from side by side. The attempts for messages of an earlier source go
 	// before those for messages of a later one. There is at least one.
-	Sources   []Source
+	Sources []Source
 	Decoder Decoder
 	// KeysChanged returns a channel that is closed when messages that the Decoder has refused with
 	// event.NotYet may be decoded again. Without it, only time brings them back.
 	KeysChanged func() <-chan struct{}
-	Protected *guard.Protected
-	Revoker   Revoker
+	Protected   *guard.Protected
+	Revoker     Revoker
 	// Canary makes an attempt for nobody, or for Config.CanaryUser. If it is nil, there are no
 	// canaries.
 	Canary  func(ctx context.Context, user event.User) (revoker.Attempt, error)

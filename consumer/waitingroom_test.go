@@ -109,6 +109,24 @@ func TestWaitingRoomBringsMessagesBackWithTheVolumeGuardsRelease(t *testing.T) {
 	})
 }
 
+func TestWaitingRoomBringsMessagesBackWithKeys(t *testing.T) {
+	inRoom(t, func(t *testing.T, r *waitingRoom) {
+		later := time.Now().Add(comesBackMost)
+		r.put(7, 0, time.Time{}, comeback{due: later, blocked: true})
+		r.put(8, 0, time.Time{}, comeback{due: later, keyless: true})
+		r.put(9, 0, time.Time{}, comeback{due: later})
+		r.keysCame()
+		if numbers, wait := r.due(4); !slices.Equal(numbers, []int64{8}) || wait != comesBackMost {
+			t.Errorf("%v come back, the next in %s", numbers, wait)
+		}
+		r.put(8, 0, time.Time{}, comeback{due: later}) // it could be judged, and waits for something else now
+		r.keysCame()
+		if numbers, _ := r.due(4); len(numbers) != 0 {
+			t.Errorf("%v come back", numbers)
+		}
+	})
+}
+
 func TestWaitingRoomDoesNotAskForALockedMessage(t *testing.T) {
 	inRoom(t, func(t *testing.T, r *waitingRoom) {
 		r.put(7, 0, time.Now().Add(20*time.Second), soon())

@@ -156,6 +156,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	}, consumer.Dependencies{
 		Sources:     sources,
 		Decoder:     decoder{worker.tokens, events},
+		KeysChanged: worker.tokens.Changed,
 		Protected:   protected,
 		Revoker:     caller,
 		Canary:      graph.Canary,
