@@ -26,6 +26,9 @@ type Account struct {
 // Account reads a user. It needs a permission to read users (User.Read.All). Any error is an
 // *Error.
 func (r *Revoker) Account(ctx context.Context, user event.User) (Account, error) {
+	if err := refuseLookup(user); err != nil {
+		return Account{}, err
+	}
 	var answer struct {
 		ID        string    `json:"id"`
 		UPN       string    `json:"userPrincipalName"`

@@ -9,6 +9,8 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"time"
+
+	"github.com/session-revoker/session-revoker/event"
 )
 
 // maxBody bounds the bytes that are read of an answer. Graph's answers to this call have a few
@@ -22,7 +24,8 @@ type exchange struct {
 	token           string
 	clientRequestID string
 	start           time.Time
-	reads           bool // the caller wants the body, not only its meaning
+	reads           bool         // the caller wants the body, not only its meaning
+	by              event.Lookup // the way of a look-up
 
 	sent     bool // a connection existed for the request
 	duration time.Duration

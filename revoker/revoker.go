@@ -144,6 +144,9 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	if user.IsZero() {
 		return Attempt{}, &Error{Kind: Rejected, Err: errors.New("no user: refusing to call Graph without an id or user principal name")}
 	}
+	if err := refuseLookup(user); err != nil {
+		return Attempt{}, err
+	}
 	if r.legacy {
 		return r.attempt(ctx, http.MethodPost, r.path("beta", user)+"/invalidateAllRefreshTokens", nil)
 	}
@@ -189,6 +192,9 @@ const unknownUser = "Request_ResourceNotFound"
 // valid. The zero User is the signed-in person. It needs a permission to read users
 // (User.Read.All). Any error is an *Error.
 func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, error) {
+	if err := refuseLookup(user); err != nil {
+		return time.Time{}, err
+	}
 	path := r.root + "/v1.0/me"
 	if !user.IsZero() {
 		path = r.path("v1.0", user)
@@ -208,26 +214,41 @@ func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, er
 	return answer.ValidFrom, nil
 }
 
-// attempt makes one HTTP request. The SDK makes the request of its own method. Any other answer's
-// body is decoded into into, unless that is nil.
+// request is one HTTP request. An answer's body is decoded into into, unless that is nil. by is the
+// way of a look-up.
+type request struct {
+	method, target string
+	into           any
+	by             event.Lookup
+}
+
+// attempt sends a request that is no look-up.
 func (r *Revoker) attempt(ctx context.Context, method, target string, into any) (Attempt, error) {
+	return r.send(ctx, request{method: method, target: target, into: into})
+}
+
+// send makes one HTTP request. The SDK makes the request of its own method.
+func (r *Revoker) send(ctx context.Context, rq request) (Attempt, error) {
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
+	if rq.by != event.NoLookup {
+		r.tokens.freshen(ctx)
+	}
 	token, forced, err := r.tokens.get(ctx)
 	if err != nil {
-		failure := &Error{Kind: NoToken, Attempt: Attempt{Start: time.Now()}, Err: err}
+		failure := &Error{Kind: NoToken, Attempt: Attempt{Start: time.Now()}, By: rq.by, Err: err}
 		if caller.Err() != nil {
 			failure.Kind = Unreachable // the caller ran out of time, which says nothing about the token
 		}
 		return failure.Attempt, failure
 	}
-	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now(), reads: into != nil}
+	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now(), reads: rq.into != nil, by: rq.by}
 	var sdkErr error
-	if strings.HasSuffix(target, "/revokeSignInSessions") {
-		sdkErr = r.post(withExchange(ctx, ex), target)
+	if strings.HasSuffix(rq.target, "/revokeSignInSessions") {
+		sdkErr = r.post(withExchange(ctx, ex), rq.target)
 	} else {
-		sdkErr = r.plain(withExchange(ctx, ex), method, target, into)
+		sdkErr = r.plain(withExchange(ctx, ex), rq.method, rq.target, rq.into)
 	}
 	attempt := ex.attempt()
 	failure := ex.verdict(sdkErr)
@@ -239,6 +260,8 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 	case failure.Kind == Unauthorized:
 		failure.Renewed = forced
 		r.tokens.refuse(token, demanded(ex.header.Values("WWW-Authenticate")))
+	case failure.Kind == MissingPermission && rq.by != event.NoLookup:
+		r.tokens.outdate()
 	case failure.Kind == MissingPermission:
 		r.tokens.refuse(token, "") // the credential would keep it for an hour after the permission is granted
 	case failure.Status == http.StatusServiceUnavailable:

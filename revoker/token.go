@@ -27,6 +27,9 @@ type tokens struct {
 	mu      sync.Mutex
 	refused string // the token that Graph answered with 401, or that holds no permission
 	demand  string // the claims that Graph demanded then; "" if it demanded none
+	// outdated reports whether the last token holds no permission for a look-up. It still serves for
+	// everything else, so it is replaced only if a new one can be had at once.
+	outdated bool
 }
 
 func newTokens(credential azcore.TokenCredential, scope string) *tokens {
@@ -50,7 +53,7 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 		// (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
 		options.Claims = demand
 		if demand == "" {
-			options.Claims = fmt.Sprintf(`{"access_token":{"nbf":{"essential":true,"value":"%d"}}}`, time.Now().Unix())
+			options.Claims = newToken()
 		}
 		answer, err = t.credential.GetToken(ctx, options)
 	}
@@ -58,6 +61,37 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 		return "", forced, err
 	}
 	return answer.Token, forced, nil
+}
+
+// newToken is a claims request that any token fulfills that is issued from now on.
+func newToken() string {
+	return fmt.Sprintf(`{"access_token":{"nbf":{"essential":true,"value":"%d"}}}`, time.Now().Unix())
+}
+
+// outdate notes that the last token lacks a permission for a look-up.
+func (t *tokens) outdate() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.outdated = true
+}
+
+// freshWithin bounds how long freshen waits for a token: credentials let one request for a token
+// wait for another, and all attempts would wait.
+const freshWithin = 5 * time.Second
+
+// freshen replaces an outdated token in the credential's cache, so that a permission that was
+// granted meanwhile takes effect. It is no matter if it fails.
+func (t *tokens) freshen(ctx context.Context) {
+	t.mu.Lock()
+	outdated := t.outdated
+	t.outdated = false
+	t.mu.Unlock()
+	if !outdated {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, freshWithin)
+	defer cancel()
+	_, _ = t.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{t.scope}, Claims: newToken()})
 }
 
 // refuse marks the token as useless. demand is the claims that Graph demands of the next token, or

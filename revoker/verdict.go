@@ -30,8 +30,11 @@ const (
 	// Protected: the account is on the list of protected users, by an id or name that the event did
 	// not give. Graph was not called.
 	Protected Kind = "protected"
-	// Named: the event gives only a name, and Account is the account that has it. Graph was not
-	// called (see Verifying.ByAccount).
+	// OwnerUnclear: the event names a device or mail address, and a look-up has found nobody, or more
+	// than one person, or is not allowed. Nobody was called.
+	OwnerUnclear Kind = "owner_unclear"
+	// Named: the event gives only a name, a device, or a mail address, and Account is the account
+	// that has it. Nobody was called (see Verifying.ByAccount and Finding).
 	Named Kind = "named"
 	// Rejected: any other 4xx from Graph. Graph refuses the request itself.
 	Rejected Kind = "rejected"
@@ -66,8 +69,11 @@ type Error struct {
 	// Renewed reports whether the token that Graph refused had been forced after an earlier
 	// refusal.
 	Renewed bool
-	// Account is the account that has the event's name, for kind Named.
+	// Account is the account that has the event's name or device, for kind Named.
 	Account event.User
+	// By is the way of a look-up, and NoLookup for any other attempt. A look-up that fails says
+	// nothing about other attempts: its permissions, its quota, and often its service are others.
+	By event.Lookup
 	// Err is the underlying cause, if there is one.
 	Err error
 }
@@ -79,7 +85,7 @@ func (e *Error) Error() string {
 	if e.Message != "" {
 		text += ": " + e.Message
 	}
-	if e.Err != nil {
+	if e.Err != nil && e.Kind != OwnerUnclear {
 		text += ": " + e.Err.Error()
 	}
 	if e.RequestID != "" {
@@ -91,6 +97,15 @@ func (e *Error) Error() string {
 // Brief is the error without any text from outside, since such text may name the user.
 func (e *Error) Brief() string {
 	text := hints[e.Kind]
+	switch {
+	case e.Kind == OwnerUnclear && e.Err != nil:
+		return e.Err.Error() // it is a text of ours
+	case e.Kind == MissingPermission && e.By != event.NoLookup:
+		text = "the app lacks " + lookupPermissions[e.By][0] + ", which looking up a " + e.By.String() +
+			" needs: grant it as an application permission, with admin consent"
+	case e.Kind == Forbidden && e.By != event.NoLookup:
+		text = "Graph refuses the look-up"
+	}
 	if e.Status != 0 {
 		text += fmt.Sprintf(" (HTTP %d", e.Status)
 		if e.Code != "" {
@@ -107,7 +122,8 @@ var hints = map[Kind]string{
 	NotFound:          "Graph does not know the user",
 	External:          "the user belongs to another tenant: Graph would answer with success and revoke nothing",
 	Protected:         "the account is on the list of protected users",
-	Named:             "the event gives a name: the account that has it is to be called",
+	OwnerUnclear:      "it is unclear whose device or address it is",
+	Named:             "the event gives a name or a device: the account that has it is to be called",
 	Rejected:          "Graph rejects the request",
 	Forbidden:         "Graph refuses this user",
 	MissingPermission: "the app lacks User.RevokeSessions.All: grant it as an application permission, with admin consent",
@@ -120,19 +136,29 @@ var hints = map[Kind]string{
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Permanent reports whether Graph will refuse the same request again.
+// Permanent reports whether Graph will refuse the same request again. A look-up that is rejected may
+// be everyone's trouble (a tenant without Intune), so it is not.
 func (e *Error) Permanent() bool {
-	return e.Kind == Rejected || e.Kind == External || e.Kind == Protected
+	return e.Kind == Rejected && e.By == event.NoLookup || e.Kind == External || e.Kind == Protected || e.Kind == OwnerUnclear
+}
+
+// Postponed reports whether no look-up of this way is possible now, for a reason that a person or
+// time removes. It says nothing about the device, nor about other attempts.
+func (e *Error) Postponed() bool {
+	return e.By != event.NoLookup &&
+		(e.Kind == MissingPermission || e.Kind == Throttled || e.Kind == Unauthorized && e.Renewed)
 }
 
 // Systemic reports whether the fault hits every user alike, so that no call can succeed before a
 // person or time fixes it.
 func (e *Error) Systemic() bool {
 	switch e.Kind {
-	case MissingPermission, NoToken:
+	case NoToken:
 		return true
+	case MissingPermission:
+		return e.By == event.NoLookup
 	case Unauthorized:
-		return e.Renewed
+		return e.Renewed && e.By == event.NoLookup
 	}
 	return false
 }
@@ -142,17 +168,21 @@ func (e *Error) Systemic() bool {
 func (e *Error) Excused() bool { return e.Kind == Unauthorized && !e.Renewed }
 
 // Throttled reports whether Graph asks all callers to pause.
-func (e *Error) Throttled() bool { return e.Kind == Throttled }
+func (e *Error) Throttled() bool { return e.Kind == Throttled && e.By == event.NoLookup }
 
 // Shared reports whether the fault may hit every user: only another user's success can show that it
 // is the user's own.
-func (e *Error) Shared() bool { return e.Kind == NotRevoked || e.Suspicious() }
+func (e *Error) Shared() bool {
+	return e.Kind == NotRevoked || e.Suspicious() || e.By != event.NoLookup && (e.Kind == Forbidden || e.Kind == Rejected)
+}
 
 // Suspicious reports whether the failure hints at a fault of Graph's if distinct users have it in a
 // row. Graph's answers about a user, 404 and value false, are neutral.
 func (e *Error) Suspicious() bool {
 	switch e.Kind {
-	case Forbidden, Unavailable, Unreachable:
+	case Forbidden:
+		return e.By == event.NoLookup
+	case Unavailable, Unreachable:
 		return true
 	}
 	return false
@@ -180,12 +210,15 @@ func (e *Error) RetryAfter() time.Duration { return e.After }
 // page as a parsing problem, and does not read the body of a 204.
 func (ex *exchange) verdict(sdkErr error) *Error {
 	if ex.status == 0 || ex.bodyErr != nil {
-		return &Error{Kind: Unreachable, Err: errors.Join(sdkErr, ex.bodyErr)}
+		return &Error{Kind: Unreachable, By: ex.by, Err: errors.Join(sdkErr, ex.bodyErr)}
+	}
+	if ex.status/100 == 2 && ex.by != event.NoLookup {
+		return ex.found(sdkErr)
 	}
 	if ex.status/100 == 2 {
 		return ex.success(sdkErr)
 	}
-	failure := &Error{After: ex.retryAfter()}
+	failure := &Error{After: ex.retryAfter(), By: ex.by}
 	fromGraph := failure.readBody(ex)
 	switch status := ex.status; {
 	case status == http.StatusTooManyRequests:
@@ -197,7 +230,7 @@ func (ex *exchange) verdict(sdkErr error) *Error {
 	case !fromGraph:
 		// A proxy's 403 or 404 says nothing about the user.
 		failure.Kind = Unavailable
-	case status == http.StatusForbidden && lacksPermission(ex.token):
+	case status == http.StatusForbidden && ex.lacksPermission():
 		failure.Kind = MissingPermission
 	case status == http.StatusForbidden:
 		failure.Kind = Forbidden
@@ -234,6 +267,27 @@ func (ex *exchange) success(sdkErr error) *Error {
 		return &Error{Kind: NotRevoked}
 	}
 	return nil
+}
+
+// found judges the 2xx of a look-up, whose answer plain has decoded. decodeErr is why it could not.
+func (ex *exchange) found(decodeErr error) *Error {
+	if !ex.isJSON() || !gjson.ValidBytes(ex.body) || !gjson.ParseBytes(ex.body).IsObject() || gjson.GetBytes(ex.body, "error").Exists() {
+		return &Error{Kind: Unavailable, By: ex.by, Err: errors.New("2xx with a body that is not Graph's answer")}
+	}
+	if decodeErr != nil {
+		return &Error{Kind: Unavailable, By: ex.by, Err: fmt.Errorf("2xx with a body that is not Graph's answer: %w", decodeErr)}
+	}
+	return nil
+}
+
+// lacksPermission reports whether the token is readable and holds none of the permissions that the
+// request needs.
+func (ex *exchange) lacksPermission() bool {
+	if ex.by == event.NoLookup {
+		return lacksPermission(ex.token)
+	}
+	claims, err := ReadClaims(ex.token)
+	return err == nil && !claims.MayLookUp(ex.by)
 }
 
 // valueOf returns the member value of an answer as JSON; "" if it is absent. It fails if the body

@@ -13,6 +13,7 @@ import (
 //	GET    /_emulator/calls[?user=ID|UPN]  the finished calls
 //	GET    /_emulator/users                the directory, with revokedAt where a call changed something
 //	POST   /_emulator/users                add a User
+//	POST   /_emulator/devices              add a Device
 //	POST   /_emulator/faults               inject a Fault (durations in nanoseconds)
 //	DELETE /_emulator/faults               remove all faults
 //	PUT    /_emulator/quota                set the Quota (durations in nanoseconds)
@@ -31,6 +32,9 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, rest string)
 	case "POST users":
 		var u User
 		adminOrder(w, r, &u, func() error { return s.AddUser(u) })
+	case "POST devices":
+		var d Device
+		adminOrder(w, r, &d, func() error { return s.AddDevice(d) })
 	case "POST faults":
 		var f Fault
 		adminOrder(w, r, &f, func() error { s.Inject(f); return nil })

@@ -189,7 +189,7 @@ func TestServerRoutes(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d with %q", path, a.status, a.body, c.status, c.body)
 		}
 		for _, u := range []graph.User{ada, svc} {
-			if _, revoked := w.Revoked(u.ID); revoked != (u == c.who) {
+			if _, revoked := w.Revoked(u.ID); revoked != (u.ID == c.who.ID) {
 				t.Errorf("%s: %s revoked: %v", path, u.UserPrincipalName, revoked)
 			}
 		}

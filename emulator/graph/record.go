@@ -12,7 +12,8 @@ import (
 type Call struct {
 	Start time.Time `json:"start"`
 	End   time.Time `json:"end"` // zero while the call is in flight
-	// Method and Path are the request's. Key is the id or name in the path.
+	// Method and Path are the request's. Key is the id or name in the path, or the serial number or
+	// address that a look-up is for.
 	Method string `json:"method"`
 	Path   string `json:"path"`
 	Key    string `json:"key"`
@@ -33,14 +34,16 @@ type Call struct {
 
 // Fault is an injected fault. If several fit a call, the one injected first acts.
 type Fault struct {
-	// User limits the fault to one user, by id or user principal name. "" is everybody, including
-	// unknown users.
+	// User limits the fault to one user, by id or user principal name, or to look-ups of one device
+	// or address. "" is everybody, including unknown users.
 	User string `json:"user"`
 	// Unknown limits the fault to users whom the directory does not have, such as those of
 	// canaries.
 	Unknown bool `json:"unknown"`
 	// Method limits the fault to GET (reading) or POST (revoking). "" is both.
 	Method string `json:"method"`
+	// Path limits the fault to requests whose path contains it, such as deviceManagement. "" is all.
+	Path string `json:"path"`
 	// Count is how often the fault acts; 0 is until it is removed.
 	Count int `json:"count"`
 
@@ -104,7 +107,7 @@ func (s *Server) drop(f *injected) {
 // takeFault returns the fault that acts on a call for this user or on a token request. It compares
 // the first faults for everybody, for the user's id and for their name; finding each takes the same
 // time however many users have faults. The caller holds the lock.
-func (s *Server) takeFault(key, method string, token bool) *Fault {
+func (s *Server) takeFault(key, method, path string, token bool) *Fault {
 	names := []string{"", strings.ToLower(key)}
 	e := s.find(key)
 	if e != nil {
@@ -113,7 +116,7 @@ func (s *Server) takeFault(key, method string, token bool) *Fault {
 	var first *injected
 	for _, name := range names {
 		for _, f := range s.faults[name] {
-			if f.Token != token || f.Unknown && e != nil || f.Method != "" && f.Method != method {
+			if f.Token != token || f.Unknown && e != nil || f.Method != "" && f.Method != method || !strings.Contains(path, f.Path) {
 				continue
 			}
 			if first == nil || f.number < first.number {
@@ -151,7 +154,7 @@ func (s *Server) begin(call *Call) *Fault {
 		s.calls = append([]*Call(nil), s.calls[len(s.calls)-s.maxCalls/2:]...)
 	}
 	s.calls = append(s.calls, call)
-	fault := s.takeFault(call.Key, call.Method, false)
+	fault := s.takeFault(call.Key, call.Method, call.Path, false)
 	call.Fault = fault != nil
 	if e := s.find(call.Key); e != nil {
 		call.UserID = e.ID

@@ -27,6 +27,8 @@ type Config struct {
 	Apps []App
 	// Users is the directory.
 	Users []User
+	// Devices are the devices of Intune and Entra.
+	Devices []Device
 	// Quota bounds the writes of each app; the zero Quota bounds nothing.
 	Quota Quota
 	// ClockOffset is added to the clock in Date headers and in the times of effects.
@@ -57,6 +59,10 @@ type User struct {
 	UserPrincipalName string `json:"userPrincipalName"`
 	UserType          string `json:"userType"`
 	AccountEnabled    bool   `json:"accountEnabled"`
+	// Mail is the primary mail address. ProxyAddresses are all addresses: "SMTP:" begins the primary
+	// one, and "smtp:" an alias.
+	Mail           string   `json:"mail,omitempty"`
+	ProxyAddresses []string `json:"proxyAddresses,omitempty"`
 }
 
 // entry is a user in the directory.
@@ -78,6 +84,7 @@ type Server struct {
 	apps       map[string]App
 	byID       map[string]*entry
 	byUPN      map[string]*entry
+	devices    []*Device
 	quota      Quota
 	meters     map[string]*meter
 	faults     map[string][]*injected // by their user in lower case, "" is everybody; in order
@@ -88,8 +95,8 @@ type Server struct {
 	generation int // tokens of earlier generations are refused
 }
 
-// New returns a Server. It fails if a user has no id or name or is given twice, and if the quota is
-// incomplete.
+// New returns a Server. It fails if a user has no id or name, if a user or device is given twice, and
+// if the quota is incomplete.
 func New(cfg Config) (*Server, error) {
 	if cfg.Tenant == "" {
 		cfg.Tenant = "tenant"
@@ -114,6 +121,11 @@ func New(cfg Config) (*Server, error) {
 	}
 	for _, u := range cfg.Users {
 		if err := s.AddUser(u); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range cfg.Devices {
+		if err := s.AddDevice(d); err != nil {
 			return nil, err
 		}
 	}

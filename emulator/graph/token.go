@@ -52,9 +52,9 @@ func (s *Server) sign(payload string) string {
 // (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow).
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	fault := s.takeFault("", "", true)
+	fault := s.takeFault("", "", "", true)
 	s.mu.Unlock()
-	a := &answer{w: w, r: r, call: &Call{Start: time.Now(), RequestID: newGUID()}, fault: fault, end: func(*Call, int) {}}
+	a := &answer{w: w, r: r, server: s, call: &Call{Start: time.Now(), RequestID: newGUID()}, fault: fault, end: func(*Call, int) {}}
 	if !a.before() {
 		return
 	}

@@ -29,6 +29,10 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 	}
 	t, known := parsePath(rest)
 	call.Key = t.key
+	l, isLookup := parseLookup(rest, r.URL.Query())
+	if isLookup {
+		call.Key = l.value
+	}
 	fault := s.begin(call)
 	// A dropped connection unwinds by a panic; the call is recorded anyway.
 	defer s.end(call, 0)
@@ -38,7 +42,7 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 		w.Header().Set("client-request-id", call.ClientRequestID)
 	}
 	_, _ = io.Copy(io.Discard, r.Body)
-	a := &answer{w: w, r: r, call: call, fault: fault, end: s.end}
+	a := &answer{w: w, r: r, server: s, call: call, fault: fault, end: s.end}
 	if !a.before() {
 		return
 	}
@@ -54,6 +58,8 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
 		a.fail(http.StatusUnauthorized, "InvalidAuthenticationToken", problem)
+	case isLookup:
+		s.lookUp(a, claims, version, l)
 	case !known:
 		a.fail(http.StatusBadRequest, "BadRequest", fmt.Sprintf("Resource not found for the segment '%s'.", rest))
 	case strings.HasPrefix(t.key, "$") && !t.quoted:
@@ -158,11 +164,13 @@ func (s *Server) read(a *answer, claims claims, t target) {
 
 // answer writes the client's answer, with the fault, if any, in place of Graph's.
 type answer struct {
-	w     http.ResponseWriter
-	r     *http.Request
-	call  *Call
-	fault *Fault
-	end   func(*Call, int) // records the call
+	w       http.ResponseWriter
+	r       *http.Request
+	server  *Server
+	call    *Call
+	fault   *Fault
+	end     func(*Call, int) // records the call
+	limited bool             // the caller may not read users
 }
 
 // before lets a fault act instead of Graph. It returns false if it has given the answer.
