@@ -30,9 +30,11 @@ type Decision struct {
 	Outcome string `json:"outcome"`
 	Reason  string `json:"reason,omitempty"`
 	// UserID and UserPrincipalName are the user as the event names them. Both are empty if it names
-	// no user.
+	// no user. If the event names only a device or a mail address, LookedUp is how, such as
+	// serial-number:C02XL0, and UserID and UserPrincipalName are whom the look-up has found.
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
+	LookedUp          string `json:"lookedUp,omitempty"`
 	// Source, MessageID, and SequenceNumber identify the message. Event is the index of the event
 	// in it.
 	Source         string    `json:"source"`

@@ -115,6 +115,7 @@ type Consumer struct {
 type Events struct {
 	Types            []string `key:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
 	TransmittersFile string   `key:"transmitters_file"`
+	ResolveDevices   bool     `key:"resolve_devices" default:"false"`
 }
 
 // Guard configures whose sessions are never revoked, and how many users are too many.

@@ -138,6 +138,11 @@ var descriptions = map[string]string{
 		"issuers, audiences, keys, and which of their events sign people out " +
 		"(docs/producers/shared-signals.md). The worker reads it at start. If empty, every " +
 		"token is refused.",
+	"events.resolve_devices": "" +
+		"Ask Graph whose device it is if an event names only a device. Needs the permission " +
+		"DeviceManagementManagedDevices.Read.All for devices that are known by their Intune ID " +
+		"or serial number, and Device.Read.All for those known by their Entra device ID. If it " +
+		"is unclear who has the device, the event is dead-lettered as OwnerUnclear.",
 
 	"guard.protected_users": "" +
 		"Object IDs, user principal names, and patterns of names (svc-*@contoso.com) of users " +

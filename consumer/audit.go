@@ -5,6 +5,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/event"
 )
 
 // recordedNow reports whether the result must be recorded now. When a message is deferred, only its
@@ -33,21 +34,25 @@ func (c *Consumer) audit(m *message, results []result, todo action) {
 
 // auditRecord returns the record of a result.
 func (m *message) auditRecord(r result) audit.Decision {
-	event := r.item.Event
+	e := r.item.Event
 	d := audit.Decision{
 		Time:              time.Now().UTC(),
 		Outcome:           string(r.outcome),
 		Reason:            string(r.reason),
-		UserID:            event.User.ID(),
-		UserPrincipalName: event.User.UPN(),
+		UserID:            e.User.ID(),
+		UserPrincipalName: e.User.UPN(),
 		Source:            m.from.Entity,
 		MessageID:         deadletter.Cut(m.MessageID, 128),
 		Event:             r.item.Index,
-		EventID:           deadletter.Cut(event.ID, 128),
-		EventType:         deadletter.Cut(event.Type, 128),
-		EventSource:       deadletter.Cut(event.Source, 256),
-		EventTime:         event.Time,
+		EventID:           deadletter.Cut(e.ID, 128),
+		EventType:         deadletter.Cut(e.Type, 128),
+		EventSource:       deadletter.Cut(e.Source, 256),
+		EventTime:         e.Time,
 		Calls:             r.calls,
+	}
+	if by, _ := e.User.Lookup(); by != event.NoLookup {
+		d.LookedUp = e.User.Name()
+		d.UserID, d.UserPrincipalName = r.account.ID(), r.account.UPN()
 	}
 	if m.SequenceNumber != nil {
 		d.SequenceNumber = *m.SequenceNumber

@@ -32,6 +32,9 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	if r.reason != "" {
 		fields = append(fields, zap.String("reason", string(r.reason)))
 	}
+	if !r.account.IsZero() {
+		fields = append(fields, zap.String("account", c.user(r.account)))
+	}
 	if r.outcome == superseded {
 		fields = append(fields, zap.Int64("by", r.event.Result().By.Sequence))
 	}

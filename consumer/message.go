@@ -221,6 +221,9 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 			c.dispatch.Add(key, user, added[key])
 		}
 		results[i] = result{item: item, key: key, event: added[key]}
+		if user != item.Event.User {
+			results[i].account = user
+		}
 	}
 	return results
 }

@@ -20,9 +20,10 @@ const (
 	namesAtOnce = 8
 )
 
-// accounts returns the accounts of users whom events give by name alone, by the users' keys. Names
-// that cannot be resolved are missing. So a person who has a name in one event and an id in another
-// is one user, and the attempt is for their account, even if somebody else has the name by then.
+// accounts returns the accounts of users whom events give by name alone, or by a device or mail
+// address that was looked up before, by the users' keys. Names that cannot be resolved are missing.
+// So a person who has a name in one event and an id in another is one user, and the attempt is for
+// their account, even if somebody else has the name by then.
 func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item) map[string]event.User {
 	if c.deps.Resolver == nil {
 		return nil
@@ -60,9 +61,9 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	return found
 }
 
-// addResolved adds an event once more if an attempt has found the account of its user's name: now
-// for that account, which may have other events. It reports whether it did. Then the event is
-// undecided again.
+// addResolved adds an event once more if an attempt has found the account of its user's name, device,
+// or mail address: now for that account, which may have other events. It reports whether it did.
+// Then the event is undecided again.
 func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 	end := r.event.Result()
 	d, _ := end.Detail.(*dispatch.Attempts)
@@ -74,6 +75,7 @@ func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 		return false
 	}
 	key := account.Key()
+	r.account = account
 	for i := range all { // a message adds each user once
 		if all[i].event != nil && all[i].key == key {
 			r.key, r.event = key, all[i].event

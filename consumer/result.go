@@ -32,6 +32,7 @@ const (
 type result struct {
 	item          event.Item
 	key           string        // the user's key in the ledger
+	account       event.User    // whom the event's name, device, or mail address means; zero if it was not looked up
 	event         *dedupe.Event // nil if the event was not added to the ledger
 	decidedBefore bool          // when the message was in flight before
 	outcome       outcome

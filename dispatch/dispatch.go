@@ -18,6 +18,10 @@
 //
 // The caller waits for dedupe.Event.Done, and settles messages by dedupe.Event.Result.
 //
+// A user whom an event names only by a device or a mail address must be looked up. The look-up is an
+// attempt like any other, apart from what package-internal lookups says; its ending is an account,
+// for which the caller adds the event again (AccountOf).
+//
 // Canaries, which are attempts for nobody or for an account kept for them, distinguish users who
 // fail for a reason of their own from a Graph that fails for everyone.
 package dispatch
@@ -106,6 +110,7 @@ type Dispatcher struct {
 	sleepers sleepers
 	releases releases
 	canaries canaries
+	lookups  *lookups
 	decided  atomic.Int64    // users so far
 	hard     context.Context // its end ends the attempts in flight
 }
@@ -119,6 +124,7 @@ func New(cfg Config, deps Dependencies) *Dispatcher {
 		pool:     NewPool(),
 		sleepers: sleepers{until: map[*dedupe.Work]time.Time{}},
 		releases: releases{next: make(chan struct{})},
+		lookups:  newLookups(deps.Retrier),
 		hard:     context.Background(),
 	}
 	d.canaries.ctx, d.canaries.stop = context.WithCancel(context.Background())

@@ -124,7 +124,7 @@ func (d *Dispatcher) adopt(w *dedupe.Work, last dedupe.Verdict, p *patience) nex
 // whether the attempt may begin. If the count exceeds the limit, it trips this replica's volume
 // guard. The other replicas trip theirs at their next attempt.
 func (d *Dispatcher) plausible(w *dedupe.Work, p *permit) bool {
-	if d.cfg.Volume.Max == 0 {
+	if d.cfg.Volume.Max == 0 || p.lookup {
 		return true
 	}
 	limit := d.volumeLimit(p.kind)

@@ -69,6 +69,9 @@ type request struct {
 	// Graph was well for others.
 	retry bool
 	own   bool
+	// lookup reports whether the attempt is a look-up, which signs nobody out: the volume guard does
+	// not count it.
+	lookup bool
 	// urgency is called under the queue's lock, so that no event is missed that makes the user more
 	// urgent.
 	urgency urgencyFunc
@@ -209,7 +212,7 @@ func (q *queue) raise(user string, urgency int) {
 }
 
 // done ends an attempt. nobody reports whether it has certainly signed nobody out.
-func (q *queue) done(p *permit, usage float64, nobody bool, err error) (c condition) {
+func (q *queue) done(p *permit, usage float64, nobody bool, err error) *condition {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
@@ -221,7 +224,8 @@ func (q *queue) done(p *permit, usage float64, nobody bool, err error) (c condit
 		q.volume.Confirm(p.reserved, now)
 	}
 	q.end(p)
-	return q.condition()
+	c := q.condition()
+	return &c
 }
 
 // condition is what the breaker knows about Graph.
@@ -328,8 +332,11 @@ func (q *queue) grant() {
 			break
 		}
 		p.out()
-		var answer guard.Answer
-		if p.reserved, answer = q.volume.Reserve(p.kind, p.user, now); answer == guard.Wait {
+		answer := guard.Granted
+		if !p.lookup {
+			p.reserved, answer = q.volume.Reserve(p.kind, p.user, now)
+		}
+		if answer == guard.Wait {
 			q.awaitVolume(p)
 			continue
 		}

@@ -16,6 +16,8 @@ func ReasonOf(err error) deadletter.Reason {
 			return deadletter.UserNotFound
 		case revoker.NotRevoked:
 			return deadletter.NotRevoked
+		case revoker.OwnerUnclear:
+			return deadletter.OwnerUnclear
 		case revoker.External:
 			return deadletter.ExternalUser
 		case revoker.Protected:
@@ -29,10 +31,10 @@ func ReasonOf(err error) deadletter.Reason {
 	return deadletter.RetriesExhausted
 }
 
-// AccountOf returns the account from an error that says that an event's user name belongs to that
-// account, and that nobody was called. This happens if the account could not be read when the event
-// was received, because Graph was down, throttled, or slow. The caller must add the event again,
-// now for the account.
+// AccountOf returns the account from an error that says that an event's user name, device, or mail
+// address belongs to that account, and that nobody was called. For a name this happens if the
+// account could not be read when the event was received, because Graph was down, throttled, or
+// slow. The caller must add the event again, now for the account.
 func AccountOf(err error) (account event.User, ok bool) {
 	var failure *revoker.Error
 	if !errors.As(err, &failure) || failure.Kind != revoker.Named {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/revoker"
 )
@@ -16,7 +17,8 @@ type series struct {
 	user   string // the user's key
 	budget *retry.Budget
 	ticket int
-	retry  bool // the next attempt is a retry
+	retry  bool         // the next attempt is a retry
+	by     event.Lookup // the attempts are look-ups of this way
 	// own is a copy of Budget.Own. The user's events may be removed before they are decided. Then
 	// another series goes on with the budget, although this one may not have noticed yet.
 	own bool
@@ -32,7 +34,7 @@ func newSeries(q *queue, user string, budget *retry.Budget, ticket int) *series 
 // are those of queue.wait.
 func (s *series) wait(ctx context.Context, urgency urgencyFunc) (*permit, error) {
 	return s.queue.wait(ctx, request{
-		user: s.user, ticket: s.ticket, retry: s.retry, own: s.own, urgency: urgency,
+		user: s.user, ticket: s.ticket, retry: s.retry, own: s.own, lookup: s.by != event.NoLookup, urgency: urgency,
 	})
 }
 
@@ -48,12 +50,15 @@ const (
 	final
 	// cutOff: this process ended the attempt itself, which proves nothing.
 	cutOff
-	// redirected: nobody was called, because the user's name belongs to an account. See AccountOf.
+	// redirected: nobody was called, because the user's name or device belongs to an account. See
+	// AccountOf.
 	redirected
 	// refused: nobody was called, because the user must never be. See Refuse.
 	refused
 	// notStarted: nobody was called, because no event of the user waited any more.
 	notStarted
+	// postponed: no look-up of this way is possible now, and the user waits until one is.
+	postponed
 )
 
 // ending is how one attempt ended. An attempt that was not made has an ending, too.
@@ -64,7 +69,7 @@ type ending struct {
 	kind   endingKind
 	wait   time.Duration // until the next attempt; only for tryAgain
 	err    error         // of the attempt
-	graph  condition     // what the breaker knows after it
+	graph  *condition    // what the breaker knows after it; nil if the breaker learned nothing
 	nobody bool          // certainly nobody was signed out
 }
 
@@ -94,11 +99,20 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 	}
 	if _, ok := AccountOf(err); ok {
 		s.queue.cancel(p)
+		if s.by != event.NoLookup {
+			s.budget.Succeeded()
+		}
 		e.kind, e.nobody = redirected, true
 		return e
 	}
 	e.nobody = nobodySignedOut(attempt, err)
-	e.graph = s.queue.done(p, attempt.Usage, e.nobody, err)
+	if s.by != event.NoLookup {
+		if decided := s.lookedUp(p, &e); decided {
+			return e
+		}
+	} else {
+		e.graph = s.queue.done(p, attempt.Usage, e.nobody, err)
+	}
 	if err == nil {
 		s.budget.Succeeded()
 		e.kind = succeeded
@@ -110,10 +124,10 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 		return e
 	}
 	e.wait = wait
-	if e.graph.cause != nil {
+	if e.graph != nil && e.graph.cause != nil {
 		e.wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
 	}
-	if s.budget.Unproved() {
+	if s.budget.Unproved() && s.by == event.NoLookup { // a canary proves nothing about look-ups
 		s.queue.wantProof()
 	}
 	s.own = s.budget.Own()
@@ -121,6 +135,25 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 		s.ticket = s.queue.nextTicket() // retries take turns, however long some of them hang
 	}
 	return e
+}
+
+// lookedUp ends the permit of a look-up that has found no account. It reports whether the ending is
+// known; if not, the budget decides. The limiter and the breaker only learn of failures that
+// attempts would have, too.
+func (s *series) lookedUp(p *permit, e *ending) (decided bool) {
+	failure, _ := errors.AsType[*revoker.Error](e.err)
+	switch {
+	case failure != nil && (failure.Suspicious() || failure.Systemic() || failure.Excused()):
+		e.graph = s.queue.done(p, e.Last.Usage, e.nobody, e.err)
+		return false
+	case failure != nil && failure.Permanent():
+		s.budget.Succeeded() // it is an answer, so the failures of others are their own
+		e.kind = final
+	case failure != nil && failure.Postponed():
+		e.kind = postponed
+	}
+	s.queue.cancel(p)
+	return e.kind != tryAgain
 }
 
 // nobodySignedOut reports whether the attempt has certainly signed nobody out: Graph was not asked,

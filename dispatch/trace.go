@@ -17,11 +17,15 @@ import (
 // revoke, so that its variables are not on the stacks of attempts without a Tracer.
 func (d *Dispatcher) traced(ctx context.Context, w *dedupe.Work, user event.User) (revoker.Attempt, error) {
 	parent, _ := w.Tag().(trace.SpanContext)
-	_, span := d.deps.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent),
-		"POST revokeSignInSessions", trace.WithSpanKind(trace.SpanKindClient))
+	method, name := "POST", "POST revokeSignInSessions"
+	if by, _ := user.Lookup(); by != event.NoLookup {
+		method, name = "GET", "GET look-up by "+by.String()
+	}
+	_, span := d.deps.Tracer.Start(trace.ContextWithSpanContext(context.Background(), parent), name,
+		trace.WithSpanKind(trace.SpanKindClient))
 	attempt, err := d.deps.Revoker.Revoke(ctx, user)
 	span.SetAttributes(
-		attribute.String("http.request.method", "POST"),
+		attribute.String("http.request.method", method),
 		attribute.String("microsoft.request_id", attempt.RequestID),
 		attribute.String("microsoft.client_request_id", attempt.ClientRequestID),
 	)

@@ -38,12 +38,15 @@ func (d *Dispatcher) run(w *dedupe.Work, user event.User) {
 // and, where replicas share their work, for the user's lease. It reports whether some event of the
 // user is still undecided.
 func (d *Dispatcher) makeAttempts(w *dedupe.Work, user event.User, ticket int, others *patience) (again bool) {
-	s := d.series(w, ticket)
+	s := d.series(w, user, ticket)
 	for {
 		// This check comes before the permit, because a permit reserves a person in the volume
 		// guard, and may trip it.
 		if err := Refuse(d.deps.Protected, user); err != nil {
 			return w.Start() && d.refuse(w, Attempts{Count: s.budget.Attempts(), Err: err})
+		}
+		if !d.awaitLookups(w, s.by) {
+			return false
 		}
 		permit, err := s.wait(w.Context(), w.Urgency)
 		if errors.Is(err, errTripped) && d.awaitRelease(w) {
@@ -70,12 +73,18 @@ func (d *Dispatcher) makeAttempts(w *dedupe.Work, user event.User, ticket int, o
 // series returns the series of attempts for a user. If the user's events were removed before they
 // were decided, it goes on with the series that was kept, once the next attempt is due. Otherwise
 // it returns a new one with the ticket.
-func (d *Dispatcher) series(w *dedupe.Work, ticket int) *series {
+func (d *Dispatcher) series(w *dedupe.Work, user event.User, ticket int) *series {
+	by, _ := user.Lookup()
 	before, ok := d.budgets.of(w.Key(), w.Enqueued())
-	if !ok {
+	switch {
+	case !ok && by != event.NoLookup:
+		s := newSeries(d.queue, w.Key(), d.lookups.budget(by), ticket)
+		s.by = by
+		return s
+	case !ok:
 		return newSeries(d.queue, w.Key(), d.deps.Retrier.Budget(), ticket)
 	}
-	kept := &series{queue: d.queue, user: w.Key(), budget: before.Budget, ticket: before.ticket, retry: true, own: before.Own()}
+	kept := &series{queue: d.queue, user: w.Key(), budget: before.Budget, ticket: before.ticket, retry: true, own: before.Own(), by: by}
 	w.SetFailing()
 	d.sleep(w, before.next)
 	return kept
@@ -99,10 +108,15 @@ func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *perm
 	if e.nobody {
 		d.refund(w, p)
 	}
-	again, verdict := d.apply(w, e)
+	if s.by != event.NoLookup && e.kind != cutOff {
+		d.lookedUp(s.by, e.err)
+	}
+	again, verdict := d.apply(w, user, e)
 	lease.End(d.hard, verdict)
 
 	switch e.kind {
+	case postponed:
+		return false, !w.Retry(true)
 	case tryAgain:
 		return false, !d.prepareRetry(w, user, s, e)
 	case cutOff:
@@ -116,17 +130,21 @@ func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *perm
 // apply observes an ending and, if the ending decides the events of the attempt, ends the attempt
 // in the ledger. again reports whether some event of the user is still undecided then. verdict is
 // what other replicas must know.
-func (d *Dispatcher) apply(w *dedupe.Work, e ending) (again bool, verdict dedupe.Verdict) {
+func (d *Dispatcher) apply(w *dedupe.Work, user event.User, e ending) (again bool, verdict dedupe.Verdict) {
 	switch e.kind {
-	case notStarted, cutOff:
+	case notStarted, cutOff, postponed:
 		return false, dedupe.Verdict{}
 	case refused:
 		return d.refuse(w, e.Attempts), dedupe.Verdict{}
 	case redirected: // the consumer adds the events of the name again, as the account's
 		return d.refuse(w, Attempts{Err: e.Err}), dedupe.Verdict{}
 	}
-	d.observe(e.Last, e.err)
-	d.report(e.graph)
+	if by, _ := user.Lookup(); by == event.NoLookup {
+		d.observe(e.Last, e.err)
+	}
+	if e.graph != nil {
+		d.report(*e.graph)
+	}
 	if e.kind == tryAgain {
 		return false, dedupe.Verdict{}
 	}

@@ -79,6 +79,10 @@ func New(policy Policy) *Retrier {
 	return &Retrier{policy: policy}
 }
 
+// Apart returns a Retrier with the same Policy that knows nothing of r's successes, for attempts
+// that can fail while r's succeed.
+func (r *Retrier) Apart() *Retrier { return &Retrier{policy: r.policy} }
+
 // ExhaustedError is the final error when a budget is used up. Err is the last failure.
 type ExhaustedError struct {
 	Attempts int

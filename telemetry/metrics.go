@@ -23,6 +23,9 @@ type Metrics struct {
 	// GraphCalls counts attempts by result ("revoked" or the kind of failure) and by HTTP status
 	// ("none" without an answer).
 	GraphCalls *prometheus.CounterVec
+	// Lookups counts look-ups of users whom events name by a device or mail address: by way, and by
+	// result ("found", or the kind of failure).
+	Lookups *prometheus.CounterVec
 	// Canaries counts canaries by result.
 	Canaries *prometheus.CounterVec
 	// Deferred is the number of messages that this process has deferred, by source.
@@ -243,6 +246,10 @@ func NewMetrics(version, commit string) *Metrics {
 		GraphCalls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "graph_attempts_total", Help: "Attempts to revoke a user's sessions, by result and HTTP status.",
 		}, []string{"result", "status"}),
+		Lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Name: "graph_lookups_total",
+			Help: "Look-ups of users whom events name by a device or mail address, by way and result.",
+		}, []string{"by", "result"}),
 		Canaries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Name: "graph_canaries_total", Help: "Canaries (attempts that only test whether Graph works), by result.",
 		}, []string{"result"}),
@@ -304,7 +311,7 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency,
+		m.Events, m.GraphCalls, m.Lookups, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency,
 		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.TransmitterKeys, m.TransmitterKeysStale,
 		m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),

@@ -80,11 +80,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	var caller consumer.Revoker = graph
-	var names consumer.Resolver
-	if cfg.Graph.ReadUsers {
-		caller, names = graph.ByAccount(protected.Has, cfg.Dedupe.SkewMargin, cfg.Graph.VerifyTimeout)
-	}
+	caller, names := callers(cfg, graph, protected)
 	client, sources, err := newSources(cfg)
 	if err != nil {
 		return nil, err
@@ -178,6 +174,22 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		}
 	}
 	return worker, nil
+}
+
+// callers returns what makes the attempts, and what finds the accounts of names, devices, and mail
+// addresses; nil finds none.
+func callers(cfg config.Config, graph *revoker.Revoker, protected *guard.Protected) (consumer.Revoker, consumer.Resolver) {
+	if !cfg.Graph.ReadUsers && !cfg.Events.ResolveDevices {
+		return graph, nil
+	}
+	finding := &revoker.Finding{
+		Graph: graph, Next: graph,
+		Devices: cfg.Events.ResolveDevices, Mails: cfg.Graph.ReadUsers, SkewMargin: cfg.Dedupe.SkewMargin,
+	}
+	if cfg.Graph.ReadUsers {
+		finding.Next, finding.Names = graph.ByAccount(protected.Has, cfg.Dedupe.SkewMargin, cfg.Graph.VerifyTimeout)
+	}
+	return finding, finding
 }
 
 // NewProtected returns the users whose sessions are never revoked, and loads their file.

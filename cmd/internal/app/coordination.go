@@ -120,6 +120,9 @@ func leaseFor(cfg config.Config) time.Duration {
 	if cfg.Graph.VerifyTimeout > 0 {
 		attempt += cfg.Graph.VerifyTimeout + cfg.Graph.Timeout
 	}
+	if cfg.Events.ResolveDevices {
+		attempt = max(attempt, 2*cfg.Graph.Timeout) // a look-up makes up to two requests
+	}
 	return attempt + 2*cfg.Redis.Timeout + 5*time.Second
 }
 
