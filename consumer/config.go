@@ -118,9 +118,9 @@ type Config struct {
 	HashUsers bool
 }
 
-// Dependencies are what a Consumer works with. KeysChanged, Canary, Auditor, Resolver, Coordinator,
-// NewLimiter and Tracer may be nil; New rejects a nil in any other field. An interface that holds a
-// nil pointer is not nil: omit the field instead.
+// Dependencies are what a Consumer works with. KeysChanged, Canary, Auditor, Resolver, Known,
+// Coordinator, NewLimiter and Tracer may be nil; New rejects a nil in any other field. An interface
+// that holds a nil pointer is not nil: omit the field instead.
 type Dependencies struct {
 	// Sources are received from side by side. The attempts for messages of an earlier source go
 	// before those for messages of a later one. There is at least one.
@@ -142,6 +142,9 @@ type Dependencies struct {
 	// Resolver finds the accounts of users that events give by name. If it is nil, the worker takes
 	// a name and an id for two users.
 	Resolver Resolver
+	// Known remembers look-ups of users whom events give by a device or mail address; see
+	// dispatch.Dependencies. It is nil if nobody is looked up.
+	Known func(user event.User, enqueued time.Time) (account event.User, ok bool)
 	// Coordinator is what workers for the same tenant share. If it is nil, this worker is the only
 	// one.
 	Coordinator dispatch.Coordinator

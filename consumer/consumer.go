@@ -115,7 +115,7 @@ func New(cfg Config, deps Dependencies) (*Consumer, error) {
 	c.dispatch = dispatch.New(dispatch.Config{
 		Concurrency: cfg.Concurrency, Volume: cfg.Volume, ReadRelease: cfg.ReadRelease, CanaryUser: cfg.CanaryUser, Dedupe: cfg.Dedupe,
 	}, dispatch.Dependencies{
-		Revoker: deps.Revoker, Canary: deps.Canary, Protected: deps.Protected, Retrier: retry.New(cfg.Retry),
+		Revoker: deps.Revoker, Canary: deps.Canary, Known: deps.Known, Protected: deps.Protected, Retrier: retry.New(cfg.Retry),
 		Log: deps.Log, Metrics: deps.Metrics, Health: deps.Health, Tracer: deps.Tracer,
 		Coordinator: deps.Coordinator, NewLimiter: deps.NewLimiter, Name: c.user, Text: c.text,
 	})

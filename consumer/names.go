@@ -20,10 +20,10 @@ const (
 	namesAtOnce = 8
 )
 
-// accounts returns the accounts of users whom events give by name alone, or by a device or mail
-// address that was looked up before, by the users' keys. Names that cannot be resolved are missing.
-// So a person who has a name in one event and an id in another is one user, and the attempt is for
-// their account, even if somebody else has the name by then.
+// accounts returns the accounts of users whom events give by name alone, by the users' keys. Names
+// that cannot be resolved are missing. So a person who has a name in one event and an id in another
+// is one user, and the attempt is for their account, even if somebody else has the name by then.
+// Users whom events give by a device or mail address are looked up by attempts.
 func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item) map[string]event.User {
 	if c.deps.Resolver == nil {
 		return nil
@@ -44,7 +44,7 @@ func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item)
 	seen := map[string]bool{}
 	for _, item := range items {
 		user := item.Event.User
-		if item.Err != nil || user.ID() != "" || seen[user.Key()] {
+		if item.Err != nil || user.UPN() == "" || user.ID() != "" || seen[user.Key()] {
 			continue
 		}
 		seen[user.Key()] = true
@@ -89,7 +89,7 @@ func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 
 // addAllResolved calls addResolved for each result in some whose event is decided.
 func (c *Consumer) addAllResolved(m *message, some, all []result) {
-	if c.deps.Resolver == nil {
+	if c.deps.Resolver == nil && c.deps.Known == nil {
 		return
 	}
 	for i := range some {

@@ -105,6 +105,7 @@ type settings struct {
 	urgent                   bool // there is a second source, which is more urgent
 	protected                []string
 	readUsers                bool // the worker may read users
+	resolveDevices           bool // the worker looks up whose device an event names
 	unguarded                bool // there is no sanitizer, so the client gets messages that it cannot read
 	sessions                 int  // the maximum number of sessions that are locked at once; 0 if the queue has none
 	coordinator              *coordination.Store
@@ -179,7 +180,7 @@ func newWorld(t *testing.T, s settings) *world {
 	w.revoker = revoke
 	protected, err := guard.NewProtected(append([]string{glass.ID, glass.UserPrincipalName}, s.protected...))
 	must(err)
-	decoder, err := event.NewDecoder(event.Config{})
+	native, err := event.NewDecoder(event.Config{})
 	must(err)
 	core, logs := observer.New(zap.DebugLevel)
 	w.logs = logs
@@ -213,8 +214,14 @@ func newWorld(t *testing.T, s settings) *world {
 	}
 	var caller consumer.Revoker = revoke
 	var names consumer.Resolver
+	var known func(event.User, time.Time) (event.User, bool)
+	var decoder consumer.Decoder = native
 	if s.readUsers {
 		caller, names = revoke.ByAccount(protected.Has, 5*time.Second, 0)
+	}
+	if s.resolveDevices {
+		finding := &revoker.Finding{Graph: revoke, Next: caller, Devices: true, Mails: s.readUsers, SkewMargin: 5 * time.Second}
+		caller, known, decoder = finding, finding.Known, lookupDecoder{native}
 	}
 	w.cfg = consumer.Config{
 		Concurrency: defaulted(s.concurrency, 4), MaxInFlight: defaulted(s.maxInFlight, 16),
@@ -226,7 +233,7 @@ func newWorld(t *testing.T, s settings) *world {
 		}),
 	}
 	w.deps = consumer.Dependencies{
-		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names,
+		Sources: sources, Decoder: decoder, Protected: protected, Revoker: caller, Canary: revoke.Canary, Resolver: names, Known: known,
 		Log: zap.New(core), Metrics: w.metrics, Health: w.health, Tracer: s.tracer,
 	}
 	// An interface that holds a nil pointer is not nil.

@@ -84,6 +84,21 @@ func (w *Work) Enqueued() (oldest time.Time) {
 	return oldest
 }
 
+// Newest returns when the newest event was enqueued that waits or that the attempt in flight was
+// started for, by the broker's clock. It returns the zero time if there is none.
+func (w *Work) Newest() (newest time.Time) {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	for _, g := range []group{w.pending, w.attempting} {
+		for _, e := range g {
+			if e.Enqueued.After(newest) {
+				newest = e.Enqueued
+			}
+		}
+	}
+	return newest
+}
+
 // More returns a channel that is signaled when an event of the user is added after the first call
 // of More.
 func (w *Work) More() <-chan struct{} {

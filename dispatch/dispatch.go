@@ -72,13 +72,16 @@ type Config struct {
 	Dedupe dedupe.Config
 }
 
-// Dependencies are what a Dispatcher works with. Canary, Coordinator, NewLimiter and Tracer may be
-// nil; all others are required. A Coordinator that holds a nil pointer is not nil.
+// Dependencies are what a Dispatcher works with. Canary, Known, Coordinator, NewLimiter and Tracer may
+// be nil; all others are required. A Coordinator that holds a nil pointer is not nil.
 type Dependencies struct {
 	Revoker Revoker
 	// Canary makes one attempt for nobody, or for the user, which is Config.CanaryUser. Its error
 	// is nil when Graph is well. Without Canary, the breaker learns from users alone.
-	Canary    func(ctx context.Context, user event.User) (revoker.Attempt, error)
+	Canary func(ctx context.Context, user event.User) (revoker.Attempt, error)
+	// Known returns the account of a user who must be looked up, if the Revoker has found it by a
+	// look-up that began after enqueued. If it is nil, no look-up is remembered.
+	Known     func(user event.User, enqueued time.Time) (account event.User, ok bool)
 	Protected *guard.Protected
 	Retrier   *retry.Retrier
 	Log       *zap.Logger

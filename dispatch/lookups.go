@@ -23,6 +23,8 @@ const (
 	// not allowed or throttled without a Retry-After.
 	lookupAgain = 10 * time.Second
 	lookupLater = time.Minute
+	// lookupWithin bounds the first look-up of a user, so that a service that hangs is noticed soon.
+	lookupWithin = 5 * time.Second
 )
 
 // lookups knows for each way to look users up whether it works. Each has permissions, a quota, and
@@ -113,13 +115,12 @@ func (l *lookups) stopped() error {
 }
 
 // awaitLookups waits until the user may be looked up. Meanwhile their messages may be deferred, like
-// those of users who fail. It returns at once for a user who need not be looked up, and false if
-// nobody waits for the user any more.
+// those of users who fail. It returns false if nobody waits for the user any more.
 func (d *Dispatcher) awaitLookups(w *dedupe.Work, by event.Lookup) bool {
-	for by != event.NoLookup {
+	for {
 		wait := d.lookups.begin(by, time.Now())
 		if wait == 0 {
-			break
+			return true
 		}
 		w.SetFailing()
 		d.sleep(w, time.Now().Add(wait))
@@ -127,7 +128,23 @@ func (d *Dispatcher) awaitLookups(w *dedupe.Work, by event.Lookup) bool {
 			return false
 		}
 	}
-	return true
+}
+
+// known decides the user's events without an attempt, if a look-up has found the account since they
+// were enqueued. If it did, again reports whether some event of the user is still undecided.
+func (d *Dispatcher) known(w *dedupe.Work, user event.User) (known, again bool) {
+	if d.deps.Known == nil {
+		return false, false
+	}
+	if _, ok := d.deps.Known(user, w.Newest()); !ok || !w.Start() {
+		return false, false
+	}
+	account, ok := d.deps.Known(user, w.Newest())
+	if !ok { // another event has come before the Start
+		w.Retry(false)
+		return false, false
+	}
+	return true, d.refuse(w, Attempts{Err: &revoker.Error{Kind: revoker.Named, Account: account}})
 }
 
 // lookedUp counts a look-up, and reports when look-ups stop or go on.

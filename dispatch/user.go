@@ -45,8 +45,13 @@ func (d *Dispatcher) makeAttempts(w *dedupe.Work, user event.User, ticket int, o
 		if err := Refuse(d.deps.Protected, user); err != nil {
 			return w.Start() && d.refuse(w, Attempts{Count: s.budget.Attempts(), Err: err})
 		}
-		if !d.awaitLookups(w, s.by) {
-			return false
+		if s.by != event.NoLookup {
+			if known, again := d.known(w, user); known {
+				return again
+			}
+			if !d.awaitLookups(w, s.by) {
+				return false
+			}
 		}
 		permit, err := s.wait(w.Context(), w.Urgency)
 		if errors.Is(err, errTripped) && d.awaitRelease(w) {
@@ -202,10 +207,13 @@ func Refuse(protected *guard.Protected, user event.User) error {
 
 // revoke sends one request, bounded by the permit's timeout.
 func (d *Dispatcher) revoke(w *dedupe.Work, user event.User, p *permit) (revoker.Attempt, error) {
-	ctx := d.hard
-	if p.timeout > 0 {
+	ctx, timeout := d.hard, p.timeout
+	if p.lookup && !p.retry {
+		timeout = lookupWithin
+	}
+	if timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(d.hard, p.timeout)
+		ctx, cancel = context.WithTimeout(d.hard, timeout)
 		defer cancel()
 	}
 	if d.deps.Tracer == nil {

@@ -266,8 +266,6 @@ type Finding struct {
 	Next interface {
 		Revoke(ctx context.Context, user event.User) (Attempt, error)
 	}
-	// Names resolves user principal names; nil resolves none.
-	Names *Resolver
 	// Devices and Mails are which look-ups may be made. The others end as OwnerUnclear.
 	Devices, Mails bool
 	// SkewMargin is the allowed difference between Service Bus' clock, which sets enqueued times,
@@ -311,16 +309,10 @@ func (f *Finding) remember(user event.User, found name) {
 	f.found[user.Key()] = found
 }
 
-// Resolve returns the account of a user who is given by name, like Resolver.Resolve, or by a device
-// or mail address that was looked up after the event was enqueued. It never looks anybody up
-// itself: look-ups are attempts, which wait for permits.
-func (f *Finding) Resolve(ctx context.Context, user event.User, enqueued time.Time) (account event.User, ok bool) {
-	if by, _ := user.Lookup(); by == event.NoLookup {
-		if f.Names == nil {
-			return event.User{}, false
-		}
-		return f.Names.Resolve(ctx, user, enqueued)
-	}
+// Known returns the account of a user who is given by a device or mail address, if a look-up has
+// found it that began after the event was enqueued, and not long ago: by then the device can belong
+// to somebody else.
+func (f *Finding) Known(user event.User, enqueued time.Time) (account event.User, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	known, ok := f.found[user.Key()]

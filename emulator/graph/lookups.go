@@ -274,3 +274,13 @@ func (a *answer) okJSON(body map[string]any) {
 	text, _ := json.Marshal(body) // only strings, lists, and null
 	a.ok(string(text))
 }
+
+// SetAddresses sets the mail address and the proxyAddresses of a user, who is given by id or user
+// principal name.
+func (s *Server) SetAddresses(name, mail string, proxyAddresses ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.find(name); e != nil {
+		e.Mail, e.ProxyAddresses = mail, slices.Clone(proxyAddresses)
+	}
+}

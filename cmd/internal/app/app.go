@@ -80,7 +80,6 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	caller, names := callers(cfg, graph, protected)
 	client, sources, err := newSources(cfg)
 	if err != nil {
 		return nil, err
@@ -124,6 +123,21 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if worker.store != nil {
 		coordinator = worker.store
 	}
+	deps := consumer.Dependencies{
+		Sources:     sources,
+		Decoder:     decoder{worker.tokens, events},
+		KeysChanged: worker.tokens.Changed,
+		Protected:   protected,
+		Canary:      graph.Canary,
+		Log:         log,
+		Metrics:     worker.metrics,
+		Health:      worker.health,
+		Auditor:     auditor,
+		Tracer:      tracing.Tracer,
+		Coordinator: coordinator,
+		NewLimiter:  worker.newLimiter(),
+	}
+	setCallers(&deps, cfg, graph, protected)
 	worker.consumer, err = consumer.New(consumer.Config{
 		Concurrency:   cfg.Consumer.Concurrency,
 		MaxInFlight:   cfg.Consumer.MaxInFlight,
@@ -149,22 +163,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 			MaxAge:          cfg.Retry.MaxAge,
 			LaggingFor:      cfg.Retry.NotFoundFor,
 		},
-	}, consumer.Dependencies{
-		Sources:     sources,
-		Decoder:     decoder{worker.tokens, events},
-		KeysChanged: worker.tokens.Changed,
-		Protected:   protected,
-		Revoker:     caller,
-		Canary:      graph.Canary,
-		Log:         log,
-		Metrics:     worker.metrics,
-		Health:      worker.health,
-		Auditor:     auditor,
-		Tracer:      tracing.Tracer,
-		Resolver:    names,
-		Coordinator: coordinator,
-		NewLimiter:  worker.newLimiter(),
-	})
+	}, deps)
 	if err != nil {
 		return nil, err
 	}
@@ -176,20 +175,20 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	return worker, nil
 }
 
-// callers returns what makes the attempts, and what finds the accounts of names, devices, and mail
-// addresses; nil finds none.
-func callers(cfg config.Config, graph *revoker.Revoker, protected *guard.Protected) (consumer.Revoker, consumer.Resolver) {
-	if !cfg.Graph.ReadUsers && !cfg.Events.ResolveDevices {
-		return graph, nil
-	}
-	finding := &revoker.Finding{
-		Graph: graph, Next: graph,
-		Devices: cfg.Events.ResolveDevices, Mails: cfg.Graph.ReadUsers, SkewMargin: cfg.Dedupe.SkewMargin,
-	}
+// setCallers sets what makes the attempts, and what finds the accounts of names, devices, and mail
+// addresses.
+func setCallers(deps *consumer.Dependencies, cfg config.Config, graph *revoker.Revoker, protected *guard.Protected) {
+	deps.Revoker = graph
 	if cfg.Graph.ReadUsers {
-		finding.Next, finding.Names = graph.ByAccount(protected.Has, cfg.Dedupe.SkewMargin, cfg.Graph.VerifyTimeout)
+		deps.Revoker, deps.Resolver = graph.ByAccount(protected.Has, cfg.Dedupe.SkewMargin, cfg.Graph.VerifyTimeout)
 	}
-	return finding, finding
+	if cfg.Graph.ReadUsers || cfg.Events.ResolveDevices {
+		finding := &revoker.Finding{
+			Graph: graph, Next: deps.Revoker,
+			Devices: cfg.Events.ResolveDevices, Mails: cfg.Graph.ReadUsers, SkewMargin: cfg.Dedupe.SkewMargin,
+		}
+		deps.Revoker, deps.Known = finding, finding.Known
+	}
 }
 
 // NewProtected returns the users whose sessions are never revoked, and loads their file.
