@@ -76,6 +76,7 @@ func (c *Consumer) state() telemetry.State {
 		BreakerOpen:    d.Open,
 		SuspectedUsers: d.Suspected && d.UsersFault,
 		SuspectedGraph: d.Suspected && !d.UsersFault,
+		LookupsStopped: d.LookupsStopped,
 		Guard:          volume,
 	}
 }

@@ -265,6 +265,8 @@ type State struct {
 	// Open reports whether the circuit breaker is open. Suspected reports whether users fail one
 	// after the other, and UsersFault whether the fault is theirs, because the canary is well.
 	Open, Suspected, UsersFault bool
+	// LookupsStopped reports whether look-ups of some way are not possible.
+	LookupsStopped bool
 	Volume                      []guard.KindState
 	// Decided is how many users were decided so far.
 	Decided int64
@@ -273,6 +275,7 @@ type State struct {
 // State returns a picture. It takes time in proportion to the users with undecided events.
 func (d *Dispatcher) State() State {
 	s := State{Ledger: d.ledger.State(), Blocked: d.releases.waiting(), Decided: d.decided.Load()}
+	s.LookupsStopped = d.lookups.stopped() != nil
 	q := d.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -92,6 +92,8 @@ type State struct {
 	// SuspectedUsers reports whether users fail one after another while the canary succeeds.
 	// SuspectedGraph reports whether they fail and nothing shows that Graph works.
 	SuspectedUsers, SuspectedGraph bool
+	// LookupsStopped reports whether look-ups of some way are not possible: only tests are made.
+	LookupsStopped bool
 }
 
 // Guard holds the counts of the volume guard for one type of events.
@@ -200,6 +202,9 @@ func newGauges(m *Metrics, ns string) *gauges {
 	add("suspected_graph",
 		"1 while users fail one after another and nothing shows that Graph works.",
 		func(s State) float64 { return oneIf(s.SuspectedGraph) })
+	add("lookups_stopped",
+		"1 while users cannot be looked up by a device or mail address, for want of a permission or because Graph fails; their events wait.",
+		func(s State) float64 { return oneIf(s.LookupsStopped) })
 	return g
 }
 

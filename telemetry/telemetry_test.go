@@ -171,6 +171,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	m.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	m.Events.WithLabelValues("q", "revoked", "")
 	m.GraphCalls.WithLabelValues("revoked", "200")
+	m.Lookups.WithLabelValues("serial-number", "found")
 	m.Settlements.WithLabelValues("complete", "ok")
 	m.Renewals.WithLabelValues("ok")
 	m.LastReceive.WithLabelValues("q")

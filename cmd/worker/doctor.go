@@ -224,6 +224,9 @@ func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated s
 	if cfg.Graph.ReadUsers {
 		checkReading(ctx, graph, f)
 	}
+	if cfg.Events.ResolveDevices {
+		checkLookups(ctx, graph, f)
+	}
 	if !attempt.ServerDate.IsZero() {
 		checkClock(cfg, "Graph: clock", attempt.ServerDate, attempt.Start, attempt.Start.Add(attempt.Duration), f)
 	}
@@ -266,6 +269,38 @@ func checkReading(ctx context.Context, graph *revoker.Revoker, f *findings) {
 	}
 	f.fail("Graph: reading users", "grant the application permission User.Read.All with admin consent, or set graph.read_users to false",
 		"graph.read_users is set, but users cannot be read: %s", firstLine(err))
+}
+
+// checkLookups tries to look up devices that do not exist: one in Intune, and one in Entra.
+func checkLookups(ctx context.Context, graph *revoker.Revoker, f *findings) {
+	works := 0
+	var failed findings
+	for _, by := range []event.Lookup{event.ByManagedDevice, event.ByEntraDevice} {
+		device := "devices by their Intune ID or serial number"
+		if by == event.ByEntraDevice {
+			device = "devices by their Entra device ID"
+		}
+		nobody, err := event.NewLookup(by, uuid.NewString())
+		if err == nil {
+			_, err = within(ctx, func(ctx context.Context) (event.User, error) {
+				user, _, err := graph.LookUp(ctx, nobody)
+				return user, err
+			})
+		}
+		if failure, ok := errors.AsType[*revoker.Error](err); ok && failure.Kind == revoker.OwnerUnclear {
+			works++
+			f.ok("Graph: looking up "+by.String(), "allowed")
+			continue
+		}
+		failed.warn("Graph: looking up "+by.String(), "grant the permission if events name "+device+"; until then, such events wait",
+			"%s", firstLine(err))
+	}
+	for _, c := range failed.checks {
+		if works == 0 {
+			c.Status, c.Fix = checkFail, "grant the permission with admin consent, or set events.resolve_devices to false"
+		}
+		f.checks = append(f.checks, c)
+	}
 }
 
 // checkRedis takes a lease for a user that does not exist.

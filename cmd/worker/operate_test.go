@@ -127,6 +127,22 @@ func TestDoctor(t *testing.T) {
 			2,
 			[]string{"FAIL  Graph: permission", "admin consent", "FAIL  Graph: call"},
 		},
+		"devices cannot be looked up": {
+			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"}, nil, 2,
+			[]string{
+				"FAIL  Graph: looking up managed-device", "DeviceManagementManagedDevices.Read.All",
+				"FAIL  Graph: looking up entra-device", "Device.Read.All", "events.resolve_devices",
+			},
+		},
+		"some devices can be looked up": {
+			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"}, []string{"User.RevokeSessions.All", "Device.Read.All"}, 1,
+			[]string{"WARN  Graph: looking up managed-device", "OK    Graph: looking up entra-device"},
+		},
+		"all devices can be looked up": {
+			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"},
+			[]string{"User.RevokeSessions.All", "Device.Read.All", "DeviceManagementManagedDevices.Read.All"}, 0,
+			[]string{"OK    Graph: looking up managed-device"},
+		},
 		"a broader permission": {nil, []string{"Directory.ReadWrite.All"}, 1, []string{"WARN  Graph: permission", "more than needed"}},
 		"wrong queue":          {source("nowhere"), nil, 2, []string{"FAIL  nowhere: receive", "FAIL  nowhere: settings"}},
 		"no right to read":     {[]string{key("writer", "w")}, nil, 2, []string{"FAIL  events: receive", "Data Receiver"}},
