@@ -23,7 +23,7 @@ func TestConsumerNamesEverythingThatIsMissing(t *testing.T) {
 			t.Errorf("the error does not name %s: %v", name, err)
 		}
 	}
-	for _, optional := range []string{"Canary", "Auditor", "Resolver", "Coordinator", "NewLimiter", "Tracer"} {
+	for _, optional := range []string{"Canary", "Auditor", "Resolver", "Known", "Coordinator", "NewLimiter", "Tracer"} {
 		if strings.Contains(err.Error(), optional) {
 			t.Errorf("the error requires %s, which may be nil: %v", optional, err)
 		}

@@ -640,6 +640,8 @@ func TestAdminEndpoints(t *testing.T) {
 	}{
 		{"POST", "users", `{"id":"0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c99","userPrincipalName":"new@contoso.com"}`, 204},
 		{"POST", "users", `{"id":"0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c99","userPrincipalName":"new@contoso.com"}`, 400},
+		{"POST", "devices", `{"managedId":"m1","serialNumber":"s1","userId":"0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c99"}`, 204},
+		{"POST", "devices", `{"serialNumber":"s1"}`, 400},
 		{"POST", "faults", `{"user":"new@contoso.com","count":1,"status":500}`, 204},
 		{"POST", "faults", `{"staus":500}`, 400},
 		{"PUT", "quota", `{"model":"fixed","limit":2,"per":60000000000}`, 204},
