@@ -55,7 +55,7 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	if m.EnqueuedTime != nil {
 		fields = append(fields, zap.Duration("sinceEnqueued", time.Since(*m.EnqueuedTime)))
 	}
-	if r.outcome == revoked && r.item.Event.User.UPN() == "" && r.attempt.ValidFromBefore.IsZero() {
+	if r.outcome == revoked && r.item.Event.User.UPN() == "" && r.account.UPN() == "" && r.attempt.ValidFromBefore.IsZero() {
 		// An object id does not show whether the user is a guest. To revoke a guest's sessions
 		// succeeds, and changes nothing.
 		fields = append(fields, zap.String("external", "unknown"))

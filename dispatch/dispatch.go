@@ -267,7 +267,7 @@ type State struct {
 	Open, Suspected, UsersFault bool
 	// LookupsStopped reports whether look-ups of some way are not possible.
 	LookupsStopped bool
-	Volume                      []guard.KindState
+	Volume         []guard.KindState
 	// Decided is how many users were decided so far.
 	Decided int64
 }

@@ -128,19 +128,23 @@ func TestDoctor(t *testing.T) {
 			[]string{"FAIL  Graph: permission", "admin consent", "FAIL  Graph: call"},
 		},
 		"devices cannot be looked up": {
-			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"}, nil, 2,
+			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"},
+			nil, 2,
 			[]string{
 				"FAIL  Graph: looking up managed-device", "DeviceManagementManagedDevices.Read.All",
 				"FAIL  Graph: looking up entra-device", "Device.Read.All", "events.resolve_devices",
 			},
 		},
 		"some devices can be looked up": {
-			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"}, []string{"User.RevokeSessions.All", "Device.Read.All"}, 1,
+			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"},
+			[]string{"User.RevokeSessions.All", "Device.Read.All"},
+			1,
 			[]string{"WARN  Graph: looking up managed-device", "OK    Graph: looking up entra-device"},
 		},
 		"all devices can be looked up": {
 			[]string{"REVOKER_EVENTS_RESOLVE_DEVICES=true"},
-			[]string{"User.RevokeSessions.All", "Device.Read.All", "DeviceManagementManagedDevices.Read.All"}, 0,
+			[]string{"User.RevokeSessions.All", "Device.Read.All", "DeviceManagementManagedDevices.Read.All"},
+			0,
 			[]string{"OK    Graph: looking up managed-device"},
 		},
 		"a broader permission": {nil, []string{"Directory.ReadWrite.All"}, 1, []string{"WARN  Graph: permission", "more than needed"}},
