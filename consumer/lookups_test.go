@@ -134,23 +134,59 @@ func TestLookupThatIsUnclearIsADeadLetter(t *testing.T) {
 		devices func() []graph.Device
 		want    string // the reason; "" if Ada is revoked
 	}{
-		"no such device in Intune":                       {event.ByManagedDevice, func() []graph.Device { return nil }, "OwnerUnclear"},
-		"no such device in Entra":                        {event.ByEntraDevice, func() []graph.Device { return nil }, "OwnerUnclear"},
-		"no such serial number":                          {event.BySerialNumber, func() []graph.Device { return nil }, "OwnerUnclear"},
-		"no user":                                        {event.ByManagedDevice, with(func(d *graph.Device) { d.UserID = "" }), "OwnerUnclear"},
-		"the user is nobody":                             {event.BySerialNumber, with(func(d *graph.Device) { d.UserID = "00000000-0000-0000-0000-000000000000" }), "OwnerUnclear"},
-		"no owner":                                       {event.ByEntraDevice, with(func(d *graph.Device) { d.Owners = nil }), "OwnerUnclear"},
-		"two owners":                                     {event.ByEntraDevice, with(func(d *graph.Device) { d.Owners = []string{ada.ID, grace.ID} }), "OwnerUnclear"},
-		"an owner, and another user":                     {event.ByEntraDevice, with(func(d *graph.Device) { d.Users = []string{ada.ID, grace.ID} }), "OwnerUnclear"},
-		"used by somebody else a week ago":               {event.ByManagedDevice, with(func(d *graph.Device) { *d = lately(*d, grace.ID, 7*24*time.Hour) }), "OwnerUnclear"},
-		"used by somebody else last year":                {event.ByManagedDevice, with(func(d *graph.Device) { *d = lately(*d, grace.ID, 300*24*time.Hour) }), ""},
-		"two devices of two people, one serial number":   {event.BySerialNumber, second(grace.ID), "OwnerUnclear"},
-		"two devices of one person, one serial number":   {event.BySerialNumber, second(ada.ID), ""},
-		"two devices, one without a user, same serial":   {event.BySerialNumber, second(""), "OwnerUnclear"},
-		"the user is protected":                          {event.ByManagedDevice, with(func(d *graph.Device) { d.UserID = glass.ID }), "ProtectedUser"},
-		"the user is protected by name":                  {event.BySerialNumber, with(func(d *graph.Device) { d.UserID = alan.ID }), "ProtectedUser"},
-		"the user is a guest":                            {event.ByManagedDevice, with(func(d *graph.Device) { d.UserID = guest.ID }), "ExternalUser"},
-		"the owner is protected":                         {event.ByEntraDevice, with(func(d *graph.Device) { d.Owners, d.Users = []string{glass.ID}, nil }), "ProtectedUser"},
+		"no such device in Intune": {event.ByManagedDevice, func() []graph.Device { return nil }, "OwnerUnclear"},
+		"no such device in Entra":  {event.ByEntraDevice, func() []graph.Device { return nil }, "OwnerUnclear"},
+		"no such serial number":    {event.BySerialNumber, func() []graph.Device { return nil }, "OwnerUnclear"},
+		"no user":                  {event.ByManagedDevice, with(func(d *graph.Device) { d.UserID = "" }), "OwnerUnclear"},
+		"the user is nobody": {
+			event.BySerialNumber,
+			with(func(d *graph.Device) { d.UserID = "00000000-0000-0000-0000-000000000000" }),
+			"OwnerUnclear",
+		},
+		"no owner": {event.ByEntraDevice, with(func(d *graph.Device) { d.Owners = nil }), "OwnerUnclear"},
+		"two owners": {
+			event.ByEntraDevice,
+			with(func(d *graph.Device) { d.Owners = []string{ada.ID, grace.ID} }),
+			"OwnerUnclear",
+		},
+		"an owner, and another user": {
+			event.ByEntraDevice,
+			with(func(d *graph.Device) { d.Users = []string{ada.ID, grace.ID} }),
+			"OwnerUnclear",
+		},
+		"used by somebody else a week ago": {
+			event.ByManagedDevice,
+			with(func(d *graph.Device) { *d = lately(*d, grace.ID, 7*24*time.Hour) }),
+			"OwnerUnclear",
+		},
+		"used by somebody else last year": {
+			event.ByManagedDevice,
+			with(func(d *graph.Device) { *d = lately(*d, grace.ID, 300*24*time.Hour) }),
+			"",
+		},
+		"two devices of two people, one serial number": {event.BySerialNumber, second(grace.ID), "OwnerUnclear"},
+		"two devices of one person, one serial number": {event.BySerialNumber, second(ada.ID), ""},
+		"two devices, one without a user, same serial": {event.BySerialNumber, second(""), "OwnerUnclear"},
+		"the user is protected": {
+			event.ByManagedDevice,
+			with(func(d *graph.Device) { d.UserID = glass.ID }),
+			"ProtectedUser",
+		},
+		"the user is protected by name": {
+			event.BySerialNumber,
+			with(func(d *graph.Device) { d.UserID = alan.ID }),
+			"ProtectedUser",
+		},
+		"the user is a guest": {
+			event.ByManagedDevice,
+			with(func(d *graph.Device) { d.UserID = guest.ID }),
+			"ExternalUser",
+		},
+		"the owner is protected": {
+			event.ByEntraDevice,
+			with(func(d *graph.Device) { d.Owners, d.Users = []string{glass.ID}, nil }),
+			"ProtectedUser",
+		},
 		"mail, which nobody looks up without read_users": {event.ByMail, func() []graph.Device { return nil }, "OwnerUnclear"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -69,7 +69,8 @@ func TestLookUpRequests(t *testing.T) {
 			"&$select=id,userPrincipalName,userType&$top=2",
 		"/beta/deviceManagement/managedDevices/" + someDevice + "?$select=id,userId,userPrincipalName,usersLoggedOn",
 		"/v1.0/devices(deviceId='" + someDevice + "')/registeredOwners?$select=id,userPrincipalName,userType",
-		"/beta/deviceManagement/managedDevices?$filter=serialNumber eq 'C02 XL/0'&$select=id,userId,userPrincipalName,usersLoggedOn&$top=10",
+		"/beta/deviceManagement/managedDevices?$filter=serialNumber eq 'C02 XL/0'" +
+			"&$select=id,userId,userPrincipalName,usersLoggedOn&$top=10",
 	} {
 		g := newGraph(t, says(200, `{"value":[]}`))
 		_, _, err := newRevoker(t, g.URL, withRole()).LookUp(t.Context(), sought()[i])
@@ -78,7 +79,7 @@ func TestLookUpRequests(t *testing.T) {
 		}
 		r := g.seen()[0]
 		var query []string
-		for _, part := range strings.Split(r.URL.RawQuery, "&") {
+		for part := range strings.SplitSeq(r.URL.RawQuery, "&") {
 			name, value, _ := strings.Cut(part, "=")
 			query = append(query, name+"="+r.URL.Query().Get(name))
 			if strings.ContainsAny(value, " +") {
@@ -105,27 +106,67 @@ func TestLookUpAnswers(t *testing.T) {
 		body   string
 		want   revoker.Kind // "" is Ada
 	}{
-		"one":                                {event.ByMail, 200, `{"value":[` + person + `]}`, ""},
-		"one whose name Graph does not tell": {event.ByEntraDevice, 200, `{"value":[{"@odata.type":"#microsoft.graph.user","id":"` + adaID + `","userPrincipalName":null}]}`, ""},
-		"one, on more than one page":         {event.ByMail, 200, `{"value":[` + person + `],"@odata.nextLink":"https://graph.example/next"}`, revoker.OwnerUnclear},
-		"the same one twice":                 {event.ByMail, 200, `{"value":[` + person + `,` + person + `]}`, revoker.OwnerUnclear},
-		"an owner that is no person":         {event.ByEntraDevice, 200, `{"value":[{"@odata.type":"#microsoft.graph.servicePrincipal","id":"` + adaID + `"}]}`, revoker.OwnerUnclear},
-		"a guest without #EXT#":              {event.ByMail, 200, `{"value":[` + strings.Replace(person, "Member", "Guest", 1) + `]}`, revoker.External},
-		"a name that no call accepts":        {event.ByManagedDevice, 200, strings.Replace(fmt.Sprintf(device, ""), "ada@contoso.com", "ada lovelace", 1), ""},
-		"an id that no call accepts":         {event.ByManagedDevice, 200, `{"userId":"../me"}`, revoker.OwnerUnclear},
-		"a phone, which knows no logons":     {event.ByManagedDevice, 200, `{"userId":"` + adaID + `"}`, ""},
-		"a logon at an unknown time":         {event.ByManagedDevice, 200, fmt.Sprintf(device, `{"userId":"`+someDevice+`"}`), revoker.OwnerUnclear},
-		"a logon of nobody":                  {event.ByManagedDevice, 200, fmt.Sprintf(device, `{"userId":""},{"userId":"00000000-0000-0000-0000-000000000000"}`), ""},
-		"an empty object":                    {event.ByManagedDevice, 200, `{}`, revoker.OwnerUnclear},
-		"a list in place of an object":       {event.ByManagedDevice, 200, `[]`, revoker.Unavailable},
-		"null":                               {event.ByMail, 200, `null`, revoker.Unavailable},
-		"half an answer":                     {event.ByMail, 200, `{"value":[`, revoker.Unavailable},
-		"an error":                           {event.ByMail, 200, `{"value":[],"error":{}}`, revoker.Unavailable},
-		"a value of another kind":            {event.ByMail, 200, `{"value":true}`, revoker.Unavailable},
-		"an answer without a list":           {event.ByMail, 200, `{}`, revoker.OwnerUnclear},
-		"unknown":                            {event.ByEntraDevice, 404, graphError("Request_ResourceNotFound"), revoker.OwnerUnclear},
-		"a proxy's 404":                      {event.ByEntraDevice, 404, "", revoker.Unavailable},
-		"too large":                          {event.ByMail, 200, `{"value":[` + strings.Repeat(person+",", 1000) + person + `]}`, revoker.Unreachable},
+		"one": {event.ByMail, 200, `{"value":[` + person + `]}`, ""},
+		"one whose name Graph does not tell": {
+			event.ByEntraDevice,
+			200,
+			`{"value":[{"@odata.type":"#microsoft.graph.user","id":"` + adaID + `","userPrincipalName":null}]}`,
+			"",
+		},
+		"one, on more than one page": {
+			event.ByMail,
+			200,
+			`{"value":[` + person + `],"@odata.nextLink":"https://graph.example/next"}`,
+			revoker.OwnerUnclear,
+		},
+		"the same one twice": {event.ByMail, 200, `{"value":[` + person + `,` + person + `]}`, revoker.OwnerUnclear},
+		"an owner that is no person": {
+			event.ByEntraDevice,
+			200,
+			`{"value":[{"@odata.type":"#microsoft.graph.servicePrincipal","id":"` + adaID + `"}]}`,
+			revoker.OwnerUnclear,
+		},
+		"a guest without #EXT#": {
+			event.ByMail,
+			200,
+			`{"value":[` + strings.Replace(person, "Member", "Guest", 1) + `]}`,
+			revoker.External,
+		},
+		"a name that no call accepts": {
+			event.ByManagedDevice,
+			200,
+			strings.Replace(fmt.Sprintf(device, ""), "ada@contoso.com", "ada lovelace", 1),
+			"",
+		},
+		"an id that no call accepts":     {event.ByManagedDevice, 200, `{"userId":"../me"}`, revoker.OwnerUnclear},
+		"a phone, which knows no logons": {event.ByManagedDevice, 200, `{"userId":"` + adaID + `"}`, ""},
+		"a logon at an unknown time": {
+			event.ByManagedDevice,
+			200,
+			fmt.Sprintf(device, `{"userId":"`+someDevice+`"}`),
+			revoker.OwnerUnclear,
+		},
+		"a logon of nobody": {
+			event.ByManagedDevice,
+			200,
+			fmt.Sprintf(device, `{"userId":""},{"userId":"00000000-0000-0000-0000-000000000000"}`),
+			"",
+		},
+		"an empty object":              {event.ByManagedDevice, 200, `{}`, revoker.OwnerUnclear},
+		"a list in place of an object": {event.ByManagedDevice, 200, `[]`, revoker.Unavailable},
+		"null":                         {event.ByMail, 200, `null`, revoker.Unavailable},
+		"half an answer":               {event.ByMail, 200, `{"value":[`, revoker.Unavailable},
+		"an error":                     {event.ByMail, 200, `{"value":[],"error":{}}`, revoker.Unavailable},
+		"a value of another kind":      {event.ByMail, 200, `{"value":true}`, revoker.Unavailable},
+		"an answer without a list":     {event.ByMail, 200, `{}`, revoker.OwnerUnclear},
+		"unknown":                      {event.ByEntraDevice, 404, graphError("Request_ResourceNotFound"), revoker.OwnerUnclear},
+		"a proxy's 404":                {event.ByEntraDevice, 404, "", revoker.Unavailable},
+		"too large": {
+			event.ByMail,
+			200,
+			`{"value":[` + strings.Repeat(person+",", 1000) + person + `]}`,
+			revoker.Unreachable,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGraph(t, says(c.status, c.body))
@@ -200,7 +241,7 @@ func TestTokenIsReplacedAfterALookUpWithoutPermission(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := &cached{roles: `"User.RevokeSessions.All"`}
 		allowed := ""
-		r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: tokens, Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		answer := func(r *http.Request) (*http.Response, error) {
 			status, body := http.StatusOK, revokedOK
 			if r.Method == http.MethodGet {
 				body = `{"userId":"` + adaID + `"}`
@@ -209,7 +250,8 @@ func TestTokenIsReplacedAfterALookUpWithoutPermission(t *testing.T) {
 				}
 			}
 			return (&response{header: http.Header{"Content-Type": {jsonType}}, status: status}).of(r, body), nil
-		})})
+		}
+		r, err := revoker.New(revoker.Config{Root: "https://graph.example", Credential: tokens, Transport: roundTrip(answer)})
 		if err != nil {
 			t.Fatal(err)
 		}

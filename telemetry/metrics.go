@@ -203,7 +203,8 @@ func newGauges(m *Metrics, ns string) *gauges {
 		"1 while users fail one after another and nothing shows that Graph works.",
 		func(s State) float64 { return oneIf(s.SuspectedGraph) })
 	add("lookups_stopped",
-		"1 while users cannot be looked up by a device or mail address, for want of a permission or because Graph fails; their events wait.",
+		"1 while users cannot be looked up by a device or mail address, for want of a permission or because Graph fails; "+
+			"their events wait.",
 		func(s State) float64 { return oneIf(s.LookupsStopped) })
 	return g
 }

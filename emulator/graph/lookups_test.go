@@ -31,19 +31,49 @@ func TestLookupRoutes(t *testing.T) {
 		has    []string // parts of the body
 		hasNot string
 	}{
-		"GET /beta/deviceManagement/managedDevices/M1":                       {"client", 200, []string{`"userId":"` + ada.ID, `"userPrincipalName":"` + ada.UserPrincipalName}, ""},
+		"GET /beta/deviceManagement/managedDevices/M1": {
+			"client",
+			200,
+			[]string{`"userId":"` + ada.ID, `"userPrincipalName":"` + ada.UserPrincipalName},
+			"",
+		},
 		"GET /v1.0/deviceManagement/managedDevices('m1')?$select=id,userId":  {"client", 200, []string{`"id":"m1"`}, "serialNumber"},
 		"GET /beta/deviceManagement/managedDevices/m2?$select=usersLoggedOn": {"client", 200, []string{svc.ID, "2026-03-01T12:00:00Z"}, "m2"},
 		"GET /v1.0/deviceManagement/managedDevices/m2?$select=usersLoggedOn": {"client", 400, []string{"usersLoggedOn"}, svc.ID},
 		"GET /beta/deviceManagement/managedDevices/m3":                       {"client", 404, []string{"ResourceNotFound"}, ""},
 		"GET /beta/deviceManagement/managedDevices/m1?$select=id":            {"devices", 403, []string{"Insufficient"}, "m1"},
-		"GET " + serial:                                                                         {"client", 200, []string{`"m1"`, `"m2"`}, "nextLink"},
-		"GET " + serial + "&$top=1":                                                             {"client", 200, []string{`"m1"`, "nextLink"}, `"m2"`},
-		"GET " + strings.Replace(serial, "S+1", "S2", 1):                                        {"client", 200, []string{`"value":[]`}, "m1"},
-		"GET /v1.0/devices(deviceId='E1')/registeredOwners":                                     {"client", 200, []string{ada.ID, ada.UserPrincipalName, "#microsoft.graph.user"}, svc.ID},
-		"GET /v1.0/devices(deviceId=%27e1%27)/registeredUsers":                                  {"client", 200, []string{svc.ID}, ada.ID},
-		"GET /v1.0/devices(deviceId='e1')/registeredOwners?$select=id":                          {"devices", 200, []string{ada.ID, `"userPrincipalName":null`}, ada.UserPrincipalName},
-		"GET /v1.0/devices(deviceId='e2')/registeredOwners":                                     {"client", 404, []string{"Request_ResourceNotFound"}, ""},
+		"GET " + serial: {
+			"client",
+			200,
+			[]string{`"m1"`, `"m2"`},
+			"nextLink",
+		},
+		"GET " + serial + "&$top=1": {
+			"client",
+			200,
+			[]string{`"m1"`, "nextLink"},
+			`"m2"`,
+		},
+		"GET " + strings.Replace(serial, "S+1", "S2", 1): {"client", 200, []string{`"value":[]`}, "m1"},
+		"GET /v1.0/devices(deviceId='E1')/registeredOwners": {
+			"client",
+			200,
+			[]string{ada.ID, ada.UserPrincipalName, "#microsoft.graph.user"},
+			svc.ID,
+		},
+		"GET /v1.0/devices(deviceId=%27e1%27)/registeredUsers": {"client", 200, []string{svc.ID}, ada.ID},
+		"GET /v1.0/devices(deviceId='e1')/registeredOwners?$select=id": {
+			"devices",
+			200,
+			[]string{ada.ID, `"userPrincipalName":null`},
+			ada.UserPrincipalName,
+		},
+		"GET /v1.0/devices(deviceId='e2')/registeredOwners": {
+			"client",
+			404,
+			[]string{"Request_ResourceNotFound"},
+			"",
+		},
 		"GET /v1.0/devices(deviceId='e1')/registeredOwners?none":                                {"none", 403, []string{"Insufficient"}, ada.ID},
 		"POST /v1.0/devices(deviceId='e1')/registeredOwners":                                    {"client", 405, nil, ada.ID},
 		"GET " + users("mail eq 'A.Lovelace@contoso.com'"):                                      {"client", 200, []string{ada.ID}, svc.ID},
@@ -52,7 +82,12 @@ func TestLookupRoutes(t *testing.T) {
 		"GET " + users("userPrincipalName eq '$o''neil@contoso.com'"):                           {"client", 200, []string{svc.ID}, ada.ID},
 		"GET " + users("startswith(mail,'a')"):                                                  {"client", 400, []string{"BadRequest"}, ada.ID},
 		"GET " + users("proxyAddresses/any(p:q eq 'smtp:countess@contoso.com')"):                {"client", 400, []string{"BadRequest"}, ada.ID},
-		"GET " + users("mail eq 'a.lovelace@contoso.com'") + "&x":                               {"devices", 403, []string{"Insufficient"}, ada.ID},
+		"GET " + users("mail eq 'a.lovelace@contoso.com'") + "&x": {
+			"devices",
+			403,
+			[]string{"Insufficient"},
+			ada.ID,
+		},
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		a := w.as(t.Context(), w.signIn(c.app, "secret"), method, path)
@@ -68,7 +103,9 @@ func TestLookupRoutes(t *testing.T) {
 }
 
 func TestLookupsAreRecordedAndHaveFaults(t *testing.T) {
-	w := newWorld(t, graph.Config{Apps: []graph.App{{ClientID: "client", Secret: "secret", Roles: []string{"DeviceManagementManagedDevices.Read.All"}}}})
+	w := newWorld(t, graph.Config{Apps: []graph.App{
+		{ClientID: "client", Secret: "secret", Roles: []string{"DeviceManagementManagedDevices.Read.All"}},
+	}})
 	if err := w.AddDevice(graph.Device{ManagedID: "m1", SerialNumber: "S1"}); err != nil {
 		t.Fatal(err)
 	}
