@@ -33,6 +33,16 @@ func checkJSON(field string, body []byte) ([]byte, *Error) {
 	return bytes.TrimSpace(body), nil
 }
 
+// CheckBody returns the body without a byte order mark and without spaces around it, if it is one
+// JSON document within the bounds of a message. The error is an *Error.
+func CheckBody(body []byte) ([]byte, error) {
+	checked, problem := checkJSON("body", body)
+	if problem != nil {
+		return nil, problem
+	}
+	return checked, nil
+}
+
 func tooDeep(body []byte) bool {
 	depth, inString := 0, false
 	for i := 0; i < len(body); i++ {

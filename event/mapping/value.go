@@ -1,0 +1,435 @@
+package mapping
+
+import (
+	"reflect"
+	"strconv"
+	"strings"
+
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
+	"github.com/tidwall/gjson"
+
+	"github.com/session-revoker/session-revoker/event"
+)
+
+// document is what expressions read while one message is decoded. It notes what they read: a name
+// that is given twice refuses the event, and the last texts show which field named the user.
+// Expressions can hide both, with || for example. A document belongs to one goroutine.
+type document struct {
+	// problem is the first read that must refuse the event, or nil.
+	problem *event.Error
+	reads   [16]read
+	n       int // number of reads so far; the newest is at (n-1)%16
+}
+
+// read is a text that an expression has read, and its place.
+type read struct {
+	in   *place
+	name string // of a member; "" for an element
+	at   int    // the index of an element
+	text string
+}
+
+// place is where an object or a list stands in a document.
+type place struct {
+	parent *place // nil for the root
+	name   string // the name in an object, or of the root
+	at     int    // the index in a list, if name is ""
+}
+
+// String returns the path, for example body.data.events[2].
+func (p *place) String() string {
+	switch {
+	case p.parent == nil:
+		return p.name
+	case p.name == "":
+		return p.parent.String() + "[" + strconv.Itoa(p.at) + "]"
+	}
+	return p.parent.String() + segment(p.name)
+}
+
+// segment returns a name as a part of a path. It cuts names that are too long to read.
+func segment(name string) string {
+	const limit = 64
+	if isIdentifier(name) && len(name) <= limit {
+		return "." + name
+	}
+	if len(name) > limit {
+		name = name[:limit] + "…"
+	}
+	return "[" + strconv.QuoteToASCII(name) + "]"
+}
+
+func isIdentifier(s string) bool {
+	for i, c := range s {
+		letter := c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// noted notes that an expression has read a value, and returns it.
+func (d *document) noted(v ref.Val, in *place, name string, at int) ref.Val {
+	if text, ok := v.(types.String); ok {
+		d.reads[d.n%len(d.reads)] = read{in, name, at, string(text)}
+		d.n++
+	}
+	return v
+}
+
+// whereRead returns the path of the text that was read last, or "" if it was not read as it is: an
+// expression put it together from others.
+func (d *document) whereRead(text string) string {
+	for i := range min(d.n, len(d.reads)) {
+		r := d.reads[(d.n-1-i)%len(d.reads)]
+		if strings.TrimSpace(r.text) != text {
+			continue
+		}
+		return (&place{parent: r.in, name: r.name, at: r.at}).String()
+	}
+	return ""
+}
+
+// value returns the value of a valid JSON text at a place.
+func (d *document) value(raw string, at place) ref.Val {
+	switch raw[0] {
+	case '{':
+		return &object{doc: d, place: at, raw: raw}
+	case '[':
+		return &list{doc: d, place: at, raw: raw}
+	case '"':
+		return types.String(unquote(raw))
+	case 't':
+		return types.True
+	case 'f':
+		return types.False
+	case 'n':
+		return types.NullValue
+	}
+	if n, err := strconv.ParseInt(raw, 10, 64); err == nil {
+		return types.Int(n)
+	}
+	n, _ := strconv.ParseFloat(raw, 64) // out of range is infinite, which equals no number of a mapping
+	return types.Double(n)
+}
+
+// unquote returns the text of a valid JSON string.
+func unquote(raw string) string {
+	if strings.IndexByte(raw, '\\') < 0 {
+		return raw[1 : len(raw)-1]
+	}
+	return gjson.Parse(raw).Str
+}
+
+// object is a JSON object, an XML element with content, or the application properties. It reads its
+// JSON when an expression asks for a member, because most objects of a message are never read.
+type object struct {
+	doc *document
+	place
+	raw     string // JSON that is not read yet
+	members []member
+	// folded has the indexes of the members by the folded name, if there are many.
+	folded map[string][]int
+}
+
+type member struct {
+	name  string
+	raw   string  // JSON that is not read yet
+	value ref.Val // nil if it is not read yet
+}
+
+// manyMembers is the number from which a map is faster than a look at each member.
+const manyMembers = 24
+
+func (o *object) load() {
+	if o.raw == "" {
+		return
+	}
+	o.members = make([]member, 0, 8)
+	gjson.Parse(o.raw).ForEach(func(key, value gjson.Result) bool {
+		o.members = append(o.members, member{name: key.Str, raw: value.Raw})
+		return true
+	})
+	o.raw = ""
+	o.fold()
+}
+
+func (o *object) fold() {
+	if len(o.members) < manyMembers {
+		return
+	}
+	o.folded = make(map[string][]int, len(o.members))
+	for i, m := range o.members {
+		name := foldName(m.name)
+		o.folded[name] = append(o.folded[name], i)
+	}
+}
+
+// foldName maps names that strings.EqualFold takes for equal to the same text.
+func foldName(name string) string { return strings.ToLower(strings.ToUpper(name)) }
+
+// get returns a member. A null counts as absent. A name that occurs twice, in whatever case, is an
+// error: parsers disagree about which of the two counts, and it may name another person.
+func (o *object) get(name string) (ref.Val, bool) {
+	o.load()
+	found, times := -1, 0
+	look := func(i int) {
+		times++
+		if o.members[i].name == name {
+			found = i
+		}
+	}
+	if o.folded != nil {
+		for _, i := range o.folded[foldName(name)] {
+			look(i)
+		}
+	} else {
+		for i := range o.members {
+			if strings.EqualFold(o.members[i].name, name) {
+				look(i)
+			}
+		}
+	}
+	if times > 1 {
+		return o.twice(name), false
+	}
+	if found < 0 {
+		return nil, false
+	}
+	v := o.member(found)
+	return v, v != nil
+}
+
+// twice notes that a name is given twice, and returns the error.
+func (o *object) twice(name string) ref.Val {
+	field := (&place{parent: &o.place, name: name}).String()
+	problem := &event.Error{Kind: event.Invalid, Field: field, Problem: "given twice; names that differ only in case count as one"}
+	if o.doc.problem == nil {
+		o.doc.problem = problem
+	}
+	return types.WrapErr(problem)
+}
+
+// getLoosely returns the member whose name equals name apart from case, underscores, hyphens, and
+// spaces, or nil. The exact spelling wins over others. Otherwise, several such members must have
+// the same value.
+func (o *object) getLoosely(name string) ref.Val {
+	if v, found := o.get(name); found || types.IsError(v) {
+		return v
+	}
+	want, found := loosely(name), -1
+	for i := range o.members {
+		if loosely(o.members[i].name) != want || o.member(i) == nil {
+			continue
+		}
+		if found >= 0 && types.Equal(o.member(found), o.member(i)) != types.True {
+			return o.twice(name)
+		}
+		found = i
+	}
+	if found < 0 {
+		return nil
+	}
+	return o.member(found)
+}
+
+// loosely returns a name without underscores, hyphens, and spaces, in lower case.
+func loosely(name string) string {
+	return strings.ToLower(strings.Map(func(c rune) rune {
+		if c == '_' || c == '-' || c == ' ' {
+			return -1
+		}
+		return c
+	}, name))
+}
+
+// member returns the value of the member with an index, or nil for null.
+func (o *object) member(i int) ref.Val {
+	m := &o.members[i]
+	if m.value == nil {
+		m.value = o.doc.value(m.raw, place{parent: &o.place, name: m.name})
+	}
+	if m.value == types.NullValue {
+		return nil
+	}
+	return o.doc.noted(m.value, &o.place, m.name, 0)
+}
+
+// The methods of traits.Mapper.
+
+func (o *object) Find(key ref.Val) (ref.Val, bool) {
+	name, ok := key.(types.String)
+	if !ok {
+		return nil, false
+	}
+	return o.get(string(name))
+}
+
+func (o *object) Get(key ref.Val) ref.Val {
+	v, found := o.Find(key)
+	if !found && v == nil {
+		return types.NewErr("%s%v", noSuchKey, key)
+	}
+	return v
+}
+
+func (o *object) Contains(key ref.Val) ref.Val {
+	v, found := o.Find(key)
+	if types.IsError(v) {
+		return v
+	}
+	return types.Bool(found)
+}
+
+// Size returns the number of members.
+func (o *object) Size() ref.Val {
+	o.load()
+	return types.Int(len(o.members))
+}
+
+func (o *object) Iterator() traits.Iterator {
+	o.load()
+	names := make([]string, len(o.members))
+	for i, m := range o.members {
+		names[i] = m.name
+	}
+	return types.NewStringList(types.DefaultTypeAdapter, names).Iterator()
+}
+
+func (o *object) Type() ref.Type { return types.MapType }
+func (o *object) Value() any     { return o.whole().Value() }
+
+func (o *object) ConvertToNative(t reflect.Type) (any, error) { return o.whole().ConvertToNative(t) }
+func (o *object) ConvertToType(t ref.Type) ref.Val {
+	switch t {
+	case types.MapType:
+		return o
+	case types.TypeType:
+		return types.MapType
+	}
+	return types.NewErr("an object cannot become %v", t)
+}
+
+func (o *object) Equal(other ref.Val) ref.Val {
+	if o == other {
+		return types.True
+	}
+	return o.whole().Equal(other)
+}
+
+// whole returns the object as a map of the library.
+func (o *object) whole() traits.Mapper {
+	o.load()
+	values := make(map[ref.Val]ref.Val, len(o.members))
+	for i := range o.members {
+		if v := o.member(i); v != nil {
+			values[types.String(o.members[i].name)] = v
+		}
+	}
+	return types.NewRefValMap(types.DefaultTypeAdapter, values)
+}
+
+// list is a JSON array, or an XML element that occurs more than once.
+type list struct {
+	doc *document
+	place
+	raw    string // JSON that is not read yet
+	values []ref.Val
+}
+
+func (l *list) load() {
+	if l.raw == "" {
+		return
+	}
+	gjson.Parse(l.raw).ForEach(func(_, value gjson.Result) bool {
+		l.values = append(l.values, l.doc.value(value.Raw, place{parent: &l.place, at: len(l.values)}))
+		return true
+	})
+	l.raw = ""
+}
+
+func (l *list) element(i int) ref.Val { return l.doc.noted(l.values[i], &l.place, "", i) }
+
+// The methods of traits.Lister.
+
+func (l *list) Get(index ref.Val) ref.Val {
+	l.load()
+	i, err := types.GetOrError(index)
+	if err != nil {
+		return types.WrapErr(err)
+	}
+	if i < 0 || i >= len(l.values) {
+		return types.NewErr("%s%d", outOfBounds, i)
+	}
+	return l.element(i)
+}
+
+func (l *list) Contains(v ref.Val) ref.Val {
+	l.load()
+	for i := range l.values {
+		if types.Equal(l.values[i], v) == types.True {
+			return types.True
+		}
+	}
+	return types.False
+}
+
+func (l *list) Size() ref.Val {
+	l.load()
+	return types.Int(len(l.values))
+}
+
+func (l *list) Iterator() traits.Iterator {
+	l.load()
+	return &iterator{list: l}
+}
+
+func (l *list) Add(other ref.Val) ref.Val { return l.whole().Add(other) }
+
+func (l *list) Type() ref.Type { return types.ListType }
+func (l *list) Value() any     { return l.whole().Value() }
+
+func (l *list) ConvertToNative(t reflect.Type) (any, error) { return l.whole().ConvertToNative(t) }
+func (l *list) ConvertToType(t ref.Type) ref.Val {
+	switch t {
+	case types.ListType:
+		return l
+	case types.TypeType:
+		return types.ListType
+	}
+	return types.NewErr("a list cannot become %v", t)
+}
+
+func (l *list) Equal(other ref.Val) ref.Val {
+	if l == other {
+		return types.True
+	}
+	return l.whole().Equal(other)
+}
+
+// whole returns the list as one of the library.
+func (l *list) whole() traits.Lister {
+	l.load()
+	return types.NewRefValList(types.DefaultTypeAdapter, l.values)
+}
+
+// iterator iterates over a list.
+type iterator struct {
+	*list
+	next int
+}
+
+func (i *iterator) HasNext() ref.Val { return types.Bool(i.next < len(i.values)) }
+
+func (i *iterator) Next() ref.Val {
+	if i.next >= len(i.values) {
+		return types.NewErr("%s%d", outOfBounds, i.next)
+	}
+	i.next++
+	return i.element(i.next - 1)
+}
+
+func (i *iterator) Type() ref.Type { return types.IteratorType }
