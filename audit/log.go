@@ -46,6 +46,10 @@ type Decision struct {
 	EventType      string    `json:"eventType,omitempty"`
 	EventSource    string    `json:"eventSource,omitempty"`
 	EventTime      time.Time `json:"eventTime,omitzero"`
+	// Mapping is the mapping that understood the event, and Field the path of the field that named
+	// the user.
+	Mapping string `json:"mapping,omitempty"`
+	Field   string `json:"field,omitempty"`
 	// Calls is the number of attempts. The fields after it are those of the last one.
 	Calls           int       `json:"calls,omitempty"`
 	CallStart       time.Time `json:"callStart,omitzero"`

@@ -111,11 +111,15 @@ type Consumer struct {
 	DrainTimeout  time.Duration `key:"drain_timeout" default:"25s" min:"1s" max:"1h"`
 }
 
-// Events configures which events are accepted.
+// Events configures which events are accepted, and how producers' messages become events.
 type Events struct {
 	Types            []string `key:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
-	TransmittersFile string   `key:"transmitters_file"`
+	Presets          []string `key:"presets" default:"all"`
+	Mappings         []string `key:"mappings"`
+	AllowedDomains   []string `key:"allowed_domains"`
+	TimeZone         string   `key:"time_zone" default:"UTC"`
 	ResolveDevices   bool     `key:"resolve_devices" default:"false"`
+	TransmittersFile string   `key:"transmitters_file"`
 }
 
 // Guard configures whose sessions are never revoked, and how many users are too many.

@@ -133,6 +133,20 @@ var descriptions = map[string]string{
 	"events.types": "" +
 		"Types of events that revoke sessions, the most urgent first. Events of any other type " +
 		"are dead-lettered as UnknownEvent.",
+	"events.presets": "" +
+		"Presets that read producers' messages, in the order in which they are tried: all, " +
+		"none, or names that worker event explain lists.",
+	"events.mappings": "" +
+		"Files with your own mappings (docs/mappings.md). They are tried in order, before the " +
+		"presets. A mapping with the name of a preset's mapping replaces it. The worker reads " +
+		"the files at start.",
+	"events.allowed_domains": "" +
+		"Domains that a user principal name or mail address in an event may have, for example " +
+		"contoso.com, or *.contoso.com for the domains below it. An event with another domain " +
+		"is dead-lettered as ForeignDomain. If empty, every domain is allowed.",
+	"events.time_zone": "" +
+		"IANA name of the time zone of times that have none in producers' messages, for " +
+		"example America/Chicago. A mapping can have its own.",
 	"events.transmitters_file": "" +
 		"YAML file with the transmitters whose Security Event Tokens are accepted: their " +
 		"issuers, audiences, keys, and which of their events sign people out " +

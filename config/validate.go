@@ -41,6 +41,7 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 	if len(c.Events.Types) == 0 {
 		p.add("events.types: empty: no event would revoke any session")
 	}
+	c.Events.validate(&p)
 	for _, entry := range c.Guard.ProtectedUsers {
 		if _, err := uuid.Parse(entry); err != nil && strings.Count(entry, "@") != 1 {
 			p.add("guard.protected_users: %s is neither an object id nor a user principal name, nor a pattern of such names", show(entry))
@@ -68,6 +69,25 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 		p.add("log.format: %s: use json or console (REVOKER_LOG_FORMAT)", show(c.Log.Format))
 	}
 	return p
+}
+
+// validate checks the settings of mappings. Their files are read and compiled later.
+func (e Events) validate(p *Problems) {
+	for _, name := range []string{"all", "none"} {
+		if len(e.Presets) > 1 && slices.Contains(e.Presets, name) {
+			p.add("events.presets: %s stands alone: write only it, or names of presets (REVOKER_EVENTS_PRESETS)", name)
+		}
+	}
+	for _, entry := range e.AllowedDomains {
+		domain := strings.TrimPrefix(entry, "*.")
+		if !hostName.MatchString(domain) || !strings.Contains(domain, ".") {
+			p.add("events.allowed_domains: %s is no domain such as contoso.com, nor *.contoso.com for those below it "+
+				"(REVOKER_EVENTS_ALLOWED_DOMAINS)", show(entry))
+		}
+	}
+	if _, err := time.LoadLocation(e.TimeZone); err != nil || e.TimeZone == "Local" {
+		p.add("events.time_zone: %s is no IANA time zone, such as America/Chicago or UTC (REVOKER_EVENTS_TIME_ZONE)", show(e.TimeZone))
+	}
 }
 
 func checkRange(o Option, p *Problems) {

@@ -48,6 +48,8 @@ func (m *message) auditRecord(r result) audit.Decision {
 		EventType:         deadletter.Cut(e.Type, 128),
 		EventSource:       deadletter.Cut(e.Source, 256),
 		EventTime:         e.Time,
+		Mapping:           e.Mapping,
+		Field:             deadletter.Cut(e.Field, 256),
 		Calls:             r.calls,
 	}
 	if by, _ := e.User.Lookup(); by != event.NoLookup {

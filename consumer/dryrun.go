@@ -18,15 +18,6 @@ const (
 	lookEvery = 2 * time.Second
 )
 
-// These are the outcomes in the log of a dry run. They differ from the other outcomes, so a search
-// for what the worker has done does not find them.
-const (
-	wouldRevoke     = "would_revoke"
-	wouldDeadLetter = "would_dead_letter"
-	// wouldDefer: the event cannot be judged yet, and a worker would try again.
-	wouldDefer = "would_defer"
-)
-
 // DryRun peeks at the messages of the sources, and at new ones, until ctx ends. It logs what a
 // worker would do about each event. It locks and settles nothing, and calls nobody, so it may run
 // beside a worker. It does not know what Graph would answer, and does not deduplicate. It cannot
@@ -96,13 +87,13 @@ func (c *Consumer) resultsDry(m *message) []result {
 func (c *Consumer) recordDry(m *message, r result) {
 	if r.isNotYet() {
 		c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item),
-			zap.String("outcome", wouldDefer), zap.String("error", c.text(r.err)))...)
+			zap.String("outcome", WouldDefer), zap.String("error", c.text(r.err)))...)
 		return
 	}
 	if r.reason == "" {
-		c.deps.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldRevoke))...)
+		c.deps.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldDo(r.item.Event, time.Now())))...)
 		return
 	}
 	c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item),
-		zap.String("outcome", wouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
+		zap.String("outcome", WouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
 }

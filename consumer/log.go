@@ -102,12 +102,19 @@ func (c *Consumer) about(fields []zap.Field, m *message, item event.Item) []zap.
 	if item.Err != nil { // otherwise the type is on the allow-list
 		kind = c.foreign(kind)
 	}
-	return append(c.aboutMessage(fields, m),
+	fields = append(c.aboutMessage(fields, m),
 		zap.Int("event", item.Index),
 		zap.String("eventId", c.foreign(item.Event.ID)),
 		zap.String("eventType", kind),
 		zap.String("user", c.user(item.Event.User)),
 	)
+	if item.Event.Mapping != "" { // paths of fields come from mappings and name nobody
+		fields = append(fields, zap.String("mapping", item.Event.Mapping))
+	}
+	if item.Event.Field != "" {
+		fields = append(fields, zap.String("field", deadletter.Cut(item.Event.Field, 256)))
+	}
+	return fields
 }
 
 // user returns the user in the form in which the log may show them.

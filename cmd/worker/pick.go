@@ -14,7 +14,6 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/replay"
 	"github.com/session-revoker/session-revoker/servicebus"
 )
@@ -148,9 +147,13 @@ func (f *picking) open(cfg config.Config) (*picked, error) {
 		}
 		entities = entities[i : i+1]
 	}
-	decoder, err := event.NewDecoder(event.Config{Types: cfg.Events.Types, AnyType: true})
+	tokens, err := app.NewVerifier(cfg, nil) // it knows the keys of files
 	if err != nil {
 		return nil, err
+	}
+	decoder, err := app.NewDecoder(cfg, app.DecoderOptions{AnyType: true, Tokens: tokens})
+	if err != nil {
+		return nil, fail(exitUsage, "%v", err)
 	}
 	client, guard, err := app.NewServiceBusWithOriginals(cfg)
 	if err != nil {

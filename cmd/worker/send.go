@@ -71,9 +71,9 @@ events, the command sends none.`,
 		if to, err = destination(cfg, to); err != nil {
 			return err
 		}
-		decoder, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
+		decoder, err := app.NewDecoder(cfg, app.DecoderOptions{})
 		if err != nil {
-			return fail(exitUsage, "events.types: %v", err)
+			return fail(exitUsage, "%v", err)
 		}
 		messages := make([]*azservicebus.AMQPAnnotatedMessage, len(bodies))
 		var problems []error

@@ -1,7 +1,6 @@
 package mapping
 
 import (
-	"errors"
 	"strings"
 
 	"github.com/session-revoker/session-revoker/event"
@@ -62,14 +61,4 @@ func (d *Decoder) withDomains(items []event.Item) []event.Item {
 		}
 	}
 	return items
-}
-
-// CheckDomain returns an error for an entry of Config.AllowedDomains that cannot match any domain.
-func CheckDomain(entry string) error {
-	domain := strings.TrimPrefix(entry, "*.")
-	if domain == "" || strings.ContainsAny(domain, "*@/ ") || !strings.Contains(domain, ".") ||
-		strings.HasPrefix(domain, ".") || strings.HasSuffix(domain, ".") {
-		return errors.New(quote(entry) + " is no domain such as contoso.com, or *.contoso.com for those below it")
-	}
-	return nil
 }

@@ -29,6 +29,8 @@ type File struct {
 	// Name is shown in errors. It need not exist.
 	Name string
 	Text []byte
+
+	preset string // the name of the preset that it is, or ""
 }
 
 // mapping is one compiled mapping. It is immutable and safe for concurrent use.
@@ -248,7 +250,7 @@ func (r *reader) mapping(node *yaml.Node) *mapping {
 		"device", "reason", "id", "source", "time", "takes_effect", "time_format", "end_of_day", "withdrawn", "allow_actor",
 		"allow_private_mail", "requires")
 	m := &mapping{
-		file: r.file.Name, name: r.text(keys["name"]), doc: r.text(keys["doc"]), untilEndOfDay: true,
+		file: r.file.Name, preset: r.file.preset, name: r.text(keys["name"]), doc: r.text(keys["doc"]), untilEndOfDay: true,
 		clock: clock{forms: defaultForms, zone: r.zone},
 	}
 	if !validName.MatchString(m.name) || m.name == event.Native || len(m.name) > 64 {

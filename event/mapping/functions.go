@@ -46,6 +46,8 @@ func newEnvironment() (*cel.Env, error) {
 			[]*cel.Type{cel.DynType, cel.StringType}, cel.DynType, cel.BinaryBinding(get))),
 		unary("text", cel.StringType, text),
 		unary("list", cel.ListType(cel.DynType), asList),
+		cel.Function("flatten", cel.MemberOverload("session_revoker_flatten",
+			[]*cel.Type{cel.ListType(cel.DynType)}, cel.ListType(cel.DynType), cel.UnaryBinding(flatten))),
 		unary("first", cel.DynType, first),
 		unary("json", cel.DynType, parsed),
 		unary("fold", cel.StringType, func(v ref.Val) ref.Val { return types.String(loosely(textOf(v))) }),
@@ -137,6 +139,27 @@ func first(v ref.Val) ref.Val {
 		return types.String("")
 	}
 	return l.Get(types.IntZero)
+}
+
+// flatten is list.flatten(): the elements of the lists in a list. Other elements stay.
+func flatten(v ref.Val) ref.Val {
+	l, ok := v.(traits.Lister)
+	if !ok {
+		return types.NoSuchOverloadErr()
+	}
+	var all []ref.Val
+	for i := l.Iterator(); i.HasNext() == types.True; {
+		inner := i.Next()
+		within, ok := plain(inner).(traits.Lister)
+		if !ok {
+			all = append(all, inner)
+			continue
+		}
+		for j := within.Iterator(); j.HasNext() == types.True; {
+			all = append(all, j.Next())
+		}
+	}
+	return types.NewRefValList(types.DefaultTypeAdapter, all)
 }
 
 // parsed is json(x): the value of a string that holds JSON, and any other value as it is. It

@@ -38,7 +38,7 @@ func Presets() []string {
 // Preset returns the file of a preset. ok is false if there is none of this name.
 func Preset(name string) (_ File, ok bool) {
 	text, err := presetFiles.ReadFile("presets/" + name + ".yaml")
-	return File{Name: name + ".yaml", Text: text}, err == nil
+	return File{Name: name + ".yaml", Text: text, preset: name}, err == nil
 }
 
 // NoPresets is the only entry of Config.Presets for none.
@@ -61,6 +61,8 @@ type Config struct {
 	// Files are the user's mappings. They are tried in order, before the presets. One with the name
 	// of a preset's mapping replaces it.
 	Files []File
+	// Trials are tried before Files, and replace mappings of the same names in the same way.
+	Trials []File
 	// Presets are the names of the presets to use, in this order. Nil means all, and NoPresets none.
 	Presets []string
 	// AllowedDomains are the domains that users' names may have, such as contoso.com, and
@@ -142,19 +144,6 @@ func (d *Decoder) load(cfg Config, zone *time.Location) error {
 	if err != nil {
 		return fmt.Errorf("prepare the language of mappings: %w", err)
 	}
-	var problems []error
-	seen := map[string]string{} // the file of each name
-	for _, file := range cfg.Files {
-		all, err := readFile(file, env, zone)
-		problems = append(problems, err)
-		for _, m := range all {
-			if other, twice := seen[m.name]; twice {
-				problems = append(problems, fmt.Errorf("%s: the mapping %s is in %s too: give it another name", file.Name, quote(m.name), other))
-			}
-			seen[m.name] = file.Name
-		}
-		d.mappings = append(d.mappings, all...)
-	}
 	presets := cfg.Presets
 	switch {
 	case presets == nil:
@@ -162,20 +151,35 @@ func (d *Decoder) load(cfg Config, zone *time.Location) error {
 	case len(presets) == 1 && presets[0] == NoPresets:
 		presets = nil
 	}
+	var builtIn []File
+	var problems []error
 	for _, name := range presets {
 		file, ok := Preset(name)
 		if !ok {
 			problems = append(problems, fmt.Errorf("%s is no preset: the presets are %s; %s uses none",
 				quote(name), strings.Join(Presets(), ", "), NoPresets))
-			continue
 		}
-		all, err := readFile(file, env, zone)
-		problems = append(problems, err)
-		for _, m := range all {
-			m.preset = name
-			if _, replaced := seen[m.name]; !replaced {
-				d.mappings = append(d.mappings, m)
+		builtIn = append(builtIn, file)
+	}
+	replaced := map[string]bool{}
+	for _, group := range [][]File{cfg.Trials, cfg.Files, builtIn} {
+		seen := map[string]string{} // the file of each name
+		for _, file := range group {
+			all, err := readFile(file, env, zone)
+			problems = append(problems, err)
+			for _, m := range all {
+				if other, twice := seen[m.name]; twice {
+					problems = append(problems, fmt.Errorf("%s: there is a mapping %s in %s already: give it another name",
+						file.Name, quote(m.name), other))
+				}
+				seen[m.name] = file.Name
+				if !replaced[m.name] {
+					d.mappings = append(d.mappings, m)
+				}
 			}
+		}
+		for name := range seen {
+			replaced[name] = true
 		}
 	}
 	return errors.Join(problems...)

@@ -64,10 +64,6 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	events, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
-	if err != nil {
-		return nil, fmt.Errorf("events.types: %w", err)
-	}
 	protected, err := NewProtected(cfg)
 	if err != nil {
 		return nil, err
@@ -106,6 +102,10 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if worker.tokens, err = NewVerifier(cfg, worker.reportKeys()); err != nil {
 		return nil, err
 	}
+	decoder, err := NewDecoder(cfg, DecoderOptions{Tokens: worker.tokens})
+	if err != nil {
+		return nil, err
+	}
 	worker.audit, err = publish.NewRecorder(auditConfig(cfg), client, w, log, func(where string, n int) {
 		worker.metrics.AuditFailures.WithLabelValues(where).Add(float64(n))
 	})
@@ -125,7 +125,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	}
 	deps := consumer.Dependencies{
 		Sources:     sources,
-		Decoder:     decoder{worker.tokens, events},
+		Decoder:     decoder,
 		KeysChanged: worker.tokens.Changed,
 		Protected:   protected,
 		Canary:      graph.Canary,

@@ -49,20 +49,6 @@ func (e explaining) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// decoder decodes Security Event Tokens, and leaves every other message to another decoder.
-type decoder struct {
-	tokens *secevent.Verifier
-	others consumer.Decoder
-}
-
-// Decode implements consumer.Decoder.
-func (d decoder) Decode(m event.Message) ([]event.Item, error) {
-	if d.tokens.IsToken(m) {
-		return d.tokens.Decode(m)
-	}
-	return d.others.Decode(m)
-}
-
 // reportKeys returns a function that shows in the metrics and the log how reading keys went. The log
 // has a line when that changes.
 func (w *Worker) reportKeys() func(secevent.Status) {
