@@ -26,6 +26,10 @@ type Letter struct {
 	Users     []string `json:"users,omitempty"`
 	Types     []string `json:"types,omitempty"`
 	Producers []string `json:"producers,omitempty"`
+	// Mappings are the mappings that understood these events, and Fields the paths of the fields
+	// that named the users, each once.
+	Mappings []string `json:"mappings,omitempty"`
+	Fields   []string `json:"fields,omitempty"`
 	// Reason and Description say why the message was dead-lettered.
 	Reason      string `json:"reason"`
 	Description string `json:"description,omitempty"`
@@ -131,7 +135,7 @@ func (l *Letter) readFailure(m *azservicebus.ReceivedMessage) {
 	}
 }
 
-// readEvents reads users, types and producers from the events that failed.
+// readEvents reads users, types, producers, and mappings from the events that failed.
 func (l *Letter) readEvents(q *Queue, m *azservicebus.ReceivedMessage) {
 	if q.Decoder == nil || l.Unreadable != "" {
 		return
@@ -151,6 +155,8 @@ func (l *Letter) readEvents(q *Queue, m *azservicebus.ReceivedMessage) {
 			add(&l.Users, item.Event.User.Name())
 			add(&l.Types, item.Event.Type)
 			add(&l.Producers, item.Event.Source)
+			add(&l.Mappings, item.Event.Mapping)
+			add(&l.Fields, item.Event.Field)
 		}
 	}
 }

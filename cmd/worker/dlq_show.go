@@ -28,6 +28,8 @@ func showLetter(w io.Writer, found replay.Found, record replay.Record, guide dea
 	line("Users", strings.Join(l.Users, ", "))
 	line("Event types", strings.Join(l.Types, ", "))
 	line("Events' sources", strings.Join(l.Producers, ", "))
+	line("Mappings", strings.Join(l.Mappings, ", "))
+	line("Users' fields", strings.Join(l.Fields, ", "))
 	if len(l.FailedEvents) > 0 {
 		line("Failed events", strings.Trim(fmt.Sprint(l.FailedEvents), "[]")+" (counted from 0; all others succeeded)")
 	}

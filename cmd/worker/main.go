@@ -77,7 +77,7 @@ func (p *program) rootCommand() *cobra.Command {
 	})
 	root.AddCommand(
 		p.runCommand(), p.dlqCommand(), p.deferredCommand(), p.revokeCommand(), p.sendCommand(),
-		p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand(),
+		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand(),
 	)
 	return root
 }

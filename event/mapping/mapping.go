@@ -12,10 +12,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"cel.dev/cel-go/cel"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/session-revoker/session-revoker/event"
 )
@@ -161,11 +165,14 @@ func (d *Decoder) load(cfg Config, zone *time.Location) error {
 		}
 		builtIn = append(builtIn, file)
 	}
+	groups := [][]File{cfg.Trials, cfg.Files, builtIn}
+	compiled := compileAll(slices.Concat(groups...), env, zone)
 	replaced := map[string]bool{}
-	for _, group := range [][]File{cfg.Trials, cfg.Files, builtIn} {
+	for _, group := range groups {
 		seen := map[string]string{} // the file of each name
 		for _, file := range group {
-			all, err := readFile(file, env, zone)
+			all, err := compiled[0].mappings, compiled[0].err
+			compiled = compiled[1:]
 			problems = append(problems, err)
 			for _, m := range all {
 				if other, twice := seen[m.name]; twice {
@@ -183,6 +190,27 @@ func (d *Decoder) load(cfg Config, zone *time.Location) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// fileResult is what became of one file.
+type fileResult struct {
+	mappings []*mapping
+	err      error
+}
+
+// compileAll compiles files side by side: a worker is ready sooner then.
+func compileAll(files []File, env *cel.Env, zone *time.Location) []fileResult {
+	results := make([]fileResult, len(files))
+	var work errgroup.Group
+	work.SetLimit(runtime.GOMAXPROCS(0))
+	for i, file := range files {
+		work.Go(func() error {
+			results[i].mappings, results[i].err = readFile(file, env, zone)
+			return nil
+		})
+	}
+	_ = work.Wait() // no function returns an error
+	return results
 }
 
 // Info describes a mapping for people.
@@ -286,7 +314,7 @@ func (d *Decoder) unmatched(items []event.Item, err error) ([]event.Item, error)
 		return nil, explain(err)
 	}
 	for i := range items {
-		items[i].Err = explain(items[i].Err)
+		items[i].Event.Mapping, items[i].Err = "", explain(items[i].Err)
 	}
 	return items, nil
 }
