@@ -162,6 +162,7 @@ func (d *Decoder) load(cfg Config, zone *time.Location) error {
 		if !ok {
 			problems = append(problems, fmt.Errorf("%s is no preset: the presets are %s; %s uses none",
 				quote(name), strings.Join(Presets(), ", "), NoPresets))
+			continue
 		}
 		builtIn = append(builtIn, file)
 	}

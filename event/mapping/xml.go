@@ -27,14 +27,7 @@ const maxElements = 20000
 // A document type declaration is refused, and no entity is known but the five of XML: a small body
 // stays small, and nothing is fetched.
 func (d *document) readXML(body []byte) (*object, error) {
-	x := &xmlReader{doc: d, decoder: xml.NewDecoder(bytes.NewReader(body))}
-	x.decoder.CharsetReader = func(label string, input io.Reader) (io.Reader, error) {
-		switch strings.ToLower(label) {
-		case "utf-8", "us-ascii", "utf-16", "iso-8859-1", "latin1", "windows-1252":
-			return input, nil // the body is UTF-8 already, whatever it was
-		}
-		return nil, errors.New("the encoding " + quote(label) + " is not read")
-	}
+	x := newXMLReader(d, body)
 	root := &object{doc: d, place: place{name: "body"}}
 	for {
 		token, err := x.decoder.Token()
@@ -69,6 +62,18 @@ type xmlReader struct {
 	doc      *document
 	decoder  *xml.Decoder
 	elements int
+}
+
+func newXMLReader(d *document, body []byte) *xmlReader {
+	x := &xmlReader{doc: d, decoder: xml.NewDecoder(bytes.NewReader(body))}
+	x.decoder.CharsetReader = func(label string, input io.Reader) (io.Reader, error) {
+		switch strings.ToLower(label) {
+		case "utf-8", "us-ascii", "utf-16", "iso-8859-1", "latin1", "windows-1252":
+			return input, nil // the body is UTF-8 already, whatever it was
+		}
+		return nil, errors.New("the encoding " + quote(label) + " is not read")
+	}
+	return x
 }
 
 // element reads an element behind its start.
