@@ -271,8 +271,16 @@ func TestFunctions(t *testing.T) {
 	if p.Kind != event.Invalid {
 		t.Error(p)
 	}
-	item := decode(t, d, event.Message{Body: []byte(`{"kind":1,"user_name":"eve@contoso.com","username":"ada@contoso.com"}`)})
-	if item.Event.User.UPN() != "ada@contoso.com" {
-		t.Errorf("the exact spelling wins: %+v", item)
+	for body, want := range map[string]string{
+		`{"kind":1,"user_name":"eve@contoso.com","username":"ada@contoso.com"}`:   "",
+		`{"kind":1,"user_name":"ada@contoso.com","username":"ada@contoso.com"}`:   "ada@contoso.com",
+		`{"kind":1,"user_name":"ada@contoso.com","username":"","USER-NAME":null}`: "ada@contoso.com",
+		`{"kind":1,"username":"ada@contoso.com","username":"ada@contoso.com"}`:    "",
+		`{"kind":1,"username":"ada@contoso.com","userName":"ada@contoso.com"}`:    "",
+	} {
+		item := decode(t, d, event.Message{Body: []byte(body)})
+		if item.Event.User.UPN() != want || want == "" && problemOf(t, item).Kind != event.Invalid {
+			t.Errorf("%s: %+v", body, item)
+		}
 	}
 }

@@ -18,6 +18,9 @@ import (
 type expression struct {
 	text    string
 	program cel.Program
+	// needs has names of which a body must have at least one for a condition to be true. It is nil
+	// if that cannot be told.
+	needs []string
 }
 
 // The kinds of result that an expression may have. An expression whose kind is known only when it is
@@ -72,7 +75,7 @@ func compile(env *cel.Env, text string, kinds []*cel.Type, c *consent) (*express
 	if err != nil {
 		return nil, &compileError{1, 1, err.Error()}
 	}
-	return &expression{text: text, program: program}, nil
+	return &expression{text: text, program: program, needs: needs(checked.NativeRep().Expr())}, nil
 }
 
 func hasKind(t *cel.Type, kinds []*cel.Type) bool {
@@ -104,6 +107,8 @@ type scope struct {
 	index                int
 	properties           *object
 	contentType, subject string
+	// names has the names of the body's members, for hasAny.
+	names map[string]bool
 }
 
 // ResolveName returns the value of a name. It is a method of cel.Activation.

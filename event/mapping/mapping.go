@@ -332,7 +332,7 @@ func (d *Decoder) byMapping(m event.Message, isJSON bool) (items []event.Item, e
 	}
 	var twice *event.Error // a name that is given twice, and that a condition reads
 	for _, mapping := range d.mappings {
-		if latin1 && !mapping.latin1 {
+		if latin1 && !mapping.latin1 || mapping.match.needs != nil && !s.hasAny(mapping.match.needs) {
 			continue
 		}
 		matches, problem := mapping.match.isTrue(s)

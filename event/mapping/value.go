@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
@@ -131,7 +132,7 @@ type object struct {
 	place
 	raw     string // JSON that is not read yet
 	members []member
-	// folded has the indexes of the members by the folded name, if there are many.
+	// folded has the indexes of the members by the name that loosely returns, if there are many.
 	folded map[string][]int
 }
 
@@ -163,7 +164,7 @@ func (o *object) fold() {
 	}
 	o.folded = make(map[string][]int, len(o.members))
 	for i, m := range o.members {
-		name := foldName(m.name)
+		name := loosely(m.name)
 		o.folded[name] = append(o.folded[name], i)
 	}
 }
@@ -183,8 +184,10 @@ func (o *object) get(name string) (ref.Val, bool) {
 		}
 	}
 	if o.folded != nil {
-		for _, i := range o.folded[foldName(name)] {
-			look(i)
+		for _, i := range o.folded[loosely(name)] {
+			if strings.EqualFold(o.members[i].name, name) {
+				look(i)
+			}
 		}
 	} else {
 		for i := range o.members {
@@ -214,36 +217,93 @@ func (o *object) twice(name string) ref.Val {
 }
 
 // getLoosely returns the member whose name equals name apart from case, underscores, hyphens, and
-// spaces, or nil. The exact spelling wins over others. Otherwise, several such members must have
-// the same value.
+// spaces, or nil. Several such members must have the same value, apart from those that are null or
+// "": otherwise nobody knows which of them counts.
 func (o *object) getLoosely(name string) ref.Val {
-	if v, found := o.get(name); found || types.IsError(v) {
-		return v
-	}
-	want, found := loosely(name), -1
-	for i := range o.members {
-		if loosely(o.members[i].name) != want || o.member(i) == nil {
-			continue
+	o.load()
+	var found ref.Val
+	exact := false // name is there in its own spelling
+	look := func(i int) bool {
+		if !sameLoosely(o.members[i].name, name) {
+			return true
 		}
-		if found >= 0 && types.Equal(o.member(found), o.member(i)) != types.True {
-			return o.twice(name)
+		if strings.EqualFold(o.members[i].name, name) {
+			exact = true
 		}
-		found = i
+		v := o.member(i)
+		if v == nil || found != nil && v == types.String("") {
+			return true
+		}
+		if found != nil && found != types.String("") && types.Equal(found, v) != types.True {
+			found = o.twice(name)
+			return false
+		}
+		found = v
+		return true
 	}
-	if found < 0 {
-		return nil
+	if o.folded != nil {
+		for _, i := range o.folded[loosely(name)] {
+			if !look(i) {
+				return found
+			}
+		}
+	} else {
+		for i := range o.members {
+			if !look(i) {
+				return found
+			}
+		}
 	}
-	return o.member(found)
+	if exact { // checks that it is there once
+		if v, _ := o.get(name); types.IsError(v) {
+			return v
+		}
+	}
+	return found
 }
 
-// loosely returns a name without underscores, hyphens, and spaces, in lower case.
+// loosely returns a name without underscores, hyphens, and spaces, and without case.
 func loosely(name string) string {
-	return strings.ToLower(strings.Map(func(c rune) rune {
+	return strings.Map(func(c rune) rune {
 		if c == '_' || c == '-' || c == ' ' {
 			return -1
 		}
 		return c
-	}, name))
+	}, foldName(name))
+}
+
+// sameLoosely reports whether loosely returns the same for two names. For ASCII it needs no memory.
+func sameLoosely(a, b string) bool {
+	i, j := 0, 0
+	for {
+		for i < len(a) && isSeparator(a[i]) {
+			i++
+		}
+		for j < len(b) && isSeparator(b[j]) {
+			j++
+		}
+		if i == len(a) || j == len(b) {
+			return i == len(a) && j == len(b)
+		}
+		x, y := a[i], b[j]
+		if x >= utf8.RuneSelf || y >= utf8.RuneSelf {
+			return loosely(a) == loosely(b)
+		}
+		if x != y && toLower(x) != toLower(y) {
+			return false
+		}
+		i++
+		j++
+	}
+}
+
+func isSeparator(c byte) bool { return c == '_' || c == '-' || c == ' ' }
+
+func toLower(c byte) byte {
+	if c >= 'A' && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
 }
 
 // member returns the value of the member with an index, or nil for null.
