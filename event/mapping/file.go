@@ -245,10 +245,14 @@ func (r *reader) position(node *yaml.Node, p *compileError) (line, column int, e
 
 var validName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
+// mappingKeys are the keys of a mapping.
+var mappingKeys = []string{
+	"name", "version", "doc", "encoding", "match", "each", "refuse", "type", "types", "user", "device", "requires", "reason", "id",
+	"source", "time", "takes_effect", "withdrawn", "time_format", "time_zone", "end_of_day", "allow_actor", "allow_private_mail",
+}
+
 func (r *reader) mapping(node *yaml.Node) *mapping {
-	keys := r.members(node, "name", "version", "doc", "encoding", "time_zone", "match", "each", "refuse", "type", "types", "user",
-		"device", "reason", "id", "source", "time", "takes_effect", "time_format", "end_of_day", "withdrawn", "allow_actor",
-		"allow_private_mail", "requires")
+	keys := r.members(node, mappingKeys...)
 	m := &mapping{
 		file: r.file.Name, preset: r.file.preset, name: r.text(keys["name"]), doc: r.text(keys["doc"]), untilEndOfDay: true,
 		clock: clock{forms: defaultForms, zone: r.zone},

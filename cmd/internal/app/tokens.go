@@ -8,8 +8,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/consumer"
-	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/event/secevent"
 	"github.com/session-revoker/session-revoker/network"
 )
