@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -264,6 +265,33 @@ func TestPresetsConsentToAnActorOnlyForOkta(t *testing.T) {
 		}
 		if strings.Contains(string(file.Text), "allow_private_mail") {
 			t.Errorf("%s reads a private address", preset)
+		}
+	}
+}
+
+var exampleOnPage = regexp.MustCompile("(?s)```(?:json|xml)\n(.*?)```")
+
+func TestProducerPagesShowWhatTheWorkerActsOn(t *testing.T) {
+	d := presetDecoder(t, mapping.Config{LookUpMail: true, ResolveDevices: true})
+	pages := map[string]bool{}
+	for _, m := range d.Mappings() {
+		pages[m.Doc] = true
+	}
+	for page := range pages {
+		text, err := os.ReadFile("../../" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, example := range exampleOnPage.FindAllSubmatch(text, -1) {
+			items, err := d.Decode(event.Message{Body: example[1]})
+			if err != nil {
+				t.Errorf("%s: %v", page, err)
+			}
+			for _, item := range items {
+				if item.Err != nil {
+					t.Errorf("%s: %v", page, item.Err)
+				}
+			}
 		}
 	}
 }
