@@ -242,7 +242,7 @@ func TestPresetsAreDocumented(t *testing.T) {
 	d := presetDecoder(t, mapping.Config{})
 	for _, m := range d.Mappings() {
 		if m.Version < 1 || m.Name != m.Preset && !strings.HasPrefix(m.Name, m.Preset+"-") {
-			t.Errorf("%s: version %d in the preset %s: a mapping needs a version, and the preset's name in front", m.Name, m.Version, m.Preset)
+			t.Errorf("%s: version %d in the preset %s: it needs a version, and the preset's name in front", m.Name, m.Version, m.Preset)
 		}
 		page, err := os.ReadFile("../../" + m.Doc)
 		if err != nil || !strings.Contains(string(page), "`"+m.Name+"`") {

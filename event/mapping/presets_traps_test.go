@@ -79,6 +79,7 @@ func TestJamfXML(t *testing.T)    { trap(t, "jamf-pro", "XML") }
 func TestJamfAPIUserIsNeverTheUser(t *testing.T) {
 	trap(t, "jamf-pro", "an API operation names the administrator")
 }
+
 func TestJamfSmartGroupHoldsOnlyNumbers(t *testing.T) {
 	trap(t, "jamf-pro", "a smart group holds numbers of devices")
 }
@@ -127,6 +128,11 @@ func TestSuccessFactorsEntityKeysNameNoUser(t *testing.T) {
 	trap(t, "successfactors", "a termination names entity keys")
 }
 
+func TestSuccessFactorsDateIsNeverTakenForNow(t *testing.T) {
+	trap(t, "successfactors", "a date that cannot be read is not now")
+	trap(t, "successfactors", "a termination without a date is not now")
+}
+
 func TestSuccessFactorsRehire(t *testing.T) { trap(t, "successfactors", "a rehire") }
 
 func TestEntraUserUpdatedIsNoTrigger(t *testing.T) {
@@ -167,8 +173,10 @@ func TestHandshakesAreNoTrigger(t *testing.T) {
 }
 
 // bystanders are the people in the cases who acted, and private addresses.
-var bystanders = []string{"helpdesk@", "admin@", "analyst@", "hradmin@", "system@okta.com", "@home.example", "private@",
-	"588d7c15-8565-448e-bc2d-57f2b7c4c5ff"}
+var bystanders = []string{
+	"helpdesk@", "admin@", "analyst@", "hradmin@", "system@okta.com", "@home.example", "private@",
+	"588d7c15-8565-448e-bc2d-57f2b7c4c5ff",
+}
 
 // Producers leave fields out. Whichever is missing, nobody may become the user who was not meant.
 func TestPresetsNameNoBystanderWhateverIsMissing(t *testing.T) {
