@@ -26,11 +26,12 @@ func (p *program) eventCommand() *cobra.Command {
 		Long: `Show how the worker understands producers' messages: which mapping reads a
 message, whom it is about, and what would happen. docs/mappings.md shows how to
 write a mapping.`,
-		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(p.eventTest(), p.eventExplain())
-	return cmd
+	return group(cmd, p.eventTest(), p.eventExplain())
 }
+
+// keysWithin bounds how long fetching the keys of transmitters takes.
+const keysWithin = 15 * time.Second
 
 func (p *program) eventTest() *cobra.Command {
 	var properties map[string]string
@@ -43,8 +44,8 @@ func (p *program) eventTest() *cobra.Command {
 		Long: `Show what a message would be understood as: which mapping reads it, whom it is
 about, why and when, and what the worker would do. Each file, or standard input,
 is the body of one message. Nothing is sent, and no service is asked: whether an
-account exists is not known. The command needs no settings, and follows those
-that it finds.
+account exists is not known. Only the keys that verify a Security Event Token
+are fetched. The command needs no settings, and follows those that it finds.
 
 It exits with 0 if the worker would act on every event, and with 1 if it would
 dead-letter one.`,
@@ -58,8 +59,12 @@ dead-letter one.`,
 	fs.StringVar(&subject, "subject", "", "subject (label) of the message")
 	fs.StringSliceVar(&trials, "mapping", nil, "file with mappings to try before all others; repeatable")
 	out.flag(fs)
-	return p.operateGraph(cmd, func(_ context.Context, cfg config.Config, args []string) error {
-		decoder, err := app.NewDecoder(cfg, false, trials...)
+	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
+		tokens, err := app.NewVerifier(cfg, nil)
+		if err != nil {
+			return fail(exitUsage, "%v", err)
+		}
+		decoder, err := app.NewDecoder(cfg, app.DecoderOptions{Tokens: tokens, Trials: trials})
 		if err != nil {
 			return fail(exitUsage, "%v", err)
 		}
@@ -78,6 +83,11 @@ dead-letter one.`,
 		for _, name := range args {
 			if message.Body, err = p.readInput(name); err != nil {
 				return err
+			}
+			if tokens.IsToken(message) && cfg.Events.TransmittersFile != "" {
+				fetching, cancel := context.WithTimeout(ctx, keysWithin)
+				tokens.Refresh(fetching) // the result of the event says what went wrong
+				cancel()
 			}
 			all = append(all, understand(decoder, protected, message, name)...)
 		}
@@ -244,7 +254,7 @@ matches a message decodes it. Messages in one of the worker's own forms
 			_, err := p.stdout.Write(file.Text)
 			return err
 		}
-		decoder, err := app.NewDecoder(cfg, false, trials...)
+		decoder, err := app.NewDecoder(cfg, app.DecoderOptions{Trials: trials})
 		if err != nil {
 			return fail(exitUsage, "%v", err)
 		}
