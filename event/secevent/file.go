@@ -251,8 +251,8 @@ func (t *Transmitter) hasKeys() bool { return t.JWKSURL != "" || t.JWKSFile != "
 
 var transmitterName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,39}$`)
 
-// validate returns all problems of a transmitter at once. types are the allow-list.
-func (t *Transmitter) validate(types map[string]int) error {
+// validate returns all problems of a transmitter at once.
+func (t *Transmitter) validate(cfg Config) error {
 	var problems []error
 	check := func(ok bool, format string, args ...any) {
 		if !ok {
@@ -278,11 +278,13 @@ func (t *Transmitter) validate(types map[string]int) error {
 		check(slices.Contains(people, meaning), "subjects.%s: %s is not foreign, entra_object_id, upn, or mail", name,
 			quote(string(meaning)))
 	}
+	check(cfg.LookUpMail || !slices.Contains([]Meaning{s.Email, s.IssSub, s.Opaque}, Mail),
+		"subjects: mail needs graph.read_users, which looks addresses up")
 	check(slices.Contains([]Meaning{"", Foreign, EntraDeviceID, SerialNumber}, s.Device),
 		"subjects.device: %s is not foreign, entra_device_id, or serial_number", quote(string(s.Device)))
 	for _, name := range slices.Sorted(maps.Keys(t.Events)) {
 		for _, rule := range t.Events[name] {
-			_, listed := types[rule.Type]
+			_, listed := cfg.place(rule.Type)
 			check(listed, "events: the type %s of %s is not on the allow-list: add it to events.types", quote(rule.Type), quote(name))
 		}
 	}

@@ -94,6 +94,7 @@ func TestTransmittersAreValidated(t *testing.T) {
 		{"secret algorithm", func(t *Transmitter) { t.Algorithms = texts{"HS256"} }, `"HS256" is none of`},
 		{"email", func(t *Transmitter) { t.Subjects.Email = EntraObjectID }, "subjects.email"},
 		{"opaque", func(t *Transmitter) { t.Subjects.Opaque = "guid" }, "subjects.opaque"},
+		{"mail without look-ups", func(t *Transmitter) { t.Subjects.Opaque = Mail }, "graph.read_users"},
 		{"device", func(t *Transmitter) { t.Subjects.Device = UPN }, "subjects.device"},
 		{
 			"type", func(t *Transmitter) { t.Events = map[string]Rules{"session-revoked": {{Type: "user.compromized"}}} },

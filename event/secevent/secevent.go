@@ -48,7 +48,6 @@ type Verifier struct {
 	cfg          Config
 	transmitters map[string]*Transmitter // by issuer
 	keys         map[string]*keySource   // by issuer
-	types        map[string]int          // the index on the allow-list
 
 	mu      sync.Mutex
 	changed chan struct{} // is closed and replaced when keys change
@@ -61,17 +60,12 @@ func New(cfg Config) (*Verifier, error) {
 		cfg.Types = event.DefaultTypes
 	}
 	v := &Verifier{
-		cfg: cfg, transmitters: map[string]*Transmitter{}, keys: map[string]*keySource{}, types: map[string]int{},
+		cfg: cfg, transmitters: map[string]*Transmitter{}, keys: map[string]*keySource{},
 		changed: make(chan struct{}),
-	}
-	for i, t := range cfg.Types {
-		if _, twice := v.types[t]; !twice {
-			v.types[t] = i
-		}
 	}
 	var problems []error
 	for _, t := range cfg.Transmitters {
-		if err := t.validate(v.types); err != nil {
+		if err := t.validate(cfg); err != nil {
 			problems = append(problems, err)
 			continue
 		}
@@ -93,6 +87,12 @@ func New(cfg Config) (*Verifier, error) {
 		}
 	}
 	return v, errors.Join(problems...)
+}
+
+// place returns the index of a type on the allow-list, or 0 if it is not there.
+func (cfg Config) place(kind string) (i int, listed bool) {
+	i = slices.Index(cfg.Types, kind)
+	return max(i, 0), i >= 0
 }
 
 // Run fetches the keys of all transmitters, and keeps them up to date until ctx ends. Call it once.
@@ -296,7 +296,7 @@ func (v *Verifier) understand(t *Transmitter, claims object) (e event.Event, ref
 	if unclear != nil {
 		return e, unclear
 	}
-	place, listed := v.types[rule.Type]
+	place, listed := v.cfg.place(rule.Type)
 	if !listed && !v.cfg.AnyType {
 		return e, problem(event.UnknownType, k.field(), "is %s here, which is not on the allow-list (events.types)",
 			quote(rule.Type))

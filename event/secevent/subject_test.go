@@ -103,7 +103,8 @@ func TestSubjectsThatCannotBeRead(t *testing.T) {
 
 func TestSubjectMeanings(t *testing.T) {
 	const tenant = "https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555/v2.0"
-	v := fromIDP(t, func(_ *Config, t *Transmitter) {
+	v := fromIDP(t, func(c *Config, t *Transmitter) {
+		c.LookUpMail = true
 		t.Subjects = Subjects{Email: Mail, IssSub: EntraObjectID, Opaque: UPN, Issuers: []string{tenant}}
 	})
 	decodeSubject := func(subject any) event.Item {

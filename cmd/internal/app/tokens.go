@@ -15,7 +15,9 @@ import (
 // NewVerifier returns what verifies Security Event Tokens. It reads the files of transmitters and of
 // keys, and fetches nothing. report may be nil.
 func NewVerifier(cfg config.Config, report func(secevent.Status)) (*secevent.Verifier, error) {
-	settings := secevent.Config{Types: cfg.Events.Types, LookUpMail: cfg.Graph.ReadUsers, Report: report}
+	settings := secevent.Config{
+		Types: cfg.Events.Types, LookUpMail: cfg.Graph.ReadUsers, ResolveDevices: cfg.Events.ResolveDevices, Report: report,
+	}
 	if cfg.Events.TransmittersFile != "" {
 		var err error
 		if settings.Transmitters, err = secevent.Load(cfg.Events.TransmittersFile); err != nil {
