@@ -109,6 +109,7 @@ type settings struct {
 	unguarded                bool // there is no sanitizer, so the client gets messages that it cannot read
 	sessions                 int  // the maximum number of sessions that are locked at once; 0 if the queue has none
 	coordinator              *coordination.Store
+	decoder                  consumer.Decoder // instead of one for the worker's own forms
 }
 
 func defaulted[T comparable](v, fallback T) T {
@@ -182,6 +183,10 @@ func newWorld(t *testing.T, s settings) *world {
 	must(err)
 	native, err := event.NewDecoder(event.Config{})
 	must(err)
+	decoder := s.decoder
+	if decoder == nil {
+		decoder, err = event.NewDecoder(event.Config{})
+	}
 	core, logs := observer.New(zap.DebugLevel)
 	w.logs = logs
 	w.health = telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(queue)...)

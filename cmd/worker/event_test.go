@@ -128,7 +128,11 @@ func TestEventTestExitCode(t *testing.T) {
 			},
 			0, "would_revoke",
 		},
-		"ndjson": {`{"vendor":"acme","events":{"kind":"lost","owner":"ada@contoso.com"}}`, []string{"--mapping", mappings, "-o", "ndjson"}, 0, `{"file":"-",`},
+		"ndjson": {
+			`{"vendor":"acme","events":{"kind":"lost","owner":"ada@contoso.com"}}`,
+			[]string{"--mapping", mappings, "-o", "ndjson"},
+			0, `{"file":"-",`,
+		},
 	} {
 		code, out, problems := runEvent(t, c.text, append([]string{"test"}, c.args...)...)
 		if code != c.code || !strings.Contains(out, c.want) {
@@ -140,7 +144,8 @@ func TestEventTestExitCode(t *testing.T) {
 func TestEventTestFitsInATerminal(t *testing.T) {
 	mappings := writeFile(t, "acme.yaml", theirMapping)
 	long := strings.Repeat("long ", 40) + strings.Repeat("x", 200)
-	body := `{"vendor":"acme","events":[{"kind":"lost","owner":"ada@contoso.com","why":"` + long + `"},{"kind":"lost","owner":"\u001b[2J` + long + `"}]}`
+	body := `{"vendor":"acme","events":[{"kind":"lost","owner":"ada@contoso.com","why":"` + long + `"},
+		{"kind":"lost","owner":"\u001b[2J` + long + `"}]}`
 	_, out, _ := runEvent(t, body, "test", "--mapping", mappings)
 	for line := range strings.Lines(out) {
 		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > helpWidth || strings.Contains(line, "\x1b") {

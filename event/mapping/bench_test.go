@@ -16,7 +16,8 @@ func many(n int) string {
 	var b strings.Builder
 	b.WriteString("mappings:\n")
 	for i := range n {
-		fmt.Fprintf(&b, "  - {name: other-%d, match: 'body.?kind%d.orValue(\"\") == \"x\"', type: '\"device.lost\"', user: [{id: body.user}]}\n", i, i%4)
+		fmt.Fprintf(&b, "  - {name: other-%d, match: 'body.?kind%d.orValue(\"\") == \"x\"',\n"+
+			"     type: '\"device.lost\"', user: [{id: body.user}]}\n", i, i%4)
 	}
 	return b.String() + strings.TrimPrefix(hook, "\nmappings:\n")
 }
@@ -25,11 +26,14 @@ func many(n int) string {
 func largeHook(n int) []byte {
 	events := make([]string, n)
 	for i := range events {
-		events[i] = fmt.Sprintf(`{"uuid":"%d","published":"2026-03-01T12:00:00.862Z","eventType":"user.deactivate","version":"0","severity":"INFO",
+		events[i] = fmt.Sprintf(`{"uuid":"%d","published":"2026-03-01T12:00:00.862Z",
+		"eventType":"user.deactivate","version":"0","severity":"INFO",
 		"legacyEventType":"core.user.config.user_deactivated","displayMessage":"Deactivate user","actor":{"alternateId":"admin@contoso.com",
 		"id":"00u1","displayName":"Admin","type":"User"},"client":{"userAgent":{"rawUserAgent":"%s","os":"Mac OS X","browser":"CHROME"},
-		"geographicalContext":{"geolocation":{"lat":1.5,"lon":2.5},"city":"Toronto"},"zone":null,"ipAddress":"192.0.2.1","device":"Computer"},
-		"outcome":{"result":"SUCCESS","reason":null},"target":[{"id":"00u2","type":"User","alternateId":"user%d@contoso.com","displayName":"Ada"}],
+		"geographicalContext":{"geolocation":{"lat":1.5,"lon":2.5},"city":"Toronto"},
+		"zone":null,"ipAddress":"192.0.2.1","device":"Computer"},
+		"outcome":{"result":"SUCCESS","reason":null},
+		"target":[{"id":"00u2","type":"User","alternateId":"user%d@contoso.com","displayName":"Ada"}],
 		"transaction":{"type":"WEB","id":"X","detail":{}},"debugContext":{"debugData":{"requestUri":"%s"}},
 		"securityContext":{"asNumber":577,"asOrg":"example","isp":"example","domain":"example.com","isProxy":false},
 		"request":{"ipChain":[{"ip":"192.0.2.1","geographicalContext":{"city":"Toronto"},"version":"V4","source":null}]}}`,

@@ -27,10 +27,13 @@ func TestXMLIsReadLikeJSON(t *testing.T) {
 	for body, want := range map[string]string{ // owner, device, and notes
 		`<notice><kind>lost</kind><owner>ada@contoso.com</owner></notice>`: "ada@contoso.com||",
 		`<?xml version="1.0" encoding="utf-8"?><!-- c -->
-			<n:notice xmlns:n="urn:x"><n:kind> lost </n:kind><owner>ada@contoso.com</owner><note>a</note><note>b</note></n:notice>`: "ada@contoso.com||a+b",
-		"\xef\xbb\xbf<notice kind2='x'><kind>lost</kind><owner>ada@contoso.com</owner><device>A &amp; B</device><note>a</note></notice>":                 "ada@contoso.com|A & B|a",
-		`<notice><kind>lost</kind><owner>ada@contoso.com</owner><device xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:nil="true"/></notice>`: "ada@contoso.com||",
-		`<notice><kind>lost</kind><owner><![CDATA[ada@contoso.com]]></owner></notice>`:                                                                   "ada@contoso.com||",
+			<n:notice xmlns:n="urn:x"><n:kind> lost </n:kind><owner>ada@contoso.com</owner>
+			<note>a</note><note>b</note></n:notice>`: "ada@contoso.com||a+b",
+		"\xef\xbb\xbf<notice kind2='x'><kind>lost</kind><owner>ada@contoso.com</owner>" +
+			"<device>A &amp; B</device><note>a</note></notice>": "ada@contoso.com|A & B|a",
+		`<notice><kind>lost</kind><owner>ada@contoso.com</owner>
+			<device xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:nil="true"/></notice>`: "ada@contoso.com||",
+		`<notice><kind>lost</kind><owner><![CDATA[ada@contoso.com]]></owner></notice>`: "ada@contoso.com||",
 	} {
 		item := decode(t, d, event.Message{Body: []byte(body)})
 		got := item.Event.User.UPN() + "|" + item.Event.Device + "|" + item.Event.Reason
@@ -117,7 +120,8 @@ func TestLatin1IsReadOnlyWhereTheMappingSaysSo(t *testing.T) {
 			t.Errorf("UTF-8 stays UTF-8: %+v", item)
 		}
 	}
-	declared := "<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><notice><kind>lost</kind><owner>ada@contoso.com</owner><device>Jos\xe9</device></notice>"
+	declared := "<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?>" +
+		"<notice><kind>lost</kind><owner>ada@contoso.com</owner><device>Jos\xe9</device></notice>"
 	if item := decode(t, newDecoder(t, notice), event.Message{Body: []byte(declared)}); item.Err != nil || item.Event.Device != "José" {
 		t.Errorf("XML can say it itself: %+v", item)
 	}
@@ -149,7 +153,8 @@ func TestWrappersAreTakenOff(t *testing.T) {
 		}
 		return b
 	}
-	split := "@\x06string\x083http://schemas.microsoft.com/2003/10/Serialization/\x98\x0a" + lost[:10] + "\x98" + string(rune(len(lost)-10)) + lost[10:] + "\x01"
+	split := "@\x06string\x083http://schemas.microsoft.com/2003/10/Serialization/\x98\x0a" +
+		lost[:10] + "\x98" + string(rune(len(lost)-10)) + lost[10:] + "\x01"
 	long := lost[:len(lost)-1] + `,"padding":"` + strings.Repeat("x", 70_000) + `"}`
 	middle := lost[:len(lost)-1] + `,"padding":"` + strings.Repeat("x", 7_000) + `"}`
 	for name, body := range map[string][]byte{
@@ -161,17 +166,19 @@ func TestWrappersAreTakenOff(t *testing.T) {
 		"binary XML, two records":       []byte(split),
 		"binary XML with XML":           binaryXML(xml),
 		"binary XML, native":            binaryXML(native),
-		"base64Binary":                  []byte("@\x0cbase64Binary\x083http://schemas.microsoft.com/2003/10/Serialization/\x9f" + string(rune(len(native))) + native),
-		"ContentData":                   []byte(`{"ContentData":"` + b64(lost) + `","ContentType":"application/json","Label":"x"}`),
-		"ContentData, native":           []byte(`{"ContentData":"` + b64(native) + `"}`),
-		"contentData that is text":      []byte(`{"contentData":"` + strings.ReplaceAll(lost, `"`, `\"`) + `"}`),
-		"base64":                        []byte(b64(lost)),
-		"base64 in a JSON string":       []byte(`"` + b64(xml) + `"`),
-		"JSON string":                   []byte(`"` + strings.ReplaceAll(lost, `"`, `\"`) + `"`),
-		"trigger":                       []byte(b64(`{"headers":{"Host":"x"},"body":` + lost + `}`)),
-		"trigger with text":             []byte(b64(`{"headers":{},"body":"` + strings.ReplaceAll(lost, `"`, `\"`) + `"}`)),
-		"trigger with $content":         []byte(b64(`{"headers":{},"body":{"$content-type":"application/json","$content":"` + b64(lost) + `"}}`)),
-		"ContentData with a trigger":    []byte(`{"ContentData":"` + b64(`{"headers":{},"body":`+lost+`}`) + `"}`),
+		"base64Binary": []byte("@\x0cbase64Binary\x083http://schemas.microsoft.com/2003/10/Serialization/\x9f" +
+			string(rune(len(native))) + native),
+		"ContentData":              []byte(`{"ContentData":"` + b64(lost) + `","ContentType":"application/json","Label":"x"}`),
+		"ContentData, native":      []byte(`{"ContentData":"` + b64(native) + `"}`),
+		"contentData that is text": []byte(`{"contentData":"` + strings.ReplaceAll(lost, `"`, `\"`) + `"}`),
+		"base64":                   []byte(b64(lost)),
+		"base64 in a JSON string":  []byte(`"` + b64(xml) + `"`),
+		"JSON string":              []byte(`"` + strings.ReplaceAll(lost, `"`, `\"`) + `"`),
+		"trigger":                  []byte(b64(`{"headers":{"Host":"x"},"body":` + lost + `}`)),
+		"trigger with text":        []byte(b64(`{"headers":{},"body":"` + strings.ReplaceAll(lost, `"`, `\"`) + `"}`)),
+		"trigger with $content": []byte(b64(`{"headers":{},"body":{"$content-type":"application/json",
+			"$content":"` + b64(lost) + `"}}`)),
+		"ContentData with a trigger": []byte(`{"ContentData":"` + b64(`{"headers":{},"body":`+lost+`}`) + `"}`),
 	} {
 		if item := decode(t, d, event.Message{Body: body}); item.Err != nil || item.Event.User.UPN() != "ada@contoso.com" {
 			t.Errorf("%s: %+v", name, item)
@@ -257,7 +264,8 @@ func TestFunctions(t *testing.T) {
 		`body.userName.lowerAscii()`:                                          "ada@contoso.com",
 	} {
 		d := newDecoder(t, asUser(expression, ""))
-		item := decode(t, d, event.Message{Body: []byte(`{"kind":1,"userName":"ada@contoso.com","list":["ada@contoso.com"],"at":"2026-03-01",
+		item := decode(t, d, event.Message{Body: []byte(`{"kind":1,"userName":"ada@contoso.com","list":["ada@contoso.com"],
+			"at":"2026-03-01",
 			"lists":[["ada@contoso.com"],"grace@contoso.com"],"text":"{\"who\":\"ada@contoso.com\"}","inner":{"who":"ada@contoso.com"}}`)})
 		if item.Event.User.UPN() != want {
 			t.Errorf("%s: %+v", expression, item)

@@ -128,7 +128,8 @@ func (d *Decoder) readKind(m *mapping, s *scope, e *event.Event) *event.Error {
 	if m.table != nil && kind != "" {
 		to, ok := m.table[kind]
 		if !ok {
-			return &event.Error{Kind: event.NoTrigger, Field: m.kind.path(s), Problem: quote(kind) + " is no trigger of the mapping " + m.name}
+			problem := quote(kind) + " is no trigger of the mapping " + m.name
+			return &event.Error{Kind: event.NoTrigger, Field: m.kind.path(s), Problem: problem}
 		}
 		e.Type = to
 	}
@@ -138,7 +139,8 @@ func (d *Decoder) readKind(m *mapping, s *scope, e *event.Event) *event.Error {
 	case e.Type == "":
 		return &event.Error{Kind: event.UnknownType, Field: m.kind.path(s), Problem: "missing"}
 	case !known && d.lenient == nil:
-		return &event.Error{Kind: event.UnknownType, Field: m.kind.path(s), Problem: quote(e.Type) + " is not on the allow-list (events.types)"}
+		problem := quote(e.Type) + " is not on the allow-list (events.types)"
+		return &event.Error{Kind: event.UnknownType, Field: m.kind.path(s), Problem: problem}
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func TestPageNamesTheGuardedFields(t *testing.T) {
 func wrapAt(text string, width int) string {
 	var lines []string
 	line := ""
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		if line != "" && len(line)+1+len(word) > width {
 			lines = append(lines, line)
 			line = " "

@@ -254,9 +254,9 @@ func (x *expression) path(s *scope) string {
 func placeOf(v ref.Val) string {
 	switch v := v.(type) {
 	case *object:
-		return v.place.String()
+		return v.String()
 	case *list:
-		return v.place.String()
+		return v.String()
 	}
 	return ""
 }

@@ -12,7 +12,8 @@ import (
 // FuzzXML checks that what is accepted is well-formed XML, and stays within its bounds.
 func FuzzXML(f *testing.F) {
 	for _, seed := range []string{
-		`<a/>`, `<a b="1">t<c/><c>x</c></a>`, `<?xml version="1.0"?><n:a xmlns:n="u"><![CDATA[x]]></n:a>`, `<!DOCTYPE a><a/>`, `<a>&lt;&x;</a>`,
+		`<a/>`, `<a b="1">t<c/><c>x</c></a>`, `<?xml version="1.0"?><n:a xmlns:n="u"><![CDATA[x]]></n:a>`, `<!DOCTYPE a><a/>`,
+		`<a>&lt;&x;</a>`,
 	} {
 		f.Add(seed)
 	}
@@ -22,10 +23,10 @@ func FuzzXML(f *testing.F) {
 		if err != nil {
 			return
 		}
-		var any struct{}
+		var anything struct{}
 		decoder := xml.NewDecoder(strings.NewReader(body))
 		decoder.CharsetReader = newXMLReader(doc, nil).decoder.CharsetReader
-		if err := decoder.Decode(&any); err != nil {
+		if err := decoder.Decode(&anything); err != nil {
 			t.Fatalf("%q is accepted, but %v", body, err)
 		}
 		if len(root.members) != 1 {

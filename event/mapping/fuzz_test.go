@@ -18,11 +18,13 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`"eyJraW5kIjoxfQ=="`), "")
 	f.Add(binaryXML(`{"kind":1}`), "")
 	f.Add([]byte("\xff\xfe{\x00}\x00"), "")
-	d := newDecoder(f, hook+strings.TrimPrefix(simple, "\nmappings:\n")+strings.TrimPrefix(notice, "\nmappings:\n"), func(c *mapping.Config) {
+	all := hook + strings.TrimPrefix(simple, "\nmappings:\n") + strings.TrimPrefix(notice, "\nmappings:\n")
+	d := newDecoder(f, all, func(c *mapping.Config) {
 		c.AllowedDomains, c.ResolveDevices, c.LookUpMail = []string{"contoso.com"}, true, true
 	})
 	f.Fuzz(func(t *testing.T, body []byte, contentType string) {
-		items, err := d.Decode(event.Message{Body: body, ContentType: contentType, Properties: map[string]any{"cloudEvents:id": contentType}})
+		properties := map[string]any{"cloudEvents:id": contentType}
+		items, err := d.Decode(event.Message{Body: body, ContentType: contentType, Properties: properties})
 		if err != nil && len(items) > 0 || err == nil && (len(items) == 0 || len(items) > event.MaxEvents) {
 			t.Fatalf("%d events, %v", len(items), err)
 		}

@@ -101,7 +101,8 @@ func TestEndOfTheLastDayIsTheBeginningOfTheNext(t *testing.T) {
 		k := clock{forms: defaultForms, zone: zone(t, c.zone)}
 		at, isDate, ok := k.read(types.String(c.day))
 		end := k.endOfDay(at)
-		if want, _ := time.Parse(time.RFC3339, c.want); !ok || !isDate || end.Sub(want).Abs() > time.Hour || end.Before(at.Add(22*time.Hour)) {
+		want, _ := time.Parse(time.RFC3339, c.want)
+		if !ok || !isDate || end.Sub(want).Abs() > time.Hour || end.Before(at.Add(22*time.Hour)) {
 			t.Errorf("%s %s: %s, want %s", c.zone, c.day, end.Format(time.RFC3339), c.want)
 		}
 	}

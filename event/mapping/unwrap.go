@@ -78,14 +78,17 @@ const serialization = "http://schemas.microsoft.com/2003/10/Serialization/"
 // fromBinaryXML returns the text that BrokeredMessage of the old .NET library wraps in a binary XML
 // element: new BrokeredMessage(text) writes it with the DataContractSerializer.
 func fromBinaryXML(m event.Message) (event.Message, bool) {
-	rest, ok := bytes.CutPrefix(m.Body, []byte{recordShortElement, byte(len("string"))})
-	if rest, ok = bytes.CutPrefix(rest, []byte("string")); !ok {
-		rest, ok = bytes.CutPrefix(m.Body, []byte{recordShortElement, byte(len("base64Binary"))})
-		if rest, ok = bytes.CutPrefix(rest, []byte("base64Binary")); !ok {
-			return m, false
+	if len(m.Body) == 0 || m.Body[0] != recordShortElement {
+		return m, false
+	}
+	rest, ok := m.Body, false
+	for _, name := range []string{"string", "base64Binary"} {
+		head := append([]byte{recordShortElement, byte(len(name))}, name...)
+		head = append(head, recordXmlns, byte(len(serialization)))
+		if rest, ok = bytes.CutPrefix(m.Body, append(head, serialization...)); ok {
+			break
 		}
 	}
-	rest, ok = bytes.CutPrefix(rest, append([]byte{recordXmlns, byte(len(serialization))}, serialization...))
 	if !ok {
 		return m, false
 	}

@@ -363,6 +363,7 @@ func (o *object) Type() ref.Type { return types.MapType }
 func (o *object) Value() any     { return o.whole().Value() }
 
 func (o *object) ConvertToNative(t reflect.Type) (any, error) { return o.whole().ConvertToNative(t) }
+
 func (o *object) ConvertToType(t ref.Type) ref.Val {
 	switch t {
 	case types.MapType:
