@@ -104,7 +104,10 @@ func TestLoadReportsEveryProblemAtOnce(t *testing.T) {
 		"REVOKER_GRAPH_CLOUD=mars", "REVOKER_LOG_FORMAT=xml", "REVOKER_OPS_ADDRESS=9090",
 		"REVOKER_CONSUMER_CONCURRENCY=0",
 	},
-		"--retry.initial_interval=30s", "--retry.max_interval=20s", "--guard.protected_users", "somebody", "--events.types=")
+		"--retry.initial_interval=30s", "--retry.max_interval=20s", "--guard.protected_users", "somebody", "--events.types=",
+		"--events.presets=none,okta", "--events.time_zone=Mars/Base", "--events.allowed_domains=contoso.com,*.,@contoso.com,com")
+	wantProblems(t, err, "events.presets: none stands alone", "events.time_zone: \"Mars/Base\"", "events.allowed_domains: \"*.\"",
+		"events.allowed_domains: \"@contoso.com\"", "events.allowed_domains: \"com\"")
 	wantProblems(t, err, "graph.cloud", "log.format", "ops.address", "consumer.concurrency", "1 to 256", "retry.max_interval",
 		"guard.protected_users", "servicebus.queue", "REVOKER_SERVICEBUS_NAMESPACE", "events.types")
 }
