@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -167,5 +168,21 @@ func TestEventExplainListsMappingsInOrder(t *testing.T) {
 	}
 	if code, _, problems := runEvent(t, "", "explain", "--preset", "nobody"); code != exitUsage || !strings.Contains(problems, "--preset") {
 		t.Errorf("%d %s", code, problems)
+	}
+}
+
+func TestEventTestKnowsTokens(t *testing.T) {
+	transmitters := writeFile(t, "transmitters.yaml",
+		"transmitters:\n  - {name: idp, issuer: https://idp.example.com, audience: revoker, jwks_url: http://127.0.0.1:1/keys}\n")
+	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	token := part(`{"alg":"RS256","typ":"secevent+jwt","kid":"1"}`) + "." + part(`{"iss":"https://idp.example.com","aud":"revoker",
+		"jti":"1","iat":1,"events":{}}`) + "." + part("signature")
+	code, out, problems := runEvent(t, token, "test", "--events.transmitters_file", transmitters)
+	if code != exitFailed || !strings.Contains(out, "would_defer") {
+		t.Errorf("keys that nobody has yet: %d %s %s", code, out, problems)
+	}
+	code, out, problems = runEvent(t, token, "test")
+	if code != exitFailed || !strings.Contains(out, "would_dead_letter") {
+		t.Errorf("without a transmitter: %d %s %s", code, out, problems)
 	}
 }
