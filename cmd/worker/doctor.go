@@ -134,6 +134,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 			func(f *findings) { p.checkGraph(ctx, cfg, delegated, f) },
 			func(f *findings) { checkServiceBus(ctx, cfg, f) },
 			func(f *findings) { checkRedis(ctx, cfg, f) },
+			func(f *findings) { checkMappings(cfg, f) },
 			func(f *findings) { checkTransmitters(ctx, cfg, f) },
 		)
 		worst := 0
@@ -316,6 +317,17 @@ func checkRedis(ctx context.Context, cfg config.Config, f *findings) {
 		return
 	}
 	f.ok("Redis", "%s: the replicas can coordinate", strings.Join(cfg.Redis.Addresses, ", "))
+}
+
+// checkMappings compiles the mappings.
+func checkMappings(cfg config.Config, f *findings) {
+	_, err := app.NewDecoder(cfg, app.DecoderOptions{})
+	switch {
+	case err != nil:
+		f.fail("mappings", "correct them (docs/mappings.md); with a wrong one, the worker does not start", "%v", err)
+	case len(cfg.Events.Mappings) > 0:
+		f.ok("mappings", "%s and presets are usable", count(len(cfg.Events.Mappings), "file"))
+	}
 }
 
 // checkTransmitters reads the file of transmitters, and fetches their keys.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/session-revoker/session-revoker/config"
 )
 
 // theirMapping is a mapping for a made-up MDM.
@@ -184,5 +186,21 @@ func TestEventTestKnowsTokens(t *testing.T) {
 	code, out, problems = runEvent(t, token, "test")
 	if code != exitFailed || !strings.Contains(out, "would_dead_letter") {
 		t.Errorf("without a transmitter: %d %s %s", code, out, problems)
+	}
+}
+
+func TestDoctorChecksMappings(t *testing.T) {
+	good := writeFile(t, "acme.yaml", theirMapping)
+	bad := writeFile(t, "bad.yaml", strings.Replace(theirMapping, "item.?owner", "item.actor", 1))
+	for file, want := range map[string]check{
+		good: {checkOK, "mappings", "1 file and presets are usable", ""},
+		bad:  {checkFail, "mappings", "allow_actor", "docs/mappings.md"},
+	} {
+		f := &findings{}
+		checkMappings(config.Config{Events: config.Events{Presets: []string{"none"}, Mappings: []string{file}, TimeZone: "UTC"}}, f)
+		if len(f.checks) != 1 || f.checks[0].Status != want.Status || !strings.Contains(f.checks[0].Detail, want.Detail) ||
+			!strings.Contains(f.checks[0].Fix, want.Fix) {
+			t.Errorf("%s: %+v", file, f.checks)
+		}
 	}
 }

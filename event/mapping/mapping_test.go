@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -519,4 +520,26 @@ func TestTokensComeFirstAndKeepToTheAllowedDomains(t *testing.T) {
 			t.Error(p)
 		}
 	}
+}
+
+func TestDecoderIsSafeForConcurrentUse(t *testing.T) {
+	d := newDecoder(t, hook+strings.TrimPrefix(simple, "\nmappings:\n")+strings.TrimPrefix(notice, "\nmappings:\n"))
+	var work sync.WaitGroup
+	for range 4 {
+		work.Go(func() {
+			for range 50 {
+				for body, want := range map[string]string{
+					hookBody:                                 "ada@contoso.com",
+					`{"kind":1,"login":"grace@contoso.com"}`: "grace@contoso.com",
+					`<notice><kind>lost</kind><owner>alan@contoso.com</owner></notice>`: "alan@contoso.com",
+				} {
+					items, err := d.Decode(event.Message{Body: []byte(body)})
+					if err != nil || items[0].Event.User.UPN() != want {
+						t.Errorf("%+v %v", items, err)
+					}
+				}
+			}
+		})
+	}
+	work.Wait()
 }
