@@ -14,10 +14,10 @@ import (
 	"github.com/session-revoker/session-revoker/event/mapping"
 )
 
-// mdm is a mapping for a made-up MDM.
-const mdm = `
+// mdmMappings is a mapping for a made-up MDM.
+const mdmMappings = `
 mappings:
-  - name: mdm
+  - name: mdmMappings
     match: body.?vendor.orValue("") == "acme"
     each: body.events
     types: {of: item.kind, is: {lost: device.lost}}
@@ -29,7 +29,7 @@ mappings:
 func mdmDecoder(t *testing.T) *mapping.Decoder {
 	t.Helper()
 	d, err := mapping.New(mapping.Config{
-		Files: []mapping.File{{Name: "mdm.yaml", Text: []byte(mdm)}}, Presets: []string{mapping.NoPresets},
+		Files: []mapping.File{{Name: "mdmMappings.yaml", Text: []byte(mdmMappings)}}, Presets: []string{mapping.NoPresets},
 		AllowedDomains: []string{"contoso.com"},
 	})
 	if err != nil {
@@ -69,7 +69,7 @@ func TestMappedMessageRevokesItsUserAndDeadLettersTheRest(t *testing.T) {
 			reasons := map[string]bool{}
 			for _, d := range records {
 				reasons[d.Reason] = true
-				if d.Mapping != "mdm" || d.Outcome == "revoked" && d.Field != "body.events[0].owner" {
+				if d.Mapping != "mdmMappings" || d.Outcome == "revoked" && d.Field != "body.events[0].owner" {
 					t.Errorf("%+v", d)
 				}
 			}
@@ -77,7 +77,7 @@ func TestMappedMessageRevokesItsUserAndDeadLettersTheRest(t *testing.T) {
 				t.Errorf("%+v", records)
 			}
 			lines := strings.Join(w.lines(), "\n")
-			if strings.Count(lines, `"mapping":"mdm"`) < 4 || !strings.Contains(lines, `"field":"body.events[0].owner"`) {
+			if strings.Count(lines, `"mapping":"mdmMappings"`) < 4 || !strings.Contains(lines, `"field":"body.events[0].owner"`) {
 				t.Errorf("the log lacks the mapping or the field:\n%s", lines)
 			}
 			if hashed && (strings.Contains(lines, ada.ID) || strings.Contains(lines, "C02") || strings.Contains(lines, "gmail")) {

@@ -183,10 +183,6 @@ func newWorld(t *testing.T, s settings) *world {
 	must(err)
 	native, err := event.NewDecoder(event.Config{})
 	must(err)
-	decoder := s.decoder
-	if decoder == nil {
-		decoder, err = event.NewDecoder(event.Config{})
-	}
 	core, logs := observer.New(zap.DebugLevel)
 	w.logs = logs
 	w.health = telemetry.NewHealth(consumer.MaxSilence, consumer.HealthParts(queue)...)
@@ -220,7 +216,10 @@ func newWorld(t *testing.T, s settings) *world {
 	var caller consumer.Revoker = revoke
 	var names consumer.Resolver
 	var known func(event.User, time.Time) (event.User, bool)
-	var decoder consumer.Decoder = native
+	decoder := s.decoder
+	if decoder == nil {
+		decoder = native
+	}
 	if s.readUsers {
 		caller, names = revoke.ByAccount(protected.Has, 5*time.Second, 0)
 	}

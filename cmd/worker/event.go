@@ -48,7 +48,7 @@ account exists is not known. Only the keys that verify a Security Event Token
 are fetched. The command needs no settings, and follows those that it finds.
 
 It exits with 0 if the worker would act on every event, and with 1 if it would
-dead-letter one.`,
+dead-letter one, or cannot judge it yet.`,
 		Example: `  worker event test okta-hook.json
   worker event test --mapping my-mdm.yaml lost.json wiped.xml
   worker event test --property cloudEvents:type=device.lost < body.json`,
@@ -143,19 +143,22 @@ func understand(decoder *mapping.Decoder, protected *guard.Protected, m event.Me
 		if !e.TakesEffect.IsZero() {
 			u.TakesEffect = &e.TakesEffect
 		}
-		if prospect.Err != nil {
+		switch {
+		case prospect.Reason != "":
 			u.Reason = fmt.Sprintf("%s: %v", prospect.Reason, prospect.Err)
+		case prospect.Err != nil:
+			u.Reason = prospect.Err.Error()
 		}
 	}
 	return all
 }
 
-// showUnderstood prints how the worker understands events. The error says whether it would
-// dead-letter one.
+// showUnderstood prints how the worker understands events. The error says whether it would not act on
+// one.
 func showUnderstood(out *output, all []understood) error {
 	refused := 0
 	for _, u := range all {
-		if u.Outcome == consumer.WouldDeadLetter {
+		if u.Outcome == consumer.WouldDeadLetter || u.Outcome == consumer.WouldDefer {
 			refused++
 		}
 	}
