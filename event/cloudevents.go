@@ -76,7 +76,7 @@ func (d *Decoder) readCloudEvent(o object) (Event, *Error) {
 			return event, problem
 		}
 	}
-	event.User, problem = readData(data)
+	problem = readData(data, &event)
 	return event, problem
 }
 

@@ -21,15 +21,20 @@ const (
 	fieldUPN = "userPrincipalName"
 )
 
+// The fields that say when an event must be acted on, and that it must not be any more.
+const (
+	fieldEffective = "effectiveTime"
+	fieldWithdrawn = "withdrawn"
+)
+
 // The names that the decoder reads, by the object that contains them. It ignores every other name.
 var (
-	userNames  = []string{fieldID, fieldUPN}
-	eventNames = []string{
+	dataNames  = []string{fieldID, fieldUPN, fieldEffective, fieldWithdrawn}
+	eventNames = append([]string{
 		"specversion", "datacontenttype", "data_base64", // CloudEvents
 		"eventType", "topic", "eventTime", // Event Grid
 		"type", "id", "source", "time", "data",
-		fieldID, fieldUPN, // plain
-	}
+	}, dataNames...) // plain
 )
 
 // Config configures what a Decoder accepts.
@@ -161,11 +166,11 @@ func (d *Decoder) readByShape(o object) (Event, *Error) {
 }
 
 // readPlain decodes {"type", "userId" and/or "userPrincipalName", and optionally "id", "source",
-// "time"}.
+// "time", "effectiveTime", "withdrawn"}.
 func (d *Decoder) readPlain(o object) (Event, *Error) {
 	event, problem := d.readEnvelope(o, "type", "source", "time")
 	if problem == nil {
-		event.User, problem = readUser(o)
+		problem = readWhoAndWhen(o, &event)
 	}
 	return event, problem
 }
@@ -181,7 +186,7 @@ func (d *Decoder) readEventGrid(o object) (Event, *Error) {
 	if problem != nil {
 		return event, problem
 	}
-	event.User, problem = readData(data)
+	problem = readData(data, &event)
 	return event, problem
 }
 
@@ -246,16 +251,32 @@ func readTime(field, value string) (time.Time, *Error) {
 	return t.UTC(), nil
 }
 
-// readData returns the user in an envelope's data.
-func readData(raw json.RawMessage) (User, *Error) {
+// readData reads an envelope's data into the event.
+func readData(raw json.RawMessage, event *Event) *Error {
 	if len(raw) == 0 || string(raw) == "null" {
-		return User{}, invalid("data", "missing: it must hold userId or userPrincipalName")
+		return invalid("data", "missing: it must hold userId or userPrincipalName")
 	}
-	o, problem := readObject("data", "data.", raw, userNames)
+	o, problem := readObject("data", "data.", raw, dataNames)
 	if problem != nil {
-		return User{}, problem
+		return problem
 	}
-	return readUser(o)
+	return readWhoAndWhen(o, event)
+}
+
+// readWhoAndWhen reads whom the event is about, when it takes effect, and whether it is withdrawn.
+func readWhoAndWhen(o object, event *Event) *Error {
+	when, textProblem := o.text(fieldEffective)
+	effective, timeProblem := readTime(o.prefix+fieldEffective, when)
+	withdrawn, boolProblem := o.boolean(fieldWithdrawn)
+	if problem := firstOf(textProblem, timeProblem, boolProblem); problem != nil {
+		return problem
+	}
+	user, problem := readUser(o)
+	if problem != nil {
+		return problem
+	}
+	event.User, event.TakesEffect, event.Withdrawn = user, effective, withdrawn
+	return nil
 }
 
 // readUser reads the two fields that name the user. An empty string is the same as no field.

@@ -469,3 +469,30 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func TestDecodeReadsWhenAnAnnouncementTakesEffect(t *testing.T) {
+	effective := time.Date(2026, 3, 31, 16, 0, 0, 0, time.UTC)
+	const fields = `"userId":"` + userID + `","effectiveTime":"2026-03-31T18:00:00+02:00","withdrawn":true`
+	binary := event.Message{Body: []byte("{" + fields + "}"), Properties: map[string]any{
+		"cloudEvents:specversion": "1.0", "cloudEvents:id": "7", "cloudEvents:source": "/hr", "cloudEvents:type": "user.offboarded",
+	}}
+	for name, m := range map[string]event.Message{
+		"plain":       text(`{"type":"user.offboarded",` + fields + `}`),
+		"CloudEvents": text(cloudEvent("data", "{"+fields+"}")),
+		"binary":      binary,
+		"Event Grid":  text(`{"id":"1","topic":"/hr","eventType":"user.offboarded","data":{` + fields + `}}`),
+	} {
+		items, err := decoder(t).Decode(m)
+		if err != nil || items[0].Err != nil {
+			t.Fatalf("%s: %v, %v", name, err, items)
+		}
+		if e := items[0].Event; !e.TakesEffect.Equal(effective) || !e.Withdrawn || e.User.ID() != userID {
+			t.Errorf("%s: takes effect at %v, withdrawn %v, user %v", name, e.TakesEffect, e.Withdrawn, e.User)
+		}
+	}
+	// A producer's clock that is ahead must not delay a stolen device.
+	items, err := decoder(t).Decode(text(`{"type":"device.stolen","userId":"` + userID + `","time":"2099-01-01T00:00:00Z"}`))
+	if err != nil || items[0].Err != nil || !items[0].Event.TakesEffect.IsZero() {
+		t.Errorf("an event from the future: %+v, %v", items, err)
+	}
+}

@@ -120,14 +120,14 @@ func (o object) index(name string) int {
 
 // value returns the value of a member, or nil if it is absent. Names are case-sensitive. A name
 // that occurs twice is refused, even in different case, because parsers pick different users from
-// {"userId":A,"UserId":B}. A name of userNames in other case is refused as well, because the user
-// in it would be ignored.
+// {"userId":A,"UserId":B}. A name of dataNames in other case is refused as well, because the user
+// or the date in it would be ignored.
 func (o object) value(name string) (json.RawMessage, *Error) {
 	m := o.member(name)
 	switch {
 	case m.times > 1:
 		return nil, invalid(o.prefix+name, "given twice; names that differ only in case count as one")
-	case m.times == 1 && m.written != name && slices.Contains(userNames, name):
+	case m.times == 1 && m.written != name && slices.Contains(dataNames, name):
 		return nil, invalid(o.prefix+name, "written %s: names are case-sensitive", quote(m.written))
 	}
 	return m.value, nil
@@ -147,6 +147,18 @@ func (o object) text(name string) (string, *Error) {
 		return "", invalid(o.prefix+name, "must be a string, not %s", describe(raw))
 	}
 	return s, nil
+}
+
+// boolean returns the value of a member, or false if it is absent.
+func (o object) boolean(name string) (bool, *Error) {
+	raw, problem := o.value(name)
+	if problem != nil || raw == nil {
+		return false, problem
+	}
+	if text := string(raw); text != "true" && text != "false" {
+		return false, invalid(o.prefix+name, "must be true or false")
+	}
+	return raw[0] == 't', nil
 }
 
 // has reports whether the object has a member with exactly this name.
