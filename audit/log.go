@@ -50,6 +50,10 @@ type Decision struct {
 	// the user.
 	Mapping string `json:"mapping,omitempty"`
 	Field   string `json:"field,omitempty"`
+	// EffectiveTime is when the event takes effect, if it says so. Canceled lists the scheduled
+	// messages about the same person that were canceled because of the event.
+	EffectiveTime time.Time `json:"effectiveTime,omitzero"`
+	Canceled      []int64   `json:"canceled,omitempty"`
 	// Calls is the number of attempts. The fields after it are those of the last one.
 	Calls           int       `json:"calls,omitempty"`
 	CallStart       time.Time `json:"callStart,omitzero"`

@@ -70,8 +70,7 @@ func (m *message) auditRecord(r result) audit.Decision {
 	if r.err != nil {
 		d.Error = deadletter.Cut(r.err.Error(), deadletter.MaxDescription)
 	}
-	if r.outcome == superseded {
-		d.SupersededBy = r.event.Result().By.Sequence
-	}
+	d.SupersededBy = r.supersededBy()
+	d.EffectiveTime, d.Canceled = event.TakesEffect, r.canceled
 	return d
 }

@@ -70,6 +70,14 @@ type Decoder interface {
 	Decode(message event.Message) ([]event.Item, error)
 }
 
+// Scheduler sends messages that become active later; *azservicebus.Sender is one. It must be safe for
+// concurrent use.
+type Scheduler interface {
+	ScheduleAMQPAnnotatedMessages(ctx context.Context, messages []*azservicebus.AMQPAnnotatedMessage, at time.Time,
+		options *azservicebus.ScheduleAMQPAnnotatedMessagesOptions) ([]int64, error)
+	CancelScheduledMessages(ctx context.Context, sequenceNumbers []int64, options *azservicebus.CancelScheduledMessagesOptions) error
+}
+
 // Auditor keeps the audit log. It must be safe for concurrent use.
 type Auditor interface {
 	// Record is called with each decision before its message is settled. The settlement waits for
@@ -85,7 +93,7 @@ type Resolver interface {
 }
 
 // Config bounds a Consumer. New rejects values that are out of bounds. Volume, ReadRelease,
-// CanaryUser, Lock and HashUsers may be zero.
+// CanaryUser, Lock, Horizon, MaxAge and HashUsers may be zero.
 type Config struct {
 	// Concurrency is how many attempts are in flight at once; at least 1.
 	Concurrency int
@@ -113,6 +121,10 @@ type Config struct {
 	// Dedupe bounds the ledger. New overwrites its shares (MaxParked and MaxFailing), which follow
 	// from MaxInFlight.
 	Dedupe dedupe.Config
+	// Horizon is how far ahead a date may lie for which an event is scheduled. 0 schedules nothing.
+	Horizon time.Duration
+	// MaxAge is how long before it was enqueued an event may have happened. 0 is no bound.
+	MaxAge time.Duration
 	// HashUsers replaces users in the log by a short hash, and omits texts from outside that may
 	// name them.
 	HashUsers bool
@@ -163,6 +175,10 @@ type Source struct {
 	// Accept waits for the next session that is free and has messages, until ctx ends. It returns
 	// an azservicebus.Error with CodeTimeout if there was none.
 	Accept func(ctx context.Context) (Session, error)
+	// Scheduler schedules messages in the same queue. It is nil where nothing can be scheduled:
+	// Service Bus keeps scheduled messages of a subscription in the topic, where nobody can find
+	// them, and those of an entity with sessions cannot be found, either.
+	Scheduler Scheduler
 	// Sessions is how many sessions are held at once. They share Config.MaxInFlight.
 	Sessions int
 }
@@ -188,6 +204,8 @@ func (cfg Config) validate() error {
 		"MaxInFlight is %d; it must be from 1 to %d", cfg.MaxInFlight, maxCredits)
 	check(cfg.Lock > 0, "Lock is %s; it must be positive", cfg.Lock)
 	check(cfg.SettleTimeout > 0, "SettleTimeout is %s; it must be positive", cfg.SettleTimeout)
+	check(cfg.Horizon >= 0, "Horizon is %s; it must not be negative", cfg.Horizon)
+	check(cfg.MaxAge >= 0, "MaxAge is %s; it must not be negative", cfg.MaxAge)
 	check(cfg.DrainTimeout > 0, "DrainTimeout is %s; it must be positive", cfg.DrainTimeout)
 	invalid := cfg.Retry.Validate()
 	check(invalid == nil, "Retry is invalid: %v", invalid)

@@ -16,11 +16,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/schedule"
 )
 
 // MaxSilence is the longest time between two heartbeats of a healthy Consumer. A liveness check
@@ -55,6 +57,7 @@ type source struct {
 	part          string // of telemetry.Health
 	slots         slots
 	room          *waitingRoom // nil where messages cannot be deferred
+	scheduled     *schedule.Index // nil where nothing can be scheduled
 	decidedEvents decidedEvents
 	large         *largeBodies
 	bytes         *bodyBytes
@@ -136,6 +139,14 @@ func (c *Consumer) addSource(rank int, s Source) {
 	if s.Receiver != nil {
 		added.room = newWaitingRoom(max(2, c.cfg.MaxInFlight/8))
 	}
+	if s.Receiver != nil && s.Scheduler != nil && c.cfg.Horizon > 0 {
+		added.scheduled = schedule.NewIndex(schedule.Config{
+			Decoder: c.deps.Decoder,
+			Peek: func(ctx context.Context, from int64, n int) ([]*azservicebus.ReceivedMessage, error) {
+				return peekFrom(ctx, s.Receiver, from, n)
+			},
+		})
+	}
 	c.sources = append(c.sources, added)
 	for n := range max(1, s.Sessions) {
 		l := &loop{source: added, name: fmt.Sprintf("%s %d", s.Entity, n), changed: make(chan struct{}, 1)}
@@ -159,6 +170,11 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	c.dispatch.EndAttemptsWith(work)
 	watch.Go(func() { c.dispatch.Run(watching) })
 	watch.Go(func() { c.watchBacklog(watching) })
+	for _, s := range c.sources {
+		if s.scheduled != nil {
+			watch.Go(func() { c.watchScheduled(watching, s) })
+		}
+	}
 	defer watch.Wait()
 	defer stopWatching()
 

@@ -19,8 +19,8 @@ const (
 )
 
 // DryRun peeks at the messages of the sources, and at new ones, until ctx ends. It logs what a
-// worker would do about each event. It locks and settles nothing, and calls nobody, so it may run
-// beside a worker. It does not know what Graph would answer, and does not deduplicate. It cannot
+// worker would do about each event, messages that are scheduled already included. It locks and
+// settles nothing, and calls nobody, so it may run beside a worker. It does not know what Graph would answer, and does not deduplicate. It cannot
 // peek into sources with sessions, so it skips them, and logs that it does.
 func (c *Consumer) DryRun(ctx context.Context) {
 	c.deps.Health.Report(PartGraph, "") // a dry run does not use it
@@ -77,6 +77,10 @@ func (c *Consumer) resultsDry(m *message) []result {
 	}
 	var results []result
 	for _, item := range items {
+		if isAnnouncement(item) {
+			results = append(results, c.announceDry(m, item))
+			continue
+		}
 		r, _ := c.guard(item)
 		results = append(results, r)
 	}
@@ -91,7 +95,14 @@ func (c *Consumer) recordDry(m *message, r result) {
 		return
 	}
 	if r.reason == "" {
-		c.deps.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", wouldDo(r.item.Event, time.Now())))...)
+		would := wouldDo(r.item.Event, time.Now())
+		switch r.outcome {
+		case scheduled:
+			would = WouldSchedule
+		case withdrawn:
+			would = WouldWithdraw
+		}
+		c.deps.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", would))...)
 		return
 	}
 	c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item),

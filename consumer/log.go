@@ -35,8 +35,14 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 	if !r.account.IsZero() {
 		fields = append(fields, zap.String("account", c.user(r.account)))
 	}
-	if r.outcome == superseded {
-		fields = append(fields, zap.Int64("by", r.event.Result().By.Sequence))
+	if by := r.supersededBy(); by != 0 {
+		fields = append(fields, zap.Int64("by", by))
+	}
+	if at := r.item.Event.TakesEffect; !at.IsZero() {
+		fields = append(fields, zap.Time("takesEffect", at))
+	}
+	if len(r.canceled) > 0 {
+		fields = append(fields, zap.Int64s("canceled", r.canceled))
 	}
 	if a := r.attempt; r.calls > 0 {
 		fields = append(fields,

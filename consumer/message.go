@@ -105,8 +105,12 @@ func (c *Consumer) results(hard context.Context, m *message) (results []result, 
 	if undecodable != nil {
 		results = []result{*undecodable}
 	} else {
+		if !slow && slices.ContainsFunc(items, isAnnouncement) {
+			slow = true
+			locked, stop = c.keepLock(hard, m)
+		}
 		accounts := c.accounts(locked, m, items)
-		results = c.add(m, items, accounts) // guards, and adds to the ledger
+		results = c.add(locked, m, items, accounts) // guards, schedules, and adds to the ledger
 	}
 	c.dispatch.AllAdded(m.entry)
 	c.setWaiting(m)
@@ -114,6 +118,7 @@ func (c *Consumer) results(hard context.Context, m *message) (results []result, 
 		locked, stop = c.keepLock(hard, m)
 	}
 	lockLost, deferred := c.await(locked, m, results)
+	gone = gone || errors.Is(context.Cause(locked), errLockLost)
 	return results, actionFor(results, m, lockLost || gone, deferred)
 }
 
@@ -150,7 +155,11 @@ func (c *Consumer) decode(m *message) ([]event.Item, *result) {
 		r := rejected(event.Item{Err: err})
 		return nil, &r
 	}
-	return m.only(items), nil
+	items = m.only(items)
+	for i := range items {
+		c.checkAge(m, &items[i])
+	}
+	return items, nil
 }
 
 // keysChanged returns a channel that is closed when messages that cannot be judged may be decoded
@@ -187,10 +196,11 @@ func (c *Consumer) decodeLater(locked context.Context, m *message) ([]event.Item
 	}
 }
 
-// add checks each event of the message with guard, and adds the events that may be acted on to the
-// ledger, each user once. accounts are the known accounts of users who are given by name, by the
+// add checks each event of the message with guard, schedules those whose date has not come, and adds
+// the events that are to be acted on now to the ledger, each user once. accounts are the known accounts
+// of users who are given by name, by the
 // users' keys. It returns the results so far. A result that the ledger decides has an event.
-func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event.User) []result {
+func (c *Consumer) add(ctx context.Context, m *message, items []event.Item, accounts map[string]event.User) []result {
 	results := make([]result, len(items))
 	added := make(map[string]*dedupe.Event, len(items))
 	var decided map[int]*dedupe.Event
@@ -201,9 +211,14 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 	if len(items) > 1 { // nearly every message has one event: it needs no map
 		urgent = mostUrgent(items, accounts)
 	}
+	announced := c.announceAll(ctx, m, items, accounts)
 	for i, item := range items {
 		if e := decided[item.Index]; e != nil {
 			results[i] = result{item: item, event: e, decidedBefore: true}
+			continue
+		}
+		if r, ok := announced.results[i]; ok {
+			results[i] = r
 			continue
 		}
 		var passes bool
@@ -218,9 +233,10 @@ func (c *Consumer) add(m *message, items []event.Item, accounts map[string]event
 				most = e
 			}
 			added[key] = m.eventAt(most.Urgency, most.Type)
+			added[key].Stands = announced.stands(key)
 			c.dispatch.Add(key, user, added[key])
 		}
-		results[i] = result{item: item, key: key, event: added[key]}
+		results[i] = result{item: item, key: key, event: added[key], standing: announced.standing[key]}
 		if user != item.Event.User {
 			results[i].account = user
 		}

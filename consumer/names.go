@@ -82,7 +82,9 @@ func (c *Consumer) addResolved(m *message, r *result, all []result) bool {
 			return true
 		}
 	}
+	stands := r.event.Stands
 	r.key, r.event = key, m.eventAt(r.item.Event.Urgency, r.item.Event.Type)
+	r.event.Stands = stands
 	c.dispatch.Add(key, account, r.event)
 	return true
 }

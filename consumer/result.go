@@ -23,6 +23,13 @@ const (
 	// both.
 	superseded   outcome = "superseded"
 	deadLettered outcome = "dead_lettered"
+	// scheduled: a copy of the message waits in Service Bus for the date of the event.
+	scheduled outcome = "scheduled"
+	// withdrawn: the event says that what was announced for the person does not happen.
+	withdrawn outcome = "withdrawn"
+	// outdated: a newer announcement about the person says otherwise, so nobody was called for this
+	// one.
+	outdated outcome = "outdated"
 	// unfinished: the lock was lost, the worker had to stop, the message is deferred, or the event
 	// cannot be judged yet. The message comes again.
 	unfinished outcome = "unfinished"
@@ -40,6 +47,9 @@ type result struct {
 	err           error             // why the event is dead-lettered or unfinished
 	calls         int               // attempts
 	attempt       revoker.Attempt   // the last one
+	standing      *standing         // of an event with a date; nil for all others
+	by            int64             // the sequence number of the announcement that makes it outdated
+	canceled      []int64           // the scheduled messages that were canceled for it
 }
 
 // fromLedger takes the result from the ledger. It reports whether the ledger knows that the
@@ -67,8 +77,19 @@ func (r *result) fromLedger(cause error) (lockLost bool) {
 		return true
 	case dedupe.Undecided:
 		r.outcome, r.err = unfinished, cause
+		if cause == nil && r.standing != nil {
+			r.outcome, r.by, r.err = r.standing.outcome()
+		}
 	}
 	return false
+}
+
+// supersededBy returns the sequence number of the message that stands for this one, or 0.
+func (r *result) supersededBy() int64 {
+	if r.outcome == superseded {
+		return r.event.Result().By.Sequence
+	}
+	return r.by
 }
 
 // allDecided reports whether the ledger has decided each event that was added to it.

@@ -39,7 +39,7 @@ func actionFor(results []result, m *message, lockLost, deferred bool) action {
 	todo := complete
 	for _, r := range results {
 		switch {
-		case r.outcome == unfinished && deferred:
+		case r.outcome == unfinished && (deferred || errors.Is(r.err, errNotScheduled)):
 			return deferral
 		case r.outcome == unfinished && errors.Is(r.err, errSessionOver), r.isNotYet() && m.session != nil:
 			return leave // closing the session returns the message, and counts no failed delivery

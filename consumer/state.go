@@ -37,13 +37,14 @@ func healthPart(entity string, sources int) string {
 // a counter that did not exist before.
 func (c *Consumer) countFromZero() {
 	for _, s := range c.sources {
-		for _, o := range []outcome{revoked, covered, superseded, unfinished} {
+		for _, o := range []outcome{revoked, covered, superseded, unfinished, scheduled, withdrawn, outdated} {
 			c.deps.Metrics.Events.WithLabelValues(s.Entity, string(o), "")
 		}
 		for _, g := range deadletter.Guides() {
 			c.deps.Metrics.Events.WithLabelValues(s.Entity, string(deadLettered), string(g.Reason))
 		}
 		c.deps.Metrics.Deferred.WithLabelValues(s.Entity)
+		c.deps.Metrics.Scheduled.WithLabelValues(s.Entity)
 	}
 	for _, a := range []action{complete, deadLetter, abandon, deferral} {
 		c.deps.Metrics.Settlements.WithLabelValues(string(a), "ok")

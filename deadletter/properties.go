@@ -21,8 +21,8 @@ import (
 //   - Properties about a failure: only on a dead letter whose reason is one of ours. The worker
 //     overwrites all of them when it dead-letters a message (Overwrite). A message that Service Bus
 //     dead-letters itself has a reason of the broker's, which replaces the producer's.
-//   - Properties about a replay: only all of them together, and only if they are well formed. The
-//     indexes of the events to act on count only for the exact body that they were written for. A
+//   - Properties about a replay, and those about a schedule: only all of them together, and only if
+//     they are well formed. The indexes of the events to act on count only for the exact body that they were written for. A
 //     producer can still forge all of this and gains nothing: the producer could have left out the
 //     other events, and the log of each decision names the run that the message claims.
 //   - Properties of package sanitizer: always. It works on the connection and removes everyone
@@ -106,7 +106,9 @@ var aboutFailure = []string{
 // aboutReplay are the properties that a replay or import always writes. aboutOnly are those that it
 // adds if only some of the events are meant.
 var (
-	aboutReplay = []string{PropertyReplays, PropertyRun, PropertyReplayedAt, PropertyReplayedBy, PropertyOriginalID}
+	aboutReplay = []string{
+		PropertyReplays, PropertyRun, PropertyReplayedAt, PropertyReplayedBy, PropertyOriginalID, PropertyFirstEnqueued,
+	}
 	aboutOnly   = []string{PropertyOnly, PropertyOnlyOf}
 )
 
@@ -132,8 +134,16 @@ func Property(m *azservicebus.ReceivedMessage, name string) string {
 // begin like ours. Nobody reads those, and everything written must fit into one AMQP frame.
 func Overwrite(m *azservicebus.ReceivedMessage, written map[string]any) map[string]any {
 	lists := [][]string{aboutFailure, aboutOnly}
-	if _, ok := ReadReplays(m); !ok {
-		lists = append(lists, aboutReplay)
+	_, replayed := ReadReplays(m)
+	_, scheduled := ReadSchedule(m)
+	if !replayed {
+		lists = append(lists, aboutReplay[:len(aboutReplay)-1])
+	}
+	if !scheduled {
+		lists = append(lists, aboutSchedule[:len(aboutSchedule)-1])
+	}
+	if !replayed && !scheduled {
+		lists = append(lists, []string{PropertyFirstEnqueued})
 	}
 	for _, names := range lists {
 		for _, name := range names {
@@ -147,13 +157,15 @@ func Overwrite(m *azservicebus.ReceivedMessage, written map[string]any) map[stri
 }
 
 // Only returns the indexes of the events to act on, if a replay sent the message for some of its
-// events. Otherwise it returns nil, which means all events.
+// events, or the worker scheduled it for one. Otherwise it returns nil, which means all events.
 func Only(m *azservicebus.ReceivedMessage) []int {
 	list := Property(m, PropertyOnly)
 	if list == "" {
 		return nil // the usual case, which costs no hash
 	}
-	if _, ok := ReadReplays(m); !ok || Property(m, PropertyOnlyOf) != digest(Content(m).Body) {
+	_, replayed := ReadReplays(m)
+	_, scheduled := ReadSchedule(m)
+	if !replayed && !scheduled || Property(m, PropertyOnlyOf) != digest(Content(m).Body) {
 		return nil
 	}
 	return Indexes(list)
@@ -173,6 +185,9 @@ type Replays struct {
 	Run, By, At string
 	// OriginalID is the MessageID before the first replay.
 	OriginalID string
+	// FirstEnqueued is when the message was enqueued that the producer sent. It is zero if the replay
+	// did not say.
+	FirstEnqueued time.Time
 }
 
 // ReadReplays reads what a replay or import has written. ok is false if any part is missing or
@@ -180,7 +195,7 @@ type Replays struct {
 func ReadReplays(m *azservicebus.ReceivedMessage) (r Replays, ok bool) {
 	r = Replays{
 		Run: Property(m, PropertyRun), By: Property(m, PropertyReplayedBy), At: Property(m, PropertyReplayedAt),
-		OriginalID: Property(m, PropertyOriginalID),
+		OriginalID: Property(m, PropertyOriginalID), FirstEnqueued: readFirstEnqueued(m),
 	}
 	if uuid.Validate(r.Run) != nil || len(r.By) > MaxBy || len(r.OriginalID) > maxID {
 		return Replays{}, false
@@ -205,15 +220,22 @@ func (r Replays) Write(m *azservicebus.AMQPAnnotatedMessage, only []int) {
 	set[PropertyRun] = r.Run
 	set[PropertyReplayedAt] = r.At
 	set[PropertyReplayedBy] = r.By
-	if len(only) == 0 {
-		return
+	if !r.FirstEnqueued.IsZero() {
+		set[PropertyFirstEnqueued] = r.FirstEnqueued.UTC().Format(time.RFC3339Nano)
 	}
+	if len(only) > 0 {
+		writeOnly(m, only)
+	}
+}
+
+// writeOnly adds the indexes of the only events to act on.
+func writeOnly(m *azservicebus.AMQPAnnotatedMessage, only []int) {
 	indexes := make([]string, len(only))
 	for i, n := range only {
 		indexes[i] = strconv.Itoa(n)
 	}
-	set[PropertyOnly] = strings.Join(indexes, ",")
-	set[PropertyOnlyOf] = digest(bytes.Join(m.Body.Data, nil))
+	m.ApplicationProperties[PropertyOnly] = strings.Join(indexes, ",")
+	m.ApplicationProperties[PropertyOnlyOf] = digest(bytes.Join(m.Body.Data, nil))
 }
 
 // NotBelieved returns the properties of a dead letter that begin like ours but cannot be ours: a
@@ -250,11 +272,16 @@ func believedNames(m *azservicebus.ReceivedMessage) map[string]bool {
 	if m.DeadLetterReason != nil && IsOurs(*m.DeadLetterReason) {
 		believe(aboutFailure)
 	}
-	if _, ok := ReadReplays(m); ok {
+	_, replayed := ReadReplays(m)
+	if replayed {
 		believe(aboutReplay)
-		if len(Only(m)) > 0 {
-			believe(aboutOnly)
-		}
+	}
+	_, scheduled := ReadSchedule(m)
+	if scheduled {
+		believe(aboutSchedule)
+	}
+	if (replayed || scheduled) && len(Only(m)) > 0 {
+		believe(aboutOnly)
 	}
 	return names
 }

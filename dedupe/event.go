@@ -32,6 +32,7 @@ package dedupe
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -80,6 +81,10 @@ type Event struct {
 	// volume guard counts.
 	Urgency int
 	Kind    string
+	// Stands reports whether the event still asks for an attempt. It is called just before each one,
+	// by whoever makes the attempt, and may take until ctx ends. If it is nil, the event always does.
+	// An event that may stop to stand supersedes no other.
+	Stands func(ctx context.Context) bool
 	// Tag is for the caller's use; the ledger keeps it.
 	Tag any
 
@@ -197,7 +202,7 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Message.Lock.valid(now), e.Message.deferring:
+	case !e.Message.Lock.valid(now), e.Message.deferring, e.Stands != nil:
 		return false
 	case e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
 		return false

@@ -167,6 +167,19 @@ func (w *Work) SetFailing() {
 	w.refreshPending()
 }
 
+// Unsure returns the pending events that may not stand any more. The caller asks each of them before
+// Start, and removes from the ledger those that do not.
+func (w *Work) Unsure() (unsure []*Event) {
+	w.ledger.mu.Lock()
+	defer w.ledger.mu.Unlock()
+	for _, e := range w.pending {
+		if e.Stands != nil {
+			unsure = append(unsure, e)
+		}
+	}
+	return unsure
+}
+
 // Start starts an attempt for the pending events. It returns false if no event waits any more. Then
 // no attempt must be made, and the Work is over.
 func (w *Work) Start() bool {

@@ -101,6 +101,7 @@ func (d *Dispatcher) series(w *dedupe.Work, user event.User, ticket int) *series
 // must follow. Otherwise again reports whether some event of the user is still undecided.
 func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *permit, lease *coordination.Lease) (again, decided bool) {
 	var e ending
+	d.removeFallen(w)
 	if !w.Start() {
 		e = s.notStarted(p)
 	} else if err := Refuse(d.deps.Protected, user); err != nil {
@@ -130,6 +131,21 @@ func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *perm
 		}
 	}
 	return again, true
+}
+
+// standsWithin bounds the question whether an event still stands.
+const standsWithin = 5 * time.Second
+
+// removeFallen removes the user's pending events that do not ask for an attempt any more: a date that
+// was withdrawn while its event waited for its turn.
+func (d *Dispatcher) removeFallen(w *dedupe.Work) {
+	for _, e := range w.Unsure() {
+		ctx, cancel := context.WithTimeout(d.hard, standsWithin)
+		if !e.Stands(ctx) {
+			d.ledger.Remove(w.Key(), e)
+		}
+		cancel()
+	}
 }
 
 // apply observes an ending and, if the ending decides the events of the attempt, ends the attempt

@@ -47,6 +47,9 @@ type Letter struct {
 	ReplayedBy string `json:"replayedBy,omitempty"`
 	ReplayedAt string `json:"replayedAt,omitempty"`
 	OriginalID string `json:"originalMessageId,omitempty"`
+	// FirstEnqueued is when the message was enqueued before its first replay, or before the worker
+	// scheduled it. It is zero if Enqueued is that time.
+	FirstEnqueued time.Time `json:"firstEnqueued,omitzero"`
 	// Status, Code, RequestID and ClientRequestID are from Graph's last answer.
 	Status          string `json:"graphStatus,omitempty"`
 	Code            string `json:"graphCode,omitempty"`
@@ -72,6 +75,14 @@ func (l Letter) firstID() string {
 		return l.OriginalID
 	}
 	return l.MessageID
+}
+
+// firstEnqueued returns when the message was enqueued for the first time.
+func (l Letter) firstEnqueued() time.Time {
+	if !l.FirstEnqueued.IsZero() {
+		return l.FirstEnqueued
+	}
+	return l.Enqueued
 }
 
 // toActOn returns the indexes of the events that a replay is for: those that failed, or, if nobody
@@ -110,6 +121,9 @@ func (q *Queue) newLetter(m *azservicebus.ReceivedMessage) Letter {
 	}
 	if r, ok := deadletter.ReadReplays(m); ok {
 		l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt, l.OriginalID = r.Count, r.Run, r.By, r.At, r.OriginalID
+	}
+	if first := deadletter.FirstEnqueued(m); first.Before(l.Enqueued) {
+		l.FirstEnqueued = first
 	}
 	l.NotBelieved = deadletter.NotBelieved(m)
 	for name, value := range l.NotBelieved {

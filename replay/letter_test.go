@@ -194,8 +194,9 @@ func TestRecordIsImportedUnchanged(t *testing.T) {
 		want := properties
 		for name, value := range map[string]string{
 			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: "run",
-			deadletter.PropertyReplayedBy: "me",
-			deadletter.PropertyReplayedAt: time.Now().UTC().Format(time.RFC3339),
+			deadletter.PropertyReplayedBy:    "me",
+			deadletter.PropertyFirstEnqueued: record.Letter.Enqueued.Format(time.RFC3339Nano),
+			deadletter.PropertyReplayedAt:    time.Now().UTC().Format(time.RFC3339),
 		} {
 			want[name] = value
 		}

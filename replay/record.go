@@ -16,6 +16,7 @@ import (
 	"github.com/Azure/go-amqp"
 	"github.com/google/uuid"
 
+	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/event"
 )
 
@@ -73,7 +74,7 @@ func NewRecord(f Found) (Record, error) {
 		r.TimeToLive = raw.Header.TTL.String()
 	}
 	for name, value := range raw.ApplicationProperties {
-		if isProducers(name) {
+		if deadletter.IsProducers(name) {
 			r.Properties[name] = typedOut(value)
 		}
 	}
@@ -197,7 +198,7 @@ func (r Record) Message(run Run) (*azservicebus.AMQPAnnotatedMessage, error) {
 		}
 	}
 	for name, value := range r.Properties {
-		if !isProducers(name) {
+		if !deadletter.IsProducers(name) {
 			continue
 		}
 		if m.ApplicationProperties[name], err = typedIn(value); err != nil {

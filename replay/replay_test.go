@@ -51,8 +51,9 @@ func TestReplayChangesOnlyTheIDAndWhatMadeItADeadLetter(t *testing.T) {
 		}
 		want := map[string]any{
 			deadletter.PropertyOriginalID: "original", deadletter.PropertyReplays: "1", deadletter.PropertyRun: run.ID,
-			deadletter.PropertyReplayedBy: "ada@desk",
-			deadletter.PropertyReplayedAt: got.ApplicationProperties[deadletter.PropertyReplayedAt],
+			deadletter.PropertyReplayedBy:    "ada@desk",
+			deadletter.PropertyFirstEnqueued: time.Now().UTC().Truncate(time.Second).Format(time.RFC3339),
+			deadletter.PropertyReplayedAt:    got.ApplicationProperties[deadletter.PropertyReplayedAt],
 		}
 		maps.Copy(want, sent.ApplicationProperties)
 		if when, ok := got.ApplicationProperties["time"].(time.Time); !ok || !when.Equal(at) {

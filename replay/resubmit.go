@@ -2,7 +2,6 @@ package replay
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -31,20 +30,7 @@ func NewRun(by string) Run {
 // stand-in without its body.
 func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 	now := time.Now().UTC()
-	raw := found.Message.RawAMQPMessage
-	m := &azservicebus.AMQPAnnotatedMessage{
-		Body:                  raw.Body,
-		Footer:                raw.Footer,
-		Header:                resubmitHeader(raw.Header),
-		MessageAnnotations:    resubmitAnnotations(raw.MessageAnnotations),
-		Properties:            resubmitProperties(raw.Properties, now),
-		ApplicationProperties: map[string]any{},
-	}
-	for name, value := range raw.ApplicationProperties {
-		if isProducers(name) {
-			m.ApplicationProperties[name] = value
-		}
-	}
+	m := deadletter.Copy(found.Message, now)
 	r.label(m, found.Letter, found.toActOn(), now)
 	return m
 }
@@ -53,55 +39,10 @@ func (r Run) Resubmit(found Found) *azservicebus.AMQPAnnotatedMessage {
 // the only events to act on, if not all.
 func (r Run) label(m *azservicebus.AMQPAnnotatedMessage, l Letter, only []int, now time.Time) {
 	replays := deadletter.Replays{
-		Count: max(0, l.Replays) + 1, Run: r.ID, By: r.By, At: now.Format(time.RFC3339), OriginalID: l.firstID(),
+		Count: max(0, l.Replays) + 1, Run: r.ID, By: r.By, At: now.Format(time.RFC3339),
+		OriginalID: l.firstID(), FirstEnqueued: l.firstEnqueued(),
 	}
 	replays.Write(m, only)
-}
-
-// isProducers reports whether a property is sent again: it is neither ours nor one that Service Bus
-// writes into a dead letter.
-func isProducers(name string) bool {
-	return !deadletter.Reserved(name) && name != "DeadLetterReason" && name != "DeadLetterErrorDescription"
-}
-
-// resubmitHeader resets the delivery count.
-func resubmitHeader(old *azservicebus.AMQPAnnotatedMessageHeader) *azservicebus.AMQPAnnotatedMessageHeader {
-	if old == nil {
-		return nil
-	}
-	header := *old
-	header.DeliveryCount = 0
-	return &header
-}
-
-// resubmitAnnotations keeps the producer's annotations and the partition key. The others belong to
-// the broker: the sequence number, enqueued time, schedule, and so on.
-func resubmitAnnotations(old map[any]any) map[any]any {
-	kept := map[any]any{}
-	for key, value := range old {
-		if name, ok := key.(string); ok && strings.HasPrefix(name, "x-opt-") && name != "x-opt-partition-key" {
-			continue
-		}
-		kept[key] = value
-	}
-	return kept
-}
-
-// resubmitProperties sets a new id. If the properties hold an expiry, the same lifetime begins now.
-func resubmitProperties(old *azservicebus.AMQPAnnotatedMessageProperties, now time.Time) *azservicebus.AMQPAnnotatedMessageProperties {
-	properties := azservicebus.AMQPAnnotatedMessageProperties{}
-	if old != nil {
-		properties = *old
-	}
-	if created, expires := properties.CreationTime, properties.AbsoluteExpiryTime; expires != nil {
-		properties.AbsoluteExpiryTime = nil
-		if created != nil {
-			properties.AbsoluteExpiryTime = new(now.Add(expires.Sub(*created)))
-			properties.CreationTime = &now
-		}
-	}
-	properties.MessageID = uuid.NewString()
-	return &properties
 }
 
 // batchKey returns what all messages of one batch must have in common: Service Bus applies the

@@ -66,6 +66,7 @@ func TestLetterDoesNotBelieveAProducersProperties(t *testing.T) {
 		fine := map[string]any{
 			deadletter.PropertyReplays: "1", deadletter.PropertyRun: run.ID, deadletter.PropertyReplayedBy: "ada@desk",
 			deadletter.PropertyReplayedAt: got[deadletter.PropertyReplayedAt], deadletter.PropertyOriginalID: letter.MessageID,
+			deadletter.PropertyFirstEnqueued: letter.Enqueued.Format(time.RFC3339Nano),
 		}
 		if !reflect.DeepEqual(got, fine) {
 			t.Errorf("sent again with %v, want %v", got, fine)

@@ -30,6 +30,8 @@ type Metrics struct {
 	Canaries *prometheus.CounterVec
 	// Deferred is the number of messages that this process has deferred, by source.
 	Deferred *prometheus.GaugeVec
+	// Scheduled is the number of scheduled messages that this process knows of, by source.
+	Scheduled *prometheus.GaugeVec
 	// InFlight is the number of messages that this process holds locked.
 	InFlight prometheus.Gauge
 	// Settlements counts settlements by action (complete, dead_letter, abandon) and result (ok,
@@ -262,6 +264,10 @@ func NewMetrics(version, commit string) *Metrics {
 		Deferred: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "messages_deferred", Help: "Messages that this process has deferred in Service Bus, by source.",
 		}, []string{"source"}),
+		Scheduled: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Name: "messages_scheduled",
+			Help: "Messages that wait in Service Bus for their date, by source, as this process last saw them; every replica sees all.",
+		}, []string{"source"}),
 		InFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: ns, Name: "messages_in_flight", Help: "Messages that this process holds locked.",
 		}),
@@ -317,7 +323,8 @@ func NewMetrics(version, commit string) *Metrics {
 	})
 	build.Set(1)
 	m.Registry.MustRegister(
-		m.Events, m.GraphCalls, m.Lookups, m.Canaries, m.Deferred, m.InFlight, m.Settlements, m.Renewals, m.LocksLost, m.Latency,
+		m.Events, m.GraphCalls, m.Lookups, m.Canaries, m.Deferred, m.Scheduled, m.InFlight, m.Settlements, m.Renewals,
+		m.LocksLost, m.Latency,
 		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.TransmitterKeys, m.TransmitterKeysStale,
 		m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
