@@ -110,6 +110,10 @@ type settings struct {
 	sessions                 int  // the maximum number of sessions that are locked at once; 0 if the queue has none
 	coordinator              *coordination.Store
 	decoder                  consumer.Decoder // instead of one for the worker's own forms
+	horizon, maxAge          time.Duration // horizon lets the worker schedule
+	wrapScheduler            func(consumer.Scheduler) consumer.Scheduler
+	queueTTL                 time.Duration
+	duplicateWindow          time.Duration
 }
 
 func defaulted[T comparable](v, fallback T) T {
@@ -134,7 +138,8 @@ func newWorld(t *testing.T, s settings) *world {
 	var err error
 	w.broker, err = servicebus.New(servicebus.Config{
 		Queues: []servicebus.QueueConfig{{
-			Name: queue, RequiresSession: s.sessions > 0,
+			Name: queue, RequiresSession: s.sessions > 0, DefaultTTL: s.queueTTL, DeadLetterOnExpiration: true,
+			DuplicateWindow: s.duplicateWindow,
 			LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}, {
 			Name: urgent, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
@@ -195,6 +200,12 @@ func newWorld(t *testing.T, s settings) *world {
 		receiver = s.wrap(receiver)
 	}
 	sources := []consumer.Source{{Entity: queue, Receiver: receiver}}
+	if s.horizon > 0 {
+		sources[0].Scheduler = w.sender
+		if s.wrapScheduler != nil {
+			sources[0].Scheduler = s.wrapScheduler(w.sender)
+		}
+	}
 	if s.sessions > 0 {
 		sources = []consumer.Source{{Entity: queue, Sessions: s.sessions, Accept: func(ctx context.Context) (consumer.Session, error) {
 			w.accepts.Add(1)
@@ -231,6 +242,7 @@ func newWorld(t *testing.T, s settings) *world {
 		Concurrency: defaulted(s.concurrency, 4), MaxInFlight: defaulted(s.maxInFlight, 16),
 		Dedupe: dedupe.Config{Window: time.Minute, SkewMargin: 5 * time.Second, Remember: time.Hour, MaxUsers: 10000},
 		Lock:   defaulted(s.lock, time.Minute), SettleTimeout: 10 * time.Second, DrainTimeout: defaulted(s.drain, 25*time.Second),
+		Horizon: s.horizon, MaxAge: s.maxAge,
 		CanaryUser: s.canary, HashUsers: s.hashUsers, Volume: s.volume, ReadRelease: s.release,
 		Retry: defaulted(s.retry, retry.Policy{
 			MaxAttempts: 4, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: time.Hour, LaggingFor: 30 * time.Second,
