@@ -76,7 +76,8 @@ type Decision struct {
 // before it acts, one for each user that it called Graph for, and one at its end.
 type Operation struct {
 	Time time.Time `json:"time"`
-	// Command is the command: "revoke", "dlq replay", "dlq purge", "dlq import", "guard release".
+	// Command is the command: "revoke", "dlq replay", "dlq purge", "dlq import", "guard release",
+	// "scheduled cancel", "scheduled now".
 	Command string `json:"command"`
 	// Run joins the records of one run, and the messages that it sent (revoker-replay-run).
 	Run string `json:"run"`

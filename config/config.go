@@ -113,13 +113,15 @@ type Consumer struct {
 
 // Events configures which events are accepted, and how producers' messages become events.
 type Events struct {
-	Types            []string `key:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
-	Presets          []string `key:"presets" default:"all"`
-	Mappings         []string `key:"mappings"`
-	AllowedDomains   []string `key:"allowed_domains"`
-	TimeZone         string   `key:"time_zone" default:"UTC"`
-	ResolveDevices   bool     `key:"resolve_devices" default:"false"`
-	TransmittersFile string   `key:"transmitters_file"`
+	Types            []string      `key:"types" default:"device.stolen,device.lost,user.compromised,user.offboarded"`
+	Presets          []string      `key:"presets" default:"all"`
+	Mappings         []string      `key:"mappings"`
+	AllowedDomains   []string      `key:"allowed_domains"`
+	TimeZone         string        `key:"time_zone" default:"UTC"`
+	ResolveDevices   bool          `key:"resolve_devices" default:"false"`
+	TransmittersFile string        `key:"transmitters_file"`
+	Horizon          time.Duration `key:"horizon" default:"2160h" min:"0s" max:"8784h"`
+	MaxAge           time.Duration `key:"max_age" default:"0s" min:"0s" max:"87840h"`
 }
 
 // Guard configures whose sessions are never revoked, and how many users are too many.

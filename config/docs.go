@@ -147,6 +147,15 @@ var descriptions = map[string]string{
 	"events.time_zone": "" +
 		"IANA name of the time zone of times that have none in producers' messages, for " +
 		"example America/Chicago. A mapping can have its own.",
+	"events.horizon": "" +
+		"How far ahead the date of an event may lie (effectiveTime). Until then a copy of the " +
+		"message waits in Service Bus; a later date is dead-lettered as TooFarAhead. Scheduling " +
+		"needs the right to send to the queue, and is not possible for subscriptions and " +
+		"sessions. 0 schedules nothing.",
+	"events.max_age": "" +
+		"How long before it was sent an event may have happened (its time, or its effectiveTime " +
+		"if that is later). An older one is dead-lettered as TooOld: a backfill must not sign " +
+		"people out again. How long a message waits in the queue does not count. 0 is no limit.",
 	"events.transmitters_file": "" +
 		"YAML file with the transmitters whose Security Event Tokens are accepted: their " +
 		"issuers, audiences, keys, and which of their events sign people out " +

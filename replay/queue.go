@@ -13,6 +13,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/schedule"
 	"github.com/session-revoker/session-revoker/servicebus"
 )
 
@@ -60,7 +61,7 @@ type Queue struct {
 	// Timeout limits one request to Service Bus. The default is 12 s.
 	Timeout time.Duration
 
-	deferred bool // the messages are deferred messages of the entity itself
+	deferred bool // the messages are deferred or scheduled messages of the entity itself
 }
 
 const (
@@ -116,6 +117,20 @@ func (q *Queue) FindDeferred(ctx context.Context, f Filter) iter.Seq2[Found, err
 	mine := *q
 	mine.deferred = true
 	return mine.scan(ctx, f, func(m *azservicebus.ReceivedMessage) bool { return m.State == azservicebus.MessageStateDeferred })
+}
+
+// FindScheduled peeks at the messages that the worker has scheduled, as FindDeferred does at those that
+// it has deferred. It picks none without a Decoder.
+func (q *Queue) FindScheduled(ctx context.Context, f Filter) iter.Seq2[Found, error] {
+	mine := *q
+	mine.deferred = true
+	return mine.scan(ctx, f, func(m *azservicebus.ReceivedMessage) bool {
+		if q.Decoder == nil {
+			return false
+		}
+		_, ok := schedule.Read(m, q.Decoder)
+		return ok
+	})
 }
 
 // scan peeks at the messages that both picks and the filter pick.

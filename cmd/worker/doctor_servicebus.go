@@ -129,12 +129,18 @@ func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Cl
 	f.ok(entity+": receive", "can receive")
 	if topic, _, ok := config.SplitSubscription(entity); ok {
 		f.ok(entity+": replay", "choose with --to where to replay dead letters, %s for example", topic)
+		checkSchedule(cfg, entity, "a subscription", nil, f)
 		return true
 	}
 	sender, err := client.NewSender(entity, nil)
 	if err == nil {
 		err = tryToSend(ctx, sender)
 	}
+	without := ""
+	if cfg.ServiceBus.Sessions > 0 {
+		without = "an entity with sessions"
+	}
+	checkSchedule(cfg, entity, without, err, f)
 	if err != nil {
 		f.warn(entity+": replay",
 			"operators who replay need the role 'Azure Service Bus Data Sender', or a key with Send; the worker does not",
@@ -143,6 +149,23 @@ func checkEntity(ctx context.Context, cfg config.Config, client *azservicebus.Cl
 	}
 	f.ok(entity+": replay", "can send")
 	return true
+}
+
+// checkSchedule says whether the worker can schedule events that take effect later. without is what
+// cannot schedule at all, and sends is the result of an attempt to send.
+func checkSchedule(cfg config.Config, entity, without string, sends error, f *findings) {
+	name := entity + ": schedule"
+	switch {
+	case cfg.Events.Horizon == 0:
+	case without != "":
+		f.ok(name, "%s cannot schedule: an event that takes effect later is dead-lettered as TooFarAhead (docs/scheduling.md)", without)
+	case sends != nil:
+		f.warn(name, "give the worker's identity the role 'Azure Service Bus Data Sender' on this queue, or its key Send; "+
+			"or, if no event announces a later date, set events.horizon to 0",
+			"cannot send: %s: an event that takes effect later would wait deferred", detail(sends))
+	default:
+		f.ok(name, "can schedule events up to %s ahead", cfg.Events.Horizon)
+	}
 }
 
 // checkEntitySettings checks the settings, if the identity may read them, and the clock of Service

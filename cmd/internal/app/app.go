@@ -146,6 +146,8 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 		SettleTimeout: cfg.Consumer.SettleTimeout,
 		DrainTimeout:  cfg.Consumer.DrainTimeout,
 		HashUsers:     cfg.Log.HashUsers,
+		Horizon:       cfg.Events.Horizon,
+		MaxAge:        cfg.Events.MaxAge,
 		Volume: guard.VolumeConfig{
 			Kinds: cfg.Events.Types, Max: cfg.Guard.MaxUsers, Window: cfg.Guard.Window, Observe: cfg.Guard.Mode == "observe",
 		},
@@ -265,6 +267,28 @@ func (w *Worker) watchProtected(ctx context.Context) {
 	})
 }
 
+// sendCheck bounds the question whether the worker may send to its queues.
+const sendCheck = 30 * time.Second
+
+// checkScheduling logs whether the worker may schedule events in its queues. Without this, nobody
+// would notice before the first event with a later date.
+func (w *Worker) checkScheduling(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, sendCheck)
+	defer cancel()
+	for _, s := range w.sources {
+		sender, ok := s.Scheduler.(*azservicebus.Sender)
+		if !ok {
+			continue
+		}
+		_, err := sender.NewMessageBatch(ctx, nil) // opens the link, and sends nothing
+		if sb, ok := errors.AsType[*azservicebus.Error](err); ok && sb.Code == azservicebus.CodeUnauthorizedAccess {
+			w.log.Warn("this identity may not send to the queue, so an event that takes effect later would wait deferred until it may",
+				zap.String("source", s.Entity), zap.String("todo", "give it the role 'Azure Service Bus Data Sender' on the queue, "+
+					"or its key Send; or set events.horizon to 0, which dead-letters such events"))
+		}
+	}
+}
+
 // OpsAddress returns the address of /healthz, /readyz, and /metrics, or "" if there is none.
 func (w *Worker) OpsAddress() string {
 	if w.ops == nil {
@@ -316,6 +340,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	if w.store != nil {
 		watch.Go(func() { w.store.Watch(watching) })
 	}
+	watch.Go(func() { w.checkScheduling(watching) })
 	unfinished := 0
 	if w.cfg.Consumer.DryRun {
 		w.log.Warn("dry run: nothing is locked, called or settled")

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -58,8 +59,8 @@ func ServiceBusToken(ctx context.Context, cfg config.Config) (azcore.AccessToken
 	return servicebus.Token(ctx, credential)
 }
 
-// newSources makes the Service Bus client, and a receiver for each entity without sessions. It
-// dials nothing yet.
+// newSources makes the Service Bus client, a receiver for each entity without sessions, and a sender
+// where events can be scheduled. It dials nothing yet.
 func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, error) {
 	client, err := NewServiceBus(cfg)
 	if err != nil {
@@ -75,7 +76,15 @@ func newSources(cfg config.Config) (*azservicebus.Client, []consumer.Source, err
 		if err != nil {
 			return nil, nil, err
 		}
-		sources = append(sources, consumer.Source{Entity: entity, Receiver: receiver})
+		source := consumer.Source{Entity: entity, Receiver: receiver}
+		if _, _, isSubscription := config.SplitSubscription(entity); !isSubscription && cfg.Events.Horizon > 0 {
+			sender, err := client.NewSender(entity, nil)
+			if err != nil {
+				return nil, nil, fmt.Errorf("make the sender to %q: %w", entity, err)
+			}
+			source.Scheduler = sender
+		}
+		sources = append(sources, source)
 	}
 	return client, sources, nil
 }

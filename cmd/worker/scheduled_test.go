@@ -1,0 +1,85 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+)
+
+// announce sends an event of a user with a date.
+func (c *cloud) announce(i int, version, effective time.Time, more string) {
+	c.t.Helper()
+	c.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"user.offboarded","userId":%q,"source":"hr","time":%q,"effectiveTime":%q%s}`,
+		id(i), version.UTC().Format(time.RFC3339), effective.UTC().Format(time.RFC3339), more))})
+}
+
+func TestScheduledListShowCancelNow(t *testing.T) {
+	c := newCloud(t, 4, time.Minute)
+	c.command("", "scheduled", "list").want(t, 0, "No scheduled messages.")
+	c.command("", "scheduled", "list", "-o", "json").want(t, 0, "[]")
+	c.start()
+	now := time.Now()
+	effective := now.Add(48 * time.Hour).Truncate(time.Second)
+	for i := range 3 {
+		c.announce(i, now.Add(-time.Hour), effective, "")
+	}
+	c.announce(3, now.Add(-time.Hour), effective, `,"withdrawn":true`)
+	c.until("the worker to schedule them", func() bool { k := c.counts(); return k.Scheduled == 4 && k.Active == 0 })
+
+	list := c.command("", "scheduled", "list")
+	list.want(t, 0, "TAKES EFFECT", id(0), id(1), id(2), "user.offboarded", "native", "withdrawn, kept until")
+	one := c.command("", "scheduled", "list", "--user", id(1), "-o", "ndjson")
+	one.want(t, 0)
+	var got struct {
+		SequenceNumber int64
+		EffectiveTime  time.Time
+		Users          []string
+		Mapping        string
+	}
+	if err := json.Unmarshal([]byte(one.stdout), &got); err != nil || !got.EffectiveTime.Equal(effective) || got.Mapping != "native" {
+		t.Fatalf("%v: %s", err, one.stdout)
+	}
+	number := func(i int) string {
+		out := c.command("", "scheduled", "list", "--user", id(i), "-o", "ndjson")
+		if err := json.Unmarshal([]byte(out.stdout), &got); err != nil {
+			t.Fatalf("%v: %s", err, out.stdout)
+		}
+		return strconv.FormatInt(got.SequenceNumber, 10)
+	}
+	c.command("", "scheduled", "show", number(0)).want(t, 0, "Takes effect", id(0), `"effectiveTime"`)
+	c.command("", "scheduled", "show", "9999").want(t, 5, "no scheduled message")
+	c.command("", "scheduled", "show", "x").want(t, 2, "not a sequence number")
+	c.command("", "scheduled", "cancel").want(t, 2)
+	c.command("", "scheduled", "cancel", "9999", "--yes").want(t, 5, "no scheduled message")
+
+	log := filepath.Join(t.TempDir(), "audit.ndjson")
+	c.command("", "scheduled", "cancel", number(0), "--dry-run").want(t, 0, id(0), "Would be canceled: 1 scheduled message")
+	c.command("n\n", "scheduled", "cancel", number(0)).want(t, 1, "nothing was changed")
+	if k := c.counts(); k.Scheduled != 4 {
+		t.Fatalf("%+v: something was canceled", k)
+	}
+	c.command("y\n", "scheduled", "cancel", number(0), "--audit.file="+log, "--why", "stays").want(t, 0, "1 scheduled message canceled")
+	c.command("", "scheduled", "now", number(3), "--yes").want(t, 1, "nobody to sign out")
+	c.command("", "scheduled", "now", number(1), "--yes", "--audit.file="+log).want(t, 0, "brought forward")
+	c.until("the call", func() bool { return c.revoked(4) == 1 })
+	if k := c.counts(); k.Scheduled != 2 {
+		t.Errorf("%+v, want those of two people scheduled", k)
+	}
+	records, err := os.ReadFile(strings.Replace(log, "audit.", "audit-operators.", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"command":"scheduled cancel"`, `"command":"scheduled now"`, `"why":"stays"`, `"canceled":1`, `"sent":1`} {
+		if !strings.Contains(string(records), want) {
+			t.Errorf("the audit log lacks %s: %s", want, records)
+		}
+	}
+	c.command("", "scheduled", "list", "--servicebus.queue=nowhere").want(t, 5, "no such queue")
+}
