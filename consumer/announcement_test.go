@@ -323,7 +323,7 @@ func TestWithdrawalWinsWhileTheCallIsDelayed(t *testing.T) {
 		w.send(announcing("leaves", announced{who: ada, version: start, effective: effective}))
 		time.Sleep(time.Until(effective.Add(-time.Minute)))
 		mend := w.graph.Inject(graph.Fault{Status: 503})
-		w.send(announcing("stolen", announced{who: grace})) // opens the breaker
+		w.send(announcing("stolen", announced{who: grace}))     // opens the breaker
 		time.Sleep(time.Until(effective.Add(10 * time.Minute))) // the message is active, and waits for Graph
 		tried := len(w.calls(ada))
 		w.send(announcing("stays", announced{who: ada, version: start.Add(time.Minute), withdrawn: true}))
@@ -548,4 +548,3 @@ func TestDryRunSaysWhatItWouldSchedule(t *testing.T) {
 		}
 	})
 }
-

@@ -56,7 +56,7 @@ type source struct {
 	rank          int    // 0 is the most urgent
 	part          string // of telemetry.Health
 	slots         slots
-	room          *waitingRoom // nil where messages cannot be deferred
+	room          *waitingRoom    // nil where messages cannot be deferred
 	scheduled     *schedule.Index // nil where nothing can be scheduled
 	decidedEvents decidedEvents
 	large         *largeBodies

@@ -140,7 +140,7 @@ func newWorld(t *testing.T, s settings) *world {
 		Queues: []servicebus.QueueConfig{{
 			Name: queue, RequiresSession: s.sessions > 0, DefaultTTL: s.queueTTL, DeadLetterOnExpiration: true,
 			DuplicateWindow: s.duplicateWindow,
-			LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
+			LockDuration:    defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}, {
 			Name: urgent, LockDuration: defaulted(s.lock, time.Minute), MaxDeliveryCount: defaulted(s.maxDeliveries, 100),
 		}},

@@ -109,7 +109,7 @@ var (
 	aboutReplay = []string{
 		PropertyReplays, PropertyRun, PropertyReplayedAt, PropertyReplayedBy, PropertyOriginalID, PropertyFirstEnqueued,
 	}
-	aboutOnly   = []string{PropertyOnly, PropertyOnlyOf}
+	aboutOnly = []string{PropertyOnly, PropertyOnlyOf}
 )
 
 // Reserved reports whether a property name is one of ours or looks like one. AMQP distinguishes

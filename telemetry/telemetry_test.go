@@ -174,6 +174,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	m.Lookups.WithLabelValues("serial-number", "found")
 	m.Settlements.WithLabelValues("complete", "ok")
 	m.Renewals.WithLabelValues("ok")
+	m.Deferred.WithLabelValues("q")
+	m.Scheduled.WithLabelValues("q")
 	m.LastReceive.WithLabelValues("q")
 	m.AuditFailures.WithLabelValues("file")
 	m.TransmitterKeys.WithLabelValues("okta")
