@@ -19,7 +19,7 @@ import (
 func (p *program) scheduledCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "scheduled",
-		Short: "List, show, cancel, or bring forward events that wait for their date",
+		Short: "List, show, cancel, or bring forward events with a date",
 		Long: `List, show, cancel, or bring forward scheduled messages: copies of events that
 take effect later, which Service Bus keeps until then. A message that withdraws
 what was announced for a person is kept as well, and signs nobody out.
@@ -108,8 +108,8 @@ func (p *program) scheduledList() *cobra.Command {
 		Short: "List scheduled messages",
 		Long: `List the scheduled messages of each queue, in the order of their sequence
 numbers. This only peeks: it changes nothing, and the worker keeps running.
-Service Bus cannot peek at scheduled messages alone, so the command looks through
-all waiting messages. --since and --until pick by the date.`,
+Service Bus cannot peek at scheduled messages alone, so the command looks
+through all waiting messages. --since and --until pick by the date.`,
 		Example: `  worker scheduled list
   worker scheduled list --until 2026-04-01
   worker scheduled list --user ada@contoso.com --output ndjson`,

@@ -42,9 +42,9 @@ func (p *program) scheduledCancel() *cobra.Command {
 		Use:   "cancel SEQUENCE-NUMBER...",
 		Short: "Cancel scheduled messages: their events are never acted on",
 		Long: `Cancel scheduled messages. Their events are gone, and nobody is signed out for
-them. The HR system knows nothing of this: if it announces a date again, that one
-is scheduled. To cancel a message that withdraws lets an older event that comes
-late take effect.`,
+them. The HR system knows nothing of this: if it announces a date again, that
+one is scheduled. To cancel a message that withdraws lets an older event that
+comes late take effect.`,
 		Example: `  worker scheduled cancel 4711 --why "leaves a month later, HR-2041"
   worker scheduled cancel 4711 4713-4720 --dry-run`,
 	}
@@ -57,9 +57,9 @@ func (p *program) scheduledNow() *cobra.Command {
 		Use:   "now SEQUENCE-NUMBER...",
 		Short: "Act on scheduled messages now instead of at their date",
 		Long: `Act on scheduled messages now. The command first sends an event about the same
-person without a date, and then cancels the scheduled message. So nothing is lost
-if it is killed in between: the person is signed out now, and once more at the
-date.`,
+person without a date, and then cancels the scheduled message. So nothing is
+lost if it is killed in between: the person is signed out now, and once more at
+the date.`,
 		Example: `  worker scheduled now 4711 --why "left today"`,
 	}
 	return p.scheduledChange(cmd, c)
