@@ -170,7 +170,7 @@ func (c *Consumer) announce(ctx context.Context, m *message, item event.Item, a 
 	}
 	at := e.TakesEffect
 	if e.Withdrawn {
-		at = a.Version.Add(c.cfg.Horizon)
+		at = deadletter.FirstEnqueued(m.ReceivedMessage).Add(c.cfg.Horizon)
 	}
 	keeps := !due && (!e.Withdrawn || time.Until(at) > dueWithin)
 	problem := ""

@@ -157,8 +157,11 @@ func TestAnnouncementsInAnyOrderEndTheSame(t *testing.T) {
 				w.send(announcing(fmt.Sprintf("m%d", i), a))
 			}
 			w.handled()
-			w.wantScheduled(withdrawn.version.Add(horizon))
-			w.pass(withdrawn.version.Add(horizon - time.Minute))
+			mark := w.scheduledFor()
+			if len(mark) != 1 || mark[0].Before(start.Add(horizon)) {
+				t.Fatalf("scheduled for %v, want the withdrawal until %v", mark, start.Add(horizon))
+			}
+			w.pass(mark[0].Add(-time.Minute))
 			time.Sleep(3 * time.Minute)
 			w.handled()
 			w.wantScheduled()

@@ -32,13 +32,14 @@ func (w *world) findings(took time.Duration) Findings {
 		Scenario: w.Scenario, records: w.records, start: w.start, absent: w.absent, problems: w.problems, sends: map[string]Send{},
 	}
 	var others []graph.Call // without those for the account that is kept for canaries
+	c.copies = w.copies
 	for _, call := range w.graph.Calls() {
 		if call.Method == http.MethodGet {
 			c.reads = append(c.reads, call)
 			continue // reading a user revokes nobody
 		}
 		c.calls = append(c.calls, call)
-		if call.Key != canaryAccount.ID {
+		if call.Key != canaryAccount.ID && !c.isLeaver(call) {
 			others = append(others, call)
 		}
 	}
@@ -57,6 +58,7 @@ func (w *world) findings(took time.Duration) Findings {
 	c.renewals()
 	c.deliveries()
 	c.volume()
+	c.announced()
 	c.problems = append(c.problems, w.journal.Check(others, invariants.Expected{
 		Users: c.users, MaySupersede: c.maySupersede, Window: c.window(), Workers: c.workers(), Believed: c.believed(),
 	})...)
@@ -75,6 +77,7 @@ type checker struct {
 	calls    []graph.Call    // by their start
 	reads    []graph.Call    // of users
 	sends    map[string]Send // by message id, including those that were resubmitted
+	copies   map[string]bool // the scheduled messages that became active, by id
 	lives    []*life         // of the messages, as enqueued
 	canaries []time.Time     // starts of canaries
 	asked    []span          // pauses that Graph asked for, beginning with the answer

@@ -17,6 +17,9 @@ func (c *checker) ends() {
 			continue
 		}
 		allowed, must := c.reasonsOf(m.send)
+		if c.copies[m.id] && c.has(UsersFail) && c.Canary == Well {
+			allowed["RetriesExhausted"] = true
+		}
 		switch {
 		case m.end == servicebus.Expired, m.reason == "TTLExpiredException":
 			if m.send.ID == "" {

@@ -192,7 +192,7 @@ func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 		}
 		bound += sessionFor * time.Duration((len(sessions)+c.Sessions-1)/c.Sessions)
 	}
-	ahead := 0
+	ahead := len(c.Reports) + len(c.leavers())
 	for _, other := range c.lives {
 		urgent := other.rank < m.rank && other.enqueued.Before(from.Add(bound))
 		if !other.enqueued.After(m.enqueued) && other.rank <= m.rank || urgent {
@@ -234,7 +234,7 @@ func (c *checker) pauseLeft(at time.Time) (left time.Duration) {
 // window.
 func (c *checker) prompt() {
 	fails := func(p Person) bool { return p.Answer == Unavailable || p.Answer == NeverRevoked || p.Answer == Refused }
-	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.Volume > 0 || c.Sessions > 0 || c.InFlight < len(c.Sends) ||
+	if len(c.Faults) > 0 || c.Quota.Limit > 0 || c.Volume > 0 || c.Sessions > 0 || c.InFlight < len(c.Sends)+len(c.Reports) ||
 		slices.ContainsFunc(c.People, fails) {
 		return
 	}

@@ -40,6 +40,8 @@ type Scenario struct {
 	Sends      []Send
 	Faults     []Fault
 	Operations []Operation
+	// Reports announce that people leave. Only they concern these people.
+	Reports []Report
 }
 
 // Canary is the result of attempts for the account that is kept for canaries.
@@ -201,6 +203,7 @@ func New(seed uint64, o Options) Scenario {
 	if !o.Plain {
 		// A separate random source keeps the scenario above the same for a seed.
 		s.addOthers(rand.New(rand.NewPCG(seed, 0x0ddba11)), long)
+		s.addLeavers(rand.New(rand.NewPCG(seed, 0x1ea7e5)), long)
 	}
 	return s
 }
@@ -406,6 +409,9 @@ func (s Scenario) String() string {
 		s.BrokerAhead, s.GraphAhead, s.Quota.Model, s.Quota.Limit, s.Quota.Per)
 	fmt.Fprintf(&b, ", canary %q, urgent %v, sessions %d, at most %d people until %s",
 		s.Canary, s.Urgent, s.Sessions, s.Volume, s.Released.Round(time.Millisecond))
+	if len(s.Reports) > 0 {
+		fmt.Fprintf(&b, ", %d reports about %d leavers", len(s.Reports), len(s.leavers()))
+	}
 	for _, o := range s.Operations {
 		fmt.Fprintf(&b, "\n  %8s an operator (purges: %v)", o.At.Round(time.Millisecond), o.Purge)
 	}

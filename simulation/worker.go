@@ -124,8 +124,13 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	horizon := time.Duration(0)
+	if len(w.Reports) > 0 {
+		horizon = leaversHorizon
+	}
 	c, err := consumer.New(consumer.Config{
-		Volume: guard.VolumeConfig{Kinds: types, Max: w.Volume, Window: time.Hour}, ReadRelease: w.release, CanaryUser: canary,
+		Horizon: horizon,
+		Volume:  guard.VolumeConfig{Kinds: types, Max: w.Volume, Window: time.Hour}, ReadRelease: w.release, CanaryUser: canary,
 		Concurrency: w.Concurrency, MaxInFlight: w.InFlight, Lock: w.Lock, SettleTimeout: settleWithin, DrainTimeout: drainWithin,
 		Dedupe: dedupe.Config{Window: w.Window, SkewMargin: skew, Remember: time.Hour, MaxUsers: 10_000},
 		Retry: retry.Policy{
@@ -153,7 +158,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 // sources are the sources that a worker receives from, the more urgent one first.
 func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consumer.Source, err error) {
 	tamper := func(from consumer.Receiver) consumer.Receiver {
-		from = &tampered{Receiver: from, ahead: w.BrokerAhead, faults: f, note: w.noteAgain}
+		from = &tampered{Receiver: from, ahead: w.BrokerAhead, faults: f, note: func(m *azservicebus.ReceivedMessage) { w.noteAgain(m); w.noteCopy(m) }}
 		if w.variant.Receiver != nil {
 			from = w.variant.Receiver(from)
 		}
@@ -182,7 +187,15 @@ func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consu
 		if err != nil {
 			return nil, err
 		}
-		sources = append(sources, consumer.Source{Entity: name, Receiver: tamper(r)})
+		source := consumer.Source{Entity: name, Receiver: tamper(r)}
+		if len(w.Reports) > 0 {
+			sender, err := client.NewSender(name, nil)
+			if err != nil {
+				return nil, err
+			}
+			source.Scheduler = &tamperedScheduler{sender, &tampered{faults: f}}
+		}
+		sources = append(sources, source)
 	}
 	return sources, nil
 }

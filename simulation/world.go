@@ -51,6 +51,7 @@ type world struct {
 
 	mu       sync.Mutex
 	problems []string
+	copies   map[string]bool // the scheduled messages that became active, by id
 	again    map[string]Send // the messages that dead letters were resubmitted as, by id
 	absent   []span          // when a worker was being replaced
 	active   int             // messages in the queues
@@ -65,13 +66,16 @@ type world struct {
 // Play runs the scenario in the caller's bubble and returns what is wrong with its outcome. variant
 // breaks the worker; the zero Variant does not. The workers log to log.
 func Play(s Scenario, variant Variant, log *zap.Logger) Findings {
-	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), again: map[string]Send{}}
+	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), again: map[string]Send{}, copies: map[string]bool{}}
 	w.openRedis()
 	if err := w.open(); err != nil {
 		return Findings{Problems: []string{err.Error()}}
 	}
 	var busy, sending sync.WaitGroup
 	sending.Go(func() { w.must(w.publish()) })
+	if len(w.Reports) > 0 {
+		sending.Go(func() { w.must(w.report()) })
+	}
 	for _, o := range w.Operations {
 		sending.Go(func() { w.must(w.operate(o)) })
 	}
@@ -172,7 +176,9 @@ func (w *world) observe(r servicebus.Record) {
 	switch r.Event {
 	case servicebus.Enqueued:
 		w.active++
-	case servicebus.Completed, servicebus.DeadLettered, servicebus.Expired:
+	case servicebus.Forwarded: // a scheduled message becomes active, as another one that comes right after it
+		w.active--
+	case servicebus.Completed, servicebus.DeadLettered, servicebus.Expired, servicebus.Canceled:
 		w.active--
 		w.maybeSettled()
 	}
