@@ -172,10 +172,12 @@ func (c *Consumer) announce(ctx context.Context, m *message, item event.Item, a 
 	if e.Withdrawn {
 		at = deadletter.FirstEnqueued(m.ReceivedMessage).Add(c.cfg.Horizon)
 	}
-	keeps := !due && (!e.Withdrawn || time.Until(at) > dueWithin)
-	problem := ""
-	if keeps {
-		problem = c.cannotSchedule(s, at, tooLarge && !e.Withdrawn)
+	keeps, problem := !due, ""
+	switch {
+	case e.Withdrawn:
+		keeps = time.Until(at) > dueWithin
+	case keeps:
+		problem = c.cannotSchedule(s, at, tooLarge)
 	}
 	if s.scheduled != nil {
 		if err := c.replaceOlder(ctx, m, a, &r, at, keeps && problem == "", due); err != nil {
