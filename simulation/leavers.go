@@ -18,7 +18,7 @@ import (
 )
 
 // leaversHorizon is how far ahead dates may lie, and how long withdrawals are remembered.
-const leaversHorizon = time.Hour
+const leaversHorizon = 20 * time.Minute
 
 // Report is one message of an HR system, with announcements about one or more people.
 type Report struct {
@@ -38,17 +38,22 @@ type Announcement struct {
 
 // addLeavers adds people whose departure is announced, corrected and withdrawn, in any order.
 func (s *Scenario) addLeavers(r *rand.Rand, long time.Duration) {
-	if r.IntN(6) > 0 || s.Sessions > 0 || s.Volume > 0 {
+	if r.IntN(10) > 0 || s.Sessions > 0 || s.Volume > 0 {
 		return
 	}
+	s.announce(r, pick(r, 1, 5, 20), long)
+}
+
+// announce adds reports about so many people.
+func (s *Scenario) announce(r *rand.Rand, people int, long time.Duration) {
 	var list []Announcement
-	for range pick(r, 1, 5, 20) {
+	for range people {
 		person := len(s.People)
 		s.People = append(s.People, newPerson(person, Member))
 		for version := range 1 + r.IntN(4) {
 			a := Announcement{Person: person, Version: version, Withdrawn: r.IntN(3) == 0}
 			if !a.Withdrawn {
-				a.Effective = 20*time.Minute + time.Duration(r.Int64N(int64(30*time.Minute)))
+				a.Effective = 10*time.Minute + time.Duration(r.Int64N(int64(8*time.Minute)))
 			}
 			list = append(list, a)
 		}

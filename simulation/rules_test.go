@@ -54,6 +54,13 @@ var rules = []rule{
 		"doubt in a canary that a user's success contradicts", "retry/breaker.go",
 		"\t\tb.distrustCanary = true\n\t}", "\t\treturn\n\t}", 2924, "",
 	},
+	{
+		"a look whether the date still stands", "consumer/announcement.go", "		if newer > 0 {\n			r.outcome, r.by = outdated, found[0].Sequence\n		}\n",
+		"", 1, "leavers",
+	},
+	{
+		"marks of withdrawals", "consumer/announcement.go", "keeps = time.Until(at) > dueWithin", "keeps = false", 1, "leavers",
+	},
 	{"budgets of deferred users", "dispatch/budgets.go", "\tb.users.Set(key, budget)", "", 2, ""},
 }
 

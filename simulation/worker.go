@@ -58,7 +58,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 		return p.web.keep(w.graph.Dial(ctx))
 	}}
 	dial := func(ctx context.Context, args azservicebus.NewWebSocketConnArgs) (net.Conn, error) {
-		if w.away.Load() {
+		if w.away.Load() || p.bus.isDead() {
 			return nil, errors.New("connection refused")
 		}
 		return p.bus.keep(bubble.DialBroker(w.broker)(ctx, args))
@@ -266,6 +266,13 @@ func (c *cord) keep(conn net.Conn, err error) (net.Conn, error) {
 	}
 	c.conns = append(c.conns, conn)
 	return conn, nil
+}
+
+// isDead reports whether the process is dead: dialing for it would cost time for nothing.
+func (c *cord) isDead() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dead
 }
 
 // cut closes the connections. A dead cord gets no new ones.

@@ -33,6 +33,9 @@ param operatorGroupId string = ''
 @description('Object IDs of the identities that publish events: MDM, HR, Event Grid.')
 param producerIds array = []
 
+@description('Let the worker send to its queue, which it needs to schedule events that take effect later.')
+param schedule bool = false
+
 @description('Create an identity for KEDA, which needs to read the length of the queue.')
 param keda bool = false
 
@@ -85,11 +88,17 @@ resource workerCredential 'Microsoft.ManagedIdentity/userAssignedIdentities/fede
   }
 }
 
-// The worker only receives and settles.
+// The worker only receives and settles, unless it schedules events.
 resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   scope: queue
   name: guid(queue.id, worker.id, receiver)
   properties: { roleDefinitionId: receiver, principalId: worker.properties.principalId, principalType: 'ServicePrincipal' }
+}
+
+resource workerSchedules 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (schedule) {
+  scope: queue
+  name: guid(queue.id, worker.id, sender)
+  properties: { roleDefinitionId: sender, principalId: worker.properties.principalId, principalType: 'ServicePrincipal' }
 }
 
 // Operators receive dead letters and send them again.
