@@ -54,10 +54,7 @@ var rules = []rule{
 		"doubt in a canary that a user's success contradicts", "retry/breaker.go",
 		"\t\tb.distrustCanary = true\n\t}", "\t\treturn\n\t}", 2924, "",
 	},
-	{
-		"a look whether the date still stands", "consumer/announcement.go", "		if newer > 0 {\n			r.outcome, r.by = outdated, found[0].Sequence\n		}\n",
-		"", 1, "leavers",
-	},
+	{"an order of announcements by version", "schedule/announcement.go", "\t\ta.Version.Compare(b.Version),\n", "", 1, "leavers"},
 	{
 		"marks of withdrawals", "consumer/announcement.go", "keeps = time.Until(at) > dueWithin", "keeps = false", 1, "leavers",
 	},
