@@ -127,7 +127,7 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 	if c.yes {
 		q.given = "yes"
 	}
-	if err := c.confirm(q); err != nil {
+	if err := c.confirm(ctx, q); err != nil {
 		return err
 	}
 	var outcome scheduledOutcome
