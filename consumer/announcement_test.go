@@ -221,7 +221,9 @@ func (s *failingScheduler) ScheduleAMQPAnnotatedMessages(ctx context.Context, me
 	return numbers, err
 }
 
-func (s *failingScheduler) CancelScheduledMessages(ctx context.Context, numbers []int64, o *azservicebus.CancelScheduledMessagesOptions) error {
+func (s *failingScheduler) CancelScheduledMessages(
+	ctx context.Context, numbers []int64, o *azservicebus.CancelScheduledMessagesOptions,
+) error {
 	return s.step(func() error { return s.Scheduler.CancelScheduledMessages(ctx, numbers, o) })
 }
 

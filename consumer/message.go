@@ -197,9 +197,9 @@ func (c *Consumer) decodeLater(locked context.Context, m *message) ([]event.Item
 }
 
 // add checks each event of the message with guard, schedules those whose date has not come, and adds
-// the events that are to be acted on now to the ledger, each user once. accounts are the known accounts
-// of users who are given by name, by the
-// users' keys. It returns the results so far. A result that the ledger decides has an event.
+// the events that are to be acted on now to the ledger, each user once. accounts are the known
+// accounts of users who are given by name, by the users' keys. It returns the results so far. A result
+// that the ledger decides has an event.
 func (c *Consumer) add(ctx context.Context, m *message, items []event.Item, accounts map[string]event.User) []result {
 	results := make([]result, len(items))
 	added := make(map[string]*dedupe.Event, len(items))

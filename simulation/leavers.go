@@ -115,7 +115,13 @@ func (w *world) reportBody(r Report) []byte {
 	return []byte("[" + strings.Join(events, ",") + "]")
 }
 
-// noteCopy notes of which report a scheduled message is a copy. The checker uses it for dead letters.
+// note notes what the checker must know of a message that a worker has received.
+func (w *world) note(m *azservicebus.ReceivedMessage) {
+	w.noteAgain(m)
+	w.noteCopy(m)
+}
+
+// noteCopy notes that a message was scheduled. The checker uses it for dead letters.
 func (w *world) noteCopy(m *azservicebus.ReceivedMessage) {
 	from, _ := m.ApplicationProperties[deadletter.PropertyScheduledFrom].(string)
 	if from == "" {
@@ -144,7 +150,9 @@ func (t *tamperedScheduler) ScheduleAMQPAnnotatedMessages(ctx context.Context, m
 }
 
 // CancelScheduledMessages loses cancellations.
-func (t *tamperedScheduler) CancelScheduledMessages(ctx context.Context, numbers []int64, o *azservicebus.CancelScheduledMessagesOptions) error {
+func (t *tamperedScheduler) CancelScheduledMessages(
+	ctx context.Context, numbers []int64, o *azservicebus.CancelScheduledMessagesOptions,
+) error {
 	return t.settle(func() error { return t.Scheduler.CancelScheduledMessages(ctx, numbers, o) })
 }
 

@@ -158,7 +158,7 @@ func (w *world) startWorker(f *faults) (*worker, error) {
 // sources are the sources that a worker receives from, the more urgent one first.
 func (w *world) sources(client *azservicebus.Client, f *faults) (sources []consumer.Source, err error) {
 	tamper := func(from consumer.Receiver) consumer.Receiver {
-		from = &tampered{Receiver: from, ahead: w.BrokerAhead, faults: f, note: func(m *azservicebus.ReceivedMessage) { w.noteAgain(m); w.noteCopy(m) }}
+		from = &tampered{Receiver: from, ahead: w.BrokerAhead, faults: f, note: w.note}
 		if w.variant.Receiver != nil {
 			from = w.variant.Receiver(from)
 		}

@@ -66,7 +66,10 @@ type world struct {
 // Play runs the scenario in the caller's bubble and returns what is wrong with its outcome. variant
 // breaks the worker; the zero Variant does not. The workers log to log.
 func Play(s Scenario, variant Variant, log *zap.Logger) Findings {
-	w := &world{Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}), again: map[string]Send{}, copies: map[string]bool{}}
+	w := &world{
+		Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}),
+		again: map[string]Send{}, copies: map[string]bool{},
+	}
 	w.openRedis()
 	if err := w.open(); err != nil {
 		return Findings{Problems: []string{err.Error()}}

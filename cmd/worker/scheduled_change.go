@@ -133,7 +133,7 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 	var outcome scheduledOutcome
 	var steps []step
 	for _, q := range from.queues {
-		if s, any := c.step(from.client, q, all, &outcome); any {
+		if s, some := c.step(from.client, q, all, &outcome); some {
 			steps = append(steps, s)
 		}
 	}
@@ -147,8 +147,10 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 	}))
 }
 
-// step returns the change of one queue's messages; any is false if it has none.
-func (c *scheduledChange) step(client *azservicebus.Client, q *replay.Queue, all []foundScheduled, outcome *scheduledOutcome) (s step, any bool) {
+// step returns the change of one queue's messages; some is false if it has none.
+func (c *scheduledChange) step(
+	client *azservicebus.Client, q *replay.Queue, all []foundScheduled, outcome *scheduledOutcome,
+) (s step, some bool) {
 	var mine []scheduledMessage
 	var numbers []int64
 	for _, m := range all {
