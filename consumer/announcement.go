@@ -150,8 +150,8 @@ func (c *Consumer) cannotSchedule(s *source, at time.Time, tooLarge bool) string
 	return ""
 }
 
-// announce decides about one announcement. acts reports whether it is acted on now; otherwise r is its
-// result.
+// announce decides about one announcement. acts reports whether it is acted on now; otherwise r is
+// its result.
 //
 // The newest announcement about a person counts, by schedule.Announcement.Compare; it alone stays
 // scheduled. A copy is scheduled first, and the others are canceled then. So nothing is lost if the
@@ -159,7 +159,9 @@ func (c *Consumer) cannotSchedule(s *source, at time.Time, tooLarge bool) string
 // other's copy, and both keep the same one. An event that withdraws is scheduled as well, for as long
 // as Horizon, so that an older announcement that arrives later is recognized. Nobody is called for
 // it.
-func (c *Consumer) announce(ctx context.Context, m *message, item event.Item, a schedule.Announcement, tooLarge bool) (r result, acts bool) {
+func (c *Consumer) announce(
+	ctx context.Context, m *message, item event.Item, a schedule.Announcement, tooLarge bool,
+) (r result, acts bool) {
 	e, s := item.Event, m.from
 	r = result{item: item}
 	due := m.isDue(e)
@@ -341,7 +343,8 @@ func (c *Consumer) watchScheduled(ctx context.Context, s *source) {
 		c.deps.Metrics.Scheduled.WithLabelValues(s.Entity).Set(float64(n))
 		if full && !wasFull {
 			c.deps.Log.Error("too many scheduled messages to remember: each decision about one reads all messages of the queue, "+
-				"which is slow", zap.String("source", s.Entity), zap.String("todo", "run worker scheduled list, and find out who sends them"))
+				"which is slow", zap.String("source", s.Entity),
+				zap.String("todo", "run worker scheduled list, and find out who sends them"))
 		}
 		wasFull = full
 	}

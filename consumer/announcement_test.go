@@ -309,7 +309,9 @@ func TestTwoWorkersAgreeOnOneAnnouncement(t *testing.T) {
 		var newest time.Time
 		for i := range 30 {
 			newest = start.Add(time.Duration(40-i) * time.Hour)
-			w.send(announcing(fmt.Sprintf("m%d", i), announced{who: ada, version: start.Add(time.Duration(i-60) * time.Minute), effective: newest}))
+			w.send(announcing(fmt.Sprintf("m%d", i), announced{
+				who: ada, version: start.Add(time.Duration(i-60) * time.Minute), effective: newest,
+			}))
 		}
 		w.handled()
 		w.wantScheduled(newest)
@@ -351,7 +353,8 @@ func TestStolenDeviceDoesNotWaitForTheDate(t *testing.T) {
 		w.run()
 		w.send(announcing("leaves", announced{who: ada, version: start, effective: effective}))
 		w.handled()
-		w.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"device.stolen","userId":%q,"time":"2099-01-01T00:00:00Z"}`, ada.ID))})
+		const stolen = `{"type":"device.stolen","userId":%q,"time":"2099-01-01T00:00:00Z"}`
+		w.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(stolen, ada.ID))})
 		time.Sleep(10 * time.Second)
 		if calls := w.calls(ada); len(calls) != 1 {
 			t.Fatalf("called at %v, want now", calls)
@@ -423,7 +426,8 @@ func TestWithoutTheRightToSendAnnouncementsWaitAndNothingIsLost(t *testing.T) {
 	inBubble(t, settings{horizon: horizon, wrapScheduler: wrap}, func(t *testing.T, w *world) {
 		effective := time.Now().Add(2 * time.Hour)
 		w.run()
-		w.send(announcing("leaves", announced{who: ada, version: time.Now(), effective: effective}), announcing("now", announced{who: grace}))
+		w.send(announcing("leaves", announced{who: ada, version: time.Now(), effective: effective}),
+			announcing("now", announced{who: grace}))
 		time.Sleep(30 * time.Minute)
 		w.wantRevoked(grace)
 		w.wantDead(nil)
@@ -456,7 +460,8 @@ func TestForgedSchedulesDoNothingToOthers(t *testing.T) {
 		forged := map[string]any{
 			deadletter.PropertyScheduled: start.Format(time.RFC3339), deadletter.PropertyScheduledFrom: "leaves",
 			deadletter.PropertyFirstEnqueued: start.Add(-1000 * time.Hour).Format(time.RFC3339),
-			"revoker-person":                 ada.ID, "revoker-withdrawn": "true", deadletter.PropertyOnly: "1", deadletter.PropertyOnlyOf: "x",
+			"revoker-person":                 ada.ID, "revoker-withdrawn": "true",
+			deadletter.PropertyOnly: "1", deadletter.PropertyOnlyOf: "x",
 		}
 		// Its body is about somebody else, or about a date that has not come.
 		withdrawal := announcing("other", announced{who: grace, version: start.Add(time.Minute), withdrawn: true})
@@ -544,7 +549,9 @@ func TestDryRunSaysWhatItWouldSchedule(t *testing.T) {
 		w.worker.DryRun(ctx)
 		synctest.Wait()
 		log := strings.Join(w.lines(), "\n")
-		for id, outcome := range map[string]string{"a": "would_schedule", "b": "would_withdraw", "c": "would_revoke", "d": "would_dead_letter"} {
+		for id, outcome := range map[string]string{
+			"a": "would_schedule", "b": "would_withdraw", "c": "would_revoke", "d": "would_dead_letter",
+		} {
 			if !slices.ContainsFunc(w.lines(), func(l string) bool {
 				return strings.Contains(l, `"messageId":"`+id+`"`) && strings.Contains(l, outcome)
 			}) {

@@ -22,6 +22,9 @@ const (
 // worker would do about each event, messages that are scheduled already included. It locks and
 // settles nothing, and calls nobody, so it may run beside a worker. It does not know what Graph would answer, and does not deduplicate. It cannot
 // peek into sources with sessions, so it skips them, and logs that it does.
+// settles nothing, and calls nobody, so it may run beside a worker. It does not know what Graph would
+// answer, and does not deduplicate. It cannot peek into sources with sessions, so it skips them, and
+// logs that it does.
 func (c *Consumer) DryRun(ctx context.Context) {
 	c.deps.Health.Report(PartGraph, "") // a dry run does not use it
 	c.deps.Health.Report(PartGuard, "")

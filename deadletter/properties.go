@@ -22,9 +22,10 @@ import (
 //     overwrites all of them when it dead-letters a message (Overwrite). A message that Service Bus
 //     dead-letters itself has a reason of the broker's, which replaces the producer's.
 //   - Properties about a replay, and those about a schedule: only all of them together, and only if
-//     they are well formed. The indexes of the events to act on count only for the exact body that they were written for. A
-//     producer can still forge all of this and gains nothing: the producer could have left out the
-//     other events, and the log of each decision names the run that the message claims.
+//     they are well formed. The indexes of the events to act on count only for the exact body that
+//     they were written for. A producer can still forge all of this and gains nothing: the producer
+//     could have left out the other events, and the log of each decision names the run that the
+//     message claims.
 //   - Properties of package sanitizer: always. It works on the connection and removes everyone
 //     else's.
 //

@@ -197,8 +197,8 @@ func (s Scenario) isLeaver(call graph.Call) bool {
 	})
 }
 
-// announced: nobody is called before their date, or for a date that was withdrawn or corrected once the
-// worker has handled that; and everybody is called at the date that stands.
+// announced: nobody is called before their date, or for a date that was withdrawn or corrected once
+// the worker has handled that; and everybody is called at the date that stands.
 func (c *checker) announced() {
 	handled := map[int]map[int]time.Time{} // when the worker has completed an announcement first, by person and version
 	for _, m := range c.lives {

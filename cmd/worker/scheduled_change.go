@@ -199,7 +199,8 @@ func mayBringForward(m scheduledMessage) error {
 	case m.Withdrawn:
 		return errors.New("the message withdraws what was announced, and there is nobody to sign out")
 	case by != event.NoLookup:
-		return errors.New("the event names the person neither by id nor by user principal name: use worker revoke, and then scheduled cancel")
+		return errors.New("the event names the person neither by id nor by user principal name: " +
+			"use worker revoke, and then scheduled cancel")
 	}
 	return nil
 }

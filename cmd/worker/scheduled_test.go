@@ -16,7 +16,8 @@ import (
 // announce sends an event of a user with a date.
 func (c *cloud) announce(i int, version, effective time.Time, more string) {
 	c.t.Helper()
-	c.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(`{"type":"user.offboarded","userId":%q,"source":"hr","time":%q,"effectiveTime":%q%s}`,
+	const body = `{"type":"user.offboarded","userId":%q,"source":"hr","time":%q,"effectiveTime":%q%s}`
+	c.send(&azservicebus.Message{Body: []byte(fmt.Sprintf(body,
 		id(i), version.UTC().Format(time.RFC3339), effective.UTC().Format(time.RFC3339), more))})
 }
 
@@ -76,7 +77,9 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"command":"scheduled cancel"`, `"command":"scheduled now"`, `"why":"stays"`, `"canceled":1`, `"sent":1`} {
+	for _, want := range []string{
+		`"command":"scheduled cancel"`, `"command":"scheduled now"`, `"why":"stays"`, `"canceled":1`, `"sent":1`,
+	} {
 		if !strings.Contains(string(records), want) {
 			t.Errorf("the audit log lacks %s: %s", want, records)
 		}
