@@ -71,6 +71,6 @@ func (m *message) auditRecord(r result) audit.Decision {
 		d.Error = deadletter.Cut(r.err.Error(), deadletter.MaxDescription)
 	}
 	d.SupersededBy = r.supersededBy()
-	d.EffectiveTime, d.Canceled = event.TakesEffect, r.canceled
+	d.EffectiveTime, d.Canceled = e.TakesEffect, r.canceled
 	return d
 }

@@ -20,8 +20,6 @@ const (
 
 // DryRun peeks at the messages of the sources, and at new ones, until ctx ends. It logs what a
 // worker would do about each event, messages that are scheduled already included. It locks and
-// settles nothing, and calls nobody, so it may run beside a worker. It does not know what Graph would answer, and does not deduplicate. It cannot
-// peek into sources with sessions, so it skips them, and logs that it does.
 // settles nothing, and calls nobody, so it may run beside a worker. It does not know what Graph would
 // answer, and does not deduplicate. It cannot peek into sources with sessions, so it skips them, and
 // logs that it does.

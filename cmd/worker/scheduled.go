@@ -24,10 +24,8 @@ func (p *program) scheduledCommand() *cobra.Command {
 take effect later, which Service Bus keeps until then. A message that withdraws
 what was announced for a person is kept as well, and signs nobody out.
 See docs/scheduling.md, and docs/runbook.md, section 11.`,
-		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(p.scheduledList(), p.scheduledShow(), p.scheduledCancel(), p.scheduledNow())
-	return cmd
+	return group(cmd, p.scheduledList(), p.scheduledShow(), p.scheduledCancel(), p.scheduledNow())
 }
 
 // scheduledMessage is a scheduled message as it is printed.
