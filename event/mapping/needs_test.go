@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -46,4 +47,22 @@ func TestNeedsAreWhatAConditionCannotDoWithout(t *testing.T) {
 			t.Errorf("%s: %v, want %v", text, got, want)
 		}
 	}
+}
+
+// FuzzNames checks that the short ways of comparing names agree with the long one.
+func FuzzNames(f *testing.F) {
+	f.Add("User_Name-x", "username X")
+	f.Add("na\u212ae", "nake")
+	f.Add("a\u017f", "AS")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		if got, want := loosely(a), looselyUnicode(a); got != want {
+			t.Errorf("%q: %q, want %q", a, got, want)
+		}
+		if got, want := sameLoosely(a, b), looselyUnicode(a) == looselyUnicode(b); got != want {
+			t.Errorf("%q, %q: %v", a, b, got)
+		}
+		if strings.EqualFold(a, b) && !sameLoosely(a, b) {
+			t.Errorf("%q and %q are the same but for case", a, b)
+		}
+	})
 }

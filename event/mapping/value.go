@@ -264,6 +264,27 @@ func (o *object) getLoosely(name string) ref.Val {
 
 // loosely returns a name without underscores, hyphens, and spaces, and without case.
 func loosely(name string) string {
+	isPlain := true // nearly all names are ASCII, and many are plain already
+	for i := range len(name) {
+		c := name[i]
+		if c >= utf8.RuneSelf {
+			return looselyUnicode(name)
+		}
+		isPlain = isPlain && !isSeparator(c) && toLower(c) == c
+	}
+	if isPlain {
+		return name
+	}
+	plain := make([]byte, 0, len(name))
+	for i := range len(name) {
+		if c := name[i]; !isSeparator(c) {
+			plain = append(plain, toLower(c))
+		}
+	}
+	return string(plain)
+}
+
+func looselyUnicode(name string) string {
 	return strings.Map(func(c rune) rune {
 		if c == '_' || c == '-' || c == ' ' {
 			return -1
