@@ -67,7 +67,6 @@ func (p *program) rootCommand() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		DisableAutoGenTag: true,
 	}
-	root.SetVersionTemplate("session-revoker {{.Version}}\n")
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
 	help := root.HelpFunc()
