@@ -29,7 +29,7 @@ const (
 	// the usage.
 	slower, faster = 1. / 16, 1. / 32
 	// fastest is how many times faster a round gets shorter at most.
-	fastest = 4
+	fastest = 8
 	// awaitAnswer is how long a call delays others at least while only few may be in flight at
 	// once. It delays them for twice as long at most (see ages). A call that hangs must not delay
 	// everybody for its whole timeout.
@@ -249,7 +249,8 @@ func (l *Limiter) adjust(now time.Time) {
 	case since >= exploreEvery:
 		// The longer no call was refused, the further the rate may be below what the server allows.
 		// It may have been learned in a short fault, or beside other processes that are gone.
-		l.lengthen(-faster * often * min(since.Seconds()/exploreEvery.Seconds(), fastest))
+		long := since.Seconds() / exploreEvery.Seconds()
+		l.lengthen(-faster * often * min(long*long, fastest))
 	}
 }
 
