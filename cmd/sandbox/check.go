@@ -48,8 +48,11 @@ func checkQueue(s *summary, servers *servers, sample sample) {
 		s.wrong("count the queue: %v", err)
 		return
 	}
-	if left := counts.Active + counts.Scheduled + counts.Deferred; left != 0 {
+	if left := counts.Active + counts.Deferred; left != 0 {
 		s.wrong("%d messages are still in the queue", left)
+	}
+	if want := sample.announcements(); counts.Scheduled != want {
+		s.wrong("%d messages are scheduled, want %d", counts.Scheduled, want)
 	}
 	dead := map[string]servicebus.PeekedMessage{}
 	letters, err := servers.broker.Peek(queue+"/$DeadLetterQueue", 0, counts.DeadLetter+1)

@@ -63,9 +63,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Short: "Run the worker with an embedded Service Bus and Graph on this machine",
 		Long: `Run the worker with an embedded Service Bus and Graph on this machine.
 
-Without flags it publishes a sample of events (duplicates, storms about one user, an
-unknown user, a guest, a protected user, malformed messages, a throttled spell,
-a mass offboarding), shows what becomes of each, and goes on until Ctrl-C.
+Without flags it publishes a sample of events: messages as Intune, Okta, Jamf Pro,
+Workspace ONE, Fleet, Sentinel, Workday and Entra ID send them, duplicates,
+storms about one user, an unknown user, a guest, a protected user, malformed
+messages, a throttled spell, and a mass offboarding. It shows what becomes of
+each, and goes on until Ctrl-C.
 
 --drain    ends when everything is settled, checks each message and each call
            against the guarantees by the servers' own records, prints a JSON

@@ -21,7 +21,7 @@ func play(ctx context.Context, s *servers, sample sample, o options) error {
 	if err := publish(ctx, s, sample, o); err != nil {
 		return fmt.Errorf("publish the sample: %w", err)
 	}
-	return awaitSettled(ctx, s, o.timeout)
+	return awaitSettled(ctx, s, sample.announcements(), o.timeout)
 }
 
 func publish(ctx context.Context, s *servers, sample sample, o options) error {
@@ -54,15 +54,16 @@ func publish(ctx context.Context, s *servers, sample sample, o options) error {
 	return nil
 }
 
-// awaitSettled waits until the queue holds nothing but dead letters. It fails after timeout.
-func awaitSettled(ctx context.Context, s *servers, timeout time.Duration) error {
+// awaitSettled waits until the queue holds nothing but dead letters and as many scheduled messages as
+// were announced. It fails after timeout.
+func awaitSettled(ctx context.Context, s *servers, announced int, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	for {
 		counts, err := s.broker.Counts(queue)
 		if err != nil {
 			return err
 		}
-		if counts.Active == 0 && counts.Scheduled == 0 && counts.Deferred == 0 {
+		if counts.Active == 0 && counts.Scheduled == announced && counts.Deferred == 0 {
 			return nil
 		}
 		if time.Now().After(deadline) {

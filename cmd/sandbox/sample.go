@@ -17,6 +17,7 @@ import (
 // messages with the expected result of each.
 type sample struct {
 	people   []graph.User
+	devices  []graph.Device
 	faults   []graph.Fault
 	messages []sampleMessage
 }
@@ -32,6 +33,9 @@ type sampleMessage struct {
 	// the indexes of the events that failed.
 	reason deadletter.Reason
 	failed string
+	// announced reports whether the message announces a date: a copy waits for it in Service Bus, and
+	// nobody is signed out now.
+	announced bool
 	// oneOfMany reports whether a newer message of the same user may supersede this one instead.
 	oneOfMany bool
 	// atOnce leaves out the pause that lets people follow the output.
@@ -151,6 +155,11 @@ func newSample(leavers int) sample {
 		about: "three users in one message, the second unknown", message: batch(ada, graph.User{ID: person(999, "gone").ID}, grace),
 		revoked: ids(ada, grace), tried: ids(person(999, "gone")), reason: deadletter.UserNotFound, failed: "1",
 	})
+	staff := newStaff()
+	s.people, s.devices = append(s.people, staff.people()...), staff.devices()
+	for _, m := range staff.producers() {
+		add(m)
+	}
 	unknown := person(998, "unknown")
 	for i := range storm {
 		add(sampleMessage{
@@ -180,6 +189,16 @@ func newSample(leavers int) sample {
 		s.messages[i].message.MessageID = &id
 	}
 	return s
+}
+
+// announcements returns how many messages announce a date.
+func (s sample) announcements() (n int) {
+	for _, m := range s.messages {
+		if m.announced {
+			n++
+		}
+	}
+	return n
 }
 
 // users returns a function that returns the ids of the users of a message, by its message id.

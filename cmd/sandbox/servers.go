@@ -46,6 +46,10 @@ type servers struct {
 	ports *ports.Ports
 }
 
+// roles are the permissions of the worker's application. With the last one it finds out whose a
+// device is.
+var roles = []string{"User.RevokeSessions.All", "User.Read.All", "DeviceManagementManagedDevices.Read.All"}
+
 // startServers opens the ports and serves until stop is called.
 func startServers(o options, s sample) (*servers, error) {
 	journal := &invariants.Journal{}
@@ -56,12 +60,17 @@ func startServers(o options, s sample) (*servers, error) {
 	cfg.Observe = journal.Observe
 	directory, err := graph.New(graph.Config{
 		Tenant: tenant,
-		Apps:   []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: []string{"User.RevokeSessions.All", "User.Read.All"}}},
+		Apps:   []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: roles}},
 		Users:  s.people,
 		Quota:  graph.Quota{Model: graph.FixedWindow, Limit: 3000, Per: 150 * time.Second, Headers: true},
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, device := range s.devices {
+		if err := directory.AddDevice(device); err != nil {
+			return nil, err
+		}
 	}
 	cfg.Authorize = func(token string) (servicebus.Grant, error) {
 		_, expires, err := directory.Verify(token, servicebus.Audience)
@@ -145,6 +154,8 @@ func (s *servers) settings(o options) []string {
 		"REVOKER_GRAPH_CLIENT_SECRET=" + clientSecret,
 		"REVOKER_GRAPH_CANARY_USER=" + canary,
 		"REVOKER_GUARD_PROTECTED_USERS=" + breakGlass,
+		"REVOKER_EVENTS_RESOLVE_DEVICES=true",
+		"REVOKER_EVENTS_ALLOWED_DOMAINS=" + domain,
 		"REVOKER_OPS_ADDRESS=" + o.ops,
 		// These are shorter than in production, so that the sample ends soon.
 		"REVOKER_RETRY_MAX_ATTEMPTS=4",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -43,6 +45,7 @@ type view struct {
 	mu       sync.Mutex
 	recent   []string
 	outcomes map[string]int
+	mappings map[string]int // the number of events that each mapping understood
 	drawn    int // the number of lines of the last drawing
 
 	stopped chan struct{}
@@ -51,7 +54,7 @@ type view struct {
 
 func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
 	v := &view{
-		out: out, servers: s, live: live, names: map[string]string{}, outcomes: map[string]int{},
+		out: out, servers: s, live: live, names: map[string]string{}, outcomes: map[string]int{}, mappings: map[string]int{},
 		stopped: make(chan struct{}), done: make(chan struct{}),
 	}
 	for _, p := range people {
@@ -105,6 +108,11 @@ type entry struct {
 	Attempts  int    `json:"attempts"`
 	Wait      string `json:"wait"`
 	Error     string `json:"error"`
+	Mapping   string `json:"mapping"`
+	// Account is whom a look-up has found.
+	Account string `json:"account"`
+	// TakesEffect is when an announced event must be acted on.
+	TakesEffect time.Time `json:"takesEffect"`
 }
 
 // Write shows lines of the worker's log. It needs whole lines, which zap writes.
@@ -123,11 +131,20 @@ func (v *view) show(e entry) {
 	if name, ok := v.names[e.User]; ok {
 		e.User = name
 	}
+	if name, ok := v.names[e.Account]; ok && name != e.User {
+		e.User = name + " (" + e.User + ")"
+	}
 	who := strings.TrimSpace(e.EventType + "  " + e.User)
 	switch {
 	case e.Outcome != "":
-		v.count(e.Outcome, e.Reason)
+		v.count(e.Outcome, e.Reason, e.Mapping)
 		sentence := fmt.Sprintf("%-14s %s", e.Outcome, who)
+		if e.Mapping != "" && e.Mapping != event.Native {
+			sentence += "  from " + e.Mapping
+		}
+		if !e.TakesEffect.IsZero() {
+			sentence += "  on " + e.TakesEffect.Format(time.DateOnly)
+		}
 		if e.Attempts > 1 {
 			sentence += fmt.Sprintf("  after %d attempts", e.Attempts)
 		}
@@ -145,9 +162,12 @@ func (v *view) show(e entry) {
 	}
 }
 
-func (v *view) count(outcome, reason string) {
+func (v *view) count(outcome, reason, mapping string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if mapping != "" {
+		v.mappings[mapping]++
+	}
 	if reason != "" {
 		outcome = reason
 	}
@@ -219,7 +239,8 @@ func (v *view) draw() {
 		}
 		t.AppendRow(row)
 	}
-	lines := append(strings.Split(t.Render(), "\n"), v.recent...)
+	lines := append(strings.Split(t.Render(), "\n"), v.understood())
+	lines = append(lines, v.recent...)
 
 	var screen strings.Builder
 	if v.drawn > 0 {
@@ -230,6 +251,18 @@ func (v *view) draw() {
 	}
 	v.drawn = len(lines)
 	_, _ = io.WriteString(v.out, screen.String())
+}
+
+// understood returns a line that says which mapping understood how many events. The caller holds the
+// lock.
+func (v *view) understood() string {
+	names := slices.SortedFunc(maps.Keys(v.mappings), func(a, b string) int {
+		return cmp.Or(v.mappings[b]-v.mappings[a], strings.Compare(a, b))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%s %d", name, v.mappings[name])
+	}
+	return "understood by: " + strings.Join(names, ", ")
 }
 
 func rateLimit(s telemetry.State) string {
