@@ -17,7 +17,7 @@ import (
 // mdmMappings is a mapping for a made-up MDM.
 const mdmMappings = `
 mappings:
-  - name: mdmMappings
+  - name: mdm
     match: body.?vendor.orValue("") == "acme"
     each: body.events
     types: {of: item.kind, is: {lost: device.lost}}
@@ -29,7 +29,7 @@ mappings:
 func mdmDecoder(t *testing.T) *mapping.Decoder {
 	t.Helper()
 	d, err := mapping.New(mapping.Config{
-		Files: []mapping.File{{Name: "mdmMappings.yaml", Text: []byte(mdmMappings)}}, Presets: []string{mapping.NoPresets},
+		Files: []mapping.File{{Name: "mdm.yaml", Text: []byte(mdmMappings)}}, Presets: []string{mapping.NoPresets},
 		AllowedDomains: []string{"contoso.com"},
 	})
 	if err != nil {
@@ -69,7 +69,7 @@ func TestMappedMessageRevokesItsUserAndDeadLettersTheRest(t *testing.T) {
 			reasons := map[string]bool{}
 			for _, d := range records {
 				reasons[d.Reason] = true
-				if d.Mapping != "mdmMappings" || d.Outcome == "revoked" && d.Field != "body.events[0].owner" {
+				if d.Mapping != "mdm" || d.Outcome == "revoked" && d.Field != "body.events[0].owner" {
 					t.Errorf("%+v", d)
 				}
 			}
@@ -77,7 +77,7 @@ func TestMappedMessageRevokesItsUserAndDeadLettersTheRest(t *testing.T) {
 				t.Errorf("%+v", records)
 			}
 			lines := strings.Join(w.lines(), "\n")
-			if strings.Count(lines, `"mapping":"mdmMappings"`) < 4 || !strings.Contains(lines, `"field":"body.events[0].owner"`) {
+			if strings.Count(lines, `"mapping":"mdm"`) < 4 || !strings.Contains(lines, `"field":"body.events[0].owner"`) {
 				t.Errorf("the log lacks the mapping or the field:\n%s", lines)
 			}
 			if hashed && (strings.Contains(lines, ada.ID) || strings.Contains(lines, "C02") || strings.Contains(lines, "gmail")) {
@@ -88,9 +88,10 @@ func TestMappedMessageRevokesItsUserAndDeadLettersTheRest(t *testing.T) {
 }
 
 func TestDryRunSaysWhatWouldBecomeOfMappedEvents(t *testing.T) {
-	inBubble(t, settings{decoder: mdmDecoder(t)}, func(t *testing.T, w *world) {
-		w.send(fromMDM(), &azservicebus.Message{Body: []byte(`{"vendor":"acme","events":[
-			{"kind":"lost","login":"ada@contoso.com","due":"9000-01-01T00:00:00Z"}]}`)})
+	inBubble(t, settings{decoder: mdmDecoder(t), horizon: 365 * 24 * time.Hour}, func(t *testing.T, w *world) {
+		soon := time.Now().Add(30 * 24 * time.Hour).UTC().Format(time.RFC3339)
+		w.send(fromMDM(), &azservicebus.Message{Body: fmt.Appendf(nil, `{"vendor":"acme","events":[
+			{"kind":"lost","login":"ada@contoso.com","due":%q}]}`, soon)})
 		ended := make(chan struct{})
 		go func() { defer close(ended); w.worker.DryRun(w.soft) }()
 		time.Sleep(10 * time.Second)
