@@ -23,6 +23,7 @@ type Config struct {
 	Audit      Audit      `key:"audit"`
 	Redis      Redis      `key:"redis"`
 	TLS        TLS        `key:"tls"`
+	Ingest     Ingest     `key:"ingest"`
 	Ops        Ops        `key:"ops"`
 	Log        Log        `key:"log"`
 }

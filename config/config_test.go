@@ -393,8 +393,11 @@ func TestOptionsHaveOneDescriptionEach(t *testing.T) {
 }
 
 func TestOptionsAreDocumented(t *testing.T) {
-	const open, end = "<!-- options: made by `go test ./config -update` -->\n", "<!-- /options -->"
-	for _, file := range []string{"../docs/configuration.md"} {
+	for file, c := range map[string]struct{ name, table string }{
+		"../docs/configuration.md": {"options", config.MarkdownTable()},
+		"../docs/ingest.md":        {"sources", config.SourcesTable()},
+	} {
+		open, end := "<!-- "+c.name+": made by `go test ./config -update` -->\n", "<!-- /"+c.name+" -->"
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -405,10 +408,10 @@ func TestOptionsAreDocumented(t *testing.T) {
 			t.Fatalf("%s has lost the marks around its table of settings", file)
 		}
 		if *update {
-			if err := os.WriteFile(file, []byte(before+open+config.MarkdownTable()+end+after), 0o600); err != nil {
+			if err := os.WriteFile(file, []byte(before+open+c.table+end+after), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		} else if got != config.MarkdownTable() {
+		} else if got != c.table {
 			t.Errorf("%s: the table of settings is out of date: run go test ./config -update", file)
 		}
 	}
@@ -425,6 +428,68 @@ func TestExampleFileIsValidAndNamesEveryPlainSetting(t *testing.T) {
 	for _, o := range config.Options() {
 		if _, name, _ := strings.Cut(o.Key, "."); !strings.Contains(string(text), name+":") {
 			t.Errorf("the example does not mention %s", o.Key)
+		}
+	}
+}
+
+func TestSourcesAreReadStrictly(t *testing.T) {
+	c, err := load(t, "ingest:\n  validate: true\n  sources:\n    - name: okta\n      path: /okta\n      verify: okta\n"+
+		"      tolerance: 90s\n      rate: 5\n      names: [a, b]\n      username:\n    - {name: b}\n", minimal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Ingest.Sources; len(s) != 2 || s[0].Name != "okta" || s[0].Tolerance != 90*time.Second || s[0].Rate != 5 ||
+		fmt.Sprint(s[0].Names) != "[a b]" || !strings.HasSuffix(s[0].At, "config.yaml:4:7") || s[1].Name != "b" || !c.Ingest.Validate {
+		t.Errorf("%+v", s)
+	}
+	for file, want := range map[string]string{
+		"ingest.sources: [{name: a}]":                                  "",
+		"ingest: {sources: []}":                                        "",
+		"ingest: {sources: }":                                          "",
+		"ingest:\n  sources:\n    - nam: a":                            `config.yaml:3:7: unknown setting "nam"; did you mean "name"?`,
+		"ingest:\n  sources:\n    - {name: a, secret: " + secret + "}": `config.yaml:3:17: unknown setting "secr"…`,
+		"ingest:\n  sources:\n    - " + secret + ": a":                 `config.yaml:3:7: unknown setting "s3cr"…`,
+		"ingest:\n  sources:\n    - {name: 5}":                         `config.yaml:3:14: name: must be a string`,
+		"ingest:\n  sources:\n    - {rate: many}":                      `config.yaml:3:14: rate: must be a whole number`,
+		"ingest:\n  sources:\n    - {timeout: 5}":                      `config.yaml:3:17: timeout: must be a duration`,
+		"ingest:\n  sources:\n    - {names: {a: b}}":                   `config.yaml:3:15: names: must be a list`,
+		"ingest:\n  sources:\n    - {name: a, name: b}":                `name`,
+		"ingest:\n  sources: {name: a}":                                `config.yaml:2:12: ingest.sources must be a list`,
+		"ingest:\n  sources: [a]":                                      `config.yaml:2:13: a source of ingest.sources must be a mapping`,
+		"ingest: {sources: []}\ningest.sources: []":                    `unknown setting`,
+	} {
+		_, err := load(t, file, minimal)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s\n%v\nwant %s", file, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), secret) {
+			t.Errorf("the problem shows a value: %v", err)
+		}
+	}
+}
+
+func TestSourcesHaveDescriptions(t *testing.T) {
+	for _, o := range config.IngestOptions() {
+		if !strings.HasSuffix(o.Doc, ".") {
+			t.Errorf("%s: %q is not a description", o.Key, o.Doc)
+		}
+	}
+}
+
+func TestIngestSettings(t *testing.T) {
+	_, err := load(t, "ingest: {address: x, tls_cert_file: a, trusted_proxies: [10.0.0.0/33], destination: ' ', max_body: 5}", minimal)
+	wantProblems(t, err, "ingest.address", "ingest.tls_cert_file", "ingest.trusted_proxies", "ingest.destination", "ingest.max_body")
+	for file, want := range map[string]string{
+		"": "events", "ingest: {destination: other}": "other",
+		"servicebus: {topic: t, subscription: s}": "t",
+		"servicebus: {sources: [a, b]}":           "",
+	} {
+		environ := minimal
+		if strings.Contains(file, "servicebus") {
+			environ = minimal[:1] // without the queue
+		}
+		if c, err := load(t, file, environ); err != nil || c.To() != want {
+			t.Errorf("%s: sends to %q, %v", file, c.To(), err)
 		}
 	}
 }

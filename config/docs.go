@@ -227,6 +227,37 @@ var descriptions = map[string]string{
 		"or that of a proxy that inspects TLS. It counts for Service Bus, Graph, sign-in, " +
 		"Redis, and the trace collector. The worker reads it at start.",
 
+	"ingest.address": "" +
+		"Address on which worker ingest receives webhooks, HOST:PORT. :8088 listens on every " +
+		"interface, which a container needs and the chart sets.",
+	"ingest.tls_cert_file": "" +
+		"PEM file with the certificate of worker ingest and the authorities between it and the " +
+		"root. Needs ingest.tls_key_file. worker ingest reads both again when they change. " +
+		"Without them it speaks plain HTTP, for a gateway in front that ends TLS.",
+	"ingest.tls_key_file": "PEM file with the private key of ingest.tls_cert_file.",
+	"ingest.trusted_proxies": "" +
+		"Addresses and networks of the proxies in front, for example 10.0.0.0/8. Only they are " +
+		"believed what they say about a sender: its address (X-Forwarded-For) and its client " +
+		"certificate.",
+	"ingest.destination": "" +
+		"Queue or topic that worker ingest sends to. If empty, it is the one that " +
+		"servicebus.queue or servicebus.topic names.",
+	"ingest.validate": "" +
+		"Refuse with 422 what no form of event and no mapping understands, instead of " +
+		"dead-lettering it later.",
+	"ingest.timeout": "" +
+		"Time within which worker ingest answers. A source may have a shorter one.",
+	"ingest.max_body": "" +
+		"Maximum size of a body in bytes. The default leaves room for the properties in a message " +
+		"of the Standard tier, which has at most 256 KiB.",
+	"ingest.max_connections": "Maximum number of connections that are open at the same time.",
+	"ingest.concurrency": "" +
+		"Maximum number of requests of one source that are worked on at the same time. One " +
+		"address may have half of them. Each may hold ingest.max_body bytes of memory.",
+	"ingest.address_rate": "" +
+		"Maximum number of requests per second of one address to one source, with bursts of five " +
+		"times as many. If all requests come through a proxy, set ingest.trusted_proxies.",
+
 	"ops.address": "" +
 		"Address of /healthz, /readyz, and /metrics, which have no access control. :9090 " +
 		"listens on every interface, which a container needs and the chart sets. If empty, " +
@@ -238,4 +269,56 @@ var descriptions = map[string]string{
 		"Log and trace a short hash instead of anything that can name a user: user IDs and " +
 		"names, and message IDs, event IDs, and unknown event types, which producers choose. No " +
 		"text from Graph or producers is logged.",
+}
+
+// sourceDescriptions holds the description of each setting of a source, by key.
+var sourceDescriptions = map[string]string{
+	"name": "" +
+		"Name of the source: up to 32 small letters, digits, and hyphens. Messages carry it in the " +
+		"property `source`, and metrics and log lines name it.",
+	"path": "Path of the URL that the sender calls, for example `/hooks/okta`.",
+	"verify": "" +
+		"How to know that a request comes from the sender; see the list above. Required.",
+	"secret_file": "" +
+		"File with the secret, of at least 16 bytes. The ingest reads it again when it changes.",
+	"previous_secret_file": "" +
+		"File with the secret from before a rotation, which is accepted too. It may be missing or " +
+		"empty.",
+	"username": "User name, for HTTP's Basic authentication.",
+	"header": "" +
+		"Name of the header with the secret, the signature, or the certificate, where the sender lets you " +
+		"choose it.",
+	"timestamp_header": "For `hmac`: header with the time of the signature, in Unix seconds.",
+	"id_header":        "For `hmac` and `header`: header with the sender's id of the delivery.",
+	"algorithm":        "For `hmac`: `sha256` (default) or `sha512`.",
+	"encoding":         "For `hmac`: `hex` (default) or `base64`.",
+	"prefix":           "For `hmac`: what precedes the signature in its header, for example `sha256=`.",
+	"signed": "" +
+		"For `hmac`: what is signed, in order: `id`, `timestamp`, `method`, `body`, and anything else as it " +
+		"is, for example `[timestamp, \".\", body]`. Default `[body]`.",
+	"tolerance": "Maximum difference between the time of a signature and now. Default 5m, at most 1h.",
+	"tenant":    "For Entra tokens: tenant that issues them, as a GUID.",
+	"audience":  "For Entra tokens: expected audience, the app's ID or URI. Several are separated by spaces.",
+	"issuer": "" +
+		"For Entra tokens: expected issuer, instead of the tenant's. Its OpenID configuration names the keys.",
+	"app_role": "For Entra tokens: app role that the token must have.",
+	"caller":   "For Entra tokens: app ID of the caller. Several are separated by spaces.",
+	"ca_file":  "For `mtls`: PEM file with the authorities of client certificates.",
+	"names":    "For `mtls`: accepted names in client certificates: DNS names, URIs, or common names.",
+	"subscriptions": "" +
+		"For `event-grid`: names of the event subscriptions whose handshake is answered. Default: all.",
+	"origins": "" +
+		"For `event-grid` and `cloudevents`: origins whose CloudEvents handshake is answered.",
+	"content_type": "" +
+		"Content type of the message if the sender's request has none, or another one than it should.",
+	"max_body": "Maximum size of a body in bytes, instead of ingest.max_body.",
+	"timeout":  "Time within which the source is answered. Default: the sender's limit, or ingest.timeout.",
+	"rate":     "Maximum number of accepted events per second. Default 500.",
+	"burst":    "Maximum number of accepted events at once. Default: twice the rate.",
+	"respond_busy": "" +
+		"Status for an event that cannot be put on the queue now: 503 or 429. The default is the " +
+		"one after which the sender tries again.",
+	"expect_every": "" +
+		"Longest time without an event that is normal. The alert SessionRevokerSourceSilent fires " +
+		"after it.",
 }

@@ -48,14 +48,14 @@ func LoadForGraph(flags *pflag.FlagSet, environ []string) (Config, error) {
 
 func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config, error) {
 	var problems Problems
+	var c Config
 	values := map[string]any{}
 	if name, _ := flags.GetString(FileFlag); name != "" {
-		loadFile(values, name, &problems)
+		c.Ingest.Sources = loadFile(values, name, &problems)
 	}
 	loadEnvironment(values, environ, &problems)
 	loadFlags(values, flags)
 
-	var c Config
 	for _, o := range options(&c) {
 		raw := values[o.Key]
 		if raw == nil {
@@ -78,22 +78,29 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	return c, nil
 }
 
-// loadFile reads one YAML document. A file may be empty. The parser reports duplicate keys.
-func loadFile(values map[string]any, name string, problems *Problems) {
+// loadFile reads one YAML document. A file may be empty. The parser reports duplicate keys. The
+// settings go into values; the sources of webhooks, which are no settings, are returned.
+func loadFile(values map[string]any, name string, problems *Problems) (sources []IngestSource) {
 	text, err := readFile(name)
 	if err != nil {
 		problems.add("--%s: %v", FileFlag, err)
-		return
+		return nil
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var document yaml.Node
 	var settings map[string]any
-	if err := decoder.Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
+	if err := decoder.Decode(&document); err != nil && !errors.Is(err, io.EOF) {
 		problems.add("%s: %s", name, yamlProblem(err))
-		return
+		return nil
+	}
+	sources = loadSources(&document, name, problems)
+	if err := document.Decode(&settings); err != nil {
+		problems.add("%s: %s", name, yamlProblem(err))
+		return nil
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		problems.add("%s: more than one YAML document; keep one", name)
-		return
+		return nil
 	}
 	file := map[string]any{}
 	for _, key := range flatten(file, "", settings) {
@@ -112,6 +119,7 @@ func loadFile(values map[string]any, name string, problems *Problems) {
 			problems.add("%s: unknown setting %s", name, showKey(key))
 		}
 	}
+	return sources
 }
 
 // flatten adds what settings holds to values, by key: the path from the top, with dots. Each name

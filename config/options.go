@@ -55,6 +55,9 @@ func options(c *Config) []Option {
 		group := groups.Field(i)
 		for j := range group.NumField() {
 			tag := group.Type().Field(j).Tag
+			if tag.Get("key") == "" {
+				continue // a list of objects, which loadSources reads
+			}
 			key := prefix + "." + tag.Get("key")
 			o := Option{
 				Key:     key,

@@ -54,6 +54,7 @@ func (c *Config) validate(needsServiceBus bool) Problems {
 		p.add("audit.key_file: needs audit.file (REVOKER_AUDIT_FILE): the key signs its records")
 	}
 	c.validateRedis(&p)
+	c.validateIngest(&p)
 	if _, err := c.TLS.Authorities(); err != nil {
 		p.add("tls.ca_file: %v (REVOKER_TLS_CA_FILE)", err)
 	}
@@ -357,6 +358,22 @@ func (c *Config) validateRedis(p *Problems) {
 	}
 	if r.Password != "" && !r.TLS && !allLoopback(r.Addresses) {
 		p.add("redis.password: would be sent in the clear: set redis.tls (REVOKER_REDIS_TLS=true), or use a loopback address")
+	}
+}
+
+func (c *Config) validateIngest(p *Problems) {
+	in := c.Ingest
+	if _, _, err := net.SplitHostPort(in.Address); err != nil {
+		p.add("ingest.address: %s is not host:port or :port (REVOKER_INGEST_ADDRESS)", show(in.Address))
+	}
+	if (in.TLSCertFile == "") != (in.TLSKeyFile == "") {
+		p.add("ingest.tls_cert_file: ingest.tls_key_file belongs to it: set both, or none")
+	}
+	if _, err := in.Proxies(); err != nil {
+		p.add("ingest.trusted_proxies: %v (REVOKER_INGEST_TRUSTED_PROXIES)", err)
+	}
+	if in.Destination != "" && !entityName.MatchString(in.Destination) {
+		p.add("ingest.destination: %s is not the name of a queue or topic (REVOKER_INGEST_DESTINATION)", show(in.Destination))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -17,12 +18,12 @@ type Server struct {
 	done chan error
 }
 
-// Serve answers requests on l until Close is called.
-func Serve(l net.Listener, health *Health, metrics *Metrics) *Server {
+// Serve answers requests on l until Close is called. metrics is a registry.
+func Serve(l net.Listener, health *Health, metrics prometheus.Gatherer) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", health.ServeLive)
 	mux.HandleFunc("GET /readyz", health.ServeReady)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	s := &Server{
 		http: &http.Server{
 			Handler:           mux,

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
@@ -78,7 +80,7 @@ func TestServerAnswersOnTheOperationsPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := telemetry.Serve(l, health, metrics)
+	server := telemetry.Serve(l, health, metrics.Registry)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	get := func(path string) (int, string) {
 		resp, err := client.Get("http://" + l.Addr().String() + path)
@@ -181,10 +183,20 @@ func TestMetricsAreDocumented(t *testing.T) {
 	m.TransmitterKeys.WithLabelValues("okta")
 	m.TransmitterKeysStale.WithLabelValues("okta")
 	m.Replicas.WithLabelValues("away")
+	in := telemetry.NewIngestMetrics("v", "c")
+	in.Requests.WithLabelValues("okta", "accepted")
+	in.LastAccepted.WithLabelValues("okta")
+	in.Expected.WithLabelValues("okta")
 	families, err := m.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
+	more, err := in.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	families = append(families, more...)
+	slices.SortStableFunc(families, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
 	var page strings.Builder
 	page.WriteString("# Metrics\n\nOf `/metrics` on the operations port, beside Go's and the process's own. " +
 		"Alerts and a dashboard for them are in\n" +

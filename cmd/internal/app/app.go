@@ -331,7 +331,7 @@ func (w *Worker) Run(ctx, hard context.Context) error {
 	if w.ops != nil {
 		w.log.Info("the operations port is open, without access control",
 			zap.String("address", w.OpsAddress()), zap.String("reach", reach(w.ops.Addr())))
-		ops = telemetry.Serve(w.ops, w.health, w.metrics)
+		ops = telemetry.Serve(w.ops, w.health, w.metrics.Registry)
 	}
 	watching, stopWatching := context.WithCancel(hard)
 	var watch sync.WaitGroup
