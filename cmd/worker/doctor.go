@@ -175,6 +175,7 @@ func checkSettings(cfg config.Config, f *findings) {
 			f.ok("audit.key_file", "readable: audit records carry a MAC")
 		}
 	}
+	checkIngest(cfg, f)
 	protected, err := app.NewProtected(cfg)
 	switch {
 	case err != nil:

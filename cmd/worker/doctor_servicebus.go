@@ -39,6 +39,9 @@ func checkServiceBus(ctx context.Context, cfg config.Config, f *findings) {
 		checkAuditTopic(ctx, cfg, client, f)
 	}
 	if reachable {
+		checkIngestDestination(ctx, cfg, client, f)
+	}
+	if reachable {
 		checkEntitySettings(ctx, cfg, f)
 	}
 }

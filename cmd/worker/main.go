@@ -75,7 +75,7 @@ func (p *program) rootCommand() *cobra.Command {
 		help(cmd, args)
 	})
 	root.AddCommand(
-		p.runCommand(), p.dlqCommand(), p.deferredCommand(), p.scheduledCommand(), p.revokeCommand(), p.sendCommand(),
+		p.runCommand(), p.ingestCommand(), p.dlqCommand(), p.deferredCommand(), p.scheduledCommand(), p.revokeCommand(), p.sendCommand(),
 		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand(),
 	)
 	return root

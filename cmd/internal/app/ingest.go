@@ -1,0 +1,138 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"go.uber.org/zap"
+
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/ingest"
+	"github.com/session-revoker/session-revoker/telemetry"
+)
+
+// Ingest is the assembled worker ingest.
+type Ingest struct {
+	cfg     config.Config
+	log     *zap.Logger
+	client  *azservicebus.Client
+	server  *ingest.Server
+	health  *telemetry.Health
+	metrics *telemetry.IngestMetrics
+	tracing *telemetry.Tracing
+	web     net.Listener
+	ops     net.Listener // nil without an operations port
+}
+
+// NewIngest assembles worker ingest, and opens its port and the operations port. It connects to
+// nothing yet. The log goes to w. cfg must be valid. Call Run next, which releases everything.
+func NewIngest(cfg config.Config, w io.Writer) (*Ingest, error) {
+	log, err := telemetry.NewLogger(w, cfg.Log.Level, cfg.Log.Format)
+	if err != nil {
+		return nil, err
+	}
+	to := cfg.To()
+	if to == "" {
+		return nil, errors.New("ingest.destination: several sources are configured: set the queue or topic to send to " +
+			"(REVOKER_INGEST_DESTINATION)")
+	}
+	decoder, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
+	if err != nil {
+		return nil, fmt.Errorf("events.types: %w", err)
+	}
+	own, err := NewNetwork(cfg)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := cfg.TLS.Authorities()
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca_file: %w", err)
+	}
+	tracing, err := telemetry.NewTracing(Version, roots)
+	if err != nil {
+		return nil, err
+	}
+	client, err := NewServiceBus(cfg)
+	if err != nil {
+		return nil, err
+	}
+	sender, err := client.NewSender(to, nil)
+	if err != nil {
+		return nil, fmt.Errorf("make the sender to %q: %w", to, err)
+	}
+	i := &Ingest{
+		cfg: cfg, log: log, client: client, tracing: tracing,
+		health:  telemetry.NewHealth(ingest.MaxSilence, ingest.BusPart),
+		metrics: telemetry.NewIngestMetrics(Version, Commit),
+	}
+	i.server, err = ingest.New(ingest.Config{
+		Ingest:    cfg.Ingest,
+		Entity:    to,
+		Authority: cfg.Cloud().Authority,
+		Sessions:  cfg.ServiceBus.Sessions > 0,
+	}, ingest.Dependencies{
+		Sender:    sender,
+		Log:       log,
+		Metrics:   i.metrics,
+		Health:    i.health,
+		Tracer:    tracing.Tracer,
+		Transport: own.Transport(),
+		Decoder:   decoder,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if i.web, err = net.Listen("tcp", cfg.Ingest.Address); err != nil {
+		return nil, fmt.Errorf("open the port for webhooks: %w; set ingest.address to a free address", err)
+	}
+	if cfg.Ops.Address != "" {
+		if i.ops, err = net.Listen("tcp", cfg.Ops.Address); err != nil {
+			_ = i.web.Close()
+			return nil, fmt.Errorf("open the operations port: %w; set ops.address to a free address, or to \"\" for none", err)
+		}
+	}
+	return i, nil
+}
+
+// Address returns the address on which webhooks are received.
+func (i *Ingest) Address() string { return i.web.Addr().String() }
+
+// Run answers until ctx ends. Then it finishes the requests in flight, for at most
+// consumer.drain_timeout. When hard ends, it stops at once. A sender whose request was cut off has
+// no success, and comes again.
+func (i *Ingest) Run(ctx, hard context.Context) error {
+	defer i.log.Sync() //nolint:errcheck // it fails on terminals, and nothing is left to do
+	var names []string
+	for _, source := range i.cfg.Ingest.Sources {
+		names = append(names, source.Name+" ("+source.Verify+")")
+	}
+	i.log.Info("starting", zap.String("version", Version), zap.String("commit", Commit),
+		zap.Any("config", i.cfg.Redacted()), zap.Strings("sources", names), zap.String("destination", i.cfg.To()))
+	i.log.Info("receiving webhooks", zap.String("address", i.Address()), zap.String("reach", reach(i.web.Addr())),
+		zap.Bool("tls", i.cfg.Ingest.TLSCertFile != ""))
+	var ops *telemetry.Server
+	if i.ops != nil {
+		i.log.Info("the operations port is open, without access control",
+			zap.String("address", i.ops.Addr().String()), zap.String("reach", reach(i.ops.Addr())))
+		ops = telemetry.Serve(i.ops, i.health, i.metrics.Registry)
+	}
+	err := i.server.Run(ctx, hard, i.web, i.cfg.Consumer.DrainTimeout)
+
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	closed := errors.Join(i.client.Close(closing), i.tracing.Close(closing))
+	if ops != nil {
+		closed = errors.Join(closed, ops.Close(closing))
+	}
+	if closed != nil {
+		// Every answered event is on the queue. The end of the process closes what did not close.
+		i.log.Warn("not closed cleanly", zap.Error(closed))
+	}
+	i.log.Info("stopped")
+	return err
+}

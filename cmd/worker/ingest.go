@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+	"github.com/spf13/cobra"
+
+	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/ingest"
+)
+
+func (p *program) ingestCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ingest",
+		Short: "Receive webhooks and put them on the queue until SIGTERM",
+		Long: `Receive webhooks and put them on the queue until SIGTERM.
+
+This is for senders that can only call a URL. Each one is a source in the
+configuration file, with its path and a way to verify it (docs/ingest.md).
+A sender gets a success only when Service Bus has the message.
+
+Run it beside worker run, as its own deployment: its identity needs to send
+to the queue, and nothing else. It does not call Graph.
+
+On the first SIGTERM or SIGINT, it takes no more requests and finishes those in
+flight, for at most consumer.drain_timeout. On the second, it stops at once.
+
+Settings come from flags, environment variables and a YAML file, in this order
+of precedence. docs/configuration.md lists them all.`,
+		Args: cobra.NoArgs,
+	}
+	config.Flags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := config.Load(cmd.Flags(), p.environ)
+		if err != nil {
+			return err
+		}
+		server, err := app.NewIngest(cfg, p.log)
+		if err != nil {
+			return err
+		}
+		soft, hard, stop := app.Signals(cmd.Context())
+		defer stop()
+		if err := server.Run(soft, hard); err != nil {
+			return fail(exitFailed, "%v", err)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// checkIngest checks the sources of worker ingest and their secrets.
+func checkIngest(cfg config.Config, f *findings) {
+	if len(cfg.Ingest.Sources) == 0 {
+		return
+	}
+	if err := ingest.Check(cfg.Ingest); err != nil {
+		for line := range strings.Lines(err.Error()) {
+			f.fail("ingest.sources", "see docs/ingest.md; with such a source, worker ingest does not start", "%s", strings.TrimSpace(line))
+		}
+		return
+	}
+	f.ok("ingest.sources", "%s; their secrets are readable", count(len(cfg.Ingest.Sources), "source"))
+	if cfg.To() == "" {
+		f.fail("ingest.destination", "set it: worker ingest does not know where to send", "several queues or subscriptions are configured")
+	}
+}
+
+// checkIngestDestination checks that this identity may send to where worker ingest sends.
+func checkIngestDestination(ctx context.Context, cfg config.Config, client *azservicebus.Client, f *findings) {
+	to := cfg.To()
+	if len(cfg.Ingest.Sources) == 0 || to == "" {
+		return
+	}
+	sender, err := client.NewSender(to, nil)
+	if err == nil {
+		err = tryToSend(ctx, sender)
+	}
+	if err != nil {
+		f.warn("ingest.destination", "give the identity of worker ingest the role 'Azure Service Bus Data Sender' on it; "+
+			"if doctor runs as another identity, run it as that of worker ingest", "cannot send to %s: %s", to, detail(err))
+		return
+	}
+	f.ok("ingest.destination", "can send to %s", to)
+}

@@ -1,0 +1,246 @@
+package main_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/emulator/leaks"
+	"github.com/session-revoker/session-revoker/emulator/servicebus"
+)
+
+const webhookSecret = "6b1d-webhook-secret-of-the-test"
+
+// webhooks is a worker ingest with one source, and the senders that call it.
+type webhooks struct {
+	*cloud
+	address string
+	args    []string
+	client  *http.Client
+}
+
+func newWebhooks(t *testing.T, c *cloud) *webhooks {
+	t.Helper()
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := port.Addr().String()
+	_ = port.Close()
+	dir := t.TempDir()
+	secret, file := filepath.Join(dir, "secret"), filepath.Join(dir, "worker.yaml")
+	for name, text := range map[string]string{
+		secret: webhookSecret,
+		file: fmt.Sprintf(`ingest:
+  address: %s
+  address_rate: 100000
+  concurrency: 512
+  timeout: 5s
+  sources:
+    - {name: mdm, path: /hooks/mdm, verify: bearer, secret_file: %s, rate: 100000}
+`, address, secret),
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &webhooks{
+		cloud: c, address: address, args: []string{"ingest", "--config", file},
+		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}},
+	}
+}
+
+func (h *webhooks) start(env ...string) *process {
+	h.t.Helper()
+	p := &process{Cmd: exec.Command(binary, h.args...)}
+	p.Env = append(h.env, env...)
+	p.Stdout, p.Stderr = &p.out, &p.out
+	if err := p.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		if p.ProcessState == nil {
+			_ = p.Process.Kill()
+			_ = p.Wait()
+		}
+		for _, leak := range leaks.Find(p.out.String(), webhookSecret, servicebus.DefaultKey.Value) {
+			h.t.Error(leak)
+		}
+	})
+	h.until("its port", func() bool {
+		if conn, err := net.Dial("tcp", h.address); err == nil {
+			return conn.Close() == nil
+		}
+		return false
+	})
+	return p
+}
+
+// post returns the status of a request, or 0 without an answer.
+func (h *webhooks) post(body string) int {
+	r, err := http.NewRequest(http.MethodPost, "http://"+h.address+"/hooks/mdm", strings.NewReader(body))
+	if err != nil {
+		h.t.Error(err)
+		return 0
+	}
+	r.Header.Set("Authorization", "Bearer "+webhookSecret)
+	r.Header.Set("Content-Type", "application/json")
+	response, err := h.client.Do(r)
+	if err != nil {
+		return 0
+	}
+	_, _ = io.Copy(io.Discard, response.Body)
+	_ = response.Body.Close()
+	return response.StatusCode
+}
+
+func TestIngestAndWorkerRevokeForAWebhook(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	h := newWebhooks(t, c)
+	// The identity may send, and nothing else.
+	writer := servicebus.ConnectionString(c.amqp.Addr().String(), servicebus.Key{Name: "writer", Value: "w"})
+	p := h.start("REVOKER_SERVICEBUS_CONNECTION_STRING=" + writer)
+	if got := h.post(fmt.Sprintf(`{"type":"device.lost","userId":%q}`, id(0))); got != 200 {
+		t.Fatalf("%d\n%s", got, &p.out)
+	}
+	c.start()
+	c.until("the revocation", func() bool { return c.revoked(1) == 1 })
+	p.terminate(t)
+	if h.post("{}") != 0 {
+		t.Error("it answers after its end")
+	}
+}
+
+func TestIngestRefusesToStartWithoutAVerifiedSource(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	for name, text := range map[string]string{
+		"no source":     "log: {level: info}\n",
+		"no verifier":   "ingest:\n  sources:\n    - {name: a, path: /a}\n",
+		"unknown key":   "ingest:\n  sources:\n    - name: a\n      secrt_file: x\n",
+		"secret inside": "ingest:\n  sources:\n    - {name: a, path: /a, verify: bearer, secret: " + webhookSecret + "}\n",
+	} {
+		file := filepath.Join(t.TempDir(), "worker.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(binary, "ingest", "--config", file)
+		cmd.Env = c.env
+		out, err := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != 2 || !bytes.Contains(out, []byte("source")) {
+			t.Errorf("%s: exit code %d (%v)\n%s", name, code, err, out)
+		}
+		if bytes.Contains(out, []byte(webhookSecret)) {
+			t.Errorf("%s: the secret is shown:\n%s", name, out)
+		}
+	}
+}
+
+// TestChaosOfIngest sends webhooks as fast as they are answered while the broker goes away and comes
+// back, and while the ingest is killed at random instants. Each event with a success is on the
+// queue, by the broker's own records.
+func TestChaosOfIngest(t *testing.T) {
+	random := newRand(t)
+	kills, senders := long(60, 4), 64
+	c := newCloud(t, 1, time.Minute)
+	h := newWebhooks(t, c)
+	p := h.start()
+
+	// First as fast as it goes, undisturbed.
+	var accepted sync.Map
+	var successes, refusals atomic.Int64
+	var round atomic.Int64
+	done := make(chan struct{})
+	var sending sync.WaitGroup
+	for s := range senders {
+		sending.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				key := fmt.Sprintf("%d-%d", s, n)
+				switch h.post(fmt.Sprintf(`{"type":"device.lost","userId":%q,"id":%q}`, id(0), key)) {
+				case http.StatusOK:
+					accepted.Store(key, round.Load())
+					successes.Add(1)
+				case 0:
+					refusals.Add(1)
+					time.Sleep(time.Millisecond) // nobody listens
+				default:
+					refusals.Add(1)
+				}
+			}
+		})
+	}
+	calm := long(10*time.Second, 2*time.Second)
+	c.until("the first successes", func() bool { return successes.Load() > 100 })
+	before, began := successes.Load(), time.Now()
+	time.Sleep(calm)
+	t.Logf("%.0f webhooks per second are accepted", float64(successes.Load()-before)/time.Since(began).Seconds())
+
+	for range kills {
+		round.Add(1)
+		before := successes.Load()
+		c.until("some successes", func() bool { return successes.Load() > before+int64(random.IntN(300)) })
+		if random.IntN(2) == 0 {
+			address := c.amqp.Addr().String()
+			_ = c.amqp.Close() // nobody listens any more
+			c.broker.CloseConnections()
+			time.Sleep(upTo(random, time.Second))
+			again, err := net.Listen("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.amqp = again
+			go func() { _ = c.broker.Serve(again) }()
+		}
+		time.Sleep(upTo(random, 20*time.Millisecond))
+		if err := p.Process.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		_ = p.Wait()
+		p = h.start()
+	}
+	before = successes.Load()
+	c.until("successes after the last kill", func() bool { return successes.Load() > before+100 })
+	close(done)
+	sending.Wait()
+	p.terminate(t)
+
+	queued := map[string]bool{}
+	for from := int64(0); ; {
+		page, err := c.broker.Peek(queue, from, 10_000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		for _, m := range page {
+			_, after, _ := strings.Cut(string(m.Body), `"id":"`)
+			queued[strings.TrimSuffix(after, `"}`)] = true
+			from = m.SequenceNumber + 1
+		}
+	}
+	lost := 0
+	accepted.Range(func(key, in any) bool {
+		if !queued[key.(string)] {
+			lost++
+			t.Errorf("answered with success and not on the queue: %v, of round %v", key, in)
+		}
+		return lost < 10
+	})
+	t.Logf("killed %d times; %d successes, %d refusals, %d messages on the queue", kills, successes.Load(), refusals.Load(), len(queued))
+}
