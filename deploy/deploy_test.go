@@ -18,6 +18,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/ingest"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -41,7 +42,7 @@ func settingsSchema() map[string]any {
 	groups := object{}
 	for _, o := range config.Options() {
 		group, name, _ := strings.Cut(o.Key, ".")
-		if o.Secret || o.Key == "ops.address" {
+		if o.Secret || o.Key == "ops.address" || o.Key == "ingest.address" {
 			continue
 		}
 		if groups[group] == nil {
@@ -75,7 +76,32 @@ func settingsSchema() map[string]any {
 		}
 		groups[group].(object)["properties"].(object)[name] = setting
 	}
+	groups["ingest"].(object)["properties"].(object)["sources"] = sourcesSchema()
 	return object{"type": "object", "additionalProperties": false, "properties": groups}
+}
+
+// sourcesSchema returns the schema of ingest.sources.
+func sourcesSchema() map[string]any {
+	type object = map[string]any
+	keys := object{}
+	for _, o := range config.IngestOptions() {
+		setting := object{"description": o.Doc}
+		switch o.Kind {
+		case "int":
+			setting["type"], setting["minimum"] = "integer", 0
+		case "list":
+			setting["type"], setting["items"] = "array", object{"type": "string"}
+		default: // durations are strings, too
+			setting["type"] = "string"
+		}
+		if o.Key == "verify" {
+			setting["enum"] = ingest.Kinds()
+		}
+		keys[o.Key] = setting
+	}
+	return object{"type": "array", "maxItems": ingest.MaxSources, "items": object{
+		"type": "object", "additionalProperties": false, "required": []string{"name", "path", "verify"}, "properties": keys,
+	}}
 }
 
 func TestSchemaKnowsEverySettingAndNoOther(t *testing.T) {
@@ -178,10 +204,19 @@ func exposed(t *testing.T) map[string]bool {
 	metrics.TransmitterKeys.WithLabelValues("okta")
 	metrics.TransmitterKeysStale.WithLabelValues("okta")
 	metrics.Replicas.WithLabelValues("away")
+	in := telemetry.NewIngestMetrics("v", "c")
+	in.Requests.WithLabelValues("okta", "accepted")
+	in.LastAccepted.WithLabelValues("okta")
+	in.Expected.WithLabelValues("okta")
 	families, err := metrics.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
+	more, err := in.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	families = append(families, more...)
 	names := map[string]bool{}
 	for _, f := range families {
 		names[f.GetName()] = true

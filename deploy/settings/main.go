@@ -91,8 +91,8 @@ func run() error {
 			return err
 		}
 	}
-	if found != 1 {
-		return fmt.Errorf("%d configurations, want one", found)
+	if found == 0 {
+		return errors.New("there is no configuration")
 	}
 	fmt.Println("the program accepts the configuration")
 	return nil

@@ -61,7 +61,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The configuration file: the values, and what only the chart knows. */}}
 {{- define "session-revoker.config" -}}
-{{- $config := deepCopy .Values.config }}
+{{- $config := omit (deepCopy .Values.config) "ingest" }}
 {{- $_ := set $config "ops" (merge (dict "address" (printf ":%d" (int .Values.metrics.port))) (dig "ops" (dict) $config)) }}
 {{- $_ := set $config "guard" (merge (dig "guard" (dict) $config) (dict "release_file" "/etc/session-revoker/release/release.json")) }}
 {{- with .Values.secret }}
@@ -293,4 +293,32 @@ resources:
   {{- toYaml .Values.resources | nindent 2 }}
 volumeMounts:
   {{- include "session-revoker.volumeMounts" . | nindent 2 }}
+{{- end }}
+
+{{- define "session-revoker.ingestServiceAccountName" -}}
+{{- if .Values.ingest.serviceAccount.create }}
+{{- default (printf "%s-ingest" (include "session-revoker.fullname" .)) .Values.ingest.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.ingest.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* The configuration file of the ingest: what it needs of the values, and no secret of the worker. */}}
+{{- define "session-revoker.ingestConfig" -}}
+{{- $all := deepCopy .Values.config }}
+{{- $config := pick $all "servicebus" "events" "tls" "log" "consumer" "ingest" "ops" }}
+{{- with dig "graph" "cloud" "" $all }}
+{{- $_ := set $config "graph" (dict "cloud" .) }}
+{{- end }}
+{{- $_ := set $config "ops" (merge (dict "address" (printf ":%d" (int .Values.metrics.port))) (dig "ops" (dict) $config)) }}
+{{- $_ := set $config "ingest" (merge (dict "address" (printf ":%d" (int .Values.ingest.port))) (dig "ingest" (dict) $config)) }}
+{{- with .Values.ingest.connectionStringKey }}
+{{- $_ := set $config "servicebus" (merge (dict "connection_string_file" (printf "/etc/session-revoker/ingest/%s" .)) (dig "servicebus" (dict) $config)) }}
+{{- end }}
+{{- if .Values.caBundle.configMap }}
+{{- $_ := set $config "tls" (dict "ca_file" "/etc/session-revoker/ca/ca.pem") }}
+{{- else if .Values.caBundle.inline }}
+{{- $_ := set $config "tls" (dict "ca_file" "/etc/session-revoker/config/ca.pem") }}
+{{- end }}
+{{- toYaml $config }}
 {{- end }}
