@@ -244,3 +244,22 @@ func TestChaosOfIngest(t *testing.T) {
 	})
 	t.Logf("killed %d times; %d successes, %d refusals, %d messages on the queue", kills, successes.Load(), refusals.Load(), len(queued))
 }
+
+func TestDoctorChecksTheSourcesOfIngest(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	h := newWebhooks(t, c)
+	config := h.args[2]
+	got := c.command("", "doctor", "--config", config)
+	for _, want := range []string{"1 source; their secrets are readable", "can send to " + queue} {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("doctor does not say %q:\n%s", want, got.stdout)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(config), "secret"), []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got = c.command("", "doctor", "--config", config)
+	if got.code != 2 || !strings.Contains(got.stdout, "a secret needs at least 16") || !strings.Contains(got.stdout, "worker.yaml:7:7") {
+		t.Errorf("exit code %d\n%s", got.code, got.stdout)
+	}
+}

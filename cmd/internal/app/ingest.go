@@ -12,6 +12,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/event/secevent"
 	"github.com/session-revoker/session-revoker/ingest"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
@@ -41,9 +42,9 @@ func NewIngest(cfg config.Config, w io.Writer) (*Ingest, error) {
 		return nil, errors.New("ingest.destination: several sources are configured: set the queue or topic to send to " +
 			"(REVOKER_INGEST_DESTINATION)")
 	}
-	decoder, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
+	decoder, err := newValidator(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("events.types: %w", err)
+		return nil, err
 	}
 	own, err := NewNetwork(cfg)
 	if err != nil {
@@ -97,6 +98,34 @@ func NewIngest(cfg config.Config, w io.Writer) (*Ingest, error) {
 		}
 	}
 	return i, nil
+}
+
+// validator decides what is understood, for ingest.validate. Security Event Tokens are left to the
+// worker, which has the keys that verify them.
+type validator struct {
+	tokens *secevent.Verifier
+	others ingest.Decoder
+}
+
+func newValidator(cfg config.Config) (validator, error) {
+	cfg.Events.TransmittersFile = ""
+	tokens, err := NewVerifier(cfg, nil)
+	if err != nil {
+		return validator{}, err
+	}
+	others, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
+	if err != nil {
+		return validator{}, fmt.Errorf("events.types: %w", err)
+	}
+	return validator{tokens, others}, nil
+}
+
+// Decode implements ingest.Decoder.
+func (v validator) Decode(m event.Message) ([]event.Item, error) {
+	if v.tokens.IsToken(m) {
+		return nil, &event.Error{Kind: event.NotYet, Field: "token", Problem: "the worker verifies it"}
+	}
+	return v.others.Decode(m)
 }
 
 // Address returns the address on which webhooks are received.
