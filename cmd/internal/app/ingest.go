@@ -42,9 +42,11 @@ func NewIngest(cfg config.Config, w io.Writer) (*Ingest, error) {
 		return nil, errors.New("ingest.destination: several sources are configured: set the queue or topic to send to " +
 			"(REVOKER_INGEST_DESTINATION)")
 	}
-	decoder, err := newValidator(cfg)
-	if err != nil {
-		return nil, err
+	var decoder ingest.Decoder
+	if cfg.Ingest.Validate { // only then must the files of mappings be there
+		if decoder, err = newValidator(cfg); err != nil {
+			return nil, err
+		}
 	}
 	own, err := NewNetwork(cfg)
 	if err != nil {
@@ -113,9 +115,9 @@ func newValidator(cfg config.Config) (validator, error) {
 	if err != nil {
 		return validator{}, err
 	}
-	others, err := event.NewDecoder(event.Config{Types: cfg.Events.Types})
+	others, err := NewDecoder(cfg, DecoderOptions{})
 	if err != nil {
-		return validator{}, fmt.Errorf("events.types: %w", err)
+		return validator{}, err
 	}
 	return validator{tokens, others}, nil
 }
