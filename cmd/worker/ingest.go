@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -33,6 +34,13 @@ of precedence. docs/configuration.md lists them all.`,
 		Args: cobra.NoArgs,
 	}
 	config.Flags(cmd.Flags())
+	for _, o := range config.Options() { // the others belong to worker run
+		group, _, _ := strings.Cut(o.Key, ".")
+		used := slices.Contains([]string{"servicebus", "events", "ingest", "tls", "ops", "log"}, group)
+		if !used && o.Key != "consumer.drain_timeout" && o.Flag != "" {
+			_ = cmd.Flags().MarkHidden(o.Flag)
+		}
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.Load(cmd.Flags(), p.environ)
 		if err != nil {
