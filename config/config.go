@@ -121,7 +121,7 @@ type Events struct {
 	TimeZone         string        `key:"time_zone" default:"UTC"`
 	ResolveDevices   bool          `key:"resolve_devices" default:"false"`
 	TransmittersFile string        `key:"transmitters_file"`
-	Horizon          time.Duration `key:"horizon" default:"2160h" min:"0s" max:"8784h"`
+	Horizon          time.Duration `key:"horizon" default:"8760h" min:"0s" max:"17520h"`
 	MaxAge           time.Duration `key:"max_age" default:"0s" min:"0s" max:"87840h"`
 }
 

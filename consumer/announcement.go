@@ -116,38 +116,52 @@ func (m *message) isDue(e event.Event) bool {
 }
 
 // checkAge refuses an event that happened too long before its producer's message was enqueued, such
-// as one of a backfill. How long the message has waited since does not count. Nothing can be too old
-// that signs nobody out.
+// as one of a backfill. How long the message has waited since does not count.
 func (c *Consumer) checkAge(m *message, item *event.Item) {
-	happened := item.Event.Time
-	if item.Event.TakesEffect.After(happened) {
-		happened = item.Event.TakesEffect
+	if item.Err == nil {
+		item.Err = tooOld(item.Event, deadletter.FirstEnqueued(m.ReceivedMessage), c.cfg.MaxAge)
 	}
-	enqueued := deadletter.FirstEnqueued(m.ReceivedMessage)
-	if c.cfg.MaxAge == 0 || item.Err != nil || item.Event.Withdrawn || happened.IsZero() || enqueued.Sub(happened) <= c.cfg.MaxAge {
-		return
+}
+
+// tooOld returns an *event.Error if the event happened more than maxAge before it was sent, and nil
+// otherwise. Nothing can be too old that signs nobody out.
+func tooOld(e event.Event, sent time.Time, maxAge time.Duration) error {
+	happened := e.Time
+	if e.TakesEffect.After(happened) {
+		happened = e.TakesEffect
 	}
-	item.Err = &event.Error{Kind: event.TooOld, Field: "time", Problem: fmt.Sprintf(
+	if maxAge == 0 || e.Withdrawn || happened.IsZero() || sent.Sub(happened) <= maxAge {
+		return nil
+	}
+	return &event.Error{Kind: event.TooOld, Field: "time", Problem: fmt.Sprintf(
 		"it happened at %s, more than events.max_age (%s) before it was sent at %s",
-		happened.UTC().Format(time.RFC3339), c.cfg.MaxAge, enqueued.Format(time.RFC3339))}
+		happened.UTC().Format(time.RFC3339), maxAge, sent.UTC().Format(time.RFC3339))}
 }
 
 // cannotSchedule returns why the date of an event is not acceptable, or "".
 func (c *Consumer) cannotSchedule(s *source, at time.Time, tooLarge bool) string {
 	switch {
 	case c.cfg.Horizon == 0:
-		return "takes effect later, and events.horizon is 0: nothing is scheduled"
+		return beyondHorizon(at, 0)
 	case s.Accept != nil:
 		return "takes effect later, and in an entity with sessions nobody could find the scheduled message again: " +
 			"send such events to a queue without sessions"
 	case s.scheduled == nil:
 		return "takes effect later, and a subscription cannot schedule: forward the subscription to a queue, and receive from that one"
 	case time.Until(at) > c.cfg.Horizon:
-		return fmt.Sprintf("takes effect at %s, which is more than events.horizon (%s) ahead", at.UTC().Format(time.RFC3339), c.cfg.Horizon)
+		return beyondHorizon(at, c.cfg.Horizon)
 	case tooLarge:
 		return "takes effect later, and the message has too many such events for its size: send fewer events in one message"
 	}
 	return ""
+}
+
+// beyondHorizon says that a date is further ahead than the horizon.
+func beyondHorizon(at time.Time, horizon time.Duration) string {
+	if horizon == 0 {
+		return "takes effect later, and events.horizon is 0: nothing is scheduled"
+	}
+	return fmt.Sprintf("takes effect at %s, which is more than events.horizon (%s) ahead", at.UTC().Format(time.RFC3339), horizon)
 }
 
 // announce decides about one announcement. acts reports whether it is acted on now; otherwise r is

@@ -110,7 +110,7 @@ type settings struct {
 	sessions                 int  // the maximum number of sessions that are locked at once; 0 if the queue has none
 	coordinator              *coordination.Store
 	decoder                  consumer.Decoder // instead of one for the worker's own forms
-	horizon, maxAge          time.Duration // horizon lets the worker schedule
+	horizon, maxAge          time.Duration    // horizon lets the worker schedule
 	wrapScheduler            func(consumer.Scheduler) consumer.Scheduler
 	queueTTL                 time.Duration
 	duplicateWindow          time.Duration

@@ -38,18 +38,33 @@ type Prospect struct {
 	Err    error
 }
 
-// ProspectOf returns what a worker would do about an event at a time.
-func ProspectOf(item event.Item, protected *guard.Protected, now time.Time) Prospect {
+// Outlook is what a Prospect depends on, besides the event.
+type Outlook struct {
+	Protected *guard.Protected
+	// Horizon and MaxAge are those of Config.
+	Horizon, MaxAge time.Duration
+	// Now is when the message is enqueued and received.
+	Now time.Time
+}
+
+// ProspectOf returns what a worker would do about an event in a queue without sessions.
+func ProspectOf(item event.Item, o Outlook) Prospect {
+	if item.Err == nil {
+		item.Err = tooOld(item.Event, o.Now, o.MaxAge)
+	}
+	if at := item.Event.TakesEffect; item.Err == nil && !item.Event.Withdrawn && at.After(o.Now.Add(max(o.Horizon, dueWithin))) {
+		item = tooFarAhead(item, beyondHorizon(at, o.Horizon))
+	}
 	if refused, ok := errors.AsType[*event.Error](item.Err); ok && refused.Kind == event.NotYet {
 		return Prospect{Outcome: WouldDefer, Err: item.Err}
 	}
 	if item.Err != nil {
 		return Prospect{WouldDeadLetter, rejected(item).reason, item.Err}
 	}
-	if err := dispatch.Refuse(protected, item.Event.User); err != nil {
+	if err := dispatch.Refuse(o.Protected, item.Event.User); err != nil {
 		return Prospect{WouldDeadLetter, dispatch.ReasonOf(err), err}
 	}
-	return Prospect{Outcome: wouldDo(item.Event, now)}
+	return Prospect{Outcome: wouldDo(item.Event, o.Now)}
 }
 
 // wouldDo returns what a worker would do about an event that nothing forbids.

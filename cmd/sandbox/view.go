@@ -46,7 +46,7 @@ type view struct {
 	recent   []string
 	outcomes map[string]int
 	mappings map[string]int // the number of events that each mapping understood
-	drawn    int // the number of lines of the last drawing
+	drawn    int            // the number of lines of the last drawing
 
 	stopped chan struct{}
 	done    chan struct{}

@@ -16,7 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/event/mapping"
-	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/ingest"
 )
 
 func (p *program) eventCommand() *cobra.Command {
@@ -35,7 +35,7 @@ const keysWithin = 15 * time.Second
 
 func (p *program) eventTest() *cobra.Command {
 	var properties map[string]string
-	var contentType, subject string
+	var contentType, subject, source string
 	var trials []string
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
@@ -56,6 +56,7 @@ dead-letter one, or cannot judge it yet.`,
 	fs := cmd.Flags()
 	fs.StringToStringVar(&properties, "property", nil, "application property of the message, as NAME=VALUE; repeatable")
 	fs.StringVar(&contentType, "content-type", "", "content type of the message")
+	fs.StringVar(&source, "source", "", "name of the source of worker ingest that the message comes from")
 	fs.StringVar(&subject, "subject", "", "subject (label) of the message")
 	fs.StringSliceVar(&trials, "mapping", nil, "file with mappings to try before all others; repeatable")
 	out.flag(fs)
@@ -72,7 +73,13 @@ dead-letter one, or cannot judge it yet.`,
 		if err != nil {
 			return fail(exitUsage, "%v", err)
 		}
+		outlook := consumer.Outlook{
+			Protected: protected, Horizon: cfg.Events.Horizon, MaxAge: cfg.Events.MaxAge, Now: time.Now(),
+		}
 		message := event.Message{ContentType: contentType, Subject: subject, Properties: map[string]any{}}
+		if source != "" {
+			message.Properties[ingest.PropertySource] = source
+		}
 		for name, value := range properties {
 			message.Properties[name] = value
 		}
@@ -89,7 +96,7 @@ dead-letter one, or cannot judge it yet.`,
 				tokens.Refresh(fetching) // the result of the event says what went wrong
 				cancel()
 			}
-			all = append(all, understand(decoder, protected, message, name)...)
+			all = append(all, understand(decoder, outlook, message, name)...)
 		}
 		return showUnderstood(out, all)
 	})
@@ -120,7 +127,7 @@ type understood struct {
 }
 
 // understand returns how the worker understands a message.
-func understand(decoder *mapping.Decoder, protected *guard.Protected, m event.Message, file string) []understood {
+func understand(decoder *mapping.Decoder, outlook consumer.Outlook, m event.Message, file string) []understood {
 	items, err := decoder.Decode(m)
 	if err != nil {
 		items = []event.Item{{Err: err}}
@@ -128,7 +135,7 @@ func understand(decoder *mapping.Decoder, protected *guard.Protected, m event.Me
 	all := make([]understood, len(items))
 	for i, item := range items {
 		e, u := item.Event, &all[i]
-		prospect := consumer.ProspectOf(item, protected, time.Now())
+		prospect := consumer.ProspectOf(item, outlook)
 		*u = understood{
 			File: file, Index: item.Index, Mapping: e.Mapping, Type: e.Type, Device: e.Device, ID: e.ID, Source: e.Source,
 			Outcome: prospect.Outcome, Reason: e.Reason, DeadLetterReason: prospect.Reason, Field: e.Field,
