@@ -197,7 +197,8 @@ func TestLookupThatIsUnclearIsADeadLetter(t *testing.T) {
 					}
 				}
 				value := map[event.Lookup]string{
-					event.ByManagedDevice: deviceID, event.ByEntraDevice: entraID, event.BySerialNumber: serial, event.ByMail: "ada@contoso.com",
+					event.ByManagedDevice: deviceID, event.ByEntraDevice: entraID,
+					event.BySerialNumber: serial, event.ByMail: "ada@contoso.com",
 				}[c.by]
 				w.send(lookedUp(c.by, value))
 				w.run()
@@ -361,7 +362,8 @@ func TestLookupWithoutThePermissionWaitsForIt(t *testing.T) {
 		if n := w.lookups(); n > 2*70+10 {
 			t.Errorf("%d look-ups in 70 minutes, although none is allowed", n)
 		}
-		if w.health.Problems()["graph"] != "" || !strings.Contains(w.health.Warnings()["lookups"], "DeviceManagementManagedDevices.Read.All") {
+		warning := w.health.Warnings()["lookups"]
+		if w.health.Problems()["graph"] != "" || !strings.Contains(warning, "DeviceManagementManagedDevices.Read.All") {
 			t.Errorf("problems %v, warnings %v; want a warning that names the permission", w.health.Problems(), w.health.Warnings())
 		}
 		w.send(about(alan))

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
 	"github.com/session-revoker/session-revoker/consumer"
@@ -121,7 +120,7 @@ func TestVolumeGuardReleaseBringsMessagesOfOtherReplicasBack(t *testing.T) {
 		w.send(about(users[1])) // trips the guard, and waits for it
 		time.Sleep(time.Minute) // the first search is over
 		message := about(users[2])
-		message.MessageID = to.Ptr(elsewhere)
+		message.MessageID = new(elsewhere)
 		w.send(message)
 		time.Sleep(20 * time.Minute)
 		if _, ok := w.graph.Revoked(users[2].ID); ok {

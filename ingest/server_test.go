@@ -128,9 +128,11 @@ func TestAnswersFitTheRequest(t *testing.T) {
 			"large":              {request("POST", "/hr", strings.Repeat("x", 65<<10), right...), 413, "", ""},
 			"large and chunked":  {chunked, 413, "", ""},
 			"compressed":         {request("POST", "/hr", event, with("Content-Encoding", "gzip")...), 415, "Accept-Encoding", "identity"},
-			"a form with files":  {request("POST", "/hr", event, with("Content-Type", "multipart/form-data")...), 415, "Accept", "application/json"},
-			"no content type":    {request("POST", "/hr", "rubbish", with("Content-Type", "")...), 415, "", ""},
-			"empty":              {request("POST", "/hr", "", right...), 400, "", ""},
+			"a form with files": {
+				request("POST", "/hr", event, with("Content-Type", "multipart/form-data")...), 415, "Accept", "application/json",
+			},
+			"no content type": {request("POST", "/hr", "rubbish", with("Content-Type", "")...), 415, "", ""},
+			"empty":           {request("POST", "/hr", "", right...), 400, "", ""},
 		} {
 			got := w.do(c.r)
 			w.want(what, got, c.status)

@@ -77,21 +77,27 @@ func (s staff) producers() []sampleMessage {
 			about: "Intune: the daily list of devices", reason: deadletter.NoTrigger,
 			message: encoded("application/json", map[string]any{"records": []any{map[string]any{
 				"time": at, "tenantId": "contoso", "category": "Devices", "operationName": "Devices", "resultType": "None",
-				"properties": map[string]any{"DeviceName": "DOROTHY-LAPTOP", "UPN": s.dorothy.UserPrincipalName, "PrimaryUser": s.dorothy.ID},
+				"properties": map[string]any{
+					"DeviceName": "DOROTHY-LAPTOP", "UPN": s.dorothy.UserPrincipalName, "PrimaryUser": s.dorothy.ID,
+				},
 			}}}),
 		},
 		{
 			about: "Jamf Pro: Dorothy's iPad leaves management", revoked: ids(s.dorothy),
 			message: encoded("application/json", map[string]any{
-				"webhook": map[string]any{"id": 5, "name": "Unenrolled", "webhookEvent": "MobileDeviceUnEnrolled", "eventTimestamp": now.UnixMilli()},
+				"webhook": map[string]any{
+					"id": 5, "name": "Unenrolled", "webhookEvent": "MobileDeviceUnEnrolled", "eventTimestamp": now.UnixMilli(),
+				},
 				"event": map[string]any{
-					"deviceName": "Dorothy's iPad", "username": "Dorothy V", "emailAddress": s.dorothy.UserPrincipalName, "serialNumber": "DMQVGC0DHLA0",
+					"deviceName": "Dorothy's iPad", "username": "Dorothy V", "emailAddress": s.dorothy.UserPrincipalName,
+					"serialNumber": "DMQVGC0DHLA0",
 				},
 			}),
 		},
 		{
 			about: "Workspace ONE: Jean's phone is compromised, as XML", revoked: ids(s.jean),
-			message: body("application/xml", "<Eventlog><EventId>178</EventId><EventType>CompromisedStatusChanged</EventType><DeviceId>1001</DeviceId>"+
+			message: body("application/xml", "<Eventlog><EventId>178</EventId>"+
+				"<EventType>CompromisedStatusChanged</EventType><DeviceId>1001</DeviceId>"+
 				"<DeviceFriendlyName>jean phone</DeviceFriendlyName><EnrollmentEmailAddress>"+s.jean.UserPrincipalName+
 				"</EnrollmentEmailAddress><EventTime>"+at+"</EventTime><CompromisedStatus>true</CompromisedStatus></Eventlog>"),
 		},
@@ -136,7 +142,10 @@ func (s staff) producers() []sampleMessage {
 						"title": "Token theft", "severity": "High", "status": "New", "createdTimeUtc": at,
 						"owner": map[string]any{"userPrincipalName": helpDesk.UserPrincipalName},
 						"relatedEntities": []any{map[string]any{
-							"kind": "Account", "properties": map[string]any{"aadUserId": s.radia.ID, "accountName": "radia", "upnSuffix": domain},
+							"kind": "Account",
+							"properties": map[string]any{
+								"aadUserId": s.radia.ID, "accountName": "radia", "upnSuffix": domain,
+							},
 						}},
 					},
 				},

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -47,7 +48,10 @@ func (c *cloud) terminal(env []string, args ...string) *terminal {
 func (x *terminal) code() int {
 	x.t.Helper()
 	select {
-	case <-x.end:
+	case err := <-x.end:
+		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+			x.t.Fatal(err)
+		}
 		return x.cmd.ProcessState.ExitCode()
 	case <-time.After(time.Minute):
 		x.t.Fatalf("the command hangs:\n%s", &x.out)

@@ -121,7 +121,8 @@ func parseLookup(rest string, query url.Values) (l lookup, ok bool) {
 		}}, true
 	}
 	if m := registered.FindStringSubmatch(path); m != nil {
-		return lookup{value: m[1], allowed: deviceReaders, answer: func(s *Server, a *answer, _ string) { s.registered(a, m[1], m[2]) }}, true
+		registered := func(s *Server, a *answer, _ string) { s.registered(a, m[1], m[2]) }
+		return lookup{value: m[1], allowed: deviceReaders, answer: registered}, true
 	}
 	if path == "users" && filter != "" {
 		return byAddress(filter)

@@ -13,7 +13,10 @@ func TestLookupRoutes(t *testing.T) {
 	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	w := newWorld(t, graph.Config{
 		Apps: []graph.App{
-			{ClientID: "client", Secret: "secret", Roles: []string{"User.Read.All", "Device.Read.All", "DeviceManagementManagedDevices.Read.All"}},
+			{
+				ClientID: "client", Secret: "secret",
+				Roles: []string{"User.Read.All", "Device.Read.All", "DeviceManagementManagedDevices.Read.All"},
+			},
 			{ClientID: "devices", Secret: "secret", Roles: []string{"Device.Read.All"}},
 			{ClientID: "none", Secret: "secret"},
 		},
@@ -37,8 +40,10 @@ func TestLookupRoutes(t *testing.T) {
 			[]string{`"userId":"` + ada.ID, `"userPrincipalName":"` + ada.UserPrincipalName},
 			"",
 		},
-		"GET /v1.0/deviceManagement/managedDevices('m1')?$select=id,userId":  {"client", 200, []string{`"id":"m1"`}, "serialNumber"},
-		"GET /beta/deviceManagement/managedDevices/m2?$select=usersLoggedOn": {"client", 200, []string{svc.ID, "2026-03-01T12:00:00Z"}, "m2"},
+		"GET /v1.0/deviceManagement/managedDevices('m1')?$select=id,userId": {"client", 200, []string{`"id":"m1"`}, "serialNumber"},
+		"GET /beta/deviceManagement/managedDevices/m2?$select=usersLoggedOn": {
+			"client", 200, []string{svc.ID, "2026-03-01T12:00:00Z"}, "m2",
+		},
 		"GET /v1.0/deviceManagement/managedDevices/m2?$select=usersLoggedOn": {"client", 400, []string{"usersLoggedOn"}, svc.ID},
 		"GET /beta/deviceManagement/managedDevices/m3":                       {"client", 404, []string{"ResourceNotFound"}, ""},
 		"GET /beta/deviceManagement/managedDevices/m1?$select=id":            {"devices", 403, []string{"Insufficient"}, "m1"},
@@ -74,14 +79,18 @@ func TestLookupRoutes(t *testing.T) {
 			[]string{"Request_ResourceNotFound"},
 			"",
 		},
-		"GET /v1.0/devices(deviceId='e1')/registeredOwners?none":                                {"none", 403, []string{"Insufficient"}, ada.ID},
+		"GET /v1.0/devices(deviceId='e1')/registeredOwners?none": {
+			"none", 403, []string{"Insufficient"}, ada.ID,
+		},
 		"POST /v1.0/devices(deviceId='e1')/registeredOwners":                                    {"client", 405, nil, ada.ID},
 		"GET " + users("mail eq 'A.Lovelace@contoso.com'"):                                      {"client", 200, []string{ada.ID}, svc.ID},
 		"GET " + users("mail eq 'x' or proxyAddresses/any(p:p eq 'smtp:countess@contoso.com')"): {"client", 200, []string{ada.ID}, svc.ID},
-		"GET " + users("proxyAddresses/any(p:p eq 'SMTP:countess@contoso.com')"):                {"client", 200, []string{`"value":[]`}, ada.ID},
-		"GET " + users("userPrincipalName eq '$o''neil@contoso.com'"):                           {"client", 200, []string{svc.ID}, ada.ID},
-		"GET " + users("startswith(mail,'a')"):                                                  {"client", 400, []string{"BadRequest"}, ada.ID},
-		"GET " + users("proxyAddresses/any(p:q eq 'smtp:countess@contoso.com')"):                {"client", 400, []string{"BadRequest"}, ada.ID},
+		"GET " + users("proxyAddresses/any(p:p eq 'SMTP:countess@contoso.com')"): {
+			"client", 200, []string{`"value":[]`}, ada.ID,
+		},
+		"GET " + users("userPrincipalName eq '$o''neil@contoso.com'"):            {"client", 200, []string{svc.ID}, ada.ID},
+		"GET " + users("startswith(mail,'a')"):                                   {"client", 400, []string{"BadRequest"}, ada.ID},
+		"GET " + users("proxyAddresses/any(p:q eq 'smtp:countess@contoso.com')"): {"client", 400, []string{"BadRequest"}, ada.ID},
 		"GET " + users("mail eq 'a.lovelace@contoso.com'") + "&x": {
 			"devices",
 			403,
