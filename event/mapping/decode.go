@@ -85,7 +85,7 @@ func (d *Decoder) read(m *mapping, s *scope) (event.Event, *event.Error) {
 	e.ID, _ = m.id.one(s)
 	e.Source, _ = m.source.one(s)
 	reason, _ := m.reason.one(s)
-	e.Reason = cut(strings.Join(strings.Fields(reason), " "), maxReason)
+	e.Reason = cut(strings.Join(strings.Fields(cut(reason, 2*maxReason)), " "), maxReason)
 	if v, _, _ := m.time.value(s); v != nil {
 		e.Time, _, _ = m.clock.read(v)
 	}
@@ -185,7 +185,7 @@ func (d *Decoder) readUser(m *mapping, s *scope, dev device, e *event.Event) *ev
 			case problem != nil:
 				return problem
 			case len(values) > 1:
-				return ownerUnclear(c.value.path(s), fmt.Sprintf("names %d people", len(values)))
+				return ownerUnclear(c.value.path(s), namesPeople(len(values)))
 			case len(values) == 1:
 				found[way] = values[0]
 				if fields[way] = s.doc.whereRead(values[0]); fields[way] == "" {
@@ -221,6 +221,13 @@ func (d *Decoder) readUser(m *mapping, s *scope, dev device, e *event.Event) *ev
 	return d.domains.check(e.User, e.Field)
 }
 
+func namesPeople(n int) string {
+	if n >= maxPeople {
+		return fmt.Sprintf("names %d people or more", maxPeople)
+	}
+	return fmt.Sprintf("names %d people", n)
+}
+
 // device is how an event names a device.
 type device struct {
 	managed, entra, serial, name found
@@ -248,7 +255,7 @@ func (m *mapping) readDevice(s *scope) (d device) {
 func (d device) shown() string {
 	for _, f := range []found{d.name, d.serial, d.managed, d.entra} {
 		if f.value != "" {
-			return strings.Join(strings.Fields(f.value), " ")
+			return strings.Join(strings.Fields(cut(f.value, 2*maxDevice)), " ")
 		}
 	}
 	return ""

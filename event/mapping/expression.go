@@ -183,8 +183,11 @@ func (x *expression) one(s *scope) (string, *event.Error) {
 	return "", invalid(x.path(s), "must be a string, not %s", v.Type().TypeName())
 }
 
+// maxPeople is how many different texts distinct looks for. More than one are too many already.
+const maxPeople = 100
+
 // distinct evaluates an expression that has a text or a list of texts as its result. It returns the
-// texts that are not empty, each once in whatever case.
+// first maxPeople texts that are not empty, each once in whatever case.
 func (x *expression) distinct(s *scope) ([]string, *event.Error) {
 	v, _, problem := x.value(s)
 	if v == nil || problem != nil {
@@ -203,7 +206,7 @@ func (x *expression) distinct(s *scope) ([]string, *event.Error) {
 		add(v)
 		return found, nil
 	case traits.Lister:
-		for i := v.Iterator(); i.HasNext() == types.True; {
+		for i := v.Iterator(); len(found) < maxPeople && i.HasNext() == types.True; {
 			if !add(i.Next()) {
 				return nil, invalid(x.path(s), "must be a list of strings")
 			}

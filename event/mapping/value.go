@@ -22,6 +22,27 @@ type document struct {
 	problem *event.Error
 	reads   [16]read
 	n       int // number of reads so far; the newest is at (n-1)%16
+	// spent is how much expressions have read so far, in the units of maxWork.
+	spent int
+}
+
+// maxWork bounds how much the expressions may read of one message, in units of some 50 ns of a
+// processor. The expressions are evaluated for each event, so a body of 1 MiB with 1,000 events could
+// otherwise take minutes: by a long text, or by an object with many members, that stands beside the
+// events. Real messages of that size need a fifth.
+const maxWork = 5_000_000
+
+// spend notes work. It returns an error, and refuses what is decoded, once there was too much of it.
+func (d *document) spend(n int) ref.Val {
+	if d.spent += n; d.spent <= maxWork {
+		return nil
+	}
+	problem := &event.Error{Kind: event.Invalid, Field: "body",
+		Problem: "takes too long to read: it has too many elements, or too many events for what they share: send fewer events in one message"}
+	if d.problem == nil {
+		d.problem = problem
+	}
+	return types.WrapErr(problem)
 }
 
 // read is a text that an expression has read, and its place.
@@ -75,6 +96,9 @@ func isIdentifier(s string) bool {
 // noted notes that an expression has read a value, and returns it.
 func (d *document) noted(v ref.Val, in *place, name string, at int) ref.Val {
 	if text, ok := v.(types.String); ok {
+		if err := d.spend(len(text) / 4); err != nil {
+			return err
+		}
 		d.reads[d.n%len(d.reads)] = read{in, name, at, string(text)}
 		d.n++
 	}
@@ -172,10 +196,24 @@ func (o *object) fold() {
 // foldName maps names that strings.EqualFold takes for equal to the same text.
 func foldName(name string) string { return strings.ToLower(strings.ToUpper(name)) }
 
+// candidates returns the indexes of the members that may have a name, if o.folded tells them. All
+// others are to be looked at. The error says that too much was read.
+func (o *object) candidates(name string) (same []int, err ref.Val) {
+	o.load()
+	if o.folded == nil {
+		return nil, o.doc.spend(1 + len(o.members)/4)
+	}
+	same = o.folded[loosely(name)]
+	return same, o.doc.spend(1 + 3*len(same)) // these are scattered
+}
+
 // get returns a member. A null counts as absent. A name that occurs twice, in whatever case, is an
 // error: parsers disagree about which of the two counts, and it may name another person.
 func (o *object) get(name string) (ref.Val, bool) {
-	o.load()
+	same, err := o.candidates(name)
+	if err != nil {
+		return err, false
+	}
 	found, times := -1, 0
 	look := func(i int) {
 		times++
@@ -184,7 +222,7 @@ func (o *object) get(name string) (ref.Val, bool) {
 		}
 	}
 	if o.folded != nil {
-		for _, i := range o.folded[loosely(name)] {
+		for _, i := range same {
 			if strings.EqualFold(o.members[i].name, name) {
 				look(i)
 			}
@@ -220,7 +258,10 @@ func (o *object) twice(name string) ref.Val {
 // spaces, or nil. Several such members must have the same value, apart from those that are null or
 // "": otherwise nobody knows which of them counts.
 func (o *object) getLoosely(name string) ref.Val {
-	o.load()
+	same, err := o.candidates(name)
+	if err != nil {
+		return err
+	}
 	var found ref.Val
 	exact := false // name is there in its own spelling
 	look := func(i int) bool {
@@ -242,7 +283,7 @@ func (o *object) getLoosely(name string) ref.Val {
 		return true
 	}
 	if o.folded != nil {
-		for _, i := range o.folded[loosely(name)] {
+		for _, i := range same {
 			if !look(i) {
 				return found
 			}
@@ -373,6 +414,7 @@ func (o *object) Size() ref.Val {
 
 func (o *object) Iterator() traits.Iterator {
 	o.load()
+	_ = o.doc.spend(len(o.members)) // the problem is noted
 	names := make([]string, len(o.members))
 	for i, m := range o.members {
 		names[i] = m.name
@@ -399,8 +441,14 @@ func (o *object) Equal(other ref.Val) ref.Val {
 	if o == other {
 		return types.True
 	}
+	if o.load(); o.doc.spend(equalWork*len(o.members)) != nil {
+		return types.False
+	}
 	return o.whole().Equal(other)
 }
+
+// equalWork is what a member costs if an object is compared: the library needs a map of each.
+const equalWork = 20
 
 // whole returns the object as a map of the library.
 func (o *object) whole() traits.Mapper {
@@ -433,7 +481,15 @@ func (l *list) load() {
 	l.raw = ""
 }
 
-func (l *list) element(i int) ref.Val { return l.doc.noted(l.values[i], &l.place, "", i) }
+// elementWork is what an element costs: most are read by a loop, whose steps cost more than the read.
+const elementWork = 10
+
+func (l *list) element(i int) ref.Val {
+	if err := l.doc.spend(elementWork); err != nil {
+		return err
+	}
+	return l.doc.noted(l.values[i], &l.place, "", i)
+}
 
 // The methods of traits.Lister.
 
@@ -451,6 +507,9 @@ func (l *list) Get(index ref.Val) ref.Val {
 
 func (l *list) Contains(v ref.Val) ref.Val {
 	l.load()
+	if err := l.doc.spend(len(l.values)); err != nil {
+		return err
+	}
 	for i := range l.values {
 		if types.Equal(l.values[i], v) == types.True {
 			return types.True
@@ -489,6 +548,9 @@ func (l *list) Equal(other ref.Val) ref.Val {
 	if l == other {
 		return types.True
 	}
+	if l.load(); l.doc.spend(len(l.values)) != nil {
+		return types.False
+	}
 	return l.whole().Equal(other)
 }
 
@@ -504,7 +566,10 @@ type iterator struct {
 	next int
 }
 
-func (i *iterator) HasNext() ref.Val { return types.Bool(i.next < len(i.values)) }
+// HasNext ends a loop that has read too much. A macro would go on after an error.
+func (i *iterator) HasNext() ref.Val {
+	return types.Bool(i.next < len(i.values) && i.doc.spent <= maxWork)
+}
 
 func (i *iterator) Next() ref.Val {
 	if i.next >= len(i.values) {
