@@ -248,7 +248,10 @@ func readTime(field, value string) (time.Time, *Error) {
 		return time.Time{}, invalid(field,
 			"%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z, at most nine digits behind the second)", quote(value))
 	}
-	return t.UTC(), nil
+	if t = t.UTC(); t.Year() < 0 || t.Year() > 9999 { // a zone can lead there, and the audit log cannot hold it
+		return time.Time{}, invalid(field, "%s is not from the year 0 to 9999 in UTC", quote(value))
+	}
+	return t, nil
 }
 
 // readData reads an envelope's data into the event.

@@ -496,3 +496,15 @@ func TestDecodeReadsWhenAnAnnouncementTakesEffect(t *testing.T) {
 		t.Errorf("an event from the future: %+v, %v", items, err)
 	}
 }
+
+// A zone leads out of the years that JSON can hold. The audit log could not record such an event.
+func TestDecodeRefusesTimesThatCannotBeRecorded(t *testing.T) {
+	for _, field := range []string{"time", "effectiveTime"} {
+		for _, at := range []string{"9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+01:00"} {
+			items, err := decoder(t).Decode(text(fmt.Sprintf(`{"type":"device.lost","userId":%q,%q:%q}`, userID, field, at)))
+			if err != nil || len(items) != 1 || items[0].Err == nil || !strings.HasPrefix(items[0].Err.Error(), field+": ") {
+				t.Errorf("%s %s: %+v, %v; want an error of the field", field, at, items, err)
+			}
+		}
+	}
+}

@@ -162,7 +162,10 @@ func (m *mapping) readEffect(s *scope, e *event.Event) (problem *event.Error) {
 		return invalid(m.takesEffect.path(s), "%s is no time in the forms %s", quote(textOf(v)), strings.Join(m.clock.forms, ", "))
 	}
 	if isDate && m.untilEndOfDay {
-		at = m.clock.endOfDay(at)
+		// HR systems write 9999-12-31 for never. The day after it is no time that JSON can hold.
+		if end := m.clock.endOfDay(at); end.Year() <= 9999 {
+			at = end
+		}
 	}
 	e.TakesEffect = at
 	return nil

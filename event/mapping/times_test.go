@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"cel.dev/cel-go/common/types"
+
 	"cel.dev/cel-go/common/types/ref"
+	"github.com/session-revoker/session-revoker/event"
 )
 
 func zone(t testing.TB, name string) *time.Location {
@@ -105,5 +107,21 @@ func TestEndOfTheLastDayIsTheBeginningOfTheNext(t *testing.T) {
 		if !ok || !isDate || end.Sub(want).Abs() > time.Hour || end.Before(at.Add(22*time.Hour)) {
 			t.Errorf("%s %s: %s, want %s", c.zone, c.day, end.Format(time.RFC3339), c.want)
 		}
+	}
+}
+
+// 9999-12-31 means never. What takes effect then must be a time that the audit log can hold.
+func TestLastDayOfAllTimeTakesEffectWithinIt(t *testing.T) {
+	d, err := New(Config{Presets: []string{"workday"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	items, err := d.Decode(event.Message{Body: []byte(
+		`{"Report_Entry":[{"Employment_Status":"Active","Termination_Date":"9999-12-31","Email_Address":"ada@contoso.com"}]}`)})
+	if err != nil || items[0].Err != nil {
+		t.Fatalf("%+v, %v", items, err)
+	}
+	if _, err := items[0].Event.TakesEffect.MarshalJSON(); err != nil {
+		t.Error(err)
 	}
 }
