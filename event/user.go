@@ -2,6 +2,7 @@ package event
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -73,7 +74,7 @@ const maxSerial = 100
 
 // NewLookup returns a user who must be looked up before a call. It validates value: a mail address
 // in the form of a user principal name, a GUID, or a serial number of printable ASCII without
-// quotation marks. The error is an *Error.
+// quotation marks that is no placeholder. The error is an *Error.
 func NewLookup(by Lookup, value string) (User, error) {
 	switch by {
 	case ByMail:
@@ -95,6 +96,21 @@ func NewLookup(by Lookup, value string) (User, error) {
 	return User{by: by, sought: value}, nil
 }
 
+// placeholders are what firmware and inventories write for an unknown serial number, in lower case.
+// One device in Intune may have the same, and then its user would be signed out for another device.
+var placeholders = []string{
+	"123456789", "chassis serial number", "default string", "invalid", "n/a", "na", "no serial number", "none", "not applicable",
+	"not available", "not provided", "not specified", "null", "o.e.m.", "oem", "serial", "serial number", "serialnumber",
+	"system serial number", "to be filled by o.e.m.", "undefined", "unknown",
+}
+
+// isPlaceholder reports whether a text stands for an unknown serial number: one of the placeholders,
+// or nothing but one character, such as 0000000.
+func isPlaceholder(serial string) bool {
+	serial = strings.ToLower(strings.TrimSpace(serial))
+	return slices.Contains(placeholders, serial) || strings.Trim(serial, serial[:min(len(serial), 1)]) == ""
+}
+
 func serialProblem(serial string) string {
 	if serial == "" || len(serial) > maxSerial {
 		return fmt.Sprintf("a serial number has 1 to %d characters", maxSerial)
@@ -103,6 +119,9 @@ func serialProblem(serial string) string {
 		if !isAlphanumeric(c) && !strings.ContainsRune("-_./+ ", c) {
 			return fmt.Sprintf("%q is not allowed in a serial number", c)
 		}
+	}
+	if isPlaceholder(serial) {
+		return "stands for no serial number, so it could be anybody's device"
 	}
 	return ""
 }

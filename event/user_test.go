@@ -92,3 +92,17 @@ func FuzzNewUser(f *testing.F) {
 		}
 	})
 }
+
+// Some devices have no serial number, and say so in the words of their firmware. One device in Intune
+// may say the same, and belong to somebody else.
+func TestPlaceholderIsNoSerialNumber(t *testing.T) {
+	for serial, valid := range map[string]bool{
+		"C02XL0": true, "0001": true, "VMware-56 4d 0a": true,
+		"0": false, "00000000": false, "To be filled by O.E.M.": false, "Default string": false, "UNKNOWN": false, "n/a": false,
+		"System Serial Number": false, "xxxxxxx": false, " ": false,
+	} {
+		if _, err := event.NewLookup(event.BySerialNumber, serial); (err == nil) != valid {
+			t.Errorf("%q: %v", serial, err)
+		}
+	}
+}
