@@ -450,6 +450,28 @@ func TestWithoutTheRightToSendAnnouncementsWaitAndNothingIsLost(t *testing.T) {
 }
 
 // A producer who may send can write any property.
+// A scheduled message has the date as its enqueued time, so a forged one could claim that it was made
+// in the future. It must not win against what is announced after it was sent.
+func TestForgedScheduleOfTheFutureDoesNotWin(t *testing.T) {
+	inBubble(t, settings{horizon: horizon}, func(t *testing.T, w *world) {
+		start := time.Now()
+		at, effective := start.Add(47*time.Hour), start.Add(2*time.Hour)
+		future := announcing("forged", announced{who: ada, withdrawn: true})
+		future.ScheduledEnqueueTime = &at
+		future.ApplicationProperties = map[string]any{
+			deadletter.PropertyScheduled: at.Format(time.RFC3339), deadletter.PropertyScheduledFrom: "x",
+			deadletter.PropertyFirstEnqueued: start.Add(46 * time.Hour).Format(time.RFC3339),
+		}
+		w.send(future)
+		w.run()
+		time.Sleep(10 * time.Minute)
+		w.send(announcing("leaves", announced{who: ada, version: time.Now(), effective: effective}))
+		time.Sleep(time.Until(effective.Add(10 * time.Minute)))
+		w.wantRevoked(ada)
+		w.wantDead(nil)
+	})
+}
+
 func TestForgedSchedulesDoNothingToOthers(t *testing.T) {
 	inBubble(t, settings{horizon: horizon}, func(t *testing.T, w *world) {
 		start := time.Now()

@@ -103,6 +103,9 @@ func keys(u event.User) []string {
 	return list
 }
 
+// clockBehind is how far our clock may be behind the broker's.
+const clockBehind = time.Hour
+
 // Read returns the announcement for which the worker has scheduled a message that was peeked at. ok
 // is false for every other message. Whom it is about and what it says is read from the body: who may
 // send can write properties that look like ours, and gains nothing by it.
@@ -110,7 +113,9 @@ func Read(m *azservicebus.ReceivedMessage, decoder Decoder) (a Announcement, ok 
 	if m.State != azservicebus.MessageStateScheduled || m.SequenceNumber == nil {
 		return Announcement{}, false
 	}
-	if _, ours := deadletter.ReadSchedule(m); !ours {
+	// What counts as the version must not lie in the future: it would win against all that is announced
+	// until then. The message's own enqueued time does, since it is the date.
+	if s, ours := deadletter.ReadSchedule(m); !ours || s.FirstEnqueued.After(time.Now().Add(clockBehind)) {
 		return Announcement{}, false
 	}
 	items, err := decoder.Decode(deadletter.Content(m))
