@@ -37,8 +37,8 @@ func (d *document) spend(n int) ref.Val {
 	if d.spent += n; d.spent <= maxWork {
 		return nil
 	}
-	problem := &event.Error{Kind: event.Invalid, Field: "body",
-		Problem: "takes too long to read: it has too many elements, or too many events for what they share: send fewer events in one message"}
+	problem := invalid("body", "takes too long to read: it has too many elements, or too many events for what they share: "+
+		"send fewer events in one message")
 	if d.problem == nil {
 		d.problem = problem
 	}

@@ -42,7 +42,8 @@ func TestSharedPartsDoNotCostForEachEvent(t *testing.T) {
 			if err != nil || len(items) != 1000 || items[0].Err != nil {
 				t.Fatalf("%d items, %v: want 1000, and the first one valid", len(items), err)
 			}
-			if last := items[999]; last.Err == nil || !strings.Contains(last.Err.Error(), "takes too long to read") || !last.Event.User.IsZero() {
+			last := items[999]
+			if last.Err == nil || !strings.Contains(last.Err.Error(), "takes too long to read") || !last.Event.User.IsZero() {
 				t.Errorf("the last event: user %v, error %v; want one that says that this takes too long", last.Event.User, last.Err)
 			}
 		})
