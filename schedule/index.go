@@ -45,6 +45,7 @@ type Config struct {
 // safe for concurrent use, and one look at a time is made.
 type Index struct {
 	cfg  Config
+	memo *memo         // of cfg.Decoder
 	lock chan struct{} // has a token while the index is in use; a mutex could not end with a context
 
 	next      map[int64]int64           // the first number that was not seen, by partition
@@ -57,7 +58,7 @@ type Index struct {
 // NewIndex returns an Index that has not looked yet.
 func NewIndex(cfg Config) *Index {
 	cfg.MaxEntries = cmp.Or(cfg.MaxEntries, maxEntries)
-	i := &Index{cfg: cfg, lock: make(chan struct{}, 1)}
+	i := &Index{cfg: cfg, memo: &memo{Decoder: cfg.Decoder}, lock: make(chan struct{}, 1)}
 	i.reset()
 	return i
 }
@@ -174,7 +175,7 @@ func (i *Index) scan(ctx context.Context, next map[int64]int64, found func(Annou
 				from = next[part]
 				break
 			}
-			if a, ok := Read(m, i.cfg.Decoder); ok && !found(a) {
+			if a, ok := Read(m, i.memo); ok && !found(a) {
 				return nil
 			}
 			next[part] = number + 1

@@ -244,3 +244,39 @@ func TestSamePerson(t *testing.T) {
 		}
 	}
 }
+
+// counting counts what it decodes.
+type counting struct {
+	schedule.Decoder
+	n int
+}
+
+func (c *counting) Decode(m event.Message) ([]event.Item, error) {
+	c.n++
+	return c.Decoder.Decode(m)
+}
+
+// The copies of one message are decoded once, and each is still for its own event.
+func TestCopiesOfOneMessageAreDecodedOnce(t *testing.T) {
+	native, err := event.NewDecoder(event.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, decoder := &broker{}, &counting{Decoder: native}
+	at := start.Add(30 * 24 * time.Hour)
+	for n, copied := range []string{
+		"[" + body(idA, 0) + "," + body(idB, 0) + "]", "[" + body(idA, 0) + "," + body(idB, 0) + "]",
+		"[" + body(idB, 0) + "," + body(idA, 0) + "]",
+	} {
+		m := b.scheduledFor(int64(n+1), at, copied)
+		sent := &azservicebus.AMQPAnnotatedMessage{ApplicationProperties: m.ApplicationProperties}
+		sent.Body.Data = [][]byte{m.Body}
+		deadletter.Schedule{At: at, From: "m", FirstEnqueued: start}.Write(sent, n%2)
+	}
+	i := schedule.NewIndex(schedule.Config{Peek: b.peek, Decoder: decoder})
+	wantFound(t, i, idA, 1)
+	wantFound(t, i, idB, 3, 2)
+	if decoder.n != 2 {
+		t.Errorf("decoded %d times; want once for each of the two bodies", decoder.n)
+	}
+}
