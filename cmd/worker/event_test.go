@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/session-revoker/session-revoker/config"
@@ -49,11 +50,36 @@ func writeFile(t *testing.T, name, text string) string {
 	return name
 }
 
+// A date beyond events.horizon, and an event older than events.max_age, are refused as the worker
+// would refuse them.
+func TestEventTestJudgesDatesAsTheWorker(t *testing.T) {
+	event := func(fields string) string {
+		return `{"type":"user.offboarded","userPrincipalName":"ada@contoso.com",` + fields + `}`
+	}
+	for name, c := range map[string]struct {
+		body string
+		args []string
+		want string
+	}{
+		"far":        {event(`"effectiveTime":"9000-01-31T00:00:00Z"`), nil, "TooFarAhead"},
+		"no horizon": {event(`"effectiveTime":"9000-01-31T00:00:00Z"`), []string{"--events.horizon", "0s"}, "events.horizon is 0"},
+		"old":        {event(`"time":"2020-01-31T00:00:00Z"`), []string{"--events.max_age", "24h"}, "TooOld"},
+		"old enough": {event(`"time":"2020-01-31T00:00:00Z"`), nil, "would_revoke"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, out, _ := runEvent(t, c.body, append([]string{"test", "-o", "json"}, c.args...)...)
+			if !strings.Contains(out, c.want) {
+				t.Errorf("the output does not say %q:\n%s", c.want, out)
+			}
+		})
+	}
+}
+
 func TestEventTestSaysWhatWouldHappen(t *testing.T) {
 	file := writeFile(t, "acme.yaml", theirMapping)
 	body := `{"vendor":"acme","events":[
 		{"kind":"lost","owner":"ada@contoso.com","serial":"C02","why":"left in a taxi","at":"2026-03-01T12:00:00Z"},
-		{"kind":"left","owner":"grace@contoso.com","last_day":"9000-01-31"},
+		{"kind":"left","owner":"grace@contoso.com","last_day":"` + time.Now().AddDate(0, 1, 0).Format(time.DateOnly) + `"},
 		{"kind":"left","owner":"grace@contoso.com","back":true},
 		{"kind":"lost","serial":"C02"},
 		{"kind":"lost","owner":"breakglass@contoso.com"},
