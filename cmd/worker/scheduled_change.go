@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/google/uuid"
@@ -116,9 +119,14 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 		}
 	}
 	list.end("")
+	var missed error
+	if missing := notFound(numbers, all); len(missing) > 0 {
+		fmt.Fprintf(c.stderr, "Not found: %s\n", strings.Join(missing, ", "))
+		missed = notScheduled(missing)
+	}
 	if c.dryRun {
 		fmt.Fprintf(c.stderr, "Would be %s: %s\n", c.verb, count(len(all), "scheduled message"))
-		return nil
+		return missed
 	}
 	q := question{
 		text:    fmt.Sprintf("%s will be %s. Continue? [y/N] ", count(len(all), "scheduled message"), c.verb),
@@ -144,7 +152,18 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 	return errors.Join(err, c.out.value(outcome, func(w io.Writer) {
 		fmt.Fprintf(w, "%s %s\n", count(outcome.Done, "scheduled message"), c.verb)
 		printCounts(w, []countOf{{outcome.Gone, "gone in the meantime: the date has come, or somebody else canceled it"}})
-	}))
+	}), missed)
+}
+
+// notFound returns the numbers that name none of the messages. Ranges may have gaps.
+func notFound(numbers []string, all []foundScheduled) (missing []string) {
+	for _, number := range numbers {
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err == nil && !slices.ContainsFunc(all, func(m foundScheduled) bool { return m.SequenceNumber == n }) {
+			missing = append(missing, number)
+		}
+	}
+	return missing
 }
 
 // step returns the change of one queue's messages; some is false if it has none.

@@ -62,6 +62,7 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 
 	log := filepath.Join(t.TempDir(), "audit.ndjson")
 	c.command("", "scheduled", "cancel", number(0), "--dry-run").want(t, 0, id(0), "Would be canceled: 1 scheduled message")
+	c.command("", "scheduled", "cancel", number(0), "9999", "--dry-run").want(t, 5, id(0), "Not found: 9999", "sequence number 9999")
 	c.command("n\n", "scheduled", "cancel", number(0)).want(t, 1, "nothing was changed")
 	if k := c.counts(); k.Scheduled != 4 {
 		t.Fatalf("%+v: something was canceled", k)
