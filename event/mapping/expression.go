@@ -231,7 +231,7 @@ func appendFolded(list []string, text string) []string {
 var (
 	itemWord  = regexp.MustCompile(`\bitem\b`)
 	getCall   = regexp.MustCompile(`\.get\("([A-Za-z_][A-Za-z0-9_]*)"\)`)
-	textCall  = regexp.MustCompile(`^text\((.*)\)$`)
+	textCall  = regexp.MustCompile(`^(?:text|fold)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)$`)
 	optionals = strings.NewReplacer(".?", ".", "[?", "[", `.orValue("")`, "")
 )
 
@@ -239,7 +239,7 @@ var (
 // path. It is for people.
 func (x *expression) path(s *scope) string {
 	path := strings.Join(strings.Fields(x.text), " ")
-	if within := textCall.FindStringSubmatch(path); within != nil && strings.Count(path, "text(") == 1 {
+	if within := textCall.FindStringSubmatch(path); within != nil {
 		path = within[1]
 	}
 	path = getCall.ReplaceAllString(optionals.Replace(path), ".$1")
