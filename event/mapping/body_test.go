@@ -169,6 +169,8 @@ func TestWrappersAreTakenOff(t *testing.T) {
 		"base64Binary": []byte("@\x0cbase64Binary\x083http://schemas.microsoft.com/2003/10/Serialization/\x9f" +
 			string(rune(len(native))) + native),
 		"ContentData":              []byte(`{"ContentData":"` + b64(lost) + `","ContentType":"application/json","Label":"x"}`),
+		"$content":                 []byte(`{"$content-type":"application/octet-stream","$content":"` + b64(lost) + `"}`),
+		"$content, native":         []byte(`{"$content-type":"application/json","$content":"` + b64(native) + `"}`),
 		"ContentData, native":      []byte(`{"ContentData":"` + b64(native) + `"}`),
 		"contentData that is text": []byte(`{"contentData":"` + strings.ReplaceAll(lost, `"`, `\"`) + `"}`),
 		"base64":                   []byte(b64(lost)),

@@ -16,7 +16,7 @@ import (
 )
 
 // wrappers are what senders put around a body. Each is taken off at most once.
-var wrappers = []func(event.Message) (event.Message, bool){fromUTF16, fromBinaryXML, fromString, fromConnector, fromTrigger, fromBase64}
+var wrappers = []func(event.Message) (event.Message, bool){fromUTF16, fromBinaryXML, fromString, fromConnector, fromTrigger, fromContent, fromBase64}
 
 // unwrap returns the message without what senders put around its body. changed is false if there is
 // nothing around it. No result is larger than the body, apart from UTF-16, which can grow by half.
@@ -196,6 +196,21 @@ func fromTrigger(m event.Message) (event.Message, bool) {
 	default:
 		return m, false
 	}
+	return m, true
+}
+
+// fromContent returns what Logic Apps write of a body that is neither JSON nor plain text, such as
+// XML: {"$content-type", "$content": base64}. It is what triggerBody() is then.
+func fromContent(m event.Message) (event.Message, bool) {
+	if !bytes.Contains(m.Body, []byte(`"$content"`)) {
+		return m, false
+	}
+	o, ok := members(m.Body, "$content", "$content-type")
+	if !ok || o["$content"].Type != gjson.String {
+		return m, false
+	}
+	m.Body = decoded(o["$content"].Str)
+	m.ContentType = o["$content-type"].String()
 	return m, true
 }
 
