@@ -100,7 +100,12 @@ func readFile(file File, env *cel.Env, zone *time.Location) ([]*mapping, error) 
 		if errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("%s: empty: write mappings: with a list below it", file.Name)
 		}
-		return nil, fmt.Errorf("%s: %s", file.Name, strings.TrimPrefix(err.Error(), "yaml: "))
+		// The parser names the line where it began to read what is wrong, or the one before.
+		problem := strings.TrimPrefix(err.Error(), "yaml: ")
+		if line, what, ok := strings.Cut(problem, ": "); ok && strings.HasPrefix(line, "line ") {
+			problem = "at " + line + " or a little below: " + what
+		}
+		return nil, fmt.Errorf("%s: no YAML: %s", file.Name, problem)
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: more than one YAML document; keep one", file.Name)
@@ -366,12 +371,18 @@ func (r *reader) refusals(m *mapping, env *cel.Env, node *yaml.Node) {
 	}
 }
 
+// eventType is the usual form of an event type. As an expression it would read a member of an unknown
+// name.
+var eventType = regexp.MustCompile(`^(device|user)\.[a-z]+$`)
+
 // kinds reads the type of the events: an expression, or a table.
 func (r *reader) kinds(m *mapping, env *cel.Env, node *yaml.Node, keys map[string]*yaml.Node) {
 	single, table := keys["type"], keys["types"]
 	switch {
 	case single != nil && table != nil:
 		r.problem(table, "both type and types are given: keep one")
+	case single != nil && eventType.MatchString(single.Value):
+		r.problem(single, "type: is an expression, so a constant needs quotes inside of quotes: '%q'", single.Value)
 	case single != nil:
 		m.kind = r.expression(env, single, aText, nil)
 	case table != nil:
