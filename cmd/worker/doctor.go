@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -322,11 +323,24 @@ func checkRedis(ctx context.Context, cfg config.Config, f *findings) {
 
 // checkMappings compiles the mappings.
 func checkMappings(cfg config.Config, f *findings) {
-	_, err := app.NewDecoder(cfg, app.DecoderOptions{})
-	switch {
-	case err != nil:
+	decoder, err := app.NewDecoder(cfg, app.DecoderOptions{})
+	if err != nil {
 		f.fail("mappings", "correct them (docs/mappings.md); with a wrong one, the worker does not start", "%v", err)
-	case len(cfg.Events.Mappings) > 0:
+		return
+	}
+	unknown := false
+	for _, m := range decoder.Mappings() {
+		for _, kind := range m.Types {
+			// A preset may know more types than are wanted. In a mapping of their own it is rather a slip.
+			if m.Preset == "" && !slices.Contains(cfg.Events.Types, kind) {
+				unknown = true
+				f.warn("mappings", "correct the type, or add it to events.types",
+					"%s: the mapping %s yields %q, which is not in events.types: its events would be dead-lettered as UnknownEvent",
+					m.File, m.Name, kind)
+			}
+		}
+	}
+	if len(cfg.Events.Mappings) > 0 && !unknown {
 		f.ok("mappings", "%s and presets are usable", count(len(cfg.Events.Mappings), "file"))
 	}
 }

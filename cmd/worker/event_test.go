@@ -218,13 +218,17 @@ func TestEventTestKnowsTokens(t *testing.T) {
 func TestDoctorChecksMappings(t *testing.T) {
 	good := writeFile(t, "acme.yaml", theirMapping)
 	bad := writeFile(t, "bad.yaml", strings.Replace(theirMapping, "item.?owner", "item.actor", 1))
+	slip := writeFile(t, "slip.yaml", strings.Replace(theirMapping, "lost: device.lost", "lost: device.losst", 1))
 	for file, want := range map[string]check{
+		slip: {checkWarn, "mappings", `the mapping acme yields "device.losst"`, "events.types"},
 		good: {checkOK, "mappings", "1 file and presets are usable", ""},
 		bad:  {checkFail, "mappings", "allow_actor", "docs/mappings.md"},
 	} {
 		f := &findings{}
-		checkMappings(config.Config{Events: config.Events{Presets: []string{"none"}, Mappings: []string{file}, TimeZone: "UTC"}}, f)
-		if len(f.checks) != 1 || f.checks[0].Status != want.Status || !strings.Contains(f.checks[0].Detail, want.Detail) ||
+		checkMappings(config.Config{Events: config.Events{
+			Types: []string{"device.lost", "user.offboarded"}, Presets: []string{"none"}, Mappings: []string{file}, TimeZone: "UTC",
+		}}, f)
+		if len(f.checks) != 1 || f.checks[0].Name != want.Name || f.checks[0].Status != want.Status || !strings.Contains(f.checks[0].Detail, want.Detail) ||
 			!strings.Contains(f.checks[0].Fix, want.Fix) {
 			t.Errorf("%s: %+v", file, f.checks)
 		}
