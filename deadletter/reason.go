@@ -90,7 +90,8 @@ func Guides() []Guide {
 		},
 		{
 			UnknownEvent, "No mapping understands the message, or the event's type is missing or not on the allow-list `events.types`.",
-			"If such events should sign people out, add the type and replay. Otherwise, filter them out before this queue.",
+			"If such events should sign people out, write a mapping for them (docs/mappings.md; `worker event test` tries it), " +
+				"or add the type, and replay. Otherwise, filter them out before this queue.",
 		},
 		{
 			NoTrigger, "A mapping understands the event, and it is none that signs anybody out, such as an ordinary logout. " +
