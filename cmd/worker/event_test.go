@@ -228,7 +228,8 @@ func TestDoctorChecksMappings(t *testing.T) {
 		checkMappings(config.Config{Events: config.Events{
 			Types: []string{"device.lost", "user.offboarded"}, Presets: []string{"none"}, Mappings: []string{file}, TimeZone: "UTC",
 		}}, f)
-		if len(f.checks) != 1 || f.checks[0].Name != want.Name || f.checks[0].Status != want.Status || !strings.Contains(f.checks[0].Detail, want.Detail) ||
+		if len(f.checks) != 1 || f.checks[0].Name != want.Name || f.checks[0].Status != want.Status ||
+			!strings.Contains(f.checks[0].Detail, want.Detail) ||
 			!strings.Contains(f.checks[0].Fix, want.Fix) {
 			t.Errorf("%s: %+v", file, f.checks)
 		}
