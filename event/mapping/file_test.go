@@ -34,7 +34,7 @@ func TestProblemsOfAFileNameLineAndColumn(t *testing.T) {
 		"mappings: [{name: a" + rest:                                                "match: missing",
 		"mappings: [{name: a, match: 'true', type: '\"device.lost\"'}]":             "user: missing",
 		"mappings: [{name: a, match: 'true', user: [{id: body.id}]}]":               "type: missing",
-		"mappings: [{name: a, match: 'true', type: device.lost}]":                   `my.yaml:1:43: type: is an expression, so a constant needs quotes inside of quotes: '"device.lost"'`,
+		"mappings: [{name: a, match: 'true', type: device.lost}]":                   `needs quotes inside of quotes: '"device.lost"'`,
 		"mappings: [{name: a, match: 'true', types: {of: body.x}}]":                 "needs of",
 		"mappings: [{name: a, match: 'true', user: [{}], type: '\"device.lost\"'}]": "needs id, name, or mail",
 		"mappings: [{name: a, match: 'true', refuse: [{when: 'true'}]}]":            "needs when (a condition) and reason",

@@ -16,7 +16,9 @@ import (
 )
 
 // wrappers are what senders put around a body. Each is taken off at most once.
-var wrappers = []func(event.Message) (event.Message, bool){fromUTF16, fromBinaryXML, fromString, fromConnector, fromTrigger, fromContent, fromBase64}
+var wrappers = []func(event.Message) (event.Message, bool){
+	fromUTF16, fromBinaryXML, fromString, fromConnector, fromTrigger, fromContent, fromBase64,
+}
 
 // unwrap returns the message without what senders put around its body. changed is false if there is
 // nothing around it. No result is larger than the body, apart from UTF-16, which can grow by half.
