@@ -99,6 +99,9 @@ type Consumer struct {
 	flight     *messagesInFlight
 	unfinished atomic.Int32 // messages that were handled, but not finished
 	forecast   atomic.Pointer[forecast]
+	// asked is set while a loop may wait for another limit. The next message that ends resets it, and
+	// signals.
+	asked atomic.Bool
 }
 
 // New returns a Consumer. It fills in defaults. The error names everything in cfg and deps that is
@@ -218,6 +221,11 @@ func (c *Consumer) accept(work context.Context, s *source, d delivery) {
 	c.pool.Do(func() {
 		defer func() {
 			c.flight.remove(d.message)
+			// A message that ends without an attempt leaves the dispatcher unaware that more may be
+			// received: a token that waits for its keys, for example.
+			if c.asked.CompareAndSwap(true, false) {
+				c.dispatch.Signal()
+			}
 			d.done()
 			if s.bytes.remove(d.message) {
 				c.dispatch.Signal()

@@ -208,6 +208,7 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 		if ctx.Err() != nil {
 			return 0
 		}
+		c.asked.Store(true) // first, so that no message ends unnoticed after the limit is read
 		limit := min(c.limit(), l.bytes.limit())
 		if l.burst > 0 {
 			limit = min(limit, l.burst)
