@@ -109,11 +109,10 @@ only peeks.`,
 	cmd.Flags().StringVar(&pick.source, "source", "", "the queue or subscription, if several are configured")
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
-		ranges, err := replay.ParseRanges(args)
-		if err != nil || ranges[0].From != ranges[0].To {
-			return fail(exitUsage, "%q is not a sequence number", args[0])
+		number, err := pick.one(args[0])
+		if err != nil {
+			return err
 		}
-		pick.sequences = args
 		from, err := pick.open(cfg)
 		if err != nil {
 			return err
@@ -129,7 +128,7 @@ only peeks.`,
 			return err
 		case len(all) == 0:
 			return fail(exitNotFound, "there is no dead letter with the sequence number %d: "+
-				"it was replayed or purged, or it is in another --source", ranges[0].From)
+				"it was replayed or purged, or it is in another --source", number)
 		case len(all) > 1:
 			return fail(exitUsage, "%s and %s both have a dead letter with this number: choose one with --source", all[0].Source,
 				all[1].Source)

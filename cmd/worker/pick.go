@@ -77,6 +77,16 @@ func (f *picking) filter(now time.Time) (replay.Filter, error) {
 	return filter, err
 }
 
+// one picks the message with one sequence number, and returns the number.
+func (f *picking) one(sequence string) (int64, error) {
+	ranges, err := replay.ParseRanges([]string{sequence})
+	if err != nil || ranges[0].From != ranges[0].To {
+		return 0, fail(exitUsage, "%q is not a sequence number", sequence)
+	}
+	f.sequences = []string{sequence}
+	return ranges[0].From, nil
+}
+
 // trimmed returns the items of a list without the spaces around them. It returns an error for an
 // empty item. To ignore the item would be dangerous, because a command could act on more messages
 // than the user means.

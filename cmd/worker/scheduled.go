@@ -157,11 +157,9 @@ func (p *program) scheduledShow() *cobra.Command {
 	cmd.Flags().StringVar(&pick.source, "source", "", "the queue, if several are configured")
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
-		ranges, err := replay.ParseRanges(args)
-		if err != nil || ranges[0].From != ranges[0].To {
-			return fail(exitUsage, "%q is not a sequence number", args[0])
+		if _, err := pick.one(args[0]); err != nil {
+			return err
 		}
-		pick.sequences = args
 		from, err := p.openScheduled(&pick, cfg)
 		if err != nil {
 			return err
