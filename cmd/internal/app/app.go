@@ -80,11 +80,7 @@ func New(cfg config.Config, w io.Writer) (*Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots, err := cfg.TLS.Authorities()
-	if err != nil {
-		return nil, fmt.Errorf("tls.ca_file: %w", err)
-	}
-	tracing, err := telemetry.NewTracing(Version, roots)
+	tracing, err := newTracing(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -52,11 +52,7 @@ func NewIngest(cfg config.Config, w io.Writer) (*Ingest, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots, err := cfg.TLS.Authorities()
-	if err != nil {
-		return nil, fmt.Errorf("tls.ca_file: %w", err)
-	}
-	tracing, err := telemetry.NewTracing(Version, roots)
+	tracing, err := newTracing(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/network"
 	"github.com/session-revoker/session-revoker/servicebus"
+	"github.com/session-revoker/session-revoker/telemetry"
 )
 
 // NewNetwork returns the way to every server: the proxies of the environment, and the authorities of
@@ -16,6 +17,16 @@ func NewNetwork(cfg config.Config) (*network.Network, error) {
 		return nil, fmt.Errorf("tls.ca_file: %w", err)
 	}
 	return network.New(roots), nil
+}
+
+// newTracing returns what exports spans, to a collector that the authorities of tls.ca_file may vouch
+// for.
+func newTracing(cfg config.Config) (*telemetry.Tracing, error) {
+	roots, err := cfg.TLS.Authorities()
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca_file: %w", err)
+	}
+	return telemetry.NewTracing(Version, roots)
 }
 
 // ServiceBusDialer returns the Dialer that the configuration asks for.
