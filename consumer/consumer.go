@@ -221,13 +221,11 @@ func (c *Consumer) accept(work context.Context, s *source, d delivery) {
 	c.pool.Do(func() {
 		defer func() {
 			c.flight.remove(d.message)
-			// A message that ends without an attempt leaves the dispatcher unaware that more may be
-			// received: a token that waits for its keys, for example.
-			if c.asked.CompareAndSwap(true, false) {
-				c.dispatch.Signal()
-			}
 			d.done()
-			if s.bytes.remove(d.message) {
+			s.bytes.remove(d.message)
+			// More may be received now. The dispatcher does not know of it if the message ends without an
+			// attempt: a token that waits for its keys, for example.
+			if c.asked.CompareAndSwap(true, false) {
 				c.dispatch.Signal()
 			}
 		}()

@@ -53,13 +53,10 @@ func (b *bodyBytes) add(m *azservicebus.ReceivedMessage) {
 	b.largest = max(len(m.Body), b.largest-b.largest/64)
 }
 
-// remove reports whether messages may be received again after they could not be.
-func (b *bodyBytes) remove(m *azservicebus.ReceivedMessage) (again bool) {
+func (b *bodyBytes) remove(m *azservicebus.ReceivedMessage) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	full := b.inFlight >= maxBytes
 	b.inFlight -= len(m.Body)
-	return full && b.inFlight < maxBytes
 }
 
 // limit returns how many more messages may be received.
