@@ -80,8 +80,8 @@ type Scheduler interface {
 
 // Auditor keeps the audit log. It must be safe for concurrent use.
 type Auditor interface {
-	// Record is called with each decision before its message is settled. The settlement waits for
-	// it.
+	// Record is called with each decision before its message is settled, by many goroutines. The
+	// settlement waits for it.
 	Record(decision audit.Decision)
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -91,7 +92,7 @@ type world struct {
 type settings struct {
 	volume                   guard.VolumeConfig
 	release                  func() (guard.Release, error)
-	audit                    recorder
+	audit                    func(audit.Decision) // called by one goroutine at a time
 	tracer                   trace.Tracer
 	concurrency, maxInFlight int
 	lock                     time.Duration
@@ -257,7 +258,7 @@ func newWorld(t *testing.T, s settings) *world {
 		w.deps.Coordinator = s.coordinator
 	}
 	if s.audit != nil {
-		w.deps.Auditor = s.audit
+		w.deps.Auditor = &recorder{keep: s.audit}
 	}
 	w.newWorker()
 	t.Cleanup(func() {
@@ -290,9 +291,16 @@ func (w *world) run() {
 }
 
 // recorder is a function that implements consumer.Auditor.
-type recorder func(audit.Decision)
+type recorder struct {
+	mu   sync.Mutex
+	keep func(audit.Decision)
+}
 
-func (r recorder) Record(d audit.Decision) { r(d) }
+func (r *recorder) Record(d audit.Decision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keep(d)
+}
 
 // newWorker makes a new worker of w.cfg and w.deps.
 func (w *world) newWorker() {
