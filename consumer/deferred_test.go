@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -300,6 +301,28 @@ func TestDeferralsDoNotUseUpTheDeliveryCount(t *testing.T) {
 		w.settled(2 * time.Hour)
 		w.wantRevocations(users)
 		w.wantDead(nil)
+	})
+}
+
+// A producer reports one person again and again, and Graph refuses them. What decides some of the
+// messages decides the others, too, whether they are in flight at that time or not.
+func TestDeferredMessagesOfOneUserAreNotDecidedOneByOne(t *testing.T) {
+	policy := retry.Policy{
+		MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 30 * time.Minute, LaggingFor: time.Minute,
+	}
+	inBubble(t, settings{concurrency: 8, maxInFlight: 8, retry: policy}, func(t *testing.T, w *world) {
+		w.graph.Inject(graph.Fault{User: ada.ID, Status: 403, ContentType: "application/json", Body: forbidden})
+		reasons := map[string]string{}
+		for i := range 100 {
+			id, ttl := fmt.Sprint("again-", i), 24*time.Hour-time.Duration(i)*time.Second // none may supersede another
+			m := about(ada)
+			m.MessageID, m.TimeToLive = &id, &ttl
+			w.send(m)
+			reasons[id] = "Forbidden"
+		}
+		w.run()
+		w.settled(time.Hour)
+		w.wantDead(reasons)
 	})
 }
 

@@ -85,6 +85,9 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 		c.remember(m, results, todo, back, err)
 	}
 	for _, r := range results {
+		if r.event != nil && !r.decidedBefore && (r.outcome == deadLettered || r.outcome == revoked && r.calls > 1) {
+			c.decided(r.key)
+		}
 		if r.recordedNow(todo) {
 			c.record(m, r, todo, err == nil)
 		}

@@ -87,11 +87,12 @@ type waitingRoom struct {
 type deferredMessage struct {
 	urgency int
 	due     time.Time
-	times   int  // how often it was deferred
-	blocked bool // the volume guard stops one of its users
-	keyless bool // it cannot be judged yet
-	back    bool // it has come back, and is in flight
-	missed  bool // Service Bus has said that there is no such message
+	user    string // the key of the only user who is undecided; empty if there are more
+	times   int    // how often it was deferred
+	blocked bool   // the volume guard stops one of its users
+	keyless bool   // it cannot be judged yet
+	back    bool   // it has come back, and is in flight
+	missed  bool   // Service Bus has said that there is no such message
 }
 
 func newWaitingRoom(atOnce int) *waitingRoom {
@@ -115,8 +116,9 @@ func (r *waitingRoom) len() (n int) {
 // comeback is when a message that is deferred now comes back.
 type comeback struct {
 	due     time.Time
-	blocked bool // a release of the volume guard brings it back earlier
-	keyless bool // keys that come bring it back earlier
+	user    string // the key of the only undecided user, whose decision brings it back earlier
+	blocked bool   // a release of the volume guard brings it back earlier
+	keyless bool   // keys that come bring it back earlier
 	// sooner is closed when that happens.
 	sooner <-chan struct{}
 }
@@ -131,7 +133,7 @@ func (r *waitingRoom) put(number int64, urgency int, notBefore time.Time, back c
 		return
 	}
 	d.urgency, d.back, d.missed = urgency, false, false
-	d.blocked, d.keyless = back.blocked, back.keyless
+	d.user, d.blocked, d.keyless = back.user, back.blocked, back.keyless
 	if d.due = back.due; notBefore.After(d.due) {
 		d.due = notBefore
 	}
@@ -153,17 +155,35 @@ func (r *waitingRoom) usual(number int64, most time.Duration) time.Duration {
 func (r *waitingRoom) released() { r.wake(func(d deferredMessage) bool { return d.blocked }) }
 func (r *waitingRoom) keysCame() { r.wake(func(d deferredMessage) bool { return d.keyless }) }
 
-// wake makes messages due.
-func (r *waitingRoom) wake(which func(deferredMessage) bool) {
+// decided makes the messages due whose only undecided user is decided now. What has decided the user
+// decides them, too.
+func (r *waitingRoom) decided(user string) {
+	if r.wake(func(d deferredMessage) bool { return d.user == user }) {
+		r.signal()
+	}
+}
+
+// decided brings back the deferred messages of a user who is decided now.
+func (c *Consumer) decided(user string) {
+	for _, s := range c.sources {
+		if s.room != nil { // sessions have none
+			s.room.decided(user)
+		}
+	}
+}
+
+// wake makes messages due. It reports whether there were any.
+func (r *waitingRoom) wake(which func(deferredMessage) bool) (any bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	for number, d := range r.remembered {
 		if which(d) && !d.back && d.due.After(now) {
-			d.due = now
+			d.due, any = now, true
 			r.remembered[number] = d
 		}
 	}
+	return any
 }
 
 // forget forgets a message that is settled.
@@ -255,10 +275,15 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	}
 	usual := now.Add(m.from.room.usual(*m.SequenceNumber, most))
 	least := now.Add(seldom(m.DeliveryCount))
-	waits := 0 // users whom the guard does not stop
+	undecided, waits := 0, 0 // waits counts those whom the guard does not stop
 	for _, r := range results {
 		if r.outcome != unfinished || r.event == nil {
 			continue
+		}
+		if undecided++; undecided == 1 {
+			back.user = r.key
+		} else {
+			back.user = ""
 		}
 		if c.dispatch.Blocked(r.event.Kind) {
 			back.blocked = true
@@ -268,6 +293,9 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 		due := usual
 		if next := c.dispatch.NextAttempt(r.key); next.After(now) {
 			due = next
+		}
+		if c.dispatch.Decided(r.key, r.event.Enqueued) { // while this message was being deferred
+			due, least = now, now
 		}
 		if due.Before(back.due) {
 			back.due = due

@@ -104,6 +104,23 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	return w, isNew
 }
 
+// Decides reports whether an attempt that has failed finally decides an event of its user, too, that
+// was enqueued at this time and comes only now: the attempt began after that, and its window has not
+// ended.
+func (l *Ledger) Decides(a Attempt, enqueued time.Time) bool {
+	return time.Since(a.Start) < l.cfg.Window && enqueued.Before(a.coversBefore(l.cfg.SkewMargin))
+}
+
+// AddFailed is Add for an event that a final failure decides; see Decides. The event ends at once.
+// detail becomes the Detail of its Result.
+func (l *Ledger) AddFailed(e *Event, detail any) {
+	e.done = make(chan struct{})
+	e.ledger = l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e.finish(Result{Disposition: Failed, Detail: detail})
+}
+
 // ended reports whether the event has ended.
 func ended(e *Event) bool {
 	select {

@@ -19,10 +19,14 @@ const (
 	budgetFor = 15 * time.Minute
 )
 
-// budgets keeps the budgets of users who have failed until the users are decided. The users' events
-// may be removed before that, because they are deferred, their session ends, or their lock is lost.
-// When the events come back, the budget applies to them again. The zero value is ready. It is safe
-// for concurrent use.
+// budgets keeps the budgets of users who have failed. The users' events may be removed before they
+// are decided, because they are deferred, their session ends, or their lock is lost. When the events
+// come back, the budget applies to them again. The zero value is ready. It is safe for concurrent
+// use.
+//
+// A budget that is used up is kept for the user's other events that were enqueued before. A hundred
+// of them may be deferred, and with a budget of its own each would need hours. So the next attempt
+// decides them, unless it succeeds.
 type budgets struct {
 	mu    sync.Mutex
 	users dedupe.Generations[string, kept] // by the users' keys
@@ -33,6 +37,9 @@ type kept struct {
 	*retry.Budget
 	next   time.Time // when the next attempt is due
 	ticket int       // in the call queue: a user who comes back keeps it
+	// final are the attempts that have used the budget up, or nil while another one is due. The budget
+	// then applies only to events that were enqueued before the last one began.
+	final *Attempts
 }
 
 // keep keeps a user's budget, which the caller does not touch any more.
@@ -45,20 +52,35 @@ func (b *budgets) keep(key string, budget kept) {
 	b.users.Set(key, budget)
 }
 
-// of returns the budget of a user whose oldest event was enqueued at that time. ok is false if no
-// budget applies to the event.
-func (b *budgets) of(key string, enqueued time.Time) (budget kept, ok bool) {
+// of returns the budget of a user whose events were enqueued between oldest and newest. ok is false
+// if no budget applies to all of them.
+func (b *budgets) of(key string, oldest, newest time.Time) (budget kept, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	budget, ok = b.users.Get(key)
-	if ok && time.Since(budget.next) >= budgetFor && enqueued.After(budget.next) {
+	switch {
+	case !ok:
+	case budget.final != nil:
+		ok = newest.Before(budget.final.Last.Start)
+	case time.Since(budget.next) >= budgetFor && oldest.After(budget.next):
 		b.users.Delete(key)
+		ok = false
+	}
+	if !ok {
 		return kept{}, false
 	}
-	return budget, ok
+	return budget, true
 }
 
-// forget drops the budget of a user who is decided.
+// final returns the attempts that have used up a user's budget, or nil if none have.
+func (b *budgets) final(key string) *Attempts {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	budget, _ := b.users.Get(key)
+	return budget.final
+}
+
+// forget drops the budget of a user.
 func (b *budgets) forget(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

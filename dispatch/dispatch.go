@@ -182,7 +182,15 @@ func (d *Dispatcher) Stop() {
 
 // Add adds an event of a user to the ledger, and starts the user's loop if they have none. key is
 // the user's key in the ledger. It does not block; e.Done is closed when the event is decided.
+//
+// The deferred messages of a user come back one after the other. If the user has just failed finally,
+// in an attempt that began after the event was enqueued, the event ends like those that were in flight
+// then.
 func (d *Dispatcher) Add(key string, user event.User, e *dedupe.Event) {
+	if a := d.failed(key, e.Enqueued); a != nil {
+		d.ledger.AddFailed(e, a)
+		return
+	}
 	work, isNew := d.ledger.Add(key, e)
 	switch {
 	case isNew:
@@ -215,8 +223,21 @@ func (d *Dispatcher) Limit(inFlight, most int) int { return d.queue.limit(inFlig
 // NextAttempt returns when the next attempt is due for a user who has failed. For any other user it
 // returns the zero time.
 func (d *Dispatcher) NextAttempt(key string) time.Time {
-	budget, _ := d.budgets.of(key, time.Time{})
+	budget, _ := d.budgets.of(key, time.Time{}, time.Time{})
 	return budget.next
+}
+
+// Decided reports whether Add decides an event at once, because the user has just failed finally.
+func (d *Dispatcher) Decided(key string, enqueued time.Time) bool {
+	return d.failed(key, enqueued) != nil
+}
+
+// failed returns the attempts whose final failure decides an event of the user that comes now, or nil.
+func (d *Dispatcher) failed(key string, enqueued time.Time) *Attempts {
+	if a := d.budgets.final(key); a != nil && d.ledger.Decides(times(a.Last), enqueued) {
+		return a
+	}
+	return nil
 }
 
 // Blocked reports whether the volume guard stops attempts for events of the type.

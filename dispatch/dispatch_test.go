@@ -120,9 +120,12 @@ func add(d *Dispatcher, u event.User) *dedupe.Event {
 }
 
 // addAtOnce adds an event of a user.
-func addAtOnce(d *Dispatcher, u event.User) *dedupe.Event {
+func addAtOnce(d *Dispatcher, u event.User) *dedupe.Event { return addFrom(d, u, time.Now()) }
+
+// addFrom adds an event of a user that was enqueued at this time.
+func addFrom(d *Dispatcher, u event.User, enqueued time.Time) *dedupe.Event {
 	number++
-	e := &dedupe.Event{Position: dedupe.Position{Enqueued: time.Now(), Entity: "events", Sequence: number}, Message: dedupe.NewMessage(0)}
+	e := &dedupe.Event{Position: dedupe.Position{Enqueued: enqueued, Entity: "events", Sequence: number}, Message: dedupe.NewMessage(0)}
 	e.Message.Lock.Renewed(time.Now().Add(24 * time.Hour))
 	d.Add(u.Key(), u, e)
 	d.AllAdded(e.Message)
@@ -153,9 +156,51 @@ func TestDispatcherBudgetOutlivesTheEventThatLeaves(t *testing.T) {
 		if got != dedupe.Failed || decided.Count != before+1 || len(g.made()) != before+1 {
 			t.Errorf("%v after %+v and %d calls, want one more call to decide", got, decided, len(g.made()))
 		}
-		// After the decision the next event has a new budget.
-		if _, ok := d.budgets.of(ada.Key(), time.Now()); ok {
-			t.Error("the budget is kept although the user is decided")
+		// An event that comes after the decision has a new budget.
+		if _, ok := d.budgets.of(ada.Key(), time.Now(), time.Now()); ok {
+			t.Error("the budget applies although the user was decided before")
+		}
+	})
+}
+
+// Messages of one user are deferred, and come back after an attempt has decided others of them.
+func TestDispatcherFinalFailureDecidesWhatWasEnqueuedBefore(t *testing.T) {
+	g := &graph{answer: func(int) error { return notFound }}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		before := time.Now()
+		time.Sleep(time.Second)
+		_, first := resultOf(t, add(d, ada))
+		calls := len(g.made())
+		late := addFrom(d, ada, before)
+		if got, a := resultOf(t, late); got != dedupe.Failed || a != first || len(g.made()) != calls {
+			t.Errorf("%v with %+v after %d calls more", got, a, len(g.made())-calls)
+		}
+		// After the window an attempt asks again, and decides.
+		time.Sleep(5 * time.Minute)
+		later := addFrom(d, ada, before)
+		if got, a := resultOf(t, later); got != dedupe.Failed || a.Count != first.Count+1 || len(g.made()) != calls+1 {
+			t.Errorf("%v with %+v after %d calls more", got, a, len(g.made())-calls)
+		}
+		// A new event has nothing to do with these failures.
+		time.Sleep(5 * time.Minute)
+		if got, a := resultOf(t, add(d, ada)); got != dedupe.Failed || a.Count < 2 || a.Count > first.Count+10 {
+			t.Errorf("%v with %+v, want a series of its own", got, a)
+		}
+	})
+}
+
+// An answer without a Date proves nothing about when it was given: this process's clock may be hours
+// ahead.
+func TestDispatcherFinalFailureWithoutADateDecidesNothingElse(t *testing.T) {
+	g := &graph{answer: func(int) error { return notFound }, silent: true}
+	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
+		before := time.Now()
+		time.Sleep(time.Second)
+		resultOf(t, add(d, ada))
+		calls := len(g.made())
+		resultOf(t, addFrom(d, ada, before))
+		if len(g.made()) == calls {
+			t.Error("decided without an attempt")
 		}
 	})
 }
@@ -170,10 +215,10 @@ func TestBudgetsApplyToEventsThatWereEnqueuedBefore(t *testing.T) {
 		time.Sleep(time.Minute)
 		b.keep("ada", kept{Budget: retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1}).Budget(), next: time.Now()})
 		time.Sleep(3 * time.Hour)
-		if _, ok := b.of("ada", enqueued); !ok {
+		if _, ok := b.of("ada", enqueued, enqueued); !ok {
 			t.Error("forgotten before the event was decided")
 		}
-		if _, ok := b.of("ada", time.Now()); ok {
+		if _, ok := b.of("ada", time.Now(), time.Now()); ok {
 			t.Error("a new event has the budget of the first one")
 		}
 	})
@@ -228,7 +273,7 @@ func TestDispatcherUserWhoComesBackKeepsTheirSequence(t *testing.T) {
 	g := &graph{answer: func(int) error { return notFound }}
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		d.Remove(ada.Key(), add(d, ada))
-		before, _ := d.budgets.of(ada.Key(), time.Now())
+		before, _ := d.budgets.of(ada.Key(), time.Now(), time.Now())
 		for range 10 {
 			d.queue.nextTicket()
 		}
@@ -282,7 +327,7 @@ func TestDispatcherKeepsNoBudgetOfAThrottledUser(t *testing.T) {
 	dispatching(t, guard.VolumeConfig{}, g, func(t *testing.T, d *Dispatcher) {
 		d.Remove(ada.Key(), add(d, ada))
 		synctest.Wait()
-		if _, ok := d.budgets.of(ada.Key(), time.Now()); ok {
+		if _, ok := d.budgets.of(ada.Key(), time.Now(), time.Now()); ok {
 			t.Error("a budget is kept")
 		}
 	})
@@ -290,7 +335,7 @@ func TestDispatcherKeepsNoBudgetOfAThrottledUser(t *testing.T) {
 
 func TestBudgetsAreBounded(t *testing.T) {
 	var b budgets
-	if _, ok := b.of("nobody", time.Now()); ok {
+	if _, ok := b.of("nobody", time.Now(), time.Now()); ok {
 		t.Error("a budget of an unknown user")
 	}
 	r := retry.New(retry.Policy{MaxAttempts: 1, InitialInterval: 1, MaxInterval: 1})
@@ -306,11 +351,11 @@ func TestBudgetsAreBounded(t *testing.T) {
 	for i := range maxBudgets/2 - 1 { // a generation later it is still kept
 		b.keep(fmt.Sprint("other", i), kept{Budget: r.Budget()})
 	}
-	if found, ok := b.of("ada", time.Now()); !ok || found.Budget != mine || !found.next.Equal(at) {
+	if found, ok := b.of("ada", time.Now(), time.Now()); !ok || found.Budget != mine || !found.next.Equal(at) {
 		t.Errorf("%+v %v", found, ok)
 	}
 	b.forget("ada")
-	if _, ok := b.of("ada", time.Now()); ok {
+	if _, ok := b.of("ada", time.Now(), time.Now()); ok {
 		t.Error("not forgotten")
 	}
 	// Once the newer budget is forgotten, neither generation returns an older one.
@@ -320,11 +365,11 @@ func TestBudgetsAreBounded(t *testing.T) {
 		b.keep(fmt.Sprint("more", i), kept{Budget: r.Budget()})
 	}
 	b.keep("grace", kept{Budget: mine, next: at})
-	if found, ok := b.of("grace", time.Now()); !ok || found.Budget != mine {
+	if found, ok := b.of("grace", time.Now(), time.Now()); !ok || found.Budget != mine {
 		t.Error("the older budget was found")
 	}
 	b.forget("grace")
-	if _, ok := b.of("grace", time.Now()); ok {
+	if _, ok := b.of("grace", time.Now(), time.Now()); ok {
 		t.Error("an older budget was left behind")
 	}
 }

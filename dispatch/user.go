@@ -80,7 +80,7 @@ func (d *Dispatcher) makeAttempts(w *dedupe.Work, user event.User, ticket int, o
 // it returns a new one with the ticket.
 func (d *Dispatcher) series(w *dedupe.Work, user event.User, ticket int) *series {
 	by, _ := user.Lookup()
-	before, ok := d.budgets.of(w.Key(), w.Enqueued())
+	before, ok := d.budgets.of(w.Key(), w.Enqueued(), w.Newest())
 	switch {
 	case !ok && by != event.NoLookup:
 		s := newSeries(d.queue, w.Key(), d.lookups.budget(by), ticket)
@@ -117,7 +117,7 @@ func (d *Dispatcher) attempt(w *dedupe.Work, user event.User, s *series, p *perm
 	if s.by != event.NoLookup && e.kind != cutOff {
 		d.lookedUp(s.by, e.err)
 	}
-	again, verdict := d.apply(w, user, e)
+	again, verdict := d.apply(w, user, s, e)
 	lease.End(d.hard, verdict)
 
 	switch e.kind {
@@ -151,7 +151,7 @@ func (d *Dispatcher) removeFallen(w *dedupe.Work) {
 // apply observes an ending and, if the ending decides the events of the attempt, ends the attempt
 // in the ledger. again reports whether some event of the user is still undecided then. verdict is
 // what other replicas must know.
-func (d *Dispatcher) apply(w *dedupe.Work, user event.User, e ending) (again bool, verdict dedupe.Verdict) {
+func (d *Dispatcher) apply(w *dedupe.Work, user event.User, s *series, e ending) (again bool, verdict dedupe.Verdict) {
 	switch e.kind {
 	case notStarted, cutOff, postponed:
 		return false, dedupe.Verdict{}
@@ -169,13 +169,17 @@ func (d *Dispatcher) apply(w *dedupe.Work, user event.User, e ending) (again boo
 	if e.kind == tryAgain {
 		return false, dedupe.Verdict{}
 	}
-	d.budgets.forget(w.Key())
 	d.decided.Add(1)
 	end := w.Succeeded
 	if e.kind == final {
 		end = w.Failed
 	}
 	attempts := e.Attempts
+	if e.kind == final && s.budget.HasFailed() {
+		d.budgets.keep(w.Key(), kept{Budget: s.budget, ticket: s.ticket, final: &attempts})
+	} else {
+		d.budgets.forget(w.Key())
+	}
 	again = end(times(e.Last), &attempts)
 	return again, w.Verdict()
 }
@@ -194,7 +198,7 @@ func (d *Dispatcher) prepareRetry(w *dedupe.Work, user event.User, s *series, e 
 	if failed {
 		// Retry may end this Work. From then on another Work for the user may use the budget, so
 		// this one must not touch it any more.
-		d.budgets.keep(w.Key(), kept{s.budget, next, s.ticket})
+		d.budgets.keep(w.Key(), kept{Budget: s.budget, next: next, ticket: s.ticket})
 	}
 	if !w.Retry(failed) {
 		return false
