@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -284,9 +285,7 @@ func TestDeferredMessagesStayDeferredWhenTheWorkerStops(t *testing.T) {
 // Service Bus dead-letters a message that was deferred too often. Users who fail for hours without
 // proof that it is their own fault must not end like that.
 func TestDeferralsDoNotUseUpTheDeliveryCount(t *testing.T) {
-	if raced {
-		t.Skip("it takes a minute with the race detector")
-	}
+	skipIfRaced(t)
 	s := settings{
 		concurrency: 16, maxInFlight: 8,
 		retry: retry.Policy{
@@ -323,6 +322,27 @@ func TestDeferredMessagesOfOneUserAreNotDecidedOneByOne(t *testing.T) {
 		w.run()
 		w.settled(time.Hour)
 		w.wantDead(reasons)
+	})
+}
+
+// While attempts are rare, a message with many users leaves after a few of them only if another one
+// is due. Otherwise each return costs it a delivery, and decides nobody.
+func TestDeferredMessageStaysWhileNoOtherIsDue(t *testing.T) {
+	policy := retry.Policy{
+		MaxAttempts: 8, InitialInterval: time.Second, MaxInterval: time.Minute, MaxAge: 24 * time.Hour, LaggingFor: time.Minute,
+	}
+	inBubble(t, settings{concurrency: 16, maxInFlight: 8, maxDeliveries: 40, retry: policy}, func(t *testing.T, w *world) {
+		users := w.people(0, 300)
+		mend := w.graph.Inject(graph.Fault{Status: 503})
+		m := about(users...)
+		m.Body = append(m.Body, []byte(strings.Repeat(" ", 5000))...)
+		w.sendAs("many", m)
+		w.run()
+		time.Sleep(6 * time.Hour)
+		mend()
+		w.settled(2 * time.Hour)
+		w.wantRevocations(users)
+		w.wantDead(nil)
 	})
 }
 

@@ -95,6 +95,7 @@ func TestDedupeOfAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *
 }
 
 func TestLivenessOfAStolenDeviceAmongAThousandUnknownUsers(t *testing.T) {
+	skipIfRaced(t)
 	inBubble(t, settings{maxInFlight: 16}, func(t *testing.T, w *world) {
 		for i := range 1000 {
 			w.sendUnknown("u", i)

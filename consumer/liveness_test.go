@@ -183,6 +183,7 @@ func TestLivenessOfParkingBesideUnknownUsers(t *testing.T) {
 }
 
 func TestLivenessBesideMessagesThatCannotSupersedeOneAnother(t *testing.T) {
+	skipIfRaced(t)
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 25 * time.Second}) // more messages come while the attempt is in flight
 		var storm []*azservicebus.Message
@@ -224,6 +225,7 @@ func TestLivenessInsideAMessageWithManyUsersWhoFail(t *testing.T) {
 }
 
 func TestLivenessBesideManyLargeMessages(t *testing.T) {
+	skipIfRaced(t)
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		for i := range 10 {

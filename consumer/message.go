@@ -336,8 +336,8 @@ func (c *Consumer) await(locked context.Context, m *message, results []result) (
 		w.flush, w.over = m.session.flush, m.session.over
 	}
 	if m.deferred {
-		// Few deferred messages are in flight at a time. While retries are rare, one with many
-		// users would delay the others for long.
+		// Few deferred messages are in flight at a time. While attempts are rare, one with many users
+		// would delay the others for long.
 		tick := time.NewTicker(backFor)
 		defer tick.Stop()
 		w.deferAgain = tick.C
@@ -391,7 +391,9 @@ func (w *waiter) await(i int) (cause error) {
 		case <-w.m.entry.Deferred():
 			return errDeferred
 		case <-w.deferAgain:
-			w.c.dispatch.Defer(w.m.entry)
+			if w.m.from.room.wanted() {
+				w.c.dispatch.Defer(w.m.entry)
+			}
 		case <-w.flush:
 			w.flush = nil
 			w.c.dispatch.FlushMessage(w.m.entry)

@@ -58,8 +58,8 @@ const (
 	// deferred, counts as forgotten. If it is not, no harm is done: only one of the two replicas
 	// can receive it.
 	forgottenAfter = 30 * time.Second
-	// backFor is how long a message that has come back waits for its users' attempts before it may
-	// be deferred again.
+	// backFor is how long a message that has come back waits for its users' attempts before it must
+	// make room for others that are due.
 	backFor = 10 * time.Second
 	// fetchAtOnce is how many deferred messages are received at once.
 	fetchAtOnce = 16
@@ -257,6 +257,19 @@ func (r *waitingRoom) due(n int) (numbers []int64, wait time.Duration) {
 		r.remembered[number] = d
 	}
 	return numbers, wait
+}
+
+// wanted reports whether a message is due that has not come back.
+func (r *waitingRoom) wanted() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for _, d := range r.remembered {
+		if !d.back && !d.due.After(now) {
+			return true
+		}
+	}
+	return false
 }
 
 // comesBack returns when a message that is deferred now comes back, which is for the next attempt

@@ -206,7 +206,7 @@ func handled(t *testing.T, log *workerLog) map[string]bool {
 func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 	for _, replicas := range []int{2, 4} {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
-			const users = 10_000
+			const users = 2_000
 			e := newEstate(t, users)
 			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr(), "REVOKER_GUARD_MAX_USERS=0",
 				"REVOKER_REDIS_TIMEOUT=5s") // with the race detector, the imitation of Redis is slow
