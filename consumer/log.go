@@ -120,6 +120,9 @@ func (c *Consumer) about(fields []zap.Field, m *message, item event.Item) []zap.
 	if item.Event.Field != "" {
 		fields = append(fields, zap.String("field", deadletter.Cut(item.Event.Field, 256)))
 	}
+	if item.Event.TimeUnread { // its age is not known, and events.max_age does not refuse it
+		fields = append(fields, zap.Bool("timeUnread", true))
+	}
 	return fields
 }
 

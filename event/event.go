@@ -25,6 +25,9 @@ type Event struct {
 	ID, Source, Type string
 	// Time is when it happened. It is zero if the event does not contain it.
 	Time time.Time
+	// TimeUnread means that the event contains a time in none of the forms that its mapping reads. It
+	// is treated like an event without one.
+	TimeUnread bool
 	// TakesEffect is when the event must be acted on: an HR system announces the end of an
 	// employment in advance. Zero means at once.
 	TakesEffect time.Time

@@ -116,6 +116,7 @@ type understood struct {
 	} `json:"user"`
 	Device      string     `json:"device"`
 	Time        *time.Time `json:"time"`
+	TimeUnread  bool       `json:"timeUnread,omitempty"`
 	TakesEffect *time.Time `json:"takesEffect,omitempty"`
 	ID          string     `json:"id,omitempty"`
 	Source      string     `json:"source,omitempty"`
@@ -144,6 +145,7 @@ func understand(decoder *mapping.Decoder, outlook consumer.Outlook, m event.Mess
 		if by, _ := e.User.Lookup(); by != event.NoLookup {
 			u.User.LookUp = e.User.Name()
 		}
+		u.TimeUnread = e.TimeUnread
 		if !e.Time.IsZero() {
 			u.Time = &e.Time
 		}
@@ -215,6 +217,9 @@ func (u understood) print(w io.Writer) {
 	line("Device", u.Device)
 	if u.Time != nil {
 		line("Time", when(*u.Time))
+	}
+	if u.TimeUnread {
+		line("Time", "in none of the forms that the mapping reads (time_format); the event counts as new")
 	}
 	if u.TakesEffect != nil {
 		line("Takes effect", when(*u.TakesEffect))

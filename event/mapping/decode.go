@@ -86,8 +86,10 @@ func (d *Decoder) read(m *mapping, s *scope) (event.Event, *event.Error) {
 	e.Source, _ = m.source.one(s)
 	reason, _ := m.reason.one(s)
 	e.Reason = cut(strings.Join(strings.Fields(cut(reason, 2*maxReason)), " "), maxReason)
-	if v, _, _ := m.time.value(s); v != nil {
-		e.Time, _, _ = m.clock.read(v)
+	if v, _, _ := m.time.value(s); !blank(v) {
+		var ok bool
+		e.Time, _, ok = m.clock.read(v)
+		e.TimeUnread = !ok
 	}
 	device := m.readDevice(s)
 	e.Device = cut(device.shown(), maxDevice)
@@ -145,6 +147,12 @@ func (d *Decoder) readKind(m *mapping, s *scope, e *event.Event) *event.Error {
 	return nil
 }
 
+// blank reports whether an expression gave nothing, or a text without a letter.
+func blank(v ref.Val) bool {
+	text, isText := v.(types.String)
+	return v == nil || isText && strings.TrimSpace(string(text)) == ""
+}
+
 // readEffect sets when the event takes effect, and whether it is withdrawn. Both decide whether
 // somebody is signed out, so they must be readable.
 func (m *mapping) readEffect(s *scope, e *event.Event) (problem *event.Error) {
@@ -154,7 +162,7 @@ func (m *mapping) readEffect(s *scope, e *event.Event) (problem *event.Error) {
 		}
 	}
 	v, _, problem := m.takesEffect.value(s)
-	if text, isText := v.(types.String); problem != nil || v == nil || isText && strings.TrimSpace(string(text)) == "" {
+	if problem != nil || blank(v) {
 		return problem
 	}
 	at, isDate, ok := m.clock.read(v)

@@ -296,8 +296,13 @@ func TestTimesOfAMapping(t *testing.T) {
 	if !e.Time.Equal(time.Date(2026, 3, 1, 11, 0, 0, 250e6, time.UTC)) {
 		t.Error(e.Time)
 	}
-	if e := at(`{"kind":1,"login":"a@contoso.com","at":"yesterday"}`); !e.Time.IsZero() {
-		t.Error("a time that is unreadable is left out, and the event acts:", e.Time)
+	if e := at(`{"kind":1,"login":"a@contoso.com","at":"yesterday"}`); !e.Time.IsZero() || !e.TimeUnread {
+		t.Error("a time that is unreadable is left out and noted, and the event acts:", e.Time, e.TimeUnread)
+	}
+	for _, none := range []string{`{"kind":1,"login":"a@contoso.com","at":" "}`, `{"kind":1,"login":"a@contoso.com"}`} {
+		if e := at(none); e.TimeUnread {
+			t.Error("no time is not an unreadable one:", none)
+		}
 	}
 	// The last day of an employment ends at its end, in the mapping's zone.
 	if e := at(`{"kind":1,"login":"a@contoso.com","last_day":"07/31/2026"}`); e.TakesEffect.Format(time.RFC3339) != "2026-08-01T05:00:00Z" {
