@@ -34,6 +34,7 @@ type answer struct {
 	status      int
 	result      result
 	text        string
+	logged      string // instead of text, which may hold what the sender itself has sent
 	contentType string // of text; plain text if empty
 	header      []string
 }

@@ -1,12 +1,14 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +26,7 @@ const bodyTime = 5 * time.Second
 // ServeHTTP answers one request. It writes success only when Service Bus has the message.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	src, key := s.route(r.URL.Path)
+	src, key := s.route(r.URL)
 	in := &incoming{Request: r, source: src, key: key, now: began}
 	in.address, in.proxied = s.sender(r)
 	var a *answer
@@ -53,8 +55,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a = s.receive(ctx, in, http.NewResponseController(w), w)
 }
 
-// route returns the source of a path, and the secret in the path if it has one.
-func (s *Server) route(path string) (src *source, key string) {
+// route returns the source of a path, and the secret in the path if it has one. A path is taken as it
+// is written: a gateway that lets some paths through has not seen a slash in %2F.
+func (s *Server) route(u *url.URL) (src *source, key string) {
+	path := u.Path
+	if u.RawPath != "" {
+		return nil, ""
+	}
 	if src := s.sources[path]; src != nil {
 		return src, ""
 	}
@@ -104,8 +111,8 @@ func (s *Server) receive(ctx context.Context, in *incoming, control *http.Respon
 	if len(in.body) == 0 {
 		return refuse(http.StatusBadRequest, malformed, "the body is empty")
 	}
-	key := sha256.Sum256([]byte(src.Name + "\x00" + proof.once + "\x00" + string(in.body)))
-	if proof.once != "" && s.seen.has(key) {
+	key := sha256.Sum256([]byte(proof.once + "\x00" + string(in.body)))
+	if proof.once != "" && src.seen.has(key) {
 		// The sender repeats itself, or somebody else repeats the sender. The message is on the
 		// queue, so both may know that all is well.
 		return &answer{status: http.StatusOK, result: repeated}
@@ -115,7 +122,7 @@ func (s *Server) receive(ctx context.Context, in *incoming, control *http.Respon
 	}
 	a = s.accept(ctx, in, contentType)
 	if a.result == accepted && proof.once != "" {
-		s.seen.add(key)
+		src.seen.add(key)
 	}
 	return a
 }
@@ -164,12 +171,16 @@ func (s *Server) validate(in *incoming, m *azservicebus.AMQPAnnotatedMessage) *a
 	if len(items) == 0 && (!errors.As(err, &problem) || problem.Kind != event.Invalid && problem.Kind != event.UnknownType) {
 		return nil
 	}
-	return refuse(http.StatusUnprocessableEntity, notUnderstood, "the event is not understood: "+problem.Error())
+	a := refuse(http.StatusUnprocessableEntity, notUnderstood, "the event is not understood: "+problem.Error())
+	a.logged = "the event is not understood, by its field " + problem.Field
+	return a
 }
 
 // readBody reads the body within its bounds.
 func readBody(in *incoming, control *http.ResponseController, w http.ResponseWriter) *answer {
-	if encoding := in.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+	if slices.ContainsFunc(in.Header.Values("Content-Encoding"), func(encoding string) bool {
+		return encoding != "" && !strings.EqualFold(encoding, "identity")
+	}) {
 		// A signature is over what was sent, and what is on the queue should be that.
 		return refuse(http.StatusUnsupportedMediaType, unsupported, "a compressed body is not accepted: send it as it is",
 			"Accept-Encoding", "identity")
@@ -210,8 +221,8 @@ func (s *Server) sender(r *http.Request) (address netip.Addr, proxied bool) {
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && i >= len(hops)-maxHops; i-- {
-		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
+		hop, ok := readHop(strings.TrimSpace(hops[i]))
+		if !ok {
 			break
 		}
 		if address = hop.Unmap().WithZone(""); !s.trusts(address) {
@@ -219,6 +230,15 @@ func (s *Server) sender(r *http.Request) (address netip.Addr, proxied bool) {
 		}
 	}
 	return address, true
+}
+
+// readHop reads an address in X-Forwarded-For. Some gateways add the port.
+func readHop(text string) (netip.Addr, bool) {
+	if address, err := netip.ParseAddr(text); err == nil {
+		return address, true
+	}
+	address, err := netip.ParseAddrPort(text)
+	return address.Addr(), err == nil
 }
 
 // maxHops bounds how many addresses in X-Forwarded-For are looked at.
@@ -270,7 +290,7 @@ func (s *Server) count(in *incoming, a *answer) {
 		case a.result == handshake:
 			s.deps.Log.Info("handshake answered", append(fields(), zap.Int("notLogged", skipped))...)
 		default:
-			s.deps.Log.Warn("request refused: "+strings.TrimSpace(a.text), append(fields(), zap.Int("notLogged", skipped))...)
+			s.deps.Log.Warn("request refused: "+strings.TrimSpace(cmp.Or(a.logged, a.text)), append(fields(), zap.Int("notLogged", skipped))...)
 		}
 	}
 }

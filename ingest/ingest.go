@@ -77,7 +77,6 @@ type Server struct {
 	proxies   []netip.Prefix
 	sources   map[string]*source // by path
 	publisher *publisher
-	seen      *memory
 	nowhere   logLimit     // refused requests that reach no source
 	stopping  atomic.Bool  // no new connection is kept
 	certs     *certificate // nil without TLS
@@ -86,7 +85,7 @@ type Server struct {
 // New returns a Server for valid settings. It reads the files with secrets. The error joins the
 // problems of all sources. Run must be called for the Server to answer.
 func New(cfg Config, deps Dependencies) (*Server, error) {
-	s := &Server{cfg: cfg, deps: deps, seen: newMemory(maxSeen)}
+	s := &Server{cfg: cfg, deps: deps}
 	var err error
 	if s.proxies, err = cfg.Proxies(); err != nil {
 		return nil, fmt.Errorf("ingest.trusted_proxies: %w", err)
@@ -96,6 +95,10 @@ func New(cfg Config, deps Dependencies) (*Server, error) {
 	}
 	if s.sources, err = newSources(cfg, deps.Transport); err != nil {
 		return nil, err
+	}
+	for _, src := range s.sources {
+		// Its own, so that no source makes the ingest forget what another one has sent.
+		src.seen = newMemory(max(1, maxSeen/len(s.sources)))
 	}
 	if cfg.TLSCertFile != "" {
 		if s.certs, err = newCertificate(cfg.TLSCertFile, cfg.TLSKeyFile); err != nil {

@@ -157,8 +157,9 @@ func (l *logLimit) allow(now time.Time) (skipped int, ok bool) {
 	return skipped, true
 }
 
-// maxSeen is the number of signed requests that are remembered, to recognize repeats.
-const maxSeen = 1 << 16
+// maxSeen is the number of signed requests of all sources that are remembered, to recognize repeats.
+// Each source has an equal part. Only tests change it.
+var maxSeen = 1 << 16
 
 // memory remembers the last keys that were added, up to a maximum.
 type memory struct {

@@ -58,24 +58,32 @@ func (s *Server) message(in *incoming, contentType string) *azservicebus.AMQPAnn
 	return m
 }
 
-// messageID returns the same ID for the same event, however often the sender repeats it: the name of
-// the source and the sender's own id, or else a hash of the body. With the name, no sender can use up
-// the IDs of another where Service Bus detects duplicates.
+// messageID returns the MessageID of a request.
 func (s *source) messageID(in *incoming) string {
 	own := ""
 	if s.id != nil {
 		own = s.id(in)
 	}
+	return MessageID(s.Name, own, in.body)
+}
+
+// MessageID returns the ID of the message for an event, which is the same however often the sender
+// repeats it: the name of the source, the sender's own id if there is one, and a hash of the body. own
+// may be empty. The ID is for people, and for queues where Service Bus detects duplicates. There,
+// whoever can choose an id must not suppress another event that has it: the name keeps senders apart,
+// and the hash the events of one sender.
+func MessageID(source, own string, body []byte) string {
+	sum := sha256.Sum256(body)
+	hash := base64.RawURLEncoding.EncodeToString(sum[:16])
 	if own == "" {
-		sum := sha256.Sum256(in.body)
-		return s.Name + ":sha256-" + base64.RawURLEncoding.EncodeToString(sum[:])
+		return source + ":sha256-" + hash
 	}
-	id := s.Name + ":" + own
+	id := source + ":" + own + ":" + hash
 	if utf8.RuneCountInString(id) > maxMessageID || strings.ContainsFunc(id, func(r rune) bool {
 		return r == utf8.RuneError || !unicode.IsPrint(r)
 	}) {
 		sum := sha256.Sum256([]byte(own))
-		return s.Name + ":id-" + base64.RawURLEncoding.EncodeToString(sum[:])
+		return source + ":id-" + base64.RawURLEncoding.EncodeToString(sum[:16]) + ":" + hash
 	}
 	return id
 }

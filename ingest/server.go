@@ -79,7 +79,7 @@ func (s *Server) Run(ctx, hard context.Context, l net.Listener, drain time.Durat
 	defer stop()
 	var publishing sync.WaitGroup
 	publishing.Go(func() { s.publisher.run(sending) })
-	publishing.Go(func() { s.watchSecrets(sending) })
+	publishing.Go(func() { s.watchFiles(sending) })
 	served := make(chan error, 1)
 	go func() {
 		if s.certs != nil {
@@ -113,9 +113,9 @@ func (s *Server) Run(ctx, hard context.Context, l net.Listener, drain time.Durat
 // watchEvery is the interval at which the secrets' files are looked at.
 const watchEvery = time.Minute
 
-// watchSecrets warns about files that have become unusable, until ctx ends. Their last usable content
+// watchFiles warns about files that have become unusable, until ctx ends. Their last usable content
 // stays in force.
-func (s *Server) watchSecrets(ctx context.Context) {
+func (s *Server) watchFiles(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -127,16 +127,24 @@ func (s *Server) watchSecrets(ctx context.Context) {
 		for _, src := range s.sources {
 			for _, secret := range src.secrets {
 				secret.all(time.Now())
-				problem := ""
-				if err := secret.trouble(); err != nil {
-					problem = err.Error()
-				}
-				if s.deps.Health.Warn("secret of "+src.Name, problem) && problem != "" {
-					s.deps.Log.Error("a secret's file is not usable; its last usable content stays in force",
-						zap.String("source", src.Name), zap.String("problem", problem))
-				}
+				s.warn("secret of "+src.Name, secret.trouble())
 			}
 		}
+		if s.certs != nil {
+			s.warn("certificate", s.certs.trouble())
+		}
+	}
+}
+
+// warn tells health and log about a file that is not usable, or that it is again.
+func (s *Server) warn(part string, trouble error) {
+	problem := ""
+	if trouble != nil {
+		problem = trouble.Error()
+	}
+	if s.deps.Health.Warn(part, problem) && problem != "" {
+		s.deps.Log.Error("a file is not usable; its last usable content stays in force",
+			zap.String("part", part), zap.String("problem", problem))
 	}
 }
 
@@ -210,6 +218,7 @@ type certificate struct {
 	checked time.Time
 	stamp   [2]time.Time
 	current *tls.Certificate
+	problem error // of the last reading
 }
 
 func newCertificate(certFile, keyFile string) (*certificate, error) {
@@ -227,8 +236,21 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current, nil
 }
 
-func (c *certificate) load(now time.Time) error {
+// trouble returns why the files are not usable, or nil. A certificate that has expired is no use to
+// anybody either.
+func (c *certificate) trouble() error {
+	_, _ = c.get(nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if leaf := c.current.Leaf; c.problem == nil && leaf != nil && time.Now().After(leaf.NotAfter) {
+		return fmt.Errorf("the certificate in %s has expired on %s", c.certFile, leaf.NotAfter.Format(time.DateOnly))
+	}
+	return c.problem
+}
+
+func (c *certificate) load(now time.Time) (err error) {
 	c.checked = now
+	defer func() { c.problem = err }()
 	var stamp [2]time.Time
 	for i, file := range []string{c.certFile, c.keyFile} {
 		info, err := os.Stat(file)

@@ -24,6 +24,7 @@ type source struct {
 	verifier
 	limits *limits
 	logs   logLimit
+	seen   *memory // of signed requests; New sets it
 }
 
 // incoming is one request to a source.

@@ -147,8 +147,8 @@ func allowOrigin(in *incoming, origins []string) *answer {
 // oneID returns the id of the one event in a body, with its source where it has one, or the id in
 // the headers of a CloudEvent in binary form. Of several events, it returns "".
 func oneID(in *incoming) string {
-	if id := in.Header.Get("Ce-Id"); id != "" {
-		return join(in.Header.Get("Ce-Source"), id)
+	if id := single(in.Header, "Ce-Id"); id != "" {
+		return join(single(in.Header, "Ce-Source"), id)
 	}
 	type named struct {
 		ID     string `json:"id"`

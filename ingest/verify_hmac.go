@@ -115,7 +115,7 @@ func newSigned(b *builder, s signature) (verifier, error) {
 	tolerance := b.Tolerance
 	return verifier{
 		after: func(in *incoming) (delivery, *answer) {
-			text, prefixed := strings.CutPrefix(in.Header.Get(s.header), s.prefix)
+			text, prefixed := strings.CutPrefix(single(in.Header, s.header), s.prefix)
 			given, err := s.decode(text)
 			if text == "" || !prefixed || err != nil || len(given) != s.new().Size() {
 				return delivery{}, forbidden("the header " + s.header + " is missing, or holds no signature of the expected form")
@@ -131,7 +131,7 @@ func newSigned(b *builder, s signature) (verifier, error) {
 			if s.timestampHeader == "" {
 				return delivery{}, nil
 			}
-			if a := checkTimestamp(in.Header.Get(s.timestampHeader), in.now, tolerance); a != nil {
+			if a := checkTimestamp(single(in.Header, s.timestampHeader), in.now, tolerance); a != nil {
 				return delivery{}, a
 			}
 			return delivery{once: string(given)}, nil
@@ -140,7 +140,7 @@ func newSigned(b *builder, s signature) (verifier, error) {
 			if s.idHeader == "" {
 				return ""
 			}
-			return in.Header.Get(s.idHeader)
+			return single(in.Header, s.idHeader)
 		},
 	}, err
 }
@@ -153,9 +153,9 @@ func (s signature) sum(key string, in *incoming) []byte {
 		case "body":
 			mac.Write(in.body)
 		case "timestamp":
-			mac.Write([]byte(in.Header.Get(s.timestampHeader)))
+			mac.Write([]byte(single(in.Header, s.timestampHeader)))
 		case "id":
-			mac.Write([]byte(in.Header.Get(s.idHeader)))
+			mac.Write([]byte(single(in.Header, s.idHeader)))
 		case "method":
 			mac.Write([]byte(in.Method))
 		default:

@@ -24,6 +24,9 @@ func newBasic(b *builder) (verifier, error) {
 	username := b.Username
 	return verifier{headersProven: true, before: func(_ context.Context, in *incoming) *answer {
 		user, given, _ := in.BasicAuth()
+		if single(in.Header, "Authorization") == "" {
+			user, given = "", ""
+		}
 		// Both are compared, whichever is wrong: the answer and its time are the same.
 		right := password.is(given, in.now)
 		if !equal(user, username) || !right {
@@ -76,7 +79,7 @@ func noToken(text string) *answer {
 
 // bearer returns the token in Authorization, or "".
 func bearer(r *http.Request) string {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	scheme, token, _ := strings.Cut(single(r.Header, "Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return ""
 	}
@@ -93,7 +96,7 @@ func newHeader(b *builder) (verifier, error) {
 	return verifier{
 		headersProven: true,
 		before: func(_ context.Context, in *incoming) *answer {
-			if !value.is(in.Header.Get(header), in.now) {
+			if !value.is(single(in.Header, header), in.now) {
 				return forbidden("the header with the secret is missing or wrong: compare it with the settings of this webhook")
 			}
 			return nil
@@ -102,7 +105,7 @@ func newHeader(b *builder) (verifier, error) {
 			if idHeader == "" {
 				return ""
 			}
-			return in.Header.Get(idHeader)
+			return single(in.Header, idHeader)
 		},
 	}, err
 }
@@ -171,6 +174,15 @@ func plainInURL(value string) error {
 		return errors.New("the secret becomes part of a URL: use letters, digits, and - _ . ~ only, from openssl rand -hex 32 for example")
 	}
 	return nil
+}
+
+// single returns the value of a field of the header, or "". Only one of that name is believed: a
+// gateway that has checked another one of several would have checked nothing.
+func single(h http.Header, name string) string {
+	if values := h.Values(name); len(values) == 1 {
+		return values[0]
+	}
+	return ""
 }
 
 // parameter returns a parameter of the URL, or "". Only one of that name is believed.

@@ -54,8 +54,8 @@ const maxSignatures = 4096
 
 func standardHeaders(h http.Header) (id, timestamp, signatures string) {
 	for _, prefix := range []string{"Webhook-", "Svix-"} {
-		if id = h.Get(prefix + "Id"); id != "" {
-			return id, h.Get(prefix + "Timestamp"), h.Get(prefix + "Signature")
+		if h.Get(prefix+"Id") != "" {
+			return single(h, prefix+"Id"), single(h, prefix+"Timestamp"), single(h, prefix+"Signature")
 		}
 	}
 	return "", "", ""

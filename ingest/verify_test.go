@@ -283,7 +283,7 @@ func TestGitHubsDocumentedSignature(t *testing.T) {
 		}
 		w.want("the documented request", w.post("/hook", "Hello, World!", header...), 200)
 		m := w.wantQueued("the documented request", 1)
-		if string(m.Body) != "Hello, World!" || m.MessageID != "github:72d3162e-cc78-11e3-81ab-4c9367dc0958" {
+		if string(m.Body) != "Hello, World!" || !strings.HasPrefix(m.MessageID, "github:72d3162e-cc78-11e3-81ab-4c9367dc0958:") {
 			t.Errorf("%s: %s", m.MessageID, m.Body)
 		}
 		w.want("another body", w.post("/hook", "Hello, world!", header...), 403)
@@ -331,7 +331,7 @@ func TestStandardWebhooksDocumentedSignature(t *testing.T) {
 		} {
 			w.want(what, w.post("/hook", standardBody, c.header...), c.status)
 		}
-		if m := w.wantQueued("one delivery", 1); m.MessageID != "svix:"+standardID {
+		if m := w.wantQueued("one delivery", 1); !strings.HasPrefix(m.MessageID, "svix:"+standardID+":") {
 			t.Errorf("MessageID %q", m.MessageID)
 		}
 		time.Sleep(5*time.Minute + time.Second)
@@ -394,7 +394,7 @@ func TestRotationAcceptsBothSecretsWithoutARestart(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		status("a file that is gone", 401, 401, 200)
-		if w.health.Warnings()["secret of hook"] == "" || w.logs.FilterMessageSnippet("secret's file is not usable").Len() == 0 {
+		if w.health.Warnings()["secret of hook"] == "" || w.logs.FilterMessageSnippet("a file is not usable").Len() == 0 {
 			t.Errorf("no warning about the file: %v", w.health.Warnings())
 		}
 	})
