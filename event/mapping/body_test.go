@@ -223,6 +223,23 @@ mappings:
 	}
 }
 
+// TestConnectorsMessageCannotBeOfAnotherSource: worker ingest writes into the message which source has
+// proven itself. The body of that source must not name another one.
+func TestConnectorsMessageCannotBeOfAnotherSource(t *testing.T) {
+	d := newDecoder(t, `
+mappings:
+  - {name: hr, match: 'properties["source"] == "hr" || properties.get("source") == "hr"', type: '"user.offboarded"',
+     user: [{name: body.who}]}
+`)
+	for _, name := range []string{"source", "Source", "SOURCE", "so-urce", "_source"} {
+		body := `{"ContentData":{},"Properties":{"` + name + `":"hr","other":"x"}}`
+		body = strings.Replace(body, "{}", `"`+base64.StdEncoding.EncodeToString([]byte(`{"who":"ada@contoso.com"}`))+`"`, 1)
+		if item := decode(t, d, event.Message{Body: []byte(body), Properties: map[string]any{"source": "mdm"}}); item.Err == nil {
+			t.Errorf("a message of mdm is taken for one of hr by its property %s", name)
+		}
+	}
+}
+
 func TestPropertiesOfAllKinds(t *testing.T) {
 	d := newDecoder(t, `
 mappings:

@@ -363,12 +363,18 @@ func (d *document) structured(body ref.Val, properties map[string]any) ref.Val {
 		return wrapped
 	}
 	if o, ok := body.(*object); ok {
-		if _, isEvent := o.get("specversion"); isEvent {
-			d.decodeData(o)
-		}
+		d.decodeCloudEvent(o)
 	}
 	d.problem = nil // a condition that reads the name twice meets it again
 	return body
+}
+
+// decodeCloudEvent decodes the data_base64 of an object that is a CloudEvent.
+func (d *document) decodeCloudEvent(o *object) {
+	if _, isEvent := o.get("specversion"); isEvent {
+		d.decodeData(o)
+	}
+	d.problem = nil // a condition that reads the name twice meets it again
 }
 
 // decodeData adds the member data to a CloudEvent that has data_base64 instead.

@@ -251,7 +251,8 @@ func (d *Decoder) Mappings() []Info {
 // its own error. Decode returns an *event.Error if it cannot decode the message as a whole.
 //
 // A message is decided as a whole: if one of its events names an event type in one of the worker's
-// own forms, all of it is in that form. Otherwise, the first mapping that matches decodes it.
+// own forms, all of it is in that form. Otherwise, the first mapping that matches decodes it. If none
+// does, the elements of a list are offered to the mappings one by one.
 func (d *Decoder) Decode(m event.Message) ([]event.Item, error) {
 	if d.tokens != nil && d.tokens.IsToken(m) {
 		items, err := d.tokens.Decode(m)
@@ -276,6 +277,9 @@ func (d *Decoder) Decode(m event.Message) ([]event.Item, error) {
 	}
 	mapped, mappedErr, matched := d.byMapping(m, err == nil)
 	if matched {
+		return mapped, mappedErr
+	}
+	if mapped, mappedErr, matched = d.byElement(m, items, err); matched {
 		return mapped, mappedErr
 	}
 	if d.lenient != nil {
@@ -330,6 +334,11 @@ func (d *Decoder) byMapping(m event.Message, isJSON bool) (items []event.Item, e
 	if s == nil {
 		return nil, nil, false
 	}
+	return d.byScope(s, latin1)
+}
+
+// byScope is byMapping for what expressions can read.
+func (d *Decoder) byScope(s *scope, latin1 bool) (items []event.Item, err error, matched bool) {
 	var twice *event.Error // a name that is given twice, and that a condition reads
 	for _, mapping := range d.mappings {
 		if latin1 && !mapping.latin1 || mapping.match.needs != nil && !s.hasAny(mapping.match.needs) {

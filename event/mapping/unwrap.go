@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -167,15 +168,30 @@ func fromConnector(m event.Message) (event.Message, bool) {
 		m.Subject = o["label"].Str
 	}
 	if o["properties"].IsObject() {
-		m.Properties = map[string]any{}
+		// What the message itself says counts: worker ingest says there which source it has proven.
+		own, all := m.Properties, maps.Clone(m.Properties)
+		if all == nil {
+			all = map[string]any{}
+		}
 		o["properties"].ForEach(func(name, value gjson.Result) bool {
-			if value.Type == gjson.String {
-				m.Properties[name.Str] = value.Str
+			if value.Type == gjson.String && !hasLoosely(own, name.Str) {
+				all[name.Str] = value.Str
 			}
 			return true
 		})
+		m.Properties = all
 	}
 	return m, true
+}
+
+// hasLoosely reports whether a property has a name, as expressions compare names.
+func hasLoosely(properties map[string]any, name string) bool {
+	for own := range properties {
+		if sameLoosely(own, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // fromTrigger returns the body of what triggerOutputs() of Logic Apps returns: {"headers", "body"}.
