@@ -239,6 +239,9 @@ func fits(c config.IngestSource, k kind) error {
 	return nil
 }
 
+// maxExpect is the longest time for which the alert SessionRevokerSourceSilent can tell.
+const maxExpect = 7 * 24 * time.Hour
+
 func checkNumbers(c config.IngestSource, all config.Ingest) error {
 	switch {
 	case c.MaxBody < 0 || c.MaxBody > all.MaxBody:
@@ -251,8 +254,8 @@ func checkNumbers(c config.IngestSource, all config.Ingest) error {
 		return errors.New("respond_busy: 503 or 429")
 	case c.Tolerance < 0 || c.Tolerance > time.Hour:
 		return errors.New("tolerance: at most 1h")
-	case c.ExpectEvery < 0:
-		return errors.New("expect_every: must not be negative")
+	case c.ExpectEvery < 0 || c.ExpectEvery > maxExpect:
+		return errors.New("expect_every: at most 168h: the alert looks back eight days")
 	}
 	if c.ContentType != "" {
 		if _, _, err := mime.ParseMediaType(c.ContentType); err != nil || len(c.ContentType) > maxContentType {

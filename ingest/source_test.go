@@ -48,6 +48,7 @@ func TestSourcesThatProveNothingAreRefused(t *testing.T) {
 		"respond_busy: 503 or 429":   source(func(s *config.IngestSource) { s.RespondBusy = 400 }),
 		"max_body: at most":          source(func(s *config.IngestSource) { s.MaxBody = 1 << 30 }),
 		"timeout: from":              source(func(s *config.IngestSource) { s.Timeout = time.Hour }),
+		"expect_every: at most":      source(func(s *config.IngestSource) { s.ExpectEvery = 200 * time.Hour }),
 		"content_type:":              source(func(s *config.IngestSource) { s.ContentType = "json;;" }),
 		"timestamp_header belong": source(func(s *config.IngestSource) {
 			s.Verify, s.Header, s.Signed = "hmac", "X", []string{"timestamp", "body"}

@@ -24,6 +24,7 @@ func main() {
 // options holds the flags.
 type options struct {
 	amqp, graph, ops string
+	ingest           string
 	admin, adminTLS  string
 	amqps, graphTLS  string
 	adminCert        string
@@ -67,7 +68,9 @@ Without flags it publishes a sample of events: messages as Intune, Okta, Jamf Pr
 Workspace ONE, Fleet, Sentinel, Workday and Entra ID send them, duplicates,
 storms about one user, an unknown user, a guest, a protected user, malformed
 messages, a throttled spell, and a mass offboarding. It shows what becomes of
-each, and goes on until Ctrl-C.
+each, and goes on until Ctrl-C. Some of them come as webhooks, to worker ingest,
+which runs beside the worker: a file that the sandbox names has a curl line for
+each kind of sender, to paste into a shell.
 
 --drain    ends when everything is settled, checks each message and each call
            against the guarantees by the servers' own records, prints a JSON
@@ -95,6 +98,7 @@ each, and goes on until Ctrl-C.
 	f.StringVar(&o.amqp, "amqp", "127.0.0.1:5672", "address of the embedded Service Bus; port 0 for any free one")
 	f.StringVar(&o.graph, "graph", "127.0.0.1:8081", "address of the embedded Graph and its token endpoint; port 0 for any free one")
 	f.StringVar(&o.ops, "ops", "127.0.0.1:9090", "address of the worker's /healthz, /readyz and /metrics; port 0 for any free one")
+	f.StringVar(&o.ingest, "ingest", "127.0.0.1:8088", "address of worker ingest, for webhooks; port 0 for any free one; empty for none")
 	f.StringVar(&o.admin, "admin", "127.0.0.1:5300", "address of Service Bus' administration API over http; empty for none")
 	f.StringVar(&o.adminTLS, "admin-tls", "127.0.0.1:5301",
 		"address of the same over https, which its clients require, and of AMQP over WebSocket; empty for none")
@@ -153,12 +157,20 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 	if err != nil {
 		return err
 	}
+	if o.ingest != "" {
+		if servers.webhooks, err = startWebhooks(hard, servers, o, logTo); err != nil {
+			return errors.Join(err, workers.stop())
+		}
+	}
 	screen.start(workers)
 	screen.say(fmt.Sprintf("the deduplication window is %s here (dedupe.window; in production 1 m), and retries are quicker", dedupeWindow))
 	err = play(soft, servers, s, o)
 	if err == nil && !o.drain {
 		screen.say("everything is settled; send events of your own, or stop with Ctrl-C")
 		<-soft.Done()
+	}
+	if servers.webhooks != nil {
+		err = errors.Join(err, servers.webhooks.stop())
 	}
 	err = errors.Join(err, workers.stop())
 	screen.stop()

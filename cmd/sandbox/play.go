@@ -40,7 +40,12 @@ func publish(ctx context.Context, s *servers, sample sample, o options) error {
 			throttled = true
 			s.graph.Inject(graph.Fault{Count: 5, Status: http.StatusTooManyRequests, RetryAfter: "1"})
 		}
-		if err := sender.SendMessage(ctx, m.message, nil); err != nil {
+		if m.via != "" && s.webhooks != nil {
+			err = s.webhooks.post(ctx, m)
+		} else {
+			err = sender.SendMessage(ctx, m.message, nil)
+		}
+		if err != nil {
 			return err
 		}
 		pause := m.pause

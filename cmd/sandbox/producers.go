@@ -83,7 +83,7 @@ func (s staff) producers() []sampleMessage {
 			}}}),
 		},
 		{
-			about: "Jamf Pro: Dorothy's iPad leaves management", revoked: ids(s.dorothy),
+			via: "jamf", about: "Jamf Pro: Dorothy's iPad leaves management", revoked: ids(s.dorothy),
 			message: encoded("application/json", map[string]any{
 				"webhook": map[string]any{
 					"id": 5, "name": "Unenrolled", "webhookEvent": "MobileDeviceUnEnrolled", "eventTimestamp": now.UnixMilli(),
@@ -95,14 +95,14 @@ func (s staff) producers() []sampleMessage {
 			}),
 		},
 		{
-			about: "Workspace ONE: Jean's phone is compromised, as XML", revoked: ids(s.jean),
+			via: "workspace-one", about: "Workspace ONE: Jean's phone is compromised, as XML", revoked: ids(s.jean),
 			message: body("application/xml", "<Eventlog><EventId>178</EventId>"+
 				"<EventType>CompromisedStatusChanged</EventType><DeviceId>1001</DeviceId>"+
 				"<DeviceFriendlyName>jean phone</DeviceFriendlyName><EnrollmentEmailAddress>"+s.jean.UserPrincipalName+
 				"</EnrollmentEmailAddress><EventTime>"+at+"</EventTime><CompromisedStatus>true</CompromisedStatus></Eventlog>"),
 		},
 		{
-			about: "Fleet: Mary's laptop is wiped; Intune knows whose it is", revoked: ids(s.mary),
+			via: "fleet", about: "Fleet: Mary's laptop is wiped; Intune knows whose it is", revoked: ids(s.mary),
 			message: encoded("application/json", map[string]any{
 				"timestamp": at, "type": "wiped_host", "actor_full_name": "Help Desk", "actor_id": 3,
 				"actor_email": helpDesk.UserPrincipalName,
@@ -110,11 +110,11 @@ func (s staff) producers() []sampleMessage {
 			}),
 		},
 		{
-			about: "Okta: Help Desk suspends Katherine", revoked: ids(s.katherine),
+			via: "okta", about: "Okta: Help Desk suspends Katherine", revoked: ids(s.katherine),
 			message: encoded("application/json", okta("user.lifecycle.suspend", s.katherine)),
 		},
 		{
-			about: "Okta: Kay has signed out, as every evening", reason: deadletter.NoTrigger,
+			via: "okta", about: "Okta: Kay has signed out, as every evening", reason: deadletter.NoTrigger,
 			message: encoded("application/json", okta("user.session.end", s.kay)),
 		},
 		{

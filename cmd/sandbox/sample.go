@@ -11,6 +11,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/ingest"
 )
 
 // sample is a realistic morning of a security team: the users, the faults that Graph shows, and the
@@ -26,6 +27,9 @@ type sample struct {
 type sampleMessage struct {
 	about   string
 	message *azservicebus.Message
+	// via is the source of worker ingest that the message comes through, or "" if its sender writes to
+	// the queue itself.
+	via string
 	// revoked holds the ids of the users whose sessions must be revoked. tried holds the ids of the
 	// users for whom Graph refuses to do so.
 	revoked, tried []string
@@ -157,6 +161,7 @@ func newSample(leavers int) sample {
 	})
 	staff := newStaff()
 	s.people, s.devices = append(s.people, staff.people()...), staff.devices()
+	s.people = append(s.people, hookPeople()...)
 	for _, m := range staff.producers() {
 		add(m)
 	}
@@ -186,6 +191,9 @@ func newSample(leavers int) sample {
 	}
 	for i := range s.messages {
 		id := fmt.Sprintf("sample-%03d", i)
+		if m := s.messages[i]; m.via != "" {
+			id = ingest.MessageID(m.via, "", m.message.Body)
+		}
 		s.messages[i].message.MessageID = &id
 	}
 	return s

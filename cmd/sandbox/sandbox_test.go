@@ -5,9 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var anyPort = []string{
 	"--amqp", "127.0.0.1:0", "--graph", "127.0.0.1:0", "--ops", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-	"--admin-tls", "127.0.0.1:0",
+	"--admin-tls", "127.0.0.1:0", "--ingest", "127.0.0.1:0",
 }
 
 // until waits until the screen shows a text.
@@ -263,15 +267,54 @@ func TestSandboxWithoutFlagsShowsTheSampleUntilItIsStopped(t *testing.T) {
 	done := make(chan int, 1)
 	go func() { done <- run(ctx, append(anyPort, "--leavers", "3"), &stdout, &stdout) }()
 	until(t, &stdout, "everything is settled")
+	lines := regexp.MustCompile(`\S+/curl\.txt`).FindString(stdout.String())
+	pasteWebhooks(t, &stdout, lines)
 	cancel()
 	if code := <-done; code != 0 {
 		t.Errorf("exit code %d:\n%s", code, &stdout)
 	}
-	for _, want := range []string{"ada@contoso.com", "ProtectedUser", "ExternalUser", "UserNotFound", "superseded", "/metrics"} {
+	if _, err := os.Stat(filepath.Dir(lines)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the secrets of the webhooks are left: %v", err)
+	}
+	for _, want := range []string{"webhook        okta  accepted", "ada@contoso.com", "ProtectedUser", "ExternalUser", "UserNotFound", "superseded", "/metrics"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("nothing was shown of %s:\n%s", want, &stdout)
 		}
 	}
+}
+
+// pasteWebhooks runs each curl line of a file, as somebody does who tries the sandbox.
+func pasteWebhooks(t *testing.T, s *screen.Screen, file string) {
+	t.Helper()
+	for _, program := range []string{"sh", "curl", "openssl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Logf("there is no %s: the curl lines are not tried", program)
+			return
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") || strings.TrimSpace(line) == "" {
+			continue
+		}
+		n++
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
+		cmd.Env = append(os.Environ(), "NO_PROXY=127.0.0.1")
+		if out, err := cmd.Output(); err != nil || !strings.HasPrefix(string(out), "HTTP/1.1 200 ") {
+			t.Errorf("%s%v %s", line, err, out)
+		}
+	}
+	if n != len(hooks()) {
+		t.Errorf("%d curl lines for %d sources", n, len(hooks()))
+	}
+	for _, p := range hookPeople() {
+		until(t, s, p.UserPrincipalName)
+	}
+	until(t, s, "hr-webhooks-bamboohr  OwnerUnclear")
 }
 
 func TestSandboxRefusesWrongCommandLines(t *testing.T) {

@@ -44,6 +44,8 @@ type servers struct {
 	admin, adminTLS, amqps, graphTLS string // addresses; "" for none
 
 	ports *ports.Ports
+
+	webhooks *webhooks // nil for none
 }
 
 // roles are the permissions of the worker's application. With the last one it finds out whose a

@@ -45,6 +45,7 @@ type view struct {
 	mu       sync.Mutex
 	recent   []string
 	outcomes map[string]int
+	webhooks map[string]int // the number of webhooks that each source has sent
 	mappings map[string]int // the number of events that each mapping understood
 	drawn    int            // the number of lines of the last drawing
 
@@ -54,7 +55,7 @@ type view struct {
 
 func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
 	v := &view{
-		out: out, servers: s, live: live, names: map[string]string{}, outcomes: map[string]int{}, mappings: map[string]int{},
+		out: out, servers: s, live: live, names: map[string]string{}, outcomes: map[string]int{}, webhooks: map[string]int{}, mappings: map[string]int{},
 		stopped: make(chan struct{}), done: make(chan struct{}),
 	}
 	for _, p := range people {
@@ -71,6 +72,9 @@ func (v *view) start(all workers) {
 		if ops := worker.OpsAddress(); ops != "" {
 			fmt.Fprintf(v.out, "Worker       http://%s/metrics  /healthz  /readyz\n", ops)
 		}
+	}
+	if v.servers.webhooks != nil {
+		v.servers.webhooks.describe(v.out)
 	}
 	fmt.Fprintln(v.out)
 	go func() {
@@ -109,6 +113,9 @@ type entry struct {
 	Wait      string `json:"wait"`
 	Error     string `json:"error"`
 	Mapping   string `json:"mapping"`
+	// Source is the sender of a webhook, and Result how it was answered.
+	Source string `json:"source"`
+	Result string `json:"result"`
 	// Account is whom a look-up has found.
 	Account string `json:"account"`
 	// TakesEffect is when an announced event must be acted on.
@@ -152,7 +159,16 @@ func (v *view) show(e entry) {
 			sentence += fmt.Sprintf("  %s: %s", e.Reason, e.Error)
 		}
 		v.say(sentence)
-	case e.Level != "info":
+	case e.Source != "" && e.Result != "":
+		v.mu.Lock()
+		v.webhooks[e.Source]++
+		v.mu.Unlock()
+		sentence := fmt.Sprintf("%-14s %s  %s", "webhook", e.Source, e.Result)
+		if e.Level == "warn" {
+			sentence += "  " + e.Message
+		}
+		v.say(sentence)
+	case e.Level != "info" && e.Level != "debug":
 		sentence := fmt.Sprintf("%-14s %s  %s", e.Message, who, e.Error)
 		if e.Wait != "" {
 			wait, _ := time.ParseDuration(e.Wait)
@@ -202,12 +218,12 @@ func (v *view) draw() {
 	columns := [][][2]any{
 		{{"waiting", counts.Active - counts.Locked}, {"in flight", counts.Locked}, {"dead letters", counts.DeadLetter}},
 		{
-			{"pending users", state.Pending},
-			{"parked users", state.Parked},
-			{"queued users", state.Queued},
-			{"calls in flight", state.CallsInFlight},
+			{"pending", state.Pending},
+			{"parked", state.Parked},
+			{"queued", state.Queued},
+			{"calls", state.CallsInFlight},
 			{"rate limit", rateLimit(state)},
-			{"circuit breaker", breaker(state)},
+			{"breaker", breaker(state)},
 		},
 		nil, nil,
 	}
@@ -223,7 +239,7 @@ func (v *view) draw() {
 	}
 	t := table.NewWriter()
 	t.SetStyle(table.StyleLight)
-	t.AppendHeader(table.Row{"Queue", "", "Worker", "", "Events", "", "Graph's answers", ""})
+	t.AppendHeader(table.Row{"Queue", "", "Users", "", "Events", "", "Graph", ""})
 	height := 0
 	for _, column := range columns {
 		height = max(height, len(column))
@@ -239,36 +255,40 @@ func (v *view) draw() {
 		}
 		t.AppendRow(row)
 	}
-	lines := append(strings.Split(t.Render(), "\n"), v.understood())
-	lines = append(lines, v.recent...)
+	lines := append(strings.Split(t.Render(), "\n"), "understood by: "+ranked(v.mappings))
+	if v.servers.webhooks != nil {
+		lines = append(lines, "webhooks of: "+ranked(v.webhooks))
+	}
+	// A drawing that is higher than the terminal cannot be replaced.
+	width, rows := v.size()
+	lines = append(lines, v.recent[max(0, len(v.recent)-max(1, rows-1-len(lines))):]...)
 
 	var screen strings.Builder
 	if v.drawn > 0 {
 		screen.WriteString(text.CursorUp.Sprintn(v.drawn) + eraseBelow)
 	}
 	for _, line := range lines {
-		screen.WriteString(text.Trim(line, v.width()) + "\n")
+		screen.WriteString(text.Trim(line, width) + "\n")
 	}
 	v.drawn = len(lines)
 	_, _ = io.WriteString(v.out, screen.String())
 }
 
-// understood returns a line that says which mapping understood how many events. The caller holds the
-// lock.
-func (v *view) understood() string {
-	names := slices.SortedFunc(maps.Keys(v.mappings), func(a, b string) int {
-		return cmp.Or(v.mappings[b]-v.mappings[a], strings.Compare(a, b))
+// ranked returns names with their counts, the largest first.
+func ranked(counts map[string]int) string {
+	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
 	})
 	for i, name := range names {
-		names[i] = fmt.Sprintf("%s %d", name, v.mappings[name])
+		names[i] = fmt.Sprintf("%s %d", name, counts[name])
 	}
-	return "understood by: " + strings.Join(names, ", ")
+	return strings.Join(names, ", ")
 }
 
 func rateLimit(s telemetry.State) string {
 	switch {
 	case s.HeldFor > 0:
-		return fmt.Sprintf("paused for %s", s.HeldFor.Round(100*time.Millisecond))
+		return fmt.Sprintf("%s pause", s.HeldFor.Round(100*time.Millisecond))
 	case math.IsInf(s.PerSecond, 1):
 		return "full speed"
 	}
@@ -282,12 +302,13 @@ func breaker(s telemetry.State) string {
 	return "closed"
 }
 
-// width returns the width of the terminal. A line that wraps would break the drawing.
-func (v *view) width() int {
+// size returns the columns and rows of the terminal. A line that wraps, or a drawing that scrolls,
+// could not be replaced.
+func (v *view) size() (columns, rows int) {
 	if f, ok := v.out.(*os.File); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
-			return width
+		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
+			return columns, rows
 		}
 	}
-	return 80
+	return 80, 24
 }

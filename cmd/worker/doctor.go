@@ -71,6 +71,7 @@ const askTimeout = 10 * time.Second
 func (p *program) doctorCommand() *cobra.Command {
 	var strict bool
 	var delegated string
+	var metrics []string
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -85,7 +86,8 @@ with the issuer of the server's certificate, and the WebSocket. They say which
 step fails, and which host and port to open. If Service Bus cannot be reached by
 the configured transport, doctor tries the other one.
 
-With events.transmitters_file it fetches the keys of each transmitter.
+With events.transmitters_file it fetches the keys of each transmitter. With
+--ingest-metrics it says when each source of worker ingest was last heard.
 
 To check the settings of queues and subscriptions, it needs the administration
 API, and so the Manage claim or the role 'Azure Service Bus Data Owner'. Without
@@ -100,6 +102,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 	fs.BoolVar(&strict, "strict", false, "exit with 1 if there is a WARN")
 	fs.StringVar(&delegated, "delegated", "", "check Graph as yourself: cli (az login) or device-code")
 	fs.Lookup("delegated").NoOptDefVal = "cli"
+	fs.StringSliceVar(&metrics, "ingest-metrics", nil, "pages of metrics of worker ingest, one of each replica")
 	out.flag(fs)
 	show := func(all []check) error {
 		list := &rows{output: out}
@@ -137,6 +140,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 			func(f *findings) { checkRedis(ctx, cfg, f) },
 			func(f *findings) { checkMappings(cfg, f) },
 			func(f *findings) { checkTransmitters(ctx, cfg, f) },
+			func(f *findings) { checkLastHeard(ctx, cfg, metrics, f) },
 		)
 		worst := 0
 		for _, c := range all.checks {

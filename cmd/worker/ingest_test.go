@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/telemetry"
 )
 
 const webhookSecret = "6b1d-webhook-secret-of-the-test"
@@ -254,6 +258,33 @@ func TestDoctorChecksTheSourcesOfIngest(t *testing.T) {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("doctor does not say %q:\n%s", want, got.stdout)
 		}
+	}
+	if !strings.Contains(got.stdout, "not known: only the running worker ingest knows") {
+		t.Errorf("doctor does not say that it does not know when the source was heard:\n%s", got.stdout)
+	}
+	replicas := []*telemetry.IngestMetrics{telemetry.NewIngestMetrics("v", "c"), telemetry.NewIngestMetrics("v", "c")}
+	replicas[0].LastAccepted.WithLabelValues("mdm").Set(0)
+	replicas[1].LastAccepted.WithLabelValues("mdm").Set(float64(time.Now().Add(-3 * time.Hour).Unix()))
+	replicas[0].LastAccepted.WithLabelValues("hr") // never heard
+	args := []string{"doctor", "--config", config}
+	for _, m := range replicas {
+		m.Expected.WithLabelValues("mdm").Set((2 * time.Hour).Seconds())
+		page := httptest.NewServer(promhttp.HandlerFor(m.Registry, promhttp.HandlerOpts{}))
+		defer page.Close()
+		args = append(args, "--ingest-metrics", page.URL)
+	}
+	got = c.command("", args...)
+	for _, want := range []string{
+		"WARN  ingest: mdm                         last event 3h0m", "expect_every is 2h0m0s",
+		"OK    ingest: hr                          no event since worker ingest has started",
+	} {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("doctor does not say %q:\n%s", want, got.stdout)
+		}
+	}
+	got = c.command("", "doctor", "--config", config, "--ingest-metrics", "http://"+c.amqp.Addr().String())
+	if !strings.Contains(got.stdout, "not known from http://") {
+		t.Errorf("doctor takes another server for worker ingest:\n%s", got.stdout)
 	}
 	if err := os.WriteFile(filepath.Join(filepath.Dir(config), "secret"), []byte("short"), 0o600); err != nil {
 		t.Fatal(err)

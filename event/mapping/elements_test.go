@@ -58,7 +58,7 @@ func TestElementsOfAListAreReadOneByOne(t *testing.T) {
 			"", "[" + fmt.Sprintf(deed, "edited_pack", "x") + "," + fmt.Sprintf(deed, "wiped_host", "ada") + "]",
 			"NoTrigger, fleet ada@contoso.com",
 		},
-		"one of them":       {"", "[" + lost + "]", "jamf-pro ada@contoso.com"},
+		"one of them": {"", "[" + lost + "]", "jamf-pro ada@contoso.com"},
 		"of several senders": {
 			"", "[" + lost + "," + fmt.Sprintf(airw, "grace", "Compromised") + `,{"hello":1}, 7]`,
 			"jamf-pro ada@contoso.com, workspace-one grace@contoso.com, UnknownType, Invalid",

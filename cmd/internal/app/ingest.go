@@ -129,6 +129,14 @@ func (v validator) Decode(m event.Message) ([]event.Item, error) {
 // Address returns the address on which webhooks are received.
 func (i *Ingest) Address() string { return i.web.Addr().String() }
 
+// OpsAddress returns the address of the operations port, or "" without one.
+func (i *Ingest) OpsAddress() string {
+	if i.ops == nil {
+		return ""
+	}
+	return i.ops.Addr().String()
+}
+
 // Run answers until ctx ends. Then it finishes the requests in flight, for at most
 // consumer.drain_timeout. When hard ends, it stops at once. A sender whose request was cut off has
 // no success, and comes again.
