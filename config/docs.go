@@ -319,6 +319,6 @@ var sourceDescriptions = map[string]string{
 		"Status for an event that cannot be put on the queue now: 503 or 429. The default is the " +
 		"one after which the sender tries again.",
 	"expect_every": "" +
-		"Longest time without an event that is normal. The alert SessionRevokerSourceSilent fires " +
-		"after it.",
+		"Longest time without an event that is normal, at most 168h. The alert " +
+		"SessionRevokerSourceSilent fires after it.",
 }

@@ -7,6 +7,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/event/mapping"
+	"github.com/session-revoker/session-revoker/ingest"
 )
 
 // walk calls visit with the path of each file of the repository that has the suffix.
@@ -125,6 +132,87 @@ func TestDocumentsGiveCommandsThatWork(t *testing.T) {
 			}
 		}
 	})
+}
+
+var yamls = regexp.MustCompile("(?ms)^( *)```yaml\n(.*?)^ *```")
+
+// TestDocumentsShowSettingsThatLoad loads each piece of YAML in the documents with the code that reads
+// it: settings with the sources of worker ingest and their secrets, and mappings.
+func TestDocumentsShowSettingsThatLoad(t *testing.T) {
+	n := 0
+	walk(t, ".md", func(path, text string) {
+		for _, match := range yamls.FindAllStringSubmatch(text, -1) {
+			piece := strings.ReplaceAll("\n"+match[2], "\n"+match[1], "\n")
+			var keys map[string]yaml.Node
+			if err := yaml.Unmarshal([]byte(piece), &keys); err != nil {
+				t.Errorf("%s: %v\n%s", path, err, piece)
+				continue
+			}
+			switch _, isMapping := keys["mappings"]; {
+			case isMapping:
+				files := []mapping.File{{Name: path, Text: []byte(piece)}}
+				if _, err := mapping.New(mapping.Config{Files: files, Presets: []string{mapping.NoPresets}}); err != nil {
+					t.Errorf("%v\n%s", err, piece)
+				}
+			case isGroup(keys):
+				if err := loadSettings(t, piece); err != nil {
+					t.Errorf("%s: %v\n%s", path, err, piece)
+				}
+				n++
+			}
+		}
+	})
+	if n < 10 {
+		t.Errorf("only %d pieces of settings were found", n)
+	}
+}
+
+// isGroup reports whether all keys are groups of the configuration file.
+func isGroup(keys map[string]yaml.Node) bool {
+	groups := map[string]bool{}
+	for _, o := range config.Options() {
+		group, _, _ := strings.Cut(o.Key, ".")
+		groups[group] = true
+	}
+	for key := range keys {
+		if !groups[key] {
+			return false
+		}
+	}
+	return len(keys) > 0
+}
+
+var secretFile = regexp.MustCompile(`/etc/session-revoker/[a-z/-]+`)
+
+// loadSettings loads settings, whose files it makes.
+func loadSettings(t *testing.T, text string) error {
+	t.Helper()
+	dir := t.TempDir()
+	text = secretFile.ReplaceAllStringFunc(text, func(name string) string {
+		file := filepath.Join(dir, filepath.Base(name))
+		if err := os.WriteFile(file, []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	})
+	file := filepath.Join(dir, "worker.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	flags := pflag.NewFlagSet("worker", pflag.ContinueOnError)
+	config.Flags(flags)
+	if err := flags.Set("config", file); err != nil {
+		return err
+	}
+	var environ []string
+	if !strings.Contains(text, "servicebus:") {
+		environ = []string{"REVOKER_SERVICEBUS_NAMESPACE=contoso.servicebus.windows.net", "REVOKER_SERVICEBUS_QUEUE=events"}
+	}
+	cfg, err := config.Load(flags, environ)
+	if err != nil {
+		return err
+	}
+	return ingest.Check(cfg.Ingest)
 }
 
 // TestVersionIsTheSameEverywhere ties the chart, the Makefile, GoReleaser, and the program.
