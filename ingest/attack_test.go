@@ -10,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -285,4 +287,42 @@ func TestAttackByForwardedAddresses(t *testing.T) {
 func svixMAC(text string) string {
 	key, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(standardSecret, "whsec_"))
 	return base64.StdEncoding.EncodeToString(sign(sha256.New, string(key), text))
+}
+
+// TestAttackBySlowBodiesLeavesRoomForTheSender: a signature is known only with the body, so strangers
+// with slow bodies take up requests of such a source. Some are kept for addresses that have proven
+// themselves before.
+func TestAttackBySlowBodiesLeavesRoomForTheSender(t *testing.T) {
+	source := config.IngestSource{Name: "hr", Path: "/hr", Verify: "github", SecretFile: secretFile(t, theKey)}
+	inWorld(t, settings{sources: []config.IngestSource{source}}, func(w *world) {
+		signed := func(body string) *http.Request {
+			r := request(http.MethodPost, "/hr", body, "X-Hub-Signature-256", "sha256="+hexMAC(body))
+			r.RemoteAddr = "203.0.113.1:1"
+			return r
+		}
+		w.want("the sender, in calm times", w.do(signed(event)), 200)
+		bodies := make(chan struct{})
+		var strangers sync.WaitGroup
+		for i := range 2000 { // more addresses than are told apart
+			r := request(http.MethodPost, "/hr", "", "X-Hub-Signature-256", "sha256="+hexMAC("x"))
+			r.Body, r.ContentLength = io.NopCloser(until{bodies}), 100
+			r.RemoteAddr = fmt.Sprintf("198.51.%d.%d:1", 100+i/250, i%250)
+			strangers.Go(func() { w.do(r) })
+		}
+		synctest.Wait()
+		for i := range 5 {
+			w.want("the sender, beside strangers", w.do(signed(fmt.Sprintf(`{"n":%d}`, i))), 200)
+		}
+		close(bodies)
+		strangers.Wait()
+		w.wantQueued("the sender's", 6)
+	})
+}
+
+// until is a body that ends when the channel is closed.
+type until struct{ end chan struct{} }
+
+func (u until) Read([]byte) (int, error) {
+	<-u.end
+	return 0, io.EOF
 }

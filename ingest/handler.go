@@ -84,7 +84,7 @@ func (s *Server) receive(ctx context.Context, in *incoming, control *http.Respon
 		return src.busy(limited, "too many requests from this address: come again")
 	}
 	defer leave()
-	release := src.limits.acquire(ctx)
+	release := src.limits.acquire(ctx, in.address)
 	if release == nil {
 		return s.late(in, "too many requests of this source: come again")
 	}
@@ -104,6 +104,7 @@ func (s *Server) receive(ctx context.Context, in *incoming, control *http.Respon
 			return a
 		}
 	}
+	src.limits.know(in.address, in.now)
 	contentType, a := src.contentType(in)
 	if a != nil {
 		return a

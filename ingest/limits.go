@@ -14,6 +14,8 @@ const (
 	// maxVisitors is the maximum number of addresses that are told apart for a source. Further ones
 	// share one limit.
 	maxVisitors = 1024
+	// maxKnown is the maximum number of addresses of a source that are known to have proven themselves.
+	maxKnown = 256
 	// burstFactor is how many seconds' worth of requests an address may make at once.
 	burstFactor = 5
 	// slotWait is the longest time that a request waits for its turn, before its body is read.
@@ -23,7 +25,10 @@ const (
 // limits keep the requests of one source apart from those of others, and those of one address from
 // those of others of the same source.
 type limits struct {
-	slots   chan struct{} // one for each request that is worked on
+	slots chan struct{} // one for each request that is worked on
+	// kept are more slots, for addresses that have proven themselves before: a signature is known only
+	// with the body, so strangers can take up the others with slow bodies.
+	kept    chan struct{}
 	waiting atomic.Int32
 	events  *rate.Limiter // of authenticated events
 
@@ -34,6 +39,7 @@ type limits struct {
 	mu       sync.Mutex
 	visitors map[netip.Prefix]*visitor
 	others   visitor
+	known    map[netip.Prefix]*visitor // that have proven themselves
 }
 
 // visitor is an address that sends requests.
@@ -44,11 +50,13 @@ type visitor struct {
 }
 
 func newLimits(concurrency, addressRate, eventRate, eventBurst int) *limits {
+	kept := max(1, concurrency/4)
 	l := &limits{
-		slots:       make(chan struct{}, concurrency),
+		slots:       make(chan struct{}, max(1, concurrency-kept)),
+		kept:        make(chan struct{}, kept),
 		events:      rate.NewLimiter(rate.Limit(eventRate), eventBurst),
 		addressRate: rate.Limit(addressRate), addressBurst: burstFactor * addressRate, addressSlots: max(1, concurrency/2),
-		visitors: map[netip.Prefix]*visitor{},
+		visitors: map[netip.Prefix]*visitor{}, known: map[netip.Prefix]*visitor{},
 	}
 	l.others.requests = rate.NewLimiter(l.addressRate, l.addressBurst)
 	return l
@@ -88,6 +96,9 @@ func (l *limits) enter(address netip.Addr, now time.Time) (leave func()) {
 // visitor returns the entry of an address. When the table is full, it makes room by dropping
 // addresses whose limits are as good as new.
 func (l *limits) visitor(from netip.Prefix, now time.Time) *visitor {
+	if v := l.known[from]; v != nil {
+		return v
+	}
 	if v := l.visitors[from]; v != nil {
 		return v
 	}
@@ -110,14 +121,51 @@ func (l *limits) visitor(from netip.Prefix, now time.Time) *visitor {
 	return v
 }
 
+// know remembers that an address has proven itself. When there are too many, the one that was heard
+// least lately is forgotten.
+func (l *limits) know(address netip.Addr, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	from := network(address)
+	if l.known[from] != nil {
+		return
+	}
+	v := l.visitor(from, now)
+	if v == &l.others {
+		v = &visitor{requests: rate.NewLimiter(l.addressRate, l.addressBurst)}
+	}
+	v.last = now
+	delete(l.visitors, from)
+	if len(l.known) == maxKnown {
+		oldest := from
+		for key, other := range l.known {
+			if o := l.known[oldest]; o == nil || other.last.Before(o.last) {
+				oldest = key
+			}
+		}
+		delete(l.known, oldest)
+	}
+	l.known[from] = v
+}
+
 // acquire waits for a request's turn. release is nil if too many wait already, or if it takes too
 // long.
-func (l *limits) acquire(ctx context.Context) (release func()) {
+func (l *limits) acquire(ctx context.Context, address netip.Addr) (release func()) {
 	release = func() { <-l.slots }
 	select {
 	case l.slots <- struct{}{}:
 		return release
 	default:
+	}
+	l.mu.Lock()
+	known := l.known[network(address)] != nil
+	l.mu.Unlock()
+	if known {
+		select {
+		case l.kept <- struct{}{}:
+			return func() { <-l.kept }
+		default:
+		}
 	}
 	if l.waiting.Add(1) > int32(cap(l.slots)) {
 		l.waiting.Add(-1)
