@@ -326,3 +326,24 @@ func (u until) Read([]byte) (int, error) {
 	<-u.end
 	return 0, io.EOF
 }
+
+// TestAttackByTwoLengthsSmugglesNoRequest: where a gateway goes by the length and the ingest by the
+// chunks, the second request is one that the gateway has not seen.
+func TestAttackByTwoLengthsSmugglesNoRequest(t *testing.T) {
+	inWorld(t, settings{sources: []config.IngestSource{bearerSource(t, "hr")}}, func(w *world) {
+		conn, err := w.listener.Dial(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go func() {
+			_, _ = fmt.Fprintf(conn, "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+
+				"POST /hr HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}", right[1])
+		}()
+		text, _ := io.ReadAll(conn)
+		if n := strings.Count(string(text), "HTTP/1.1 "); n != 1 || !strings.HasPrefix(string(text), "HTTP/1.1 404 ") {
+			t.Errorf("%d answers: %.200q", n, text)
+		}
+		w.wantQueued("a smuggled request", 0)
+	})
+}

@@ -40,7 +40,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			s.deps.Log.Error("a defect of session-revoker: report it with this line", zap.Stack("stack"), zap.String("source", s.name(src)))
 		}
-		if s.stopping.Load() && r.ProtoMajor == 1 {
+		// net/http hides whether a chunked request has a length as well. A gateway that goes by the length
+		// sees another end of the request, so what follows on the connection may be a stranger's
+		// (RFC 9112 §6.1: the connection must be closed).
+		if r.ProtoMajor == 1 && (s.stopping.Load() || len(r.TransferEncoding) > 0) {
 			w.Header().Set("Connection", "close")
 		}
 		a.write(w)
