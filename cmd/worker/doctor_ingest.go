@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"time"
 
@@ -77,6 +78,10 @@ func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *f
 func (h heard) report(source string, f *findings) {
 	ago := func(t time.Time) time.Duration { return max(0, time.Since(t)).Round(time.Second) }
 	since, detail := h.last[source], ""
+	if since.IsZero() && h.started.IsZero() {
+		f.warn("ingest: "+source, "send the sender's test event", "no event yet, and not known since when")
+		return
+	}
 	if since.IsZero() {
 		since = h.started
 		detail = fmt.Sprintf("no event since worker ingest has started, %s ago; it does not know earlier ones", ago(since))
@@ -106,21 +111,37 @@ func (h *heard) add(families map[string]*dto.MetricFamily) {
 		}
 	}
 	for _, m := range families[metricLastHeard].GetMetric() {
-		source, at := labelOf(m, "source"), time.Time{}
-		if m.GetGauge().GetValue() > 0 {
-			at = seconds(m)
+		source, at := labelOf(m, "source"), seconds(m)
+		if !sourceName.MatchString(source) {
+			continue // of something else than worker ingest, and not to be printed
 		}
 		if last, known := h.last[source]; !known || at.After(last) {
 			h.last[source] = at
 		}
 	}
 	for _, m := range families[metricExpected].GetMetric() {
-		h.expect[labelOf(m, "source")] = time.Duration(m.GetGauge().GetValue() * float64(time.Second))
+		if every := m.GetGauge().GetValue(); every > 0 && every < maxExpected {
+			h.expect[labelOf(m, "source")] = time.Duration(every * float64(time.Second))
+		}
 	}
 }
 
-// seconds is the value of a gauge that is a Unix time.
-func seconds(m *dto.Metric) time.Time { return time.UnixMilli(int64(m.GetGauge().GetValue() * 1000)) }
+// sourceName is the form of a source's name (package ingest).
+var sourceName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+// maxExpected and maxUnix bound what is believed of a page, in seconds.
+const (
+	maxExpected = 1e8
+	maxUnix     = 1e11
+)
+
+// seconds is the value of a gauge that is a Unix time; zero if it is 0, or none.
+func seconds(m *dto.Metric) time.Time {
+	if v := m.GetGauge().GetValue(); v > 0 && v < maxUnix {
+		return time.UnixMilli(int64(v * 1000))
+	}
+	return time.Time{}
+}
 
 func labelOf(m *dto.Metric, name string) string {
 	for _, label := range m.GetLabel() {

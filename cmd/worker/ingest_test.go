@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -266,6 +267,7 @@ func TestDoctorChecksTheSourcesOfIngest(t *testing.T) {
 	replicas[0].LastAccepted.WithLabelValues("mdm").Set(0)
 	replicas[1].LastAccepted.WithLabelValues("mdm").Set(float64(time.Now().Add(-3 * time.Hour).Unix()))
 	replicas[0].LastAccepted.WithLabelValues("hr") // never heard
+	replicas[0].LastAccepted.WithLabelValues("\x1b[31mevil").Set(math.Inf(1))
 	args := []string{"doctor", "--config", config}
 	for _, m := range replicas {
 		m.Expected.WithLabelValues("mdm").Set((2 * time.Hour).Seconds())
@@ -281,6 +283,9 @@ func TestDoctorChecksTheSourcesOfIngest(t *testing.T) {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("doctor does not say %q:\n%s", want, got.stdout)
 		}
+	}
+	if strings.Contains(got.stdout, "evil") {
+		t.Errorf("doctor prints a name that is none of a source:\n%s", got.stdout)
 	}
 	got = c.command("", "doctor", "--config", config, "--ingest-metrics", "http://"+c.amqp.Addr().String())
 	if !strings.Contains(got.stdout, "not known from http://") {
