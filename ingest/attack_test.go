@@ -33,8 +33,9 @@ func TestAttackByPathsReachesOnlyTheSourceThatIsNamed(t *testing.T) {
 	fleet := config.IngestSource{Name: "fleet", Path: "/hooks/fleet", Verify: "fleet", SecretFile: secretFile(t, theKey)}
 	inWorld(t, settings{sources: []config.IngestSource{source, fleet}}, func(w *world) {
 		for _, path := range []string{
-			"/hooks//hr", "//hooks/hr", "/hooks/hr/", "/hooks/./hr", "/hooks/x/../hr", "/hooks%2fhr", "/hooks%2Fhr", "/hooks/hr%00", "/HOOKS/HR",
-			"/hooks/hr;x=1", "/hooks/h%72/../hr", "/hooks/hr%2f", "/hooks/hr/" + theKey, "/hooks/fleet%2F" + theKey, "/hooks/fleet//" + theKey,
+			"/hooks//hr", "//hooks/hr", "/hooks/hr/", "/hooks/./hr", "/hooks/x/../hr", "/hooks%2fhr", "/hooks%2Fhr", "/hooks/hr%00",
+			"/HOOKS/HR", "/hooks/hr;x=1", "/hooks/h%72/../hr", "/hooks/hr%2f", "/hooks/hr/" + theKey, "/hooks/fleet%2F" + theKey,
+			"/hooks/fleet//" + theKey,
 			"/hooks/fleet/" + theKey + "/", "/hooks/fleet/x/" + theKey,
 		} {
 			w.want(path, w.post(path, event, right...), 404)
@@ -83,7 +84,8 @@ func TestAttackWritesNothingIntoTheLog(t *testing.T) {
 			w.do(r)
 		}
 		for _, r := range []*http.Request{
-			request("INJECTED", "/hr", event, right...), request(http.MethodPost, "/hr", `{"type":"INJECTED\u001b[31m"}`, right...), request(http.MethodPost, "/INJECTED", event),
+			request("INJECTED", "/hr", event, right...),
+			request(http.MethodPost, "/hr", `{"type":"INJECTED\u001b[31m"}`, right...), request(http.MethodPost, "/INJECTED", event),
 			request(http.MethodPost, "/graph?validationToken=INJECTED", ""),
 			request(http.MethodPost, "/graph", `{"value":[{"id":"INJECTED","clientState":"INJECTED"}]}`),
 		} {
@@ -91,7 +93,8 @@ func TestAttackWritesNothingIntoTheLog(t *testing.T) {
 			w.do(r)
 		}
 		for _, line := range w.logs.All() {
-			if text := fmt.Sprint(line.Message, line.ContextMap()); strings.ContainsAny(text, "\x1b\n\u202e") || strings.Contains(text, "INJECTED") {
+			text := fmt.Sprint(line.Message, line.ContextMap())
+			if strings.ContainsAny(text, "\x1b\n\u202e") || strings.Contains(text, "INJECTED") {
 				t.Errorf("%q", text)
 			}
 		}
@@ -152,7 +155,8 @@ func TestAttackByEncodingsReachesNoDecompressor(t *testing.T) {
 	_ = z.Close()
 	inWorld(t, settings{sources: []config.IngestSource{bearerSource(t, "hr")}}, func(w *world) {
 		for what, encodings := range map[string][]string{
-			"gzip": {"gzip"}, "upper case": {"GZIP"}, "a list": {"identity, gzip"}, "behind identity": {"identity", "gzip"}, "behind nothing": {"", "br"},
+			"gzip": {"gzip"}, "upper case": {"GZIP"}, "a list": {"identity, gzip"},
+			"behind identity": {"identity", "gzip"}, "behind nothing": {"", "br"},
 		} {
 			r := request(http.MethodPost, "/hr", bomb.String(), right...)
 			r.Header["Content-Encoding"] = encodings
@@ -337,8 +341,10 @@ func TestAttackByTwoLengthsSmugglesNoRequest(t *testing.T) {
 		}
 		defer conn.Close()
 		go func() {
-			_, _ = fmt.Fprintf(conn, "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+
-				"POST /hr HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}", right[1])
+			_, _ = fmt.Fprintf(conn, "POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n"+
+				"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+
+				"POST /hr HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Type: application/json\r\n"+
+				"Content-Length: 2\r\n\r\n{}", right[1])
 		}()
 		text, _ := io.ReadAll(conn)
 		if n := strings.Count(string(text), "HTTP/1.1 "); n != 1 || !strings.HasPrefix(string(text), "HTTP/1.1 404 ") {

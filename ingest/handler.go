@@ -294,7 +294,8 @@ func (s *Server) count(in *incoming, a *answer) {
 		case a.result == handshake:
 			s.deps.Log.Info("handshake answered", append(fields(), zap.Int("notLogged", skipped))...)
 		default:
-			s.deps.Log.Warn("request refused: "+strings.TrimSpace(cmp.Or(a.logged, a.text)), append(fields(), zap.Int("notLogged", skipped))...)
+			s.deps.Log.Warn("request refused: "+strings.TrimSpace(cmp.Or(a.logged, a.text)),
+				append(fields(), zap.Int("notLogged", skipped))...)
 		}
 	}
 }

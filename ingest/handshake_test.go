@@ -33,7 +33,8 @@ func TestOktasDocumentedVerification(t *testing.T) {
 		w.wantQueued("handshakes", 0)
 		body = `{"eventType":"com.okta.event_hook","eventId":"b5a188b9-5ece-4636-b041-482ffda96311","data":{"events":[]}}`
 		w.want("an event", w.post("/hooks/okta", body, "Authorization", theKey), 200)
-		if m := w.wantQueued("an event", 1); !strings.HasPrefix(m.MessageID, "okta:b5a188b9-5ece-4636-b041-482ffda96311:") || string(m.Body) != body {
+		m := w.wantQueued("an event", 1)
+		if !strings.HasPrefix(m.MessageID, "okta:b5a188b9-5ece-4636-b041-482ffda96311:") || string(m.Body) != body {
 			t.Errorf("%s: %s", m.MessageID, m.Body)
 		}
 	})
@@ -78,7 +79,8 @@ func TestEventGridsDocumentedHandshake(t *testing.T) {
 		w.wantQueued("handshakes", 0)
 		body := `[{"id":"831e1650-001e-001b-66ab-eeb76e069631","eventType":"x","data":{}}]`
 		w.want("an event", w.post(path, body, "aeg-event-type", "Notification"), 200)
-		if m := w.wantQueued("an event", 1); !strings.HasPrefix(m.MessageID, "grid:831e1650-001e-001b-66ab-eeb76e069631:") || string(m.Body) != body {
+		m := w.wantQueued("an event", 1)
+		if !strings.HasPrefix(m.MessageID, "grid:831e1650-001e-001b-66ab-eeb76e069631:") || string(m.Body) != body {
 			t.Errorf("%s: %s", m.MessageID, m.Body)
 		}
 	})

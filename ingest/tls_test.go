@@ -132,7 +132,8 @@ func TestTLSWithHTTP1AndHTTP2(t *testing.T) {
 // renew certificates: between the two, they do not fit.
 func TestTLSCertificateIsReplacedWithoutARestart(t *testing.T) {
 	authority, files := issue(t, "Contoso CA", nil, nil), newServerFiles(t)
-	first, second := issue(t, "hooks.contoso.com", authority, forServers), issue(t, "hooks.contoso.com", authority, func(c *x509.Certificate) {
+	first := issue(t, "hooks.contoso.com", authority, forServers)
+	second := issue(t, "hooks.contoso.com", authority, func(c *x509.Certificate) {
 		forServers(c)
 		c.NotAfter = time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)
 	})
@@ -212,7 +213,8 @@ func TestTLSLimitsHoldForHTTP2(t *testing.T) {
 		if got := ask(t, client, unknown); got.StatusCode != 413 {
 			t.Errorf("a large body of unknown length: %d", got.StatusCode)
 		}
-		if status := rawStream(w.dialTLS(trusting(authority), "h2"), "x-large", strings.Repeat("x", 32<<10)); status != "" && status != "431" {
+		status := rawStream(w.dialTLS(trusting(authority), "h2"), "x-large", strings.Repeat("x", 32<<10))
+		if status != "" && status != "431" {
 			t.Errorf("a large header: %s", status)
 		}
 		w.wantQueued("none of these", 0)

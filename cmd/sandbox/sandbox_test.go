@@ -276,7 +276,9 @@ func TestSandboxWithoutFlagsShowsTheSampleUntilItIsStopped(t *testing.T) {
 	if _, err := os.Stat(filepath.Dir(lines)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the secrets of the webhooks are left: %v", err)
 	}
-	for _, want := range []string{"webhook        okta  accepted", "ada@contoso.com", "ProtectedUser", "ExternalUser", "UserNotFound", "superseded", "/metrics"} {
+	for _, want := range []string{
+		"webhook        okta  accepted", "ada@contoso.com", "ProtectedUser", "ExternalUser", "UserNotFound", "superseded", "/metrics",
+	} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("nothing was shown of %s:\n%s", want, &stdout)
 		}

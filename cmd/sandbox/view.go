@@ -55,7 +55,8 @@ type view struct {
 
 func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
 	v := &view{
-		out: out, servers: s, live: live, names: map[string]string{}, outcomes: map[string]int{}, webhooks: map[string]int{}, mappings: map[string]int{},
+		out: out, servers: s, live: live, names: map[string]string{},
+		outcomes: map[string]int{}, webhooks: map[string]int{}, mappings: map[string]int{},
 		stopped: make(chan struct{}), done: make(chan struct{}),
 	}
 	for _, p := range people {

@@ -44,8 +44,9 @@ func hooks() []hook {
 	return []hook{
 		{
 			name: "okta", verify: "okta", who: person(61, "hedy"),
-			body: `{"eventType":"com.okta.event_hook","eventId":"paste-1","data":{"events":[{"uuid":"paste-1","eventType":"user.lifecycle.suspend",` +
-				`"published":"2026-03-01T12:00:00Z","actor":{"type":"User","alternateId":"helpdesk@contoso.com"},"outcome":{"result":"SUCCESS"},` +
+			body: `{"eventType":"com.okta.event_hook","eventId":"paste-1","data":{"events":[{"uuid":"paste-1",` +
+				`"eventType":"user.lifecycle.suspend","published":"2026-03-01T12:00:00Z",` +
+				`"actor":{"type":"User","alternateId":"helpdesk@contoso.com"},"outcome":{"result":"SUCCESS"},` +
 				`"target":[{"type":"User","alternateId":"%s"}]}]}}`,
 			curl: `-H "Authorization: $(cat SECRET)"`,
 		},
@@ -57,7 +58,8 @@ func hooks() []hook {
 		},
 		{
 			name: "workspace-one", verify: "workspace-one, username: uem", who: person(63, "emmy"),
-			body: `{"EventId":178,"EventType":"CompromisedStatusChanged","DeviceId":1001,"EnrollmentEmailAddress":"%s","CompromisedStatus":"Compromised"}`,
+			body: `{"EventId":178,"EventType":"CompromisedStatusChanged","DeviceId":1001,"EnrollmentEmailAddress":"%s",` +
+				`"CompromisedStatus":"Compromised"}`,
 			curl: `-u "uem:$(cat SECRET)"`,
 		},
 		{
@@ -166,7 +168,8 @@ func (w *webhooks) writeFiles(address string) (file string, err error) {
 		}
 		w.secrets[h.name] = secret
 		err = errors.Join(err, os.WriteFile(filepath.Join(w.dir, h.name), []byte(secret), 0o600))
-		fmt.Fprintf(&text, "    - {name: %s, path: /hooks/%s, verify: %s, secret_file: %q}\n", h.name, h.name, h.verify, filepath.Join(w.dir, h.name))
+		fmt.Fprintf(&text, "    - {name: %[1]s, path: /hooks/%[1]s, verify: %[2]s, secret_file: %[3]q}\n",
+			h.name, h.verify, filepath.Join(w.dir, h.name))
 	}
 	file = filepath.Join(w.dir, "worker.yaml")
 	return file, errors.Join(err, os.WriteFile(file, []byte(text.String()), 0o600))

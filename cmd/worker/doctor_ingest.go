@@ -61,7 +61,8 @@ func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *f
 	}
 	for _, source := range cfg.Ingest.Sources {
 		if _, ok := all.last[source.Name]; !ok {
-			f.warn("ingest: "+source.Name, "restart worker ingest with this configuration", "the running worker ingest does not have this source")
+			f.warn("ingest: "+source.Name, "restart worker ingest with this configuration",
+				"the running worker ingest does not have this source")
 		}
 	}
 	names := make([]string, 0, len(all.last))

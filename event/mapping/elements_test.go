@@ -65,7 +65,8 @@ func TestElementsOfAListAreReadOneByOne(t *testing.T) {
 		},
 		"CloudEvents with another type": {
 			"application/cloudevents-batch+json",
-			"[" + fmt.Sprintf(mine, "com.contoso.backup.done", "grace") + "," + fmt.Sprintf(mine, "com.contoso.mdm.device.lost", "ada") + "]",
+			"[" + fmt.Sprintf(mine, "com.contoso.backup.done", "grace") + "," +
+				fmt.Sprintf(mine, "com.contoso.mdm.device.lost", "ada") + "]",
 			"UnknownType, cloudevents ada@contoso.com",
 		},
 		"CloudEvents that end alike": {
@@ -75,7 +76,8 @@ func TestElementsOfAListAreReadOneByOne(t *testing.T) {
 		},
 		"Event Grid's with another type": {
 			"", `[{"id":"1","eventType":"Microsoft.Storage.BlobCreated","data":{}},` +
-				`{"id":"2","eventType":"Microsoft.Graph.UserDeleted","data":{"resourceData":{"id":"588d7c15-8565-448e-bc2d-57f2b7c4c58a"}}}]`,
+				`{"id":"2","eventType":"Microsoft.Graph.UserDeleted",` +
+				`"data":{"resourceData":{"id":"588d7c15-8565-448e-bc2d-57f2b7c4c58a"}}}]`,
 			"UnknownType, eventgrid-entra-users 588d7c15-8565-448e-bc2d-57f2b7c4c58a",
 		},
 		"Graph's list of alerts": {
