@@ -479,6 +479,12 @@ func TestSourcesHaveDescriptions(t *testing.T) {
 func TestIngestSettings(t *testing.T) {
 	_, err := load(t, "ingest: {address: x, tls_cert_file: a, trusted_proxies: [10.0.0.0/33], destination: ' ', max_body: 5}", minimal)
 	wantProblems(t, err, "ingest.address", "ingest.tls_cert_file", "ingest.trusted_proxies", "ingest.destination", "ingest.max_body")
+	for _, everybody := range []string{"0.0.0.0/0", "::/0"} {
+		_, err := load(t, "ingest: {trusted_proxies: ["+`"`+everybody+`"`+"]}", minimal)
+		if err == nil || !strings.Contains(err.Error(), "everybody") {
+			t.Errorf("trusted_proxies: %s: %v", everybody, err)
+		}
+	}
 	for file, want := range map[string]string{
 		"": "events", "ingest: {destination: other}": "other",
 		"servicebus: {topic: t, subscription: s}": "t",

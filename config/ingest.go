@@ -224,6 +224,10 @@ func (i Ingest) Proxies() ([]netip.Prefix, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s is neither an address nor a network like 10.0.0.0/8", show(text))
 		}
+		if prefix.Bits() == 0 {
+			return nil, fmt.Errorf("%s trusts everybody, who could then name any address and client certificate: "+
+				"name the gateway's network", text)
+		}
 		list = append(list, prefix.Masked())
 	}
 	return list, nil
