@@ -69,6 +69,11 @@ func TestElementsOfAListAreReadOneByOne(t *testing.T) {
 				fmt.Sprintf(mine, "com.contoso.mdm.device.lost", "ada") + "]",
 			"UnknownType, cloudevents ada@contoso.com",
 		},
+		"CloudEvents whose data is in Base64": {
+			"", `[{"specversion":"1.0","id":"1","source":"/x","type":"a.b","data":{}},{"specversion":"1.0","id":"2","source":"/x",` +
+				`"type":"com.contoso.device.lost","data_base64":"eyJ1cG4iOiJhZGFAY29udG9zby5jb20ifQ=="}]`,
+			"UnknownType, cloudevents ada@contoso.com",
+		},
 		"CloudEvents that end alike": {
 			"", "[" + fmt.Sprintf(mine, "com.contoso.device.lost.resolved", "grace") + "," +
 				fmt.Sprintf(mine, "com.contoso.device.lost", "ada") + "]",
