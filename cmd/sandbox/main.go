@@ -166,7 +166,7 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 	screen.say(fmt.Sprintf("the deduplication window is %s here (dedupe.window; in production 1 m), and retries are quicker", dedupeWindow))
 	err = play(soft, servers, s, o)
 	if err == nil && !o.drain {
-		screen.say("everything is settled; send events of your own, or stop with Ctrl-C")
+		screen.say("everything is settled; send your own events, or stop with Ctrl-C")
 		<-soft.Done()
 	}
 	if servers.webhooks != nil {
