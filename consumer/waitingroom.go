@@ -173,17 +173,17 @@ func (c *Consumer) decided(user string) {
 }
 
 // wake makes messages due. It reports whether there were any.
-func (r *waitingRoom) wake(which func(deferredMessage) bool) (any bool) {
+func (r *waitingRoom) wake(which func(deferredMessage) bool) (some bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	for number, d := range r.remembered {
 		if which(d) && !d.back && d.due.After(now) {
-			d.due, any = now, true
+			d.due, some = now, true
 			r.remembered[number] = d
 		}
 	}
-	return any
+	return some
 }
 
 // forget forgets a message that is settled.

@@ -106,14 +106,14 @@ func TestTLSWithHTTP1AndHTTP2(t *testing.T) {
 	inWorld(t, settings{sources: []config.IngestSource{bearerSource(t, "hr")}, change: files.use}, func(w *world) {
 		for major, h2 := range map[int]bool{1: false, 2: true} {
 			got := ask(t, w.secureClient(trusting(authority), h2), secureRequest(t, "/hr", strings.NewReader(event)))
-			if got.StatusCode != 200 || got.ProtoMajor != major || got.TLS.Version < tls.VersionTLS12 {
+			if got.StatusCode != http.StatusOK || got.ProtoMajor != major || got.TLS.Version < tls.VersionTLS12 {
 				t.Errorf("%d over HTTP/%d, TLS %x", got.StatusCode, got.ProtoMajor, got.TLS.Version)
 			}
 		}
 		w.wantQueued("both", 2)
 		old := trusting(authority)
 		old.MinVersion, old.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
-		_, err := w.secureClient(old, false).Do(secureRequest(t, "/hr", strings.NewReader(event))) //nolint:bodyclose // it fails
+		_, err := w.secureClient(old, false).Do(secureRequest(t, "/hr", strings.NewReader(event)))
 		if err == nil || !strings.Contains(err.Error(), "protocol version") {
 			t.Errorf("TLS 1.1: %v", err)
 		}
@@ -142,7 +142,7 @@ func TestTLSCertificateIsReplacedWithoutARestart(t *testing.T) {
 		presents := func(what string, want *tls.Certificate) {
 			t.Helper()
 			got := ask(t, w.secureClient(trusting(authority), true), secureRequest(t, "/hr", strings.NewReader(event)))
-			if got.StatusCode != 200 || !got.TLS.PeerCertificates[0].Equal(want.Leaf) {
+			if got.StatusCode != http.StatusOK || !got.TLS.PeerCertificates[0].Equal(want.Leaf) {
 				t.Errorf("%s: %d with the certificate %s", what, got.StatusCode, got.TLS.PeerCertificates[0].SerialNumber)
 			}
 		}
@@ -206,11 +206,11 @@ func TestTLSLimitsHoldForHTTP2(t *testing.T) {
 	inWorld(t, settings{sources: []config.IngestSource{bearerSource(t, "hr")}, change: files.use}, func(w *world) {
 		client := w.secureClient(trusting(authority), true)
 		large := secureRequest(t, "/hr", strings.NewReader(strings.Repeat("x", 65<<10)))
-		if got := ask(t, client, large); got.StatusCode != 413 {
+		if got := ask(t, client, large); got.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("a large body: %d", got.StatusCode)
 		}
 		unknown := secureRequest(t, "/hr", io.MultiReader(strings.NewReader(strings.Repeat("x", 65<<10)))) // of unknown length
-		if got := ask(t, client, unknown); got.StatusCode != 413 {
+		if got := ask(t, client, unknown); got.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("a large body of unknown length: %d", got.StatusCode)
 		}
 		status := rawStream(w.dialTLS(trusting(authority), "h2"), "x-large", strings.Repeat("x", 32<<10))
@@ -289,8 +289,13 @@ func rawStream(conn *tls.Conn, name, value string) (status string) {
 	var block bytes.Buffer
 	fields := hpack.NewEncoder(&block)
 	for _, f := range [][2]string{
-		{":method", "POST"}, {":scheme", "https"}, {":authority", "x"}, {":path", "/hr"},
-		{"authorization", right[1]}, {"content-type", "application/json"}, {name, value},
+		{":method", "POST"},
+		{":scheme", "https"},
+		{":authority", "x"},
+		{":path", "/hr"},
+		{"authorization", right[1]},
+		{"content-type", "application/json"},
+		{name, value},
 	} {
 		_ = fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
 	}

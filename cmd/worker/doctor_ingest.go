@@ -78,11 +78,12 @@ func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *f
 // report adds the line of a source.
 func (h heard) report(source string, f *findings) {
 	ago := func(t time.Time) time.Duration { return max(0, time.Since(t)).Round(time.Second) }
-	since, detail := h.last[source], ""
+	since := h.last[source]
 	if since.IsZero() && h.started.IsZero() {
 		f.warn("ingest: "+source, "send the sender's test event", "no event yet, and not known since when")
 		return
 	}
+	var detail string
 	if since.IsZero() {
 		since = h.started
 		detail = fmt.Sprintf("no event since worker ingest has started, %s ago; it does not know earlier ones", ago(since))

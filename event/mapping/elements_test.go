@@ -1,6 +1,7 @@
 package mapping_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -25,7 +26,7 @@ func shown(t *testing.T, m event.Message) string {
 			t.Errorf("event %d has the index %d", i, item.Index)
 		}
 		text := item.Event.Mapping + " " + item.Event.User.String()
-		if problem, ok := item.Err.(*event.Error); ok {
+		if problem, ok := errors.AsType[*event.Error](item.Err); ok {
 			text = kinds[problem.Kind]
 		}
 		all = append(all, text)
