@@ -35,17 +35,22 @@ type Decision struct {
 	UserID            string `json:"userId,omitempty"`
 	UserPrincipalName string `json:"userPrincipalName,omitempty"`
 	LookedUp          string `json:"lookedUp,omitempty"`
-	// Source, MessageID, and SequenceNumber identify the message. Event is the index of the event
-	// in it.
+	// Source, MessageID, and SequenceNumber identify the message.
 	Source         string    `json:"source"`
 	MessageID      string    `json:"messageId"`
 	SequenceNumber int64     `json:"sequenceNumber"`
 	Enqueued       time.Time `json:"enqueued,omitzero"`
-	Event          int       `json:"event"`
-	EventID        string    `json:"eventId,omitempty"`
-	EventType      string    `json:"eventType,omitempty"`
-	EventSource    string    `json:"eventSource,omitempty"`
-	EventTime      time.Time `json:"eventTime,omitzero"`
+	// FirstEnqueued is when the message was enqueued that the producer sent, if the worker scheduled
+	// this one or a replay sent it. ReplayRun is the run of that replay (Operation.Run), as the
+	// message claims.
+	FirstEnqueued time.Time `json:"firstEnqueued,omitzero"`
+	ReplayRun     string    `json:"replayRun,omitempty"`
+	// Event is the index of the event in the message.
+	Event       int       `json:"event"`
+	EventID     string    `json:"eventId,omitempty"`
+	EventType   string    `json:"eventType,omitempty"`
+	EventSource string    `json:"eventSource,omitempty"`
+	EventTime   time.Time `json:"eventTime,omitzero"`
 	// Mapping is the mapping that understood the event, and Field the path of the field that named
 	// the user.
 	Mapping string `json:"mapping,omitempty"`

@@ -32,8 +32,11 @@ type Report struct {
 	Open []OpenChain `json:"open,omitempty"`
 	// Last is the last record. Only receipts show that whole chains after it were removed.
 	Last *Receipt `json:"last,omitempty"`
-	// Problems lists the first hundred records that were changed, added, or removed.
-	Problems []string `json:"problems,omitempty"`
+	// Problems lists the first hundred records that were changed, added, or removed. ProblemCount is
+	// the number of all of them. Unreadable is the number of lines among them that are no records.
+	Problems     []string `json:"problems,omitempty"`
+	ProblemCount int      `json:"problemCount,omitempty"`
+	Unreadable   int      `json:"unreadable,omitempty"`
 	// Claim says what is proven if there are no problems.
 	Claim string `json:"claim"`
 }
@@ -59,10 +62,15 @@ const (
 		"a closed chain is complete"
 )
 
-// maxProblems is the maximum number of problems that are reported.
-const maxProblems = 100
+const (
+	// maxProblems is the maximum number of problems that are listed.
+	maxProblems = 100
+	// maxChains is the maximum number of chains. Each one costs about 300 bytes of memory.
+	maxChains = 200_000
+)
 
 func (r *Report) problem(format string, args ...any) {
+	r.ProblemCount++
 	if len(r.Problems) < maxProblems {
 		r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 	}
@@ -74,6 +82,24 @@ type Options struct {
 	Keys []Key
 	// Receipts were kept elsewhere. The record of each must be in the file.
 	Receipts []Receipt
+	// Each, if not nil, is called with every record that can be read, in the order of the lines. It
+	// may keep what the entry points to.
+	Each func(Entry)
+}
+
+// Entry is a record of the log. Decision and Operation are nil in a record that ends a chain, and in
+// one of a kind that this version does not know.
+type Entry struct {
+	// Line is the number of the line, from 1.
+	Line      int
+	Chain     string
+	Number    int
+	Decision  *Decision
+	Operation *Operation
+	// End reports whether the record ends its chain.
+	End bool
+	// Changed reports whether the record's hash or, if it was checked, its MAC is wrong.
+	Changed bool
 }
 
 // chain is the state of a chain while the file is read.
@@ -118,13 +144,15 @@ func Verify(r io.Reader, options Options) (Report, error) {
 		}
 		wanted[receipt.Chain][receipt.Number] = receipt.Hash
 	}
-	scanner := bufio.NewScanner(r)
-	scanner.Buffer(nil, maxLine)
-	for n := 1; scanner.Scan(); n++ {
-		if len(bytes.TrimSpace(scanner.Bytes())) > 0 {
-			v.line(n, scanner.Bytes(), wanted)
+	err := lines(r, func(n int, text []byte, whole bool) error {
+		if len(bytes.TrimSpace(text)) > 0 {
+			v.line(n, text, whole, wanted)
 		}
-	}
+		if len(v.chains) > maxChains {
+			return fmt.Errorf("more than %d chains: verify the files in parts", maxChains)
+		}
+		return nil
+	})
 	report.Chains = len(v.chains)
 	for _, name := range v.order {
 		c := v.chains[name]
@@ -134,19 +162,62 @@ func Verify(r io.Reader, options Options) (Report, error) {
 		report.Open = append(report.Open, OpenChain{Chain: name, Last: c.number, Time: c.time, Sealed: c.sealed == c.number})
 	}
 	v.missing(wanted)
-	return report, scanner.Err()
+	return report, err
+}
+
+// lines calls each with every line, without its end, until each returns an error. whole is false for
+// a line of more than maxLine bytes, of which text is the beginning, and for a last line without an
+// end that is no JSON: its process is writing it, or was killed. text is valid until each returns.
+func lines(r io.Reader, each func(n int, text []byte, whole bool) error) error {
+	reader := bufio.NewReaderSize(r, 64<<10)
+	var text []byte
+	for n := 1; ; n++ {
+		text = text[:0]
+		size := 0
+		var err error
+		for more := true; more; {
+			var part []byte
+			part, err = reader.ReadSlice('\n')
+			size += len(part)
+			text = append(text, part[:min(len(part), maxLine-len(text))]...)
+			more = errors.Is(err, bufio.ErrBufferFull)
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		whole := size <= maxLine && (err == nil || json.Valid(text))
+		if size > 0 {
+			if eachErr := each(n, bytes.TrimSuffix(text, []byte("\n")), whole); eachErr != nil {
+				return eachErr
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
 }
 
 // line checks one line.
-func (v *verifier) line(n int, text []byte, wanted map[string]map[int]string) {
+func (v *verifier) line(n int, text []byte, whole bool, wanted map[string]map[int]string) {
 	v.report.Records++
 	written, rec, err := parse(text)
-	if err != nil {
-		v.report.problem("line %d: not a record: changed, or cut off when its process was killed", n)
+	switch {
+	case !whole && len(text) >= maxLine-1:
+		v.unreadable("line %d: not a record: longer than %d bytes", n, maxLine)
 		return
+	case !whole:
+		v.unreadable("line %d: the last line is incomplete: it is being written, or was cut off", n)
+		return
+	case err != nil:
+		v.unreadable("line %d: not a record: changed, or cut off when its process was killed", n)
+		return
+	}
+	entry := Entry{
+		Line: n, Chain: rec.Chain, Number: rec.Number, Decision: rec.Decision, Operation: rec.Operation, End: rec.End,
 	}
 	if hashOf(written.Record) != written.Hash {
 		v.report.problem("line %d: the record was changed", n)
+		entry.Changed = true
 	}
 	c := v.chains[rec.Chain]
 	if c == nil {
@@ -154,7 +225,9 @@ func (v *verifier) line(n int, text []byte, wanted map[string]map[int]string) {
 		v.chains[rec.Chain] = c
 		v.order = append(v.order, rec.Chain)
 	}
-	v.checkMAC(n, written, rec, c)
+	if !v.checkMAC(n, written, rec, c) {
+		entry.Changed = true
+	}
 	v.checkFollows(n, rec)
 	switch {
 	case rec.Number != c.number+1:
@@ -182,24 +255,38 @@ func (v *verifier) line(n int, text []byte, wanted map[string]map[int]string) {
 		c.time = rec.Operation.Time
 	}
 	v.report.Last = &Receipt{rec.Chain, rec.Number, written.Hash}
+	if v.Each != nil {
+		v.Each(entry)
+	}
 }
 
-func (v *verifier) checkMAC(n int, written line, rec record, c *chain) {
+// unreadable reports a line that is no record.
+func (v *verifier) unreadable(format string, args ...any) {
+	v.report.Unreadable++
+	v.report.problem(format, args...)
+}
+
+// checkMAC reports whether the MAC is right, or is not to be checked.
+func (v *verifier) checkMAC(n int, written line, rec record, c *chain) bool {
 	switch {
 	case len(v.Keys) == 0:
 		if written.MAC != "" {
 			v.report.Unchecked++
 		}
+		return true
 	case written.MAC == "":
 		if !c.noMAC { // once for each chain
 			v.report.problem("line %d: chain %s has records without a MAC: it was written without a key, or by somebody who "+
 				"does not hold it", n, rec.Chain)
 		}
 		c.noMAC = true
+		return false
 	case !slices.ContainsFunc(v.Keys, func(k Key) bool { return hmac.Equal([]byte(k.mac(written.Record)), []byte(written.MAC)) }):
 		v.report.problem("line %d: the MAC of record %d of chain %s is wrong: the record was changed, or written with another key", n,
 			rec.Number, rec.Chain)
+		return false
 	}
+	return true
 }
 
 // checkFollows checks the record that was the last one of the file when the chain began.

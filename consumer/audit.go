@@ -62,6 +62,12 @@ func (m *message) auditRecord(r result) audit.Decision {
 	if m.EnqueuedTime != nil {
 		d.Enqueued = m.EnqueuedTime.UTC()
 	}
+	if first := deadletter.FirstEnqueued(m.ReceivedMessage); first.Before(d.Enqueued) {
+		d.FirstEnqueued = first
+	}
+	if replays, ok := deadletter.ReadReplays(m.ReceivedMessage); ok {
+		d.ReplayRun = replays.Run
+	}
 	if a := r.attempt; r.calls > 0 {
 		d.CallStart, d.CallEnd = a.Start.UTC(), a.Start.Add(a.Duration).UTC()
 		d.Status, d.RequestID, d.ClientRequestID = a.Status, deadletter.Cut(a.RequestID, 128), a.ClientRequestID

@@ -1,0 +1,280 @@
+package history
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/session-revoker/session-revoker/audit"
+	"github.com/session-revoker/session-revoker/deadletter"
+)
+
+// decision adds the steps of a decision about an event of the person.
+func (f *finder) decision(e audit.Entry, d audit.Decision) {
+	if e.Changed {
+		f.changed++
+	}
+	enqueued := firstOf(d.FirstEnqueued, d.Enqueued, d.Time)
+	base := Step{
+		Source: d.Source, SequenceNumber: d.SequenceNumber, EventType: d.EventType, RequestID: d.RequestID, Run: d.ReplayRun,
+	}
+	add := func(t time.Time, kind Kind, format string, args ...any) {
+		s := base
+		s.Time, s.Kind, s.Text = t, kind, fmt.Sprintf(format, args...)
+		if kind == DeadLettered {
+			s.Reason = d.Reason
+		}
+		f.add(e, s)
+	}
+	key := reported{message{d.Source, d.SequenceNumber}, d.Event}
+	if !f.reported[key] && len(f.reported) < maxLinks {
+		f.reported[key] = true
+		if d.ReplayRun != "" {
+			link(f, f.runs, d.ReplayRun)
+			add(firstOf(d.Enqueued, d.Time), Reported, "Back in the queue: replay %s had sent the message again.", d.ReplayRun)
+		} else {
+			add(enqueued, Reported, "%s", reportText(d, enqueued))
+		}
+	}
+	if d.Calls > 0 && !d.CallStart.IsZero() {
+		add(d.CallStart, Called, "%s", callText(d))
+	}
+	switch d.Outcome {
+	case "revoked":
+		end := firstOf(d.CallEnd, d.Time)
+		add(end, Revoked, "Signed out: Graph confirmed that it revoked all sessions.")
+		add(end, Effect, "%s", effectText(d, end))
+		f.confirm(confirmation{
+			start: firstOf(d.CallStart, end), end: end,
+			guestUnknown: d.UserPrincipalName == "" && d.ValidFromAfter.IsZero(),
+			unverified:   d.Unverified,
+		})
+	case "covered":
+		add(d.Time, Covered, "Answered by a call that began after the event had arrived.")
+	case "superseded":
+		add(d.Time, Covered, "Joined with the newer message %d about the same person.", d.SupersededBy)
+		f.ask(demand{at: enqueued, text: "a newer event that it was joined with has no result in this log"})
+	case "outdated":
+		add(d.Time, Withdrawn, "A newer announcement about the same person holds instead%s.", byMessage(d.SupersededBy))
+	case "scheduled":
+		add(d.Time, Planned, "To be signed out on %s.", clock(d.EffectiveTime))
+		f.ask(demand{at: firstOf(d.EffectiveTime, enqueued), planned: true, decided: d.Time})
+	case "withdrawn":
+		add(d.Time, Withdrawn, "The announcement was taken back; %s canceled.", messages(len(d.Canceled)))
+		f.withdrawn = later(f.withdrawn, d.Time)
+	case "dead_lettered":
+		link(f, f.letters, message{d.Source, d.SequenceNumber})
+		add(d.Time, DeadLettered, "%s", deadText(d))
+		if d.Reason != string(deadletter.NoTrigger) {
+			f.ask(demand{at: enqueued, text: "the event was dead-lettered: " + d.Reason})
+		}
+	case "unfinished":
+		add(d.Time, Waiting, "Not finished: %s. The message comes again.", because(d.Error, "the worker had to let it go"))
+		f.ask(demand{at: enqueued, text: "the event is not finished"})
+	default:
+		f.unknown++
+		add(d.Time, Other, "Outcome %q, which this version does not know.", d.Outcome)
+	}
+}
+
+// reportText says which event named the person.
+func reportText(d audit.Decision, enqueued time.Time) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "Reported: %s", because(d.EventType, "an event without a type"))
+	if d.EventSource != "" {
+		fmt.Fprintf(&text, " by %s", d.EventSource)
+	}
+	if d.Mapping != "" {
+		fmt.Fprintf(&text, " (mapping %s)", d.Mapping)
+	}
+	if d.LookedUp != "" {
+		fmt.Fprintf(&text, "; it named %s", d.LookedUp)
+		if d.UserID == "" && d.UserPrincipalName == "" {
+			text.WriteString(", and nobody was found for that")
+		}
+	}
+	if t := d.EventTime; !t.IsZero() && t.Sub(enqueued).Abs() >= time.Minute {
+		fmt.Fprintf(&text, "; it is said to have happened on %s", clock(t))
+	}
+	if !d.EffectiveTime.IsZero() {
+		fmt.Fprintf(&text, "; it takes effect on %s", clock(d.EffectiveTime))
+	}
+	return text.String() + "."
+}
+
+// callText says which call was made.
+func callText(d audit.Decision) string {
+	text := "Called Graph to revoke all sessions"
+	if d.Calls > 1 {
+		text += fmt.Sprintf(", for the last time of %d", d.Calls)
+	}
+	if d.Outcome != "revoked" {
+		text += "; it answered " + statusText(d.Status)
+	}
+	if d.RequestID != "" {
+		text += " (request " + d.RequestID + ")"
+	}
+	return text + "."
+}
+
+func statusText(status int) string {
+	if status == 0 {
+		return "nothing"
+	}
+	return "with HTTP " + strconv.Itoa(status)
+}
+
+// effectText says what is known about the effect of a confirmed call.
+func effectText(d audit.Decision, end time.Time) string {
+	switch {
+	case !d.ValidFromAfter.IsZero() && d.Unverified == "":
+		return "Effect verified: sessions that began before " + clock(d.ValidFromAfter) + " are not valid any more."
+	case d.Unverified != "":
+		return "Effect not verified: " + d.Unverified + "."
+	}
+	return fmt.Sprintf("Effect expected within a few minutes. Apps without continuous access evaluation can accept a token until about %s.",
+		clock(end.Add(time.Hour)))
+}
+
+// deadText says why the person was not signed out.
+func deadText(d audit.Decision) string {
+	if d.Reason == string(deadletter.NoTrigger) {
+		return "Nobody was to be signed out: " + because(d.Error, d.Reason) + "."
+	}
+	text := "Not signed out, dead-lettered: " + because(d.Reason, "no reason given")
+	if d.Error != "" {
+		text += ": " + strings.TrimRight(d.Error, ". ")
+	}
+	return text + "."
+}
+
+// operation adds the steps of an operator's command about the person.
+func (f *finder) operation(e audit.Entry, o audit.Operation) {
+	by := because(o.By, o.Account)
+	if o.Account != "" && o.Account != by {
+		by += " (" + o.Account + ")"
+	}
+	why := ""
+	if o.Why != "" {
+		why = "; why: " + o.Why
+	}
+	add := func(kind Kind, format string, args ...any) {
+		if e.Changed {
+			f.changed++
+		}
+		f.add(e, Step{
+			Time: o.Time, Kind: kind, Text: fmt.Sprintf(format, args...) + ".", By: by, Source: o.Source, Reason: o.Reason,
+			RequestID: o.RequestID, Run: o.Run,
+		})
+	}
+	switch {
+	case o.Command == "revoke" && o.Outcome == audit.Started && slices.ContainsFunc(o.Users, f.isOne):
+		add(ByHand, "%s began to sign them out by hand%s", by, why)
+	case o.Outcome == audit.Revoked && f.isAbout(o.UserID, o.UserPrincipalName, ""):
+		text := "Signed out by hand by %s: Graph confirmed that it revoked all sessions%s"
+		if o.Unverified != "" {
+			text += "; effect not verified: " + strings.ReplaceAll(o.Unverified, "%", "%%")
+		}
+		add(RevokedByHand, text, by, why)
+		f.confirm(confirmation{
+			start: o.Time, end: o.Time, by: by, unverified: o.Unverified, guestUnknown: o.UserPrincipalName == "",
+		})
+	case o.Outcome == audit.NotRevoked && f.isAbout(o.UserID, o.UserPrincipalName, ""):
+		add(FailedByHand, "%s could not sign them out by hand: %s%s", by, because(o.Error, o.Reason), why)
+		f.ask(demand{at: o.Time, text: "a manual revocation failed"})
+	case o.Command == "dlq replay" && o.Outcome == audit.Started && f.hasLetter(o):
+		add(Replayed, "%s replayed the dead letter (run %s)%s", by, o.Run, why)
+	case o.Command == "dlq import" && o.Outcome == audit.Started && f.runs[o.Run]:
+		add(Replayed, "%s sent the message again from the file %s (run %s)%s", by, o.File, o.Run, why)
+	case o.Command == "dlq purge" && o.Outcome == audit.Started && f.hasLetter(o):
+		add(Purged, "%s removed the dead letter%s", by, why)
+	}
+}
+
+// isOne reports whether a name in a list of users is the person's.
+func (f *finder) isOne(user string) bool {
+	user = strings.ToLower(user)
+	return f.ids[user] || f.names[user]
+}
+
+// hasLetter reports whether the messages of an operation contain a dead letter of the person.
+func (f *finder) hasLetter(o audit.Operation) bool {
+	if len(f.letters) == 0 {
+		return false
+	}
+	ranges := parseRanges(o.Messages)
+	for letter := range f.letters {
+		if letter.source == o.Source && slices.ContainsFunc(ranges, func(r [2]int64) bool {
+			return r[0] <= letter.sequence && letter.sequence <= r[1]
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// parseRanges reads a list of sequence numbers such as 5,7,10-20. It leaves out what it cannot read.
+func parseRanges(list string) [][2]int64 {
+	var ranges [][2]int64
+	for part := range strings.SplitSeq(list, ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		low, err := strconv.ParseInt(from, 10, 64)
+		high := low
+		if err == nil && isRange {
+			high, err = strconv.ParseInt(to, 10, 64)
+		}
+		if err == nil {
+			ranges = append(ranges, [2]int64{low, high})
+		}
+	}
+	return ranges
+}
+
+// because returns the text, or another one if it is empty.
+func because(text, otherwise string) string {
+	if text = strings.TrimRight(text, ". "); text != "" {
+		return text
+	}
+	return otherwise
+}
+
+func byMessage(sequence int64) string {
+	if sequence == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (message %d)", sequence)
+}
+
+func messages(n int) string {
+	if n == 1 {
+		return "1 scheduled message was"
+	}
+	return fmt.Sprintf("%d scheduled messages were", n)
+}
+
+// clock formats a time for people.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "an unknown date"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+// firstOf returns the first time that is not zero.
+func firstOf(times ...time.Time) time.Time {
+	for _, t := range times {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return time.Time{}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
