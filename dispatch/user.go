@@ -257,6 +257,9 @@ func (d *Dispatcher) observe(attempt revoker.Attempt, err error) {
 		status = strconv.Itoa(attempt.Status)
 	}
 	d.deps.Metrics.GraphCalls.WithLabelValues(result, status).Inc()
+	if err == nil {
+		d.deps.Metrics.LastRevoked.SetToCurrentTime()
+	}
 }
 
 // These are the warnings about users who fail one after the other.

@@ -44,6 +44,8 @@ type Metrics struct {
 	// Latency is the time in seconds from the enqueueing of a message to the end of its user's
 	// successful call. It compares the clocks of Service Bus and of this machine.
 	Latency prometheus.Histogram
+	// LastRevoked is the Unix time in seconds at which Graph last confirmed a call.
+	LastRevoked prometheus.Gauge
 	// LastReceive is the Unix time in seconds at which the receive loop of a source last had an
 	// answer from Service Bus.
 	LastReceive *prometheus.GaugeVec
@@ -285,6 +287,10 @@ func NewMetrics(version, commit string) *Metrics {
 				"its user's successful call.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}),
+		LastRevoked: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: ns, Name: "last_revoked_timestamp_seconds", Help: "Unix time at which Graph last confirmed that it revoked " +
+				"somebody's sessions; 0 if it has not since the start.",
+		}),
 		LastReceive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "last_receive_timestamp_seconds", Help: "Unix time at which the receive loop of a source " +
 				"last had an answer from Service Bus.",
@@ -324,7 +330,7 @@ func NewMetrics(version, commit string) *Metrics {
 	build.Set(1)
 	m.Registry.MustRegister(
 		m.Events, m.GraphCalls, m.Lookups, m.Canaries, m.Deferred, m.Scheduled, m.InFlight, m.Settlements, m.Renewals,
-		m.LocksLost, m.Latency,
+		m.LocksLost, m.Latency, m.LastRevoked,
 		m.LastReceive, m.AuditFailures, m.ProtectedEntries, m.ProtectedFileStale, m.TransmitterKeys, m.TransmitterKeysStale,
 		m.RedisUp, m.Replicas, build, newGauges(m, ns),
 		collectors.NewGoCollector(),
