@@ -68,7 +68,7 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		link(f, f.letters, message{d.Source, d.SequenceNumber})
 		add(d.Time, DeadLettered, "%s", deadText(d))
 		if d.Reason != string(deadletter.NoTrigger) {
-			f.ask(demand{at: enqueued, text: "the event was dead-lettered: " + d.Reason})
+			f.ask(demand{at: enqueued, text: "the event was dead-lettered, " + inWords(d.Reason)})
 		}
 	case "unfinished":
 		add(d.Time, Waiting, "Not finished: %s. The message comes again.", because(d.Error, "the worker had to let it go"))
@@ -143,11 +143,20 @@ func deadText(d audit.Decision) string {
 	if d.Reason == string(deadletter.NoTrigger) {
 		return "Nobody was to be signed out: " + because(d.Error, d.Reason) + "."
 	}
-	text := "Not signed out, dead-lettered: " + because(d.Reason, "no reason given")
+	text := "Not signed out, dead-lettered: " + inWords(d.Reason) + "."
 	if d.Error != "" {
-		text += ": " + strings.TrimRight(d.Error, ". ")
+		text += " The worker's words: " + strings.TrimRight(d.Error, ". ") + "."
 	}
-	return text + "."
+	return text
+}
+
+// inWords returns the reason of a dead letter with what it means.
+func inWords(reason string) string {
+	if reason == "" {
+		return "for no reason that the record gives"
+	}
+	meaning, _, _ := strings.Cut(strings.ReplaceAll(deadletter.GuideTo(reason).Meaning, "`", ""), ". ")
+	return reason + ": " + strings.TrimSuffix(meaning, ".")
 }
 
 // operation adds the steps of an operator's command about the person.

@@ -589,6 +589,15 @@ func (m *maker) warnings(checked audit.Report) (list []string) {
 	return list
 }
 
+// NotListed returns the number of misses and exceptions that are counted and not listed.
+func (r Report) NotListed() int {
+	n := r.Misses.Count - len(r.Misses.List)
+	for _, e := range r.Exceptions {
+		n += e.Count - len(e.List)
+	}
+	return n
+}
+
 // answer returns the report in one sentence.
 func (r Report) answer(target time.Duration) string {
 	measured := r.Met + r.Missed

@@ -12,7 +12,7 @@ import (
 )
 
 func (p *program) auditCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "audit", Short: "Check the audit log"}, p.auditVerify())
+	return group(&cobra.Command{Use: "audit", Short: "Check the audit log, and report from it"}, p.auditVerify(), p.auditReport())
 }
 
 func (p *program) auditVerify() *cobra.Command {

@@ -76,7 +76,7 @@ func (p *program) rootCommand() *cobra.Command {
 	})
 	root.AddCommand(
 		p.runCommand(), p.ingestCommand(), p.dlqCommand(), p.deferredCommand(), p.scheduledCommand(), p.revokeCommand(), p.sendCommand(),
-		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), versionCommand(),
+		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), p.historyCommand(), versionCommand(),
 	)
 	return root
 }

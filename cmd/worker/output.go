@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/pflag"
 )
 
@@ -17,6 +19,9 @@ const (
 	asTable  = "table"
 	asJSON   = "json"
 	asNDJSON = "ndjson"
+	// These are formats of single commands (output.others).
+	asCSV  = "csv"
+	asHTML = "html"
 )
 
 // written remembers the first error of a writer. The output of a command is not checked line by
@@ -47,21 +52,27 @@ func (w *written) err() error {
 type output struct {
 	w      io.Writer
 	format string
+	others []string // the formats beside table, json, and ndjson
 }
 
 func (o *output) flag(fs *pflag.FlagSet) {
 	o.format = asTable
-	fs.VarP(o, "output", "o", "format: table, json or ndjson")
+	fs.VarP(o, "output", "o", "format: "+o.formats())
 }
 
 // Set implements pflag.Value. An unknown format is an error of the command line.
 func (o *output) Set(format string) error {
-	switch format {
-	case asTable, asJSON, asNDJSON:
-		o.format = format
-		return nil
+	if !slices.Contains(append([]string{asTable, asJSON, asNDJSON}, o.others...), format) {
+		return fmt.Errorf("%q is not %s", format, o.formats())
 	}
-	return fmt.Errorf("%q is not table, json or ndjson", format)
+	o.format = format
+	return nil
+}
+
+// formats lists the formats.
+func (o *output) formats() string {
+	all := append([]string{asTable, asJSON, asNDJSON}, o.others...)
+	return strings.Join(all[:len(all)-1], ", ") + " or " + all[len(all)-1]
 }
 
 // String implements pflag.Value.
@@ -144,6 +155,9 @@ func (r *rows) flush() {
 	r.page = nil
 }
 
+// rightAlign is how columns of numbers are aligned.
+const rightAlign = text.AlignRight
+
 func newTable() table.Writer {
 	t := table.NewWriter()
 	style := table.StyleLight
@@ -203,4 +217,9 @@ func listed(items []string) string {
 		return plain(items[0])
 	}
 	return fmt.Sprintf("%s +%d", plain(items[0]), len(items)-1)
+}
+
+// notice prints a sentence for people to standard error.
+func (p *program) notice(format string, args ...any) {
+	fmt.Fprintln(p.stderr, wrapText(plain(fmt.Sprintf(format, args...)), helpWidth))
 }
