@@ -176,12 +176,18 @@ func summary(plan *replay.Plan) string {
 	if len(plan.Reasons) == 0 {
 		return letters(0)
 	}
-	reasons := slices.SortedFunc(maps.Keys(plan.Reasons), func(a, b string) int { return plan.Reasons[b] - plan.Reasons[a] })
-	texts := make([]string, 0, len(reasons))
-	for _, reason := range reasons {
+	texts := make([]string, 0, len(plan.Reasons))
+	for _, reason := range byCount(plan.Reasons) {
 		texts = append(texts, fmt.Sprintf("%d %s", plan.Reasons[reason], plain(reason)))
 	}
 	return fmt.Sprintf("%s (%s)", letters(plan.Selected), strings.Join(texts, ", "))
+}
+
+// byCount returns the keys by their counts, the largest first.
+func byCount(counts map[string]int) []string {
+	return slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], cmp.Compare(a, b))
+	})
 }
 
 func letters(n int) string { return count(n, "dead letter") }

@@ -76,7 +76,8 @@ func (p *program) rootCommand() *cobra.Command {
 	})
 	root.AddCommand(
 		p.runCommand(), p.ingestCommand(), p.dlqCommand(), p.deferredCommand(), p.scheduledCommand(), p.revokeCommand(), p.sendCommand(),
-		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), p.historyCommand(), versionCommand(),
+		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), p.historyCommand(), p.statusCommand(),
+		versionCommand(),
 	)
 	return root
 }
