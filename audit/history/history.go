@@ -292,11 +292,11 @@ func (f *finder) history(report audit.Report) History {
 	h.Revoked = f.confirmed.end
 	warn := func(format string, args ...any) { h.Warnings = append(h.Warnings, fmt.Sprintf(format, args...)) }
 	if f.askedByName && len(f.ids) > 1 {
-		warn("%d object ids have had the name %s: the history is about all of them; ask again by one id", len(f.ids), f.asked)
+		warn("object ids that have had the name %s: %d; the history is about all of them; ask again by one id", f.asked, len(f.ids))
 	}
 	for i, id := range sorted(f.others) {
 		if i == 10 {
-			warn("and %d other ids", len(f.others)-i)
+			warn("other ids that have had one of the names: %d", len(f.others)-i)
 			break
 		}
 		warn("%s has had the name %s, too; their records are left out", id, f.others[id])
@@ -306,23 +306,23 @@ func (f *finder) history(report audit.Report) History {
 			"for whom Graph confirms and revokes nothing")
 	}
 	if f.unknown > 0 {
-		warn("%d records about this person have an outcome that this version does not know: use a newer one", f.unknown)
+		warn("records with an outcome that this version does not know: %d; use a newer one", f.unknown)
 	}
 	if f.jumps > 0 {
-		warn("the clock of a writer jumped back %d times, by up to %s: the order of steps may be wrong there", f.jumps,
+		warn("times that the clock of a writer jumped back: %d, by up to %s; the order of steps may be wrong there", f.jumps,
 			f.jump.Round(time.Second))
 	}
 	if f.grew {
 		warn("more names or messages belong to this person than could be followed: steps may be missing")
 	}
 	if f.changed > 0 {
-		warn("%d records about this person were changed: they are marked", f.changed)
+		warn("records about this person that were changed: %d; they are marked", f.changed)
 	}
 	if report.Unreadable > 0 {
-		warn("%d lines of the log cannot be read: steps may be missing", report.Unreadable)
+		warn("lines of the log that cannot be read: %d; steps may be missing", report.Unreadable)
 	}
 	if more := report.ProblemCount - report.Unreadable; more > 0 {
-		warn("the check of the log found %d other problems: records were changed, added, or removed (worker audit verify)", more)
+		warn("other problems of the log: %d; records were changed, added, or removed (worker audit verify lists them)", more)
 	}
 	return h
 }

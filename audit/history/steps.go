@@ -29,7 +29,10 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		f.add(e, s)
 	}
 	key := reported{message{d.Source, d.SequenceNumber}, d.Event}
-	if !f.reported[key] && len(f.reported) < maxLinks {
+	if !f.reported[key] {
+		if len(f.reported) >= maxLinks {
+			clear(f.reported) // then a message that comes again is shown as reported again
+		}
 		f.reported[key] = true
 		if d.ReplayRun != "" {
 			link(f, f.runs, d.ReplayRun)
@@ -156,7 +159,8 @@ func inWords(reason string) string {
 		return "for no reason that the record gives"
 	}
 	meaning, _, _ := strings.Cut(strings.ReplaceAll(deadletter.GuideTo(reason).Meaning, "`", ""), ". ")
-	return reason + ": " + strings.TrimSuffix(meaning, ".")
+	meaning = strings.TrimSuffix(meaning, ".")
+	return reason + ": " + strings.ToLower(meaning[:1]) + meaning[1:]
 }
 
 // operation adds the steps of an operator's command about the person.

@@ -578,14 +578,14 @@ func (m *maker) warnings(checked audit.Report) (list []string) {
 			list = append(list, fmt.Sprintf(format, args...))
 		}
 	}
-	warn(checked.Unreadable, "%d lines of the log cannot be read: events may be missing", checked.Unreadable)
+	warn(checked.Unreadable, "lines of the log that cannot be read: %d; events may be missing", checked.Unreadable)
 	other := checked.ProblemCount - checked.Unreadable
-	warn(other, "the check of the log found %d other problems: records were changed, added, or removed", other)
-	warn(len(checked.Open), "%d chains have no end: their processes run, were killed, or the end was cut off", len(checked.Open))
-	warn(m.back, "the clock of a writer jumped back %d times: times around it may be wrong", m.back)
-	warn(m.lost, "%d events waited for the end of another one, and were too many to follow: they are in no number but the outcomes", m.lost)
-	warn(m.r.GuestUnknown, "%d revocations were by object id alone and not verified: the log does not show whether these people are "+
-		"guests, for whom Graph confirms and revokes nothing", m.r.GuestUnknown)
+	warn(other, "other problems of the log: %d; records were changed, added, or removed", other)
+	warn(len(checked.Open), "chains without an end: %d; their processes run, were killed, or the end was cut off", len(checked.Open))
+	warn(m.back, "times that the clock of a writer jumped back: %d; what was measured around them may be wrong", m.back)
+	warn(m.lost, "events that could not be followed to the end of another one: %d; they are in no number but the outcomes", m.lost)
+	warn(m.r.GuestUnknown, "revocations by object id alone that were not verified: %d; the log does not show whether these people "+
+		"are guests, for whom Graph confirms and revokes nothing", m.r.GuestUnknown)
 	return list
 }
 
@@ -605,9 +605,9 @@ func (r Report) answer(target time.Duration) string {
 	case measured+r.Failed == 0:
 		return "No event in this period asked to sign anybody out."
 	case r.Missed+r.Failed == 0:
-		return fmt.Sprintf("All %d events led to a revocation within %s.", measured, Duration(target))
+		return fmt.Sprintf("Every event led to a revocation within %s (%d of %d).", Duration(target), r.Met, measured)
 	}
-	return fmt.Sprintf("%d of %d events led to a revocation within %s; %d took longer, and %d led to none.",
+	return fmt.Sprintf("%d of %d events led to a revocation within %s; took longer: %d; led to none: %d.",
 		r.Met, measured+r.Failed, Duration(target), r.Missed, r.Failed)
 }
 

@@ -23,7 +23,7 @@ func (p *program) dlqCommand() *cobra.Command {
 queues and subscriptions. docs/runbook.md shows in which order to use these
 commands.`,
 	}
-	return group(cmd, p.dlqList(), p.dlqShow(), p.dlqReplay(), p.dlqPurge(), p.dlqExport(), p.dlqImport())
+	return group(cmd, p.dlqList(), p.dlqShow(), p.dlqReplay(), p.dlqStatus(), p.dlqPurge(), p.dlqExport(), p.dlqImport())
 }
 
 func (p *program) dlqList() *cobra.Command {

@@ -43,7 +43,7 @@ longer in memory, because there were too many, the message stays where it is.`,
 	pick.flags(fs)
 	fs.StringVar(&u.export, "export", "", "file to write to, which must not exist (default deadletters-TIME.ndjson)")
 	fs.StringVar(&u.confirmed, "confirm", "", "the number of dead letters to remove; any other number removes nothing")
-	fs.DurationVar(&u.options.Wait, "wait", 90*time.Second, waitHelp)
+	fs.DurationVar(&u.options.Wait, "lock-wait", 90*time.Second, lockWaitHelp)
 	u.flags(fs, "show what would be removed, and remove nothing")
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
 		from, err := pick.open(cfg)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -37,8 +38,9 @@ type replaying struct {
 	maxReplays int
 	options    replay.Options
 	yes        bool
+	wait       bool
 
-	undone, unreadable int
+	sent, undone, unreadable int
 }
 
 func (p *program) dlqReplay() *cobra.Command {
@@ -61,6 +63,9 @@ to do in both cases.
 The dead letters of a subscription need --to: their topic would also deliver
 them to its other subscriptions.
 
+With --wait, the command then shows how many messages are decided until none
+waits, or until Ctrl-C; worker dlq status goes on from there.
+
 To get to messages behind others, the command locks the others for a while. Then
 it unlocks them, unchanged except for their delivery count.`,
 		Example: `  worker dlq replay --reason RetriesExhausted --dry-run
@@ -77,7 +82,8 @@ it unlocks them, unchanged except for their delivery count.`,
 		"maximum number of messages per second; 0 means no limit. Graph takes 20 calls per second for each app and tenant")
 	fs.IntVar(&r.options.Parallel, "parallel", 4, "number of batches to send at once")
 	fs.IntVar(&r.maxReplays, "max-replays", 3, "leave out messages that were replayed this often")
-	fs.DurationVar(&r.options.Wait, "wait", 90*time.Second, waitHelp)
+	fs.DurationVar(&r.options.Wait, "lock-wait", 90*time.Second, lockWaitHelp)
+	fs.BoolVar(&r.wait, "wait", false, "then wait until each message is decided, and say what became of them")
 	r.flags(fs, "show what would be sent, and send nothing")
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
 		switch {
@@ -104,13 +110,34 @@ it unlocks them, unchanged except for their delivery count.`,
 		if err := r.begin(ctx, cfg); err != nil {
 			return err
 		}
-		defer func() { err = r.end(ctx, err) }()
-		return r.replay(ctx, from)
+		err = r.end(ctx, r.replay(ctx, from))
+		if r.wait && r.sent > 0 && ctx.Err() == nil {
+			return r.await(ctx, cfg, err)
+		}
+		return err
 	})
 }
 
-// waitHelp is the help text of --wait.
-const waitHelp = "how long to wait for messages that are locked by another receiver or by a run that was killed"
+// lockWaitHelp is the help text of --lock-wait.
+const lockWaitHelp = "how long to wait for messages that are locked by another receiver or by a run that was killed"
+
+// await waits for the end of all messages that were sent, and prints what became of them. It returns
+// err, the error of sending, together with its own.
+func (r *replaying) await(ctx context.Context, cfg config.Config, err error) error {
+	s, waitErr := r.awaitRun(ctx, cfg, r.run.ID, r.sent)
+	switch {
+	case waitErr != nil:
+		return errors.Join(err, waitErr)
+	case r.out.format == asTable:
+		s.print(r.stdout)
+	default:
+		waitErr = r.out.value(s, nil)
+	}
+	if back := s.DeadLetters(); back > 0 && err == nil && waitErr == nil {
+		return fail(exitFailed, "%s again: worker dlq list", count(back, "message is a dead letter", "messages are dead letters"))
+	}
+	return errors.Join(err, waitErr)
+}
 
 // replay replays, or shows what it would replay.
 func (r *replaying) replay(ctx context.Context, from *picked) error {
@@ -172,6 +199,7 @@ func (r *replaying) queue(ctx context.Context, q *replay.Queue, f replay.Filter)
 		}
 		err = r.carryOut(ctx, "replaying", one)
 	}
+	r.sent += outcome.Replayed + outcome.Twice
 	r.undone += outcome.Failed + outcome.Left + outcome.Twice
 	r.unreadable += outcome.Unreadable
 	if printed := r.out.value(outcome, outcome.print); err == nil {

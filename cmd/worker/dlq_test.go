@@ -169,7 +169,7 @@ func TestDLQListShowReplay(t *testing.T) {
 		t.Fatalf("%+v", counts)
 	}
 	c.command("y\n", "dlq", "replay", "--reason", "NotRevoked", "--rate", "0").want(t, 0, "3 of 3 dead letters replayed")
-	c.command("", "dlq", "replay", "--seq", "1,4-4", "--yes", "--rate", "0", "--wait", "5s", "-o", "json").want(t, 0, `"replayed": 2`)
+	c.command("", "dlq", "replay", "--seq", "1,4-4", "--yes", "--rate", "0", "--lock-wait", "5s", "-o", "json").want(t, 0, `"replayed": 2`)
 	if counts := c.counts(); counts.Active != 5 || counts.DeadLetter != 4 {
 		t.Fatalf("%+v", counts)
 	}
