@@ -27,7 +27,7 @@ const (
 	maxPeople = 1_000_000
 	// maxJoined is the number of events that wait for the end of the newer event that they were joined
 	// with, and of messages that are not finished.
-	maxJoined = 100_000
+	maxJoined = 20_000
 )
 
 // others is the name of the group of those beyond maxGroups.
@@ -353,9 +353,9 @@ func (m *maker) join(c Case, newer, key eventKey) {
 	waiting := append(m.joined[key], c)
 	m.waiting -= len(waiting) - 1
 	delete(m.joined, key)
-	if end, ok := m.ends.get(newer); ok {
+	if by, ok := m.ends.get(newer); ok {
 		for _, w := range waiting {
-			m.settle(w, end)
+			m.settle(w, by)
 		}
 		return
 	}
@@ -367,25 +367,32 @@ func (m *maker) join(c Case, newer, key eventKey) {
 	m.joined[newer] = append(m.joined[newer], waiting...)
 }
 
+// end is how an event ended: by a call, or with the reason of a dead letter.
+type end struct {
+	called, end       time.Time
+	reason, requestID string
+}
+
 // end counts an event that has its end, and those that were joined with it.
 func (m *maker) end(key eventKey, c Case) {
-	m.settle(c, c)
+	by := end{c.Called, c.End, c.Reason, c.RequestID}
+	m.settle(c, by)
 	for _, w := range m.joined[key] {
-		m.settle(w, c)
+		m.settle(w, by)
 	}
 	m.waiting -= len(m.joined[key])
 	delete(m.joined, key)
-	m.ends.put(key, c)
+	m.ends.put(key, by)
 }
 
 // settle counts an event by its end.
-func (m *maker) settle(c, end Case) {
-	if end.End.IsZero() {
-		c.Reason, c.Error = end.Reason, end.Error
-		m.except(firstText(end.Reason, "no reason"), asked(end.Reason), c)
+func (m *maker) settle(c Case, by end) {
+	if by.end.IsZero() {
+		c.Reason = by.reason
+		m.except(firstText(by.reason, "no reason"), asked(by.reason), c)
 		return
 	}
-	c.Called, c.End, c.RequestID = end.Called, end.End, end.RequestID
+	c.Called, c.End, c.RequestID = by.called, by.end, by.requestID
 	start := firstTime(c.EventTime, c.Enqueued)
 	if !c.EventTime.IsZero() && c.EventTime.After(c.End) {
 		m.contradiction(c)
@@ -583,7 +590,7 @@ func (m *maker) warnings(checked audit.Report) (list []string) {
 	warn(other, "other problems of the log: %d; records were changed, added, or removed", other)
 	warn(len(checked.Open), "chains without an end: %d; their processes run, were killed, or the end was cut off", len(checked.Open))
 	warn(m.back, "times that the clock of a writer jumped back: %d; what was measured around them may be wrong", m.back)
-	warn(m.lost, "events that could not be followed to the end of another one: %d; they are in no number but the outcomes", m.lost)
+	warn(m.lost, "events that could not be followed to the end of another one: %d; they are in no other number than events and outcomes", m.lost)
 	warn(m.r.GuestUnknown, "revocations by object id alone that were not verified: %d; the log does not show whether these people "+
 		"are guests, for whom Graph confirms and revokes nothing", m.r.GuestUnknown)
 	return list
@@ -663,16 +670,16 @@ func (g groups) all() []Group {
 }
 
 // recent keeps the ends of the last events, between maxJoined and twice as many.
-type recent struct{ young, old map[eventKey]Case }
+type recent struct{ young, old map[eventKey]end }
 
-func (r *recent) put(key eventKey, c Case) {
+func (r *recent) put(key eventKey, by end) {
 	if r.young == nil || len(r.young) >= maxJoined {
-		r.old, r.young = r.young, map[eventKey]Case{}
+		r.old, r.young = r.young, map[eventKey]end{}
 	}
-	r.young[key] = Case{Called: c.Called, End: c.End, Reason: c.Reason, RequestID: c.RequestID}
+	r.young[key] = by
 }
 
-func (r *recent) get(key eventKey) (Case, bool) {
+func (r *recent) get(key eventKey) (end, bool) {
 	if c, ok := r.young[key]; ok {
 		return c, true
 	}
