@@ -114,7 +114,7 @@ func TestHistoryTellsTheWholeWayOfAPerson(t *testing.T) {
 	l.operate(audit.Operation{Time: at(21), Command: "revoke", Run: "x", Outcome: audit.Revoked, UserPrincipalName: strings.ToLower(ada)})
 	h := l.of(adaID, "")
 	want(t, h, history.SignedOut, "Yes: "+adaID+" was signed out at 2026-03-01 12:00:21Z by hand by grace (root@jump)",
-		"Reported: device.stolen by intune (mapping intune-actions)", "RetriesExhausted: graph failed", "Graph answers 500",
+		"Reported: device.stolen by intune (mapping intune-actions)", "RetriesExhausted (Graph failed", "Graph answers 500",
 		"grace (root@jump) replayed the dead letter (run "+run+"); why: Graph is back", "Back in the queue")
 	order := []history.Kind{
 		history.Reported, history.DeadLettered, history.Replayed, history.Reported, history.Called, history.Revoked, history.Effect,

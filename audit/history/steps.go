@@ -159,8 +159,7 @@ func inWords(reason string) string {
 		return "for no reason that the record gives"
 	}
 	meaning, _, _ := strings.Cut(strings.ReplaceAll(deadletter.GuideTo(reason).Meaning, "`", ""), ". ")
-	meaning = strings.TrimSuffix(meaning, ".")
-	return reason + ": " + strings.ToLower(meaning[:1]) + meaning[1:]
+	return reason + " (" + strings.TrimSuffix(meaning, ".") + ")"
 }
 
 // operation adds the steps of an operator's command about the person.

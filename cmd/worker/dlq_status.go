@@ -17,8 +17,9 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// pollEvery is how often --wait looks at the queue.
-const pollEvery = 2 * time.Second
+// firstPoll and maxPoll are how long --wait waits before it looks at the queue again: each time twice
+// as long. In a large queue, one look takes seconds.
+const firstPoll, maxPoll = 250 * time.Millisecond, 4 * time.Second
 
 // runStatus is what became of a run: what the queues show, and what the audit log says.
 type runStatus struct {
@@ -226,7 +227,7 @@ func (p *program) awaitRun(ctx context.Context, cfg config.Config, run string, s
 	last := &runStatus{RunState: replay.NewRunState(run)}
 	last.Waiting = sent
 	decided := 0
-	for {
+	for wait := firstPoll; ; wait = min(2*wait, maxPoll) {
 		s, err := p.runStatus(ctx, cfg, run)
 		switch {
 		case ctx.Err() != nil:
@@ -247,7 +248,7 @@ func (p *program) awaitRun(ctx context.Context, cfg config.Config, run string, s
 			fmt.Fprintf(p.stderr, "%d of %s decided\n", decided, count(sent, "message"))
 		}
 		select {
-		case <-time.After(pollEvery):
+		case <-time.After(wait):
 		case <-ctx.Done():
 			return last, goOn(last)
 		}

@@ -18,7 +18,7 @@ func (p *program) historyCommand() *cobra.Command {
 	out := &output{w: p.stdout}
 	cmd := &cobra.Command{
 		Use:   "history USER [FILE…]",
-		Short: "Show what happened about one person: events, calls, operators' actions",
+		Short: "Show what happened about one person, and whether they are signed out",
 		Long: `Show from the audit log what happened about one person, in order of time: which
 events named them, which calls were made, what Graph answered, which dead
 letters there were, and what operators did. The last line says whether the
