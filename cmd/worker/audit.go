@@ -19,7 +19,7 @@ func (p *program) auditVerify() *cobra.Command {
 	var keyFiles []string
 	var receiptFile string
 	var closed bool
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "verify FILE…",
 		Short: "Check whether a record of the audit log was changed or removed",

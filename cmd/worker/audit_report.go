@@ -18,7 +18,7 @@ func (p *program) auditReport() *cobra.Command {
 	var files logFiles
 	var from, to string
 	var target time.Duration
-	out := &output{w: p.stdout, others: []string{asCSV, asHTML}}
+	out := &output{w: p.stdout, columns: p.columns, others: []string{asCSV, asHTML}}
 	cmd := &cobra.Command{
 		Use:   "report [FILE…]",
 		Short: "Measure how long revocations took, and list every exception",

@@ -36,7 +36,7 @@ type change struct {
 }
 
 func (p *program) newChange(command string) *change {
-	return &change{program: p, out: &output{w: p.stdout}, act: audit.Operation{Command: command}}
+	return &change{program: p, out: &output{w: p.stdout, columns: p.columns}, act: audit.Operation{Command: command}}
 }
 
 // flags registers the flags of every change. dryRun is the help text of --dry-run.

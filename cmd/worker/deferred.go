@@ -58,7 +58,7 @@ func (m deferredMessage) row(several bool) table.Row {
 	if m.Unreadable != "" {
 		types = "[unreadable]"
 	}
-	row := table.Row{when(m.Enqueued), age.String(), listed(m.Users), types, short(plain(m.MessageID), 40), m.SequenceNumber}
+	row := table.Row{m.SequenceNumber, when(m.Enqueued), age.String(), listed(m.Users), types, short(plain(m.MessageID), 40)}
 	if several {
 		row = append(row, m.Source)
 	}
@@ -67,7 +67,7 @@ func (m deferredMessage) row(several bool) table.Row {
 
 func (p *program) deferredList() *cobra.Command {
 	pick := picking{deferred: true}
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List deferred messages, oldest first",
@@ -89,7 +89,7 @@ waiting messages. With servicebus.sessions, there are no deferred messages.`,
 		}
 		defer from.close()
 		several := from.several()
-		list := &rows{output: out, header: table.Row{"ENQUEUED", "AGE", "USER", "EVENT TYPE", "MESSAGE ID", "SEQUENCE NUMBER"}}
+		list := &rows{output: out, header: table.Row{"NUMBER", "ENQUEUED", "AGE", "USER", "EVENT TYPE", "MESSAGE ID"}}
 		if several {
 			list.header = append(list.header, "SOURCE")
 		}

@@ -29,7 +29,7 @@ commands.`,
 func (p *program) dlqList() *cobra.Command {
 	var pick picking
 	var group string
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List dead letters, or count them by reason, user or day",
@@ -96,7 +96,7 @@ func countLetters(ctx context.Context, from *picked, by replay.GroupKey, out *ou
 
 func (p *program) dlqShow() *cobra.Command {
 	var pick picking
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "show SEQUENCE-NUMBER",
 		Short: "Show everything about one dead letter, and what to do about it",
@@ -148,7 +148,7 @@ only peeks.`,
 }
 
 func letterHeader(several bool) table.Row {
-	header := table.Row{"ENQUEUED", "USER", "REASON", "ATTEMPTS", "DESCRIPTION", "SEQUENCE NUMBER"}
+	header := table.Row{"NUMBER", "ENQUEUED", "USER", "REASON", "ATTEMPTS", "DESCRIPTION"}
 	if several {
 		header = append(header, "SOURCE")
 	}
@@ -157,7 +157,7 @@ func letterHeader(several bool) table.Row {
 
 func letterRow(l replay.Letter, several bool) table.Row {
 	description := short(plain(unread(l)+l.Description), 60)
-	row := table.Row{when(l.Enqueued), listed(l.Users), plain(l.Reason), l.Attempts, description, l.SequenceNumber}
+	row := table.Row{l.SequenceNumber, when(l.Enqueued), listed(l.Users), plain(l.Reason), l.Attempts, description}
 	if several {
 		row = append(row, l.Source)
 	}

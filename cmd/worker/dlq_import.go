@@ -48,8 +48,8 @@ to have them sent.`,
 	fs.IntVar(&i.fromLine, "from-line", 1, "start with this line, to continue a run that was stopped")
 	i.flags(fs, "check the file, and send nothing")
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) (err error) {
-		if i.rate < 0 {
-			return fail(exitUsage, "--rate: %v is negative", i.rate)
+		if !isRate(i.rate) {
+			return fail(exitUsage, "--rate: %v is not a number of messages per second", i.rate)
 		}
 		text, err := p.readInput(args[0])
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -87,8 +88,8 @@ it unlocks them, unchanged except for their delivery count.`,
 	r.flags(fs, "show what would be sent, and send nothing")
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
 		switch {
-		case r.options.Rate < 0:
-			return fail(exitUsage, "--rate: %v is negative", r.options.Rate)
+		case !isRate(r.options.Rate):
+			return fail(exitUsage, "--rate: %v is not a number of messages per second", r.options.Rate)
 		case r.options.Parallel < 1 || r.options.Parallel > 64:
 			return fail(exitUsage, "--parallel: %d is not between 1 and 64", r.options.Parallel)
 		case r.maxReplays < 1:
@@ -117,6 +118,9 @@ it unlocks them, unchanged except for their delivery count.`,
 		return err
 	})
 }
+
+// isRate reports whether a number can be that of --rate: 0 or positive, and finite.
+func isRate(rate float64) bool { return rate >= 0 && !math.IsInf(rate, 0) }
 
 // lockWaitHelp is the help text of --lock-wait.
 const lockWaitHelp = "how long to wait for messages that are locked by another receiver or by a run that was killed"

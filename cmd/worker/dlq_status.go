@@ -36,7 +36,7 @@ type runStatus struct {
 func (p *program) dlqStatus() *cobra.Command {
 	var files []string
 	var keys logFiles
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "status RUN",
 		Short: "Say what became of the messages of a replay or import",

@@ -72,7 +72,7 @@ func (p *program) doctorCommand() *cobra.Command {
 	var strict bool
 	var delegated string
 	var metrics []string
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check a deployment before it matters",

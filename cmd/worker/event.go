@@ -37,7 +37,7 @@ func (p *program) eventTest() *cobra.Command {
 	var properties map[string]string
 	var contentType, subject, source string
 	var trials []string
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "test [FILE…]",
 		Short: "Show what a message would be understood as, and what would happen",
@@ -246,7 +246,7 @@ func wrapHard(text string, width int) string {
 func (p *program) eventExplain() *cobra.Command {
 	var preset string
 	var trials []string
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "explain",
 		Short: "List the mappings in the order in which they are tried",

@@ -15,10 +15,10 @@ import (
 
 func (p *program) historyCommand() *cobra.Command {
 	var files logFiles
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "history USER [FILE…]",
-		Short: "Show what happened about one person, and whether they are signed out",
+		Short: "Show what happened about one person, and if they are signed out",
 		Long: `Show from the audit log what happened about one person, in order of time: which
 events named them, which calls were made, what Graph answered, which dead
 letters there were, and what operators did. The last line says whether the

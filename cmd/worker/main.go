@@ -33,16 +33,17 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer // of type safe
 	log            io.Writer // where the worker itself writes its log, unescaped
+	columns        int       // the width of the terminal that stdout is; 0 if it is none
 }
 
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	out := &written{w: stdout}
-	p := &program{environ: environ, stdin: stdin, stdout: safe{out}, stderr: safe{stderr}, log: stdout}
+	p := &program{environ: environ, stdin: stdin, stdout: safe{out}, stderr: safe{stderr}, log: stdout, columns: columnsOf(stdout, environ)}
 	root := p.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	if _, classed := errors.AsType[*exitError](err); !classed && out.err() != nil {
 		err = out.err()
 	}
 	if err == nil {

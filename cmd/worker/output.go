@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 )
 
 // The output formats.
@@ -52,7 +55,10 @@ func (w *written) err() error {
 type output struct {
 	w      io.Writer
 	format string
-	others []string // the formats beside table, json, and ndjson
+	// columns is the width of the screen; 0 if nobody knows it. Tables that are wider are written as
+	// blocks of lines.
+	columns int
+	others  []string // the formats beside table, json, and ndjson
 }
 
 func (o *output) flag(fs *pflag.FlagSet) {
@@ -148,11 +154,86 @@ func (r *rows) flush() {
 	if len(r.page) == 0 {
 		return
 	}
-	t := newTable()
-	t.AppendHeader(r.header)
-	t.AppendRows(r.page)
-	fmt.Fprintln(r.w, t.Render())
+	if r.columns > 0 && tableWidth(r.header, r.page) > r.columns {
+		for _, row := range r.page {
+			fmt.Fprintln(r.w, block(r.header, row, r.columns))
+		}
+	} else {
+		t := newTable()
+		t.AppendHeader(r.header)
+		t.AppendRows(r.page)
+		fmt.Fprintln(r.w, t.Render())
+	}
 	r.page = nil
+}
+
+// tableWidth returns the width of a table in columns.
+func tableWidth(header table.Row, rows []table.Row) int {
+	widths := make([]int, len(header))
+	for _, row := range append([]table.Row{header}, rows...) {
+		for i, cell := range row {
+			widths[i] = max(widths[i], text.LongestLineLen(fmt.Sprint(cell)))
+		}
+	}
+	total := len(gap) * (len(header) - 1)
+	for _, width := range widths {
+		total += width
+	}
+	return total
+}
+
+// gap is what is between two columns.
+const gap = "  "
+
+// block returns a row as lines that are not longer than width, beginning with its first cell. Numbers
+// after the first cell have their header.
+func block(header, row table.Row, width int) string {
+	var lines []string
+	line := ""
+	for i, cell := range row {
+		words := strings.ReplaceAll(fmt.Sprint(cell), "\n", ", ")
+		if _, isText := cell.(string); !isText && i > 0 {
+			words = strings.ToLower(fmt.Sprint(header[i])) + " " + words
+		}
+		if words == "" || words == "–" {
+			continue
+		}
+		if line != "" && text.StringWidth(line)+len(gap)+text.StringWidth(words) > width {
+			lines, line = append(lines, line), ""
+		}
+		switch {
+		case line != "":
+			line += gap + words
+		case len(lines) == 0:
+			line = words
+		default:
+			wrapped := strings.Split(wrapText(words, width-len(gap)), "\n")
+			for _, part := range wrapped[:len(wrapped)-1] {
+				lines = append(lines, gap+part)
+			}
+			line = gap + wrapped[len(wrapped)-1]
+		}
+	}
+	return strings.Join(append(lines, line), "\n")
+}
+
+// columnsOf returns the width of the terminal that a writer is, or what the variable COLUMNS says. It
+// is 0 for anything else, such as a pipe.
+func columnsOf(w io.Writer, environ []string) int {
+	const narrowest = 40
+	for _, variable := range environ {
+		if value, ok := strings.CutPrefix(variable, "COLUMNS="); ok {
+			if n, err := strconv.Atoi(value); err == nil && n >= narrowest {
+				return n
+			}
+		}
+	}
+	if file, ok := w.(*os.File); ok {
+		if n, _, err := term.GetSize(int(file.Fd())); err == nil && n > 0 {
+			return max(n, narrowest)
+		}
+	}
+	return 0
 }
 
 // rightAlign is how columns of numbers are aligned.
@@ -162,7 +243,7 @@ func newTable() table.Writer {
 	t := table.NewWriter()
 	style := table.StyleLight
 	style.Options = table.Options{SeparateHeader: true}
-	style.Box.PaddingLeft, style.Box.PaddingRight = "", "  "
+	style.Box.PaddingLeft, style.Box.PaddingRight = "", gap
 	t.SetStyle(style)
 	t.SuppressTrailingSpaces()
 	return t

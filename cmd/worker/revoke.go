@@ -50,7 +50,7 @@ func (p *program) revokeCommand() *cobra.Command {
 	var delegated string
 	var most int
 	var giveUp time.Duration
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "revoke USER… | -",
 		Short: "Revoke the sessions of users manually, without the queue",

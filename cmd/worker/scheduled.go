@@ -69,7 +69,7 @@ func (m scheduledMessage) row(several bool) table.Row {
 	if m.Withdrawn {
 		effective = "withdrawn, kept until " + when(m.At)
 	}
-	row := table.Row{effective, listed(m.Users), listed(m.Types), when(m.Version), plain(m.Mapping), m.SequenceNumber}
+	row := table.Row{m.SequenceNumber, effective, listed(m.Users), listed(m.Types), when(m.Version), plain(m.Mapping)}
 	if several {
 		row = append(row, m.Source)
 	}
@@ -77,7 +77,7 @@ func (m scheduledMessage) row(several bool) table.Row {
 }
 
 func scheduledHeader(several bool) table.Row {
-	header := table.Row{"TAKES EFFECT", "USER", "EVENT TYPE", "ANNOUNCED", "MAPPING", "SEQUENCE NUMBER"}
+	header := table.Row{"NUMBER", "TAKES EFFECT", "USER", "EVENT TYPE", "ANNOUNCED", "MAPPING"}
 	if several {
 		header = append(header, "SOURCE")
 	}
@@ -100,7 +100,7 @@ func (p *program) openScheduled(pick *picking, cfg config.Config) (*picked, erro
 
 func (p *program) scheduledList() *cobra.Command {
 	pick := picking{deferred: true}
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List scheduled messages",
@@ -146,7 +146,7 @@ through all waiting messages. --since and --until pick by the date.`,
 
 func (p *program) scheduledShow() *cobra.Command {
 	pick := picking{deferred: true}
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:     "show SEQUENCE-NUMBER",
 		Short:   "Show everything about one scheduled message",

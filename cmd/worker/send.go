@@ -45,12 +45,14 @@ events, the command sends none.`,
 	fs.Float64Var(&perSecond, "rate", 0, "maximum number of messages per second; 0 means no limit")
 	fs.BoolVar(&dryRun, "dry-run", false, "print the messages, and send nothing")
 	fs.BoolVar(&noCheck, "no-check", false, "also send events that the worker would reject")
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	out.flag(fs)
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
 		var bodies []json.RawMessage
 		var err error
 		switch {
+		case !isRate(perSecond):
+			return fail(exitUsage, "--rate: %v is not a number of messages per second", perSecond)
 		case file != "" && (len(args) > 0 || kind != "" || id != ""):
 			return fail(exitUsage, "use either users and --type, or --file, but not both")
 		case file != "":

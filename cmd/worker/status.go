@@ -26,7 +26,7 @@ const defaultPeek = 5000
 func (p *program) statusCommand() *cobra.Command {
 	var workers []string
 	var most int
-	out := &output{w: p.stdout}
+	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say whether people are being signed out, and why not",
