@@ -514,3 +514,15 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+func TestLoadNamesTheLineOfASettingInTheFile(t *testing.T) {
+	_, err := load(t, "log:\n  level: loud\nretry.max_attempts: x\nservicebus: {queue: q, sessions: 101}\n",
+		[]string{"REVOKER_SERVICEBUS_NAMESPACE=n", "REVOKER_LOG_FORMAT=xml"})
+	wantProblems(t, err, "config.yaml:2)", "config.yaml:3)", "servicebus.sessions", "config.yaml:4)", "(REVOKER_LOG_FORMAT)")
+	if strings.Contains(err.Error(), "REVOKER_LOG_LEVEL") || strings.Contains(err.Error(), "REVOKER_RETRY_MAX_ATTEMPTS") {
+		t.Errorf("a variable that was not set is named:\n%v", err)
+	}
+	// The variable takes precedence, and is what must be changed.
+	_, err = load(t, "log:\n  level: info\n", append(minimal, "REVOKER_LOG_LEVEL=loud"))
+	wantProblems(t, err, "(REVOKER_LOG_LEVEL)")
+}

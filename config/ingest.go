@@ -198,12 +198,11 @@ func setSource(source *IngestSource, key string, value *yaml.Node) error {
 
 // showSourceKey quotes an unknown key, or only its beginning: it may be a secret in a wrong place.
 func showSourceKey(unknown string) string {
-	best, nearest := "", 4
+	var known []string
 	for _, o := range IngestOptions() {
-		if d := distance(unknown[:min(len(unknown), 64)], o.Key); d < nearest {
-			best, nearest = o.Key, d
-		}
+		known = append(known, o.Key)
 	}
+	best := Similar(unknown[:min(len(unknown), 64)], known)
 	switch {
 	case best == unknown:
 		return fmt.Sprintf("%q", unknown)

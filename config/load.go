@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -50,9 +51,12 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	var problems Problems
 	var c Config
 	values := map[string]any{}
-	if name, _ := flags.GetString(FileFlag); name != "" {
-		c.Ingest.Sources = loadFile(values, name, &problems)
+	var inFile map[string]int
+	name, _ := flags.GetString(FileFlag)
+	if name != "" {
+		c.Ingest.Sources, inFile = loadFile(values, name, &problems)
 	}
+	ofFile := maps.Clone(values)
 	loadEnvironment(values, environ, &problems)
 	loadFlags(values, flags)
 
@@ -72,35 +76,79 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	checkProxies(environ, &problems)
 	problems = append(problems, c.validate(needsServiceBus)...)
 	if len(problems) > 0 {
+		problems.locate(name, inFile, func(key string) bool {
+			of, ok := ofFile[key]
+			return ok && reflect.DeepEqual(of, values[key])
+		})
 		slices.Sort(problems)
 		return Config{}, problems
 	}
 	return c, nil
 }
 
+// locate replaces the environment variable of a problem by the file and line if the setting is from
+// the file. lines has the line of each key.
+func (p Problems) locate(name string, lines map[string]int, isOfFile func(key string) bool) {
+	for _, o := range Options() {
+		line, ok := lines[o.Key]
+		if !ok || !isOfFile(o.Key) {
+			continue
+		}
+		for i, problem := range p {
+			if !strings.HasPrefix(problem, o.Key+":") {
+				continue
+			}
+			where := fmt.Sprintf("(%s:%d)", name, line)
+			if changed := strings.ReplaceAll(problem, "("+o.Env+")", where); changed != problem {
+				p[i] = changed
+			} else {
+				p[i] += " " + where
+			}
+		}
+	}
+}
+
+// linesOf adds the line of each setting of a YAML mapping to lines, by key.
+func linesOf(lines map[string]int, prefix string, node *yaml.Node) {
+	if node.Kind == yaml.DocumentNode && len(node.Content) > 0 {
+		node = node.Content[0]
+	}
+	if node.Kind != yaml.MappingNode {
+		return
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		name, value := node.Content[i], node.Content[i+1]
+		lines[prefix+name.Value] = name.Line
+		linesOf(lines, prefix+name.Value+".", value)
+	}
+}
+
 // loadFile reads one YAML document. A file may be empty. The parser reports duplicate keys. The
-// settings go into values; the sources of webhooks, which are no settings, are returned.
-func loadFile(values map[string]any, name string, problems *Problems) (sources []IngestSource) {
+// settings go into values; the sources of webhooks, which are no settings, are returned, and the line
+// of each key.
+func loadFile(values map[string]any, name string, problems *Problems) (sources []IngestSource, lines map[string]int) {
 	text, err := readFile(name)
 	if err != nil {
 		problems.add("--%s: %v", FileFlag, err)
-		return nil
+		return nil, nil
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var document yaml.Node
 	var settings map[string]any
 	if err := decoder.Decode(&document); err != nil && !errors.Is(err, io.EOF) {
 		problems.add("%s: %s", name, yamlProblem(err))
-		return nil
+		return nil, nil
 	}
+	lines = map[string]int{}
+	linesOf(lines, "", &document)
 	sources = loadSources(&document, name, problems)
 	if err := document.Decode(&settings); err != nil {
 		problems.add("%s: %s", name, yamlProblem(err))
-		return nil
+		return nil, nil
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		problems.add("%s: more than one YAML document; keep one", name)
-		return nil
+		return nil, nil
 	}
 	file := map[string]any{}
 	for _, key := range flatten(file, "", settings) {
@@ -119,7 +167,7 @@ func loadFile(values map[string]any, name string, problems *Problems) (sources [
 			problems.add("%s: unknown setting %s", name, showKey(key))
 		}
 	}
-	return sources
+	return sources, lines
 }
 
 // flatten adds what settings holds to values, by key: the path from the top, with dots. Each name
@@ -217,24 +265,29 @@ func fromKubernetes(name string) bool {
 
 // hint returns a suggestion if the spelling of a known key or variable is close to the unknown one.
 func hint(unknown string) string {
-	best, nearest := "", 4 // up to three changes are a typing error
+	var known []string
 	for _, o := range Options() {
-		for _, known := range []string{o.Key, o.Env} {
-			if known == unknown {
-				return ""
-			}
-			if len(unknown) >= len(known)+nearest {
-				continue // the distance is at least the difference of the lengths
-			}
-			if d := distance(strings.ToLower(unknown), strings.ToLower(known)); d < nearest {
-				best, nearest = known, d
-			}
+		known = append(known, o.Key, o.Env)
+	}
+	if best := Similar(unknown, known); best != "" && best != unknown {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	return ""
+}
+
+// Similar returns the known word whose spelling is closest to an unknown one, ignoring case, or "" if
+// none is close: up to three changes are a typing error.
+func Similar(unknown string, known []string) string {
+	best, nearest := "", 4
+	for _, word := range known {
+		if len(unknown) >= len(word)+nearest {
+			continue // the distance is at least the difference of the lengths
+		}
+		if d := distance(strings.ToLower(unknown), strings.ToLower(word)); d < nearest {
+			best, nearest = word, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %q?", best)
+	return best
 }
 
 // distance returns the Levenshtein distance of two short strings.

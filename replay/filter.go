@@ -97,10 +97,14 @@ type GroupKey string
 const (
 	ByReason GroupKey = "reason"
 	ByUser   GroupKey = "user"
+	ByHour   GroupKey = "hour"
 	ByDay    GroupKey = "day"
 )
 
-// Group counts the dead letters with the same reason, user or day (UTC).
+// GroupKeys returns all keys.
+func GroupKeys() []GroupKey { return []GroupKey{ByReason, ByUser, ByHour, ByDay} }
+
+// Group counts the dead letters with the same reason, user, hour or day (UTC).
 type Group struct {
 	Key    string    `json:"key"`
 	Count  int       `json:"count"`
@@ -114,7 +118,7 @@ type Groups struct {
 	groups map[string]*Group
 }
 
-// Add counts a letter: once for each of its users, or once for its reason or day.
+// Add counts a letter: once for each of its users, or once for its reason, hour or day.
 func (g *Groups) Add(l Letter) {
 	keys := []string{l.Reason}
 	switch g.By {
@@ -122,6 +126,8 @@ func (g *Groups) Add(l Letter) {
 		if keys = l.Users; len(keys) == 0 {
 			keys = []string{""}
 		}
+	case ByHour:
+		keys = []string{l.Enqueued.UTC().Format("2006-01-02 15:00Z")}
 	case ByDay:
 		keys = []string{l.Enqueued.UTC().Format(time.DateOnly)}
 	}
@@ -144,14 +150,14 @@ func (g *Groups) Add(l Letter) {
 	}
 }
 
-// All returns the groups: days in chronological order, others by count, largest first.
+// All returns the groups: hours and days in chronological order, others by count, largest first.
 func (g *Groups) All() []Group {
 	all := make([]Group, 0, len(g.groups))
 	for _, one := range g.groups {
 		all = append(all, *one)
 	}
 	slices.SortFunc(all, func(a, b Group) int {
-		if g.By == ByDay {
+		if g.By == ByDay || g.By == ByHour {
 			return cmp.Compare(a.Key, b.Key)
 		}
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Key, b.Key))

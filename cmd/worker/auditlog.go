@@ -103,7 +103,9 @@ func newOpenLog(stdin io.Reader, names []string) (log openLog, err error) {
 			return log, err
 		case info.IsDir():
 			return log, errors.New(name + " is a directory: name the files in it")
-		case !info.Mode().IsRegular(): // such as a pipe
+		case info.Mode()&os.ModeDevice != 0 && name != "-": // some have no end
+			return log, errors.New(name + " is a device: name a file, a pipe, or -")
+		case !info.Mode().IsRegular(): // a pipe
 			copied, err := spool(file)
 			if err != nil {
 				return log, err

@@ -105,7 +105,11 @@ waiting messages. With servicebus.sessions, there are no deferred messages.`,
 		if err != nil {
 			return err
 		}
-		list.end("No deferred messages.")
+		none := "No deferred messages."
+		if !from.filter.IsZero() {
+			none = "No deferred message that the filter picks."
+		}
+		list.end(none)
 		return nil
 	})
 }

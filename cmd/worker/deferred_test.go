@@ -35,7 +35,7 @@ func TestDeferredList(t *testing.T) {
 		t.Errorf("%s", one.stdout)
 	}
 	c.command("", "deferred", "list", "--limit", "1", "--seq", "1-9").want(t, 0, id(0))
-	c.command("", "deferred", "list", "--until", "1h").want(t, 0, "No deferred messages.")
+	c.command("", "deferred", "list", "--until", "1h").want(t, 0, "No deferred message that the filter picks.")
 	c.command("", "deferred", "list", "--servicebus.queue=by-user", "--servicebus.sessions=4").want(t, 0, "No deferred messages.",
 		"defers nothing")
 	c.command("", "deferred", "list", "--servicebus.queue=nowhere").want(t, 5, "no such queue")

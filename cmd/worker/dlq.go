@@ -32,21 +32,27 @@ func (p *program) dlqList() *cobra.Command {
 	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List dead letters, or count them by reason, user or day",
-		Long: `List dead letters, or count them by reason, user or day. This only peeks: it
-locks and changes nothing, and the worker keeps running.`,
+		Short: "List dead letters, or count them by reason, user, hour or day",
+		Long: `List dead letters, or count them by reason, user, hour or day. This only peeks:
+it locks and changes nothing, and the worker keeps running.`,
 		Example: `  worker dlq list --group-by reason
   worker dlq list --reason RetriesExhausted --since 12h
   worker dlq list --user ada@contoso.com --output ndjson`,
 		Args: cobra.NoArgs,
 	}
 	pick.flags(cmd.Flags())
-	cmd.Flags().StringVar(&group, "group-by", "", "count by reason, user or day (UTC) instead")
+	cmd.Flags().StringVar(&group, "group-by", "", "count by reason, user, hour or day (UTC) instead")
+	complete(cmd, "group-by", func() (values []string) {
+		for _, key := range replay.GroupKeys() {
+			values = append(values, string(key))
+		}
+		return values
+	})
 	out.flag(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
 		by := replay.GroupKey(group)
-		if group != "" && !slices.Contains([]replay.GroupKey{replay.ByReason, replay.ByUser, replay.ByDay}, by) {
-			return fail(exitUsage, "--group-by: %q is not reason, user or day", group)
+		if group != "" && !slices.Contains(replay.GroupKeys(), by) {
+			return fail(exitUsage, "--group-by: %q is not reason, user, hour or day", group)
 		}
 		from, err := pick.open(cfg)
 		if err != nil {
@@ -63,14 +69,20 @@ locks and changes nothing, and the worker keeps running.`,
 		if err != nil {
 			return err
 		}
-		list.end(noLetters)
+		list.end(noLetters(from.filter))
 		return nil
 	})
 }
 
-const noLetters = "No dead letters."
+// noLetters is what is printed if no dead letter was found.
+func noLetters(f replay.Filter) string {
+	if f.IsZero() {
+		return "No dead letters."
+	}
+	return "No dead letter that the filter picks."
+}
 
-// countLetters prints how many dead letters there are by reason, user or day.
+// countLetters prints how many dead letters there are by reason, user, hour or day.
 func countLetters(ctx context.Context, from *picked, by replay.GroupKey, out *output) error {
 	groups := &replay.Groups{By: by}
 	err := from.each(ctx, (*replay.Queue).Find, func(found replay.Found) error {
@@ -90,7 +102,7 @@ func countLetters(ctx context.Context, from *picked, by replay.GroupKey, out *ou
 			return err
 		}
 	}
-	list.end(noLetters)
+	list.end(noLetters(from.filter))
 	return nil
 }
 

@@ -91,7 +91,7 @@ func (e *exportFile) discard() error {
 }
 
 func (p *program) dlqExport() *cobra.Command {
-	var pick picking
+	pick := picking{mayAll: true}
 	cmd := &cobra.Command{
 		Use:   "export FILE",
 		Short: "Write dead letters to a file, and leave them where they are",
@@ -101,8 +101,9 @@ it with worker dlq import. worker dlq purge removes the originals.
 
 If a message cannot be read completely, the file also gets its original bytes
 ("originalAmqp", in base64).`,
-		Example: `  worker dlq export --reason InvalidEvent bad.ndjson`,
-		Args:    cobra.ExactArgs(1),
+		Example: `  worker dlq export --reason InvalidEvent bad.ndjson
+  worker dlq export --all everything.ndjson`,
+		Args: cobra.ExactArgs(1),
 	}
 	pick.flags(cmd.Flags())
 	return p.operate(cmd, func(ctx context.Context, cfg config.Config, args []string) error {

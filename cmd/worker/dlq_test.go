@@ -53,6 +53,17 @@ func (c *cloud) commandIn(stdin string, env []string, args ...string) result {
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
+// commandTo runs a command that prints to a file, and returns its exit code.
+func (c *cloud) commandTo(stdout *os.File, args ...string) int {
+	c.t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Env, cmd.Stdout = c.env, stdout
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		c.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
 // want fails the test unless the command ended with the exit code and printed each text.
 func (r result) want(t *testing.T, code int, texts ...string) {
 	t.Helper()
@@ -145,7 +156,7 @@ func TestDLQListShowReplay(t *testing.T) {
 
 	c.command("", "dlq", "list").want(t, 0, "ENQUEUED", id(0), "RetriesExhausted", "because of that")
 	c.command("", "dlq", "list", "--group-by", "reason").want(t, 0, "RetriesExhausted      3")
-	c.command("", "dlq", "list", "--reason", "nothing").want(t, 0, "No dead letters.")
+	c.command("", "dlq", "list", "--reason", "nothing").want(t, 0, "No dead letter that the filter picks.")
 	c.command("", "dlq", "list", "--reason", "nothing, NotRevoked").want(t, 0, id(2), id(5), id(8))
 	c.command("", "dlq", "list", "--seq", " 1, 3-3 ").want(t, 0, id(0), id(2))
 	c.command("", "dlq", "list", "--reason", "NotRevoked,").want(t, 2, "--reason", "an empty item")
@@ -215,7 +226,13 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 	}
 	c.command("", "dlq", "import", file, "--dry-run").want(t, 0, "1 well-formed message would be sent")
 	c.command("{}\n", "dlq", "import", "-").want(t, 2, "line 1", "nothing was sent")
-	c.command("", "dlq", "import", file).want(t, 0, "1 of 1 message sent")
+	c.command(string(text), "dlq", "import", "-", "--dry-run").want(t, 1, "line 1: ", "the worker would refuse 1 event")
+	record := []string{"REVOKER_AUDIT_FILE=" + filepath.Join(dir, "audit.ndjson")}
+	c.commandIn("", record, "dlq", "import", file).want(t, 0, "1 of 1 message sent")
+	c.commandIn("", record, "dlq", "import", file).want(t, 2, "nothing was sent", "was imported at", "--again")
+	c.commandIn("", record, "dlq", "import", file, "--again").want(t, 0, "1 of 1 message sent")
+	c.command("", "dlq", "export", filepath.Join(dir, "all.ndjson"), "--all").want(t, 0, "3 dead letters written")
+	c.command("", "dlq", "export", filepath.Join(dir, "x.ndjson"), "--all", "--limit", "1", "--user", id(1)).want(t, 2, "--all and a filter")
 
 	c.command("2\n", "dlq", "purge", "--all").want(t, 1, "Type how many to confirm (3)", "nothing was removed")
 	c.command("", "dlq", "purge", "--all", "--confirm", "2").want(t, 1, "nothing was removed")
@@ -223,7 +240,7 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 		"Would remove 3 dead letters (2 UserNotFound, 1 InvalidEvent) of events")
 	gone := filepath.Join(dir, "gone.ndjson")
 	c.command("1\n", "dlq", "purge", "--reason", "InvalidEvent", "--export", gone).want(t, 0, "1 dead letter removed")
-	if counts := c.counts(); counts.Active != 1 || counts.DeadLetter != 2 {
+	if counts := c.counts(); counts.Active != 2 || counts.DeadLetter != 2 {
 		t.Fatalf("%+v", counts)
 	}
 	text, err = os.ReadFile(gone)

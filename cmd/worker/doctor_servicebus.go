@@ -254,7 +254,7 @@ func readSettings(ctx context.Context, client *admin.Client, entity string) (ent
 // its duration.
 const (
 	fewDeliveries = 100
-	shortLock     = 30 * time.Second
+	shortLock     = time.Minute
 )
 
 // check checks the settings of an entity.

@@ -5,7 +5,45 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/session-revoker/session-revoker/config"
 )
+
+// complete lets the shell complete the values of a flag.
+func complete(cmd *cobra.Command, flag string, values func() []string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return values(), cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+// eventTypes are the types that are allowed by default.
+func eventTypes() []string {
+	for _, o := range config.Options() {
+		if o.Key == "events.types" {
+			return strings.Split(o.Default, ",")
+		}
+	}
+	return nil
+}
+
+// completeKnown lets the shell complete the flags whose values are known, wherever they are.
+func completeKnown(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	if f := flags.Lookup("reason"); f != nil && f.Value.Type() == "stringSlice" {
+		complete(cmd, "reason", knownReasons)
+	}
+	if flags.Lookup("type") != nil {
+		complete(cmd, "type", eventTypes)
+	}
+	if f := flags.Lookup("output"); f != nil {
+		if out, ok := f.Value.(*output); ok {
+			complete(cmd, "output", out.all)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		completeKnown(sub)
+	}
+}
 
 // group makes a command of subcommands: without an argument it prints its help, and with an unknown
 // one it fails. By default cobra prints the help and exits with 0 in both cases, so a script with a

@@ -80,6 +80,7 @@ func (p *program) rootCommand() *cobra.Command {
 		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), p.historyCommand(), p.statusCommand(),
 		versionCommand(),
 	)
+	completeKnown(root)
 	return root
 }
 

@@ -68,16 +68,19 @@ func (o *output) flag(fs *pflag.FlagSet) {
 
 // Set implements pflag.Value. An unknown format is an error of the command line.
 func (o *output) Set(format string) error {
-	if !slices.Contains(append([]string{asTable, asJSON, asNDJSON}, o.others...), format) {
+	if !slices.Contains(o.all(), format) {
 		return fmt.Errorf("%q is not %s", format, o.formats())
 	}
 	o.format = format
 	return nil
 }
 
-// formats lists the formats.
+// all returns the formats.
+func (o *output) all() []string { return append([]string{asTable, asJSON, asNDJSON}, o.others...) }
+
+// formats lists the formats for people.
 func (o *output) formats() string {
-	all := append([]string{asTable, asJSON, asNDJSON}, o.others...)
+	all := o.all()
 	return strings.Join(all[:len(all)-1], ", ") + " or " + all[len(all)-1]
 }
 
@@ -175,7 +178,7 @@ func tableWidth(header table.Row, rows []table.Row) int {
 			widths[i] = max(widths[i], text.LongestLineLen(fmt.Sprint(cell)))
 		}
 	}
-	total := len(gap) * (len(header) - 1)
+	total := len(gap) * len(header) // the line below the header has a gap at its end, too
 	for _, width := range widths {
 		total += width
 	}

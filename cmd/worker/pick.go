@@ -14,6 +14,8 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/replay"
 	"github.com/session-revoker/session-revoker/servicebus"
 )
@@ -27,6 +29,7 @@ type picking struct {
 	changes              bool // set by commands that change what they pick
 	deferred             bool // set by the command that picks deferred messages
 	all                  bool
+	mayAll               bool // set by a command that has --all and does not need it
 }
 
 func (f *picking) flags(fs *pflag.FlagSet) {
@@ -43,7 +46,7 @@ func (f *picking) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&f.until, "until", "", "only enqueued before: the same forms")
 	fs.StringSliceVar(&f.sequences, "seq", nil, "only these sequence numbers: 5,7,10-20")
 	fs.IntVar(&f.limit, "limit", 0, "maximum number, oldest first; 0 means no limit")
-	if f.changes {
+	if f.changes || f.mayAll {
 		fs.BoolVar(&f.all, "all", false, "all dead letters")
 	}
 }
@@ -54,6 +57,12 @@ func (f *picking) filter(now time.Time) (replay.Filter, error) {
 	var err error
 	if filter.Reasons, err = trimmed(f.reasons); err != nil {
 		return filter, fail(exitUsage, "--reason: %v", err)
+	}
+	if err := checkReasons(filter.Reasons); err != nil {
+		return filter, err
+	}
+	if err := checkUser(f.user); err != nil {
+		return filter, err
 	}
 	sequences, err := trimmed(f.sequences)
 	if err == nil {
@@ -71,10 +80,51 @@ func (f *picking) filter(now time.Time) (replay.Filter, error) {
 	if f.limit < 0 {
 		return filter, fail(exitUsage, "--limit: %d is negative", f.limit)
 	}
-	if f.changes {
+	if f.changes || f.all {
 		err = f.needsPicking(filter)
 	}
 	return filter, err
+}
+
+// knownReasons are the reasons that the worker and Service Bus give.
+func knownReasons() []string {
+	reasons := []string{"MaxDeliveryCountExceeded", "TTLExpiredException"}
+	for _, guide := range deadletter.Guides() {
+		reasons = append(reasons, string(guide.Reason))
+	}
+	slices.Sort(reasons)
+	return reasons
+}
+
+// checkReasons returns an error for a reason that is nearly a known one. Others may be those of
+// another program.
+func checkReasons(reasons []string) error {
+	known := knownReasons()
+	for _, reason := range reasons {
+		if slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, reason) }) {
+			continue
+		}
+		if similar := config.Similar(reason, known); similar != "" {
+			return fail(exitUsage, "--reason: %q is no reason of a dead letter; did you mean %s?", reason, similar)
+		}
+	}
+	return nil
+}
+
+// checkUser returns an error for what no letter can name as its user: a letter names an object id, a
+// user principal name, or how to look the user up, such as serial-number:C02XL0.
+func checkUser(user string) error {
+	if way, _, ok := strings.Cut(user, ":"); ok || user == "" {
+		for by := event.ByMail; by <= event.BySerialNumber; by++ {
+			if user == "" || way == by.String() {
+				return nil
+			}
+		}
+	}
+	if _, err := readUser(user, false); err != nil {
+		return fail(exitUsage, "--user: %v", err)
+	}
+	return nil
 }
 
 // one picks the message with one sequence number, and returns the number.

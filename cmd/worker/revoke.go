@@ -185,7 +185,7 @@ func (p *program) revoke(
 		if verify {
 			cells = append(cells, when(r.Attempt.ValidFromBefore), when(r.Attempt.ValidFromAfter))
 		}
-		cells = append(cells, short(plain(strings.TrimSpace(row.Error+" "+row.Unverified)), 160))
+		cells = append(cells, plain(strings.TrimSpace(row.Error+" "+row.Unverified)))
 		if err := list.add(row, cells); err != nil {
 			return err
 		}
@@ -225,6 +225,9 @@ func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 			row.Error = "stopped before the call"
 		case r.Err != nil:
 			row.Error = r.Err.Error()
+		}
+		if strings.Contains(row.Error, "AzureCLICredential: ") {
+			row.Error += "; without the Azure CLI, sign in with --delegated=device-code"
 		}
 		var failure *revoker.Error
 		if delegated && errors.As(r.Err, &failure) && (failure.Kind == revoker.Forbidden || failure.Kind == revoker.MissingPermission) {

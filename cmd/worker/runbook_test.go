@@ -49,7 +49,7 @@ func TestRunbookSession(t *testing.T) {
 	session.WriteString("```console\n")
 	say := func(stdin, line string) {
 		args := strings.Fields(line)[1:]
-		got := c.command(stdin, args...)
+		got := c.commandIn(stdin, []string{"COLUMNS=80"}, args...)
 		if got.code != 0 {
 			t.Fatalf("%s: exit code %d\n%s%s", line, got.code, got.stdout, got.stderr)
 		}

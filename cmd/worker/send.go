@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,6 +79,7 @@ events, the command sends none.`,
 			return fail(exitUsage, "%v", err)
 		}
 		messages := make([]*azservicebus.AMQPAnnotatedMessage, len(bodies))
+		ids := make([]string, len(bodies))
 		var problems []error
 		for i, body := range bodies {
 			contentType := "application/json"
@@ -87,7 +89,7 @@ events, the command sends none.`,
 			group := session
 			items, err := decoder.Decode(event.Message{ContentType: contentType, Body: body})
 			if err == nil {
-				err = items[0].Err
+				err, ids[i] = items[0].Err, items[0].Event.ID
 				if group == "" && cfg.ServiceBus.Sessions > 0 {
 					group = items[0].Event.User.Key()
 				}
@@ -112,6 +114,7 @@ events, the command sends none.`,
 		bar := p.newBar("sending", len(messages))
 		outcome, err := sendAll(ctx, cfg, to, perSecond, messages, bar.add)
 		bar.end()
+		outcome.EventIDs = slices.DeleteFunc(ids[:outcome.Sent], func(id string) bool { return id == "" })
 		return errors.Join(out.value(outcome, outcome.print), explain(err, to))
 	})
 }
@@ -198,7 +201,13 @@ type sendOutcome struct {
 	GoOnWithLine int    `json:"goOnWithLine,omitempty"`
 	// Skipped has the lines of records without a body.
 	Skipped []int `json:"skippedLines,omitempty"`
+	// EventIDs are the ids of the events that send has sent, as the worker's log and the audit log
+	// name them. An event of a file may have none.
+	EventIDs []string `json:"eventIds,omitempty"`
 }
+
+// printedIDs is the number of ids of events that are printed for people.
+const printedIDs = 10
 
 func (o sendOutcome) print(w io.Writer) {
 	fmt.Fprintf(w, "%d of %s sent to %s", o.Sent, count(o.Of, "message"), o.To)
@@ -206,6 +215,12 @@ func (o sendOutcome) print(w io.Writer) {
 		fmt.Fprintf(w, " (run %s)", o.RunID)
 	}
 	fmt.Fprintln(w)
+	for _, id := range o.EventIDs[:min(printedIDs, len(o.EventIDs))] {
+		fmt.Fprintf(w, "  event id %s\n", plain(id))
+	}
+	if more := len(o.EventIDs) - printedIDs; more > 0 {
+		fmt.Fprintf(w, "  and %d more; see --output json\n", more)
+	}
 	if o.GoOnWithLine > 0 {
 		fmt.Fprintf(w, "continue with --from-line %d\n", o.GoOnWithLine)
 	}

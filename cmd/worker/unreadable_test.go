@@ -91,7 +91,7 @@ func TestDeferredAgeIsNeverNegative(t *testing.T) {
 	if m := newDeferred(replay.Letter{Enqueued: now.Add(time.Hour)}, now); m.AgeSeconds != 0 {
 		t.Errorf("%+v", m)
 	}
-	if m := newDeferred(replay.Letter{Enqueued: now.Add(-time.Hour)}, now); m.AgeSeconds != 3600 || m.row(false)[1] != "1h0m0s" {
+	if m := newDeferred(replay.Letter{Enqueued: now.Add(-time.Hour)}, now); m.AgeSeconds != 3600 || m.row(false)[2] != "1h0m0s" {
 		t.Errorf("%+v", m)
 	}
 }
