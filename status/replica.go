@@ -246,7 +246,8 @@ func (r *Replica) read(families map[string]*dto.MetricFamily) {
 	}
 	number := func(name string) int { return whole(sum(name)) }
 	each("build_info", func(_ float64, label func(string) string) { r.Version = label("version") })
-	r.UsersWaiting, r.CallsInFlight, r.MessagesInFlight = number("users_waiting"), number("graph_calls_in_flight"), number("messages_in_flight")
+	r.UsersWaiting, r.CallsInFlight = number("users_waiting"), number("graph_calls_in_flight")
+	r.MessagesInFlight = number("messages_in_flight")
 	r.Deferred, r.Scheduled, r.AuditFailures = number("messages_deferred"), number("messages_scheduled"), number("audit_failures_total")
 	if r.ForecastSeconds = sum("forecast_seconds"); math.IsInf(r.ForecastSeconds, 0) || math.IsNaN(r.ForecastSeconds) {
 		r.ForecastSeconds, r.Never = 0, true

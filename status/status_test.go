@@ -77,7 +77,8 @@ func TestStatusOfWorkersThatWork(t *testing.T) {
 	busy := newWorker(t, telemetry.State{Waiting: 400, UntilLast: 90, PerSecond: 4.5, HeldFor: 7 * time.Second, SuspectedUsers: true})
 	busy.metrics.LastRevoked.Set(1e9)
 	s := of(t, idle.address, busy.address)
-	want(t, s, status.Working, "About 400 wait, the last one for about 1m30s", "Graph throttles: no call begins for 7s", "The fault is the users'")
+	want(t, s, status.Working, "About 400 wait, the last one for about 1m30s",
+		"Graph throttles: no call begins for 7s", "The fault is the users'")
 	if r := s.Replicas[1]; r.PerSecond != 4.5 || r.Version != "1.2.3" || !s.LastRevoked.Equal(time.Unix(1e9, 0)) || r.Guard[0].Users != 3 ||
 		r.Sources[0].Name != "session-events" || r.Never {
 		t.Errorf("%+v", r)
@@ -112,7 +113,9 @@ func TestStatusNamesWhatIsPartlyWrong(t *testing.T) {
 	want(t, of(t, well.address, open.address), status.Partly, "by 1 of 2 workers only", open.address+": the circuit breaker")
 	want(t, of(t, well.address, "http://127.0.0.1:1"), status.Partly, "by 1 of 2 workers; the others could not be asked",
 		"http://127.0.0.1:1 could not be asked: no connection", "that could not be asked")
-	tripped := newWorker(t, telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}, {Type: "user.offboarded", Users: 9, Limit: 9, Tripped: true}}})
+	tripped := newWorker(t, telemetry.State{
+		Guard: []telemetry.Guard{{Type: "device.stolen"}, {Type: "user.offboarded", Users: 9, Limit: 9, Tripped: true}},
+	})
 	tripped.health.Report("guard", "tripped")
 	want(t, of(t, tripped.address), status.Partly, "People are being signed out, except for user.offboarded: the volume guard has tripped.")
 	all := newWorker(t, telemetry.State{Guard: []telemetry.Guard{{Users: 9, Limit: 9, Tripped: true}}})

@@ -283,7 +283,7 @@ func sortSteps(steps []Step) {
 
 // history completes the history after the last pass.
 func (f *finder) history(report audit.Report) History {
-	h := History{Log: report, Steps: f.steps, IDs: sorted(f.ids), Names: sorted(f.names), Omitted: f.omitted}
+	h := History{Log: report, Steps: append([]Step{}, f.steps...), IDs: sorted(f.ids), Names: sorted(f.names), Omitted: f.omitted}
 	sortSteps(h.Steps)
 	if extra := len(h.Steps) - maxSteps; extra > 0 {
 		h.Steps, h.Omitted = h.Steps[extra:], h.Omitted+extra

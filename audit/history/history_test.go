@@ -245,11 +245,15 @@ func TestHistoryShowsDamageAndClocksThatJump(t *testing.T) {
 	l.decide(10, "revoked", adaID, ada, nil)
 	l.text.WriteString("{\"record\":{\"chain\"\n" + strings.Repeat("y", 2<<20) + "\n")
 	l.decide(11, "revoked", adaID, ada, nil)
+	want(t, l.of(adaID, ""), history.SignedOut, "Yes: "+adaID+" was signed out at 2026-03-01 12:01:41Z") // not by the last record
+	l.decide(200, "dead_lettered", adaID, ada, func(d *audit.Decision) { d.Reason, d.RequestID = "Forbidden", "last" })
+	forged := bytes.Replace(l.text.Bytes(), []byte(`"outcome":"dead_lettered","reason":"Forbidden"`), []byte(`"outcome":"revoked"`), 1)
+	l.text = *bytes.NewBuffer(forged)
+	want(t, l.of(adaID, ""), history.NotSignedOut, "the record that says so was changed")
 	changed := bytes.Replace(l.text.Bytes(), []byte(`"requestId":"r"`), []byte(`"requestId":"s"`), 1)
 	l.text = *bytes.NewBuffer(changed)
 	h := l.of(adaID, "")
-	want(t, h, history.SignedOut, "cannot be read: 2;", "jumped back: 1, by up to 1m30s", "that were changed: 1;",
-		"12:01:41Z") // the latest call counts, not the last record
+	want(t, h, history.NotSignedOut, "cannot be read: 2;", "jumped back: 1, by up to 1m30s", "that were changed: 2;")
 	if !slices.ContainsFunc(h.Steps, func(s history.Step) bool { return s.Changed }) {
 		t.Error("no step is marked")
 	}

@@ -47,6 +47,11 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 	switch d.Outcome {
 	case "revoked":
 		end := firstOf(d.CallEnd, d.Time)
+		if e.Changed {
+			add(end, Revoked, "Signed out, says a record that was changed.")
+			f.ask(demand{at: enqueued, text: notBelieved})
+			break
+		}
 		add(end, Revoked, "Signed out: Graph confirmed that it revoked all sessions.")
 		add(end, Effect, "%s", effectText(d, end))
 		f.confirm(confirmation{
@@ -81,6 +86,9 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		add(d.Time, Other, "Outcome %q, which this version does not know.", d.Outcome)
 	}
 }
+
+// notBelieved is why a record of a revocation counts for nothing.
+const notBelieved = "the record that says so was changed"
 
 // reportText says which event named the person.
 func reportText(d audit.Decision, enqueued time.Time) string {
@@ -190,6 +198,10 @@ func (f *finder) operation(e audit.Entry, o audit.Operation) {
 			text += "; effect not verified: " + strings.ReplaceAll(o.Unverified, "%", "%%")
 		}
 		add(RevokedByHand, text, by, why)
+		if e.Changed {
+			f.ask(demand{at: o.Time, text: notBelieved})
+			break
+		}
 		f.confirm(confirmation{
 			start: o.Time, end: o.Time, by: by, unverified: o.Unverified, guestUnknown: o.UserPrincipalName == "",
 		})

@@ -172,6 +172,7 @@ const (
 	kindWithdraw = "withdrawn"
 	kindClock    = "clocks disagree"
 	kindUnknown  = "unknown outcome"
+	kindChanged  = "changed record"
 )
 
 var meanings = map[string]string{
@@ -180,6 +181,7 @@ var meanings = map[string]string{
 	kindNewer:    "A newer announcement about the same person holds instead.",
 	kindWithdraw: "What was announced for the person was taken back.",
 	kindClock:    "The event claims a time after its own revocation, or a clock was wrong. It is measured from when it was enqueued.",
+	kindChanged:  "The record was changed after it was written, so nothing in it counts.",
 	kindUnknown:  "The record has an outcome that this version does not know.",
 }
 
@@ -242,7 +244,10 @@ type eventKey struct {
 func newMaker(o Options) *maker {
 	return &maker{
 		Options: o, seed: maphash.MakeSeed(), people: map[uint64]struct{}{},
-		r:     Report{From: o.From, To: o.To, TargetSeconds: o.Target.Seconds(), Outcomes: map[string]int{}},
+		r: Report{
+			From: o.From, To: o.To, TargetSeconds: o.Target.Seconds(), Outcomes: map[string]int{}, Misses: Cases{List: []Case{}},
+			Exceptions: []Exception{}, Operators: []Action{},
+		},
 		types: groups{}, sources: groups{}, producers: groups{}, exceptions: map[string]*Exception{}, actions: map[[2]string]*Action{},
 		open: map[eventKey]Case{}, joined: map[eventKey][]Case{}, clocks: map[string]time.Time{},
 	}
@@ -253,7 +258,7 @@ func (m *maker) entry(e audit.Entry) {
 	switch {
 	case e.Decision != nil:
 		m.clock(e, e.Decision.Time)
-		m.decision(e.Line, *e.Decision)
+		m.decision(e, *e.Decision)
 	case e.Operation != nil:
 		m.clock(e, e.Operation.Time)
 		m.operation(*e.Operation)
@@ -302,8 +307,8 @@ func newCase(line int, d audit.Decision) Case {
 }
 
 // decision reads a decision.
-func (m *maker) decision(line int, d audit.Decision) {
-	c := newCase(line, d)
+func (m *maker) decision(e audit.Entry, d audit.Decision) {
+	c := newCase(e.Line, d)
 	if !m.within(firstTime(d.FirstEnqueued, d.Enqueued, d.Time)) {
 		return
 	}
@@ -325,6 +330,10 @@ func (m *maker) decision(line int, d audit.Decision) {
 	m.person(c.User)
 	if c.Replayed {
 		m.r.Replayed++
+	}
+	if e.Changed {
+		m.except(kindChanged, true, c)
+		return
 	}
 	switch d.Outcome {
 	case "revoked":
@@ -590,7 +599,8 @@ func (m *maker) warnings(checked audit.Report) (list []string) {
 	warn(other, "other problems of the log: %d; records were changed, added, or removed", other)
 	warn(len(checked.Open), "chains without an end: %d; their processes run, were killed, or the end was cut off", len(checked.Open))
 	warn(m.back, "times that the clock of a writer jumped back: %d; what was measured around them may be wrong", m.back)
-	warn(m.lost, "events that could not be followed to the end of another one: %d; they are in no other number than events and outcomes", m.lost)
+	warn(m.lost, "events that could not be followed to the end of another one: %d; they are in no other number than "+
+		"events and outcomes", m.lost)
 	warn(m.r.GuestUnknown, "revocations by object id alone that were not verified: %d; the log does not show whether these people "+
 		"are guests, for whom Graph confirms and revokes nothing", m.r.GuestUnknown)
 	return list

@@ -96,7 +96,8 @@ func TestReportMeasuresAgainstTheTarget(t *testing.T) {
 	if s := r.Stages.QueueToEnd; s.P50Seconds != 51*60-1 || r.Stages.CallToEnd.MaxSeconds != .5 || r.Stages.EventToQueue.MaxSeconds != 1 {
 		t.Errorf("%+v", r.Stages)
 	}
-	if worst := r.Misses.List[0]; r.Misses.Count != 41 || len(r.Misses.List) != 41 || worst.User != "user99@contoso.com" || worst.Seconds != 101*60 {
+	if worst := r.Misses.List[0]; r.Misses.Count != 41 || len(r.Misses.List) != 41 ||
+		worst.User != "user99@contoso.com" || worst.Seconds != 101*60 {
 		t.Errorf("%+v", r.Misses)
 	}
 	if g := r.Types[0]; len(r.Types) != 1 || g.Name != "device.stolen" || g.Failed != 1 || g.EventToEnd.Count != 100 {
@@ -247,6 +248,10 @@ func TestReportOfADamagedLogSaysSo(t *testing.T) {
 		}
 	}
 	if r.Met != 2 {
+		t.Errorf("%+v", r)
+	}
+	l.text = *bytes.NewBufferString(strings.Replace(lines[0]+lines[1], "ada@", "eve@", 1))
+	if r = l.report(report.Options{}); r.Met != 1 || exception(t, r, "changed record").Count != 1 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -90,7 +90,8 @@ func harmless(cell string) string {
 const style = `
 body{font:14px/1.45 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:62rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;break-after:avoid}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #ccc;overflow-wrap:anywhere}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #ccc;overflow-wrap:anywhere}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .answer{font-size:1.15rem;font-weight:600}.warn{border-left:4px solid #b45309;padding-left:.8rem}
 small,caption{color:#555;text-align:left}thead{display:table-header-group}tr{break-inside:avoid}

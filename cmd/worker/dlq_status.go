@@ -152,7 +152,8 @@ func (s *runStatus) conclude() {
 	case wait == 0 && back == 0:
 		s.Answer = "Done: no message of this run waits or is a dead letter again."
 	case wait == 0:
-		s.Answer = fmt.Sprintf("Done: %s again; no other message of this run waits.", count(back, "message is a dead letter", "messages are dead letters"))
+		s.Answer = fmt.Sprintf("Done: %s again; no other message of this run waits.",
+			count(back, "message is a dead letter", "messages are dead letters"))
 	case back == 0:
 		s.Answer = fmt.Sprintf("Not done: %s of this run still to be decided.", count(wait, "message is", "messages are"))
 	default:
