@@ -18,7 +18,7 @@ import (
 
 const (
 	// maxSteps is the maximum number of steps of a history. Older ones are counted only.
-	maxSteps = 10_000
+	maxSteps = 5_000
 	// maxLinks is the maximum number of names, ids, messages, and runs that belong to one person.
 	maxLinks = 10_000
 	// maxPasses is how often the log is read at most. It is read again when a record has shown
@@ -119,7 +119,7 @@ type Open func() (io.ReadCloser, error)
 // the person whose id other records have beside the name. If several ids have had the name, the
 // history is about all of them, and a warning says so.
 //
-// Of holds the person's steps in memory, at most 10,000, and what package audit holds. The error is
+// Of holds the person's steps in memory, at most 10,000 while it reads and 5,000 at the end, and what package audit holds. The error is
 // one of reading.
 func Of(ctx context.Context, open Open, user event.User, options audit.Options) (History, error) {
 	f := &finder{

@@ -264,10 +264,10 @@ func TestHistoryShowsDamageAndClocksThatJump(t *testing.T) {
 
 func TestHistoryIsBounded(t *testing.T) {
 	l := newLog(t)
-	for i := range 11_000 {
+	for i := range 5_500 {
 		l.decide(i, "covered", adaID, ada, nil)
 	}
-	if h := l.of(adaID, ""); len(h.Steps) != 10_000 || h.Omitted != 12_000 {
+	if h := l.of(adaID, ""); len(h.Steps) != 5_000 || h.Omitted != 6_000 {
 		t.Errorf("%d steps, %d omitted", len(h.Steps), h.Omitted)
 	}
 }

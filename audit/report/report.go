@@ -487,7 +487,7 @@ func (m *maker) list(kind string, failed bool, c Case) {
 	if e == nil {
 		meaning, own := meanings[kind]
 		if !own {
-			meaning = deadletter.GuideTo(kind).Meaning
+			meaning = strings.ReplaceAll(deadletter.GuideTo(kind).Meaning, "`", "")
 		}
 		e = &Exception{Kind: kind, Meaning: meaning, Failed: failed}
 		m.exceptions[kind] = e

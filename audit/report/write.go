@@ -92,7 +92,7 @@ body{font:14px/1.45 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;break-after:avoid}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #ccc;overflow-wrap:anywhere}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+th,td{min-width:6.2rem}td.n,th.n{min-width:0;text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .answer{font-size:1.15rem;font-weight:600}.warn{border-left:4px solid #b45309;padding-left:.8rem}
 small,caption{color:#555;text-align:left}thead{display:table-header-group}tr{break-inside:avoid}
 @page{margin:15mm}@media print{body{margin:0;max-width:none;font-size:10pt}}
@@ -139,7 +139,7 @@ func (r Report) WriteHTML(w io.Writer, made time.Time) error {
 	p.text(`<p class="answer">`, r.Answer, "</p>\n")
 	p.text("<p>", r.Period()+"; target "+seconds(r.TargetSeconds)+"; made "+clock(made)+".", "</p>\n")
 	for _, warning := range r.Warnings {
-		p.text(`<p class="warn">`, warning+".", "</p>\n")
+		p.text(`<p class="warn">Note: `, warning+".", "</p>\n")
 	}
 	p.WriteString("<h2>Events</h2>\n")
 	p.table(1, []string{"", "Number"}, r.Summary())
