@@ -28,6 +28,9 @@ const (
 	// maxJoined is the number of events that wait for the end of the newer event that they were joined
 	// with, and of messages that are not finished.
 	maxJoined = 20_000
+	// maxDead is the number of dead letters that are recognized when a replay sends them again.
+	// Others count once more then.
+	maxDead = 100_000
 )
 
 // others is the name of the group of those beyond maxGroups.
@@ -54,7 +57,8 @@ type Report struct {
 	Last  time.Time `json:"last,omitzero"`
 	// Answer is one sentence.
 	Answer string `json:"answer"`
-	// Events is the number of events with an end in the log. People is the number of people whom
+	// Events is the number of events with an end in the log. An event that was replayed counts once,
+	// by its last end. People is the number of people whom
 	// they name; there are more if ManyPeople is true.
 	Events     int  `json:"events"`
 	People     int  `json:"people"`
@@ -229,9 +233,24 @@ type maker struct {
 	waiting int // the number of events in joined
 	ends    recent
 	listed  int // exceptions that are listed
-	lost    int // events that are not in open or joined, because there were too many
-	back    int // records whose clock jumped back
-	clocks  map[string]time.Time
+	// dead are dead letters, which a replay may send again.
+	dead   map[original]exceptionOf
+	lost   int // events that are not in open or joined, because there were too many
+	back   int // records whose clock jumped back
+	clocks map[string]time.Time
+}
+
+// original identifies an event about a person over replays: by when it was enqueued for the first time.
+type original struct {
+	enqueued   int64
+	user, kind string
+}
+
+// exceptionOf is how a dead letter was counted.
+type exceptionOf struct {
+	kind   string
+	failed bool
+	line   int
 }
 
 // eventKey identifies an event about a person.
@@ -249,7 +268,7 @@ func newMaker(o Options) *maker {
 			Exceptions: []Exception{}, Operators: []Action{},
 		},
 		types: groups{}, sources: groups{}, producers: groups{}, exceptions: map[string]*Exception{}, actions: map[[2]string]*Action{},
-		open: map[eventKey]Case{}, joined: map[eventKey][]Case{}, clocks: map[string]time.Time{},
+		open: map[eventKey]Case{}, joined: map[eventKey][]Case{}, dead: map[original]exceptionOf{}, clocks: map[string]time.Time{},
 	}
 }
 
@@ -328,8 +347,10 @@ func (m *maker) decision(e audit.Entry, d audit.Decision) {
 	delete(m.open, key)
 	m.r.Events++
 	m.person(c.User)
+	first := original{firstTime(d.FirstEnqueued, d.Enqueued, d.Time).UnixNano(), key.user, d.EventType}
 	if c.Replayed {
 		m.r.Replayed++
+		m.forget(first, c)
 	}
 	if e.Changed {
 		m.except(kindChanged, true, c)
@@ -345,6 +366,9 @@ func (m *maker) decision(e audit.Entry, d audit.Decision) {
 		m.end(key, c)
 	case "dead_lettered":
 		m.end(key, c)
+		if len(m.dead) < maxDead {
+			m.dead[first] = exceptionOf{firstText(c.Reason, "no reason"), asked(c.Reason), c.Line}
+		}
 	case "superseded":
 		m.join(c, eventKey{c.Source, d.SupersededBy, key.user}, key)
 	case "outdated":
@@ -476,6 +500,33 @@ func (m *maker) except(kind string, failed bool, c Case) {
 	m.list(kind, failed, c)
 }
 
+// forget takes back a dead letter that a replay has sent again: the event counts once, by its last
+// end.
+func (m *maker) forget(first original, c Case) {
+	before, ok := m.dead[first]
+	if !ok {
+		return
+	}
+	delete(m.dead, first)
+	m.r.Events--
+	if before.failed {
+		m.r.Failed--
+		m.types.of(c.EventType).failed--
+		m.sources.of(c.Source).failed--
+		m.producers.of(c.Producer).failed--
+	} else {
+		m.r.NotAsked--
+	}
+	e := m.exceptions[before.kind]
+	if e == nil {
+		e = m.exceptions[others]
+	}
+	e.Count--
+	kept := slices.DeleteFunc(e.List, func(listed Case) bool { return listed.Line == before.line })
+	m.listed -= len(e.List) - len(kept)
+	e.List = kept
+}
+
 // contradiction lists an event whose times contradict each other.
 func (m *maker) contradiction(c Case) { m.list(kindClock, false, c) }
 
@@ -558,6 +609,9 @@ func (m *maker) report(checked audit.Report) Report {
 	}
 	r.Types, r.Sources, r.Producers = m.types.all(), m.sources.all(), m.producers.all()
 	for _, e := range m.exceptions {
+		if e.Count == 0 {
+			continue // replays have sent them all
+		}
 		sortCases(e.List)
 		r.Exceptions = append(r.Exceptions, *e)
 	}

@@ -184,6 +184,27 @@ func TestReportKnowsScheduledUnfinishedAndReplayedEvents(t *testing.T) {
 	}
 }
 
+func TestReportCountsAReplayedEventOnce(t *testing.T) {
+	l := newLog(t)
+	again := func(d *audit.Decision) {
+		d.ReplayRun, d.EventTime, d.FirstEnqueued, d.Reason = "x", at(0), at(1), "Forbidden"
+	}
+	l.decide(0, "dead_lettered", "ada@contoso.com", time.Second, dead("Forbidden"))
+	l.decide(0, "dead_lettered", "bob@contoso.com", time.Second, dead("ProtectedUser"))
+	l.decide(100, "dead_lettered", "ada@contoso.com", time.Second, again)
+	l.decide(200, "dead_lettered", "ADA@contoso.com", time.Second, again)
+	r := l.report(report.Options{})
+	if e := exception(t, r, "Forbidden"); r.Events != 2 || r.Failed != 1 || e.Count != 1 || len(e.List) != 1 || !e.List[0].Replayed ||
+		r.Types[0].Failed != 1 {
+		t.Errorf("%+v", r)
+	}
+	l.decide(300, "revoked", "ada@contoso.com", time.Second, again)
+	l.decide(300, "revoked", "bob@contoso.com", time.Second, again)
+	if r = l.report(report.Options{}); r.Events != 2 || r.Met != 2 || r.Failed+r.NotAsked != 0 || len(r.Exceptions) != 0 || r.Types[0].Failed != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestReportSaysWhereClocksDisagree(t *testing.T) {
 	l := newLog(t)
 	l.decide(100, "revoked", "ada@contoso.com", 9*time.Second, func(d *audit.Decision) { d.EventTime = at(90_000) })

@@ -29,7 +29,8 @@ why. The log is also checked, as worker audit verify does.
 Time is measured from the event's own time, or the date at which it takes
 effect, to Graph's confirmation; an event without a time is measured from when
 it came into the queue. An event that another one's call has answered ends with
-the record of this. Tokens stop working a few minutes after the confirmation.
+the record of this. An event that was replayed counts once, by its last end.
+Tokens stop working a few minutes after the confirmation.
 
 The period is about when events came into the queue for the first time: --from
 is inclusive, --to is exclusive.
