@@ -25,7 +25,7 @@ type RunState struct {
 	// Back counts the messages that are dead letters again, by reason.
 	Back map[string]int `json:"deadLettersAgain"`
 
-	seen map[runMessage]bool // those that were not dead letters
+	seen map[runMessage]*int // those that were not dead letters, with where they are counted
 }
 
 type runMessage struct {
@@ -35,7 +35,7 @@ type runMessage struct {
 
 // NewRunState returns the state of a run of which no message was found yet.
 func NewRunState(run string) *RunState {
-	return &RunState{Run: run, Back: map[string]int{}, seen: map[runMessage]bool{}}
+	return &RunState{Run: run, Back: map[string]int{}, seen: map[runMessage]*int{}}
 }
 
 // DeadLetters returns the number of messages that are dead letters again.
@@ -53,17 +53,17 @@ func (s *RunState) Add(found Found, dead bool) {
 		s.By, s.At = found.ReplayedBy, found.ReplayedAt
 	}
 	key := runMessage{found.Source, found.SequenceNumber}
-	count := s.counter(found)
+	before := s.seen[key]
 	switch {
-	case !dead && !s.seen[key]:
-		s.seen[key] = true
-		*count++
-	case dead:
-		if s.seen[key] {
-			delete(s.seen, key)
-			s.Waiting = max(0, s.Waiting-1)
-		}
+	case dead && before != nil:
+		*before--
+		delete(s.seen, key)
 		s.Back[found.Reason]++
+	case dead:
+		s.Back[found.Reason]++
+	case before == nil:
+		s.seen[key] = s.counter(found)
+		*s.seen[key]++
 	}
 }
 

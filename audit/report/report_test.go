@@ -200,7 +200,8 @@ func TestReportCountsAReplayedEventOnce(t *testing.T) {
 	}
 	l.decide(300, "revoked", "ada@contoso.com", time.Second, again)
 	l.decide(300, "revoked", "bob@contoso.com", time.Second, again)
-	if r = l.report(report.Options{}); r.Events != 2 || r.Met != 2 || r.Failed+r.NotAsked != 0 || len(r.Exceptions) != 0 || r.Types[0].Failed != 0 {
+	if r = l.report(report.Options{}); r.Events != 2 || r.Met != 2 || r.Failed+r.NotAsked != 0 || len(r.Exceptions) != 0 ||
+		r.Types[0].Failed != 0 {
 		t.Errorf("%+v", r)
 	}
 }
