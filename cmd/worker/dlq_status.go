@@ -155,7 +155,7 @@ func (s *runStatus) conclude() {
 		s.Answer = fmt.Sprintf("Done: %s again; no other message of this run waits.",
 			count(back, "message is a dead letter", "messages are dead letters"))
 	case back == 0:
-		s.Answer = fmt.Sprintf("Not done: %s of this run still to be decided.", count(wait, "message is", "messages are"))
+		s.Answer = fmt.Sprintf("Not done: %s still to be decided.", count(wait, "message is", "messages are"))
 	default:
 		s.Answer = fmt.Sprintf("Not done: %s still to be decided, and %s again.", count(wait, "message is", "messages are"),
 			count(back, "is a dead letter", "are dead letters"))
@@ -239,14 +239,14 @@ func (p *program) awaitRun(ctx context.Context, cfg config.Config, run string, s
 		last = s
 		now := max(decided, sent-s.undecided())
 		bar.add(now - decided)
+		if bar == nil && now > decided {
+			fmt.Fprintf(p.stderr, "%d of %s decided\n", now, count(sent, "message"))
+		}
 		decided = now
 		if s.undecided() == 0 {
 			err := s.readAudit(ctx, p, cfg, logFiles{}, nil)
 			s.conclude()
 			return s, err
-		}
-		if bar == nil {
-			fmt.Fprintf(p.stderr, "%d of %s decided\n", decided, count(sent, "message"))
 		}
 		select {
 		case <-time.After(wait):
