@@ -9,6 +9,7 @@ import (
 type confirmation struct {
 	start, end   time.Time
 	by           string // the operator of a manual revocation
+	elsewhere    bool   // the record of the call is in another log
 	unverified   string
 	guestUnknown bool // nothing shows whether the person is a guest
 }
@@ -24,14 +25,21 @@ type demand struct {
 // account is what the answer follows from.
 type account struct {
 	confirmed confirmation // the last one
+	elsewhere confirmation // the last one that an event was answered by, whether it is here or not
 	open      demand       // the latest of those that are not planned
 	planned   demand       // the latest of those that are
 	withdrawn time.Time
 	unknown   int // records with an outcome of a later version
 }
 
-// confirm notes a confirmed call.
+// confirm notes a confirmed call. One that is elsewhere counts only if no later one is here.
 func (a *account) confirm(c confirmation) {
+	if c.elsewhere {
+		if c.start.After(a.elsewhere.start) {
+			a.elsewhere = c
+		}
+		return
+	}
 	if !c.start.Before(a.confirmed.start) {
 		a.confirmed = c
 	}
@@ -50,6 +58,9 @@ func (a *account) ask(d demand) {
 // answer returns the state, and one sentence.
 func (f *finder) answer(who string) (State, string) {
 	a := f.account
+	if a.elsewhere.start.After(a.confirmed.start) {
+		a.confirmed = a.elsewhere
+	}
 	signedOut := ""
 	if !a.confirmed.end.IsZero() {
 		signedOut = fmt.Sprintf("%s was signed out at %s", who, clock(a.confirmed.end))
@@ -68,6 +79,8 @@ func (f *finder) answer(who string) (State, string) {
 		return Scheduled, fmt.Sprintf("Yes, and again later: %s, and is to be signed out on %s.", signedOut, clock(a.planned.at))
 	case planned:
 		return Scheduled, fmt.Sprintf("Not yet: %s is to be signed out on %s.", who, clock(a.planned.at))
+	case a.confirmed.elsewhere:
+		return SignedOut, fmt.Sprintf("Yes: %s at the latest; the record of the call is in another log.", signedOut)
 	case signedOut != "" && a.confirmed.unverified != "":
 		return SignedOut, fmt.Sprintf("Yes, as far as Graph says: %s; the effect is not verified: %s.", signedOut, a.confirmed.unverified)
 	case signedOut != "":

@@ -56,7 +56,8 @@ type History struct {
 	State State    `json:"state"`
 	// Answer is one sentence: whether the person is signed out, and since when.
 	Answer string `json:"answer"`
-	// Revoked is when Graph confirmed the last revocation. It is zero if there was none.
+	// Revoked is when Graph confirmed the last revocation, or when an event was answered by one that
+	// another log has. It is zero if there was none.
 	Revoked time.Time `json:"revoked,omitzero"`
 	// Steps are in the order of their times. Omitted is the number of older ones that are left out.
 	Steps   []Step `json:"steps"`
@@ -289,7 +290,9 @@ func (f *finder) history(report audit.Report) History {
 		h.Steps, h.Omitted = h.Steps[extra:], h.Omitted+extra
 	}
 	h.State, h.Answer = f.answer(cmp.Or(f.asked, "they"))
-	h.Revoked = f.confirmed.end
+	if h.Revoked = f.confirmed.end; f.elsewhere.start.After(f.confirmed.start) {
+		h.Revoked = f.elsewhere.end
+	}
 	warn := func(format string, args ...any) { h.Warnings = append(h.Warnings, fmt.Sprintf(format, args...)) }
 	if f.askedByName && len(f.ids) > 1 {
 		warn("object ids that have had the name %s: %d; the history is about all of them; ask again by one id", f.asked, len(f.ids))

@@ -214,6 +214,16 @@ func TestHistoryAnswers(t *testing.T) {
 				l.decide(9, "withdrawn", adaID, ada, func(d *audit.Decision) { d.Canceled = []int64{4} })
 			}, history.NotAsked, []string{"1 scheduled message was canceled"},
 		},
+		"answered by a call of another log": {
+			func(l *log) { l.decide(5, "covered", adaID, ada, nil) }, history.SignedOut,
+			[]string{"was signed out at 2026-03-01 12:00:06Z at the latest; the record of the call is in another log"},
+		},
+		"answered by a call of this log": {
+			func(l *log) {
+				l.decide(5, "revoked", adaID, ada, nil)
+				l.decide(4, "covered", adaID, ada, func(d *audit.Decision) { d.Time = at(9) })
+			}, history.SignedOut, []string{"was signed out at 2026-03-01 12:00:06Z; Graph confirmed it"},
+		},
 		"not verified": {
 			func(l *log) {
 				l.decide(0, "revoked", adaID, ada, func(d *audit.Decision) { d.Unverified = "no permission" })

@@ -61,6 +61,9 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		})
 	case "covered":
 		add(d.Time, Covered, "Answered by a call that began after the event had arrived.")
+		if !e.Changed {
+			f.confirm(confirmation{start: enqueued, end: d.Time, elsewhere: true})
+		}
 	case "superseded":
 		add(d.Time, Covered, "Joined with the newer message %d about the same person.", d.SupersededBy)
 		f.ask(demand{at: enqueued, text: "a newer event that it was joined with has no result in this log"})
