@@ -16,6 +16,7 @@ type confirmation struct {
 
 // demand is an event that asks for a revocation and has not led to one itself.
 type demand struct {
+	event   reported
 	at      time.Time // when it was enqueued, or takes effect
 	text    string    // why it has not
 	planned bool
@@ -55,6 +56,13 @@ func (a *account) ask(d demand) {
 	}
 }
 
+// settle takes back what an event asked for before.
+func (a *account) settle(event reported) {
+	if a.open.event == event {
+		a.open = demand{}
+	}
+}
+
 // answer returns the state, and one sentence.
 func (f *finder) answer(who string) (State, string) {
 	a := f.account
@@ -70,9 +78,9 @@ func (f *finder) answer(who string) (State, string) {
 	}
 	planned := !a.planned.at.IsZero() && a.planned.at.After(a.confirmed.start) && a.planned.decided.After(a.withdrawn)
 	switch open := a.open; {
-	case !open.at.IsZero() && !open.at.Before(a.confirmed.start) && signedOut == "":
+	case open.at.After(a.confirmed.start) && signedOut == "":
 		return NotSignedOut, fmt.Sprintf("No: %s was not signed out: %s (event of %s).", who, open.text, clock(open.at))
-	case !open.at.IsZero() && !open.at.Before(a.confirmed.start):
+	case open.at.After(a.confirmed.start):
 		return NotSignedOut, fmt.Sprintf("Not after the last event: %s, but not since the event of %s: %s.", signedOut, clock(open.at),
 			open.text)
 	case planned && signedOut != "":

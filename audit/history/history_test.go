@@ -186,6 +186,14 @@ func TestHistoryAnswers(t *testing.T) {
 				l.decide(15, "dead_lettered", adaID, ada, dead("Forbidden"))
 			}, history.NotSignedOut, nil,
 		},
+		"a call before the date at which the event takes effect": {
+			func(l *log) {
+				l.decide(10, "revoked", adaID, ada, nil)
+				l.decide(100, "dead_lettered", adaID, ada, func(d *audit.Decision) {
+					d.Reason, d.FirstEnqueued, d.EffectiveTime = "Forbidden", at(1), at(99)
+				})
+			}, history.NotSignedOut, nil,
+		},
 		"joined with a newer one that has no end": {
 			func(l *log) { l.decide(0, "superseded", adaID, ada, func(d *audit.Decision) { d.SupersededBy = 7 }) }, history.NotSignedOut,
 			[]string{"has no result in this log", "newer message 7"},
@@ -201,6 +209,18 @@ func TestHistoryAnswers(t *testing.T) {
 				l.decide(0, "unfinished", adaID, ada, func(d *audit.Decision) { d.Error = "the lock was lost" })
 			},
 			history.NotSignedOut, []string{"not finished", "the lock was lost"},
+		},
+		"given back and then answered elsewhere": {
+			func(l *log) {
+				l.decide(5, "unfinished", adaID, ada, nil)
+				l.decide(5, "covered", adaID, ada, nil)
+			}, history.SignedOut, nil,
+		},
+		"given back and then not to be acted on": {
+			func(l *log) {
+				l.decide(5, "unfinished", adaID, ada, nil)
+				l.decide(5, "outdated", adaID, ada, nil)
+			}, history.NotAsked, nil,
 		},
 		"planned": {
 			func(l *log) {

@@ -17,6 +17,7 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		f.changed++
 	}
 	enqueued := firstOf(d.FirstEnqueued, d.Enqueued, d.Time)
+	asked := later(enqueued, d.EffectiveTime) // an earlier call does not answer the event
 	base := Step{
 		Source: d.Source, SequenceNumber: d.SequenceNumber, EventType: d.EventType, RequestID: d.RequestID, Run: d.ReplayRun,
 	}
@@ -49,7 +50,7 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		end := firstOf(d.CallEnd, d.Time)
 		if e.Changed {
 			add(end, Revoked, "Signed out, says a record that was changed.")
-			f.ask(demand{at: enqueued, text: notBelieved})
+			f.ask(demand{event: key, at: asked, text: notBelieved})
 			break
 		}
 		add(end, Revoked, "Signed out: Graph confirmed that it revoked all sessions.")
@@ -62,28 +63,30 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 	case "covered":
 		add(d.Time, Covered, "Answered by a call that began after the event had arrived.")
 		if !e.Changed {
-			f.confirm(confirmation{start: enqueued, end: d.Time, elsewhere: true})
+			f.confirm(confirmation{start: asked, end: d.Time, elsewhere: true})
 		}
 	case "superseded":
 		add(d.Time, Covered, "Joined with the newer message %d about the same person.", d.SupersededBy)
-		f.ask(demand{at: enqueued, text: "a newer event that it was joined with has no result in this log"})
+		f.ask(demand{event: key, at: asked, text: "a newer event that it was joined with has no result in this log"})
 	case "outdated":
+		f.settle(key)
 		add(d.Time, Withdrawn, "A newer announcement about the same person holds instead%s.", byMessage(d.SupersededBy))
 	case "scheduled":
 		add(d.Time, Planned, "To be signed out on %s.", clock(d.EffectiveTime))
 		f.ask(demand{at: firstOf(d.EffectiveTime, enqueued), planned: true, decided: d.Time})
 	case "withdrawn":
+		f.settle(key)
 		add(d.Time, Withdrawn, "The announcement was taken back; %s canceled.", messages(len(d.Canceled)))
 		f.withdrawn = later(f.withdrawn, d.Time)
 	case "dead_lettered":
 		link(f, f.letters, message{d.Source, d.SequenceNumber})
 		add(d.Time, DeadLettered, "%s", deadText(d))
-		if d.Reason != string(deadletter.NoTrigger) {
-			f.ask(demand{at: enqueued, text: "the event was dead-lettered, " + inWords(d.Reason)})
+		if f.settle(key); d.Reason != string(deadletter.NoTrigger) {
+			f.ask(demand{event: key, at: asked, text: "the event was dead-lettered, " + inWords(d.Reason)})
 		}
 	case "unfinished":
 		add(d.Time, Waiting, "Not finished: %s. The message comes again.", because(d.Error, "the worker had to let it go"))
-		f.ask(demand{at: enqueued, text: "the event is not finished"})
+		f.ask(demand{event: key, at: asked, text: "the event is not finished"})
 	default:
 		f.unknown++
 		add(d.Time, Other, "Outcome %q, which this version does not know.", d.Outcome)
