@@ -79,9 +79,11 @@ func (r Report) WriteCSV(w io.Writer) error {
 }
 
 // harmless returns a cell that no spreadsheet takes for a formula
-// (https://owasp.org/www-community/attacks/CSV_Injection).
+// (https://owasp.org/www-community/attacks/CSV_Injection). Some spreadsheets take wide characters for
+// the narrow ones, and skip spaces.
 func harmless(cell string) string {
-	if cell != "" && strings.ContainsRune("=+-@|%", rune(cell[0])) {
+	first, _ := utf8.DecodeRuneInString(strings.TrimSpace(cell))
+	if strings.ContainsRune("=+-@|%＝＋－＠", first) {
 		return "'" + cell
 	}
 	return cell
