@@ -158,9 +158,10 @@ type Redis struct {
 // Used reports whether a Redis is configured.
 func (r Redis) Used() bool { return len(r.Addresses) > 0 }
 
-// Ops configures the operations port.
+// Ops configures the operations port, and where those of all workers are.
 type Ops struct {
-	Address string `key:"address" default:"127.0.0.1:9090"`
+	Address string   `key:"address" default:"127.0.0.1:9090"`
+	Workers []string `key:"workers"`
 }
 
 // Log configures what is logged, and how.

@@ -262,6 +262,9 @@ var descriptions = map[string]string{
 		"Address of /healthz, /readyz, and /metrics, which have no access control. :9090 " +
 		"listens on every interface, which a container needs and the chart sets. If empty, " +
 		"there is no port.",
+	"ops.workers": "" +
+		"Operations ports of all workers, as HOST:PORT or URLs, for worker status. The worker " +
+		"itself does not use it. The default is ops.address.",
 
 	"log.level":  "Lowest level that is logged: debug, info, warn, or error.",
 	"log.format": "Format of log lines: json or console.",

@@ -48,8 +48,8 @@ somebody is not, or it is not known.`,
 		Args: cobra.NoArgs,
 	}
 	fs := cmd.Flags()
-	fs.StringSliceVar(&workers, "worker", nil, "operations port of a worker: HOST:PORT or a URL; repeat it for each (default: ops.address)")
-	fs.StringSliceVar(&workers, "workers", nil, "the same as --worker, as a list: HOST:PORT,HOST:PORT")
+	fs.StringSliceVar(&workers, "worker", nil,
+		"operations port of a worker: HOST:PORT or a URL; repeat it for each, or give a list (default: ops.workers, or ops.address)")
 	fs.IntVar(&most, "peek", defaultPeek, "look at so many messages of each queue, and at so many dead letters; 0 means none")
 	out.flag(fs)
 	return p.operateWith(cmd, loadIfUsed, func(ctx context.Context, cfg config.Config, _ []string) error {
@@ -86,6 +86,12 @@ somebody is not, or it is not known.`,
 // workerAddresses returns the URLs of the operations ports, each once.
 func workerAddresses(workers []string, cfg config.Config) ([]string, error) {
 	if len(workers) == 0 {
+		workers = cfg.Ops.Workers
+	}
+	switch {
+	case len(workers) == 0 && cfg.Ops.Address == "":
+		return nil, fail(exitUsage, "no worker is named: use --worker or ops.workers; ops.address is empty")
+	case len(workers) == 0:
 		workers = []string{cfg.Ops.Address}
 	}
 	var addresses []string
