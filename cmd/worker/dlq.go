@@ -155,7 +155,7 @@ only peeks.`,
 			Meaning string `json:"meaning"`
 			Action  string `json:"action"`
 		}{record, guide.Meaning, guide.Action}
-		return out.value(shown, func(w io.Writer) { showLetter(w, all[0], record, guide) })
+		return out.value(shown, func(w io.Writer) { showLetter(w, p.columns > 0, all[0], record, guide) })
 	})
 }
 

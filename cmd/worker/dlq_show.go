@@ -13,12 +13,16 @@ import (
 	"github.com/session-revoker/session-revoker/replay"
 )
 
-// showLetter prints everything that is known about a dead letter.
-func showLetter(w io.Writer, found replay.Found, record replay.Record, guide deadletter.Guide) {
+// showLetter prints everything that is known about a dead letter. On a screen, texts are wrapped.
+func showLetter(w io.Writer, onScreen bool, found replay.Found, record replay.Record, guide deadletter.Guide) {
 	l := found.Letter
 	line := func(name, value string) {
-		if value != "" {
-			fmt.Fprintf(w, "%-18s %s\n", name, plain(value))
+		switch value = plain(value); {
+		case value == "":
+		case onScreen:
+			printHanging(w, name, len("Client request id")+2, value)
+		default:
+			fmt.Fprintf(w, "%-18s %s\n", name, value)
 		}
 	}
 	line("Sequence number", fmt.Sprint(l.SequenceNumber))
@@ -55,11 +59,14 @@ func showLetter(w io.Writer, found replay.Found, record replay.Record, guide dea
 		line("Partly unreadable", l.Mended+
 			": the worker ignores this part, and a replay sends the message without it; worker dlq export keeps all bytes")
 	}
-	fmt.Fprintf(w, "\nWhat happened:  %s\nWhat to do:     %s\n", guide.Meaning, guide.Action)
+	fmt.Fprintln(w)
+	line("What happened", guide.Meaning)
+	line("What to do", guide.Action)
 
 	showProperties(w, "Properties set by the producer", record.Properties)
 	showProperties(w, "Not believed: properties with the worker's names that the worker did not write", l.NotBelieved)
-	line("\nContent type", record.ContentType)
+	fmt.Fprintln(w)
+	line("Content type", record.ContentType)
 	line("Session", record.SessionID)
 	fmt.Fprintln(w, "\nBody")
 	fmt.Fprintln(w, body(record))

@@ -167,7 +167,7 @@ func TestDLQListShowReplay(t *testing.T) {
 		len(listed) != 4 {
 		t.Errorf("%v, %+v", err, listed)
 	}
-	c.command("", "dlq", "show", "2").want(t, 0, "UserNotFound", "message-1", "What to do:", "Correct the producer's mapping",
+	c.command("", "dlq", "show", "2").want(t, 0, "UserNotFound", "message-1", "What to do  ", "Correct the producer's mapping",
 		`"userId": "`+id(1)+`"`)
 	c.command("", "dlq", "show", "2", "-o", "json").want(t, 0, `"action": "Correct the producer's mapping`)
 	c.command("", "dlq", "show", "99").want(t, 5, "no dead letter with the sequence number 99")

@@ -14,6 +14,7 @@ func TestListFitsTheTerminal(t *testing.T) {
 	narrow.want(t, 0, "1  20", id(0)+"  RetriesExhausted\n  attempts 0  because of that")
 	narrow.narrow(t)
 	c.commandIn("", []string{"COLUMNS=80"}, "event", "explain").narrow(t)
+	c.commandIn("", []string{"COLUMNS=80"}, "dlq", "show", "1").narrow(t)
 	c.command("", "dlq", "list").want(t, 0, "NUMBER  ENQUEUED") // a pipe has no width
 	x := c.terminal(nil, "dlq", "list")
 	if code := x.code(); code != 0 || !strings.Contains(x.out.String(), "2  20") || strings.Contains(x.out.String(), "NUMBER") {

@@ -73,7 +73,7 @@ func TestDLQShowsUnreadableLetters(t *testing.T) {
 		},
 	} {
 		var printed bytes.Buffer
-		showLetter(&printed, replay.Found{Letter: c.letter}, replay.Record{Letter: c.letter, BodyText: new("x")},
+		showLetter(&printed, false, replay.Found{Letter: c.letter}, replay.Record{Letter: c.letter, BodyText: new("x")},
 			deadletter.GuideTo("UserNotFound"))
 		for _, want := range c.want {
 			if !strings.Contains(printed.String(), want) {
