@@ -325,3 +325,55 @@ var sourceDescriptions = map[string]string{
 		"Longest time without an event that is normal, at most 168h. The alert " +
 		"SessionRevokerSourceSilent fires after it.",
 }
+
+// streamDescriptions holds the description of each setting of a stream, by key.
+var streamDescriptions = map[string]string{
+	"name": "" +
+		"Name of the stream: up to 32 small letters, digits, and hyphens, and no source's name. Messages " +
+		"carry it in the property `source`, and metrics and log lines name it.",
+	"issuer": "" +
+		"Issuer of the transmitter, exactly as in its tokens and in `events.transmitters_file`. Its metadata " +
+		"is found by it.",
+	"delivery": "" +
+		"`poll` (default): the ingest asks for tokens, and needs no public address. `push`: the transmitter " +
+		"sends them to `path`.",
+	"stream_id": "" +
+		"ID of the stream at the transmitter. Default: the only stream there with this delivery.",
+	"metadata_url": "" +
+		"Where the transmitter's metadata is, if it is not at a well-known address under its issuer.",
+	"poll_url": "" +
+		"Poll endpoint, for a transmitter without an API for streams. The ingest then asks for no metadata " +
+		"and no heartbeats.",
+	"origins": "" +
+		"Further origins that the transmitter's endpoints may have, for example `https://api.example.com`. " +
+		"Default: those of `issuer` and `metadata_url` alone. They get the access token.",
+	"token_file": "" +
+		"File with the access token for the transmitter's API. It is read for each request, so it may be replaced.",
+	"client_id":          "Client ID, to get access tokens by OAuth client credentials, instead of `token_file`.",
+	"client_secret_file": "File with the client secret.",
+	"token_url":          "Token endpoint of the authorization server.",
+	"scopes":             "Scopes to ask for, for example `[ssf.manage, ssf.read]`. Default: none are named.",
+	"events": "" +
+		"Events to request, by short name or URI, when `worker ssf create` or `update` runs. Default: those " +
+		"that sign people out by default.",
+	"max_events": "Maximum number of tokens in the answer to one poll. Default 50, at most 100.",
+	"poll_every": "" +
+		"Least time between two polls that bring nothing, for transmitters that answer at once. Default 5s, " +
+		"from 1s to 5m.",
+	"verify_every": "" +
+		"How often the ingest asks the transmitter for a heartbeat (a verification event). Default 15m, from 1m " +
+		"to 24h. The transmitter's own minimum takes precedence.",
+	"expect_every": "" +
+		"Longest time without a token or a heartbeat that is normal. The alert SessionRevokerSourceSilent " +
+		"fires after it. Default: three times `verify_every`, if the transmitter has heartbeats.",
+	"rate": "Maximum number of tokens per second. Default 500.",
+	"path": "For `push`: path of the URL that the transmitter calls, for example `/signals/okta`.",
+	"url": "" +
+		"For `push`: public URL of `path`, as the transmitter reaches it. `worker ssf create` needs it.",
+	"secret_file": "" +
+		"For `push`: file with the exact value of the header `Authorization` that the transmitter sends, of at " +
+		"least 16 bytes. `worker ssf create` gives it to the transmitter.",
+	"previous_secret_file": "" +
+		"For `push`: file with the value from before a rotation, which is accepted too. It may be missing or " +
+		"empty.",
+}

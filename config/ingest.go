@@ -12,7 +12,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Ingest configures worker ingest, which receives webhooks and puts them on the queue.
+// Ingest configures worker ingest, which receives webhooks and shared signals, and puts them on the
+// queue.
 type Ingest struct {
 	Address        string        `key:"address" default:"127.0.0.1:8088"`
 	TLSCertFile    string        `key:"tls_cert_file"`
@@ -26,8 +27,10 @@ type Ingest struct {
 	Concurrency    int           `key:"concurrency" default:"128" min:"2" max:"1024"`
 	AddressRate    int           `key:"address_rate" default:"200" min:"1" max:"100000"`
 
-	// Sources is a list of objects, so it is in the file only, without a flag or variable.
+	// Sources and Streams are lists of objects, so they are in the file only, without a flag or
+	// variable.
 	Sources []IngestSource `list:"sources"`
+	Streams []IngestStream `list:"streams"`
 }
 
 // IngestSource is one sender of webhooks, and how to know it. Package ingest says what each way to
@@ -68,79 +71,120 @@ type IngestSource struct {
 	ExpectEvery        time.Duration `key:"expect_every"`
 }
 
-// IngestOption is one setting of a source.
+// IngestStream is one stream of a transmitter of shared signals. Package ingest says what each
+// setting means.
+type IngestStream struct {
+	// At is where the stream is in the file, as FILE:LINE:COLUMN.
+	At string
+
+	Name               string        `key:"name"`
+	Issuer             string        `key:"issuer"`
+	Delivery           string        `key:"delivery"`
+	StreamID           string        `key:"stream_id"`
+	MetadataURL        string        `key:"metadata_url"`
+	PollURL            string        `key:"poll_url"`
+	Origins            []string      `key:"origins"`
+	TokenFile          string        `key:"token_file"`
+	ClientID           string        `key:"client_id"`
+	ClientSecretFile   string        `key:"client_secret_file"`
+	TokenURL           string        `key:"token_url"`
+	Scopes             []string      `key:"scopes"`
+	Events             []string      `key:"events"`
+	MaxEvents          int           `key:"max_events"`
+	PollEvery          time.Duration `key:"poll_every"`
+	VerifyEvery        time.Duration `key:"verify_every"`
+	ExpectEvery        time.Duration `key:"expect_every"`
+	Rate               int           `key:"rate"`
+	Path               string        `key:"path"`
+	URL                string        `key:"url"`
+	SecretFile         string        `key:"secret_file"`
+	PreviousSecretFile string        `key:"previous_secret_file"`
+}
+
+// IngestOption is one setting of a source or a stream.
 type IngestOption struct{ Key, Kind, Doc string }
 
 // IngestOptions returns the settings of a source in order.
-func IngestOptions() []IngestOption {
+func IngestOptions() []IngestOption { return objectOptions[IngestSource](sourceDescriptions) }
+
+// StreamOptions returns the settings of a stream in order.
+func StreamOptions() []IngestOption { return objectOptions[IngestStream](streamDescriptions) }
+
+// objectOptions returns the settings of an object in a list.
+func objectOptions[T any](descriptions map[string]string) []IngestOption {
 	var list []IngestOption
-	fields := reflect.TypeFor[IngestSource]()
-	for field := range fields.Fields() {
+	for field := range reflect.TypeFor[T]().Fields() {
 		key := field.Tag.Get("key")
 		if key == "" {
 			continue
 		}
 		kind := Option{value: reflect.New(field.Type).Elem()}.Kind()
-		list = append(list, IngestOption{Key: key, Kind: kind, Doc: sourceDescriptions[key]})
+		list = append(list, IngestOption{Key: key, Kind: kind, Doc: descriptions[key]})
 	}
 	return list
 }
 
-// ingestSources is the key of the list of sources.
-const ingestSources = "ingest.sources"
+// loadIngest takes the lists of objects out of the document of a file, and sets them.
+func loadIngest(ingest *Ingest, document *yaml.Node, file string, problems *Problems) {
+	ingest.Sources = loadObjects[IngestSource](document, file, problems, "source", "name, path, and verify", IngestOptions())
+	ingest.Streams = loadObjects[IngestStream](document, file, problems, "stream", "name and issuer", StreamOptions())
+}
 
-// loadSources takes the list of sources out of the document of a file, and returns it. The problems
-// say where in the file they are, and show no value, which may be a secret.
-func loadSources(document *yaml.Node, file string, problems *Problems) []IngestSource {
-	list := takeSources(document)
+// loadObjects takes the list of objects called noun out of the document of a file, and returns it.
+// The problems say where in the file they are, and show no value, which may be a secret.
+func loadObjects[T any](document *yaml.Node, file string, problems *Problems, noun, needs string, options []IngestOption) []T {
+	key := "ingest." + noun + "s"
+	list := takeList(document, key)
 	if list == nil || list.Tag == "!!null" {
 		return nil
 	}
 	at := func(n *yaml.Node) string { return fmt.Sprintf("%s:%d:%d", file, n.Line, n.Column) }
 	if list.Kind != yaml.SequenceNode {
-		problems.add("%s: %s must be a list of sources", at(list), ingestSources)
+		problems.add("%s: %s must be a list of %ss", at(list), key, noun)
 		return nil
 	}
-	var sources []IngestSource
+	var objects []T
 	for _, item := range list.Content {
 		if item.Kind != yaml.MappingNode {
-			problems.add("%s: a source of %s must be a mapping with name, path, and verify", at(item), ingestSources)
+			problems.add("%s: a %s of %s must be a mapping with %s", at(item), noun, key, needs)
 			continue
 		}
-		source := IngestSource{At: at(item)}
+		var object T
+		fields := reflect.ValueOf(&object).Elem()
+		fields.FieldByName("At").SetString(at(item))
 		seen := map[string]bool{}
 		for i := 0; i+1 < len(item.Content); i += 2 {
 			key, value := item.Content[i], item.Content[i+1]
-			switch problem := setSource(&source, key.Value, value); {
+			switch problem := setField(fields, key.Value, value); {
 			case seen[key.Value]:
-				problems.add("%s: %s is given twice", at(key), showSourceKey(key.Value))
+				problems.add("%s: %s is given twice", at(key), showObjectKey(key.Value, options))
 			case errors.Is(problem, errUnknownKey):
-				problems.add("%s: unknown setting %s of a source", at(key), showSourceKey(key.Value))
+				problems.add("%s: unknown setting %s of a %s", at(key), showObjectKey(key.Value, options), noun)
 			case problem != nil:
 				problems.add("%s: %s: %v", at(value), key.Value, problem)
 			}
 			seen[key.Value] = true
 		}
-		sources = append(sources, source)
+		objects = append(objects, object)
 	}
-	return sources
+	return objects
 }
 
-// takeSources removes ingest.sources from a document, and returns its node or nil. The key may be
-// written as a path.
-func takeSources(document *yaml.Node) *yaml.Node {
+// takeList removes ingest.NAME from a document, and returns its node or nil. The key may be written
+// as a path.
+func takeList(document *yaml.Node, key string) *yaml.Node {
 	if document.Kind != yaml.DocumentNode || len(document.Content) == 0 {
 		return nil
 	}
 	root := document.Content[0]
-	if list := take(root, ingestSources); list != nil {
+	if list := take(root, key); list != nil {
 		return list
 	}
 	group := member(root, "ingest")
 	if group == nil {
 		return nil
 	}
-	list := take(group, "sources")
+	list := take(group, strings.TrimPrefix(key, "ingest."))
 	if list != nil && len(group.Content) == 0 {
 		*group = yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"} // nothing else is in the group
 	}
@@ -173,9 +217,8 @@ func take(mapping *yaml.Node, name string) *yaml.Node {
 
 var errUnknownKey = errors.New("unknown")
 
-// setSource sets the field of a source. The error shows no value.
-func setSource(source *IngestSource, key string, value *yaml.Node) error {
-	fields := reflect.ValueOf(source).Elem()
+// setField sets the field of an object. The error shows no value.
+func setField(fields reflect.Value, key string, value *yaml.Node) error {
 	for i := range fields.NumField() {
 		if tag := fields.Type().Field(i).Tag.Get("key"); tag == "" || tag != key {
 			continue
@@ -196,10 +239,10 @@ func setSource(source *IngestSource, key string, value *yaml.Node) error {
 	return errUnknownKey
 }
 
-// showSourceKey quotes an unknown key, or only its beginning: it may be a secret in a wrong place.
-func showSourceKey(unknown string) string {
+// showObjectKey quotes an unknown key, or only its beginning: it may be a secret in a wrong place.
+func showObjectKey(unknown string, options []IngestOption) string {
 	var known []string
-	for _, o := range IngestOptions() {
+	for _, o := range options {
 		known = append(known, o.Key)
 	}
 	best := Similar(unknown[:min(len(unknown), 64)], known)
@@ -249,10 +292,15 @@ func (c Config) To() string {
 }
 
 // SourcesTable returns the table of the settings of a source for the documentation.
-func SourcesTable() string {
+func SourcesTable() string { return objectTable(IngestOptions()) }
+
+// StreamsTable is SourcesTable for a stream.
+func StreamsTable() string { return objectTable(StreamOptions()) }
+
+func objectTable(options []IngestOption) string {
 	var b strings.Builder
 	b.WriteString("| setting | what it does |\n|---|---|\n")
-	for _, o := range IngestOptions() {
+	for _, o := range options {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", o.Key, o.Doc)
 	}
 	return b.String()

@@ -54,7 +54,7 @@ func read(flags *pflag.FlagSet, environ []string, needsServiceBus bool) (Config,
 	var inFile map[string]int
 	name, _ := flags.GetString(FileFlag)
 	if name != "" {
-		c.Ingest.Sources, inFile = loadFile(values, name, &problems)
+		inFile = loadFile(&c.Ingest, values, name, &problems)
 	}
 	ofFile := maps.Clone(values)
 	loadEnvironment(values, environ, &problems)
@@ -124,31 +124,31 @@ func linesOf(lines map[string]int, prefix string, node *yaml.Node) {
 }
 
 // loadFile reads one YAML document. A file may be empty. The parser reports duplicate keys. The
-// settings go into values; the sources of webhooks, which are no settings, are returned, and the line
-// of each key.
-func loadFile(values map[string]any, name string, problems *Problems) (sources []IngestSource, lines map[string]int) {
+// settings go into values; the sources and streams, which are no settings, go into ingest. It returns
+// the line of each key.
+func loadFile(ingest *Ingest, values map[string]any, name string, problems *Problems) (lines map[string]int) {
 	text, err := readFile(name)
 	if err != nil {
 		problems.add("--%s: %v", FileFlag, err)
-		return nil, nil
+		return nil
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var document yaml.Node
 	var settings map[string]any
 	if err := decoder.Decode(&document); err != nil && !errors.Is(err, io.EOF) {
 		problems.add("%s: %s", name, yamlProblem(err))
-		return nil, nil
+		return nil
 	}
 	lines = map[string]int{}
 	linesOf(lines, "", &document)
-	sources = loadSources(&document, name, problems)
+	loadIngest(ingest, &document, name, problems)
 	if err := document.Decode(&settings); err != nil {
 		problems.add("%s: %s", name, yamlProblem(err))
-		return nil, nil
+		return nil
 	}
 	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		problems.add("%s: more than one YAML document; keep one", name)
-		return nil, nil
+		return nil
 	}
 	file := map[string]any{}
 	for _, key := range flatten(file, "", settings) {
@@ -167,7 +167,7 @@ func loadFile(values map[string]any, name string, problems *Problems) (sources [
 			problems.add("%s: unknown setting %s", name, showKey(key))
 		}
 	}
-	return sources, lines
+	return lines
 }
 
 // flatten adds what settings holds to values, by key: the path from the top, with dots. Each name

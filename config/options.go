@@ -56,7 +56,7 @@ func options(c *Config) []Option {
 		for j := range group.NumField() {
 			tag := group.Type().Field(j).Tag
 			if tag.Get("key") == "" {
-				continue // a list of objects, which loadSources reads
+				continue // a list of objects, which loadIngest reads
 			}
 			key := prefix + "." + tag.Get("key")
 			o := Option{

@@ -208,6 +208,7 @@ func exposed(t *testing.T) map[string]bool {
 	in.Requests.WithLabelValues("okta", "accepted")
 	in.LastAccepted.WithLabelValues("okta")
 	in.Expected.WithLabelValues("okta")
+	in.StreamWorking.WithLabelValues("okta")
 	families, err := metrics.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -119,7 +119,7 @@ func (s *Server) receive(ctx context.Context, in *incoming, control *http.Respon
 	if proof.once != "" && src.seen.has(key) {
 		// The sender repeats itself, or somebody else repeats the sender. The message is on the
 		// queue, so both may know that all is well.
-		return &answer{status: http.StatusOK, result: repeated}
+		return src.accepted(repeated)
 	}
 	if !src.limits.events.AllowN(in.now, 1) {
 		return src.busy(limited, "too many events of this source: come again")
@@ -153,7 +153,7 @@ func (s *Server) accept(ctx context.Context, in *incoming, contentType string) *
 	endSpan(span, err)
 	switch {
 	case err == nil:
-		return &answer{status: http.StatusOK, result: accepted}
+		return in.source.accepted(accepted)
 	case errors.Is(err, azservicebus.ErrMessageTooLarge):
 		return refuse(http.StatusRequestEntityTooLarge, tooLarge, "the event is larger than the queue accepts")
 	}

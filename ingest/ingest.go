@@ -1,13 +1,15 @@
-// Package ingest receives webhooks: it knows each sender by its own contract, puts the body on the
-// queue unchanged, and answers with success only when Service Bus has the message.
+// Package ingest receives webhooks and shared signals: it knows each sender by its own contract, puts
+// the body on the queue unchanged, and answers or acknowledges only when Service Bus has the message.
 package ingest
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/event/secevent"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -49,6 +52,12 @@ type Decoder interface {
 	Decode(message event.Message) ([]event.Item, error)
 }
 
+// Tokens verifies Security Event Tokens: a *secevent.Verifier. It must be safe for concurrent use.
+type Tokens interface {
+	Verify(body []byte) (secevent.Signal, *event.Error)
+	Find(issuer string) (secevent.Transmitter, bool)
+}
+
 // Dependencies are what the Server works with.
 type Dependencies struct {
 	Sender  Sender
@@ -58,7 +67,9 @@ type Dependencies struct {
 	Health *telemetry.Health
 	// Tracer makes the spans. It may be nil.
 	Tracer trace.Tracer
-	// Transport reaches the sign-in authority. nil means http.DefaultTransport.
+	// Tokens is needed with Config.Streams only.
+	Tokens Tokens
+	// Transport reaches the sign-in authority and the transmitters. nil means http.DefaultTransport.
 	Transport http.RoundTripper
 	// Decoder decides what is understood. It is needed with Config.Validate only.
 	Decoder Decoder
@@ -76,6 +87,7 @@ type Server struct {
 	deps      Dependencies
 	proxies   []netip.Prefix
 	sources   map[string]*source // by path
+	streams   []*stream          // in the order of the settings
 	publisher *publisher
 	nowhere   logLimit     // refused requests that reach no source
 	stopping  atomic.Bool  // no new connection is kept
@@ -90,15 +102,25 @@ func New(cfg Config, deps Dependencies) (*Server, error) {
 	if s.proxies, err = cfg.Proxies(); err != nil {
 		return nil, fmt.Errorf("ingest.trusted_proxies: %w", err)
 	}
-	if len(cfg.Sources) == 0 {
-		return nil, errors.New("ingest.sources: empty: list the senders in the configuration file (docs/ingest.md)")
+	if len(cfg.Sources)+len(cfg.Streams) == 0 {
+		return nil, errors.New("ingest.sources: empty, and so is ingest.streams: list the senders in the configuration file " +
+			"(docs/ingest.md, docs/shared-signals.md)")
 	}
 	if s.sources, err = newSources(cfg, deps.Transport); err != nil {
 		return nil, err
 	}
-	for _, src := range s.sources {
-		// Its own, so that no source makes the ingest forget what another one has sent.
-		src.seen = newMemory(max(1, maxSeen/len(s.sources)))
+	if s.streams, err = s.newStreams(); err != nil {
+		return nil, err
+	}
+	// Its own for each, so that no source makes the ingest forget what another one has sent.
+	all := slices.Collect(maps.Values(s.sources))
+	for _, st := range s.streams {
+		if st.Path == "" { // the others are among the sources
+			all = append(all, st.source)
+		}
+	}
+	for _, src := range all {
+		src.seen = newMemory(max(1, maxSeen/len(all)))
 	}
 	if cfg.TLSCertFile != "" {
 		if s.certs, err = newCertificate(cfg.TLSCertFile, cfg.TLSKeyFile); err != nil {
@@ -113,14 +135,28 @@ func New(cfg Config, deps Dependencies) (*Server, error) {
 		for _, src := range s.sources {
 			src.show(deps.Metrics)
 		}
+		for _, st := range s.streams {
+			st.show()
+		}
 	}
 	return s, nil
 }
 
-// Check returns the problems of the sources: settings that do not fit, and secrets that cannot be
-// read. It contacts nobody.
-func Check(cfg config.Ingest) error {
-	_, err := newSources(Config{Ingest: cfg, Authority: "https://login.microsoftonline.com/"}, nil)
+// Listens reports whether anything is received by HTTP. Without, Run needs no listener.
+func (s *Server) Listens() bool { return len(s.sources) > 0 }
+
+// Check returns the problems of the sources and streams: settings that do not fit, and secrets that
+// cannot be read. It contacts nobody. tokens may be nil if there are no streams.
+func Check(cfg config.Ingest, tokens Tokens) error {
+	s := &Server{
+		cfg:  Config{Ingest: cfg, Authority: "https://login.microsoftonline.com/"},
+		deps: Dependencies{Tokens: tokens},
+	}
+	var err error
+	if s.sources, err = newSources(s.cfg, nil); err != nil {
+		return err
+	}
+	_, err = s.newStreams()
 	return err
 }
 

@@ -60,8 +60,8 @@ func (s *Server) message(in *incoming, contentType string) *azservicebus.AMQPAnn
 
 // messageID returns the MessageID of a request.
 func (s *source) messageID(in *incoming) string {
-	own := ""
-	if s.id != nil {
+	own := in.eventID
+	if own == "" && s.id != nil {
 		own = s.id(in)
 	}
 	return MessageID(s.Name, own, in.body)

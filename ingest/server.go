@@ -45,8 +45,35 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 // Run answers the connections of l until ctx ends, and for 3 s longer. Then it takes no more,
-// finishes the requests in flight for at most drain, and returns. When hard ends, it returns at once. l is closed.
+// finishes the requests in flight for at most drain, and returns. When hard ends, it returns at once.
+// l is closed; it is nil if nothing is received by HTTP. Streams are polled until ctx ends: then what
+// has come is put on the queue and acknowledged.
 func (s *Server) Run(ctx, hard context.Context, l net.Listener, drain time.Duration) error {
+	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var publishing, streaming sync.WaitGroup
+	publishing.Go(func() { s.publisher.run(sending) })
+	publishing.Go(func() { s.watchFiles(sending) })
+	polling, end := context.WithCancel(ctx)
+	defer end()
+	for _, st := range s.streams {
+		streaming.Go(func() { st.run(polling, hard) })
+	}
+	var err error
+	if l == nil {
+		<-ctx.Done()
+	} else {
+		err = s.serve(ctx, hard, l, drain)
+	}
+	end() // also if the port is lost
+	streaming.Wait()
+	stop()
+	publishing.Wait()
+	return err
+}
+
+// serve answers the connections of l.
+func (s *Server) serve(ctx, hard context.Context, l net.Listener, drain time.Duration) error {
 	longest := s.cfg.Timeout
 	for _, src := range s.sources {
 		longest = max(longest, src.Timeout)
@@ -75,11 +102,6 @@ func (s *Server) Run(ctx, hard context.Context, l net.Listener, drain time.Durat
 			ClientAuth: tls.RequestClientCert,
 		}
 	}
-	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	var publishing sync.WaitGroup
-	publishing.Go(func() { s.publisher.run(sending) })
-	publishing.Go(func() { s.watchFiles(sending) })
 	served := make(chan error, 1)
 	go func() {
 		if s.certs != nil {
@@ -105,8 +127,6 @@ func (s *Server) Run(ctx, hard context.Context, l net.Listener, drain time.Durat
 		}
 	}
 	_ = server.Close()
-	stop()
-	publishing.Wait()
 	return err
 }
 

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,8 @@ type incoming struct {
 	key  string
 	body []byte
 	now  time.Time
+	// eventID is the sender's own id of the event, if verifying the request has told it.
+	eventID string
 }
 
 // verifier knows one sender.
@@ -58,6 +61,8 @@ type verifier struct {
 	after func(in *incoming) (delivery, *answer)
 	// id returns the sender's own id of the event, or "". It may be nil.
 	id func(in *incoming) string
+	// success is the status of an answer to an event that is on the queue; 0 means 200.
+	success int
 }
 
 // delivery is what is known of a request whose sender is proven.
@@ -275,6 +280,11 @@ func (s *source) show(m *telemetry.IngestMetrics) {
 	if s.ExpectEvery > 0 {
 		m.Expected.WithLabelValues(s.Name).Set(s.ExpectEvery.Seconds())
 	}
+}
+
+// accepted is the answer to an event that is on the queue.
+func (s *source) accepted(why result) *answer {
+	return &answer{status: cmp.Or(s.success, http.StatusOK), result: why}
 }
 
 // busy is the answer while the event cannot be put on the queue, for a reason that is ours.

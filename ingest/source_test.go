@@ -71,7 +71,7 @@ func TestSourcesThatProveNothingAreRefused(t *testing.T) {
 			s.Verify, s.SecretFile, s.CAFile, s.Names = "mtls", "", key, []string{"x"}
 		}),
 	} {
-		err := ingest.Check(config.Ingest{Sources: sources, MaxBody: 1 << 18, Timeout: time.Second, Concurrency: 8, AddressRate: 1})
+		err := ingest.Check(config.Ingest{Sources: sources, MaxBody: 1 << 18, Timeout: time.Second, Concurrency: 8, AddressRate: 1}, nil)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "worker.yaml:7:5") {
 			t.Errorf("%v, want %q", err, want)
 		}

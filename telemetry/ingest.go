@@ -15,10 +15,13 @@ type IngestMetrics struct {
 	// Requests counts requests, by source and result.
 	Requests *prometheus.CounterVec
 	// LastAccepted is the Unix time in seconds of the last event of each source that was put on the
-	// queue, or 0 if there was none since the start.
+	// queue, or of the last heartbeat of a stream, or 0 if there was none since the start.
 	LastAccepted *prometheus.GaugeVec
 	// Expected is the longest time in seconds without an event that is normal for a source.
 	Expected *prometheus.GaugeVec
+	// StreamWorking is 1 for each stream of shared signals that is enabled, can be reached, and sends
+	// heartbeats, and 0 for the others.
+	StreamWorking *prometheus.GaugeVec
 	// Publish is the time in seconds until Service Bus had accepted an event.
 	Publish prometheus.Histogram
 }
@@ -34,11 +37,15 @@ func NewIngestMetrics(version, commit string) *IngestMetrics {
 		}, []string{"source", "result"}),
 		LastAccepted: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "ingest_last_accepted_timestamp_seconds", Help: "Unix time at which worker ingest last put " +
-				"an event of a source on the queue; 0 if it has put none there since its start.",
+				"an event of a source on the queue, or got a heartbeat of a stream; 0 if there was none since its start.",
 		}, []string{"source"}),
 		Expected: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: ns, Name: "ingest_expected_interval_seconds", Help: "Longest time without an event that is normal for a " +
 				"source (expect_every).",
+		}, []string{"source"}),
+		StreamWorking: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Name: "ingest_stream_working", Help: "1 if a stream of shared signals is enabled, its transmitter " +
+				"answers, and heartbeats come; else 0.",
 		}, []string{"source"}),
 		Publish: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: ns, Name: "ingest_publish_seconds", Help: "Time until Service Bus had accepted an event of worker ingest.",
@@ -50,7 +57,7 @@ func NewIngestMetrics(version, commit string) *IngestMetrics {
 		ConstLabels: prometheus.Labels{"version": version, "commit": commit},
 	})
 	build.Set(1)
-	m.Registry.MustRegister(m.Requests, m.LastAccepted, m.Expected, m.Publish, build,
+	m.Registry.MustRegister(m.Requests, m.LastAccepted, m.Expected, m.StreamWorking, m.Publish, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

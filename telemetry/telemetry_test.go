@@ -187,6 +187,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	in.Requests.WithLabelValues("okta", "accepted")
 	in.LastAccepted.WithLabelValues("okta")
 	in.Expected.WithLabelValues("okta")
+	in.StreamWorking.WithLabelValues("okta")
 	families, err := m.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -305,5 +305,5 @@ func urlProblem(address string) string {
 	if ip := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || ip != nil && ip.IsLoopback() {
 		return ""
 	}
-	return "whoever is on the way could replace keys that come by http: use https"
+	return "whoever is on the way could change what comes by http: use https"
 }

@@ -1,0 +1,60 @@
+package ingest
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/event/secevent"
+)
+
+// maxPushed bounds a pushed token in bytes. It is more than what the verifier reads, so that the
+// transmitter is told what is wrong.
+const maxPushed = 96 << 10
+
+// receiver returns the verifier of what the transmitter pushes (RFC 8935).
+func (st *stream) receiver() (verifier, error) {
+	key, err := newSecret(st.SecretFile, st.PreviousSecretFile, nil)
+	if err != nil {
+		return verifier{}, err
+	}
+	return verifier{
+		secrets: []*secret{key},
+		success: http.StatusAccepted,
+		before: func(_ context.Context, in *incoming) *answer {
+			if !key.is(in.Header.Get("Authorization"), in.now) {
+				return refuseToken(http.StatusUnauthorized, unauthenticated, "authentication_failed",
+					"the header Authorization is not the one that was agreed on (authorization_header)")
+			}
+			return nil
+		},
+		after: func(in *incoming) (delivery, *answer) {
+			token, refused := st.verify(in.body)
+			if refused != nil {
+				return delivery{}, st.refusal(refused)
+			}
+			if st.note(token) {
+				return delivery{}, st.source.accepted(handshake)
+			}
+			in.eventID = eventID(token)
+			return delivery{once: in.eventID}, nil
+		},
+	}, nil
+}
+
+// refusal is the answer to a token that is not accepted.
+func (st *stream) refusal(refused *event.Error) *answer {
+	if refused.Kind == event.NotYet {
+		return st.source.busy(busy, "the keys that verify this token are not known yet: come again")
+	}
+	return refuseToken(http.StatusBadRequest, resultOf(refused), secevent.ErrorCode(refused), refused.Error())
+}
+
+// refuseToken returns an answer in the form of RFC 8935, section 2.3.
+func refuseToken(status int, why result, code, description string) *answer {
+	text, _ := json.Marshal(map[string]string{"err": code, "description": description})
+	return &answer{
+		status: status, result: why, text: string(text), contentType: "application/json", header: []string{"Content-Language", "en"},
+	}
+}
