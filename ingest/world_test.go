@@ -54,6 +54,8 @@ type settings struct {
 	proxies   []string
 	wrap      func(ingest.Sender) ingest.Sender
 	change    func(*ingest.Config)
+	streams   []config.IngestStream
+	tokens    ingest.Tokens
 }
 
 // inWorld runs a test in a bubble. It begins in the year 2000.
@@ -89,7 +91,7 @@ func newWorld(t *testing.T, s settings) *world {
 	w.logs = logs
 	cfg := ingest.Config{
 		Ingest: config.Ingest{
-			Sources: s.sources, TrustedProxies: s.proxies, Validate: s.validate != nil,
+			Sources: s.sources, Streams: s.streams, TrustedProxies: s.proxies, Validate: s.validate != nil,
 			Timeout: 10 * time.Second, MaxBody: 64 << 10, MaxConnections: 64, Concurrency: 8, AddressRate: 1000,
 		},
 		Entity: queue, Authority: "https://login.microsoftonline.com/", Sessions: s.sessions,
@@ -98,7 +100,7 @@ func newWorld(t *testing.T, s settings) *world {
 		s.change(&cfg)
 	}
 	w.server, err = ingest.New(cfg, ingest.Dependencies{
-		Sender: sender, Log: zap.New(core), Metrics: w.metrics, Health: w.health, Transport: s.transport, Decoder: s.validate,
+		Sender: sender, Log: zap.New(core), Metrics: w.metrics, Health: w.health, Transport: s.transport, Decoder: s.validate, Tokens: s.tokens,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -55,12 +55,12 @@ func (d Delivery) By() string {
 // VerifyEvery returns how often the receiver should ask for a heartbeat, given how often it wants to.
 // The transmitter may ask for fewer, and may take a receiver that is silent for too long for dead.
 func (s Stream) VerifyEvery(want time.Duration) time.Duration {
-	const most = 1 << 31 / time.Second // of what a transmitter can ask for: no overflow
-	seconds := func(n int) time.Duration { return time.Duration(min(max(n, 0), int(most))) * time.Second }
-	if half := seconds(s.Inactivity) / 2; half > 0 {
-		want = min(want, half)
+	const day = 86_400 // bounds what a transmitter can ask for
+	seconds := func(n int) time.Duration { return time.Duration(min(max(n, 0), day)) * time.Second }
+	if s.Inactivity > 0 {
+		want = min(want, seconds(s.Inactivity)/2)
 	}
-	return min(max(want, seconds(s.MinVerify), time.Second), 24*time.Hour)
+	return max(want, seconds(s.MinVerify), time.Minute)
 }
 
 // Spec is what an operator wants of a stream.

@@ -1,0 +1,306 @@
+package ingest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/ingest/ssf/ssftest"
+)
+
+// lies answers polls with what a test makes up, and counts them.
+type lies struct {
+	mu     sync.Mutex
+	answer http.HandlerFunc // nil for the truth
+	polls  int
+	others []string // requests that nobody should have made
+}
+
+func (l *lies) plan() plan {
+	return plan{tx: func(tx *ssftest.Transmitter) {
+		tx.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/poll") {
+				return false
+			}
+			l.mu.Lock()
+			answer := l.answer
+			l.polls++
+			l.mu.Unlock()
+			if answer == nil {
+				return false
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			answer(w, r)
+			return true
+		}
+	}}
+}
+
+func (l *lies) tell(answer http.HandlerFunc) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answer, l.polls = answer, 0
+}
+
+func (l *lies) told() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.polls
+}
+
+// inLies lets a transmitter lie for ten minutes. The stream must not poll more often than that, must
+// say what is wrong if problem is not "", and must work again when the transmitter does.
+func inLies(t *testing.T, most int, problem string, answer func(tx *ssftest.Transmitter) http.HandlerFunc) {
+	t.Helper()
+	l := &lies{}
+	inSignals(t, l.plan(), func(w *signals) {
+		w.after(10 * time.Second)
+		var before, now runtime.MemStats
+		runtime.ReadMemStats(&before)
+		l.tell(answer(w.tx))
+		w.after(10 * time.Minute)
+		runtime.ReadMemStats(&now)
+		if n := l.told(); n == 0 || n > most {
+			t.Errorf("%d polls within ten minutes, want 1 to %d", n, most)
+		}
+		if grown := int64(now.HeapAlloc) - int64(before.HeapAlloc); grown > 100<<20 {
+			t.Errorf("the heap has grown by %d MB", grown>>20)
+		}
+		w.wantProblem(problem)
+		l.tell(nil)
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(7 * time.Minute)
+		if got := len(w.queued()); got == 0 {
+			t.Error("the stream does not come back")
+		}
+		w.wantProblem("")
+	})
+}
+
+func text(answer string) func(*ssftest.Transmitter) http.HandlerFunc {
+	return func(*ssftest.Transmitter) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, answer) }
+	}
+}
+
+func TestLyingTransmitterWithAnEndlessBody(t *testing.T) {
+	inLies(t, 30, "more than 7340032 bytes", func(*ssftest.Transmitter) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"sets":{"a":"`)
+			for chunk := bytes.Repeat([]byte("a"), 1<<20); ; {
+				if _, err := w.Write(chunk); err != nil {
+					return
+				}
+			}
+		}
+	})
+}
+
+func TestLyingTransmitterWithAMillionTokens(t *testing.T) {
+	var many strings.Builder
+	many.WriteString(`{"sets":{"a":"b"`)
+	for i := range 50_000 { // what a million of them need is refused by its size
+		fmt.Fprintf(&many, `,"%d":""`, i)
+	}
+	many.WriteString(`}}`)
+	inLies(t, 150, "", text(many.String()))
+	inLies(t, 30, "more than 7340032 bytes", text(many.String()+strings.Repeat(" ", 7<<20)))
+}
+
+func TestLyingTransmitterThatDripsItsAnswer(t *testing.T) {
+	inLies(t, 30, "deadline", func(*ssftest.Transmitter) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, " "); err != nil {
+					return
+				}
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(time.Second)
+			}
+		}
+	})
+}
+
+func TestLyingTransmitterThatAlwaysHasMore(t *testing.T) {
+	inLies(t, 150, "there is more", text(`{"sets":{},"moreAvailable":true}`))
+}
+
+func TestLyingTransmitterWithWhatIsNoAnswer(t *testing.T) {
+	for _, answer := range []string{"", "[]", "null", `{"sets":[]}`, `{"sets":"x"}`, "<html>", `{"sets":{}`} {
+		inLies(t, 30, "the answer is not", text(answer))
+	}
+}
+
+func TestLyingTransmitterWithNamesThatAreNoTokens(t *testing.T) {
+	for _, answer := range []string{`{"sets":{"a":5,"b":null,"c":{},"d":[1]}}`, `{"sets":{"":"x"}}`, `{}`, `{"sets":null}`} {
+		inLies(t, 150, "", text(answer))
+	}
+	inLies(t, 150, "there is more", text(`{"sets":{"`+strings.Repeat("x", 600)+`":"y"}}`))
+}
+
+func TestLyingTransmitterThatRedirects(t *testing.T) {
+	for _, to := range []string{"http://169.254.169.254/metadata/identity/oauth2/token", "/tenant/elsewhere", "https://evil.example.com/"} {
+		inLies(t, 30, "redirects are not followed", func(tx *ssftest.Transmitter) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) {
+				for _, request := range tx.Requests() {
+					if strings.Contains(request, "metadata/identity") || strings.Contains(request, "elsewhere") {
+						t.Errorf("it follows: %s", request)
+					}
+				}
+				http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+			}
+		})
+	}
+}
+
+func TestLyingTransmitterWithAHugeRetryAfter(t *testing.T) {
+	for _, after := range []string{"99999999999999999999", "2147483647", "Fri, 31 Dec 9999 23:59:59 GMT", "-5", "soon"} {
+		inLies(t, 30, "HTTP 503", func(*ssftest.Transmitter) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", after)
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+	}
+}
+
+func TestRetryAfterIsHonored(t *testing.T) {
+	inLies(t, 6, "HTTP 429", func(*ssftest.Transmitter) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "150")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	})
+}
+
+func TestLyingTransmitterThatSwapsNames(t *testing.T) {
+	inSignals(t, plan{}, func(w *signals) {
+		w.after(10 * time.Second)
+		w.tx.Put("a", w.tx.Token("b", ssftest.AccountDisabled, nil, ada))
+		w.tx.Put("b", w.tx.Token("a", ssftest.AccountDisabled, nil, ada))
+		w.tx.Put("name", w.tx.Token("never-shown", ssftest.AccountDisabled, nil, ada))
+		w.after(10 * time.Minute)
+		w.wantQueued("three tokens under other names", 3)
+		// "name" was never acknowledged: no token with this ID has come.
+		if got := onlyTokens(w.tx.Acked(), "name"); len(got) != 0 || len(onlyTokens(w.tx.Acked(), "a", "b", "never-shown")) < 3 {
+			t.Errorf("acknowledged %v", w.tx.Acked())
+		}
+		if n := w.polls(); n > 150 {
+			t.Errorf("%d polls", n)
+		}
+		if !w.logged("another name than its ID") {
+			t.Error("nothing is logged")
+		}
+	})
+}
+
+// logged reports whether a line contains a text.
+func (w *signals) logged(text string) bool {
+	for _, line := range w.logs.All() {
+		if strings.Contains(line.Message, text) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestLyingTransmitterThatFloodsIsLimited(t *testing.T) {
+	n := 0
+	l := &lies{}
+	p := l.plan()
+	p.stream = func(c *config.IngestStream) { c.Rate = 5 }
+	inSignals(t, p, func(w *signals) {
+		w.after(10 * time.Second)
+		l.tell(func(to http.ResponseWriter, _ *http.Request) {
+			sets := map[string]string{}
+			for range 50 {
+				n++
+				id := fmt.Sprint("flood-", n)
+				sets[id] = w.tx.Token(id, ssftest.AccountDisabled, nil, ada)
+			}
+			_ = json.NewEncoder(to).Encode(map[string]any{"sets": sets})
+		})
+		w.after(time.Minute)
+		if got := len(w.queued()); got < 200 || got > 600 { // a burst of 200, and 5 each second
+			t.Errorf("%d tokens within a minute at a rate of 5 per second", got)
+		}
+		l.tell(nil)
+	})
+}
+
+func TestLyingTransmitterWithEndpointsElsewhere(t *testing.T) {
+	for name, endpoint := range map[string]string{
+		"configuration_endpoint": "https://evil.example.com/streams",
+		"status_endpoint":        "http://169.254.169.254/metadata",
+		"verification_endpoint":  "http://127.0.0.1:82/verify",
+	} {
+		inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
+			tx.Change = func(m map[string]any) { m[name] = endpoint }
+		}}, func(w *signals) {
+			w.after(5 * time.Minute)
+			problem := w.health.Warnings()["stream idp"]
+			if !strings.Contains(problem, "another origin") && !strings.Contains(problem, "use https") {
+				t.Errorf("%s: the problem is %q", name, problem)
+			}
+			for _, r := range w.tx.Requests() {
+				if strings.HasSuffix(r, "/metadata") || name == "verification_endpoint" && strings.HasSuffix(r, "/verify") {
+					t.Errorf("%s: it was asked: %s", name, r)
+				}
+			}
+		})
+	}
+}
+
+func TestLyingTransmitterWithAPollEndpointElsewhere(t *testing.T) {
+	const elsewhere = `[{"stream_id":"stream-1","delivery":{"method":"urn:ietf:rfc:8936","endpoint_url":"https://evil.example.com/poll"}}]`
+	answer := func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/streams") {
+			return false
+		}
+		_, _ = io.WriteString(w, elsewhere)
+		return true
+	}
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = answer }}, func(w *signals) {
+		w.after(5 * time.Minute)
+		w.wantProblem(`"https://evil.example.com/poll", has another origin: add it to origins`)
+		if w.polls() > 0 {
+			t.Error("it was polled")
+		}
+	})
+	inSignals(t, plan{
+		tx:     func(tx *ssftest.Transmitter) { tx.Answer = answer },
+		stream: func(c *config.IngestStream) { c.Origins = []string{"https://EVIL.example.com:443/"} },
+	}, func(w *signals) {
+		w.after(time.Minute)
+		if got := w.health.Warnings()["stream idp"]; strings.Contains(got, "origin") {
+			t.Errorf("an origin that was named: %s", got)
+		}
+	})
+}
+
+func TestLyingTransmitterWithMetadataOfAnother(t *testing.T) {
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
+		tx.Change = func(m map[string]any) { m["issuer"] = "https://evil.example.com" }
+	}}, func(w *signals) {
+		w.after(5 * time.Minute)
+		w.wantProblem(`is that of the issuer "https://evil.example.com"`)
+	})
+}
+
+func onlyTokens(all []string, wanted ...string) (some []string) {
+	for _, id := range all {
+		if slices.Contains(wanted, id) {
+			some = append(some, id)
+		}
+	}
+	return some
+}
