@@ -1,11 +1,13 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"go.uber.org/zap"
@@ -26,8 +28,9 @@ type Ingest struct {
 	health  *telemetry.Health
 	metrics *telemetry.IngestMetrics
 	tracing *telemetry.Tracing
-	web     net.Listener
-	ops     net.Listener // nil without an operations port
+	tokens  *secevent.Verifier // nil without streams
+	web     net.Listener       // nil if nothing is received by HTTP
+	ops     net.Listener       // nil without an operations port
 }
 
 // NewIngest assembles worker ingest, and opens its port and the operations port. It connects to
@@ -69,29 +72,40 @@ func NewIngest(cfg config.Config, w io.Writer) (*Ingest, error) {
 		health:  telemetry.NewHealth(ingest.MaxSilence, ingest.BusPart),
 		metrics: telemetry.NewIngestMetrics(Version, Commit),
 	}
-	i.server, err = ingest.New(ingest.Config{
-		Ingest:    cfg.Ingest,
-		Entity:    to,
-		Authority: cfg.Cloud().Authority,
-		Sessions:  cfg.ServiceBus.Sessions > 0,
-	}, ingest.Dependencies{
+	dependencies := ingest.Dependencies{
 		Sender:    sender,
 		Log:       log,
 		Metrics:   i.metrics,
 		Health:    i.health,
 		Tracer:    tracing.Tracer,
-		Transport: own.Transport(),
+		Transport: explaining{own.Transport()},
 		Decoder:   decoder,
-	})
+	}
+	if len(cfg.Ingest.Streams) > 0 { // only then must the file of transmitters be there
+		if i.tokens, err = NewVerifier(cfg, i.reportKeys); err != nil {
+			return nil, err
+		}
+		dependencies.Tokens = i.tokens
+	}
+	i.server, err = ingest.New(ingest.Config{
+		Ingest:    cfg.Ingest,
+		Entity:    to,
+		Authority: cfg.Cloud().Authority,
+		Sessions:  cfg.ServiceBus.Sessions > 0,
+	}, dependencies)
 	if err != nil {
 		return nil, err
 	}
-	if i.web, err = net.Listen("tcp", cfg.Ingest.Address); err != nil {
-		return nil, fmt.Errorf("open the port for webhooks: %w; set ingest.address to a free address", err)
+	if i.server.Listens() {
+		if i.web, err = net.Listen("tcp", cfg.Ingest.Address); err != nil {
+			return nil, fmt.Errorf("open the port for webhooks: %w; set ingest.address to a free address", err)
+		}
 	}
 	if cfg.Ops.Address != "" {
 		if i.ops, err = net.Listen("tcp", cfg.Ops.Address); err != nil {
-			_ = i.web.Close()
+			if i.web != nil {
+				_ = i.web.Close()
+			}
 			return nil, fmt.Errorf("open the operations port: %w; set ops.address to a free address, or to \"\" for none", err)
 		}
 	}
@@ -126,8 +140,30 @@ func (v validator) Decode(m event.Message) ([]event.Item, error) {
 	return v.others.Decode(m)
 }
 
-// Address returns the address on which webhooks are received.
-func (i *Ingest) Address() string { return i.web.Addr().String() }
+// Address returns the address on which webhooks are received, or "" if there is none.
+func (i *Ingest) Address() string {
+	if i.web == nil {
+		return ""
+	}
+	return i.web.Addr().String()
+}
+
+// reportKeys shows in the health and the log how reading a transmitter's keys went.
+func (i *Ingest) reportKeys(s secevent.Status) {
+	problem := ""
+	if s.Err != nil {
+		problem = s.Err.Error()
+	}
+	if !i.health.Warn("keys of "+s.Transmitter, problem) {
+		return
+	}
+	fields := []zap.Field{zap.String("transmitter", s.Transmitter), zap.Int("keys", s.Keys)}
+	if s.Err != nil {
+		i.log.Error("cannot read the keys of a transmitter; tokens that need them wait there", append(fields, zap.Error(s.Err))...)
+		return
+	}
+	i.log.Info("keys of a transmitter read", fields...)
+}
 
 // OpsAddress returns the address of the operations port, or "" without one.
 func (i *Ingest) OpsAddress() string {
@@ -142,21 +178,35 @@ func (i *Ingest) OpsAddress() string {
 // no success, and comes again.
 func (i *Ingest) Run(ctx, hard context.Context) error {
 	defer i.log.Sync() //nolint:errcheck // it fails on terminals, and nothing is left to do
-	var names []string
+	var names, streams []string
+	for _, stream := range i.cfg.Ingest.Streams {
+		streams = append(streams, stream.Name+" ("+cmp.Or(stream.Delivery, "poll")+")")
+	}
 	for _, source := range i.cfg.Ingest.Sources {
 		names = append(names, source.Name+" ("+source.Verify+")")
 	}
 	i.log.Info("starting", zap.String("version", Version), zap.String("commit", Commit),
-		zap.Any("config", i.cfg.Redacted()), zap.Strings("sources", names), zap.String("destination", i.cfg.To()))
-	i.log.Info("receiving webhooks", zap.String("address", i.Address()), zap.String("reach", reach(i.web.Addr())),
-		zap.Bool("tls", i.cfg.Ingest.TLSCertFile != ""))
+		zap.Any("config", i.cfg.Redacted()), zap.Strings("sources", names), zap.Strings("streams", streams),
+		zap.String("destination", i.cfg.To()))
+	if i.web != nil {
+		i.log.Info("receiving webhooks", zap.String("address", i.Address()), zap.String("reach", reach(i.web.Addr())),
+			zap.Bool("tls", i.cfg.Ingest.TLSCertFile != ""))
+	}
 	var ops *telemetry.Server
 	if i.ops != nil {
 		i.log.Info("the operations port is open, without access control",
 			zap.String("address", i.ops.Addr().String()), zap.String("reach", reach(i.ops.Addr())))
 		ops = telemetry.Serve(i.ops, i.health, i.metrics.Registry)
 	}
+	var keys sync.WaitGroup
+	refreshing, end := context.WithCancel(context.WithoutCancel(ctx)) // a push that is in flight needs them, too
+	defer end()
+	if i.tokens != nil {
+		keys.Go(func() { i.tokens.Run(refreshing) })
+	}
 	err := i.server.Run(ctx, hard, i.web, i.cfg.Consumer.DrainTimeout)
+	end()
+	keys.Wait()
 
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
