@@ -25,6 +25,8 @@ import (
 const (
 	// tokenType is the content type of a Security Event Token.
 	tokenType = "application/secevent+jwt"
+	// DefaultVerifyEvery is how often a heartbeat is asked for by default.
+	DefaultVerifyEvery = 15 * time.Minute
 	// findEvery is how often the metadata and the stream are read again.
 	findEvery = time.Hour
 	// silentAfter is how many heartbeats may be missing. With several replicas each one comes to any
@@ -110,7 +112,7 @@ func (s *Server) newStream(c config.IngestStream) (*stream, error) {
 	}
 	c.MaxEvents = cmp.Or(c.MaxEvents, 50)
 	c.PollEvery = cmp.Or(c.PollEvery, 5*time.Second)
-	c.VerifyEvery = cmp.Or(c.VerifyEvery, 15*time.Minute)
+	c.VerifyEvery = cmp.Or(c.VerifyEvery, DefaultVerifyEvery)
 	c.Rate = cmp.Or(c.Rate, 500)
 	client, err := NewStreamClient(c, s.deps.Transport)
 	if err != nil {

@@ -87,7 +87,8 @@ step fails, and which host and port to open. If Service Bus cannot be reached by
 the configured transport, doctor tries the other one.
 
 With events.transmitters_file it fetches the keys of each transmitter. With
---ingest-metrics it says when each source of worker ingest was last heard.
+--ingest-metrics it says when each source of worker ingest was last heard. With
+ingest.streams it asks each transmitter for the stream and its status.
 
 To check the settings of queues and subscriptions, it needs the administration
 API, and so the Manage claim or the role 'Azure Service Bus Data Owner'. Without
@@ -141,6 +142,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 			func(f *findings) { checkMappings(cfg, f) },
 			func(f *findings) { checkTransmitters(ctx, cfg, f) },
 			func(f *findings) { checkLastHeard(ctx, cfg, metrics, f) },
+			func(f *findings) { checkStreams(ctx, cfg, f) },
 		)
 		worst := 0
 		for _, c := range all.checks {

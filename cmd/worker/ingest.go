@@ -16,12 +16,16 @@ import (
 func (p *program) ingestCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ingest",
-		Short: "Receive webhooks and put them on the queue until SIGTERM",
-		Long: `Receive webhooks and put them on the queue until SIGTERM.
+		Short: "Receive webhooks and shared signals, and put them on the queue, until SIGTERM",
+		Long: `Receive webhooks and shared signals, and put them on the queue, until SIGTERM.
 
 This is for senders that can only call a URL. Each one is a source in the
 configuration file, with its path and a way to verify it (docs/ingest.md).
 A sender gets a success only when Service Bus has the message.
+
+It also polls the transmitters of shared signals, which are the streams in the
+configuration file, or takes what they push (docs/shared-signals.md). It
+verifies each token, and acknowledges it only when Service Bus has it.
 
 Run it beside worker run, as its own deployment: its identity needs to send
 to the queue, and nothing else. It does not call Graph.
@@ -62,16 +66,28 @@ of precedence. docs/configuration.md lists them all.`,
 
 // checkIngest checks the sources of worker ingest and their secrets.
 func checkIngest(cfg config.Config, f *findings) {
-	if len(cfg.Ingest.Sources) == 0 {
+	if len(cfg.Ingest.Sources)+len(cfg.Ingest.Streams) == 0 {
 		return
 	}
-	if err := ingest.Check(cfg.Ingest); err != nil {
+	var tokens ingest.Tokens
+	if cfg.Events.TransmittersFile != "" {
+		verifier, err := app.NewVerifier(cfg, nil)
+		if err != nil && len(cfg.Ingest.Streams) > 0 {
+			return // checkTransmitters says why
+		}
+		tokens = verifier
+	}
+	if err := ingest.Check(cfg.Ingest, tokens); err != nil {
 		for line := range strings.Lines(err.Error()) {
 			f.fail("ingest.sources", "see docs/ingest.md; with such a source, worker ingest does not start", "%s", strings.TrimSpace(line))
 		}
 		return
 	}
-	f.ok("ingest.sources", "%s; their secrets are readable", count(len(cfg.Ingest.Sources), "source"))
+	what := count(len(cfg.Ingest.Sources), "source")
+	if n := len(cfg.Ingest.Streams); n > 0 {
+		what += ", " + count(n, "stream")
+	}
+	f.ok("ingest.sources", "%s; their secrets are readable", what)
 	if cfg.To() == "" {
 		f.fail("ingest.destination", "set it: worker ingest does not know where to send", "several queues or subscriptions are configured")
 	}
@@ -80,7 +96,7 @@ func checkIngest(cfg config.Config, f *findings) {
 // checkIngestDestination checks that this identity may send to where worker ingest sends.
 func checkIngestDestination(ctx context.Context, cfg config.Config, client *azservicebus.Client, f *findings) {
 	to := cfg.To()
-	if len(cfg.Ingest.Sources) == 0 || to == "" {
+	if len(cfg.Ingest.Sources)+len(cfg.Ingest.Streams) == 0 || to == "" {
 		return
 	}
 	sender, err := client.NewSender(to, nil)

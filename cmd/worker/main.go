@@ -77,8 +77,8 @@ func (p *program) rootCommand() *cobra.Command {
 	})
 	root.AddCommand(
 		p.runCommand(), p.ingestCommand(), p.dlqCommand(), p.deferredCommand(), p.scheduledCommand(), p.revokeCommand(), p.sendCommand(),
-		p.eventCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), p.historyCommand(), p.statusCommand(),
-		versionCommand(),
+		p.eventCommand(), p.ssfCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), p.historyCommand(),
+		p.statusCommand(), versionCommand(),
 	)
 	completeKnown(root)
 	return root

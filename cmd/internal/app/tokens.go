@@ -36,6 +36,9 @@ func NewVerifier(cfg config.Config, report func(secevent.Status)) (*secevent.Ver
 	return verifier, nil
 }
 
+// Explaining returns a transport whose errors say which step of the connection failed.
+func Explaining(transport *http.Transport) http.RoundTripper { return explaining{transport} }
+
 // explaining is an HTTP transport whose errors say which step of the connection failed.
 type explaining struct{ transport *http.Transport }
 
