@@ -98,8 +98,8 @@ func (st *stream) turn(ctx context.Context) (pause time.Duration, err error) {
 	return st.poll(ctx)
 }
 
-// poll polls once. After a poll that put tokens on the queue, the next one follows at once, and
-// acknowledges them. Otherwise polls begin at least PollEvery apart, whatever the transmitter says.
+// poll polls once. After a poll that put tokens on the queue, or brought the heartbeat that was asked
+// for, the next one follows at once, and acknowledges them. Otherwise polls begin at least PollEvery apart, whatever the transmitter says.
 func (st *stream) poll(ctx context.Context) (pause time.Duration, err error) {
 	began := time.Now()
 	answer, err := st.client.Poll(ctx, st.pollURL, ssf.Request{
@@ -130,7 +130,11 @@ func (st *stream) poll(ctx context.Context) (pause time.Duration, err error) {
 		problem = "the transmitter says that there is more, and sends nothing that can be accepted"
 	}
 	st.report(problem)
-	if published > 0 {
+	st.mu.Lock()
+	came := st.came
+	st.came = false
+	st.mu.Unlock()
+	if published > 0 || came {
 		return 0, nil
 	}
 	return max(0, st.PollEvery-time.Since(began)), nil

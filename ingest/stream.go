@@ -59,6 +59,7 @@ type stream struct {
 	heard   time.Time // the last heartbeat or token
 	pending string    // the state of the last heartbeat that was asked for
 	status  string    // enabled, paused, disabled, or "" if it is not known
+	came    bool      // the heartbeat that was asked for has come
 	changed bool      // the transmitter says that the status has changed
 	events  logLimit  // lines about events of the stream itself
 }
@@ -414,7 +415,7 @@ func (st *stream) note(token secevent.Signal) (own bool) {
 	case "":
 		state = "none"
 	case st.pending:
-		state, st.pending = "as asked for", ""
+		state, st.pending, st.came = "as asked for", "", true
 	}
 	if mayLog {
 		deps.Log.Info("heartbeat of the stream", append(fields, zap.String("state", state))...)

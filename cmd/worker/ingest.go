@@ -83,11 +83,14 @@ func checkIngest(cfg config.Config, f *findings) {
 		}
 		return
 	}
-	what := count(len(cfg.Ingest.Sources), "source")
-	if n := len(cfg.Ingest.Streams); n > 0 {
-		what += ", " + count(n, "stream")
+	var what []string
+	if n := len(cfg.Ingest.Sources); n > 0 {
+		what = append(what, count(n, "source"))
 	}
-	f.ok("ingest.sources", "%s; their secrets are readable", what)
+	if n := len(cfg.Ingest.Streams); n > 0 {
+		what = append(what, count(n, "stream"))
+	}
+	f.ok("ingest.sources", "%s; their secrets are readable", strings.Join(what, ", "))
 	if cfg.To() == "" {
 		f.fail("ingest.destination", "set it: worker ingest does not know where to send", "several queues or subscriptions are configured")
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/ingest/ssf/ssftest"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -124,6 +125,41 @@ func TestIngestAndWorkerRevokeForAWebhook(t *testing.T) {
 	p.terminate(t)
 	if h.post("{}") != 0 {
 		t.Error("it answers after its end")
+	}
+}
+
+func TestIngestAndWorkerRevokeForASharedSignal(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	tx := ssftest.New("")
+	server := httptest.NewServer(tx)
+	defer server.Close()
+	tx.Issuer = server.URL
+	tx.Open()
+	dir := t.TempDir()
+	transmitters, file := filepath.Join(dir, "transmitters.yaml"), filepath.Join(dir, "worker.yaml")
+	for name, text := range map[string]string{
+		transmitters: fmt.Sprintf("transmitters:\n  - {name: idp, issuer: %s, audience: %s, jwks_url: %s/keys, "+
+			"subjects: {opaque: entra_object_id}}\n", tx.Issuer, ssftest.Audience, tx.Issuer),
+		file: fmt.Sprintf("ingest:\n  streams:\n    - {name: idp, issuer: %s}\n", tx.Issuer),
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.env = append(c.env, "REVOKER_EVENTS_TRANSMITTERS_FILE="+transmitters)
+	c.commandIn("", nil, "doctor", "--config", file).want(t, 0, "poll, enabled; a heartbeat every 15m0s")
+	p := &process{Cmd: exec.Command(binary, "ingest", "--config", file)}
+	p.Env = c.env
+	p.Stdout, p.Stderr = &p.out, &p.out
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	tx.Emit(ssftest.AccountDisabled, nil, map[string]any{"format": "opaque", "id": id(0)})
+	c.start()
+	c.until("the revocation", func() bool { return c.revoked(1) == 1 })
+	p.terminate(t)
+	if tx.Waiting() != 0 || len(tx.Refused()) != 0 {
+		t.Errorf("%d wait, refused %v\n%s", tx.Waiting(), tx.Refused(), &p.out)
 	}
 }
 

@@ -191,24 +191,25 @@ session_revoker_ingest_last_accepted_timestamp_seconds.`,
 			}
 			return out.value(shown, shown.print)
 		}
-		all := &rows{output: out, header: table.Row{"NAME", "DELIVERY", "STATUS", "STREAM ID", "PROBLEM"}}
-		var first error
+		all := &rows{output: out, header: table.Row{"NAME", "DELIVERY", "STATUS", "STREAM ID"}}
+		var problems []string
 		for _, r := range list {
 			shown, err := r.look(ctx)
 			if err != nil {
-				first = cmp.Or(first, err)
 				shown = r.shown(ssf.Stream{})
-				shown.Problem = err.Error()
+				shown.Problem = strings.TrimPrefix(err.Error(), r.Name+": ")
 			}
-			if err := all.add(shown, table.Row{
-				shown.Name, shown.Delivery, shown.Status, plain(short(shown.ID, 24)), plain(short(shown.Problem, 200)),
-			}); err != nil {
+			if shown.Problem != "" {
+				problems = append(problems, shown.Name+": "+shown.Problem)
+			}
+			row := table.Row{shown.Name, shown.Delivery, plain(short(cmp.Or(shown.Status, "–"), 10)), plain(short(cmp.Or(shown.ID, "–"), 24))}
+			if err := all.add(shown, row); err != nil {
 				return err
 			}
 		}
 		all.end("")
-		if first != nil {
-			return &exitError{code: exitFailed} // the lines have said what
+		if len(problems) > 0 {
+			return fail(exitFailed, "%s", strings.Join(problems, "\nworker: "))
 		}
 		return nil
 	})

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"strings"
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/ingest/ssf"
+	"github.com/session-revoker/session-revoker/network"
 )
 
 // checkStreams looks at each stream of worker ingest at its transmitter.
@@ -33,7 +36,8 @@ func checkStream(ctx context.Context, r *remote, f *findings) {
 	}
 	shown, err := r.look(ctx)
 	if err != nil {
-		f.fail(name, "see docs/shared-signals.md; until then, no token of this stream comes", "%s", firstLine(err))
+		what, fix := network.SplitFix(strings.TrimPrefix(firstLine(err), r.Name+": "))
+		f.fail(name, cmp.Or(fix, "see docs/shared-signals.md")+"; until then, no token of this stream comes", "%s", what)
 		return
 	}
 	if t, ok := r.tokens.Find(r.Issuer); ok && t.JWKSURL != "" && r.metadata.JWKSURL != "" && t.JWKSURL != r.metadata.JWKSURL {
