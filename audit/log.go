@@ -82,7 +82,8 @@ type Decision struct {
 type Operation struct {
 	Time time.Time `json:"time"`
 	// Command is the command: "revoke", "dlq replay", "dlq purge", "dlq import", "guard release",
-	// "scheduled cancel", "scheduled now".
+	// "scheduled cancel", "scheduled now", "ssf create", and so on. Of the latter, Source is the stream,
+	// and To its issuer.
 	Command string `json:"command"`
 	// Run joins the records of one run, and the messages that it sent (revoker-replay-run).
 	Run string `json:"run"`

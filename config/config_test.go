@@ -394,8 +394,9 @@ func TestOptionsHaveOneDescriptionEach(t *testing.T) {
 
 func TestOptionsAreDocumented(t *testing.T) {
 	for file, c := range map[string]struct{ name, table string }{
-		"../docs/configuration.md": {"options", config.MarkdownTable()},
-		"../docs/ingest.md":        {"sources", config.SourcesTable()},
+		"../docs/configuration.md":  {"options", config.MarkdownTable()},
+		"../docs/ingest.md":         {"sources", config.SourcesTable()},
+		"../docs/shared-signals.md": {"streams", config.StreamsTable()},
 	} {
 		open, end := "<!-- "+c.name+": made by `go test ./config -update` -->\n", "<!-- /"+c.name+" -->"
 		text, err := os.ReadFile(file)
@@ -468,8 +469,21 @@ func TestSourcesAreReadStrictly(t *testing.T) {
 	}
 }
 
+func TestStreamsAreRead(t *testing.T) {
+	c, err := load(t, "ingest:\n  streams:\n    - {name: a, issuer: 'https://a', origins: [b], verify_every: 5m, max_events: 7}", minimal)
+	if err != nil || len(c.Ingest.Streams) != 1 || len(c.Ingest.Sources) != 0 {
+		t.Fatalf("%+v, %v", c.Ingest, err)
+	}
+	if s := c.Ingest.Streams[0]; s.Name != "a" || s.Issuer != "https://a" || s.VerifyEvery != 5*time.Minute || s.MaxEvents != 7 ||
+		!strings.HasSuffix(s.At, "config.yaml:3:7") {
+		t.Errorf("%+v", s)
+	}
+	_, err = load(t, "ingest: {streams: [{name: a, isuer: x}], sources: [{name: b, pth: x}]}", minimal)
+	wantProblems(t, err, `"isuer"; did you mean "issuer"`, "of a stream", "of a source")
+}
+
 func TestSourcesHaveDescriptions(t *testing.T) {
-	for _, o := range config.IngestOptions() {
+	for _, o := range append(config.IngestOptions(), config.StreamOptions()...) {
 		if !strings.HasSuffix(o.Doc, ".") {
 			t.Errorf("%s: %q is not a description", o.Key, o.Doc)
 		}

@@ -76,15 +76,16 @@ func settingsSchema() map[string]any {
 		}
 		groups[group].(object)["properties"].(object)[name] = setting
 	}
-	groups["ingest"].(object)["properties"].(object)["sources"] = sourcesSchema()
+	groups["ingest"].(object)["properties"].(object)["sources"] = objectsSchema(config.IngestOptions(), "name", "path", "verify")
+	groups["ingest"].(object)["properties"].(object)["streams"] = objectsSchema(config.StreamOptions(), "name", "issuer")
 	return object{"type": "object", "additionalProperties": false, "properties": groups}
 }
 
-// sourcesSchema returns the schema of ingest.sources.
-func sourcesSchema() map[string]any {
+// objectsSchema returns the schema of ingest.sources or ingest.streams.
+func objectsSchema(options []config.IngestOption, required ...string) map[string]any {
 	type object = map[string]any
 	keys := object{}
-	for _, o := range config.IngestOptions() {
+	for _, o := range options {
 		setting := object{"description": o.Doc}
 		switch o.Kind {
 		case "int":
@@ -94,13 +95,16 @@ func sourcesSchema() map[string]any {
 		default: // durations are strings, too
 			setting["type"] = "string"
 		}
-		if o.Key == "verify" {
+		switch o.Key {
+		case "verify":
 			setting["enum"] = ingest.Kinds()
+		case "delivery":
+			setting["enum"] = []string{"poll", "push"}
 		}
 		keys[o.Key] = setting
 	}
 	return object{"type": "array", "maxItems": ingest.MaxSources, "items": object{
-		"type": "object", "additionalProperties": false, "required": []string{"name", "path", "verify"}, "properties": keys,
+		"type": "object", "additionalProperties": false, "required": required, "properties": keys,
 	}}
 }
 

@@ -16,7 +16,7 @@ import (
 func (p *program) ingestCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ingest",
-		Short: "Receive webhooks and shared signals, and put them on the queue, until SIGTERM",
+		Short: "Receive webhooks and shared signals until SIGTERM",
 		Long: `Receive webhooks and shared signals, and put them on the queue, until SIGTERM.
 
 This is for senders that can only call a URL. Each one is a source in the

@@ -242,7 +242,8 @@ func (p *program) ssfSubjectChange(verb, short, long string, remove bool) *cobra
 	var address, given string
 	cmd := &cobra.Command{
 		Use: verb + " NAME", Short: short, Long: long,
-		Example: `  worker ssf subject ` + verb + ` keycloak --email ada@contoso.com --config worker.yaml
+		Example: `  worker ssf subject ` + verb + ` keycloak --config worker.yaml \
+    --email ada@contoso.com
   worker ssf subject ` + verb + ` keycloak --config worker.yaml \
     --subject '{"format":"iss_sub","iss":"https://idp","sub":"248289"}'`,
 		Args: cobra.ExactArgs(1),
