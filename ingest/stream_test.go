@@ -553,3 +553,88 @@ func TestStreamSettings(t *testing.T) {
 		t.Errorf("without transmitters: %v", err)
 	}
 }
+
+func TestPollThatIsHeldForTooLongIsNoFault(t *testing.T) {
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Hold = 10 * time.Minute }}, func(w *signals) {
+		w.after(10 * time.Second)
+		for range 20 {
+			w.after(3 * time.Minute)
+			w.wantProblem("")
+		}
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(time.Second)
+		w.wantQueued("a token", 1)
+		if n := w.polls(); n > 150 {
+			t.Errorf("%d polls in an hour", n)
+		}
+	})
+}
+
+func TestStreamIsPolledWithoutAnAPIForStreams(t *testing.T) {
+	inSignals(t, plan{
+		tx: func(tx *ssftest.Transmitter) {
+			tx.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+				if strings.HasSuffix(r.URL.Path, "/poll") || strings.HasSuffix(r.URL.Path, "/keys") {
+					return false
+				}
+				t.Errorf("asked for %s", r.URL.Path)
+				http.NotFound(w, r)
+				return true
+			}
+		},
+		stream: func(c *config.IngestStream) { c.PollURL = "http://127.0.0.1:81/tenant/poll" },
+	}, func(w *signals) {
+		w.after(time.Minute)
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(time.Second)
+		w.wantQueued("a token", 1)
+		w.wantProblem("")
+	})
+}
+
+func TestStreamIsPolledWhileTheAPIForStreamsIsAway(t *testing.T) {
+	var away atomic.Bool
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
+		tx.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+			if !away.Load() || strings.HasSuffix(r.URL.Path, "/poll") || strings.HasSuffix(r.URL.Path, "/keys") {
+				return false
+			}
+			http.Error(w, "", http.StatusBadGateway)
+			return true
+		}
+	}}, func(w *signals) {
+		w.after(time.Minute)
+		away.Store(true)
+		w.after(3 * time.Hour)
+		w.wantProblem("HTTP 502")
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(time.Second)
+		w.wantQueued("a token", 1)
+		away.Store(false)
+		w.after(5 * time.Minute)
+		w.wantProblem("")
+	})
+}
+
+func TestStreamThatWasCreatedAgainIsFound(t *testing.T) {
+	var gone atomic.Bool
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
+		tx.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+			if !gone.Load() || !strings.HasSuffix(r.URL.Path, "/poll") {
+				return false
+			}
+			gone.Store(false)
+			http.NotFound(w, r)
+			return true
+		}
+	}}, func(w *signals) {
+		w.after(time.Minute)
+		n := len(w.tx.Requests())
+		gone.Store(true)
+		w.after(2 * time.Minute)
+		if !slices.Contains(w.tx.Requests()[n:], "GET /tenant/streams") {
+			t.Errorf("it was not looked for again: %v", w.tx.Requests()[n:])
+		}
+		w.wantProblem("")
+	})
+}
