@@ -35,7 +35,7 @@ func (st *stream) run(ctx, hard context.Context) {
 	pauses := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(firstPause), backoff.WithMaxInterval(longestPause), backoff.WithMaxElapsedTime(0))
 	for ctx.Err() == nil {
-		pause, err := st.turn(ctx)
+		pause, err := st.turn(ctx, hard)
 		if ctx.Err() != nil {
 			break
 		}
@@ -79,7 +79,7 @@ func (st *stream) failed(err error, pause time.Duration) time.Duration {
 var errNotQueued = errors.New("tokens are not on the queue")
 
 // turn does what is due, and returns how long to wait until the next turn.
-func (st *stream) turn(ctx context.Context) (pause time.Duration, err error) {
+func (st *stream) turn(ctx, hard context.Context) (pause time.Duration, err error) {
 	defer func() {
 		if recover() != nil {
 			st.server.deps.Log.Error("a defect of session-revoker: report it with this line", zap.Stack("stack"), zap.String("source", st.Name))
@@ -95,12 +95,12 @@ func (st *stream) turn(ctx context.Context) (pause time.Duration, err error) {
 		st.report(st.trouble())
 		return pushEvery, nil
 	}
-	return st.poll(ctx)
+	return st.poll(ctx, hard)
 }
 
 // poll polls once. After a poll that put tokens on the queue, or brought the heartbeat that was asked
 // for, the next one follows at once, and acknowledges them. Otherwise polls begin at least PollEvery apart, whatever the transmitter says.
-func (st *stream) poll(ctx context.Context) (pause time.Duration, err error) {
+func (st *stream) poll(ctx, hard context.Context) (pause time.Duration, err error) {
 	began := time.Now()
 	answer, err := st.client.Poll(ctx, st.pollURL, ssf.Request{
 		MaxEvents: st.MaxEvents, Immediately: st.immediate, Ack: st.ack, Refused: st.refused,
@@ -121,7 +121,7 @@ func (st *stream) poll(ctx context.Context) (pause time.Duration, err error) {
 	}
 	st.immediate = false
 	st.ack, st.refused = nil, map[string]ssf.Refusal{}
-	published, err := st.take(ctx, answer)
+	published, err := st.take(ctx, hard, answer)
 	if err != nil {
 		return 0, err
 	}
@@ -142,15 +142,16 @@ func (st *stream) poll(ctx context.Context) (pause time.Duration, err error) {
 
 // take verifies the tokens of an answer, puts them on the queue, and notes which ones are to be
 // acknowledged and refused. It returns how many are on the queue that were not there before.
-func (st *stream) take(ctx context.Context, answer ssf.Answer) (published int, err error) {
+func (st *stream) take(ctx, hard context.Context, answer ssf.Answer) (published int, err error) {
 	if len(answer.Tokens) == 0 {
 		return 0, nil
 	}
 	if err := st.source.limits.events.WaitN(ctx, len(answer.Tokens)); err != nil {
 		return 0, err
 	}
-	// What has come is put on the queue even if the ingest is to stop meanwhile.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), st.source.Timeout)
+	// What has come is put on the queue even if the ingest is to stop meanwhile, unless it is to stop at
+	// once.
+	ctx, cancel := context.WithTimeout(hard, st.source.Timeout)
 	defer cancel()
 	now := time.Now()
 	if answer.Left {

@@ -140,6 +140,12 @@ func TestLyingTransmitterWithWhatIsNoAnswer(t *testing.T) {
 	}
 }
 
+func TestLyingTransmitterThatNestsDeeply(t *testing.T) {
+	for _, open := range []string{"[", `{"a":`} {
+		inLies(t, 30, "the answer is not", text(`{"sets":{"a":`+strings.Repeat(open, 1<<20)))
+	}
+}
+
 func TestLyingTransmitterWithNamesThatAreNoTokens(t *testing.T) {
 	for _, answer := range []string{`{"sets":{"a":5,"b":null,"c":{},"d":[1]}}`, `{"sets":{"":"x"}}`, `{}`, `{"sets":null}`} {
 		inLies(t, 150, "", text(answer))

@@ -308,6 +308,19 @@ func TestIsTokenLeavesOtherMessagesAlone(t *testing.T) {
 	}
 }
 
+func TestIsTokenSurvivesDeepNesting(t *testing.T) {
+	v := fromIDP(t, nil)
+	for _, n := range []int{100_000, 8 << 20} { // the latter needs a queue of the Premium tier
+		body := append([]byte(`{"iss":"a","jti":"b","events":`), bytes.Repeat([]byte("["), n)...)
+		if v.IsToken(event.Message{Body: body}) {
+			t.Errorf("%d brackets are taken for a token", n)
+		}
+		if _, err := v.Decode(event.Message{ContentType: "application/secevent+jwt", Body: body}); err == nil {
+			t.Errorf("%d brackets are a token", n)
+		}
+	}
+}
+
 func TestVerifyErrorsQuoteLittle(t *testing.T) {
 	v := fromIDP(t, nil)
 	long := strings.Repeat("secret-", 1000)

@@ -2,6 +2,7 @@ package ssf
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
@@ -67,7 +68,7 @@ func (c *Client) Poll(ctx context.Context, endpoint string, ask Request) (Answer
 		r.header = []string{"Content-Language", "en"} // of the descriptions
 	}
 	body, status, err := c.call(ctx, r, http.StatusOK, http.StatusAccepted, http.StatusNoContent)
-	if err != nil || status != http.StatusOK {
+	if err != nil || status != http.StatusOK || ask.MaxEvents == 0 {
 		return Answer{}, err
 	}
 	return readAnswer(body, ask.MaxEvents)
@@ -75,7 +76,8 @@ func (c *Client) Poll(ctx context.Context, endpoint string, ask Request) (Answer
 
 // readAnswer reads at most most tokens. It makes nothing of the others: an answer may have a million.
 func readAnswer(body []byte, most int) (Answer, error) {
-	if !gjson.ValidBytes(body) {
+	// gjson checks by recursion without a bound: a few megabytes of brackets would end the process.
+	if !json.Valid(body) {
 		return Answer{}, errors.New("poll: the answer is not JSON")
 	}
 	answer := gjson.ParseBytes(body)
