@@ -21,6 +21,8 @@ const (
 	// firstPause and longestPause bound the time between two attempts while a stream does not work.
 	firstPause   = time.Second
 	longestPause = time.Minute
+	// longestBusy is the same while Service Bus does not accept tokens.
+	longestBusy = 10 * time.Second
 	// longestAsked bounds how long a transmitter may make us wait (Retry-After).
 	longestAsked = 5 * time.Minute
 	// farewellTime bounds the last acknowledgment.
@@ -62,7 +64,7 @@ func (st *stream) run(ctx, hard context.Context) {
 // failed reports an error, and returns how long to wait.
 func (st *stream) failed(err error, pause time.Duration) time.Duration {
 	if errors.Is(err, errNotQueued) {
-		return pause // the publisher has reported it
+		return min(pause, longestBusy) // the publisher has reported it
 	}
 	st.report(err.Error())
 	refused, answered := errors.AsType[*ssf.Error](err)
@@ -157,7 +159,7 @@ func (st *stream) take(ctx, hard context.Context, answer ssf.Answer) (published 
 	if answer.Left {
 		st.line(now, "the transmitter has sent more than it was asked for: the rest must come again", busy)
 	}
-	fresh := st.sort(answer.Tokens, now)
+	fresh := st.check(answer.Tokens, now)
 	results := make([]result, len(fresh))
 	var sending sync.WaitGroup
 	for i, one := range fresh {
@@ -193,9 +195,9 @@ type verified struct {
 	key  [32]byte // is the same for the same token only
 }
 
-// sort verifies tokens, and returns those that are to be put on the queue. Of the others, it notes
+// check verifies tokens, and returns those that are to be put on the queue. Of the others, it notes
 // which ones are to be acknowledged or refused.
-func (st *stream) sort(tokens []ssf.Token, now time.Time) (fresh []verified) {
+func (st *stream) check(tokens []ssf.Token, now time.Time) (fresh []verified) {
 	twice := map[[32]byte]bool{}
 	for _, one := range tokens {
 		token, why := st.verify([]byte(one.Text))

@@ -43,6 +43,8 @@ type world struct {
 	metrics  *telemetry.IngestMetrics
 	health   *telemetry.Health
 	stop     func() error
+	cfg      ingest.Config
+	deps     ingest.Dependencies
 }
 
 // settings is what a test changes.
@@ -99,19 +101,27 @@ func newWorld(t *testing.T, s settings) *world {
 	if s.change != nil {
 		s.change(&cfg)
 	}
-	w.server, err = ingest.New(cfg, ingest.Dependencies{
+	w.cfg, w.deps = cfg, ingest.Dependencies{
 		Sender: sender, Log: zap.New(core), Metrics: w.metrics, Health: w.health, Transport: s.transport, Decoder: s.validate, Tokens: s.tokens,
-	})
-	if err != nil {
-		t.Fatal(err)
+	}
+	w.start(context.Background())
+	return w
+}
+
+// start starts a Server until stop is called. When hard ends, it stops at once.
+func (w *world) start(hard context.Context) {
+	w.t.Helper()
+	var err error
+	if w.server, err = ingest.New(w.cfg, w.deps); err != nil {
+		w.t.Fatal(err)
 	}
 	w.listener = graph.NewMemoryListener()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- w.server.Run(ctx, context.Background(), w.listener, time.Minute) }()
+	server, listener := w.server, w.listener
+	go func() { ended <- server.Run(ctx, hard, listener, time.Minute) }()
 	w.stop = func() error { cancel(); return <-ended }
 	synctest.Wait()
-	return w
 }
 
 // noSecrets fails if a log line holds a secret or a body.

@@ -268,6 +268,11 @@ func (x *Transmitter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if x.Answer != nil && x.Answer(w, r) {
 		return
 	}
+	x.Serve(w, r)
+}
+
+// Serve answers a request without asking Answer.
+func (x *Transmitter) Serve(w http.ResponseWriter, r *http.Request) {
 	root := x.path()
 	switch r.URL.Path {
 	case "/.well-known/ssf-configuration" + root:
