@@ -178,9 +178,9 @@ func (st *stream) take(ctx, hard context.Context, answer ssf.Answer) (published 
 		case accepted:
 			published++
 			st.source.seen.add(one.key)
-			st.ack = append(st.ack, one.ID)
+			st.ack = append(st.ack, one.name)
 		case tooLarge:
-			st.refused[one.ID] = ssf.Refusal{Code: "invalid_request", Description: "larger than the receiver can accept"}
+			st.refused[one.name] = ssf.Refusal{Code: "invalid_request", Description: "larger than the receiver can accept"}
 		default:
 			err = errNotQueued
 		}
@@ -191,8 +191,8 @@ func (st *stream) take(ctx, hard context.Context, answer ssf.Answer) (published 
 // verified is a token that is to be put on the queue.
 type verified struct {
 	secevent.Signal
-	text string
-	key  [32]byte // is the same for the same token only
+	name, text string
+	key        [32]byte // is the same for the same token only
 }
 
 // check verifies tokens, and returns those that are to be put on the queue. Of the others, it notes
@@ -206,21 +206,22 @@ func (st *stream) check(tokens []ssf.Token, now time.Time) (fresh []verified) {
 			continue
 		}
 		if token.ID != one.Key {
-			// The name is not signed, the ID is: what is here is acknowledged, and not what it is called.
-			st.line(now, "a token has another name than its ID (jti): it is acknowledged by its ID", malformed)
+			// The ID is signed and says which token it is. The name says which of its entries the
+			// transmitter has sent: under the ID it may keep another token, which has not come.
+			st.line(now, "a token has another name than its ID (jti): it is acknowledged by its name", malformed)
 		}
 		key := sha256.Sum256([]byte(st.Name + "\x00" + one.Text))
 		switch {
-		case twice[key]:
+		case twice[key]: // under two names; the other one comes again, and is repeated then
 			continue
 		case st.note(token):
 			st.count(handshake)
-			st.ack = append(st.ack, token.ID)
+			st.ack = append(st.ack, one.Key)
 		case st.source.seen.has(key):
 			st.count(repeated)
-			st.ack = append(st.ack, token.ID)
+			st.ack = append(st.ack, one.Key)
 		default:
-			fresh = append(fresh, verified{token, one.Text, key})
+			fresh = append(fresh, verified{token, one.Key, one.Text, key})
 		}
 		twice[key] = true
 	}

@@ -1,7 +1,9 @@
 package ingest_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -37,8 +39,9 @@ type plan struct {
 	tx      func(tx *ssftest.Transmitter)
 	stream  func(c *config.IngestStream)
 	world   func(s *settings)
-	keys    http.HandlerFunc // answers instead of the transmitter's keys
-	nothing bool             // no stream is there at the start
+	keys    http.HandlerFunc     // answers instead of the transmitter's keys
+	nothing bool                 // no stream is there at the start
+	other   *ssftest.Transmitter // whose tokens are accepted, too, but not on this stream
 }
 
 var ada = map[string]any{"format": "email", "email": "ada@contoso.com"}
@@ -56,9 +59,19 @@ func inSignals(t *testing.T, p plan, test func(w *signals)) {
 		}
 		transport := serve(t, tx, p.keys)
 		audience := []string{ssftest.Audience}
-		verifier, err := secevent.New(secevent.Config{Transport: transport, Transmitters: []secevent.Transmitter{{
+		transmitters := []secevent.Transmitter{{
 			Name: "idp", Issuer: tx.Issuer, Audience: audience, JWKSURL: "http://127.0.0.1:81" + strings.TrimSuffix(path(tx.Issuer), "/") + "/keys",
-		}}})
+		}}
+		if p.other != nil {
+			text, err := json.Marshal(p.other.Keys())
+			if err != nil {
+				t.Fatal(err)
+			}
+			transmitters = append(transmitters, secevent.Transmitter{
+				Name: "other", Issuer: p.other.Issuer, Audience: audience, JWKSFile: secretFile(t, string(text)),
+			})
+		}
+		verifier, err := secevent.New(secevent.Config{Transport: transport, Transmitters: transmitters})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -305,6 +318,40 @@ func TestPollRefusesWhatIsNotTheTransmitters(t *testing.T) {
 	}
 }
 
+func TestPollRefusesTheTokensOfAnotherTransmitter(t *testing.T) {
+	other := ssftest.New("https://other.example.com")
+	inSignals(t, plan{other: other}, func(w *signals) {
+		w.after(10 * time.Second)
+		w.tx.Put("a", other.Token("a", ssftest.AccountDisabled, nil, ada))
+		w.after(time.Minute)
+		if got := w.tx.Refused()["a"]; got.Err != "invalid_issuer" {
+			t.Errorf("refused with %+v", got)
+		}
+		w.wantQueued("nothing", 0)
+	})
+}
+
+func TestPollDoesNotHoldUpAStopAtOnce(t *testing.T) {
+	faults := &faulty{}
+	inSignals(t, plan{world: func(s *settings) { s.wrap = faults.wrap }}, func(w *signals) {
+		_ = w.stop()
+		hard, kill := context.WithCancel(context.Background())
+		defer kill()
+		w.start(hard)
+		w.after(10 * time.Second)
+		faults.change(func() { faults.delay = time.Hour })
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(time.Second)
+		began := time.Now()
+		kill()
+		_ = w.stop()
+		w.stop = func() error { return nil }
+		if took := time.Since(began); took > 6*time.Second { // one send
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
 func TestPollKeepsATokenAtTheTransmitterWhileItsKeysAreAway(t *testing.T) {
 	var mu sync.Mutex
 	away := true
@@ -339,6 +386,26 @@ func TestPollKeepsATokenAtTheTransmitterWhileItsKeysAreAway(t *testing.T) {
 
 // published answers with the keys; a test sets it.
 var published http.HandlerFunc
+
+func TestPollGoesOnIfAnAcknowledgmentIsRefused(t *testing.T) {
+	refuses := func(w http.ResponseWriter, r *http.Request) bool {
+		text, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(text))
+		if !strings.Contains(string(text), `"ack":["poison"`) {
+			return false
+		}
+		http.Error(w, `{"err":"invalid_request"}`, http.StatusBadRequest)
+		return true
+	}
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = refuses }}, func(w *signals) {
+		w.after(10 * time.Second)
+		w.tx.Put("poison", w.tx.Token("poison", ssftest.AccountDisabled, nil, ada))
+		w.after(time.Minute)
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(5 * time.Minute)
+		w.wantQueued("both", 2)
+	})
+}
 
 func TestPollOfARepeatedTokenPublishesItOnce(t *testing.T) {
 	inSignals(t, plan{}, func(w *signals) {
@@ -410,6 +477,8 @@ func TestStatusOfAStreamIsShown(t *testing.T) {
 		w.after(20 * time.Second)
 		w.wantProblem("paused it")
 		w.wantQueued("stream-updated", 0)
+		w.after(2 * time.Minute) // the status was read since
+		w.wantProblem("paused it")
 		w.tx.SetStatus("enabled", false)
 		w.after(2 * time.Minute)
 		w.wantProblem("")

@@ -176,6 +176,11 @@ func (x *Transmitter) Sign(claims map[string]any, headers map[jose.HeaderKey]any
 	return compact
 }
 
+// Keys returns its public keys.
+func (x *Transmitter) Keys() jose.JSONWebKeySet {
+	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "one", Key: x.key.Public(), Use: "sig"}}}
+}
+
 // Acked returns the IDs that were acknowledged, in order.
 func (x *Transmitter) Acked() []string {
 	x.mu.Lock()
@@ -279,7 +284,7 @@ func (x *Transmitter) Serve(w http.ResponseWriter, r *http.Request) {
 		x.metadata(w)
 		return
 	case root + "/keys":
-		reply(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{KeyID: "one", Key: x.key.Public(), Use: "sig"}}})
+		reply(w, http.StatusOK, x.Keys())
 		return
 	}
 	if x.Access != "" && r.Header.Get("Authorization") != "Bearer "+x.Access {
