@@ -84,7 +84,8 @@ var errNotQueued = errors.New("tokens are not on the queue")
 func (st *stream) turn(ctx, hard context.Context) (pause time.Duration, err error) {
 	defer func() {
 		if recover() != nil {
-			st.server.deps.Log.Error("a defect of session-revoker: report it with this line", zap.Stack("stack"), zap.String("source", st.Name))
+			st.server.deps.Log.Error("a defect of session-revoker: report it with this line", zap.Stack("stack"),
+				zap.String("source", st.Name))
 			err = errors.New("a defect of session-revoker")
 		}
 	}()

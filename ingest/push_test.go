@@ -30,7 +30,8 @@ func pushed(t *testing.T, access bool) plan {
 
 // push pushes a token as RFC 8935 says.
 func (w *signals) push(token string, header ...string) *httptest.ResponseRecorder {
-	return w.post("/signals/idp", token, append([]string{"Content-Type", "application/secevent+jwt", "Authorization", theKey}, header...)...)
+	usual := []string{"Content-Type", "application/secevent+jwt", "Authorization", theKey}
+	return w.post("/signals/idp", token, append(usual, header...)...)
 }
 
 // wantRefusal fails unless an answer has the form of RFC 8935, section 2.3.

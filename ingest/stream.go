@@ -184,7 +184,7 @@ func checkStream(c config.IngestStream) error {
 	case pushed && (c.PollURL != "" || c.MaxEvents != 0 || c.PollEvery != 0):
 		return errors.New("poll_url, max_events, poll_every: have no effect with delivery: push")
 	case c.PollURL != "" && (c.StreamID != "" || c.MetadataURL != "" || len(c.Events) > 0):
-		return errors.New("stream_id, metadata_url, events: have no effect with poll_url, which is for transmitters without an API for streams")
+		return errors.New("stream_id, metadata_url, events: have no effect with poll_url, which is for transmitters without an API")
 	case pushed && (!pathForm.MatchString(c.Path) || len(c.Path) > 128):
 		return errors.New("path: must be like /signals/okta, of letters, digits, and . _ ~ -, without a slash at the end")
 	case pushed && c.URL != "" && secevent.AddressProblem(c.URL) != "":

@@ -66,7 +66,7 @@ func loseNothing(t *testing.T, random *rand.Rand) {
 		var kill context.CancelFunc
 		restart := func() {
 			var hard context.Context
-			hard, kill = context.WithCancel(context.Background()) //nolint:gosec // the test kills the last one, too
+			hard, kill = context.WithCancel(context.Background())
 			w.start(hard)
 		}
 		_ = w.stop()

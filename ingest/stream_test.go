@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -60,7 +61,8 @@ func inSignals(t *testing.T, p plan, test func(w *signals)) {
 		transport := serve(t, tx, p.keys)
 		audience := []string{ssftest.Audience}
 		transmitters := []secevent.Transmitter{{
-			Name: "idp", Issuer: tx.Issuer, Audience: audience, JWKSURL: "http://127.0.0.1:81" + strings.TrimSuffix(path(tx.Issuer), "/") + "/keys",
+			Name: "idp", Issuer: tx.Issuer, Audience: audience,
+			JWKSURL: "http://127.0.0.1:81" + strings.TrimSuffix(path(tx.Issuer), "/") + "/keys",
 		}}
 		if p.other != nil {
 			text, err := json.Marshal(p.other.Keys())
@@ -265,9 +267,7 @@ func TestPollRefusesWhatIsNotTheTransmitters(t *testing.T) {
 			"iss": tx.Issuer, "aud": tx.Audience, "jti": "a", "iat": now(), "sub_id": ada,
 			"events": map[string]any{ssftest.AccountDisabled: map[string]any{}},
 		}
-		for k, v := range changes {
-			c[k] = v
-		}
+		maps.Copy(c, changes)
 		return c
 	}
 	for what, c := range map[string]struct {
@@ -285,11 +285,14 @@ func TestPollRefusesWhatIsNotTheTransmitters(t *testing.T) {
 		}},
 		"algorithm none": {"invalid_key", func(tx *ssftest.Transmitter) string {
 			signed := tx.Sign(claims(tx, nil), headers)
-			return "eyJhbGciOiJub25lIiwidHlwIjoic2VjZXZlbnQrand0In0" + signed[strings.IndexByte(signed, '.'):strings.LastIndexByte(signed, '.')+1]
+			claims := signed[strings.IndexByte(signed, '.'):strings.LastIndexByte(signed, '.')]
+			return "eyJhbGciOiJub25lIiwidHlwIjoic2VjZXZlbnQrand0In0" + claims + "."
 		}},
 		"no token": {"invalid_request", func(*ssftest.Transmitter) string { return "hello" }},
 		"claims":   {"invalid_request", func(*ssftest.Transmitter) string { return `{"iss":"x","events":{},"jti":"a"}` }},
-		"no jti":   {"invalid_request", func(tx *ssftest.Transmitter) string { return tx.Sign(claims(tx, map[string]any{"jti": ""}), headers) }},
+		"no jti": {"invalid_request", func(tx *ssftest.Transmitter) string {
+			return tx.Sign(claims(tx, map[string]any{"jti": ""}), headers)
+		}},
 		"an ID token": {"invalid_request", func(tx *ssftest.Transmitter) string {
 			return tx.Sign(claims(tx, nil), map[jose.HeaderKey]any{"kid": "one", "typ": "at+jwt"})
 		}},
@@ -431,7 +434,8 @@ func TestHeartbeatsComeAndStayOffTheQueue(t *testing.T) {
 			t.Errorf("%d heartbeats in an hour", n)
 		}
 		last := testutil.ToFloat64(w.metrics.LastAccepted.WithLabelValues("idp"))
-		if expected := testutil.ToFloat64(w.metrics.Expected.WithLabelValues("idp")); float64(time.Now().Unix())-last > 1000 || expected != 2700 {
+		expected := testutil.ToFloat64(w.metrics.Expected.WithLabelValues("idp"))
+		if float64(time.Now().Unix())-last > 1000 || expected != 2700 {
 			t.Errorf("last heard at %v, expected every %v", last, expected)
 		}
 		w.wantProblem("")
@@ -452,8 +456,8 @@ func TestHeartbeatsRespectTheTransmittersMinimum(t *testing.T) {
 		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "/streams") {
 			return false
 		}
-		fmt.Fprint(w, `[{"stream_id":"stream-1","delivery":{"method":"urn:ietf:rfc:8936","endpoint_url":"http://127.0.0.1:81/tenant/poll"},`+
-			`"min_verification_interval":3600,"aud":["`+ssftest.Audience+`"]}]`)
+		fmt.Fprint(w, `[{"stream_id":"stream-1","delivery":{"method":"urn:ietf:rfc:8936",`+
+			`"endpoint_url":"http://127.0.0.1:81/tenant/poll"},"min_verification_interval":3600,"aud":["`+ssftest.Audience+`"]}]`)
 		return true
 	}
 	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = minimum }}, func(w *signals) {
@@ -582,8 +586,10 @@ func TestStreamSettings(t *testing.T) {
 		"delivery: poll or push":       stream(func(c *config.IngestStream) { c.Delivery = "pull" }),
 		"required with delivery: push": stream(func(c *config.IngestStream) { c.Delivery = "push" }),
 		"have no effect without":       stream(func(c *config.IngestStream) { c.Path = "/a" }),
-		"have no effect with delivery": stream(func(c *config.IngestStream) { c.Delivery, c.Path, c.SecretFile, c.MaxEvents = "push", "/a", key, 3 }),
-		"path: must be like":           stream(func(c *config.IngestStream) { c.Delivery, c.Path, c.SecretFile = "push", "/a/", key }),
+		"have no effect with delivery": stream(func(c *config.IngestStream) {
+			c.Delivery, c.Path, c.SecretFile, c.MaxEvents = "push", "/a", key, 3
+		}),
+		"path: must be like": stream(func(c *config.IngestStream) { c.Delivery, c.Path, c.SecretFile = "push", "/a/", key }),
 		"url: whoever is on the way": stream(func(c *config.IngestStream) {
 			c.Delivery, c.Path, c.SecretFile, c.URL = "push", "/a", key, "http://a.example.com"
 		}),
@@ -618,7 +624,8 @@ func TestStreamSettings(t *testing.T) {
 	if err := ingest.Check(twice, verifier); err == nil || !strings.Contains(err.Error(), "has this name") {
 		t.Errorf("two streams with one name: %v", err)
 	}
-	if err := ingest.Check(stream(func(*config.IngestStream) {}), nil); err == nil || !strings.Contains(err.Error(), "events.transmitters_file") {
+	err = ingest.Check(stream(func(*config.IngestStream) {}), nil)
+	if err == nil || !strings.Contains(err.Error(), "events.transmitters_file") {
 		t.Errorf("without transmitters: %v", err)
 	}
 }

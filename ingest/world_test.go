@@ -102,7 +102,8 @@ func newWorld(t *testing.T, s settings) *world {
 		s.change(&cfg)
 	}
 	w.cfg, w.deps = cfg, ingest.Dependencies{
-		Sender: sender, Log: zap.New(core), Metrics: w.metrics, Health: w.health, Transport: s.transport, Decoder: s.validate, Tokens: s.tokens,
+		Sender: sender, Log: zap.New(core), Metrics: w.metrics, Health: w.health, Transport: s.transport, Decoder: s.validate,
+		Tokens: s.tokens,
 	}
 	w.start(context.Background())
 	return w

@@ -202,7 +202,8 @@ session_revoker_ingest_last_accepted_timestamp_seconds.`,
 			if shown.Problem != "" {
 				problems = append(problems, shown.Name+": "+shown.Problem)
 			}
-			row := table.Row{shown.Name, shown.Delivery, plain(short(cmp.Or(shown.Status, "–"), 10)), plain(short(cmp.Or(shown.ID, "–"), 24))}
+			status, id := cmp.Or(shown.Status, "–"), cmp.Or(shown.ID, "–")
+			row := table.Row{shown.Name, shown.Delivery, plain(short(status, 10)), plain(short(id, 24))}
 			if err := all.add(shown, row); err != nil {
 				return err
 			}

@@ -63,7 +63,7 @@ push, the transmitter gets the address (url) and the secret (secret_file).`,
 			shown := r.shown(s)
 			return nil, c.out.value(shown, func(w io.Writer) {
 				shown.print(w)
-				fmt.Fprintf(w, "It is there already: nothing was changed. To do: worker ssf update %s, if its events differ.\n", r.Name)
+				fmt.Fprintf(w, "It is there already: nothing was changed.\nTo do: worker ssf update %s, if its events differ.\n", r.Name)
 			})
 		}
 		if !errors.Is(err, ssf.ErrNoStream) {
@@ -128,7 +128,7 @@ secret of secret_file again: run it after a rotation.`,
 			shown := r.shown(changed)
 			return c.out.value(shown, func(w io.Writer) {
 				shown.print(w)
-				fmt.Fprintf(w, "The transmitter has accepted the update. To do: worker ssf show %s, and worker ssf verify %s\n", r.Name, r.Name)
+				fmt.Fprintf(w, "The transmitter has accepted the update.\nTo do: worker ssf verify %s\n", r.Name)
 			})
 		}, nil
 	})
@@ -156,7 +156,7 @@ paused stream, as long as it can. Those of a disabled one are lost.`,
 		if err != nil {
 			return nil, err
 		}
-		print := func(status ssf.Status) error {
+		show := func(status ssf.Status) error {
 			return c.out.value(status, func(w io.Writer) {
 				fmt.Fprintf(w, "%s is %s", r.Name, plain(short(status.Status, 40)))
 				if status.Reason != "" {
@@ -170,7 +170,7 @@ paused stream, as long as it can. Those of a disabled one are lost.`,
 			if err != nil {
 				return nil, explainSSF(err, r.Name)
 			}
-			return nil, print(status)
+			return nil, show(status)
 		}
 		return func() error {
 			status, err := r.client.SetStatus(ctx, r.metadata, ssf.Status{ID: s.ID, Status: set, Reason: reason})
@@ -178,10 +178,11 @@ paused stream, as long as it can. Those of a disabled one are lost.`,
 				return explainSSF(err, r.Name)
 			}
 			if status.Status == "" {
-				fmt.Fprintf(p.stderr, "The transmitter has accepted the request, and carries it out later. To do: worker ssf status %s\n", r.Name)
+				fmt.Fprintln(p.stderr, "The transmitter has accepted the request, and carries it out later.")
+				fmt.Fprintf(p.stderr, "To do: worker ssf status %s\n", r.Name)
 				return nil
 			}
-			return print(status)
+			return show(status)
 		}, nil
 	})
 }
@@ -221,7 +222,8 @@ worker ingest first, or remove the stream from its settings.`,
 			}
 			shown := r.shown(s)
 			return c.out.value(shown, func(w io.Writer) {
-				fmt.Fprintf(w, "Deleted: the stream %s of %s.\nTo do: remove %s from ingest.streams.\n", plain(short(s.ID, 40)), r.Issuer, r.Name)
+				fmt.Fprintf(w, "Deleted: the stream %s of %s.\n", plain(short(s.ID, 40)), r.Issuer)
+				fmt.Fprintf(w, "To do: remove %s from ingest.streams.\n", r.Name)
 			})
 		}, nil
 	})

@@ -104,7 +104,8 @@ func (c *Client) metadata(ctx context.Context, address string) (Metadata, error)
 		return Metadata{}, err
 	}
 	if m.Issuer != c.cfg.Issuer {
-		return Metadata{}, fmt.Errorf("the metadata at %s is that of the issuer %s, not of %q: correct issuer", address, show(m.Issuer), c.cfg.Issuer)
+		return Metadata{}, fmt.Errorf("the metadata at %s is that of the issuer %s, not of %q: correct issuer", address, show(m.Issuer),
+			c.cfg.Issuer)
 	}
 	return m, nil
 }

@@ -244,7 +244,8 @@ func (c *Client) once(ctx context.Context, r request, want []int) ([]byte, int, 
 	case err != nil:
 		return nil, response.StatusCode, fmt.Errorf("%s: %s: read the answer: %w", r.doing, plainEndpoint(r.endpoint), err)
 	case len(body) > r.limit:
-		return nil, response.StatusCode, fmt.Errorf("%s: the answer of %s has more than %d bytes", r.doing, plainEndpoint(r.endpoint), r.limit)
+		return nil, response.StatusCode, fmt.Errorf("%s: the answer of %s has more than %d bytes", r.doing, plainEndpoint(r.endpoint),
+			r.limit)
 	}
 	return body, response.StatusCode, nil
 }

@@ -178,7 +178,8 @@ func TestStreamIsCreatedReadChangedAndDeleted(t *testing.T) {
 func TestTransmitterThatOnlyPushesIsNotAskedToHoldTokens(t *testing.T) {
 	m := ssf.Metadata{DeliveryMethods: []string{"urn:ietf:rfc:8935"}, Configuration: "https://idp.example.com/streams"}
 	c := newClient(t, http.NotFoundHandler(), ssf.Config{Issuer: "https://idp.example.com"})
-	if _, err := c.Create(t.Context(), m, ssf.Spec{Delivery: ssf.Poll}); err == nil || !strings.Contains(err.Error(), "does not deliver by poll") {
+	_, err := c.Create(t.Context(), m, ssf.Spec{Delivery: ssf.Poll})
+	if err == nil || !strings.Contains(err.Error(), "does not deliver by poll") {
 		t.Errorf("%v", err)
 	}
 }
@@ -233,7 +234,8 @@ func TestErrorsShowNoTextOfTheTransmitterButItsCode(t *testing.T) {
 			ssf.Config{Issuer: "https://idp.example.com"})
 		_, err := c.Poll(t.Context(), "https://idp.example.com/poll?key=hidden", ssf.Request{})
 		if err == nil || !strings.Contains(err.Error(), want) || strings.ContainsAny(err.Error(), "\x1b") ||
-			strings.Contains(err.Error(), "pwned") || strings.Contains(err.Error(), "hidden") || strings.Contains(err.Error(), "long text") {
+			strings.Contains(err.Error(), "pwned") || strings.Contains(err.Error(), "hidden") ||
+			strings.Contains(err.Error(), "long text") {
 			t.Errorf("%s: %v", body, err)
 		}
 	}

@@ -105,7 +105,8 @@ func (c *Client) Find(ctx context.Context, m Metadata, want Spec) (Stream, error
 		return s, fmt.Errorf("the stream %s has the issuer %s, not %q", show(s.ID), show(s.Issuer), c.cfg.Issuer)
 	}
 	if by := s.Delivery.By(); by != want.Delivery {
-		return s, fmt.Errorf("the stream %s is delivered by %s, not by %s: correct delivery or stream_id", show(s.ID), show(by), want.Delivery)
+		return s, fmt.Errorf("the stream %s is delivered by %s, not by %s: correct delivery or stream_id", show(s.ID), show(by),
+			want.Delivery)
 	}
 	return s, nil
 }

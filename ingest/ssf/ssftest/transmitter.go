@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -192,11 +193,7 @@ func (x *Transmitter) Acked() []string {
 func (x *Transmitter) Refused() map[string]Refusal {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	all := map[string]Refusal{}
-	for id, r := range x.refused {
-		all[id] = r
-	}
-	return all
+	return maps.Clone(x.refused)
 }
 
 // Waiting returns the number of tokens that are neither acknowledged nor refused.
