@@ -266,24 +266,28 @@ func temporary(err error) bool {
 	return ok
 }
 
-func (st *stream) look(ctx context.Context) (err error) {
-	if st.metadata, err = st.client.Discover(ctx); err != nil {
+// look reads the metadata and the stream.
+func (st *stream) look(ctx context.Context) error {
+	metadata, err := st.client.Discover(ctx)
+	if err != nil {
 		return err
 	}
 	// The secret of a push is not needed to find the stream.
 	want := ssf.Spec{Delivery: st.Delivery, ID: st.StreamID, Endpoint: st.URL}
-	if st.remote, err = st.client.Find(ctx, st.metadata, want); errors.Is(err, ssf.ErrNoStream) {
+	remote, err := st.client.Find(ctx, metadata, want)
+	if errors.Is(err, ssf.ErrNoStream) {
 		return fmt.Errorf("%w: run worker ssf create %s", err, st.Name)
 	}
 	if err != nil {
 		return err
 	}
-	if err := Audience(st.server.deps.Tokens, st.remote, st.Issuer); err != nil {
+	deps := st.server.deps
+	if err := Audience(deps.Tokens, remote, st.Issuer); err != nil {
 		return err
 	}
-	deps := st.server.deps
-	if st.ExpectEvery == 0 && st.metadata.Verification != "" {
-		deps.Metrics.Expected.WithLabelValues(st.Name).Set((silentAfter * st.remote.VerifyEvery(st.VerifyEvery)).Seconds())
+	st.metadata, st.remote = metadata, remote
+	if st.ExpectEvery == 0 && metadata.Verification != "" {
+		deps.Metrics.Expected.WithLabelValues(st.Name).Set((silentAfter * remote.VerifyEvery(st.VerifyEvery)).Seconds())
 	}
 	if st.found.IsZero() {
 		deps.Log.Info("the stream is found", zap.String("source", st.Name), zap.String("delivery", st.Delivery),

@@ -692,6 +692,27 @@ func TestStreamIsPolledWhileTheAPIForStreamsIsAway(t *testing.T) {
 	})
 }
 
+func TestHeartbeatsGoOnWhileTheMetadataIsAway(t *testing.T) {
+	var away atomic.Bool
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
+		tx.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+			if !away.Load() || !strings.Contains(r.URL.Path, "/.well-known/") {
+				return false
+			}
+			http.Error(w, "", http.StatusBadGateway)
+			return true
+		}
+	}}, func(w *signals) {
+		w.after(time.Minute)
+		away.Store(true)
+		w.after(3 * time.Hour)
+		w.wantProblem("HTTP 502")
+		if n := w.count("handshake"); n < 12 {
+			t.Errorf("%d heartbeats in three hours", n)
+		}
+	})
+}
+
 func TestStreamThatWasCreatedAgainIsFound(t *testing.T) {
 	var gone atomic.Bool
 	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
