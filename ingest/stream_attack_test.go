@@ -108,12 +108,11 @@ func TestLyingTransmitterWithAnEndlessBody(t *testing.T) {
 func TestLyingTransmitterWithAMillionTokens(t *testing.T) {
 	var many strings.Builder
 	many.WriteString(`{"sets":{"a":"b"`)
-	for i := range 50_000 { // what a million of them need is refused by its size
+	for i := range 10_000 { // what a million of them need is refused by its size, as an endless body is
 		fmt.Fprintf(&many, `,"%d":""`, i)
 	}
 	many.WriteString(`}}`)
 	inLies(t, 150, "", text(many.String()))
-	inLies(t, 30, "more than 7340032 bytes", text(many.String()+strings.Repeat(" ", 7<<20)))
 }
 
 func TestLyingTransmitterThatDripsItsAnswer(t *testing.T) {
@@ -137,12 +136,6 @@ func TestLyingTransmitterThatAlwaysHasMore(t *testing.T) {
 func TestLyingTransmitterWithWhatIsNoAnswer(t *testing.T) {
 	for _, answer := range []string{"", "[]", "null", `{"sets":[]}`, `{"sets":"x"}`, "<html>", `{"sets":{}`} {
 		inLies(t, 30, "the answer is not", text(answer))
-	}
-}
-
-func TestLyingTransmitterThatNestsDeeply(t *testing.T) {
-	for _, open := range []string{"[", `{"a":`} {
-		inLies(t, 30, "the answer is not", text(`{"sets":{"a":`+strings.Repeat(open, 1<<20)))
 	}
 }
 

@@ -222,6 +222,17 @@ func TestAnswersAreBounded(t *testing.T) {
 	}
 }
 
+func TestPollAnswerMayNestAsDeeplyAsItWants(t *testing.T) {
+	for _, open := range []string{"[", `{"a":`} {
+		c := newClient(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"sets":{"a":`+strings.Repeat(open, (6<<20)/len(open)))
+		}), ssf.Config{Issuer: "https://idp.example.com"})
+		if _, err := c.Poll(t.Context(), "https://idp.example.com/poll", ssf.Request{MaxEvents: 1}); err == nil {
+			t.Error("accepted")
+		}
+	}
+}
+
 func TestErrorsShowNoTextOfTheTransmitterButItsCode(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"err":"invalid_request","description":"pwned"}`: "(invalid_request)",
