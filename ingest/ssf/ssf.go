@@ -153,6 +153,8 @@ func (e *Error) Error() string {
 		text += ": renew the access token, or correct the client's credentials"
 	case e.Status == http.StatusForbidden:
 		text += ": give the client the right to do this (scopes such as ssf.manage and ssf.read)"
+	case e.Status == http.StatusTooManyRequests:
+		text += ": it was asked too often; wait"
 	}
 	return text
 }
