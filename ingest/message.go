@@ -60,8 +60,11 @@ func (s *Server) message(in *incoming, contentType string) *azservicebus.AMQPAnn
 
 // messageID returns the MessageID of a request.
 func (s *source) messageID(in *incoming) string {
-	own := in.eventID
-	if own == "" && s.id != nil {
+	if in.eventID != "" {
+		return s.Name + ":" + in.eventID
+	}
+	own := ""
+	if s.id != nil {
 		own = s.id(in)
 	}
 	return MessageID(s.Name, own, in.body)

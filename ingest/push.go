@@ -34,6 +34,7 @@ func (st *stream) receiver() (verifier, error) {
 			if refused != nil {
 				return delivery{}, st.refusal(refused)
 			}
+			st.source.limits.know(in.address, in.now) // a heartbeat ends here
 			if st.note(token) {
 				return delivery{}, st.source.accepted(handshake)
 			}

@@ -39,7 +39,7 @@ type incoming struct {
 	key  string
 	body []byte
 	now  time.Time
-	// eventID is the sender's own id of the event, if verifying the request has told it.
+	// eventID is the id of a token, by which its signer tells it from all others. It is short and plain.
 	eventID string
 }
 

@@ -195,8 +195,8 @@ func checkStream(c config.IngestStream) error {
 		return errors.New("poll_every: from 1s to 5m")
 	case !between(c.VerifyEvery, time.Minute, 24*time.Hour):
 		return errors.New("verify_every: from 1m to 24h")
-	case c.ExpectEvery < 0:
-		return errors.New("expect_every: must not be negative")
+	case c.ExpectEvery < 0 || c.ExpectEvery > maxExpect:
+		return errors.New("expect_every: at most 168h: the alert looks back eight days")
 	case c.Rate < 0 || c.Rate > 100_000:
 		return errors.New("rate: up to 100000")
 	}

@@ -419,7 +419,12 @@ func TestPollOfARepeatedTokenPublishesItOnce(t *testing.T) {
 			w.after(time.Second)
 		}
 		w.after(time.Minute)
-		w.wantQueued("a token that comes five times", 1)
+		first := w.wantQueued("a token that comes five times", 1)
+		w.tx.Put("a", w.tx.Token("a", ssftest.AccountDisabled, nil, ada))
+		w.after(time.Minute)
+		if again := w.wantQueued("signed again", 2); again.MessageID != first.MessageID {
+			t.Errorf("MessageID %s, then %s", first.MessageID, again.MessageID)
+		}
 		if w.tx.Waiting() != 0 || w.count("repeated") == 0 {
 			t.Errorf("%d wait; %d repeated", w.tx.Waiting(), w.count("repeated"))
 		}
@@ -599,6 +604,7 @@ func TestStreamSettings(t *testing.T) {
 		"metadata_url: \"ftp://a\"":    stream(func(c *config.IngestStream) { c.MetadataURL = "ftp://a" }),
 		"max_events: at most 100":      stream(func(c *config.IngestStream) { c.MaxEvents = 101 }),
 		"poll_every: from 1s":          stream(func(c *config.IngestStream) { c.PollEvery = time.Millisecond }),
+		"expect_every: at most 168h":   stream(func(c *config.IngestStream) { c.ExpectEvery = 200 * time.Hour }),
 		"verify_every: from 1m":        stream(func(c *config.IngestStream) { c.VerifyEvery = time.Second }),
 		"events: \"verification\"":     stream(func(c *config.IngestStream) { c.Events = []string{"verification"} }),
 		"token_file and client_id":     stream(func(c *config.IngestStream) { c.ClientID = "x" }),

@@ -27,14 +27,15 @@ type heard struct {
 	started time.Time            // of the replica that runs longest
 	last    map[string]time.Time // when each source was last heard; zero if never since the start
 	expect  map[string]time.Duration
+	streams map[string]bool // those of the sources that are streams of shared signals
 }
 
-// checkLastHeard says when each source of worker ingest was last heard. Nothing else shows that a
+// checkLastHeard says when each source and stream of worker ingest was last heard. Nothing else shows that a
 // sender has stopped: an error needs a request. pages are the addresses of the metrics of all replicas.
 func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *findings) {
 	const name = "ingest: last heard"
 	if len(pages) == 0 {
-		if len(cfg.Ingest.Sources) > 0 {
+		if len(cfg.Ingest.Sources)+len(cfg.Ingest.Streams) > 0 {
 			f.warn(name, "give the page of its operations port, and that of each replica: "+
 				"--ingest-metrics http://127.0.0.1:9090/metrics", "not known: only the running worker ingest knows")
 		}
@@ -44,7 +45,7 @@ func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *f
 	if err != nil {
 		return // checkNetwork says so
 	}
-	all := heard{last: map[string]time.Time{}, expect: map[string]time.Duration{}}
+	all := heard{last: map[string]time.Time{}, expect: map[string]time.Duration{}, streams: map[string]bool{}}
 	for _, page := range pages {
 		families, err := within(ctx, func(ctx context.Context) (map[string]*dto.MetricFamily, error) {
 			return readMetrics(ctx, own.Transport(), page)
@@ -59,9 +60,16 @@ func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *f
 		}
 		all.add(families)
 	}
+	var configured []string
 	for _, source := range cfg.Ingest.Sources {
-		if _, ok := all.last[source.Name]; !ok {
-			f.warn("ingest: "+source.Name, "restart worker ingest with this configuration",
+		configured = append(configured, source.Name)
+	}
+	for _, stream := range cfg.Ingest.Streams {
+		configured, all.streams[stream.Name] = append(configured, stream.Name), true
+	}
+	for _, source := range configured {
+		if _, ok := all.last[source]; !ok {
+			f.warn("ingest: "+source, "restart worker ingest with this configuration",
 				"the running worker ingest does not have this source")
 		}
 	}
@@ -78,21 +86,26 @@ func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *f
 // report adds the line of a source.
 func (h heard) report(source string, f *findings) {
 	ago := func(t time.Time) time.Duration { return max(0, time.Since(t)).Round(time.Second) }
+	what, ask := "event", "send the sender's test event"
+	fix := "look at the webhook's page at the sender, then send its test event (docs/runbook.md, SessionRevokerSourceSilent)"
+	if h.streams[source] {
+		what, ask = "token or heartbeat", "worker ssf verify "+source
+		fix = ask + ", and look at the log of worker ingest (docs/runbook.md, SessionRevokerSourceSilent)"
+	}
 	since := h.last[source]
 	if since.IsZero() && h.started.IsZero() {
-		f.warn("ingest: "+source, "send the sender's test event", "no event yet, and not known since when")
+		f.warn("ingest: "+source, ask, "no %s yet, and not known since when", what)
 		return
 	}
 	var detail string
 	if since.IsZero() {
 		since = h.started
-		detail = fmt.Sprintf("no event since worker ingest has started, %s ago; it does not know earlier ones", ago(since))
+		detail = fmt.Sprintf("no %s since worker ingest has started, %s ago; it does not know earlier ones", what, ago(since))
 	} else {
-		detail = fmt.Sprintf("last event %s ago, at %s", ago(since), when(since))
+		detail = fmt.Sprintf("last %s %s ago, at %s", what, ago(since), when(since))
 	}
 	if expect := h.expect[source]; expect > 0 && ago(since) > expect {
-		f.warn("ingest: "+source, "look at the webhook's page at the sender, then send its test event (docs/runbook.md, "+
-			"SessionRevokerSourceSilent)", "%s; expect_every is %s", detail, expect)
+		f.warn("ingest: "+source, fix, "%s; expect_every is %s", detail, expect)
 		return
 	}
 	f.ok("ingest: "+source, "%s", detail)
