@@ -356,3 +356,32 @@ func FuzzPollAnswer(f *testing.F) {
 		}
 	})
 }
+
+func TestSignInEndpointThatLies(t *testing.T) {
+	for what, answer := range map[string]http.HandlerFunc{
+		"a redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://169.254.169.254/metadata/identity/oauth2/token", http.StatusTemporaryRedirect)
+		},
+		"no token": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"access_token":""}`) },
+		"rubbish":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "pwned") },
+		"large":    func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, strings.Repeat("x", 3<<20)) },
+		"long token": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"access_token":"`+strings.Repeat("x", 20<<10)+`"}`)
+		},
+	} {
+		c := newClient(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/token" {
+				t.Errorf("%s: asked for %s", what, r.URL)
+			}
+			answer(w, r)
+		}), ssf.Config{Issuer: "https://idp.example.com", Authorization: ssf.Authorization{
+			ClientID: "revoker", ClientSecretFile: write(t, "the-client-secret"), TokenURL: "https://idp.example.com/token",
+		}})
+		_, err := c.Poll(t.Context(), "https://idp.example.com/poll", ssf.Request{})
+		if err == nil || len(err.Error()) > 500 || strings.Contains(err.Error(), "pwned") ||
+			strings.Contains(err.Error(), "the-client-secret") {
+			t.Errorf("%s: %.600v", what, err)
+		}
+	}
+}
