@@ -182,16 +182,17 @@ func lines(r io.Reader, each func(n int, text []byte, whole bool) error) error {
 			text = append(text, part[:min(len(part), maxLine-len(text))]...)
 			more = errors.Is(err, bufio.ErrBufferFull)
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
+		ended := errors.Is(err, io.EOF)
+		if err != nil && !ended {
 			return err
 		}
-		whole := size <= maxLine && (err == nil || json.Valid(text))
+		whole := size <= maxLine && (!ended || json.Valid(text))
 		if size > 0 {
 			if eachErr := each(n, bytes.TrimSuffix(text, []byte("\n")), whole); eachErr != nil {
 				return eachErr
 			}
 		}
-		if err != nil {
+		if ended {
 			return nil
 		}
 	}

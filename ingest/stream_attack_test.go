@@ -22,7 +22,6 @@ type lies struct {
 	mu     sync.Mutex
 	answer http.HandlerFunc // nil for the truth
 	polls  int
-	others []string // requests that nobody should have made
 }
 
 func (l *lies) plan() plan {

@@ -12,7 +12,9 @@ func TestRunStateCountsAMessageThatIsDeadLetteredMeanwhileOnce(t *testing.T) {
 	s := replay.NewRunState("run")
 	found := func(sequence int64, state azservicebus.MessageState, reason string) replay.Found {
 		return replay.Found{
-			Letter:  replay.Letter{Source: "q", SequenceNumber: sequence, Reason: reason, ReplayedBy: "grace", ReplayedAt: "2026-03-01T12:00:00Z"},
+			Letter: replay.Letter{
+				Source: "q", SequenceNumber: sequence, Reason: reason, ReplayedBy: "grace", ReplayedAt: "2026-03-01T12:00:00Z",
+			},
 			Message: &azservicebus.ReceivedMessage{State: state},
 		}
 	}

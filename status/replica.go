@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -217,10 +218,8 @@ func get(ctx context.Context, client *http.Client, address string, codes ...int)
 	case len(page) > maxPage:
 		return nil, fmt.Errorf("the answer is larger than %d bytes: it is no worker's", maxPage)
 	}
-	for _, code := range codes {
-		if response.StatusCode == code {
-			return page, nil
-		}
+	if slices.Contains(codes, response.StatusCode) {
+		return page, nil
 	}
 	return nil, fmt.Errorf("it answers %s with HTTP %d", req.URL.Path, response.StatusCode)
 }

@@ -187,7 +187,8 @@ func (r Replica) notes(now time.Time) (notes []string) {
 	note(r.SuspectedUsers, "some users fail one after another. The fault is the users', not Graph's: the canary is well")
 	note(r.SuspectedGraph, "some users fail one after another, and nothing shows that Graph is well")
 	note(r.LookupsStopped, "people whom events name by a device or mail address only cannot be looked up; their events wait")
-	note(r.PauseSeconds > 0, "Graph throttles: no call begins for %s", time.Duration(r.PauseSeconds*float64(time.Second)).Round(time.Second))
+	pause := time.Duration(r.PauseSeconds * float64(time.Second)).Round(time.Second)
+	note(r.PauseSeconds > 0, "Graph throttles: no call begins for %s", pause)
 	note(r.AuditFailures > 0, "%d audit records could not be kept since it started", r.AuditFailures)
 	for _, source := range r.Sources {
 		note(source.LastHeard.After(now.Add(silentAfter)), "its clock is ahead of this machine's")

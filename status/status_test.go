@@ -93,7 +93,8 @@ func TestStatusSaysWhyNobodyIsSignedOut(t *testing.T) {
 	w.metrics.LastRevoked.Set(1_772_366_400)
 	w.health.Report("graph", "Graph is not available (HTTP 503)")
 	s := of(t, w.address)
-	want(t, s, status.Stopped, "People are not being signed out, none since 2026-03-01 12:00:00Z: Graph: Graph is not available (HTTP 503).")
+	want(t, s, status.Stopped,
+		"People are not being signed out, none since 2026-03-01 12:00:00Z: Graph: Graph is not available (HTTP 503).")
 	if !s.Never || s.UsersWaiting != 12 {
 		t.Errorf("%+v", s)
 	}

@@ -166,7 +166,8 @@ func TestHistoryAnswers(t *testing.T) {
 			[]string{"ProtectedUser", "guard.protected_users"},
 		},
 		"an event that asks for nothing": {
-			func(l *log) { l.decide(0, "dead_lettered", adaID, "", dead("NoTrigger")) }, history.NotAsked, []string{"no event in this log asks"},
+			func(l *log) { l.decide(0, "dead_lettered", adaID, "", dead("NoTrigger")) }, history.NotAsked,
+			[]string{"no event in this log asks"},
 		},
 		"a failure after a success": {
 			func(l *log) {
@@ -208,7 +209,8 @@ func TestHistoryAnswers(t *testing.T) {
 			func(l *log) {
 				l.decide(0, "unfinished", adaID, ada, func(d *audit.Decision) { d.Error = "the lock was lost" })
 			},
-			history.NotSignedOut, []string{"not finished", "the lock was lost"},
+			history.NotSignedOut,
+			[]string{"not finished", "the lock was lost"},
 		},
 		"given back and then answered elsewhere": {
 			func(l *log) {
@@ -226,7 +228,8 @@ func TestHistoryAnswers(t *testing.T) {
 			func(l *log) {
 				l.decide(0, "scheduled", adaID, ada, func(d *audit.Decision) { d.EffectiveTime = at(3600) })
 			},
-			history.Scheduled, []string{"Not yet", "2026-03-01 13:00:00Z"},
+			history.Scheduled,
+			[]string{"Not yet", "2026-03-01 13:00:00Z"},
 		},
 		"planned and taken back": {
 			func(l *log) {
@@ -248,7 +251,8 @@ func TestHistoryAnswers(t *testing.T) {
 			func(l *log) {
 				l.decide(0, "revoked", adaID, ada, func(d *audit.Decision) { d.Unverified = "no permission" })
 			},
-			history.SignedOut, []string{"as far as Graph says", "no permission"},
+			history.SignedOut,
+			[]string{"as far as Graph says", "no permission"},
 		},
 		"perhaps a guest": {
 			func(l *log) { l.decide(0, "revoked", adaID, "", nil) }, history.SignedOut, []string{"whether this is a guest"},

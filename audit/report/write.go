@@ -100,19 +100,19 @@ small,caption{color:#555;text-align:left}thead{display:table-header-group}tr{bre
 @page{margin:15mm}@media print{body{margin:0;max-width:none;font-size:10pt}}
 `
 
-// page writes HTML. Every text is escaped.
+// page writes HTML. Every text is escaped; raw is for markup.
 type page struct{ bytes.Buffer }
 
+func (p *page) raw(markup string) { _, _ = p.WriteString(markup) }
+
 func (p *page) text(before, text, after string) {
-	p.WriteString(before)
-	p.WriteString(html.EscapeString(cut(text)))
-	p.WriteString(after)
+	p.raw(before + html.EscapeString(cut(text)) + after)
 }
 
 // table writes a table. The columns from numbers on are numbers.
 func (p *page) table(numbers int, header []string, rows [][]string) {
 	line := func(tag string, cells []string) {
-		p.WriteString("<tr>")
+		p.raw("<tr>")
 		for i, cell := range cells {
 			class := ""
 			if i >= numbers {
@@ -120,21 +120,21 @@ func (p *page) table(numbers int, header []string, rows [][]string) {
 			}
 			p.text("<"+tag+class+">", cell, "</"+tag+">")
 		}
-		p.WriteString("</tr>\n")
+		p.raw("</tr>\n")
 	}
-	p.WriteString("<table>\n<thead>")
+	p.raw("<table>\n<thead>")
 	line("th", header)
-	p.WriteString("</thead>\n<tbody>\n")
+	p.raw("</thead>\n<tbody>\n")
 	for _, row := range rows {
 		line("td", row)
 	}
-	p.WriteString("</tbody>\n</table>\n")
+	p.raw("</tbody>\n</table>\n")
 }
 
 // WriteHTML writes the report as one page that needs nothing else and can be printed. made is when.
 func (r Report) WriteHTML(w io.Writer, made time.Time) error {
 	p := &page{}
-	p.WriteString(`<!doctype html>
+	p.raw(`<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Sign-out report</title><style>` + style + "</style></head><body>\n<h1>Sign-out report</h1>\n")
@@ -143,11 +143,11 @@ func (r Report) WriteHTML(w io.Writer, made time.Time) error {
 	for _, warning := range r.Warnings {
 		p.text(`<p class="warn">Note: `, warning+".", "</p>\n")
 	}
-	p.WriteString("<h2>Events</h2>\n")
+	p.raw("<h2>Events</h2>\n")
 	p.table(1, []string{"", "Number"}, r.Summary())
-	p.WriteString("<h2>Times</h2>\n")
+	p.raw("<h2>Times</h2>\n")
 	p.table(1, timesHeader("Stage"), r.StageRows())
-	p.WriteString("<p><small>“End” is when Graph confirmed the call. Tokens stop working a few minutes later. " +
+	p.raw("<p><small>“End” is when Graph confirmed the call. Tokens stop working a few minutes later. " +
 		"Percentiles are at most 1 % too high.</small></p>\n")
 	for _, part := range []struct {
 		title  string
@@ -161,7 +161,7 @@ func (r Report) WriteHTML(w io.Writer, made time.Time) error {
 		p.cases(e.Kind, e.Meaning, e.Cases)
 	}
 	if len(r.Operators) > 0 {
-		p.WriteString("<h2>Operators</h2>\n")
+		p.raw("<h2>Operators</h2>\n")
 		rows := [][]string{}
 		for _, a := range r.Operators {
 			rows = append(rows, []string{a.Command, a.By, strconv.Itoa(a.Runs), strconv.Itoa(a.Count)})
@@ -169,7 +169,7 @@ func (r Report) WriteHTML(w io.Writer, made time.Time) error {
 		p.table(2, []string{"Command", "By", "Records", "People or messages"}, rows)
 	}
 	p.chain(r)
-	p.WriteString("</body></html>\n")
+	p.raw("</body></html>\n")
 	_, err := w.Write(p.Bytes())
 	return err
 }
@@ -201,18 +201,18 @@ func (p *page) cases(title, meaning string, cases Cases) {
 
 // chain writes what the check of the log has found.
 func (p *page) chain(r Report) {
-	p.WriteString("<h2>The log</h2>\n")
+	p.raw("<h2>The log</h2>\n")
 	p.text("<p>", fmt.Sprintf("%d records in %d chains, %d of them without an end. Problems: %d.", r.Log.Records, r.Log.Chains,
 		len(r.Log.Open), r.Log.ProblemCount), "</p>\n")
 	if r.Log.ProblemCount == 0 {
 		p.text("<p>", "The log is "+r.Log.Claim+".", "</p>\n")
 		return
 	}
-	p.WriteString("<ul>\n")
+	p.raw("<ul>\n")
 	for _, problem := range r.Log.Problems {
 		p.text("<li>", problem, "</li>\n")
 	}
-	p.WriteString("</ul>\n")
+	p.raw("</ul>\n")
 }
 
 // Period says which period the report is about.
@@ -237,7 +237,9 @@ func (r Report) Summary() [][]string {
 	}
 	row := func(text string, n int) []string { return []string{text, strconv.Itoa(n)} }
 	return [][]string{
-		row("Events", r.Events), {"People", people}, row("Revoked within the target", r.Met), row("Revoked later", r.Missed),
+		row("Events", r.Events),
+		{"People", people},
+		row("Revoked within the target", r.Met), row("Revoked later", r.Missed),
 		row("Should have been revoked, and were not", r.Failed), row("Were to sign nobody out", r.NotAsked),
 		row("Sent again by a replay", r.Replayed), row("Effect read back", r.Verified),
 		row("Effect could not be read back", r.Unverified), row("Not known whether a guest", r.GuestUnknown),

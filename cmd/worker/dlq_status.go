@@ -148,7 +148,7 @@ func (s *runStatus) conclude() {
 	}
 	switch {
 	case s.found() == 0 && sent == 0 && (s.Audit == nil || len(s.Audit.Outcomes) == 0):
-		s.Answer = "No message of this run is in the queues or their dead letters: all are completed, or the run is not one of these queues."
+		s.Answer = "No message of this run is in the queues or their dead letters: all are completed, or the run is of other queues."
 	case wait == 0 && back == 0:
 		s.Answer = "Done: no message of this run waits or is a dead letter again."
 	case wait == 0:
@@ -175,7 +175,9 @@ func (s *runStatus) print(w io.Writer) {
 		fmt.Fprintf(w, "Run %s by %s, %s\n", s.Run, short(plain(by), 60), plain(at))
 	}
 	printCounts(w, []countOf{
-		{s.Waiting, "waiting or in flight"}, {s.Deferred, "deferred: they come back by themselves"}, {s.Scheduled, "waiting for their date"},
+		{s.Waiting, "waiting or in flight"},
+		{s.Deferred, "deferred: they come back by themselves"},
+		{s.Scheduled, "waiting for their date"},
 	})
 	for _, reason := range byCount(s.Back) {
 		printCounts(w, []countOf{{s.Back[reason], "dead letters again: " + short(plain(reason), 50)}})

@@ -232,7 +232,8 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 	c.commandIn("", record, "dlq", "import", file).want(t, 2, "nothing was sent", "was imported at", "--again")
 	c.commandIn("", record, "dlq", "import", file, "--again").want(t, 0, "1 of 1 message sent")
 	c.command("", "dlq", "export", filepath.Join(dir, "all.ndjson"), "--all").want(t, 0, "3 dead letters written")
-	c.command("", "dlq", "export", filepath.Join(dir, "x.ndjson"), "--all", "--limit", "1", "--user", id(1)).want(t, 2, "--all and a filter")
+	c.command("", "dlq", "export", filepath.Join(dir, "x.ndjson"), "--all", "--limit", "1", "--user", id(1)).
+		want(t, 2, "--all and a filter")
 
 	c.command("2\n", "dlq", "purge", "--all").want(t, 1, "Type how many to confirm (3)", "nothing was removed")
 	c.command("", "dlq", "purge", "--all", "--confirm", "2").want(t, 1, "nothing was removed")

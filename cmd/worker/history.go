@@ -125,7 +125,7 @@ func printHanging(w io.Writer, first string, column int, text string) {
 // wrapText breaks a text into lines of at most width characters, also inside words that are longer.
 func wrapText(text string, width int) string {
 	var words []string
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		runes := []rune(word)
 		for len(runes) > width {
 			words = append(words, string(runes[:width]))

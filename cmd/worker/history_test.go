@@ -53,7 +53,8 @@ func TestHistoryAndReplay(t *testing.T) {
 	seen.narrow(t)
 	c.command("", "status", "--worker", ops+",localhost:1", "-o", "json").want(t, 1, `"state": "partly"`, "localhost:1")
 
-	c.commandIn("", []string{"REVOKER_OPS_WORKERS=localhost:1"}, "status", "--peek", "0").want(t, 1, "http://localhost:1 could not be asked")
+	c.commandIn("", []string{"REVOKER_OPS_WORKERS=localhost:1"}, "status", "--peek", "0").
+		want(t, 1, "http://localhost:1 could not be asked")
 
 	replayed := c.command("", "dlq", "replay", "--all", "--yes", "--wait", "--why", "the account is back")
 	replayed.want(t, 1, "1 of 1 dead letter replayed", "Done: 1 message is a dead letter again", "1 dead letters again: UserNotFound")

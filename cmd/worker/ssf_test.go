@@ -21,10 +21,9 @@ const (
 
 // operatorOf is an operator of a stream called idp.
 type operatorOf struct {
-	t    *testing.T
-	tx   *ssftest.Transmitter
-	dir  string
-	args []string
+	t   *testing.T
+	tx  *ssftest.Transmitter
+	dir string
 }
 
 // newOperator has a transmitter and a configuration. more is added to the stream's settings.

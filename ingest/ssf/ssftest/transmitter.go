@@ -446,9 +446,7 @@ func (x *Transmitter) poll(w http.ResponseWriter, r *http.Request) {
 	x.mu.Lock()
 	x.polls = append(x.polls, asked)
 	x.acked = append(x.acked, asked.Ack...)
-	for id, why := range asked.Errors {
-		x.refused[id] = why
-	}
+	maps.Copy(x.refused, asked.Errors)
 	x.queue = slices.DeleteFunc(x.queue, func(q queued) bool {
 		_, refused := asked.Errors[q.id]
 		return refused || slices.Contains(asked.Ack, q.id)
