@@ -134,13 +134,17 @@ func TestOutageOfHalfAnHourLosesNoLoneEvent(t *testing.T) {
 
 func TestOutageWithARetryAfterOfADayIsProbed(t *testing.T) {
 	inBubble(t, settings{}, func(t *testing.T, w *world) {
-		w.graph.Inject(graph.Fault{Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "86400"})
+		// Each answer takes a while, so that the attempts have begun before the first one ends. A success
+		// of one that began later would close the breaker, and so would a canary that is throttled instead.
+		const takes = 100 * time.Millisecond
+		w.graph.Inject(graph.Fault{User: ada.ID, Count: 1, Status: http.StatusTooManyRequests, RetryAfter: "86400", Delay: takes})
+		w.graph.Inject(graph.Fault{Delay: takes})
 		w.send(about(ada), about(grace))
 		w.run()
 		time.Sleep(5 * time.Minute)
 		if w.health.Problems()[consumer.PartGraph] == "" || len(w.graph.Calls()) > 3 {
-			t.Errorf("problems %v after %d calls, want the breaker open after the attempts that began together",
-				w.health.Problems(), len(w.graph.Calls()))
+			t.Errorf("problems %v after the calls %+v, want the breaker open after the attempts that began together",
+				w.health.Problems(), w.graph.Calls())
 		}
 		w.settled(6 * time.Minute)
 		w.wantRevoked(ada, grace)
