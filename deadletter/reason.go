@@ -4,6 +4,8 @@
 // finds, replays, removes, exports and imports dead letters for operators.
 package deadletter
 
+import "unicode"
+
 // Reason is the reason for a dead letter, as the message's DeadLetterReason property holds it. The
 // set is fixed: alerts and operators' tools rely on it.
 type Reason string
@@ -195,3 +197,9 @@ func Cut(s string, limit int) string {
 	}
 	return s[:end] + mark
 }
+
+// Hidden reports whether a character of a text from outside can move a terminal's cursor, change
+// colors, reverse the direction of text, or be invisible. These are control characters (C0 and C1,
+// of which U+009B begins terminal commands), format characters (Cf, such as U+202E), and line and
+// paragraph separators.
+func Hidden(c rune) bool { return unicode.In(c, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }

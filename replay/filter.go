@@ -50,6 +50,27 @@ func ParseRanges(list []string) ([]Range, error) {
 	return ranges, nil
 }
 
+// ParseTime parses a time, a day (UTC), or an age. "" is the zero time.
+func ParseTime(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.ParseFloat(days, 64); err == nil && n >= 0 && n < 36500 {
+			return now.Add(-time.Duration(n * 24 * float64(time.Hour))), nil
+		}
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return now.Add(-ago), nil
+	}
+	return time.Time{}, fmt.Errorf("%q is not a time (2026-03-01T12:00:00Z), a day (2026-03-01) or an age (90m, 7d)", text)
+}
+
 func (r Range) has(sequence int64) bool { return r.From <= sequence && sequence <= r.To }
 
 // IsZero reports whether the filter picks everything. It ignores Limit.

@@ -33,6 +33,9 @@ type Options struct {
 	// Progress, if not nil, is called with the number of messages that were just finished. Calls do
 	// not overlap.
 	Progress func(n int)
+	// Message, if not nil, makes the message to send for a dead letter, in the place of Run.Resubmit.
+	// A letter for which it returns an error stays a dead letter.
+	Message func(Found) (*azservicebus.AMQPAnnotatedMessage, error)
 	ReceiveOptions
 }
 
@@ -182,7 +185,17 @@ func (u *replaying) resubmissions(
 			u.fail(m, errStandIn(letter))
 			continue
 		}
-		resubmissions = append(resubmissions, resubmission{m, u.run.Resubmit(Found{Letter: letter, Message: m})})
+		found := Found{Letter: letter, Message: m}
+		if u.options.Message == nil {
+			resubmissions = append(resubmissions, resubmission{m, u.run.Resubmit(found)})
+			continue
+		}
+		edited, err := u.options.Message(found)
+		if err != nil {
+			u.fail(m, err)
+			continue
+		}
+		resubmissions = append(resubmissions, resubmission{m, edited})
 	}
 	return resubmissions, completeOnly
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/audit/report"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/replay"
 )
 
 func (p *program) auditReport() *cobra.Command {
@@ -57,10 +58,10 @@ The exit code does not depend on what the report says.`,
 		now := time.Now()
 		o := report.Options{Target: target}
 		var err error
-		if o.From, err = parseTime(from, now); err != nil {
+		if o.From, err = replay.ParseTime(from, now); err != nil {
 			return fail(exitUsage, "--from: %v", err)
 		}
-		if o.To, err = parseTime(to, now); err != nil {
+		if o.To, err = replay.ParseTime(to, now); err != nil {
 			return fail(exitUsage, "--to: %v", err)
 		}
 		switch {

@@ -25,32 +25,11 @@ func showLetter(w io.Writer, onScreen bool, found replay.Found, record replay.Re
 			fmt.Fprintf(w, "%-18s %s\n", name, value)
 		}
 	}
-	line("Sequence number", fmt.Sprint(l.SequenceNumber))
-	line("Source", l.Source)
-	line("Enqueued", when(l.Enqueued))
-	line("Message id", l.MessageID)
-	line("Users", strings.Join(l.Users, ", "))
-	line("Event types", strings.Join(l.Types, ", "))
-	line("Events' sources", strings.Join(l.Producers, ", "))
-	line("Mappings", strings.Join(l.Mappings, ", "))
-	line("Users' fields", strings.Join(l.Fields, ", "))
-	if len(l.FailedEvents) > 0 {
-		line("Failed events", strings.Trim(fmt.Sprint(l.FailedEvents), "[]")+" (counted from 0; all others succeeded)")
-	}
-	fmt.Fprintln(w)
-	line("Reason", l.Reason)
-	line("Description", l.Description)
-	line("Attempts", fmt.Sprint(l.Attempts))
-	line("Graph's answer", strings.TrimSpace(l.Status+" "+l.Code))
-	line("Request id", l.RequestID)
-	line("Client request id", l.ClientRequestID)
-	if l.SupersededCount > 0 {
-		line("Superseded", fmt.Sprintf("%s of the same users: %s", count(l.SupersededCount, "older message"),
-			strings.Join(l.Superseded, ", ")))
-	}
-	if l.Replays > 0 {
-		line("Replays", fmt.Sprintf("%d, last in run %s by %s at %s", l.Replays, l.Run, l.ReplayedBy, l.ReplayedAt))
-		line("First message id", l.OriginalID)
+	for _, fact := range l.Describe() {
+		if fact.Name == "Reason" {
+			fmt.Fprintln(w)
+		}
+		line(fact.Name, fact.Value)
 	}
 	if l.Unreadable != "" {
 		line("Unreadable", l.Unreadable+": the worker cannot handle it, and a replay leaves it out; worker dlq export keeps its bytes")

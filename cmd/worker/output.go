@@ -15,6 +15,8 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/session-revoker/session-revoker/deadletter"
 )
 
 // The output formats.
@@ -256,7 +258,7 @@ func newTable() table.Writer {
 // line, are invisible, or would disturb the width of the column. All output also goes through safe.
 func plain(s string) string {
 	return strings.Map(func(c rune) rune {
-		if hidden(c) {
+		if deadletter.Hidden(c) {
 			return '·'
 		}
 		return c

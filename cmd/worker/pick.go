@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -71,10 +70,10 @@ func (f *picking) filter(now time.Time) (replay.Filter, error) {
 	if err != nil {
 		return filter, fail(exitUsage, "--seq: %v", err)
 	}
-	if filter.Since, err = parseTime(f.since, now); err != nil {
+	if filter.Since, err = replay.ParseTime(f.since, now); err != nil {
 		return filter, fail(exitUsage, "--since: %v", err)
 	}
-	if filter.Until, err = parseTime(f.until, now); err != nil {
+	if filter.Until, err = replay.ParseTime(f.until, now); err != nil {
 		return filter, fail(exitUsage, "--until: %v", err)
 	}
 	if f.limit < 0 {
@@ -164,27 +163,6 @@ func (f *picking) needsPicking(filter replay.Filter) error {
 	return nil
 }
 
-// parseTime parses a time, a day (UTC), or an age. "" is the zero time.
-func parseTime(text string, now time.Time) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.ParseFloat(days, 64); err == nil && n >= 0 && n < 36500 {
-			return now.Add(-time.Duration(n * 24 * float64(time.Hour))), nil
-		}
-	}
-	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
-		return now.Add(-ago), nil
-	}
-	return time.Time{}, fmt.Errorf("%q is not a time (2026-03-01T12:00:00Z), a day (2026-03-01) or an age (90m, 7d)", text)
-}
-
 // picked is what a command picks from: the open queues, and the filter.
 type picked struct {
 	client *azservicebus.Client
@@ -199,6 +177,11 @@ func (f *picking) open(cfg config.Config) (*picked, error) {
 	if err != nil {
 		return nil, err
 	}
+	return f.openFor(cfg, filter)
+}
+
+// openFor is open with a filter that is parsed already.
+func (f *picking) openFor(cfg config.Config, filter replay.Filter) (*picked, error) {
 	entities := cfg.ServiceBus.Entities()
 	if f.source != "" {
 		i := slices.IndexFunc(entities, func(e string) bool { return strings.EqualFold(e, f.source) })

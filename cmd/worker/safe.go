@@ -3,17 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
-)
 
-// hidden reports whether a character can move the cursor, change colors, reverse the direction of
-// text, or be invisible. These are control characters (C0 and C1, of which U+009B begins terminal
-// commands), format characters (Cf, such as U+202E), and line and paragraph separators.
-func hidden(c rune) bool {
-	return unicode.In(c, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
-}
+	"github.com/session-revoker/session-revoker/deadletter"
+)
 
 // safe is a writer to a terminal, or to whatever reads a command's output. Everything that the
 // commands print goes through it, so that no text from outside can control a terminal.
@@ -61,5 +55,5 @@ func mustEscape(c rune, size int) bool {
 	if c == utf8.RuneError && size == 1 {
 		return true
 	}
-	return c >= 0x7f && hidden(c) || c < ' ' && c != '\n' && c != '\t'
+	return c >= 0x7f && deadletter.Hidden(c) || c < ' ' && c != '\n' && c != '\t'
 }

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/session-revoker/session-revoker/deadletter"
 )
 
 // nasty holds what a terminal must never get: C0 and C1 controls, bidirectional and other format
@@ -18,7 +20,7 @@ const nasty = "a\x1b[2J\x07\x7f\u009b31m\u0085\u202eb\u2066c\u200b\ufeff\u061c\u
 func isSafe(t *testing.T, text string) {
 	t.Helper()
 	for _, c := range text {
-		if hidden(c) && c != '\n' && c != '\t' {
+		if deadletter.Hidden(c) && c != '\n' && c != '\t' {
 			t.Errorf("%U passes in %q", c, text)
 		}
 	}
