@@ -33,6 +33,9 @@ type change struct {
 	dryRun bool
 	act    audit.Operation // what all records of the run have: the command, who and why
 	record *operation      // nil in a dry run, or without an audit log
+	// watch, if not nil, is told how many messages were just finished, and for how many locked ones
+	// the change waits, instead of the terminal. Calls may overlap.
+	watch func(done, waiting int)
 }
 
 func (p *program) newChange(command string) *change {
@@ -158,10 +161,16 @@ func (c *change) carryOut(ctx context.Context, doing string, steps ...step) erro
 	for _, s := range steps {
 		total += s.total
 	}
-	bar := c.newBar(doing, total)
-	defer bar.end()
+	var bar *bar
+	progress := func(n int) { bar.add(n) }
+	if c.watch != nil {
+		progress = func(n int) { c.watch(n, 0) }
+	} else {
+		bar = c.newBar(doing, total)
+	}
+	defer func() { bar.end() }()
 	for _, s := range steps {
-		counts, err := s.do(ctx, bar.add)
+		counts, err := s.do(ctx, progress)
 		s.about.Count, s.about.Counts = s.total, counts
 		c.record.done(s.about, err)
 		if err != nil {
@@ -220,8 +229,12 @@ const (
 )
 
 // waiting returns a function that reports for how many locked messages a run waits.
-func (p *program) waiting(entity string) func(int) {
+func (c *change) waiting(entity string) func(int) {
 	return func(n int) {
-		fmt.Fprintf(p.stderr, "%s: waiting for %s, locked by another receiver or by a run that was killed\n", entity, letters(n))
+		if c.watch != nil {
+			c.watch(0, n)
+			return
+		}
+		fmt.Fprintf(c.stderr, "%s: waiting for %s, locked by another receiver or by a run that was killed\n", entity, letters(n))
 	}
 }

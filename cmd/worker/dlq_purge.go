@@ -99,14 +99,26 @@ func (u *purging) purge(ctx context.Context, from *picked) error {
 	return u.remove(ctx, plans)
 }
 
-// remove removes what is planned and confirmed.
+// remove removes what is planned and confirmed, and prints what happened.
 func (u *purging) remove(ctx context.Context, plans []planned) error {
+	outcome, err := u.removeAll(ctx, plans)
+	if outcome.Export == "" {
+		return err
+	}
+	if err := errors.Join(err, u.out.value(outcome, outcome.print)); err != nil {
+		return err
+	}
+	return outcome.undone()
+}
+
+// removeAll removes what is planned and confirmed. The outcome has no file if nothing was begun.
+func (u *purging) removeAll(ctx context.Context, plans []planned) (purgeOutcome, error) {
 	if u.export == "" {
 		u.export = "deadletters-" + time.Now().UTC().Format("20060102T150405Z") + ".ndjson"
 	}
 	file, err := createExport(u.export)
 	if err != nil {
-		return err
+		return purgeOutcome{}, err
 	}
 	outcome := purgeOutcome{Export: u.export}
 	var steps []step
@@ -116,21 +128,10 @@ func (u *purging) remove(ctx context.Context, plans []planned) error {
 		}
 	}
 	if err := u.announce(ctx, steps...); err != nil {
-		return errors.Join(err, file.discard())
+		return purgeOutcome{}, errors.Join(err, file.discard())
 	}
 	err = u.carryOut(ctx, "purging", steps...)
-	err = errors.Join(err, file.close())
-	if err := errors.Join(err, u.out.value(outcome, outcome.print)); err != nil {
-		return err
-	}
-	switch {
-	case outcome.Left > 0:
-		return fail(exitFailed, "not done: %s; repeat the command to continue", letters(outcome.Left))
-	case outcome.Refused > 0:
-		return fail(exitFailed, "not removed: %s that cannot be exported completely; see docs/runbook.md, section 9",
-			letters(outcome.Refused))
-	}
-	return nil
+	return outcome, errors.Join(err, file.close())
 }
 
 // step returns the removal of one queue's dead letters. It adds to the outcome what happened.
@@ -163,13 +164,30 @@ type purgeOutcome struct {
 	replay.PurgeResult
 }
 
-func (o purgeOutcome) print(w io.Writer) {
-	fmt.Fprintf(w, "%s removed and written to %s\n", letters(o.Purged), o.Export)
-	printCounts(w, []countOf{
+// undone returns an error if something was not removed.
+func (o purgeOutcome) undone() error {
+	switch {
+	case o.Left > 0:
+		return fail(exitFailed, "not done: %s; repeat the command to continue", letters(o.Left))
+	case o.Refused > 0:
+		return fail(exitFailed, "not removed: %s that cannot be exported completely; see docs/runbook.md, section 9",
+			letters(o.Refused))
+	}
+	return nil
+}
+
+// counts are what happened to the messages that were not removed, in words.
+func (o purgeOutcome) counts() []countOf {
+	return []countOf{
 		{o.Gone, textGone},
 		{o.Left, textLeft},
 		{o.Refused, "not removed, because the export would not be complete"},
-	})
+	}
+}
+
+func (o purgeOutcome) print(w io.Writer) {
+	fmt.Fprintf(w, "%s removed and written to %s\n", letters(o.Purged), o.Export)
+	printCounts(w, o.counts())
 	for _, problem := range o.Problems {
 		fmt.Fprintf(w, "  %s\n", plain(problem))
 	}

@@ -39,6 +39,7 @@ type replaying struct {
 	maxReplays int
 	options    replay.Options
 	yes        bool
+	edited     string // the hash of the body that is sent, if it is another one
 	wait       bool
 
 	sent, undone, unreadable int
@@ -100,11 +101,8 @@ it unlocks them, unchanged except for their delivery count.`,
 			return err
 		}
 		defer from.close()
-		for _, q := range from.queues {
-			if _, _, ok := config.SplitSubscription(q.Entity); ok && r.to == "" {
-				return fail(exitUsage, "%s is a subscription: name with --to where to send its dead letters, a queue or the topic; "+
-					"the topic delivers them to all its subscriptions", q.Entity)
-			}
+		if err := r.knowsWhere(from); err != nil {
+			return err
 		}
 		r.client, r.run = from.client, replay.NewRun(operator(r.act.By))
 		r.act.Run = r.run.ID
@@ -185,19 +183,7 @@ func (r *replaying) queue(ctx context.Context, q *replay.Queue, f replay.Filter)
 		if err := r.confirmPlan(ctx, plan.Plan); err != nil {
 			return 0, err
 		}
-		one := step{
-			about: audit.Operation{Source: q.Entity, To: outcome.To}, sequences: plan.sequences, total: plan.Selected,
-			do: func(ctx context.Context, progress func(int)) (map[string]int, error) {
-				options := r.options
-				options.Progress, options.Waiting = progress, r.waiting(q.Entity)
-				var err error
-				outcome.Result, err = q.Replay(ctx, sender, r.run, plan.Plan, options)
-				return map[string]int{
-					"replayed": outcome.Replayed, "sentButNotCompleted": outcome.Twice,
-					"failed": outcome.Failed, "gone": outcome.Gone, "left": outcome.Left,
-				}, err
-			},
-		}
+		one := r.step(plan, sender, &outcome)
 		if err := r.announce(ctx, one); err != nil {
 			return 0, err
 		}
@@ -212,6 +198,23 @@ func (r *replaying) queue(ctx context.Context, q *replay.Queue, f replay.Filter)
 	return plan.Selected, err
 }
 
+// step returns the replay of what is planned for one queue. It sets the outcome's result.
+func (r *replaying) step(plan planned, sender replay.Sender, outcome *replayOutcome) step {
+	return step{
+		about: audit.Operation{Source: plan.Source, To: outcome.To, FileSHA256: r.edited}, sequences: plan.sequences, total: plan.Selected,
+		do: func(ctx context.Context, progress func(int)) (map[string]int, error) {
+			options := r.options
+			options.Progress, options.Waiting = progress, r.waiting(plan.Source)
+			var err error
+			outcome.Result, err = plan.queue.Replay(ctx, sender, r.run, plan.Plan, options)
+			return map[string]int{
+				"replayed": outcome.Replayed, "sentButNotCompleted": outcome.Twice,
+				"failed": outcome.Failed, "gone": outcome.Gone, "left": outcome.Left,
+			}, err
+		},
+	}
+}
+
 // confirmPlan asks whether to replay what is planned.
 func (r *replaying) confirmPlan(ctx context.Context, plan *replay.Plan) error {
 	q := question{
@@ -224,6 +227,28 @@ func (r *replaying) confirmPlan(ctx context.Context, plan *replay.Plan) error {
 		q.given = "yes"
 	}
 	return r.confirm(ctx, q)
+}
+
+// knowsWhere returns an error if nobody said where the dead letters of a subscription are to be
+// sent.
+func (r *replaying) knowsWhere(from *picked) error {
+	for _, q := range from.queues {
+		if _, _, ok := config.SplitSubscription(q.Entity); ok && r.to == "" {
+			return fail(exitUsage, "%s is a subscription: name with --to where to send its dead letters, a queue or the topic; "+
+				"the topic delivers them to all its subscriptions", q.Entity)
+		}
+	}
+	return nil
+}
+
+// counts are what happened to the messages, in words.
+func (o replayOutcome) counts() []countOf {
+	return []countOf{
+		{o.Twice, "sent, but not removed from the dead letters: at most one extra call each"},
+		{o.Failed, "not sent, and still a dead letter"},
+		{o.Gone, textGone},
+		{o.Left, textLeft},
+	}
 }
 
 // destination returns where the dead letters of an entity are sent.
@@ -241,12 +266,7 @@ func (r *replaying) sender(ctx context.Context, q *replay.Queue) (*azservicebus.
 
 func (o replayOutcome) print(w io.Writer) {
 	fmt.Fprintf(w, "%s: %d of %s replayed to %s%s (run %s)\n", o.Source, o.Replayed, letters(o.Selected), o.To, leftOut(o.Plan), o.RunID)
-	printCounts(w, []countOf{
-		{o.Twice, "sent, but not removed from the dead letters: at most one extra call each"},
-		{o.Failed, "not sent, and still a dead letter"},
-		{o.Gone, textGone},
-		{o.Left, textLeft},
-	})
+	printCounts(w, o.counts())
 	for _, problem := range o.Problems {
 		fmt.Fprintf(w, "  %s\n", plain(problem))
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/event/mapping"
+	"github.com/session-revoker/session-revoker/event/secevent"
 	"github.com/session-revoker/session-revoker/ingest"
 )
 
@@ -61,20 +62,9 @@ dead-letter one, or cannot judge it yet.`,
 	fs.StringSliceVar(&trials, "mapping", nil, "file with mappings to try before all others; repeatable")
 	out.flag(fs)
 	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, args []string) error {
-		tokens, err := app.NewVerifier(cfg, nil)
+		tokens, decoder, outlook, err := outlookOf(cfg, trials)
 		if err != nil {
 			return fail(exitUsage, "%v", err)
-		}
-		decoder, err := app.NewDecoder(cfg, app.DecoderOptions{Tokens: tokens, Trials: trials})
-		if err != nil {
-			return fail(exitUsage, "%v", err)
-		}
-		protected, err := app.NewProtected(cfg)
-		if err != nil {
-			return fail(exitUsage, "%v", err)
-		}
-		outlook := consumer.Outlook{
-			Protected: protected, Horizon: cfg.Events.Horizon, MaxAge: cfg.Events.MaxAge, Now: time.Now(),
 		}
 		message := event.Message{ContentType: contentType, Subject: subject, Properties: map[string]any{}}
 		if source != "" {
@@ -100,6 +90,25 @@ dead-letter one, or cannot judge it yet.`,
 		}
 		return showUnderstood(out, all)
 	})
+}
+
+// outlookOf returns what decides how the worker understands a message, and what it does then.
+func outlookOf(cfg config.Config, trials []string) (*secevent.Verifier, *mapping.Decoder, consumer.Outlook, error) {
+	tokens, err := app.NewVerifier(cfg, nil)
+	if err != nil {
+		return nil, nil, consumer.Outlook{}, err
+	}
+	decoder, err := app.NewDecoder(cfg, app.DecoderOptions{Tokens: tokens, Trials: trials})
+	if err != nil {
+		return nil, nil, consumer.Outlook{}, err
+	}
+	protected, err := app.NewProtected(cfg)
+	if err != nil {
+		return nil, nil, consumer.Outlook{}, err
+	}
+	return tokens, decoder, consumer.Outlook{
+		Protected: protected, Horizon: cfg.Events.Horizon, MaxAge: cfg.Events.MaxAge, Now: time.Now(),
+	}, nil
 }
 
 // understood is how the worker understands one event.

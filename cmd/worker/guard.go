@@ -55,40 +55,48 @@ one of its type. A release without a type replaces all.`,
 	fs.StringVar(&r.Reason, "reason", "", "why, for the record")
 	fs.StringVar(&r.By, "by", "", "who, for the record (default: you, as user@host)")
 	fs.StringVar(&file, "file", "", "file to write to (default: standard output)")
-	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, _ []string) (err error) {
+	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
 		now := time.Now().UTC().Truncate(time.Second)
 		r.At, r.Until, r.By = now, now.Add(lasts), operator(r.By)
 		if err := r.Check(now); err != nil {
 			return fail(exitUsage, "%v (--for, --max)", err)
 		}
-		text, err := json.MarshalIndent(r, "", "  ")
+		text, err := p.release(ctx, cfg, r, file, r.Reason)
 		if err != nil {
-			return err
-		}
-		text = append(text, '\n')
-		record, err := p.begin(ctx, cfg, audit.Operation{Command: "guard release", By: r.By, Why: r.Reason})
-		if err != nil {
-			return err
-		}
-		act := audit.Operation{File: file, MaxUsers: r.MaxUsers, Until: r.Until}
-		defer func() {
-			record.done(act, err)
-			err = record.close(ctx, err)
-		}()
-		if err := record.start(ctx, act); err != nil {
 			return err
 		}
 		if file == "" {
 			_, err = p.stdout.Write(text)
 			return err
 		}
-		if err := replaceFile(file, text); err != nil {
-			return fail(exitFailed, "%v", err)
-		}
 		fmt.Fprintf(p.stdout, "up to %s for %s until %s\n", count(r.MaxUsers, "person", "people"), cmp.Or(r.Type, "each type"),
 			when(r.Until))
 		return nil
 	})
+}
+
+// release records a release and writes it to a file, or only returns its text if file is "".
+func (p *program) release(ctx context.Context, cfg config.Config, r guard.Release, file, why string) (text []byte, err error) {
+	if text, err = json.MarshalIndent(r, "", "  "); err != nil {
+		return nil, err
+	}
+	text = append(text, '\n')
+	record, err := p.begin(ctx, cfg, audit.Operation{Command: "guard release", By: r.By, Why: why})
+	if err != nil {
+		return nil, err
+	}
+	act := audit.Operation{File: file, MaxUsers: r.MaxUsers, Until: r.Until}
+	defer func() {
+		record.done(act, err)
+		err = record.close(ctx, err)
+	}()
+	if err := record.start(ctx, act); err != nil || file == "" {
+		return text, err
+	}
+	if err := replaceFile(file, text); err != nil {
+		return nil, fail(exitFailed, "%v", err)
+	}
+	return text, nil
 }
 
 // replaceFile replaces a file atomically, so that nobody reads half of it.
