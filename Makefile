@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 
 # The compiler needs 4.4 GB for the Graph SDK's models alone, and as much again for their race build: only the packages
 # where goroutines meet are tested with -race. cmd/worker is not among them: its tests start a process without it.
-RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./revoker/... ./telemetry/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
+RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./console/... ./status/... ./revoker/... ./telemetry/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
 
 .PHONY: run test conformance simulate rules chaos lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
