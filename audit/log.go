@@ -81,9 +81,9 @@ type Decision struct {
 // before it acts, one for each user that it called Graph for, and one at its end.
 type Operation struct {
 	Time time.Time `json:"time"`
-	// Command is the command: "revoke", "dlq replay", "dlq purge", "dlq import", "guard release",
-	// "scheduled cancel", "scheduled now", "ssf create", and so on. Of the latter, Source is the stream,
-	// and To its issuer.
+	// Command is the command: "revoke", "dlq replay", "dlq edit", "dlq purge", "dlq import",
+	// "guard release", "scheduled cancel", "scheduled now", "ssf create", and so on. Of the latter,
+	// Source is the stream, and To its issuer.
 	Command string `json:"command"`
 	// Run joins the records of one run, and the messages that it sent (revoker-replay-run).
 	Run string `json:"run"`
@@ -96,7 +96,7 @@ type Operation struct {
 	Outcome string `json:"outcome"`
 	// Source is the queue or subscription whose dead letters were changed. To is where messages
 	// were sent. File is the file that was read or written, and FileSHA256 the hash of a file that
-	// was read.
+	// was read, or of the body of an edited message.
 	Source     string `json:"source,omitempty"`
 	To         string `json:"to,omitempty"`
 	File       string `json:"file,omitempty"`

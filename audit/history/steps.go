@@ -216,6 +216,8 @@ func (f *finder) operation(e audit.Entry, o audit.Operation) {
 		f.ask(demand{at: o.Time, text: "a manual revocation failed"})
 	case o.Command == "dlq replay" && o.Outcome == audit.Started && f.hasLetter(o):
 		add(Replayed, "%s replayed the dead letter (run %s)%s", by, o.Run, why)
+	case o.Command == "dlq edit" && o.Outcome == audit.Started && f.hasLetter(o):
+		add(Replayed, "%s sent the dead letter again with an edited body (run %s)%s", by, o.Run, why)
 	case o.Command == "dlq import" && o.Outcome == audit.Started && f.runs[o.Run]:
 		add(Replayed, "%s sent the message again from the file %s (run %s)%s", by, o.File, o.Run, why)
 	case o.Command == "dlq purge" && o.Outcome == audit.Started && f.hasLetter(o):

@@ -78,7 +78,7 @@ func (p *program) rootCommand() *cobra.Command {
 	root.AddCommand(
 		p.runCommand(), p.ingestCommand(), p.dlqCommand(), p.deferredCommand(), p.scheduledCommand(), p.revokeCommand(), p.sendCommand(),
 		p.eventCommand(), p.ssfCommand(), p.doctorCommand(), p.auditCommand(), p.guardCommand(), p.historyCommand(),
-		p.statusCommand(), versionCommand(),
+		p.statusCommand(), p.consoleCommand(), versionCommand(),
 	)
 	completeKnown(root)
 	return root
