@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,6 +38,8 @@ type options struct {
 	redis            string
 	timeout          time.Duration
 	log              string
+	console          string
+	auditFile        string // for the console's pages about people and the report
 }
 
 // maxReplicas is the maximum number of workers.
@@ -115,6 +118,8 @@ each kind of sender, to paste into a shell.
 		"address of a Redis that coordinates them, for example 127.0.0.1:6379; without it each works on its own")
 	f.DurationVar(&o.timeout, "timeout", 2*time.Minute, "how long --drain waits for everything to be settled")
 	f.StringVar(&o.log, "log", "", "file for the worker's own log (JSON lines); without it decisions are shown as they are made")
+	f.StringVar(&o.console, "console", "127.0.0.1:9095",
+		"address of worker console, the operators' web page, beside the view on a terminal; port 0 for any free one, empty for none")
 	f.StringVar(&o.entities, "entities", "",
 		"file that declares more queues and topics, in the format of the official emulator's config.json")
 	f.StringArrayVar(&o.keys, "key", nil,
@@ -153,6 +158,15 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 		return err
 	}
 	defer closeLog()
+	showsConsole := o.console != "" && screen.live
+	if showsConsole {
+		dir, err := os.MkdirTemp("", "sandbox-*")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		o.auditFile = filepath.Join(dir, "audit.ndjson")
+	}
 	workers, err := startWorkers(hard, servers, o, logTo)
 	if err != nil {
 		return err
@@ -163,6 +177,10 @@ func sandbox(soft, hard context.Context, o options, stdout, stderr io.Writer) (e
 		}
 	}
 	screen.start(workers)
+	if showsConsole {
+		stop := startConsole(soft, servers, workers, o, screen)
+		defer stop()
+	}
 	screen.say(fmt.Sprintf("the deduplication window is %s here (dedupe.window; in production 1 m), and retries are quicker", dedupeWindow))
 	err = play(soft, servers, s, o)
 	if err == nil && !o.drain {

@@ -171,6 +171,9 @@ func (s *servers) settings(o options) []string {
 		// its own.
 		settings = append(settings, "REVOKER_REDIS_ADDRESSES="+o.redis, "REVOKER_REDIS_TIMEOUT=5s")
 	}
+	if o.auditFile != "" {
+		settings = append(settings, "REVOKER_AUDIT_FILE="+o.auditFile)
+	}
 	if s.admin != "" {
 		settings = append(settings, "REVOKER_SERVICEBUS_ADMIN_ENDPOINT=http://"+s.admin)
 	}

@@ -48,6 +48,7 @@ type view struct {
 	webhooks map[string]int // the number of webhooks that each source has sent
 	mappings map[string]int // the number of events that each mapping understood
 	drawn    int            // the number of lines of the last drawing
+	console  string         // the link of the console, or what became of it; empty for none
 
 	stopped chan struct{}
 	done    chan struct{}
@@ -260,6 +261,9 @@ func (v *view) draw() {
 	if v.servers.webhooks != nil {
 		lines = append(lines, "webhooks of: "+ranked(v.webhooks))
 	}
+	if v.console != "" {
+		lines = append(lines, "console: "+v.console)
+	}
 	// A drawing that is higher than the terminal cannot be replaced.
 	width, rows := v.size()
 	lines = append(lines, v.recent[max(0, len(v.recent)-max(1, rows-1-len(lines))):]...)
@@ -273,6 +277,13 @@ func (v *view) draw() {
 	}
 	v.drawn = len(lines)
 	_, _ = io.WriteString(v.out, screen.String())
+}
+
+// showConsole shows the link of the console, or what became of it.
+func (v *view) showConsole(text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.console = strings.ReplaceAll(text, "\n", " ")
 }
 
 // ranked returns names with their counts, the largest first.
