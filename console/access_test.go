@@ -106,7 +106,7 @@ func TestAccessByLinkIsForOneBrowser(t *testing.T) {
 	s.page(401, visit{path: "/enter?token=guessed"})
 	response := s.do(visit{path: uri})
 	cookies := response.Cookies()
-	if response.StatusCode != 200 || len(cookies) != 1 {
+	if response.StatusCode != http.StatusOK || len(cookies) != 1 {
 		t.Fatalf("%d, %v", response.StatusCode, cookies)
 	}
 	if c := cookies[0]; !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || c.Domain != "" || len(c.Value) < 26 {
@@ -155,20 +155,32 @@ func TestAccessFromOtherOrigins(t *testing.T) {
 	s.enter()
 	replay := url.Values{"reason": {"UserNotFound"}}
 	for name, v := range map[string]visit{
-		"form of another page": {path: "/replay", form: replay, header: map[string]string{"Sec-Fetch-Site": "cross-site",
-			"Origin": "http://evil.example"}},
-		"form of another port": {path: "/replay", form: replay, header: map[string]string{"Sec-Fetch-Site": "same-site",
-			"Origin": "http://127.0.0.1:1"}},
-		"form of an old browser": {path: "/replay", form: replay, header: map[string]string{"Sec-Fetch-Site": "",
-			"Origin": "http://evil.example"}},
+		"form of another page": {path: "/replay", form: replay, header: map[string]string{
+			"Sec-Fetch-Site": "cross-site",
+			"Origin":         "http://evil.example",
+		}},
+		"form of another port": {path: "/replay", form: replay, header: map[string]string{
+			"Sec-Fetch-Site": "same-site",
+			"Origin":         "http://127.0.0.1:1",
+		}},
+		"form of an old browser": {path: "/replay", form: replay, header: map[string]string{
+			"Sec-Fetch-Site": "",
+			"Origin":         "http://evil.example",
+		}},
 		"form of a sandboxed frame": {path: "/replay", form: replay, header: map[string]string{"Sec-Fetch-Site": "", "Origin": "null"}},
 		"form from nowhere":         {path: "/replay", form: replay, header: map[string]string{"Sec-Fetch-Site": "", "Origin": ""}},
-		"picture in another page": {path: "/dead-letters", header: map[string]string{"Sec-Fetch-Site": "cross-site",
-			"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}},
-		"frame in another page": {path: "/", header: map[string]string{"Sec-Fetch-Site": "cross-site",
-			"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}},
-		"fetch by a page of this host": {path: "/", header: map[string]string{"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors",
-			"Sec-Fetch-Dest": "empty"}},
+		"picture in another page": {path: "/dead-letters", header: map[string]string{
+			"Sec-Fetch-Site": "cross-site",
+			"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image",
+		}},
+		"frame in another page": {path: "/", header: map[string]string{
+			"Sec-Fetch-Site": "cross-site",
+			"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe",
+		}},
+		"fetch by a page of this host": {path: "/", header: map[string]string{
+			"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors",
+			"Sec-Fetch-Dest": "empty",
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.t = t
@@ -178,8 +190,10 @@ func TestAccessFromOtherOrigins(t *testing.T) {
 		})
 	}
 	s.t = t
-	for _, host := range []string{"evil.example", "evil.example:9095", "127.0.0.1.evil.example", "10.0.0.1", "[2001:db8::1]:80",
-		"localhost.evil.example"} {
+	for _, host := range []string{
+		"evil.example", "evil.example:9095", "127.0.0.1.evil.example", "10.0.0.1", "[2001:db8::1]:80",
+		"localhost.evil.example",
+	} {
 		s.page(421, visit{path: "/", host: host})
 		s.page(421, visit{path: "/replay", form: replay, host: host})
 	}
@@ -187,8 +201,10 @@ func TestAccessFromOtherOrigins(t *testing.T) {
 		s.page(401, visit{path: "/", host: host})
 	}
 	// A link in a chat may lead here; a strict cookie is not sent then.
-	s.page(200, visit{path: "/", header: map[string]string{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate",
-		"Sec-Fetch-Dest": "document"}})
+	s.page(200, visit{path: "/", header: map[string]string{
+		"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate",
+		"Sec-Fetch-Dest": "document",
+	}})
 	s.page(405, visit{path: "/", method: http.MethodDelete})
 	h := s.do(visit{path: "/"}).Header
 	for name, want := range map[string]string{
@@ -262,8 +278,10 @@ func TestAccessReadOnlyRefusesEveryChange(t *testing.T) {
 	s.enter()
 	letter := letterAddress(source, d.letters[0].SequenceNumber)
 	for _, path := range []string{"/replay", "/purge", "/guard", letter + "/edit", "/changes/x"} {
-		if text := s.page(403, visit{path: path, form: url.Values{"reason": {"UserNotFound"}, "max": {"5"}, "minutes": {"5"},
-			"body": {"{}"}}}); !strings.Contains(text, "--allow-changes") {
+		if text := s.page(403, visit{path: path, form: url.Values{
+			"reason": {"UserNotFound"}, "max": {"5"}, "minutes": {"5"},
+			"body": {"{}"},
+		}}); !strings.Contains(text, "--allow-changes") {
 			t.Errorf("%s: %s", path, text)
 		}
 	}

@@ -73,7 +73,7 @@ func TestBrowserPagesOfOtherOriginsDoNothing(t *testing.T) {
 			got = title()
 		}
 		// An opaque answer has nothing that the page could read.
-		for _, part := range strings.Fields(got) {
+		for part := range strings.FieldsSeq(got) {
 			if part != "refused" && part != "opaque0" {
 				t.Errorf("%s: a page has seen %q", origin, part)
 			}

@@ -159,7 +159,8 @@ func TestBrowserEveryPageIsAccessible(t *testing.T) {
 		}},
 		{"replayed", "", []step{ // the script shows the end by itself
 			chromedp.Func(func(context.Context,
-				*chromedp.Target) error {
+				*chromedp.Target,
+			) error {
 				close(d.hold)
 				return nil
 			}), chromedp.WaitVisible(chromedp.CSS(".counts")),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func TestChangeIsAboutWhatWasPreviewed(t *testing.T) {
 	s.enter()
 	before := s.preview("/purge", url.Values{"reason": {"UserNotFound"}})
 	letters := d.letters
-	d.letters = append(letters[:len(letters):len(letters)], letters[212]) // one more comes, and another tab sees it
+	d.letters = append(slices.Clip(letters), letters[212]) // one more comes, and another tab sees it
 	after := s.preview("/purge", url.Values{"reason": {"UserNotFound"}})
 	s.page(409, visit{path: before, form: url.Values{"confirm": {"65"}}})
 	s.page(409, visit{path: after, form: url.Values{"confirm": {"64"}}})
@@ -167,8 +168,12 @@ func TestGuardReleaseNeedsNumbers(t *testing.T) {
 	s := open(t, d, nil)
 	s.enter()
 	for _, form := range []url.Values{
-		{"max": {"many"}, "minutes": {"60"}}, {"max": {"0"}, "minutes": {"60"}}, {"max": {"5"}, "minutes": {"0"}},
-		{"max": {"5"}, "minutes": {"1441"}}, {"max": {"5"}}, {},
+		{"max": {"many"}, "minutes": {"60"}},
+		{"max": {"0"}, "minutes": {"60"}},
+		{"max": {"5"}, "minutes": {"0"}},
+		{"max": {"5"}, "minutes": {"1441"}},
+		{"max": {"5"}},
+		{},
 	} {
 		s.page(400, visit{path: "/guard", form: form})
 	}

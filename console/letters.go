@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -147,9 +148,7 @@ func (m *lettersModel) fill(pick Pick, number string) {
 // with returns the address of the page with another value of a field. An empty value removes it.
 func (m lettersModel) with(field, value string) string {
 	query := url.Values{}
-	for name, values := range m.query {
-		query[name] = values
-	}
+	maps.Copy(query, m.query)
 	query.Del(field)
 	if value != "" {
 		query.Set(field, value)

@@ -43,8 +43,10 @@ func TestLettersAreFilteredByTheAddress(t *testing.T) {
 	if !strings.Contains(page, "Page 3 of 3") || strings.Count(page, "data-label=\"Number\"") != 12 {
 		t.Error("the last page is not shown")
 	}
-	for _, path := range []string{"/dead-letters/session-events/1", "/dead-letters/other/4101", "/dead-letters/session-events/x",
-		"/dead-letters/session-events/-1"} {
+	for _, path := range []string{
+		"/dead-letters/session-events/1", "/dead-letters/other/4101", "/dead-letters/session-events/x",
+		"/dead-letters/session-events/-1",
+	} {
 		s.page(404, visit{path: path})
 	}
 }
@@ -80,8 +82,10 @@ func hostileLetters() *deployment {
 	for i, text := range hostile {
 		d.letters = append(d.letters, replay.Letter{
 			Source: source, SequenceNumber: int64(i + 1), Enqueued: night, MessageID: text, Reason: text, Description: text,
-			Users: []string{text,
-				text}, Types: []string{text}, Producers: []string{text}, Unreadable: "", Mended: text, ReplayedBy: text, Replays: 1,
+			Users: []string{
+				text,
+				text,
+			}, Types: []string{text}, Producers: []string{text}, Unreadable: "", Mended: text, ReplayedBy: text, Replays: 1,
 			NotBelieved: map[string]any{"revoker-" + text: text},
 		})
 		d.bodies[int64(i+1)] = text + strings.Repeat("\n"+text, 5)
@@ -105,8 +109,10 @@ func TestLettersCannotBeMoreThanText(t *testing.T) {
 	for i, text := range hostile {
 		harmless(s.preview(letterAddress(source, int64(i+1))+"/edit", url.Values{"body": {text}}))
 		paths = append(paths, letterAddress(source, int64(i+1)), letterAddress(source, int64(i+1))+"/edit",
-			"/people?"+url.Values{"user": {text}}.Encode(), "/dead-letters?"+url.Values{"reason": {text}, "user": {text},
-				"since": {text}}.Encode(),
+			"/people?"+url.Values{"user": {text}}.Encode(), "/dead-letters?"+url.Values{
+				"reason": {text}, "user": {text},
+				"since": {text},
+			}.Encode(),
 			"/report?"+url.Values{"since": {text}, "target": {text}}.Encode())
 	}
 	for _, path := range paths {
@@ -123,8 +129,9 @@ func isHarmless(t *testing.T, path, page string) {
 		}
 	}
 	shown := page
-	if i := strings.Index(page, "<textarea"); i >= 0 { // what is edited must stay as it is
-		shown = page[:i] + page[strings.Index(page, "</textarea>"):]
+	if before, after, ok := strings.Cut(page, "<textarea"); ok { // what is edited must stay as it is
+		_, after, _ = strings.Cut(after, "</textarea>")
+		shown = before + after
 	}
 	for _, field := range []string{"value=\"", "href=\""} { // what is sent back must, too
 		for _, part := range strings.Split(shown, field)[1:] {
@@ -243,8 +250,10 @@ func TestSnapshotIsBounded(t *testing.T) {
 
 func TestHistogramHoldsAll(t *testing.T) {
 	for _, c := range []struct{ long, since time.Duration }{
-		{0, 0}, {time.Second, 0}, {time.Minute, 0}, {time.Hour, 0}, {26 * time.Hour, 0}, {90 * 24 * time.Hour,
-			0}, {100 * 365 * 24 * time.Hour, 0},
+		{0, 0}, {time.Second, 0}, {time.Minute, 0}, {time.Hour, 0}, {26 * time.Hour, 0}, {
+			90 * 24 * time.Hour,
+			0,
+		}, {100 * 365 * 24 * time.Hour, 0},
 	} {
 		groups := []replay.Group{{Oldest: night.Add(-c.long), Newest: night}}
 		h := spanOf(groups).histogram()

@@ -47,8 +47,10 @@ type snapshots struct {
 }
 
 func newSnapshots(operations Operations, now func() time.Time) *snapshots {
-	s := &snapshots{operations: operations, now: now, wake: make(chan struct{}, 1), renew: make(chan struct{}, 1),
-		first: make(chan struct{})}
+	s := &snapshots{
+		operations: operations, now: now, wake: make(chan struct{}, 1), renew: make(chan struct{}, 1),
+		first: make(chan struct{}),
+	}
 	s.last.Store(&snapshot{reading: true})
 	return s
 }

@@ -197,10 +197,14 @@ func aNight() *deployment {
 		n                         int
 		from, to                  time.Duration // before the night
 	}{
-		{"RetriesExhausted", "Graph answered 503 Service Unavailable 6 times, while it succeeded for others", "device.stolen", 212,
-			5 * time.Hour, 3 * time.Hour},
-		{"UserNotFound", "Graph does not know this user (404 Request_ResourceNotFound)", "user.offboarded", 64, 40 * time.Hour,
-			20 * time.Minute},
+		{
+			"RetriesExhausted", "Graph answered 503 Service Unavailable 6 times, while it succeeded for others", "device.stolen", 212,
+			5 * time.Hour, 3 * time.Hour,
+		},
+		{
+			"UserNotFound", "Graph does not know this user (404 Request_ResourceNotFound)", "user.offboarded", 64, 40 * time.Hour,
+			20 * time.Minute,
+		},
 		{"ForeignDomain", "the domain gmail.com is not on events.allowed_domains", "device.lost", 23, 30 * time.Hour, 9 * time.Hour},
 		{"InvalidEvent", "userId is missing", "device.stolen", 12, 6 * time.Hour, 10 * time.Minute},
 		{"ProtectedUser", "breakglass@contoso.com is on guard.protected_users", "user.compromised", 1, 70 * time.Minute, 70 * time.Minute},
@@ -237,30 +241,47 @@ func aNight() *deployment {
 		State: history.SignedOut, IDs: []string{"0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c01"}, Names: []string{"ada.0@contoso.com"},
 		Answer: "Yes: ada.0@contoso.com was signed out at 2026-03-14 01:02:11Z; Graph confirmed it.",
 		Steps: []history.Step{
-			{Time: night.Add(-80 * time.Minute), Kind: history.Reported, Text: "Reported as device.stolen by urn:contoso:mdm.",
-				EventType: "device.stolen", Source: source, SequenceNumber: 4104},
-			{Time: night.Add(-80*time.Minute + 400*time.Millisecond), Kind: history.Called,
-				Text: "Graph was called, attempt 1: 503 Service Unavailable.", RequestID: "9f1d0c7a-2a1e-4a5e-8d60-3b7c1f0e2d11"},
-			{Time: night.Add(-79 * time.Minute), Kind: history.DeadLettered, Text: "Dead-lettered: RetriesExhausted.", Source: source,
-				SequenceNumber: 4104},
-			{Time: night.Add(-77 * time.Minute), Kind: history.Replayed, Text: "Sent again from the dead letters.",
-				By: "grace@contoso.com", Run: "5f0e1c5e-6f0e-4b7a-9a51-52d1f7a3c0de"},
-			{Time: night.Add(-75*time.Minute - 29*time.Second), Kind: history.Revoked,
-				Text: "Signed out: Graph confirmed that it revoked all sessions.", RequestID: "0f3c2b1a-7d5e-4b9f-9c11-52d1f7a3c0de"},
+			{
+				Time: night.Add(-80 * time.Minute), Kind: history.Reported, Text: "Reported as device.stolen by urn:contoso:mdm.",
+				EventType: "device.stolen", Source: source, SequenceNumber: 4104,
+			},
+			{
+				Time: night.Add(-80*time.Minute + 400*time.Millisecond), Kind: history.Called,
+				Text: "Graph was called, attempt 1: 503 Service Unavailable.", RequestID: "9f1d0c7a-2a1e-4a5e-8d60-3b7c1f0e2d11",
+			},
+			{
+				Time: night.Add(-79 * time.Minute), Kind: history.DeadLettered, Text: "Dead-lettered: RetriesExhausted.", Source: source,
+				SequenceNumber: 4104,
+			},
+			{
+				Time: night.Add(-77 * time.Minute), Kind: history.Replayed, Text: "Sent again from the dead letters.",
+				By: "grace@contoso.com", Run: "5f0e1c5e-6f0e-4b7a-9a51-52d1f7a3c0de",
+			},
+			{
+				Time: night.Add(-75*time.Minute - 29*time.Second), Kind: history.Revoked,
+				Text: "Signed out: Graph confirmed that it revoked all sessions.", RequestID: "0f3c2b1a-7d5e-4b9f-9c11-52d1f7a3c0de",
+			},
 		},
 	}
 	times := func(scale float64, n int) report.Times {
-		return report.Times{Count: n, Within: n - n/60, P50Seconds: .8 * scale, P90Seconds: 2.4 * scale, P99Seconds: 41 * scale,
-			MaxSeconds: 612 * scale}
+		return report.Times{
+			Count: n, Within: n - n/60, P50Seconds: .8 * scale, P90Seconds: 2.4 * scale, P99Seconds: 41 * scale,
+			MaxSeconds: 612 * scale,
+		}
 	}
 	d.report = report.Report{
 		Answer: "98.2 % of 3,918 events that asked for it led to a revocation within 5 min.",
 		Events: 4021, People: 3704, Met: 3848, Missed: 22, Failed: 48,
 		NotAsked: 103, TargetSeconds: 300,
-		Stages: report.Stages{EventToEnd: times(1, 3870), EventToQueue: times(.4, 3870), QueueToCall: times(.5, 3870),
-			CallToEnd: times(.1, 3870)},
-		Types: []report.Group{{Name: "device.stolen", EventToEnd: times(.5, 41)}, {Name: "device.lost", EventToEnd: times(.8, 329)},
-			{Name: "user.offboarded", EventToEnd: times(1, 3500)}},
+		Stages: report.Stages{
+			EventToEnd: times(1, 3870), EventToQueue: times(.4, 3870), QueueToCall: times(.5, 3870),
+			CallToEnd: times(.1, 3870),
+		},
+		Types: []report.Group{
+			{Name: "device.stolen", EventToEnd: times(.5, 41)},
+			{Name: "device.lost", EventToEnd: times(.8, 329)},
+			{Name: "user.offboarded", EventToEnd: times(1, 3500)},
+		},
 		Misses: report.Cases{Count: 2, List: []report.Case{
 			{User: "radia.3@contoso.com", EventType: "user.offboarded", Enqueued: night.Add(-5 * time.Hour), Seconds: 612},
 			{User: "tim.9@contoso.com", EventType: "device.lost", Enqueued: night.Add(-4 * time.Hour), Seconds: 433},

@@ -68,8 +68,8 @@ func workerProgram(ctx context.Context, dir string, say func(string)) (string, e
 	}
 	say("building cmd/worker for the console…")
 	program := filepath.Join(dir, name)
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program,
-		workerPackage).CombinedOutput(); err != nil { //nolint:gosec // no input
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, workerPackage) //nolint:gosec // no input
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w %s", err, strings.TrimSpace(string(out)))
 	}
 	return program, nil

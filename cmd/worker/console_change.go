@@ -36,7 +36,8 @@ type previewed struct {
 
 // preview makes a plan for each queue that is picked. It calls before with the open queues.
 func (o *operations) preview(ctx context.Context, p console.Pick, before func(*picked) error,
-	makePlan func(context.Context) planner) (previewed, error) {
+	makePlan func(context.Context) planner,
+) (previewed, error) {
 	ctx, cancel := context.WithTimeout(ctx, consoleTimeout)
 	defer cancel()
 	v := previewed{pick: picking{source: p.Source}}

@@ -155,8 +155,10 @@ func (d *desk) deadLetterAll(bodies []string, reason string) {
 		must(err)
 		for _, m := range messages {
 			left--
-			must(receiver.DeadLetterMessage(ctx, m, &azservicebus.DeadLetterOptions{Reason: &reason,
-				ErrorDescription: new("because of that")}))
+			must(receiver.DeadLetterMessage(ctx, m, &azservicebus.DeadLetterOptions{
+				Reason:           &reason,
+				ErrorDescription: new("because of that"),
+			}))
 		}
 	}
 }
@@ -318,8 +320,8 @@ func TestConsolesOfTwoOperatorsSendNothingTwice(t *testing.T) {
 	d := newDesk(t, consoleOptions{by: "ada", rate: 100})
 	const n = 40
 	d.deadLetters(n)
-	ada, atAda := *d, ""
-	atAda, _ = ada.post(200, "/replay", url.Values{"reason": {"RetriesExhausted"}})
+	ada := *d
+	atAda, _ := ada.post(200, "/replay", url.Values{"reason": {"RetriesExhausted"}})
 	d.serve(consoleOptions{by: "grace"})
 	at, _ := d.post(200, "/replay", url.Values{"reason": {"RetriesExhausted"}})
 	ada.post(200, atAda, url.Values{"confirm": {strconv.Itoa(n)}})
@@ -362,13 +364,14 @@ func TestConsoleSendsAnEditedMessage(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, consoleOptions{})
 	d.deadLetter(`{"type":"device.lost","userid":"`+person(1)+`"}`, "InvalidEvent")
-	page := d.until("/dead-letters", "/dead-letters/events/1")
-	if page = d.get(200, "/dead-letters/events/1"); !strings.Contains(page, "because of that") || !strings.Contains(page, "fix the event") {
-		t.Error(page)
+	d.until("/dead-letters", "/dead-letters/events/1")
+	letter := d.get(200, "/dead-letters/events/1")
+	if !strings.Contains(letter, "because of that") || !strings.Contains(letter, "fix the event") {
+		t.Error(letter)
 	}
 	body := html(regexp.MustCompile(`(?s)<textarea[^>]*>\n(.*)</textarea>`).FindStringSubmatch(d.get(200,
 		"/dead-letters/events/1/edit"))[1])
-	if _, page = d.post(200, "/dead-letters/events/1/edit", url.Values{"body": {body}}); !strings.Contains(page, "signs nobody out") ||
+	if _, page := d.post(200, "/dead-letters/events/1/edit", url.Values{"body": {body}}); !strings.Contains(page, "signs nobody out") ||
 		!strings.Contains(page, "There is none") {
 		t.Error(page)
 	}
@@ -478,8 +481,12 @@ func TestConsoleRefusesAddressesWithoutSignIn(t *testing.T) {
 			t.Errorf("listens on %s", o.address)
 		}
 	}
-	for _, o := range []consoleOptions{{allowChanges: true, maxReplays: 3}, {header: "X-User", proxies: []string{"everybody"},
-		maxReplays: 3},
+	for _, o := range []consoleOptions{
+		{allowChanges: true, maxReplays: 3},
+		{
+			header: "X-User", proxies: []string{"everybody"},
+			maxReplays: 3,
+		},
 		{header: "X-User", proxies: []string{"0.0.0.0/0"}, maxReplays: 3},
 	} {
 		if _, err := o.settings(&program{}, config.Config{}); err == nil {
