@@ -45,10 +45,11 @@ type view struct {
 	mu       sync.Mutex
 	recent   []string
 	outcomes map[string]int
-	webhooks map[string]int // the number of webhooks that each source has sent
-	mappings map[string]int // the number of events that each mapping understood
-	drawn    int            // the number of lines of the last drawing
-	console  string         // the link of the console, or what became of it; empty for none
+	webhooks map[string]int  // the number of webhooks that each source has sent
+	mappings map[string]int  // the number of events that each mapping understood
+	people   map[string]bool // who was signed out, by their names
+	drawn    int             // the number of lines of the last drawing
+	console  string          // the link of the console, or what became of it; empty for none
 
 	stopped chan struct{}
 	done    chan struct{}
@@ -57,7 +58,7 @@ type view struct {
 func newView(out io.Writer, s *servers, people []graph.User, live bool) *view {
 	v := &view{
 		out: out, servers: s, live: live, names: map[string]string{},
-		outcomes: map[string]int{}, webhooks: map[string]int{}, mappings: map[string]int{},
+		outcomes: map[string]int{}, webhooks: map[string]int{}, mappings: map[string]int{}, people: map[string]bool{},
 		stopped: make(chan struct{}), done: make(chan struct{}),
 	}
 	for _, p := range people {
@@ -98,9 +99,64 @@ func (v *view) start(all workers) {
 	}()
 }
 
+// stop ends the redrawing and prints a summary.
 func (v *view) stop() {
 	close(v.stopped)
 	<-v.done
+	calls := len(v.servers.graph.Calls())
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	events := 0
+	var refused []string
+	for _, outcome := range slices.Sorted(maps.Keys(v.outcomes)) {
+		events += v.outcomes[outcome]
+		if outcome[0] >= 'A' && outcome[0] <= 'Z' { // reasons of dead letters; other outcomes are lower case
+			refused = append(refused, fmt.Sprintf("%s %d", outcome, v.outcomes[outcome]))
+		}
+	}
+	fmt.Fprintf(v.out, "\nSigned out %s with %s to Graph, for %s.\n",
+		plural(len(v.people), "person", "people"), plural(calls, "call", "calls"), plural(events, "event", "events"))
+	if len(refused) > 0 {
+		width, _ := v.size()
+		fmt.Fprintln(v.out, text.WrapSoft("Dead letters: "+strings.Join(refused, ", ")+".", width))
+	}
+}
+
+// answer says how many people are signed out, and who waits for what.
+func answer(people int, s telemetry.State, deadLetters int) string {
+	said := plural(people, "person", "people") + " signed out"
+	if waiting := s.Pending - s.Parked; waiting > 0 {
+		said += ", " + plural(waiting, "waits", "wait") + reason(s)
+	}
+	if s.Parked > 0 {
+		said += fmt.Sprintf(", %d again in a moment", s.Parked)
+	}
+	if deadLetters > 0 {
+		said += ", " + plural(deadLetters, "dead letter", "dead letters")
+	}
+	return said
+}
+
+// reason says what those wait for who wait for a call.
+func reason(s telemetry.State) string {
+	switch {
+	case slices.ContainsFunc(s.Guard, func(g telemetry.Guard) bool { return g.Tripped }):
+		return " (the volume guard has tripped)"
+	case s.BreakerOpen:
+		return " (Graph is not usable)"
+	case s.HeldFor > 0:
+		return fmt.Sprintf(" (Graph throttles for %s)", s.HeldFor.Round(time.Second))
+	case !math.IsInf(s.PerSecond, 1):
+		return fmt.Sprintf(" (Graph allows %.1f a second)", s.PerSecond)
+	}
+	return ""
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // entry holds the fields of a log line that the view reads.
@@ -146,7 +202,7 @@ func (v *view) show(e entry) {
 	who := strings.TrimSpace(e.EventType + "  " + e.User)
 	switch {
 	case e.Outcome != "":
-		v.count(e.Outcome, e.Reason, e.Mapping)
+		v.count(e)
 		sentence := fmt.Sprintf("%-14s %s", e.Outcome, who)
 		if e.Mapping != "" && e.Mapping != event.Native {
 			sentence += "  from " + e.Mapping
@@ -180,16 +236,16 @@ func (v *view) show(e entry) {
 	}
 }
 
-func (v *view) count(outcome, reason, mapping string) {
+func (v *view) count(e entry) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if mapping != "" {
-		v.mappings[mapping]++
+	if e.Mapping != "" {
+		v.mappings[e.Mapping]++
 	}
-	if reason != "" {
-		outcome = reason
+	if e.Outcome == "revoked" {
+		v.people[cmp.Or(e.Account, e.User)] = true
 	}
-	v.outcomes[outcome]++
+	v.outcomes[cmp.Or(e.Reason, e.Outcome)]++
 }
 
 // say prints one line with the time.
@@ -257,7 +313,9 @@ func (v *view) draw() {
 		}
 		t.AppendRow(row)
 	}
-	lines := append(strings.Split(t.Render(), "\n"), "understood by: "+ranked(v.mappings))
+	lines := []string{answer(len(v.people), state, counts.DeadLetter)}
+	lines = append(lines, strings.Split(t.Render(), "\n")...)
+	lines = append(lines, "understood by: "+ranked(v.mappings))
 	if v.servers.webhooks != nil {
 		lines = append(lines, "webhooks of: "+ranked(v.webhooks))
 	}
