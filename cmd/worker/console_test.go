@@ -315,6 +315,36 @@ func TestConsoleStoppedInTheMiddleOfAReplayLosesNothing(t *testing.T) {
 	d.counts(n, 0)
 }
 
+// 500 dead letters for three reasons: replay two of them, and purge the third.
+func TestConsoleEndsANightInSixActions(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t, consoleOptions{rate: 1000})
+	actions := 0
+	act := func(what, reason string, n int) {
+		t.Helper()
+		at, _ := d.post(200, what, url.Values{"reason": {reason}})
+		d.confirm(at, strconv.Itoa(n))
+		actions += 2
+	}
+	letters := func(n int) (bodies []string) {
+		for i := range n {
+			bodies = append(bodies, lost(i))
+		}
+		return bodies
+	}
+	d.deadLetterAll(letters(300), "RetriesExhausted")
+	d.deadLetterAll(letters(150), "Forbidden")
+	d.deadLetterAll(letters(50), "UserNotFound")
+	d.until("/dead-letters", "500 in all")
+	act("/replay", "RetriesExhausted", 300)
+	act("/replay", "Forbidden", 150)
+	act("/purge", "UserNotFound", 50)
+	d.counts(450, 0)
+	if actions > 6 {
+		t.Errorf("%d actions", actions)
+	}
+}
+
 func TestConsolesOfTwoOperatorsSendNothingTwice(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t, consoleOptions{by: "ada", rate: 100})
