@@ -102,6 +102,7 @@ func TestDialerWebSocketMessagesHoldAnyPartOfAFrame(t *testing.T) {
 			go func() {
 				_, _ = io.Copy(to, from)
 				_ = to.Close()
+				_ = socket.CloseNow() // a ping waits for a pong that nobody reads any more
 			}()
 			_, _ = io.CopyBuffer(pinging{from, socket}, struct{ io.Reader }{to}, make([]byte, 100))
 		}))))

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 )
 
 func main() {
@@ -67,8 +68,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Short: "Run the worker with an embedded Service Bus and Graph on this machine",
 		Long: `Run the worker with an embedded Service Bus and Graph on this machine.
 
-Without flags it publishes a sample of events: messages as Intune, Okta, Jamf Pro,
-Workspace ONE, Fleet, Sentinel, Workday and Entra ID send them, duplicates,
+Without flags it publishes a sample of events: messages as Intune, Okta, Jamf
+Pro, Workspace ONE, Fleet, Sentinel, Workday and Entra ID send them, duplicates,
 storms about one user, an unknown user, a guest, a protected user, malformed
 messages, a throttled spell, and a mass offboarding. It shows what becomes of
 each, and goes on until Ctrl-C. Some of them come as webhooks, to worker ingest,
@@ -97,6 +98,11 @@ each kind of sender, to paste into a shell.
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
+	show := cmd.HelpFunc()
+	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		help.WrapFlags(cmd.Flags())
+		show(cmd, args)
+	})
 	f := cmd.Flags()
 	f.StringVar(&o.amqp, "amqp", "127.0.0.1:5672", "address of the embedded Service Bus; port 0 for any free one")
 	f.StringVar(&o.graph, "graph", "127.0.0.1:8081", "address of the embedded Graph and its token endpoint; port 0 for any free one")

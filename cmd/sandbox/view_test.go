@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"math"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -30,6 +34,18 @@ func TestViewSaysInWordsWhoIsSignedOutAndWhoWaits(t *testing.T) {
 	} {
 		if got := answer(c.people, c.state, c.letters); got != want {
 			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestHelpFitsInItsWidth(t *testing.T) {
+	var text bytes.Buffer
+	if code := run(t.Context(), []string{"--help"}, &text, &text); code != 0 {
+		t.Fatal(code)
+	}
+	for line := range strings.Lines(text.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > help.Width {
+			t.Errorf("%d columns: %s", n, line)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/session-revoker/session-revoker/audit/report"
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/replay"
 )
@@ -97,7 +98,7 @@ The exit code does not depend on what the report says.`,
 const printedCases = 10
 
 func printAuditReport(w io.Writer, r report.Report) {
-	fmt.Fprintln(w, wrapText(plain(r.Answer), helpWidth))
+	fmt.Fprintln(w, wrapText(plain(r.Answer), help.Width))
 	fmt.Fprintf(w, "%s; target %s.\n", r.Period(), report.Duration(time.Duration(r.TargetSeconds*float64(time.Second))))
 	for _, warning := range r.Warnings {
 		printHanging(w, "Note:", len("Note: "), plain(warning)+".")
@@ -132,7 +133,7 @@ func printAuditReport(w io.Writer, r report.Report) {
 		printHanging(w, " ", 2, plain(problem))
 	}
 	if r.Log.ProblemCount == 0 {
-		fmt.Fprintln(w, wrapText(r.Log.Claim+".", helpWidth))
+		fmt.Fprintln(w, wrapText(r.Log.Claim+".", help.Width))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/session-revoker/session-revoker/audit/history"
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/replay"
 )
@@ -163,7 +164,7 @@ func (s *runStatus) conclude() {
 }
 
 func (s *runStatus) print(w io.Writer) {
-	fmt.Fprintln(w, wrapText(plain(s.Answer), helpWidth))
+	fmt.Fprintln(w, wrapText(plain(s.Answer), help.Width))
 	by, at := s.By, s.At
 	if s.Audit != nil {
 		by = cmp.Or(s.Audit.By, by)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/deadletter"
@@ -207,7 +208,7 @@ func showUnderstood(out *output, all []understood) error {
 // print prints one event for people.
 func (u understood) print(w io.Writer) {
 	t := newTable()
-	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, WidthMax: helpWidth - len("Takes effect") - 2, WidthMaxEnforcer: wrapHard}})
+	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, WidthMax: help.Width - len("Takes effect") - 2, WidthMaxEnforcer: wrapHard}})
 	line := func(name, value string) {
 		if value != "" {
 			t.AppendRow(table.Row{name, plain(value)})
@@ -242,7 +243,7 @@ func (u understood) print(w io.Writer) {
 // wrapHard breaks text into lines of at most width characters.
 func wrapHard(text string, width int) string {
 	var lines []string
-	for line := range strings.SplitSeq(wrap(text, width, ""), "\n") {
+	for line := range strings.SplitSeq(help.Wrap(text, width, ""), "\n") {
 		for runes := []rune(line); len(runes) > width; runes = []rune(line) {
 			lines = append(lines, string(runes[:width]))
 			line = string(runes[width:])

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/config"
 )
 
@@ -177,7 +178,7 @@ func TestEventTestFitsInATerminal(t *testing.T) {
 		{"kind":"lost","owner":"\u001b[2J` + long + `"}]}`
 	_, out, _ := runEvent(t, body, "test", "--mapping", mappings)
 	for line := range strings.Lines(out) {
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > helpWidth || strings.Contains(line, "\x1b") {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > help.Width || strings.Contains(line, "\x1b") {
 			t.Errorf("%d columns: %q", n, line)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/session-revoker/session-revoker/audit/history"
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/config"
 )
 
@@ -95,7 +96,7 @@ func printHistory(w io.Writer, h history.History) {
 	for _, problem := range h.Log.Problems[:min(5, len(h.Log.Problems))] {
 		printHanging(w, "", len("Note: "), plain(problem))
 	}
-	fmt.Fprintln(w, wrapText(plain(h.Answer), helpWidth))
+	fmt.Fprintln(w, wrapText(plain(h.Answer), help.Width))
 }
 
 // printWho says whom the history is about, if they have several names.
@@ -114,7 +115,7 @@ func printWho(w io.Writer, h history.History) {
 
 // printHanging prints a text that is wrapped beside what begins its first line.
 func printHanging(w io.Writer, first string, column int, text string) {
-	for i, line := range strings.Split(wrapText(text, helpWidth-column), "\n") {
+	for i, line := range strings.Split(wrapText(text, help.Width-column), "\n") {
 		if i > 0 {
 			first = ""
 		}
@@ -133,5 +134,5 @@ func wrapText(text string, width int) string {
 		}
 		words = append(words, string(runes))
 	}
-	return strings.TrimRight(wrap(strings.Join(words, " "), width, ""), "\n ")
+	return strings.TrimRight(help.Wrap(strings.Join(words, " "), width, ""), "\n ")
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/config"
 )
 
@@ -70,10 +71,10 @@ func (p *program) rootCommand() *cobra.Command {
 	}
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	help := root.HelpFunc()
+	show := root.HelpFunc()
 	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
-		wrapFlags(cmd.Flags())
-		help(cmd, args)
+		help.WrapFlags(cmd.Flags())
+		show(cmd, args)
 	})
 	root.AddCommand(
 		p.runCommand(), p.ingestCommand(), p.dlqCommand(), p.deferredCommand(), p.scheduledCommand(), p.revokeCommand(), p.sendCommand(),

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/deadletter"
 )
 
@@ -307,5 +308,5 @@ func listed(items []string) string {
 
 // notice prints a sentence for people to standard error.
 func (p *program) notice(format string, args ...any) {
-	fmt.Fprintln(p.stderr, wrapText(plain(fmt.Sprintf(format, args...)), helpWidth))
+	fmt.Fprintln(p.stderr, wrapText(plain(fmt.Sprintf(format, args...)), help.Width))
 }

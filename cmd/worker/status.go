@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
+	"github.com/session-revoker/session-revoker/cmd/internal/help"
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/replay"
 	"github.com/session-revoker/session-revoker/servicebus"
@@ -206,7 +207,7 @@ func peekQueue(ctx context.Context, client *azservicebus.Client, cfg config.Conf
 }
 
 func printStatus(w io.Writer, s status.Status) {
-	fmt.Fprintln(w, wrapText(plain(s.Answer), helpWidth))
+	fmt.Fprintln(w, wrapText(plain(s.Answer), help.Width))
 	fmt.Fprintln(w)
 	say := func(label, format string, args ...any) {
 		printHanging(w, label, statusColumn, plain(fmt.Sprintf(format, args...)))

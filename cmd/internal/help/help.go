@@ -1,4 +1,5 @@
-package main
+// Package help wraps the help texts of the programs.
+package help
 
 import (
 	"fmt"
@@ -8,12 +9,16 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// helpWidth is the width of help texts in columns.
-const helpWidth = 80
+// Width is the width of help texts in columns.
+const Width = 80
 
-// wrapFlags wraps the help texts of the visible flags, so that they fit in helpWidth. Package pflag
-// indents the second and later lines.
-func wrapFlags(fs *pflag.FlagSet) {
+// least is the least width of the texts beside long names of flags.
+const least = 28
+
+// WrapFlags wraps the help texts of the visible flags, so that they fit in Width. Package pflag
+// indents the second and later lines. Only a word can be wider, if the names of flags are long. It
+// must be called once, after the flags are parsed.
+func WrapFlags(fs *pflag.FlagSet) {
 	column := 0 // where the texts begin
 	fs.VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
@@ -26,7 +31,13 @@ func wrapFlags(fs *pflag.FlagSet) {
 	})
 	fs.VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
-			f.Usage = wrap(f.Usage, max(helpWidth-column, 30), defaultText(f))
+			width := max(Width-column, least)
+			end := defaultText(f)
+			if len(end) > width {
+				f.Usage += " " + strings.ReplaceAll(end, ",", ", ")
+				f.DefValue, end = "", ""
+			}
+			f.Usage = Wrap(f.Usage, width, end)
 		}
 	})
 }
@@ -40,9 +51,9 @@ func defaultText(f *pflag.Flag) string {
 	return fmt.Sprintf("(default %q)", f.DefValue)
 }
 
-// wrap breaks a text into lines of at most width characters. end follows the text, in the last line
+// Wrap breaks a text into lines of at most width characters. end follows the text, in the last line
 // or in a line of its own.
-func wrap(text string, width int, end string) string {
+func Wrap(text string, width int, end string) string {
 	var wrapped strings.Builder
 	length := 0
 	words := strings.Fields(text)
