@@ -108,15 +108,16 @@ func (st *stream) poll(ctx, hard context.Context) (pause time.Duration, err erro
 	answer, err := st.client.Poll(ctx, st.pollURL, ssf.Request{
 		MaxEvents: st.MaxEvents, Immediately: st.immediate, Ack: st.ack, Refused: st.refused,
 	})
-	switch refused, answered := errors.AsType[*ssf.Error](err); {
+	switch _, answered := errors.AsType[*ssf.Error](err); {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded) && !st.immediate:
 		// It may be held for longer than we wait. The next poll shows whether anybody is there.
 		st.immediate = true
 		return 0, nil
-	case answered && refused.Status == http.StatusBadRequest:
-		// It may be about an acknowledgment. What is not acknowledged comes again, and is then.
+	case answered:
+		// It may be about an acknowledgment: of a token that the transmitter does not know any more, for
+		// example. What is not acknowledged comes again, and is then.
 		st.ack, st.refused = nil, map[string]ssf.Refusal{}
 	}
 	if err != nil {

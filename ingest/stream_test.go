@@ -391,23 +391,25 @@ func TestPollKeepsATokenAtTheTransmitterWhileItsKeysAreAway(t *testing.T) {
 var published http.HandlerFunc
 
 func TestPollGoesOnIfAnAcknowledgmentIsRefused(t *testing.T) {
-	refuses := func(w http.ResponseWriter, r *http.Request) bool {
-		text, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(bytes.NewReader(text))
-		if !strings.Contains(string(text), `"ack":["poison"`) {
-			return false
+	for _, status := range []int{400, 404, 409, 410, 422, 500} {
+		refuses := func(w http.ResponseWriter, r *http.Request) bool {
+			text, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(bytes.NewReader(text))
+			if !strings.Contains(string(text), `"ack":["poison"`) {
+				return false
+			}
+			http.Error(w, `{"err":"invalid_request"}`, status)
+			return true
 		}
-		http.Error(w, `{"err":"invalid_request"}`, http.StatusBadRequest)
-		return true
+		inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = refuses }}, func(w *signals) {
+			w.after(10 * time.Second)
+			w.tx.Put("poison", w.tx.Token("poison", ssftest.AccountDisabled, nil, ada))
+			w.after(time.Minute)
+			w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+			w.after(5 * time.Minute)
+			w.wantQueued(fmt.Sprint("both, with HTTP ", status), 2)
+		})
 	}
-	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = refuses }}, func(w *signals) {
-		w.after(10 * time.Second)
-		w.tx.Put("poison", w.tx.Token("poison", ssftest.AccountDisabled, nil, ada))
-		w.after(time.Minute)
-		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
-		w.after(5 * time.Minute)
-		w.wantQueued("both", 2)
-	})
 }
 
 func TestPollOfARepeatedTokenPublishesItOnce(t *testing.T) {
