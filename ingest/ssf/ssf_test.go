@@ -200,6 +200,42 @@ func TestStreamThatIsThereAlready(t *testing.T) {
 	}
 }
 
+// A transmitter may ignore stream_id. The stream that is found may be deleted.
+func TestStreamIsFoundByItsIDAlone(t *testing.T) {
+	const issuer = "https://idp.example.com"
+	one := func(id string) string {
+		return `{"stream_id":"` + id + `","delivery":{"method":"urn:ietf:rfc:8936","endpoint_url":"https://idp.example.com/poll"}}`
+	}
+	for answer, found := range map[string]bool{
+		one("theirs"):                                 false,
+		"[" + one("theirs") + "]":                     false,
+		"[" + one("theirs") + "," + one("ours") + "]": true,
+		one(""):     false,
+		one("ours"): true,
+	} {
+		answers := func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, answer) }
+		c := newClient(t, http.HandlerFunc(answers), ssf.Config{Issuer: issuer})
+		s, err := c.Find(t.Context(), ssf.Metadata{Configuration: issuer + "/streams"}, ssf.Spec{Delivery: ssf.Poll, ID: "ours"})
+		if found && (err != nil || s.ID != "ours") || !found && !errors.Is(err, ssf.ErrNoStream) {
+			t.Errorf("%s: found %q, %v", answer, s.ID, err)
+		}
+	}
+}
+
+func TestStreamWithoutAnIDIsNotChanged(t *testing.T) {
+	const issuer = "https://idp.example.com"
+	c := newClient(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("asked: %s %s", r.Method, r.URL)
+	}), ssf.Config{Issuer: issuer})
+	m := ssf.Metadata{Configuration: issuer + "/streams"}
+	if err := c.Delete(t.Context(), m, ""); err == nil {
+		t.Error("deleted")
+	}
+	if _, err := c.Update(t.Context(), m, "", ssf.Spec{Delivery: ssf.Poll}); err == nil {
+		t.Error("updated")
+	}
+}
+
 func TestAnswersAreBounded(t *testing.T) {
 	for what, answer := range map[string]string{
 		"too large":   `{"issuer":"https://idp.example.com","x":"` + strings.Repeat("x", 300<<10) + `"}`,

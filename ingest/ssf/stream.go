@@ -75,6 +75,9 @@ type Spec struct {
 // ErrNoStream means that the transmitter has no stream that fits.
 var ErrNoStream = errors.New("the transmitter has no such stream for this client")
 
+// errNoID keeps a change from a stream that the transmitter would have to guess.
+var errNoID = errors.New("the transmitter does not tell its stream_id: do it with the transmitter's own tools")
+
 // Find returns the stream that a Spec means.
 func (c *Client) Find(ctx context.Context, m Metadata, want Spec) (Stream, error) {
 	list, err := c.Streams(ctx, m, want.ID)
@@ -83,6 +86,10 @@ func (c *Client) Find(ctx context.Context, m Metadata, want Spec) (Stream, error
 	}
 	var fitting []Stream
 	for _, s := range list {
+		// A transmitter may list all of its streams whatever it is asked for.
+		if want.ID != "" && s.ID != want.ID {
+			continue
+		}
 		if want.ID == "" && (s.Delivery.By() != want.Delivery ||
 			want.Delivery == Push && want.Endpoint != "" && s.Delivery.Endpoint != want.Endpoint) {
 			continue
@@ -164,6 +171,9 @@ func (c *Client) Create(ctx context.Context, m Metadata, want Spec) (Stream, err
 // Update replaces the requested events and the delivery of a stream. The transmitter may answer that
 // it has accepted the request and not carried it out yet: then the Stream has no ID.
 func (c *Client) Update(ctx context.Context, m Metadata, id string, want Spec) (Stream, error) {
+	if id == "" {
+		return Stream{}, fmt.Errorf("update the stream: %w", errNoID)
+	}
 	return c.put(ctx, http.MethodPatch, "update the stream", m, body(want, id), http.StatusOK, http.StatusAccepted)
 }
 
@@ -204,6 +214,9 @@ func (c *Client) put(ctx context.Context, method, doing string, m Metadata, body
 
 // Delete deletes a stream. What it still held is lost.
 func (c *Client) Delete(ctx context.Context, m Metadata, id string) error {
+	if id == "" {
+		return fmt.Errorf("delete the stream: %w", errNoID)
+	}
 	if err := c.check("configuration endpoint", m.Configuration); err != nil {
 		return err
 	}
