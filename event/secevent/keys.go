@@ -222,6 +222,21 @@ func (s *keySource) want() {
 	}
 }
 
+// mayBeOld reports whether the transmitter may have replaced its keys since they were read, for a
+// token that they have not signed: some do it under the same key ID. Then it asks run for a refresh. A
+// transmitter's clock may be late, so keys that are new enough for the token must be new as well.
+func (s *keySource) mayBeOld(issued time.Time) bool {
+	if s == nil {
+		return false // there are none
+	}
+	set := s.current.Load()
+	if set == nil || !set.asked.Before(issued) && time.Since(set.asked) <= refreshSoonest {
+		return false
+	}
+	s.want()
+	return true
+}
+
 // run refreshes the keys until ctx ends.
 func (s *keySource) run(ctx context.Context) {
 	usual := refreshURL

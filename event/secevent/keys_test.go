@@ -92,6 +92,48 @@ func TestKeysRotate(t *testing.T) {
 	})
 }
 
+// A receiver's refusal loses a token for good. So it is not given by keys from before a rotation.
+func TestVerifyRefusesNoTokenByOldKeys(t *testing.T) {
+	for what, c := range map[string]struct {
+		kid    string
+		issued time.Duration // before now
+	}{
+		"a new key under the same ID":                     {"rsa", 0},
+		"a new key, of a transmitter whose clock is late": {"next", time.Hour},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &keyServer{keys: []jose.JSONWebKey{publicKey("rsa", rsaKey())}}
+				v := running(t, server)
+				time.Sleep(5 * time.Minute)
+				server.publish(publicKey(c.kid, p256()))
+				made := member("iat", time.Now().Add(-c.issued).Unix())
+				token := []byte(sign(t, disabled(made), jose.ES256, p256(), map[jose.HeaderKey]any{"kid": c.kid}))
+				forged := []byte(sign(t, disabled(made), jose.RS256, rsaKey(), map[jose.HeaderKey]any{"kid": c.kid}))
+				server.fail(refuse)
+				if _, refused := v.Verify(token); refused == nil || refused.Kind != event.NotYet {
+					t.Errorf("at first: %v", refused)
+				}
+				time.Sleep(10 * time.Minute)
+				if _, refused := v.Verify(token); refused == nil || refused.Kind != event.NotYet {
+					t.Errorf("while the keys are away: %v", refused)
+				}
+				server.fail(nil)
+				time.Sleep(2 * retryMost)
+				synctest.Wait()
+				if _, refused := v.Verify(token); refused != nil {
+					t.Errorf("with the new keys: %v", refused)
+				}
+				_, _ = v.Verify(forged) // has the keys read again
+				synctest.Wait()
+				if _, refused := v.Verify(forged); refused == nil || refused.Kind != event.Invalid {
+					t.Errorf("what the new keys have not signed: %v", refused)
+				}
+			})
+		})
+	}
+}
+
 // Whoever may send to the queue can invent key ids. They cannot make the worker flood the transmitter,
 // or keep their own tokens forever.
 func TestKeysUnknownOnesAreAskedForAtMostOnceAMinute(t *testing.T) {

@@ -2,6 +2,7 @@ package secevent
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,11 @@ func (v *Verifier) Verify(body []byte) (s Signal, refused *event.Error) {
 		return Signal{}, refused
 	}
 	t, claims, refused := v.verify(body)
+	if refused != nil && slices.Contains([]string{"signature", "header.kid"}, refused.Field) && refused.Kind != event.NotYet {
+		if iat, problem := issuedAt(claims); problem == nil && v.keys[t.Issuer].mayBeOld(iat) {
+			refused = &event.Error{Kind: event.NotYet, Field: refused.Field, Problem: refused.Problem + "; the keys are read again first"}
+		}
+	}
 	if refused != nil {
 		return Signal{}, refused
 	}
