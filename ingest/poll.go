@@ -238,6 +238,13 @@ func (st *stream) refuse(key string, why *event.Error, now time.Time) {
 		st.line(now, "a token waits at the transmitter: "+why.Error(), busy)
 		return
 	}
+	if why.Field == "aud" && st.hasAPI() && time.Since(st.found) > longestPause {
+		// The stream may be for others since it was read. Then it is not polled, and loses nothing.
+		st.found = now.Add(-findEvery)
+		st.count(busy)
+		st.line(now, "a token waits at the transmitter until the stream is read again: "+why.Error(), busy)
+		return
+	}
 	code := secevent.ErrorCode(why)
 	st.count(resultOf(why))
 	st.line(now, fmt.Sprintf("a token is refused (%s): %v", code, why), resultOf(why))

@@ -510,6 +510,40 @@ func TestStreamWithAnotherAudienceIsNotPolled(t *testing.T) {
 	})
 }
 
+func TestStreamThatGetsAnotherAudienceIsNotPolledAnyLonger(t *testing.T) {
+	var again atomic.Bool
+	remade := func(w http.ResponseWriter, r *http.Request) bool {
+		if !again.Load() || !strings.HasSuffix(r.URL.Path, "/streams") {
+			return false
+		}
+		fmt.Fprint(w, `[{"stream_id":"stream-2","delivery":{"method":"urn:ietf:rfc:8936",`+
+			`"endpoint_url":"http://127.0.0.1:81/tenant/poll"},"aud":["client/stream-2"]}]`)
+		return true
+	}
+	foreign := func(w *signals, id string) {
+		w.tx.Put(id, w.tx.Sign(map[string]any{
+			"iss": w.tx.Issuer, "aud": "client/stream-2", "jti": id, "iat": time.Now().Unix(), "sub_id": ada,
+			"events": map[string]any{ssftest.AccountDisabled: map[string]any{}},
+		}, map[jose.HeaderKey]any{"kid": "one", "typ": "secevent+jwt"}))
+	}
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = remade }}, func(w *signals) {
+		w.after(2 * time.Minute)
+		foreign(w, "a")
+		w.after(10 * time.Second)
+		if got := w.tx.Refused()["a"]; got.Err != "invalid_audience" {
+			t.Errorf("while the stream is for us: %+v", got)
+		}
+		w.after(2 * time.Minute)
+		again.Store(true)
+		foreign(w, "b")
+		w.after(10 * time.Minute)
+		if got := w.tx.Refused(); len(got) != 1 || w.tx.Waiting() == 0 {
+			t.Errorf("refused: %v", got)
+		}
+		w.wantProblem("which is not in the audience of idp")
+	})
+}
+
 func TestStreamThatIsNotThereSaysWhatToDo(t *testing.T) {
 	inSignals(t, plan{nothing: true}, func(w *signals) {
 		w.after(time.Minute)
