@@ -212,7 +212,7 @@ func (st *stream) check(tokens []ssf.Token, now time.Time) (fresh []verified) {
 			// transmitter has sent: under the ID it may keep another token, which has not come.
 			st.line(now, "a token has another name than its ID (jti): it is acknowledged by its name", malformed)
 		}
-		key := sha256.Sum256([]byte(st.Name + "\x00" + one.Text))
+		key := sha256.Sum256([]byte(eventID(token)))
 		switch {
 		case twice[key]: // under two names; the other one comes again, and is repeated then
 			continue

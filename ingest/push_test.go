@@ -61,6 +61,9 @@ func TestPushIsAnsweredWhenServiceBusHasTheToken(t *testing.T) {
 			t.Errorf("the answer has a body: %s", got.Body)
 		}
 		w.want("the same token again", w.push(token), http.StatusAccepted)
+		for i := range 3 {
+			w.want("the same token with white space", w.push(strings.Repeat("\n", i)+token+strings.Repeat(" ", i)), http.StatusAccepted)
+		}
 		if m := w.wantQueued("once", 1); string(m.Body) != token || m.ApplicationProperties["source"] != "idp" {
 			t.Errorf("%+v", m)
 		}

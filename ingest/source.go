@@ -39,7 +39,7 @@ type incoming struct {
 	key  string
 	body []byte
 	now  time.Time
-	// eventID is the id of a token, by which its signer tells it from all others. It is short and plain.
+	// eventID is the same for one token only. It is short and plain.
 	eventID string
 }
 

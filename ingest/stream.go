@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -436,10 +435,10 @@ func (st *stream) verify(body []byte) (secevent.Signal, *event.Error) {
 	return token, refused
 }
 
-// eventID returns the same ID for the same token: the transmitter gives a jti to one token only.
+// eventID returns the same ID for the same token, and another one for every other: with the jti alone,
+// a token could suppress another one where Service Bus detects duplicates.
 func eventID(token secevent.Signal) string {
-	sum := sha256.Sum256([]byte(token.Issuer + "\x00" + token.ID))
-	return "set-" + base64.RawURLEncoding.EncodeToString(sum[:])
+	return "set-" + base64.RawURLEncoding.EncodeToString(token.Claims[:])
 }
 
 // resultOf classifies a refused token.

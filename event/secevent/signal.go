@@ -2,6 +2,7 @@ package secevent
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"slices"
 	"strings"
 	"time"
@@ -14,8 +15,11 @@ import (
 type Signal struct {
 	// Transmitter is the name of who sent it, and Issuer the iss.
 	Transmitter, Issuer string
-	// ID is the jti, which the transmitter gives to one token only. It has 1 to 512 bytes.
+	// ID is the jti, which the transmitter should give to one token only. It has 1 to 512 bytes.
 	ID string
+	// Claims is the hash of all claims, the jti with them. It tells one token from all others, however
+	// often the transmitter signs it, and whatever is around it.
+	Claims [32]byte
 	// Event is the last part of the event's URI, or "" if the token holds no event that can be read.
 	Event string
 	// Issued is the iat.
@@ -62,7 +66,7 @@ func (v *Verifier) Verify(body []byte) (s Signal, refused *event.Error) {
 	if refused != nil {
 		return Signal{}, refused
 	}
-	s = Signal{Transmitter: t.Name, Issuer: t.Issuer, ID: claims.text("jti")}
+	s = Signal{Transmitter: t.Name, Issuer: t.Issuer, ID: claims.text("jti"), Claims: sha256.Sum256(bytes.Split(body, []byte("."))[1])}
 	if s.ID == "" || len(s.ID) > maxID {
 		return Signal{}, invalid("jti", "must be a string of 1 to %d bytes", maxID)
 	}
