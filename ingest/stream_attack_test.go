@@ -212,6 +212,34 @@ func (w *signals) logged(text string) bool {
 	return false
 }
 
+// Two tokens under one name cannot be told apart when one of them is acknowledged.
+func TestLyingTransmitterWithTwoTokensOfOneName(t *testing.T) {
+	l := &lies{}
+	inSignals(t, l.plan(), func(w *signals) {
+		w.after(10 * time.Second)
+		token, other := w.tx.Token("a", ssftest.AccountDisabled, nil, ada), w.tx.Token("b", ssftest.SessionRevoked, nil, ada)
+		w.tx.Put("a", token)
+		l.tell(func(to http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(to, `{"sets":{"a":%q,"a":%q,"a":"bad"}}`, token, other)
+		})
+		w.after(time.Minute)
+		w.wantProblem("two tokens with one name")
+		l.tell(nil)
+		w.after(time.Second)
+		if slices.Contains(w.tx.Acked(), "a") || len(w.tx.Refused()) > 0 {
+			t.Errorf("acknowledged %v, refused %v", w.tx.Acked(), w.tx.Refused())
+		}
+		w.after(2 * time.Minute)
+		w.wantQueued("the truth", 1)
+		l.tell(func(to http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(to, `{"sets":{"b":%[1]q,"b":%[1]q}}`, other)
+		})
+		w.after(time.Minute)
+		w.wantQueued("the same token twice, which does no harm", 2)
+		l.tell(nil)
+	})
+}
+
 func TestLyingTransmitterThatFloodsIsLimited(t *testing.T) {
 	n := 0
 	l := &lies{}

@@ -89,17 +89,26 @@ func readAnswer(body []byte, most int) (Answer, error) {
 	if !sets.IsObject() {
 		return a, nil
 	}
+	var err error
+	seen := map[string]string{}
 	sets.ForEach(func(key, value gjson.Result) bool {
 		if len(a.Tokens) >= most {
 			a.Left = true
 			return false
 		}
-		if name := key.String(); len(name) <= maxKey {
-			a.Tokens = append(a.Tokens, Token{Key: name, Text: value.String()})
-		} else {
+		name, text := key.String(), value.String()
+		before, twice := seen[name]
+		switch {
+		case len(name) > maxKey:
 			a.Left = true
+		case twice && before != text:
+			// To acknowledge one of them is to acknowledge both.
+			err = errors.New("poll: the answer has two tokens with one name")
+		case !twice:
+			a.Tokens = append(a.Tokens, Token{Key: name, Text: text})
+			seen[name] = text
 		}
-		return true
+		return err == nil
 	})
-	return a, nil
+	return a, err
 }
