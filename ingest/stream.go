@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -261,8 +262,8 @@ func temporary(err error) bool {
 	if refused, ok := errors.AsType[*ssf.Error](err); ok {
 		return refused.Status >= 500 || refused.Status == http.StatusTooManyRequests
 	}
-	_, ok := errors.AsType[net.Error](err)
-	return ok
+	_, unreachable := errors.AsType[net.Error](err)
+	return unreachable || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, ssf.ErrNotJSON)
 }
 
 // look reads the metadata and the stream.

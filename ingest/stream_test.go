@@ -717,27 +717,37 @@ func TestStreamIsPolledWithoutAnAPIForStreams(t *testing.T) {
 }
 
 func TestStreamIsPolledWhileTheAPIForStreamsIsAway(t *testing.T) {
-	var away atomic.Bool
-	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
-		tx.Answer = func(w http.ResponseWriter, r *http.Request) bool {
-			if !away.Load() || strings.HasSuffix(r.URL.Path, "/poll") || strings.HasSuffix(r.URL.Path, "/keys") {
-				return false
-			}
-			http.Error(w, "", http.StatusBadGateway)
-			return true
-		}
-	}}, func(w *signals) {
-		w.after(time.Minute)
-		away.Store(true)
-		w.after(3 * time.Hour)
-		w.wantProblem("HTTP 502")
-		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
-		w.after(time.Second)
-		w.wantQueued("a token", 1)
-		away.Store(false)
-		w.after(5 * time.Minute)
-		w.wantProblem("")
-	})
+	for problem, fail := range map[string]func(w http.ResponseWriter){
+		"HTTP 502": func(w http.ResponseWriter) { http.Error(w, "", http.StatusBadGateway) },
+		"EOF":      func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"the answer is not the JSON": func(w http.ResponseWriter) {
+			_, _ = io.WriteString(w, "<html>We are back soon")
+		},
+	} {
+		t.Run(problem, func(t *testing.T) {
+			var away atomic.Bool
+			inSignals(t, plan{tx: func(tx *ssftest.Transmitter) {
+				tx.Answer = func(w http.ResponseWriter, r *http.Request) bool {
+					if !away.Load() || strings.HasSuffix(r.URL.Path, "/poll") || strings.HasSuffix(r.URL.Path, "/keys") {
+						return false
+					}
+					fail(w)
+					return true
+				}
+			}}, func(w *signals) {
+				w.after(time.Minute)
+				away.Store(true)
+				w.after(3 * time.Hour)
+				w.wantProblem(problem)
+				w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+				w.after(time.Second)
+				w.wantQueued("a token", 1)
+				away.Store(false)
+				w.after(5 * time.Minute)
+				w.wantProblem("")
+			})
+		})
+	}
 }
 
 func TestHeartbeatsGoOnWhileTheMetadataIsAway(t *testing.T) {

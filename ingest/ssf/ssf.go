@@ -285,10 +285,13 @@ func failure(r request, response *http.Response, body []byte) *Error {
 	return e
 }
 
+// ErrNotJSON means that an answer cannot be read: a proxy may have given it, for example.
+var ErrNotJSON = errors.New("the answer is not the JSON that it should be")
+
 // into decodes an answer.
 func into(doing string, body []byte, value any) error {
-	if err := json.Unmarshal(body, value); err != nil {
-		return fmt.Errorf("%s: the answer is not the JSON that it should be", doing)
+	if json.Unmarshal(body, value) != nil {
+		return fmt.Errorf("%s: %w", doing, ErrNotJSON)
 	}
 	return nil
 }
