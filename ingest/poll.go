@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -80,15 +81,17 @@ func (st *stream) failed(err error, pause time.Duration) time.Duration {
 // errNotQueued means that Service Bus did not accept tokens.
 var errNotQueued = errors.New("tokens are not on the queue")
 
+// rescue makes a panic an error. It must be deferred.
+func (st *stream) rescue(err *error) {
+	if recover() != nil {
+		st.server.deps.Log.Error("a defect of session-revoker: report it with this line", zap.Stack("stack"), zap.String("source", st.Name))
+		*err = errors.New("a defect of session-revoker")
+	}
+}
+
 // turn does what is due, and returns how long to wait until the next turn.
 func (st *stream) turn(ctx, hard context.Context) (pause time.Duration, err error) {
-	defer func() {
-		if recover() != nil {
-			st.server.deps.Log.Error("a defect of session-revoker: report it with this line", zap.Stack("stack"),
-				zap.String("source", st.Name))
-			err = errors.New("a defect of session-revoker")
-		}
-	}()
+	defer st.rescue(&err)
 	if err := st.find(ctx); err != nil {
 		return 0, err
 	}
@@ -162,10 +165,12 @@ func (st *stream) take(ctx, hard context.Context, answer ssf.Answer) (published 
 		st.line(now, "the transmitter has sent more than it was asked for: the rest must come again", busy)
 	}
 	fresh := st.check(answer.Tokens, now)
-	results := make([]result, len(fresh))
+	results, defects := make([]result, len(fresh)), make([]error, len(fresh))
 	var sending sync.WaitGroup
 	for i, one := range fresh {
+		results[i] = busy
 		sending.Go(func() {
+			defer st.rescue(&defects[i])
 			in := &incoming{
 				Request: (&http.Request{Header: http.Header{}}).WithContext(ctx), // for what a request may have, and a poll has not
 				source:  st.source, body: []byte(one.text), now: now, eventID: eventID(one.Signal),
@@ -174,6 +179,7 @@ func (st *stream) take(ctx, hard context.Context, answer ssf.Answer) (published 
 		})
 	}
 	sending.Wait()
+	defer func() { err = cmp.Or(append(defects, err)...) }()
 	for i, one := range fresh {
 		st.count(results[i])
 		switch results[i] {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	events "github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/event/secevent"
 	"github.com/session-revoker/session-revoker/ingest"
 	"github.com/session-revoker/session-revoker/ingest/ssf/ssftest"
@@ -331,6 +332,30 @@ func TestPollRefusesTheTokensOfAnotherTransmitter(t *testing.T) {
 			t.Errorf("refused with %+v", got)
 		}
 		w.wantQueued("nothing", 0)
+	})
+}
+
+func TestPollSurvivesADefect(t *testing.T) {
+	var defect atomic.Bool
+	defect.Store(true)
+	decoder := decoderFunc(func(events.Message) ([]events.Item, error) {
+		if defect.Load() {
+			panic("a defect")
+		}
+		return []events.Item{{}}, nil
+	})
+	inSignals(t, plan{world: func(s *settings) { s.validate = decoder }}, func(w *signals) {
+		w.after(10 * time.Second)
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(time.Minute)
+		if len(w.tx.Acked()) > 1 || len(w.tx.Refused()) > 0 { // one heartbeat
+			t.Errorf("acknowledged %v, refused %v", w.tx.Acked(), w.tx.Refused())
+		}
+		w.wantProblem("a defect of session-revoker")
+		defect.Store(false)
+		w.after(time.Minute)
+		w.wantQueued("without it", 1)
+		w.wantProblem("")
 	})
 }
 
