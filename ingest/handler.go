@@ -117,7 +117,7 @@ func (s *Server) receive(ctx context.Context, in *incoming, control *http.Respon
 	}
 	key := sha256.Sum256([]byte(proof.once + "\x00" + string(in.body)))
 	if in.eventID != "" { // with the body, white space around a token would make it another one
-		key = sha256.Sum256([]byte(in.eventID))
+		key = keyOf(in.eventID)
 	}
 	if proof.once != "" && src.seen.has(key) {
 		// The sender repeats itself, or somebody else repeats the sender. The message is on the

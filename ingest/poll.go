@@ -3,7 +3,6 @@ package ingest
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -218,15 +217,16 @@ func (st *stream) check(tokens []ssf.Token, now time.Time) (fresh []verified) {
 			// transmitter has sent: under the ID it may keep another token, which has not come.
 			st.line(now, "a token has another name than its ID (jti): it is acknowledged by its name", malformed)
 		}
-		key := sha256.Sum256([]byte(eventID(token)))
+		key := keyOf(eventID(token))
 		switch {
+		case st.source.seen.has(key): // an old heartbeat is no sign of life
+			st.count(repeated)
+			st.ack = append(st.ack, one.Key)
 		case twice[key]: // under two names; the other one comes again, and is repeated then
 			continue
 		case st.note(token):
 			st.count(handshake)
-			st.ack = append(st.ack, one.Key)
-		case st.source.seen.has(key):
-			st.count(repeated)
+			st.source.seen.add(key)
 			st.ack = append(st.ack, one.Key)
 		default:
 			fresh = append(fresh, verified{token, one.Key, one.Text, key})

@@ -35,10 +35,15 @@ func (st *stream) receiver() (verifier, error) {
 				return delivery{}, st.refusal(refused)
 			}
 			st.source.limits.know(in.address, in.now) // a heartbeat ends here
-			if st.note(token) {
+			in.eventID = eventID(token)
+			key := keyOf(in.eventID)
+			switch {
+			case st.source.seen.has(key): // an old heartbeat is no sign of life
+				return delivery{}, st.source.accepted(repeated)
+			case st.note(token):
+				st.source.seen.add(key)
 				return delivery{}, st.source.accepted(handshake)
 			}
-			in.eventID = eventID(token)
 			return delivery{once: in.eventID}, nil
 		},
 	}, nil

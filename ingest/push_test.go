@@ -119,6 +119,13 @@ func TestPushOfEventsAboutTheStream(t *testing.T) {
 		if w.count("handshake") != 2 {
 			t.Errorf("%d heartbeats", w.count("handshake"))
 		}
+		again := w.tx.Token("c", ssftest.Verification, nil, nil)
+		for range 3 {
+			w.want("a heartbeat that somebody repeats", w.push(again), 202)
+		}
+		if w.count("handshake") != 3 || w.count("repeated") != 2 {
+			t.Errorf("%d heartbeats, %d repeated", w.count("handshake"), w.count("repeated"))
+		}
 		w.after(10 * time.Second)
 		w.wantProblem("paused it")
 	})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -441,6 +442,9 @@ func (st *stream) verify(body []byte) (secevent.Signal, *event.Error) {
 func eventID(token secevent.Signal) string {
 	return "set-" + base64.RawURLEncoding.EncodeToString(token.Claims[:])
 }
+
+// keyOf returns the key by which a token is remembered.
+func keyOf(eventID string) [32]byte { return sha256.Sum256([]byte(eventID)) }
 
 // resultOf classifies a refused token.
 func resultOf(refused *event.Error) result {

@@ -212,6 +212,35 @@ func (w *signals) logged(text string) bool {
 	return false
 }
 
+// An old heartbeat is no sign of life, whoever repeats it.
+func TestLyingTransmitterThatRepeatsItsHeartbeat(t *testing.T) {
+	l := &lies{}
+	inSignals(t, l.plan(), func(w *signals) {
+		w.after(10 * time.Second)
+		heartbeat := w.tx.Token("h", ssftest.Verification, map[string]any{"state": "s"}, nil)
+		l.tell(func(to http.ResponseWriter, _ *http.Request) { fmt.Fprintf(to, `{"sets":{"h":%q}}`, heartbeat) })
+		w.after(time.Hour)
+		w.wantProblem("sends none")
+		if n := w.count("handshake"); n != 2 {
+			t.Errorf("%d heartbeats", n)
+		}
+		l.tell(nil)
+	})
+}
+
+func TestLyingTransmitterWithOneTokenUnderManyNames(t *testing.T) {
+	inSignals(t, plan{}, func(w *signals) {
+		w.after(10 * time.Second)
+		token := w.tx.Token("a", ssftest.AccountDisabled, nil, ada)
+		for i := range 100 {
+			w.tx.Put(fmt.Sprint("name-", i), token)
+		}
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(30 * time.Second)
+		w.wantQueued("the token behind them", 2)
+	})
+}
+
 // Two tokens under one name cannot be told apart when one of them is acknowledged.
 func TestLyingTransmitterWithTwoTokensOfOneName(t *testing.T) {
 	l := &lies{}
