@@ -110,11 +110,14 @@ func (st *stream) poll(ctx, hard context.Context) (pause time.Duration, err erro
 	answer, err := st.client.Poll(ctx, st.pollURL, ssf.Request{
 		MaxEvents: st.MaxEvents, Immediately: st.immediate, Ack: st.ack, Refused: st.refused,
 	})
-	switch _, answered := errors.AsType[*ssf.Error](err); {
+	refused, answered := errors.AsType[*ssf.Error](err)
+	late := errors.Is(err, context.DeadlineExceeded) || answered && refused.Status == http.StatusGatewayTimeout
+	switch {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
-	case errors.Is(err, context.DeadlineExceeded) && !st.immediate:
-		// It may be held for longer than we wait. The next poll shows whether anybody is there.
+	case late && !st.immediate:
+		// It may be held for longer than we, or a gateway, wait. The next poll shows whether anybody is
+		// there.
 		st.immediate = true
 		return 0, nil
 	case answered:

@@ -719,6 +719,35 @@ func TestPollThatIsHeldForTooLongIsNoFault(t *testing.T) {
 	})
 }
 
+func TestPollThatAGatewayCutsOffIsNoFault(t *testing.T) {
+	var shown atomic.Pointer[ssftest.Transmitter]
+	cut := func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/poll") {
+			return false
+		}
+		text, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(text))
+		if strings.Contains(string(text), `"returnImmediately":true`) || shown.Load().Waiting() > 0 {
+			return false
+		}
+		time.Sleep(20 * time.Second)
+		w.WriteHeader(http.StatusGatewayTimeout)
+		return true
+	}
+	inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = cut; shown.Store(tx) }}, func(w *signals) {
+		for range 20 {
+			w.after(time.Minute)
+			w.wantProblem("")
+		}
+		w.tx.Emit(ssftest.AccountDisabled, nil, ada)
+		w.after(30 * time.Second)
+		w.wantQueued("a token", 1)
+		if n := w.polls(); n > 150 {
+			t.Errorf("%d polls in twenty minutes", n)
+		}
+	})
+}
+
 func TestStreamIsPolledWithoutAnAPIForStreams(t *testing.T) {
 	inSignals(t, plan{
 		tx: func(tx *ssftest.Transmitter) {
