@@ -27,6 +27,9 @@ const (
 	longestAsked = 5 * time.Minute
 	// farewellTime bounds the last acknowledgment.
 	farewellTime = 5 * time.Second
+	// mostStuck is how many answers in turn may bring only tokens that came before: an acknowledgment
+	// may be lost.
+	mostStuck = 10
 	// pushEvery is how often a stream that is pushed to is looked after.
 	pushEvery = 10 * time.Second
 )
@@ -138,6 +141,12 @@ func (st *stream) poll(ctx, hard context.Context) (pause time.Duration, err erro
 	if problem == "" && published == 0 && (answer.More || answer.Left) && len(st.ack)+len(st.refused) == 0 {
 		problem = "the transmitter says that there is more, and sends nothing that can be accepted"
 	}
+	if st.stuck++; st.again == 0 || st.again < len(answer.Tokens) {
+		st.stuck = 0
+	}
+	if problem == "" && st.stuck >= mostStuck {
+		problem = "the transmitter sends tokens again that were acknowledged: new ones may not come"
+	}
 	st.report(problem)
 	st.mu.Lock()
 	came := st.came
@@ -152,6 +161,7 @@ func (st *stream) poll(ctx, hard context.Context) (pause time.Duration, err erro
 // take verifies the tokens of an answer, puts them on the queue, and notes which ones are to be
 // acknowledged and refused. It returns how many are on the queue that were not there before.
 func (st *stream) take(ctx, hard context.Context, answer ssf.Answer) (published int, err error) {
+	st.again = 0
 	if len(answer.Tokens) == 0 {
 		return 0, nil
 	}
@@ -224,6 +234,7 @@ func (st *stream) check(tokens []ssf.Token, now time.Time) (fresh []verified) {
 		switch {
 		case st.source.seen.has(key): // an old heartbeat is no sign of life
 			st.count(repeated)
+			st.again++
 			st.ack = append(st.ack, one.Key)
 		case twice[key]: // under two names; the other one comes again, and is repeated then
 			continue

@@ -53,6 +53,8 @@ type stream struct {
 	since      time.Time // when heartbeats began to be asked for
 	weak       [3]string // what does not work while tokens come nevertheless: look, readStatus, heartbeat
 	immediate  bool      // the next poll must not be held: the last one took too long
+	again      int       // how many tokens of the last answer have come before
+	stuck      int       // how many answers in turn brought only such tokens
 	ack        []string
 	refused    map[string]ssf.Refusal
 

@@ -212,6 +212,29 @@ func (w *signals) logged(text string) bool {
 	return false
 }
 
+func TestLyingTransmitterThatIgnoresAcknowledgments(t *testing.T) {
+	l := &lies{}
+	inSignals(t, l.plan(), func(w *signals) {
+		w.after(10 * time.Second)
+		sets := map[string]string{}
+		for i := range 5 {
+			id := fmt.Sprint("token-", i)
+			sets[id] = w.tx.Token(id, ssftest.AccountDisabled, nil, ada)
+		}
+		l.tell(func(to http.ResponseWriter, _ *http.Request) {
+			_ = json.NewEncoder(to).Encode(map[string]any{"sets": sets})
+		})
+		w.after(20 * time.Second)
+		w.wantProblem("") // the answer to an acknowledgment may be lost
+		w.after(5 * time.Minute)
+		w.wantQueued("each token", 5)
+		w.wantProblem("again that were acknowledged")
+		l.tell(nil)
+		w.after(time.Minute)
+		w.wantProblem("")
+	})
+}
+
 // An old heartbeat is no sign of life, whoever repeats it.
 func TestLyingTransmitterThatRepeatsItsHeartbeat(t *testing.T) {
 	l := &lies{}
