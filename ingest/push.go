@@ -3,7 +3,9 @@ package ingest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"strings"
 
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/event/secevent"
@@ -15,7 +17,7 @@ const maxPushed = 96 << 10
 
 // receiver returns the verifier of what the transmitter pushes (RFC 8935).
 func (st *stream) receiver() (verifier, error) {
-	key, err := newSecret(st.SecretFile, st.PreviousSecretFile, nil)
+	key, err := newSecret(st.SecretFile, st.PreviousSecretFile, headerValue)
 	if err != nil {
 		return verifier{}, err
 	}
@@ -47,6 +49,15 @@ func (st *stream) receiver() (verifier, error) {
 			return delivery{once: in.eventID}, nil
 		},
 	}, nil
+}
+
+// headerValue checks that a secret can be the value of a header: no push could have another one, and
+// each would be refused.
+func headerValue(value string) error {
+	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return errors.New("it must be one line of ASCII, the value of the header Authorization")
+	}
+	return nil
 }
 
 // refusal is the answer to a token that is not accepted.

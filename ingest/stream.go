@@ -165,7 +165,7 @@ func StreamSpec(c config.IngestStream) (ssf.Spec, error) {
 	if want.Delivery != ssf.Push {
 		return want, nil
 	}
-	value, err := readSecret(c.SecretFile, nil)
+	value, err := readSecret(c.SecretFile, headerValue)
 	want.Authorization = value
 	return want, err
 }

@@ -697,6 +697,16 @@ func TestStreamSettings(t *testing.T) {
 	if err := ingest.Check(twice, verifier); err == nil || !strings.Contains(err.Error(), "has this name") {
 		t.Errorf("two streams with one name: %v", err)
 	}
+	for _, value := range []string{"Bearer the-secret\nof two lines", "Bearer the-secret\x00of-the-push", "Bearer the-s\u00e9cret"} {
+		file := secretFile(t, value)
+		pushed := stream(func(c *config.IngestStream) { c.Delivery, c.Path, c.SecretFile = "push", "/a", file })
+		if err := ingest.Check(pushed, verifier); err == nil || !strings.Contains(err.Error(), "one line of ASCII") {
+			t.Errorf("a secret that no header can have: %v", err)
+		}
+		if _, err := ingest.StreamSpec(pushed.Streams[0]); err == nil {
+			t.Error("a secret that no header can have is given to the transmitter")
+		}
+	}
 	err = ingest.Check(stream(func(*config.IngestStream) {}), nil)
 	if err == nil || !strings.Contains(err.Error(), "events.transmitters_file") {
 		t.Errorf("without transmitters: %v", err)
