@@ -86,6 +86,8 @@ func (s *Server) newStreams() ([]*stream, error) {
 		case err != nil:
 		case names[c.Name]:
 			err = errors.New("another stream or source has this name")
+		case twin(list, st) != "":
+			err = fmt.Errorf("stream_id: this is the same stream as %s, and each token would be published twice", twin(list, st))
 		case c.Path != "" && s.sources[c.Path] != nil:
 			err = fmt.Errorf("path: %s has it too", s.sources[c.Path].Name)
 		}
@@ -100,6 +102,17 @@ func (s *Server) newStreams() ([]*stream, error) {
 		list = append(list, st)
 	}
 	return list, errors.Join(problems...)
+}
+
+// twin returns the name of the stream in a list that polls for the same tokens, or "".
+func twin(list []*stream, st *stream) string {
+	for _, other := range list {
+		if st.Delivery == ssf.Poll && other.Delivery == ssf.Poll && st.Issuer == other.Issuer && st.StreamID == other.StreamID &&
+			st.PollURL == other.PollURL && st.ClientID == other.ClientID && st.TokenFile == other.TokenFile {
+			return other.Name
+		}
+	}
+	return ""
 }
 
 func (s *Server) newStream(c config.IngestStream) (*stream, error) {

@@ -697,6 +697,14 @@ func TestStreamSettings(t *testing.T) {
 	if err := ingest.Check(twice, verifier); err == nil || !strings.Contains(err.Error(), "has this name") {
 		t.Errorf("two streams with one name: %v", err)
 	}
+	twice.Streams[1].Name = "twin"
+	if err := ingest.Check(twice, verifier); err == nil || !strings.Contains(err.Error(), "the same stream as idp") {
+		t.Errorf("one stream with two names: %v", err)
+	}
+	twice.Streams[1].StreamID = "another"
+	if err := ingest.Check(twice, verifier); err != nil {
+		t.Errorf("two streams of one issuer: %v", err)
+	}
 	for _, value := range []string{"Bearer the-secret\nof two lines", "Bearer the-secret\x00of-the-push", "Bearer the-s\u00e9cret"} {
 		file := secretFile(t, value)
 		pushed := stream(func(c *config.IngestStream) { c.Delivery, c.Path, c.SecretFile = "push", "/a", file })
