@@ -320,8 +320,12 @@ func Audience(tokens Tokens, s ssf.Stream, issuer string) error {
 	if !ok || len(s.Audience) == 0 || slices.ContainsFunc(s.Audience, func(aud string) bool { return slices.Contains(t.Audience, aud) }) {
 		return nil
 	}
-	return fmt.Errorf("the stream is for %q, which is not in the audience of %s in events.transmitters_file: add it there",
-		[]string(s.Audience[:min(len(s.Audience), 3)]), t.Name)
+	const most, longest = 3, 128
+	var shown []string
+	for _, aud := range s.Audience[:min(len(s.Audience), most)] {
+		shown = append(shown, aud[:min(len(aud), longest)])
+	}
+	return fmt.Errorf("the stream is for %q, which is not in the audience of %s in events.transmitters_file: add it there", shown, t.Name)
 }
 
 // readStatus reads the status of the stream if the transmitter tells it, and if that is due.

@@ -375,6 +375,29 @@ func TestLyingTransmitterWithMetadataOfAnother(t *testing.T) {
 	})
 }
 
+// What a transmitter says of its stream is in the log and on /readyz.
+func TestLyingTransmitterWithLongTexts(t *testing.T) {
+	long := strings.Repeat("x", 100<<10)
+	for what, stream := range map[string]string{
+		"audience": `"endpoint_url":"http://127.0.0.1:81/tenant/poll"},"aud":["` + long + `"]`,
+		"endpoint": `"endpoint_url":"http://127.0.0.1:81/` + long + `"}`,
+	} {
+		answer := func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/streams") {
+				return false
+			}
+			_, _ = io.WriteString(w, `[{"stream_id":"stream-1","delivery":{"method":"urn:ietf:rfc:8936",`+stream+`}]`)
+			return true
+		}
+		inSignals(t, plan{tx: func(tx *ssftest.Transmitter) { tx.Answer = answer }}, func(w *signals) {
+			w.after(2 * time.Minute)
+			if problem := w.health.Warnings()["stream idp"]; problem == "" || len(problem) > 1000 {
+				t.Errorf("%s: the problem has %d bytes", what, len(problem))
+			}
+		})
+	}
+}
+
 func onlyTokens(all []string, wanted ...string) (some []string) {
 	for _, id := range all {
 		if slices.Contains(wanted, id) {

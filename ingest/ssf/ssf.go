@@ -27,6 +27,8 @@ import (
 const (
 	// maxDocument bounds each answer but that to a poll, in bytes.
 	maxDocument = 256 << 10
+	// maxEndpoint bounds an endpoint, in bytes: errors name it.
+	maxEndpoint = 2048
 	// callTimeout bounds each request but a poll, with its answer.
 	callTimeout = 15 * time.Second
 )
@@ -109,6 +111,8 @@ func (c *Client) check(what, endpoint string) error {
 	switch problem := secevent.AddressProblem(endpoint); {
 	case endpoint == "":
 		return fmt.Errorf("the transmitter %s names no %s", c.cfg.Issuer, what)
+	case len(endpoint) > maxEndpoint:
+		return fmt.Errorf("the %s of the transmitter %s is not used: it has more than %d bytes", what, c.cfg.Issuer, maxEndpoint)
 	case problem != "":
 		return fmt.Errorf("the %s of the transmitter %s, %s, is not used: %s", what, c.cfg.Issuer, show(endpoint), problem)
 	case !slices.Contains(c.origins, originOf(endpoint)):
