@@ -63,7 +63,7 @@ func headerValue(value string) error {
 // refusal is the answer to a token that is not accepted.
 func (st *stream) refusal(refused *event.Error) *answer {
 	if refused.Kind == event.NotYet {
-		return st.source.busy(busy, "the keys that verify this token are not known yet: come again")
+		return st.source.busy(busy, "the token cannot be verified yet: come again")
 	}
 	return refuseToken(http.StatusBadRequest, resultOf(refused), secevent.ErrorCode(refused), refused.Error())
 }

@@ -41,7 +41,9 @@ type StreamEvent struct {
 }
 
 // Verify verifies a token as Decode does, and returns what its receiver must know before it confirms
-// the receipt. The kind of the error is event.NotYet if the transmitter's keys are not known yet.
+// the receipt. The kind of the error is event.NotYet if the transmitter's keys are not known yet,
+// or may have changed since they were read, or if the token is from the near future: one that its
+// receiver refuses is lost for good.
 // A token without its signature is refused, whatever the transmitter's settings are.
 func (v *Verifier) Verify(body []byte) (s Signal, refused *event.Error) {
 	defer func() {
@@ -63,6 +65,9 @@ func (v *Verifier) Verify(body []byte) (s Signal, refused *event.Error) {
 			refused = &event.Error{Kind: event.NotYet, Field: refused.Field, Problem: refused.Problem + "; the keys are read again first"}
 		}
 	}
+	if refused != nil && refused.Field == "iat" && aheadForNow(body) {
+		refused.Kind = event.NotYet
+	}
 	if refused != nil {
 		return Signal{}, refused
 	}
@@ -78,6 +83,18 @@ func (v *Verifier) Verify(body []byte) (s Signal, refused *event.Error) {
 		}
 	}
 	return s, nil
+}
+
+// aheadForNow reports whether a token is ahead of this machine's clock by no more than a wrong clock or
+// time zone explains.
+func aheadForNow(body []byte) bool {
+	const most = 14 * time.Hour
+	token, _ := parse(body)
+	if token == nil {
+		return false
+	}
+	iat, ok := numericDate(token.claims["iat"], time.Second)
+	return ok && time.Until(iat) < most
 }
 
 func readStreamEvent(k kind, own object) *StreamEvent {

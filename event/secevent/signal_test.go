@@ -3,6 +3,7 @@ package secevent
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/session-revoker/session-revoker/event"
 )
@@ -54,6 +55,20 @@ func TestVerifyRefusesClaimsWithoutASignatureInAnyCase(t *testing.T) {
 	body := []byte(`{"iss":"` + issuer + `","aud":"` + audience + `","jti":"a","iat":1,"events":{}}`)
 	if _, refused := v.Verify(body); refused == nil || refused.Kind != event.Invalid {
 		t.Errorf("%v", refused)
+	}
+}
+
+// The clock of this machine may be wrong: then each token is from the future.
+func TestVerifyWaitsForTokensThatAreAhead(t *testing.T) {
+	v := fromIDP(t, nil)
+	for ahead, kind := range map[time.Duration]event.Kind{
+		11 * time.Minute: event.NotYet, time.Hour: event.NotYet, 48 * time.Hour: event.Invalid,
+	} {
+		token := signed(t, disabled(member("iat", time.Now().Add(ahead).Unix())))
+		if _, refused := v.Verify([]byte(token)); refused == nil || refused.Kind != kind || refused.Field != "iat" {
+			t.Errorf("%s ahead: %v", ahead, refused)
+		}
+		wantRefused(t, decode(t, v, token), event.Invalid, "ahead") // by the worker, who dead-letters it
 	}
 }
 
