@@ -15,8 +15,10 @@ import (
 type Ingest struct {
 	Address string `json:"address"`
 	// Error says why it could not be asked. Then nothing else is known.
-	Error   string   `json:"error,omitempty"`
-	Senders []Sender `json:"senders"`
+	Error string `json:"error,omitempty"`
+	// Started is when it started. It is zero if that is not known.
+	Started time.Time `json:"started,omitzero"`
+	Senders []Sender  `json:"senders"`
 }
 
 // Sender is a source of webhooks.
@@ -54,6 +56,9 @@ func (i *Ingest) read(page []byte) error {
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(page))
 	if err != nil || families[namespace+"ingest_build_info"] == nil {
 		return errors.New("/metrics does not answer as worker ingest does: is this its operations port?")
+	}
+	for _, m := range families["process_start_time_seconds"].GetMetric() {
+		i.Started = unix(m.GetGauge().GetValue())
 	}
 	senders := map[string]*Sender{}
 	each := func(name string, do func(*Sender, float64)) {

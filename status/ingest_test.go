@@ -11,7 +11,9 @@ import (
 )
 
 func TestAskIngest(t *testing.T) {
-	page := `# TYPE session_revoker_ingest_build_info gauge
+	page := `# TYPE process_start_time_seconds gauge
+process_start_time_seconds 1.6e+09
+# TYPE session_revoker_ingest_build_info gauge
 session_revoker_ingest_build_info{version="1"} 1
 # TYPE session_revoker_ingest_last_accepted_timestamp_seconds gauge
 session_revoker_ingest_last_accepted_timestamp_seconds{source="okta"} 1.7e+09
@@ -22,7 +24,10 @@ session_revoker_ingest_expected_interval_seconds{source="okta"} 3600
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, page) }))
 	defer server.Close()
 	heard := time.Unix(1_700_000_000, 0).UTC()
-	want := Ingest{Address: server.URL, Senders: []Sender{{Name: "jamf"}, {Name: "okta", LastHeard: heard, ExpectSeconds: 3600}}}
+	want := Ingest{
+		Address: server.URL, Started: time.Unix(1_600_000_000, 0).UTC(),
+		Senders: []Sender{{Name: "jamf"}, {Name: "okta", LastHeard: heard, ExpectSeconds: 3600}},
+	}
 	got := AskIngest(context.Background(), server.Client(), server.URL)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v", got)

@@ -71,7 +71,7 @@ const askTimeout = 10 * time.Second
 func (p *program) doctorCommand() *cobra.Command {
 	var strict bool
 	var delegated string
-	var metrics []string
+	var replicas []string
 	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -87,7 +87,7 @@ step fails, and which host and port to open. If Service Bus cannot be reached by
 the configured transport, doctor tries the other one.
 
 With events.transmitters_file it fetches the keys of each transmitter. With
---ingest-metrics it says when each source of worker ingest was last heard. With
+--ingest it says when each source of worker ingest was last heard. With
 ingest.streams it asks each transmitter for the stream and its status.
 
 To check the settings of queues and subscriptions, it needs the administration
@@ -103,7 +103,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 	fs.BoolVar(&strict, "strict", false, "exit with 1 if there is a WARN")
 	fs.StringVar(&delegated, "delegated", "", "check Graph as yourself: cli (az login) or device-code")
 	fs.Lookup("delegated").NoOptDefVal = "cli"
-	fs.StringSliceVar(&metrics, "ingest-metrics", nil, "pages of metrics of worker ingest, one of each replica")
+	fs.StringSliceVar(&replicas, "ingest", nil, "operations port of each replica of worker ingest, as HOST:PORT or a URL; repeatable")
 	out.flag(fs)
 	show := func(all []check) error {
 		list := &rows{output: out}
@@ -141,7 +141,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 			func(f *findings) { checkRedis(ctx, cfg, f) },
 			func(f *findings) { checkMappings(cfg, f) },
 			func(f *findings) { checkTransmitters(ctx, cfg, f) },
-			func(f *findings) { checkLastHeard(ctx, cfg, metrics, f) },
+			func(f *findings) { checkLastHeard(ctx, cfg, replicas, f) },
 			func(f *findings) { checkStreams(ctx, cfg, f) },
 		)
 		worst := 0

@@ -2,27 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
+	"maps"
 	"regexp"
 	"slices"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
-
-	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/status"
 )
 
-// maxMetrics bounds a page of metrics, in bytes. That of worker ingest with 64 sources has 100 KB.
-const maxMetrics = 4 << 20
-
-// heard is what the metrics of worker ingest say about its sources.
+// heard is what the replicas of worker ingest say about its sources.
 type heard struct {
 	started time.Time            // of the replica that runs longest
 	last    map[string]time.Time // when each source was last heard; zero if never since the start
@@ -30,35 +20,34 @@ type heard struct {
 	streams map[string]bool // those of the sources that are streams of shared signals
 }
 
-// checkLastHeard says when each source and stream of worker ingest was last heard. Nothing else shows that a
-// sender has stopped: an error needs a request. pages are the addresses of the metrics of all replicas.
-func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *findings) {
-	const name = "ingest: last heard"
-	if len(pages) == 0 {
+// checkLastHeard says when each source and stream of worker ingest was last heard. Nothing else shows
+// that a sender has stopped: an error needs a request. replicas are the operations ports of all
+// replicas.
+func checkLastHeard(ctx context.Context, cfg config.Config, replicas []string, f *findings) {
+	const name, fix = "ingest: last heard", "name the operations port (ops.address) of each replica: --ingest 127.0.0.1:9090"
+	if len(replicas) == 0 {
 		if len(cfg.Ingest.Sources)+len(cfg.Ingest.Streams) > 0 {
-			f.warn(name, "give the page of its operations port, and that of each replica: "+
-				"--ingest-metrics http://127.0.0.1:9090/metrics", "not known: only the running worker ingest knows")
+			f.warn(name, fix, "not known: only the running worker ingest knows")
 		}
 		return
 	}
-	own, err := app.NewNetwork(cfg)
+	client, err := opsClient(cfg)
 	if err != nil {
 		return // checkNetwork says so
 	}
 	all := heard{last: map[string]time.Time{}, expect: map[string]time.Duration{}, streams: map[string]bool{}}
-	for _, page := range pages {
-		families, err := within(ctx, func(ctx context.Context) (map[string]*dto.MetricFamily, error) {
-			return readMetrics(ctx, own.Transport(), page)
-		})
-		if err == nil && families[metricLastHeard] == nil {
-			err = errors.New("these are not the metrics of worker ingest")
-		}
+	for _, replica := range replicas {
+		address, err := status.Address(replica)
 		if err != nil {
-			f.warn(name, "give the page /metrics of the operations port (ops.address) of worker ingest", "not known from %s: %s",
-				page, firstLine(err))
+			f.warn(name, fix, "%s", firstLine(err))
 			return
 		}
-		all.add(families)
+		said := status.AskIngest(ctx, client, address)
+		if said.Error != "" {
+			f.warn(name, fix, "not known from %s: %s", address, said.Error)
+			return
+		}
+		all.add(said)
 	}
 	var configured []string
 	for _, source := range cfg.Ingest.Sources {
@@ -73,12 +62,7 @@ func checkLastHeard(ctx context.Context, cfg config.Config, pages []string, f *f
 				"the running worker ingest does not have this source")
 		}
 	}
-	names := make([]string, 0, len(all.last))
-	for source := range all.last {
-		names = append(names, source)
-	}
-	slices.Sort(names)
-	for _, source := range names {
+	for _, source := range slices.Sorted(maps.Keys(all.last)) {
 		all.report(source, f)
 	}
 }
@@ -111,85 +95,23 @@ func (h heard) report(source string, f *findings) {
 	f.ok("ingest: "+source, "%s", detail)
 }
 
-// The metrics that are read.
-const (
-	metricLastHeard = "session_revoker_ingest_last_accepted_timestamp_seconds"
-	metricExpected  = "session_revoker_ingest_expected_interval_seconds"
-	metricStarted   = "process_start_time_seconds"
-)
-
-// add adds the metrics of one replica.
-func (h *heard) add(families map[string]*dto.MetricFamily) {
-	for _, m := range families[metricStarted].GetMetric() {
-		if at := seconds(m); h.started.IsZero() || at.Before(h.started) {
-			h.started = at
-		}
+// add adds what one replica says.
+func (h *heard) add(said status.Ingest) {
+	if !said.Started.IsZero() && (h.started.IsZero() || said.Started.Before(h.started)) {
+		h.started = said.Started
 	}
-	for _, m := range families[metricLastHeard].GetMetric() {
-		source, at := labelOf(m, "source"), seconds(m)
-		if !sourceName.MatchString(source) {
+	for _, s := range said.Senders {
+		if !sourceName.MatchString(s.Name) {
 			continue // of something else than worker ingest, and not to be printed
 		}
-		if last, known := h.last[source]; !known || at.After(last) {
-			h.last[source] = at
+		if last, known := h.last[s.Name]; !known || s.LastHeard.After(last) {
+			h.last[s.Name] = s.LastHeard
 		}
-	}
-	for _, m := range families[metricExpected].GetMetric() {
-		if every := m.GetGauge().GetValue(); every > 0 && every < maxExpected {
-			h.expect[labelOf(m, "source")] = time.Duration(every * float64(time.Second))
+		if s.ExpectSeconds > 0 {
+			h.expect[s.Name] = time.Duration(s.ExpectSeconds * float64(time.Second))
 		}
 	}
 }
 
 // sourceName is the form of a source's name (package ingest).
 var sourceName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
-
-// maxExpected and maxUnix bound what is believed of a page, in seconds.
-const (
-	maxExpected = 1e8
-	maxUnix     = 1e11
-)
-
-// seconds is the value of a gauge that is a Unix time; zero if it is 0, or none.
-func seconds(m *dto.Metric) time.Time {
-	if v := m.GetGauge().GetValue(); v > 0 && v < maxUnix {
-		return time.UnixMilli(int64(v * 1000))
-	}
-	return time.Time{}
-}
-
-func labelOf(m *dto.Metric, name string) string {
-	for _, label := range m.GetLabel() {
-		if label.GetName() == name {
-			return label.GetValue()
-		}
-	}
-	return ""
-}
-
-// readMetrics reads a page of metrics.
-func readMetrics(ctx context.Context, transport http.RoundTripper, page string) (map[string]*dto.MetricFamily, error) {
-	u, err := url.Parse(page)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("not a URL like http://127.0.0.1:9090/metrics")
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Accept", "text/plain")
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the answer is %d", response.StatusCode)
-	}
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(io.LimitReader(response.Body, maxMetrics))
-	if err != nil {
-		return nil, errors.New("the answer is no page of metrics")
-	}
-	return families, nil
-}

@@ -309,7 +309,7 @@ func TestDoctorChecksTheSourcesOfIngest(t *testing.T) {
 		m.Expected.WithLabelValues("mdm").Set((2 * time.Hour).Seconds())
 		page := httptest.NewServer(promhttp.HandlerFor(m.Registry, promhttp.HandlerOpts{}))
 		defer page.Close()
-		args = append(args, "--ingest-metrics", page.URL)
+		args = append(args, "--ingest", page.URL)
 	}
 	got = c.command("", args...)
 	for _, want := range []string{
@@ -323,7 +323,7 @@ func TestDoctorChecksTheSourcesOfIngest(t *testing.T) {
 	if strings.Contains(got.stdout, "evil") {
 		t.Errorf("doctor prints a name that is none of a source:\n%s", got.stdout)
 	}
-	got = c.command("", "doctor", "--config", config, "--ingest-metrics", "http://"+c.amqp.Addr().String())
+	got = c.command("", "doctor", "--config", config, "--ingest", "http://"+c.amqp.Addr().String())
 	if !strings.Contains(got.stdout, "not known from http://") {
 		t.Errorf("doctor takes another server for worker ingest:\n%s", got.stdout)
 	}

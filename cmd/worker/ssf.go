@@ -172,7 +172,7 @@ func (p *program) ssfShow() *cobra.Command {
 		Use:   "show [NAME]",
 		Short: "Show a stream, or all of them",
 		Long: `Show a stream as its transmitter describes it, or all streams. When a token last
-came, only the running worker ingest knows: worker doctor --ingest-metrics.`,
+came, only the running worker ingest knows: worker doctor --ingest.`,
 		Example: `  worker ssf show --config worker.yaml
   worker ssf show keycloak --config worker.yaml --output json`,
 		Args: cobra.MaximumNArgs(1),
