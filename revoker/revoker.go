@@ -33,9 +33,13 @@ type Config struct {
 	Scope string
 	// Credential supplies the tokens. Required.
 	Credential azcore.TokenCredential
+	// Beta calls revokeSignInSessions of the beta API instead of v1.0
+	// (https://learn.microsoft.com/graph/api/user-revokesigninsessions?view=graph-rest-beta).
+	Beta bool
 	// LegacyBeta calls the older beta method invalidateAllRefreshTokens, for tenants that still
 	// need it; Microsoft recommends against it
-	// (https://learn.microsoft.com/graph/api/user-invalidateallrefreshtokens).
+	// (https://learn.microsoft.com/graph/api/user-invalidateallrefreshtokens). Beta and LegacyBeta
+	// exclude each other.
 	LegacyBeta bool
 	// Timeout bounds one attempt, including its token request. Defaults to 30 s.
 	Timeout time.Duration
@@ -47,7 +51,8 @@ type Config struct {
 // Revoker calls Graph. It is safe for concurrent use. Close releases its idle connections.
 type Revoker struct {
 	root    string
-	legacy  bool
+	version string // of the API
+	action  string // the method that revokes
 	timeout time.Duration
 	tokens  *tokens
 	adapter *kiotahttp.NetHttpRequestAdapter
@@ -90,6 +95,16 @@ func New(cfg Config) (*Revoker, error) {
 	if cfg.Credential == nil {
 		return nil, errors.New("a credential for Graph is required")
 	}
+	if cfg.Beta && cfg.LegacyBeta {
+		return nil, errors.New("Beta and LegacyBeta exclude each other")
+	}
+	version, action := "v1.0", "revokeSignInSessions"
+	if cfg.Beta || cfg.LegacyBeta {
+		version = "beta"
+	}
+	if cfg.LegacyBeta {
+		action = "invalidateAllRefreshTokens"
+	}
 	if cfg.Scope == "" {
 		cfg.Scope = root.String() + "/.default"
 	}
@@ -122,7 +137,8 @@ func New(cfg Config) (*Revoker, error) {
 	}
 	return &Revoker{
 		root:    root.String(),
-		legacy:  cfg.LegacyBeta,
+		version: version,
+		action:  action,
 		timeout: cfg.Timeout,
 		tokens:  newTokens(cfg.Credential, cfg.Scope),
 		adapter: adapter,
@@ -147,15 +163,12 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	if err := refuseLookup(user); err != nil {
 		return Attempt{}, err
 	}
-	if r.legacy {
-		return r.attempt(ctx, http.MethodPost, r.path("beta", user)+"/invalidateAllRefreshTokens", nil)
-	}
-	return r.attempt(ctx, http.MethodPost, r.path("v1.0", user)+"/revokeSignInSessions", nil)
+	return r.attempt(ctx, http.MethodPost, r.path(r.version, user)+"/"+r.action, nil)
 }
 
 // RevokeMe is Revoke for the signed-in person, whom a delegated token identifies.
 func (r *Revoker) RevokeMe(ctx context.Context) (Attempt, error) {
-	return r.attempt(ctx, http.MethodPost, r.root+"/v1.0/me/revokeSignInSessions", nil)
+	return r.attempt(ctx, http.MethodPost, r.root+"/"+r.version+"/me/"+r.action, nil)
 }
 
 // Canary makes an attempt that tests whether Graph accepts attempts. It calls for the given user,

@@ -542,6 +542,7 @@ func TestNewNamesWrongSetting(t *testing.T) {
 		{Root: "graph.microsoft.com", Credential: withRole()},
 		{Root: "ftp://graph.microsoft.com", Credential: withRole()},
 		{Root: "https://graph.microsoft.com"},
+		{Root: "https://graph.microsoft.com", Credential: withRole(), Beta: true, LegacyBeta: true},
 	} {
 		if _, err := revoker.New(cfg); err == nil {
 			t.Errorf("%+v was accepted", cfg)
@@ -555,25 +556,36 @@ func TestRequestForSignedInPersonAndOlderMethod(t *testing.T) {
 		g.seen()[0].RequestURI != "/v1.0/me/revokeSignInSessions" {
 		t.Errorf("%v, called %s", err, g.seen()[0].RequestURI)
 	}
+	older := revoker.Config{LegacyBeta: true}
+	beta := revoker.Config{Beta: true}
 	for name, c := range map[string]struct {
+		cfg    revoker.Config
+		path   string // after /beta/users/ID, and after /beta/me
 		answer http.HandlerFunc
 		want   revoker.Kind
 	}{
-		"204":   {says(204, ""), ""},
-		"true":  {says(200, `{"value":true}`), ""},
-		"false": {says(200, `{"value":false}`), revoker.NotRevoked},
-		"404":   {says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
+		"beta, 204":   {beta, "/revokeSignInSessions", says(204, ""), ""},
+		"beta, true":  {beta, "/revokeSignInSessions", says(200, revokedOK), ""},
+		"beta, false": {beta, "/revokeSignInSessions", says(200, `{"value":false}`), revoker.NotRevoked},
+		"204":         {older, "/invalidateAllRefreshTokens", says(204, ""), ""},
+		"true":        {older, "/invalidateAllRefreshTokens", says(200, `{"value":true}`), ""},
+		"false":       {older, "/invalidateAllRefreshTokens", says(200, `{"value":false}`), revoker.NotRevoked},
+		"404":         {older, "/invalidateAllRefreshTokens", says(404, graphError("Request_ResourceNotFound")), revoker.NotFound},
 	} {
 		g := newGraph(t, c.answer)
-		r, err := revoker.New(revoker.Config{Root: g.URL, Credential: withRole(), LegacyBeta: true})
+		c.cfg.Root, c.cfg.Credential = g.URL, withRole()
+		r, err := revoker.New(c.cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, err = r.Revoke(t.Context(), ada)
+		if _, _ = r.RevokeMe(t.Context()); g.seen()[1].RequestURI != "/beta/me"+c.path {
+			t.Errorf("%s: me called %s", name, g.seen()[1].RequestURI)
+		}
 		r.Close()
 		var failure *revoker.Error
 		errors.As(err, &failure)
-		if got := g.seen()[0]; kindOf(failure) != c.want || got.RequestURI != "/beta/users/"+adaID+"/invalidateAllRefreshTokens" ||
+		if got := g.seen()[0]; kindOf(failure) != c.want || got.RequestURI != "/beta/users/"+adaID+c.path ||
 			got.Method != http.MethodPost {
 			t.Errorf("%s: %v, called %s %s", name, err, got.Method, got.RequestURI)
 		}

@@ -11,8 +11,12 @@ import (
 )
 
 // helpDesk is the administrator whom the producers name beside the affected person. Nobody may
-// sign them out.
-var helpDesk = person(40, "helpdesk")
+// sign them out. They may sign in with a device code and revoke others' sessions.
+var helpDesk = func() graph.User {
+	who := person(40, "helpdesk")
+	who.Roles = []string{"Helpdesk Administrator"}
+	return who
+}()
 
 // staff are the people in the producers' messages, and where the embedded Graph keeps their devices.
 type staff struct {

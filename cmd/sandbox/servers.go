@@ -62,9 +62,11 @@ func startServers(o options, s sample) (*servers, error) {
 	cfg.Observe = journal.Observe
 	directory, err := graph.New(graph.Config{
 		Tenant: tenant,
-		Apps:   []graph.App{{ClientID: clientID, Secret: clientSecret, Roles: roles}},
-		Users:  s.people,
-		Quota:  graph.Quota{Model: graph.FixedWindow, Limit: 3000, Per: 150 * time.Second, Headers: true},
+		Apps: []graph.App{{
+			ClientID: clientID, Secret: clientSecret, Roles: roles, Public: true, Scopes: []string{"User.RevokeSessions.All", "User.Read"},
+		}},
+		Users: s.people,
+		Quota: graph.Quota{Model: graph.FixedWindow, Limit: 3000, Per: 150 * time.Second, Headers: true},
 	})
 	if err != nil {
 		return nil, err

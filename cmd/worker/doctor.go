@@ -206,9 +206,9 @@ const consent = "grant the app the application permission User.RevokeSessions.Al
 func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated string, f *findings) {
 	options := app.GraphOptions{}
 	if delegated != "" {
-		credential, err := app.DelegatedCredential(cfg, delegated, func(text string) { fmt.Fprintln(p.stderr, text) })
+		credential, err := p.signIn(ctx, cfg, delegated)
 		if err != nil {
-			f.fail("Graph: token", "use --delegated=cli or --delegated=device-code", "%v", err)
+			f.fail("Graph: token", "use --delegated=cli or --delegated=device-code, and sign in before the code expires", "%v", err)
 			return
 		}
 		options.Credential = credential

@@ -5,13 +5,16 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
+	"github.com/session-revoker/session-revoker/cmd/internal/screen"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 )
@@ -28,9 +31,18 @@ func TestRevoke(t *testing.T) {
 		t.Fatalf("%d are revoked, want 2", n)
 	}
 	c.commandIn("user2@contoso.com\n\nUSER2@contoso.com\n", noBus, "revoke", "-", "-o", "ndjson").want(t, 0,
-		`"user":"user2@contoso.com","result":"revoked","status":200,"calls":1,"requestId":"`)
+		`"user":"user2@contoso.com","outcome":"revoked","status":200,"result":true,"calls":1,"requestId":"`)
 	c.commandIn("", noBus, "revoke", "user3@contoso.com", "x#EXT#@contoso.com").want(t, 1, "protected", "another tenant", "2 of 2")
-	c.commandIn("", noBus, "revoke", "--legacy-beta", "user2@contoso.com").want(t, 0, "204")
+	c.commandIn("", noBus, "revoke", "--legacy-beta", "user2@contoso.com", "-o", "ndjson").want(t, 0, `"status":204,"result":true`)
+	c.commandIn("", noBus, "revoke", "--beta", "user2@contoso.com", "-o", "ndjson").want(t, 0, `"status":200,"result":true`)
+	if calls := c.graph.CallsFor(id(2)); calls[len(calls)-1].Path != "/beta/users/user2@contoso.com/revokeSignInSessions" {
+		t.Errorf("--beta called %s", calls[len(calls)-1].Path)
+	}
+	c.commandIn("", noBus, "revoke", "--beta", "--legacy-beta", "user2@contoso.com").want(t, 2, "beta")
+	unknown := c.commandIn("", noBus, "revoke", "nobody@contoso.com", "--give-up-after", "10ms", "-o", "ndjson")
+	if unknown.want(t, 1, `"status":404`); strings.Contains(unknown.stdout, `"result"`) {
+		t.Errorf("a 404 says nothing about a result: %s", unknown.stdout)
+	}
 	c.commandIn("", noBus, "revoke", "me").want(t, 2, "--delegated")
 	c.commandIn("# leavers of May\nuser2@contoso.com\t# asked by HR\nno one\n", noBus, "revoke", "-").want(t, 2, "line 3: ")
 	c.commandIn("# leavers of May\nx#EXT#@contoso.com # a guest\n", noBus, "revoke", "-", "--dry-run").want(t, 0,
@@ -44,8 +56,54 @@ func TestRevoke(t *testing.T) {
 	}
 	c.graph.Inject(graph.Fault{ValueFalse: true})
 	c.commandIn("", append(noBus, "REVOKER_RETRY_INITIAL_INTERVAL=10ms", "REVOKER_RETRY_MAX_ATTEMPTS=2"), "revoke", "--give-up-after",
-		"100ms",
-		id(0)).want(t, 1, "not revoked", "revoked nothing")
+		"100ms", "-o", "ndjson",
+		id(0)).want(t, 1, `"outcome":"not revoked"`, `"status":200,"result":false`, "revoked nothing")
+}
+
+func TestRevokeAsAPerson(t *testing.T) {
+	c := newCloud(t, 2, time.Minute)
+	helper := graph.User{ID: id(9), UserPrincipalName: "help@contoso.com", Roles: []string{"Helpdesk Administrator"}}
+	if err := c.graph.AddUser(helper); err != nil {
+		t.Fatal(err)
+	}
+	// start runs a command, and calls answer with the code that it shows.
+	start := func(answer func(code string) error, args ...string) func(code int, texts ...string) {
+		var out screen.Screen
+		cmd := exec.Command(binary, append([]string{"revoke", "--delegated=device-code", "-o", "ndjson"}, args...)...)
+		cmd.Env, cmd.Stdout, cmd.Stderr = c.env, &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		prompt := regexp.MustCompile("/_emulator/devicecode and enter the code ([A-Z2-7]{9})")
+		c.until("the code", func() bool { return prompt.MatchString(out.String()) })
+		if err := answer(prompt.FindStringSubmatch(out.String())[1]); err != nil {
+			t.Error(err)
+		}
+		return func(code int, texts ...string) {
+			t.Helper()
+			_ = cmd.Wait()
+			result{out.String(), "", cmd.ProcessState.ExitCode()}.want(t, code, texts...)
+		}
+	}
+	as := func(name string) func(string) error {
+		return func(code string) error { return c.graph.Approve(code, name) }
+	}
+	oneself := start(as("user0@contoso.com"), "me")
+	another := start(as("help@contoso.com"), "--beta", id(1), "me")
+	refused := start(as("user0@contoso.com"), "--give-up-after", "100ms", id(1))
+	declined := start(c.graph.Decline, "me")
+	oneself(0, `"user":"me","outcome":"revoked","status":200,"result":true`)
+	another(0, `"user":"`+id(1)+`","outcome":"revoked"`, `"user":"me","outcome":"revoked"`)
+	refused(3, `"status":403`, "one of the roles")
+	declined(3, "nobody has signed in", "authorization_declined")
+	if n := c.revoked(2); n != 2 {
+		t.Errorf("%d are revoked, want 2", n)
+	}
+	for _, name := range []string{"user0@contoso.com", "help@contoso.com"} {
+		if _, revoked := c.graph.Revoked(name); !revoked {
+			t.Errorf("%s is not revoked", name)
+		}
+	}
 }
 
 func TestRevokeVerifiesTheEffect(t *testing.T) {

@@ -220,5 +220,5 @@ func TestAuditFailureStopsOperatorsCommands(t *testing.T) {
 	// In an emergency, an operator can turn off the audit log.
 	c.commandIn("", []string{"REVOKER_AUDIT_FILE=/nowhere/audit.ndjson"}, "revoke", "--audit.file=", id(0)).want(t, 0, "revoked")
 	// What the worker writes to standard output goes to the command's standard error.
-	c.commandIn("", []string{"REVOKER_AUDIT_FILE=-"}, "revoke", "-o", "json", id(0)).want(t, 0, `"result":"revoked"`)
+	c.commandIn("", []string{"REVOKER_AUDIT_FILE=-"}, "revoke", "-o", "json", id(0)).want(t, 0, `"outcome":"revoked"`, `"result":true`)
 }

@@ -76,7 +76,10 @@ func newCloud(t *testing.T, people int, lock time.Duration) *cloud {
 	}
 	var err error
 	c.graph, err = graph.New(graph.Config{Tenant: "contoso", Users: users, Apps: []graph.App{
-		{ClientID: "client", Secret: clientSecret, Roles: []string{"User.RevokeSessions.All"}},
+		{
+			ClientID: "client", Secret: clientSecret, Roles: []string{"User.RevokeSessions.All"},
+			Public: true, Scopes: []string{"User.RevokeSessions.All"},
+		},
 	}})
 	must(err)
 	c.broker, err = servicebus.New(servicebus.Config{

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
@@ -29,10 +30,13 @@ const entraRoles = "Helpdesk, Authentication, Privileged Authentication or User 
 
 // revokeRow is the result for one user, as it is printed.
 type revokeRow struct {
-	User            string     `json:"user"`
-	Result          string     `json:"result"`
-	Reason          string     `json:"reason,omitempty"`
-	Status          int        `json:"status,omitempty"`
+	User    string `json:"user"`
+	Outcome string `json:"outcome"`
+	Reason  string `json:"reason,omitempty"`
+	Status  int    `json:"status,omitempty"`
+	// Result is what Graph's last answer says: whether it revoked the sessions. It is nil if that
+	// answer does not say so, as an error, or if there was none.
+	Result          *bool      `json:"result,omitempty"`
 	Calls           int        `json:"calls"`
 	RequestID       string     `json:"requestId,omitempty"`
 	ClientRequestID string     `json:"clientRequestId,omitempty"`
@@ -46,7 +50,7 @@ type revokeRow struct {
 const me = "me"
 
 func (p *program) revokeCommand() *cobra.Command {
-	var dryRun, verify, legacy bool
+	var dryRun, verify, beta, legacy bool
 	var delegated string
 	var most int
 	var giveUp time.Duration
@@ -63,11 +67,17 @@ The command signs in as the application, or, with --delegated, as you. Then "me"
 is allowed, and your Entra role decides whose sessions you may revoke. You need
 one of Helpdesk, Authentication, Privileged Authentication or User
 Administrator, or Directory Writers; none of these may revoke the sessions of
-every administrator.
+every administrator. With device-code, it shows a code to enter in a browser.
 
 Tokens stop working within a few minutes. --verify checks at once whether the
 call took effect. A guest's sessions belong to another tenant and are not
-revoked.`,
+revoked.
+
+With --output json, "outcome" is "revoked", "not revoked", or, with --dry-run,
+what would happen. "status" is the HTTP status of Graph's last answer, and
+"result" what that answer says: true if Graph revoked the sessions (a 204 or an
+empty answer means true as well), false if it says that it did not. There is no
+"result" if Graph answered with an error or not at all.`,
 		Example: `  worker revoke ada@contoso.com
   worker revoke --verify 0a5bd9b6-4a5c-4ee1-9a7e-0d3c5a6b7c8d
   worker revoke --max 500 - < users.txt
@@ -78,9 +88,11 @@ revoked.`,
 	fs.BoolVar(&dryRun, "dry-run", false, "show whose sessions would be revoked, and call nothing")
 	fs.BoolVar(&verify, "verify", false,
 		"read signInSessionsValidFromDateTime before and after: needs two more calls per user, and a permission to read users")
+	fs.BoolVar(&beta, "beta", false, "call revokeSignInSessions of the beta API instead of v1.0")
 	fs.BoolVar(&legacy, "legacy-beta", false, "call invalidateAllRefreshTokens of the beta API, for tenants that still need it")
 	fs.StringVar(&delegated, "delegated", "", "sign in as yourself: cli (az login) or device-code")
 	fs.Lookup("delegated").NoOptDefVal = "cli"
+	cmd.MarkFlagsMutuallyExclusive("beta", "legacy-beta")
 	fs.IntVar(&most, "max", 50, "maximum number of users, as a protection against accidents")
 	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "maximum time to keep trying, for each user")
 	act := audit.Operation{Command: "revoke"}
@@ -105,11 +117,10 @@ revoked.`,
 		if dryRun {
 			return p.wouldRevoke(out, users, protected)
 		}
-		options := app.GraphOptions{LegacyBeta: legacy}
+		options := app.GraphOptions{Beta: beta, LegacyBeta: legacy}
 		if delegated != "" {
-			show := func(text string) { fmt.Fprintln(p.stderr, text) }
-			if options.Credential, err = app.DelegatedCredential(cfg, delegated, show); err != nil {
-				return fail(exitUsage, "--delegated: %v", err)
+			if options.Credential, err = p.signIn(ctx, cfg, delegated); err != nil {
+				return err
 			}
 		}
 		graph, err := app.NewGraph(cfg, options)
@@ -145,6 +156,21 @@ revoked.`,
 	})
 }
 
+// signIn signs the operator in. how is the value of --delegated.
+func (p *program) signIn(ctx context.Context, cfg config.Config, how string) (azcore.TokenCredential, error) {
+	credential, err := app.DelegatedCredential(cfg, how, func(text string) { fmt.Fprintln(p.stderr, plain(text)) })
+	switch {
+	case err != nil:
+		return nil, fail(exitUsage, "--delegated: %v", err)
+	case how != "device-code":
+		return credential, nil // it answers at once
+	}
+	if err := app.SignIn(ctx, cfg, credential); err != nil {
+		return nil, fail(exitUnauthorized, "--delegated=device-code: nobody has signed in: %s", firstLine(err))
+	}
+	return credential, nil
+}
+
 // revoke revokes, and prints the result for each user in the order of users.
 func (p *program) revoke(
 	ctx context.Context, manual *dispatch.ManualRevocation, users []event.User, out *output, verify, delegated bool, record *operation,
@@ -161,9 +187,9 @@ func (p *program) revoke(
 	})
 	bar.end()
 	record.done(audit.Operation{Count: len(users), Counts: counts}, nil)
-	header := table.Row{"USER", "RESULT", "STATUS", "CALLS", "REQUEST ID", "WHY"}
+	header := table.Row{"USER", "OUTCOME", "STATUS", "CALLS", "REQUEST ID", "WHY"}
 	if verify {
-		header = table.Row{"USER", "RESULT", "STATUS", "CALLS", "REQUEST ID", "VALID FROM, BEFORE", "AFTER", "WHY"}
+		header = table.Row{"USER", "OUTCOME", "STATUS", "CALLS", "REQUEST ID", "VALID FROM, BEFORE", "AFTER", "WHY"}
 	}
 	list := &rows{output: out, header: header}
 	undone := 0
@@ -171,7 +197,7 @@ func (p *program) revoke(
 	for _, user := range users {
 		r := results[user]
 		row := newRevokeRow(r, delegated)
-		if row.Result != "revoked" || row.Unverified == revoker.NotAdvanced {
+		if row.Outcome != "revoked" || row.Unverified == revoker.NotAdvanced {
 			undone++
 		}
 		if first == nil {
@@ -181,7 +207,7 @@ func (p *program) revoke(
 		if row.Status != 0 {
 			status = fmt.Sprint(row.Status)
 		}
-		cells := table.Row{row.User, row.Result, status, row.Calls, row.RequestID}
+		cells := table.Row{row.User, row.Outcome, status, row.Calls, row.RequestID}
 		if verify {
 			cells = append(cells, when(r.Attempt.ValidFromBefore), when(r.Attempt.ValidFromAfter))
 		}
@@ -205,7 +231,7 @@ func (p *program) revoke(
 
 func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 	row := revokeRow{
-		User: nameOf(r.User), Result: "revoked", Status: r.Attempt.Status, Calls: r.Calls, Reason: string(r.Reason),
+		User: nameOf(r.User), Outcome: "revoked", Result: graphSays(r), Status: r.Attempt.Status, Calls: r.Calls, Reason: string(r.Reason),
 		RequestID: r.Attempt.RequestID, ClientRequestID: r.Attempt.ClientRequestID, Unverified: r.Attempt.Unverified,
 	}
 	for to, t := range map[**time.Time]time.Time{&row.Before: r.Attempt.ValidFromBefore, &row.After: r.Attempt.ValidFromAfter} {
@@ -214,7 +240,7 @@ func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 		}
 	}
 	if !r.Revoked {
-		row.Result = "not revoked"
+		row.Outcome = "not revoked"
 		switch {
 		case errors.Is(r.Err, context.Canceled) && r.Calls > 0:
 			row.Error = "stopped after " + count(r.Calls, "call")
@@ -235,6 +261,19 @@ func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 		}
 	}
 	return row
+}
+
+// graphSays returns whether Graph's last answer says that it revoked the sessions; nil if it does not
+// say so.
+func graphSays(r dispatch.ManualResult) *bool {
+	failure, failed := errors.AsType[*revoker.Error](r.Last)
+	switch {
+	case r.Revoked:
+		return new(true)
+	case failed && failure.Kind == revoker.NotRevoked:
+		return new(false)
+	}
+	return nil
 }
 
 // callList returns the records of whose sessions are about to be revoked.
@@ -279,16 +318,16 @@ func nameOf(user event.User) string {
 
 // wouldRevoke prints what would happen to each user.
 func (p *program) wouldRevoke(out *output, users []event.User, protected *guard.Protected) error {
-	list := &rows{output: out, header: table.Row{"USER", "RESULT OF A REAL RUN"}}
+	list := &rows{output: out, header: table.Row{"USER", "OUTCOME OF A REAL RUN"}}
 	for _, user := range users {
-		row := revokeRow{User: nameOf(user), Result: "would be revoked"}
+		row := revokeRow{User: nameOf(user), Outcome: "would be revoked"}
 		switch {
 		case protected.Has(user):
-			row.Result = "would be refused: protected user"
+			row.Outcome = "would be refused: protected user"
 		case user.External():
-			row.Result = "would be refused: guest, whose sessions belong to another tenant"
+			row.Outcome = "would be refused: guest, whose sessions belong to another tenant"
 		}
-		if err := list.add(row, table.Row{row.User, row.Result}); err != nil {
+		if err := list.add(row, table.Row{row.User, row.Outcome}); err != nil {
 			return err
 		}
 	}

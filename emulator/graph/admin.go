@@ -2,6 +2,7 @@ package graph
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ import (
 //	POST   /_emulator/faults               inject a Fault (durations in nanoseconds)
 //	DELETE /_emulator/faults               remove all faults
 //	PUT    /_emulator/quota                set the Quota (durations in nanoseconds)
+//	GET    /_emulator/devicecode           a page on which to enter a device code
+//	POST   /_emulator/devicecode           the form user_code=CODE&user=ID|UPN: Approve, or Decline without a user
 //
 // It has no access control: serve it on loopback addresses only.
 func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, rest string) {
@@ -46,6 +49,11 @@ func (s *Server) serveAdmin(w http.ResponseWriter, r *http.Request, rest string)
 	case "PUT quota":
 		var q Quota
 		adminOrder(w, r, &q, func() error { return s.SetQuota(q) })
+	case "GET devicecode":
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, deviceCodePage)
+	case "POST devicecode":
+		s.serveApproval(w, r)
 	default:
 		http.Error(w, "no such order: see the package's README", http.StatusNotFound)
 	}

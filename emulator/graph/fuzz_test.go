@@ -20,6 +20,7 @@ func FuzzServer(f *testing.F) {
 		"/beta/users/ada@contoso.com/invalidateAllRefreshTokens",
 		"/v1.0/users/%61da@contoso.com?$select=id",
 		"/v1.0/users%28%27x%27%29/revokeSignInSessions",
+		"/v1.0/me/revokeSignInSessions", "/tenant/oauth2/v2.0/devicecode",
 		"/v1.0/me", "/_identity?resource=x", "/_emulator/calls", "/tenant/oauth2/v2.0/token", "/", "//", "/v1.0/users//",
 	} {
 		f.Add(http.MethodPost, path, "")

@@ -44,6 +44,10 @@ type Config struct {
 type App struct {
 	ClientID, Secret string
 	Roles            []string
+	// Public lets people sign in to the app with a device code. Scopes are the permissions that
+	// they delegate to it.
+	Public bool
+	Scopes []string
 	// Certificate is the public key of a certificate with which the app signs assertions.
 	Certificate *rsa.PublicKey
 	// Federated are the issuers whose assertions the app may use.
@@ -63,6 +67,8 @@ type User struct {
 	// one, and "smtp:" an alias.
 	Mail           string   `json:"mail,omitempty"`
 	ProxyAddresses []string `json:"proxyAddresses,omitempty"`
+	// Roles are the person's Entra roles, such as Helpdesk Administrator.
+	Roles []string `json:"roles,omitempty"`
 }
 
 // entry is a user in the directory.
@@ -91,6 +97,7 @@ type Server struct {
 	injected   int                    // number of faults so far
 	calls      []*Call
 	issued     []Issued
+	signIns    []*signIn // with device codes, the oldest first; at most maxSignIns
 	maxCalls   int
 	generation int // tokens of earlier generations are refused
 }
@@ -209,6 +216,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveAdmin(w, r, rest)
 	case path == "/"+s.tenant+"/oauth2/v2.0/token":
 		s.serveToken(w, r)
+	case path == "/"+s.tenant+deviceCodePath:
+		s.serveDeviceCode(w, r)
 	case path == "/_identity":
 		s.serveIdentity(w, r)
 	case path == "/"+s.tenant+"/v2.0/.well-known/openid-configuration":
@@ -222,18 +231,21 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // target is the user and the action in a path.
 type target struct {
+	me     bool   // the signed-in person, whose id is the key
 	key    string // id or user principal name in the request
 	action string // "" reads the user
 	quoted bool   // the form users('key')
 }
 
-// parsePath reads users/{key}[/action] and users('{key}')[/action]. Other paths of Graph do not
-// exist here.
+// parsePath reads users/{key}[/action], users('{key}')[/action], and me[/action]. Other paths of
+// Graph do not exist here.
 func parsePath(rest string) (t target, ok bool) {
 	name, action, _ := strings.Cut(rest, "/")
 	switch name {
 	case "users":
 		name, t.action, _ = strings.Cut(action, "/")
+	case "me":
+		t.me, t.action = true, action
 	default:
 		if name, t.quoted = unquote(name); !t.quoted {
 			return target{}, false

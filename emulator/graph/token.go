@@ -20,14 +20,19 @@ const tokenLife = 3599 * time.Second
 
 // claims are the claims of an access token that matter here.
 type claims struct {
-	Audience  string   `json:"aud"`
-	Issuer    string   `json:"iss"`
-	AppID     string   `json:"appid"`
-	Roles     []string `json:"roles"`
-	Tenant    string   `json:"tid"`
-	IssuedAt  int64    `json:"iat"`
-	NotBefore int64    `json:"nbf"`
-	Expires   int64    `json:"exp"`
+	Audience string   `json:"aud"`
+	Issuer   string   `json:"iss"`
+	AppID    string   `json:"appid"`
+	Roles    []string `json:"roles,omitempty"`
+	// Scopes are the permissions that a person has delegated, separated by spaces. Person is their
+	// object id; "" if the application has signed in itself.
+	Scopes    string `json:"scp,omitempty"`
+	Person    string `json:"oid,omitempty"`
+	UPN       string `json:"upn,omitempty"`
+	Tenant    string `json:"tid"`
+	IssuedAt  int64  `json:"iat"`
+	NotBefore int64  `json:"nbf"`
+	Expires   int64  `json:"exp"`
 	// Generation lets RevokeTokens tell old tokens from new ones.
 	Generation int `json:"gen"`
 }
@@ -49,7 +54,8 @@ func (s *Server) sign(payload string) string {
 }
 
 // serveToken answers the client-credentials grant like Entra
-// (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow).
+// (https://learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow), and that
+// of a device code.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	fault := s.takeFault("", "", "", true)
@@ -71,16 +77,16 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	app, known := s.apps[id]
 	s.mu.Unlock()
-	// MSAL also asks for openid, offline_access and profile.
-	scope, _, _ := strings.Cut(r.PostForm.Get("scope"), " ")
-	audience, isDefault := strings.CutSuffix(scope, "/.default")
+	audience, isDefault := audienceOf(r)
 	switch {
+	case slices.Contains(deviceCodeGrants, r.PostForm.Get("grant_type")):
+		s.redeem(w, r, app)
+		return
 	case r.PostForm.Get("grant_type") != "client_credentials":
 		oauthError(w, http.StatusBadRequest, "unsupported_grant_type", "AADSTS70003: The app requested an unsupported grant type.")
 		return
 	case !known:
-		oauthError(w, http.StatusBadRequest, "unauthorized_client",
-			"AADSTS700016: Application with identifier '"+id+"' was not found in the directory.")
+		unknownApp(w, id)
 		return
 	case r.PostForm.Get("client_assertion_type") == assertionType:
 		if problem := app.proves(r.PostForm.Get("client_assertion"), s.tokenURL(r)); problem != "" {
@@ -91,32 +97,49 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusUnauthorized, "invalid_client", "AADSTS7000215: Invalid client secret provided.")
 		return
 	}
-	if !isDefault || audience == "" {
-		oauthError(w, http.StatusBadRequest, "invalid_scope",
-			"AADSTS1002012: The provided value for scope is not valid: it must end in /.default.")
+	if !isDefault {
+		invalidScope(w)
 		return
 	}
 	life := int(s.tokenLife.Seconds())
 	writeJSON(w, http.StatusOK, map[string]any{
 		"token_type": "Bearer", "expires_in": life, "ext_expires_in": life,
-		"access_token": s.issue(app, audience, r.PostForm.Get("claims")),
+		"access_token": s.issue(claims{AppID: app.ClientID, Roles: app.Roles, Audience: audience}, r.PostForm.Get("claims")),
 	})
 }
 
-// issue makes a token and records it.
-func (s *Server) issue(app App, audience, asked string) (token string) {
+// audienceOf returns for whom a token is to be. ok is false unless the scope ends in /.default. MSAL
+// also asks for openid, offline_access and profile.
+func audienceOf(r *http.Request) (audience string, ok bool) {
+	scope, _, _ := strings.Cut(r.PostForm.Get("scope"), " ")
+	audience, ok = strings.CutSuffix(scope, "/.default")
+	return audience, ok && audience != ""
+}
+
+func invalidScope(w http.ResponseWriter) {
+	oauthError(w, http.StatusBadRequest, "invalid_scope",
+		"AADSTS1002012: The provided value for scope is not valid: it must end in /.default.")
+}
+
+func unknownApp(w http.ResponseWriter, id string) {
+	oauthError(w, http.StatusBadRequest, "unauthorized_client",
+		"AADSTS700016: Application with identifier '"+id+"' was not found in the directory.")
+}
+
+// issue makes a token with the claims of c, and records it. asked are the claims that the request
+// demanded.
+func (s *Server) issue(c claims, asked string) (token string) {
 	now := time.Now()
 	s.mu.Lock()
-	generation := s.generation
+	c.Generation = s.generation
 	if len(s.issued) == s.maxCalls {
 		s.issued = s.issued[1:]
 	}
-	s.issued = append(s.issued, Issued{At: now, ClientID: app.ClientID, Claims: asked})
+	s.issued = append(s.issued, Issued{At: now, ClientID: c.AppID, Claims: asked})
 	s.mu.Unlock()
-	payload, _ := json.Marshal(claims{ // only strings and numbers
-		Audience: audience, Issuer: "https://sts.windows.net/" + s.tenant + "/", AppID: app.ClientID, Roles: app.Roles, Tenant: s.tenant,
-		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expires: now.Add(s.tokenLife).Unix(), Generation: generation,
-	})
+	c.Issuer, c.Tenant = "https://sts.windows.net/"+s.tenant+"/", s.tenant
+	c.IssuedAt, c.NotBefore, c.Expires = now.Unix(), now.Unix(), now.Add(s.tokenLife).Unix()
+	payload, _ := json.Marshal(c) // only strings and numbers
 	unsigned := base64URL.EncodeToString([]byte(jwtHeader)) + "." + base64URL.EncodeToString(payload)
 	return unsigned + "." + s.sign(unsigned)
 }
@@ -159,7 +182,8 @@ func (s *Server) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	resource := strings.TrimSuffix(query.Get("resource"), "/.default")
 	writeJSON(w, http.StatusOK, map[string]any{
 		"token_type": "Bearer", "resource": resource, "client_id": app.ClientID,
-		"expires_on": strconv.FormatInt(time.Now().Add(s.tokenLife).Unix(), 10), "access_token": s.issue(app, resource, ""),
+		"expires_on":   strconv.FormatInt(time.Now().Add(s.tokenLife).Unix(), 10),
+		"access_token": s.issue(claims{AppID: app.ClientID, Roles: app.Roles, Audience: resource}, ""),
 	})
 }
 
@@ -188,6 +212,7 @@ func (s *Server) serveOpenID(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{
 		"issuer": root + "/v2.0", "token_endpoint": s.tokenURL(r), "authorization_endpoint": root + "/oauth2/v2.0/authorize",
 		"jwks_uri":                              root + keysPath,
+		"device_authorization_endpoint":         root + deviceCodePath,
 		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "client_secret_basic", "private_key_jwt"},
 	})
 }
@@ -243,6 +268,8 @@ func (s *Server) Verify(token, audience string) (clientID string, expires time.T
 	case strings.TrimRight(c.Audience, "/") != strings.TrimRight(audience, "/"):
 		return "", time.Time{}, fmt.Errorf("the token's audience is %q and must be %q: request the scope %s/.default",
 			c.Audience, audience, audience)
+	case c.Person != "":
+		return "", time.Time{}, errors.New("the token is a person's: sign in as an application")
 	case s.revoked(c):
 		return "", time.Time{}, errors.New("the token has been revoked: sign in again")
 	}

@@ -12,11 +12,19 @@ import (
 	"time"
 )
 
-// revokers are the application permissions that allow the call. readers are those that allow
-// reading a user.
+// revokers are the permissions that allow the call, and readers those that allow reading a user. An
+// application holds them as roles, and a person delegates them as scopes. selfReaders let a person
+// read themselves. A person needs one of revokerRoles to revoke the sessions of somebody else
+// (https://learn.microsoft.com/graph/api/user-revokesigninsessions, "Permissions").
 var (
 	revokers = []string{"User.RevokeSessions.All", "User.ReadWrite.All", "Directory.ReadWrite.All"}
 	readers  = []string{"User.Read.All", "User.ReadWrite.All", "Directory.Read.All", "Directory.ReadWrite.All"}
+
+	selfReaders  = append([]string{"User.Read", "User.ReadWrite"}, readers...)
+	revokerRoles = []string{
+		"Authentication Administrator", "Directory Writers", "Helpdesk Administrator", "Privileged Authentication Administrator",
+		"User Administrator",
+	}
 )
 
 const graphJSON = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"
@@ -28,6 +36,10 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 		RequestID: newGUID(), ClientRequestID: r.Header.Get("client-request-id"),
 	}
 	t, known := parsePath(rest)
+	claims, problem := s.authenticate(r)
+	if t.me {
+		t.key = claims.Person
+	}
 	call.Key = t.key
 	l, isLookup := parseLookup(rest, r.URL.Query())
 	if isLookup {
@@ -46,7 +58,6 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 	if !a.before() {
 		return
 	}
-	claims, problem := s.authenticate(r)
 	call.AppID = claims.AppID
 	switch {
 	case problem != "":
@@ -62,7 +73,9 @@ func (s *Server) serveGraph(w http.ResponseWriter, r *http.Request, version, res
 		s.lookUp(a, claims, version, l)
 	case !known:
 		a.fail(http.StatusBadRequest, "BadRequest", fmt.Sprintf("Resource not found for the segment '%s'.", rest))
-	case strings.HasPrefix(t.key, "$") && !t.quoted:
+	case t.me && claims.Person == "":
+		a.fail(http.StatusBadRequest, "BadRequest", "/me request is only valid with delegated authentication flow.")
+	case strings.HasPrefix(t.key, "$") && !t.quoted && !t.me:
 		a.fail(http.StatusBadRequest, "BadRequest", "The request URI is not valid: a key that begins with $ needs the form users('$key').")
 	case t.action == "":
 		s.read(a, claims, t)
@@ -95,6 +108,11 @@ func (s *Server) revoke(a *answer, claims claims, t target) {
 	}
 	s.mu.Lock()
 	e := s.find(t.key)
+	if !s.mayRevoke(claims, e) {
+		s.mu.Unlock()
+		a.fail(http.StatusForbidden, "Authorization_RequestDenied", "Insufficient privileges to complete the operation.")
+		return
+	}
 	if e != nil {
 		a.call.UserID = e.ID
 		if e.UserType != "Guest" && (a.fault == nil || !a.fault.ValueFalse) {
@@ -122,7 +140,7 @@ func (s *Server) read(a *answer, claims claims, t target) {
 		a.w.Header().Set("Allow", http.MethodGet)
 		a.fail(http.StatusMethodNotAllowed, "Request_BadRequest", "Specified HTTP method is not allowed for the request target.")
 		return
-	case !claims.holdsAny(readers):
+	case !claims.holdsAny(readers) && (!t.me || !claims.holdsAny(selfReaders)):
 		a.fail(http.StatusForbidden, "Authorization_RequestDenied", "Insufficient privileges to complete the operation.")
 		return
 	}
@@ -296,6 +314,19 @@ func errorBody(call *Call, code, message string) string {
 	return string(text)
 }
 
-func (c claims) holdsAny(roles []string) bool {
-	return slices.ContainsFunc(c.Roles, func(role string) bool { return slices.Contains(roles, role) })
+// holdsAny reports whether the token holds one of the permissions.
+func (c claims) holdsAny(permissions []string) bool {
+	held := slices.Concat(c.Roles, strings.Fields(c.Scopes))
+	return slices.ContainsFunc(held, func(permission string) bool { return slices.Contains(permissions, permission) })
+}
+
+// mayRevoke reports whether a person, if it is one who calls, may revoke the sessions of the user;
+// nil is an unknown one. The caller holds the lock.
+func (s *Server) mayRevoke(c claims, e *entry) bool {
+	if c.Person == "" {
+		return true
+	}
+	person := s.find(c.Person)
+	return person != nil && (person == e ||
+		slices.ContainsFunc(person.Roles, func(role string) bool { return slices.Contains(revokerRoles, role) }))
 }

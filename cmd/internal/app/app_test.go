@@ -150,7 +150,7 @@ func TestOAuthCredentialCachesTokensUntilTheyEndOrClaimsAskForAnother(t *testing
 		_, _ = io.WriteString(w, `{"access_token":"t","token_type":"Bearer","expires_in":`+life+`}`)
 	}))
 	defer server.Close()
-	c := &oauthCredential{config: clientcredentials.Config{ClientID: "c", ClientSecret: "very-secret", TokenURL: server.URL}}
+	c := applicationCredential(nil, clientcredentials.Config{ClientID: "c", ClientSecret: "very-secret", TokenURL: server.URL})
 	get := func(claims string) {
 		t.Helper()
 		token, err := c.GetToken(t.Context(), policy.TokenRequestOptions{Scopes: []string{"root/.default"}, Claims: claims})

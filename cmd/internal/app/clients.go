@@ -104,8 +104,8 @@ func acceptFrom(client *azservicebus.Client, entity string) func(context.Context
 type GraphOptions struct {
 	// Credential replaces the configured one.
 	Credential azcore.TokenCredential
-	// LegacyBeta calls the older beta method; see revoker.Config.
-	LegacyBeta bool
+	// Beta and LegacyBeta call methods of the beta API; see revoker.Config.
+	Beta, LegacyBeta bool
 	// Transport replaces the HTTP transport, including that of the sign-in.
 	Transport http.RoundTripper
 }
@@ -131,6 +131,7 @@ func NewGraph(cfg config.Config, o GraphOptions) (*revoker.Revoker, error) {
 		Root:       cfg.Cloud().GraphRoot,
 		Scope:      cfg.Cloud().Scope(),
 		Credential: o.Credential,
+		Beta:       o.Beta,
 		LegacyBeta: o.LegacyBeta,
 		Transport:  o.Transport,
 		Timeout:    cfg.Graph.Timeout,

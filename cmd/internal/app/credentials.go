@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,9 +19,9 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 )
 
-// DelegatedCredential signs in an operator instead of the application. how is "cli" for the account
-// of az login, or "device-code". For the latter, prompt shows the operator what to enter in a
-// browser.
+// DelegatedCredential returns the credential of an operator instead of the application's. how is
+// "cli" for the account of az login, or "device-code". For the latter, prompt shows the operator what
+// to enter in a browser, and SignIn waits until they have.
 func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (azcore.TokenCredential, error) {
 	switch how {
 	case "cli":
@@ -30,8 +31,12 @@ func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (az
 		if err != nil {
 			return nil, err
 		}
+		if cfg.Graph.TokenURL != "" {
+			return deviceCodeCredential(cfg, own.Transport(), prompt), nil
+		}
 		return azidentity.NewDeviceCodeCredential(&azidentity.DeviceCodeCredentialOptions{
 			ClientOptions: azureOptions(cfg, own.Transport()), TenantID: cfg.Graph.TenantID, ClientID: cfg.Graph.ClientID,
+			DisableInstanceDiscovery: cfg.Graph.Authority != "",
 			UserPrompt: func(_ context.Context, m azidentity.DeviceCodeMessage) error {
 				prompt(m.Message)
 				return nil
@@ -41,16 +46,50 @@ func DelegatedCredential(cfg config.Config, how string, prompt func(string)) (az
 	return nil, fmt.Errorf("%q is not cli or device-code", how)
 }
 
+// signInTime is how long a person has to sign in: Entra's codes are valid for 15 minutes.
+const signInTime = 15 * time.Minute
+
+// SignIn gets the first token for Graph, which the credential keeps. A person needs longer to sign in
+// than graph.timeout allows an attempt.
+func SignIn(ctx context.Context, cfg config.Config, credential azcore.TokenCredential) error {
+	ctx, cancel := context.WithTimeout(ctx, signInTime)
+	defer cancel()
+	_, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{cfg.Cloud().Scope()}})
+	return err
+}
+
+// deviceCodeCredential signs a person in at the sandbox's token endpoint.
+func deviceCodeCredential(cfg config.Config, transport http.RoundTripper, prompt func(string)) *oauthCredential {
+	return &oauthCredential{
+		url: cfg.Graph.TokenURL, person: true,
+		// oauth2 asks for the code without a context.
+		client: &http.Client{Transport: transport, Timeout: cfg.Graph.Timeout},
+		ask: func(ctx context.Context, scopes []string) (*oauth2.Token, error) {
+			config := oauth2.Config{ClientID: cfg.Graph.ClientID, Scopes: scopes, Endpoint: oauth2.Endpoint{
+				TokenURL: cfg.Graph.TokenURL, AuthStyle: oauth2.AuthStyleInParams,
+				DeviceAuthURL: strings.TrimSuffix(cfg.Graph.TokenURL, "token") + "devicecode",
+			}}
+			code, err := config.DeviceAuth(ctx)
+			if err != nil {
+				return nil, err
+			}
+			prompt(fmt.Sprintf("To sign in, use a web browser to open the page %s and enter the code %s.",
+				code.VerificationURI, code.UserCode))
+			return config.DeviceAccessToken(ctx, code)
+		},
+	}
+}
+
 // graphCredential returns the credential for Graph: the sandbox's token endpoint, a client secret,
 // a certificate, or Azure's default chain (workload identity, managed identity, environment, CLI).
 func graphCredential(cfg config.Config, transport http.RoundTripper) (azcore.TokenCredential, error) {
 	switch {
 	case cfg.Graph.TokenURL != "":
-		return &oauthCredential{transport: transport, config: clientcredentials.Config{
+		return applicationCredential(transport, clientcredentials.Config{
 			ClientID:     cfg.Graph.ClientID,
 			ClientSecret: cfg.Graph.ClientSecret,
 			TokenURL:     cfg.Graph.TokenURL,
-		}}, nil
+		}), nil
 	case cfg.Graph.ClientSecret != "":
 		credential, err := azidentity.NewClientSecretCredential(cfg.Graph.TenantID, cfg.Graph.ClientID, cfg.Graph.ClientSecret,
 			&azidentity.ClientSecretCredentialOptions{
@@ -105,26 +144,38 @@ func azureOptions(cfg config.Config, transport http.RoundTripper) azcore.ClientO
 // a loopback address. azidentity supports Entra only, and https only. It is safe for concurrent
 // use.
 type oauthCredential struct {
-	config    clientcredentials.Config
-	transport http.RoundTripper // nil means http.DefaultTransport
+	url    string
+	client *http.Client
+	ask    func(ctx context.Context, scopes []string) (*oauth2.Token, error) // with client
+	person bool                                                              // ask asks a person
 
 	mu    sync.Mutex
 	token *oauth2.Token
 }
 
+// applicationCredential signs an application in. A nil transport means http.DefaultTransport.
+func applicationCredential(transport http.RoundTripper, config clientcredentials.Config) *oauthCredential {
+	return &oauthCredential{
+		url: config.TokenURL, client: &http.Client{Transport: transport},
+		ask: func(ctx context.Context, scopes []string) (*oauth2.Token, error) {
+			config := config
+			config.Scopes = scopes
+			return config.Token(ctx)
+		},
+	}
+}
+
 // GetToken returns the cached token if it is valid for another minute and the options demand no
-// claims.
+// claims. A person is not asked a second time while their token is valid.
 func (c *oauthCredential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	c.mu.Lock()
 	token := c.token
 	c.mu.Unlock()
-	if token == nil || options.Claims != "" || time.Until(token.Expiry) < time.Minute {
-		config := c.config
-		config.Scopes = options.Scopes
-		ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: c.transport})
+	if token == nil || options.Claims != "" && !c.person || time.Until(token.Expiry) < time.Minute {
+		ctx = context.WithValue(ctx, oauth2.HTTPClient, c.client)
 		var err error
-		if token, err = config.Token(ctx); err != nil {
-			return azcore.AccessToken{}, fmt.Errorf("get a token from %s: %w", c.config.TokenURL, err)
+		if token, err = c.ask(ctx, options.Scopes); err != nil {
+			return azcore.AccessToken{}, fmt.Errorf("get a token from %s: %w", c.url, err)
 		}
 		c.mu.Lock()
 		c.token = token

@@ -13,11 +13,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/golang-jwt/jwt/v5"
 	"go.uber.org/goleak"
 
@@ -73,6 +75,7 @@ func newDirectory(t *testing.T, life time.Duration) *directory {
 		Apps: []graph.App{{
 			ClientID: identity, Secret: "very-secret", Roles: []string{"User.RevokeSessions.All"}, Certificate: &key.PublicKey,
 			Federated: []graph.Federation{{Issuer: issuer, Subject: subject, Key: &key.PublicKey}}, IdentityHeader: "machine",
+			Public: true, Scopes: []string{"User.RevokeSessions.All"},
 		}},
 		Users: []graph.User{{ID: userID(1), UserPrincipalName: "ada@contoso.com", UserType: "Member"}},
 	})
@@ -201,6 +204,59 @@ func TestCredentialSignsInOverTLS(t *testing.T) {
 			}
 			if _, revoked := d.Revoked("ada@contoso.com"); !revoked {
 				t.Error("not revoked")
+			}
+		})
+	}
+}
+
+func TestCredentialOfAPersonWithADeviceCode(t *testing.T) {
+	d := newDirectory(t, 0)
+	server := httptest.NewTLSServer(d)
+	defer server.Close()
+	d.at(server.URL)
+	plain := httptest.NewServer(d)
+	defer plain.Close()
+	for name, settings := range map[string][]string{
+		"Entra": {"REVOKER_GRAPH_CLIENT_ID=" + identity},
+		"sandbox": {
+			"REVOKER_GRAPH_ENDPOINT=" + plain.URL, "REVOKER_GRAPH_TOKEN_URL=" + plain.URL + "/" + tenantID + "/oauth2/v2.0/token",
+			"REVOKER_GRAPH_CLIENT_ID=" + identity, "REVOKER_GRAPH_CLIENT_SECRET=very-secret", "REVOKER_GRAPH_AUTHORITY=",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := load(t, append(d.environ, settings...)...)
+			before := len(d.Tokens())
+			credential, err := DelegatedCredential(cfg, "device-code", func(text string) {
+				if err := d.Approve(regexp.MustCompile(`[A-Z2-7]{9}`).FindString(text), "ada@contoso.com"); err != nil {
+					t.Errorf("%s: %v", text, err)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := SignIn(t.Context(), cfg, credential); err != nil {
+				t.Fatal(err)
+			}
+			g, err := NewGraph(cfg, GraphOptions{Credential: credential})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer g.Close()
+			if _, err := g.RevokeMe(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, revoked := d.Revoked("ada@contoso.com"); !revoked {
+				t.Error("not revoked")
+			}
+			if name == "sandbox" { // Entra needs no person for it, with a refresh token
+				if _, err := credential.GetToken(t.Context(), policy.TokenRequestOptions{
+					Scopes: []string{cfg.Cloud().Scope()}, Claims: "{}",
+				}); err != nil {
+					t.Error(err)
+				}
+			}
+			if n := len(d.Tokens()) - before; n != 1 {
+				t.Errorf("%d tokens, want one", n)
 			}
 		})
 	}
