@@ -165,8 +165,12 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 	})
 }
 
+// checkColors are the colors of the results.
+var checkColors = map[string]color{checkOK: green, checkWarn: yellow, checkFail: red}
+
 func printCheck(w io.Writer, c check) {
-	fmt.Fprintf(w, "%-4s  %-34s  %s\n", c.Status, c.Name, plain(c.Detail))
+	paint(w, checkColors[c.Status], fmt.Sprintf("%-4s", c.Status))
+	fmt.Fprintf(w, "  %-34s  %s\n", c.Name, plain(c.Detail))
 	if c.Fix != "" {
 		fmt.Fprintf(w, "      → %s\n", c.Fix) // not below the detail, where 80 columns leave too little
 	}

@@ -32,7 +32,7 @@ func main() {
 type program struct {
 	environ        []string
 	stdin          io.Reader
-	stdout, stderr io.Writer // of type safe
+	stdout, stderr io.Writer // of type safe, or colored
 	log            io.Writer // where the worker itself writes its log, unescaped
 	columns        int       // the width of the terminal that stdout is; 0 if it is none
 }
@@ -40,7 +40,10 @@ type program struct {
 // run runs the program and returns its exit code.
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	out := &written{w: stdout}
-	p := &program{environ: environ, stdin: stdin, stdout: safe{out}, stderr: safe{stderr}, log: stdout, columns: columnsOf(stdout, environ)}
+	p := &program{
+		environ: environ, stdin: stdin, stdout: newStdout(out, stdout, environ), stderr: safe{stderr}, log: stdout,
+		columns: columnsOf(stdout, environ),
+	}
 	root := p.rootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -113,6 +113,7 @@ type rows struct {
 	header table.Row
 	page   []table.Row
 	n      int
+	tint   func(table.Row) color // of a row whose cells have one line each; nil for none
 }
 
 // pageRows is the number of rows of a table that are written at once.
@@ -162,15 +163,35 @@ func (r *rows) flush() {
 	}
 	if r.columns > 0 && tableWidth(r.header, r.page) > r.columns {
 		for _, row := range r.page {
-			fmt.Fprintln(r.w, block(r.header, row, r.columns))
+			r.print(block(r.header, row, r.columns), row)
 		}
 	} else {
 		t := newTable()
 		t.AppendHeader(r.header)
 		t.AppendRows(r.page)
-		fmt.Fprintln(r.w, t.Render())
+		if r.tint == nil {
+			fmt.Fprintln(r.w, t.Render())
+		} else {
+			// The header and the line below it come first. Cells have one line.
+			lines := strings.Split(t.Render(), "\n")
+			above := len(lines) - len(r.page)
+			fmt.Fprintln(r.w, strings.Join(lines[:above], "\n"))
+			for i, row := range r.page {
+				r.print(lines[above+i], row)
+			}
+		}
 	}
 	r.page = nil
+}
+
+// print writes a row in its color.
+func (r *rows) print(text string, row table.Row) {
+	var c color
+	if r.tint != nil {
+		c = r.tint(row)
+	}
+	paint(r.w, c, text)
+	fmt.Fprintln(r.w)
 }
 
 // tableWidth returns the width of a table in columns.

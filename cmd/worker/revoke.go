@@ -191,7 +191,12 @@ func (p *program) revoke(
 	if verify {
 		header = table.Row{"USER", "OUTCOME", "STATUS", "CALLS", "REQUEST ID", "VALID FROM, BEFORE", "AFTER", "WHY"}
 	}
-	list := &rows{output: out, header: header}
+	list := &rows{output: out, header: header, tint: func(row table.Row) color {
+		if row[1] != "revoked" {
+			return red
+		}
+		return green
+	}}
 	undone := 0
 	var first error
 	for _, user := range users {

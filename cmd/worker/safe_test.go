@@ -101,3 +101,12 @@ func FuzzSafe(f *testing.F) {
 		isSafe(t, printed.String())
 	})
 }
+
+func TestPaintColorsOnlyOurText(t *testing.T) {
+	var printed bytes.Buffer
+	paint(colored{safe{&printed}}, green, "ada\x1b[31m")
+	paint(safe{&printed}, green, " plain")
+	if got, want := printed.String(), "\x1b[32mada\\u001b[31m\x1b[0m plain"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

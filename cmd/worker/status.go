@@ -206,9 +206,12 @@ func peekQueue(ctx context.Context, client *azservicebus.Client, cfg config.Conf
 	return err
 }
 
+// stateColors are the colors of the answer.
+var stateColors = map[status.State]color{status.Working: green, status.Partly: yellow, status.Unknown: yellow, status.Stopped: red}
+
 func printStatus(w io.Writer, s status.Status) {
-	fmt.Fprintln(w, wrapText(plain(s.Answer), help.Width))
-	fmt.Fprintln(w)
+	paint(w, stateColors[s.State], wrapText(plain(s.Answer), help.Width))
+	fmt.Fprint(w, "\n\n")
 	say := func(label, format string, args ...any) {
 		printHanging(w, label, statusColumn, plain(fmt.Sprintf(format, args...)))
 	}

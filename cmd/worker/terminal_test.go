@@ -67,6 +67,34 @@ func TestRevokeEndsOnATerminalWithoutACall(t *testing.T) {
 	}
 }
 
+func TestColors(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	env := []string{"REVOKER_GUARD_PROTECTED_USERS=x@contoso.com"}
+	const red, green, yellow = "\x1b[31m", "\x1b[32m", "\x1b[33m"
+	for name, x := range map[string]struct {
+		run  *terminal
+		want string // "" for no color at all
+	}{
+		"revoked":     {c.terminal(env, "revoke", id(0)), green + id(0)},
+		"not revoked": {c.terminal(env, "revoke", "x@contoso.com"), red + "x@contoso.com"},
+		"not known":   {c.terminal(env, "status"), yellow + "Not known"},
+		"NO_COLOR":    {c.terminal(append(env, "NO_COLOR=1"), "revoke", id(0)), ""},
+		"dumb":        {c.terminal(append(env, "TERM=dumb"), "revoke", id(0)), ""},
+		"JSON":        {c.terminal(env, "revoke", "-o", "json", id(0)), ""},
+	} {
+		x.run.code()
+		// The bar on standard error moves the cursor, and has no color.
+		text := x.run.out.String()
+		if x.want == "" && strings.Contains(text, "\x1b[3") || !strings.Contains(text, x.want) {
+			t.Errorf("%s:\n%q", name, text)
+		}
+	}
+	// A pipe gets no colors.
+	if r := c.command("", "doctor"); strings.Contains(r.stdout, "\x1b") || !strings.Contains(r.stdout, "OK    configuration") {
+		t.Errorf("%q", r.stdout)
+	}
+}
+
 func TestControlCEndsAQuestion(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	c.deadLetter(queue, events(1), "Forbidden")
