@@ -96,7 +96,7 @@ func New(cfg Config) (*Revoker, error) {
 		return nil, errors.New("a credential for Graph is required")
 	}
 	if cfg.Beta && cfg.LegacyBeta {
-		return nil, errors.New("Beta and LegacyBeta exclude each other")
+		return nil, errors.New("the settings Beta and LegacyBeta exclude each other")
 	}
 	version, action := "v1.0", "revokeSignInSessions"
 	if cfg.Beta || cfg.LegacyBeta {
