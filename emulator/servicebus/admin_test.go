@@ -1,6 +1,7 @@
 package servicebus_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -301,10 +302,23 @@ func TestAdminUpdateDetachesLinks(t *testing.T) {
 	must(t, err)
 	got.MaxDeliveryCount = new(int32(5))
 	must2(t)(a.UpdateQueue(ctx, queue, got.QueueProperties, nil))
+	after, err := client.NewReceiverForQueue(queue, nil)
+	must(t, err)
+	waiting := make(chan error, 1)
+	go func() {
+		short, cancel := context.WithTimeout(ctx, 600*time.Millisecond) // the detach comes after 150 ms
+		defer cancel()
+		_, err := after.ReceiveMessages(short, 1, nil)
+		waiting <- errors.Join(err, after.Close(ctx))
+	}()
 	// The receiver notices and continues with a new link.
 	messages, err := receiver.ReceiveMessages(ctx, 1, nil)
 	if len(messages) != 0 || err != nil {
 		t.Fatalf("received %v, %v; want the link to end", messages, err)
+	}
+	// A link that was made after the change stays.
+	if err := <-waiting; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the wait on a newer link ended with %v", err)
 	}
 	must(t, sender.SendMessage(ctx, &azservicebus.Message{Body: []byte("two")}, nil))
 	if got := bodies(receiveFrom(t, receiver, 1)); got != "[two]" {

@@ -167,7 +167,7 @@ func (b *Broker) DetachLinks(name string) error {
 	if err != nil {
 		return err
 	}
-	q.detachAll()
+	q.detach(allLinks)
 	return nil
 }
 

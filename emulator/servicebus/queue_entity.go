@@ -95,12 +95,28 @@ func (q *queue) removeLink(l *link) {
 	q.links.remove(l)
 }
 
-// detachAll detaches all links. Locks stay until they expire.
-func (q *queue) detachAll() {
+// openLinks returns the links to the entity and its dead-letter queues.
+func (q *queue) openLinks() map[*link]bool {
+	links := map[*link]bool{}
+	for _, part := range q.parts() {
+		part.mu.Lock()
+		for l := range part.links.open {
+			links[l] = true
+		}
+		part.mu.Unlock()
+	}
+	return links
+}
+
+func allLinks(*link) bool { return true }
+
+// detach detaches the selected links, as the service does with those of a changed entity. Locks stay
+// until they expire.
+func (q *queue) detach(selected func(*link) bool) {
 	q.detachLinks(&amqp.Error{
 		Condition:   "amqp:link:detach-forced",
 		Description: "The link was force detached by the broker: the entity was changed or deleted.",
-	}, func(*link) bool { return true })
+	}, selected)
 }
 
 // detachLinks detaches the links that are selected. Locks of messages stay until they expire.

@@ -264,7 +264,8 @@ func (b *Broker) update(q *queue, change func(QueueConfig) (QueueConfig, error))
 	}
 	q.setConfig(cfg)
 	b.noteLimit(cfg)
-	b.detachLater(q)
+	before := q.openLinks() // later ones know the new settings
+	b.detachLater(q, func(l *link) bool { return before[l] })
 	return nil
 }
 
@@ -286,13 +287,14 @@ func (b *Broker) drop(q *queue) {
 	}
 	delete(b.queues, name)
 	q.closeAll()
-	b.detachLater(q)
+	b.detachLater(q, allLinks)
 }
 
-func (b *Broker) detachLater(q *queue) {
+// detachLater detaches the selected links of a changed or deleted entity.
+func (b *Broker) detachLater(q *queue, selected func(*link) bool) {
 	time.AfterFunc(detachAfter, func() {
 		for _, part := range q.parts() {
-			part.detachAll()
+			part.detach(selected)
 		}
 	})
 }
