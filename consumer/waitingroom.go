@@ -158,32 +158,21 @@ func (r *waitingRoom) keysCame() { r.wake(func(d deferredMessage) bool { return 
 // decided makes the messages due whose only undecided user is decided now. What has decided the user
 // decides them, too.
 func (r *waitingRoom) decided(user string) {
-	if r.wake(func(d deferredMessage) bool { return d.user == user }) {
-		r.signal()
-	}
+	r.wake(func(d deferredMessage) bool { return d.user == user })
 }
 
-// decided brings back the deferred messages of a user who is decided now.
-func (c *Consumer) decided(user string) {
-	for _, s := range c.sources {
-		if s.room != nil { // sessions have none
-			s.room.decided(user)
-		}
-	}
-}
-
-// wake makes messages due. It reports whether there were any.
-func (r *waitingRoom) wake(which func(deferredMessage) bool) (some bool) {
+// wake makes messages due, and signals if there are any.
+func (r *waitingRoom) wake(which func(deferredMessage) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	for number, d := range r.remembered {
 		if which(d) && !d.back && d.due.After(now) {
-			d.due, some = now, true
+			d.due = now
 			r.remembered[number] = d
+			r.signal()
 		}
 	}
-	return some
 }
 
 // forget forgets a message that is settled.
@@ -270,6 +259,15 @@ func (r *waitingRoom) wanted() bool {
 		}
 	}
 	return false
+}
+
+// decided brings back the deferred messages of a user who is decided now.
+func (c *Consumer) decided(user string) {
+	for _, s := range c.sources {
+		if s.room != nil { // sessions have none
+			s.room.decided(user)
+		}
+	}
 }
 
 // comesBack returns when a message that is deferred now comes back, which is for the next attempt
@@ -401,7 +399,6 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 			if err == nil {
 				m.from.room.released()
 				m.from.room.keysCame()
-				m.from.room.signal()
 			}
 		default:
 		}

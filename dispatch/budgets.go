@@ -60,13 +60,11 @@ func (b *budgets) of(key string, oldest, newest time.Time) (budget kept, ok bool
 	budget, ok = b.users.Get(key)
 	switch {
 	case !ok:
-	case budget.final != nil:
-		ok = newest.Before(budget.final.Last.Start)
-	case time.Since(budget.next) >= budgetFor && oldest.After(budget.next):
+		return kept{}, false
+	case budget.final != nil && !newest.Before(budget.final.Last.Start):
+		return kept{}, false
+	case budget.final == nil && time.Since(budget.next) >= budgetFor && oldest.After(budget.next):
 		b.users.Delete(key)
-		ok = false
-	}
-	if !ok {
 		return kept{}, false
 	}
 	return budget, true
