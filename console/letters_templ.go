@@ -511,7 +511,7 @@ func lettersView(p page, m lettersModel) templ.Component {
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
 					}
-					templ_7745c5c3_Err = outside(cut(unread(l)+l.Description, 140)).Render(ctx, templ_7745c5c3_Buffer)
+					templ_7745c5c3_Err = outside(cut(l.Summary(), 140)).Render(ctx, templ_7745c5c3_Buffer)
 					if templ_7745c5c3_Err != nil {
 						return templ_7745c5c3_Err
 					}

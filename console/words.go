@@ -28,17 +28,6 @@ func letterFacts(l replay.Letter) (list []fact) {
 	return list
 }
 
-// unread marks a message of which the client library cannot read all.
-func unread(l replay.Letter) string {
-	switch {
-	case l.Unreadable != "":
-		return "[unreadable] "
-	case l.Mended != "":
-		return "[partly unreadable] "
-	}
-	return ""
-}
-
 // every is how often the page renews itself, in seconds.
 func (m lettersModel) every() int {
 	if m.reading {
@@ -66,8 +55,7 @@ func (m lettersModel) these() string {
 
 // pageAddress is the address of another page of the same list.
 func (m lettersModel) pageAddress(n int) string {
-	address := m.with("page", strconv.Itoa(n))
-	return address
+	return m.with("page", strconv.Itoa(n))
 }
 
 // sortedReasons returns counts by reason, the largest first.

@@ -69,6 +69,18 @@ type Letter struct {
 	only []int // the events that a replay sent the message for; empty for all
 }
 
+// Summary returns the description, after a mark if the client library cannot read all of the message.
+// It comes from outside, and may hold any character.
+func (l Letter) Summary() string {
+	switch {
+	case l.Unreadable != "":
+		return "[unreadable] " + l.Description
+	case l.Mended != "":
+		return "[partly unreadable] " + l.Description
+	}
+	return l.Description
+}
+
 // firstID returns the id that the message had before its first replay.
 func (l Letter) firstID() string {
 	if l.Replays > 0 {

@@ -141,7 +141,7 @@ func Of(ctx context.Context, open Open, user event.User, options audit.Options) 
 			return History{}, err
 		}
 		options.Each = f.entry
-		report, err = audit.Verify(untilDone{ctx, log}, options)
+		report, err = audit.Verify(audit.UntilDone(ctx, log), options)
 		if err = errors.Join(err, log.Close()); err != nil {
 			return History{}, err
 		}
@@ -152,20 +152,6 @@ func Of(ctx context.Context, open Open, user event.User, options audit.Options) 
 	h := f.history(report)
 	h.User = user.Name()
 	return h, nil
-}
-
-// untilDone is a reader that fails when the context ends.
-type untilDone struct {
-	ctx context.Context
-	io.Reader
-}
-
-// Read implements io.Reader.
-func (r untilDone) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
 
 // message identifies a message or a dead letter.

@@ -39,7 +39,7 @@ func OfRun(ctx context.Context, open Open, run string, options audit.Options) (R
 	if err != nil {
 		return Run{}, err
 	}
-	r.Log, err = audit.Verify(untilDone{ctx, log}, options)
+	r.Log, err = audit.Verify(audit.UntilDone(ctx, log), options)
 	return r, errors.Join(err, log.Close())
 }
 

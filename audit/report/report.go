@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/maphash"
@@ -194,25 +195,11 @@ var meanings = map[string]string{
 func Make(ctx context.Context, log io.Reader, o Options) (Report, error) {
 	m := newMaker(o)
 	o.Verify.Each = m.entry
-	checked, err := audit.Verify(untilDone{ctx, log}, o.Verify)
+	checked, err := audit.Verify(audit.UntilDone(ctx, log), o.Verify)
 	if err != nil {
 		return Report{}, err
 	}
 	return m.report(checked), nil
-}
-
-// untilDone is a reader that fails when the context ends.
-type untilDone struct {
-	ctx context.Context
-	io.Reader
-}
-
-// Read implements io.Reader.
-func (r untilDone) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.Reader.Read(p)
 }
 
 // maker makes a report.
@@ -314,7 +301,7 @@ func (m *maker) within(t time.Time) bool {
 // newCase returns the case of a decision.
 func newCase(line int, d audit.Decision) Case {
 	c := Case{
-		User: firstText(d.UserID, d.UserPrincipalName, d.LookedUp), EventType: d.EventType, Source: d.Source, Producer: d.EventSource,
+		User: cmp.Or(d.UserID, d.UserPrincipalName, d.LookedUp), EventType: d.EventType, Source: d.Source, Producer: d.EventSource,
 		Mapping: d.Mapping, EventTime: d.EventTime, Enqueued: firstTime(d.FirstEnqueued, d.Enqueued, d.Time),
 		Called: d.CallStart, Outcome: d.Outcome, Reason: d.Reason, Error: d.Error, MessageID: d.MessageID,
 		SequenceNumber: d.SequenceNumber, Event: d.Event, RequestID: d.RequestID, Replayed: d.ReplayRun != "", Line: line,
@@ -367,7 +354,7 @@ func (m *maker) decision(e audit.Entry, d audit.Decision) {
 	case "dead_lettered":
 		m.end(key, c)
 		if len(m.dead) < maxDead {
-			m.dead[first] = exceptionOf{firstText(c.Reason, "no reason"), asked(c.Reason), c.Line}
+			m.dead[first] = exceptionOf{cmp.Or(c.Reason, "no reason"), asked(c.Reason), c.Line}
 		}
 	case "superseded":
 		m.join(c, eventKey{c.Source, d.SupersededBy, key.user}, key)
@@ -422,7 +409,7 @@ func (m *maker) end(key eventKey, c Case) {
 func (m *maker) settle(c Case, by end) {
 	if by.end.IsZero() {
 		c.Reason = by.reason
-		m.except(firstText(by.reason, "no reason"), asked(by.reason), c)
+		m.except(cmp.Or(by.reason, "no reason"), asked(by.reason), c)
 		return
 	}
 	c.Called, c.End, c.RequestID = by.called, by.end, by.requestID
@@ -577,7 +564,7 @@ func (m *maker) operation(o audit.Operation) {
 	if o.Outcome != audit.Started || !m.within(o.Time) {
 		return
 	}
-	key := [2]string{o.Command, firstText(o.By, o.Account)}
+	key := [2]string{o.Command, cmp.Or(o.By, o.Account)}
 	if m.actions[key] == nil {
 		if len(m.actions) >= maxGroups {
 			key = [2]string{o.Command, others}
@@ -749,15 +736,6 @@ func (r *recent) get(key eventKey) (end, bool) {
 	}
 	c, ok := r.old[key]
 	return c, ok
-}
-
-func firstText(texts ...string) string {
-	for _, text := range texts {
-		if text != "" {
-			return text
-		}
-	}
-	return ""
 }
 
 func firstTime(times ...time.Time) time.Time {

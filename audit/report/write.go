@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"fmt"
 	"html"
@@ -190,7 +191,7 @@ func (p *page) cases(title, meaning string, cases Cases) {
 			took = seconds(c.Seconds)
 		}
 		rows = append(rows, []string{
-			c.User, c.EventType, firstText(c.Producer, c.Source), clock(firstTime(c.EventTime, c.Enqueued)), clock(c.End), c.Error, took,
+			c.User, c.EventType, cmp.Or(c.Producer, c.Source), clock(firstTime(c.EventTime, c.Enqueued)), clock(c.End), c.Error, took,
 		})
 	}
 	p.table(6, []string{"Person", "Event", "Producer", "Event at", "End at", "Error", "Took"}, rows)
@@ -278,7 +279,7 @@ func (r Report) StageRows() [][]string {
 func GroupRows(list []Group) [][]string {
 	rows := make([][]string, 0, len(list))
 	for _, g := range list {
-		rows = append(rows, append(append([]string{firstText(clean(g.Name), "–")}, g.EventToEnd.cells()...), strconv.Itoa(g.Failed)))
+		rows = append(rows, append(append([]string{cmp.Or(clean(g.Name), "–")}, g.EventToEnd.cells()...), strconv.Itoa(g.Failed)))
 	}
 	return rows
 }

@@ -168,22 +168,10 @@ func letterHeader(several bool) table.Row {
 }
 
 func letterRow(l replay.Letter, several bool) table.Row {
-	description := short(plain(unread(l)+l.Description), 60)
+	description := short(plain(l.Summary()), 60)
 	row := table.Row{l.SequenceNumber, when(l.Enqueued), listed(l.Users), plain(l.Reason), l.Attempts, description}
 	if several {
 		row = append(row, l.Source)
 	}
 	return row
-}
-
-// unread returns a mark for the description of a message of which the client library cannot read
-// all.
-func unread(l replay.Letter) string {
-	switch {
-	case l.Unreadable != "":
-		return "[unreadable] "
-	case l.Mended != "":
-		return "[partly unreadable] "
-	}
-	return ""
 }
