@@ -3,12 +3,19 @@ package revoker
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strconv"
 	"time"
+
+	abstractions "github.com/microsoft/kiota-abstractions-go"
+	"github.com/microsoft/kiota-abstractions-go/serialization"
+	"github.com/microsoftgraph/msgraph-sdk-go/users"
 
 	"github.com/session-revoker/session-revoker/event"
 )
@@ -17,11 +24,9 @@ import (
 // hundred bytes.
 const maxBody = 64 << 10
 
-// exchange is one request and its answer. The recorder writes it, and it is read after the SDK has
-// returned: the SDK hides the status of empty, redirected and non-JSON answers. Only one goroutine
-// uses it at a time.
+// exchange is one request and its answer. Only one goroutine uses it at a time.
 type exchange struct {
-	token           string
+	authorization   string // the header with the token
 	clientRequestID string
 	start           time.Time
 	reads           bool         // the caller wants the body, not only its meaning
@@ -35,75 +40,115 @@ type exchange struct {
 	bodyErr  error // the answer broke off, or is larger than maxBody
 }
 
-type exchangeKey struct{}
-
-func withExchange(ctx context.Context, ex *exchange) context.Context {
-	return context.WithValue(ctx, exchangeKey{}, ex)
-}
-
 func (ex *exchange) attempt() Attempt {
 	a := Attempt{
 		Start:           ex.start,
 		Duration:        ex.duration,
 		Sent:            ex.sent,
 		Status:          ex.status,
-		RequestID:       ex.header.Get("request-id"),
+		RequestID:       ex.header.Get("Request-Id"),
 		ClientRequestID: ex.clientRequestID,
 	}
 	a.ServerDate, _ = http.ParseTime(ex.header.Get("Date"))
-	if usage, err := strconv.ParseFloat(ex.header.Get("x-ms-throttle-limit-percentage"), 64); err == nil && usage > 0 && usage < 100 {
+	if usage, err := strconv.ParseFloat(ex.header.Get("X-Ms-Throttle-Limit-Percentage"), 64); err == nil && usage > 0 && usage < 100 {
 		a.Usage = usage
 	}
 	return a
 }
 
-// recorder is the round tripper under the SDK: it authenticates the request and records the
-// exchange.
-type recorder struct {
-	next http.RoundTripper
+func (ex *exchange) token() string { return tokenOf(ex.authorization) }
+
+// post revokes: the SDK's builder makes the request.
+func (ex *exchange) post(ctx context.Context, t transport, target string) error {
+	_, err := users.NewItemRevokeSignInSessionsRequestBuilder(target, adapter{ex: ex, transport: t}).
+		PostAsRevokeSignInSessionsPostResponse(ctx, nil)
+	return err
+}
+
+// plain makes a request for which the SDK's package users has no small builder, and decodes the answer.
+func (ex *exchange) plain(ctx context.Context, t transport, rq request) error {
+	target, err := url.Parse(rq.target)
+	if err != nil {
+		return err
+	}
+	if err := ex.send(ctx, t, rq.method, target, make(http.Header, 4)); err != nil {
+		return err
+	}
+	if rq.into == nil {
+		return nil
+	}
+	if err := json.NewDecoder(bytes.NewReader(ex.body)).Decode(rq.into); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// adapter is the request adapter that the SDK's builder needs. Unlike the SDK's own one, it sends one
+// request, and no other for a throttled or a challenged one. It leaves the answer to the exchange: the
+// SDK's adapter reports redirects and empty answers as success, hides the status of those that are not
+// JSON, and panics over some errors.
+type adapter struct {
+	abstractions.RequestAdapter // nil: the builder calls nothing but Send
+
+	ex        *exchange
+	transport transport
+}
+
+// Send sends the request, and returns no answer.
+func (a adapter) Send(
+	ctx context.Context, info *abstractions.RequestInformation, _ serialization.ParsableFactory, _ abstractions.ErrorMappings,
+) (serialization.Parsable, error) {
+	target, err := info.GetUri()
+	if err != nil {
+		return nil, fmt.Errorf("the Graph SDK has built no URL: %w", err)
+	}
+	header := make(http.Header, 8)
+	for _, name := range info.Headers.ListKeys() {
+		header[http.CanonicalHeaderKey(name)] = info.Headers.Get(name)
+	}
+	return nil, a.ex.send(ctx, a.transport, info.Method.String(), target, header)
+}
+
+// transport carries requests to one host.
+type transport struct {
+	http.RoundTripper
 	host string // the only host that may get the token
 }
 
-// CloseIdleConnections does what http.Client.CloseIdleConnections asks the transport for.
-func (r recorder) CloseIdleConnections() {
-	(&http.Client{Transport: r.next}).CloseIdleConnections()
-}
+// closeIdle closes the connections that carry no request.
+func (t transport) closeIdle() { (&http.Client{Transport: t.RoundTripper}).CloseIdleConnections() }
 
-func (r recorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	ex, ok := req.Context().Value(exchangeKey{}).(*exchange)
-	if !ok || req.URL.Host != r.host {
-		return nil, fmt.Errorf("refusing to send a token to %s", req.URL.Host)
+// send authenticates the request, sends it, and records the answer. It returns an error if there is
+// none. Redirects are not followed: they do not come from Graph (a proxy redirects to its login page),
+// and the token would go elsewhere.
+func (ex *exchange) send(ctx context.Context, t transport, method string, target *url.URL, header http.Header) error {
+	if target.Host != t.host {
+		return fmt.Errorf("refusing to send a token to %s", target.Host)
 	}
-	// Change the request in place, like the SDK's own middleware: attempt made it, and nobody sends
-	// it again.
-	req.Header.Set("Authorization", "Bearer "+ex.token)
-	// Set, not Add: the SDK has already set an id of its own, and two values help nobody.
-	req.Header.Set("client-request-id", ex.clientRequestID)
+	header["Authorization"] = []string{ex.authorization}
+	header["Client-Request-Id"] = []string{ex.clientRequestID}
 	// Under throttling, signing out a stolen device goes before the tenant's other jobs
 	// (https://learn.microsoft.com/graph/throttling-limits, identity and access).
-	req.Header.Set("x-ms-throttle-priority", "high")
+	header["X-Ms-Throttle-Priority"] = []string{"high"}
 
 	ex.sent = true
-	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GetConn: func(string) { ex.sent = false },
 		GotConn: func(httptrace.GotConnInfo) { ex.sent = true },
-	}))
-	resp, err := r.next.RoundTrip(req)
+	}), method, "", nil)
+	if err != nil {
+		return err
+	}
+	req.URL, req.Host, req.Header = target, target.Host, header
+	resp, err := t.RoundTrip(req)
 	if err != nil {
 		ex.duration = time.Since(ex.start)
-		return nil, err
+		return err
 	}
 	ex.body, ex.bodyErr = readBody(resp)
 	ex.duration = time.Since(ex.start)
 	ex.status, ex.header = resp.StatusCode, resp.Header
-	resp.Body = io.NopCloser(bytes.NewReader(ex.body))
-	// On a claims challenge the SDK would send the request again by itself, and it panics on a
-	// malformed challenge.
-	if resp.Header.Get("WWW-Authenticate") != "" {
-		resp.Header = resp.Header.Clone()
-		resp.Header.Del("WWW-Authenticate")
-	}
-	return resp, nil
+	return nil
 }
 
 func readBody(resp *http.Response) ([]byte, error) {

@@ -5,10 +5,8 @@ package revoker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -16,10 +14,6 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/google/uuid"
-	"github.com/microsoft/kiota-abstractions-go/authentication"
-	kiotahttp "github.com/microsoft/kiota-http-go"
-	kiotajson "github.com/microsoft/kiota-serialization-json-go"
-	"github.com/microsoftgraph/msgraph-sdk-go/users"
 
 	"github.com/session-revoker/session-revoker/event"
 )
@@ -55,8 +49,8 @@ type Revoker struct {
 	action  string // the method that revokes
 	timeout time.Duration
 	tokens  *tokens
-	adapter *kiotahttp.NetHttpRequestAdapter
-	client  *http.Client
+	// transport is the way to Graph.
+	transport transport
 }
 
 // Attempt describes one HTTP request, whether it succeeded or not. Fields are zero where no answer
@@ -114,41 +108,19 @@ func New(cfg Config) (*Revoker, error) {
 	if cfg.Transport == nil {
 		cfg.Transport = http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http documents the type
 	}
-	client := &http.Client{
-		// A client of our own keeps the SDK's middleware away: its retries would hide 429s and
-		// multiply calls.
-		Transport: recorder{next: cfg.Transport, host: root.Host},
-		// A redirect does not come from Graph (a proxy redirects to its login page). Following it
-		// would send the token elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	// Only this adapter gets the JSON factories: without them it reports every good answer as an
-	// error.
-	adapter, err := kiotahttp.NewNetHttpRequestAdapterWithParseNodeFactoryAndSerializationWriterFactoryAndHttpClient(
-		// The recorder adds the token: the SDK's provider silently omits it for a host that it does
-		// not know.
-		&authentication.AnonymousAuthenticationProvider{},
-		kiotajson.NewJsonParseNodeFactory(),
-		kiotajson.NewJsonSerializationWriterFactory(),
-		client,
-	)
-	if err != nil {
-		return nil, fmt.Errorf("build the Graph adapter: %w", err)
-	}
 	return &Revoker{
-		root:    root.String(),
-		version: version,
-		action:  action,
-		timeout: cfg.Timeout,
-		tokens:  newTokens(cfg.Credential, cfg.Scope),
-		adapter: adapter,
-		client:  client,
+		root:      root.String(),
+		version:   version,
+		action:    action,
+		timeout:   cfg.Timeout,
+		tokens:    newTokens(cfg.Credential, cfg.Scope),
+		transport: transport{RoundTripper: cfg.Transport, host: root.Host},
 	}, nil
 }
 
 // Close releases the idle connections.
 func (r *Revoker) Close() {
-	r.client.CloseIdleConnections()
+	r.transport.closeIdle()
 }
 
 // Revoke makes one HTTP request to revoke the user's sign-in sessions. A nil error means that Graph
@@ -248,7 +220,7 @@ func (r *Revoker) send(ctx context.Context, rq request) (Attempt, error) {
 	if rq.by != event.NoLookup {
 		r.tokens.freshen(ctx)
 	}
-	token, forced, err := r.tokens.get(ctx)
+	authorization, forced, err := r.tokens.get(ctx)
 	if err != nil {
 		failure := &Error{Kind: NoToken, Attempt: Attempt{Start: time.Now()}, By: rq.by, Err: err}
 		if caller.Err() != nil {
@@ -256,15 +228,14 @@ func (r *Revoker) send(ctx context.Context, rq request) (Attempt, error) {
 		}
 		return failure.Attempt, failure
 	}
-	ex := &exchange{token: token, clientRequestID: uuid.NewString(), start: time.Now(), reads: rq.into != nil, by: rq.by}
-	var sdkErr error
+	ex := &exchange{authorization: authorization, clientRequestID: uuid.NewString(), start: time.Now(), reads: rq.into != nil, by: rq.by}
 	if strings.HasSuffix(rq.target, "/revokeSignInSessions") {
-		sdkErr = r.post(withExchange(ctx, ex), rq.target)
+		err = ex.post(ctx, r.transport, rq.target)
 	} else {
-		sdkErr = r.plain(withExchange(ctx, ex), rq.method, rq.target, rq.into)
+		err = ex.plain(ctx, r.transport, rq)
 	}
 	attempt := ex.attempt()
-	failure := ex.verdict(sdkErr)
+	failure := ex.verdict(err)
 	if failure == nil {
 		return attempt, nil
 	}
@@ -272,19 +243,19 @@ func (r *Revoker) send(ctx context.Context, rq request) (Attempt, error) {
 	switch {
 	case failure.Kind == Unauthorized:
 		failure.Renewed = forced
-		r.tokens.refuse(token, demanded(ex.header.Values("WWW-Authenticate")))
+		r.tokens.refuse(ex.token(), demanded(ex.header.Values("WWW-Authenticate")))
 	case failure.Kind == MissingPermission && rq.by != event.NoLookup:
 		r.tokens.outdate()
 	case failure.Kind == MissingPermission:
-		r.tokens.refuse(token, "") // the credential would keep it for an hour after the permission is granted
+		r.tokens.refuse(ex.token(), "") // the credential would keep it for an hour after the permission is granted
 	case failure.Status == http.StatusServiceUnavailable:
 		// After a 503 Graph asks for a retry on a new connection, which usually leads to another
 		// server.
-		r.client.CloseIdleConnections()
+		r.transport.closeIdle()
 	case failure.Kind == Unreachable:
 		// A firewall or proxy that has forgotten one connection may have forgotten all of them, and
 		// each would cost the next attempt its time.
-		r.client.CloseIdleConnections()
+		r.transport.closeIdle()
 	}
 	return attempt, failure
 }
@@ -295,45 +266,14 @@ func (r *Revoker) send(ctx context.Context, rq request) (Attempt, error) {
 func (r *Revoker) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	token, _, err := r.tokens.get(ctx)
+	authorization, _, err := r.tokens.get(ctx)
 	if err != nil {
 		return &Error{Kind: NoToken, Err: err}
 	}
+	token := tokenOf(authorization)
 	if lacksPermission(token) {
 		r.tokens.refuse(token, "") // the credential would keep it for an hour after the permission is granted
 		return &Error{Kind: MissingPermission}
-	}
-	return nil
-}
-
-// post lets the SDK's request builder make the call.
-func (r *Revoker) post(ctx context.Context, target string) (err error) {
-	defer func() {
-		// The SDK's error types panic on bodies that they do not expect.
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the Graph SDK failed to read the answer: %v", p)
-		}
-	}()
-	_, err = users.NewItemRevokeSignInSessionsRequestBuilder(target, r.adapter).PostAsRevokeSignInSessionsPostResponse(ctx, nil)
-	return err
-}
-
-// plain makes a call for which the SDK's package users has no small builder.
-func (r *Revoker) plain(ctx context.Context, method, target string, into any) error {
-	request, err := http.NewRequestWithContext(ctx, method, target, nil)
-	if err != nil {
-		return err
-	}
-	response, err := r.client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if into == nil {
-		return nil
-	}
-	if err := json.NewDecoder(response.Body).Decode(into); err != nil && !errors.Is(err, io.EOF) {
-		return err
 	}
 	return nil
 }

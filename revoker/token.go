@@ -23,6 +23,7 @@ type tokens struct {
 	credential azcore.TokenCredential
 	scope      string
 	asking     chan struct{} // one caller at a time asks: a slow identity service must not be asked by all of them
+	last       string        // what get has returned last; the caller that asks owns it
 
 	mu      sync.Mutex
 	refused string // the token that Graph answered with 401, or that holds no permission
@@ -36,8 +37,14 @@ func newTokens(credential azcore.TokenCredential, scope string) *tokens {
 	return &tokens{credential: credential, scope: scope, asking: make(chan struct{}, 1)}
 }
 
-// get returns a token, and whether it was forced after a refused one.
-func (t *tokens) get(ctx context.Context) (token string, forced bool, err error) {
+// bearer begins the header with a token (RFC 6750 §2.1).
+const bearer = "Bearer "
+
+func tokenOf(authorization string) string { return authorization[len(bearer):] }
+
+// get returns a token as the value of the header Authorization, and whether it was forced after a
+// refused one.
+func (t *tokens) get(ctx context.Context) (authorization string, forced bool, err error) {
 	select {
 	case t.asking <- struct{}{}:
 		defer func() { <-t.asking }()
@@ -60,7 +67,10 @@ func (t *tokens) get(ctx context.Context) (token string, forced bool, err error)
 	if err != nil {
 		return "", forced, err
 	}
-	return answer.Token, forced, nil
+	if t.last == "" || tokenOf(t.last) != answer.Token {
+		t.last = bearer + answer.Token
+	}
+	return t.last, forced, nil
 }
 
 // newToken is a claims request that any token fulfills that is issued from now on.

@@ -205,18 +205,17 @@ func (e *Error) Lagging() bool { return e.Kind == NotFound }
 // RetryAfter is how long Graph asked us not to call.
 func (e *Error) RetryAfter() time.Duration { return e.After }
 
-// verdict returns the meaning of the exchange; nil is success. Only status and body decide, not the
-// SDK's result: the SDK reports empty answers and redirects as success, reports a proxy's error
-// page as a parsing problem, and does not read the body of a 204.
-func (ex *exchange) verdict(sdkErr error) *Error {
+// verdict returns the meaning of the exchange; nil is success. err says why there is no answer, or why
+// an answer that the caller wants to read could not be decoded.
+func (ex *exchange) verdict(err error) *Error {
 	if ex.status == 0 || ex.bodyErr != nil {
-		return &Error{Kind: Unreachable, By: ex.by, Err: errors.Join(sdkErr, ex.bodyErr)}
+		return &Error{Kind: Unreachable, By: ex.by, Err: errors.Join(err, ex.bodyErr)}
 	}
 	if ex.status/100 == 2 && ex.by != event.NoLookup {
-		return ex.found(sdkErr)
+		return ex.found(err)
 	}
 	if ex.status/100 == 2 {
-		return ex.success(sdkErr)
+		return ex.success(err)
 	}
 	failure := &Error{After: ex.retryAfter(), By: ex.by}
 	fromGraph := failure.readBody(ex)
@@ -248,7 +247,7 @@ func (ex *exchange) verdict(sdkErr error) *Error {
 // without one), or a JSON object whose value is not false and that holds no error. A captive
 // portal's page, null, half an answer or two answers do not come from Graph, and the attempt is
 // repeated.
-func (ex *exchange) success(sdkErr error) *Error {
+func (ex *exchange) success(decodeErr error) *Error {
 	if len(ex.body) == 0 {
 		return nil
 	}
@@ -258,7 +257,7 @@ func (ex *exchange) success(sdkErr error) *Error {
 	}
 	value, err := valueOf(ex.body)
 	if err == nil && ex.reads {
-		err = sdkErr // the caller wants a value from the body, which could not be read
+		err = decodeErr // the caller wants a value from the body, which could not be read
 	}
 	switch {
 	case err != nil:
@@ -284,9 +283,9 @@ func (ex *exchange) found(decodeErr error) *Error {
 // request needs.
 func (ex *exchange) lacksPermission() bool {
 	if ex.by == event.NoLookup {
-		return lacksPermission(ex.token)
+		return lacksPermission(ex.token())
 	}
-	claims, err := ReadClaims(ex.token)
+	claims, err := ReadClaims(ex.token())
 	return err == nil && !claims.MayLookUp(ex.by)
 }
 
