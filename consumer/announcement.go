@@ -55,7 +55,6 @@ func (a announcements) stands(key string) func(context.Context) bool {
 // announceAll decides about the announcements of a message: those with a later date and those that
 // withdraw first, and then those that are due.
 func (c *Consumer) announceAll(ctx context.Context, m *message, items []event.Item, accounts map[string]event.User) announcements {
-	all := announcements{results: map[int]result{}, standing: map[string]*standing{}}
 	dated := 0
 	for _, item := range items {
 		if isAnnouncement(item) {
@@ -63,8 +62,9 @@ func (c *Consumer) announceAll(ctx context.Context, m *message, items []event.It
 		}
 	}
 	if dated == 0 {
-		return all
+		return announcements{}
 	}
+	all := announcements{results: map[int]result{}, standing: map[string]*standing{}}
 	tooLarge := dated*len(deadletter.Content(m.ReceivedMessage).Body) > maxCopied
 	for _, due := range []bool{false, true} {
 		for i, item := range items {

@@ -61,6 +61,7 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 // slots until it is settled.
 func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 	linkLostBefore := false // the previous call lost the link, too
+	done := func() { l.slots.free(1) }
 	waits := newWaits()
 	for {
 		free := c.reserve(ctx, l)
@@ -71,7 +72,7 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 		l.slots.free(free - len(messages))
 		for _, m := range messages {
 			l.received(m)
-			accept(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: func() { l.slots.free(1) }})
+			accept(l.source, delivery{message: m, receiver: l.Receiver, link: l.link, done: done})
 		}
 		c.deps.Health.Beat(l.name)
 		if ctx.Err() != nil {

@@ -90,7 +90,7 @@ func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
 	default:
 		w = l.newWork(key)
 		isNew = true
-		w.pending = group{e}
+		w.pending = append(w.pending, e)
 		w.urgency = e.Urgency
 		l.setState(e, fresh)
 		if found && now.Before(v.until.time()) {
@@ -202,6 +202,7 @@ func (l *Ledger) State() State {
 
 func (l *Ledger) newWork(key string) *Work {
 	w := &Work{ledger: l, key: key}
+	w.pending, w.startedFor = w.one.event[:0], w.one.position[:0]
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	l.works[key] = w
 	return w

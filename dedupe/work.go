@@ -35,6 +35,12 @@ type Work struct {
 	urgency    int
 	last       Verdict // the last one of this Work; zero if there is none
 
+	// Most users have one event: this is the memory of pending and startedFor for it.
+	one struct {
+		event    [1]*Event
+		position [1]Position
+	}
+
 	failing     bool          // the user has failed since the last verdict
 	paused      bool          // see Pause
 	more        chan struct{} // see More; nil until More is called

@@ -212,7 +212,7 @@ func (q *queue) raise(user string, urgency int) {
 }
 
 // done ends an attempt. nobody reports whether it has certainly signed nobody out.
-func (q *queue) done(p *permit, usage float64, nobody bool, err error) *condition {
+func (q *queue) done(p *permit, usage float64, nobody bool, err error) condition {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
@@ -224,8 +224,7 @@ func (q *queue) done(p *permit, usage float64, nobody bool, err error) *conditio
 		q.volume.Confirm(p.reserved, now)
 	}
 	q.end(p)
-	c := q.condition()
-	return &c
+	return q.condition()
 }
 
 // condition is what the breaker knows about Graph.

@@ -36,8 +36,8 @@ func ReasonOf(err error) deadletter.Reason {
 // account could not be read when the event was received, because Graph was down, throttled, or
 // slow. The caller must add the event again, now for the account.
 func AccountOf(err error) (account event.User, ok bool) {
-	var failure *revoker.Error
-	if !errors.As(err, &failure) || failure.Kind != revoker.Named {
+	failure, ok := errors.AsType[*revoker.Error](err)
+	if !ok || failure.Kind != revoker.Named {
 		return event.User{}, false
 	}
 	return failure.Account, true

@@ -66,11 +66,12 @@ type ending struct {
 	// Attempts are the attempts so far. If the failure is final, Err is the reason why, and
 	// otherwise it is err.
 	Attempts
-	kind   endingKind
-	wait   time.Duration // until the next attempt; only for tryAgain
-	err    error         // of the attempt
-	graph  *condition    // what the breaker knows after it; nil if the breaker learned nothing
-	nobody bool          // certainly nobody was signed out
+	kind    endingKind
+	wait    time.Duration // until the next attempt; only for tryAgain
+	err     error         // of the attempt
+	graph   condition     // what the breaker knows after it, if learned
+	learned bool          // the breaker learned from it
+	nobody  bool          // certainly nobody was signed out
 }
 
 // notStarted gives a permit back when no event of the user waits any more. It does not touch the
@@ -111,7 +112,7 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 			return e
 		}
 	} else {
-		e.graph = s.queue.done(p, attempt.Usage, e.nobody, err)
+		e.graph, e.learned = s.queue.done(p, attempt.Usage, e.nobody, err), true
 	}
 	if err == nil {
 		s.budget.Succeeded()
@@ -124,7 +125,7 @@ func (s *series) try(ctx context.Context, p *permit, revoke func() (revoker.Atte
 		return e
 	}
 	e.wait = wait
-	if e.graph != nil && e.graph.cause != nil {
+	if e.graph.cause != nil {
 		e.wait = retry.After(err) // the breaker holds everyone back; its end must not find us asleep
 	}
 	if s.budget.Unproved() && s.by == event.NoLookup { // a canary proves nothing about look-ups
@@ -144,7 +145,7 @@ func (s *series) lookedUp(p *permit, e *ending) (decided bool) {
 	failure, _ := errors.AsType[*revoker.Error](e.err)
 	switch {
 	case failure != nil && (failure.Suspicious() || failure.Systemic() || failure.Excused()):
-		e.graph = s.queue.done(p, e.Last.Usage, e.nobody, e.err)
+		e.graph, e.learned = s.queue.done(p, e.Last.Usage, e.nobody, e.err), true
 		return false
 	case failure != nil && failure.Permanent():
 		s.budget.Succeeded() // it is an answer, so the failures of others are their own
@@ -160,11 +161,10 @@ func (s *series) lookedUp(p *permit, e *ending) (decided bool) {
 // or gave a whole answer that is a failure. Without one, or where a 2xx broke off, it may be a
 // success.
 func nobodySignedOut(attempt revoker.Attempt, err error) bool {
-	var failure *revoker.Error
-	switch {
-	case err == nil:
+	if err == nil {
 		return false
-	case !errors.As(err, &failure) || failure.Kind == revoker.Unreachable:
+	}
+	if failure, ok := errors.AsType[*revoker.Error](err); !ok || failure.Kind == revoker.Unreachable {
 		return !attempt.Sent
 	}
 	return true

@@ -163,8 +163,8 @@ func (d *Dispatcher) apply(w *dedupe.Work, user event.User, s *series, e ending)
 	if by, _ := user.Lookup(); by == event.NoLookup {
 		d.observe(e.Last, e.err)
 	}
-	if e.graph != nil {
-		d.report(*e.graph)
+	if e.learned {
+		d.report(e.graph)
 	}
 	if e.kind == tryAgain {
 		return false, dedupe.Verdict{}

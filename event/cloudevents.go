@@ -69,7 +69,7 @@ func (d *Decoder) readCloudEvent(o object) (Event, *Error) {
 		return event, problem
 	}
 	if encoded != "" {
-		if data != nil {
+		if data != "" {
 			return event, invalid("data", "given beside data_base64: they could name different users; send one of the two")
 		}
 		if data, problem = readBase64("data_base64", encoded); problem != nil {
@@ -126,12 +126,13 @@ func isJSON(contentType string) bool {
 }
 
 // readBase64 returns the JSON that encoded contains.
-func readBase64(field, encoded string) (json.RawMessage, *Error) {
+func readBase64(field, encoded string) (string, *Error) {
 	data, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
-		return nil, invalid(field, "not Base64 (RFC 4648 §4, with padding): %v", err)
+		return "", invalid(field, "not Base64 (RFC 4648 §4, with padding): %v", err)
 	}
-	return checkJSON(field, data)
+	checked, problem := checkJSON(field, data)
+	return string(checked), problem
 }
 
 // readBinary converts a CloudEvent of binary form to the object of the structured form. Its
@@ -141,7 +142,7 @@ func readBase64(field, encoded string) (json.RawMessage, *Error) {
 //
 // readBinary ignores the content type of the message, which is the data's. The body is known to be
 // JSON, and many clients set no content type or a wrong one.
-func readBinary(properties map[string]any, body json.RawMessage) (object, *Error) {
+func readBinary(properties map[string]any, body []byte) (object, *Error) {
 	const prefix = "cloudEvents:"
 	o := object{prefix: prefix}
 	for property, value := range properties {
@@ -163,10 +164,10 @@ func readBinary(properties map[string]any, body json.RawMessage) (object, *Error
 		if err != nil {
 			return o, invalid(prefix+name, "not readable: %v", err)
 		}
-		o.members = append(o.members, member{name: name, value: text, written: name, times: 1})
+		o.members = append(o.members, member{name: name, value: string(text), written: name, times: 1})
 	}
 	if len(o.members) > 0 {
-		o.members = append(o.members, member{name: "data", value: body, written: "data", times: 1})
+		o.members = append(o.members, member{name: "data", value: string(body), written: "data", times: 1})
 	}
 	return o, nil
 }

@@ -1,7 +1,6 @@
 package event
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
@@ -88,7 +87,7 @@ func (d *Decoder) Decode(m Message) ([]Item, error) {
 	read := d.readByShape
 	switch mediaType {
 	case "application/cloudevents+json":
-		return []Item{readItem(0, body, d.readCloudEvent)}, nil
+		return []Item{readItem(0, string(body), d.readCloudEvent)}, nil
 	case "application/cloudevents-batch+json":
 		read = d.readCloudEvent
 	default:
@@ -100,10 +99,10 @@ func (d *Decoder) Decode(m Message) ([]Item, error) {
 			return []Item{newItem(0, func() (Event, *Error) { return d.readCloudEvent(binary) })}, nil
 		}
 		if body[0] == '{' {
-			return []Item{readItem(0, body, d.readByShape)}, nil
+			return []Item{readItem(0, string(body), d.readByShape)}, nil
 		}
 	}
-	values, problem := readArray(body)
+	values, problem := readArray(string(body))
 	if problem != nil {
 		return nil, problem
 	}
@@ -142,7 +141,7 @@ func nativeField(u User) string {
 }
 
 // readItem decodes one JSON object of a message.
-func readItem(index int, raw json.RawMessage, read func(object) (Event, *Error)) Item {
+func readItem(index int, raw string, read func(object) (Event, *Error)) Item {
 	return newItem(index, func() (Event, *Error) {
 		o, problem := readObject("event", "", raw, eventNames)
 		if problem != nil {
@@ -255,8 +254,8 @@ func readTime(field, value string) (time.Time, *Error) {
 }
 
 // readData reads an envelope's data into the event.
-func readData(raw json.RawMessage, event *Event) *Error {
-	if len(raw) == 0 || string(raw) == "null" {
+func readData(raw string, event *Event) *Error {
+	if raw == "" || raw == "null" {
 		return invalid("data", "missing: it must hold userId or userPrincipalName")
 	}
 	o, problem := readObject("data", "data.", raw, dataNames)

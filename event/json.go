@@ -71,19 +71,19 @@ type object struct {
 
 type member struct {
 	name    string
-	value   json.RawMessage // nil for null, which is the same as absent (CloudEvents JSON Event Format §2.2)
-	written string          // the last spelling of the name
-	times   int             // number of occurrences of the name, in any case
+	value   string // as JSON; empty for null, which is the same as absent (CloudEvents JSON Event Format §2.2)
+	written string // the last spelling of the name
+	times   int    // number of occurrences of the name, in any case
 }
 
 // readObject reads the members with the given names. raw must have passed checkJSON. self is the
 // name of the object in errors.
-func readObject(self, prefix string, raw json.RawMessage, names []string) (object, *Error) {
+func readObject(self, prefix, raw string, names []string) (object, *Error) {
 	o := object{prefix: prefix, members: make([]member, 0, 4)}
 	if raw[0] != '{' {
 		return o, invalid(self, "must be a JSON object")
 	}
-	gjson.ParseBytes(raw).ForEach(func(key, value gjson.Result) bool {
+	gjson.Parse(raw).ForEach(func(key, value gjson.Result) bool {
 		written := key.String()
 		for _, name := range names {
 			if !strings.EqualFold(written, name) {
@@ -98,7 +98,7 @@ func readObject(self, prefix string, raw json.RawMessage, names []string) (objec
 			m.written = written
 			m.times++
 			if written == name && value.Type != gjson.Null {
-				m.value = json.RawMessage(value.Raw)
+				m.value = value.Raw
 			}
 		}
 		return true
@@ -118,17 +118,17 @@ func (o object) index(name string) int {
 	return slices.IndexFunc(o.members, func(m member) bool { return m.name == name })
 }
 
-// value returns the value of a member, or nil if it is absent. Names are case-sensitive. A name
+// value returns the value of a member as JSON, or "" if it is absent. Names are case-sensitive. A name
 // that occurs twice is refused, even in different case, because parsers pick different users from
 // {"userId":A,"UserId":B}. A name of dataNames in other case is refused as well, because the user
 // or the date in it would be ignored.
-func (o object) value(name string) (json.RawMessage, *Error) {
+func (o object) value(name string) (string, *Error) {
 	m := o.member(name)
 	switch {
 	case m.times > 1:
-		return nil, invalid(o.prefix+name, "given twice; names that differ only in case count as one")
+		return "", invalid(o.prefix+name, "given twice; names that differ only in case count as one")
 	case m.times == 1 && m.written != name && slices.Contains(dataNames, name):
-		return nil, invalid(o.prefix+name, "written %s: names are case-sensitive", quote(m.written))
+		return "", invalid(o.prefix+name, "written %s: names are case-sensitive", quote(m.written))
 	}
 	return m.value, nil
 }
@@ -136,14 +136,15 @@ func (o object) value(name string) (json.RawMessage, *Error) {
 // text returns the string value of a member, or "" if it is absent.
 func (o object) text(name string) (string, *Error) {
 	raw, problem := o.value(name)
-	if problem != nil || raw == nil {
+	if problem != nil || raw == "" {
 		return "", problem
 	}
-	if raw[0] == '"' && !bytes.ContainsRune(raw, '\\') {
-		return string(raw[1 : len(raw)-1]), nil // checkJSON has validated it, and there are no escapes
+	if raw[0] == '"' && !strings.ContainsRune(raw, '\\') {
+		// checkJSON has validated it, and there are no escapes. A copy, because raw keeps the whole body.
+		return strings.Clone(raw[1 : len(raw)-1]), nil
 	}
 	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
+	if err := json.Unmarshal([]byte(raw), &s); err != nil {
 		return "", invalid(o.prefix+name, "must be a string, not %s", describe(raw))
 	}
 	return s, nil
@@ -152,19 +153,19 @@ func (o object) text(name string) (string, *Error) {
 // boolean returns the value of a member, or false if it is absent.
 func (o object) boolean(name string) (bool, *Error) {
 	raw, problem := o.value(name)
-	if problem != nil || raw == nil {
+	if problem != nil || raw == "" {
 		return false, problem
 	}
-	if text := string(raw); text != "true" && text != "false" {
+	if raw != "true" && raw != "false" {
 		return false, invalid(o.prefix+name, "must be true or false")
 	}
 	return raw[0] == 't', nil
 }
 
 // has reports whether the object has a member with exactly this name.
-func (o object) has(name string) bool { return o.member(name).value != nil }
+func (o object) has(name string) bool { return o.member(name).value != "" }
 
-func describe(raw json.RawMessage) string {
+func describe(raw string) string {
 	switch raw[0] {
 	case '{':
 		return "an object"
@@ -173,17 +174,17 @@ func describe(raw json.RawMessage) string {
 	case 't', 'f':
 		return "a boolean"
 	}
-	return fmt.Sprintf("the number %s", quote(string(raw)))
+	return fmt.Sprintf("the number %s", quote(raw))
 }
 
 // readArray returns the values of an array with 1 to MaxEvents values.
-func readArray(raw json.RawMessage) ([]json.RawMessage, *Error) {
+func readArray(raw string) ([]string, *Error) {
 	if raw[0] != '[' {
 		return nil, invalid("body", "must be a JSON object, or an array of objects")
 	}
-	var values []json.RawMessage
-	gjson.ParseBytes(raw).ForEach(func(_, value gjson.Result) bool {
-		values = append(values, json.RawMessage(value.Raw))
+	var values []string
+	gjson.Parse(raw).ForEach(func(_, value gjson.Result) bool {
+		values = append(values, value.Raw)
 		return len(values) <= MaxEvents
 	})
 	switch {

@@ -249,28 +249,43 @@ func Sleep(ctx context.Context, d time.Duration) error {
 }
 
 func permanent(err error) bool {
-	var e interface{ Permanent() bool }
-	return errors.As(err, &e) && e.Permanent()
+	e, ok := errors.AsType[interface {
+		error
+		Permanent() bool
+	}](err)
+	return ok && e.Permanent()
 }
 
 func systemic(err error) bool {
-	var e interface{ Systemic() bool }
-	return errors.As(err, &e) && e.Systemic()
+	e, ok := errors.AsType[interface {
+		error
+		Systemic() bool
+	}](err)
+	return ok && e.Systemic()
 }
 
 func throttled(err error) bool {
-	var e interface{ Throttled() bool }
-	return errors.As(err, &e) && e.Throttled()
+	e, ok := errors.AsType[interface {
+		error
+		Throttled() bool
+	}](err)
+	return ok && e.Throttled()
 }
 
 func shared(err error) bool {
-	var e interface{ Shared() bool }
-	return errors.As(err, &e) && e.Shared()
+	e, ok := errors.AsType[interface {
+		error
+		Shared() bool
+	}](err)
+	return ok && e.Shared()
 }
 
 func suspicious(err error) bool {
-	var e interface{ Suspicious() bool }
-	return errors.As(err, &e) && e.Suspicious()
+	e, ok := errors.AsType[interface {
+		error
+		Suspicious() bool
+	}](err)
+	return ok && e.Suspicious()
 }
 
 // forbids reports whether the failure is a refusal. A refusal has its own number of failures, and
@@ -278,21 +293,30 @@ func suspicious(err error) bool {
 func forbids(err error) bool { return suspicious(err) && maxFailures(err) > 0 }
 
 func maxFailures(err error) int {
-	var e interface{ MaxFailures() int }
-	if errors.As(err, &e) {
+	e, ok := errors.AsType[interface {
+		error
+		MaxFailures() int
+	}](err)
+	if ok {
 		return e.MaxFailures()
 	}
 	return 0
 }
 
 func lagging(err error) bool {
-	var e interface{ Lagging() bool }
-	return errors.As(err, &e) && e.Lagging()
+	e, ok := errors.AsType[interface {
+		error
+		Lagging() bool
+	}](err)
+	return ok && e.Lagging()
 }
 
 func excused(err error) bool {
-	var e interface{ Excused() bool }
-	return errors.As(err, &e) && e.Excused()
+	e, ok := errors.AsType[interface {
+		error
+		Excused() bool
+	}](err)
+	return ok && e.Excused()
 }
 
 // After returns how long the server asked not to be called, at most MaxRetryAfter. It returns 0 if
@@ -300,8 +324,11 @@ func excused(err error) bool {
 func After(err error) time.Duration { return min(retryAfter(err), MaxRetryAfter) }
 
 func retryAfter(err error) time.Duration {
-	var e interface{ RetryAfter() time.Duration }
-	if errors.As(err, &e) {
+	e, ok := errors.AsType[interface {
+		error
+		RetryAfter() time.Duration
+	}](err)
+	if ok {
 		return e.RetryAfter()
 	}
 	return 0

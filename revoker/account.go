@@ -36,7 +36,7 @@ func (r *Revoker) Account(ctx context.Context, user event.User) (Account, error)
 		ValidFrom time.Time `json:"signInSessionsValidFromDateTime"`
 	}
 	const query = "?$select=id,userPrincipalName,userType,signInSessionsValidFromDateTime"
-	attempt, err := r.attempt(ctx, http.MethodGet, r.path("v1.0", user)+query, &answer)
+	attempt, err := r.attempt(ctx, http.MethodGet, r.path("v1.0", user, query), &answer)
 	if err != nil {
 		return Account{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -14,7 +15,6 @@ import (
 	"time"
 
 	abstractions "github.com/microsoft/kiota-abstractions-go"
-	"github.com/microsoft/kiota-abstractions-go/serialization"
 	"github.com/microsoftgraph/msgraph-sdk-go/users"
 
 	"github.com/session-revoker/session-revoker/event"
@@ -31,6 +31,9 @@ type exchange struct {
 	start           time.Time
 	reads           bool         // the caller wants the body, not only its meaning
 	by              event.Lookup // the way of a look-up
+
+	ids   [2]string             // headers of the request
+	trace httptrace.ClientTrace // sets sent
 
 	sent     bool // a connection existed for the request
 	duration time.Duration
@@ -58,20 +61,9 @@ func (ex *exchange) attempt() Attempt {
 
 func (ex *exchange) token() string { return tokenOf(ex.authorization) }
 
-// post revokes: the SDK's builder makes the request.
-func (ex *exchange) post(ctx context.Context, t transport, target string) error {
-	_, err := users.NewItemRevokeSignInSessionsRequestBuilder(target, adapter{ex: ex, transport: t}).
-		PostAsRevokeSignInSessionsPostResponse(ctx, nil)
-	return err
-}
-
 // plain makes a request for which the SDK's package users has no small builder, and decodes the answer.
 func (ex *exchange) plain(ctx context.Context, t transport, rq request) error {
-	target, err := url.Parse(rq.target)
-	if err != nil {
-		return err
-	}
-	if err := ex.send(ctx, t, rq.method, target, make(http.Header, 4)); err != nil {
+	if err := ex.send(ctx, t, rq.method, rq.target, nil); err != nil {
 		return err
 	}
 	if rq.into == nil {
@@ -83,30 +75,27 @@ func (ex *exchange) plain(ctx context.Context, t transport, rq request) error {
 	return nil
 }
 
-// adapter is the request adapter that the SDK's builder needs. Unlike the SDK's own one, it sends one
-// request, and no other for a throttled or a challenged one. It leaves the answer to the exchange: the
-// SDK's adapter reports redirects and empty answers as success, hides the status of those that are not
-// JSON, and panics over some errors.
-type adapter struct {
-	abstractions.RequestAdapter // nil: the builder calls nothing but Send
-
-	ex        *exchange
-	transport transport
+// revocation is the request that the SDK's builder makes for a revocation, but for the user, who is part
+// of the URL.
+type revocation struct {
+	method string
+	header http.Header
 }
 
-// Send sends the request, and returns no answer.
-func (a adapter) Send(
-	ctx context.Context, info *abstractions.RequestInformation, _ serialization.ParsableFactory, _ abstractions.ErrorMappings,
-) (serialization.Parsable, error) {
-	target, err := info.GetUri()
+// newRevocation lets the SDK build the request once. The SDK's own adapter does not send it: that one
+// repeats throttled and challenged requests by itself, reports redirects and empty answers as success,
+// hides the status of answers that are not JSON, and panics over some errors.
+func newRevocation() (revocation, error) {
+	builder := users.NewItemRevokeSignInSessionsRequestBuilder("", struct{ abstractions.RequestAdapter }{})
+	info, err := builder.ToPostRequestInformation(context.Background(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("the Graph SDK has built no URL: %w", err)
+		return revocation{}, fmt.Errorf("the Graph SDK builds no request: %w", err)
 	}
-	header := make(http.Header, 8)
+	r := revocation{method: info.Method.String(), header: http.Header{}}
 	for _, name := range info.Headers.ListKeys() {
-		header[http.CanonicalHeaderKey(name)] = info.Headers.Get(name)
+		r.header[http.CanonicalHeaderKey(name)] = info.Headers.Get(name)
 	}
-	return nil, a.ex.send(ctx, a.transport, info.Method.String(), target, header)
+	return r, nil
 }
 
 // transport carries requests to one host.
@@ -121,26 +110,29 @@ func (t transport) closeIdle() { (&http.Client{Transport: t.RoundTripper}).Close
 // send authenticates the request, sends it, and records the answer. It returns an error if there is
 // none. Redirects are not followed: they do not come from Graph (a proxy redirects to its login page),
 // and the token would go elsewhere.
-func (ex *exchange) send(ctx context.Context, t transport, method string, target *url.URL, header http.Header) error {
-	if target.Host != t.host {
-		return fmt.Errorf("refusing to send a token to %s", target.Host)
-	}
-	header["Authorization"] = []string{ex.authorization}
-	header["Client-Request-Id"] = []string{ex.clientRequestID}
-	// Under throttling, signing out a stolen device goes before the tenant's other jobs
-	// (https://learn.microsoft.com/graph/throttling-limits, identity and access).
-	header["X-Ms-Throttle-Priority"] = []string{"high"}
-
-	ex.sent = true
-	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GetConn: func(string) { ex.sent = false },
-		GotConn: func(httptrace.GotConnInfo) { ex.sent = true },
-	}), method, "", nil)
+func (ex *exchange) send(ctx context.Context, t transport, method, target string, header http.Header) error {
+	at, err := url.Parse(target)
 	if err != nil {
 		return err
 	}
-	req.URL, req.Host, req.Header = target, target.Host, header
-	resp, err := t.RoundTrip(req)
+	if at.Host != t.host {
+		return fmt.Errorf("refusing to send a token to %s", at.Host)
+	}
+	all := make(http.Header, len(header)+3)
+	maps.Copy(all, header)
+	ex.ids = [...]string{ex.authorization, ex.clientRequestID}
+	all["Authorization"], all["Client-Request-Id"] = ex.ids[:1:1], ex.ids[1:]
+	all["X-Ms-Throttle-Priority"] = high
+
+	ex.sent = true
+	ex.trace = httptrace.ClientTrace{
+		GetConn: func(string) { ex.sent = false },
+		GotConn: func(httptrace.GotConnInfo) { ex.sent = true },
+	}
+	req := &http.Request{
+		Method: method, URL: at, Host: at.Host, Header: all, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}
+	resp, err := t.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, &ex.trace)))
 	if err != nil {
 		ex.duration = time.Since(ex.start)
 		return err
@@ -150,6 +142,10 @@ func (ex *exchange) send(ctx context.Context, t transport, method string, target
 	ex.status, ex.header = resp.StatusCode, resp.Header
 	return nil
 }
+
+// high is the value of x-ms-throttle-priority: under throttling, signing out a stolen device goes before
+// the tenant's other jobs (https://learn.microsoft.com/graph/throttling-limits, identity and access).
+var high = []string{"high"}
 
 func readBody(resp *http.Response) ([]byte, error) {
 	defer resp.Body.Close()

@@ -44,13 +44,14 @@ type Config struct {
 
 // Revoker calls Graph. It is safe for concurrent use. Close releases its idle connections.
 type Revoker struct {
-	root    string
-	version string // of the API
-	action  string // the method that revokes
-	timeout time.Duration
-	tokens  *tokens
-	// transport is the way to Graph.
+	root      string
+	version   string // of the API
+	action    string // the method that revokes, after a slash
+	timeout   time.Duration
+	tokens    *tokens
 	transport transport
+	// revocation is the request of revokeSignInSessions.
+	revocation revocation
 }
 
 // Attempt describes one HTTP request, whether it succeeded or not. Fields are zero where no answer
@@ -92,12 +93,12 @@ func New(cfg Config) (*Revoker, error) {
 	if cfg.Beta && cfg.LegacyBeta {
 		return nil, errors.New("the settings Beta and LegacyBeta exclude each other")
 	}
-	version, action := "v1.0", "revokeSignInSessions"
+	version, action := "v1.0", "/revokeSignInSessions"
 	if cfg.Beta || cfg.LegacyBeta {
 		version = "beta"
 	}
 	if cfg.LegacyBeta {
-		action = "invalidateAllRefreshTokens"
+		action = "/invalidateAllRefreshTokens"
 	}
 	if cfg.Scope == "" {
 		cfg.Scope = root.String() + "/.default"
@@ -108,13 +109,18 @@ func New(cfg Config) (*Revoker, error) {
 	if cfg.Transport == nil {
 		cfg.Transport = http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http documents the type
 	}
+	revocation, err := newRevocation()
+	if err != nil {
+		return nil, err
+	}
 	return &Revoker{
-		root:      root.String(),
-		version:   version,
-		action:    action,
-		timeout:   cfg.Timeout,
-		tokens:    newTokens(cfg.Credential, cfg.Scope),
-		transport: transport{RoundTripper: cfg.Transport, host: root.Host},
+		root:       root.String(),
+		version:    version,
+		action:     action,
+		timeout:    cfg.Timeout,
+		tokens:     newTokens(cfg.Credential, cfg.Scope),
+		transport:  transport{RoundTripper: cfg.Transport, host: root.Host},
+		revocation: revocation,
 	}, nil
 }
 
@@ -135,12 +141,12 @@ func (r *Revoker) Revoke(ctx context.Context, user event.User) (Attempt, error) 
 	if err := refuseLookup(user); err != nil {
 		return Attempt{}, err
 	}
-	return r.attempt(ctx, http.MethodPost, r.path(r.version, user)+"/"+r.action, nil)
+	return r.attempt(ctx, http.MethodPost, r.path(r.version, user, r.action), nil)
 }
 
 // RevokeMe is Revoke for the signed-in person, whom a delegated token identifies.
 func (r *Revoker) RevokeMe(ctx context.Context) (Attempt, error) {
-	return r.attempt(ctx, http.MethodPost, r.root+"/"+r.version+"/me/"+r.action, nil)
+	return r.attempt(ctx, http.MethodPost, r.root+"/"+r.version+"/me"+r.action, nil)
 }
 
 // Canary makes an attempt that tests whether Graph accepts attempts. It calls for the given user,
@@ -182,7 +188,7 @@ func (r *Revoker) ValidFrom(ctx context.Context, user event.User) (time.Time, er
 	}
 	path := r.root + "/v1.0/me"
 	if !user.IsZero() {
-		path = r.path("v1.0", user)
+		path = r.path("v1.0", user, "")
 	}
 	var answer struct {
 		ValidFrom time.Time `json:"signInSessionsValidFromDateTime"`
@@ -212,7 +218,7 @@ func (r *Revoker) attempt(ctx context.Context, method, target string, into any) 
 	return r.send(ctx, request{method: method, target: target, into: into})
 }
 
-// send makes one HTTP request. The SDK makes the request of its own method.
+// send makes one HTTP request.
 func (r *Revoker) send(ctx context.Context, rq request) (Attempt, error) {
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
@@ -230,7 +236,7 @@ func (r *Revoker) send(ctx context.Context, rq request) (Attempt, error) {
 	}
 	ex := &exchange{authorization: authorization, clientRequestID: uuid.NewString(), start: time.Now(), reads: rq.into != nil, by: rq.by}
 	if strings.HasSuffix(rq.target, "/revokeSignInSessions") {
-		err = ex.post(ctx, r.transport, rq.target)
+		err = ex.send(ctx, r.transport, r.revocation.method, rq.target, r.revocation.header)
 	} else {
 		err = ex.plain(ctx, r.transport, rq)
 	}
@@ -278,14 +284,13 @@ func (r *Revoker) Check(ctx context.Context) error {
 	return nil
 }
 
-// path is the user's URL. Ids and names were validated before; they are still escaped here, where
+// path is the user's URL, followed by rest. Ids and names were validated before; they are still escaped here, where
 // the URL is made. A name that begins with $ needs the form ('name') without a slash before it,
 // with quotes doubled (https://learn.microsoft.com/graph/api/user-get, "Users whose
 // userPrincipalName begins with $").
-func (r *Revoker) path(version string, user event.User) string {
-	base := r.root + "/" + version + "/users"
+func (r *Revoker) path(version string, user event.User, rest string) string {
 	if name := user.Name(); strings.HasPrefix(name, "$") {
-		return base + "('" + url.PathEscape(strings.ReplaceAll(name, "'", "''")) + "')"
+		return r.root + "/" + version + "/users('" + url.PathEscape(strings.ReplaceAll(name, "'", "''")) + "')" + rest
 	}
-	return base + "/" + url.PathEscape(user.Name())
+	return r.root + "/" + version + "/users/" + url.PathEscape(user.Name()) + rest
 }

@@ -21,7 +21,7 @@ import (
 // refused the last.
 type tokens struct {
 	credential azcore.TokenCredential
-	scope      string
+	scopes     []string
 	asking     chan struct{} // one caller at a time asks: a slow identity service must not be asked by all of them
 	last       string        // what get has returned last; the caller that asks owns it
 
@@ -34,7 +34,7 @@ type tokens struct {
 }
 
 func newTokens(credential azcore.TokenCredential, scope string) *tokens {
-	return &tokens{credential: credential, scope: scope, asking: make(chan struct{}, 1)}
+	return &tokens{credential: credential, scopes: []string{scope}, asking: make(chan struct{}, 1)}
 }
 
 // bearer begins the header with a token (RFC 6750 §2.1).
@@ -51,7 +51,7 @@ func (t *tokens) get(ctx context.Context) (authorization string, forced bool, er
 	case <-ctx.Done():
 		return "", false, fmt.Errorf("waiting for a token: %w", context.Cause(ctx))
 	}
-	options := policy.TokenRequestOptions{Scopes: []string{t.scope}}
+	options := policy.TokenRequestOptions{Scopes: t.scopes}
 	answer, err := t.credential.GetToken(ctx, options)
 	if demand, refused := t.refusal(answer.Token); err == nil && refused {
 		forced = true
@@ -101,7 +101,7 @@ func (t *tokens) freshen(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, freshWithin)
 	defer cancel()
-	_, _ = t.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{t.scope}, Claims: newToken()})
+	_, _ = t.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: t.scopes, Claims: newToken()})
 }
 
 // refuse marks the token as useless. demand is the claims that Graph demands of the next token, or
