@@ -92,6 +92,8 @@ type Consumer struct {
 	dispatch *dispatch.Dispatcher
 	pool     *dispatch.Pool // the messages' goroutines
 	renewals *rate.Limiter
+	rounds   *rounds
+	overLink deadlines // of settlements over their link
 
 	sources    []*source
 	loops      []*loop
@@ -116,6 +118,8 @@ func New(cfg Config, deps Dependencies) (*Consumer, error) {
 		cfg: cfg, deps: deps,
 		pool:     dispatch.NewPool(),
 		renewals: rate.NewLimiter(RenewalsPerSecond, 1),
+		rounds:   newRounds(),
+		overLink: deadlines{most: min(overLinkWait, cfg.SettleTimeout/2)},
 		flight:   newMessagesInFlight(deps.Metrics.InFlight),
 	}
 	c.dispatch = dispatch.New(dispatch.Config{
@@ -173,6 +177,7 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	c.dispatch.EndAttemptsWith(work)
 	watch.Go(func() { c.dispatch.Run(watching) })
 	watch.Go(func() { c.watchBacklog(watching) })
+	watch.Go(func() { c.rounds.run(watching, c.cfg.Lock/roundsPerLock) })
 	for _, s := range c.sources {
 		if s.scheduled != nil {
 			watch.Go(func() { c.watchScheduled(watching, s) })

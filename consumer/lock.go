@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
@@ -24,12 +25,15 @@ func firstLock(m *azservicebus.ReceivedMessage, now time.Time, lock time.Duratio
 	return lock
 }
 
-// keepLock keeps the message's lock until stop is called, which must follow. locked ends when work
-// ends. It ends with errLockLost when the lock is lost. Then Service Bus owns the message again,
-// and nothing more may be started for it. If stop is called before half of the lock has passed,
-// there is neither a renewal nor a goroutine.
-func (c *Consumer) keepLock(work context.Context, m *message) (locked context.Context, stop func()) {
-	locked, cancel := context.WithCancelCause(work)
+// keepLock keeps the message's lock until m.stopKeeping is called, which must follow. From then on
+// m.locked ends with errLockLost when the lock is lost. Then Service Bus owns the message again, and
+// nothing more may be started for it. If the lock is kept already, keepLock does nothing. If
+// stopKeeping is called before half of the lock has passed, there is neither a renewal nor a goroutine.
+func (c *Consumer) keepLock(m *message) {
+	if m.stop != nil {
+		return
+	}
+	locked, cancel := context.WithCancelCause(m.locked)
 	stopped := make(chan struct{})
 	timer := time.AfterFunc(time.Until(m.entry.Lock.Until())/2, func() {
 		defer close(stopped)
@@ -39,12 +43,45 @@ func (c *Consumer) keepLock(work context.Context, m *message) (locked context.Co
 		c.deps.Metrics.LocksLost.Inc()
 		cancel(errLockLost)
 	})
-	return locked, func() {
+	m.locked, m.stop = locked, func() {
 		waiting := timer.Stop()
 		cancel(nil)
 		if !waiting {
 			<-stopped
 		}
+	}
+}
+
+// stopKeeping ends keepLock, if it was called.
+func (m *message) stopKeeping() {
+	if m.stop != nil {
+		m.stop()
+	}
+}
+
+// rounds tell the messages that wait when to call keepLock. Most messages are decided before the next
+// round, and need no timer and no context of their own. It is safe for concurrent use.
+type rounds struct{ next atomic.Pointer[chan struct{}] }
+
+// roundsPerLock is how many rounds pass while a lock lasts. So a message whose whole lock was left when
+// it was received has most of it left at its first round.
+const roundsPerLock = 4
+
+func newRounds() *rounds {
+	var r rounds
+	first := make(chan struct{})
+	r.next.Store(&first)
+	return &r
+}
+
+// begin returns a channel that is closed when the next round begins.
+func (r *rounds) begin() <-chan struct{} { return *r.next.Load() }
+
+// run begins the rounds until ctx ends.
+func (r *rounds) run(ctx context.Context, every time.Duration) {
+	for retry.Sleep(ctx, every) == nil {
+		following := make(chan struct{})
+		close(*r.next.Swap(&following))
 	}
 }
 

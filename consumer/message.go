@@ -41,6 +41,10 @@ type message struct {
 	span  trace.Span // nil when tracing is off
 	// keys is closed when keys have come since the message was decoded.
 	keys <-chan struct{}
+	// locked ends when the work ends; once the lock is kept, also when it is lost. stop is nil until
+	// then. See keepLock.
+	locked context.Context
+	stop   func()
 }
 
 // newMessage returns the message of a delivery. The end of its lock is a time of our own clock,
@@ -75,16 +79,16 @@ func (c *Consumer) handle(hard context.Context, m *message) (finished bool) {
 //  3. Dedupe: add the others to the ledger, one per user.
 //  4. Dispatch: wait until each user is decided, by an attempt or by another message.
 func (c *Consumer) results(hard context.Context, m *message) (results []result, todo action) {
-	locked, stop := hard, func() {}
-	defer func() { stop() }()
-	// The lock is kept from the start if it may take long until all users are in the ledger. Most
-	// messages are decided as soon as they are added, and need neither a renewal nor a goroutine.
-	slow, free := m.isLarge() || c.deps.Resolver != nil, func() {}
-	if slow {
-		locked, stop = c.keepLock(hard, m)
+	m.locked = hard
+	defer m.stopKeeping()
+	// The lock is kept from the start if it may take long until all users are in the ledger, or if less
+	// is left of it than rounds allow for. See await for the others.
+	if m.isLarge() || c.deps.Resolver != nil || time.Until(m.entry.Lock.Until()) < c.cfg.Lock*3/roundsPerLock {
+		c.keepLock(m)
 	}
+	free := func() {}
 	if m.isLarge() {
-		release, err := c.awaitDecoding(locked, m)
+		release, err := c.awaitDecoding(m)
 		if err != nil {
 			results = []result{{outcome: unfinished, err: err}}
 			return results, actionFor(results, m, errors.Is(err, errLockLost), false)
@@ -95,38 +99,31 @@ func (c *Consumer) results(hard context.Context, m *message) (results []result, 
 	items, undecodable := c.decode(m)
 	if undecodable != nil && undecodable.isNotYet() && m.session != nil {
 		free() // no large message waits for this one
-		if !slow {
-			slow = true
-			locked, stop = c.keepLock(hard, m)
-		}
-		items, undecodable = c.decodeLater(locked, m)
+		c.keepLock(m)
+		items, undecodable = c.decodeLater(m)
 	}
 	gone := undecodable != nil && errors.Is(undecodable.err, errLockLost)
 	if undecodable != nil {
 		results = []result{*undecodable}
 	} else {
-		if !slow && slices.ContainsFunc(items, isAnnouncement) {
-			slow = true
-			locked, stop = c.keepLock(hard, m)
+		if slices.ContainsFunc(items, isAnnouncement) {
+			c.keepLock(m)
 		}
-		accounts := c.accounts(locked, m, items)
-		results = c.add(locked, m, items, accounts) // guards, schedules, and adds to the ledger
+		accounts := c.accounts(m.locked, m, items)
+		results = c.add(m.locked, m, items, accounts) // guards, schedules, and adds to the ledger
 	}
 	c.dispatch.AllAdded(m.entry)
 	c.setWaiting(m)
-	if !slow && !allDecided(results) {
-		locked, stop = c.keepLock(hard, m)
-	}
-	lockLost, deferred := c.await(locked, m, results)
-	gone = gone || errors.Is(context.Cause(locked), errLockLost)
+	lockLost, deferred := c.await(m, results)
+	gone = gone || errors.Is(context.Cause(m.locked), errLockLost)
 	return results, actionFor(results, m, lockLost || gone, deferred)
 }
 
 // awaitDecoding waits until a large message may be decoded. free must be called when all its events
 // have results.
-func (c *Consumer) awaitDecoding(locked context.Context, m *message) (free func(), err error) {
+func (c *Consumer) awaitDecoding(m *message) (free func(), err error) {
 	c.setWaiting(m) // others can be received, since this may take long
-	free, err = m.from.large.acquire(locked, m.ReceivedMessage)
+	free, err = m.from.large.acquire(m.locked, m.ReceivedMessage)
 	if err == nil {
 		c.flight.move(m.message, adding)
 	}
@@ -177,7 +174,7 @@ const decodeEvery = time.Second
 // decodeLater is decode for a message of a session that cannot be judged yet. It waits until that is
 // over, or until the message cannot wait any longer. Other messages wait in the waiting room instead,
 // where those of sessions cannot, since their order matters.
-func (c *Consumer) decodeLater(locked context.Context, m *message) ([]event.Item, *result) {
+func (c *Consumer) decodeLater(m *message) ([]event.Item, *result) {
 	c.setWaiting(m)
 	tick := time.NewTicker(decodeEvery)
 	defer tick.Stop()
@@ -190,8 +187,8 @@ func (c *Consumer) decodeLater(locked context.Context, m *message) ([]event.Item
 			}
 		case <-m.session.over:
 			return nil, &result{outcome: unfinished, err: errSessionOver}
-		case <-locked.Done():
-			return nil, &result{outcome: unfinished, err: context.Cause(locked)}
+		case <-m.locked.Done():
+			return nil, &result{outcome: unfinished, err: context.Cause(m.locked)}
 		}
 	}
 }
@@ -330,8 +327,11 @@ func (m *message) eventAt(urgency int, kind string) *dedupe.Event {
 // await returns when all events of the message are decided, or when the message cannot wait any
 // longer. Then it removes the undecided events from the ledger. lockLost reports whether the
 // message cannot wait because its lock is lost, and deferred whether it must be deferred.
-func (c *Consumer) await(locked context.Context, m *message, results []result) (lockLost, deferred bool) {
-	w := waiter{c: c, m: m, results: results, locked: locked}
+func (c *Consumer) await(m *message, results []result) (lockLost, deferred bool) {
+	w := waiter{c: c, m: m, results: results}
+	if m.stop == nil {
+		w.keepLock = c.rounds.begin()
+	}
 	if m.session != nil {
 		w.flush, w.over = m.session.flush, m.session.over
 	}
@@ -364,9 +364,9 @@ type waiter struct {
 	c       *Consumer
 	m       *message
 	results []result
-	locked  context.Context // ends with the message's lock, and when the work ends
 
 	// A nil channel never signals.
+	keepLock   <-chan struct{}  // closed when the message's lock must be kept from now on
 	flush      <-chan struct{}  // closed when the message's parked users must be called for
 	over       <-chan struct{}  // closed when the message's session is over
 	deferAgain <-chan time.Time // signals when a message that has come back must make room for others
@@ -377,19 +377,25 @@ type waiter struct {
 func (w *waiter) await(i int) (cause error) {
 	r := &w.results[i]
 	for {
-		select {
-		case <-r.event.Done():
-			if !w.c.addResolved(w.m, r, w.results) {
-				return nil
+		switch {
+		case r.event.Ended():
+			if w.c.addResolved(w.m, r, w.results) {
+				continue
 			}
-		case <-w.m.entry.Ended():
+			return nil
+		case w.m.entry.MustDefer():
+			return errDeferred
+		}
+		select {
+		case <-w.m.entry.Changed():
 			// A later event of the message may be decided. If the account of its user's name was
 			// found, the event must be added again now, and not after the events before it.
 			w.c.addAllResolved(w.m, w.results[i:], w.results)
-		case <-w.locked.Done():
-			return context.Cause(w.locked)
-		case <-w.m.entry.Deferred():
-			return errDeferred
+		case <-w.m.locked.Done():
+			return context.Cause(w.m.locked)
+		case <-w.keepLock:
+			w.keepLock = nil
+			w.c.keepLock(w.m)
 		case <-w.deferAgain:
 			if w.m.from.room.wanted() {
 				w.c.dispatch.Defer(w.m.entry)

@@ -95,7 +95,7 @@ func (c *Consumer) addAllResolved(m *message, some, all []result) {
 		return
 	}
 	for i := range some {
-		if r := &some[i]; r.event != nil && isDecided(r.event) {
+		if r := &some[i]; r.event != nil && r.event.Ended() {
 			c.addResolved(m, r, all)
 		}
 	}

@@ -92,26 +92,6 @@ func (r *result) supersededBy() int64 {
 	return r.by
 }
 
-// allDecided reports whether the ledger has decided each event that was added to it.
-func allDecided(results []result) bool {
-	for _, r := range results {
-		if r.event != nil && !isDecided(r.event) {
-			return false
-		}
-	}
-	return true
-}
-
-// isDecided reports whether the ledger has decided the event.
-func isDecided(e *dedupe.Event) bool {
-	select {
-	case <-e.Done():
-		return true
-	default:
-		return false
-	}
-}
-
 // reasons are the dead-letter reasons for events that are refused when they are decoded.
 var reasons = map[event.Kind]deadletter.Reason{
 	event.Invalid:       deadletter.InvalidEvent,

@@ -36,6 +36,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -63,7 +64,7 @@ func (p Position) same(q Position) bool {
 
 // Event is one user's event in a message that this process has locked. The caller sets the exported
 // fields before Ledger.Add, and does not change them afterwards. The ledger owns the rest until
-// Done is closed.
+// Ended is true.
 //
 // A newer message may supersede an older one of the same user only while it is locked and nobody
 // has asked to defer it, if it does not expire earlier than the older one, and if it is at least as
@@ -88,7 +89,7 @@ type Event struct {
 	// Tag is for the caller's use; the ledger keeps it.
 	Tag any
 
-	done       chan struct{}
+	ended      atomic.Bool // set last: then the caller may read the result
 	ledger     *Ledger
 	state      state
 	tried      bool // an attempt for it has ended without a decision since the message was received
@@ -164,26 +165,22 @@ type SupersededMessages struct {
 // MaxNamed bounds how many ids of superseded messages are kept for one message.
 const MaxNamed = 32
 
-// Done returns a channel that is closed when the event is decided or removed. It may be called once
-// the event was added.
-func (e *Event) Done() <-chan struct{} { return e.done }
+// Ended reports whether the event is decided or removed. Message.Changed is signaled then.
+func (e *Event) Ended() bool { return e.ended.Load() }
 
-// Result returns how the event ended. It may be called when Done is closed.
+// Result returns how the event ended. It may be called when Ended is true.
 func (e *Event) Result() Result { return e.result }
 
-// Superseded returns the messages that this one has superseded. It may be called when Done is
-// closed.
+// Superseded returns the messages that this one has superseded. It may be called when Ended
+// is true.
 func (e *Event) Superseded() SupersededMessages { return e.superseded }
 
 // finish ends the event.
 func (e *Event) finish(r Result) {
 	e.ledger.setState(e, absent)
 	e.result = r
-	close(e.done)
-	select {
-	case e.Message.ended <- struct{}{}:
-	default:
-	}
+	e.ended.Store(true)
+	e.Message.signal()
 }
 
 // supersede adds the older event's message to the messages that e has superseded, and those that
@@ -202,7 +199,7 @@ func (e *Event) maySupersede(older *Event, now time.Time) bool {
 	switch {
 	case e.same(older.Position), e.Compare(older.Position) <= 0:
 		return false
-	case !e.Message.Lock.valid(now), e.Message.deferring, e.Stands != nil:
+	case !e.Message.Lock.valid(now), e.Message.deferring.Load(), e.Stands != nil:
 		return false
 	case e.Message.Source > older.Message.Source, e.Urgency > older.Urgency, e.Kind != older.Kind:
 		return false

@@ -60,7 +60,6 @@ func New(cfg Config) *Ledger {
 // The caller adds only events that are due now and that act on a user. It adds each message at most
 // once for each user.
 func (l *Ledger) Add(key string, e *Event) (w *Work, isNew bool) {
-	e.done = make(chan struct{})
 	e.ledger = l
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -114,21 +113,10 @@ func (l *Ledger) Decides(a Attempt, enqueued time.Time) bool {
 // AddFailed is Add for an event that a final failure decides; see Decides. The event ends at once.
 // detail becomes the Detail of its Result.
 func (l *Ledger) AddFailed(e *Event, detail any) {
-	e.done = make(chan struct{})
 	e.ledger = l
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.finish(Result{Disposition: Failed, Detail: detail})
-}
-
-// ended reports whether the event has ended.
-func ended(e *Event) bool {
-	select {
-	case <-e.done:
-		return true
-	default:
-		return false
-	}
 }
 
 // Remove removes an event whose message's lock is lost, or whose message is abandoned or deferred.
@@ -138,7 +126,7 @@ func ended(e *Event) bool {
 func (l *Ledger) Remove(key string, e *Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ended(e) {
+	if e.Ended() {
 		return
 	}
 	e.finish(Result{Disposition: Undecided})

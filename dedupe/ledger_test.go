@@ -35,12 +35,10 @@ func message(number int64) *dedupe.Event {
 
 // disposition returns how an event ended, or Undecided if it has not ended.
 func disposition(e *dedupe.Event) dedupe.Disposition {
-	select {
-	case <-e.Done():
-		return e.Result().Disposition
-	default:
+	if !e.Ended() {
 		return dedupe.Undecided
 	}
+	return e.Result().Disposition
 }
 
 func want(t *testing.T, e *dedupe.Event, expected dedupe.Disposition) {

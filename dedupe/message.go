@@ -34,31 +34,38 @@ type Message struct {
 	// message, and for one that was deferred before and came back for one attempt.
 	Eager bool
 
-	deferred chan struct{}
-	ended    chan struct{} // is signaled when an event ends
+	changed   chan struct{} // see Changed
+	deferring atomic.Bool   // the caller was asked to defer it, so it counts in no share
 
 	// The ledger's lock guards the fields below.
-	open      int           // undecided events, and 1 more until AllAdded
-	parked    int           // of them, those that are parked or wait beside an attempt
-	failing   int           // of them, those whose users have failed
-	paused    int           // of the failing ones, those for whom no attempt begins soon
-	untried   int           // failing ones without an attempt since the message was received
-	failed    *list.Element // in its source's list of failing messages; nil when it is not there
-	deferring bool          // the caller was asked to defer it, so it counts in no share
+	open    int           // undecided events, and 1 more until AllAdded
+	parked  int           // of them, those that are parked or wait beside an attempt
+	failing int           // of them, those whose users have failed
+	paused  int           // of the failing ones, those for whom no attempt begins soon
+	untried int           // failing ones without an attempt since the message was received
+	failed  *list.Element // in its source's list of failing messages; nil when it is not there
 }
 
 // NewMessage returns the Message of one delivery from the source. AllAdded must follow.
 func NewMessage(source int) *Message {
-	return &Message{Source: source, deferred: make(chan struct{}), ended: make(chan struct{}, 1), open: 1}
+	return &Message{Source: source, changed: make(chan struct{}, 1), open: 1}
 }
 
-// Ended returns a channel that is signaled when one or more of the message's events have ended.
-func (m *Message) Ended() <-chan struct{} { return m.ended }
+// Changed returns a channel that is signaled when one or more of the message's events have ended, and
+// when MustDefer has become true. One goroutine may wait for it.
+func (m *Message) Changed() <-chan struct{} { return m.changed }
 
-// Deferred returns a channel that is closed when the caller should defer the message, to make room
-// for others. The caller then removes the message's events, and adds them again when the message
-// comes back.
-func (m *Message) Deferred() <-chan struct{} { return m.deferred }
+// MustDefer reports whether the caller should defer the message, to make room for others. The caller
+// then removes the message's events, and adds them again when the message comes back.
+func (m *Message) MustDefer() bool { return m.deferring.Load() }
+
+// signal signals Changed.
+func (m *Message) signal() {
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
 
 // AllAdded notes that all events of the message were added. Before that, it is not deferred.
 func (l *Ledger) AllAdded(m *Message) {
@@ -154,7 +161,7 @@ func (l *Ledger) count(m *Message, s state, n int) {
 	}
 	before := *of
 	*of += n
-	if m.deferring || before > 0 == (*of > 0) {
+	if m.deferring.Load() || before > 0 == (*of > 0) {
 		return
 	}
 	switch sh := l.shareOf(m.Source); {
@@ -212,7 +219,7 @@ func (l *Ledger) evictParked(source int) bool {
 		n := 0
 		for _, e := range w.pending {
 			m := e.Message
-			if m.Source != source || m.deferring {
+			if m.Source != source || m.deferring.Load() {
 				continue
 			}
 			if m.parked == 1 {
@@ -284,7 +291,7 @@ func (s *share) longest() *Message {
 // mayDefer reports whether the message may be deferred: none of its users waits for a first
 // attempt.
 func (m *Message) mayDefer() bool {
-	return !m.Fixed && !m.deferring && m.open > 0 && m.open == m.parked+m.failing
+	return !m.Fixed && !m.deferring.Load() && m.open > 0 && m.open == m.parked+m.failing
 }
 
 // deferMessage asks the caller to defer the message. It does nothing for nil, and reports whether
@@ -300,7 +307,7 @@ func (l *Ledger) deferMessage(m *Message) bool {
 	if m.failing > 0 {
 		sh.recovered(m)
 	}
-	m.deferring = true
-	close(m.deferred)
+	m.deferring.Store(true)
+	m.signal()
 	return true
 }

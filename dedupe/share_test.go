@@ -9,14 +9,7 @@ import (
 )
 
 // isDeferred reports whether the ledger has asked for the message to be deferred.
-func isDeferred(e *dedupe.Event) bool {
-	select {
-	case <-e.Message.Deferred():
-		return true
-	default:
-		return false
-	}
-}
+func isDeferred(e *dedupe.Event) bool { return e.Message.MustDefer() }
 
 // failed adds a message of one user, whose first attempt fails.
 func failed(l *dedupe.Ledger, number int64) (*dedupe.Event, *dedupe.Work) {

@@ -416,7 +416,7 @@ func (w *Work) empty() bool { return len(w.pending)+len(w.attempting)+len(w.besi
 // add adds an event to a group of the Work, in that state unless another event supersedes it.
 func (w *Work) add(g group, e *Event, in state, now time.Time) group {
 	g = g.add(e, now)
-	if !ended(e) {
+	if !e.Ended() {
 		w.ledger.setState(e, in)
 	}
 	return g

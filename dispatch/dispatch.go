@@ -16,7 +16,7 @@
 //     events of the attempt have failed, and those beside it are parked. After any other failure
 //     they all wait for the next attempt.
 //
-// The caller waits for dedupe.Event.Done, and settles messages by dedupe.Event.Result.
+// The caller waits until dedupe.Event.Ended is true, and settles messages by dedupe.Event.Result.
 //
 // A user whom an event names only by a device or a mail address must be looked up. The look-up is an
 // attempt like any other, apart from what package-internal lookups says; its ending is an account,
@@ -181,7 +181,7 @@ func (d *Dispatcher) Stop() {
 }
 
 // Add adds an event of a user to the ledger, and starts the user's loop if they have none. key is
-// the user's key in the ledger. It does not block; e.Done is closed when the event is decided.
+// the user's key in the ledger. It does not block; e.Ended is true when the event is decided.
 //
 // The deferred messages of a user come back one after the other. If the user has just failed finally,
 // in an attempt that began after the event was enqueued, the event ends like those that were in flight

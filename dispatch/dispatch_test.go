@@ -135,10 +135,12 @@ func addFrom(d *Dispatcher, u event.User, enqueued time.Time) *dedupe.Event {
 // resultOf returns how the event ended. It waits for an hour at most.
 func resultOf(t *testing.T, e *dedupe.Event) (dedupe.Disposition, *Attempts) {
 	t.Helper()
-	select {
-	case <-e.Done():
-	case <-time.After(time.Hour):
-		t.Fatal("not decided within an hour")
+	for limit := time.After(time.Hour); !e.Ended(); {
+		select {
+		case <-e.Message.Changed():
+		case <-limit:
+			t.Fatal("not decided within an hour")
+		}
 	}
 	d, _ := e.Result().Detail.(*Attempts)
 	return e.Result().Disposition, d

@@ -68,18 +68,17 @@ func ExampleDispatcher() {
 	<-graph.asked
 	second := add(2) // the call for the first event is in flight
 	graph.answer <- struct{}{}
-	<-first.Done()
+	<-first.Message.Changed()
 	fmt.Println("the first event is", first.Result())
-	select {
-	case <-second.Done():
+	if second.Ended() {
 		fmt.Println("the second event is", second.Result())
-	default:
+	} else {
 		fmt.Println("the second event is not decided by the call for the first")
 	}
 
 	<-graph.asked
 	graph.answer <- struct{}{}
-	<-second.Done()
+	<-second.Message.Changed()
 	fmt.Println("the second event is", second.Result())
 	calls := []time.Time{
 		first.Result().Detail.(*dispatch.Attempts).Last.Start,
