@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/session-revoker/session-revoker/dispatch"
+	"github.com/session-revoker/session-revoker/internal/deadline"
 	"github.com/session-revoker/session-revoker/retry"
 	"github.com/session-revoker/session-revoker/schedule"
 )
@@ -93,7 +94,7 @@ type Consumer struct {
 	pool     *dispatch.Pool // the messages' goroutines
 	renewals *rate.Limiter
 	rounds   *rounds
-	overLink deadlines // of settlements over their link
+	overLink *deadline.Shared // of settlements over their link
 
 	sources    []*source
 	loops      []*loop
@@ -119,7 +120,7 @@ func New(cfg Config, deps Dependencies) (*Consumer, error) {
 		pool:     dispatch.NewPool(),
 		renewals: rate.NewLimiter(RenewalsPerSecond, 1),
 		rounds:   newRounds(),
-		overLink: deadlines{most: min(overLinkWait, cfg.SettleTimeout/2)},
+		overLink: deadline.Within(min(overLinkWait, cfg.SettleTimeout/2)),
 		flight:   newMessagesInFlight(deps.Metrics.InFlight),
 	}
 	c.dispatch = dispatch.New(dispatch.Config{

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,7 +45,7 @@ func (c *Consumer) settleOver(m *message, settle settlement) error {
 		return settleBy(deadline, m.ReceivedMessage, settle)
 	}
 	if m.link.connected() {
-		err := settle(c.overLink.get(), m.ReceivedMessage)
+		err := settle(c.overLink.Of(context.Background()), m.ReceivedMessage)
 		if err == nil || isLockLost(err) {
 			return err
 		}
@@ -60,30 +59,6 @@ func (c *Consumer) settleOver(m *message, settle settlement) error {
 	alone := *m.ReceivedMessage
 	alone.RawAMQPMessage = nil
 	return settleBy(deadline, &alone, settle)
-}
-
-// deadlines are contexts with a deadline for settlements. Those that begin at about the same time share
-// one: a timer for each would cost as much as the rest of the settlement. They do not derive from the
-// context of the work, since a message must be settled even while the worker stops. It is safe for
-// concurrent use.
-type deadlines struct {
-	most time.Duration // until the deadline; the least is 7/8 of it
-
-	mu    sync.Mutex
-	last  context.Context
-	until time.Time // last is shared until then
-}
-
-func (d *deadlines) get() context.Context {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if now := time.Now(); !now.Before(d.until) {
-		ctx, cancel := context.WithDeadline(context.Background(), now.Add(d.most))
-		context.AfterFunc(ctx, cancel) // only its deadline ends it
-		d.last = ctx
-		d.until = now.Add(d.most / 8)
-	}
-	return d.last
 }
 
 // settleBy settles a message before the deadline. The context does not derive from that of the

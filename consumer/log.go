@@ -71,7 +71,7 @@ func (c *Consumer) record(m *message, r result, todo action, settled bool) {
 		fields = append(fields, zap.String("error", c.text(r.err)))
 		level = zapcore.WarnLevel
 	}
-	c.deps.Log.Log(level, "event "+string(r.outcome), fields...)
+	c.deps.Log.Log(level, r.outcome.line(), fields...)
 	clear(fields) // the pool must keep nothing of the message
 	*pooled = fields
 	fieldPool.Put(pooled)

@@ -25,12 +25,14 @@ const (
 // is one user, and the attempt is for their account, even if somebody else has the name by then.
 // Users whom events give by a device or mail address are looked up by attempts.
 func (c *Consumer) accounts(ctx context.Context, m *message, items []event.Item) map[string]event.User {
-	if c.deps.Resolver == nil {
-		return nil
+	if c.deps.Resolver == nil || c.dispatch.Open() {
+		return nil // there is no need, or Graph is in trouble, and would not answer
 	}
-	if c.dispatch.Open() {
-		return nil // Graph is in trouble, and would not answer
-	}
+	return c.resolve(ctx, m, items)
+}
+
+// resolve is accounts, of which most workers need nothing.
+func (c *Consumer) resolve(ctx context.Context, m *message, items []event.Item) map[string]event.User {
 	var enqueued time.Time
 	if m.EnqueuedTime != nil {
 		enqueued = *m.EnqueuedTime

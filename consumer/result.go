@@ -35,6 +35,19 @@ const (
 	unfinished outcome = "unfinished"
 )
 
+// line returns the text of the log line for an event that ended so.
+func (o outcome) line() string {
+	switch o { // the usual ones, without allocation
+	case revoked:
+		return "event revoked"
+	case covered:
+		return "event covered"
+	case superseded:
+		return "event superseded"
+	}
+	return "event " + string(o)
+}
+
 // result is the result of one event of a message.
 type result struct {
 	item          event.Item

@@ -36,6 +36,7 @@ type queue struct {
 	shared        *coordination.Limiter // the limiter, if replicas share it; otherwise nil
 	breaker       *retry.Breaker
 	volume        *guard.Volume
+	blocked       func(kind string) bool // is volume.Blocked
 	inFlight      inFlight
 	lanes                            // the users who may have the next permit
 	volumeWaiters map[string]*lanes  // the users who wait for others' reservations in the volume guard, by type
@@ -112,6 +113,7 @@ func newQueue(concurrency int, volume guard.VolumeConfig, shared *coordination.L
 		waiting:       map[string]*permit{},
 		active:        func() bool { return true },
 	}
+	q.blocked = q.volume.Blocked
 	if shared != nil {
 		q.limiter, q.shared = shared, shared
 	}
@@ -134,7 +136,7 @@ func (q *queue) nextTicket() int {
 func (q *queue) wait(ctx context.Context, r request) (*permit, error) {
 	p := &permit{request: r, granted: make(chan struct{})}
 	q.mu.Lock()
-	p.urgent, p.kind = r.urgency(q.volume.Blocked)
+	p.urgent, p.kind = r.urgency(q.blocked)
 	q.push(p)
 	q.waiting[p.user] = p
 	q.grant()
@@ -202,7 +204,7 @@ func (q *queue) raise(user string, urgency int) {
 		return
 	}
 	before := p.kind
-	p.urgent, p.kind = p.urgency(q.volume.Blocked)
+	p.urgent, p.kind = p.urgency(q.blocked)
 	heap.Fix(p.in, p.index)
 	if p.kind != before && p.in != q.of(p) { // they waited for the volume of another type
 		p.out()

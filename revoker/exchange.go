@@ -26,7 +26,7 @@ const maxBody = 64 << 10
 
 // exchange is one request and its answer. Only one goroutine uses it at a time.
 type exchange struct {
-	authorization   string // the header with the token
+	authorization   authorization
 	clientRequestID string
 	start           time.Time
 	reads           bool         // the caller wants the body, not only its meaning
@@ -59,7 +59,7 @@ func (ex *exchange) attempt() Attempt {
 	return a
 }
 
-func (ex *exchange) token() string { return tokenOf(ex.authorization) }
+func (ex *exchange) token() string { return ex.authorization.token() }
 
 // plain makes a request for which the SDK's package users has no small builder, and decodes the answer.
 func (ex *exchange) plain(ctx context.Context, t transport, rq request) error {
@@ -120,7 +120,7 @@ func (ex *exchange) send(ctx context.Context, t transport, method, target string
 	}
 	all := make(http.Header, len(header)+3)
 	maps.Copy(all, header)
-	ex.ids = [...]string{ex.authorization, ex.clientRequestID}
+	ex.ids = [...]string{string(ex.authorization), ex.clientRequestID}
 	all["Authorization"], all["Client-Request-Id"] = ex.ids[:1:1], ex.ids[1:]
 	all["X-Ms-Throttle-Priority"] = high
 

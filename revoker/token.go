@@ -23,7 +23,7 @@ type tokens struct {
 	credential azcore.TokenCredential
 	scopes     []string
 	asking     chan struct{} // one caller at a time asks: a slow identity service must not be asked by all of them
-	last       string        // what get has returned last; the caller that asks owns it
+	last       authorization // what get has returned last; the caller that asks owns it
 
 	mu      sync.Mutex
 	refused string // the token that Graph answered with 401, or that holds no permission
@@ -37,14 +37,15 @@ func newTokens(credential azcore.TokenCredential, scope string) *tokens {
 	return &tokens{credential: credential, scopes: []string{scope}, asking: make(chan struct{}, 1)}
 }
 
-// bearer begins the header with a token (RFC 6750 §2.1).
+// authorization is a token as the value of the header Authorization (RFC 6750 §2.1).
+type authorization string
+
 const bearer = "Bearer "
 
-func tokenOf(authorization string) string { return authorization[len(bearer):] }
+func (a authorization) token() string { return string(a[len(bearer):]) }
 
-// get returns a token as the value of the header Authorization, and whether it was forced after a
-// refused one.
-func (t *tokens) get(ctx context.Context) (authorization string, forced bool, err error) {
+// get returns a token, and whether it was forced after a refused one.
+func (t *tokens) get(ctx context.Context) (authorized authorization, forced bool, err error) {
 	select {
 	case t.asking <- struct{}{}:
 		defer func() { <-t.asking }()
@@ -67,8 +68,8 @@ func (t *tokens) get(ctx context.Context) (authorization string, forced bool, er
 	if err != nil {
 		return "", forced, err
 	}
-	if t.last == "" || tokenOf(t.last) != answer.Token {
-		t.last = bearer + answer.Token
+	if t.last == "" || t.last.token() != answer.Token {
+		t.last = authorization(bearer + answer.Token)
 	}
 	return t.last, forced, nil
 }
@@ -176,13 +177,11 @@ func (c Claims) MayRevoke() (may, broader bool) {
 
 // Claims gets a token and reads it. The error is an *Error of kind NoToken, or that of ReadClaims.
 func (r *Revoker) Claims(ctx context.Context) (Claims, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
-	defer cancel()
-	token, _, err := r.tokens.get(ctx)
+	authorized, _, err := r.tokens.get(r.within.Of(ctx))
 	if err != nil {
 		return Claims{}, &Error{Kind: NoToken, Err: err}
 	}
-	return ReadClaims(token)
+	return ReadClaims(authorized.token())
 }
 
 // ReadClaims reads a token without verifying it. It fails if the token is not a JWT.
