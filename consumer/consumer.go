@@ -77,6 +77,9 @@ type loop struct {
 	burst   int           // how many messages are asked for at once after trouble; 0 is any number
 	alone   time.Time     // burst stays at 1 until then
 	link    *link         // the link in use; nil at first, and always nil with sessions
+	// failing is set while receive calls fail although peeks succeed. Then only a receive call shows
+	// that they work again.
+	failing bool
 }
 
 // acceptFunc accepts a message that was received from a source: it starts the message's goroutine,

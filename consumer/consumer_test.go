@@ -48,6 +48,23 @@ func TestConsumerRevokesTheUserOfAnEvent(t *testing.T) {
 	})
 }
 
+// firstAccept is how long a worker waits for its first session.
+const firstAccept = time.Second
+
+func TestIdleConsumerIsReadyWithoutAMessage(t *testing.T) {
+	for name, s := range map[string]settings{"queue": {}, "two queues": {urgent: true}, "sessions": {sessions: 2}} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, s, func(t *testing.T, w *world) {
+				w.run()
+				time.Sleep(firstAccept)
+				if problems := w.health.Problems(); len(problems) != 0 {
+					t.Errorf("not ready: %v", problems)
+				}
+			})
+		})
+	}
+}
+
 func TestConsumerDeadLettersWhatCannotBeRevokedWithItsReason(t *testing.T) {
 	// The canary account proves that Graph is well, although nobody else is signed out.
 	canary, err := event.NewUser(canaries.ID, "")

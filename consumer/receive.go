@@ -79,6 +79,7 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 			return
 		}
 		if err != nil {
+			l.failing = l.link.connected()
 			l.link.lose()
 			c.troubled(l, "cannot receive from Service Bus; trying again until it works", err)
 			_ = retry.Sleep(ctx, waits.NextBackOff())
@@ -112,9 +113,10 @@ func (c *Consumer) troubled(l *loop, what string, err error) {
 	}
 }
 
-// connected reports that Service Bus has answered well. It lets the loop ask for twice as many
+// connected reports that a receive call has gone well. It lets the loop ask for twice as many
 // messages as before.
 func (c *Consumer) connected(l *loop) {
+	l.failing = false
 	if l.burst *= 2; l.burst >= c.cfg.MaxInFlight {
 		l.burst = 0
 	}
@@ -122,6 +124,11 @@ func (c *Consumer) connected(l *loop) {
 		l.burst = 1
 	}
 	c.deps.Metrics.LastReceive.WithLabelValues(l.Entity).SetToCurrentTime()
+	c.reachable(l)
+}
+
+// reachable reports that the worker has a link to the source, whether or not messages come.
+func (c *Consumer) reachable(l *loop) {
 	if c.deps.Health.Report(l.part, "") {
 		c.deps.Log.Info("connected to Service Bus", zap.String("source", l.Entity))
 	}
@@ -142,6 +149,9 @@ func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azse
 			return nil, err
 		}
 		l.link = &link{}
+		if !l.failing {
+			c.reachable(l) // the receive call returns only when a message comes, or after receiveWait
+		}
 	}
 	messages, err := c.receiveFrom(ctx, l.Receiver, limit)
 	switch {

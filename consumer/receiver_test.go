@@ -114,6 +114,25 @@ func TestReceiveIsNoBusyLoopWhenTheLinkIsLostAgainAndAgain(t *testing.T) {
 	})
 }
 
+func TestWorkerIsNotReadyWhileOnlyPeeksSucceed(t *testing.T) {
+	r := &trap{}
+	r.receive = func(context.Context, int, *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+		return nil, errors.New("no messages for you")
+	}
+	inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
+		w.run()
+		for range 100 {
+			time.Sleep(6 * time.Second)
+			if w.health.Problems()[consumer.PartServiceBus] == "" {
+				t.Fatal("ready, although every receive call fails")
+			}
+		}
+		if n := w.logs.FilterMessage("connected to Service Bus").Len(); n != 1 {
+			t.Errorf("%d lines say connected, want that of the start: %v", n, w.lines())
+		}
+	})
+}
+
 func TestReceiveMayReturnMessagesAfterItsContextEnded(t *testing.T) {
 	r := &trap{}
 	r.receive = func(ctx context.Context, limit int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {

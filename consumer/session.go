@@ -15,6 +15,10 @@ import (
 )
 
 const (
+	// firstAccept bounds the first wait for a session. Each later wait is twice as long, up to
+	// receiveWait. The short waits let an idle worker be ready soon, because Service Bus answers only
+	// when a session has messages, or at the end of the wait.
+	firstAccept = time.Second
 	// sessionIdle is how long a session without a message is held, since other sessions may wait.
 	sessionIdle = 2 * time.Second
 	// sessionClose bounds the closing of a session's link.
@@ -72,6 +76,7 @@ type sessionSignals struct {
 // receiveSessions serves one session after the other until ctx ends.
 func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept acceptFunc) {
 	waits := newWaits()
+	wait := firstAccept
 	for {
 		// A session is accepted only when its messages could be received.
 		free := c.reserve(ctx, l)
@@ -79,7 +84,8 @@ func (c *Consumer) receiveSessions(ctx context.Context, l *loop, accept acceptFu
 			return
 		}
 		l.slots.free(free)
-		next := c.nextSession(ctx, l, waits)
+		next := c.nextSession(ctx, l, waits, wait)
+		wait = min(2*wait, receiveWait)
 		c.deps.Health.Beat(l.name)
 		if next == nil {
 			continue

@@ -55,9 +55,11 @@ func (t *servedSessions) at(session string) time.Time {
 
 // nextSession accepts the session to serve next: one that was not served yet, or else, of those
 // that Service Bus offers, the one that was served longest ago. It holds the others meanwhile, so
-// that Service Bus does not offer them again. It returns nil if there was none.
-func (c *Consumer) nextSession(ctx context.Context, l *loop, waits *backoff.ExponentialBackOff) (best Session) {
-	best = c.acceptSession(ctx, l, waits, receiveWait)
+// that Service Bus does not offer them again. It returns nil if there was none for atMost.
+func (c *Consumer) nextSession(
+	ctx context.Context, l *loop, waits *backoff.ExponentialBackOff, atMost time.Duration,
+) (best Session) {
+	best = c.acceptSession(ctx, l, waits, atMost)
 	servedAt := func(s Session) time.Time { return l.served.at(s.SessionID()) }
 	until := time.Now().Add(passOver)
 	var passed []Session
