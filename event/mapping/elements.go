@@ -14,7 +14,7 @@ import (
 // body, or the member value of an answer of Graph. native and err are what the worker's own forms say
 // about the message. matched is false if no mapping matches any element.
 func (d *Decoder) byElement(m event.Message, native []event.Item, err error) (items []event.Item, _ error, matched bool) {
-	if len(d.mappings) == 0 {
+	if len(d.mappings()) == 0 {
 		return nil, nil, false
 	}
 	whole, latin1 := newScope(m, err == nil)

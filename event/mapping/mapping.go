@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -87,19 +88,21 @@ type Config struct {
 // Decoder decodes messages by mappings, and messages in the worker's own forms. It is immutable and
 // safe for concurrent use.
 type Decoder struct {
-	native   *event.Decoder
-	lenient  *event.Decoder // accepts any type; nil unless Config.AnyType
-	types    map[string]int // the index on the allow-list
-	mappings []*mapping
-	tried    string // the names of the mappings, for errors
+	native  *event.Decoder
+	lenient *event.Decoder // accepts any type; nil unless Config.AnyType
+	types   map[string]int // the index on the allow-list
+	// mappings returns the mappings in the order in which they are tried. Its first call compiles the
+	// presets. A worker is ready sooner without them, and one whose messages are all in its own forms
+	// never needs them.
+	mappings func() []*mapping
 	domains  domains
 	resolve  bool
 	lookUp   bool
 	tokens   Tokens
 }
 
-// New compiles the mappings. The error lists all problems, each with the file, the line, and the
-// column.
+// New compiles the user's mappings. The error lists all problems, each with the file, the line, and
+// the column.
 func New(cfg Config) (*Decoder, error) {
 	if len(cfg.Types) == 0 {
 		cfg.Types = event.DefaultTypes
@@ -131,23 +134,24 @@ func New(cfg Config) (*Decoder, error) {
 	if err := d.load(cfg, zone); err != nil {
 		return nil, err
 	}
-	names := make([]string, len(d.mappings))
-	for i, m := range d.mappings {
-		names[i] = m.name
-	}
-	d.tried = cut(strings.Join(names, ", "), maxTried)
 	return d, nil
 }
 
 // maxTried is the length at which the list of the mappings that were tried is cut.
 const maxTried = 300
 
-// load compiles the user's files and the presets.
-func (d *Decoder) load(cfg Config, zone *time.Location) error {
-	env, err := newEnvironment()
-	if err != nil {
-		return fmt.Errorf("prepare the language of mappings: %w", err)
+// tried returns the names of the mappings, for errors.
+func (d *Decoder) tried() string {
+	all := d.mappings()
+	names := make([]string, len(all))
+	for i, m := range all {
+		names[i] = m.name
 	}
+	return cut(strings.Join(names, ", "), maxTried)
+}
+
+// load compiles the user's files, and lets mappings compile the presets.
+func (d *Decoder) load(cfg Config, zone *time.Location) error {
 	presets := cfg.Presets
 	switch {
 	case presets == nil:
@@ -166,23 +170,51 @@ func (d *Decoder) load(cfg Config, zone *time.Location) error {
 		}
 		builtIn = append(builtIn, file)
 	}
-	groups := [][]File{cfg.Trials, cfg.Files, builtIn}
-	compiled := compileAll(slices.Concat(groups...), env, zone)
+	own, err := compileGroups([][]File{cfg.Trials, cfg.Files}, zone, nil)
+	if err := errors.Join(append(problems, err)...); err != nil {
+		return err
+	}
+	d.mappings = sync.OnceValue(func() []*mapping {
+		all, err := compileGroups([][]File{builtIn}, zone, own)
+		if err != nil {
+			panic("a preset does not compile: " + err.Error()) // tests compile all of them
+		}
+		return all
+	})
+	return nil
+}
+
+// compileGroups appends the mappings of groups of files to those before them. A mapping replaces those
+// of the same name in later groups.
+func compileGroups(groups [][]File, zone *time.Location, all []*mapping) ([]*mapping, error) {
+	files := slices.Concat(groups...)
+	if len(files) == 0 {
+		return all, nil
+	}
+	env, err := newEnvironment()
+	if err != nil {
+		return nil, fmt.Errorf("prepare the language of mappings: %w", err)
+	}
 	replaced := map[string]bool{}
+	for _, m := range all {
+		replaced[m.name] = true
+	}
+	var problems []error
+	compiled := compileAll(files, env, zone)
 	for _, group := range groups {
 		seen := map[string]string{} // the file of each name
 		for _, file := range group {
-			all, err := compiled[0].mappings, compiled[0].err
+			ofFile, err := compiled[0].mappings, compiled[0].err
 			compiled = compiled[1:]
 			problems = append(problems, err)
-			for _, m := range all {
+			for _, m := range ofFile {
 				if other, twice := seen[m.name]; twice {
 					problems = append(problems, fmt.Errorf("%s: there is a mapping %s in %s already: give it another name",
 						file.Name, quote(m.name), other))
 				}
 				seen[m.name] = file.Name
 				if !replaced[m.name] {
-					d.mappings = append(d.mappings, m)
+					all = append(all, m)
 				}
 			}
 		}
@@ -190,7 +222,7 @@ func (d *Decoder) load(cfg Config, zone *time.Location) error {
 			replaced[name] = true
 		}
 	}
-	return errors.Join(problems...)
+	return all, errors.Join(problems...)
 }
 
 // fileResult is what became of one file.
@@ -199,7 +231,7 @@ type fileResult struct {
 	err      error
 }
 
-// compileAll compiles files side by side: a worker is ready sooner then.
+// compileAll compiles files side by side, to end sooner.
 func compileAll(files []File, env *cel.Env, zone *time.Location) []fileResult {
 	results := make([]fileResult, len(files))
 	var work errgroup.Group
@@ -231,8 +263,9 @@ type Info struct {
 
 // Mappings describes the mappings in the order in which they are tried.
 func (d *Decoder) Mappings() []Info {
-	list := make([]Info, len(d.mappings))
-	for i, m := range d.mappings {
+	all := d.mappings()
+	list := make([]Info, len(all))
+	for i, m := range all {
 		list[i] = Info{Name: m.name, Version: m.version, Preset: m.preset, File: m.file, Doc: m.doc, Match: m.match.text}
 		for _, to := range m.table {
 			if !slices.Contains(list[i].Types, to) {
@@ -303,16 +336,17 @@ func isNative(items []event.Item, err error) bool {
 
 // unmatched adds to what the worker's own forms say about a message that no mapping matches either.
 func (d *Decoder) unmatched(items []event.Item, err error) ([]event.Item, error) {
-	if len(d.mappings) == 0 {
+	if len(d.mappings()) == 0 {
 		return items, err
 	}
+	tried := d.tried()
 	explain := func(err error) error {
 		problem, ok := errors.AsType[*event.Error](err)
 		if !ok {
 			return err
 		}
 		explained := *problem
-		explained.Problem += ", and no mapping matches (" + d.tried + ")"
+		explained.Problem += ", and no mapping matches (" + tried + ")"
 		return &explained
 	}
 	if err != nil {
@@ -327,7 +361,7 @@ func (d *Decoder) unmatched(items []event.Item, err error) ([]event.Item, error)
 // byMapping decodes a message by the first mapping that matches. isJSON reports whether the body is
 // known to be valid JSON. matched is false if no mapping matches; err is then nil.
 func (d *Decoder) byMapping(m event.Message, isJSON bool) (items []event.Item, err error, matched bool) {
-	if len(d.mappings) == 0 {
+	if len(d.mappings()) == 0 {
 		return nil, nil, false
 	}
 	s, latin1 := newScope(m, isJSON)
@@ -340,7 +374,7 @@ func (d *Decoder) byMapping(m event.Message, isJSON bool) (items []event.Item, e
 // byScope is byMapping for what expressions can read.
 func (d *Decoder) byScope(s *scope, latin1 bool) (items []event.Item, err error, matched bool) {
 	var twice *event.Error // a name that is given twice, and that a condition reads
-	for _, mapping := range d.mappings {
+	for _, mapping := range d.mappings() {
 		if latin1 && !mapping.latin1 || mapping.match.needs != nil && !s.hasAny(mapping.match.needs) {
 			continue
 		}
