@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -43,8 +44,11 @@ func (o Option) Kind() string {
 	return "string"
 }
 
-// Options returns every setting in the order of Config.
-func Options() []Option { return options(new(Config)) }
+// Options returns every setting in the order of Config. The list is shared, so it must not be changed.
+func Options() []Option { return described() }
+
+// described reads the tags of Config once.
+var described = sync.OnceValue(func() []Option { return options(new(Config)) })
 
 // options returns the settings with their fields in c.
 func options(c *Config) []Option {

@@ -35,6 +35,9 @@ type program struct {
 	stdout, stderr io.Writer // of type safe, or colored
 	log            io.Writer // where the worker itself writes its log, unescaped
 	columns        int       // the width of the terminal that stdout is; 0 if it is none
+	// settings has the flags of the worker's settings for the operators' commands. They share it, since
+	// only one of them runs: making the flags for each command would take half of the process's start.
+	settings *pflag.FlagSet
 }
 
 // run runs the program and returns its exit code.
@@ -176,12 +179,16 @@ func (p *program) operateWith(cmd *cobra.Command, load loader, do action) *cobra
 		cmd.Long += "\n\n" + exitCodes
 	}
 	own := cmd.Flags()
-	config.Flags(own)
-	for _, o := range config.Options() {
-		if o.Flag != "" {
-			_ = own.MarkHidden(o.Flag) // there are forty, the same for every command
+	if p.settings == nil {
+		p.settings = pflag.NewFlagSet("settings", pflag.ContinueOnError)
+		config.Flags(p.settings)
+		for _, o := range config.Options() {
+			if o.Flag != "" {
+				_ = p.settings.MarkHidden(o.Flag) // there are forty, the same for every command
+			}
 		}
 	}
+	own.AddFlagSet(p.settings)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := load(own, p.environ)
 		if err != nil {
