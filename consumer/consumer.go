@@ -190,8 +190,12 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	defer watch.Wait()
 	defer stopWatching()
 
-	c.awaitPermission(ctx)
-	c.receiveAll(ctx, func(s *source, d delivery) { c.accept(work, s, d) })
+	permitted := make(chan struct{})
+	watch.Go(func() {
+		c.awaitPermission(ctx)
+		close(permitted)
+	})
+	c.receiveAll(ctx, permitted, func(s *source, d delivery) { c.accept(work, s, d) })
 
 	// Parked users are called for at once: a finished message is better than an abandoned one.
 	c.dispatch.FlushParked()
@@ -202,21 +206,32 @@ func (c *Consumer) Run(ctx, hard context.Context) (unfinished int) {
 	return int(c.unfinished.Load())
 }
 
-// receiveAll receives from all sources until ctx ends.
-func (c *Consumer) receiveAll(ctx context.Context, accept acceptFunc) {
+// receiveAll receives from all sources until ctx ends, once permitted is closed. It makes the links
+// meanwhile, so that the worker is ready sooner.
+func (c *Consumer) receiveAll(ctx context.Context, permitted <-chan struct{}, accept acceptFunc) {
 	var receiving sync.WaitGroup
 	for _, l := range c.loops {
 		receiving.Go(func() {
 			if l.Accept != nil {
+				<-permitted
 				c.receiveSessions(ctx, l, accept)
-			} else {
-				c.receive(ctx, l, accept)
+				return
 			}
+			began := time.Now()
+			_ = c.attach(ctx, l) // if it fails, receive tries again, and reports the error
+			<-permitted
+			if time.Since(began) > receiveWait {
+				l.link = nil // it may be lost unnoticed
+			}
+			c.receive(ctx, l, accept)
 		})
 	}
 	for _, s := range c.sources {
 		if s.room != nil {
-			receiving.Go(func() { c.receiveDeferred(ctx, s, accept) })
+			receiving.Go(func() {
+				<-permitted
+				c.receiveDeferred(ctx, s, accept)
+			})
 		}
 	}
 	receiving.Wait()

@@ -134,23 +134,31 @@ func (c *Consumer) reachable(l *loop) {
 	}
 }
 
+// attach makes a new link, with a peek.
+//
+// A peek shows whether the network is dead. A receive call does not, because it ends by its time
+// limit on an idle queue, too. And a peek makes a new link without harm to other sources, whereas a
+// receive call over a link that was lost unnoticed would close the connection that another source has
+// made meanwhile (azservicebus v1.11.0, internal/amqpLinks.go, CloseIfNeeded).
+func (c *Consumer) attach(ctx context.Context, l *loop) error {
+	if err := peek(ctx, l.Receiver); err != nil {
+		return err
+	}
+	l.link = &link{}
+	if !l.failing {
+		c.reachable(l) // a receive call returns only when a message comes, or after receiveWait
+	}
+	return nil
+}
+
 // receiveOnce waits up to receiveWait for up to limit messages. If it returns neither messages nor
 // an error, none came.
 func (c *Consumer) receiveOnce(ctx context.Context, l *loop, limit int) ([]*azservicebus.ReceivedMessage, error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveWait)
 	defer cancel()
 	if !l.link.connected() {
-		// A peek shows whether the network is dead. A receive call does not, because it ends by its
-		// time limit on an idle queue, too. And a peek makes a new link without harm to other
-		// sources, whereas a receive call over a link that was lost unnoticed would close the
-		// connection that another source has made meanwhile (azservicebus v1.11.0,
-		// internal/amqpLinks.go, CloseIfNeeded).
-		if err := peek(ctx, l.Receiver); err != nil {
+		if err := c.attach(ctx, l); err != nil {
 			return nil, err
-		}
-		l.link = &link{}
-		if !l.failing {
-			c.reachable(l) // the receive call returns only when a message comes, or after receiveWait
 		}
 	}
 	messages, err := c.receiveFrom(ctx, l.Receiver, limit)
