@@ -7,19 +7,23 @@ VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --exact-match 2>/dev
 COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.Version=$(VERSION) -X github.com/session-revoker/session-revoker/cmd/internal/app.Commit=$(COMMIT) -X main.version=$(VERSION)
 
-# The compiler needs 4.4 GB for the Graph SDK's models alone, and as much again for their race build: only the packages
-# where goroutines meet are tested with -race. cmd/worker is not among them: its tests start a process without it.
+# The packages where goroutines meet are tested with the race detector alone, and the others without it. cmd/worker is not
+# among them: its tests start a process. The compiler needs 4.4 GB for the Graph SDK's models, and as much for their race build.
 RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./console/... ./status/... ./revoker/... ./telemetry/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
 
-.PHONY: run test conformance simulate rules chaos lint fmt build chart test-cluster dist image fuzz bench bench-broker clean
+.PHONY: run test conformance simulate rules chaos lint tools fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
 
-test: ## all tests, then those where goroutines meet with the race detector
-	$(GO) test -timeout 20m ./...
-	$(GO) test -race -timeout 30m $(RACE)
-	$(GO) test -race -timeout 20m ./simulation -run TestSeeds -args -seeds 15 -step 1
+# The tests of consumer that are left out, or are smaller, with the race detector: they run without it as well.
+LARGE = ${shell awk '/^func Test/ { sub("[(].*", "", $$2); name = $$2 } /skipIfRaced[(]t[)]|if raced / { print name }' consumer/*_test.go | sort -u | paste -s -d '|'}
+
+test: ## all tests, with the race detector where goroutines meet; make lint vets
+	$(GO) test -vet=off -timeout 20m $(filter-out $(shell $(GO) list $(RACE)),$(shell $(GO) list ./...))
+	$(GO) test -vet=off -timeout 20m ./consumer -run '^($(LARGE))$$'
+	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 30m $(RACE)
+	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 20m ./simulation -run TestSeeds -args -seeds 15 -step 1
 
 conformance: ## clients in Go, JavaScript and Python against the embedded Service Bus; needs Node.js and python3-qpid-proton
 	GO="$(GO)" emulator/servicebus/conformance/clients/run
@@ -81,9 +85,11 @@ chart: ## lint, test and render the Helm chart; check alerts and schemas
 test-cluster: ## install the chart with every values file into a real API server; builds one first
 	deploy/test-cluster
 
-lint: $(TOOLS)/golangci-lint
-	$(GO) vet ./...
+lint: $(TOOLS)/golangci-lint ## golangci-lint, whose govet has all analyzers of go vet
 	$(TOOLS)/golangci-lint run --allow-parallel-runners ./...
+
+tools: $(TOOLS)/golangci-lint ## compile what make lint and make chart run, into .tools
+	deploy/check tools
 
 fmt: $(TOOLS)/golangci-lint
 	$(TOOLS)/golangci-lint fmt
@@ -93,11 +99,7 @@ $(TOOLS)/golangci-lint:
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz test for FUZZTIME
-	@for pkg in $$($(GO) list ./... ); do \
-		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
-		done; \
-	done
+	GO="$(GO)" .ci/fuzz $(FUZZTIME)
 
 bench: ## the worker beside a bare loop and a plain worker, as ratios; more than an hour, most of it waiting for quotas
 	$(GO) run ./bench
