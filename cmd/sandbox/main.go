@@ -20,6 +20,13 @@ import (
 )
 
 func main() {
+	if to := os.Getenv(copyTo); to != "" && len(os.Args) == 2 {
+		if err := copyProgram(os.Args[1], to); err != nil {
+			fmt.Fprintln(os.Stderr, "sandbox:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
