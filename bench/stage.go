@@ -164,9 +164,13 @@ type process struct {
 // another process reads.
 func (s *stage) start(name string, env ...string) (*process, error) {
 	var p process
-	if name == ourWorker {
+	switch name {
+	case ourWorker:
 		p.Cmd = exec.Command(workerBinary, "run")
-	} else {
+	case nodeWorker:
+		p.Cmd = exec.Command("node", nodeProgram)
+		p.Stdout, p.Stderr = &p.out, &p.out
+	default:
 		self, err := os.Executable()
 		if err != nil {
 			return nil, err
