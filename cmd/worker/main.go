@@ -133,7 +133,7 @@ of precedence. docs/configuration.md lists them all. Secrets have no flag.`,
 //
 // The heap of a worker is a few megabytes. By default, the collector would run whenever it has
 // doubled, and scan the stacks of all messages in flight each time; at 400 % it runs when the heap has
-// grown fivefold. The memory limit is what a busy worker needs: 160 bytes for each remembered user and
+// grown fivefold. The memory limit is what a busy worker needs: 80 bytes for each remembered user and
 // 8 KiB for each message in flight. It is soft: a worker that needs more gets more, and collects more
 // often.
 //
@@ -150,7 +150,7 @@ func limitMemory(cfg config.Config, environ []string) {
 		return
 	}
 	inFlight := cfg.Consumer.MaxInFlight * len(cfg.ServiceBus.Entities())
-	debug.SetMemoryLimit(23<<20 + 160*int64(cfg.Dedupe.MaxUsers) + int64(inFlight)<<13)
+	debug.SetMemoryLimit(23<<20 + 80*int64(cfg.Dedupe.MaxUsers) + int64(inFlight)<<13)
 }
 
 // action is what an operator's command does with the settings and the arguments.
