@@ -349,18 +349,23 @@ func (s *standing) outcome() (o outcome, by int64, err error) {
 // watchScheduled keeps the number of scheduled messages of a source, until ctx ends.
 func (c *Consumer) watchScheduled(ctx context.Context, s *source) {
 	wasFull := false
-	for wait := lookAgain; retry.Sleep(ctx, wait) == nil; wait = watchScheduledEvery {
-		n, full, err := s.scheduled.Look(ctx)
+	wait := lookAgain
+	for retry.Sleep(ctx, wait) == nil {
+		wait = watchScheduledEvery
+		state, err := s.scheduled.Look(ctx)
 		if err != nil {
 			continue // the receive loop reports trouble with Service Bus
 		}
-		c.deps.Metrics.Scheduled.WithLabelValues(s.Entity).Set(float64(n))
-		if full && !wasFull {
+		if !state.Complete {
+			wait = lookOn
+		}
+		c.deps.Metrics.Scheduled.WithLabelValues(s.Entity).Set(float64(state.Announcements))
+		if state.Full && !wasFull {
 			c.deps.Log.Error("too many scheduled messages to remember: each decision about one reads all messages of the queue, "+
 				"which is slow", zap.String("source", s.Entity),
 				zap.String("todo", "run worker scheduled list, and find out who sends them"))
 		}
-		wasFull = full
+		wasFull = state.Full
 	}
 }
 

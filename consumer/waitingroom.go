@@ -50,10 +50,11 @@ const (
 	// Bus does not answer.
 	lookForForgotten = 5 * time.Minute
 	lookAgain        = 10 * time.Second
-	// lookAtMost is how many messages a search peeks at without a break, and lookOn is the break.
-	// So a search does not slow down a long queue.
-	lookAtMost = 1_000
-	lookOn     = time.Second
+	// lookOn is the break after each lookAtOnce messages that a search peeks at. Each of them costs as
+	// much as one that is received, and the Standard tier grants all clients of a namespace 1,000 such
+	// operations per second (https://learn.microsoft.com/azure/service-bus-messaging/service-bus-throttling):
+	// a search must not use up what receiving needs.
+	lookOn = time.Second
 	// forgottenAfter is the time after which a message that is due, and that another replica has
 	// deferred, counts as forgotten. If it is not, no harm is done: only one of the two replicas
 	// can receive it.
@@ -531,27 +532,24 @@ func (c *Consumer) findDeferred(ctx context.Context, s *source) (again time.Dura
 	if s.room.next == 0 {
 		s.room.others = false
 	}
-	for range lookAtMost / lookAtOnce {
-		messages, err := peekFrom(ctx, s.Receiver, s.room.next, lookAtOnce)
-		if err != nil {
-			return lookAgain
+	messages, err := peekFrom(ctx, s.Receiver, s.room.next, lookAtOnce)
+	if err != nil {
+		return lookAgain
+	}
+	if len(messages) == 0 {
+		s.room.next, s.room.all = 0, false
+	}
+	for _, m := range messages {
+		if m.SequenceNumber == nil {
+			continue
 		}
-		if len(messages) == 0 {
-			s.room.next, s.room.all = 0, false
-			break
-		}
-		for _, m := range messages {
-			if m.SequenceNumber == nil {
-				continue
-			}
-			s.room.next = *m.SequenceNumber + 1
-			switch {
-			case m.State != azservicebus.MessageStateDeferred:
-			case s.room.adopt(*m.SequenceNumber, m):
-				found++
-			case !s.room.remembers(*m.SequenceNumber):
-				s.room.others = true
-			}
+		s.room.next = *m.SequenceNumber + 1
+		switch {
+		case m.State != azservicebus.MessageStateDeferred:
+		case s.room.adopt(*m.SequenceNumber, m):
+			found++
+		case !s.room.remembers(*m.SequenceNumber):
+			s.room.others = true
 		}
 	}
 	if found > 0 {

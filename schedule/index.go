@@ -89,7 +89,7 @@ func (i *Index) Find(ctx context.Context, user event.User) ([]Announcement, erro
 	defer release()
 	// Many ask at once when many dates come at once. A look that began after they asked serves all.
 	if !i.looked.After(asked) {
-		if err := i.look(ctx); err != nil {
+		if _, err := i.look(ctx, allPages); err != nil {
 			return nil, err
 		}
 	}
@@ -114,17 +114,28 @@ func (i *Index) Find(ctx context.Context, user event.User) ([]Announcement, erro
 	return found[:min(len(found), maxFound)], nil
 }
 
-// Look reads what was scheduled since the last look, forgets what is past, and returns how many
-// announcements are remembered. full reports whether there are more than can be remembered.
-func (i *Index) Look(ctx context.Context) (n int, full bool, err error) {
+// State is what an Index knows.
+type State struct {
+	// Announcements is how many are remembered. Full reports whether there are more than can be
+	// remembered.
+	Announcements int
+	Full          bool
+	// Complete reports whether all that was scheduled before the look was read.
+	Complete bool
+}
+
+// Look reads one page of what was scheduled since the last look, and forgets what is past. Nobody waits
+// for it, so its caller may take its time for the next page: each message that is peeked at costs as
+// much as one that is received.
+func (i *Index) Look(ctx context.Context) (State, error) {
 	release, err := i.acquire(ctx)
 	if err != nil {
-		return 0, false, err
+		return State{}, err
 	}
 	defer release()
-	err = i.look(ctx)
+	complete, err := i.look(ctx, 1)
 	i.forgetPast()
-	return len(i.entries), !i.fullUntil.IsZero(), err
+	return State{Announcements: len(i.entries), Full: !i.fullUntil.IsZero(), Complete: complete}, err
 }
 
 // Forget forgets a message that was canceled.
@@ -135,36 +146,43 @@ func (i *Index) Forget(ctx context.Context, sequence int64) {
 	}
 }
 
-// look reads what is new.
-func (i *Index) look(ctx context.Context) error {
+// look reads at most so many pages of what is new, and reports whether that is all.
+func (i *Index) look(ctx context.Context, pages int) (complete bool, err error) {
 	began := time.Now()
 	if !i.fullUntil.IsZero() {
 		if began.Before(i.fullUntil) {
-			return nil
+			return true, nil
 		}
 		i.fullUntil = time.Time{}
 	}
-	err := i.scan(ctx, i.next, i.remember)
-	if err == nil {
+	complete, err = i.scan(ctx, i.next, pages, i.remember)
+	if complete {
 		i.looked = began
 	}
-	return err
+	return complete, err
 }
 
-// scan passes each announcement from the numbers in next on to found, until found returns false. It
-// moves next.
+// allPages is more than any queue has.
+const allPages = math.MaxInt
+
+// scan passes each announcement from the numbers in next on to found, until found returns false, or so
+// many pages are read. It moves next. complete is false if there may be more.
 //
 // In a partitioned queue, the highest bits of a number are the partition, and the numbers grow in
 // each partition by themselves.
-func (i *Index) scan(ctx context.Context, next map[int64]int64, found func(Announcement) (more bool)) error {
-	for from := next[0]; ; {
+func (i *Index) scan(
+	ctx context.Context, next map[int64]int64, pages int, found func(Announcement) (more bool),
+) (complete bool, err error) {
+	from := next[0]
+	for pages > 0 {
 		messages, err := i.cfg.Peek(ctx, from, pageSize)
 		if err != nil {
-			return fmt.Errorf("peek at scheduled messages: %w", err)
+			return false, fmt.Errorf("peek at scheduled messages: %w", err)
 		}
 		if len(messages) == 0 {
-			return nil
+			return true, nil
 		}
+		pages--
 		for _, m := range messages {
 			if m.SequenceNumber == nil {
 				continue
@@ -173,17 +191,19 @@ func (i *Index) scan(ctx context.Context, next map[int64]int64, found func(Annou
 			part := number >> partition
 			if number < next[part] { // the first one of a partition that was read before
 				from = next[part]
+				pages++ // nothing new was read
 				break
 			}
 			if a, ok := Read(m, i.memo); ok && !found(a) {
-				return nil
+				return true, nil
 			}
 			next[part] = number + 1
 			if from = number + 1; from == math.MaxInt64 {
-				return nil
+				return true, nil
 			}
 		}
 	}
+	return false, nil
 }
 
 // remember adds an announcement. If there is no room, the index forgets all, and is full.
@@ -245,7 +265,7 @@ func (i *Index) remembered(user event.User) (found []Announcement) {
 
 // search returns the announcements about a person, by reading all messages.
 func (i *Index) search(ctx context.Context, user event.User) (found []Announcement, err error) {
-	err = i.scan(ctx, map[int64]int64{}, func(a Announcement) bool {
+	_, err = i.scan(ctx, map[int64]int64{}, allPages, func(a Announcement) bool {
 		if SamePerson(a.User, user) {
 			if found = append(found, a); len(found) > 2*maxFound {
 				slices.SortFunc(found, func(a, b Announcement) int { return b.Compare(a) })

@@ -124,6 +124,32 @@ func TestFindInAPartitionedQueue(t *testing.T) {
 	wantFound(t, i, idA, number(0, 9), number(7, 4), number(1, 4), number(12, 1))
 }
 
+func TestLookReadsOnePageAtATime(t *testing.T) {
+	b := &broker{}
+	at := time.Now().Add(30 * 24 * time.Hour) // what is past is forgotten
+	const partitions, each = 8, 250
+	for p := range int64(partitions) {
+		for n := range int64(each) {
+			b.scheduledFor(p<<48+n+1, at, body(fmt.Sprintf("0a5bd9b6-4a5c-4ee1-9a7e-%012d", p*each+n), 0))
+		}
+	}
+	i := index(t, b, 0)
+	looks := 0
+	for complete := false; !complete; looks++ {
+		s, err := i.Look(t.Context())
+		if most := 100 * (looks + 1); err != nil || s.Announcements > most || looks > partitions*each/100+1 {
+			t.Fatalf("look %d: %+v, %v", looks, s, err)
+		}
+		complete = s.Complete
+	}
+	if s, err := i.Look(t.Context()); s.Announcements != partitions*each || err != nil {
+		t.Errorf("%+v after %d looks, %v", s, looks, err)
+	}
+	if b.peeks > 5*looks*partitions {
+		t.Errorf("%d peeks for %d looks", b.peeks, looks)
+	}
+}
+
 func TestFullIndexStillFinds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(start)) // a bubble begins in 2000
@@ -135,16 +161,16 @@ func TestFullIndexStillFinds(t *testing.T) {
 		}
 		b.scheduledFor(31, at, body(idA, 1))
 		wantFound(t, i, idA, 31)
-		if n, full, err := i.Look(t.Context()); n > 20 || !full || err != nil {
-			t.Errorf("remembers %d, full %v, %v", n, full, err)
+		if s, err := i.Look(t.Context()); s.Announcements > 20 || !s.Full || err != nil {
+			t.Errorf("remembers %+v, %v", s, err)
 		}
 		b.scheduledFor(32, at, body(idA, 2))
 		wantFound(t, i, idA, 32, 31)
 		b.messages = b.messages[25:]
 		time.Sleep(time.Hour)
 		wantFound(t, i, idA, 32, 31)
-		if n, full, err := i.Look(t.Context()); n != 7 || full || err != nil {
-			t.Errorf("remembers %d, full %v, %v; want all of them again", n, full, err)
+		if s, err := i.Look(t.Context()); s.Announcements != 7 || s.Full || err != nil {
+			t.Errorf("remembers %+v, %v; want all of them again", s, err)
 		}
 	})
 }
