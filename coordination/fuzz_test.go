@@ -49,7 +49,7 @@ func FuzzLimiter(f *testing.F) {
 // other replica alive.
 func recovers(t *testing.T, p *Limiter, text string, done []finished) {
 	now := time.Unix(1_800_000_000, 0)
-	state, calls, wait := p.change(text, now, done, 4, 2)
+	state, calls, wait := p.change(text, now, done, 4, 2, 0)
 	if len(calls) > 4 || wait < 0 {
 		t.Fatalf("%d calls, wait %s; from %q", len(calls), wait, text)
 	}
@@ -61,7 +61,7 @@ func recovers(t *testing.T, p *Limiter, text string, done []finished) {
 		if at.Sub(now) > time.Hour {
 			t.Fatalf("no call may begin an hour later; from %q came %q", text, written)
 		}
-		next, calls, wait := p.change(written, at, nil, 1, 0)
+		next, calls, wait := p.change(written, at, nil, 1, 0, 0)
 		if len(calls) > 0 {
 			return
 		}

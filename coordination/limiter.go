@@ -26,6 +26,12 @@ const (
 	// for goneAfter, the others assume that it is dead, and that its calls have ended.
 	seenEvery = 2 * time.Second
 	goneAfter = 8 * time.Second
+	// turnAfter is how long a replica waits in vain before the others leave it the next permit. If
+	// its users are more urgent than theirs, they do so at once.
+	turnAfter = 2 * time.Second
+	// turnSpare is how much longer permits are left to a replica than until it said that it looks
+	// again. It says so again when half of that has passed.
+	turnSpare = 100 * time.Millisecond
 	// keepState is how long Redis keeps the state without any call.
 	keepState = 15 * time.Minute
 	// maxTries bounds how often a change is tried again because another replica came first.
@@ -67,6 +73,7 @@ type Limiter struct {
 	raw      string         // the same as text
 	ahead    time.Duration  // Redis' clock minus ours
 	want     int            // calls that could begin
+	urgency  int            // of the first of them; a lower one is more urgent
 	permits  []int          // permitted calls that have not begun, by the shared state's numbers
 	inFlight map[int]int    // calls that have begun: from our number to the shared state's; 0 is unknown to it
 	last     int            // our last number
@@ -100,11 +107,12 @@ func (s *Store) NewLimiter(app string, limit int) *Limiter {
 	}
 }
 
-// Want sets how many calls could begin if they were allowed.
-func (l *Limiter) Want(calls int) {
+// Want sets how many calls could begin if they were allowed, and how urgent the first of them is: the
+// lower, the more urgent.
+func (l *Limiter) Want(calls, urgency int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.want = calls
+	l.want, l.urgency = calls, urgency
 }
 
 // Allow reports whether a call may begin now. If not, wait is the time until it is worth asking
@@ -192,7 +200,7 @@ func (l *Limiter) Run(ctx context.Context, granted func()) {
 		case <-l.kick:
 		case <-timer.C:
 		case <-ctx.Done():
-			l.Want(0)
+			l.Want(0, 0)
 			l.exchange(context.WithoutCancel(ctx)) // reports the ended calls, so that others do not wait for them
 			return
 		}
@@ -232,6 +240,25 @@ type shared struct {
 type presence struct {
 	InFlight int
 	Seen     time.Time
+	// Waits is since when it wants more calls than it gets; zero if it does not. Urgency is how urgent
+	// they are. Until is how long the others leave it the next permit, if it is before them.
+	Waits   time.Time `json:",omitzero"`
+	Urgency int       `json:",omitzero"`
+	Until   time.Time `json:",omitzero"`
+}
+
+// before reports whether a replica that waits gets the next permit before another one.
+func (p presence) before(other presence, now time.Time) bool {
+	if p.Urgency != other.Urgency {
+		return p.Urgency < other.Urgency
+	}
+	return now.Sub(p.Waits) >= turnAfter && (other.Waits.IsZero() || p.Waits.Before(other.Waits))
+}
+
+// waits reports whether others may have to leave it permits now. Nobody looks later than lookAtMost.
+func (p presence) waits(now time.Time) bool {
+	left := p.Until.Sub(now)
+	return !p.Waits.IsZero() && left > 0 && left <= lookAtMost+turnSpare
 }
 
 // exchange reports ended calls to Redis and fetches permitted ones. again is the delay until the
@@ -240,13 +267,13 @@ func (l *Limiter) exchange(ctx context.Context) (again time.Duration, news bool)
 	l.mu.Lock()
 	done, raw, alone, ahead := l.finished, l.raw, l.alone, l.ahead
 	mine := len(l.inFlight)
-	room := min(l.want, l.limit-mine)
+	room, urgency := min(l.want, l.limit-mine), l.urgency
 	l.finished = nil
 	l.mu.Unlock()
 
 	now := time.Now().Add(ahead)
 	for fresh, tries := false, 0; tries < maxTries; tries++ {
-		state, calls, wait := l.change(raw, now, done, room, mine)
+		state, calls, wait := l.change(raw, now, done, room, mine, urgency)
 		text := ""
 		if len(done)+len(calls) > 0 || state.changed {
 			var err error
@@ -277,8 +304,10 @@ func (l *Limiter) exchange(ctx context.Context) (again time.Duration, news bool)
 }
 
 // change makes a new state from the old one: it applies ended calls, and begins calls while that is
-// allowed and there is room.
-func (l *Limiter) change(old string, now time.Time, done []finished, room, mine int) (state changed, calls []int, wait time.Duration) {
+// allowed, there is room, and it is no other replica's turn.
+func (l *Limiter) change(
+	old string, now time.Time, done []finished, room, mine, urgency int,
+) (state changed, calls []int, wait time.Duration) {
 	state.Limiter = retry.NewLimiter(maxInFlight)
 	if json.Unmarshal([]byte(old), &state.shared) != nil || state.Limiter == nil || !state.Limiter.Plausible(now) {
 		state.shared = shared{Limiter: retry.NewLimiter(maxInFlight)} // nothing there yet, or nothing plausible
@@ -299,28 +328,70 @@ func (l *Limiter) change(old string, now time.Time, done []finished, room, mine 
 	for _, o := range done {
 		o.apply(state.Limiter, now)
 	}
+	before := state.Replicas[l.store.id]
+	next := presence{Seen: now, Waits: before.Waits, Urgency: urgency, Until: before.Until}
 	for len(calls) < room {
 		var ok bool
-		if wait, ok = state.Limiter.Allow(now); !ok {
+		if wait, ok = state.Limiter.Allow(now); !ok || state.isTurnOfAnother(l.store.id, next, now) {
 			break
 		}
 		calls = append(calls, state.Limiter.Begin(now))
+		next.Waits = time.Time{}
 	}
 	mine += len(calls)
-	before := state.Replicas[l.store.id]
-	state.changed = state.changed || before.InFlight != mine || mine > 0 && now.Sub(before.Seen) > seenEvery
+	next.InFlight = mine
+	switch {
+	case len(calls) >= room:
+		next.Waits, next.Until, next.Urgency = time.Time{}, time.Time{}, 0
+	case next.Waits.IsZero():
+		next.Waits = now
+	}
+	if state.first = state.isFirst(l.store.id, next, now); state.first && next.Until.Sub(now) < max(wait, lookAgain)+turnSpare/2 {
+		next.Until = now.Add(min(max(wait, lookAgain), lookAtMost) + turnSpare)
+	}
+	state.changed = state.changed || before.InFlight != mine || mine > 0 && now.Sub(before.Seen) > seenEvery ||
+		!before.Waits.Equal(next.Waits) || !before.Until.Equal(next.Until) || before.Urgency != next.Urgency
 	if state.Replicas == nil {
 		state.Replicas = map[string]presence{}
 	}
-	state.Replicas[l.store.id] = presence{InFlight: mine, Seen: now}
+	state.Replicas[l.store.id] = next
 	return state, calls, wait
 }
 
-// changed is a state with two flags: whether it must be written, and whether it replaces an
-// implausible one.
+// isTurnOfAnother reports whether the next permit is left to another replica. Without turns, the
+// replica whose call has just ended would always be the first to ask for the next one, as long as few
+// calls may be in flight.
+func (s shared) isTurnOfAnother(id string, me presence, now time.Time) bool {
+	for other, p := range s.Replicas {
+		if other != id && p.waits(now) && p.before(me, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// isFirst reports whether a replica waits, and is before all others that wait.
+func (s shared) isFirst(id string, me presence, now time.Time) (first bool) {
+	if me.Waits.IsZero() {
+		return false
+	}
+	for other, p := range s.Replicas {
+		if other == id || p.Waits.IsZero() {
+			continue
+		}
+		if !me.before(p, now) {
+			return false
+		}
+		first = true
+	}
+	return first
+}
+
+// changed is a state with three flags: whether it must be written, whether it replaces an implausible
+// one, and whether the others leave the next permit to this replica.
 type changed struct {
 	shared
-	changed, replaced bool
+	changed, replaced, first bool
 }
 
 func (s changed) text() (string, error) {
@@ -362,7 +433,7 @@ func (l *Limiter) adoptState(
 	l.alone, l.own, l.raw, l.ahead = false, state.Limiter, raw, time.Until(now)
 	l.permits = append(l.permits, calls...)
 	l.again = min(max(lookAgain, 2*l.again), lookSeldom)
-	if len(calls) > 0 {
+	if len(calls) > 0 || state.first {
 		l.again = lookAgain
 	}
 	switch {

@@ -37,7 +37,7 @@ func newLimiters(t *testing.T, n int) (*miniredis.Miniredis, []*Limiter) {
 // begin asks for want calls and begins those that are allowed.
 func begin(t *testing.T, p *Limiter, want int) (calls []int) {
 	t.Helper()
-	p.Want(want)
+	p.Want(want, 0)
 	p.exchange(t.Context())
 	for range want {
 		if _, ok := p.Allow(time.Now()); !ok {
@@ -103,7 +103,7 @@ func TestLimiterLooksOftenAfterAPause(t *testing.T) {
 	a, b := limiters[0], limiters[1]
 	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
 	b.again = lookSeldom // it has looked in vain for a long time
-	b.Want(4)
+	b.Want(4, 0)
 	if again, _ := b.exchange(t.Context()); again != lookAtMost {
 		t.Fatalf("looks again after %s of a pause of 10 s", again)
 	}
@@ -122,7 +122,7 @@ func TestLimiterAsksLessOftenWhileItWaits(t *testing.T) {
 	if len(begin(t, a, 1)) != 1 { // its end shows whether the pause is over
 		t.Fatal("no call after the pause")
 	}
-	b.Want(4)
+	b.Want(4, 0)
 	exchanges := 0
 	for waited := time.Duration(0); waited < 10*time.Second; exchanges++ {
 		if exchanges > 100 {
@@ -145,7 +145,7 @@ func TestLimiterKeepsCountingLongCalls(t *testing.T) {
 	if len(begin(t, a, 1)) != 1 { // one at a time
 		t.Fatal("no call after the pause")
 	}
-	a.Want(0)
+	a.Want(0, 0)
 	for passed := time.Duration(0); passed < 4*goneAfter; passed += seenEvery + time.Millisecond {
 		server.SetTime(began.Add(passed))
 		if again, _ := a.exchange(t.Context()); again > seenEvery {
@@ -180,7 +180,7 @@ func TestLimiterSharesPausesWithoutRetryAfter(t *testing.T) {
 		server.SetTime(at)
 	}
 	state, _, _ := a.swap(t.Context(), "", "")
-	if next, _, _ := b.change(state, at, nil, 0, 0); next.replaced || seen > 0 {
+	if next, _, _ := b.change(state, at, nil, 0, 0, 0); next.replaced || seen > 0 {
 		t.Errorf("the pauses are forgotten: %s", state)
 	}
 }
@@ -222,11 +222,11 @@ func TestLimiterForgetsCallsOfDeadReplica(t *testing.T) {
 func TestLimiterGivesBackUnusedCalls(t *testing.T) {
 	_, limiters := newLimiters(t, 2)
 	a, b := limiters[0], limiters[1]
-	a.Want(5)
+	a.Want(5, 0)
 	a.exchange(t.Context())
 	a.giveBack()
 	a.exchange(t.Context())
-	b.Want(1)
+	b.Want(1, 0)
 	b.exchange(t.Context())
 	if n := b.own.State().InFlight; n != 1 {
 		t.Errorf("%d calls are in flight for the others, want one", n)
@@ -309,7 +309,7 @@ func TestLimiterCountsConcurrentReplicas(t *testing.T) {
 					mu.Lock()
 					defer mu.Unlock()
 					for left > 0 {
-						p.Want(left)
+						p.Want(left, 0)
 						if _, ok := p.Allow(time.Now()); !ok {
 							return
 						}
@@ -326,7 +326,7 @@ func TestLimiterCountsConcurrentReplicas(t *testing.T) {
 		}
 		wait.Wait()
 		state, _, _ := last.swap(t.Context(), "", "")
-		made, _, _ := last.change(state, time.Now(), nil, 0, 0)
+		made, _, _ := last.change(state, time.Now(), nil, 0, 0, 0)
 		if n := begun.Load(); n != replicas*each || made.Limiter.State().InFlight != 0 || made.Limiter.Last < replicas*each {
 			t.Errorf("%d calls began; Redis counts %d, and %d are in flight", n, made.Limiter.Last, made.Limiter.State().InFlight)
 		}

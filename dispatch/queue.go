@@ -326,7 +326,7 @@ func (q *queue) grant() {
 		if p == nil {
 			break
 		}
-		q.want()
+		q.want(p.urgent)
 		wait, ok := q.limiter.Allow(now)
 		if !ok {
 			later(wait)
@@ -466,7 +466,7 @@ func (q *queue) canary(later func(time.Duration)) {
 		later(wait)
 		return
 	}
-	q.want()
+	q.want(0)
 	if wait, due = q.limiter.Allow(now); !due {
 		later(wait)
 		return
@@ -481,14 +481,15 @@ func (q *queue) tripped() bool {
 	return slices.ContainsFunc(q.volume.State(time.Now()), func(s guard.KindState) bool { return q.volume.Blocked(s.Kind) })
 }
 
-// want tells the limiter that replicas share how many attempts could begin here.
-func (q *queue) want() {
+// want tells the limiter that replicas share how many attempts could begin here, and how urgent the
+// first of them is.
+func (q *queue) want(urgency int) {
 	switch {
 	case q.shared == nil:
 	case q.breaker.Closed():
-		q.shared.Want(max(1, q.len()))
+		q.shared.Want(max(1, q.len()), urgency)
 	default:
-		q.shared.Want(1)
+		q.shared.Want(1, urgency)
 	}
 }
 
