@@ -187,6 +187,8 @@ func (l *Limiter) Allow(now time.Time) (wait time.Duration, ok bool) {
 	}
 	next := l.RoundEnd
 	switch {
+	case l.spread() && l.muchLeft():
+		return l.among(l.ramp(), now)
 	case l.Begun < l.Allowance && l.spread():
 		next = l.Start.Add(l.Period / time.Duration(l.Allowance) * time.Duration(l.Begun))
 		if l.Begun == 0 || !now.Before(next) {
@@ -195,7 +197,7 @@ func (l *Limiter) Allow(now time.Time) (wait time.Duration, ok bool) {
 	case l.Begun < l.Allowance:
 		return l.among(l.ramp(), now)
 	case l.spread():
-	case now.Sub(l.Throttled) >= exploreEvery:
+	case now.Sub(l.Throttled) >= exploreEvery || l.muchLeft():
 		wait, ok := l.among(l.explore(), now)
 		return min(wait, next.Sub(now)), ok
 	default:
@@ -229,6 +231,11 @@ func earlier(a, b time.Time) time.Time {
 // spread reports whether the calls of a round are spread over it. Then few calls are in flight that
 // could be refused together, and processes that share a quota do not all use it up at once.
 func (l *Limiter) spread() bool { return l.Confirmed && l.Allowance > 0 && l.Pause < shortPause }
+
+// muchLeft reports whether the server, which reports a high usage, did not report one with the last
+// answer. What was learned is then too little: it was learned while other processes, which may be
+// gone, had used up the quota.
+func (l *Limiter) muchLeft() bool { return l.Reports && l.Usage < usageFrom }
 
 // adjust corrects what is allowed after a round without a refusal.
 func (l *Limiter) adjust(now time.Time) {
@@ -273,9 +280,10 @@ func (l *Limiter) width() int {
 // ramp returns how many calls may be in flight in a round that is not spread. With each call that
 // goes through, one more may be. So a pause that was too short costs one refused call, and not all
 // that may be in flight. After a short pause the usage counts, too, because the allowance may have
-// been left over from a quiet time.
+// been left over from a quiet time. After a longer one it counts when the quota is nearly used up,
+// because processes that share nothing may have used what this one expects.
 func (l *Limiter) ramp() int {
-	if l.Pause >= shortPause {
+	if l.Pause >= shortPause && l.Usage < usageAim {
 		return min(l.limit, 1+l.OK)
 	}
 	return min(l.width(), 1+l.OK)
@@ -284,7 +292,8 @@ func (l *Limiter) ramp() int {
 // explore returns how many calls may be in flight when the allowance is used up: one, and one more
 // for each call beyond the allowance that has gone through. What was learned in a short fault may
 // be far below what the server allows. One call at a time would then outlast the fault by minutes.
-func (l *Limiter) explore() int { return 1 + max(0, l.OK-l.Allowance) }
+// The usage bounds them, so that the end of the quota refuses few.
+func (l *Limiter) explore() int { return min(l.width(), 1+max(0, l.OK-l.Allowance)) }
 
 // Begin notes that a call begins, after Allow. End or Cancel must follow with the number it
 // returns.
@@ -341,8 +350,16 @@ func (l *Limiter) refused(call int, err error, now time.Time) {
 		wait = l.guess(call >= l.First)
 	}
 	if call >= l.First {
+		if l.OK > 0 && l.muchLeft() {
+			l.Reports = false // it did not report what led to this; the next report is believed again
+		}
 		if l.OK == 0 {
 			l.InVain++
+			if l.spread() && wait >= shortPause {
+				// The server counts in windows after all, and this round is too short to learn from. Its
+				// length followed the usage of a window that was nearly empty.
+				l.Allowance, l.Confirmed = 0, false
+			}
 			if named {
 				wait = l.patient(wait)
 			}
@@ -360,6 +377,9 @@ func (l *Limiter) refused(call int, err error, now time.Time) {
 		}
 		l.Pauses += until.Sub(from)
 		l.Hold = until
+	}
+	if l.Reports {
+		l.Usage, l.UsageAt = 1, l.Last // what was reported before is out of date
 	}
 	l.Careful, l.Throttled, l.HeldBack = true, now, now
 }
