@@ -32,7 +32,8 @@ type options struct {
 	per    time.Duration
 	people int
 	redis  string
-	// models and workers select the variants of the scenario "together".
+	// models and workers select the variants of the scenario "together", and models those of
+	// "incident".
 	models  []string
 	workers []int
 	// json is a file and plots a folder for the results, in addition to the table. "" means none.
@@ -62,6 +63,7 @@ var scenarios = []scenario{
 	{"quota", quota},
 	{"together", together},
 	{"plainly", plainly},
+	{"incident", incident},
 	{"loads", loads},
 	{"cost", cost},
 	{"growth", growth},
@@ -75,13 +77,15 @@ func main() {
 	}
 	var o options
 	pflag.StringSliceVar(&o.only, "only", nil, "scenarios to run: distinct, storm, guarded, latency, memory, replay, "+
-		"behind, quota, together, plainly, loads, cost, growth, start, others (default all but others, which needs Node.js)")
+		"behind, quota, together, plainly, incident, loads, cost, growth, start, others "+
+		"(default all but others, which needs Node.js)")
 	pflag.IntVar(&o.rounds, "rounds", 5, "number of runs of each pair of contenders; the median is the result")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
 	pflag.IntVar(&o.people, "people", 3000, "users in the scenarios with a quota")
 	pflag.StringVar(&o.redis, "redis", "", `address of a Redis for the scenario "together"; without it, bench starts redis-server`)
-	pflag.StringSliceVar(&o.models, "models", []string{"fixed", "sliding", "bucket"}, `quota models of the scenario "together"`)
+	pflag.StringSliceVar(&o.models, "models", []string{"fixed", "sliding", "bucket"},
+		`quota models of the scenario "together", and, if they are given, of "incident" (otherwise bucket)`)
 	pflag.IntSliceVar(&o.workers, "workers", []int{2, 4}, `numbers of workers in the scenario "together"`)
 	pflag.StringVar(&o.json, "json", "", "file to write the results to, in addition to the table")
 	pflag.StringVar(&o.plots, "plots", "", "folder to write a plot (SVG) of each growth to")
