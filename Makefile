@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 
 # The packages where goroutines meet are tested with the race detector alone, and the others without it. cmd/worker is not
 # among them: its tests start a process. The compiler needs 4.4 GB for the Graph SDK's models, and as much for their race build.
-RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./console/... ./status/... ./revoker/... ./telemetry/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
+RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./console/... ./status/... ./revoker/... ./telemetry/... ./internal/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
 
 .PHONY: run test conformance simulate rules chaos lint tools fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
