@@ -14,7 +14,6 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
-	lua "github.com/yuin/gopher-lua"
 
 	"github.com/session-revoker/session-revoker/coordination"
 )
@@ -22,16 +21,17 @@ import (
 const redisTimeout = time.Second
 
 // openRedis starts an imitation of Redis in memory, whose keys expire in virtual time.
-func (w *world) openRedis() {
-	if w.Redis {
-		w.redis = miniredis.NewMiniRedis()
-		w.redis.ClockTTL(true)
+func (w *world) openRedis() error {
+	if !w.Redis {
+		return nil
 	}
+	w.redis = miniredis.NewMiniRedis()
+	w.redis.ClockTTL(true)
+	return keepInterpreter(w.redis)
 }
 
 func init() { //nolint:gochecknoinits // for the library's own variables there is no other place
-	lua.RegistrySize, lua.CallStackSize = 512, 32 // each run of a script makes an interpreter; ours are small
-	logging.Disable()                             // that Redis is away is expected here
+	logging.Disable() // that Redis is away is expected here
 }
 
 // dialRedis connects a worker to Redis, unless a fault prevents it.

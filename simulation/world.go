@@ -3,6 +3,7 @@ package simulation
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -70,8 +71,7 @@ func Play(s Scenario, variant Variant, log *zap.Logger) Findings {
 		Scenario: s, variant: variant, log: log, start: time.Now(), settled: make(chan struct{}),
 		again: map[string]Send{}, copies: map[string]bool{},
 	}
-	w.openRedis()
-	if err := w.open(); err != nil {
+	if err := errors.Join(w.openRedis(), w.open()); err != nil {
 		return Findings{Problems: []string{err.Error()}}
 	}
 	var busy, sending sync.WaitGroup
