@@ -20,12 +20,12 @@ func newPipe() (client, server net.Conn) {
 
 // half is one direction of a pipe.
 type half struct {
-	mu                sync.Mutex
-	changed           *sync.Cond
-	buf               []byte
-	closed            bool
-	readBy, writeBy   time.Time
-	readTimer, writeT *time.Timer
+	mu          sync.Mutex
+	changed     *sync.Cond
+	buf         []byte // what nobody has read, at the end of store
+	store       []byte // is used again when everything is read
+	closed      bool
+	read, write deadline
 }
 
 func newHalf() *half {
@@ -34,9 +34,17 @@ func newHalf() *half {
 	return h
 }
 
-type pipeConn struct{ in, out *half }
+// deadline wakes blocked readers or writers. Peers move their deadlines with each frame, so the
+// timer stays as it is when a deadline moves to a later time, and looks again when it fires.
+type deadline struct {
+	at    time.Time // zero is never
+	timer *time.Timer
+	fires time.Time // when the timer does, zero if it does not
+}
 
-func expired(t time.Time) bool { return !t.IsZero() && !time.Now().Before(t) }
+func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
+
+type pipeConn struct{ in, out *half }
 
 func (p *pipeConn) Read(b []byte) (int, error) {
 	h := p.in
@@ -46,7 +54,7 @@ func (p *pipeConn) Read(b []byte) (int, error) {
 		switch {
 		case h.closed:
 			return 0, io.EOF
-		case expired(h.readBy):
+		case h.read.passed():
 			return 0, os.ErrDeadlineExceeded
 		case len(b) == 0:
 			return 0, nil
@@ -56,7 +64,7 @@ func (p *pipeConn) Read(b []byte) (int, error) {
 	n := copy(b, h.buf)
 	h.buf = h.buf[n:]
 	if len(h.buf) == 0 {
-		h.buf = nil
+		h.buf = h.store[:0]
 	}
 	h.changed.Broadcast()
 	return n, nil
@@ -67,17 +75,19 @@ func (p *pipeConn) Write(b []byte) (n int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for len(b) > 0 {
-		for len(h.buf) >= pipeBuffer && !h.closed && !expired(h.writeBy) {
+		for len(h.buf) >= pipeBuffer && !h.closed && !h.write.passed() {
 			h.changed.Wait()
 		}
 		switch {
 		case h.closed:
 			return n, io.ErrClosedPipe
-		case expired(h.writeBy):
+		case h.write.passed():
 			return n, os.ErrDeadlineExceeded
 		}
 		part := b[:min(len(b), pipeBuffer)]
-		h.buf = append(h.buf, part...)
+		if h.buf = append(h.buf, part...); cap(h.buf) > cap(h.store) {
+			h.store = h.buf
+		}
 		n, b = n+len(part), b[len(part):]
 		h.changed.Broadcast()
 	}
@@ -89,9 +99,9 @@ func (p *pipeConn) Close() error {
 	for _, h := range []*half{p.in, p.out} {
 		h.mu.Lock()
 		h.closed = true
-		for _, t := range []*time.Timer{h.readTimer, h.writeT} {
-			if t != nil {
-				t.Stop()
+		for _, d := range []*deadline{&h.read, &h.write} {
+			if d.timer != nil {
+				d.timer.Stop()
 			}
 		}
 		h.changed.Broadcast()
@@ -104,40 +114,53 @@ func (p *pipeConn) LocalAddr() net.Addr  { return pipeAddr{} }
 func (p *pipeConn) RemoteAddr() net.Addr { return pipeAddr{} }
 
 func (p *pipeConn) SetDeadline(t time.Time) error {
-	p.in.setDeadline(&p.in.readBy, &p.in.readTimer, t)
-	p.out.setDeadline(&p.out.writeBy, &p.out.writeT, t)
+	p.in.setDeadline(&p.in.read, t)
+	p.out.setDeadline(&p.out.write, t)
 	return nil
 }
 
 func (p *pipeConn) SetReadDeadline(t time.Time) error {
-	p.in.setDeadline(&p.in.readBy, &p.in.readTimer, t)
+	p.in.setDeadline(&p.in.read, t)
 	return nil
 }
 
 func (p *pipeConn) SetWriteDeadline(t time.Time) error {
-	p.out.setDeadline(&p.out.writeBy, &p.out.writeT, t)
+	p.out.setDeadline(&p.out.write, t)
 	return nil
 }
 
-// setDeadline sets a deadline, and a timer that wakes the blocked readers and writers at that time.
-func (h *half) setDeadline(by *time.Time, timer **time.Timer, t time.Time) {
+// setDeadline moves one of the deadlines.
+func (h *half) setDeadline(d *deadline, t time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	*by = t
-	if *timer != nil {
-		(*timer).Stop()
-		*timer = nil
-	}
-	if !t.IsZero() && !h.closed {
-		*timer = time.AfterFunc(time.Until(t), h.wakeAll)
-	}
+	d.at = t
+	h.arm(d)
 	h.changed.Broadcast()
 }
 
-func (h *half) wakeAll() {
+// arm makes sure that d's timer fires at the deadline or before. The caller holds the lock.
+func (h *half) arm(d *deadline) {
+	if d.at.IsZero() || h.closed || !d.fires.IsZero() && !d.fires.After(d.at) {
+		return
+	}
+	d.fires = d.at
+	if d.timer == nil {
+		d.timer = time.AfterFunc(time.Until(d.at), func() { h.wake(d) })
+		return
+	}
+	d.timer.Reset(time.Until(d.at))
+}
+
+// wake wakes the blocked readers and writers, who look at the deadline.
+func (h *half) wake(d *deadline) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.changed.Broadcast()
+	d.fires = time.Time{}
+	if d.passed() {
+		h.changed.Broadcast()
+	} else {
+		h.arm(d)
+	}
 }
 
 type pipeAddr struct{}
