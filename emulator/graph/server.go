@@ -97,7 +97,8 @@ type Server struct {
 	injected   int                    // number of faults so far
 	calls      []*Call
 	issued     []Issued
-	signIns    []*signIn // with device codes, the oldest first; at most maxSignIns
+	valid      map[string]claims // of tokens that were used; at most maxValid
+	signIns    []*signIn         // with device codes, the oldest first; at most maxSignIns
 	maxCalls   int
 	generation int // tokens of earlier generations are refused
 }
@@ -120,7 +121,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		tenant: cfg.Tenant, offset: cfg.ClockOffset, tokenLife: cfg.TokenLife, key: make([]byte, 32), maxCalls: cfg.MaxCalls,
 		apps: map[string]App{}, byID: map[string]*entry{}, byUPN: map[string]*entry{}, meters: map[string]*meter{},
-		faults: map[string][]*injected{},
+		faults: map[string][]*injected{}, valid: map[string]claims{},
 	}
 	_, _ = rand.Read(s.key) // never fails (crypto/rand)
 	for _, app := range cfg.Apps {

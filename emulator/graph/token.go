@@ -240,6 +240,28 @@ func (s *Server) authenticate(r *http.Request) (c claims, problem string) {
 
 // readToken returns the claims of a token. ok is false unless this server has signed it.
 func (s *Server) readToken(token string) (c claims, ok bool) {
+	s.mu.Lock()
+	c, ok = s.valid[token]
+	s.mu.Unlock()
+	if ok {
+		return c, true
+	}
+	if c, ok = s.checkToken(token); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.valid) >= maxValid {
+			clear(s.valid)
+		}
+		s.valid[token] = c
+	}
+	return c, ok
+}
+
+// maxValid bounds the tokens whose claims are remembered.
+const maxValid = 100
+
+// checkToken reads a token that was not seen before.
+func (s *Server) checkToken(token string) (c claims, ok bool) {
 	unsigned, signature, ok := cutLast(token, ".")
 	if !ok || !hmac.Equal([]byte(signature), []byte(s.sign(unsigned))) {
 		return claims{}, false
