@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
@@ -33,13 +34,15 @@ func (w *world) findings(took time.Duration) Findings {
 	}
 	var others []graph.Call // without those for the account that is kept for canaries
 	c.copies = w.copies
+	leavers := w.leaverKeys()
+	c.leaving = len(w.leavers())
 	for _, call := range w.graph.Calls() {
 		if call.Method == http.MethodGet {
 			c.reads = append(c.reads, call)
 			continue // reading a user revokes nobody
 		}
 		c.calls = append(c.calls, call)
-		if call.Key != canaryAccount.ID && !c.isLeaver(call) {
+		if call.Key != canaryAccount.ID && !leavers[strings.ToLower(call.Key)] {
 			others = append(others, call)
 		}
 	}
@@ -81,6 +84,7 @@ type checker struct {
 	lives    []*life         // of the messages, as enqueued
 	canaries []time.Time     // starts of canaries
 	asked    []span          // pauses that Graph asked for, beginning with the answer
+	leaving  int             // the people whom only reports concern
 	byPerson map[int][]graph.Call
 	readsOf  map[int][]graph.Call // these calls and the reads
 	problems []string

@@ -189,12 +189,14 @@ func (s Scenario) leavers() (all []leaver) {
 	return all
 }
 
-// isLeaver reports whether a call is for somebody whom only reports concern.
-func (s Scenario) isLeaver(call graph.Call) bool {
-	return slices.ContainsFunc(s.leavers(), func(l leaver) bool {
+// leaverKeys are the ids and names, in lower case, of the people whom only reports concern.
+func (s Scenario) leaverKeys() map[string]bool {
+	keys := map[string]bool{}
+	for _, l := range s.leavers() {
 		p := s.People[l.person]
-		return strings.EqualFold(p.ID, call.Key) || strings.EqualFold(p.UserPrincipalName, call.Key)
-	})
+		keys[strings.ToLower(p.ID)], keys[strings.ToLower(p.UserPrincipalName)] = true, true
+	}
+	return keys
 }
 
 // announced: nobody is called before their date, or for a date that was withdrawn or corrected once
@@ -249,7 +251,7 @@ func (c *checker) called(l leaver) {
 	date := c.start.Add(last.Effective)
 	m := &life{queue: queue, send: Send{People: []int{l.person}, Type: types[3]}, enqueued: date}
 	m.rank = c.rank(m)
-	_, by := c.bound(m, l.person, c.troubles())
+	_, by := c.bound(m, l.person, append(c.troubles(), c.tripped(m.send.kind(c.People[l.person]))...))
 	for _, call := range c.byPerson[l.person] {
 		if !call.Start.Before(date.Add(-early)) && !call.Start.After(by) {
 			return

@@ -34,6 +34,10 @@ const (
 // the bound starts at the first instant after which there are none.
 func (c *checker) live() {
 	troubles := c.troubles()
+	trips := map[string][]span{}
+	for _, kind := range types {
+		trips[kind] = c.tripped(kind)
+	}
 	for _, m := range c.lives {
 		for _, i := range m.send.People {
 			answer := c.People[i].Answer
@@ -46,7 +50,7 @@ func (c *checker) live() {
 				// among the probes.
 				continue
 			}
-			from, by := c.bound(m, i, troubles)
+			from, by := c.bound(m, i, slices.Concat(troubles, trips[m.send.kind(c.People[i])]))
 			inTime := func(call graph.Call) bool { return !call.Start.Before(m.enqueued) && !call.Start.After(by) }
 			if !slices.ContainsFunc(c.attempts(i), inTime) && !m.gone(by) && !c.givenUp(m, i, by) {
 				c.wrong("late: no call for %s began between %s and %s, because of %s (well since %s)",
@@ -94,9 +98,8 @@ func (c *checker) hopeless(m *life) bool {
 }
 
 // bound returns by when an attempt for a person must have begun because of a message, and from when
-// on nothing hinders it.
+// on nothing hinders it. troubles are what hinders everybody with such events; bound changes the slice.
 func (c *checker) bound(m *life, person int, troubles []span) (from, by time.Time) {
-	troubles = append(slices.Clone(troubles), c.tripped(m.send.kind(c.People[person]))...)
 	for _, f := range c.Faults {
 		if f.Person == person {
 			troubles = append(troubles, c.during(f))
@@ -192,7 +195,7 @@ func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 		}
 		bound += sessionFor * time.Duration((len(sessions)+c.Sessions-1)/c.Sessions)
 	}
-	ahead := len(c.Reports) + len(c.leavers())
+	ahead := len(c.Reports) + c.leaving
 	for _, other := range c.lives {
 		urgent := other.rank < m.rank && other.enqueued.Before(from.Add(bound))
 		if !other.enqueued.After(m.enqueued) && other.rank <= m.rank || urgent {
