@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.
 # among them: its tests start a process. The compiler needs 4.4 GB for the Graph SDK's models, and as much for their race build.
 RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./console/... ./status/... ./revoker/... ./telemetry/... ./internal/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
 
-.PHONY: run test conformance simulate rules chaos lint tools fmt build chart test-cluster dist image fuzz bench bench-broker clean
+.PHONY: run test conformance simulate nightly rules chaos lint tools fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
@@ -30,8 +30,13 @@ conformance: ## clients in Go, JavaScript and Python against the embedded Servic
 
 SEEDS ?= 2000
 FIRST ?= 1
-simulate: ## SEEDS scenarios of faults in virtual time, from FIRST on; prints their speed
+simulate: ## SEEDS scenarios of faults in virtual time, from FIRST on; prints their speed and CPU time
 	$(GO) test ./simulation -v -run TestSeeds -count=1 -timeout 24h -args -seeds $(SEEDS) -first $(FIRST)
+
+HOURS ?= 1
+REPORT ?= nightly.md
+nightly: ## fresh scenarios for HOURS on all processors; writes REPORT and the same as JSON, and fails if a guarantee is broken
+	$(GO) test ./simulation -v -run TestSeeds -count=1 -timeout 0 -args -for $(HOURS)h -report $(abspath $(REPORT))
 
 rules: ## leave out rules of the worker, one after the other, and see that scenarios show it
 	$(GO) test ./simulation -v -run TestRulesAreNeeded -count=1 -timeout 1h -args -rules

@@ -18,9 +18,10 @@ type Findings struct {
 	// Problems are the broken guarantees, a sentence each; none is good.
 	Problems []string
 	// Took is the virtual time until everything was settled. Calls counts the requests that Graph
-	// saw, and Records the changes of messages in Service Bus.
-	Took           time.Duration
-	Calls, Records int
+	// saw, Messages what was enqueued, and DeadLetters, by reason, what was dead-lettered of it.
+	Took            time.Duration
+	Calls, Messages int
+	DeadLetters     map[string]int
 
 	timeline func(user int) string
 	people   []Person
@@ -65,8 +66,14 @@ func (w *world) findings(took time.Duration) Findings {
 	c.problems = append(c.problems, w.journal.Check(others, invariants.Expected{
 		Users: c.users, MaySupersede: c.maySupersede, Window: c.window(), Workers: c.workers(), Believed: c.believed(),
 	})...)
+	letters := map[string]int{}
+	for _, m := range c.lives {
+		if m.end == servicebus.DeadLettered {
+			letters[m.reason]++
+		}
+	}
 	return Findings{
-		Problems: c.problems, Took: took, Calls: len(c.calls), Records: len(w.records), people: w.People,
+		Problems: c.problems, Took: took, Calls: len(c.calls) + len(c.reads), Messages: len(c.lives), DeadLetters: letters, people: w.People,
 		timeline: func(user int) string { return timeline(w.Scenario, c.sends, w.start, user, w.records, c.calls) },
 	}
 }

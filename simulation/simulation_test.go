@@ -4,10 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand"
-	"os"
-	"os/exec"
-	"runtime"
-	"sync"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +16,9 @@ import (
 
 var (
 	seeds    = flag.Int("seeds", 150, "how many scenarios to play")
-	first    = flag.Uint64("first", 1, "seed of the first one")
+	playFor  = flag.Duration("for", 0, "instead of -seeds, how long to play; goes on after a scenario that breaks a guarantee")
+	written  = flag.String("report", "", "write a report to this file (Markdown), and the same as JSON beside it")
+	first    = flag.Uint64("first", 0, "seed of the first one; 0 is 1, and with -for today's date and six zeros")
 	step     = flag.Uint64("step", 0, "play every so many seeds, in this process alone; 0 uses all processors")
 	crafted  = flag.String("crafted", "", "play this crafted scenario")
 	one      = flag.Uint64("seed", 0, "play this scenario alone, with a log")
@@ -39,39 +38,35 @@ func play(t *testing.T, s simulation.Scenario, v simulation.Variant) (findings s
 	if *one > 0 {
 		log, _ = zap.NewDevelopment()
 	}
-	// With the GODEBUG that playInProcesses sets, the random parts of backoff, the worker's and the
+	// With the GODEBUG that players have, the random parts of backoff, the worker's and the
 	// client library's, are the same for a seed that is played alone and for one of many.
 	rand.Seed(int64(s.Seed)) //nolint:staticcheck // they use no other source
 	synctest.Test(t, func(*testing.T) { findings = simulation.Play(s, v, log) })
 	return findings
 }
 
-// TestSeeds plays scenarios, and stops at the first that breaks a guarantee. Each processor gets a
-// process of its own: with one processor the Go scheduler repeats itself for the same seed, and
-// nothing waits for another processor's caches.
+// TestSeeds plays scenarios, and stops at the first that breaks a guarantee. With -for it goes on
+// until the time has passed.
 func TestSeeds(t *testing.T) {
 	switch {
+	case *player:
+		playForParent(t)
 	case *crafted != "":
 		s, ok := simulation.Crafted()[*crafted]
 		if !ok {
 			t.Fatalf("no crafted scenario %q", *crafted)
 		}
 		report(t, s)
-		return
 	case *one > 0:
 		report(t, simulation.New(*one, options()))
-		return
 	case *step == 0:
 		playInProcesses(t)
-		return
-	}
-	for n := range *seeds {
-		report(t, simulation.New(*first+uint64(n)**step, options()))
-		if t.Failed() && !*goOn {
-			return
-		}
-		if (n+1)%5000 == 0 {
-			fmt.Fprintf(os.Stderr, "%s: %d of this processor's %d seeds are clean\n", time.Now().Format(time.TimeOnly), n+1, *seeds)
+	default:
+		for n := range *seeds {
+			report(t, simulation.New(max(1, *first)+uint64(n)**step, options()))
+			if t.Failed() && !*goOn {
+				return
+			}
 		}
 	}
 }
@@ -80,59 +75,45 @@ func options() simulation.Options {
 	return simulation.Options{NoCuts: *noCuts, NoFaults: *noFaults}
 }
 
-// playInProcesses distributes the seeds to one process for each processor.
-func playInProcesses(t *testing.T) {
-	processes := min(runtime.GOMAXPROCS(0), *seeds)
-	began := time.Now()
-	var running sync.WaitGroup
-	for i := range processes {
-		share := (*seeds - i + processes - 1) / processes
-		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSeeds$", "-test.timeout=0",
-			"-seeds", fmt.Sprint(share), "-first", fmt.Sprint(*first+uint64(i)), "-step", fmt.Sprint(processes),
-			fmt.Sprintf("-no-cuts=%v", *noCuts), fmt.Sprintf("-go-on=%v", *goOn), fmt.Sprintf("-no-faults=%v", *noFaults))
-		child.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG="+seeded, "GOGC=off", "GOMEMLIMIT=1GiB")
-		child.Stderr = os.Stderr // progress
-		running.Go(func() {
-			if out, err := child.Output(); err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-		})
-	}
-	running.Wait()
-	took := time.Since(began)
-	fmt.Printf("%d scenarios in %s on %d processors: %.1f per second\n",
-		*seeds, took.Round(time.Millisecond), processes, float64(*seeds)/took.Seconds())
-}
-
 func report(t *testing.T, s simulation.Scenario) {
 	t.Helper()
 	findings := play(t, s, simulation.Variant{})
-	if len(findings.Problems) == 0 {
-		if *one > 0 {
-			t.Logf("%s\nno guarantee is broken; settled after %s, %d calls", s, findings.Took.Round(time.Millisecond), findings.Calls)
+	switch {
+	case len(findings.Problems) > 0:
+		if *person >= 0 {
+			findings.About(*person)
 		}
-		return
+		t.Errorf("%s\nagain: %s", story(s, findings), again(s.Seed))
+	case *one > 0:
+		t.Logf("%s\nno guarantee is broken; settled after %s, %d calls", s, findings.Took.Round(time.Millisecond), findings.Calls)
 	}
-	t.Errorf("%s\n\nbroken guarantees:\n", s)
+}
+
+// story says what a scenario broke, and how it came about.
+func story(s simulation.Scenario, findings simulation.Findings) string {
+	const most = 10
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\nbroken guarantees:\n", s)
 	for i, problem := range findings.Problems {
-		if i == 10 {
-			t.Errorf("  … and %d more", len(findings.Problems)-i)
+		if i == most {
+			fmt.Fprintf(&b, "  … and %d more\n", len(findings.Problems)-i)
 			break
 		}
-		t.Errorf("  %s", problem)
+		fmt.Fprintf(&b, "  %s\n", problem)
 	}
-	var narrowed string
+	return b.String() + "\n" + findings.Timeline(s)
+}
+
+// again is the command that plays a scenario once more.
+func again(seed uint64) string {
+	command := fmt.Sprintf("GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d", seeded, seed)
 	if *noCuts {
-		narrowed += " -no-cuts"
+		command += " -no-cuts"
 	}
 	if *noFaults {
-		narrowed += " -no-faults"
+		command += " -no-faults"
 	}
-	if *person >= 0 {
-		findings.About(*person)
-	}
-	t.Errorf("%s\nagain: GOMAXPROCS=1 GODEBUG=%s go test ./simulation -run TestSeeds -args -seed %d%s",
-		findings.Timeline(s), seeded, s.Seed, narrowed)
+	return command
 }
 
 // TestCraftedScenarios plays the scenarios that were made for one purpose each.
