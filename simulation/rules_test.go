@@ -35,7 +35,7 @@ var rules = []rule{
 		"return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4, "",
 	},
 
-	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.deferring &&", "return false && !m.deferring &&", 29, ""},
+	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.deferring.Load() &&", "return false && !m.deferring.Load() &&", 29, ""},
 	{"a check of TimeToLive before ExpiresAt", "consumer/message.go", "m.TimeToLive != nil && *m.TimeToLive > 0", "true", 7, ""},
 	{
 		"a volume for each event type", "guard/volume.go", "\tif k := v.kinds[name]; k != nil {",
