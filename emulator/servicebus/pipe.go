@@ -138,9 +138,10 @@ func (h *half) setDeadline(d *deadline, t time.Time) {
 	h.changed.Broadcast()
 }
 
-// arm makes sure that d's timer fires at the deadline or before. The caller holds the lock.
+// arm makes sure that d's timer fires at the deadline or before, unless it has passed. The caller
+// holds the lock.
 func (h *half) arm(d *deadline) {
-	if d.at.IsZero() || h.closed || !d.fires.IsZero() && !d.fires.After(d.at) {
+	if d.at.IsZero() || d.passed() || h.closed || !d.fires.IsZero() && !d.fires.After(d.at) {
 		return
 	}
 	d.fires = d.at
