@@ -73,7 +73,8 @@ func (w *world) findings(took time.Duration) Findings {
 		}
 	}
 	return Findings{
-		Problems: c.problems, Took: took, Calls: len(c.calls) + len(c.reads), Messages: len(c.lives), DeadLetters: letters, people: w.People,
+		Problems: c.problems, Took: took, people: w.People,
+		Calls: len(c.calls) + len(c.reads), Messages: len(c.lives), DeadLetters: letters,
 		timeline: func(user int) string { return timeline(w.Scenario, c.sends, w.start, user, w.records, c.calls) },
 	}
 }

@@ -73,7 +73,7 @@ func playForParent(t *testing.T) {
 		case *panicAt:
 			panic("a test's panic")
 		case *hangAt:
-			select {} //nolint:staticcheck // it hangs until it is killed
+			select {} // it hangs until it is killed
 		}
 		s := simulation.New(seed, options())
 		findings := play(t, s, simulation.Variant{})
@@ -221,7 +221,7 @@ func (p *process) end() time.Duration {
 	_ = p.seeds.Close()
 	const patience = 10 * time.Second // it ends by itself, unless it hangs
 	kill := time.AfterFunc(patience, func() { _ = p.command.Process.Kill() })
-	for range p.answers { //nolint:revive // what it still says is of no use
+	for range p.answers { // what it still says is of no use
 	}
 	_ = p.command.Wait()
 	kill.Stop()

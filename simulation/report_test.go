@@ -146,7 +146,7 @@ func (sum *totals) markdown() string {
 	for _, row := range [][2]string{
 		{"Commit", sum.Commit},
 		{"Machine", sum.Machine},
-		{"Began, took", fmt.Sprintf("%s, %s", sum.Began.UTC().Format(time.DateTime+" MST"), time.Duration(sum.Seconds*float64(time.Second)).Round(time.Second))},
+		{"Began", fmt.Sprintf("%s, for %.0f minutes", sum.Began.UTC().Format(time.DateTime+" MST"), sum.Seconds/60)},
 		{"Seeds", fmt.Sprintf("%d to %d", sum.First, sum.Last)},
 		{"Scenarios", fmt.Sprintf("%d: %.1f per second, %.3f s of CPU time each", sum.Scenarios, sum.PerSecond, sum.CPUSecondsEach)},
 		{"Messages, calls to Graph", fmt.Sprintf("%d, %d", sum.Messages, sum.Calls)},
@@ -156,7 +156,10 @@ func (sum *totals) markdown() string {
 		fmt.Fprintf(&b, "| %s | %s |\n", row[0], row[1])
 	}
 	if sum.ViolatingScenarios > 0 {
-		b.WriteString("\n## Broken guarantees\n")
+		b.WriteString("\n## Broken guarantees\n\n")
+	}
+	for _, v := range sum.Violations {
+		fmt.Fprintf(&b, "- seed %d: %s\n", v.Seed, v.Problems[0])
 	}
 	for _, v := range sum.Violations {
 		fmt.Fprintf(&b, "\n### Seed %d\n\n```sh\n%s\n```\n\n```text\n%s\n```\n", v.Seed, v.Again, strings.TrimSpace(v.Story))
