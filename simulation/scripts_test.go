@@ -83,7 +83,7 @@ func TestScriptsRunAsInTheImitation(t *testing.T) {
 			case 5:
 				store.Refund(t.Context(), "kind", user)
 			case 6:
-				limiter.Want(r.IntN(3))
+				limiter.Want(r.IntN(3), r.IntN(2))
 				limiter.Try(t.Context())
 			case 7:
 				writeBoth(t, r, ours, theirs)
