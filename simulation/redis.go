@@ -27,7 +27,7 @@ func (w *world) openRedis() error {
 	}
 	w.redis = miniredis.NewMiniRedis()
 	w.redis.ClockTTL(true)
-	return keepInterpreter(w.redis)
+	return KeepInterpreter(w.redis)
 }
 
 func init() { //nolint:gochecknoinits // for the library's own variables there is no other place

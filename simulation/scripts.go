@@ -31,8 +31,9 @@ type scripts struct {
 	caller  *server.Peer
 }
 
-// keepInterpreter makes redis run scripts in one interpreter.
-func keepInterpreter(redis *miniredis.Miniredis) error {
+// KeepInterpreter makes redis run scripts in one interpreter, instead of one for each run. It must be
+// called before the first command. The error is that of a connection to redis.
+func KeepInterpreter(redis *miniredis.Miniredis) error {
 	first, err := redis.Dial() // it starts the server
 	if err != nil {
 		return err

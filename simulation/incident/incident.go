@@ -140,7 +140,9 @@ func Play(cfg Config) (Result, error) {
 
 // open starts the servers.
 func (w *world) open() error {
-	w.openRedis()
+	if err := w.openRedis(); err != nil {
+		return err
+	}
 	var users []graph.User
 	for i := range w.People + bystanders {
 		users = append(users, person("mass", i))

@@ -8,6 +8,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/session-revoker/session-revoker/retry"
+	"github.com/session-revoker/session-revoker/simulation"
 )
 
 const (
@@ -19,10 +20,12 @@ const (
 )
 
 // openRedis starts an imitation of Redis in memory, if the workers share one.
-func (w *world) openRedis() {
-	if w.Redis {
-		w.redis = miniredis.NewMiniRedis()
+func (w *world) openRedis() error {
+	if !w.Redis {
+		return nil
 	}
+	w.redis = miniredis.NewMiniRedis()
+	return simulation.KeepInterpreter(w.redis)
 }
 
 // expire lets keys expire. The imitation would otherwise look at all keys in each command.

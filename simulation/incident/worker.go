@@ -9,7 +9,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
-	lua "github.com/yuin/gopher-lua"
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/coordination"
@@ -36,7 +35,6 @@ const (
 )
 
 func init() { //nolint:gochecknoinits // for the library's own variables there is no other place
-	lua.RegistrySize, lua.CallStackSize = 512, 32 // each run of a script makes an interpreter; ours are small
 	logging.Disable()
 }
 
