@@ -45,7 +45,7 @@ var rules = []rule{
 		"refunds of the volume", "guard/volume.go", "\tif !r.isNew {\n\t\treturn\n\t}\n\tif r.kind.reserved",
 		"\tif !r.isNew || true {\n\t\treturn\n\t}\n\tif r.kind.reserved", 81, "",
 	},
-	{"a bound on lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 69, ""},
+	{"a bound on lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 551, ""},
 	{
 		"lanes", "dispatch/queue.go", "return !q.lastWasRetry && q.retries[0].urgent <= q.first[0].urgent", "return true",
 		1, "retries that hang",
