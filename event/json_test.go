@@ -25,7 +25,7 @@ func FuzzReadObject(f *testing.F) {
 				t.Fatalf("%d values, want %d (%v)", len(values), len(want), err)
 			}
 			for i := range want {
-				if string(values[i]) != string(want[i]) {
+				if values[i] != string(want[i]) {
 					t.Errorf("value %d is %s, want %s", i, values[i], want[i])
 				}
 			}
