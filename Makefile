@@ -16,12 +16,14 @@ RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./s
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
 
-# The tests of consumer that are left out, or are smaller, with the race detector: they run without it as well.
+# The tests of consumer that are left out, or are smaller, with the race detector: they run without it as well. So do the
+# tests of retry that have one goroutine.
 LARGE = ${shell awk '/^func Test/ { sub("[(].*", "", $$2); name = $$2 } /skipIfRaced[(]t[)]|if raced / { print name }' consumer/*_test.go | sort -u | paste -s -d '|'}
 
 test: ## all tests, with the race detector where goroutines meet; make lint vets
 	$(GO) test -vet=off -timeout 20m $(filter-out $(shell $(GO) list $(RACE)),$(shell $(GO) list ./...))
 	$(GO) test -vet=off -timeout 20m ./consumer -run '^($(LARGE))$$'
+	$(GO) test -vet=off -timeout 20m ./retry -run Apart
 	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 30m $(RACE)
 	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 20m ./simulation -run TestSeeds -args -seeds 15 -step 1
 

@@ -1,3 +1,7 @@
+//go:build !race
+
+// One goroutine does everything here, so the race detector would find nothing, in minutes.
+
 package retry_test
 
 import (
@@ -11,15 +15,15 @@ import (
 	"github.com/session-revoker/session-revoker/retry"
 )
 
-// inHand is how many users a replica holds who wait for a call. The others are in the queue.
-const inHand = 32
+// maxUsers is how many users a replica has in flight. The others are in the queue.
+const maxUsers = 32
 
 // replica is a replica that shares nothing with the others but the queue and Graph's answers.
 type replica struct {
 	*retry.Limiter
 	start   time.Time
-	waiting int  // users in hand who wait
-	held    int  // users in hand
+	waiting int  // users in flight who wait for a call
+	users   int  // users in flight
 	well    bool // a call has succeeded
 }
 
@@ -53,7 +57,7 @@ func driveApart(starts []time.Duration, q *quota, n int, seed uint64, shortest, 
 					return
 				}
 				r.well = true
-				r.held--
+				r.users--
 				left--
 			})
 		})
@@ -67,9 +71,9 @@ func driveApart(starts []time.Duration, q *quota, n int, seed uint64, shortest, 
 				}
 				continue
 			}
-			for r.held < inHand && queued > 0 {
+			for r.users < maxUsers && queued > 0 {
 				queued--
-				r.held++
+				r.users++
 				r.waiting++
 			}
 			if r.waiting == 0 || !r.well && r.InFlight >= atFirst {
