@@ -103,8 +103,15 @@ func TestLivenessBesideUsersWhoFail(t *testing.T) {
 				w.calledWithin(ada, c.limit)
 				t.Logf("called after %v", time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)))
 				time.Sleep(time.Minute)
-				if calls := len(w.graph.CallsFor(users[0].ID)); calls < 2 {
-					t.Errorf("%d attempts for the first user, because of the other users", calls)
+				// Those who were called first began at the same instant, so they fail in any order.
+				again := 0
+				for _, u := range users[:16] {
+					if len(w.graph.CallsFor(u.ID)) > 1 {
+						again++
+					}
+				}
+				if again < 8 {
+					t.Errorf("only %d of the first 16 users were called again, because of the others", again)
 				}
 			})
 		})

@@ -36,7 +36,7 @@ type Config struct {
 	// (https://learn.microsoft.com/graph/api/user-invalidateallrefreshtokens). Beta and LegacyBeta
 	// exclude each other.
 	LegacyBeta bool
-	// Timeout bounds one attempt, including its token request. No attempt is cut off before 7/8 of it.
+	// Timeout bounds one attempt, including its token request. No attempt is cut off before 63/64 of it.
 	// Defaults to 30 s.
 	Timeout time.Duration
 	// Transport carries the requests. Defaults to a transport of the Revoker's own, which uses the

@@ -18,8 +18,8 @@ type Shared struct {
 	until        time.Time // last is given to others until then
 }
 
-// Within returns a Shared whose contexts end after at most this duration, and after no less than 7/8 of
-// it.
+// Within returns a Shared whose contexts end after at most this duration, and after no less than 63/64
+// of it.
 func Within(most time.Duration) *Shared { return &Shared{most: most} }
 
 // Of returns a context. Calls with the same parent one after the other mostly return the same one.
@@ -30,7 +30,7 @@ func (s *Shared) Of(parent context.Context) context.Context {
 	if now := time.Now(); parent != s.parent || !now.Before(s.until) {
 		ctx, cancel := context.WithDeadline(parent, now.Add(s.most))
 		context.AfterFunc(ctx, cancel) // only the deadline or the parent ends it
-		s.parent, s.last, s.until = parent, ctx, now.Add(s.most/8)
+		s.parent, s.last, s.until = parent, ctx, now.Add(s.most/64)
 	}
 	return s.last
 }
