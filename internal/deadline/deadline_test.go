@@ -22,7 +22,7 @@ func TestSharedEndsWithinItsTime(t *testing.T) {
 			time.Sleep(13 * time.Millisecond)
 		}
 		ctx := s.Of(t.Context())
-		time.Sleep(8 * time.Second)
+		time.Sleep(9 * time.Second)
 		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			t.Error("not ended by its deadline:", ctx.Err())
 		}
