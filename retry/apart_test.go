@@ -87,15 +87,8 @@ func driveApart(starts []time.Duration, q *quota, n int, seed uint64, shortest, 
 				soonest = wait
 			}
 		}
-		switch {
-		case begun:
-		case len(line) > 0 && (soonest == 0 || time.Until(line[0].at) <= soonest):
-			next := line[0]
-			line = line[1:]
-			time.Sleep(time.Until(next.at))
-			next.do()
-		default:
-			time.Sleep(soonest)
+		if !begun {
+			line.wait(soonest)
 		}
 	}
 	return time.Since(began), throttled

@@ -95,6 +95,18 @@ func (l *timeline) plan(at time.Time, do func()) {
 	*l = slices.Insert(*l, i, happening{at, do})
 }
 
+// wait lets the next thing happen, or passes that much time, whichever is sooner. 0 is no bound.
+func (l *timeline) wait(soonest time.Duration) {
+	if len(*l) == 0 || soonest > 0 && time.Until((*l)[0].at) > soonest {
+		time.Sleep(soonest)
+		return
+	}
+	next := (*l)[0]
+	*l = (*l)[1:]
+	time.Sleep(time.Until(next.at))
+	next.do()
+}
+
 // drive makes n calls succeed, an equal share through each of the limiters, which do not know of
 // each other. It returns how long this took and how many calls were throttled. A call takes between
 // shortest and longest. One goroutine does everything, so that all runs with one seed are the same.
@@ -141,15 +153,8 @@ func drive(limiters []*retry.Limiter, q *quota, n int, shortest, longest time.Du
 				soonest = wait
 			}
 		}
-		switch {
-		case begun:
-		case len(line) > 0 && (soonest == 0 || time.Until(line[0].at) <= soonest):
-			next := line[0]
-			line = line[1:]
-			time.Sleep(time.Until(next.at))
-			next.do()
-		default:
-			time.Sleep(soonest)
+		if !begun {
+			line.wait(soonest)
 		}
 	}
 	return time.Since(start), throttled

@@ -51,13 +51,7 @@ func (w *world) share(p *worker) *coordination.Store {
 	if !w.Redis {
 		return nil
 	}
-	p.redis = redis.NewClient(&redis.Options{
-		Addr:        "127.0.0.1:6379", // a name would be looked up
-		Dialer:      func(context.Context, string, string) (net.Conn, error) { return w.dialRedis(p) },
-		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolTimeout: redisTimeout,
-		ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
-		PoolSize: 1000, // nobody waits for a connection: the library's timers for that are shared by all clients, which a bubble forbids
-	})
+	p.redis = RedisClient(func() (net.Conn, error) { return w.dialRedis(p) }, redisTimeout)
 	leaseFor := 37 * time.Second // longer than an attempt, whose limit is 30 s
 	if w.ReadUsers {
 		leaseFor += 30 * time.Second
@@ -65,6 +59,18 @@ func (w *world) share(p *worker) *coordination.Store {
 	return coordination.New(coordination.Config{
 		Client: p.redis, Scope: []string{"simulation"}, Timeout: redisTimeout, LeaseFor: leaseFor, Remember: time.Hour, SkewMargin: margin,
 		Observe: func(coordination.Observation) {}, Changed: func(error) {},
+	})
+}
+
+// RedisClient returns a client of an imitated Redis, which dial connects to it. Each step takes timeout
+// at most. The client may be used in a bubble of virtual time. Close must follow.
+func RedisClient(dial func() (net.Conn, error), timeout time.Duration) *redis.Client {
+	return redis.NewClient(&redis.Options{
+		Addr:        "127.0.0.1:6379", // a name would be looked up
+		Dialer:      func(context.Context, string, string) (net.Conn, error) { return dial() },
+		DialTimeout: timeout, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
+		ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
+		PoolSize: 1000, // nobody waits for a connection: the library's timers for that are shared by all clients, which a bubble forbids
 	})
 }
 

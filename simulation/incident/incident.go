@@ -89,7 +89,7 @@ func Play(cfg Config) (Result, error) {
 	if err := w.open(); err != nil {
 		return Result{}, err
 	}
-	client, err := w.client(nil)
+	client, err := w.client()
 	if err != nil {
 		return Result{}, err
 	}

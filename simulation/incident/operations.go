@@ -86,37 +86,38 @@ func (c *counted) ReceiveDeferredMessages(
 	return messages, err
 }
 
+// request counts a request that is about one message, and takes the time that it needs.
+func (c *counted) request(kind int) {
+	c.ops.add(kind, 1)
+	time.Sleep(busLatency)
+}
+
 // CompleteMessage counts a settlement.
 func (c *counted) CompleteMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.CompleteMessageOptions) error {
-	c.ops.add(settlements, 1)
-	time.Sleep(busLatency)
+	c.request(settlements)
 	return c.Receiver.CompleteMessage(ctx, m, o)
 }
 
 // AbandonMessage counts a settlement.
 func (c *counted) AbandonMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.AbandonMessageOptions) error {
-	c.ops.add(settlements, 1)
-	time.Sleep(busLatency)
+	c.request(settlements)
 	return c.Receiver.AbandonMessage(ctx, m, o)
 }
 
 // DeadLetterMessage counts a settlement.
 func (c *counted) DeadLetterMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.DeadLetterOptions) error {
-	c.ops.add(settlements, 1)
-	time.Sleep(busLatency)
+	c.request(settlements)
 	return c.Receiver.DeadLetterMessage(ctx, m, o)
 }
 
 // DeferMessage counts a deferral.
 func (c *counted) DeferMessage(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.DeferMessageOptions) error {
-	c.ops.add(deferrals, 1)
-	time.Sleep(busLatency)
+	c.request(deferrals)
 	return c.Receiver.DeferMessage(ctx, m, o)
 }
 
 // RenewMessageLock counts a renewal.
 func (c *counted) RenewMessageLock(ctx context.Context, m *azservicebus.ReceivedMessage, o *azservicebus.RenewMessageLockOptions) error {
-	c.ops.add(renewals, 1)
-	time.Sleep(busLatency)
+	c.request(renewals)
 	return c.Receiver.RenewMessageLock(ctx, m, o)
 }

@@ -2,18 +2,15 @@ package incident
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/coordination"
 	"github.com/session-revoker/session-revoker/dedupe"
-	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/emulator/bubble"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
@@ -21,6 +18,7 @@ import (
 	"github.com/session-revoker/session-revoker/revoker"
 	"github.com/session-revoker/session-revoker/sanitizer"
 	"github.com/session-revoker/session-revoker/servicebus"
+	"github.com/session-revoker/session-revoker/simulation"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -33,10 +31,6 @@ const (
 	// busLatency is how long a request to Service Bus takes.
 	busLatency = 10 * time.Millisecond
 )
-
-func init() { //nolint:gochecknoinits // for the library's own variables there is no other place
-	logging.Disable()
-}
 
 // types are the defaults of events.types, the most urgent first.
 var types = []string{"device.stolen", "device.lost", "user.compromised", "user.offboarded"}
@@ -52,14 +46,10 @@ type worker struct {
 	ended      chan struct{}
 }
 
-// client returns a client of the broker, as the worker makes it. s may be nil.
-func (w *world) client(s *sanitizer.Sanitizer) (*azservicebus.Client, error) {
-	dial := bubble.DialBroker(w.broker)
-	if s == nil {
-		s = sanitizer.New(sanitizer.Options{})
-	}
+// client returns a client of the broker, as the worker makes it.
+func (w *world) client() (*azservicebus.Client, error) {
 	return azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
-		NewWebSocketConn: s.Over(dial),
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(bubble.DialBroker(w.broker)),
 		RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second, MaxRetryDelay: 5 * time.Second},
 	})
 }
@@ -69,7 +59,7 @@ func (w *world) client(s *sanitizer.Sanitizer) (*azservicebus.Client, error) {
 func (w *world) startWorker() (*worker, error) {
 	p := &worker{ended: make(chan struct{}), transport: w.graph.Transport()}
 	var err error
-	if p.client, err = w.client(nil); err != nil {
+	if p.client, err = w.client(); err != nil {
 		return nil, err
 	}
 	var sources []consumer.Source
@@ -135,19 +125,12 @@ func (w *world) share(p *worker, d *consumer.Dependencies) {
 	if w.redis == nil {
 		return
 	}
-	p.redis = redis.NewClient(&redis.Options{
-		Addr:        "127.0.0.1:6379", // a name would be looked up
-		Dialer:      func(context.Context, string, string) (net.Conn, error) { return w.dialRedis() },
-		DialTimeout: redisTimeout, ReadTimeout: redisTimeout, WriteTimeout: redisTimeout, PoolTimeout: redisTimeout,
-		ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, DisableIdentity: true,
-		PoolSize: 1000, // nobody waits for a connection: the library's timers for that are shared by all clients, which a bubble forbids
-	})
+	p.redis = simulation.RedisClient(w.dialRedis, redisTimeout)
 	store := coordination.New(coordination.Config{
 		Client: p.redis, Scope: []string{"incident"}, Timeout: redisTimeout, LeaseFor: 37 * time.Second, Remember: remember,
 		SkewMargin: skewMargin, Observe: func(coordination.Observation) {}, Changed: func(error) {},
 	})
-	var coordinator dispatch.Coordinator = store
-	d.Coordinator = coordinator
+	d.Coordinator = store
 	d.NewLimiter = func(limit int) *coordination.Limiter { return store.NewLimiter(clientID, limit) }
 }
 
