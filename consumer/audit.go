@@ -10,7 +10,7 @@ import (
 
 // recordedNow reports whether the result must be recorded now. When a message is deferred, only its
 // successful attempts are recorded. When it comes back, everything else is.
-func (r result) recordedNow(todo action) bool {
+func (r *result) recordedNow(todo action) bool {
 	if r.outcome == revoked {
 		return !r.decidedBefore
 	}
@@ -25,7 +25,8 @@ func (c *Consumer) audit(m *message, results []result, todo action) {
 	if c.deps.Auditor == nil {
 		return
 	}
-	for _, r := range results {
+	for i := range results {
+		r := &results[i]
 		if r.recordedNow(todo) {
 			c.deps.Auditor.Record(m.auditRecord(r))
 		}
@@ -33,8 +34,8 @@ func (c *Consumer) audit(m *message, results []result, todo action) {
 }
 
 // auditRecord returns the record of a result.
-func (m *message) auditRecord(r result) audit.Decision {
-	e := r.item.Event
+func (m *message) auditRecord(r *result) audit.Decision {
+	e := &r.item.Event
 	d := audit.Decision{
 		Time:              time.Now().UTC(),
 		Outcome:           string(r.outcome),

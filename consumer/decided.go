@@ -29,7 +29,8 @@ func (d *decidedEvents) keep(number int64, results []result) {
 		d.n = 0
 	}
 	kept := map[int]*dedupe.Event{}
-	for _, r := range results {
+	for i := range results {
+		r := &results[i]
 		// A superseded event is decided anew, since the message that superseded it may be gone when
 		// this one comes again.
 		if r.event != nil && (r.outcome == revoked || r.outcome == deadLettered) {

@@ -59,7 +59,7 @@ func (c *Consumer) look(ctx context.Context, l *loop) {
 		for _, received := range messages {
 			m := newMessage(l.source, delivery{message: received}, c.cfg.Lock)
 			for _, r := range c.resultsDry(m) {
-				c.recordDry(m, r)
+				c.recordDry(m, &r)
 			}
 			next = *received.SequenceNumber + 1
 		}
@@ -89,9 +89,9 @@ func (c *Consumer) resultsDry(m *message) []result {
 }
 
 // recordDry writes the log line of a result.
-func (c *Consumer) recordDry(m *message, r result) {
+func (c *Consumer) recordDry(m *message, r *result) {
 	if r.isNotYet() {
-		c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item),
+		c.deps.Log.Warn("dry run", append(c.about(nil, m, &r.item),
 			zap.String("outcome", WouldDefer), zap.String("error", c.text(r.err)))...)
 		return
 	}
@@ -103,9 +103,9 @@ func (c *Consumer) recordDry(m *message, r result) {
 		case withdrawn:
 			would = WouldWithdraw
 		}
-		c.deps.Log.Info("dry run", append(c.about(nil, m, r.item), zap.String("outcome", would))...)
+		c.deps.Log.Info("dry run", append(c.about(nil, m, &r.item), zap.String("outcome", would))...)
 		return
 	}
-	c.deps.Log.Warn("dry run", append(c.about(nil, m, r.item),
+	c.deps.Log.Warn("dry run", append(c.about(nil, m, &r.item),
 		zap.String("outcome", WouldDeadLetter), zap.String("reason", string(r.reason)), zap.String("error", c.text(r.err)))...)
 }

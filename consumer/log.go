@@ -17,13 +17,13 @@ import (
 )
 
 // record writes the log line of a result, and counts it.
-func (c *Consumer) record(m *message, r result, todo action, settled bool) {
+func (c *Consumer) record(m *message, r *result, todo action, settled bool) {
 	c.deps.Metrics.Events.WithLabelValues(m.from.Entity, string(r.outcome), string(r.reason)).Inc()
 	if r.outcome == revoked && m.EnqueuedTime != nil {
 		c.observeLatency(m, max(0, r.attempt.Start.Add(r.attempt.Duration).Sub(*m.EnqueuedTime).Seconds()))
 	}
 	pooled := fieldPool.Get().(*[]zap.Field)
-	fields := append(c.about((*pooled)[:0], m, r.item),
+	fields := append(c.about((*pooled)[:0], m, &r.item),
 		zap.String("outcome", string(r.outcome)),
 		zap.String("settlement", string(todo)),
 		zap.Bool("settled", settled && todo != leave),
@@ -103,7 +103,7 @@ func (c *Consumer) aboutMessage(fields []zap.Field, m *message) []zap.Field {
 }
 
 // about appends the fields that identify the event. They are the same in every line.
-func (c *Consumer) about(fields []zap.Field, m *message, item event.Item) []zap.Field {
+func (c *Consumer) about(fields []zap.Field, m *message, item *event.Item) []zap.Field {
 	kind := deadletter.Cut(item.Event.Type, 128)
 	if item.Err != nil { // otherwise the type is on the allow-list
 		kind = c.foreign(kind)

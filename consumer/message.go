@@ -199,14 +199,15 @@ func (c *Consumer) decodeLater(m *message) ([]event.Item, *result) {
 // that the ledger decides has an event.
 func (c *Consumer) add(ctx context.Context, m *message, items []event.Item, accounts map[string]event.User) []result {
 	results := make([]result, len(items))
-	added := make(map[string]*dedupe.Event, len(items))
+	var added map[string]*dedupe.Event // nil is like an empty one
 	var decided map[int]*dedupe.Event
 	if m.SequenceNumber != nil && len(items) > 1 {
 		decided = m.from.decidedEvents.of(*m.SequenceNumber)
 	}
 	var urgent map[string]event.Event
-	if len(items) > 1 { // nearly every message has one event: it needs no map
+	if len(items) > 1 { // nearly every message has one event: it needs no maps
 		urgent = mostUrgent(items, accounts)
+		added = make(map[string]*dedupe.Event, len(items))
 	}
 	announced := c.announceAll(ctx, m, items, accounts)
 	for i, item := range items {
@@ -224,16 +225,20 @@ func (c *Consumer) add(ctx context.Context, m *message, items []event.Item, acco
 		}
 		user := accountOf(item, accounts)
 		key := user.Key()
-		if added[key] == nil {
+		e := added[key]
+		if e == nil {
 			most := item.Event
-			if e, ok := urgent[key]; ok {
-				most = e
+			if more, ok := urgent[key]; ok {
+				most = more
 			}
-			added[key] = m.eventAt(most.Urgency, most.Type)
-			added[key].Stands = announced.stands(key)
-			c.dispatch.Add(key, user, added[key])
+			e = m.eventAt(most.Urgency, most.Type)
+			e.Stands = announced.stands(key)
+			c.dispatch.Add(key, user, e)
+			if added != nil {
+				added[key] = e
+			}
 		}
-		results[i] = result{item: item, key: key, event: added[key], standing: announced.standing[key]}
+		results[i] = result{item: item, key: key, event: e, standing: announced.standing[key]}
 		if user != item.Event.User {
 			results[i].account = user
 		}

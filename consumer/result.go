@@ -134,12 +134,12 @@ func rejected(item event.Item) result {
 
 // isNotYet reports whether the event cannot be judged yet, because the keys that verify it cannot be
 // had. Then it must be decoded again later.
-func (r result) isNotYet() bool {
+func (r *result) isNotYet() bool {
 	refused, ok := errors.AsType[*event.Error](r.err)
 	return ok && refused.Kind == event.NotYet
 }
 
 // String returns the reason and the error of a dead letter.
-func (r result) String() string {
+func (r *result) String() string {
 	return fmt.Sprintf("%s: %v", r.reason, r.err)
 }

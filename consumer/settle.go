@@ -37,7 +37,8 @@ func actionFor(results []result, m *message, lockLost, deferred bool) action {
 		return leave
 	}
 	todo := complete
-	for _, r := range results {
+	for i := range results {
+		r := &results[i]
 		switch {
 		case r.outcome == unfinished && (deferred || errors.Is(r.err, errNotScheduled)):
 			return deferral
@@ -84,7 +85,8 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 	if m.deferred || todo == deferral {
 		c.remember(m, results, todo, back, err)
 	}
-	for _, r := range results {
+	for i := range results {
+		r := &results[i]
 		if r.event != nil && !r.decidedBefore && (r.outcome == deadLettered || r.outcome == revoked && r.calls > 1) {
 			c.decided(r.key)
 		}
@@ -96,7 +98,7 @@ func (c *Consumer) settle(m *message, results []result, todo action) (finished b
 		// One line must do, and no dead letter is counted: a message with many users may be
 		// deferred again and again before all of them are decided.
 		fields := append(c.aboutMessage(nil, m), zap.Int("events", len(results)), zap.Bool("settled", err == nil))
-		if i := slices.IndexFunc(results, result.isNotYet); i >= 0 {
+		if i := slices.IndexFunc(results, func(r result) bool { return r.isNotYet() }); i >= 0 {
 			fields = append(fields, zap.String("error", c.text(results[i].err)))
 		}
 		c.deps.Log.Info("message deferred; it comes back by itself", fields...)
@@ -146,10 +148,11 @@ func settlementResult(err error) string {
 // before are overwritten.
 func deadLetterOptions(m *message, results []result) *azservicebus.DeadLetterOptions {
 	partial := m.partial()
-	var failed []result
+	var failed []*result
 	var indexes, texts, superseded []string
 	supersededCount := 0
-	for _, r := range results {
+	for i := range results {
+		r := &results[i]
 		if r.outcome != deadLettered {
 			continue
 		}

@@ -281,14 +281,15 @@ func (c *Consumer) comesBack(m *message, results []result) (back comeback) {
 	back.due = now.Add(comesBackMost)
 	back.sooner = c.dispatch.Released() // before the guard is asked, so that no release is missed
 	most := comesBackUsual
-	if slices.ContainsFunc(results, result.isNotYet) {
+	if slices.ContainsFunc(results, func(r result) bool { return r.isNotYet() }) {
 		most = comesBackMost // nothing is due sooner
 		back.keyless, back.sooner = true, m.keys
 	}
 	usual := now.Add(m.from.room.usual(*m.SequenceNumber, most))
 	least := now.Add(seldom(m.DeliveryCount))
 	undecided, waits := 0, 0 // waits counts those whom the guard does not stop
-	for _, r := range results {
+	for i := range results {
+		r := &results[i]
 		if r.outcome != unfinished || r.event == nil {
 			continue
 		}
@@ -373,7 +374,8 @@ func (c *Consumer) remember(m *message, results []result, todo action, back come
 		return
 	}
 	urgency := m.from.rank * perSource
-	for _, r := range results {
+	for i := range results {
+		r := &results[i]
 		if r.event != nil {
 			urgency = r.event.Urgency
 			break

@@ -34,8 +34,9 @@ type Message struct {
 	// message, and for one that was deferred before and came back for one attempt.
 	Eager bool
 
-	changed   chan struct{} // see Changed
-	deferring atomic.Bool   // the caller was asked to defer it, so it counts in no share
+	changed   atomic.Value // a chan struct{}, from the first Changed on: most events end before anybody waits
+	signaled  atomic.Bool  // there was something to signal, which the first Changed has missed
+	deferring atomic.Bool  // the caller was asked to defer it, so it counts in no share
 
 	// The ledger's lock guards the fields below.
 	open    int           // undecided events, and 1 more until AllAdded
@@ -48,12 +49,22 @@ type Message struct {
 
 // NewMessage returns the Message of one delivery from the source. AllAdded must follow.
 func NewMessage(source int) *Message {
-	return &Message{Source: source, changed: make(chan struct{}, 1), open: 1}
+	return &Message{Source: source, open: 1}
 }
 
 // Changed returns a channel that is signaled when one or more of the message's events have ended, and
-// when MustDefer has become true. One goroutine may wait for it.
-func (m *Message) Changed() <-chan struct{} { return m.changed }
+// when MustDefer has become true, also before the first call. One goroutine may call it.
+func (m *Message) Changed() <-chan struct{} {
+	if changed, ok := m.changed.Load().(chan struct{}); ok {
+		return changed
+	}
+	changed := make(chan struct{}, 1)
+	m.changed.Store(changed)
+	if m.signaled.Load() { // by somebody who may have seen no channel
+		m.signal()
+	}
+	return changed
+}
 
 // MustDefer reports whether the caller should defer the message, to make room for others. The caller
 // then removes the message's events, and adds them again when the message comes back.
@@ -61,9 +72,11 @@ func (m *Message) MustDefer() bool { return m.deferring.Load() }
 
 // signal signals Changed.
 func (m *Message) signal() {
+	m.signaled.Store(true) // first, since Changed stores the channel before it looks
+	changed, _ := m.changed.Load().(chan struct{})
 	select {
-	case m.changed <- struct{}{}:
-	default:
+	case changed <- struct{}{}:
+	default: // it is signaled already, or nobody waits
 	}
 }
 
