@@ -71,7 +71,10 @@ func (d Dialer) Dial(ctx context.Context, args azservicebus.NewWebSocketConnArgs
 	if err != nil {
 		return nil, path.Explain(ctx, address, err)
 	}
-	return c, nil
+	if d.WebSockets {
+		return c, nil // each write is a message of its own, as other clients do it
+	}
+	return gather(c), nil
 }
 
 // Address returns HOST:PORT that the Dialer dials for a namespace, which is HOST or HOST:PORT.
