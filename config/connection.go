@@ -85,7 +85,7 @@ func isEndpoint(address string) bool {
 	if !isPort(port) {
 		return false
 	}
-	return net.ParseIP(host) != nil || hostName.MatchString(host)
+	return net.ParseIP(host) != nil || isHostName(host)
 }
 
 func isPort(text string) bool {
@@ -93,5 +93,15 @@ func isPort(text string) bool {
 	return err == nil && n > 0
 }
 
-// hostName matches what can be looked up: labels, perhaps with a dot at the end.
-var hostName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?$`)
+var labelForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
+
+// isHostName reports whether a name can be looked up: labels of up to 63 characters, perhaps with a
+// dot at the end.
+func isHostName(name string) bool {
+	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
+		if len(label) > 63 || !labelForm.MatchString(label) {
+			return false
+		}
+	}
+	return true
+}

@@ -13,11 +13,13 @@ import (
 	"github.com/google/uuid"
 )
 
-// entityName matches letters, digits, periods, hyphens, underscores, and slashes, with a letter or
-// digit at both ends
+var entityForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$`)
+
+// isEntityName reports whether a name has up to 260 letters, digits, periods, hyphens, underscores,
+// and slashes, with a letter or digit at both ends
 // (https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules,
-// Microsoft.ServiceBus).
-var entityName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,258}[A-Za-z0-9])?$`)
+// Microsoft.ServiceBus). A bound in the expression would make it as large as all others together.
+func isEntityName(name string) bool { return len(name) <= 260 && entityForm.MatchString(name) }
 
 // validate checks every setting by itself and against the others. It sets the queue or topic if the
 // connection string names one.
@@ -81,7 +83,7 @@ func (e Events) validate(p *Problems) {
 	}
 	for _, entry := range e.AllowedDomains {
 		domain := strings.TrimPrefix(entry, "*.")
-		if !hostName.MatchString(domain) || !strings.Contains(domain, ".") {
+		if !isHostName(domain) || !strings.Contains(domain, ".") {
 			p.add("events.allowed_domains: %s is no domain such as contoso.com, nor *.contoso.com for those below it "+
 				"(REVOKER_EVENTS_ALLOWED_DOMAINS)", show(entry))
 		}
@@ -116,7 +118,7 @@ func (c *Config) validateServiceBus(cloud Cloud, p *Problems) {
 	case sb.ConnectionString != "" && sb.Namespace != "":
 		p.add("servicebus: both a namespace and a connection string are set: keep one")
 	case sb.Namespace != "":
-		if !hostName.MatchString(sb.Namespace) || !strings.Contains(sb.Namespace, ".") || strings.HasSuffix(sb.Namespace, ".") {
+		if !isHostName(sb.Namespace) || !strings.Contains(sb.Namespace, ".") || strings.HasSuffix(sb.Namespace, ".") {
 			p.add("servicebus.namespace: %s must be a host name like contoso.%s, without a dot at the end (REVOKER_SERVICEBUS_NAMESPACE)",
 				show(sb.Namespace), cloud.ServiceBusSuffix)
 		} else if problem := cloud.serves(sb.Namespace); problem != "" {
@@ -160,7 +162,7 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 		s.validateSources(p)
 	case s.Queue != "" && (s.Topic != "" || s.Subscription != ""):
 		p.add("servicebus: both a queue and a topic are set: keep one")
-	case s.Queue != "" && !entityName.MatchString(s.Queue):
+	case s.Queue != "" && !isEntityName(s.Queue):
 		p.add("servicebus.queue: %s is not a queue name: up to 260 %s", show(s.Queue), form)
 	case s.Queue != "":
 	case s.Topic == "" && s.Subscription == "":
@@ -171,7 +173,7 @@ func (s *ServiceBus) validateEntity(p *Problems) {
 	case s.Subscription == "":
 		p.add("servicebus.subscription: required with servicebus.topic: create one for this worker (REVOKER_SERVICEBUS_SUBSCRIPTION)")
 	default:
-		if !entityName.MatchString(s.Topic) {
+		if !isEntityName(s.Topic) {
 			p.add("servicebus.topic: %s is not a topic name: up to 260 %s", show(s.Topic), form)
 		}
 		if !isSubscriptionName(s.Subscription) {
@@ -187,8 +189,8 @@ func (s *ServiceBus) validateSources(p *Problems) {
 		switch {
 		case seen[strings.ToLower(source)]:
 			p.add("servicebus.sources: %s is named twice", show(source))
-		case isSubscription && (!entityName.MatchString(topic) || !isSubscriptionName(subscription)), !isSubscription &&
-			!entityName.MatchString(source):
+		case isSubscription && (!isEntityName(topic) || !isSubscriptionName(subscription)), !isSubscription &&
+			!isEntityName(source):
 			p.add("servicebus.sources: %s is neither a queue name nor TOPIC/Subscriptions/NAME", show(source))
 		}
 		seen[strings.ToLower(source)] = true
@@ -202,7 +204,7 @@ func (s *ServiceBus) validateSources(p *Problems) {
 const maxSources = 8
 
 func isSubscriptionName(name string) bool {
-	return entityName.MatchString(name) && len(name) <= 50 && !strings.Contains(name, "/")
+	return isEntityName(name) && len(name) <= 50 && !strings.Contains(name, "/")
 }
 
 // validateConnectionString checks the parts that matter. A problem may show the host only.
@@ -372,7 +374,7 @@ func (c *Config) validateIngest(p *Problems) {
 	if _, err := in.Proxies(); err != nil {
 		p.add("ingest.trusted_proxies: %v (REVOKER_INGEST_TRUSTED_PROXIES)", err)
 	}
-	if in.Destination != "" && !entityName.MatchString(in.Destination) {
+	if in.Destination != "" && !isEntityName(in.Destination) {
 		p.add("ingest.destination: %s is not the name of a queue or topic (REVOKER_INGEST_DESTINATION)", show(in.Destination))
 	}
 }

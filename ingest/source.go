@@ -10,12 +10,12 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/internal/lazy"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -170,16 +170,16 @@ func newSources(cfg Config, transport http.RoundTripper) (map[string]*source, er
 }
 
 var (
-	nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
-	pathForm = regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}$`)
+	nameForm = lazy.Regexp(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+	pathForm = lazy.Regexp(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}$`)
 )
 
 func newSource(c config.IngestSource, cfg Config, transport http.RoundTripper) (*source, error) {
 	k, ok := kinds[c.Verify]
 	switch {
-	case !nameForm.MatchString(c.Name):
+	case !nameForm().MatchString(c.Name):
 		return nil, errors.New("name: up to 32 small letters, digits, and hyphens")
-	case !pathForm.MatchString(c.Path) || len(c.Path) > 128:
+	case !pathForm().MatchString(c.Path) || len(c.Path) > 128:
 		return nil, errors.New("path: must be like /hooks/okta, of letters, digits, and . _ ~ -, without a slash at the end")
 	case c.Verify == "":
 		return nil, fmt.Errorf("verify: required; nobody may put events on the queue unverified. Use one of %s",

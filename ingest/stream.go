@@ -187,7 +187,7 @@ func checkStream(c config.IngestStream) error {
 	pushed := c.Delivery == ssf.Push
 	between := func(d, least, most time.Duration) bool { return d == 0 || d >= least && d <= most }
 	switch {
-	case !nameForm.MatchString(c.Name):
+	case !nameForm().MatchString(c.Name):
 		return errors.New("name: up to 32 small letters, digits, and hyphens")
 	case c.Issuer == "":
 		return errors.New("issuer: required")
@@ -201,7 +201,7 @@ func checkStream(c config.IngestStream) error {
 		return errors.New("poll_url, max_events, poll_every: have no effect with delivery: push")
 	case c.PollURL != "" && (c.StreamID != "" || c.MetadataURL != "" || len(c.Events) > 0):
 		return errors.New("stream_id, metadata_url, events: have no effect with poll_url, which is for transmitters without an API")
-	case pushed && (!pathForm.MatchString(c.Path) || len(c.Path) > 128):
+	case pushed && (!pathForm().MatchString(c.Path) || len(c.Path) > 128):
 		return errors.New("path: must be like /signals/okta, of letters, digits, and . _ ~ -, without a slash at the end")
 	case pushed && c.URL != "" && secevent.AddressProblem(c.URL) != "":
 		return fmt.Errorf("url: %s", secevent.AddressProblem(c.URL))

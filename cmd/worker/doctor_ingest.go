@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"time"
 
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/internal/lazy"
 	"github.com/session-revoker/session-revoker/status"
 )
 
@@ -101,7 +101,7 @@ func (h *heard) add(said status.Ingest) {
 		h.started = said.Started
 	}
 	for _, s := range said.Senders {
-		if !sourceName.MatchString(s.Name) {
+		if !sourceName().MatchString(s.Name) {
 			continue // of something else than worker ingest, and not to be printed
 		}
 		if last, known := h.last[s.Name]; !known || s.LastHeard.After(last) {
@@ -114,4 +114,4 @@ func (h *heard) add(said status.Ingest) {
 }
 
 // sourceName is the form of a source's name (package ingest).
-var sourceName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+var sourceName = lazy.Regexp(`^[a-z0-9-]{1,32}$`)

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // Bounds of what an event keeps of a producer's texts, in characters.
@@ -21,7 +21,7 @@ const (
 	maxDevice = 128
 )
 
-var constant = regexp.MustCompile(`^("[^"\\]*"|'[^'\\]*')$`)
+var constant = lazy.Regexp(`^("[^"\\]*"|'[^'\\]*')$`)
 
 // decode returns the events of a message that the mapping matches.
 func (d *Decoder) decode(m *mapping, s *scope) ([]event.Item, error) {

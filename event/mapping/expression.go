@@ -2,7 +2,6 @@ package mapping
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -12,6 +11,7 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // expression is a compiled expression. It is immutable and safe for concurrent use.
@@ -229,9 +229,9 @@ func appendFolded(list []string, text string) []string {
 }
 
 var (
-	itemWord  = regexp.MustCompile(`\bitem\b`)
-	getCall   = regexp.MustCompile(`\.get\("([A-Za-z_][A-Za-z0-9_]*)"\)`)
-	textCall  = regexp.MustCompile(`^(?:text|fold)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)$`)
+	itemWord  = lazy.Regexp(`\bitem\b`)
+	getCall   = lazy.Regexp(`\.get\("([A-Za-z_][A-Za-z0-9_]*)"\)`)
+	textCall  = lazy.Regexp(`^(?:text|fold)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)$`)
 	optionals = strings.NewReplacer(".?", ".", "[?", "[", `.orValue("")`, "")
 )
 
@@ -239,12 +239,12 @@ var (
 // path. It is for people.
 func (x *expression) path(s *scope) string {
 	path := strings.Join(strings.Fields(x.text), " ")
-	if within := textCall.FindStringSubmatch(path); within != nil {
+	if within := textCall().FindStringSubmatch(path); within != nil {
 		path = within[1]
 	}
-	path = getCall.ReplaceAllString(optionals.Replace(path), ".$1")
+	path = getCall().ReplaceAllString(optionals.Replace(path), ".$1")
 	if place := placeOf(s.item); place != "" {
-		path = itemWord.ReplaceAllLiteralString(path, place)
+		path = itemWord().ReplaceAllLiteralString(path, place)
 	}
 	const limit = 120
 	if len(path) > limit {

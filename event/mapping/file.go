@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // MaxFileBytes is the size of the largest file of mappings.
@@ -248,7 +248,7 @@ func (r *reader) position(node *yaml.Node, p *compileError) (line, column int, e
 	return node.Line, column + p.column - 1, true
 }
 
-var validName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+var validName = lazy.Regexp(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
 // mappingKeys are the keys of a mapping.
 var mappingKeys = []string{
@@ -262,7 +262,7 @@ func (r *reader) mapping(node *yaml.Node) *mapping {
 		file: r.file.Name, preset: r.file.preset, name: r.text(keys["name"]), doc: r.text(keys["doc"]), untilEndOfDay: true,
 		clock: clock{forms: defaultForms, zone: r.zone},
 	}
-	if !validName.MatchString(m.name) || m.name == event.Native || len(m.name) > 64 {
+	if !validName().MatchString(m.name) || m.name == event.Native || len(m.name) > 64 {
 		r.problem(node, "name: %s must be small letters, digits, and hyphens, at most 64, and not %s", quote(m.name), event.Native)
 	}
 	if version := keys["version"]; version != nil {
@@ -373,7 +373,7 @@ func (r *reader) refusals(m *mapping, env *cel.Env, node *yaml.Node) {
 
 // eventType is the usual form of an event type. As an expression it would read a member of an unknown
 // name.
-var eventType = regexp.MustCompile(`^(device|user)\.[a-z]+$`)
+var eventType = lazy.Regexp(`^(device|user)\.[a-z]+$`)
 
 // kinds reads the type of the events: an expression, or a table.
 func (r *reader) kinds(m *mapping, env *cel.Env, node *yaml.Node, keys map[string]*yaml.Node) {
@@ -381,7 +381,7 @@ func (r *reader) kinds(m *mapping, env *cel.Env, node *yaml.Node, keys map[strin
 	switch {
 	case single != nil && table != nil:
 		r.problem(table, "both type and types are given: keep one")
-	case single != nil && eventType.MatchString(single.Value):
+	case single != nil && eventType().MatchString(single.Value):
 		r.problem(single, "type: is an expression, so a constant needs quotes inside of quotes: '%q'", single.Value)
 	case single != nil:
 		m.kind = r.expression(env, single, aText, nil)

@@ -273,7 +273,7 @@ func (d *Decoder) Mappings() []Info {
 			}
 		}
 		slices.Sort(list[i].Types)
-		if m.table == nil && m.kind != nil && constant.MatchString(m.kind.text) {
+		if m.table == nil && m.kind != nil && constant().MatchString(m.kind.text) {
 			list[i].Types = []string{strings.Trim(m.kind.text, `"'`)}
 		}
 	}

@@ -2,7 +2,6 @@ package mapping
 
 import (
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +10,8 @@ import (
 
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+
+	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // The forms of times, as time_format names them.
@@ -88,11 +89,11 @@ func (c clock) epoch(n float64) (time.Time, bool) {
 }
 
 var (
-	rfc3339Text = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$`)
-	isoText     = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?$`)
-	usText      = regexp.MustCompile(`^\d{1,2}/\d{1,2}/\d{4},? \d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?[AaPp][Mm])?$`)
-	epochText   = regexp.MustCompile(`^\d{9,14}(\.\d{1,9})?$`)
-	msDateText  = regexp.MustCompile(`^\\?/Date\((\d{1,15})([+-]\d{4})?\)\\?/$`)
+	rfc3339Text = lazy.Regexp(`^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$`)
+	isoText     = lazy.Regexp(`^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?$`)
+	usText      = lazy.Regexp(`^\d{1,2}/\d{1,2}/\d{4},? \d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?[AaPp][Mm])?$`)
+	epochText   = lazy.Regexp(`^\d{9,14}(\.\d{1,9})?$`)
+	msDateText  = lazy.Regexp(`^\\?/Date\((\d{1,15})([+-]\d{4})?\)\\?/$`)
 )
 
 const longestTime = 64
@@ -106,12 +107,12 @@ func (c clock) parse(text string) (at time.Time, isDate, ok bool) {
 	for _, form := range c.forms {
 		switch form {
 		case formRFC3339:
-			if rfc3339Text.MatchString(text) {
+			if rfc3339Text().MatchString(text) {
 				at, err := time.Parse(time.RFC3339Nano, strings.ToUpper(text))
 				return at, false, err == nil
 			}
 		case formISO:
-			if isoText.MatchString(text) {
+			if isoText().MatchString(text) {
 				at, ok := c.local(strings.Replace(text, "T", " ", 1), "2006-01-02 15:04:05", "2006-01-02 15:04")
 				return at, false, ok
 			}
@@ -120,7 +121,7 @@ func (c clock) parse(text string) (at time.Time, isDate, ok bool) {
 				return at, true, true
 			}
 		case formUS:
-			if usText.MatchString(text) {
+			if usText().MatchString(text) {
 				text := strings.Replace(strings.ToUpper(text), ",", "", 1)
 				at, ok := c.local(text, "1/2/2006 3:04:05 PM", "1/2/2006 3:04 PM", "1/2/2006 3:04:05PM", "1/2/2006 3:04PM",
 					"1/2/2006 15:04:05", "1/2/2006 15:04")
@@ -131,13 +132,13 @@ func (c clock) parse(text string) (at time.Time, isDate, ok bool) {
 				return at, true, true
 			}
 		case formEpochS, formEpochMS:
-			if epochText.MatchString(text) {
+			if epochText().MatchString(text) {
 				n, _ := strconv.ParseFloat(text, 64)
 				at, ok := c.epoch(n)
 				return at, false, ok
 			}
 		case formMSDate:
-			if found := msDateText.FindStringSubmatch(text); found != nil {
+			if found := msDateText().FindStringSubmatch(text); found != nil {
 				n, _ := strconv.ParseInt(found[1], 10, 64) // the zone is only for display: the number is UTC
 				return time.UnixMilli(n), false, true
 			}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 const (
@@ -249,7 +251,7 @@ func (t *Transmitter) problem(format string, args ...any) error {
 
 func (t *Transmitter) hasKeys() bool { return t.JWKSURL != "" || t.JWKSFile != "" }
 
-var transmitterName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,39}$`)
+var transmitterName = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9-]{0,39}$`)
 
 // validate returns all problems of a transmitter at once.
 func (t *Transmitter) validate(cfg Config) error {
@@ -259,7 +261,7 @@ func (t *Transmitter) validate(cfg Config) error {
 			problems = append(problems, t.problem(format, args...))
 		}
 	}
-	check(transmitterName.MatchString(t.Name), "name: 1 to 40 letters, digits, and hyphens are required")
+	check(transmitterName().MatchString(t.Name), "name: 1 to 40 letters, digits, and hyphens are required")
 	check(t.Issuer != "", "issuer: required, the exact iss of its tokens")
 	check(len(t.Audience) > 0 && !slices.Contains(t.Audience, ""), "audience: required, the aud of its tokens")
 	check(t.hasKeys() || t.Unsigned, "jwks_url or jwks_file: one is required, the transmitter's public keys")

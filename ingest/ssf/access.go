@@ -131,7 +131,7 @@ func tokenProblem(err error) error {
 		return err
 	}
 	e := &Error{Doing: "sign in", Endpoint: "it", Status: refused.Response.StatusCode}
-	if errorCode.MatchString(refused.ErrorCode) {
+	if errorCode().MatchString(refused.ErrorCode) {
 		e.Code = refused.ErrorCode
 	}
 	return e

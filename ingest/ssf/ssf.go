@@ -15,13 +15,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/session-revoker/session-revoker/event/secevent"
+	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 const (
@@ -263,7 +263,7 @@ func plainEndpoint(endpoint string) string {
 }
 
 // errorCode is the form of the codes that are shown: other text of a transmitter is not.
-var errorCode = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,39}$`)
+var errorCode = lazy.Regexp(`^[a-z][a-z0-9_-]{0,39}$`)
 
 func failure(r request, response *http.Response, body []byte) *Error {
 	e := &Error{Doing: r.doing, Endpoint: plainEndpoint(r.endpoint), Status: response.StatusCode}
@@ -273,7 +273,7 @@ func failure(r request, response *http.Response, body []byte) *Error {
 	}
 	if json.Unmarshal(body, &said) == nil {
 		for _, code := range []any{said.Err, said.Error} {
-			if text, ok := code.(string); ok && errorCode.MatchString(text) {
+			if text, ok := code.(string); ok && errorCode().MatchString(text) {
 				e.Code = text
 				break
 			}
