@@ -64,8 +64,9 @@ type source struct {
 	bytes         *bodyBytes
 	linkLosses    atomic.Int64 // how many links of sessions were lost
 	served        servedSessions
-	lastReceived  atomic.Int64 // the highest sequence number that was received
-	lastSeen      int64        // the highest one that was seen in the queue; only the forecast uses it
+	lastReceived  atomic.Int64              // the highest sequence number that was received
+	waitsSince    atomic.Pointer[time.Time] // since when receive calls wait for a message in vain; nil if none does
+	lastSeen      int64                     // the highest one that was seen in the queue; only the forecast uses it
 }
 
 // loop is one receive loop of a source. A source with sessions has several, each of which holds one

@@ -17,6 +17,9 @@ const (
 	// maxBehind is how many messages may wait behind those in flight. More are not believed, since
 	// the sequence numbers of a partitioned queue have gaps of 2^48.
 	maxBehind = 10_000_000
+	// deliveredWithin is how long Service Bus takes at most, as a rule, to deliver a message to a
+	// receive call that waits.
+	deliveredWithin = 2 * time.Second
 )
 
 // forecast is how many users wait, and for how long the last of them will.
@@ -105,6 +108,9 @@ func (c *Consumer) makeForecast(ctx context.Context, decided float64) forecast {
 // that double. The estimate is right to one percent if sequence numbers have no gaps, and an upper
 // bound if they have.
 func (c *Consumer) behind(ctx context.Context, s *source) int {
+	if s.isEmpty() {
+		return 0
+	}
 	received := s.lastReceived.Load()
 	// from returns the number of the first message from a number on; 0 when there is none.
 	from := func(number int64) (found int64) {
@@ -143,4 +149,11 @@ func (c *Consumer) behind(ctx context.Context, s *source) int {
 		return int(behind)
 	}
 	return 0
+}
+
+// isEmpty reports whether no message waits to be received, because receive calls have waited for one
+// in vain. Without it, an idle worker would peek every ten seconds.
+func (s *source) isEmpty() bool {
+	began := s.waitsSince.Load()
+	return began != nil && time.Since(*began) > deliveredWithin
 }

@@ -1,8 +1,10 @@
 package consumer_test
 
 import (
+	"context"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
 )
 
@@ -157,5 +160,36 @@ func TestForecastAndMetricsCountDeferredMessages(t *testing.T) {
 		if n := testutil.ToFloat64(w.metrics.Deferred.WithLabelValues(queue)); int(n) < c.Deferred-2 || int(n) > 40 {
 			t.Errorf("%v deferred by the metrics, %d by Service Bus", n, c.Deferred)
 		}
+	})
+}
+
+// peekCounter counts the peeks of a worker.
+type peekCounter struct {
+	consumer.Receiver
+	peeks *atomic.Int64
+}
+
+func (c peekCounter) PeekMessages(
+	ctx context.Context, n int, o *azservicebus.PeekMessagesOptions,
+) ([]*azservicebus.ReceivedMessage, error) {
+	c.peeks.Add(1)
+	return c.Receiver.PeekMessages(ctx, n, o)
+}
+
+// Service Bus counts each peek as an operation, which costs money, and there are many idle hours.
+func TestForecastOfAnIdleQueueTakesNoPeeks(t *testing.T) {
+	var peeks atomic.Int64
+	counted := func(r consumer.Receiver) consumer.Receiver { return peekCounter{r, &peeks} }
+	inBubble(t, settings{wrap: counted}, func(t *testing.T, w *world) {
+		w.run()
+		time.Sleep(time.Minute)
+		before := peeks.Load()
+		time.Sleep(time.Hour)
+		if n := peeks.Load() - before; n > 30 {
+			t.Errorf("%d peeks in an idle hour", n)
+		}
+		w.send(about(ada))
+		time.Sleep(5 * time.Second)
+		w.wantRevoked(ada)
 	})
 }

@@ -68,7 +68,13 @@ func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 		if free == 0 {
 			return
 		}
+		if began := time.Now(); l.waitsSince.Load() == nil {
+			l.waitsSince.Store(&began)
+		}
 		messages, err := c.receiveOnce(ctx, l, free)
+		if len(messages) > 0 || err != nil || !l.link.connected() {
+			l.waitsSince.Store(nil)
+		}
 		l.slots.free(free - len(messages))
 		for _, m := range messages {
 			l.received(m)
@@ -235,6 +241,12 @@ func (c *Consumer) reserve(ctx context.Context, l *loop) (free int) {
 		var slot chan<- struct{} // nil is never free
 		if limit > 0 {
 			slot = l.slots
+		}
+		select {
+		case slot <- struct{}{}:
+			return 1 + l.slots.acquire(limit-1)
+		default:
+			l.waitsSince.Store(nil) // nothing is received now
 		}
 		select {
 		case slot <- struct{}{}:
