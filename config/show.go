@@ -3,10 +3,9 @@ package config
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 	"unicode"
-
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // Many people read problems. A secret that is in the wrong place must not appear in them.
@@ -42,10 +41,10 @@ func show(value string) string {
 }
 
 // secretWords matches connection strings, signatures, and URLs with a password.
-var secretWords = lazy.Regexp(`(?i)sharedaccess|accountkey|password|secret|sig=|=|;|://[^/]*@|:[^/]*@|@[^/]*:`)
+var secretWords = regexp.MustCompile(`(?i)sharedaccess|accountkey|password|secret|sig=|=|;|://[^/]*@|:[^/]*@|@[^/]*:`)
 
 func looksSecret(value string) bool {
-	if len(value) > longestName || secretWords().MatchString(value) {
+	if len(value) > longestName || secretWords.MatchString(value) {
 		return true
 	}
 	separates := func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("/,@:", r) }
@@ -95,14 +94,14 @@ func prefix(s string, n int) string {
 }
 
 // quoted matches what the YAML parser quotes of the file in a line of its error.
-var quoted = lazy.Regexp("[`\"'].*[`\"']")
+var quoted = regexp.MustCompile("[`\"'].*[`\"']")
 
 // yamlProblem returns an error of the YAML parser without text of the file. For example, the parser
 // takes a value that begins with an asterisk for an unknown anchor, and quotes it.
 func yamlProblem(err error) string {
 	lines := strings.Split(err.Error(), "\n")
 	for i, line := range lines {
-		lines[i] = quoted().ReplaceAllStringFunc(line, func(s string) string {
+		lines[i] = quoted.ReplaceAllStringFunc(line, func(s string) string {
 			if len(s) <= len(`':'`) {
 				return s // punctuation of YAML
 			}

@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // DefaultTypes are the event types that revoke sessions by default, the most urgent first.
@@ -235,7 +234,7 @@ func (d *Decoder) urgency(field, value string) (int, *Error) {
 
 // rfc3339 is the form of a time. Package time also accepts a comma, hours of one digit, and any
 // number of digits of a second (https://go.dev/issue/54580).
-var rfc3339 = lazy.Regexp(`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$`)
+var rfc3339 = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$`)
 
 // readTime parses a time of RFC 3339 with up to nine digits of a second. For "" it returns the zero
 // time.
@@ -244,7 +243,7 @@ func readTime(field, value string) (time.Time, *Error) {
 		return time.Time{}, nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, value)
-	if err != nil || !rfc3339().MatchString(value) {
+	if err != nil || !rfc3339.MatchString(value) {
 		return time.Time{}, invalid(field,
 			"%s is not a time in RFC 3339 form (2026-03-01T12:00:00Z, at most nine digits behind the second)", quote(value))
 	}

@@ -10,12 +10,13 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/internal/lazy"
 	"github.com/session-revoker/session-revoker/telemetry"
 )
 
@@ -170,8 +171,8 @@ func newSources(cfg Config, transport http.RoundTripper) (map[string]*source, er
 }
 
 var (
-	nameForm = lazy.Regexp(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
-	pathForm = lazy.Regexp(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}$`)
+	nameForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`) })
+	pathForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}$`) })
 )
 
 func newSource(c config.IngestSource, cfg Config, transport http.RoundTripper) (*source, error) {

@@ -128,4 +128,4 @@ func (g *gatherer) Close() error {
 func (g *gatherer) SetWriteDeadline(time.Time) error { return nil }
 
 // SetDeadline sets the deadline of Read. A send has a limit of its own.
-func (g *gatherer) SetDeadline(t time.Time) error { return g.Conn.SetReadDeadline(t) }
+func (g *gatherer) SetDeadline(t time.Time) error { return g.SetReadDeadline(t) }

@@ -4,11 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/session-revoker/session-revoker/config"
-	"github.com/session-revoker/session-revoker/internal/lazy"
 	"github.com/session-revoker/session-revoker/status"
 )
 
@@ -114,4 +115,4 @@ func (h *heard) add(said status.Ingest) {
 }
 
 // sourceName is the form of a source's name (package ingest).
-var sourceName = lazy.Regexp(`^[a-z0-9-]{1,32}$`)
+var sourceName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z0-9-]{1,32}$`) })

@@ -12,7 +12,6 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 
 	"github.com/session-revoker/session-revoker/event"
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // Bounds of what an event keeps of a producer's texts, in characters.
@@ -21,7 +20,7 @@ const (
 	maxDevice = 128
 )
 
-var constant = lazy.Regexp(`^("[^"\\]*"|'[^'\\]*')$`)
+var constant = lazily(`^("[^"\\]*"|'[^'\\]*')$`)
 
 // decode returns the events of a message that the mapping matches.
 func (d *Decoder) decode(m *mapping, s *scope) ([]event.Item, error) {

@@ -11,7 +11,6 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 
 	"github.com/session-revoker/session-revoker/event"
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // expression is a compiled expression. It is immutable and safe for concurrent use.
@@ -229,9 +228,9 @@ func appendFolded(list []string, text string) []string {
 }
 
 var (
-	itemWord  = lazy.Regexp(`\bitem\b`)
-	getCall   = lazy.Regexp(`\.get\("([A-Za-z_][A-Za-z0-9_]*)"\)`)
-	textCall  = lazy.Regexp(`^(?:text|fold)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)$`)
+	itemWord  = lazily(`\bitem\b`)
+	getCall   = lazily(`\.get\("([A-Za-z_][A-Za-z0-9_]*)"\)`)
+	textCall  = lazily(`^(?:text|fold)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)$`)
 	optionals = strings.NewReplacer(".?", ".", "[?", "[", `.orValue("")`, "")
 )
 

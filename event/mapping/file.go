@@ -15,7 +15,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/session-revoker/session-revoker/event"
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // MaxFileBytes is the size of the largest file of mappings.
@@ -248,7 +247,7 @@ func (r *reader) position(node *yaml.Node, p *compileError) (line, column int, e
 	return node.Line, column + p.column - 1, true
 }
 
-var validName = lazy.Regexp(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+var validName = lazily(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 
 // mappingKeys are the keys of a mapping.
 var mappingKeys = []string{
@@ -373,7 +372,7 @@ func (r *reader) refusals(m *mapping, env *cel.Env, node *yaml.Node) {
 
 // eventType is the usual form of an event type. As an expression it would read a member of an unknown
 // name.
-var eventType = lazy.Regexp(`^(device|user)\.[a-z]+$`)
+var eventType = lazily(`^(device|user)\.[a-z]+$`)
 
 // kinds reads the type of the events: an expression, or a table.
 func (r *reader) kinds(m *mapping, env *cel.Env, node *yaml.Node, keys map[string]*yaml.Node) {

@@ -2,16 +2,16 @@ package mapping
 
 import (
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	_ "time/tzdata" // adds 450 KB; images and Windows machines often have no time zones of their own
 
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
-
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 // The forms of times, as time_format names them.
@@ -89,12 +89,18 @@ func (c clock) epoch(n float64) (time.Time, bool) {
 }
 
 var (
-	rfc3339Text = lazy.Regexp(`^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$`)
-	isoText     = lazy.Regexp(`^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?$`)
-	usText      = lazy.Regexp(`^\d{1,2}/\d{1,2}/\d{4},? \d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?[AaPp][Mm])?$`)
-	epochText   = lazy.Regexp(`^\d{9,14}(\.\d{1,9})?$`)
-	msDateText  = lazy.Regexp(`^\\?/Date\((\d{1,15})([+-]\d{4})?\)\\?/$`)
+	rfc3339Text = lazily(`^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$`)
+	isoText     = lazily(`^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?$`)
+	usText      = lazily(`^\d{1,2}/\d{1,2}/\d{4},? \d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?( ?[AaPp][Mm])?$`)
+	epochText   = lazily(`^\d{9,14}(\.\d{1,9})?$`)
+	msDateText  = lazily(`^\\?/Date\((\d{1,15})([+-]\d{4})?\)\\?/$`)
 )
+
+// lazily returns a function that compiles an expression when it is first needed: a worker that gets
+// events in its own forms needs none.
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 const longestTime = 64
 

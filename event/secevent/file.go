@@ -12,11 +12,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/go-jose/go-jose/v4"
 	"go.yaml.in/yaml/v3"
-
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 const (
@@ -251,7 +250,7 @@ func (t *Transmitter) problem(format string, args ...any) error {
 
 func (t *Transmitter) hasKeys() bool { return t.JWKSURL != "" || t.JWKSFile != "" }
 
-var transmitterName = lazy.Regexp(`^[A-Za-z0-9][A-Za-z0-9-]{0,39}$`)
+var transmitterName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,39}$`) })
 
 // validate returns all problems of a transmitter at once.
 func (t *Transmitter) validate(cfg Config) error {

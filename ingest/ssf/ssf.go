@@ -15,13 +15,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/session-revoker/session-revoker/event/secevent"
-	"github.com/session-revoker/session-revoker/internal/lazy"
 )
 
 const (
@@ -263,7 +264,7 @@ func plainEndpoint(endpoint string) string {
 }
 
 // errorCode is the form of the codes that are shown: other text of a transmitter is not.
-var errorCode = lazy.Regexp(`^[a-z][a-z0-9_-]{0,39}$`)
+var errorCode = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-z][a-z0-9_-]{0,39}$`) })
 
 func failure(r request, response *http.Response, body []byte) *Error {
 	e := &Error{Doing: r.doing, Endpoint: plainEndpoint(r.endpoint), Status: response.StatusCode}
