@@ -149,6 +149,7 @@ func TestChaosOfTerms(t *testing.T) {
 }
 
 func TestChaosWhileGraphIsAway(t *testing.T) {
+	t.Parallel()
 	restarts, away, people := long(20, 2), long(2*time.Minute, 3*time.Second), 50
 	c := newCloud(t, people, 5*time.Second)
 	heal := c.graph.Inject(graph.Fault{Status: 503})
@@ -171,6 +172,7 @@ func TestChaosWhileGraphIsAway(t *testing.T) {
 }
 
 func TestChaosOfTheBroker(t *testing.T) {
+	t.Parallel()
 	random := newRand(t)
 	outages, people := long(20, 3), long(1000, 150)
 	c := newCloud(t, people, 5*time.Second)

@@ -351,6 +351,7 @@ func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 }
 
 func TestDLQReplayLosesNothingWhenKilled(t *testing.T) {
+	t.Parallel()
 	random := newRand(t)
 	const letters, kills = 2000, 50
 	c := newCloud(t, 1, 2*time.Second) // short locks, so that what a killed run had locked comes back soon

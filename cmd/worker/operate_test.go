@@ -61,6 +61,7 @@ func TestRevoke(t *testing.T) {
 }
 
 func TestRevokeAsAPerson(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t, 2, time.Minute)
 	helper := graph.User{ID: id(9), UserPrincipalName: "help@contoso.com", Roles: []string{"Helpdesk Administrator"}}
 	if err := c.graph.AddUser(helper); err != nil {
@@ -328,6 +329,7 @@ func TestWorkerReadsUsersToFindGuestsAndToVerifyTheEffect(t *testing.T) {
 }
 
 func TestGuardRelease(t *testing.T) {
+	t.Parallel()
 	c := newCloud(t, 6, time.Minute)
 	file := filepath.Join(t.TempDir(), "release.json")
 	c.send(events(6)...)

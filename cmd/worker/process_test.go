@@ -323,6 +323,7 @@ func TestWorkerReceivesFromASubscription(t *testing.T) {
 }
 
 func TestWorkerServesSessions(t *testing.T) {
+	t.Parallel()
 	t.Run("of a queue", func(t *testing.T) { testSessions(t, "by-user", "by-user") })
 	t.Run("of a subscription", func(t *testing.T) { testSessions(t, "people", "people/Subscriptions/by-user") })
 }

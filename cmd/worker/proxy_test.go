@@ -127,6 +127,7 @@ func TestWorkerBehindAProxySignsInToServiceBus(t *testing.T) {
 
 // TestDoctorNamesTheStepThatFails changes one thing at a time.
 func TestDoctorNamesTheStepThatFails(t *testing.T) {
+	t.Parallel()
 	c := newClosedOff(t, 1)
 	gateway := c.commandIn("", []string{"REVOKER_SERVICEBUS_ENDPOINT=127.0.0.1:1"}, "doctor")
 	gateway.want(t, 2, "TCP does not reach 127.0.0.1:1")

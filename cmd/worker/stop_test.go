@@ -14,6 +14,7 @@ import (
 // TestWorkerDoesNotWaitOnSIGTERMForWhatCannotBeFinished checks that the worker abandons everything
 // and exits with 0 within a few seconds if nothing can finish before the drain timeout (25 s).
 func TestWorkerDoesNotWaitOnSIGTERMForWhatCannotBeFinished(t *testing.T) {
+	t.Parallel()
 	const people, within = 25 * 1000, 6 * time.Second
 	everyone := func(chaos *chaos) (messages []*azservicebus.Message) {
 		for i := range 25 {
