@@ -28,10 +28,11 @@ import (
 // The contenders. Each runs as a separate process, which the worker's environment variables
 // configure, until it gets SIGTERM.
 const (
-	bareLoop    = "bare loop"    // receives and completes messages, as every consumer must
-	guardedLoop = "guarded loop" // the bare loop behind the worker's sanitizer
-	plainWorker = "plain worker" // calls Graph once for each message, and then completes it
-	ourWorker   = "worker"       // cmd/worker
+	bareLoop      = "bare loop"      // receives and completes messages, as every consumer must
+	gatheringLoop = "gathering loop" // the bare loop over the worker's connection
+	guardedLoop   = "guarded loop"   // the gathering loop behind the worker's sanitizer
+	plainWorker   = "plain worker"   // calls Graph once for each message, and then completes it
+	ourWorker     = "worker"         // cmd/worker
 	// The usual ways to deal with throttling: the plain worker with the retries of the Graph SDK,
 	// or with the defaults of backoff/v4.
 	sdkRetries   = "plain worker with the SDK's retries"
@@ -50,8 +51,11 @@ func compete(name string) error {
 		return replayBarely()
 	}
 	var options *azservicebus.ClientOptions
-	if name == guardedLoop {
-		options = &azservicebus.ClientOptions{NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(bus.Dialer{Plain: true}.Dial)}
+	switch dial := (bus.Dialer{Plain: true}).Dial; name {
+	case gatheringLoop:
+		options = &azservicebus.ClientOptions{NewWebSocketConn: dial}
+	case guardedLoop:
+		options = &azservicebus.ClientOptions{NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(dial)}
 	}
 	client, err := azservicebus.NewClientFromConnectionString(os.Getenv("REVOKER_SERVICEBUS_CONNECTION_STRING"), options)
 	if err != nil {
@@ -62,7 +66,7 @@ func compete(name string) error {
 		return err
 	}
 	work := func(context.Context, *azservicebus.ReceivedMessage) error { return nil }
-	if name != bareLoop && name != guardedLoop {
+	if name != bareLoop && name != gatheringLoop && name != guardedLoop {
 		if work, err = callGraph(ctx, name == sdkRetries); err != nil {
 			return err
 		}

@@ -97,7 +97,7 @@ func memory(options) ([]line, error) {
 		return nil, err
 	}
 	return []line{{
-		"peak memory while 100,000 queued events of as many users are drained", fmt.Sprintf("%.0f MB", bytes/1e6), "< 64 MB",
+		"peak memory while 100,000 queued events of as many users are drained", fmt.Sprintf("%.0f MB", bytes/1e6), "< 48 MB",
 	}}, nil
 }
 
