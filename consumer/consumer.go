@@ -66,7 +66,11 @@ type source struct {
 	served        servedSessions
 	lastReceived  atomic.Int64              // the highest sequence number that was received
 	waitsSince    atomic.Pointer[time.Time] // since when receive calls wait for a message in vain; nil if none does
-	lastSeen      int64                     // the highest one that was seen in the queue; only the forecast uses it
+	// Only the forecast uses these: the highest number that it saw in the queue, when it peeked last, and
+	// whether it may have found a message then.
+	lastSeen int64
+	peeked   time.Time
+	found    bool
 }
 
 // loop is one receive loop of a source. A source with sessions has several, each of which holds one

@@ -18,8 +18,10 @@ const (
 	// the sequence numbers of a partitioned queue have gaps of 2^48.
 	maxBehind = 10_000_000
 	// deliveredWithin is how long Service Bus takes at most, as a rule, to deliver a message to a
-	// receive call that waits.
+	// receive call that waits. peekEvery is how often the forecast peeks all the same, since a receiver
+	// can go silent without an error.
 	deliveredWithin = 2 * time.Second
+	peekEvery       = 5 * time.Minute
 )
 
 // forecast is how many users wait, and for how long the last of them will.
@@ -111,16 +113,19 @@ func (c *Consumer) behind(ctx context.Context, s *source) int {
 	if s.isEmpty() {
 		return 0
 	}
-	received := s.lastReceived.Load()
+	s.peeked = time.Now()
+	received, failed := s.lastReceived.Load(), false
 	// from returns the number of the first message from a number on; 0 when there is none.
 	from := func(number int64) (found int64) {
 		messages, err := peekFrom(ctx, s.Receiver, number, 1)
 		if err != nil || len(messages) == 0 || messages[0].SequenceNumber == nil {
+			failed = err != nil
 			return 0
 		}
 		return *messages[0].SequenceNumber
 	}
 	first := from(received + 1)
+	s.found = first != 0 || failed
 	if first == 0 {
 		return 0
 	}
@@ -151,9 +156,9 @@ func (c *Consumer) behind(ctx context.Context, s *source) int {
 	return 0
 }
 
-// isEmpty reports whether no message waits to be received, because receive calls have waited for one
-// in vain. Without it, an idle worker would peek every ten seconds.
+// isEmpty reports whether no message waits to be received: the last peek found none, and receive calls
+// wait in vain. Without it, an idle worker would peek every ten seconds.
 func (s *source) isEmpty() bool {
 	began := s.waitsSince.Load()
-	return began != nil && time.Since(*began) > deliveredWithin
+	return began != nil && time.Since(*began) > deliveredWithin && !s.found && time.Since(s.peeked) < peekEvery
 }

@@ -193,3 +193,51 @@ func TestForecastOfAnIdleQueueTakesNoPeeks(t *testing.T) {
 		w.wantRevoked(ada)
 	})
 }
+
+// Only a peek shows that messages wait behind a receiver that has gone silent.
+func TestForecastSeesWhatASilentReceiverDoesNot(t *testing.T) {
+	var silent atomic.Bool
+	r := &trap{}
+	r.receive = func(ctx context.Context, n int, o *azservicebus.ReceiveMessagesOptions) ([]*azservicebus.ReceivedMessage, error) {
+		if silent.Load() {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return r.Receiver.ReceiveMessages(ctx, n, o)
+	}
+	for name, before := range map[string]time.Duration{"from the start": 0, "after an idle hour": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			silent.Store(before == 0)
+			inBubble(t, trapped(settings{}, r), func(t *testing.T, w *world) {
+				w.run()
+				time.Sleep(before + time.Second)
+				silent.Store(true)
+				time.Sleep(time.Minute)
+				w.crowd(500)
+				for range 5 {
+					time.Sleep(6 * time.Minute)
+					if s := w.metrics.State(); s.Waiting < 450 {
+						t.Errorf("%d wait, of 500", s.Waiting)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestForecastSeesWhatComesWhileTheWorkerStops(t *testing.T) {
+	inBubble(t, settings{drain: 2 * time.Minute}, func(t *testing.T, w *world) {
+		w.run()
+		time.Sleep(time.Hour)
+		w.graph.Inject(graph.Fault{User: ada.ID, Status: 503, Count: 60})
+		w.send(about(ada))
+		time.Sleep(5 * time.Second)
+		w.stopSoft()
+		time.Sleep(time.Second)
+		w.crowd(300)
+		time.Sleep(30 * time.Second)
+		if s := w.metrics.State(); s.Waiting < 270 {
+			t.Errorf("%d wait, of 300", s.Waiting)
+		}
+	})
+}

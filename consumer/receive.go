@@ -62,6 +62,7 @@ func (c *Consumer) checkPermission(ctx context.Context) error {
 func (c *Consumer) receive(ctx context.Context, l *loop, accept acceptFunc) {
 	linkLostBefore := false // the previous call lost the link, too
 	done := func() { l.slots.free(1) }
+	defer l.waitsSince.Store(nil)
 	waits := newWaits()
 	for {
 		free := c.reserve(ctx, l)

@@ -1,14 +1,17 @@
 package servicebus
 
 import (
+	"crypto/tls"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
 
 const (
-	// maxGathered is how many bytes may wait to be sent before Write waits, too.
-	maxGathered = 64 << 10
+	// maxGathered is how many bytes may wait to be sent before Write waits, too. It is one record of
+	// TLS, and little enough for a slow link to send within sendWait.
+	maxGathered = 16 << 10
 	// sendWait bounds one send. It is go-amqp's default for one frame.
 	sendWait = 30 * time.Second
 	// lastWait bounds the send of what was written before Close.
@@ -25,11 +28,12 @@ type gatherer struct {
 	net.Conn
 	sent chan struct{} // closed when the goroutine that sends has returned
 
-	mu      sync.Mutex
-	changed sync.Cond // of all below; its lock is mu
-	next    []byte    // is sent next
-	closed  bool
-	err     error // why a send failed
+	mu       sync.Mutex
+	changed  sync.Cond // of all below; its lock is mu
+	next     []byte    // is sent next
+	deadline time.Time // of Write while it waits; the zero time is none
+	closed   bool
+	err      error // why a send failed
 }
 
 // gather returns c with a goroutine that sends, until Close.
@@ -63,11 +67,9 @@ func (g *gatherer) take(free []byte) (sending []byte) {
 	for len(g.next) == 0 && !g.closed {
 		g.changed.Wait()
 	}
-	wait := sendWait
-	if g.closed {
-		wait = lastWait
+	if !g.closed { // otherwise Close has bounded it
+		_ = g.Conn.SetWriteDeadline(time.Now().Add(sendWait)) // if this fails, so does the send
 	}
-	_ = g.Conn.SetWriteDeadline(time.Now().Add(wait)) // if it fails, so does the send
 	sending, g.next = g.next, free[:0]
 	g.changed.Broadcast()
 	return sending
@@ -79,15 +81,22 @@ func (g *gatherer) fail(err error) {
 	g.err = err
 	g.changed.Broadcast()
 	g.mu.Unlock()
-	_ = g.Conn.Close() // ends Read
+	broken := g.Conn // closing it ends Read
+	if encrypted, ok := broken.(*tls.Conn); ok {
+		broken = encrypted.NetConn() // without a farewell, for which it would wait
+	}
+	_ = broken.Close()
 }
 
-// Write implements net.Conn. It waits while maxGathered bytes wait to be sent.
+// Write implements net.Conn. It waits while maxGathered bytes wait to be sent, until the deadline of
+// SetWriteDeadline: go-amqp's settlements have no other.
 func (g *gatherer) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for len(g.next) >= maxGathered && g.err == nil && !g.closed {
-		g.changed.Wait()
+		if !g.waitUntilDeadline() {
+			return 0, os.ErrDeadlineExceeded // nothing of p is sent, so the stream stays whole
+		}
 	}
 	switch {
 	case g.err != nil:
@@ -98,6 +107,25 @@ func (g *gatherer) Write(p []byte) (int, error) {
 	g.next = append(g.next, p...)
 	g.changed.Broadcast()
 	return len(p), nil
+}
+
+// waitUntilDeadline waits for a change, and reports whether the deadline has not passed.
+func (g *gatherer) waitUntilDeadline() bool {
+	if g.deadline.IsZero() {
+		g.changed.Wait()
+		return true
+	}
+	left := time.Until(g.deadline)
+	if left <= 0 {
+		return false
+	}
+	defer time.AfterFunc(left, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.changed.Broadcast()
+	}).Stop()
+	g.changed.Wait()
+	return true
 }
 
 // Read implements net.Conn.
@@ -121,11 +149,23 @@ func (g *gatherer) Close() error {
 	g.changed.Broadcast()
 	g.mu.Unlock()
 	<-g.sent
+	if g.err != nil {
+		return nil // it is closed already
+	}
 	return g.Conn.Close()
 }
 
-// SetWriteDeadline does nothing: a send has a limit of its own.
-func (g *gatherer) SetWriteDeadline(time.Time) error { return nil }
+// SetWriteDeadline sets until when Write waits. What it has taken is sent within sendWait.
+func (g *gatherer) SetWriteDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.deadline = t
+	g.changed.Broadcast()
+	return nil
+}
 
-// SetDeadline sets the deadline of Read. A send has a limit of its own.
-func (g *gatherer) SetDeadline(t time.Time) error { return g.SetReadDeadline(t) }
+// SetDeadline implements net.Conn.
+func (g *gatherer) SetDeadline(t time.Time) error {
+	_ = g.SetWriteDeadline(t) // never fails
+	return g.SetReadDeadline(t)
+}

@@ -154,3 +154,57 @@ func TestGathererClosesInTime(t *testing.T) {
 		}
 	})
 }
+
+// A settlement waits for its frame to be written, and for nothing else: its context sets the deadline
+// of the connection.
+func TestGathererKeepsTheDeadlineOfAWriteThatWaits(t *testing.T) {
+	inBubble(t, func(t *testing.T, c, peer net.Conn) {
+		write(t, c, "first")
+		synctest.Wait() // it is being sent, and nobody reads
+		full := string(make([]byte, maxGathered))
+		write(t, c, full)
+		began := time.Now()
+		if err := c.SetWriteDeadline(began.Add(3 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte("settlement")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != 3*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		if err := c.SetWriteDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(peer, make([]byte, len("first"+full))); err != nil {
+			t.Fatal(err)
+		}
+		write(t, c, "next") // the stream is whole
+		got := make([]byte, 4)
+		if _, err := io.ReadFull(peer, got); err != nil || string(got) != "next" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+func TestGathererServesASlowPeer(t *testing.T) {
+	inBubble(t, func(t *testing.T, c, peer net.Conn) {
+		const frames, size, perSecond = 1000, 100, 2000
+		failed := make(chan error, 1)
+		go func() {
+			for range frames {
+				if _, err := c.Write(make([]byte, size)); err != nil {
+					failed <- err
+					return
+				}
+			}
+			failed <- nil
+		}()
+		for read := 0; read < frames*size; read += perSecond {
+			time.Sleep(time.Second)
+			if _, err := io.ReadFull(peer, make([]byte, perSecond)); err != nil {
+				t.Fatalf("after %d bytes: %v", read, err)
+			}
+		}
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	})
+}
