@@ -141,7 +141,8 @@ func (g *gatherer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close sends what was written before, for at most lastWait, and closes the connection.
+// Close sends what was written before, for at most lastWait, and closes the connection. It returns the
+// error of a send that failed.
 func (g *gatherer) Close() error {
 	g.mu.Lock()
 	g.closed = true
@@ -150,7 +151,7 @@ func (g *gatherer) Close() error {
 	g.mu.Unlock()
 	<-g.sent
 	if g.err != nil {
-		return nil // it is closed already
+		return g.err // for which it is closed already
 	}
 	return g.Conn.Close()
 }
@@ -160,7 +161,9 @@ func (g *gatherer) SetWriteDeadline(t time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.deadline = t
-	g.changed.Broadcast()
+	if len(g.next) >= maxGathered {
+		g.changed.Broadcast() // to a Write that may wait
+	}
 	return nil
 }
 
