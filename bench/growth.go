@@ -51,7 +51,7 @@ func growth(o options) ([]line, error) {
 		each := (last.Y - first.Y) * 1e6 / (last.X - first.X)
 		lines = append(lines,
 			line{fmt.Sprintf("peak memory in MB with %s %s", measured, kind.name), strings.Join(figures, ", "), ""},
-			line{"— bytes more for each", fmt.Sprintf("%.0f", each), "≤ 200 for a user"},
+			line{"— bytes more for each", fmt.Sprintf("%.0f", each), "≤ 100 for a user"},
 			line{"— CPU time for each event, µs", strings.Join(micros, ", "), ""})
 		if o.plots == "" {
 			continue

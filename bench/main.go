@@ -82,7 +82,9 @@ func main() {
 	pflag.IntVar(&o.rounds, "rounds", 5, "number of runs of each pair of contenders; the median is the result")
 	pflag.IntVar(&o.limit, "quota", 300, "calls in each quota window")
 	pflag.DurationVar(&o.per, "per", 15*time.Second, "the quota window")
-	pflag.IntVar(&o.people, "people", 3000, "users in the scenarios with a quota")
+	// The canary of each start uses the quota as well: with exactly ten windows of users, it would take
+	// an eleventh.
+	pflag.IntVar(&o.people, "people", 2900, "users in the scenarios with a quota; no multiple of it")
 	pflag.StringVar(&o.redis, "redis", "", `address of a Redis for the scenario "together"; without it, bench starts redis-server`)
 	pflag.StringSliceVar(&o.models, "models", []string{"fixed", "sliding", "bucket"},
 		`quota models of the scenario "together", and, if they are given, of "incident" (otherwise bucket)`)
