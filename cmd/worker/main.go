@@ -138,7 +138,7 @@ of precedence. docs/configuration.md lists them all. Secrets have no flag.`,
 // often.
 //
 // GOGC and GOMEMLIMIT take precedence. The pages of the program itself are extra: with 100,000 users,
-// both together stay below 64 MB (go run ./bench --only memory).
+// both together stay below 48 MB (go run ./bench --only memory).
 func limitMemory(cfg config.Config, environ []string) {
 	isSet := func(name string) bool {
 		return slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, name+"=") })
@@ -150,7 +150,7 @@ func limitMemory(cfg config.Config, environ []string) {
 		return
 	}
 	inFlight := cfg.Consumer.MaxInFlight * len(cfg.ServiceBus.Entities())
-	debug.SetMemoryLimit(23<<20 + 80*int64(cfg.Dedupe.MaxUsers) + int64(inFlight)<<13)
+	debug.SetMemoryLimit(18<<20 + 80*int64(cfg.Dedupe.MaxUsers) + int64(inFlight)<<13)
 }
 
 // action is what an operator's command does with the settings and the arguments.
