@@ -96,7 +96,7 @@ func drainAll(n, people int, env ...string) (bytes float64, cpu time.Duration, e
 	if err := p.stop(); err != nil {
 		return 0, 0, err
 	}
-	return float64(peak), p.ProcessState.UserTime() + p.ProcessState.SystemTime(), nil
+	return float64(peak), p.cpu(), nil
 }
 
 // draw writes a plot of a cost against a size to file.
@@ -140,7 +140,7 @@ func startUp(o options) ([]line, error) {
 		if err := p.stop(); err != nil {
 			return nil, err
 		}
-		busy = append(busy, milliseconds(p.ProcessState.UserTime()+p.ProcessState.SystemTime()))
+		busy = append(busy, milliseconds(p.cpu()))
 	}
 	info, err := os.Stat(workerBinary)
 	if err != nil {
@@ -218,7 +218,7 @@ func costOf(name string, events int) (micros, allocations float64, err error) {
 	if err := p.stop(); err != nil {
 		return 0, 0, err
 	}
-	used := p.ProcessState.UserTime() + p.ProcessState.SystemTime()
+	used := p.cpu()
 	return float64(used.Microseconds()) / float64(events), allocations / float64(events), nil
 }
 

@@ -205,7 +205,7 @@ func drain(name string, n, users int, wait time.Duration, env ...string) (d drai
 	if err := p.stop(); err != nil {
 		return d, fmt.Errorf("%s: %w", name, err)
 	}
-	d = drained{s.rate(), len(s.calls()), (p.ProcessState.UserTime() + p.ProcessState.SystemTime()).Seconds()}
+	d = drained{s.rate(), len(s.calls()), p.cpu().Seconds()}
 	fmt.Fprintf(os.Stderr, "  %-14s %7.0f events/s, %d calls, %.2f s of CPU\n", name, d.rate, d.calls, d.cpu)
 	return d, nil
 }

@@ -97,7 +97,7 @@ func use(name string, n int) (u usage, err error) {
 		return u, err
 	}
 	u.rate, u.megabytes = s.rate(), float64(peak)/1e6
-	u.micros = (p.ProcessState.UserTime() + p.ProcessState.SystemTime()).Seconds() * 1e6 / float64(n)
+	u.micros = p.cpu().Seconds() * 1e6 / float64(n)
 	return u, settled
 }
 

@@ -193,6 +193,9 @@ func (p *process) stop() error {
 	return nil
 }
 
+// cpu returns the CPU time that the process has used. It must have ended.
+func (p *process) cpu() time.Duration { return p.ProcessState.UserTime() + p.ProcessState.SystemTime() }
+
 var peak = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
 
 // peakMemory returns the process's peak resident memory so far, in bytes. It works on Linux only.
