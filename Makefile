@@ -16,15 +16,15 @@ RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./s
 run: ## the worker with its whole cloud on this machine
 	$(GO) run ./cmd/sandbox
 
-# The tests of consumer that are left out, or are smaller, with the race detector: they run without it as well. So do the
-# tests of retry that have one goroutine.
-LARGE = ${shell awk '/^func Test/ { sub("[(].*", "", $$2); name = $$2 } /skipIfRaced[(]t[)]|if raced / { print name }' consumer/*_test.go | sort -u | paste -s -d '|'}
+# The tests that are left out, or are smaller, with the race detector: they run without it as well. Those of retry have one
+# goroutine.
+LARGE = $(shell grep -rlE --include='*_test.go' 'raced[.](Enabled|Skip)' .)
+LARGE_TESTS = ${shell awk '/^func Test/ { sub("[(].*", "", $$2); name = $$2 } /raced[.](Enabled|Skip)/ { print name }' $(LARGE) | sort -u | paste -s -d '|'}
 
 test: ## all tests, with the race detector where goroutines meet; make lint vets
 	$(GO) test -vet=off -timeout 20m $(filter-out $(shell $(GO) list $(RACE)),$(shell $(GO) list ./...))
-	$(GO) test -vet=off -timeout 20m ./consumer -run '^($(LARGE))$$'
-	$(GO) test -vet=off -timeout 20m ./retry -run Apart
-	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 30m $(RACE)
+	$(GO) test -vet=off -timeout 20m $(sort $(dir $(LARGE))) ./retry -run '^($(LARGE_TESTS))$$|Apart'
+	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 30m -p 3 -parallel 4 $(RACE)
 	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 20m ./simulation -run TestSeeds -args -seeds 15 -step 1
 
 conformance: ## clients in Go, JavaScript and Python against the embedded Service Bus; needs Node.js and python3-qpid-proton

@@ -17,6 +17,7 @@ import (
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
 // horizon is short, because the connections of idle days take real time.
@@ -133,6 +134,9 @@ func TestAnnouncementsInAnyOrderEndTheSame(t *testing.T) {
 	withdrawn := announced{who: ada, version: start.Add(-2 * time.Hour), withdrawn: true}
 	again := announced{who: ada, version: start.Add(-1 * time.Hour), effective: start.Add(20 * time.Hour)}
 	for n, order := range permutations([]announced{leave, corrected, withdrawn, again}) {
+		if raced.Enabled && n%5 != 0 {
+			continue
+		}
 		inBubble(t, settings{horizon: horizon}, func(t *testing.T, w *world) {
 			w.run()
 			for i, a := range order {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/internal/raced"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
@@ -286,7 +287,7 @@ func TestDeferredMessagesStayDeferredWhenTheWorkerStops(t *testing.T) {
 // Service Bus dead-letters a message that was deferred too often. Users who fail for hours without
 // proof that it is their own fault must not end like that.
 func TestDeferralsDoNotUseUpTheDeliveryCount(t *testing.T) {
-	skipIfRaced(t)
+	raced.Skip(t)
 	s := settings{
 		concurrency: 16, maxInFlight: 8,
 		retry: retry.Policy{

@@ -14,6 +14,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
 // crowd adds people, and sends an event about each.
@@ -44,6 +45,7 @@ func (w *world) crowd(n int) {
 }
 
 func TestForecastShowsHowManyWaitAndHowLong(t *testing.T) {
+	raced.Skip(t)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, settings{})
 		// Graph allows 20 per second in the long run.

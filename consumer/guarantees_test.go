@@ -12,6 +12,7 @@ import (
 	"github.com/session-revoker/session-revoker/consumer"
 	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
 // sendUnknown sends events about users whom Graph does not know. The numbers become the message
@@ -95,7 +96,7 @@ func TestDedupeOfAStormForAnUnknownUserEndsInFewDeadLettersThatNameTheOthers(t *
 }
 
 func TestLivenessOfAStolenDeviceAmongAThousandUnknownUsers(t *testing.T) {
-	skipIfRaced(t)
+	raced.Skip(t)
 	inBubble(t, settings{maxInFlight: 16}, func(t *testing.T, w *world) {
 		for i := range 1000 {
 			w.sendUnknown("u", i)

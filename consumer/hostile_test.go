@@ -15,6 +15,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
 // sendAs sends one message with this message id.
@@ -77,7 +78,7 @@ func TestDeferredMessagesWithALongRetryAfterDoNotKeepOthersFromComingBack(t *tes
 
 // Large messages about parked users must not use the memory that other messages need.
 func TestLivenessBesideLargeMessagesOfParkedUsers(t *testing.T) {
-	skipIfRaced(t)
+	raced.Skip(t)
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		var sets [][]graph.User
@@ -183,7 +184,7 @@ func TestVolumeGuardTrippedForOneTypeDoesNotStopAnotherTypeOfTheSameUser(t *test
 
 // Attempts that hang must not keep users who can be revoked again out of the retry lane.
 func TestLivenessOfRetriesBesideHangingUsers(t *testing.T) {
-	skipIfRaced(t)
+	raced.Skip(t)
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		users := w.people(0, 600)
 		for _, u := range users {
@@ -267,7 +268,7 @@ func TestManualRevocationGoesOnAfterTheBreakerHasOpened(t *testing.T) {
 // A message with many users that is deferred again and again must not cause one log line per user
 // each time.
 func TestDeferredMessageDoesNotFloodTheLog(t *testing.T) {
-	skipIfRaced(t)
+	raced.Skip(t)
 	inBubble(t, settings{concurrency: 16, maxInFlight: 16}, func(t *testing.T, w *world) {
 		users := w.people(0, 500)
 		for _, u := range users {

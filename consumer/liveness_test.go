@@ -14,6 +14,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
 // forbidden is Graph's answer for a user in a restricted administrative unit.
@@ -79,7 +80,7 @@ func TestLivenessBesideUsersWhoFail(t *testing.T) {
 		"hang":        {graph.Fault{Delay: time.Hour}, 200, 75 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if raced {
+			if raced.Enabled {
 				c.users = min(c.users, 200)
 			}
 			inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
@@ -190,7 +191,7 @@ func TestLivenessOfParkingBesideUnknownUsers(t *testing.T) {
 }
 
 func TestLivenessBesideMessagesThatCannotSupersedeOneAnother(t *testing.T) {
-	skipIfRaced(t)
+	raced.Skip(t)
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{User: ada.ID, Delay: 25 * time.Second}) // more messages come while the attempt is in flight
 		var storm []*azservicebus.Message
@@ -232,7 +233,7 @@ func TestLivenessInsideAMessageWithManyUsersWhoFail(t *testing.T) {
 }
 
 func TestLivenessBesideManyLargeMessages(t *testing.T) {
-	skipIfRaced(t)
+	raced.Skip(t)
 	inBubble(t, settings{concurrency: 16, maxInFlight: 256}, func(t *testing.T, w *world) {
 		w.graph.Inject(graph.Fault{Delay: 5 * time.Millisecond})
 		for i := range 10 {

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/session-revoker/session-revoker/emulator/graph"
+	"github.com/session-revoker/session-revoker/internal/raced"
 	"github.com/session-revoker/session-revoker/retry"
 )
 
 // Whatever form the outage takes, everybody is signed out when it is over.
 func TestOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
 	people, later := 150, 30 // more than can be in flight; and those whose events come during the outage
-	if raced {
+	if raced.Enabled {
 		people, later = 40, 10
 	}
 	all := func(w *world, fault graph.Fault) (heal func()) { return w.graph.Inject(fault) }

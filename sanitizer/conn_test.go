@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
+	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
 // script is a read-only connection that returns pieces of random size.
@@ -99,7 +100,11 @@ func deliveries(t *testing.T, stream []byte) (order []byte, byTag map[byte]*sent
 // cannot be read.
 func TestConnKeepsNumberAndOrderOfFrames(t *testing.T) {
 	t.Logf("again with: -args -seed %d", *seed)
-	for round := range uint64(60) {
+	rounds := uint64(60)
+	if raced.Enabled {
+		rounds /= 10
+	}
+	for round := range rounds {
 		seed := *seed + round
 		random := rand.New(rand.NewPCG(seed, 2))
 		m := maker{random}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/Azure/go-amqp"
+
+	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
 // realDecoder reads a message like go-amqp and azservicebus. The error reports their failure, also
@@ -103,8 +105,8 @@ func checkAgainstReal(t *testing.T, encoded []byte) (refused, refusedForNothing 
 
 func TestScannerPassesOnlyWhatRealDecodersRead(t *testing.T) {
 	n := 200_000
-	if testing.Short() {
-		n = 20_000
+	if raced.Enabled || testing.Short() {
+		n /= 10
 	}
 	m := newMaker(t, 1)
 	refused, forNothing := 0, 0

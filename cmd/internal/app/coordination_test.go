@@ -27,6 +27,7 @@ import (
 	"github.com/session-revoker/session-revoker/emulator/leaks"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/internal/raced"
 	"github.com/session-revoker/session-revoker/revoker"
 )
 
@@ -206,7 +207,10 @@ func handled(t *testing.T, log *workerLog) map[string]bool {
 func TestReplicasTogetherCallForEachUserOnce(t *testing.T) {
 	for _, replicas := range []int{2, 4} {
 		t.Run(fmt.Sprintf("%d replicas", replicas), func(t *testing.T) {
-			const users = 2_000
+			users := 2_000
+			if raced.Enabled {
+				users /= 4
+			}
 			e := newEstate(t, users)
 			logs := e.run(t, replicas, "REVOKER_REDIS_ADDRESSES="+miniredis.RunT(t).Addr(), "REVOKER_GUARD_MAX_USERS=0",
 				"REVOKER_REDIS_TIMEOUT=5s") // with the race detector, the imitation of Redis is slow
