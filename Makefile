@@ -8,8 +8,9 @@ COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/session-revoker/session-revoker/cmd/internal/app.Version=$(VERSION) -X github.com/session-revoker/session-revoker/cmd/internal/app.Commit=$(COMMIT) -X main.version=$(VERSION)
 
 # The packages where goroutines meet are tested with the race detector alone, and the others without it. cmd/worker is not
-# among them: its tests start a process. The compiler needs 4.4 GB for the Graph SDK's models, and as much for their race build.
-RACE := ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./console/... ./status/... ./revoker/... ./telemetry/... ./internal/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
+# among them: its tests start a process. The compiler needs 4.4 GB for the Graph SDK's models, and as much for their race build,
+# which is begun first: most others wait for it.
+RACE := ./revoker/... ./emulator/... ./event/... ./schedule/... ./ingest/... ./network/... ./servicebus/... ./dedupe/... ./retry/... ./dispatch/... ./consumer/... ./sanitizer/... ./deadletter/... ./replay/... ./guard/... ./coordination/... ./audit/... ./console/... ./status/... ./telemetry/... ./internal/... ./cmd/internal/... ./cmd/sandbox ./cmd/servicebus-emulator
 
 .PHONY: run test conformance simulate nightly rules chaos lint tools fmt build chart test-cluster dist image fuzz bench bench-broker clean
 
