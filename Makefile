@@ -26,7 +26,7 @@ test: ## all tests, with the race detector where goroutines meet; make lint vets
 	$(GO) test -vet=off -timeout 20m $(filter-out $(shell $(GO) list $(RACE)),$(shell $(GO) list ./...))
 	$(GO) test -vet=off -timeout 20m $(sort $(dir $(LARGE))) ./retry -run '^($(LARGE_TESTS))$$|Apart'
 	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 30m -p 3 -parallel 4 $(RACE)
-	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 20m ./simulation -run TestSeeds -args -seeds 15 -step 1
+	CGO_ENABLED=1 $(GO) test -vet=off -race -timeout 20m ./simulation -run TestSeeds -args -seeds 40 -step 1
 
 conformance: ## clients in Go, JavaScript and Python against the embedded Service Bus; needs Node.js and python3-qpid-proton
 	GO="$(GO)" emulator/servicebus/conformance/clients/run

@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	oneCall = 100 * time.Millisecond
 	// sessionFor is how long a session is held.
 	sessionFor = 35 * time.Second
+	// probeEvery is the longest time between two probes while the breaker is open.
+	probeEvery = 13 * time.Second
 	// reading is the time between two checks for a release of the guard.
 	reading = 5 * time.Second
 )
@@ -44,7 +47,7 @@ func (c *checker) live() {
 			if answer == Guest || answer == Protected || c.hopeless(m) {
 				continue
 			}
-			if answer != Member && (c.Canary == Deleted || c.Canary == Blocked || c.has(CanaryFails)) {
+			if answer != Member && c.canaryFails() {
 				// The canary fails for a reason of its own. When only people are left for whom Graph
 				// answers no better, nothing shows that Graph is well, and they wait for their turn
 				// among the probes.
@@ -59,6 +62,25 @@ func (c *checker) live() {
 			}
 		}
 	}
+}
+
+// canaryFails reports whether the canary shows at no time, or not at all times, that Graph is well.
+func (c *checker) canaryFails() bool {
+	return c.Canary == Deleted || c.Canary == Blocked || c.has(CanaryFails)
+}
+
+// failing returns how many people with unsettled messages at a time fail for a reason of their own.
+func (c *checker) failing(at time.Time) int {
+	people := map[int]bool{}
+	for _, m := range c.lives {
+		if m.end == "" || m.ended.After(at) {
+			for _, i := range m.send.People {
+				people[i] = c.People[i].Answer != Member
+			}
+		}
+	}
+	maps.DeleteFunc(people, func(_ int, fails bool) bool { return !fails })
+	return len(people)
 }
 
 // givenUp reports whether the person was given up by then, for this message or for one that may
@@ -181,6 +203,9 @@ func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 	}
 	if c.Redis {
 		bound += leaseFor
+	}
+	if c.canaryFails() { // then only people show that Graph is well again, and probes may go to all who fail first
+		bound += probeEvery * time.Duration(c.failing(from))
 	}
 	for _, call := range c.attempts(person) {
 		if call.Start.Before(m.enqueued) && call.End.After(m.enqueued.Add(-c.Window)) { // decided a window ago, or being decided

@@ -155,7 +155,8 @@ func (p *process) start() error {
 		"-test.run=^TestSeeds$", "-test.timeout=0", "-player", fmt.Sprintf("-no-cuts=%v", *noCuts), fmt.Sprintf("-no-faults=%v", *noFaults),
 	}, p.args...)
 	command := exec.Command(os.Args[0], args...)
-	command.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG="+seeded, "GOGC=off", "GOMEMLIMIT="+memoryLimit)
+	// A scenario's many goroutines need stacks of the same size as those of the one before.
+	command.Env = append(os.Environ(), "GOMAXPROCS=1", "GODEBUG="+seeded+",adaptivestackstart=1", "GOGC=off", "GOMEMLIMIT="+memoryLimit)
 	p.output = head{}
 	command.Stderr = &p.output
 	seeds, err := command.StdinPipe()

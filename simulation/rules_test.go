@@ -28,37 +28,37 @@ type rule struct {
 // rules lists the rules that scenarios can test. The other rules have unit tests. Every test run
 // removes the first few, one after the other. With -rules, it removes all of them.
 var rules = []rule{
-	{"shares", "consumer/consumer.go", "max(1, cfg.MaxInFlight/4), max(1, cfg.MaxInFlight/2)", "cfg.MaxInFlight, cfg.MaxInFlight", 29, ""},
-	{"proof that a failure is the user's own", "retry/retry.go", "case shared(err) && !proved &&", "case false && !proved &&", 1, ""},
+	{"shares", "consumer/consumer.go", "max(1, cfg.MaxInFlight/4), max(1, cfg.MaxInFlight/2)", "cfg.MaxInFlight, cfg.MaxInFlight", 308, ""},
+	{"proof that a failure is the user's own", "retry/retry.go", "case shared(err) && !proved &&", "case false && !proved &&", 2, ""},
 	{
 		"a check that the newer message lives longer", "dedupe/event.go",
 		"return !older.ExpiresAt.IsZero() && !e.ExpiresAt.Before(older.ExpiresAt)", "return true", 4, "",
 	},
 
-	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.deferring.Load() &&", "return false && !m.deferring.Load() &&", 29, ""},
-	{"a check of TimeToLive before ExpiresAt", "consumer/message.go", "m.TimeToLive != nil && *m.TimeToLive > 0", "true", 7, ""},
+	{"a waiting room", "dedupe/message.go", "return !m.Fixed && !m.deferring.Load() &&", "return false && !m.deferring.Load() &&", 308, ""},
+	{"a check of TimeToLive before ExpiresAt", "consumer/message.go", "m.TimeToLive != nil && *m.TimeToLive > 0", "true", 99, ""},
 	{
 		"a volume for each event type", "guard/volume.go", "\tif k := v.kinds[name]; k != nil {",
-		"\tname = otherKind\n\tif k := v.kinds[name]; k != nil {", 29, "",
+		"\tname = otherKind\n\tif k := v.kinds[name]; k != nil {", 84, "",
 	},
 	{
 		"refunds of the volume", "guard/volume.go", "\tif !r.isNew {\n\t\treturn\n\t}\n\tif r.kind.reserved",
-		"\tif !r.isNew || true {\n\t\treturn\n\t}\n\tif r.kind.reserved", 81, "",
+		"\tif !r.isNew || true {\n\t\treturn\n\t}\n\tif r.kind.reserved", 324, "",
 	},
-	{"a bound on lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 551, ""},
+	{"a bound on lock renewals", "consumer/consumer.go", "const RenewalsPerSecond = 20", "const RenewalsPerSecond = 100_000", 1307, ""},
 	{
 		"lanes", "dispatch/queue.go", "return !q.lastWasRetry && q.retries[0].urgent <= q.first[0].urgent", "return true",
 		1, "retries that hang",
 	},
 	{
 		"doubt in a canary that a user's success contradicts", "retry/breaker.go",
-		"\t\tb.distrustCanary = true\n\t}", "\t\treturn\n\t}", 2924, "",
+		"\t\tb.distrustCanary = true\n\t}", "\t\treturn\n\t}", 1679, "",
 	},
 	{"an order of announcements by version", "schedule/announcement.go", "\t\ta.Version.Compare(b.Version),\n", "", 1, "leavers"},
 	{
 		"marks of withdrawals", "consumer/announcement.go", "keeps = time.Until(at) > dueWithin", "keeps = false", 1, "leavers",
 	},
-	{"budgets of deferred users", "dispatch/budgets.go", "\tb.users.Set(key, budget)", "", 2, ""},
+	{"budgets of deferred users", "dispatch/budgets.go", "\tb.users.Set(key, budget)", "", 12, ""},
 }
 
 // always is the number of rules that every test run removes. Each one takes a build.

@@ -18,6 +18,9 @@ import (
 // Scenario is a series of events that a seed determines. Its times count from the start.
 type Scenario struct {
 	Seed uint64
+	// Crowd is whether there may be many people and messages. Few find most faults, in a fraction of
+	// the time; some faults only a crowd finds.
+	Crowd bool
 	// Workers run side by side. Each has Concurrency, InFlight and Window.
 	Workers, Concurrency, InFlight int
 	Window, Lock                   time.Duration
@@ -173,11 +176,15 @@ type Options struct {
 	Plain bool
 }
 
+// crowdOnceIn is how many scenarios there are for each one with a crowd.
+const crowdOnceIn = 24
+
 // New makes the scenario of a seed.
 func New(seed uint64, o Options) Scenario {
 	r := rand.New(rand.NewPCG(seed, 0x5e551011))
 	s := Scenario{
 		Seed:        seed,
+		Crowd:       r.IntN(crowdOnceIn) == 0,
 		Workers:     pick(r, 1, 1, 1, 2, 3, 4),
 		Concurrency: pick(r, 1, 4, 8, 16),
 		InFlight:    pick(r, 8, 64, 256, 256),
@@ -187,7 +194,7 @@ func New(seed uint64, o Options) Scenario {
 		GraphAhead:  between(r, -2*time.Second, 2*time.Second),
 		ReadUsers:   r.IntN(4) == 0,
 	}
-	s.Redis = s.Workers > 1 && r.IntN(8) == 0 // its imitation is slow
+	s.Redis = s.Workers > 1 && r.IntN(16) == 0 // its imitation is slow
 	if r.IntN(2) == 0 {
 		s.Quota = graph.Quota{
 			Model: pick(r, graph.FixedWindow, graph.SlidingWindow, graph.TokenBucket),
@@ -223,7 +230,7 @@ func (s *Scenario) addOthers(r *rand.Rand, long time.Duration) {
 	if once(30) {
 		s.addLarge(r, long)
 	}
-	if once(6) {
+	if once(14) {
 		s.Sessions = 1 + r.IntN(4)
 		sessions := pick(r, 1, 4, 20)
 		for i := range s.Sends {
@@ -289,7 +296,10 @@ var types = []string{"device.stolen", "device.lost", "user.compromised", "user.o
 
 // addLarge adds messages with many users.
 func (s *Scenario) addLarge(r *rand.Rand, long time.Duration) {
-	const users = 300
+	users := 30
+	if s.Crowd {
+		users = 300
+	}
 	first := len(s.People)
 	for i := range users {
 		answer := pick(r, Member, Member, Member, Member, Member, Member, Member, Refused, Unavailable, Unknown)
@@ -297,7 +307,7 @@ func (s *Scenario) addLarge(r *rand.Rand, long time.Duration) {
 	}
 	for i := range 1 + r.IntN(3) {
 		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("l%d", i)}
-		for n := range 50 + r.IntN(users-50) {
+		for n := range users/6 + r.IntN(users-users/6) {
 			send.People = append(send.People, first+n)
 		}
 		s.Sends = append(s.Sends, send)
@@ -327,7 +337,11 @@ func newPerson(i int, answer Answer) Person {
 }
 
 func (s *Scenario) addPeople(r *rand.Rand) {
-	for i := range pick(r, 3, 10, 40, 120) {
+	n := pick(r, 2, 4, 10, 40)
+	if s.Crowd {
+		n = pick(r, 3, 10, 40, 120)
+	}
+	for i := range n {
 		p := newPerson(i, Member)
 		if r.IntN(8) == 0 {
 			p.Answer = pick(r, Unknown, Unknown, Guest, Guest, Protected, Protected, NeverRevoked, NeverRevoked, Unavailable, Refused)
@@ -340,7 +354,10 @@ func (s *Scenario) addPeople(r *rand.Rand) {
 }
 
 func (s *Scenario) addSends(r *rand.Rand, long time.Duration) {
-	n := pick(r, 50, 200, 200, 300)
+	n := pick(r, 4, 8, 12, 20)
+	if s.Crowd {
+		n = pick(r, 50, 200, 200, 300)
+	}
 	storm := r.IntN(3) == 0 // most messages concern few people
 	for i := range n {
 		send := Send{At: time.Duration(r.Int64N(int64(long))), ID: fmt.Sprintf("m%d", i), ByName: r.IntN(4) == 0}

@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	seeds    = flag.Int("seeds", 150, "how many scenarios to play")
+	seeds    = flag.Int("seeds", 500, "how many scenarios to play")
 	playFor  = flag.Duration("for", 0, "instead of -seeds, how long to play; goes on after a scenario that breaks a guarantee")
 	written  = flag.String("report", "", "write a report to this file (Markdown), and the same as JSON beside it")
 	first    = flag.Uint64("first", 0, "seed of the first one; 0 is 1, and with -for today's date and six zeros")
