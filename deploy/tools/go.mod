@@ -2,7 +2,7 @@
 // minute to compile.
 module github.com/session-revoker/session-revoker/deploy/tools
 
-go 1.26.8
+go 1.26.0
 
 replace github.com/vmware-labs/yaml-jsonpath => github.com/helm-unittest/yaml-jsonpath v0.4.0
 
