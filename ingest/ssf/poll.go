@@ -110,5 +110,8 @@ func readAnswer(body []byte, most int) (Answer, error) {
 		}
 		return err == nil
 	})
-	return a, err
+	if err != nil {
+		return Answer{}, err
+	}
+	return a, nil
 }

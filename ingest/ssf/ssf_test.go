@@ -380,7 +380,9 @@ func TestVerifyEveryIsWithinTheTransmittersLimits(t *testing.T) {
 }
 
 func FuzzPollAnswer(f *testing.F) {
-	for _, seed := range []string{`{"sets":{"a":"b"},"moreAvailable":true}`, `{"sets":null}`, `[]`, `{"sets":{"a":{"b":1}}}`, "\xff"} {
+	for _, seed := range []string{
+		`{"sets":{"a":"b"},"moreAvailable":true}`, `{"sets":{"a":"b","a":"c"}}`, `{"sets":null}`, `[]`, `{"sets":{"a":{"b":1}}}`, "\xff",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, body string) {
