@@ -14,7 +14,7 @@ import (
 func TestOutageOfHalfAnHourDeadLettersNothing(t *testing.T) {
 	people, later := 150, 30 // more than can be in flight; and those whose events come during the outage
 	if raced.Enabled {
-		people, later = 40, 10
+		people, later = 20, 5
 	}
 	all := func(w *world, fault graph.Fault) (heal func()) { return w.graph.Inject(fault) }
 	// each breaks the attempts for each user in the directory, so that a canary for nobody is well.
