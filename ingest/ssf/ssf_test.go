@@ -207,8 +207,8 @@ func TestStreamIsFoundByItsIDAlone(t *testing.T) {
 		return `{"stream_id":"` + id + `","delivery":{"method":"urn:ietf:rfc:8936","endpoint_url":"https://idp.example.com/poll"}}`
 	}
 	for answer, found := range map[string]bool{
-		one("theirs"):                                 false,
-		"[" + one("theirs") + "]":                     false,
+		one("theirs"):             false,
+		"[" + one("theirs") + "]": false,
 		"[" + one("theirs") + "," + one("ours") + "]": true,
 		one(""):     false,
 		one("ours"): true,
