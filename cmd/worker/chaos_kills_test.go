@@ -106,6 +106,7 @@ func TestChaosOfKills(t *testing.T) {
 		_ = p.Wait()
 	}
 	p := c.start(manyPeople)
+	c.until("its start", func() bool { return strings.Contains(p.out.String(), `"starting"`) }) // nothing may be left for it
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
 	c.verify(users, people, kills+1)
 	p.terminate(t)
