@@ -36,6 +36,9 @@ const farewell = 3 * time.Second
 
 // wait waits for d, or until ctx ends.
 func wait(ctx context.Context, d time.Duration) {
+	if d <= 0 { // a timer that is due at once has crashed Go 1.26's race detector in a bubble
+		return
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
