@@ -23,6 +23,9 @@ type life struct {
 	rank   int // its urgency; 0 is the highest
 }
 
+// settledBy reports whether the message had ended by at.
+func (m *life) settledBy(at time.Time) bool { return m.end != "" && !m.ended.After(at) }
+
 // gone reports whether the message's time to live had ended by at.
 func (m *life) gone(at time.Time) bool {
 	return m.send.TTL > 0 && !m.enqueued.Add(m.send.TTL).After(at)

@@ -1,7 +1,6 @@
 package simulation
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -73,13 +72,15 @@ func (c *checker) canaryFails() bool {
 func (c *checker) failing(at time.Time) int {
 	people := map[int]bool{}
 	for _, m := range c.lives {
-		if m.end == "" || m.ended.After(at) {
-			for _, i := range m.send.People {
-				people[i] = c.People[i].Answer != Member
+		if m.settledBy(at) {
+			continue
+		}
+		for _, i := range m.send.People {
+			if c.People[i].Answer != Member {
+				people[i] = true
 			}
 		}
 	}
-	maps.DeleteFunc(people, func(_ int, fails bool) bool { return !fails })
 	return len(people)
 }
 
@@ -111,7 +112,7 @@ func (c *checker) hopeless(m *life) bool {
 		if other == m {
 			break
 		}
-		if other.queue == queue && other.send.Session == m.send.Session && (other.end == "" || other.ended.After(m.enqueued)) &&
+		if other.queue == queue && other.send.Session == m.send.Session && !other.settledBy(m.enqueued) &&
 			slices.ContainsFunc(other.send.People, func(i int) bool { return c.People[i].Answer != Member }) {
 			return true
 		}
@@ -224,7 +225,7 @@ func (c *checker) longest(m *life, person int, from time.Time) time.Duration {
 	for _, other := range c.lives {
 		urgent := other.rank < m.rank && other.enqueued.Before(from.Add(bound))
 		if !other.enqueued.After(m.enqueued) && other.rank <= m.rank || urgent {
-			if other.end == "" || other.ended.After(m.enqueued) {
+			if !other.settledBy(m.enqueued) {
 				ahead += len(other.send.People)
 			}
 		}
