@@ -23,6 +23,9 @@ func (c slowConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// pause is how long the bucket asks a refused caller to wait.
+const pause = time.Second
+
 // bucket is a server's quota of 300 calls, of which it regains 20 a second.
 type bucket struct {
 	mu     sync.Mutex
@@ -36,7 +39,7 @@ func (b *bucket) call() (usage float64, err error) {
 	b.tokens = min(300, b.tokens+20*time.Since(b.since).Seconds())
 	b.since = time.Now()
 	if b.tokens < 1 {
-		return 1, tooMany{time.Second}
+		return 1, tooMany{pause}
 	}
 	b.tokens--
 	return 1 - b.tokens/300, nil
@@ -148,7 +151,7 @@ func TestLimiterReplicasTakeTurns(t *testing.T) {
 			}
 		}
 		for i, c := range callers {
-			if c.most > time.Second {
+			if c.most > pause+pause/2 { // they may come just when a call was refused
 				t.Errorf("an urgent user of replica %d waited for %s", i, c.most)
 			}
 		}
