@@ -55,9 +55,11 @@ type Decision struct {
 	// the user.
 	Mapping string `json:"mapping,omitempty"`
 	Field   string `json:"field,omitempty"`
-	// EffectiveTime is when the event takes effect, if it says so. Canceled lists the scheduled
-	// messages about the same person that were canceled because of the event.
+	// EffectiveTime is when the event takes effect, if it says so. ScheduledAs is the sequence number of
+	// the message that waits for that time, and Canceled lists the scheduled messages about the same
+	// person that were canceled because of the event.
 	EffectiveTime time.Time `json:"effectiveTime,omitzero"`
+	ScheduledAs   int64     `json:"scheduledAs,omitempty"`
 	Canceled      []int64   `json:"canceled,omitempty"`
 	// Calls is the number of attempts. The fields after it are those of the last one.
 	Calls           int       `json:"calls,omitempty"`

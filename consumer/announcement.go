@@ -235,7 +235,7 @@ func (c *Consumer) replaceOlder(ctx context.Context, m *message, a schedule.Anno
 		return err
 	}
 	if keeps && (len(found) == 0 || found[0].Compare(a) < 0) {
-		if err := c.schedule(ctx, m, r.item, at); err != nil {
+		if r.scheduledAs, err = c.schedule(ctx, m, r.item, at); err != nil {
 			return err
 		}
 		if found, err = s.scheduled.Find(ctx, a.User); err != nil {
@@ -244,8 +244,11 @@ func (c *Consumer) replaceOlder(ctx context.Context, m *message, a schedule.Anno
 	}
 	if len(found) > 0 {
 		newer := found[0].Compare(a)
-		if newer > 0 {
-			r.outcome, r.by = outdated, found[0].Sequence
+		switch {
+		case newer > 0:
+			r.outcome, r.by, r.scheduledAs = outdated, found[0].Sequence, 0
+		case newer == 0 && keeps:
+			r.scheduledAs = found[0].Sequence
 		}
 		if newer > 0 || keeps {
 			found = found[1:]
@@ -261,8 +264,8 @@ func (c *Consumer) replaceOlder(ctx context.Context, m *message, a schedule.Anno
 	return err
 }
 
-// schedule schedules a copy of the message for one of its events.
-func (c *Consumer) schedule(ctx context.Context, m *message, item event.Item, at time.Time) error {
+// schedule schedules a copy of the message for one of its events, and returns its sequence number.
+func (c *Consumer) schedule(ctx context.Context, m *message, item event.Item, at time.Time) (sequence int64, err error) {
 	sent := deadletter.Copy(m.ReceivedMessage, at)
 	if replays, ok := deadletter.ReadReplays(m.ReceivedMessage); ok {
 		replays.Write(sent, nil)
@@ -270,10 +273,14 @@ func (c *Consumer) schedule(ctx context.Context, m *message, item event.Item, at
 	deadletter.Schedule{At: at, From: m.MessageID, FirstEnqueued: deadletter.FirstEnqueued(m.ReceivedMessage)}.Write(sent, item.Index)
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleTimeout)
 	defer cancel()
-	if _, err := m.from.Scheduler.ScheduleAMQPAnnotatedMessages(ctx, []*azservicebus.AMQPAnnotatedMessage{sent}, at, nil); err != nil {
-		return fmt.Errorf("schedule a message of %s: %w", m.from.Entity, err)
+	numbers, err := m.from.Scheduler.ScheduleAMQPAnnotatedMessages(ctx, []*azservicebus.AMQPAnnotatedMessage{sent}, at, nil)
+	if err != nil {
+		return 0, fmt.Errorf("schedule a message of %s: %w", m.from.Entity, err)
 	}
-	return nil
+	if len(numbers) > 0 {
+		sequence = numbers[0]
+	}
+	return sequence, nil
 }
 
 // cancelScheduled cancels scheduled messages, and returns the sequence numbers of those that it has

@@ -78,6 +78,6 @@ func (m *message) auditRecord(r *result) audit.Decision {
 		d.Error = deadletter.Cut(r.err.Error(), deadletter.MaxDescription)
 	}
 	d.SupersededBy = r.supersededBy()
-	d.EffectiveTime, d.Canceled = e.TakesEffect, r.canceled
+	d.EffectiveTime, d.ScheduledAs, d.Canceled = e.TakesEffect, r.scheduledAs, r.canceled
 	return d
 }

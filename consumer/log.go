@@ -41,6 +41,9 @@ func (c *Consumer) record(m *message, r *result, todo action, settled bool) {
 	if at := r.item.Event.TakesEffect; !at.IsZero() {
 		fields = append(fields, zap.Time("takesEffect", at))
 	}
+	if r.scheduledAs != 0 {
+		fields = append(fields, zap.Int64("scheduledAs", r.scheduledAs))
+	}
 	if len(r.canceled) > 0 {
 		fields = append(fields, zap.Int64s("canceled", r.canceled))
 	}

@@ -62,6 +62,7 @@ type result struct {
 	attempt       revoker.Attempt   // the last one
 	standing      *standing         // of an event with a date; nil for all others
 	by            int64             // the sequence number of the announcement that makes it outdated
+	scheduledAs   int64             // the scheduled message that is its copy; 0 if there is none
 	canceled      []int64           // the scheduled messages that were canceled for it
 }
 

@@ -16,21 +16,37 @@ type confirmation struct {
 
 // demand is an event that asks for a revocation and has not led to one itself.
 type demand struct {
-	event   reported
-	at      time.Time // when it was enqueued, or takes effect
-	text    string    // why it has not
-	planned bool
-	decided time.Time // when it was planned
+	event reported
+	at    time.Time // when it was enqueued, or takes effect
+	text  string    // why it has not
+}
+
+// plan is a scheduled message, which asks for a revocation at its date.
+type plan struct {
+	at      time.Time // the date
+	decided time.Time // when it was scheduled
+}
+
+// date is a date that an event of a source has named.
+type date struct {
+	source string
+	at     int64 // in Unix nanoseconds
 }
 
 // account is what the answer follows from.
 type account struct {
 	confirmed confirmation // the last one
 	elsewhere confirmation // the last one that an event was answered by, whether it is here or not
-	open      demand       // the latest of those that are not planned
-	planned   demand       // the latest of those that are
-	withdrawn time.Time
-	unknown   int // records with an outcome of a later version
+	open      demand       // the latest one
+	plans     map[message]plan
+	canceled  map[message]bool   // scheduled messages that were canceled
+	acted     map[date]time.Time // when an event with this date was last acted on
+	last      time.Time          // of all records of the log, also those about others
+	unknown   int                // records with an outcome of a later version
+}
+
+func newAccount() account {
+	return account{plans: map[message]plan{}, canceled: map[message]bool{}, acted: map[date]time.Time{}}
 }
 
 // confirm notes a confirmed call. One that is elsewhere counts only if no later one is here.
@@ -48,12 +64,22 @@ func (a *account) confirm(c confirmation) {
 
 // ask notes a demand.
 func (a *account) ask(d demand) {
-	switch {
-	case d.planned && !d.at.Before(a.planned.at):
-		a.planned = d
-	case !d.planned && !d.at.Before(a.open.at):
+	if !d.at.Before(a.open.at) {
 		a.open = d
 	}
+}
+
+// next returns the earliest date at which the person is still to be signed out, or zero.
+func (a *account) next() (at time.Time) {
+	for m, p := range a.plans {
+		if a.canceled[m] || !p.at.After(a.confirmed.start) || !a.acted[date{m.source, p.at.UnixNano()}].Before(p.decided) {
+			continue
+		}
+		if at.IsZero() || p.at.Before(at) {
+			at = p.at
+		}
+	}
+	return at
 }
 
 // settle takes back what an event asked for before.
@@ -76,17 +102,23 @@ func (f *finder) answer(who string) (State, string) {
 			signedOut += " by hand by " + a.confirmed.by
 		}
 	}
-	planned := !a.planned.at.IsZero() && a.planned.at.After(a.confirmed.start) && a.planned.decided.After(a.withdrawn)
+	next := a.next()
 	switch open := a.open; {
 	case open.at.After(a.confirmed.start) && signedOut == "":
 		return NotSignedOut, fmt.Sprintf("No: %s was not signed out: %s (event of %s).", who, open.text, clock(open.at))
 	case open.at.After(a.confirmed.start):
 		return NotSignedOut, fmt.Sprintf("Not after the last event: %s, but not since the event of %s: %s.", signedOut, clock(open.at),
 			open.text)
-	case planned && signedOut != "":
-		return Scheduled, fmt.Sprintf("Yes, and again later: %s, and is to be signed out on %s.", signedOut, clock(a.planned.at))
-	case planned:
-		return Scheduled, fmt.Sprintf("Not yet: %s is to be signed out on %s.", who, clock(a.planned.at))
+	case !next.IsZero() && a.last.Sub(next) > overdue && signedOut != "":
+		return NotSignedOut, fmt.Sprintf("Not at the last date: %s, but was to be on %s, and nothing in this log says that it was done.",
+			signedOut, clock(next))
+	case !next.IsZero() && a.last.Sub(next) > overdue:
+		return NotSignedOut, fmt.Sprintf("No: %s was to be signed out on %s, and nothing in this log says that it was done.",
+			who, clock(next))
+	case !next.IsZero() && signedOut != "":
+		return Scheduled, fmt.Sprintf("Yes, and again later: %s, and is to be signed out on %s.", signedOut, clock(next))
+	case !next.IsZero():
+		return Scheduled, fmt.Sprintf("Not yet: %s is to be signed out on %s.", who, clock(next))
 	case a.confirmed.elsewhere:
 		return SignedOut, fmt.Sprintf("Yes: %s at the latest; the record of the call is in another log.", signedOut)
 	case signedOut != "" && a.confirmed.unverified != "":

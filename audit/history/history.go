@@ -27,6 +27,9 @@ const (
 	// clockJump is by how much the times of a chain may go back before it is a clock that jumped.
 	// Records of one chain wait for each other for moments only.
 	clockJump = 2 * time.Second
+	// overdue is how long after the date of a scheduled message the log may go on without a record of
+	// it. Service Bus delivers such a message within moments.
+	overdue = 10 * time.Minute
 )
 
 // State is the answer to the question whether a person is signed out.
@@ -81,6 +84,8 @@ const (
 	Waiting       Kind = "waiting"         // not finished: the message comes again
 	Planned       Kind = "planned"         // scheduled for a date
 	Withdrawn     Kind = "withdrawn"       // what was announced does not happen
+	Canceled      Kind = "canceled"        // an operator canceled a scheduled message
+	Advanced      Kind = "advanced"        // an operator brought a scheduled message forward
 	DeadLettered  Kind = "dead_lettered"   // refused or failed, with the reason
 	Replayed      Kind = "replayed"        // an operator sent a dead letter again
 	Purged        Kind = "purged"          // an operator removed a dead letter
@@ -124,7 +129,7 @@ type Open func() (io.ReadCloser, error)
 // one of reading.
 func Of(ctx context.Context, open Open, user event.User, options audit.Options) (History, error) {
 	f := &finder{
-		names: map[string]bool{}, ids: map[string]bool{}, letters: map[message]bool{}, runs: map[string]bool{},
+		names: map[string]bool{}, ids: map[string]bool{}, letters: map[message]bool{}, copies: map[message]bool{}, runs: map[string]bool{},
 	}
 	if user.ID() != "" {
 		f.ids[user.ID()] = true
@@ -154,7 +159,7 @@ func Of(ctx context.Context, open Open, user event.User, options audit.Options) 
 	return h, nil
 }
 
-// message identifies a message or a dead letter.
+// message identifies a message, a dead letter, or a scheduled message.
 type message struct {
 	source   string
 	sequence int64
@@ -164,12 +169,12 @@ type message struct {
 type finder struct {
 	asked       string
 	askedByName bool
-	// What belongs to the person. It grows from pass to pass. letters are their dead letters, and
-	// runs the replays that sent their messages.
-	names, ids map[string]bool
-	letters    map[message]bool
-	runs       map[string]bool
-	grew       bool
+	// What belongs to the person. It grows from pass to pass. letters are their dead letters, copies
+	// their scheduled messages, and runs the replays that sent their messages.
+	names, ids      map[string]bool
+	letters, copies map[message]bool
+	runs            map[string]bool
+	grew            bool
 
 	steps    []Step
 	omitted  int
@@ -177,8 +182,9 @@ type finder struct {
 	changed  int
 	clocks   map[string]time.Time // the last time of each chain
 	jumps    int
-	jump     time.Duration     // the largest
-	others   map[string]string // ids of other people that have had one of the names
+	jump     time.Duration      // the largest
+	others   map[string]string  // ids of other people that have had one of the names
+	begun    map[part][]message // what commands were about to change
 	account
 }
 
@@ -188,11 +194,15 @@ type reported struct {
 	event int
 }
 
+// part is what a run of a command does in one source.
+type part struct{ run, source string }
+
 // reset forgets what the last pass has found, but not what belongs to the person.
 func (f *finder) reset() {
 	f.grew, f.steps, f.omitted, f.changed, f.jumps, f.jump = false, nil, 0, 0, 0, 0
 	f.reported, f.clocks, f.others = map[reported]bool{}, map[string]time.Time{}, map[string]string{}
-	f.account = account{}
+	f.begun = map[part][]message{}
+	f.account = newAccount()
 }
 
 // link adds something that belongs to the person, and notes whether it is new.
@@ -223,7 +233,7 @@ func (f *finder) clock(e audit.Entry, now time.Time) {
 		f.jumps++
 		f.jump = max(f.jump, back)
 	}
-	f.clocks[e.Chain] = now
+	f.clocks[e.Chain], f.last = now, later(f.last, now)
 	if e.End {
 		delete(f.clocks, e.Chain)
 	}

@@ -62,6 +62,26 @@ func (l *log) operate(o audit.Operation) {
 	}
 }
 
+// plan adds the decision to schedule a message for a date, and to cancel others for it.
+func (l *log) plan(seconds int, copied int64, date int, canceled ...int64) {
+	l.t.Helper()
+	l.decide(seconds, "scheduled", adaID, ada, func(d *audit.Decision) {
+		d.EffectiveTime, d.ScheduledAs, d.Canceled = at(date), copied, canceled
+	})
+}
+
+// change adds the records of a command that changes scheduled messages.
+func (l *log) change(command, messages, outcome string) {
+	l.t.Helper()
+	o := audit.Operation{Time: at(20), Command: command, Run: run, Outcome: audit.Started, Source: "q", Messages: messages, Why: "HR-2041"}
+	l.operate(o)
+	o.Time, o.Outcome, o.Messages = at(21), outcome, ""
+	if outcome == audit.Failed {
+		o.Error = "no right to send"
+	}
+	l.operate(o)
+}
+
 // of returns the history of a person.
 func (l *log) of(id, name string) history.History {
 	l.t.Helper()
@@ -226,16 +246,78 @@ func TestHistoryAnswers(t *testing.T) {
 		},
 		"planned": {
 			func(l *log) {
-				l.decide(0, "scheduled", adaID, ada, func(d *audit.Decision) { d.EffectiveTime = at(3600) })
+				l.plan(0, 4, 3600)
 			},
 			history.Scheduled,
 			[]string{"Not yet", "2026-03-01 13:00:00Z"},
 		},
 		"planned and taken back": {
 			func(l *log) {
-				l.decide(0, "scheduled", adaID, ada, func(d *audit.Decision) { d.EffectiveTime = at(3600) })
+				l.plan(0, 4, 3600)
 				l.decide(9, "withdrawn", adaID, ada, func(d *audit.Decision) { d.Canceled = []int64{4} })
 			}, history.NotAsked, []string{"1 scheduled message was canceled"},
+		},
+		"planned, and then for an earlier date": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.plan(9, 5, 1800, 4)
+			}, history.Scheduled, []string{"Not yet", "2026-03-01 12:30:00Z"},
+		},
+		"planned twice, by id and by name": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.plan(9, 5, 1800)
+			}, history.Scheduled, []string{"2026-03-01 12:30:00Z"},
+		},
+		"planned, and signed out at the date": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.decide(3599, "revoked", adaID, ada, func(d *audit.Decision) { d.EffectiveTime = at(3600) })
+			}, history.SignedOut, []string{"Yes: "},
+		},
+		"planned, and refused at the date": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.decide(3601, "dead_lettered", adaID, ada, func(d *audit.Decision) { d.EffectiveTime, d.Reason = at(3600), "Forbidden" })
+			}, history.NotSignedOut, []string{"Forbidden"},
+		},
+		"planned, and no record of it ten minutes after the date": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.decide(3600+601, "revoked", otherID, "", nil)
+			}, history.NotSignedOut, []string{"was to be signed out on 2026-03-01 13:00:00Z, and nothing in this log says"},
+		},
+		"signed out, planned again, and no record of it after the date": {
+			func(l *log) {
+				l.decide(0, "revoked", adaID, ada, nil)
+				l.plan(9, 4, 3600)
+				l.decide(3600+601, "revoked", otherID, "", nil)
+			}, history.NotSignedOut, []string{"signed out at 2026-03-01 12:00:01Z, but was to be on 2026-03-01 13:00:00Z"},
+		},
+		"planned, and canceled by an operator": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.change("scheduled cancel", "3-5", audit.Done)
+			}, history.NotAsked, []string{"grace (root@jump) began to cancel the scheduled message 4; why: HR-2041"},
+		},
+		"planned, and brought forward by an operator": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.change("scheduled now", "4", audit.Done)
+				l.decide(22, "revoked", adaID, ada, nil)
+			}, history.SignedOut, []string{"Yes: ", "began to bring forward the scheduled message 4"},
+		},
+		"planned, and another's canceled by an operator": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.change("scheduled cancel", "5-9", audit.Done)
+			}, history.Scheduled, []string{"Not yet"},
+		},
+		"planned, and an operator could not cancel it": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.change("scheduled cancel", "4", audit.Failed)
+			}, history.Scheduled, []string{"Not yet", "could not cancel all of what they began with: no right to send"},
 		},
 		"answered by a call of another log": {
 			func(l *log) { l.decide(5, "covered", adaID, ada, nil) }, history.SignedOut,

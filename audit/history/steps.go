@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -45,6 +46,9 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 	if d.Calls > 0 && !d.CallStart.IsZero() {
 		add(d.CallStart, Called, "%s", callText(d))
 	}
+	if !e.Changed {
+		f.endPlans(d)
+	}
 	switch d.Outcome {
 	case "revoked":
 		end := firstOf(d.CallEnd, d.Time)
@@ -73,11 +77,12 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		add(d.Time, Withdrawn, "A newer announcement about the same person holds instead%s.", byMessage(d.SupersededBy))
 	case "scheduled":
 		add(d.Time, Planned, "To be signed out on %s.", clock(d.EffectiveTime))
-		f.ask(demand{at: firstOf(d.EffectiveTime, enqueued), planned: true, decided: d.Time})
+		copied := message{d.Source, d.ScheduledAs}
+		link(f, f.copies, copied)
+		put(f.plans, copied, plan{at: firstOf(d.EffectiveTime, enqueued), decided: d.Time})
 	case "withdrawn":
 		f.settle(key)
 		add(d.Time, Withdrawn, "The announcement was taken back; %s canceled.", messages(len(d.Canceled)))
-		f.withdrawn = later(f.withdrawn, d.Time)
 	case "dead_lettered":
 		link(f, f.letters, message{d.Source, d.SequenceNumber})
 		add(d.Time, DeadLettered, "%s", deadText(d))
@@ -90,6 +95,20 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 	default:
 		f.unknown++
 		add(d.Time, Other, "Outcome %q, which this version does not know.", d.Outcome)
+	}
+}
+
+// endPlans notes which scheduled messages do not wait any more: those that were canceled for the event,
+// and the one that brought it at its date.
+func (f *finder) endPlans(d audit.Decision) {
+	for _, sequence := range d.Canceled {
+		put(f.canceled, message{d.Source, sequence}, true)
+	}
+	switch d.Outcome {
+	case "revoked", "covered", "superseded", "dead_lettered":
+		if due := (date{d.Source, d.EffectiveTime.UnixNano()}); !d.EffectiveTime.IsZero() {
+			put(f.acted, due, later(f.acted[due], d.Time))
+		}
 	}
 }
 
@@ -214,6 +233,8 @@ func (f *finder) operation(e audit.Entry, o audit.Operation) {
 	case o.Outcome == audit.NotRevoked && f.isAbout(o.UserID, o.UserPrincipalName, ""):
 		add(FailedByHand, "%s could not sign them out by hand: %s%s", by, because(o.Error, o.Reason), why)
 		f.ask(demand{at: o.Time, text: "a manual revocation failed"})
+	case o.Command == "scheduled cancel" || o.Command == "scheduled now":
+		f.scheduledChange(e, o, by, why, add)
 	case o.Command == "dlq replay" && o.Outcome == audit.Started && f.hasLetter(o):
 		add(Replayed, "%s replayed the dead letter (run %s)%s", by, o.Run, why)
 	case o.Command == "dlq edit" && o.Outcome == audit.Started && f.hasLetter(o):
@@ -231,20 +252,61 @@ func (f *finder) isOne(user string) bool {
 	return f.ids[user] || f.names[user]
 }
 
-// hasLetter reports whether the messages of an operation contain a dead letter of the person.
-func (f *finder) hasLetter(o audit.Operation) bool {
-	if len(f.letters) == 0 {
-		return false
+// scheduledChange adds the steps of scheduled cancel and scheduled now. What they were about to change
+// counts as changed only when they have done it.
+func (f *finder) scheduledChange(e audit.Entry, o audit.Operation, by, why string, add func(Kind, string, ...any)) {
+	kind, doing := Canceled, "cancel"
+	if o.Command == "scheduled now" {
+		kind, doing = Advanced, "bring forward"
 	}
-	ranges := parseRanges(o.Messages)
-	for letter := range f.letters {
-		if letter.source == o.Source && slices.ContainsFunc(ranges, func(r [2]int64) bool {
-			return r[0] <= letter.sequence && letter.sequence <= r[1]
-		}) {
-			return true
+	run := part{o.Run, o.Source}
+	switch o.Outcome {
+	case audit.Started:
+		found := among(o, f.copies)
+		for _, m := range found {
+			add(kind, "%s began to %s the scheduled message %d%s", by, doing, m.sequence, why)
+		}
+		if len(found) > 0 && !e.Changed {
+			put(f.begun, run, append(f.begun[run], found...))
+		}
+	case audit.Done:
+		for _, m := range f.begun[run] {
+			if !e.Changed {
+				put(f.canceled, m, true)
+			}
+		}
+	case audit.Failed:
+		if len(f.begun[run]) > 0 {
+			add(kind, "%s could not %s all of what they began with: %s", by, doing, o.Error)
 		}
 	}
-	return false
+}
+
+// hasLetter reports whether the messages of an operation contain a dead letter of the person.
+func (f *finder) hasLetter(o audit.Operation) bool { return len(among(o, f.letters)) > 0 }
+
+// among returns those of the messages that an operation lists, in order.
+func among(o audit.Operation, messages map[message]bool) (found []message) {
+	if len(messages) == 0 {
+		return nil
+	}
+	ranges := parseRanges(o.Messages)
+	for m := range messages {
+		if m.source == o.Source && slices.ContainsFunc(ranges, func(r [2]int64) bool {
+			return r[0] <= m.sequence && m.sequence <= r[1]
+		}) {
+			found = append(found, m)
+		}
+	}
+	slices.SortFunc(found, func(a, b message) int { return cmp.Compare(a.sequence, b.sequence) })
+	return found
+}
+
+// put sets a value, unless there are too many already.
+func put[K comparable, V any](known map[K]V, key K, value V) {
+	if _, ok := known[key]; ok || len(known) < maxLinks {
+		known[key] = value
+	}
 }
 
 // parseRanges reads a list of sequence numbers such as 5,7,10-20. It leaves out what it cannot read.

@@ -25,7 +25,8 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 	c := newCloud(t, 4, time.Minute)
 	c.command("", "scheduled", "list").want(t, 0, "No scheduled messages.")
 	c.command("", "scheduled", "list", "-o", "json").want(t, 0, "[]")
-	c.start()
+	log := filepath.Join(t.TempDir(), "audit.ndjson")
+	c.start("REVOKER_AUDIT_FILE=" + log)
 	now := time.Now()
 	effective := now.Add(48 * time.Hour).Truncate(time.Second)
 	for i := range 3 {
@@ -60,21 +61,27 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 	c.command("", "scheduled", "cancel").want(t, 2)
 	c.command("", "scheduled", "cancel", "9999", "--yes").want(t, 5, "no scheduled message")
 
-	log := filepath.Join(t.TempDir(), "audit.ndjson")
+	c.command("", "history", id(0), log).unwrapped().want(t, 0, "Not yet: "+id(0)+" is to be signed out on")
 	c.command("", "scheduled", "cancel", number(0), "--dry-run").want(t, 0, id(0), "Would be canceled: 1 scheduled message")
 	c.command("", "scheduled", "cancel", number(0), "9999", "--dry-run").want(t, 5, id(0), "Not found: 9999", "sequence number 9999")
 	c.command("n\n", "scheduled", "cancel", number(0)).want(t, 1, "nothing was changed")
 	if k := c.counts(); k.Scheduled != 4 {
 		t.Fatalf("%+v: something was canceled", k)
 	}
-	c.command("y\n", "scheduled", "cancel", number(0), "--audit.file="+log, "--why", "stays").want(t, 0, "1 scheduled message canceled")
+	canceled := number(0)
+	c.command("y\n", "scheduled", "cancel", canceled, "--audit.file="+log, "--why", "stays").want(t, 0, "1 scheduled message canceled")
 	c.command("", "scheduled", "now", number(3), "--yes").want(t, 1, "nobody to sign out")
 	c.command("", "scheduled", "now", number(1), "--yes", "--audit.file="+log).want(t, 0, "brought forward")
 	c.until("the call", func() bool { return c.revoked(4) == 1 })
 	if k := c.counts(); k.Scheduled != 2 {
 		t.Errorf("%+v, want those of two people scheduled", k)
 	}
-	records, err := os.ReadFile(strings.Replace(log, "audit.", "audit-operators.", 1))
+	operators := strings.Replace(log, "audit.", "audit-operators.", 1)
+	c.command("", "history", id(0), log, operators).unwrapped().
+		want(t, 0, "No: no event in this log asks", "began to cancel the scheduled message "+canceled+"; why: stays")
+	c.command("", "history", id(1), log, operators).unwrapped().want(t, 0, "Yes: ", "began to bring forward the scheduled message")
+	c.command("", "history", id(2), log, operators).unwrapped().want(t, 0, "Not yet: ")
+	records, err := os.ReadFile(operators)
 	if err != nil {
 		t.Fatal(err)
 	}
