@@ -74,7 +74,7 @@ func TestAuditRecordsOfOperatorsCommands(t *testing.T) {
 		}
 	}
 	got := run(1, "revoke", "--by", "ada", "--reason", "stolen on the train", id(0), id(9))
-	check("revoke", got, audit.Started, audit.Revoked, audit.NotRevoked, audit.Done)
+	check("revoke", got, audit.Started, audit.Revoked, audit.NotRevoked, audit.Failed)
 	if s := got[0]; s.By != "ada" || s.Why != "stolen on the train" || s.Count != 2 ||
 		fmt.Sprint(s.Users) != fmt.Sprint([]string{id(0), id(9)}) || s.Command != "revoke" {
 		t.Errorf("%+v", s)
@@ -85,7 +85,7 @@ func TestAuditRecordsOfOperatorsCommands(t *testing.T) {
 			t.Errorf("%+v", o)
 		}
 	}
-	if end := got[3]; end.Counts["revoked"] != 1 || end.Counts["not_revoked"] != 1 {
+	if end := got[3]; end.Counts["revoked"] != 1 || end.Counts["not_revoked"] != 1 || end.Error != "not done: 1 of 2" {
 		t.Errorf("%+v", end)
 	}
 
