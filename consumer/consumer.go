@@ -3,7 +3,7 @@
 //
 // Consumer.handle in message.go handles one message, and reads from top to bottom: decode, guard,
 // dedupe, dispatch, settle. Three files receive messages for it: receive.go from a queue or
-// subscription, session.go from an entity that requires sessions, and waitingroom.go those that the
+// subscription, session.go from an entity that requires sessions, and deferred.go those that the
 // Consumer has deferred. Package dispatch and its ledger, package dedupe, decide when the attempt
 // for a user begins, and what it means for each event.
 package consumer
