@@ -200,7 +200,6 @@ func exposed(t *testing.T) map[string]bool {
 	metrics.GraphCalls.WithLabelValues("revoked", "200")
 	metrics.Canaries.WithLabelValues("well")
 	metrics.Deferred.WithLabelValues("q")
-	metrics.Watch(func() telemetry.State { return telemetry.State{Guard: []telemetry.Guard{{Type: "device.stolen"}}} })
 	metrics.Settlements.WithLabelValues("complete", "ok")
 	metrics.Renewals.WithLabelValues("ok")
 	metrics.LastReceive.WithLabelValues("q")
