@@ -42,6 +42,9 @@ type announcements struct {
 	// standing has those that are acted on now, by the user's key, unless another event of the
 	// message asks for a call for the same user whatever was announced.
 	standing map[string]*standing
+	// canceled lists the scheduled messages that were canceled for those that are acted on now, by
+	// position among the items.
+	canceled map[int][]int64
 }
 
 // stands returns the function that dedupe.Event needs for the events of a user, or nil.
@@ -64,7 +67,7 @@ func (c *Consumer) announceAll(ctx context.Context, m *message, items []event.It
 	if dated == 0 {
 		return announcements{}
 	}
-	all := announcements{results: map[int]result{}, standing: map[string]*standing{}}
+	all := announcements{results: map[int]result{}, standing: map[string]*standing{}, canceled: map[int][]int64{}}
 	tooLarge := dated*len(deadletter.Content(m.ReceivedMessage).Body) > maxCopied
 	for _, due := range []bool{false, true} {
 		for i, item := range items {
@@ -78,6 +81,7 @@ func (c *Consumer) announceAll(ctx context.Context, m *message, items []event.It
 				all.results[i] = r
 				continue
 			}
+			all.canceled[i] = r.canceled
 			key := accountOf(item, accounts).Key()
 			if s := all.standing[key]; s == nil || s.announcement.Compare(a) < 0 {
 				all.standing[key] = &standing{c: c, from: m.from, announcement: a}

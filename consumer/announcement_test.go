@@ -550,15 +550,23 @@ func TestAnnouncementsAreRecorded(t *testing.T) {
 		w.handled()
 		w.send(announcing("late", announced{who: ada, version: start.Add(-time.Hour), effective: start.Add(time.Hour)}))
 		w.handled()
+		w.send(announcing("leaves after all", announced{who: ada, version: start.Add(time.Second), effective: start.Add(time.Hour)}))
+		w.handled()
+		w.send(announcing("has left", announced{who: ada, version: start.Add(2 * time.Second), effective: start.Add(-time.Minute)}))
+		w.handled()
 	})
 	var outcomes []string
 	for _, r := range records {
 		outcomes = append(outcomes, r.Outcome)
 	}
-	if !slices.Equal(outcomes, []string{"scheduled", "withdrawn", "outdated"}) {
+	if !slices.Equal(outcomes, []string{"scheduled", "withdrawn", "outdated", "scheduled", "revoked"}) {
 		t.Fatalf("outcomes %v", outcomes)
 	}
-	if len(records[1].Canceled) != 1 || records[2].SupersededBy == 0 || records[0].EffectiveTime.IsZero() {
+	ends := func(r, canceled audit.Decision) bool { return slices.Equal(r.Canceled, []int64{canceled.ScheduledAs}) }
+	if records[0].ScheduledAs == 0 || !ends(records[1], records[0]) || !ends(records[3], records[1]) || !ends(records[4], records[3]) {
+		t.Errorf("records %+v", records)
+	}
+	if records[2].SupersededBy != records[1].ScheduledAs || records[2].ScheduledAs != 0 || records[0].EffectiveTime.IsZero() {
 		t.Errorf("records %+v", records)
 	}
 }

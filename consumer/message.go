@@ -238,7 +238,7 @@ func (c *Consumer) add(ctx context.Context, m *message, items []event.Item, acco
 				added[key] = e
 			}
 		}
-		results[i] = result{item: item, key: key, event: e, standing: announced.standing[key]}
+		results[i] = result{item: item, key: key, event: e, standing: announced.standing[key], canceled: announced.canceled[i]}
 		if user != item.Event.User {
 			results[i].account = user
 		}

@@ -2,7 +2,10 @@ package history
 
 import (
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/session-revoker/session-revoker/schedule"
 )
 
 // confirmation is a call that Graph confirmed.
@@ -14,39 +17,44 @@ type confirmation struct {
 	guestUnknown bool // nothing shows whether the person is a guest
 }
 
-// demand is an event that asks for a revocation and has not led to one itself.
+// demand is what asks for a revocation and has not led to one itself.
 type demand struct {
-	event reported
-	at    time.Time // when it was enqueued, or takes effect
-	text  string    // why it has not
+	at       time.Time // when the event was enqueued, or takes effect: a call before that does not answer it
+	came     time.Time // when the event was enqueued
+	recorded time.Time
+	text     string // why it has not
 }
 
-// plan is a scheduled message, which asks for a revocation at its date.
-type plan struct {
-	at      time.Time // the date
-	decided time.Time // when it was scheduled
-}
-
-// date is a date that an event of a source has named.
-type date struct {
-	source string
-	at     int64 // in Unix nanoseconds
+// announcement is an event that names a date for the person, or takes one back, with what its latest
+// record says.
+type announcement struct {
+	schedule.Announcement
+	source   string
+	recorded time.Time
+	planned  bool
+	copied   int64  // the scheduled message; 0 if it is not known
+	open     demand // zero if it asks for nothing any more
 }
 
 // account is what the answer follows from.
 type account struct {
 	confirmed confirmation // the last one
 	elsewhere confirmation // the last one that an event was answered by, whether it is here or not
-	open      demand       // the latest one
-	plans     map[message]plan
-	canceled  map[message]bool   // scheduled messages that were canceled
-	acted     map[date]time.Time // when an event with this date was last acted on
-	last      time.Time          // of all records of the log, also those about others
-	unknown   int                // records with an outcome of a later version
+	failed    demand       // the latest one that nothing but a call can answer
+	// waiting are the events that were given back, and decided is when events were decided. The record
+	// that decides an event can be in a file that is read before that of the other record.
+	waiting map[reported]demand
+	decided map[reported]time.Time
+	// announced has the announcements that count, as the worker judges them: of each source the newest
+	// one, for each name of the person that nothing joins with the others.
+	announced []announcement
+	canceled  map[message]time.Time // scheduled messages that were canceled, and when
+	last      time.Time             // of all records of the log, also those about others
+	unknown   int                   // records with an outcome of a later version
 }
 
 func newAccount() account {
-	return account{plans: map[message]plan{}, canceled: map[message]bool{}, acted: map[date]time.Time{}}
+	return account{waiting: map[reported]demand{}, decided: map[reported]time.Time{}, canceled: map[message]time.Time{}}
 }
 
 // confirm notes a confirmed call. One that is elsewhere counts only if no later one is here.
@@ -62,35 +70,109 @@ func (a *account) confirm(c confirmation) {
 	}
 }
 
-// ask notes a demand.
+// ask notes a demand that nothing but a call can answer.
 func (a *account) ask(d demand) {
-	if !d.at.Before(a.open.at) {
-		a.open = d
+	if !d.at.Before(a.failed.at) {
+		a.failed = d
 	}
+}
+
+// wait notes an event that was given back.
+func (a *account) wait(event reported, d demand) {
+	switch {
+	case !a.decided[event].Before(d.recorded):
+	case len(a.waiting) >= maxLinks:
+		a.ask(d)
+	default:
+		a.waiting[event] = d
+	}
+}
+
+// decide notes that an event was decided.
+func (a *account) decide(event reported, recorded time.Time) {
+	put(a.decided, event, later(a.decided[event], recorded))
+	if w, ok := a.waiting[event]; ok && !w.recorded.After(recorded) {
+		delete(a.waiting, event)
+	}
+}
+
+// announce notes an announcement, unless a newer one of the source counts.
+func (a *account) announce(n announcement) {
+	same := func(other announcement) bool {
+		return other.source == n.source && schedule.SamePerson(other.User, n.User)
+	}
+	for _, other := range a.announced {
+		newer := n.Compare(other.Announcement) // by the worker's own rule
+		if same(other) && (newer < 0 || newer == 0 && n.recorded.Before(other.recorded)) {
+			return
+		}
+	}
+	a.announced = slices.DeleteFunc(a.announced, same)
+	if len(a.announced) >= maxAnnounced {
+		a.ask(demand{n.Event.TakesEffect, n.recorded, n.recorded, "there are too many announcements to follow"})
+		return
+	}
+	a.announced = append(a.announced, n)
+}
+
+// cancel notes that a scheduled message was canceled.
+func (a *account) cancel(m message, at time.Time) { put(a.canceled, m, later(a.canceled[m], at)) }
+
+// open returns the latest demand.
+func (a *account) open() demand {
+	latest := a.failed
+	consider := func(d demand) {
+		if d.at.After(latest.at) {
+			latest = d
+		}
+	}
+	for _, d := range a.waiting {
+		consider(d)
+	}
+	for _, n := range a.announced {
+		consider(n.open)
+	}
+	return latest
 }
 
 // next returns the earliest date at which the person is still to be signed out, or zero.
 func (a *account) next() (at time.Time) {
-	for m, p := range a.plans {
-		if a.canceled[m] || !p.at.After(a.confirmed.start) || !a.acted[date{m.source, p.at.UnixNano()}].Before(p.decided) {
-			continue
-		}
-		if at.IsZero() || p.at.Before(at) {
-			at = p.at
+	for _, n := range a.announced {
+		date := n.Event.TakesEffect
+		if n.planned && a.whenCanceled(n).IsZero() && date.After(a.confirmed.start) && (at.IsZero() || date.Before(at)) {
+			at = date
 		}
 	}
 	return at
 }
 
-// settle takes back what an event asked for before.
-func (a *account) settle(event reported) {
-	if a.open.event == event {
-		a.open = demand{}
+// whenCanceled returns when the scheduled message of an announcement was canceled, or zero.
+func (a *account) whenCanceled(n announcement) time.Time {
+	canceled := a.canceled[message{n.source, n.copied}]
+	if canceled.Before(n.recorded.Add(-renumbered)) { // that was another message with this number
+		return time.Time{}
 	}
+	return canceled
 }
 
-// answer returns the state, and one sentence.
-func (f *finder) answer(who string) (State, string) {
+// takenBack returns why the latest announcement does not ask for anything any more, or "".
+func (a *account) takenBack() (why string) {
+	var latest time.Time
+	for _, n := range a.announced {
+		canceled := a.whenCanceled(n)
+		switch {
+		case n.recorded.Before(latest):
+		case n.Event.Withdrawn:
+			latest, why = n.recorded, "what was announced was taken back at "+clock(n.recorded)
+		case n.planned && !canceled.IsZero():
+			latest, why = n.recorded, fmt.Sprintf("the scheduled message %d was canceled at %s", n.copied, clock(canceled))
+		}
+	}
+	return why
+}
+
+// answer returns the state at a time, and one sentence.
+func (f *finder) answer(who string, now time.Time) (State, string) {
 	a := f.account
 	if a.elsewhere.start.After(a.confirmed.start) {
 		a.confirmed = a.elsewhere
@@ -103,18 +185,18 @@ func (f *finder) answer(who string) (State, string) {
 		}
 	}
 	next := a.next()
-	switch open := a.open; {
+	overdue := !next.IsZero() && now.Sub(next) > overdueAfter
+	notDone := fmt.Sprintf("on %s, and nothing in this log, which ends at %s, says that it was done", clock(next), clock(a.last))
+	switch open := a.open(); {
 	case open.at.After(a.confirmed.start) && signedOut == "":
-		return NotSignedOut, fmt.Sprintf("No: %s was not signed out: %s (event of %s).", who, open.text, clock(open.at))
+		return NotSignedOut, fmt.Sprintf("No: %s was not signed out: %s (event of %s).", who, open.text, clock(open.came))
 	case open.at.After(a.confirmed.start):
-		return NotSignedOut, fmt.Sprintf("Not after the last event: %s, but not since the event of %s: %s.", signedOut, clock(open.at),
+		return NotSignedOut, fmt.Sprintf("Not after the last event: %s, but not since the event of %s: %s.", signedOut, clock(open.came),
 			open.text)
-	case !next.IsZero() && a.last.Sub(next) > overdue && signedOut != "":
-		return NotSignedOut, fmt.Sprintf("Not at the last date: %s, but was to be on %s, and nothing in this log says that it was done.",
-			signedOut, clock(next))
-	case !next.IsZero() && a.last.Sub(next) > overdue:
-		return NotSignedOut, fmt.Sprintf("No: %s was to be signed out on %s, and nothing in this log says that it was done.",
-			who, clock(next))
+	case overdue && signedOut != "":
+		return NotSignedOut, fmt.Sprintf("Not at the last date: %s, but was to be %s.", signedOut, notDone)
+	case overdue:
+		return NotSignedOut, fmt.Sprintf("No: %s was to be signed out %s.", who, notDone)
 	case !next.IsZero() && signedOut != "":
 		return Scheduled, fmt.Sprintf("Yes, and again later: %s, and is to be signed out on %s.", signedOut, clock(next))
 	case !next.IsZero():
@@ -125,6 +207,8 @@ func (f *finder) answer(who string) (State, string) {
 		return SignedOut, fmt.Sprintf("Yes, as far as Graph says: %s; the effect is not verified: %s.", signedOut, a.confirmed.unverified)
 	case signedOut != "":
 		return SignedOut, fmt.Sprintf("Yes: %s; Graph confirmed it.", signedOut)
+	case a.takenBack() != "":
+		return NotAsked, fmt.Sprintf("No: %s is not to be signed out: %s.", who, a.takenBack())
 	case len(f.steps) > 0:
 		return NotAsked, fmt.Sprintf("No: no event in this log asks to sign %s out.", who)
 	}

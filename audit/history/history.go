@@ -27,9 +27,14 @@ const (
 	// clockJump is by how much the times of a chain may go back before it is a clock that jumped.
 	// Records of one chain wait for each other for moments only.
 	clockJump = 2 * time.Second
-	// overdue is how long after the date of a scheduled message the log may go on without a record of
-	// it. Service Bus delivers such a message within moments.
-	overdue = 10 * time.Minute
+	// overdueAfter is how long after the date of a scheduled message its record may be missing. Service
+	// Bus delivers such a message within moments.
+	overdueAfter = 10 * time.Minute
+	// renumbered is how much earlier a scheduled message must have been canceled than another one with
+	// its number was scheduled, in a queue that was made again. By less, the clocks differ.
+	renumbered = time.Hour
+	// maxAnnounced is the maximum number of announcements that count: a few sources, and a few names.
+	maxAnnounced = 100
 )
 
 // State is the answer to the question whether a person is signed out.
@@ -125,9 +130,11 @@ type Open func() (io.ReadCloser, error)
 // the person whose id other records have beside the name. If several ids have had the name, the
 // history is about all of them, and a warning says so.
 //
+// now is the time of the question: a date that has passed without a record is not kept.
+//
 // Of holds the person's steps in memory, at most 10,000 while it reads and 5,000 at the end, and what package audit holds. The error is
 // one of reading.
-func Of(ctx context.Context, open Open, user event.User, options audit.Options) (History, error) {
+func Of(ctx context.Context, open Open, user event.User, now time.Time, options audit.Options) (History, error) {
 	f := &finder{
 		names: map[string]bool{}, ids: map[string]bool{}, letters: map[message]bool{}, copies: map[message]bool{}, runs: map[string]bool{},
 	}
@@ -154,7 +161,7 @@ func Of(ctx context.Context, open Open, user event.User, options audit.Options) 
 			break
 		}
 	}
-	h := f.history(report)
+	h := f.history(report, now)
 	h.User = user.Name()
 	return h, nil
 }
@@ -182,9 +189,9 @@ type finder struct {
 	changed  int
 	clocks   map[string]time.Time // the last time of each chain
 	jumps    int
-	jump     time.Duration      // the largest
-	others   map[string]string  // ids of other people that have had one of the names
-	begun    map[part][]message // what commands were about to change
+	jump     time.Duration     // the largest
+	others   map[string]string // ids of other people that have had one of the names
+	begun    map[part]bool     // the commands that were about to change their scheduled messages
 	account
 }
 
@@ -201,7 +208,7 @@ type part struct{ run, source string }
 func (f *finder) reset() {
 	f.grew, f.steps, f.omitted, f.changed, f.jumps, f.jump = false, nil, 0, 0, 0, 0
 	f.reported, f.clocks, f.others = map[reported]bool{}, map[string]time.Time{}, map[string]string{}
-	f.begun = map[part][]message{}
+	f.begun = map[part]bool{}
 	f.account = newAccount()
 }
 
@@ -233,7 +240,10 @@ func (f *finder) clock(e audit.Entry, now time.Time) {
 		f.jumps++
 		f.jump = max(f.jump, back)
 	}
-	f.clocks[e.Chain], f.last = now, later(f.last, now)
+	f.clocks[e.Chain] = now
+	if !e.Changed {
+		f.last = later(f.last, now)
+	}
 	if e.End {
 		delete(f.clocks, e.Chain)
 	}
@@ -279,13 +289,13 @@ func sortSteps(steps []Step) {
 }
 
 // history completes the history after the last pass.
-func (f *finder) history(report audit.Report) History {
+func (f *finder) history(report audit.Report, now time.Time) History {
 	h := History{Log: report, Steps: append([]Step{}, f.steps...), IDs: sorted(f.ids), Names: sorted(f.names), Omitted: f.omitted}
 	sortSteps(h.Steps)
 	if extra := len(h.Steps) - maxSteps; extra > 0 {
 		h.Steps, h.Omitted = h.Steps[extra:], h.Omitted+extra
 	}
-	h.State, h.Answer = f.answer(cmp.Or(f.asked, "they"))
+	h.State, h.Answer = f.answer(cmp.Or(f.asked, "they"), now)
 	if h.Revoked = f.confirmed.end; f.elsewhere.start.After(f.confirmed.start) {
 		h.Revoked = f.elsewhere.end
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/deadletter"
+	"github.com/session-revoker/session-revoker/event"
+	"github.com/session-revoker/session-revoker/schedule"
 )
 
 // decision adds the steps of a decision about an event of the person.
@@ -36,25 +38,27 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 			clear(f.reported) // then a message that comes again is shown as reported again
 		}
 		f.reported[key] = true
-		if d.ReplayRun != "" {
+		switch {
+		case d.ReplayRun != "":
 			link(f, f.runs, d.ReplayRun)
 			add(firstOf(d.Enqueued, d.Time), Reported, "Back in the queue: replay %s had sent the message again.", d.ReplayRun)
-		} else {
-			add(enqueued, Reported, "%s", reportText(d, enqueued))
+		case !d.FirstEnqueued.IsZero():
+			add(firstOf(d.Enqueued, d.Time), Reported, "Delivered at its date: %s.", reportText(d, enqueued))
+		default:
+			add(enqueued, Reported, "Reported: %s.", reportText(d, enqueued))
 		}
 	}
 	if d.Calls > 0 && !d.CallStart.IsZero() {
 		add(d.CallStart, Called, "%s", callText(d))
 	}
-	if !e.Changed {
-		f.endPlans(d)
-	}
+	var open demand // what the event still asks for
+	ask := func(text string) { open = demand{asked, enqueued, d.Time, text} }
 	switch d.Outcome {
 	case "revoked":
 		end := firstOf(d.CallEnd, d.Time)
 		if e.Changed {
 			add(end, Revoked, "Signed out, says a record that was changed.")
-			f.ask(demand{event: key, at: asked, text: notBelieved})
+			ask(notBelieved)
 			break
 		}
 		add(end, Revoked, "Signed out: Graph confirmed that it revoked all sessions.")
@@ -71,45 +75,86 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		}
 	case "superseded":
 		add(d.Time, Covered, "Joined with the newer message %d about the same person.", d.SupersededBy)
-		f.ask(demand{event: key, at: asked, text: "a newer event that it was joined with has no result in this log"})
+		ask("a newer event that it was joined with has no result in this log")
 	case "outdated":
-		f.settle(key)
 		add(d.Time, Withdrawn, "A newer announcement about the same person holds instead%s.", byMessage(d.SupersededBy))
 	case "scheduled":
-		add(d.Time, Planned, "To be signed out on %s.", clock(d.EffectiveTime))
-		copied := message{d.Source, d.ScheduledAs}
-		link(f, f.copies, copied)
-		put(f.plans, copied, plan{at: firstOf(d.EffectiveTime, enqueued), decided: d.Time})
+		add(d.Time, Planned, "To be signed out on %s%s.", clock(d.EffectiveTime), instead(d.Canceled))
 	case "withdrawn":
-		f.settle(key)
-		add(d.Time, Withdrawn, "The announcement was taken back; %s canceled.", messages(len(d.Canceled)))
+		add(d.Time, Withdrawn, "What was announced was taken back%s.", instead(d.Canceled))
 	case "dead_lettered":
 		link(f, f.letters, message{d.Source, d.SequenceNumber})
 		add(d.Time, DeadLettered, "%s", deadText(d))
-		if f.settle(key); d.Reason != string(deadletter.NoTrigger) {
-			f.ask(demand{event: key, at: asked, text: "the event was dead-lettered, " + inWords(d.Reason)})
+		if d.Reason != string(deadletter.NoTrigger) {
+			ask("the event was dead-lettered, " + inWords(d.Reason))
 		}
 	case "unfinished":
 		add(d.Time, Waiting, "Not finished: %s. The message comes again.", because(d.Error, "the worker had to let it go"))
-		f.ask(demand{event: key, at: asked, text: "the event is not finished"})
+		ask("the event is not finished")
 	default:
 		f.unknown++
 		add(d.Time, Other, "Outcome %q, which this version does not know.", d.Outcome)
 	}
+	f.conclude(e, d, key, open)
 }
 
-// endPlans notes which scheduled messages do not wait any more: those that were canceled for the event,
-// and the one that brought it at its date.
-func (f *finder) endPlans(d audit.Decision) {
-	for _, sequence := range d.Canceled {
-		put(f.canceled, message{d.Source, sequence}, true)
+// conclude notes what the answer needs to know of a decision: what the event still asks for, and which
+// demands and plans it ends. A record that was changed ends none.
+func (f *finder) conclude(e audit.Entry, d audit.Decision, event reported, open demand) {
+	if d.Outcome == "unfinished" {
+		f.wait(event, open)
+		return
 	}
+	if e.Changed {
+		f.ask(open)
+		return
+	}
+	f.decide(event, d.Time)
+	if d.ScheduledAs != 0 {
+		link(f, f.copies, message{d.Source, d.ScheduledAs})
+	}
+	for _, sequence := range d.Canceled {
+		f.cancel(message{d.Source, sequence}, d.Time)
+	}
+	if !isAnnouncement(d) {
+		f.ask(open)
+		return
+	}
+	f.announce(announcement{
+		Announcement: announcementOf(d), source: d.Source, recorded: d.Time,
+		planned: d.Outcome == "scheduled", copied: d.ScheduledAs, open: open,
+	})
+}
+
+// isAnnouncement reports whether the worker has compared the event with what was announced before. It
+// refuses some before that.
+func isAnnouncement(d audit.Decision) bool {
 	switch d.Outcome {
-	case "revoked", "covered", "superseded", "dead_lettered":
-		if due := (date{d.Source, d.EffectiveTime.UnixNano()}); !d.EffectiveTime.IsZero() {
-			put(f.acted, due, later(f.acted[due], d.Time))
+	case "scheduled", "withdrawn", "outdated":
+		return true
+	case "dead_lettered":
+		switch deadletter.Reason(d.Reason) {
+		case deadletter.InvalidEvent, deadletter.UnknownEvent, deadletter.NoTrigger, deadletter.OwnerUnclear, deadletter.ForeignDomain,
+			deadletter.TooOld, deadletter.ProtectedUser, deadletter.ExternalUser:
+			return false
 		}
 	}
+	return !d.EffectiveTime.IsZero()
+}
+
+// announcementOf returns the announcement of a decision, with what the worker orders announcements by.
+func announcementOf(d audit.Decision) schedule.Announcement {
+	a := schedule.Announcement{
+		Event:   event.Event{TakesEffect: d.EffectiveTime, Withdrawn: d.Outcome == "withdrawn"},
+		Version: firstOf(d.FirstEnqueued, d.Enqueued, d.Time),
+	}
+	if !d.EventTime.IsZero() && d.EventTime.Before(a.Version) {
+		a.Version = d.EventTime
+	}
+	if user, err := event.NewUser(d.UserID, d.UserPrincipalName); err == nil {
+		a.User = user
+	}
+	return a
 }
 
 // notBelieved is why a record of a revocation counts for nothing.
@@ -118,7 +163,7 @@ const notBelieved = "the record that says so was changed"
 // reportText says which event named the person.
 func reportText(d audit.Decision, enqueued time.Time) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "Reported: %s", because(d.EventType, "an event without a type"))
+	text.WriteString(because(d.EventType, "an event without a type"))
 	if d.EventSource != "" {
 		fmt.Fprintf(&text, " by %s", d.EventSource)
 	}
@@ -137,7 +182,7 @@ func reportText(d audit.Decision, enqueued time.Time) string {
 	if !d.EffectiveTime.IsZero() {
 		fmt.Fprintf(&text, "; it takes effect on %s", clock(d.EffectiveTime))
 	}
-	return text.String() + "."
+	return text.String()
 }
 
 // callText says which call was made.
@@ -224,7 +269,7 @@ func (f *finder) operation(e audit.Entry, o audit.Operation) {
 		}
 		add(RevokedByHand, text, by, why)
 		if e.Changed {
-			f.ask(demand{at: o.Time, text: notBelieved})
+			f.ask(demand{o.Time, o.Time, o.Time, notBelieved})
 			break
 		}
 		f.confirm(confirmation{
@@ -232,7 +277,7 @@ func (f *finder) operation(e audit.Entry, o audit.Operation) {
 		})
 	case o.Outcome == audit.NotRevoked && f.isAbout(o.UserID, o.UserPrincipalName, ""):
 		add(FailedByHand, "%s could not sign them out by hand: %s%s", by, because(o.Error, o.Reason), why)
-		f.ask(demand{at: o.Time, text: "a manual revocation failed"})
+		f.ask(demand{o.Time, o.Time, o.Time, "a manual revocation failed"})
 	case o.Command == "scheduled cancel" || o.Command == "scheduled now":
 		f.scheduledChange(e, o, by, why, add)
 	case o.Command == "dlq replay" && o.Outcome == audit.Started && f.hasLetter(o):
@@ -242,7 +287,7 @@ func (f *finder) operation(e audit.Entry, o audit.Operation) {
 	case o.Command == "dlq import" && o.Outcome == audit.Started && f.runs[o.Run]:
 		add(Replayed, "%s sent the message again from the file %s (run %s)%s", by, o.File, o.Run, why)
 	case o.Command == "dlq purge" && o.Outcome == audit.Started && f.hasLetter(o):
-		add(Purged, "%s removed the dead letter%s", by, why)
+		add(Purged, "%s began to remove the dead letter%s", by, why)
 	}
 }
 
@@ -252,33 +297,34 @@ func (f *finder) isOne(user string) bool {
 	return f.ids[user] || f.names[user]
 }
 
-// scheduledChange adds the steps of scheduled cancel and scheduled now. What they were about to change
-// counts as changed only when they have done it.
+// scheduledChange adds the steps of scheduled cancel and scheduled now. The record at the end lists the
+// messages that were canceled.
 func (f *finder) scheduledChange(e audit.Entry, o audit.Operation, by, why string, add func(Kind, string, ...any)) {
-	kind, doing := Canceled, "cancel"
+	kind, doing, sent := Canceled, "cancel", ""
 	if o.Command == "scheduled now" {
-		kind, doing = Advanced, "bring forward"
+		kind, doing, sent = Advanced, "bring forward", ", and had sent its event without a date before"
 	}
+	found := among(o, f.copies)
 	run := part{o.Run, o.Source}
-	switch o.Outcome {
-	case audit.Started:
-		found := among(o, f.copies)
+	if o.Outcome == audit.Started {
 		for _, m := range found {
 			add(kind, "%s began to %s the scheduled message %d%s", by, doing, m.sequence, why)
+			put(f.begun, run, true)
 		}
-		if len(found) > 0 && !e.Changed {
-			put(f.begun, run, append(f.begun[run], found...))
+		if kind == Advanced && len(found) > 0 {
+			// The call may begin at once, and the clocks may differ.
+			f.ask(demand{o.Time.Add(-clockJump), o.Time, o.Time, by + " began to bring the date forward, and no call followed"})
 		}
-	case audit.Done:
-		for _, m := range f.begun[run] {
-			if !e.Changed {
-				put(f.canceled, m, true)
-			}
+		return
+	}
+	for _, m := range found {
+		add(kind, "%s canceled the scheduled message %d%s", by, m.sequence, sent)
+		if !e.Changed {
+			f.cancel(m, o.Time)
 		}
-	case audit.Failed:
-		if len(f.begun[run]) > 0 {
-			add(kind, "%s could not %s all of what they began with: %s", by, doing, o.Error)
-		}
+	}
+	if o.Outcome == audit.Failed && f.begun[run] {
+		add(kind, "%s could not %s all of what they began with: %s", by, doing, because(o.Error, "for no reason that the record gives"))
 	}
 }
 
@@ -341,11 +387,15 @@ func byMessage(sequence int64) string {
 	return fmt.Sprintf(" (message %d)", sequence)
 }
 
-func messages(n int) string {
-	if n == 1 {
-		return "1 scheduled message was"
+// instead names the scheduled messages that were canceled for a decision.
+func instead(canceled []int64) string {
+	switch len(canceled) {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf("; the scheduled message %d was canceled", canceled[0])
 	}
-	return fmt.Sprintf("%d scheduled messages were", n)
+	return fmt.Sprintf("; %d scheduled messages were canceled", len(canceled))
 }
 
 // clock formats a time for people.

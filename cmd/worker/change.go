@@ -135,9 +135,34 @@ type step struct {
 	about     audit.Operation // the queue, the file, or both
 	sequences []int64         // the dead letters to act on, if it is a queue
 	total     int             // the number of messages to act on
+	leftOut   int             // the number of those that were asked for and cannot be acted on
 	// do acts. It calls progress with the number of messages that were just finished, and returns
-	// counts of what happened. These are valid even if err != nil.
-	do func(ctx context.Context, progress func(n int)) (counts map[string]int, err error)
+	// counts of what happened. These are valid even if err != nil. Those named in finished are
+	// messages that need nothing more.
+	do       func(ctx context.Context, progress func(n int)) (counts map[string]int, err error)
+	finished []string
+	// changed, if not nil, returns the messages that were changed, for the record at the end.
+	changed func() []int64
+}
+
+// recordEnd records the result of a step.
+func (c *change) recordEnd(s step, counts map[string]int, err error) {
+	if err == nil {
+		done := 0
+		for _, name := range s.finished {
+			done += counts[name]
+		}
+		err = notDone(done, s.total+s.leftOut)
+	}
+	s.about.Count = s.total
+	ends := []audit.Operation{s.about}
+	if s.changed != nil {
+		ends = listing(s.about, s.changed())
+	}
+	ends[len(ends)-1].Counts = counts
+	for _, end := range ends {
+		c.record.done(end, err)
+	}
 }
 
 // announce records what is about to be done. If it fails, nothing may be done.
@@ -171,8 +196,7 @@ func (c *change) carryOut(ctx context.Context, doing string, steps ...step) erro
 	defer func() { bar.end() }()
 	for _, s := range steps {
 		counts, err := s.do(ctx, progress)
-		s.about.Count, s.about.Counts = s.total, counts
-		c.record.done(s.about, err)
+		c.recordEnd(s, counts, err)
 		if err != nil {
 			return explain(err, cmp.Or(s.about.Source, s.about.To))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/session-revoker/session-revoker/audit"
 	"github.com/session-revoker/session-revoker/audit/history"
@@ -161,7 +162,7 @@ func (o *operations) silent() *program {
 // History implements console.Operations.
 func (o *operations) History(ctx context.Context, user event.User) (h history.History, err error) {
 	err = o.readLog(ctx, func(log openLog, options audit.Options) error {
-		h, err = history.Of(ctx, log.open, user, options)
+		h, err = history.Of(ctx, log.open, user, time.Now(), options)
 		return err
 	})
 	return h, err

@@ -172,7 +172,7 @@ func received(m *azservicebus.AMQPAnnotatedMessage) *azservicebus.ReceivedMessag
 func (i *importing) send(ctx context.Context, cfg config.Config, plan records, about audit.Operation) error {
 	var outcome sendOutcome
 	all := step{
-		about: about, total: len(plan.messages),
+		about: about, total: len(plan.messages), leftOut: len(plan.skipped), finished: []string{"sent"},
 		do: func(ctx context.Context, progress func(int)) (map[string]int, error) {
 			var err error
 			outcome, err = sendAll(ctx, cfg, i.to, i.rate, plan.messages, progress)

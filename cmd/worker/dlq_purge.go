@@ -144,6 +144,7 @@ func (u *purging) step(plan planned, file *exportFile, outcome *purgeOutcome) st
 	}
 	return step{
 		about: audit.Operation{Source: plan.Source, File: u.export}, sequences: plan.sequences, total: plan.Selected,
+		finished: []string{"purged", "gone"},
 		do: func(ctx context.Context, progress func(int)) (map[string]int, error) {
 			options := u.options
 			options.Progress, options.Waiting = progress, u.waiting(plan.Source)
@@ -153,7 +154,7 @@ func (u *purging) step(plan planned, file *exportFile, outcome *purgeOutcome) st
 			outcome.Left += result.Left
 			outcome.Refused += result.Refused
 			outcome.Problems = append(outcome.Problems, result.Problems...)
-			return map[string]int{"purged": result.Purged, "gone": result.Gone, "left": result.Left}, err
+			return map[string]int{"purged": result.Purged, "gone": result.Gone, "left": result.Left, "refused": result.Refused}, err
 		},
 	}
 }

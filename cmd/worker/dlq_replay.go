@@ -202,6 +202,7 @@ func (r *replaying) queue(ctx context.Context, q *replay.Queue, f replay.Filter)
 func (r *replaying) step(plan planned, sender replay.Sender, outcome *replayOutcome) step {
 	return step{
 		about: audit.Operation{Source: plan.Source, To: outcome.To, FileSHA256: r.edited}, sequences: plan.sequences, total: plan.Selected,
+		leftOut: plan.Unreadable, finished: []string{"replayed", "gone"},
 		do: func(ctx context.Context, progress func(int)) (map[string]int, error) {
 			options := r.options
 			options.Progress, options.Waiting = progress, r.waiting(plan.Source)

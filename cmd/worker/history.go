@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +51,7 @@ Lines that cannot be read or were changed are counted and shown. An exit code of
 			return err
 		}
 		defer log.close()
-		h, err := history.Of(ctx, log.open, user, options)
+		h, err := history.Of(ctx, log.open, user, time.Now(), options)
 		if err != nil {
 			return explainReading(err)
 		}

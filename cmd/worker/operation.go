@@ -101,19 +101,22 @@ func (o *operation) add(r audit.Operation) {
 	}
 }
 
-// done records the result of what start has announced. It is a failure also if the counts show that
-// something is not done.
+// done records the result of what start has announced.
 func (o *operation) done(r audit.Operation, failed error) {
-	maps.DeleteFunc(r.Counts, func(_ string, n int) bool { return n == 0 })
-	undone := r.Counts["failed"] + r.Counts["left"] + r.Counts["sentButNotCompleted"] + r.Counts[audit.NotRevoked]
-	if failed == nil && undone > 0 {
-		failed = fmt.Errorf("not done: %d of %d", undone, r.Count)
-	}
 	r.Outcome = audit.Done
 	if failed != nil {
 		r.Outcome, r.Error = audit.Failed, deadletter.Cut(failed.Error(), deadletter.MaxDescription)
 	}
+	maps.DeleteFunc(r.Counts, func(_ string, n int) bool { return n == 0 })
 	o.add(r)
+}
+
+// notDone returns an error if fewer were done than there were.
+func notDone(done, of int) error {
+	if done < of {
+		return fmt.Errorf("not done: %d of %d", of-done, of)
+	}
+	return nil
 }
 
 // close closes the audit log. It returns err, the command's own error, together with the error of a

@@ -186,7 +186,7 @@ func (p *program) revoke(
 		bar.add(1)
 	})
 	bar.end()
-	record.done(audit.Operation{Count: len(users), Counts: counts}, nil)
+	record.done(audit.Operation{Count: len(users), Counts: counts}, notDone(counts[audit.Revoked], len(users)))
 	header := table.Row{"USER", "OUTCOME", "STATUS", "CALLS", "REQUEST ID", "WHY"}
 	if verify {
 		header = table.Row{"USER", "OUTCOME", "STATUS", "CALLS", "REQUEST ID", "VALID FROM, BEFORE", "AFTER", "WHY"}

@@ -104,7 +104,7 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 		return notScheduled(numbers)
 	}
 	several := from.several()
-	list := &rows{output: &output{w: c.stderr, format: asTable}, header: scheduledHeader(several)}
+	list := &rows{output: &output{w: c.stderr, format: asTable, columns: c.columns}, header: scheduledHeader(several)}
 	if c.dryRun {
 		list.output = c.out
 	}
@@ -120,7 +120,8 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 	}
 	list.end("")
 	var missed error
-	if missing := notFound(numbers, all); len(missing) > 0 {
+	missing := notFound(numbers, all)
+	if len(missing) > 0 {
 		fmt.Fprintf(c.stderr, "Not found: %s\n", strings.Join(missing, ", "))
 		missed = notScheduled(missing)
 	}
@@ -145,10 +146,14 @@ func (c *scheduledChange) run(ctx context.Context, from *picked, numbers []strin
 			steps = append(steps, s)
 		}
 	}
+	steps[0].leftOut = len(missing)
 	if err := c.announce(ctx, steps...); err != nil {
 		return err
 	}
 	err = c.carryOut(ctx, c.verb, steps...)
+	if err == nil && c.before == nil && outcome.Gone > 0 {
+		err = fail(exitFailed, "not canceled: %s; if the date has come, the person is being signed out", count(outcome.Gone, "message"))
+	}
 	return errors.Join(err, c.out.value(outcome, func(w io.Writer) {
 		fmt.Fprintf(w, "%s %s\n", count(outcome.Done, "scheduled message"), c.verb)
 		printCounts(w, []countOf{{outcome.Gone, "gone in the meantime: the date has come, or somebody else canceled it"}})
@@ -177,7 +182,14 @@ func (c *scheduledChange) step(
 			mine, numbers = append(mine, m.scheduledMessage), append(numbers, m.SequenceNumber)
 		}
 	}
-	s = step{about: audit.Operation{Source: q.Entity}, sequences: numbers, total: len(mine)}
+	var canceled []int64
+	s = step{
+		about: audit.Operation{Source: q.Entity}, sequences: numbers, total: len(mine), finished: []string{"canceled"},
+		changed: func() []int64 { return canceled },
+	}
+	if c.before != nil { // what came at its date in the meantime is acted on as well
+		s.finished = append(s.finished, "gone")
+	}
 	s.do = func(ctx context.Context, progress func(int)) (map[string]int, error) {
 		counts := map[string]int{}
 		sender, err := openSender(ctx, client, q.Entity)
@@ -198,6 +210,7 @@ func (c *scheduledChange) step(
 			switch {
 			case err == nil:
 				counts["canceled"]++
+				canceled = append(canceled, m.SequenceNumber)
 				outcome.Done++
 			case errors.As(err, &answer) && answer.Code == azservicebus.CodeNotFound:
 				counts["gone"]++

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
+
+	"github.com/session-revoker/session-revoker/audit"
 )
 
 // announce sends an event of a user with a date.
@@ -78,8 +80,9 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 	}
 	operators := strings.Replace(log, "audit.", "audit-operators.", 1)
 	c.command("", "history", id(0), log, operators).unwrapped().
-		want(t, 0, "No: no event in this log asks", "began to cancel the scheduled message "+canceled+"; why: stays")
-	c.command("", "history", id(1), log, operators).unwrapped().want(t, 0, "Yes: ", "began to bring forward the scheduled message")
+		want(t, 0, "No: "+id(0)+" is not to be signed out: the scheduled message "+canceled+" was canceled at",
+			"began to cancel the scheduled message "+canceled+"; why: stays", "canceled the scheduled message "+canceled+".")
+	c.command("", "history", id(1), log, operators).unwrapped().want(t, 0, "Yes: ", "and had sent its event without a date before")
 	c.command("", "history", id(2), log, operators).unwrapped().want(t, 0, "Not yet: ")
 	records, err := os.ReadFile(operators)
 	if err != nil {
@@ -93,4 +96,11 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 		}
 	}
 	c.command("", "scheduled", "list", "--servicebus.queue=nowhere").want(t, 5, "no such queue")
+
+	before := len(operations(t, operators))
+	c.command("", "scheduled", "cancel", number(2), "9999", "--yes", "--audit.file="+log).want(t, 5, "1 scheduled message canceled", "9999")
+	end := operations(t, operators)[before:][1]
+	if end.Outcome != audit.Failed || end.Error != "not done: 1 of 2" || end.Messages == "" {
+		t.Errorf("%+v", end)
+	}
 }
