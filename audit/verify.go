@@ -37,8 +37,8 @@ type Report struct {
 	Problems     []string `json:"problems,omitempty"`
 	ProblemCount int      `json:"problemCount,omitempty"`
 	Unreadable   int      `json:"unreadable,omitempty"`
-	// Claim says what is proven if there are no problems.
-	Claim string `json:"claim"`
+	// Claim says what is proven. It is empty if there are problems.
+	Claim string `json:"claim,omitempty"`
 }
 
 // OpenChain is a chain without an end. Its process was killed or is still running, or the end was
@@ -162,6 +162,9 @@ func Verify(r io.Reader, options Options) (Report, error) {
 		report.Open = append(report.Open, OpenChain{Chain: name, Last: c.number, Time: c.time, Sealed: c.sealed == c.number})
 	}
 	v.missing(wanted)
+	if report.ProblemCount > 0 {
+		report.Claim = ""
+	}
 	return report, err
 }
 

@@ -447,9 +447,9 @@ func TestSourcesAreReadStrictly(t *testing.T) {
 		"ingest.sources: [{name: a}]":                                  "",
 		"ingest: {sources: []}":                                        "",
 		"ingest: {sources: }":                                          "",
-		"ingest:\n  sources:\n    - nam: a":                            `config.yaml:3:7: unknown setting "nam"; did you mean "name"?`,
-		"ingest:\n  sources:\n    - {name: a, secret: " + secret + "}": `config.yaml:3:17: unknown setting "secr"…`,
-		"ingest:\n  sources:\n    - " + secret + ": a":                 `config.yaml:3:7: unknown setting "s3cr"…`,
+		"ingest:\n  sources:\n    - nam: a":                            `3:7: a source has no setting "nam"; did you mean "name"?`,
+		"ingest:\n  sources:\n    - {name: a, secret: " + secret + "}": `config.yaml:3:17: a source has no setting "secr"…`,
+		"ingest:\n  sources:\n    - " + secret + ": a":                 `config.yaml:3:7: a source has no setting "s3cr"…`,
 		"ingest:\n  sources:\n    - {name: 5}":                         `config.yaml:3:14: name: must be a string`,
 		"ingest:\n  sources:\n    - {rate: many}":                      `config.yaml:3:14: rate: must be a whole number`,
 		"ingest:\n  sources:\n    - {timeout: 5}":                      `config.yaml:3:17: timeout: must be a duration`,
@@ -479,7 +479,7 @@ func TestStreamsAreRead(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	_, err = load(t, "ingest: {streams: [{name: a, isuer: x}], sources: [{name: b, pth: x}]}", minimal)
-	wantProblems(t, err, `"isuer"; did you mean "issuer"`, "of a stream", "of a source")
+	wantProblems(t, err, `"isuer"; did you mean "issuer"`, "a stream has no setting", "a source has no setting")
 }
 
 func TestSourcesHaveDescriptions(t *testing.T) {

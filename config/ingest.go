@@ -159,7 +159,7 @@ func loadObjects[T any](document *yaml.Node, file string, problems *Problems, no
 			case seen[key.Value]:
 				problems.add("%s: %s is given twice", at(key), showObjectKey(key.Value, options))
 			case errors.Is(problem, errUnknownKey):
-				problems.add("%s: unknown setting %s of a %s", at(key), showObjectKey(key.Value, options), noun)
+				problems.add("%s: a %s has no setting %s", at(key), noun, showObjectKey(key.Value, options))
 			case problem != nil:
 				problems.add("%s: %s: %v", at(value), key.Value, problem)
 			}

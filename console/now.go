@@ -28,7 +28,15 @@ type nowModel struct {
 	perSecond, pause, oldest float64
 	breaker                  bool
 	deferred, scheduled      int
-	revokedInHour, dieInHour int
+	revokedInHour, dieInHour int // as far as the console has run
+}
+
+// counted says over which time people and dead letters are counted.
+func (m nowModel) counted() string {
+	if len(m.points) > 0 && m.now.Sub(m.points[0].at) < (maxPoints-1)*sampleEvery {
+		return "since " + m.points[0].at.UTC().Format("15:04") + " UTC"
+	}
+	return "in the last hour"
 }
 
 func (c *Console) newNowModel() nowModel {

@@ -166,9 +166,12 @@ func VerifyEffect(
 
 // Unreadable describes, without naming the user, why a time could not be read.
 func Unreadable(err error) string {
-	var failure *Error
-	if !errors.As(err, &failure) {
+	failure, ok := errors.AsType[*Error](err)
+	switch {
+	case !ok:
 		return "the effect cannot be read"
+	case failure.Kind == MissingPermission, failure.Kind == Forbidden:
+		return "the effect cannot be read (the permission User.Read.All?): " + failure.Brief()
 	}
-	return "the effect cannot be read (the permission User.Read.All?): " + failure.Brief()
+	return "the effect cannot be read: " + failure.Brief()
 }

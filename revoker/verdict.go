@@ -101,7 +101,7 @@ func (e *Error) Brief() string {
 	case e.Kind == OwnerUnclear && e.Err != nil:
 		return e.Err.Error() // it is a text of ours
 	case e.Kind == MissingPermission && e.By != event.NoLookup:
-		text = "the app lacks " + lookupPermissions[e.By][0] + ", which looking up a " + e.By.String() +
+		text = "the app lacks " + lookupPermissions[e.By][0] + ", which the look-up by " + e.By.String() +
 			" needs: grant it as an application permission, with admin consent"
 	case e.Kind == Forbidden && e.By != event.NoLookup:
 		text = "Graph refuses the look-up"

@@ -100,6 +100,10 @@ func (m *maker) within(t time.Time) bool {
 	return true
 }
 
+// dueWithin is how much earlier than its date an event is acted on at most, with a margin for the
+// clocks of the worker and of Service Bus.
+const dueWithin = 2 * time.Minute
+
 // newCase returns the case of a decision.
 func newCase(line int, d audit.Decision) Case {
 	c := Case{
@@ -108,7 +112,8 @@ func newCase(line int, d audit.Decision) Case {
 		Called: d.CallStart, Outcome: d.Outcome, Reason: d.Reason, Error: d.Error, MessageID: d.MessageID,
 		SequenceNumber: d.SequenceNumber, Event: d.Event, RequestID: d.RequestID, Replayed: d.ReplayRun != "", Line: line,
 	}
-	if d.EffectiveTime.After(firstTime(c.EventTime, c.Enqueued)) { // nobody was to be signed out before
+	isDue := !d.EffectiveTime.After(d.Time.Add(dueWithin))
+	if isDue && d.EffectiveTime.After(firstTime(c.EventTime, c.Enqueued)) { // nobody was to be signed out before
 		c.EventTime, c.Enqueued = d.EffectiveTime, laterOf(c.Enqueued, d.EffectiveTime)
 	}
 	return c

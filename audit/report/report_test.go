@@ -154,6 +154,18 @@ func TestReportCountsEventsByTheCallThatAnswersThem(t *testing.T) {
 	}
 }
 
+// An event whose date is refused has not waited for the date.
+func TestReportSaysWhenARefusedAnnouncementCame(t *testing.T) {
+	l := newLog(t)
+	l.decide(0, "dead_lettered", "ada@contoso.com", time.Second, func(d *audit.Decision) {
+		d.Reason, d.EffectiveTime = "TooFarAhead", at(99_999_999)
+	})
+	e := exception(t, l.report(report.Options{}), "TooFarAhead")
+	if c := e.List[0]; c.Enqueued.After(at(60)) || c.EventTime.After(at(60)) {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestReportKnowsScheduledUnfinishedAndReplayedEvents(t *testing.T) {
 	l := newLog(t)
 	leaver := func(d *audit.Decision) { d.EffectiveTime, d.EventType = at(7200), "user.offboarded" }

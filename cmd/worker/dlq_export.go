@@ -28,12 +28,16 @@ type exportFile struct {
 func createExport(name string) (*exportFile, error) {
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the file
 	if errors.Is(err, os.ErrExist) {
-		return nil, fail(exitUsage, "%s exists already: choose another file", name)
+		return nil, errExists(name)
 	}
 	if err != nil {
 		return nil, fail(exitFailed, "%v", err)
 	}
 	return &exportFile{file: file, to: bufio.NewWriter(file)}, nil
+}
+
+func errExists(name string) error {
+	return fail(exitUsage, "%s exists already: choose another file", name)
 }
 
 // write writes dead letters, and returns when they are on the disk. If one cannot be written, it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"time"
 
@@ -68,6 +69,9 @@ func (u *purging) purge(ctx context.Context, from *picked) error {
 		return u.show(from, makePlan, "Nothing would be removed.", func(plan *replay.Plan) string {
 			return fmt.Sprintf("Would remove %s of %s", summary(plan), plan.Source)
 		})
+	}
+	if _, err := os.Lstat(u.export); err == nil {
+		return errExists(u.export) // before anybody is asked
 	}
 	var plans []planned
 	total := 0
@@ -169,7 +173,7 @@ type purgeOutcome struct {
 func (o purgeOutcome) undone() error {
 	switch {
 	case o.Left > 0:
-		return fail(exitFailed, "not done: %s; repeat the command to continue", letters(o.Left))
+		return fail(exitFailed, "not done: %s; repeat the command with another --export to continue", letters(o.Left))
 	case o.Refused > 0:
 		return fail(exitFailed, "not removed: %s that cannot be exported completely; see docs/runbook.md, section 9",
 			letters(o.Refused))

@@ -235,6 +235,10 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 	c.command("", "dlq", "export", filepath.Join(dir, "x.ndjson"), "--all", "--limit", "1", "--user", id(1)).
 		want(t, 2, "--all and a filter")
 
+	asked := c.command("3\n", "dlq", "purge", "--all", "--export", file)
+	if asked.want(t, 2, "exists already"); strings.Contains(asked.stderr, "Type how many") {
+		t.Error("it asks before it looks for the file")
+	}
 	c.command("2\n", "dlq", "purge", "--all").want(t, 1, "Type how many to confirm (3)", "nothing was removed")
 	c.command("", "dlq", "purge", "--all", "--confirm", "2").want(t, 1, "nothing was removed")
 	c.command("", "dlq", "purge", "--all", "--dry-run").want(t, 0,

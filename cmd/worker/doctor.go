@@ -300,9 +300,14 @@ func checkLookups(ctx context.Context, graph *revoker.Revoker, f *findings) {
 				return user, err
 			})
 		}
-		if failure, ok := errors.AsType[*revoker.Error](err); ok && failure.Kind == revoker.OwnerUnclear {
+		failure, _ := errors.AsType[*revoker.Error](err)
+		if failure != nil && failure.Kind == revoker.OwnerUnclear {
 			works++
 			f.ok("Graph: looking up "+by.String(), "allowed")
+			continue
+		}
+		if failure != nil && failure.Kind != revoker.MissingPermission && failure.Kind != revoker.Forbidden {
+			f.fail("Graph: looking up "+by.String(), "run doctor again when Graph answers", "%s", firstLine(err))
 			continue
 		}
 		failed.warn("Graph: looking up "+by.String(), "grant the permission if events name "+device+"; until then, such events wait",

@@ -53,7 +53,7 @@ It exits with 0 if the worker would act on every event, and with 1 if it would
 dead-letter one, or cannot judge it yet.`,
 		Example: `  worker event test okta-hook.json
   worker event test --mapping my-mdm.yaml lost.json wiped.xml
-  worker event test --property cloudEvents:type=device.lost < body.json`,
+  worker event test --subject lost --content-type application/json body.json`,
 	}
 	fs := cmd.Flags()
 	fs.StringToStringVar(&properties, "property", nil, "application property of the message, as NAME=VALUE; repeatable")

@@ -45,6 +45,23 @@ func completeKnown(cmd *cobra.Command) {
 	}
 }
 
+// sayUsage lets errors about the number of arguments show how the command is called.
+func sayUsage(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		sayUsage(sub)
+	}
+	check := cmd.Args
+	if check == nil {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return fail(exitUsage, "%v: %s", err, cmd.UseLine())
+		}
+		return nil
+	}
+}
+
 // group makes a command of subcommands: without an argument it prints its help, and with an unknown
 // one it fails. By default cobra prints the help and exits with 0 in both cases, so a script with a
 // mistyped subcommand would seem to succeed.

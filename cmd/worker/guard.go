@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -28,11 +29,11 @@ func (p *program) guardRelease() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release",
 		Short: "Allow a larger number of people to be signed out, for a while",
-		Long: `Allow a larger number of people to be signed out, for a while. This writes the
-release to the file that the workers read (guard.release_file), or to standard
-output. The workers continue within seconds, up to the new limit, and log who
-released them and why. --type releases one event type. Without it, each type
-gets the limit.
+		Long: `Allow a larger number of people to be signed out, for a while. This prints the
+release, or writes it to --file. It takes effect when it is in the file that the
+workers read (guard.release_file): they continue within seconds, up to the new
+limit, and log who released them and why. --type releases one event type.
+Without it, each type gets the limit.
 
 In Kubernetes, the file is in a ConfigMap, which reaches every replica:
 
@@ -48,13 +49,13 @@ one of its type. A release without a type replaces all.`,
     --reason "site closes" --file /etc/session-revoker/release.json`,
 		Args: cobra.NoArgs,
 	}
-	fs := cmd.Flags()
-	fs.DurationVar(&lasts, "for", time.Hour, "how long the release lasts, at most 24h")
-	fs.IntVar(&r.MaxUsers, "max", 0, "number of distinct people who may be signed out within guard.window, for each released type")
-	fs.StringVar(&r.Type, "type", "", "event type to release, as the alert names it (default: each type)")
-	fs.StringVar(&r.Reason, "reason", "", "why, for the record")
-	fs.StringVar(&r.By, "by", "", "who, for the record (default: you, as user@host)")
-	fs.StringVar(&file, "file", "", "file to write to (default: standard output)")
+	flags := cmd.Flags()
+	flags.DurationVar(&lasts, "for", time.Hour, "how long the release lasts, at most 24h")
+	flags.IntVar(&r.MaxUsers, "max", 0, "number of distinct people who may be signed out within guard.window, for each released type")
+	flags.StringVar(&r.Type, "type", "", "event type to release, as the alert names it (default: each type)")
+	flags.StringVar(&r.Reason, "reason", "", "why, for the record")
+	flags.StringVar(&r.By, "by", "", "who, for the record (default: you, as user@host)")
+	flags.StringVar(&file, "file", "", "file to write to (default: standard output)")
 	return p.operateGraph(cmd, func(ctx context.Context, cfg config.Config, _ []string) error {
 		now := time.Now().UTC().Truncate(time.Second)
 		r.At, r.Until, r.By = now, now.Add(lasts), operator(r.By)
@@ -67,6 +68,7 @@ one of its type. A release without a type replaces all.`,
 		}
 		if file == "" {
 			_, err = p.stdout.Write(text)
+			fmt.Fprintln(p.stderr, "Nobody is released before this is in the file that the workers read (guard.release_file).")
 			return err
 		}
 		fmt.Fprintf(p.stdout, "up to %s for %s until %s\n", count(r.MaxUsers, "person", "people"), cmp.Or(r.Type, "each type"),
@@ -102,6 +104,9 @@ func (p *program) release(ctx context.Context, cfg config.Config, r guard.Releas
 // replaceFile replaces a file atomically, so that nobody reads half of it.
 func replaceFile(name string, text []byte) error {
 	temporary, err := os.CreateTemp(filepath.Dir(name), ".release-*")
+	if path, ok := errors.AsType[*fs.PathError](err); ok { // it names a file that nobody knows
+		return fmt.Errorf("cannot write to the directory of %s: %w", name, path.Err)
+	}
 	if err != nil {
 		return err
 	}

@@ -88,6 +88,7 @@ func (p *program) rootCommand() *cobra.Command {
 		p.statusCommand(), p.consoleCommand(), versionCommand(),
 	)
 	completeKnown(root)
+	sayUsage(root)
 	return root
 }
 

@@ -47,7 +47,7 @@ func TestRevoke(t *testing.T) {
 	c.commandIn("# leavers of May\nuser2@contoso.com\t# asked by HR\nno one\n", noBus, "revoke", "-").want(t, 2, "line 3: ")
 	c.commandIn("# leavers of May\nx#EXT#@contoso.com # a guest\n", noBus, "revoke", "-", "--dry-run").want(t, 0,
 		"x#EXT#@contoso.com", "would be refused: guest")
-	c.commandIn("", noBus, "revoke", "../groups").want(t, 2, "no sessions were revoked")
+	c.commandIn("", noBus, "revoke", "../groups").want(t, 2, "no sessions were revoked", "neither an object id", "name@domain")
 	c.commandIn("", noBus, "revoke", "--max", "1", id(0), id(1)).want(t, 2, "--max 1")
 	c.commandIn("", noBus, "revoke", "--delegated=magic", id(0)).want(t, 2, "cli or device-code")
 	c.commandIn("", append(noBus, "REVOKER_GRAPH_CLIENT_SECRET=wrong"), "revoke", id(0)).want(t, 3, "no token for Graph")
@@ -117,7 +117,7 @@ func TestRevokeVerifiesTheEffect(t *testing.T) {
 func TestSend(t *testing.T) {
 	c := newCloud(t, 4, time.Minute)
 	c.command("", "send", "--type", "device.stolen", id(0), "user1@contoso.com").want(t, 0, "2 of 2 messages sent to events")
-	c.command("", "send", "--type", "device.enrolled", id(2)).want(t, 2, "allow-list", "nothing was sent")
+	c.command("", "send", "--type", "device.enrolled", id(2)).want(t, 2, "none of events.types: device.stolen", "nothing was sent")
 	c.command("", "send", "--type", "device.stolen", "nobody").want(t, 2, "nothing was sent")
 	c.command("", "send", "--type", "device.stolen").want(t, 2, "are required")
 	c.command("", "send", "--type", "device.lost", id(2), "--dry-run").want(t, 0, `"specversion":"1.0"`, `"userId":"`+id(2),
@@ -275,6 +275,11 @@ func TestDoctor(t *testing.T) {
 	remove()
 	c.graph.Inject(graph.Fault{Status: http.StatusServiceUnavailable})
 	c.commandIn("", healthy, "doctor").want(t, 2, "FAIL  Graph: call")
+	down := c.commandIn("", append(healthy, "REVOKER_EVENTS_RESOLVE_DEVICES=true"), "doctor")
+	down.want(t, 2, "FAIL  Graph: looking up managed-device", "run doctor again when Graph answers")
+	if strings.Contains(down.stdout, "events.resolve_devices") {
+		t.Errorf("doctor advises to turn look-ups off because Graph is down:\n%s", down.stdout)
+	}
 }
 
 func TestDoctorComparesItsClockWithGraph(t *testing.T) {
@@ -341,7 +346,8 @@ func TestGuardRelease(t *testing.T) {
 	c.command("", "guard", "release", "--for", "25h", "--max", "5").want(t, 2, "at most 24h")
 	c.command("", "guard", "release", "--for", "1h").want(t, 2, "at least 1")
 	c.command("", "guard", "release", "--max", "5", "--type", "user.offboarded", "--reason", "drill").want(t, 0, `"maxUsers": 5`,
-		`"type": "user.offboarded"`, `"reason": "drill"`)
+		`"type": "user.offboarded"`, `"reason": "drill"`, "Nobody is released before")
+	c.command("", "guard", "release", "--max", "5", "--file", "/nowhere/release.json").want(t, 1, "the directory of /nowhere/release.json")
 	c.command("", "guard", "release", "--max", "6", "--type", "device.stollen", "--file", file).want(t, 0, "for device.stollen")
 	c.until("a word about the type", func() bool { return strings.Contains(p.out.String(), "not one of events.types") })
 	c.command("", "guard", "release", "--max", "6", "--by", "ada", "--file", file).want(t, 0, "up to 6 people for each type")

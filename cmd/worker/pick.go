@@ -26,7 +26,8 @@ type picking struct {
 	source, since, until string
 	limit                int
 	changes              bool // set by commands that change what they pick
-	deferred             bool // set by the command that picks deferred messages
+	deferred             bool // set by the commands that pick deferred or scheduled messages
+	dates                bool // set by the command that picks scheduled messages by their dates
 	all                  bool
 	mayAll               bool // set by a command that has --all and does not need it
 }
@@ -40,11 +41,16 @@ func (f *picking) flags(fs *pflag.FlagSet) {
 	}
 	fs.StringVar(&f.source, "source", "", "only this queue or subscription (TOPIC/Subscriptions/NAME), if several are configured")
 	fs.StringVar(&f.producer, "producer", "", "only events whose own source contains this text")
-	fs.StringVar(&f.since, "since", "",
-		"only enqueued at or after: a time (2026-03-01T12:00:00Z), a day (2026-03-01), or an age (90m, 7d)")
-	fs.StringVar(&f.until, "until", "", "only enqueued before: the same forms")
+	since, until, first := "only enqueued at or after: a time (2026-03-01T12:00:00Z), a day (2026-03-01), or an age (90m, 7d)",
+		"only enqueued before: the same forms", "oldest first"
+	if f.dates {
+		since, until, first = "only with a date at or after: a time (2026-03-01T12:00:00Z), a day (2026-03-01), or from now (90m, 7d)",
+			"only with a date before: the same forms", "lowest sequence numbers first"
+	}
+	fs.StringVar(&f.since, "since", "", since)
+	fs.StringVar(&f.until, "until", "", until)
 	fs.StringSliceVar(&f.sequences, "seq", nil, "only these sequence numbers: 5,7,10-20")
-	fs.IntVar(&f.limit, "limit", 0, "maximum number, oldest first; 0 means no limit")
+	fs.IntVar(&f.limit, "limit", 0, "maximum number, "+first+"; 0 means no limit")
 	if f.changes || f.mayAll {
 		fs.BoolVar(&f.all, "all", false, "all dead letters")
 	}
@@ -70,10 +76,14 @@ func (f *picking) filter(now time.Time) (replay.Filter, error) {
 	if err != nil {
 		return filter, fail(exitUsage, "--seq: %v", err)
 	}
-	if filter.Since, err = replay.ParseTime(f.since, now); err != nil {
+	parse := replay.ParseTime
+	if f.dates {
+		parse = replay.ParseDate
+	}
+	if filter.Since, err = parse(f.since, now); err != nil {
 		return filter, fail(exitUsage, "--since: %v", err)
 	}
-	if filter.Until, err = replay.ParseTime(f.until, now); err != nil {
+	if filter.Until, err = parse(f.until, now); err != nil {
 		return filter, fail(exitUsage, "--until: %v", err)
 	}
 	if f.limit < 0 {

@@ -94,7 +94,7 @@ empty answer means true as well), false if it says that it did not. There is no
 	fs.Lookup("delegated").NoOptDefVal = "cli"
 	cmd.MarkFlagsMutuallyExclusive("beta", "legacy-beta")
 	fs.IntVar(&most, "max", 50, "maximum number of users, as a protection against accidents")
-	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "maximum time to keep trying, for each user")
+	fs.DurationVar(&giveUp, "give-up-after", 2*time.Minute, "how long to keep trying, for each user: the first failure after that is final")
 	act := audit.Operation{Command: "revoke"}
 	because(fs, &act, "reason")
 	out.flag(fs)
@@ -406,5 +406,10 @@ func readUser(name string, delegated bool) (event.User, error) {
 	case strings.Contains(name, "@"):
 		return event.NewUser("", name)
 	}
-	return event.NewUser(name, "")
+	user, err := event.NewUser(name, "")
+	if err != nil {
+		return user, fmt.Errorf("%q is neither an object id (00000000-0000-0000-0000-000000000000) nor a user principal name (name@domain)",
+			deadletter.Cut(name, 100))
+	}
+	return user, nil
 }

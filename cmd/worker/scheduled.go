@@ -99,7 +99,7 @@ func (p *program) openScheduled(pick *picking, cfg config.Config) (*picked, erro
 }
 
 func (p *program) scheduledList() *cobra.Command {
-	pick := picking{deferred: true}
+	pick := picking{deferred: true, dates: true}
 	out := &output{w: p.stdout, columns: p.columns}
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -109,7 +109,7 @@ numbers. This only peeks: it changes nothing, and the worker keeps running.
 Service Bus cannot peek at scheduled messages alone, so the command looks
 through all waiting messages. --since and --until pick by the date.`,
 		Example: `  worker scheduled list
-  worker scheduled list --until 2026-04-01
+  worker scheduled list --until 7d
   worker scheduled list --user ada@contoso.com --output ndjson`,
 		Args: cobra.NoArgs,
 	}
@@ -139,7 +139,11 @@ through all waiting messages. --since and --until pick by the date.`,
 		if err != nil {
 			return err
 		}
-		list.end("No scheduled messages.")
+		none := "No scheduled messages."
+		if !from.filter.IsZero() {
+			none = "No scheduled message that the filter picks."
+		}
+		list.end(none)
 		return nil
 	})
 }

@@ -39,6 +39,8 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 
 	list := c.command("", "scheduled", "list")
 	list.want(t, 0, "TAKES EFFECT", id(0), id(1), id(2), "user.offboarded", "native", "withdrawn, kept until")
+	c.command("", "scheduled", "list", "--until", "7d").want(t, 0, id(0))
+	c.command("", "scheduled", "list", "--until", "1h").want(t, 0, "No scheduled message that the filter picks.")
 	one := c.command("", "scheduled", "list", "--user", id(1), "-o", "ndjson")
 	one.want(t, 0)
 	var got struct {

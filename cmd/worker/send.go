@@ -18,6 +18,7 @@ import (
 
 	"github.com/session-revoker/session-revoker/cmd/internal/app"
 	"github.com/session-revoker/session-revoker/config"
+	"github.com/session-revoker/session-revoker/deadletter"
 	"github.com/session-revoker/session-revoker/event"
 )
 
@@ -98,6 +99,10 @@ events, the command sends none.`,
 				problems = append(problems, fmt.Errorf("event %d: %w", i+1, err))
 			}
 			messages[i] = newMessage(body, contentType, group)
+		}
+		if len(problems) > 0 && kind != "" && !slices.Contains(cfg.Events.Types, kind) {
+			return fail(exitUsage, "nothing was sent (--no-check sends it anyway): --type: %q is none of events.types: %s",
+				deadletter.Cut(kind, 100), strings.Join(cfg.Events.Types, ", "))
 		}
 		if len(problems) > 0 {
 			return fail(exitUsage, "nothing was sent (--no-check sends it anyway):\n%v",

@@ -229,6 +229,11 @@ func printStatus(w io.Writer, s status.Status) {
 		say("Waiting", "nobody")
 	case s.Never:
 		say("Waiting", "about %s; no forecast, because nobody is being called", count(s.UsersWaiting, "person", "people"))
+	case slices.ContainsFunc(s.Replicas, func(r status.Replica) bool {
+		return slices.ContainsFunc(r.Guard, func(g status.Guard) bool { return g.Tripped })
+	}):
+		say("Waiting", "about %s; those whom the volume guard stops wait for a release (worker guard release)",
+			count(s.UsersWaiting, "person", "people"))
 	default:
 		say("Waiting", "about %s, the last of them for about %s", count(s.UsersWaiting, "person", "people"),
 			time.Duration(s.ForecastSeconds*float64(time.Second)).Round(time.Second))
