@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -109,7 +110,7 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 		list := &rows{output: out}
 		for _, c := range all {
 			if out.format == asTable {
-				printCheck(p.stdout, c)
+				printCheck(p.stdout, c, p.columns)
 			} else if err := list.add(c, nil); err != nil {
 				return err
 			}
@@ -168,11 +169,28 @@ Exit codes of doctor: 0 no FAIL; 1 a WARN, with --strict; 2 a FAIL.`,
 // checkColors are the colors of the results.
 var checkColors = map[string]color{checkOK: green, checkWarn: yellow, checkFail: red}
 
-func printCheck(w io.Writer, c check) {
+// printCheck prints a check for a terminal of this many columns, or for none. What is too long is below
+// the name and not below the detail, where 80 columns leave too little.
+func printCheck(w io.Writer, c check, columns int) {
+	const indent = 6
+	below := func(words string) {
+		if columns > 0 {
+			words = wrapText(words, columns-indent)
+		}
+		for line := range strings.SplitSeq(words, "\n") {
+			fmt.Fprintf(w, "%*s%s\n", indent, "", line)
+		}
+	}
 	paint(w, checkColors[c.Status], fmt.Sprintf("%-4s", c.Status))
-	fmt.Fprintf(w, "  %-34s  %s\n", c.Name, plain(c.Detail))
+	line, detail := fmt.Sprintf("  %-34s  ", c.Name), plain(c.Detail)
+	if columns > 0 && 4+text.StringWidth(line+detail) > columns {
+		fmt.Fprintf(w, "  %s\n", c.Name)
+		below(detail)
+	} else {
+		fmt.Fprintln(w, line+detail)
+	}
 	if c.Fix != "" {
-		fmt.Fprintf(w, "      → %s\n", c.Fix) // not below the detail, where 80 columns leave too little
+		below("→ " + c.Fix)
 	}
 }
 

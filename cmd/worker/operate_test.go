@@ -270,6 +270,9 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 	c.graph.SetRoles("client", []string{"User.RevokeSessions.All"})
+	narrow := c.commandIn("", append(healthy, "COLUMNS=80"), "doctor")
+	narrow.want(t, 0, "OK    configuration")
+	narrow.narrow(t)
 	remove := c.graph.Inject(graph.Fault{Status: http.StatusTooManyRequests})
 	c.commandIn("", healthy, "doctor", "--strict").want(t, 1, "WARN  Graph: call")
 	remove()

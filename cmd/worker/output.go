@@ -222,7 +222,7 @@ func block(header, row table.Row, width int) string {
 		if _, isText := cell.(string); !isText && i > 0 {
 			words = strings.ToLower(fmt.Sprint(header[i])) + " " + words
 		}
-		if words == "" || words == "–" {
+		if words == "" || words == "–" && i > 0 {
 			continue
 		}
 		if line != "" && text.StringWidth(line)+len(gap)+text.StringWidth(words) > width {

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jedib0t/go-pretty/v6/table"
+
 	"github.com/session-revoker/session-revoker/status"
 )
 
@@ -15,5 +17,12 @@ func TestStatusForecastsNothingForPeopleWhomTheGuardStops(t *testing.T) {
 	if got := strings.Join(strings.Fields(text.String()), " "); !strings.Contains(got, "wait for a release (worker guard release)") ||
 		strings.Contains(got, "the last of them for") {
 		t.Errorf("%s", text.String())
+	}
+}
+
+// The group without a name has its dash in a narrow terminal as well.
+func TestBlockBeginsWithTheFirstCellAlways(t *testing.T) {
+	if got := block(table.Row{"USER", "COUNT", "OLDEST"}, table.Row{"–", 201, "–"}, 40); got != "–  count 201" {
+		t.Errorf("%q", got)
 	}
 }
