@@ -35,13 +35,13 @@ func (c *Consumer) audit(m *message, results []result, todo action) {
 
 // auditRecord returns the record of a result.
 func (m *message) auditRecord(r *result) audit.Decision {
-	e := &r.item.Event
+	e, user := &r.item.Event, r.item.Named()
 	d := audit.Decision{
 		Time:              time.Now().UTC(),
 		Outcome:           string(r.outcome),
 		Reason:            string(r.reason),
-		UserID:            e.User.ID(),
-		UserPrincipalName: e.User.UPN(),
+		UserID:            user.ID(),
+		UserPrincipalName: user.UPN(),
 		Source:            m.from.Entity,
 		MessageID:         deadletter.Cut(m.MessageID, 128),
 		Event:             r.item.Index,
@@ -53,8 +53,8 @@ func (m *message) auditRecord(r *result) audit.Decision {
 		Field:             deadletter.Cut(e.Field, 256),
 		Calls:             r.calls,
 	}
-	if by, _ := e.User.Lookup(); by != event.NoLookup {
-		d.LookedUp = e.User.Name()
+	if by, _ := user.Lookup(); by != event.NoLookup {
+		d.LookedUp = user.Name()
 		d.UserID, d.UserPrincipalName = r.account.ID(), r.account.UPN()
 	}
 	if m.SequenceNumber != nil {

@@ -115,7 +115,7 @@ func (c *Consumer) about(fields []zap.Field, m *message, item *event.Item) []zap
 		zap.Int("event", item.Index),
 		zap.String("eventId", c.foreign(item.Event.ID)),
 		zap.String("eventType", kind),
-		zap.String("user", c.user(item.Event.User)),
+		zap.String("user", c.user(item.Named())),
 	)
 	if item.Event.Mapping != "" { // paths of fields come from mappings and name nobody
 		fields = append(fields, zap.String("mapping", item.Event.Mapping))

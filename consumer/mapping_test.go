@@ -69,6 +69,9 @@ func TestMappedMessageRevokesItsUserAndDeadLettersTheRest(t *testing.T) {
 			reasons := map[string]bool{}
 			for _, d := range records {
 				reasons[d.Reason] = true
+				if d.Reason == "ForeignDomain" && !strings.Contains(d.UserPrincipalName, "gmail") {
+					t.Errorf("the record does not say who was refused: %+v", d)
+				}
 				if d.Mapping != "mdm" || d.Outcome == "revoked" && d.Field != "body.events[0].owner" {
 					t.Errorf("%+v", d)
 				}

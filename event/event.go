@@ -3,6 +3,7 @@
 package event
 
 import (
+	"errors"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -76,6 +77,15 @@ type Item struct {
 	Err error
 }
 
+// Named returns whom the event names, for records and filters alone: its user, or the one whose domain
+// is not allowed. Nobody may be called for the latter.
+func (i Item) Named() User {
+	if err, ok := errors.AsType[*Error](i.Err); ok && !err.User.IsZero() {
+		return err.User
+	}
+	return i.Event.User
+}
+
 // Kind classifies why an event is refused.
 type Kind int
 
@@ -108,6 +118,8 @@ const (
 type Error struct {
 	Kind           Kind
 	Field, Problem string
+	// User is the user whose domain is not allowed (ForeignDomain), and nobody for all other kinds.
+	User User
 }
 
 func (e *Error) Error() string { return e.Field + ": " + e.Problem }

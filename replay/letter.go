@@ -178,7 +178,7 @@ func (l *Letter) readEvents(q *Queue, m *azservicebus.ReceivedMessage) {
 	}
 	for _, item := range items {
 		if len(failed) == 0 || slices.Contains(failed, item.Index) {
-			add(&l.Users, item.Event.User.Name())
+			add(&l.Users, item.Named().Name())
 			add(&l.Types, item.Event.Type)
 			add(&l.Producers, item.Event.Source)
 			add(&l.Mappings, item.Event.Mapping)

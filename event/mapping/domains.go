@@ -47,7 +47,9 @@ func (d domains) check(u event.User, field string) *event.Error {
 			return nil
 		}
 	}
-	return &event.Error{Kind: event.ForeignDomain, Field: field, Problem: quote(domain) + " is not on the list events.allowed_domains"}
+	return &event.Error{
+		Kind: event.ForeignDomain, Field: field, Problem: quote(domain) + " is not on the list events.allowed_domains", User: u,
+	}
 }
 
 // withDomains refuses the events whose user has a foreign domain.
