@@ -74,7 +74,7 @@ func TestHistoryAndReplay(t *testing.T) {
 	nobody.narrow(t)
 	c.command("", "history", "user1@contoso.com").unwrapped().want(t, 0, "by hand by grace", "why: she called")
 	c.command("", "history", "user3@contoso.com").want(t, 5, "no record in this log names")
-	c.command("", "history", "../x").want(t, 2, "GUID")
+	c.command("", "history", "../x").want(t, 2, "neither an object id")
 
 	report := c.command("", "audit", "report")
 	report.want(t, 0, "Every event led to a revocation within 1h (2 of 2)", "dlq replay by", "0 problems")

@@ -212,14 +212,21 @@ func tableWidth(header table.Row, rows []table.Row) int {
 // gap is what is between two columns.
 const gap = "  "
 
+// timeLayout is how times are printed.
+const timeLayout = "2006-01-02 15:04:05Z"
+
 // block returns a row as lines that are not longer than width, beginning with its first cell. Numbers
-// after the first cell have their header.
+// after the first cell have their header, and so has each time but the first.
 func block(header, row table.Row, width int) string {
 	var lines []string
-	line := ""
+	line, times := "", 0
 	for i, cell := range row {
 		words := strings.ReplaceAll(fmt.Sprint(cell), "\n", ", ")
-		if _, isText := cell.(string); !isText && i > 0 {
+		_, notTime := time.Parse(timeLayout, words)
+		if notTime == nil {
+			times++
+		}
+		if _, isText := cell.(string); i > 0 && (!isText || notTime == nil && times > 1) {
 			words = strings.ToLower(fmt.Sprint(header[i])) + " " + words
 		}
 		if words == "" || words == "–" && i > 0 {
@@ -301,7 +308,7 @@ func when(t time.Time) string {
 	if t.IsZero() {
 		return "–"
 	}
-	return t.UTC().Format("2006-01-02 15:04:05Z")
+	return t.UTC().Format(timeLayout)
 }
 
 // count returns a number with its noun: "1 chain", "2 chains". many is the plural, if it is not the

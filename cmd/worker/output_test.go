@@ -22,6 +22,10 @@ func TestStatusForecastsNothingForPeopleWhomTheGuardStops(t *testing.T) {
 
 // The group without a name has its dash in a narrow terminal as well.
 func TestBlockBeginsWithTheFirstCellAlways(t *testing.T) {
+	if got := block(table.Row{"USER", "DATE", "ANNOUNCED"}, table.Row{"ada", "2026-03-01 12:00:00Z", "2026-02-01 12:00:00Z"}, 70); got !=
+		"ada  2026-03-01 12:00:00Z  announced 2026-02-01 12:00:00Z" {
+		t.Errorf("%q", got)
+	}
 	if got := block(table.Row{"USER", "COUNT", "OLDEST"}, table.Row{"–", 201, "–"}, 40); got != "–  count 201" {
 		t.Errorf("%q", got)
 	}

@@ -188,7 +188,10 @@ came, only the running worker ingest knows: worker doctor --ingest.`,
 			if err != nil {
 				return err
 			}
-			return out.value(shown, shown.print)
+			if err := out.value(shown, shown.print); err != nil || shown.Problem == "" {
+				return err
+			}
+			return &exitError{code: exitFailed} // the output has said why
 		}
 		all := &rows{output: out, header: table.Row{"NAME", "DELIVERY", "STATUS", "STREAM ID"}}
 		var problems []string

@@ -1,6 +1,7 @@
 package mapping
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func (d *Decoder) decode(m *mapping, s *scope) ([]event.Item, error) {
 	n := int(elements.Size().(types.Int))
 	switch {
 	case n == 0:
-		none := &event.Error{Kind: event.NoTrigger, Field: m.each.path(s), Problem: "holds no events"}
+		none := &event.Error{Kind: event.NoTrigger, Field: cmp.Or(placeOf(v), m.each.path(s)), Problem: "holds no events"}
 		return []event.Item{{Event: event.Event{Mapping: m.name}, Err: none}}, nil
 	case n > event.MaxEvents:
 		return nil, invalid(m.each.path(s), "more than %d events in one message", event.MaxEvents)

@@ -464,7 +464,7 @@ func TestListOfEventsHasBounds(t *testing.T) {
 		t.Error(err)
 	}
 	p := problemOf(t, decode(t, d, event.Message{Body: many(0)}))
-	if p.Kind != event.NoTrigger || !strings.Contains(p.Error(), "holds no events") {
+	if p.Kind != event.NoTrigger || p.Error() != "body.data.events: holds no events" {
 		t.Error(p)
 	}
 	for _, body := range []string{`{"eventType":"com.example.hook"}`, `{"eventType":"com.example.hook","data":{"events":{}}}`} {
