@@ -252,10 +252,11 @@ func (p *program) checkGraph(ctx context.Context, cfg config.Config, delegated s
 	f.ok("Graph: token", "for app %s in tenant %s, until %s", claims.AppID, claims.Tenant, when(claims.Expires))
 	checkClaims(cfg, claims, delegated != "", f)
 	attempt := checkCall(ctx, cfg, graph, delegated != "", f)
-	if cfg.Graph.ReadUsers {
+	asWorker := delegated == "" // nobody reads or looks up for revoke --delegated
+	if cfg.Graph.ReadUsers && asWorker {
 		checkReading(ctx, graph, f)
 	}
-	if cfg.Events.ResolveDevices {
+	if cfg.Events.ResolveDevices && asWorker {
 		checkLookups(ctx, graph, f)
 	}
 	if !attempt.ServerDate.IsZero() {

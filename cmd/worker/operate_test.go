@@ -67,10 +67,10 @@ func TestRevokeAsAPerson(t *testing.T) {
 	if err := c.graph.AddUser(helper); err != nil {
 		t.Fatal(err)
 	}
-	// start runs a command, and calls answer with the code that it shows.
-	start := func(answer func(code string) error, args ...string) func(code int, texts ...string) {
+	// run runs a command, and calls answer with the code that it shows.
+	run := func(answer func(code string) error, args ...string) func(code int, texts ...string) string {
 		var out screen.Screen
-		cmd := exec.Command(binary, append([]string{"revoke", "--delegated=device-code", "-o", "ndjson"}, args...)...)
+		cmd := exec.Command(binary, append(args, "--delegated=device-code", "-o", "ndjson")...)
 		cmd.Env, cmd.Stdout, cmd.Stderr = c.env, &out, &out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -80,11 +80,15 @@ func TestRevokeAsAPerson(t *testing.T) {
 		if err := answer(prompt.FindStringSubmatch(out.String())[1]); err != nil {
 			t.Error(err)
 		}
-		return func(code int, texts ...string) {
+		return func(code int, texts ...string) string {
 			t.Helper()
 			_ = cmd.Wait()
 			result{out.String(), "", cmd.ProcessState.ExitCode()}.want(t, code, texts...)
+			return out.String()
 		}
+	}
+	start := func(answer func(code string) error, args ...string) func(code int, texts ...string) string {
+		return run(answer, append([]string{"revoke"}, args...)...)
 	}
 	as := func(name string) func(string) error {
 		return func(code string) error { return c.graph.Approve(code, name) }
@@ -93,10 +97,14 @@ func TestRevokeAsAPerson(t *testing.T) {
 	another := start(as("help@contoso.com"), "--beta", id(1), "me")
 	refused := start(as("user0@contoso.com"), "--give-up-after", "100ms", id(1))
 	declined := start(c.graph.Decline, "me")
+	checked := run(as("help@contoso.com"), "doctor", "--events.resolve_devices", "--graph.read_users")
 	oneself(0, `"user":"me","outcome":"revoked","status":200,"result":true`)
 	another(0, `"user":"`+id(1)+`","outcome":"revoked"`, `"user":"me","outcome":"revoked"`)
 	refused(3, `"status":403`, "one of the roles")
 	declined(3, "nobody has signed in", "authorization_declined")
+	if out := checked(0, "Graph: call"); strings.Contains(out, "looking up") || strings.Contains(out, "reading users") {
+		t.Errorf("doctor checks as a person what only the worker does: %s", out)
+	}
 	if n := c.revoked(2); n != 2 {
 		t.Errorf("%d are revoked, want 2", n)
 	}
