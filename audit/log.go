@@ -57,8 +57,10 @@ type Decision struct {
 	Field   string `json:"field,omitempty"`
 	// EffectiveTime is when the event takes effect, if it says so. ScheduledAs is the sequence number of
 	// the message that waits for that time, and Canceled lists the scheduled messages about the same
-	// person that were canceled because of the event.
+	// person that were canceled because of the event. Withdrawn reports whether the event takes back
+	// what was announced.
 	EffectiveTime time.Time `json:"effectiveTime,omitzero"`
+	Withdrawn     bool      `json:"withdrawn,omitempty"`
 	ScheduledAs   int64     `json:"scheduledAs,omitempty"`
 	Canceled      []int64   `json:"canceled,omitempty"`
 	// Calls is the number of attempts. The fields after it are those of the last one.

@@ -242,6 +242,7 @@ func (c *Consumer) replaceOlder(ctx context.Context, m *message, a schedule.Anno
 		if r.scheduledAs, err = c.schedule(ctx, m, r.item, at); err != nil {
 			return err
 		}
+		r.copiedNow = true
 		if found, err = s.scheduled.Find(ctx, a.User); err != nil {
 			return err
 		}

@@ -9,10 +9,14 @@ import (
 )
 
 // recordedNow reports whether the result must be recorded now. When a message is deferred, only its
-// successful attempts are recorded. When it comes back, everything else is.
+// successful attempts are recorded, and whom it has just scheduled: they would be in no record for as
+// long as the message has other events. When it comes back, everything else is.
 func (r *result) recordedNow(todo action) bool {
-	if r.outcome == revoked {
+	switch {
+	case r.outcome == revoked:
 		return !r.decidedBefore
+	case r.outcome == scheduled && r.copiedNow:
+		return true
 	}
 	return todo != deferral
 }
@@ -78,6 +82,6 @@ func (m *message) auditRecord(r *result) audit.Decision {
 		d.Error = deadletter.Cut(r.err.Error(), deadletter.MaxDescription)
 	}
 	d.SupersededBy = r.supersededBy()
-	d.EffectiveTime, d.ScheduledAs, d.Canceled = e.TakesEffect, r.scheduledAs, r.canceled
+	d.EffectiveTime, d.Withdrawn, d.ScheduledAs, d.Canceled = e.TakesEffect, e.Withdrawn, r.scheduledAs, r.canceled
 	return d
 }

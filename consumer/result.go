@@ -63,6 +63,7 @@ type result struct {
 	standing      *standing         // of an event with a date; nil for all others
 	by            int64             // the sequence number of the announcement that makes it outdated
 	scheduledAs   int64             // the scheduled message that is its copy; 0 if there is none
+	copiedNow     bool              // the copy was scheduled for this result, and not before
 	canceled      []int64           // the scheduled messages that were canceled for it
 }
 

@@ -247,9 +247,63 @@ func TestHistoryOfAnnouncements(t *testing.T) {
 				l.onwards()
 			}, history.SignedOut, []string{"Yes: ", "canceled the scheduled message 4, and had sent its event without a date before."},
 		},
-		"brought forward by an operator, and never done": {
+		"an older one comes when the newer one was acted on": {
+			func(l *log) {
+				l.decide(5, "revoked", adaID, ada, func(d *audit.Decision) { d.EffectiveTime = at(4) })
+				l.decide(9, "scheduled", adaID, ada, func(d *audit.Decision) {
+					d.EventTime, d.EffectiveTime, d.ScheduledAs = at(1), at(3600), 4
+				})
+			}, history.Scheduled, []string{"Yes, and again later: "},
+		},
+		"not finished at first, and the date is ahead": {
+			func(l *log) {
+				l.decide(0, "unfinished", adaID, ada, func(d *audit.Decision) { d.EffectiveTime = at(3600) })
+			}, history.Scheduled, []string{"Not yet: " + adaID + " is to be signed out on 2026-03-01 13:00:00Z"},
+		},
+		"a withdrawal is not finished": {
 			func(l *log) {
 				l.decide(0, "revoked", adaID, ada, nil)
+				l.decide(9, "unfinished", adaID, ada, func(d *audit.Decision) { d.Withdrawn = true })
+			}, history.SignedOut, []string{"Yes: "},
+		},
+		"joined with a newer event a little early": {
+			func(l *log) {
+				l.decide(10, "superseded", adaID, ada, func(d *audit.Decision) { d.EffectiveTime, d.SupersededBy = at(66), 11 })
+				l.decide(11, "revoked", adaID, ada, func(d *audit.Decision) { d.CallStart, d.CallEnd = at(60), at(61) })
+			}, history.SignedOut, []string{"Yes: "},
+		},
+		"a command long after the date is about another message with the number": {
+			func(l *log) {
+				l.plan(-90_000, 4, -80_000)
+				l.due(-90_000, -80_000, "revoked")
+				l.change("scheduled now", "4", "4")
+			}, history.SignedOut, []string{"Yes: "},
+		},
+		"an operator was killed while they canceled it": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.operate(audit.Operation{
+					Time: at(20), Command: "scheduled cancel", Run: run, Outcome: audit.Started, Source: "q", Messages: "4",
+				})
+				l.onwards()
+			}, history.NotSignedOut, []string{"grace (root@jump) began to cancel it, and nothing says that it was canceled"},
+		},
+		"an operator could not bring it forward": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.change("scheduled now", "4", "")
+			}, history.Scheduled, []string{"Not yet: ", "could not bring forward all of"},
+		},
+		"brought forward by an operator whose clock is ahead": {
+			func(l *log) {
+				l.plan(0, 4, 3600)
+				l.change("scheduled now", "4", "4")
+				l.decide(14, "revoked", adaID, ada, nil)
+			}, history.SignedOut, []string{"Yes: "},
+		},
+		"brought forward by an operator, and never done": {
+			func(l *log) {
+				l.decide(-99, "revoked", adaID, ada, nil)
 				l.plan(1, 4, 3600)
 				l.change("scheduled now", "4", "4")
 				l.onwards()

@@ -30,9 +30,10 @@ type demand struct {
 type announcement struct {
 	schedule.Announcement
 	source   string
+	enqueued time.Time // when its message was
 	recorded time.Time
 	planned  bool
-	copied   int64  // the scheduled message; 0 if it is not known
+	copied   int64  // the scheduled message, or the mark of a withdrawal; 0 if there is none
 	open     demand // zero if it asks for nothing any more
 }
 
@@ -45,16 +46,23 @@ type account struct {
 	// that decides an event can be in a file that is read before that of the other record.
 	waiting map[reported]demand
 	decided map[reported]time.Time
-	// announced has the announcements that count, as the worker judges them: of each source the newest
-	// one, for each name of the person that nothing joins with the others.
+	// announced has the announcements that no later record has replaced.
 	announced []announcement
-	canceled  map[message]time.Time // scheduled messages that were canceled, and when
-	last      time.Time             // of all records of the log, also those about others
-	unknown   int                   // records with an outcome of a later version
+	// forward has the demands of operators who began to bring a date forward.
+	forward  map[part]demand
+	canceled map[message]time.Time // scheduled messages that were canceled, and when
+	// unsure has the scheduled messages that an operator began to cancel, and who. Nothing says whether
+	// they were canceled.
+	unsure  map[message]string
+	last    time.Time // of all records of the log, also those about others
+	unknown int       // records with an outcome of a later version
 }
 
 func newAccount() account {
-	return account{waiting: map[reported]demand{}, decided: map[reported]time.Time{}, canceled: map[message]time.Time{}}
+	return account{
+		waiting: map[reported]demand{}, decided: map[reported]time.Time{}, forward: map[part]demand{},
+		canceled: map[message]time.Time{}, unsure: map[message]string{},
+	}
 }
 
 // confirm notes a confirmed call. One that is elsewhere counts only if no later one is here.
@@ -96,18 +104,17 @@ func (a *account) decide(event reported, recorded time.Time) {
 	}
 }
 
-// announce notes an announcement, unless a newer one of the source counts.
+// announce notes an announcement, and forgets those that it replaces.
 func (a *account) announce(n announcement) {
-	same := func(other announcement) bool {
-		return other.source == n.source && schedule.SamePerson(other.User, n.User)
-	}
 	for _, other := range a.announced {
-		newer := n.Compare(other.Announcement) // by the worker's own rule
-		if same(other) && (newer < 0 || newer == 0 && n.recorded.Before(other.recorded)) {
+		if other.replaces(n) {
 			return
 		}
 	}
-	a.announced = slices.DeleteFunc(a.announced, same)
+	a.announced = slices.DeleteFunc(a.announced, n.replaces)
+	if len(a.announced) >= maxAnnounced { // those that ask for nothing tell little
+		a.announced = slices.DeleteFunc(a.announced, func(other announcement) bool { return !other.planned && other.open.text == "" })
+	}
 	if len(a.announced) >= maxAnnounced {
 		a.ask(demand{n.Event.TakesEffect, n.recorded, n.recorded, "there are too many announcements to follow"})
 		return
@@ -115,11 +122,27 @@ func (a *account) announce(n announcement) {
 	a.announced = append(a.announced, n)
 }
 
+// replaces reports whether n counts instead of an older announcement, by the worker's own order. It does
+// not replace one that came later: the worker knows only what still waits, and judges that one anew.
+// Later records of the same announcement replace those before them.
+func (n announcement) replaces(other announcement) bool {
+	if n.source != other.source || !schedule.SamePerson(n.User, other.User) {
+		return false
+	}
+	switch newer := n.Compare(other.Announcement); {
+	case newer == 0:
+		return n.recorded.After(other.recorded)
+	case newer > 0:
+		return other.recorded.Before(n.enqueued)
+	}
+	return false
+}
+
 // cancel notes that a scheduled message was canceled.
 func (a *account) cancel(m message, at time.Time) { put(a.canceled, m, later(a.canceled[m], at)) }
 
 // open returns the latest demand.
-func (a *account) open() demand {
+func (a *account) open(now time.Time) demand {
 	latest := a.failed
 	consider := func(d demand) {
 		if d.at.After(latest.at) {
@@ -127,6 +150,11 @@ func (a *account) open() demand {
 		}
 	}
 	for _, d := range a.waiting {
+		if !d.at.After(now) {
+			consider(d)
+		}
+	}
+	for _, d := range a.forward {
 		consider(d)
 	}
 	for _, n := range a.announced {
@@ -135,15 +163,25 @@ func (a *account) open() demand {
 	return latest
 }
 
-// next returns the earliest date at which the person is still to be signed out, or zero.
-func (a *account) next() (at time.Time) {
-	for _, n := range a.announced {
-		date := n.Event.TakesEffect
-		if n.planned && a.whenCanceled(n).IsZero() && date.After(a.confirmed.start) && (at.IsZero() || date.Before(at)) {
-			at = date
+// next returns the earliest date at which the person is still to be signed out, or zero. by is the
+// operator who may have canceled it.
+func (a *account) next(now time.Time) (at time.Time, by string) {
+	consider := func(date time.Time, who string) {
+		if date.After(a.confirmed.start) && (at.IsZero() || date.Before(at)) {
+			at, by = date, who
 		}
 	}
-	return at
+	for _, d := range a.waiting {
+		if d.at.After(now) {
+			consider(d.at.Add(dueWithin), "")
+		}
+	}
+	for _, n := range a.announced {
+		if n.planned && a.whenCanceled(n).IsZero() {
+			consider(n.Event.TakesEffect, a.unsure[message{n.source, n.copied}])
+		}
+	}
+	return at, by
 }
 
 // whenCanceled returns when the scheduled message of an announcement was canceled, or zero.
@@ -184,10 +222,15 @@ func (f *finder) answer(who string, now time.Time) (State, string) {
 			signedOut += " by hand by " + a.confirmed.by
 		}
 	}
-	next := a.next()
+	next, by := a.next(now)
+	unsure := ""
+	if by != "" {
+		unsure = "; " + by + " began to cancel it, and nothing says that it was canceled"
+	}
 	overdue := !next.IsZero() && now.Sub(next) > overdueAfter
-	notDone := fmt.Sprintf("on %s, and nothing in this log, which ends at %s, says that it was done", clock(next), clock(a.last))
-	switch open := a.open(); {
+	notDone := fmt.Sprintf("on %s, and nothing in this log, which ends at %s, says that it was done%s",
+		clock(next), clock(a.last), unsure)
+	switch open := a.open(now); {
 	case open.at.After(a.confirmed.start) && signedOut == "":
 		return NotSignedOut, fmt.Sprintf("No: %s was not signed out: %s (event of %s).", who, open.text, clock(open.came))
 	case open.at.After(a.confirmed.start):
@@ -198,9 +241,9 @@ func (f *finder) answer(who string, now time.Time) (State, string) {
 	case overdue:
 		return NotSignedOut, fmt.Sprintf("No: %s was to be signed out %s.", who, notDone)
 	case !next.IsZero() && signedOut != "":
-		return Scheduled, fmt.Sprintf("Yes, and again later: %s, and is to be signed out on %s.", signedOut, clock(next))
+		return Scheduled, fmt.Sprintf("Yes, and again later: %s, and is to be signed out on %s%s.", signedOut, clock(next), unsure)
 	case !next.IsZero():
-		return Scheduled, fmt.Sprintf("Not yet: %s is to be signed out on %s.", who, clock(next))
+		return Scheduled, fmt.Sprintf("Not yet: %s is to be signed out on %s%s.", who, clock(next), unsure)
 	case a.confirmed.elsewhere:
 		return SignedOut, fmt.Sprintf("Yes: %s at the latest; the record of the call is in another log.", signedOut)
 	case signedOut != "" && a.confirmed.unverified != "":

@@ -33,8 +33,12 @@ const (
 	// renumbered is how much earlier a scheduled message must have been canceled than another one with
 	// its number was scheduled, in a queue that was made again. By less, the clocks differ.
 	renumbered = time.Hour
+	// dueWithin is how much earlier than its date the worker may act on an event.
+	dueWithin = time.Minute
+	// clocksDiffer is by how much the clocks of an operator and of a worker may differ.
+	clocksDiffer = time.Minute
 	// maxAnnounced is the maximum number of announcements that count: a few sources, and a few names.
-	maxAnnounced = 100
+	maxAnnounced = 500
 )
 
 // State is the answer to the question whether a person is signed out.
@@ -136,7 +140,8 @@ type Open func() (io.ReadCloser, error)
 // one of reading.
 func Of(ctx context.Context, open Open, user event.User, now time.Time, options audit.Options) (History, error) {
 	f := &finder{
-		names: map[string]bool{}, ids: map[string]bool{}, letters: map[message]bool{}, copies: map[message]bool{}, runs: map[string]bool{},
+		names: map[string]bool{}, ids: map[string]bool{}, letters: map[message]bool{}, copies: map[message]time.Time{},
+		runs: map[string]bool{},
 	}
 	if user.ID() != "" {
 		f.ids[user.ID()] = true
@@ -178,10 +183,11 @@ type finder struct {
 	askedByName bool
 	// What belongs to the person. It grows from pass to pass. letters are their dead letters, copies
 	// their scheduled messages, and runs the replays that sent their messages.
-	names, ids      map[string]bool
-	letters, copies map[message]bool
-	runs            map[string]bool
-	grew            bool
+	names, ids map[string]bool
+	letters    map[message]bool
+	copies     map[message]time.Time // and their dates
+	runs       map[string]bool
+	grew       bool
 
 	steps    []Step
 	omitted  int

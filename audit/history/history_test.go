@@ -48,6 +48,7 @@ func (l *log) decide(seconds int, outcome, id, name string, change func(*audit.D
 	if outcome == "revoked" {
 		d.Calls, d.CallStart, d.CallEnd, d.Status, d.RequestID = 1, at(seconds), at(seconds+1), 200, "r"
 	}
+	d.Withdrawn = outcome == "withdrawn"
 	if change != nil {
 		change(&d)
 	}

@@ -152,7 +152,9 @@ func (c *change) recordEnd(s step, counts map[string]int, err error) {
 		for _, name := range s.finished {
 			done += counts[name]
 		}
-		err = notDone(done, s.total+s.leftOut)
+		if err = notDone(done, s.total); err == nil && s.leftOut > 0 {
+			err = fmt.Errorf("left out: %d", s.leftOut)
+		}
 	}
 	s.about.Count = s.total
 	ends := []audit.Operation{s.about}

@@ -191,6 +191,7 @@ func (r *replaying) all(ctx context.Context, cfg config.Config, v *previewed) (o
 		return r.carryOut(ctx, "replaying", steps...)
 	}()
 	var sum replayOutcome
+	unreadable := 0
 	for _, one := range outcomes {
 		sum.Replayed += one.Replayed
 		sum.Twice += one.Twice
@@ -198,10 +199,16 @@ func (r *replaying) all(ctx context.Context, cfg config.Config, v *previewed) (o
 		sum.Gone += one.Gone
 		sum.Left += one.Left
 		o.Problems = append(o.Problems, one.Problems...)
+		if one.Plan != nil {
+			unreadable += one.Unreadable
+		}
 	}
 	o.Counts = counted(countOf{sum.Replayed, "sent again"}, sum.counts())
 	if undone := sum.Failed + sum.Left + sum.Twice; o.Err == nil && undone > 0 {
 		o.Err = fail(exitFailed, "not done: %s; preview again to continue", letters(undone))
+	}
+	if o.Err == nil && unreadable > 0 {
+		o.Err = notReplayed(unreadable)
 	}
 	return o
 }

@@ -25,6 +25,8 @@ import (
 	"github.com/session-revoker/session-revoker/config"
 	"github.com/session-revoker/session-revoker/console"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
+	"github.com/session-revoker/session-revoker/sanitizer"
+	bus "github.com/session-revoker/session-revoker/servicebus"
 )
 
 // desk is a console in this process, with the embedded Service Bus, and an operator's browser.
@@ -522,5 +524,39 @@ func TestConsoleRefusesAddressesWithoutSignIn(t *testing.T) {
 		if _, err := o.settings(&program{}, config.Config{}); err == nil {
 			t.Errorf("accepts %+v", o)
 		}
+	}
+}
+
+// A replay that leaves out what cannot be read is not done, as on the command line.
+func TestConsoleSaysThatALetterCannotBeRead(t *testing.T) {
+	d := newDesk(t, consoleOptions{rate: 0})
+	d.deadLetters(2)
+	const unreadable = "\x00\x53\x77\xc1\x07\x02\x00\xa3\x01\x78\x45\x40" // a value with a map that is cut off
+	if err := d.broker.Inject(deskQueue, []byte(unreadable)); err != nil {
+		t.Fatal(err)
+	}
+	client, err := azservicebus.NewClientFromConnectionString(d.cfg.ServiceBus.ConnectionString, &azservicebus.ClientOptions{
+		NewWebSocketConn: sanitizer.New(sanitizer.Options{}).Over(bus.Dialer{Plain: true}.Dial),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	receiver, err := client.NewReceiverForQueue(deskQueue, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := receiver.ReceiveMessages(t.Context(), 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	why := &azservicebus.DeadLetterOptions{Reason: new("RetriesExhausted")}
+	if err := receiver.DeadLetterMessage(t.Context(), messages[0], why); err != nil {
+		t.Fatal(err)
+	}
+	d.until("/dead-letters", "3 in all")
+	at, _ := d.post(200, "/replay", url.Values{"reason": {"RetriesExhausted"}})
+	if page := d.confirm(at, "2"); !strings.Contains(page, "Not replayed: 1 dead letter with an unreadable body") {
+		t.Errorf("the page does not say that a letter was left out:\n%s", page)
 	}
 }

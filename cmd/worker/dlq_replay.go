@@ -161,9 +161,13 @@ func (r *replaying) replay(ctx context.Context, from *picked) error {
 	case r.undone > 0:
 		return fail(exitFailed, "not done: %s; repeat the command to continue", letters(r.undone))
 	case r.unreadable > 0:
-		return fail(exitFailed, "not replayed: %s with an unreadable body; see docs/runbook.md, section 9", letters(r.unreadable))
+		return notReplayed(r.unreadable)
 	}
 	return nil
+}
+
+func notReplayed(unreadable int) error {
+	return fail(exitFailed, "not replayed: %s with an unreadable body; see docs/runbook.md, section 9", letters(unreadable))
 }
 
 // queue replays the dead letters of one queue, and returns how many it has planned.

@@ -102,7 +102,7 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 	before := len(operations(t, operators))
 	c.command("", "scheduled", "cancel", number(2), "9999", "--yes", "--audit.file="+log).want(t, 5, "1 scheduled message canceled", "9999")
 	end := operations(t, operators)[before:][1]
-	if end.Outcome != audit.Failed || end.Error != "not done: 1 of 2" || end.Messages == "" {
+	if end.Outcome != audit.Failed || end.Error != "left out: 1" || end.Messages == "" {
 		t.Errorf("%+v", end)
 	}
 }

@@ -111,6 +111,19 @@ func TestSessionErrorsEndOnlyTheSession(t *testing.T) {
 	}
 }
 
+func TestEndOfNoSessionEndsNothing(t *testing.T) {
+	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
+	r := dial(t, addr)
+	r.authorize(addr, queue)
+	r.begin(1)
+	r.sender(1, 1, queue)
+	r.put(2, &amqp.End{})
+	r.put(2, &amqp.Detach{Handle: 1, Closed: true})
+	if got := r.send(1, 1, 0, data(1)); got != (amqp.Accepted{}) {
+		t.Errorf("the other session: %v", got)
+	}
+}
+
 func TestConnectionAnnouncesItsLimits(t *testing.T) {
 	_, _, addr := overTCP(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
 	r := dial(t, addr)

@@ -141,6 +141,9 @@ func (c *conn) read() error {
 			return nil
 		default:
 			s := c.sessions[frame.Channel]
+			if s == nil && isEnd(p) {
+				continue
+			}
 			if s == nil {
 				return notAllowed("%T on channel %d, which has no session", p, frame.Channel)
 			}
@@ -149,6 +152,17 @@ func (c *conn) read() error {
 			}
 		}
 	}
+}
+
+// isEnd reports whether a performative ends something. Microsoft's AMQP library for
+// .NET ignores it on a channel without a session (azure-amqp, AmqpConnection.OnReceiveSessionFrame).
+// go-amqp sometimes ends a session twice.
+func isEnd(p amqp.Performative) bool {
+	switch p.(type) {
+	case *amqp.End, *amqp.Detach:
+		return true
+	}
+	return false
 }
 
 func (c *conn) readFrame() (amqp.Frame, error) {
