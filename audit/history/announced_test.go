@@ -229,7 +229,7 @@ func TestHistoryOfAnnouncements(t *testing.T) {
 		},
 		"a withdrawal's mark was canceled by an operator": {
 			func(l *log) {
-				l.decide(9, "withdrawn", adaID, ada, func(d *audit.Decision) { d.ScheduledAs = 4 })
+				l.decide(9, "withdrawn", adaID, ada, func(d *audit.Decision) { d.ScheduledAs, d.EffectiveTime = 4, at(-9000) })
 				l.change("scheduled cancel", "4", "4")
 			}, history.NotAsked, []string{"canceled the scheduled message 4."},
 		},

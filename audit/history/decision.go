@@ -112,7 +112,11 @@ func (f *finder) conclude(e audit.Entry, d audit.Decision, event reported, open 
 		return
 	}
 	f.decide(event, d.Time)
-	if d.ScheduledAs != 0 {
+	switch {
+	case d.ScheduledAs == 0:
+	case d.Withdrawn: // it is a mark, whose end is not known
+		f.copy(message{d.Source, d.ScheduledAs}, time.Time{})
+	default:
 		f.copy(message{d.Source, d.ScheduledAs}, d.EffectiveTime)
 	}
 	for _, sequence := range d.Canceled {
@@ -128,7 +132,7 @@ func (f *finder) conclude(e audit.Entry, d audit.Decision, event reported, open 
 	})
 }
 
-// copy notes a scheduled message of the person, with its date. That of a mark is not known.
+// copy notes a scheduled message of the person, and its date if it is known.
 func (f *finder) copy(m message, date time.Time) {
 	before, known := f.copies[m]
 	if !known && len(f.copies) < maxLinks {
