@@ -64,7 +64,7 @@ func TestHistoryOfAnnouncements(t *testing.T) {
 			func(l *log) {
 				l.decide(0, "revoked", adaID, ada, nil) // joins them here
 				l.decide(1, "scheduled", adaID, "", func(d *audit.Decision) { d.EffectiveTime, d.ScheduledAs = at(3600), 4 })
-				l.decide(2, "scheduled", "", ada, func(d *audit.Decision) { d.EffectiveTime, d.ScheduledAs = at(7200), 5 })
+				l.decide(9, "scheduled", "", ada, func(d *audit.Decision) { d.EffectiveTime, d.ScheduledAs = at(7200), 5 })
 			}, history.Scheduled, []string{"Yes, and again later: ", "is to be signed out on 2026-03-01 13:00:00Z"},
 		},
 		"of two sources": {
@@ -142,7 +142,7 @@ func TestHistoryOfAnnouncements(t *testing.T) {
 		"an older one comes late": {
 			func(l *log) {
 				l.plan(9, 4, 3600)
-				l.decide(10, "outdated", adaID, ada, func(d *audit.Decision) { d.EventTime, d.EffectiveTime = at(1), at(3600) })
+				l.decide(20, "outdated", adaID, ada, func(d *audit.Decision) { d.EventTime, d.EffectiveTime = at(1), at(3600) })
 			}, history.Scheduled, []string{"Not yet: "},
 		},
 		"another one is refused at sight": {
@@ -213,6 +213,12 @@ func TestHistoryOfAnnouncements(t *testing.T) {
 				l.plan(0, 4, 3600)
 				l.change("scheduled cancel", "4-5", "4")
 			}, history.NotAsked, []string{"canceled the scheduled message 4.", "what they began with: no right to send"},
+		},
+		"canceled by an operator, by ranges that overlap": {
+			func(l *log) {
+				l.plan(0, 50, 3600)
+				l.change("scheduled cancel", "1-99,5-6", "1-99,5-6")
+			}, history.NotAsked, []string{"canceled the scheduled message 50."},
 		},
 		"another's was canceled by an operator": {
 			func(l *log) {
