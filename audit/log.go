@@ -81,6 +81,18 @@ type Decision struct {
 	SupersededBy int64 `json:"supersededBy,omitempty"`
 }
 
+// Came returns when the event came for the first time: when its message was enqueued, or else when the
+// decision was made.
+func (d Decision) Came() time.Time {
+	switch {
+	case !d.FirstEnqueued.IsZero():
+		return d.FirstEnqueued
+	case !d.Enqueued.IsZero():
+		return d.Enqueued
+	}
+	return d.Time
+}
+
 // Operation is an action of an operator's command. A command writes one with the outcome Started
 // before it acts, one for each user that it called Graph for, and one at its end.
 type Operation struct {

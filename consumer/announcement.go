@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// dueWithin is how long before its date an event is acted on.
-	dueWithin = time.Minute
 	// clockMargin is how far our clock may be ahead of the broker's. An event whose date has passed
 	// by less than that on our clock is scheduled for its date, and the broker judges.
 	clockMargin = 5 * time.Minute
@@ -116,7 +114,7 @@ func (m *message) isDue(e event.Event) bool {
 	if enqueued := m.EnqueuedTime; enqueued != nil && m.State != azservicebus.MessageStateScheduled && enqueued.After(now) {
 		now = *enqueued
 	}
-	return !e.TakesEffect.After(now.Add(dueWithin))
+	return !e.TakesEffect.After(now.Add(schedule.DueWithin))
 }
 
 // checkAge refuses an event that happened too long before its producer's message was enqueued, such
@@ -195,7 +193,7 @@ func (c *Consumer) announce(
 	keeps, problem := !due, ""
 	switch {
 	case e.Withdrawn:
-		keeps = time.Until(at) > dueWithin
+		keeps = time.Until(at) > schedule.DueWithin
 	case keeps:
 		problem = c.cannotSchedule(s, at, tooLarge)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/session-revoker/session-revoker/dispatch"
 	"github.com/session-revoker/session-revoker/event"
 	"github.com/session-revoker/session-revoker/guard"
+	"github.com/session-revoker/session-revoker/schedule"
 )
 
 // These are the outcomes in the log of a dry run, and of commands that only look. They differ from
@@ -52,7 +53,7 @@ func ProspectOf(item event.Item, o Outlook) Prospect {
 	if item.Err == nil {
 		item.Err = tooOld(item.Event, o.Now, o.MaxAge)
 	}
-	if at := item.Event.TakesEffect; item.Err == nil && !item.Event.Withdrawn && at.After(o.Now.Add(max(o.Horizon, dueWithin))) {
+	if at := item.Event.TakesEffect; item.Err == nil && !item.Event.Withdrawn && at.After(o.Now.Add(max(o.Horizon, schedule.DueWithin))) {
 		item = tooFarAhead(item, beyondHorizon(at, o.Horizon))
 	}
 	if refused, ok := errors.AsType[*event.Error](item.Err); ok && refused.Kind == event.NotYet {

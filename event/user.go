@@ -69,6 +69,16 @@ func (l Lookup) String() string {
 	return [...]string{"", "mail", "managed-device", "entra-device", "serial-number"}[l]
 }
 
+// LookupOf returns the way whose String is word, or NoLookup.
+func LookupOf(word string) Lookup {
+	for by := ByMail; by <= BySerialNumber; by++ {
+		if by.String() == word {
+			return by
+		}
+	}
+	return NoLookup
+}
+
 // maxSerial bounds a serial number, in bytes. Intune's are shorter than 100 characters.
 const maxSerial = 100
 

@@ -52,40 +52,32 @@ func ParseRanges(list []string) ([]Range, error) {
 
 // ParseTime parses a time, a day (UTC), or an age. "" is the zero time.
 func ParseTime(text string, now time.Time) (time.Time, error) {
-	t, ok := parseTime(text, now, -1)
-	if !ok {
-		return t, fmt.Errorf("%q is not a time (2026-03-01T12:00:00Z), a day (2026-03-01) or an age (90m, 7d)", text)
-	}
-	return t, nil
+	return parseTime(text, now, -1, "an age")
 }
 
 // ParseDate is ParseTime for times that lie ahead: 7d is in seven days.
 func ParseDate(text string, now time.Time) (time.Time, error) {
-	t, ok := parseTime(text, now, 1)
-	if !ok {
-		return t, fmt.Errorf("%q is not a time (2026-03-01T12:00:00Z), a day (2026-03-01) or a time from now (90m, 7d)", text)
-	}
-	return t, nil
+	return parseTime(text, now, 1, "a time from now")
 }
 
-func parseTime(text string, now time.Time, direction time.Duration) (t time.Time, ok bool) {
+func parseTime(text string, now time.Time, direction time.Duration, what string) (time.Time, error) {
 	if text == "" {
-		return time.Time{}, true
+		return time.Time{}, nil
 	}
 	for _, layout := range []string{time.RFC3339, time.DateOnly} {
 		if t, err := time.Parse(layout, text); err == nil {
-			return t, true
+			return t, nil
 		}
 	}
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		if n, err := strconv.ParseFloat(days, 64); err == nil && n >= 0 && n < 36500 {
-			return now.Add(direction * time.Duration(n*24*float64(time.Hour))), true
+			return now.Add(direction * time.Duration(n*24*float64(time.Hour))), nil
 		}
 	}
 	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return now.Add(direction * d), true
+		return now.Add(direction * d), nil
 	}
-	return time.Time{}, false
+	return time.Time{}, fmt.Errorf("%q is not a time (2026-03-01T12:00:00Z), a day (2026-03-01) or %s (90m, 7d)", text, what)
 }
 
 func (r Range) has(sequence int64) bool { return r.From <= sequence && sequence <= r.To }

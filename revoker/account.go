@@ -81,7 +81,7 @@ func (v *Verifying) Revoke(ctx context.Context, user event.User) (Attempt, error
 	account, err := v.Account(ctx, user)
 	var failure *Error
 	switch {
-	case errors.As(err, &failure) && (failure.Kind == Forbidden || failure.Kind == MissingPermission):
+	case errors.As(err, &failure) && failure.Denied():
 		attempt, err := v.Revoker.Revoke(ctx, user)
 		attempt.Unverified = "users cannot be read: " + failure.Brief()
 		return attempt, err
@@ -170,7 +170,7 @@ func Unreadable(err error) string {
 	switch {
 	case !ok:
 		return "the effect cannot be read"
-	case failure.Kind == MissingPermission, failure.Kind == Forbidden:
+	case failure.Denied():
 		return "the effect cannot be read (the permission User.Read.All?): " + failure.Brief()
 	}
 	return "the effect cannot be read: " + failure.Brief()

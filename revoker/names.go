@@ -127,7 +127,7 @@ func (n *Resolver) read(ctx context.Context, user event.User) (account event.Use
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var failure *Error
-	if errors.As(err, &failure) && (failure.Kind == Forbidden || failure.Kind == MissingPermission || failure.Kind == Throttled) {
+	if errors.As(err, &failure) && (failure.Denied() || failure.Kind == Throttled) {
 		pause := deniedFor
 		if failure.After > 0 {
 			pause = min(failure.After, maxDenied)

@@ -94,6 +94,9 @@ func (e *Error) Error() string {
 	return text
 }
 
+// Denied reports whether Graph refuses for want of a permission or a role.
+func (e *Error) Denied() bool { return e.Kind == MissingPermission || e.Kind == Forbidden }
+
 // Brief is the error without any text from outside, since such text may name the user.
 func (e *Error) Brief() string {
 	text := hints[e.Kind]

@@ -38,15 +38,24 @@ type Announcement struct {
 	At time.Time
 }
 
+// DueWithin is how long before its date the worker acts on an announcement.
+const DueWithin = time.Minute
+
+// VersionOf returns when an announcement was made (Announcement.Version). said is the event's time, and
+// enqueued is when the producer's message was enqueued. Either may be zero.
+func VersionOf(said, enqueued time.Time) time.Time {
+	if !said.IsZero() && (enqueued.IsZero() || said.Before(enqueued)) {
+		return said
+	}
+	return enqueued
+}
+
 // Is reports whether an event is an announcement.
 func Is(e event.Event) bool { return e.Withdrawn || !e.TakesEffect.IsZero() }
 
 // New returns the announcement of an event of a message.
 func New(e event.Event, m *azservicebus.ReceivedMessage) Announcement {
-	a := Announcement{Event: e, User: e.User, Version: deadletter.FirstEnqueued(m)}
-	if !e.Time.IsZero() && (a.Version.IsZero() || e.Time.Before(a.Version)) {
-		a.Version = e.Time
-	}
+	a := Announcement{Event: e, User: e.User, Version: VersionOf(e.Time, deadletter.FirstEnqueued(m))}
 	if m.SequenceNumber != nil {
 		a.Sequence = *m.SequenceNumber
 	}

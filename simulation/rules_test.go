@@ -56,7 +56,7 @@ var rules = []rule{
 	},
 	{"an order of announcements by version", "schedule/announcement.go", "\t\ta.Version.Compare(b.Version),\n", "", 1, "leavers"},
 	{
-		"marks of withdrawals", "consumer/announcement.go", "keeps = time.Until(at) > dueWithin", "keeps = false", 1, "leavers",
+		"marks of withdrawals", "consumer/announcement.go", "keeps = time.Until(at) > schedule.DueWithin", "keeps = false", 1, "leavers",
 	},
 	{"budgets of deferred users", "dispatch/budgets.go", "\tb.users.Set(key, budget)", "", 12, ""},
 }

@@ -173,7 +173,7 @@ func (a *account) next(now time.Time) (at time.Time, by string) {
 	}
 	for _, d := range a.waiting {
 		if d.at.After(now) {
-			consider(d.at.Add(dueWithin), "")
+			consider(d.at.Add(schedule.DueWithin), "")
 		}
 	}
 	for _, n := range a.announced {

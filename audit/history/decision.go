@@ -16,10 +16,10 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 	if e.Changed {
 		f.changed++
 	}
-	enqueued := firstOf(d.FirstEnqueued, d.Enqueued, d.Time)
+	enqueued := d.Came()
 	asked := enqueued // an earlier call does not answer the event
 	if !d.EffectiveTime.IsZero() {
-		asked = later(enqueued, d.EffectiveTime.Add(-dueWithin))
+		asked = later(enqueued, d.EffectiveTime.Add(-schedule.DueWithin))
 	}
 	base := Step{
 		Source: d.Source, SequenceNumber: d.SequenceNumber, EventType: d.EventType, RequestID: d.RequestID, Run: d.ReplayRun,
@@ -40,7 +40,7 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 		f.reported[key] = true
 		switch {
 		case d.ReplayRun != "":
-			link(f, f.runs, d.ReplayRun)
+			link(f, f.runs, d.ReplayRun, true)
 			add(firstOf(d.Enqueued, d.Time), Reported, "Back in the queue: replay %s had sent the message again.", d.ReplayRun)
 		case !d.FirstEnqueued.IsZero():
 			add(firstOf(d.Enqueued, d.Time), Reported, "Delivered at its date: %s.", reportText(d, enqueued))
@@ -83,7 +83,7 @@ func (f *finder) decision(e audit.Entry, d audit.Decision) {
 	case "withdrawn":
 		add(d.Time, Withdrawn, "What was announced was taken back%s.", instead(d.Canceled))
 	case "dead_lettered":
-		link(f, f.letters, message{d.Source, d.SequenceNumber})
+		link(f, f.letters, message{d.Source, d.SequenceNumber}, true)
 		add(d.Time, DeadLettered, "%s", deadText(d))
 		if d.Reason != string(deadletter.NoTrigger) {
 			ask("the event was dead-lettered, " + inWords(d.Reason))
@@ -112,12 +112,11 @@ func (f *finder) conclude(e audit.Entry, d audit.Decision, event reported, open 
 		return
 	}
 	f.decide(event, d.Time)
-	switch {
-	case d.ScheduledAs == 0:
-	case d.Withdrawn: // it is a mark, whose end is not known
-		f.copy(message{d.Source, d.ScheduledAs}, time.Time{})
-	default:
-		f.copy(message{d.Source, d.ScheduledAs}, d.EffectiveTime)
+	if copied, date := (message{d.Source, d.ScheduledAs}), d.EffectiveTime; copied.sequence != 0 {
+		if d.Withdrawn {
+			date = time.Time{} // the end of a mark is not known
+		}
+		link(f, f.copies, copied, later(f.copies[copied], date))
 	}
 	for _, sequence := range d.Canceled {
 		f.cancel(message{d.Source, sequence}, d.Time)
@@ -130,15 +129,6 @@ func (f *finder) conclude(e audit.Entry, d audit.Decision, event reported, open 
 		Announcement: announcementOf(d), source: d.Source, enqueued: firstOf(d.Enqueued, d.Time), recorded: d.Time,
 		planned: d.Outcome == "scheduled", copied: d.ScheduledAs, open: open,
 	})
-}
-
-// copy notes a scheduled message of the person, and its date if it is known.
-func (f *finder) copy(m message, date time.Time) {
-	before, known := f.copies[m]
-	if !known && len(f.copies) < maxLinks {
-		f.grew = true
-	}
-	put(f.copies, m, later(before, date))
 }
 
 // isAnnouncement reports whether the worker has compared the event with what was announced before. It
@@ -159,32 +149,18 @@ func isAnnouncement(d audit.Decision) bool {
 
 // announcementOf returns the announcement of a decision, with what the worker orders announcements by.
 func announcementOf(d audit.Decision) schedule.Announcement {
-	a := schedule.Announcement{
-		Event:   event.Event{TakesEffect: d.EffectiveTime, Withdrawn: d.Withdrawn},
-		Version: firstOf(d.FirstEnqueued, d.Enqueued, d.Time),
+	return schedule.Announcement{
+		Event: event.Event{TakesEffect: d.EffectiveTime, Withdrawn: d.Withdrawn}, User: userOf(d),
+		Version: schedule.VersionOf(d.EventTime, d.Came()),
 	}
-	if !d.EventTime.IsZero() && d.EventTime.Before(a.Version) {
-		a.Version = d.EventTime
-	}
-	a.User = userOf(d)
-	return a
 }
 
 // userOf returns the user as the worker compares them: by what was looked up, or else by id and name.
 func userOf(d audit.Decision) event.User {
 	way, value, _ := strings.Cut(d.LookedUp, ":")
-	for by := event.ByMail; by <= event.BySerialNumber; by++ {
-		if user, err := event.NewLookup(by, value); way == by.String() && err == nil {
-			return user
-		}
+	if user, err := event.NewLookup(event.LookupOf(way), value); err == nil {
+		return user
 	}
 	user, _ := event.NewUser(d.UserID, d.UserPrincipalName) // it is nobody if the record was forged
 	return user
-}
-
-// put sets a value, unless there are too many already.
-func put[K comparable, V any](known map[K]V, key K, value V) {
-	if _, ok := known[key]; ok || len(known) < maxLinks {
-		known[key] = value
-	}
 }

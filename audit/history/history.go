@@ -33,8 +33,6 @@ const (
 	// renumbered is how much earlier a scheduled message must have been canceled than another one with
 	// its number was scheduled, in a queue that was made again. By less, the clocks differ.
 	renumbered = time.Hour
-	// dueWithin is how much earlier than its date the worker may act on an event.
-	dueWithin = time.Minute
 	// clocksDiffer is by how much the clocks of an operator and of a worker may differ.
 	clocksDiffer = time.Minute
 	// maxAnnounced is the maximum number of announcements that count: a few sources, and a few names.
@@ -219,10 +217,16 @@ func (f *finder) reset() {
 }
 
 // link adds something that belongs to the person, and notes whether it is new.
-func link[K comparable](f *finder, known map[K]bool, key K) {
-	if !known[key] && len(known) < maxLinks {
-		known[key] = true
-		f.grew = true
+func link[K comparable, V any](f *finder, known map[K]V, key K, value V) {
+	before := len(known)
+	put(known, key, value)
+	f.grew = f.grew || len(known) > before
+}
+
+// put sets a value, unless there are too many already.
+func put[K comparable, V any](known map[K]V, key K, value V) {
+	if _, ok := known[key]; ok || len(known) < maxLinks {
+		known[key] = value
 	}
 }
 
@@ -265,7 +269,7 @@ func (f *finder) isAbout(id, name, lookedUp string) bool {
 	case id == "":
 		return f.names[name]
 	case name != "" && f.askedByName && name == f.asked:
-		link(f, f.ids, id)
+		link(f, f.ids, id, true)
 		return true
 	case !f.ids[id]:
 		if name != "" && f.names[name] && len(f.others) < maxLinks {
@@ -273,7 +277,7 @@ func (f *finder) isAbout(id, name, lookedUp string) bool {
 		}
 		return false
 	case name != "":
-		link(f, f.names, name)
+		link(f, f.names, name, true)
 	}
 	return true
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/session-revoker/session-revoker/audit"
+	"github.com/session-revoker/session-revoker/schedule"
 )
 
 // maker makes a report.
@@ -102,13 +103,13 @@ func (m *maker) within(t time.Time) bool {
 
 // dueWithin is how much earlier than its date an event is acted on at most, with a margin for the
 // clocks of the worker and of Service Bus.
-const dueWithin = 2 * time.Minute
+const dueWithin = schedule.DueWithin + time.Minute
 
 // newCase returns the case of a decision.
 func newCase(line int, d audit.Decision) Case {
 	c := Case{
 		User: cmp.Or(d.UserID, d.UserPrincipalName, d.LookedUp), EventType: d.EventType, Source: d.Source, Producer: d.EventSource,
-		Mapping: d.Mapping, EventTime: d.EventTime, Enqueued: firstTime(d.FirstEnqueued, d.Enqueued, d.Time),
+		Mapping: d.Mapping, EventTime: d.EventTime, Enqueued: d.Came(),
 		Called: d.CallStart, Outcome: d.Outcome, Reason: d.Reason, Error: d.Error, MessageID: d.MessageID,
 		SequenceNumber: d.SequenceNumber, Event: d.Event, RequestID: d.RequestID, Replayed: d.ReplayRun != "", Line: line,
 	}
@@ -122,7 +123,7 @@ func newCase(line int, d audit.Decision) Case {
 // decision reads a decision.
 func (m *maker) decision(e audit.Entry, d audit.Decision) {
 	c := newCase(e.Line, d)
-	if !m.within(firstTime(d.FirstEnqueued, d.Enqueued, d.Time)) {
+	if !m.within(d.Came()) {
 		return
 	}
 	m.r.Outcomes[d.Outcome]++
@@ -141,7 +142,7 @@ func (m *maker) decision(e audit.Entry, d audit.Decision) {
 	delete(m.open, key)
 	m.r.Events++
 	m.person(c.User)
-	first := original{firstTime(d.FirstEnqueued, d.Enqueued, d.Time).UnixNano(), key.user, d.EventType}
+	first := original{d.Came().UnixNano(), key.user, d.EventType}
 	if c.Replayed {
 		m.r.Replayed++
 		m.forget(first, c)

@@ -271,7 +271,7 @@ func checkCall(ctx context.Context, cfg config.Config, graph *revoker.Revoker, d
 	switch {
 	case err == nil:
 		f.ok("Graph: call", "allowed: Graph answers that it does not know the user of the test (request-id %s)", attempt.RequestID)
-	case errors.As(err, &failure) && (failure.Kind == revoker.MissingPermission || failure.Kind == revoker.Forbidden):
+	case errors.As(err, &failure) && failure.Denied():
 		fix := consent
 		if delegated {
 			fix = "sign in with one of the Entra roles " + entraRoles
@@ -325,7 +325,7 @@ func checkLookups(ctx context.Context, graph *revoker.Revoker, f *findings) {
 			f.ok("Graph: looking up "+by.String(), "allowed")
 			continue
 		}
-		if failure != nil && failure.Kind != revoker.MissingPermission && failure.Kind != revoker.Forbidden {
+		if failure != nil && !failure.Denied() {
 			f.fail("Graph: looking up "+by.String(), "run doctor again when Graph answers", "%s", firstLine(err))
 			continue
 		}

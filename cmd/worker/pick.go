@@ -123,12 +123,8 @@ func checkReasons(reasons []string) error {
 // checkUser returns an error for what no letter can name as its user: a letter names an object id, a
 // user principal name, or how to look the user up, such as serial-number:C02XL0.
 func checkUser(user string) error {
-	if way, _, ok := strings.Cut(user, ":"); ok || user == "" {
-		for by := event.ByMail; by <= event.BySerialNumber; by++ {
-			if user == "" || way == by.String() {
-				return nil
-			}
-		}
+	if way, _, ok := strings.Cut(user, ":"); user == "" || ok && event.LookupOf(way) != event.NoLookup {
+		return nil
 	}
 	if _, err := readUser(user, false); err != nil {
 		return fail(exitUsage, "--user: %v", err)

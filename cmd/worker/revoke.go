@@ -261,7 +261,7 @@ func newRevokeRow(r dispatch.ManualResult, delegated bool) revokeRow {
 			row.Error += "; without the Azure CLI, sign in with --delegated=device-code"
 		}
 		var failure *revoker.Error
-		if delegated && errors.As(r.Err, &failure) && (failure.Kind == revoker.Forbidden || failure.Kind == revoker.MissingPermission) {
+		if delegated && errors.As(r.Err, &failure) && failure.Denied() {
 			row.Error += "; with --delegated, you need the scope User.RevokeSessions.All and one of the roles " + entraRoles
 		}
 	}

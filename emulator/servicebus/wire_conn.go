@@ -154,9 +154,9 @@ func (c *conn) read() error {
 	}
 }
 
-// isEnd reports whether a performative ends something. Microsoft's AMQP library for
-// .NET ignores it on a channel without a session (azure-amqp, AmqpConnection.OnReceiveSessionFrame).
-// go-amqp sometimes ends a session twice.
+// isEnd reports whether a performative ends something. Microsoft's AMQP library for .NET ignores it on
+// a channel without a session (azure-amqp, AmqpConnection.OnReceiveSessionFrame). go-amqp sometimes ends
+// a session twice.
 func isEnd(p amqp.Performative) bool {
 	switch p.(type) {
 	case *amqp.End, *amqp.Detach:
