@@ -255,7 +255,7 @@ func (o *operations) PlanPurge(ctx context.Context, by string, p console.Pick) (
 	c.Make = func(ctx context.Context, why string, progress func(console.Progress)) (out console.Outcome) {
 		begun(u.change, why, progress)
 		u.export = filepath.Join(o.exports, "deadletters-"+time.Now().UTC().Format("20060102T150405.000Z")+".ndjson")
-		var outcome purgeOutcome
+		var outcome *purgeOutcome
 		out.Err = func() (err error) {
 			from, err := v.reopen(o.cfg)
 			if err != nil {
@@ -272,8 +272,10 @@ func (o *operations) PlanPurge(ctx context.Context, by string, p console.Pick) (
 			}
 			return err
 		}()
-		out.Counts = counted(countOf{outcome.Purged, "removed"}, outcome.counts())
-		out.Problems, out.File = outcome.Problems, outcome.Export
+		if outcome != nil {
+			out.Counts = counted(countOf{outcome.Purged, "removed"}, outcome.counts())
+			out.Problems, out.File = outcome.Problems, outcome.Export
+		}
 		return out
 	}
 	return c, nil

@@ -17,6 +17,8 @@ import (
 type exportFile struct {
 	file *os.File // nil for standard output
 	to   *bufio.Writer
+	// records counts what was written.
+	records int
 	// partly has the sequence numbers of letters that were written without their original bytes. It
 	// collects them only if allowPartly is set; otherwise, such a letter is an error.
 	partly      []int64
@@ -72,6 +74,7 @@ func (e *exportFile) record(f replay.Found) (replay.Record, error) {
 
 // add adds a record. It is on the disk after the next sync.
 func (e *exportFile) add(r replay.Record) error {
+	e.records++
 	return replay.WriteRecord(safe{e.to}, r) // an operator may look at the file in a terminal
 }
 
@@ -124,7 +127,6 @@ If a message cannot be read completely, the file also gets its original bytes
 		}
 		defer to.close()
 		to.allowPartly = true
-		n := 0
 		err = from.each(ctx, (*replay.Queue).Find, func(found replay.Found) error {
 			record, err := to.record(found)
 			if err == nil {
@@ -133,7 +135,6 @@ If a message cannot be read completely, the file also gets its original bytes
 			if err != nil {
 				return fail(exitFailed, "%v", err)
 			}
-			n++
 			return nil
 		})
 		if err != nil {
@@ -142,7 +143,7 @@ If a message cannot be read completely, the file also gets its original bytes
 		if err := to.sync(); err != nil {
 			return fail(exitFailed, "%v", err)
 		}
-		fmt.Fprintf(p.stderr, "%s written to %s\n", letters(n), args[0])
+		fmt.Fprintf(p.stderr, "%s written to %s\n", letters(to.records), args[0])
 		if len(to.partly) > 0 {
 			return fail(exitFailed, "%s written without the original bytes, which are no longer in memory: sequence numbers %v",
 				letters(len(to.partly)), to.partly[:min(10, len(to.partly))])

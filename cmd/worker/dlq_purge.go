@@ -106,7 +106,7 @@ func (u *purging) purge(ctx context.Context, from *picked) error {
 // remove removes what is planned and confirmed, and prints what happened.
 func (u *purging) remove(ctx context.Context, plans []planned) error {
 	outcome, err := u.removeAll(ctx, plans)
-	if outcome.Export == "" {
+	if outcome == nil {
 		return err
 	}
 	if err := errors.Join(err, u.out.value(outcome, outcome.print)); err != nil {
@@ -115,26 +115,30 @@ func (u *purging) remove(ctx context.Context, plans []planned) error {
 	return outcome.undone()
 }
 
-// removeAll removes what is planned and confirmed. The outcome has no file if nothing was begun.
-func (u *purging) removeAll(ctx context.Context, plans []planned) (purgeOutcome, error) {
+// removeAll removes what is planned and confirmed. It returns no outcome if nothing was begun.
+func (u *purging) removeAll(ctx context.Context, plans []planned) (*purgeOutcome, error) {
 	if u.export == "" {
 		u.export = "deadletters-" + time.Now().UTC().Format("20060102T150405Z") + ".ndjson"
 	}
 	file, err := createExport(u.export)
 	if err != nil {
-		return purgeOutcome{}, err
+		return nil, err
 	}
-	outcome := purgeOutcome{Export: u.export}
+	outcome := &purgeOutcome{Export: u.export}
 	var steps []step
 	for _, plan := range plans {
 		if plan.Selected > 0 {
-			steps = append(steps, u.step(plan, file, &outcome))
+			steps = append(steps, u.step(plan, file, outcome))
 		}
 	}
 	if err := u.announce(ctx, steps...); err != nil {
-		return purgeOutcome{}, errors.Join(err, file.discard())
+		return nil, errors.Join(err, file.discard())
 	}
 	err = u.carryOut(ctx, "purging", steps...)
+	if file.records == 0 {
+		outcome.Export = ""
+		return outcome, errors.Join(err, file.discard())
+	}
 	return outcome, errors.Join(err, file.close())
 }
 
@@ -165,13 +169,15 @@ func (u *purging) step(plan planned, file *exportFile, outcome *purgeOutcome) st
 
 // purgeOutcome is what a purge prints.
 type purgeOutcome struct {
-	Export string `json:"export"`
+	Export string `json:"export"` // empty if there is no file, because nothing was removed
 	replay.PurgeResult
 }
 
 // undone returns an error if something was not removed.
 func (o purgeOutcome) undone() error {
 	switch {
+	case o.Left > 0 && o.Export == "":
+		return fail(exitFailed, "not done: %s; repeat the command", letters(o.Left))
 	case o.Left > 0:
 		return fail(exitFailed, "not done: %s; repeat the command with another --export to continue", letters(o.Left))
 	case o.Refused > 0:
@@ -191,7 +197,11 @@ func (o purgeOutcome) counts() []countOf {
 }
 
 func (o purgeOutcome) print(w io.Writer) {
-	fmt.Fprintf(w, "%s removed and written to %s\n", letters(o.Purged), o.Export)
+	if o.Export == "" {
+		fmt.Fprintln(w, "No dead letters were removed, and no file was written.")
+	} else {
+		fmt.Fprintf(w, "%s removed and written to %s\n", letters(o.Purged), o.Export)
+	}
 	printCounts(w, o.counts())
 	for _, problem := range o.Problems {
 		fmt.Fprintf(w, "  %s\n", plain(problem))

@@ -256,6 +256,37 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 	c.until("the mended event", func() bool { return c.counts().Active == 0 && c.revoked(4) == 1 })
 }
 
+// TestDLQPurgeLeavesNoEmptyFile: somebody else holds the only dead letter.
+func TestDLQPurgeLeavesNoEmptyFile(t *testing.T) {
+	c := newCloud(t, 1, time.Minute)
+	c.deadLetter(queue, events(1), "UserNotFound")
+	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	other, err := client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	held, err := other.ReceiveMessages(ctx, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "gone.ndjson")
+	purge := []string{"dlq", "purge", "--all", "--confirm", "1", "--export", file, "--lock-wait", "100ms"}
+	c.command("", purge...).want(t, 1, "No dead letters were removed, and no file was written", "not done: 1 dead letter; repeat the command")
+	if _, err := os.Stat(file); !os.IsNotExist(err) {
+		t.Errorf("the file is there: %v", err)
+	}
+	if err := other.AbandonMessage(ctx, held[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	c.command("", purge...).want(t, 0, "1 dead letter removed and written to "+file)
+}
+
 func TestDLQOfSubscriptions(t *testing.T) {
 	c := newCloud(t, 3, time.Minute)
 	c.deadLetter("devices/Subscriptions/worker", events(3), "RetriesExhausted")

@@ -64,6 +64,9 @@ push, the transmitter gets the address (url) and the secret (secret_file).`,
 			return nil, c.out.value(shown, func(w io.Writer) {
 				shown.print(w)
 				fmt.Fprintf(w, "It is there already: nothing was changed.\nTo do: worker ssf update %s, if its events differ.\n", r.Name)
+				if shown.Problem != "" {
+					fmt.Fprintln(w, textAudience)
+				}
 			})
 		}
 		if !errors.Is(err, ssf.ErrNoStream) {
@@ -84,6 +87,8 @@ push, the transmitter gets the address (url) and the secret (secret_file).`,
 	})
 }
 
+const textAudience = "To do: correct the audience (Problem), before worker ingest can accept tokens."
+
 // next prints what to do after a stream was created.
 func next(w io.Writer, r *remote, shown shownStream) {
 	for _, requested := range r.spec.Events {
@@ -93,7 +98,7 @@ func next(w io.Writer, r *remote, shown shownStream) {
 	}
 	switch {
 	case shown.Problem != "":
-		fmt.Fprintln(w, "To do: correct the audience (Problem), before worker ingest can accept tokens.")
+		fmt.Fprintln(w, textAudience)
 	case r.metadata.DefaultSubjects == "NONE":
 		fmt.Fprintf(w, "To do: the transmitter sends nothing about anybody before you name them: worker ssf subject add %s\n", r.Name)
 	default:

@@ -163,4 +163,5 @@ func TestSSFCommandsSayWhatIsWrong(t *testing.T) {
 	o = newOperator(t, "")
 	o.tx.Audience = "receiver/stream-1"
 	o.ssf(0, "", "create idp", "not in the audience of idp", "correct the audience")
+	o.ssf(0, "", "create idp", "nothing was changed", "correct the audience")
 }
