@@ -62,7 +62,7 @@ func TestLeaseWithoutExpiryIsTakenOver(t *testing.T) {
 
 func TestLeaseOfOthersBlocksForOneLeaseAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := miniredis.NewMiniRedis()
+		server := newInMemory()
 		server.ClockTTL(true)
 		s, seen := newStore(pipe(t, server), "contoso")
 		_, key := s.userKeys(ada)
@@ -156,7 +156,7 @@ func TestVerdictImpossibleIsIgnoredAndReplaced(t *testing.T) {
 
 func TestVerdictForgetsOldCoverAndKeepsLaterStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := miniredis.NewMiniRedis()
+		server := newInMemory()
 		server.ClockTTL(true)
 		s, seen := newStore(pipe(t, server), "contoso")
 		first := success(now(), 1)
@@ -247,9 +247,9 @@ func TestMayAskAllowsOneReplicaWithinTheTime(t *testing.T) {
 }
 
 func TestMayAskWithoutRedisLeavesItToTheCaller(t *testing.T) {
-	server := miniredis.RunT(t)
-	s, seen := newStore(dial(t, server.Addr()), "contoso")
-	server.Close()
+	server := newInMemory()
+	s, seen := newStore(pipe(t, server), "contoso")
+	server.leave()
 	if may, ok := s.MayAsk(t.Context(), "canary", time.Second); may || ok || seen.of(Away) != 1 {
 		t.Errorf("may %v, ok %v, counted %v", may, ok, seen.counts)
 	}
@@ -289,8 +289,7 @@ func FuzzForeign(f *testing.F) {
 		}
 	}
 	server := miniredis.RunT(f)
-	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DisableIdentity: true})
-	f.Cleanup(func() { _ = client.Close() })
+	client := dial(f, server.Addr())
 	f.Fuzz(func(t *testing.T, kind byte, text, more string, life int64) {
 		ctx := t.Context()
 		server.FlushAll()

@@ -35,7 +35,7 @@ func (o *observed) of(what Observation) int {
 func newStore(client *redis.Client, tenant string) (*Store, *observed) {
 	seen := &observed{counts: map[Observation]int{}}
 	return New(Config{
-		Client: client, Scope: []string{"global", tenant, "graph.microsoft.com"}, Timeout: 5 * time.Second,
+		Client: client, Scope: []string{"global", tenant, "graph.microsoft.com"}, Timeout: patience,
 		LeaseFor: time.Minute, Remember: time.Hour, SkewMargin: margin,
 		Observe: func(o Observation) {
 			seen.mu.Lock()
@@ -202,10 +202,10 @@ func TestStoreKeysHoldScopeAndNoNames(t *testing.T) {
 }
 
 func TestLeaseWithoutRedisIsGrantedAtOnce(t *testing.T) {
-	server := miniredis.RunT(t)
-	s, seen := newStore(dial(t, server.Addr()), "contoso")
+	server := newInMemory()
+	s, seen := newStore(pipe(t, server), "contoso")
 	lease, _, _ := s.Lease(t.Context(), ada, nil)
-	server.Close()
+	server.leave()
 	lease.End(t.Context(), success(now(), 1))
 	for range 3 {
 		lease, last, taken := s.Lease(t.Context(), ada, nil)
@@ -220,9 +220,7 @@ func TestLeaseWithoutRedisIsGrantedAtOnce(t *testing.T) {
 	if !slices.Equal(seen.states, []bool{true, false}) {
 		t.Errorf("reported %v, want each change once", seen.states)
 	}
-	if err := server.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	server.comeBack()
 	// A verdict that is made while Redis comes back is shared.
 	lease, _, _ = s.Lease(t.Context(), ada, nil)
 	s.until = time.Time{} // as after a second

@@ -6,9 +6,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/session-revoker/session-revoker/retry"
@@ -23,12 +23,12 @@ func (e tooMany) RetryAfter() time.Duration { return e.after }
 
 // newLimiters returns the limiters of n replicas that share one imitation of Redis, whose clock the
 // test moves.
-func newLimiters(t *testing.T, n int) (*miniredis.Miniredis, []*Limiter) {
-	server := miniredis.RunT(t)
+func newLimiters(t *testing.T, n int) (*inMemory, []*Limiter) {
+	server := newInMemory()
 	server.SetTime(time.Now())
 	var limiters []*Limiter
 	for range n {
-		s, _ := newStore(dial(t, server.Addr()), "contoso")
+		s, _ := newStore(pipe(t, server), "contoso")
 		limiters = append(limiters, s.NewLimiter("app", 8))
 	}
 	return server, limiters
@@ -66,14 +66,16 @@ func TestLimiterThrottledCallPausesEveryReplica(t *testing.T) {
 			t.Fatalf("%d calls before any signal", len(calls))
 		}
 		end(t, a, calls[0], nil)
-		end(t, a, calls[1], tooMany{30 * time.Second})
+		const asked = 8 * time.Minute
+		end(t, a, calls[1], tooMany{asked})
 		if got := begin(t, b, 1); len(got) != 0 {
 			t.Fatal("the other replica calls during the pause that Graph asked for")
 		}
-		if wait, ok := b.Allow(time.Now()); ok || wait < 25*time.Second || wait > 31*time.Second {
+		// The machine may be busy meanwhile.
+		if wait, ok := b.Allow(time.Now()); ok || wait < asked/2 || wait > 2*asked {
 			t.Fatalf("wait %s, ok %v", wait, ok)
 		}
-		if pause := time.Until(b.State().PausedUntil); pause < 25*time.Second {
+		if pause := time.Until(b.State().PausedUntil); pause < asked/2 {
 			t.Errorf("blocked for %s", pause)
 		}
 		other := sa.NewLimiter("another app", 8)
@@ -114,26 +116,29 @@ func TestLimiterLooksOftenAfterAPause(t *testing.T) {
 	}
 }
 
+// Between two exchanges, a limiter goes by its own clock, which must not move meanwhile.
 func TestLimiterAsksLessOftenWhileItWaits(t *testing.T) {
-	server, limiters := newLimiters(t, 2)
-	a, b := limiters[0], limiters[1]
-	end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
-	server.SetTime(time.Now().Add(11 * time.Second))
-	if len(begin(t, a, 1)) != 1 { // its end shows whether the pause is over
-		t.Fatal("no call after the pause")
-	}
-	b.Want(4, 0)
-	exchanges := 0
-	for waited := time.Duration(0); waited < 10*time.Second; exchanges++ {
-		if exchanges > 100 {
-			t.Fatalf("it asks Redis %d times within %s", exchanges, waited)
+	synctest.Test(t, func(t *testing.T) {
+		server, limiters := newLimiters(t, 2)
+		a, b := limiters[0], limiters[1]
+		end(t, a, begin(t, a, 1)[0], tooMany{10 * time.Second})
+		server.SetTime(time.Now().Add(11 * time.Second))
+		if len(begin(t, a, 1)) != 1 { // its end shows whether the pause is over
+			t.Fatal("no call after the pause")
 		}
-		again, _ := b.exchange(t.Context())
-		waited += again
-	}
-	if exchanges > 30 {
-		t.Errorf("it asks Redis %d times within 10 s", exchanges)
-	}
+		b.Want(4, 0)
+		exchanges := 0
+		for waited := time.Duration(0); waited < 10*time.Second; exchanges++ {
+			if exchanges > 100 {
+				t.Fatalf("it asks Redis %d times within %s", exchanges, waited)
+			}
+			again, _ := b.exchange(t.Context())
+			waited += again
+		}
+		if exchanges > 30 {
+			t.Errorf("it asks Redis %d times within 10 s", exchanges)
+		}
+	})
 }
 
 func TestLimiterKeepsCountingLongCalls(t *testing.T) {
@@ -234,33 +239,33 @@ func TestLimiterGivesBackUnusedCalls(t *testing.T) {
 }
 
 func TestLimiterGoesOnAloneWithoutRedis(t *testing.T) {
-	server, limiters := newLimiters(t, 2)
-	a, b := limiters[0], limiters[1]
-	end(t, b, begin(t, b, 1)[0], tooMany{30 * time.Second})
-	begin(t, a, 1) // learns of the pause
-	server.Close()
-	if _, news := a.exchange(t.Context()); !news || !a.alone {
-		t.Fatal("nobody reports that Redis is away")
-	}
-	if wait, ok := a.Allow(time.Now()); ok || wait < 20*time.Second {
-		t.Fatalf("the known pause is forgotten: wait %s, ok %v", wait, ok)
-	}
-	a.own = retry.NewLimiter(maxInFlight) // the pause is over
-	if _, ok := a.Allow(time.Now()); !ok {
-		t.Fatal("no call without Redis")
-	}
-	call := a.Begin(time.Now())
-	if err := server.Restart(); err != nil {
-		t.Fatal(err)
-	}
-	a.store.until = time.Time{} // as after a second
-	if _, news := a.exchange(t.Context()); !news || a.alone {
-		t.Fatal("nobody reports that Redis is back")
-	}
-	end(t, a, call, nil)
-	if n := a.own.State().InFlight; n != 0 {
-		t.Errorf("%d calls are in flight after the last has ended", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		server, limiters := newLimiters(t, 2)
+		a, b := limiters[0], limiters[1]
+		end(t, b, begin(t, b, 1)[0], tooMany{30 * time.Second})
+		begin(t, a, 1) // learns of the pause
+		server.leave()
+		if _, news := a.exchange(t.Context()); !news || !a.alone {
+			t.Fatal("nobody reports that Redis is away")
+		}
+		if wait, ok := a.Allow(time.Now()); ok || wait < 20*time.Second {
+			t.Fatalf("the known pause is forgotten: wait %s, ok %v", wait, ok)
+		}
+		a.own = retry.NewLimiter(maxInFlight) // the pause is over
+		if _, ok := a.Allow(time.Now()); !ok {
+			t.Fatal("no call without Redis")
+		}
+		call := a.Begin(time.Now())
+		server.comeBack()
+		a.store.until = time.Time{} // as after a second
+		if _, news := a.exchange(t.Context()); !news || a.alone {
+			t.Fatal("nobody reports that Redis is back")
+		}
+		end(t, a, call, nil)
+		if n := a.own.State().InFlight; n != 0 {
+			t.Errorf("%d calls are in flight after the last has ended", n)
+		}
+	})
 }
 
 func TestLimiterReplacesImplausibleState(t *testing.T) {

@@ -1,9 +1,16 @@
 package coordination
 
 import (
+	"bufio"
 	"context"
+	"errors"
+	"io"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,50 +28,84 @@ func eachRedis(t *testing.T, test func(t *testing.T, client *redis.Client)) {
 	})
 }
 
-func dial(t *testing.T, address string) *redis.Client {
+// patience is how long a test waits for an answer of Redis. The machine may be busy.
+const patience = time.Minute
+
+// dial connects to HOST:PORT, or to the path of a socket.
+func dial(t testing.TB, address string) *redis.Client {
 	client := redis.NewClient(&redis.Options{
-		Addr: address, MaxRetries: -1, DialTimeout: 5 * time.Second, ContextTimeoutEnabled: true, DisableIdentity: true,
+		Addr: address, MaxRetries: -1, DialTimeout: patience, ReadTimeout: patience, WriteTimeout: patience,
+		ContextTimeoutEnabled: true, DisableIdentity: true,
 	})
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
 
-// realRedis starts a Redis for this test and returns its address.
+// realRedis starts a Redis for this test and returns the path of its socket. Another process could
+// take a port before Redis does.
 func realRedis(t *testing.T) string {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
 		t.Skip("redis-server is not installed")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	dir, err := os.MkdirTemp("", "redis") // the path of a socket has 107 bytes at most, and t.TempDir has the test's name
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
-	_ = l.Close()
-	_, port, _ := net.SplitHostPort(address)
-	server := exec.Command(program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	socket := filepath.Join(dir, "socket")
+	server := exec.Command(program, "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no", "--dir", dir)
+	log, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = server.Process.Kill()
 		_ = server.Wait()
+		_ = os.RemoveAll(dir)
 	})
-	client := dial(t, address)
-	for deadline := time.Now().Add(10 * time.Second); client.Ping(t.Context()).Err() != nil; {
-		if time.Now().After(deadline) {
-			t.Fatal("redis-server does not answer")
+	var text strings.Builder
+	for lines := bufio.NewScanner(log); !strings.Contains(strings.ToLower(text.String()), "ready to accept connections"); {
+		if !lines.Scan() {
+			t.Fatalf("redis-server has ended: %s", &text)
 		}
+		text.WriteString(lines.Text() + "\n")
 	}
-	return address
+	go func() { _, _ = io.Copy(io.Discard, log) }()
+	return socket
 }
 
-// pipe connects to an imitation of Redis in memory, for tests in virtual time.
-func pipe(t *testing.T, server *miniredis.Miniredis) *redis.Client {
+// inMemory is an imitation of Redis without a port, for tests in virtual time.
+type inMemory struct {
+	*miniredis.Miniredis
+	away atomic.Bool
+}
+
+func newInMemory() *inMemory { return &inMemory{Miniredis: miniredis.NewMiniRedis()} }
+
+// leave ends all connections, and refuses new ones until comeBack.
+func (m *inMemory) leave() {
+	m.away.Store(true)
+	m.Close()
+}
+
+// comeBack accepts connections again. What was stored is still there.
+func (m *inMemory) comeBack() { m.away.Store(false) }
+
+// pipe connects to it.
+func pipe(t *testing.T, server *inMemory) *redis.Client {
 	client := redis.NewClient(&redis.Options{
-		Addr: "127.0.0.1:6379", Dialer: func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
-		MaxRetries: -1, ContextTimeoutEnabled: true, DisableIdentity: true,
+		Addr: "127.0.0.1:6379", MaxRetries: -1, ReadTimeout: patience, WriteTimeout: patience,
+		ContextTimeoutEnabled: true, DisableIdentity: true,
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			if server.away.Load() {
+				return nil, errors.New("connection refused")
+			}
+			return server.Dial()
+		},
 	})
 	t.Cleanup(func() { _ = client.Close() })
 	return client

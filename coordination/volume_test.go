@@ -36,10 +36,10 @@ func TestReserveBoundsAllReplicasTogether(t *testing.T) {
 }
 
 func TestReserveForgetsUsersAfterTheWindow(t *testing.T) {
-	server := miniredis.RunT(t)
+	server := newInMemory()
 	start := time.Now()
 	server.SetTime(start)
-	s, _ := newStore(dial(t, server.Addr()), "contoso")
+	s, _ := newStore(pipe(t, server), "contoso")
 	s.Reserve(t.Context(), "device.lost", "1", 2, time.Hour)
 	server.SetTime(start.Add(30 * time.Minute))
 	s.Reserve(t.Context(), "device.lost", "2", 2, time.Hour)
@@ -50,7 +50,7 @@ func TestReserveForgetsUsersAfterTheWindow(t *testing.T) {
 	if may, _, total := s.Reserve(t.Context(), "device.lost", "3", 2, time.Hour); !may || total != 2 {
 		t.Errorf("an hour later: may %v, total %d", may, total)
 	}
-	server.Close()
+	server.leave()
 	if may, _, _ := s.Reserve(t.Context(), "device.lost", "4", 2, time.Hour); !may {
 		t.Error("nobody may be called without Redis")
 	}
