@@ -200,8 +200,7 @@ func (l *Limiter) Run(ctx context.Context, granted func()) {
 		case <-l.kick:
 		case <-timer.C:
 		case <-ctx.Done():
-			l.Want(0, 0)
-			l.exchange(context.WithoutCancel(ctx)) // reports the ended calls, so that others do not wait for them
+			l.farewell(context.WithoutCancel(ctx))
 			return
 		}
 		again, news := l.exchange(ctx)
@@ -210,6 +209,21 @@ func (l *Limiter) Run(ctx context.Context, granted func()) {
 			l.giveBack()
 		}
 		timer.Reset(again)
+	}
+}
+
+// farewell reports the ended calls, so that others do not wait for them. If others come first again and
+// again, it gives up after the Store's Timeout.
+func (l *Limiter) farewell(ctx context.Context) {
+	l.Want(0, 0)
+	for end := time.Now().Add(l.store.cfg.Timeout); ; {
+		l.exchange(ctx)
+		l.mu.Lock()
+		reported := len(l.finished) == 0
+		l.mu.Unlock()
+		if reported || !time.Now().Before(end) {
+			return
+		}
 	}
 }
 
