@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func emulated(t *testing.T, handler http.Handler) string {
 // exchange sends a large message and receives it.
 func exchange(t *testing.T, d servicebus.Dialer, connection string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	client, err := servicebus.New(servicebus.Config{ConnectionString: connection, Dialer: d}, sanitizer.New(sanitizer.Options{}))
 	must(t, err)
@@ -182,21 +183,43 @@ func TestDialerWebSocketsThroughAProxyWithTLS(t *testing.T) {
 	}, connectionTo(namespace)))
 }
 
+// elapsing is a context whose deadline passes when the channel is closed.
+type elapsing struct {
+	context.Context
+	elapsed chan struct{}
+}
+
+func (e elapsing) Done() <-chan struct{} { return e.elapsed }
+
+func (e elapsing) Err() error {
+	select {
+	case <-e.elapsed:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 func TestDialerEndsAfterAProxyThatNeverAnswers(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer silent.Close()
-	got := make(chan net.Conn, 1)
-	go func() {
-		if c, err := silent.Accept(); err == nil {
-			got <- c
+	ctx := elapsing{t.Context(), make(chan struct{})}
+	var proxy sync.WaitGroup
+	proxy.Go(func() {
+		c, err := silent.Accept()
+		if err != nil {
+			t.Error(err)
+			return
 		}
-	}()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
+		defer c.Close()
+		_, _ = c.Read(make([]byte, 1)) // the request
+		close(ctx.elapsed)
+		_, _ = io.Copy(io.Discard, c) // until the dialer gives up
+	})
 	d := servicebus.Dialer{WebSockets: true, Proxy: &url.URL{Scheme: "http", Host: silent.Addr().String()}}
 	_, err = d.Dial(ctx, azservicebus.NewWebSocketConnArgs{Host: "wss://" + namespace})
-	defer (<-got).Close()
+	proxy.Wait()
 	if err == nil || !strings.Contains(err.Error(), "the proxy "+silent.Addr().String()+" does not let through to "+namespace+":443: "+
 		"no answer in time") {
 		t.Errorf("%v", err)
