@@ -23,9 +23,10 @@ import (
 	"github.com/prometheus/common/model"
 )
 
+// askTimeout limits the questions to one replica. Only tests change it.
+var askTimeout = 5 * time.Second
+
 const (
-	// askTimeout limits the questions to one replica.
-	askTimeout = 5 * time.Second
 	// maxPage is the maximum size of an answer in bytes. The metrics of a worker need 30 KB.
 	maxPage = 4 << 20
 	// maxParallel is the number of replicas that are asked at once.
