@@ -111,8 +111,9 @@ func TestServerAnswersOnTheOperationsPort(t *testing.T) {
 	if err := server.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if _, err := client.Get("http://" + l.Addr().String() + "/healthz"); err == nil {
-		t.Error("the port is open after Close")
+	// Another process may have the port by now.
+	if err := l.(*net.TCPListener).SetDeadline(time.Now()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the port is open after Close: %v", err)
 	}
 }
 
