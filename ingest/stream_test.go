@@ -353,7 +353,7 @@ func TestPollSurvivesADefect(t *testing.T) {
 		}
 		w.wantProblem("a defect of session-revoker")
 		defect.Store(false)
-		w.after(time.Minute)
+		w.after(2 * time.Minute) // the longest pause is one and a half
 		w.wantQueued("without it", 1)
 		w.wantProblem("")
 	})
