@@ -116,7 +116,7 @@ func (c *credential) token() string {
 func withRole() *credential { return &credential{roles: `"User.RevokeSessions.All"`} }
 
 func newRevoker(t *testing.T, root string, cred azcore.TokenCredential) *revoker.Revoker {
-	r, err := revoker.New(revoker.Config{Root: root, Credential: cred, Timeout: 5 * time.Second})
+	r, err := revoker.New(revoker.Config{Root: root, Credential: cred, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
