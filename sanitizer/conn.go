@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 )
 
@@ -189,8 +191,8 @@ func (c *conn) frame(b []byte) (out []byte, passes bool, err error) {
 	body := b[frameHeader+3:]
 	switch b[10] {
 	case performClose:
-		for _, other := range c.sessions {
-			out = append(out, other.release()...)
+		for _, other := range slices.Sorted(maps.Keys(c.sessions)) { // the same bytes each time
+			out = append(out, c.sessions[other].release()...)
 		}
 		if out == nil {
 			return nil, true, nil

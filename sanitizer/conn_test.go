@@ -254,6 +254,21 @@ func FuzzConn(f *testing.F) {
 			f.Add(stream, uint64(2))
 		}
 	}
+	var waiting []byte // in each of several sessions a delivery is not complete when the connection is closed
+	for channel := range uint16(8) {
+		for _, p := range []amqp.Performative{
+			&amqp.Attach{Name: "x", Role: amqp.RoleSender, Source: &amqp.Source{Address: "q"}, Target: &amqp.Target{}},
+			&amqp.Transfer{DeliveryID: new(uint32), DeliveryTag: []byte{byte(channel)}, MessageFormat: new(uint32), More: true},
+		} {
+			if waiting, err = amqp.AppendFrame(waiting, amqp.TypeAMQP, channel, p); err != nil {
+				f.Fatal(err)
+			}
+		}
+	}
+	if waiting, err = amqp.AppendFrame(waiting, amqp.TypeAMQP, 0, &amqp.Close{}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(waiting, uint64(3))
 	f.Fuzz(func(t *testing.T, stream []byte, seed uint64) {
 		if len(stream) > 1<<16 {
 			return
