@@ -163,6 +163,12 @@ func (q *queue) withdraw(p *permit) {
 		p.out()
 		q.readmit(p.kind) // the next one may get the reservation that this one would have got
 	}
+	q.forget(p)
+}
+
+// forget notes that a permit no longer waits. A user whose event has been removed may ask for another
+// one, for a new event, before the first is withdrawn.
+func (q *queue) forget(p *permit) {
 	if q.waiting[p.user] == p {
 		delete(q.waiting, p.user)
 	}
@@ -341,7 +347,7 @@ func (q *queue) grant() {
 			q.awaitVolume(p)
 			continue
 		}
-		delete(q.waiting, p.user)
+		q.forget(p)
 		if answer == guard.Tripped {
 			p.err = errTripped
 			close(p.granted)

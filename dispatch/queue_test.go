@@ -300,6 +300,25 @@ func TestQueueRaiseMovesAUserForward(t *testing.T) {
 	})
 }
 
+func TestQueueRaisesTheLastPermitOfAUser(t *testing.T) {
+	bubble(t, 1, guard.VolumeConfig{}, func(t *testing.T, q *queue) {
+		holder := ask(t, q, "holder", entry{})
+		removed := ask(t, q, "a", entry{urgency: 5})
+		b := ask(t, q, "b", entry{urgency: 5})
+		urgency := 5
+		again := askBy(t, q, "a", entry{}, func(func(string) bool) (int, string) { return urgency, "stolen" })
+		_ = q.done(holder.permit, 0, true, notFound)
+		if !removed.began() {
+			t.Fatal("the first one did not begin")
+		}
+		urgency = 1
+		q.raise("a", 1)
+		if got := oneByOne(t, q, removed, []*user{b, again}); got != "a b" {
+			t.Errorf("began in the order %s, want the urgent user first", got)
+		}
+	})
+}
+
 func TestQueueUserWhoGivesUpGetsNoPermit(t *testing.T) {
 	bubble(t, 1, guard.VolumeConfig{Max: 1, Window: time.Hour}, func(t *testing.T, q *queue) {
 		holder := ask(t, q, "holder", entry{kind: "stolen"})
