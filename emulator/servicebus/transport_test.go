@@ -11,12 +11,14 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 	"github.com/coder/websocket"
 
 	"github.com/session-revoker/session-revoker/emulator/certificate"
+	"github.com/session-revoker/session-revoker/emulator/graph"
 	"github.com/session-revoker/session-revoker/emulator/servicebus"
 	"github.com/session-revoker/session-revoker/emulator/servicebus/amqp"
 )
@@ -200,20 +202,57 @@ func TestWebSocketRefusalsSayWhatIsMissing(t *testing.T) {
 }
 
 // TestTransportOfAPeerThatNeverReadsEndsAtOnce: neither the alert of TLS nor the goodbye of
-// WebSocket may wait for such a peer.
+// WebSocket may wait for such a peer. A connection in memory holds nothing that the peer has not
+// read, so the alert would wait for 5 s of virtual time.
 func TestTransportOfAPeerThatNeverReadsEndsAtOnce(t *testing.T) {
-	s := overTLS(t, servicebus.Config{Queues: []servicebus.QueueConfig{{Name: queue}}})
-	_ = s.dialRaw(t)
-	conn, err := tls.Dial("tcp", s.amqps, s.trust)
-	must(t, err)
-	defer conn.Close()
-	closed := make(chan error, 1)
-	go func() { closed <- s.broker.Close() }()
-	select {
-	case err := <-closed:
-		must(t, err)
-	case <-time.After(4 * time.Second): // the goodbyes would take 5 s
-		t.Error("Close waits for a peer that does not read")
+	for name, connect := range map[string]func(t *testing.T, b *servicebus.Broker, l net.Listener, dial *http.Transport){
+		"TLS": func(t *testing.T, b *servicebus.Broker, l net.Listener, dial *http.Transport) {
+			go func() { _ = b.Serve(l) }() // ends with the broker
+			conn, err := dial.DialTLSContext(ctx, "", "")
+			must(t, err)
+			t.Cleanup(func() { _ = conn.Close() })
+		},
+		"WebSocket": func(t *testing.T, b *servicebus.Broker, l net.Listener, dial *http.Transport) {
+			web := &http.Server{Handler: b.Web()} //nolint:gosec // in memory: nobody can be slow to send a header
+			go func() { _ = web.Serve(l) }()
+			socket, _, err := websocket.Dial(ctx, "wss://memory"+servicebus.WebSocketPath, &websocket.DialOptions{
+				Subprotocols: []string{"AMQPWSB10"}, HTTPClient: &http.Client{Transport: dial},
+			})
+			must(t, err)
+			t.Cleanup(func() {
+				_ = socket.CloseNow()
+				_ = web.Close()
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				broker := newBroker(t, servicebus.Config{})
+				pair, authority, err := certificate.New("127.0.0.1")
+				must(t, err)
+				trusted := x509.NewCertPool()
+				trusted.AppendCertsFromPEM(authority)
+				l := graph.NewMemoryListener()
+				connect(t, broker, tls.NewListener(l, &tls.Config{
+					Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
+					SessionTicketsDisabled: true, // a ticket would wait for the peer, too
+				}), &http.Transport{DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					conn, err := l.Dial(ctx)
+					if err != nil {
+						return nil, err
+					}
+					secure := tls.Client(conn, &tls.Config{RootCAs: trusted, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12})
+					return secure, secure.HandshakeContext(ctx)
+				}})
+				must(t, l.Close()) // virtual time would stand still while an accept loop waits for Close
+				synctest.Wait()    // the broker has read all that the peer has sent
+				began := time.Now()
+				must(t, broker.Close())
+				if took := time.Since(began); took > 0 {
+					t.Errorf("Close waits %s for a peer that does not read", took)
+				}
+			})
+		})
 	}
 }
 
