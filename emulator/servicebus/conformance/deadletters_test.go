@@ -85,10 +85,10 @@ var deadLetters = []feature{
 	{
 		name: "dead letters do not expire", page: deadLettersPage, entities: oneQueue(admin.QueueProperties{}),
 		try: func(c *check) {
-			c.send("q", &azservicebus.Message{Body: []byte("a"), TimeToLive: new(3 * time.Second)})
+			c.send("q", &azservicebus.Message{Body: []byte("a"), TimeToLive: new(soon)})
 			r := c.receiver("q")
 			c.must(r.DeadLetterMessage(c.ctx, c.one(r), nil))
-			c.wait(5 * time.Second)
+			c.waitUntilPast()
 			c.equal("dead letter", string(c.one(c.receiver("q", fromDeadLetters)).Body), "a")
 		},
 	},

@@ -65,7 +65,7 @@ var deferral = []feature{
 	{
 		name: "a scheduled message comes when it is due", page: schedulePage, entities: oneQueue(admin.QueueProperties{}),
 		try: func(c *check) {
-			due := time.Now().Add(6 * time.Second)
+			due := time.Now().Add(soon)
 			numbers, err := c.sender("q").ScheduleMessages(c.ctx, text("a", "b"), due, nil)
 			c.must(err)
 			r := c.receiver("q")
@@ -88,7 +88,7 @@ var deferral = []feature{
 	{
 		name: "a due message gets a new number", page: schedulePage, entities: oneQueue(admin.QueueProperties{}),
 		try: func(c *check) {
-			numbers, err := c.sender("q").ScheduleMessages(c.ctx, text("later"), time.Now().Add(3*time.Second), nil)
+			numbers, err := c.sender("q").ScheduleMessages(c.ctx, text("later"), time.Now().Add(soon), nil)
 			c.must(err)
 			c.send("q", text("at once")...)
 			m := c.take(c.receiver("q"), 2)
@@ -102,7 +102,7 @@ var deferral = []feature{
 		name: "a scheduled message is canceled", page: schedulePage, entities: oneQueue(admin.QueueProperties{}),
 		try: func(c *check) {
 			sender := c.sender("q")
-			numbers, err := sender.ScheduleMessages(c.ctx, text("a", "b", "c"), time.Now().Add(3*time.Second), nil)
+			numbers, err := sender.ScheduleMessages(c.ctx, text("a", "b", "c"), time.Now().Add(soon), nil)
 			c.must(err)
 			c.must(sender.CancelScheduledMessages(c.ctx, numbers[:2], nil))
 			r := c.receiver("q")
@@ -113,7 +113,7 @@ var deferral = []feature{
 	{
 		name: "a property schedules a message", page: schedulePage, entities: oneQueue(admin.QueueProperties{}),
 		try: func(c *check) {
-			c.send("q", &azservicebus.Message{Body: []byte("a"), ScheduledEnqueueTime: new(time.Now().Add(5 * time.Second))})
+			c.send("q", &azservicebus.Message{Body: []byte("a"), ScheduledEnqueueTime: new(time.Now().Add(soon))})
 			r := c.receiver("q")
 			c.nothing("before it is due", r)
 			c.equal("received", string(c.one(r).Body), "a")

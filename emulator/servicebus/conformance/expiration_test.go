@@ -11,9 +11,9 @@ const expirationPage = "message-expiration"
 
 var deadLettering = oneQueue(admin.QueueProperties{DeadLetteringOnMessageExpiration: new(true)})
 
-// brief is a message that expires after three seconds.
+// brief is a message that expires soon.
 func brief(body string) *azservicebus.Message {
-	return &azservicebus.Message{Body: []byte(body), TimeToLive: new(3 * time.Second)}
+	return &azservicebus.Message{Body: []byte(body), TimeToLive: new(soon)}
 }
 
 var expiration = []feature{
@@ -21,7 +21,7 @@ var expiration = []feature{
 		name: "an expired message is dropped", page: expirationPage, entities: oneQueue(admin.QueueProperties{}),
 		try: func(c *check) {
 			c.send("q", brief("a"))
-			c.wait(5 * time.Second)
+			c.waitUntilPast()
 			c.nothing("after it has expired", c.receiver("q"))
 			c.holds("q")
 			c.deadLettersAre("q")
@@ -31,7 +31,7 @@ var expiration = []feature{
 		name: "an expired message is dead-lettered", page: expirationPage, entities: deadLettering,
 		try: func(c *check) {
 			c.send("q", brief("a"))
-			c.wait(5 * time.Second)
+			c.waitUntilPast()
 			c.nothing("after it has expired", c.receiver("q"))
 			letter := c.one(c.receiver("q", fromDeadLetters))
 			c.equal("reason", value(letter.DeadLetterReason), "TTLExpiredException")
@@ -53,7 +53,7 @@ var expiration = []feature{
 			c.send("q", brief("a"))
 			r := c.receiver("q")
 			m := c.one(r)
-			c.wait(5 * time.Second)
+			c.waitUntilPast()
 			c.complete(r, m)
 			c.holds("q")
 			c.deadLettersAre("q")
@@ -65,7 +65,7 @@ var expiration = []feature{
 			c.send("q", brief("a"))
 			r := c.receiver("q")
 			m := c.one(r)
-			c.wait(5 * time.Second)
+			c.waitUntilPast()
 			c.must(r.AbandonMessage(c.ctx, m, nil))
 			c.nothing("after it was abandoned", r)
 			letter := c.one(c.receiver("q", fromDeadLetters))
@@ -78,7 +78,7 @@ var expiration = []feature{
 			c.send("q", brief("a"))
 			r := c.receiver("q")
 			c.must(r.DeferMessage(c.ctx, c.one(r), nil))
-			c.wait(5 * time.Second)
+			c.waitUntilPast()
 			c.holds("q", "a")
 			c.deadLettersAre("q")
 		},

@@ -10,8 +10,8 @@ import (
 
 const locksPage = "message-transfers-locks-settlement"
 
-// shortLock is the shortest lock that the service knows.
-var shortLock = admin.QueueProperties{LockDuration: new("PT5S")}
+// shortLock is a lock that a test can wait for, and that a busy machine does not outlast by mistake.
+var shortLock = admin.QueueProperties{LockDuration: new("PT20S")}
 
 // locks and settlement.
 var locks = []feature{
@@ -56,7 +56,7 @@ var locks = []feature{
 			c.send("q", text("a")...)
 			first, second := c.receiver("q"), c.receiver("q")
 			old := c.one(first)
-			c.wait(7 * time.Second)
+			c.wait(22 * time.Second)
 			m := c.one(second)
 			c.equal("delivery count", m.DeliveryCount, uint32(2))
 			c.refused("complete with the old lock", first.CompleteMessage(c.ctx, old, nil), azservicebus.CodeLockLost)
@@ -71,7 +71,7 @@ var locks = []feature{
 			m := c.one(first)
 			before := value(m.LockedUntil)
 			for range 2 {
-				c.wait(3500 * time.Millisecond)
+				c.wait(12 * time.Second)
 				c.must(first.RenewMessageLock(c.ctx, m, nil))
 			}
 			if !value(m.LockedUntil).After(before) {
@@ -88,7 +88,7 @@ var locks = []feature{
 			c.send("q", text("a")...)
 			r := c.receiver("q")
 			m := c.one(r)
-			c.wait(7 * time.Second)
+			c.wait(22 * time.Second)
 			c.refused("renew", r.RenewMessageLock(c.ctx, m, nil), azservicebus.CodeLockLost)
 		},
 	},

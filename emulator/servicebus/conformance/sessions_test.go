@@ -12,7 +12,7 @@ import (
 
 const sessionsPage = "message-sessions"
 
-var inSessions = oneQueue(admin.QueueProperties{RequiresSession: new(true), LockDuration: new("PT10S")})
+var inSessions = oneQueue(admin.QueueProperties{RequiresSession: new(true), LockDuration: new("PT20S")})
 
 // in makes messages of a session.
 func in(session string, bodies ...string) []*azservicebus.Message {
@@ -108,7 +108,7 @@ var sessions = []feature{
 			c.send("q", in("x", "a")...)
 			first := c.accept("x")
 			old := c.one(first)
-			c.wait(13 * time.Second)
+			c.wait(23 * time.Second)
 			second := c.accept("x")
 			m := c.one(second)
 			c.equal("delivery count", m.DeliveryCount, uint32(2))
@@ -126,7 +126,7 @@ var sessions = []feature{
 			before := r.LockedUntil()
 			m := c.one(r)
 			for range 2 {
-				c.wait(7 * time.Second)
+				c.wait(12 * time.Second)
 				c.must(r.RenewSessionLock(c.ctx, nil))
 			}
 			if !r.LockedUntil().After(before) {

@@ -94,7 +94,7 @@ var topics = []feature{
 		entities: oneTopic(map[string]subscription{"a": {}}),
 		try: func(c *check) {
 			sender := c.sender("t")
-			numbers, err := sender.ScheduleMessages(c.ctx, text("canceled", "kept"), time.Now().Add(5*time.Second), nil)
+			numbers, err := sender.ScheduleMessages(c.ctx, text("canceled", "kept"), time.Now().Add(soon), nil)
 			c.must(err)
 			c.must(sender.CancelScheduledMessages(c.ctx, numbers[:1], nil))
 			r := c.receiver("t/a")
