@@ -12,7 +12,7 @@ from proton.utils import BlockingConnection, LinkDetached
 TRANSPORT = os.environ["TRANSPORT"]
 ADDRESS = os.environ["ADDRESS"]
 QUEUE = "proton"
-TIMEOUT = 30
+TIMEOUT = 120
 
 
 class SecondSettle(LinkOption):
