@@ -27,7 +27,7 @@ func inMemory(t *testing.T, b *servicebus.Broker) *raw {
 	conn, err := b.NewClientConn()
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	must(t, conn.SetDeadline(time.Now().Add(5*time.Minute)))
+	must(t, conn.SetDeadline(time.Now().Add(patience)))
 	r := newRaw(t, conn)
 	if outcome := r.signIn("ANONYMOUS", ""); outcome != 0 {
 		t.Fatalf("outcome %d", outcome)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/messaging/azservicebus"
 
@@ -292,7 +291,7 @@ func TestLargeMessagesPassInSmallFramesAndWindows(t *testing.T) {
 	wait[*amqp.Disposition](r)
 	must(t, r.conn.Close())
 
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	sender, err := client.NewSender(queue, nil)
 	must(t, err)

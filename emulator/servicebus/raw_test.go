@@ -41,7 +41,7 @@ func connect(t testing.TB, addr string) *raw {
 	conn, err := net.Dial("tcp", addr)
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	must(t, conn.SetDeadline(time.Now().Add(2*time.Minute)))
+	must(t, conn.SetDeadline(time.Now().Add(patience)))
 	return newRaw(t, conn)
 }
 
