@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -328,17 +327,11 @@ func TestHostileProducersDelayNoOne(t *testing.T) {
 	}
 	lasts, great := long(2*time.Minute, 10*time.Second), long(40, 12)
 	c := newChaos(t)
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := port.Addr().String()
-	_ = port.Close()
 	for range 5 {
 		c.attack(c.IntN(attacks), great)
 	}
-	p := c.start("REVOKER_OPS_ADDRESS="+address, "REVOKER_CONSUMER_DRAIN_TIMEOUT=2s",
-		fmt.Sprintf("REVOKER_GUARD_MAX_USERS=%d", guardLimit))
+	p := c.start("REVOKER_CONSUMER_DRAIN_TIMEOUT=2s", fmt.Sprintf("REVOKER_GUARD_MAX_USERS=%d", guardLimit))
+	address := c.address(p, opsLine)
 	before := c.asked
 	for began := time.Now(); time.Since(began) < lasts; time.Sleep(120 * time.Millisecond) {
 		c.real()

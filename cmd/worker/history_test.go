@@ -1,7 +1,6 @@
 package main_test
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,17 +32,12 @@ func (r result) unwrapped() result {
 func TestHistoryAndReplay(t *testing.T) {
 	c := newCloud(t, 4, time.Minute)
 	file := filepath.Join(t.TempDir(), "audit.ndjson")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ops := l.Addr().String()
-	_ = l.Close()
-	c.env = append(c.env, "REVOKER_AUDIT_FILE="+file, "REVOKER_OPS_ADDRESS="+ops, "REVOKER_RETRY_NOT_FOUND_FOR=0s",
+	c.env = append(c.env, "REVOKER_AUDIT_FILE="+file, "REVOKER_OPS_ADDRESS=127.0.0.1:1", "REVOKER_RETRY_NOT_FOUND_FOR=0s",
 		"REVOKER_LOG_HASH_USERS=true", "REVOKER_RETRY_INITIAL_INTERVAL=50ms")
 	c.command("", "status", "--peek", "0").want(t, 1, "no worker could be asked", "connection refused")
 	c.command("", "status", "--worker", "http://u:p@x:1").want(t, 2, "give only the host and port")
-	c.start()
+	ops := c.address(c.start("REVOKER_OPS_ADDRESS=127.0.0.1:0"), opsLine)
+	c.env = append(c.env, "REVOKER_OPS_ADDRESS="+ops)
 	c.command("", "send", "--type", "device.stolen", "user0@contoso.com", "nobody@contoso.com").want(t, 0)
 	c.until("both", func() bool { return c.revoked(1) == 1 && c.counts().DeadLetter == 1 })
 	c.command("", "revoke", "user1@contoso.com", "--reason", "she called", "--by", "grace").want(t, 0)

@@ -31,38 +31,32 @@ const webhookSecret = "6b1d-webhook-secret-of-the-test"
 // webhooks is a worker ingest with one source, and the senders that call it.
 type webhooks struct {
 	*cloud
-	address string
+	address atomic.Value // string: where the last process listens
 	args    []string
 	client  *http.Client
 }
 
 func newWebhooks(t *testing.T, c *cloud) *webhooks {
 	t.Helper()
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := port.Addr().String()
-	_ = port.Close()
 	dir := t.TempDir()
 	secret, file := filepath.Join(dir, "secret"), filepath.Join(dir, "worker.yaml")
 	for name, text := range map[string]string{
 		secret: webhookSecret,
 		file: fmt.Sprintf(`ingest:
-  address: %s
+  address: 127.0.0.1:0
   address_rate: 100000
   concurrency: 512
   timeout: 5s
   sources:
     - {name: mdm, path: /hooks/mdm, verify: bearer, secret_file: %s, rate: 100000}
-`, address, secret),
+`, secret),
 	} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return &webhooks{
-		cloud: c, address: address, args: []string{"ingest", "--config", file},
+		cloud: c, args: []string{"ingest", "--config", file},
 		client: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}},
 	}
 }
@@ -84,18 +78,13 @@ func (h *webhooks) start(env ...string) *process {
 			h.t.Error(leak)
 		}
 	})
-	h.until("its port", func() bool {
-		if conn, err := net.Dial("tcp", h.address); err == nil {
-			return conn.Close() == nil
-		}
-		return false
-	})
+	h.address.Store(h.cloud.address(p, webhookLine))
 	return p
 }
 
 // post returns the status of a request, or 0 without an answer.
 func (h *webhooks) post(body string) int {
-	r, err := http.NewRequest(http.MethodPost, "http://"+h.address+"/hooks/mdm", strings.NewReader(body))
+	r, err := http.NewRequest(http.MethodPost, "http://"+h.address.Load().(string)+"/hooks/mdm", strings.NewReader(body))
 	if err != nil {
 		h.t.Error(err)
 		return 0

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -189,6 +190,21 @@ func (c *cloud) start(env ...string) *process {
 		}
 	})
 	return p
+}
+
+// The lines in which the process logs where it listens.
+const (
+	opsLine     = "the operations port is open"
+	webhookLine = "receiving webhooks"
+)
+
+// address waits until the process logs the line, and returns the address in it. The process picks
+// the port itself: one that a test has picked and closed may belong to somebody else by then.
+func (c *cloud) address(p *process, line string) string {
+	c.t.Helper()
+	pattern := regexp.MustCompile(regexp.QuoteMeta(line) + `[^\n]*"address":"([^"]+)"`)
+	c.until("the line "+line, func() bool { return pattern.MatchString(p.out.String()) })
+	return pattern.FindStringSubmatch(p.out.String())[1]
 }
 
 // terminate stops the process as Kubernetes does. The process must exit with 0.
@@ -388,13 +404,8 @@ func TestWorkerStopsAtOnceOnASecondSIGTERM(t *testing.T) {
 
 func TestWorkerOperationsPortAndLog(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
-	port, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := port.Addr().String()
-	_ = port.Close()
-	p := c.start("REVOKER_OPS_ADDRESS=" + address)
+	p := c.start()
+	address := c.address(p, opsLine)
 	get := func(path string) (int, string) {
 		resp, err := http.Get("http://" + address + path)
 		if err != nil {
