@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -172,6 +173,37 @@ func TestChaosWhileGraphIsAway(t *testing.T) {
 	c.verify(users, people, restarts+1)
 }
 
+// away ends the broker's connections, and listens no more until back is called. Meanwhile a socket
+// holds the port, so that nobody else gets it.
+func (c *cloud) away() (back func()) {
+	c.t.Helper()
+	must := func(err error) {
+		c.t.Helper()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	_ = c.amqp.Close()
+	syscall.ForkLock.RLock() // no process that is started meanwhile inherits it
+	held, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	must(err)
+	syscall.CloseOnExec(held)
+	syscall.ForkLock.RUnlock()
+	must(syscall.SetsockoptInt(held, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)) // its connections may not be gone
+	must(syscall.Bind(held, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: c.amqp.Addr().(*net.TCPAddr).Port}))
+	c.broker.CloseConnections()
+	return func() {
+		c.t.Helper()
+		must(syscall.Listen(held, 128))
+		file := os.NewFile(uintptr(held), "broker")
+		defer file.Close()
+		again, err := net.FileListener(file)
+		must(err)
+		c.amqp = again
+		go func() { _ = c.broker.Serve(again) }()
+	}
+}
+
 func TestChaosOfTheBroker(t *testing.T) {
 	t.Parallel()
 	random := newRand(t)
@@ -183,16 +215,9 @@ func TestChaosOfTheBroker(t *testing.T) {
 	for range outages {
 		before := c.revoked(people)
 		c.until("some progress", func() bool { return c.revoked(people) > before || c.counts().Active == 0 })
-		address := c.amqp.Addr().String()
-		_ = c.amqp.Close() // no one listens any more
-		c.broker.CloseConnections()
+		back := c.away()
 		time.Sleep(upTo(random, time.Second))
-		again, err := net.Listen("tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.amqp = again
-		go func() { _ = c.broker.Serve(again) }()
+		back()
 	}
 	c.until("an empty queue", func() bool { return c.counts().Active == 0 })
 	c.verify(users, people, 2)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -225,16 +224,9 @@ func TestChaosOfIngest(t *testing.T) {
 		before := successes.Load()
 		c.until("some successes", func() bool { return successes.Load() > before+int64(random.IntN(300)) })
 		if random.IntN(2) == 0 {
-			address := c.amqp.Addr().String()
-			_ = c.amqp.Close() // nobody listens any more
-			c.broker.CloseConnections()
+			back := c.away()
 			time.Sleep(upTo(random, time.Second))
-			again, err := net.Listen("tcp", address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.amqp = again
-			go func() { _ = c.broker.Serve(again) }()
+			back()
 		}
 		time.Sleep(upTo(random, 20*time.Millisecond))
 		if err := p.Process.Signal(syscall.SIGKILL); err != nil {
