@@ -186,16 +186,16 @@ func (c *changes) confirm(ctx context.Context, id, typed, why string, who visito
 	return nil, stopping
 }
 
-// finish records the outcome.
+// finish records the outcome. The next change may begin before anybody sees the end of this one.
 func (c *changes) finish(j *job, outcome Outcome) {
-	j.mu.Lock()
-	j.outcome, j.ended = outcome, c.now()
-	j.mu.Unlock()
 	c.mu.Lock()
 	if c.busy == j {
 		c.busy = nil
 	}
 	c.mu.Unlock()
+	j.mu.Lock()
+	j.outcome, j.ended = outcome, c.now()
+	j.mu.Unlock()
 }
 
 // job returns a change that was confirmed.
