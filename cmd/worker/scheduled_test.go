@@ -76,7 +76,7 @@ func TestScheduledListShowCancelNow(t *testing.T) {
 	c.command("y\n", "scheduled", "cancel", canceled, "--audit.file="+log, "--why", "stays").want(t, 0, "1 scheduled message canceled")
 	c.command("", "scheduled", "now", number(3), "--yes").want(t, 1, "nobody to sign out")
 	c.command("", "scheduled", "now", number(1), "--yes", "--audit.file="+log).want(t, 0, "brought forward")
-	c.until("the call", func() bool { return c.revoked(4) == 1 })
+	c.until("the call", func() bool { return c.revoked(4) == 1 && c.counts().Active == 0 }) // so it is in the audit log
 	if k := c.counts(); k.Scheduled != 2 {
 		t.Errorf("%+v, want those of two people scheduled", k)
 	}
