@@ -12,10 +12,10 @@ import (
 )
 
 // TestWorkerDoesNotWaitOnSIGTERMForWhatCannotBeFinished checks that the worker abandons everything
-// and exits with 0 within a few seconds if nothing can finish before the drain timeout (25 s).
+// and exits with 0 without waiting for the drain timeout (25 s) if nothing can finish before it.
 func TestWorkerDoesNotWaitOnSIGTERMForWhatCannotBeFinished(t *testing.T) {
 	t.Parallel()
-	const people, within = 25 * 1000, 6 * time.Second
+	const people, within = 25 * 1000, 20 * time.Second // a few seconds, on a machine that has nothing else to do
 	everyone := func(chaos *chaos) (messages []*azservicebus.Message) {
 		for i := range 25 {
 			var others []int
