@@ -122,7 +122,7 @@ func TestChaosOfTerms(t *testing.T) {
 	users := c.crowd(people)
 	var slowest time.Duration
 	for range terms {
-		p := c.start(manyPeople, "REVOKER_CONSUMER_DRAIN_TIMEOUT=10s")
+		p := c.start(manyPeople, "REVOKER_CONSUMER_DRAIN_TIMEOUT=1m")
 		before := c.revoked(people)
 		share := random.IntN(people/terms + 1)
 		c.until("its start", func() bool { return strings.Contains(p.out.String(), `"starting"`) })

@@ -287,7 +287,7 @@ func TestWorkerFinishesWhatIsInFlightOnSIGTERM(t *testing.T) {
 	for i := range people {
 		c.send(about(i))
 	}
-	p := c.start()
+	p := c.start("REVOKER_CONSUMER_DRAIN_TIMEOUT=1m")
 	c.until("some progress", func() bool { return c.revoked(people) >= 20 })
 	p.terminate(t)
 	counts := c.counts()
