@@ -80,7 +80,8 @@ func (r result) want(t *testing.T, code int, texts ...string) {
 	}
 }
 
-// deadLetter sends messages and dead-letters them. It uses one reason after the other.
+// deadLetter sends messages and dead-letters them. It uses one reason after the other, in the order
+// of their sequence numbers: the client may return a message that it was late for after the next.
 func (c *cloud) deadLetter(entity string, messages []*azservicebus.Message, reasons ...string) {
 	c.t.Helper()
 	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
@@ -104,7 +105,7 @@ func (c *cloud) deadLetter(entity string, messages []*azservicebus.Message, reas
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	for n := 0; len(messages) > 0; {
+	for len(messages) > 0 {
 		some := messages[:min(100, len(messages))]
 		messages = messages[len(some):]
 		batch, err := sender.NewMessageBatch(ctx, nil)
@@ -127,8 +128,7 @@ func (c *cloud) deadLetter(entity string, messages []*azservicebus.Message, reas
 			}
 			left -= len(received)
 			for _, m := range received {
-				reason, description := reasons[n%len(reasons)], "because of that"
-				n++
+				reason, description := reasons[int(*m.SequenceNumber-1)%len(reasons)], "because of that"
 				group.Go(func() error {
 					return receiver.DeadLetterMessage(ctx, m,
 						&azservicebus.DeadLetterOptions{Reason: &reason, ErrorDescription: &description})
