@@ -318,16 +318,11 @@ func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 	}
 	key := func(name, value string) string { return "SharedAccessKeyName=" + name + ";SharedAccessKey=" + value }
 	root := key(servicebus.DefaultKey.Name, servicebus.DefaultKey.Value)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = closed.Close()
 	mute, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections, and never answers
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer mute.Close()
+	t.Cleanup(func() { _ = mute.Close() }) // after the parallel tests
 	expired := "SharedAccessSignature=SharedAccessSignature sr=" +
 		strings.ReplaceAll(strings.ReplaceAll("amqp://"+address, ":", "%3a"), "/", "%2f") + "&sig=x&se=1&skn=" +
 		servicebus.DefaultKey.Name
@@ -338,7 +333,7 @@ func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 		texts []string
 	}{
 		"nobody there": {
-			connection(closed.Addr().String(), root),
+			connection("127.0.0.1:1", root),
 			[]string{"dlq", "list"},
 			4,
 			[]string{"no answer from Service Bus", "open outgoing TCP to"},
@@ -377,8 +372,8 @@ func TestErrorsAreOneSentenceWithAnExitCode(t *testing.T) {
 			if want.code > 2 && strings.Count(strings.TrimSpace(got.stderr), "\n") > 0 {
 				t.Errorf("the error is more than one sentence:\n%s", got.stderr)
 			}
-			// The limit is twelve seconds for the answer, and some more to start and to stop.
-			if took := time.Since(start); took > 15*time.Second {
+			// The limit is twelve seconds for the answer. A busy machine takes more to start and to stop.
+			if took := time.Since(start); took > 45*time.Second {
 				t.Errorf("took %v", took)
 			}
 		})
