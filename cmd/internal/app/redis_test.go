@@ -21,16 +21,19 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// freePort returns a port that nobody listens on.
-func freePort(t *testing.T) string {
+// freePorts returns n different ports that nobody listens on.
+func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // when all are picked
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		ports = append(ports, port)
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	return ports
 }
 
 // redisServer starts a real Redis with these arguments.
@@ -51,11 +54,11 @@ func redisServer(t *testing.T, args ...string) {
 }
 
 // eventually repeats works until it succeeds, for example because a server has started. It fails
-// the test after 20 seconds.
+// the test after a minute.
 func eventually(t *testing.T, what string, works func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if err = works(); err == nil {
 			return
 		}
@@ -113,7 +116,7 @@ var leastRights = []any{
 
 func TestRedisWithTLSAndAnACLUser(t *testing.T) {
 	certificate, key := selfSigned(t)
-	port := freePort(t)
+	port := freePorts(t, 1)[0]
 	args := []string{
 		"--port", "0", "--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate,
 		"--tls-auth-clients", "no",
@@ -157,7 +160,7 @@ func TestRedisCheckTouchesNothingOfTheReplicas(t *testing.T) {
 }
 
 func TestRedisCluster(t *testing.T) {
-	port := freePort(t)
+	port := freePorts(t, 1)[0]
 	if len(port) > 4 && port > "55535" {
 		t.Skip("the cluster's second port would be too large")
 	}
@@ -174,7 +177,8 @@ func TestRedisCluster(t *testing.T) {
 }
 
 func TestRedisSentinel(t *testing.T) {
-	port, sentinel := freePort(t), freePort(t)
+	ports := freePorts(t, 2)
+	port, sentinel := ports[0], ports[1]
 	redisServer(t, "--port", port, "--save", "")
 	file := filepath.Join(t.TempDir(), "sentinel.conf")
 	if err := os.WriteFile(file, fmt.Appendf(nil, "port %s\nsentinel monitor main 127.0.0.1 %s 1\n", sentinel, port), 0o600); err != nil {
