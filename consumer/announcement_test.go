@@ -20,7 +20,7 @@ import (
 	"github.com/session-revoker/session-revoker/internal/raced"
 )
 
-// horizon is short, because the connections of idle days take real time.
+// horizon is short, because idle days take real time.
 const horizon = 48 * time.Hour
 
 // announced is what an HR system says about one person.
@@ -134,7 +134,7 @@ func TestAnnouncementsInAnyOrderEndTheSame(t *testing.T) {
 	withdrawn := announced{who: ada, version: start.Add(-2 * time.Hour), withdrawn: true}
 	again := announced{who: ada, version: start.Add(-1 * time.Hour), effective: start.Add(20 * time.Hour)}
 	for n, order := range permutations([]announced{leave, corrected, withdrawn, again}) {
-		if raced.Enabled && n%23 != 0 {
+		if raced.Enabled && n%5 != 0 {
 			continue
 		}
 		inBubble(t, settings{horizon: horizon}, func(t *testing.T, w *world) {
@@ -154,10 +154,7 @@ func TestAnnouncementsInAnyOrderEndTheSame(t *testing.T) {
 		})
 	}
 	// Without the last one the date is withdrawn for good, and only the mark stays.
-	for n, order := range permutations([]announced{leave, corrected, withdrawn}) {
-		if raced.Enabled && n != 3 {
-			continue
-		}
+	for _, order := range permutations([]announced{leave, corrected, withdrawn}) {
 		inBubble(t, settings{horizon: horizon}, func(t *testing.T, w *world) {
 			w.run()
 			for i, a := range order {

@@ -167,7 +167,7 @@ func newWorld(t *testing.T, s settings) *world {
 	if !s.unguarded {
 		dial = sanitizer.New(sanitizer.Options{}).Over(dial)
 	}
-	client, err := azservicebus.NewClientFromConnectionString(bubble.ConnectionString, &azservicebus.ClientOptions{
+	client, err := azservicebus.NewClientFromConnectionString(bubble.Signed, &azservicebus.ClientOptions{
 		NewWebSocketConn: dial,
 		RetryOptions:     azservicebus.RetryOptions{MaxRetries: 1, RetryDelay: time.Second},
 	})

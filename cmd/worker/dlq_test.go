@@ -277,7 +277,8 @@ func TestDLQPurgeLeavesNoEmptyFile(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "gone.ndjson")
 	purge := []string{"dlq", "purge", "--all", "--confirm", "1", "--export", file, "--lock-wait", "100ms"}
-	c.command("", purge...).want(t, 1, "No dead letters were removed, and no file was written", "not done: 1 dead letter; repeat the command")
+	c.command("", purge...).want(t, 1, "No dead letters were removed, and no file was written",
+		"not done: 1 dead letter; repeat the command")
 	if _, err := os.Stat(file); !os.IsNotExist(err) {
 		t.Errorf("the file is there: %v", err)
 	}

@@ -9,15 +9,19 @@ import (
 )
 
 // patterns match the forms of secrets, whatever their value. A log line is JSON, so a body in it
-// has escaped quotes.
-var patterns = map[string]*regexp.Regexp{
-	"a token (JWT)":             regexp.MustCompile(`eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*`),
-	"an authorization header":   regexp.MustCompile(`(?i)bearer [\w.~+/-]{12,}`),
-	"a shared access key":       regexp.MustCompile(`(?i)SharedAccessKey=[^;\s"\\]`),
-	"a shared access signature": regexp.MustCompile(`(?i)\bsig=[\w%+/-]{16,}`),
-	"a client assertion":        regexp.MustCompile(`(?i)client_(secret|assertion)=\w`),
-	"a private key":             regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY`),
-	"a message's body":          regexp.MustCompile(`\\"(type|userId|userPrincipalName|specversion)\\"\s*:`),
+// has escaped quotes. Each match has the text in it, in any case: a log without the text, which most
+// are, is searched much faster.
+var patterns = []struct {
+	what, text string
+	form       *regexp.Regexp
+}{
+	{"a token (JWT)", ".eyj", regexp.MustCompile(`eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*`)},
+	{"an authorization header", "bearer ", regexp.MustCompile(`(?i)bearer [\w.~+/-]{12,}`)},
+	{"a shared access key", "sharedaccesskey=", regexp.MustCompile(`(?i)SharedAccessKey=[^;\s"\\]`)},
+	{"a shared access signature", "sig=", regexp.MustCompile(`(?i)\bsig=[\w%+/-]{16,}`)},
+	{"a client assertion", "client_", regexp.MustCompile(`(?i)client_(secret|assertion)=\w`)},
+	{"a private key", "-----begin ", regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY`)},
+	{"a message's body", `\"`, regexp.MustCompile(`\\"(type|userId|userPrincipalName|specversion)\\"\s*:`)},
 }
 
 // Find returns a sentence for each kind of secret in the log, and for each of the given secrets,
@@ -29,9 +33,13 @@ func Find(log string, secrets ...string) []string {
 		from, to := max(0, at-60), min(len(log), at+60)
 		found = append(found, fmt.Sprintf("%s in the log: …%s…", what, log[from:to]))
 	}
-	for what, pattern := range patterns {
-		if at := pattern.FindStringIndex(log); at != nil {
-			report(what, at[0])
+	lower := strings.ToLower(log)
+	for _, p := range patterns {
+		if !strings.Contains(lower, p.text) {
+			continue
+		}
+		if at := p.form.FindStringIndex(log); at != nil {
+			report(p.what, at[0])
 		}
 	}
 	for _, secret := range secrets {
