@@ -84,12 +84,11 @@ func (r result) want(t *testing.T, code int, texts ...string) {
 // of their sequence numbers: the client may return a message that it was late for after the next.
 func (c *cloud) deadLetter(entity string, messages []*azservicebus.Message, reasons ...string) {
 	c.t.Helper()
-	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	client := c.client()
 	defer client.Close(context.Background())
-	to, receiver := entity, (*azservicebus.Receiver)(nil)
+	var receiver *azservicebus.Receiver
+	var err error
+	to := entity
 	if topic, subscription, ok := strings.Cut(entity, "/Subscriptions/"); ok {
 		to = topic
 		receiver, err = client.NewReceiverForSubscription(topic, subscription, nil)
@@ -260,10 +259,7 @@ func TestDLQPurgeExportEditImport(t *testing.T) {
 func TestDLQPurgeLeavesNoEmptyFile(t *testing.T) {
 	c := newCloud(t, 1, time.Minute)
 	c.deadLetter(queue, events(1), "UserNotFound")
-	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := c.client()
 	defer client.Close(context.Background())
 	other, err := client.NewReceiverForQueue(queue, &azservicebus.ReceiverOptions{SubQueue: azservicebus.SubQueueDeadLetter})
 	if err != nil {

@@ -27,10 +27,7 @@ func (c *cloud) defaults() {
 // sendMany sends messages in batches.
 func (c *cloud) sendMany(messages ...*azservicebus.Message) {
 	c.t.Helper()
-	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	client := c.client()
 	defer client.Close(context.Background())
 	sender, err := client.NewSender(queue, nil)
 	if err != nil {

@@ -192,6 +192,16 @@ func (c *cloud) start(env ...string) *process {
 	return p
 }
 
+// client connects to the broker. The caller closes it.
+func (c *cloud) client() *azservicebus.Client {
+	c.t.Helper()
+	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return client
+}
+
 // The lines in which the process logs where it listens.
 const (
 	opsLine     = "the operations port is open"
@@ -307,10 +317,7 @@ func TestWorkerFinishesWhatIsInFlightOnSIGTERM(t *testing.T) {
 
 func TestWorkerReceivesFromASubscription(t *testing.T) {
 	c := newCloud(t, 2, time.Minute)
-	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := c.client()
 	defer client.Close(context.Background())
 	sender, err := client.NewSender("devices", nil)
 	if err != nil {
@@ -347,10 +354,7 @@ func TestWorkerServesSessions(t *testing.T) {
 func testSessions(t *testing.T, to, source string) {
 	const people = 10
 	c := newCloud(t, people, time.Minute)
-	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := c.client()
 	defer client.Close(context.Background())
 	sender, err := client.NewSender(to, nil)
 	if err != nil {

@@ -104,10 +104,7 @@ func TestRunbookSession(t *testing.T) {
 // deadLetterAs sends one message and dead-letters it.
 func (c *cloud) deadLetterAs(m *azservicebus.Message, reason, description string, properties map[string]any) {
 	c.t.Helper()
-	client, err := azservicebus.NewClientFromConnectionString(strings.TrimPrefix(c.env[1], "REVOKER_SERVICEBUS_CONNECTION_STRING="), nil)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	client := c.client()
 	defer client.Close(context.Background())
 	c.send(m)
 	receiver, err := client.NewReceiverForQueue(queue, nil)
